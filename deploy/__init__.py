@@ -1,0 +1,1 @@
+"""Every way to run Hearken, and the only place that knows all the rooms."""

@@ -1,0 +1,154 @@
+"""Every setting, with its unit. Read from `hearken.toml`, then `HEARKEN_…` variables, then flags;
+the later wins. Nested fields take two underscores: `HEARKEN_TRAINER__ROUND_VOTES=50`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class ServingSettings(BaseModel):
+    """The chat API and the router."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body, bytes")
+    max_choices: int = Field(8, ge=1, description="largest n of one request, replies")
+    max_tokens: int = Field(256, ge=1, description="length of a reply when the request names none, tokens")
+    engine_timeout: float = Field(120, gt=0, description="longest wait for an engine's next token, seconds")
+    requests_per_minute: int = Field(1_200, ge=1, description="per key, requests/minute")
+    base_share: float = Field(
+        0.02,
+        ge=0,
+        le=0.5,
+        description="share of conversations kept on the base, to measure lift",
+    )
+    promotion: Literal["direct", "canary"] = Field(
+        "direct", description="direct: past the gate, then live; canary: waits for an operator's share"
+    )
+
+
+class EngineSettings(BaseModel):
+    """The process that generates tokens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["embedded"] = Field("embedded", description="which engine `hearken up` starts")
+    urls: list[str] = Field(default_factory=list, description="engines to use; empty: `up` starts one")
+    max_streams: int = Field(32, ge=1, description="replies generated at once, replies")
+    max_adapters: int = Field(6, ge=4, description="adapters resident at once, the base included, adapters")
+    threads: int = Field(1, ge=1, description="torch threads, threads")
+    probe_tolerance: float = Field(
+        0.05, gt=0, description="mean distance allowed between probe logprobs, nats per token"
+    )
+
+
+class RewardSettings(BaseModel):
+    """The reward model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    members: int = Field(5, ge=2, description="members, each on its own bootstrap of the votes")
+    caution: float = Field(0.5, ge=0, description="κ: reward is the ensemble's mean minus κ times its std")
+
+
+class RLSettings(BaseModel):
+    """The policy gradient."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int = Field(16, ge=1, description="LoRA rank")
+    alpha: int = Field(32, ge=1, description="LoRA α")
+    learning_rate: float = Field(3e-3, gt=0, description="of AdamW")
+    warmup_steps: int = Field(3, ge=0, description="steps")
+    steps: int = Field(8, ge=1, description="policy-gradient steps of a round, steps")
+    prompts: int = Field(16, ge=1, description="prompts of a step, prompts")
+    replies: int = Field(8, ge=2, description="k, replies sampled for each prompt")
+    max_tokens: int = Field(90, ge=1, description="longest reply sampled, tokens")
+    kl_penalty: float = Field(0.15, ge=0, description="β on KL(π‖π_base), reward per nat of a reply")
+    kl_budget: float = Field(0.12, gt=0, description="the guard stops a round above this KL, nats per token")
+    clip: float = Field(0.2, gt=0, description="ε of the clipped token-level objective")
+    truncation: float = Field(2.0, ge=1, description="largest importance weight against the sampler")
+
+
+class GateSettings(BaseModel):
+    """What a candidate must pass before anyone sees it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folds: int = Field(5, ge=2, description="one fold is held out for the gate each round")
+    prompts: int = Field(32, ge=4, description="held-out prompts answered by candidate and live, prompts")
+    probes: int = Field(64, ge=1, description="knowledge probes asked, probes")
+    knowledge_loss: float = Field(0.03, ge=0, description="largest loss of knowledge against the base, share")
+    length_ratio: float = Field(
+        3.0, gt=1, description="mean reply length may change by at most this factor against the base"
+    )
+    probe_file: Path | None = Field(
+        None, description="knowledge probes of your own model: JSON lines of prompt and accept"
+    )
+
+
+class TrainerSettings(BaseModel):
+    """When the trainer learns, and with what."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    round_votes: int = Field(40, ge=1, description="new votes that start a round at once, votes")
+    round_seconds: float = Field(45, gt=0, description="starts a round with fewer new votes, seconds")
+    min_votes: int = Field(20, ge=2, description="fewest votes in all before the first round, votes")
+    threads: int = Field(1, ge=1, description="torch threads, threads")
+    seed: int = Field(0, ge=0, description="of every random choice the trainer makes")
+    reward: RewardSettings = RewardSettings()
+    rl: RLSettings = RLSettings()
+    gate: GateSettings = GateSettings()
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one installation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HEARKEN_", env_nested_delimiter="__", toml_file="hearken.toml", extra="forbid"
+    )
+
+    host: str = Field("127.0.0.1", description="of the API")
+    port: int = Field(8000, ge=0, le=65_535, description="of the API")
+    data_dir: Path = Field(Path(".hearken"), description="folder of the database, policies and records")
+    database_url: str | None = Field(None, description="Postgres to use; none: an embedded one in data_dir")
+    model: str = Field("starter", description="base model: `starter`, a local directory, or a hub id")
+    admin_key: str | None = Field(None, description="the admin key, instead of a new random one")
+    public_key: str | None = Field(None, description="the publishable key, instead of a new random one")
+    project: str = Field("default", description="the project that trains and is served")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of the logs")
+    serving: ServingSettings = ServingSettings()
+    engine: EngineSettings = EngineSettings()
+    trainer: TrainerSettings = TrainerSettings()
+
+    @property
+    def policies_dir(self) -> Path:
+        return self.data_dir / "policies"
+
+    @property
+    def rounds_dir(self) -> Path:
+        return self.data_dir / "rounds"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(**flags: Any) -> Settings:
+    """The effective settings; flags that are None were not given."""
+    return Settings(**{name: value for name, value in flags.items() if value is not None})

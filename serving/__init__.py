@@ -1,0 +1,1 @@
+"""A message comes in, tokens go out; what people say of the reply is recorded."""
