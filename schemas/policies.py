@@ -5,13 +5,20 @@ vouches for the whole directory. Nothing here imports torch: weights are read as
 """
 
 import hashlib
-import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    RootModel,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from schemas.errors import PolicyRejected
 
@@ -35,6 +42,27 @@ class Probe(BaseModel):
     base_logprobs: list[float]
 
 
+class _Tensor(BaseModel):
+    """A tensor in a safetensors header. Adapters hold floating-point numbers only."""
+
+    dtype: Literal["F32", "F16", "BF16"]
+    shape: list[NonNegativeInt]
+    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
+
+
+class _Header(RootModel[dict[str, _Tensor | dict[str, str]]]):
+    """A safetensors header: tensors by name, and strings under `__metadata__`."""
+
+    @model_validator(mode="after")
+    def _only_metadata_is_text(self) -> Self:
+        if any(not isinstance(entry, _Tensor) for name, entry in self.root.items() if name != "__metadata__"):
+            raise ValueError("an entry is no tensor")
+        return self
+
+    def tensors(self) -> dict[str, _Tensor]:
+        return {name: entry for name, entry in self.root.items() if isinstance(entry, _Tensor)}
+
+
 class Manifest(BaseModel):
     """What a policy is made of, enough to rebuild it. `files` maps names to sha256 in hex."""
 
@@ -56,6 +84,13 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     probe: Probe
     created_at: datetime
+
+    @field_validator("files")
+    @classmethod
+    def _names_stay_inside(cls, files: dict[str, str]) -> dict[str, str]:
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+            raise ValueError("a file's name leads out of the policy's directory")
+        return files
 
 
 def file_digest(path: Path) -> str:
@@ -123,19 +158,18 @@ def _check_weights(path: Path, reject: Any) -> None:
         if size < 8 or header_size > size - 8:
             raise reject("truncated", f"{path.name} ends inside its header")
         try:
-            header = json.loads(file.read(header_size))
-        except ValueError:
+            tensors = _Header.model_validate_json(file.read(header_size)).tensors()
+        except ValidationError:
             raise reject("malformed", f"{path.name} has no readable header") from None
-    header.pop("__metadata__", None)
     start = 8 + header_size
-    if start + max((entry["data_offsets"][1] for entry in header.values()), default=0) != size:
+    if start + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0) != size:
         raise reject("truncated", f"{path.name} is not as long as its header says")
     data = np.memmap(path, dtype=np.uint8, mode="r")
-    for name, entry in header.items():
-        if entry["dtype"] not in _EXPONENTS:
-            raise reject("malformed", f"{name} has type {entry['dtype']}; adapters hold F32, F16 or BF16")
-        kind, mask = _EXPONENTS[entry["dtype"]]
-        first, last = entry["data_offsets"]
+    for name, tensor in tensors.items():
+        kind, mask = _EXPONENTS[tensor.dtype]
+        first, last = tensor.data_offsets
+        if first > last or (last - first) % np.dtype(kind).itemsize:
+            raise reject("malformed", f"{name} does not fill whole numbers")
         bits = data[start + first : start + last].view(kind)
         if bool(np.any((bits & mask) == mask)):
             raise reject("not_finite", f"{name} holds values that are not finite numbers")

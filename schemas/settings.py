@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", description="of the API")
-    port: int = Field(8000, ge=0, le=65_535, description="of the API")
+    port: int = Field(8000, ge=1, le=65_535, description="of the API")
     data_dir: Path = Field(Path(".hearken"), description="folder of the database, policies and records")
     database_url: str | None = Field(None, description="Postgres to use; none: an embedded one in data_dir")
     model: str = Field("starter", description="base model: `starter`, a local directory, or a hub id")

@@ -1,0 +1,44 @@
+"""Where the base model lies: the starter, a local directory, or a download from a model hub."""
+
+import json
+from pathlib import Path
+
+from schemas.errors import StartError
+from trainer.starter import MODEL_DIR
+
+_NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+def base_directory(model: str) -> Path:
+    """The directory of `model`: `starter`, a path, or a hub id such as `Qwen/Qwen3-0.6B`.
+
+    Raises StartError when there is none, or when it cannot chat.
+    """
+    directory = MODEL_DIR if model == "starter" else Path(model).expanduser()
+    if not directory.is_dir():
+        directory = _download(model)
+    if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):
+        raise StartError(f"{directory} is no model: it needs config.json and *.safetensors.")
+    if not _has_chat_template(directory):
+        raise StartError(f"{directory} has no chat template. Use an instruction-tuned model.")
+    return directory.resolve()
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=_NEEDED))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise StartError(
+            f"There is no directory {model}, and no model of that name could be downloaded ({error}). "
+            "Give a directory, a hub id, or `starter`."
+        ) from None
+
+
+def _has_chat_template(directory: Path) -> bool:
+    if (directory / "chat_template.jinja").is_file() or (directory / "chat_template.json").is_file():
+        return True
+    config = directory / "tokenizer_config.json"
+    return config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))

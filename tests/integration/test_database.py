@@ -1,0 +1,43 @@
+"""The schema: applied once whoever comes first, and never touched by code that is older than it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from schemas.database import Pool, migrate, migrations
+from schemas.errors import StartError
+
+NEWEST = migrations()[-1][0]
+
+
+def test_migrating_twice_changes_nothing(database_url: str) -> None:
+    assert migrate(database_url) == NEWEST
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute("select version from migrations order by version").fetchall()
+    assert [row[0] for row in rows] == [number for number, _ in migrations()]
+
+
+def test_many_processes_may_migrate_at_once(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("drop schema public cascade")
+        connection.execute("create schema public")
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(migrate, [database_url] * 8)) == [NEWEST] * 8
+
+
+def test_code_refuses_a_database_that_is_newer(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("insert into migrations (version, name) values (9999, '9999_the_future')")
+    with pytest.raises(StartError, match="Install a newer Hearken"):
+        migrate(database_url)
+
+
+def test_every_table_but_the_installation_s_own_carries_its_project(pool: Pool) -> None:
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select table_name from information_schema.tables t where table_schema = 'public'"
+            " and not exists (select from information_schema.columns c where c.table_schema = 'public'"
+            " and c.table_name = t.table_name and c.column_name = 'project')"
+        ).fetchall()
+    assert {row["table_name"] for row in rows} == {"migrations", "projects", "secrets", "positions"}
