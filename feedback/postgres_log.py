@@ -1,0 +1,60 @@
+"""The default log: the outbox table itself, read in order. No broker.
+
+Ids are handed out before commit, so a reader that went by id alone would step over events that commit
+late. Rows are read in the order (xid, id), and only below `pg_snapshot_xmin`: every transaction below it
+has ended, so nothing can still appear there. The price: one long writing transaction anywhere in the
+server holds the log back until it ends.
+
+Leaves out moving to another server by dump and restore, where transaction ids start again: let every
+consumer catch up first, then empty the outbox and `positions`.
+"""
+
+from feedback.log import Entry
+from schemas.database import Pool
+from schemas.feedback import FeedbackEvent
+
+_READ = """
+select xid::text || ':' || id as position, event
+from outbox
+where xid < pg_snapshot_xmin(pg_current_snapshot()) and (xid, id) > (%s::xid8, %s::bigint)
+order by xid, id
+limit %s
+"""
+
+# Positions compare as numbers, not as text. Without a position of the trainer nothing was passed.
+_TRIM = """
+with consumers as (
+    select consumer, split_part(position, ':', 1)::xid8 as xid, split_part(position, ':', 2)::bigint as id
+    from positions where log = %(log)s
+), slowest as (
+    select xid, id from consumers
+    where exists (select from consumers where consumer = 'trainer')
+    order by xid, id limit 1
+)
+delete from outbox using slowest where (outbox.xid, outbox.id) <= (slowest.xid, slowest.id)
+"""
+
+
+class PostgresLog:
+    """One partition over the table `outbox`. A position is "xid:id". The pool stays its owner's."""
+
+    name = "postgres"
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def partitions(self) -> list[int]:
+        return [0]
+
+    def read(self, partition: int, after: str | None, limit: int) -> list[Entry]:
+        xid, _, row_id = (after or "0:0").partition(":")
+        with self._pool.connection() as connection:
+            rows = connection.execute(_READ, [xid, row_id, limit]).fetchall()
+        return [Entry(partition, row["position"], FeedbackEvent.model_validate(row["event"])) for row in rows]
+
+    def trim(self) -> int:
+        with self._pool.connection() as connection:
+            return connection.execute(_TRIM, {"log": self.name}).rowcount
+
+    def close(self) -> None:
+        pass

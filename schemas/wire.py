@@ -1,0 +1,77 @@
+"""From bytes that a client sent to checked values; everything wrong with them is an InvalidRequest.
+
+Text that Postgres or a tokenizer could not hold (lone surrogates, NUL) is refused here, once, for every
+endpoint and the websocket.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.errors import InvalidRequest
+
+T = TypeVar("T")
+
+_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+
+
+def decode(raw: bytes | str) -> Any:
+    """The JSON value in `raw`. Raises InvalidRequest (code `invalid_json` or `invalid_text`)."""
+    try:
+        text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body is not UTF-8 at byte {error.start}.", code="invalid_json") from None
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InvalidRequest("The JSON is nested too deeply.", code="invalid_json") from None
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
+    if "\\u" in text:  # nothing else can bring in what UTF-8 and JSON forbid
+        for string in _strings(value):
+            if "\0" in string or any("\ud800" <= letter <= "\udfff" for letter in string):
+                raise InvalidRequest(
+                    "A string holds a NUL or half of a surrogate pair; send whole characters.",
+                    code="invalid_text",
+                )
+    return value
+
+
+def check(adapter: TypeAdapter[T], value: Any) -> T:
+    """`value` as the adapter's type. Raises InvalidRequest about the first field that is wrong."""
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        param = path(*problem["loc"]) or None
+        message = problem["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(
+            f"{param}: {message}." if param else f"{message}.",
+            code=_CODES.get(problem["type"], "invalid_value"),
+            param=param,
+        ) from None
+
+
+def path(*steps: str | int) -> str:
+    """Where a field is, as OpenAI writes it: `messages[0].content`."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    return text.removeprefix(".")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, list):
+            waiting.extend(item)
+        elif isinstance(item, dict):
+            waiting.extend(item.keys())
+            waiting.extend(item.values())

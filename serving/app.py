@@ -1,0 +1,122 @@
+"""The FastAPI application: what the rooms' parts share, who is routed where, and in what order they start.
+
+Everything a request needs is on `app.state`: settings, pool, store, seals, keyring, limiter, router, fleet,
+swap, hub and metrics. Engines, the database and the first policy may all come up later than this process;
+until then requests are answered 503.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from feedback.store import Store
+from schemas.database import open_async_pool
+from schemas.errors import StartError
+from schemas.settings import Settings
+from serving import admin, chat, envelope, health, live, page, votes
+from serving.auth import Keyring, Seals
+from serving.engine import Engine
+from serving.fleet import Fleet
+from serving.keys import ensure_seal
+from serving.limits import BodyLimit, Limiter
+from serving.logs import RequestLog, configure
+from serving.metrics import Metrics
+from serving.router import Router
+from serving.swap import Swap
+
+_LAST_SECONDS = 10
+_PUBLIC = ("/v1/chat/", "/v1/feedback", "/v1/models")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API over `settings.database_url` (migrated, with keys: see `serving.keys.ensure_keys`) and the
+    engines of `settings.engine.urls`; `settings.model` is the base's directory.
+
+    Raises StartError when the database or the engines are missing.
+    """
+    if settings.database_url is None or not settings.engine.urls:
+        raise StartError("Serving needs database_url and engine.urls; `hearken up` starts both by itself.")
+    app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=_lifespan)
+    app.state.settings = settings
+    app.state.metrics = Metrics()
+    app.state.limiter = Limiter(settings.serving.requests_per_minute)
+    app.state.router = Router(settings.serving.base_share)
+    app.state.hub = live.Hub(app.state)
+    envelope.install(app)
+    for part in (chat, votes, live, admin, health):
+        app.include_router(part.router)
+    page.install(app)
+    app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)
+    app.add_middleware(_PublicCORS)
+    app.add_middleware(RequestLog, state=app.state)
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Run the API until a signal ends it; streams get some seconds to finish."""
+    configure(settings.log_level)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws_max_size=4 * settings.serving.max_body_bytes,  # what is over the limit is answered, up to here
+        timeout_graceful_shutdown=_LAST_SECONDS,
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    state = app.state
+    settings: Settings = state.settings
+    async with open_async_pool(settings.database_url or "") as pool:
+        async with pool.connection() as connection:
+            state.seals = Seals(await ensure_seal(connection))
+        state.pool = pool
+        state.store = Store(pool)
+        state.keyring = Keyring(pool)
+        engines = [Engine(url, settings.serving.engine_timeout) for url in settings.engine.urls]
+        state.fleet = Fleet(engines, _context(Path(settings.model)))
+        state.swap = Swap(settings, pool, state.fleet, state.router, state.metrics, state.hub.gone_live)
+        swapping = asyncio.create_task(state.swap.run())
+        try:
+            yield
+        finally:
+            swapping.cancel()
+            await asyncio.wait({swapping})
+            await state.fleet.close()
+
+
+def _context(model: Path) -> int | None:
+    """The base model's context in tokens, if its configuration tells."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    found = config.get("max_position_embeddings") or config.get("text_config", {}).get(
+        "max_position_embeddings"
+    )
+    return found if isinstance(found, int) else None
+
+
+class _PublicCORS(CORSMiddleware):
+    """Pages of any origin may use what a publishable key opens, and nothing else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            app,
+            allow_origins=["*"],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        public = scope["type"] == "http" and scope["path"].startswith(_PUBLIC)
+        await (super().__call__ if public else self.app)(scope, receive, send)

@@ -1,0 +1,181 @@
+"""The shapes of vLLM's HTTP API that Hearken uses: OpenAI's, plus `token_ids` and `prompt_token_ids`.
+
+A field that this engine does not know is refused rather than ignored: the reply would not be what was asked.
+"""
+
+import time
+import uuid
+from collections import Counter
+from random import Random
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.errors import InvalidRequest
+from serving.embedded.batch import Sequence, Token
+from serving.embedded.model import Model
+from serving.embedded.sampling import Sampling
+from serving.embedded.text import Text, Vocabulary
+
+_IGNORED = {"user", "metadata", "store"}
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class Request(BaseModel):
+    """What both kinds of completion share."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    n: int = Field(1, ge=1, le=128)
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool = False
+    return_token_ids: bool = False
+
+    def sampling(self) -> Sampling:
+        return Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+        )
+
+    def sequences(self, model: Model, prompt: list[int], tops: int) -> list[Sequence]:
+        """One for each choice, with a generator of its own. Raises InvalidRequest if they cannot fit."""
+        room = model.context - len(prompt)
+        limit = self.max_tokens or room
+        if not prompt or limit > room or room < 1:
+            raise InvalidRequest(
+                f"This model's maximum context length is {model.context} tokens. The prompt has "
+                f"{len(prompt)} and {self.max_tokens or 'at least 1'} were requested for the reply; shorten "
+                "one of them.",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [
+            Sequence(
+                choice=choice,
+                prompt=prompt,
+                limit=limit,
+                sampling=self.sampling(),
+                tops=tops,
+                ends=model.ends,
+                text=Text(model.tokenizer, [stop for stop in stops if stop]),
+                random=Random() if self.seed is None else Random(f"{self.seed}:{choice}"),
+            )
+            for choice in range(self.n)
+        ]
+
+    def refuse_unknown(self) -> None:
+        for name, value in (self.model_extra or {}).items():
+            if value is not None and name not in _IGNORED:
+                raise InvalidRequest(
+                    f"The embedded engine does not support '{name}'.",
+                    code="unsupported_parameter",
+                    param=name,
+                )
+
+
+class ChatRequest(Request):
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+    stream_options: StreamOptions | None = None
+
+
+class CompletionRequest(Request):
+    prompt: str | list[int]
+    prompt_logprobs: int | None = Field(None, ge=0, le=0)
+
+
+class LoadRequest(BaseModel):
+    lora_name: str = Field(min_length=1)
+    lora_path: str = Field(min_length=1)
+
+
+class UnloadRequest(BaseModel):
+    lora_name: str = Field(min_length=1)
+
+
+class ChatReply:
+    """Turns tokens into the chunks of a stream, or into the one response."""
+
+    def __init__(self, request: ChatRequest, prompt: list[int], vocabulary: Vocabulary) -> None:
+        self._request = request
+        self._prompt = prompt
+        self._vocabulary = vocabulary
+        self._head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": request.model,
+        }
+        self._seen: Counter[int] = Counter()
+
+    def chunk(self, token: Token) -> dict[str, Any]:
+        first = not self._seen
+        role = {} if self._seen[token.choice] else {"role": "assistant"}
+        self._seen[token.choice] += 1
+        choice: dict[str, Any] = {"index": token.choice, "delta": {**role, "content": token.text}}
+        choice["logprobs"] = {"content": [self._item(token)]} if self._request.logprobs else None
+        choice["finish_reason"] = token.finish_reason
+        if self._request.return_token_ids:
+            choice["token_ids"] = [token.id]
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        if first and self._request.return_token_ids:
+            chunk["prompt_token_ids"] = self._prompt
+        return chunk
+
+    def usage_chunk(self) -> dict[str, Any] | None:
+        if not (self._request.stream_options and self._request.stream_options.include_usage):
+            return None
+        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
+
+    def response(self, tokens: list[Token]) -> dict[str, Any]:
+        self._seen.update(token.choice for token in tokens)
+        body = {**self._head, "object": "chat.completion", "usage": self._usage()}
+        body["choices"] = [
+            self._choice(choice, [token for token in tokens if token.choice == choice])
+            for choice in range(self._request.n)
+        ]
+        if self._request.return_token_ids:
+            body["prompt_token_ids"] = self._prompt
+        return body
+
+    def _choice(self, index: int, tokens: list[Token]) -> dict[str, Any]:
+        content = "".join(token.text for token in tokens)
+        choice: dict[str, Any] = {"index": index, "message": {"role": "assistant", "content": content}}
+        logprobs = {"content": [self._item(token) for token in tokens]} if self._request.logprobs else None
+        choice |= {"logprobs": logprobs, "finish_reason": tokens[-1].finish_reason}
+        if self._request.return_token_ids:
+            choice["token_ids"] = [token.id for token in tokens]
+        return choice
+
+    def _item(self, token: Token) -> dict[str, Any]:
+        tops = [self._described(*each) for each in token.top]
+        return {**self._described(token.id, token.logprob), "top_logprobs": tops}
+
+    def _described(self, token: int, logprob: float) -> dict[str, Any]:
+        text, raw = self._vocabulary.piece(token)
+        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": raw}
+
+    def _usage(self) -> dict[str, int]:
+        return usage(len(self._prompt), self._seen.total())
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }

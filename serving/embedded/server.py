@@ -1,0 +1,207 @@
+"""The engine's HTTP API. It listens on loopback or a private network only: whoever reaches it may load
+adapters. The event loop never computes; prompts are tokenised in a thread of their own."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from jinja2 import TemplateError
+
+from schemas.errors import InvalidRequest, RequestError
+from serving.embedded.batch import Token
+from serving.embedded.model import AdapterError, Model
+from serving.embedded.protocol import (
+    ChatReply,
+    ChatRequest,
+    CompletionRequest,
+    LoadRequest,
+    UnloadRequest,
+    usage,
+)
+from serving.embedded.scheduler import Scheduler
+from serving.embedded.text import Vocabulary
+
+T = TypeVar("T")
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Gone(Exception):
+    """The client hung up."""
+
+
+def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
+    """The API over one base model, which is called `name` in `/v1/models`."""
+    vocabulary = Vocabulary(model.tokenizer)
+    tokenising = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenising")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        scheduler.start(asyncio.get_running_loop())
+        yield
+        scheduler.stop()
+        tokenising.shutdown()
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
+
+    async def tokens_of(prompt: str | list[dict[str, Any]]) -> list[int]:
+        return await asyncio.get_running_loop().run_in_executor(tokenising, _encode, model.tokenizer, prompt)
+
+    @app.get("/health")
+    async def health() -> Response:
+        return Response()
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The adapters. The base answers as one of them (a LoRA of zeros), so it is not listed itself."""
+        cards = [
+            {"id": policy, "object": "model", "root": str(adapter.directory), "parent": name}
+            for policy, adapter in scheduler.adapters.items()
+        ]
+        return {"object": "list", "data": cards}
+
+    @app.post("/v1/load_lora_adapter")
+    async def load(body: LoadRequest) -> Response:
+        try:
+            await scheduler.load(body.lora_name, Path(body.lora_path))
+        except AdapterError as error:
+            raise InvalidRequest(f"The adapter was not loaded: {error}", code="adapter_not_loaded") from error
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+    @app.post("/v1/unload_lora_adapter")
+    async def unload(body: UnloadRequest) -> Response:
+        await scheduler.unload(body.lora_name)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        body.refuse_unknown()
+        body.max_tokens = body.max_completion_tokens or body.max_tokens
+        prompt = await tokens_of([_flat(message) for message in body.messages])
+        sequences = body.sequences(model, prompt, body.top_logprobs if body.logprobs else 0)
+        generation = scheduler.generate(body.model, sequences)
+        reply = ChatReply(body, prompt, vocabulary)
+        if not body.stream:
+            return JSONResponse(reply.response(await _unless_gone(request, _all(generation))))
+        first = await _unless_gone(request, anext(generation))
+        return StreamingResponse(_chunks(reply, first, generation), media_type="text/event-stream")
+
+    @app.post("/v1/completions")
+    async def complete(body: CompletionRequest, request: Request) -> Response:
+        """Not streamed, one choice; with `prompt_logprobs: 0`, how likely the prompt's own tokens are."""
+        body.refuse_unknown()
+        if body.stream or body.n > 1:
+            raise InvalidRequest(
+                "Completions are neither streamed nor several.", code="unsupported_parameter"
+            )
+        prompt = await tokens_of(body.prompt) if isinstance(body.prompt, str) else body.prompt
+        if not all(0 <= token < len(model.tokenizer) for token in prompt):
+            raise InvalidRequest("The prompt holds ids that are not in the vocabulary.", param="prompt")
+        sequences = body.sequences(model, prompt, tops=0)
+        tokens = await _unless_gone(request, _all(scheduler.generate(body.model, sequences)))
+        choice: dict[str, Any] = {"index": 0, "text": "".join(token.text for token in tokens)}
+        choice["finish_reason"] = tokens[-1].finish_reason
+        if body.return_token_ids:
+            choice |= {"token_ids": [token.id for token in tokens], "prompt_token_ids": prompt}
+        if body.prompt_logprobs is not None:
+            logprobs = await scheduler.read(body.model, prompt)
+            found = logprobs[range(len(prompt) - 1), prompt[1:]].tolist()
+            known = [
+                {str(token): {"logprob": logprob, "decoded_token": vocabulary.piece(token)[0]}}
+                for token, logprob in zip(prompt[1:], found, strict=True)
+            ]
+            choice["prompt_logprobs"] = [None, *known]
+        return JSONResponse(
+            {
+                "object": "text_completion",
+                "model": body.model,
+                "choices": [choice],
+                "usage": usage(len(prompt), len(tokens)),
+            }
+        )
+
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
+        return JSONResponse(error.envelope(), error.status, error.headers())
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"] if part != "body")
+        return await refused(request, InvalidRequest(f"{param}: {first['msg']}", param=param))
+
+    @app.exception_handler(Gone)
+    async def gone(request: Request, error: Gone) -> Response:
+        return Response(status_code=499)
+
+    return app
+
+
+def _encode(tokenizer: Any, prompt: str | list[dict[str, Any]]) -> list[int]:
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    try:
+        encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        raise InvalidRequest(f"The model's chat template refuses this: {error}", param="messages") from error
+    return list(encoded)
+
+
+def _flat(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its content as one string, joined from its text parts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+            raise InvalidRequest(
+                "The embedded engine reads text parts only.", code="unsupported_parameter", param="messages"
+            )
+        content = "\n".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str) or not isinstance(message.get("role"), str):
+        raise InvalidRequest("Each message needs a role and a content.", param="messages")
+    if any("\ud800" <= character <= "\udfff" for character in content):
+        raise InvalidRequest("The content holds half of a character (a lone surrogate).", param="messages")
+    return {**message, "content": content}
+
+
+async def _all(generation: AsyncIterator[list[Token]]) -> list[Token]:
+    return [token async for tokens in generation for token in tokens]
+
+
+async def _chunks(
+    reply: ChatReply, first: list[Token], generation: AsyncIterator[list[Token]]
+) -> AsyncIterator[bytes]:
+    """Server-sent events; tokens that are ready together are sent together."""
+    yield b"".join(_event(reply.chunk(token)) for token in first)
+    async for tokens in generation:
+        yield b"".join(_event(reply.chunk(token)) for token in tokens)
+    if last := reply.usage_chunk():
+        yield _event(last)
+    yield b"data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + _to_json(body).encode() + b"\n\n"
+
+
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client hangs up. Raises Gone."""
+
+    async def hang_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(hang_up())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Gone
+        return working.result()
+    finally:
+        working.cancel()
+        waiting.cancel()

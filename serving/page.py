@@ -1,0 +1,31 @@
+"""The page at `/`, its files, and the publishable key that it uses (`/config.json`)."""
+
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from serving.keys import publishable_key
+
+WEB = Path(__file__).parent / "web"
+_FRESH = {"Cache-Control": "no-cache"}
+
+
+def install(app: FastAPI) -> None:
+    """A route for each file, so that addresses and methods nobody knows stay plain 404s and 405s."""
+
+    def serve(address: str, path: Path) -> None:
+        @app.get(address, include_in_schema=False)
+        async def file() -> Response:
+            return FileResponse(path, headers=_FRESH)
+
+    for path in sorted(WEB.glob("*.*")):
+        serve(f"/{path.name}", path)
+    serve("/", WEB / "index.html")
+    app.mount("/static", StaticFiles(directory=WEB))
+
+    @app.get("/config.json", include_in_schema=False)
+    async def config(request: Request) -> Response:
+        async with request.app.state.pool.connection() as connection:
+            return JSONResponse({"publishable_key": await publishable_key(connection)}, headers=_FRESH)

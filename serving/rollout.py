@@ -1,0 +1,219 @@
+"""The transactions of a rollout: promote, roll back, begin a canary, reject. Each changes the route, the
+policies' states and the rollouts' record together, under the route's row lock, and tells every process.
+
+Plain functions over a connection, so that the service and the command line share them. What is loaded on
+the engines is not their concern: see serving.swap.
+"""
+
+import secrets
+from typing import LiteralString
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+from schemas.errors import Conflict, NotFound, PolicyRejected
+from schemas.policies import BASE
+from serving.router import Route, fetch_routes
+
+Connection = AsyncConnection[DictRow]
+
+
+async def promote(connection: Connection, project: str, policy: str) -> Route:
+    """Everybody is answered by `policy` from now on; what was live becomes the way back.
+
+    Raises Conflict when it is live already or may not go live, PolicyRejected (`parent_rolled_back`) when
+    what it was trained from has been taken back meanwhile, NotFound when it does not exist.
+    """
+    async with connection.transaction():
+        route = await _locked(connection, project)
+        state, parent = await _state(connection, project, policy)
+        if policy == route.live:
+            raise Conflict(f"{policy} is live already.")
+        if state not in ("published", "canary", "retired"):
+            raise Conflict(f"{policy} is {state}; only a published or retired policy can go live.")
+        if parent is not None and (await _state(connection, project, parent))[0] == "rolled_back":
+            raise PolicyRejected(
+                f"{policy} was trained from {parent}, which was rolled back",
+                policy=policy,
+                reason="parent_rolled_back",
+            )
+        await _set_state(connection, project, route.live, "retired")
+        await _set_state(connection, project, policy, "live")
+        canary = route.canary if route.canary != policy else None
+        await _set_route(connection, route, live=policy, previous=route.live, canary=canary)
+        closed = await connection.execute(
+            "update rollouts set state = 'promoted', ended_at = now()"
+            " where project = %s and policy = %s and state = 'running'",
+            [project, policy],
+        )
+        if closed.rowcount == 0:
+            await connection.execute(
+                "insert into rollouts (id, project, policy, replaces, kind, share, state, ended_at)"
+                " values (%s, %s, %s, %s, 'direct', 1, 'promoted', now())",
+                [_new_id(), project, policy, route.live],
+            )
+        return await _announced(connection, project)
+
+
+async def rollback(connection: Connection, project: str, reason: str) -> Route:
+    """Everybody is answered by the previous policy from now on, whatever their conversation had.
+
+    Raises Conflict when the base itself is live: there is nothing behind it.
+    """
+    async with connection.transaction():
+        route = await _locked(connection, project)
+        if route.live == BASE:
+            raise Conflict("The base is live; there is nothing to roll back to.", code="nothing_to_roll_back")
+        await _take_back(connection, route, "rolled_back", reason)
+        return await _announced(connection, project)
+
+
+async def reject(connection: Connection, project: str, policy: str, reason: str) -> Route:
+    """`policy` must not serve. If it is live, its newest good ancestor (or the base) takes its place."""
+    async with connection.transaction():
+        route = await _locked(connection, project)
+        if policy == route.live:
+            await _take_back(connection, route, "rejected", reason)
+        else:
+            await _set_state(connection, project, policy, "rejected", reason)
+            await _set_route(
+                connection,
+                route,
+                live=route.live,
+                previous=BASE if policy == route.previous else route.previous,
+                canary=None if policy == route.canary else route.canary,
+            )
+            await _close_rollouts(connection, project, policy, reason)
+        return await _announced(connection, project)
+
+
+async def start_canary(connection: Connection, project: str, policy: str, share: float) -> str:
+    """Give `policy` a share of the conversations; returns the rollout's id. One canary at a time."""
+    async with connection.transaction():
+        route = await _locked(connection, project)
+        state, _ = await _state(connection, project, policy)
+        if route.canary is not None:
+            raise Conflict(f"{route.canary} is a canary already; promote it or roll it back first.")
+        if policy == route.live or state not in ("published", "retired"):
+            raise Conflict(f"{policy} is {state}; only a published or retired policy can be a canary.")
+        rollout = _new_id()
+        await connection.execute(
+            "insert into rollouts (id, project, policy, replaces, kind, share, state)"
+            " values (%s, %s, %s, %s, 'canary', %s, 'running')",
+            [rollout, project, policy, route.live, share],
+        )
+        await _set_state(connection, project, policy, "canary")
+        await _set_route(
+            connection, route, live=route.live, previous=route.previous, canary=policy, share=share
+        )
+        await _announced(connection, project)
+    return rollout
+
+
+async def take_back(connection: Connection, project: str, policy: str, reason: str) -> Route:
+    """End what `policy` does now: a canary's conversations return to live, a live policy gives way to the
+    one before it. Raises Conflict when it does neither."""
+    async with connection.transaction():
+        route = await _locked(connection, project)
+        if policy == route.live and policy != BASE:
+            await _take_back(connection, route, "rolled_back", reason)
+        elif policy == route.canary:
+            await _set_state(connection, project, policy, "rolled_back", reason)
+            await _close_rollouts(connection, project, policy, reason)
+            await _set_route(connection, route, live=route.live, previous=route.previous, canary=None)
+        else:
+            raise Conflict(f"{policy} is neither live nor a canary.")
+        return await _announced(connection, project)
+
+
+async def _take_back(connection: Connection, route: Route, state: LiteralString, reason: str) -> None:
+    await _set_state(connection, route.project, route.live, state, reason)
+    await _set_state(connection, route.project, route.previous, "live")
+    await _close_rollouts(connection, route.project, route.live, reason)
+    before = await _ancestor(connection, route.project, route.previous)
+    await _set_route(connection, route, live=route.previous, previous=before, canary=route.canary)
+
+
+async def _ancestor(connection: Connection, project: str, policy: str) -> str:
+    """The nearest ancestor of `policy` that may serve again, or the base."""
+    cursor = await connection.execute(
+        """
+        with recursive lineage (id, depth) as (
+            select parent, 1 from policies where project = %(project)s and id = %(policy)s
+            union all
+            select p.parent, depth + 1 from policies p join lineage l on p.id = l.id
+            where p.project = %(project)s
+        )
+        select p.id from lineage l join policies p on p.id = l.id and p.project = %(project)s
+        where p.state = 'retired' order by l.depth limit 1
+        """,
+        {"project": project, "policy": policy},
+    )
+    row = await cursor.fetchone()
+    return row["id"] if row else BASE
+
+
+async def _locked(connection: Connection, project: str) -> Route:
+    await connection.execute("select from routes where project = %s for update", [project])
+    return await _route(connection, project)
+
+
+async def _route(connection: Connection, project: str) -> Route:
+    for route in await fetch_routes(connection):
+        if route.project == project:
+            return route
+    raise NotFound(f"Project {project} has no policies yet.", code="project_not_found")
+
+
+async def _announced(connection: Connection, project: str) -> Route:
+    await connection.execute("select pg_notify('hearken_routes', %s)", [project])
+    return await _route(connection, project)
+
+
+async def _state(connection: Connection, project: str, policy: str) -> tuple[str, str | None]:
+    cursor = await connection.execute(
+        "select state, parent from policies where project = %s and id = %s", [project, policy]
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFound(f"There is no policy {policy}.", code="policy_not_found")
+    return row["state"], row["parent"]
+
+
+async def _set_state(
+    connection: Connection, project: str, policy: str, state: str, reason: str | None = None
+) -> None:
+    await connection.execute(
+        "update policies set state = %(state)s, reason = %(reason)s, live_at ="
+        " case when %(state)s = 'live' then coalesce(live_at, now()) else live_at end"
+        " where project = %(project)s and id = %(policy)s",
+        {"project": project, "policy": policy, "state": state, "reason": reason},
+    )
+
+
+async def _set_route(
+    connection: Connection, before: Route, *, live: str, previous: str, canary: str | None, share: float = 0
+) -> None:
+    if canary is not None and canary == before.canary:
+        share = before.canary_share
+    await connection.execute(
+        "update routes set live = %s, previous = %s, canary = %s, canary_share = %s,"
+        " version = version + 1, changed_at = now() where project = %s",
+        [live, previous, canary, share if canary else 0, before.project],
+    )
+
+
+async def _close_rollouts(connection: Connection, project: str, policy: str, reason: str) -> None:
+    """The newest rollout of a policy that was taken back says so, and why."""
+    await connection.execute(
+        """
+        update rollouts set state = 'rolled_back', reason = %(reason)s, ended_at = now()
+        where id = (select id from rollouts where project = %(project)s and policy = %(policy)s
+                    and state <> 'rolled_back' order by started_at desc limit 1)
+        """,
+        {"project": project, "policy": policy, "reason": reason},
+    )
+
+
+def _new_id() -> str:
+    return f"rollout-{secrets.token_hex(6)}"

@@ -1,0 +1,224 @@
+"""/v1/feedback: what people think of a reply, acknowledged only when it is durable.
+
+Who may vote: an admin or secret key on any turn of its project, and in the name of another `user`; a
+publishable key, or no key, only with the completion's own `feedback_token`, as the one who was answered.
+The token comes in the body of a vote; to look at a vote or to retract it, in the header
+`X-Feedback-Token` or the query `feedback_token`.
+
+An `Idempotency-Key` belongs to the API key that sent it (without a key: to the completion) and remembers
+the first success: the same request again gets the same answer, another request 409; after an error it is
+still free. A batch takes its key as a whole and each item in it by place, so that sending a batch again
+brings back what was recorded and tries the rest. Its items are votes of their own: one wrong item does not
+touch the others, and an item may supersede an earlier one.
+"""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from feedback.ballot import Ballot, check_edit
+from feedback.export import lines
+from feedback.records import Found, IdempotencyKey
+from feedback.store import Store, completion_not_found
+from schemas.database import AsyncPool
+from schemas.errors import Conflict, Forbidden, InvalidRequest, NotFound, RequestError, Unauthorized
+from schemas.feedback import Edit, Id, Vote, parse_vote
+from schemas.times import rfc3339
+from schemas.wire import check, decode
+from serving.answer import UNSTORED
+from serving.auth import Caller, Seals, caller, maybe_caller
+
+MOST_VOTES = 1_000
+_LONGEST_KEY = 255
+
+router = APIRouter()
+
+MaybeCaller = Annotated[Caller | None, Depends(maybe_caller)]
+KnownCaller = Annotated[Caller, Depends(caller)]
+Idempotency = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+class _Batch(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    feedback: Annotated[list[Any], Field(max_length=MOST_VOTES)]
+
+
+_BATCH = TypeAdapter(_Batch)
+_ID = TypeAdapter(Id)
+
+
+async def submit_vote(
+    state: Any, caller: Caller | None, vote: Vote, idempotency_key: str | None = None
+) -> dict[str, str]:
+    """Record a vote; `state` is the application's. Returns `{"id", "completion_id", "status"}` once it is
+    durable. Raises Unauthorized, Forbidden, NotFound, Conflict (`not_stored`, `idempotency_key_reused`)
+    or InvalidRequest, and then nothing has changed."""
+    return await _submit(state, caller, vote, _checked(idempotency_key))
+
+
+async def _submit(state: Any, caller: Caller | None, vote: Vote, key: str | None) -> dict[str, str]:
+    store: Store = state.store
+    if vote.completion_id.startswith(UNSTORED):
+        raise Conflict(
+            "Nothing was kept of this reply (`store: false`), so it has no votes.", code="not_stored"
+        )
+    if caller is None and vote.feedback_token is None:
+        raise Unauthorized("Send a key, or the feedback_token that came with the completion.")
+    ballot = await store.ballot(vote.completion_id)
+    if ballot is None or (caller is not None and caller.project != ballot.project):
+        raise completion_not_found(vote.completion_id)
+    rater = _rater(state.seals, caller, vote, ballot)
+    if isinstance(vote, Edit):
+        original = await store.reply_text(vote.completion_id, vote.choice)
+        check_edit(
+            vote,
+            original,
+            ballot,
+            context=state.fleet.context,
+            most_bytes=state.settings.serving.max_body_bytes,
+        )
+    idempotency = None if key is None else _idempotency(caller, ballot, key, vote.model_dump(mode="json"))
+    recorded = await store.submit(ballot, vote, rater, idempotency=idempotency)
+    if recorded.new:
+        state.metrics.feedback.labels(vote.type).inc()
+    return {"id": recorded.id, "completion_id": recorded.completion_id, "status": "recorded"}
+
+
+@router.post("/v1/feedback", status_code=201)
+async def vote(request: Request, caller: MaybeCaller, idempotency_key: Idempotency = None) -> dict[str, str]:
+    data = decode(await request.body())
+    return await submit_vote(request.app.state, caller, parse_vote(data), idempotency_key)
+
+
+@router.post("/v1/feedback/batch")
+async def batch(
+    request: Request, caller: KnownCaller, idempotency_key: Idempotency = None
+) -> dict[str, list[dict[str, Any]]]:
+    """For each item, in order, what POST /v1/feedback would have answered."""
+    state = request.app.state
+    items = check(_BATCH, decode(await request.body())).feedback
+    key = _checked(idempotency_key)
+    if key is not None:
+        await state.store.claim(caller.project, IdempotencyKey(caller.key_id, key, _digest(items)))
+    answers: list[dict[str, Any]] = []
+    for index, item in enumerate(items):
+        # A line break cannot be in a header, so no client's own key is ever an item's.
+        item_key = None if key is None else f"{key}\n{index}"
+        try:
+            answers.append(await _submit(state, caller, parse_vote(item), item_key))
+        except RequestError as error:
+            state.metrics.refused.labels(error.code).inc()
+            answers.append(error.envelope())
+    return {"feedback": answers}
+
+
+@router.get("/v1/feedback/export")
+async def export(request: Request, caller: KnownCaller, format: str = "jsonl") -> StreamingResponse:
+    if caller.kind == "publishable":
+        raise Forbidden("A publishable key may not export; use a secret key.")
+    if format != "jsonl":
+        raise InvalidRequest("The only format is jsonl.", code="unsupported_format", param="format")
+    return StreamingResponse(
+        _export(request.app.state.pool, caller.project), media_type="application/x-ndjson"
+    )
+
+
+@router.get("/v1/feedback/{feedback_id}")
+async def look(
+    request: Request,
+    caller: MaybeCaller,
+    feedback_id: str,
+    x_feedback_token: Annotated[str | None, Header()] = None,
+    feedback_token: Annotated[str | None, Query()] = None,
+) -> dict[str, Any]:
+    """Whether the vote stands, which policy first learned from it, and since when that one answers."""
+    found = await _find(request.app.state, caller, feedback_id, x_feedback_token or feedback_token)
+    live_at = rfc3339(found.live_at) if found.live_at else None
+    return {
+        "id": found.id,
+        "completion_id": found.completion_id,
+        "choice": found.choice,
+        "type": found.type,
+        "status": found.status,
+        "created_at": rfc3339(found.created_at),
+        "superseded_by": found.superseded_by,
+        "learned": {"policy": found.policy, "live_at": live_at} if found.policy else None,
+    }
+
+
+@router.delete("/v1/feedback/{feedback_id}")
+async def retract(
+    request: Request,
+    caller: MaybeCaller,
+    feedback_id: str,
+    x_feedback_token: Annotated[str | None, Header()] = None,
+    feedback_token: Annotated[str | None, Query()] = None,
+) -> dict[str, str]:
+    found = await _find(request.app.state, caller, feedback_id, x_feedback_token or feedback_token)
+    await request.app.state.store.retract(found)
+    return {"id": found.id, "completion_id": found.completion_id, "status": "retracted"}
+
+
+def _rater(seals: Seals, caller: Caller | None, vote: Vote, ballot: Ballot) -> str:
+    """Whose vote it is. Raises Forbidden when the caller may not give it."""
+    if caller is not None and caller.kind != "publishable":
+        return seals.rater(ballot.project, vote.user) if vote.user is not None else ballot.rater
+    _check_token(seals, ballot.completion_id, vote.feedback_token)
+    if vote.user is not None:
+        raise Forbidden("Only a secret key may vote for a user that it names.", code="user_not_allowed")
+    return ballot.rater
+
+
+async def _find(state: Any, caller: Caller | None, feedback_id: str, token: str | None) -> Found:
+    """A vote that the caller may see: with a token, one of whoever the completion was for."""
+    if caller is None and token is None:
+        raise Unauthorized("Send a key, or the feedback_token that came with the completion.")
+    if "\0" in feedback_id:
+        raise InvalidRequest("A feedback id has no NUL.", param="feedback_id")
+    found: Found | None = await state.store.find(check(_ID, feedback_id))
+    not_found = NotFound("There is no such feedback.", code="feedback_not_found", param="feedback_id")
+    if found is None or (caller is not None and caller.project != found.project):
+        raise not_found
+    if caller is None or caller.kind == "publishable":
+        _check_token(state.seals, found.completion_id, token)
+        if found.rater != found.turn_rater:
+            raise not_found
+    return found
+
+
+def _check_token(seals: Seals, completion_id: str, token: str | None) -> None:
+    if token is None or not seals.opens(completion_id, token):
+        raise Forbidden(
+            "Send the feedback_token that came with this completion.", code="invalid_feedback_token"
+        )
+
+
+def _checked(key: str | None) -> str | None:
+    if key is not None and not (0 < len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
+        raise InvalidRequest(
+            f"An Idempotency-Key is 1 to {_LONGEST_KEY} printable ASCII characters; a random UUID is best.",
+            code="invalid_idempotency_key",
+        )
+    return key
+
+
+def _idempotency(caller: Caller | None, ballot: Ballot, key: str, body: Any) -> IdempotencyKey:
+    if caller is None:
+        return IdempotencyKey(ballot.key_id, f"{ballot.completion_id}\n{key}", _digest(body))
+    return IdempotencyKey(caller.key_id, key, _digest(body))
+
+
+def _digest(body: Any) -> bytes:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
+
+
+async def _export(pool: AsyncPool, project: str) -> AsyncIterator[str]:
+    async with pool.connection() as connection:
+        async for line in lines(connection, project):
+            yield line

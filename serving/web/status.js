@@ -1,0 +1,61 @@
+/** What the page tells about learning: the status line, the news that a vote went live, the list of votes. */
+
+import { h, plural, quote, when } from "./dom.js";
+
+const byId = (id) => document.getElementById(id);
+
+export class Status {
+  policy = null;
+
+  constructor(live, ledger) {
+    this.live = live;
+    this.ledger = ledger;
+    byId("status").addEventListener("click", () => this.#open());
+    byId("news-close").addEventListener("click", () => (byId("news").hidden = true));
+  }
+
+  draw() {
+    const { votes, waiting } = this.ledger;
+    const ready = this.live.state === "ready";
+    const learning = ready && waiting.length > 0;
+    byId("status").dataset.state = learning ? "learning" : this.live.state;
+    const count = votes.length ? `${plural(votes.length, "vote")} from you` : "No votes from you yet";
+    const parts = [
+      this.policy && h("span", {}, `Policy ${this.policy} answers`),
+      h("span", {}, learning ? `${count}, ${waiting.length} being learned` : count),
+    ];
+    const away = this.live.state === "lost" ? "Reconnecting…" : "Connecting…";
+    byId("status-text").replaceChildren(...(ready ? parts.filter(Boolean) : [away]));
+  }
+
+  /** Tells that these votes have just become part of a live policy. */
+  tell(votes) {
+    const { policy, liveAt } = votes.at(-1);
+    const subject = votes.length === 1 ? `Your vote on ${quote(votes[0].prompt)} is` : `${votes.length} of your votes are`;
+    this.say(`${subject} part of policy ${policy}, live since ${when(liveAt)}.`);
+    byId("news").dataset.kind = "learned";
+  }
+
+  say(text) {
+    byId("news-text").textContent = text;
+    byId("news").dataset.kind = "note";
+    byId("news").hidden = false;
+  }
+
+  #open() {
+    const { votes, waiting } = this.ledger;
+    byId("votes-summary").textContent = votes.length
+      ? `${plural(votes.length, "vote")}, ${votes.length - waiting.length} of them in a live policy. Training starts by itself when enough votes have come in.`
+      : "None yet. Vote on a reply and follow here when the model has learned from it.";
+    const rows = votes.map(({ what, prompt, policy, liveAt }) =>
+      h(
+        "li",
+        { class: liveAt ? "live" : null },
+        h("span", {}, `${what}, on ${quote(prompt, 60)}`),
+        h("span", { class: "fate-of" }, liveAt ? `in ${policy}, live since ${when(liveAt)}` : "recorded, waiting to be learned"),
+      ),
+    );
+    byId("votes-list").replaceChildren(...rows.reverse());
+    byId("votes").showModal();
+  }
+}

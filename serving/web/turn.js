@@ -1,0 +1,189 @@
+/**
+ * One turn as it looks: what was said, the reply or the two replies, and everything one can do with them.
+ *
+ * A turn is plain data (see `newTurn`), so it survives a reload; a TurnView draws it and calls `actions`:
+ * again, choose(verdict), reconsider, thumb(value), reasons(list), edit(text), copy, all of (turn, …).
+ */
+
+import { editor } from "./editor.js";
+import { h, icon, plural, when } from "./dom.js";
+import { showText } from "./text.js";
+import { REASONS } from "./words.js";
+
+export const LETTERS = ["A", "B"];
+const VERDICTS = { a: "You preferred A.", b: "You preferred B.", tie: "You called it a tie.", neither: "You found neither good." };
+
+/** A turn that has just been sent; `n` is 1 or 2. `state`: streaming, done, stopped or failed. */
+export function newTurn(prompt, n) {
+  const replies = Array.from({ length: n }, () => ({ text: "", policy: null, thumb: null, reasons: [], edited: false }));
+  return { prompt, n, replies, state: "streaming", completion: null, token: null, picked: null, verdict: null, problem: null, forgot: false };
+}
+
+/** The reply that the conversation goes on with. */
+export function answer(turn) {
+  return turn.replies[turn.picked ?? 0];
+}
+
+export class TurnView {
+  #bodies = [];
+  #editor = null;
+  #frame = 0;
+
+  constructor(turn, ledger, actions) {
+    this.turn = turn;
+    this.ledger = ledger;
+    this.actions = actions;
+    this.last = true;
+    this.element = h("li", { class: "turn" });
+    this.draw();
+  }
+
+  /** Shows text that has just come, once a frame. */
+  stream() {
+    this.#frame ||= requestAnimationFrame(() => {
+      this.#frame = 0;
+      this.#bodies.forEach(([choice, body]) => showText(body, this.turn.replies[choice].text));
+      this.element.dispatchEvent(new CustomEvent("grow", { bubbles: true }));
+    });
+  }
+
+  /** Draws everything anew; the focus stays on the control that has it. */
+  draw() {
+    const focused = this.element.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const { turn } = this;
+    this.#bodies = [];
+    const undecided = turn.n === 2 && !turn.verdict && turn.state !== "failed";
+    this.element.replaceChildren(
+      h("article", { class: "you", "aria-label": "You" }, h("p", {}, turn.prompt)),
+      ...(turn.forgot ? [h("p", { class: "aside" }, "The model’s memory is short: it no longer sees the beginning of this chat.")] : []),
+      ...(undecided ? this.#pair() : this.#reply()),
+      ...this.#fates(),
+    );
+    if (focused) this.element.querySelector(`[data-key="${focused}"]`)?.focus({ preventScroll: true });
+  }
+
+  focus(key) {
+    this.element.querySelector(`[data-key="${key}"]`)?.focus();
+  }
+
+  #body(choice) {
+    const body = h("div", { class: "text", dir: "auto" });
+    const { text } = this.turn.replies[choice];
+    showText(body, text);
+    this.#bodies.push([choice, body]);
+    const waiting = this.turn.state === "streaming";
+    return h("div", { class: waiting ? "body waiting" : "body", "aria-busy": waiting ? "true" : null }, body);
+  }
+
+  #pair() {
+    const { turn } = this;
+    const cards = LETTERS.map((letter, choice) =>
+      h("article", { class: "card", "aria-label": `Reply ${letter}` }, h("h3", { class: "letter" }, letter), this.#body(choice)),
+    );
+    const pair = h("div", { class: "pair" }, ...cards);
+    if (turn.state !== "done") return [pair, ...this.#problem()];
+    const pick = (verdict, label) =>
+      h("button", { type: "button", class: "pick", "data-key": `pick-${verdict}`, on: { click: () => this.actions.choose(turn, verdict) } }, label);
+    const choice = h(
+      "div",
+      { class: "choice", role: "group", "aria-label": "Which reply do you prefer?" },
+      h("p", {}, "Which do you prefer?"),
+      h("div", { class: "picks" }, pick("a", "A"), pick("b", "B"), pick("tie", "Tie"), pick("neither", "Neither")),
+    );
+    return [pair, choice];
+  }
+
+  #reply() {
+    const { turn } = this;
+    const choice = turn.picked ?? 0;
+    const reply = turn.replies[choice];
+    const parts = [];
+    if (turn.verdict) {
+      const change = h("button", { type: "button", class: "link", on: { click: () => this.actions.reconsider(turn) } }, "Change");
+      parts.push(h("p", { class: "aside verdict", tabindex: "-1", "data-key": "verdict" }, VERDICTS[turn.verdict], " ", change));
+    }
+    if (this.#editor) parts.push(this.#editor);
+    else if (turn.state !== "failed" || reply.text) parts.push(this.#body(choice));
+    if (reply.edited && !this.#editor) parts.push(h("p", { class: "aside" }, "Edited by you. Your version teaches the model."));
+    parts.push(...this.#problem());
+    if (turn.state === "done" && !this.#editor) parts.push(this.#toolbar(reply));
+    if (reply.thumb && !this.#editor) parts.push(this.#reasons(reply));
+    const article = h("article", { class: "reply", "aria-label": "Reply" }, ...parts);
+    return turn.verdict ? [article, this.#other(1 - choice)] : [article];
+  }
+
+  #other(choice) {
+    const text = h("div", { class: "text", dir: "auto" });
+    showText(text, this.turn.replies[choice].text);
+    return h("details", { class: "other" }, h("summary", {}, `The other reply, ${LETTERS[choice]}`), text);
+  }
+
+  #problem() {
+    const { turn } = this;
+    if (turn.state !== "failed" && turn.state !== "stopped") return [];
+    const words = turn.state === "stopped" ? "Stopped." : turn.problem;
+    return [
+      h(
+        "p",
+        { class: turn.state === "failed" ? "problem" : "aside" },
+        words,
+        " ",
+        this.last && h("button", { type: "button", class: "link", "data-key": "retry", on: { click: () => this.actions.again(turn) } }, "Try again"),
+      ),
+    ];
+  }
+
+  #toolbar(reply) {
+    const { turn, actions } = this;
+    const tool = (key, label, run, pressed = null) =>
+      h("button", { type: "button", class: "icon", "data-key": key, "aria-label": label, title: label, "aria-pressed": pressed, on: { click: run } }, icon(key));
+    const thumb = (value, label) =>
+      tool(value, label, () => actions.thumb(turn, reply.thumb === value ? null : value), String(reply.thumb === value));
+    return h(
+      "div",
+      { class: "tools", role: "group", "aria-label": "About this reply" },
+      turn.token && thumb("up", "Good reply"),
+      turn.token && thumb("down", "Bad reply"),
+      turn.token && tool("edit", "Edit: show how it should have been", () => this.#edit(reply)),
+      navigator.clipboard && tool("copy", "Copy", () => actions.copy(turn)),
+      this.last && tool("again", "Another reply", () => actions.again(turn)),
+      reply.policy && h("span", { class: "policy", title: "The policy that wrote this reply" }, reply.policy),
+    );
+  }
+
+  #reasons(reply) {
+    const chips = REASONS[reply.thumb].map(([slug, label]) => {
+      const chosen = reply.reasons.includes(slug);
+      const toggle = () =>
+        this.actions.reasons(this.turn, chosen ? reply.reasons.filter((one) => one !== slug) : [...reply.reasons, slug]);
+      return h("button", { type: "button", class: "chip", "data-key": `reason-${slug}`, "aria-pressed": String(chosen), on: { click: toggle } }, label);
+    });
+    const question = reply.thumb === "up" ? "What was good?" : "What was wrong?";
+    return h("div", { class: "reasons", role: "group", "aria-label": question }, h("span", { class: "ask" }, question), ...chips);
+  }
+
+  #edit(reply) {
+    const close = (text) => {
+      this.#editor = null;
+      if (text !== null && text !== reply.text) this.actions.edit(this.turn, text);
+      this.draw();
+      this.focus("edit");
+    };
+    this.#editor = editor(reply.text, close);
+    this.draw();
+    this.focus("editor");
+  }
+
+  /** The votes on this turn that are live, one line for each policy. */
+  #fates() {
+    const byPolicy = new Map();
+    for (const vote of this.ledger.votes) {
+      if (vote.completion !== this.turn.completion || !vote.liveAt) continue;
+      byPolicy.set(vote.policy, [...(byPolicy.get(vote.policy) ?? []), vote]);
+    }
+    return [...byPolicy].map(([policy, votes]) => {
+      const subject = votes.length === 1 ? "Your vote is" : `${plural(votes.length, "vote")} of yours are`;
+      return h("p", { class: "fate" }, icon("check"), h("span", {}, `${subject} part of policy ${policy}, live since ${when(votes[0].liveAt)}`));
+    });
+  }
+}

@@ -1,0 +1,20 @@
+"""All figures, one bench after the other: `python -m tests.bench`. About an hour and a half on two cores."""
+
+import subprocess
+import sys
+
+BENCHES = ("start", "memory", "swaps", "learning")
+
+
+def main() -> int:
+    failed = []
+    for bench in BENCHES:
+        print(f"\n== {bench}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"tests.bench.{bench}"], check=False).returncode:
+            failed.append(bench)
+    print(f"\nNot kept: {', '.join(failed)}" if failed else "\nAll promises kept.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""A headless Chromium and an installation to visit, one of each for the tests of the page."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from psycopg.rows import DictRow, dict_row
+
+from deploy.postgres import EmbeddedPostgres
+from tests.installation import Installation
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    executable = next(filter(None, map(shutil.which, _NAMES)), None)
+    if executable is None:
+        assert os.environ.get("CI") != "true", "no Chromium here, and CI must have one"
+        pytest.skip("no Chromium is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, headless=True, args=_QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def installation(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A `hearken up` that nobody trains during the tests: they cast too few votes."""
+    with Installation(tmp_path_factory.mktemp("page") / "data") as installation:
+        yield installation
+
+
+@pytest.fixture
+def database(installation: Installation) -> Iterator[psycopg.Connection[DictRow]]:
+    """The installation's own database."""
+    url = EmbeddedPostgres(installation.data_dir / "postgres").start()
+    with psycopg.connect(url, row_factory=dict_row, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def page(chromium: Browser, installation: Installation) -> Iterator[Page]:
+    """The page as somebody new sees it. Whatever the browser complains of fails the test."""
+    context = chromium.new_context(reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(installation.url)
+    yield page
+    context.close()
+    assert complaints == []

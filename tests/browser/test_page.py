@@ -1,0 +1,194 @@
+"""The page at `/` in a real browser, against a real service."""
+
+import time
+from typing import Any
+
+import psycopg
+from playwright.sync_api import Locator, Page, expect
+from psycopg.rows import DictRow
+
+Database = psycopg.Connection[DictRow]
+
+# Writes the lengths that the reply had on its way, in characters, to `window.lengths`.
+_WATCH = """() => {
+    window.lengths = [];
+    new MutationObserver(() => {
+        const text = document.querySelector("#turns .text");
+        if (text && text.textContent.length > (window.lengths.at(-1) ?? 0)) window.lengths.push(text.textContent.length);
+    }).observe(document.getElementById("turns"), {subtree: true, childList: true, characterData: true});
+}"""  # noqa: E501
+
+
+def say(page: Page, text: str) -> Locator:
+    """Send a message with the keyboard; the turn, once its replies have ended."""
+    box = page.get_by_label("Your message")
+    box.fill(text)
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    box.press("Enter")
+    turn = page.locator(".turn").last
+    expect(turn).to_contain_text(text)
+    expect(page.get_by_role("button", name="Send")).to_have_count(1)
+    return turn
+
+
+def standing(database: Database, kind: str, prompt: str) -> list[dict[str, Any]]:
+    """The standing feedback of a kind on what was asked, as it is stored."""
+    return database.execute(
+        "select feedback.* from feedback join turns on turns.id = turn_id"
+        " where type = %s and turns.messages -> -1 ->> 'content' = %s"
+        " and superseded_by is null and retracted_at is null",
+        [kind, prompt],
+    ).fetchall()
+
+
+def eventually(database: Database, kind: str, prompt: str, **value: Any) -> dict[str, Any]:
+    """The one standing feedback, as soon as its value holds `value`."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        rows = standing(database, kind, prompt)
+        if len(rows) == 1 and value.items() <= rows[0]["value"].items():
+            return rows[0]
+        time.sleep(0.05)
+    raise AssertionError(f"{rows} is not one {kind} with {value}")
+
+
+def test_a_reply_streams_in_and_a_thumb_with_a_reason_is_recorded(page: Page, database: Database) -> None:
+    page.evaluate(_WATCH)
+    page.get_by_role("button", name="How can I sleep better?").click()
+    turn = page.locator(".turn")
+    turn.get_by_role("button", name="Good reply").click()
+    assert len(page.evaluate("window.lengths")) >= 3
+    turn.get_by_role("button", name="Friendly").click()
+    expect(turn.get_by_role("button", name="Friendly")).to_have_attribute("aria-pressed", "true")
+    vote = eventually(database, "thumb", "How can I sleep better?", value="up", reasons=["friendly"])
+    assert vote["rater"] == rater_of(database, vote["turn_id"])
+    expect(page.get_by_role("button", name="1 vote from you")).to_be_visible()
+
+    turn.get_by_role("button", name="Bad reply").click()
+    turn.get_by_role("button", name="Too long").click()
+    eventually(database, "thumb", "How can I sleep better?", value="down", reasons=["too-long"])
+
+    turn.get_by_role("button", name="Bad reply").click()
+    expect(page.get_by_role("button", name="No votes from you yet")).to_be_visible()
+    assert standing(database, "thumb", "How can I sleep better?") == []
+
+
+def rater_of(database: Database, turn: str) -> str:
+    row = database.execute("select rater from turns where id = %s", [turn]).fetchone()
+    assert row is not None
+    return str(row["rater"])
+
+
+def test_the_better_of_two_replies_goes_on(page: Page, database: Database) -> None:
+    page.get_by_role("button", name="Compare two").click()
+    turn = say(page, "Tell me about cats")
+    b = turn.get_by_role("article", name="Reply B").locator(".text").inner_text()
+    turn.get_by_role("button", name="B", exact=True).click()
+    expect(turn).to_contain_text("You preferred B.")
+    eventually(database, "ranking", "Tell me about cats", ranking=[[1], [0]], acceptable=True)
+
+    page.get_by_role("button", name="Compare two").click()
+    say(page, "And dogs?")
+    row = database.execute(
+        "select messages from turns where messages -> -1 ->> 'content' = 'And dogs?'"
+    ).fetchone()
+    assert row is not None
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant", "user"]
+    assert row["messages"][1]["content"].split() == b.split()
+
+
+def test_neither_of_two_replies_was_good(page: Page, database: Database) -> None:
+    page.get_by_role("button", name="Compare two").click()
+    turn = say(page, "Tell me about frogs")
+    turn.get_by_role("button", name="Neither").click()
+    eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=False)
+
+    turn.get_by_role("button", name="Change").click()
+    turn.get_by_role("button", name="Tie").click()
+    eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=True)
+
+
+def test_an_edit_is_recorded_and_shown(page: Page, database: Database) -> None:
+    turn = say(page, "What is the capital of Portugal?")
+    turn.get_by_role("button", name="Edit").click()
+    page.get_by_label("How the reply should have been").fill("Lisbon. <b>Of course</b>.")
+    page.get_by_role("button", name="Save").click()
+    expect(turn.locator(".text")).to_have_text("Lisbon. <b>Of course</b>.")
+    row = eventually(database, "edit", "What is the capital of Portugal?")
+    assert row["text"] == "Lisbon. <b>Of course</b>."
+
+
+def test_another_reply_says_so(page: Page, database: Database) -> None:
+    turn = say(page, "Tell me a joke")
+    turn.get_by_role("button", name="Another reply").click()
+    eventually(database, "signal", "Tell me a joke", signal="regenerated")
+    expect(turn.get_by_role("button", name="Good reply")).to_be_visible()
+    expect(page.locator(".turn")).to_have_count(1)
+
+
+def test_the_keyboard_is_enough(page: Page, database: Database) -> None:
+    """Shift+Enter breaks the line, Enter sends, Tab reaches what can be done, Space does it."""
+
+    def tab_to(label: str) -> None:
+        for _ in range(20):
+            if page.evaluate("document.activeElement.getAttribute('aria-label')") == label:
+                return
+            page.keyboard.press("Shift+Tab")
+        raise AssertionError(f"Tab does not reach {label}")
+
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the message box")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.type("Good evening")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("friend")
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Good reply")).to_be_visible()
+    tab_to("Bad reply")
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Bad reply")).to_be_focused()
+    eventually(database, "thumb", "Good evening\nfriend", value="down")
+
+
+def test_a_reload_keeps_the_conversation_and_tells_when_the_vote_went_live(
+    page: Page, database: Database
+) -> None:
+    """The trainer's part is written by hand here; the whole loop has tests of its own."""
+    turn = say(page, "Who are you?")
+    turn.get_by_role("button", name="Good reply").click()
+    vote = eventually(database, "thumb", "Who are you?", value="up")
+    expect(page.get_by_role("button", name="1 being learned")).to_be_visible()
+    database.execute(
+        "insert into examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
+        " conversation_id, created_at, first_policy)"
+        " select event_id, project, id, turn_id, choice, type, '{\"value\": \"up\"}', rater, 'c', created_at, 'p0'"
+        " from feedback where id = %s on conflict (event_id) do update set first_policy = 'p0'",
+        [vote["id"]],
+    )
+    page.reload()
+    expect(page.locator(".turn")).to_contain_text("Who are you?")
+    expect(page.get_by_role("status")).to_contain_text("Your vote on “Who are you?” is part of policy p0, live since")
+    expect(page.locator(".turn")).to_contain_text("Your vote is part of policy p0, live since")
+
+
+def test_stop_ends_the_reply(page: Page, database: Database) -> None:
+    box = page.get_by_label("Your message")
+    box.fill("Tell me a long story")
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    page.evaluate("""() => new MutationObserver((_, watching) => {
+        if (document.querySelector("#turns .text")?.textContent) {
+            watching.disconnect();
+            document.getElementById("send").click();
+        }
+    }).observe(document.getElementById("turns"), {subtree: true, childList: true})""")
+    box.press("Enter")
+    expect(page.locator(".turn")).to_contain_text("Stopped.")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
+def test_it_fits_a_narrow_screen(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.get_by_role("button", name="Compare two").click()
+    say(page, "What should I cook tonight?")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360

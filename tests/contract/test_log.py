@@ -1,0 +1,218 @@
+"""What every log of feedback events must do, whichever adapter is behind the port."""
+
+import random
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from feedback.log import Entry, Log, open_log
+from schemas.database import Pool
+from schemas.feedback import FeedbackEvent
+from schemas.settings import Settings
+
+
+@pytest.fixture(params=["postgres"])
+def log(request: pytest.FixtureRequest, pool: Pool) -> Iterator[Log]:
+    log = open_log(Settings(), pool)
+    assert log.name == request.param
+    yield log
+    log.close()
+
+
+def event(name: str, conversation: str = "conv-1") -> FeedbackEvent:
+    return FeedbackEvent(
+        event_id=f"ev_{name}",
+        kind="recorded",
+        feedback_id=f"fb_{name}",
+        project="default",
+        turn_id="chatcmpl-1",
+        conversation_id=conversation,
+        choice=0,
+        type="thumb",
+        value={"value": "up", "reasons": ["concise"]},
+        rater="u_ada",
+        created_at=datetime(2026, 3, 1, 12, 30, tzinfo=UTC),
+    )
+
+
+def put(connection: Connection, event: FeedbackEvent) -> None:
+    """What the store does in the transaction of a vote."""
+    connection.execute(
+        "insert into outbox (project, event_id, conversation_id, event) values (%s, %s, %s, %s)",
+        [event.project, event.event_id, event.conversation_id, Jsonb(event.model_dump(mode="json"))],
+    )
+
+
+def put_each(url: str, *names: str) -> None:
+    """Each in a transaction of its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name in names:
+            put(connection, event(name))
+
+
+class Reader:
+    """Polls all partitions and goes on behind what it has seen."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.positions: dict[int, str] = {}
+        self.seen: list[str] = []
+
+    def poll(self, limit: int = 100) -> list[str]:
+        new: list[Entry] = []
+        for partition in self.log.partitions():
+            entries = self.log.read(partition, self.positions.get(partition), limit)
+            if entries:
+                self.positions[partition] = entries[-1].position
+            new += entries
+        self.seen += [entry.event.event_id for entry in new]
+        return [entry.event.event_id for entry in new]
+
+    def poll_until(self, count: int, seconds: float = 30) -> list[str]:
+        """Other transactions of the server may hold the log back for a moment."""
+        deadline = time.monotonic() + seconds
+        while len(self.seen) < count and time.monotonic() < deadline:
+            if not self.poll():
+                time.sleep(0.01)
+        return self.seen
+
+
+def pass_to(url: str, consumer: str, log: Log, position: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "insert into positions (consumer, log, partition, position) values (%s, %s, 0, %s)"
+            " on conflict (consumer, log, partition) do update set position = excluded.position",
+            [consumer, log.name, position],
+        )
+
+
+def test_an_empty_log_has_nothing_to_read(log: Log) -> None:
+    assert Reader(log).poll() == []
+
+
+def test_events_arrive_whole_and_in_order(log: Log, database_url: str) -> None:
+    put_each(database_url, "a", "b", "c")
+
+    assert Reader(log).poll_until(3) == ["ev_a", "ev_b", "ev_c"]
+    assert log.read(0, None, 1)[0].event == event("a")
+
+
+def test_a_position_is_where_reading_goes_on(log: Log, database_url: str) -> None:
+    put_each(database_url, "a", "b", "c", "d", "e")
+    reader = Reader(log)
+    reader.poll_until(5)
+
+    first = log.read(0, None, 2)
+    rest = log.read(0, first[-1].position, 10)
+
+    assert [entry.event.event_id for entry in first] == ["ev_a", "ev_b"]
+    assert [entry.event.event_id for entry in rest] == ["ev_c", "ev_d", "ev_e"]
+    assert log.read(0, rest[-1].position, 10) == []
+
+
+def test_positions_compare_as_numbers(log: Log, database_url: str) -> None:
+    names = [f"{number:03d}" for number in range(120)]  # ids of one, two and three digits
+    put_each(database_url, *names)
+    reader = Reader(log)
+
+    while reader.poll(limit=7):
+        pass
+
+    assert reader.poll_until(120) == [f"ev_{name}" for name in names]
+
+
+def test_what_was_rolled_back_never_happened(log: Log, database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        put(connection, event("gone"))
+        connection.rollback()
+    put_each(database_url, "stays")
+
+    assert Reader(log).poll_until(1) == ["ev_stays"]
+
+
+def test_commits_out_of_id_order_are_both_delivered_once_in_order(log: Log, database_url: str) -> None:
+    reader = Reader(log)
+    with psycopg.connect(database_url) as early, psycopg.connect(database_url) as late:
+        put(early, event("early"))  # takes the smaller id …
+        put(late, event("late"))
+        late.commit()  # … and commits second
+
+        assert reader.poll() == []  # to deliver `late` now would be to lose `early`
+        early.commit()
+
+    assert reader.poll_until(2) == ["ev_early", "ev_late"]
+    assert reader.poll() == []
+
+
+def test_transactions_that_took_their_ids_in_the_other_order_are_both_delivered(
+    log: Log, database_url: str
+) -> None:
+    reader = Reader(log)
+    with psycopg.connect(database_url) as first, psycopg.connect(database_url) as second:
+        first.execute("select pg_current_xact_id()")  # the smaller transaction id …
+        put(second, event("second"))  # … but the larger row id
+        put(first, event("first"))
+        first.commit()
+        # Everything below the transaction that is still open may be read, and nothing else.
+        assert reader.poll_until(1) == ["ev_first"]
+        second.commit()
+
+    assert reader.poll_until(2) == ["ev_first", "ev_second"]
+    assert reader.poll() == []
+
+
+def test_many_writers_while_a_reader_polls(log: Log, database_url: str) -> None:
+    writers, events_each = 8, 40
+    committed: list[list[str]] = [[] for _ in range(writers)]
+
+    def write(writer: int) -> None:
+        chance = random.Random(writer)
+        with psycopg.connect(database_url) as connection:
+            for _ in range(events_each):
+                name = uuid.uuid4().hex
+                put(connection, event(name, f"conv-{writer}"))
+                time.sleep(chance.uniform(0, 0.01))
+                if chance.random() < 0.2:
+                    connection.rollback()
+                else:
+                    connection.commit()
+                    committed[writer].append(f"ev_{name}")
+
+    threads = [threading.Thread(target=write, args=[writer]) for writer in range(writers)]
+    for thread in threads:
+        thread.start()
+    reader = Reader(log)
+    while any(thread.is_alive() for thread in threads):
+        reader.poll(limit=5)
+    seen = reader.poll_until(sum(len(names) for names in committed))
+
+    assert sorted(seen) == sorted(name for names in committed for name in names)
+    for names in committed:
+        assert [name for name in seen if name in set(names)] == names
+
+
+def test_only_what_the_trainer_and_every_other_consumer_have_passed_is_trimmed(
+    log: Log, database_url: str
+) -> None:
+    put_each(database_url, "a", "b", "c", "d")
+    Reader(log).poll_until(4)
+    positions = [entry.position for entry in log.read(0, None, 10)]
+    trimmed = []
+
+    for consumer, position in [(None, ""), ("other", positions[1]), ("trainer", positions[2])]:
+        if consumer:
+            pass_to(database_url, consumer, log, position)
+        trimmed.append(log.trim())
+    pass_to(database_url, "other", log, positions[3])
+    trimmed.append(log.trim())
+
+    assert trimmed == [0, 0, 2, 1]
+    assert [entry.event.event_id for entry in log.read(0, None, 10)] == ["ev_d"]
+    assert [entry.event.event_id for entry in log.read(0, positions[2], 10)] == ["ev_d"]

@@ -1,0 +1,72 @@
+"""The whole loop on the starter: simulated people vote, and are soon answered by what learned from them."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.installation import ADMIN_KEY, Installation
+
+
+def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
+    settings = {"HEARKEN_TRAINER__ROUND_VOTES": "25", "HEARKEN_TRAINER__MIN_VOTES": "25"}
+    with Installation(tmp_path, **settings) as installation:
+        answer = subprocess.run(
+            [
+                *installation.hearken("simulate", "--url", installation.url, "--admin-key", ADMIN_KEY),
+                *(
+                    "--seed",
+                    "3",
+                    "--users",
+                    "8",
+                    "--votes",
+                    "100",
+                    "--minutes",
+                    "2.3",
+                    "--rate",
+                    "2",
+                    "--json",
+                ),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert answer.returncode == 0, answer.stderr[-3000:]
+        report = json.loads(answer.stdout)
+        assert report["failed_requests"] == 0
+        with installation.client() as client:
+            rows = client.get("/v1/policies").json()["data"]
+            live = next(row for row in rows if row["state"] == "live")
+            assert live["id"] != "p0"
+            reply = client.post(
+                "/v1/chat/completions",
+                json={"model": "default", "messages": [{"role": "user", "content": "Hello!"}]},
+            )
+            assert reply.json()["system_fingerprint"] in {live["id"], "p0"}
+            lines = client.get("/v1/feedback/export?format=jsonl").text.splitlines()
+            learned = [
+                client.get(f"/v1/feedback/{json.loads(line)['id']}").json()["learned"] for line in lines[:20]
+            ]
+            assert any(lesson and lesson["live_at"] for lesson in learned)
+        rolled_back = installation.run("rollback")
+        assert rolled_back.returncode == 0, rolled_back.stderr
+        with installation.client() as client:
+            state = client.get(f"/v1/policies/{live['id']}").json()["state"]
+            assert state == "rolled_back"
+        assert list((tmp_path / "rounds").glob("*.md"))
+        outbox_is_free_of_text(installation, lines)
+
+
+def outbox_is_free_of_text(installation: Installation, lines: list[str]) -> None:
+    """No word that people wrote is in the log: only ids and numbers."""
+    import psycopg
+
+    from deploy.postgres import database
+    from schemas.settings import load
+
+    prompts = {json.loads(line)["prompt"][-1]["content"] for line in lines}
+    with database(load(data_dir=installation.data_dir)) as url, psycopg.connect(url) as connection:
+        events = [str(row[0]) for row in connection.execute("select event from outbox").fetchall()]
+    assert prompts
+    assert not any(prompt in event for prompt in prompts for event in events)

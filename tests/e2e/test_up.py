@@ -1,0 +1,130 @@
+"""`hearken up` says what is wrong and what to do, stops cleanly, and starts again on what it left."""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from deploy import local
+from deploy.postgres import EmbeddedPostgres
+from schemas.errors import StartError
+from schemas.settings import load
+from tests.installation import ADMIN_KEY, Installation
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    return Installation(tmp_path_factory.mktemp("up"))
+
+
+def up(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        Installation.hearken("up", *words), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def chat(installation: Installation) -> str:
+    with installation.client() as client:
+        answer = client.post(
+            "/v1/chat/completions",
+            json={"model": "default", "messages": [{"role": "user", "content": "Hi!"}]},
+        )
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -> None:
+    with installation:
+        assert chat(installation)
+        assert ADMIN_KEY not in (installation.data_dir / "logs" / "serving.log").read_text()
+        family = psutil.Process(installation.process.pid).children(recursive=True)
+        postgres = installation.find("postgres")
+        assert len(family) >= 3
+        assert postgres is not None
+        taken = up("--data-dir", str(installation.data_dir), "--port", "1")
+        assert taken.returncode == 1
+        assert "in use by another Hearken" in taken.stderr
+        assert str(installation.process.pid) in taken.stderr
+        assert installation.stop() == 0
+        assert not any(process.is_running() for process in [*family, postgres])
+        installation.start()
+        installation.wait_until_ready()
+        assert chat(installation)
+
+
+def test_its_children_end_with_it_even_when_it_is_killed(installation: Installation) -> None:
+    with installation:
+        family = psutil.Process(installation.process.pid).children(recursive=True)
+        installation.process.send_signal(signal.SIGKILL)
+        installation.process.wait()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == []
+        installation.start()
+        installation.wait_until_ready()
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        answer = up("--data-dir", str(tmp_path), "--port", str(port))
+    assert answer.returncode == 1
+    assert f"Port {port} on 127.0.0.1 cannot be used" in answer.stderr
+    assert "--port" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    answer = up("--data-dir", str(tmp_path), "--model", str(tmp_path))
+    assert answer.returncode == 1
+    assert "needs config.json" in answer.stderr
+
+
+def test_an_engine_that_does_not_exist(tmp_path: Path) -> None:
+    answer = up("--data-dir", str(tmp_path), "--engine", "steam")
+    assert answer.returncode == 1
+    assert "engine.kind" in answer.stderr
+
+
+def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_FREE_BYTES", 2**62)
+    with pytest.raises(StartError, match=r"The disk of .* is full"):
+        local.up(load(data_dir=tmp_path), print)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    answer = up("--data-dir", str(tmp_path / "file"))
+    assert answer.returncode == 1
+    assert "cannot be written" in answer.stderr
+
+
+def test_a_database_that_is_newer_than_the_code(tmp_path: Path) -> None:
+    postgres = EmbeddedPostgres(tmp_path / "postgres")
+    url = postgres.start()
+    with psycopg.connect(url) as connection:
+        connection.execute("create table migrations (version int, name text, applied_at timestamptz)")
+        connection.execute("insert into migrations values (9999, '9999_the_future', now())")
+    postgres.stop()
+    answer = up("--data-dir", str(tmp_path))
+    assert answer.returncode == 1
+    assert "Install a newer Hearken" in answer.stderr
+    assert not postgres.running()
+
+
+def test_a_command_on_a_folder_without_hearken(tmp_path: Path) -> None:
+    answer = Installation(tmp_path).run("policies")
+    assert answer.returncode == 1
+    assert "There is no Hearken in" in answer.stderr
+
+
+def test_the_api_and_the_command_line_start_without_torch() -> None:
+    code = "import sys, deploy.cli, deploy.local, serving.app; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

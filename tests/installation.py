@@ -1,0 +1,126 @@
+"""An installation as a user runs it: `hearken up` in a process of its own, on a data folder of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+import psutil
+
+ADMIN_KEY = "sk-hearken-test-admin-0123456789abcdef"
+PUBLIC_KEY = "pk-hearken-test-public-0123456789abcdef"
+PROCESSES = ("serving", "engine", "trainer", "postgres")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Installation:
+    """Start with `with`; `settings` are HEARKEN_… variables. The keys are known in advance."""
+
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **os.environ,
+            "HEARKEN_ADMIN_KEY": ADMIN_KEY,
+            "HEARKEN_PUBLIC_KEY": PUBLIC_KEY,
+            **settings,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        self.wait_until_ready()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        with (self.data_dir / "console.log").open("ab") as console:
+            self.process = subprocess.Popen(
+                [*self.hearken("up"), "--port", str(self.port), "--data-dir", str(self.data_dir)],
+                env=self.environment,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+            )
+
+    @staticmethod
+    def hearken(*words: str) -> list[str]:
+        return [sys.executable, "-m", "deploy.cli", *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A `hearken` command on this installation's data folder, to its end."""
+        return subprocess.run(
+            [*self.hearken(*words), "--data-dir", str(self.data_dir)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def client(self, key: str | None = ADMIN_KEY, timeout: float = 30) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def wait_until_ready(self, seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.ready():
+            ended = self.process is None or self.process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                raise AssertionError("not ready:\n" + self.console()[-3000:])
+            time.sleep(0.1)
+
+    def console(self) -> str:
+        return (self.data_dir / "console.log").read_text(errors="replace")
+
+    def find(self, name: str) -> psutil.Process | None:
+        """The process of that name: one of PROCESSES."""
+        if name == "postgres":
+            file = self.data_dir / "postgres" / "postmaster.pid"
+            words = file.read_text().split()[:1] if file.is_file() else []
+            return psutil.Process(int(words[0])) if words and psutil.pid_exists(int(words[0])) else None
+        mark = {"serving": "serve", "engine": "serving.embedded", "trainer": "train"}[name]
+        assert self.process is not None
+        for child in psutil.Process(self.process.pid).children():
+            if mark in child.cmdline():
+                return child
+        return None
+
+    def kill(self, name: str) -> bool:
+        """kill -9; False when it was not running just then."""
+        try:
+            process = self.find(name)
+            if process is None:
+                return False
+            process.kill()
+        except psutil.NoSuchProcess:
+            return False
+        return True
+
+    def stop(self) -> int:
+        """The exit code after SIGTERM."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(40)

@@ -1,0 +1,48 @@
+"""The cache of a batch: rows aligned on the right, room ahead, nothing but zeros in the padding."""
+
+import torch
+
+from serving.embedded.batch import Layer
+
+
+def column(*values: float) -> torch.Tensor:
+    """One new column of shape (B, 1, 1, 1), one value a row."""
+    return torch.tensor(values).view(-1, 1, 1, 1)
+
+
+def rows(tensor: torch.Tensor) -> list[list[float]]:
+    return tensor[:, 0, :, 0].tolist()
+
+
+def test_columns_are_appended() -> None:
+    layer = Layer()
+    layer.update(column(1, 2), column(10, 20))
+    keys, values = layer.update(column(3, 4), column(30, 40))
+    assert rows(keys) == [[1, 3], [2, 4]]
+    assert rows(values) == [[10, 30], [20, 40]]
+    assert layer.get_seq_length() == 2
+
+
+def test_it_grows_past_its_room() -> None:
+    layer = Layer()
+    for step in range(200):
+        keys, _ = layer.update(column(step), column(step))
+    assert rows(keys) == [list(range(200))]
+
+
+def test_rows_of_different_length_meet_on_the_right() -> None:
+    layer = Layer()
+    layer.update(column(1), column(1))
+    longer = torch.arange(3.0).view(1, 1, 3, 1) + 7
+    layer.arrange([layer.keys, longer], [layer.values, longer], 3)
+    assert rows(layer.keys) == [[0, 0, 1], [7, 8, 9]]
+    assert rows(layer.update(column(2, 3), column(2, 3))[0]) == [[0, 0, 1, 2], [7, 8, 9, 3]]
+
+
+def test_columns_that_nobody_needs_go() -> None:
+    layer = Layer()
+    for step in range(5):
+        layer.update(column(step), column(-step))
+    layer.arrange([layer.keys], [layer.values], 2)
+    assert rows(layer.keys) == [[3, 4]]
+    assert rows(layer.values) == [[-3, -4]]

@@ -1,0 +1,185 @@
+"""The frozen base with one LoRA adapter on it: what samples, what is trained, and what it is measured against.
+
+The reference is the same model with the adapter switched off, so a second copy of the weights never
+exists. Everything is left-padded: replies end in the same column, and logits are asked for there only.
+Not here: sampling (`rollouts`), and what is made of hidden states (`features`).
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from schemas.policies import base_digest
+from schemas.settings import RLSettings
+
+Messages = list[dict[str, Any]]
+
+MERGE_BELOW = 1_000_000_000
+"""Parameters of a base whose matrices may be copied to sample faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """`tokens_BT` left-padded, `mask_BT` 1 where a token is; the last `reply_length` columns hold replies,
+    of which `reply_mask_BR` says what belongs to each row's own (its end token included)."""
+
+    tokens_BT: Tensor
+    mask_BT: Tensor
+    reply_mask_BR: Tensor
+
+    @property
+    def reply_length(self) -> int:
+        return int(self.reply_mask_BR.shape[1])
+
+    @property
+    def reply_tokens_BR(self) -> Tensor:
+        return self.tokens_BT[:, -self.reply_length :]
+
+    @property
+    def positions_BT(self) -> Tensor:
+        return (self.mask_BT.cumsum(1) - 1).clamp_min(0)
+
+
+class Backbone:
+    """A causal language model with a chat template, any whose linear layers PEFT knows."""
+
+    def __init__(self, directory: Path, rl: RLSettings) -> None:
+        self.directory = directory
+        self.digest = base_digest(directory)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+        base = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        )
+        base.eval().requires_grad_(False)
+        self.end_ids = _end_ids(base, self.tokenizer)
+        self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        self.context = int(getattr(base.config, "max_position_embeddings", 2048))
+        lora = LoraConfig(
+            r=rl.rank, lora_alpha=rl.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # the zero adapter is the same on every machine
+            self.model: PeftModel = get_peft_model(base.to(self.device), lora)
+        self.model.eval()
+        self.parameters = sum(parameter.numel() for parameter in base.parameters())
+        self._rounded = self.device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+    def render(self, messages: Messages) -> list[int]:
+        """Token ids of a conversation up to where the reply begins."""
+        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        return list(encoded["input_ids"])
+
+    def encode_reply(self, text: str) -> list[int]:
+        """Token ids of a reply that somebody wrote, end token included."""
+        return [*self.tokenizer.encode(text, add_special_tokens=False), self.end_ids[0]]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def load_adapter(self, directory: Path) -> None:
+        """Replace the adapter by the one in `directory`, of whatever rank, ready for training."""
+        self.model.delete_adapter("default")
+        self.model.load_adapter(str(directory), adapter_name="default", is_trainable=True)
+        self.model.set_adapter("default")
+        self.model.eval()
+
+    def trainable(self) -> list[Tensor]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of the adapter's weights, for `restore`."""
+        return [parameter.detach().clone() for parameter in self.trainable()]
+
+    @torch.no_grad()
+    def restore(self, snapshot: list[Tensor]) -> None:
+        for parameter, saved in zip(self.trainable(), snapshot, strict=True):
+            parameter.copy_(saved)
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the model is the base."""
+        with self.model.disable_adapter():
+            yield
+
+    @contextlib.contextmanager
+    def exact(self) -> Iterator[None]:
+        """Inside, arithmetic is float32 on a CPU; outside, products are taken in bfloat16 where that is faster."""
+        rounded, self._rounded = self._rounded, False
+        try:
+            yield
+        finally:
+            self._rounded = rounded
+
+    @contextlib.contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, the adapter is added into the base's own matrices, which makes sampling a small model much
+        faster and takes a second copy of them; a large model is left as it is. The base returns bit by bit."""
+        if self.parameters > MERGE_BELOW:
+            yield
+            return
+        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        originals = [layer.get_base_layer().weight.data for layer in layers]
+        with torch.no_grad():
+            for layer, original in zip(layers, originals, strict=True):
+                layer.get_base_layer().weight.data = original + layer.get_delta_weight("default").to(original.dtype)
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            for layer, original in zip(layers, originals, strict=True):
+                layer.get_base_layer().weight.data = original
+
+    def pad(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> Padded:
+        """Rows of prompt + reply, left-padded; a prompt too long for the context loses its beginning."""
+        longest_reply = max(len(reply) for reply in replies)
+        rows = [
+            list(prompt)[-(self.context - longest_reply) :] + list(reply) + [self.pad_id] * (longest_reply - len(reply))
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        width = max(len(row) for row in rows)
+        tokens_BT = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in rows], device=self.device)
+        mask_BT = torch.zeros_like(tokens_BT)
+        reply_mask_BR = torch.zeros(len(rows), longest_reply, device=self.device)
+        for index, (row, reply) in enumerate(zip(rows, replies, strict=True)):
+            end = width - (longest_reply - len(reply))
+            mask_BT[index, width - len(row) : end] = 1
+            reply_mask_BR[index, : len(reply)] = 1
+        return Padded(tokens_BT, mask_BT, reply_mask_BR)
+
+    def logprobs_BR(self, batch: Padded) -> Tensor:
+        """Log-probability in nats of every reply token at temperature 1, 0 where padded; with gradient."""
+        return self.logprobs_and_hidden(batch, ())[0]
+
+    def logprobs_and_hidden(self, batch: Padded, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """The same, and the hidden states at the reply's positions of `layers` (0 is the embedding), each (B, R, D)."""
+        kept = batch.reply_length + 1
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounded):
+            output = self.model(
+                input_ids=batch.tokens_BT,
+                attention_mask=batch.mask_BT,
+                position_ids=batch.positions_BT,
+                logits_to_keep=kept,
+                output_hidden_states=bool(layers),
+                use_cache=False,
+            )
+        logits_BRV = output.logits[:, -kept:-1].float()
+        chosen_BR = logits_BRV.gather(2, batch.reply_tokens_BR.unsqueeze(2)).squeeze(2)
+        logprobs_BR = (chosen_BR - logits_BRV.logsumexp(2)) * batch.reply_mask_BR
+        hidden = [output.hidden_states[layer][:, 1 - kept :].float() for layer in layers]
+        return logprobs_BR, hidden
+
+def _end_ids(base: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end a reply, the tokenizer's own first."""
+    configured = base.generation_config.eos_token_id
+    configured = configured if isinstance(configured, list) else [configured]
+    candidates = [tokenizer.eos_token_id, *configured]
+    return list(dict.fromkeys(token for token in candidates if token is not None))

@@ -1,0 +1,136 @@
+"""The votes that stand, joined to what they are about, and the prompts that people really sent.
+
+Text and token ids are read from the turns by id each round and never kept: what was erased there is gone
+from the next round on.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.database import Pool
+from trainer.backbone import Backbone
+from trainer.likelihood import Votes
+
+MOST_EXAMPLES = 20_000
+"""The newest votes that a round learns from; older ones have shaped the policies before."""
+
+Key = tuple[str, str]
+"""A reply's name: its turn, and its choice or the feedback that wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    prompt_ids: list[int]
+    token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A vote that stands. `about` names the replies it speaks of, an edit's own text first."""
+
+    event_id: str
+    turn_id: str
+    type: str
+    value: dict[str, Any]
+    rater: str
+    about: tuple[Key, ...]
+    learned: bool
+
+    def fold(self, folds: int) -> int:
+        return fold_of(self.turn_id, folds)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    examples: list[Example]
+    replies: dict[Key, Reply]
+
+    def votes(self, examples: Iterable[Example]) -> tuple[Votes, list[Key]]:
+        """The same as numbers, and the replies that these count by."""
+        chosen = list(examples)
+        keys = list(dict.fromkeys(key for example in chosen for key in example.about))
+        reply = {key: index for index, key in enumerate(keys)}
+        raters = {name: index for index, name in enumerate(dict.fromkeys(e.rater for e in chosen))}
+        votes = Votes(len(raters))
+        for example in chosen:
+            rater, about = raters[example.rater], [reply[key] for key in example.about]
+            if example.type == "thumb":
+                votes.thumb(rater, about, up=example.value["value"] == "up")
+            elif example.type == "edit":
+                votes.edit(rater, *about)
+            else:
+                groups = [[about[choice] for choice in group] for group in example.value["ranking"]]
+                votes.ranking(rater, groups, first=about[0])
+                if not example.value["acceptable"]:
+                    votes.thumb(rater, about, up=False)
+        return votes, keys
+
+
+def fold_of(turn_id: str, folds: int) -> int:
+    """Which fold a turn, its prompt and all votes on it belong to."""
+    return int.from_bytes(hashlib.sha256(turn_id.encode()).digest()[:8]) % folds
+
+
+def count(pool: Pool, project: str) -> int:
+    """Votes that ever arrived, those since ended included, so that it only grows; signals are no votes."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select count(*) as votes from examples where project = %s and type <> 'signal'", [project]
+        ).fetchone()
+    return int(row["votes"]) if row else 0
+
+
+def load(pool: Pool, project: str, backbone: Backbone) -> Corpus:
+    """The newest MOST_EXAMPLES votes that stand and whose turns are still there, oldest first."""
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater,"
+            " e.first_policy, f.text, t.prompt_token_ids"
+            " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
+            " where e.project = %s and e.ended_by is null and e.type <> 'signal'"
+            " order by e.created_at desc, e.event_id limit %s",
+            [project, MOST_EXAMPLES],
+        ).fetchall()
+        turns = list({row["turn_id"] for row in rows})
+        answers = connection.execute(
+            "select turn_id, choice, token_ids from replies where turn_id = any(%s) order by turn_id, choice",
+            [turns],
+        ).fetchall()
+    prompts = {row["turn_id"]: row["prompt_token_ids"] for row in rows}
+    replies: dict[Key, Reply] = {}
+    choices: dict[str, list[Key]] = {}
+    for answer in answers:
+        key = (answer["turn_id"], str(answer["choice"]))
+        if answer["token_ids"]:
+            replies[key] = Reply(prompts[answer["turn_id"]], answer["token_ids"])
+        choices.setdefault(answer["turn_id"], []).append(key)
+    examples = []
+    for row in reversed(rows):
+        about = choices.get(row["turn_id"], [])
+        if row["type"] != "ranking":
+            about = [key for key in about if key[1] == str(row["choice"])]
+        if row["type"] == "edit":
+            written: Key = (row["turn_id"], row["feedback_id"])
+            replies[written] = Reply(row["prompt_token_ids"], backbone.encode_reply(row["text"] or ""))
+            about = [written, *about]
+        if about and all(key in replies for key in about):
+            examples.append(
+                Example(
+                    row["event_id"], row["turn_id"], row["type"], row["value"], row["rater"],
+                    tuple(about), row["first_policy"] is not None,
+                )
+            )  # fmt: skip
+    return Corpus(examples, replies)
+
+
+def recent_prompts(pool: Pool, project: str, limit: int) -> list[tuple[str, list[int]]]:
+    """(turn, prompt token ids) of the newest `limit` turns, newest first, each prompt once."""
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select id, prompt_token_ids from turns where project = %s order by created_at desc, id limit %s",
+            [project, limit],
+        ).fetchall()
+    unique = {tuple(row["prompt_token_ids"]): row["id"] for row in reversed(rows)}
+    return [(turn, list(prompt)) for prompt, turn in reversed(unique.items())]

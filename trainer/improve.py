@@ -1,0 +1,164 @@
+"""The policy gradient of one round: from the adapter as it is to a better one, on prompts that people sent.
+
+A step samples k replies to each of a few prompts, takes their reward less β times what they cost in KL,
+and moves the adapter once (RLOO: Ahmadian et al. 2024). The guard looks at every step's samples before it
+moves on: above the KL budget it goes back to the last step that was below and ends the round.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from schemas.settings import RLSettings
+from trainer import features, losses
+from trainer.backbone import Backbone
+from trainer.features import Views
+from trainer.rollouts import Rollout, sample
+
+MICRO_BATCH = 32
+Reward = Callable[[Views], Tensor]
+"""Views of N replies to their rewards (N,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step saw on its samples, before it moved: `reward` by the reward model, `kl` in nats per
+    token, `length` in tokens, `ended` the share of replies that stopped by themselves."""
+
+    reward: float
+    kl: float
+    length: float
+    ended: float
+
+
+@dataclass
+class Improvement:
+    """The steps taken; `stopped` says why the round ended early, if it did."""
+
+    steps: list[Step] = field(default_factory=list)
+    stopped: str | None = None
+
+    def figures(self) -> dict[str, Any]:
+        return {"steps": [asdict(step) for step in self.steps], "stopped": self.stopped}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Replies with what the base makes of them: logprobs (nats, one list a reply) and views."""
+
+    base_logprobs: list[list[float]]
+    views: Views
+
+
+@torch.no_grad()
+def measure(
+    backbone: Backbone, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
+) -> Measured:
+    """One pass of the base over replies to prompts, row by row."""
+    layers = features.chosen_layers(backbone)
+    order = by_length(prompts, replies)
+    base_logprobs: list[list[float]] = [[] for _ in replies]
+    parts: list[Views] = []
+    with backbone.reference():
+        for start in range(0, len(order), MICRO_BATCH):
+            rows = order[start : start + MICRO_BATCH]
+            batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+            logprobs_BR, hidden = backbone.logprobs_and_hidden(batch, layers)
+            parts.append(features.of_batch(batch, hidden))
+            for row, logprobs in zip(rows, logprobs_BR.tolist(), strict=True):
+                base_logprobs[row] = logprobs[: len(replies[row])]
+    back = torch.tensor(order).argsort()
+    views = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+    return Measured(base_logprobs, views)
+
+
+def by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> list[int]:
+    """Row numbers, so that neighbours are of like length."""
+    return sorted(range(len(replies)), key=lambda row: (len(replies[row]), len(prompts[row])))
+
+
+def improve(
+    backbone: Backbone,
+    prompts: Sequence[list[int]],
+    reward: Reward,
+    rl: RLSettings,
+    generator: torch.Generator,
+    report: Callable[[int, Step], None],
+) -> Improvement:
+    """Train the backbone's adapter for at most `rl.steps` steps; `report` hears of each."""
+    optimizer = torch.optim.AdamW(backbone.trainable(), lr=rl.learning_rate, weight_decay=0.0)
+    result = Improvement()
+    good = backbone.snapshot()
+    for number in range(rl.steps):
+        chosen = _draw(prompts, rl.prompts, generator)
+        with backbone.merged():
+            rollouts = sample(backbone, chosen, rl.replies, rl.max_tokens, generator)
+        rows = [chosen[rollout.prompt] for rollout in rollouts]
+        measured = measure(backbone, rows, [rollout.token_ids for rollout in rollouts])
+        kl_B = torch.tensor(
+            [sum(r.logprobs) - sum(base) for r, base in zip(rollouts, measured.base_logprobs, strict=True)]
+        )
+        raw_B = reward(measured.views)
+        step = _summary(rollouts, raw_B, kl_B)
+        report(number, step)
+        if step.kl > rl.kl_budget and number > 0:
+            backbone.restore(good)
+            result.stopped = f"KL of {step.kl:.3f} nats per token is above the budget of {rl.kl_budget}"
+            break
+        result.steps.append(step)
+        good = backbone.snapshot()
+        unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
+        rewards_B = raw_B - rl.kl_penalty * kl_B - rl.unended_penalty * unfinished_B
+        advantages_B = losses.leave_one_out(rewards_B.view(len(chosen), rl.replies)).view(-1)
+        for group in optimizer.param_groups:
+            group["lr"] = rl.learning_rate * min(1.0, (number + 1) / (rl.warmup_steps + 1))
+        _move(backbone, optimizer, rows, rollouts, advantages_B, rl)
+    return result
+
+
+def _draw(prompts: Sequence[list[int]], count: int, generator: torch.Generator) -> list[list[int]]:
+    """`count` of the prompts (newest first), the newer half as likely as all the older: weight 1/√rank."""
+    weights = torch.arange(1, len(prompts) + 1).rsqrt()
+    picks = torch.multinomial(weights, count, replacement=len(prompts) < count, generator=generator)
+    return [prompts[index] for index in picks.tolist()]
+
+
+def _summary(rollouts: Sequence[Rollout], reward_B: Tensor, kl_B: Tensor) -> Step:
+    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    return Step(
+        reward=round(float(reward_B.mean()), 4),
+        kl=round(float(kl_B.sum()) / tokens, 4),
+        length=round(tokens / len(rollouts), 1),
+        ended=round(sum(rollout.ended for rollout in rollouts) / len(rollouts), 3),
+    )
+
+
+def _move(
+    backbone: Backbone,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[list[int]],
+    rollouts: Sequence[Rollout],
+    advantages_B: Tensor,
+    rl: RLSettings,
+) -> None:
+    """One step of the optimiser on a batch of rollouts, in micro-batches of like length."""
+    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    order = by_length(rows, [rollout.token_ids for rollout in rollouts])
+    for start in range(0, len(order), MICRO_BATCH):
+        part = order[start : start + MICRO_BATCH]
+        batch = backbone.pad([rows[row] for row in part], [rollouts[row].token_ids for row in part])
+        sampler_BR = torch.zeros_like(batch.reply_mask_BR)
+        for index, row in enumerate(part):
+            sampler_BR[index, : len(rollouts[row].logprobs)] = torch.tensor(rollouts[row].logprobs)
+        logprobs_BR = backbone.logprobs_BR(batch)
+        loss = losses.policy_gradient(
+            logprobs_BR, logprobs_BR.detach(), sampler_BR, advantages_B[part].to(backbone.device),
+            batch.reply_mask_BR, clip=rl.clip, truncation=rl.truncation,
+        )  # fmt: skip
+        (loss * batch.reply_mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,56 @@
+"""The mathematics of the policy update: pure functions, no model and no settings.
+
+Shapes: P prompts, K replies to each, B = P·K replies, T tokens. Everything is in nats.
+"""
+
+import torch
+from torch import Tensor
+
+
+def leave_one_out(rewards_PK: Tensor) -> Tensor:
+    """Advantages (P, K): each reply's reward minus the mean of the other replies to the same prompt
+    (RLOO: Kool et al. 2019; Ahmadian et al. 2024)."""
+    others = rewards_PK.shape[1] - 1
+    mean_of_others_PK = (rewards_PK.sum(1, keepdim=True) - rewards_PK) / others
+    return rewards_PK - mean_of_others_PK
+
+
+def importance_weights(logprobs_BT: Tensor, sampler_BT: Tensor, truncation: float) -> Tensor:
+    """π/μ for each token, at most `truncation` (Ionides 2008): the sampler's arithmetic differs from the
+    trainer's, and its policy may be older. Without gradient."""
+    return (logprobs_BT.detach() - sampler_BT).exp().clamp_max(truncation)
+
+
+def policy_gradient(
+    logprobs_BT: Tensor,
+    old_BT: Tensor,
+    sampler_BT: Tensor,
+    advantages_B: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip: float,
+    truncation: float,
+) -> Tensor:
+    """The clipped token-level objective as a loss: summed over tokens, divided by their number (PPO's
+    clipping, Schulman et al. 2017; one denominator for the batch, Yu et al. 2025).
+
+    `old_BT` are the trainer's own logprobs before the first step on this batch, `sampler_BT` those that
+    came with the samples.
+    """
+    ratio_BT = (logprobs_BT - old_BT).exp()
+    advantages_B1 = advantages_B.unsqueeze(1)
+    gain_BT = torch.minimum(
+        ratio_BT * advantages_B1, ratio_BT.clamp(1 - clip, 1 + clip) * advantages_B1
+    ) * importance_weights(old_BT, sampler_BT, truncation)
+    return -(gain_BT * mask_BT).sum() / mask_BT.sum()
+
+
+def kl_per_reply(logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """(B,) Σ log π − log π_base over a reply's tokens: on the policy's own samples, an unbiased estimate of
+    KL(π‖π_base) of whole replies."""
+    return ((logprobs_BT - reference_BT) * mask_BT).sum(1)
+
+
+def kl_per_token(logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The same in all, divided by the number of tokens: nats per token."""
+    return kl_per_reply(logprobs_BT, reference_BT, mask_BT).sum() / mask_BT.sum()

@@ -1,0 +1,186 @@
+"""Making a policy public: an immutable directory, then one transaction that says it exists.
+
+The directory is written under another name, flushed and renamed, so a policy is whole or absent. Its row,
+the record of its round and the names of the votes it learned from are one transaction: a trainer killed
+before it leaves a directory that nobody knows, which the next start removes.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from psycopg.types.json import Jsonb
+from safetensors.torch import save_file
+
+from schemas.database import Pool
+from schemas.errors import StartError
+from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, file_digest
+from schemas.settings import Settings
+from trainer.backbone import Backbone
+
+_PROBE = [{"role": "user", "content": "Hello! Who are you, and what can you do for me today?"}]
+_PROBE_REPLY = "Hello! I am glad that you ask. I can chat with you, answer questions, and help you think."
+
+
+def probe(backbone: Backbone) -> Probe:
+    """What a replica that serves this adapter must reproduce, and what the base would say instead."""
+    token_ids = backbone.render(_PROBE) + backbone.encode_reply(_PROBE_REPLY)
+    batch = backbone.pad([token_ids[:1]], [token_ids[1:]])
+    with torch.no_grad(), backbone.exact():
+        logprobs = backbone.logprobs_BR(batch)[0].tolist()
+        with backbone.reference():
+            base_logprobs = backbone.logprobs_BR(batch)[0].tolist()
+    return Probe(token_ids=token_ids, logprobs=logprobs, base_logprobs=base_logprobs)
+
+
+def write(
+    backbone: Backbone,
+    settings: Settings,
+    number: int,
+    *,
+    parent: str | None,
+    log_positions: dict[str, str],
+    event_ids: list[str],
+    metrics: dict[str, Any],
+) -> Manifest:
+    """The directory of the adapter as it is now, named by `number` and its weights; `p0` without a parent."""
+    folder = settings.policies_dir / settings.project
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".draft-{number}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    state = get_peft_model_state_dict(backbone.model)
+    save_file(
+        {name: tensor.float().contiguous().cpu() for name, tensor in sorted(state.items())},
+        draft / WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    (draft / CONFIG).write_text(json.dumps(_peft_config(backbone), indent=2, sort_keys=True) + "\n")
+    policy = BASE if parent is None else f"p{number}-{file_digest(draft / WEIGHTS)[:6]}"
+    manifest = Manifest(
+        id=policy,
+        project=settings.project,
+        parent=parent,
+        base_model=settings.model,
+        base_digest=backbone.digest,
+        files={path.name: file_digest(path) for path in sorted(draft.iterdir())},
+        log_positions=log_positions,
+        examples=len(event_ids),
+        examples_digest=hashlib.sha256("\n".join(sorted(event_ids)).encode()).hexdigest(),
+        configuration=settings.trainer.model_dump(mode="json"),
+        seed=settings.trainer.seed,
+        versions=_versions(),
+        metrics=metrics,
+        probe=probe(backbone),
+        created_at=datetime.now(UTC),
+    )
+    (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    for path in [*draft.iterdir(), draft]:
+        _flush(path)
+    target = folder / policy
+    shutil.rmtree(target, ignore_errors=True)  # of a publication that was killed before its transaction
+    draft.rename(target)
+    _flush(folder)
+    return manifest
+
+
+def announce(
+    pool: Pool, settings: Settings, manifest: Manifest, event_ids: list[str], round_id: int, gate: dict[str, Any]
+) -> None:
+    """One transaction: the registry row, the votes' first policy, the round's outcome, and the news."""
+    with pool.connection() as connection, connection.transaction():
+        _insert(connection, settings, manifest, "published", gate)
+        connection.execute(
+            "update examples set first_policy = %s where event_id = any(%s) and first_policy is null",
+            [manifest.id, event_ids],
+        )
+        connection.execute(
+            "update rounds set outcome = 'published', policy = %s, ended_at = now() where id = %s",
+            [manifest.id, round_id],
+        )
+        connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
+
+
+def ensure_base(pool: Pool, backbone: Backbone, settings: Settings) -> None:
+    """Make `p0`, the zero adapter, and route everybody to it, where the project has none; remove
+    directories that no row knows.
+
+    Raises StartError when the project's policies belong to another base model.
+    """
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select id, base_digest from policies where project = %s", [settings.project]
+        ).fetchall()
+    base = next((row for row in rows if row["id"] == BASE), None)
+    if base is not None and base["base_digest"] != backbone.digest:
+        raise StartError(
+            f"The policies of project {settings.project} adapt base {base['base_digest'][:12]}, and "
+            f"{settings.model} is {backbone.digest[:12]}. Use the model they were trained on, or another data_dir."
+        )
+    _remove_unknown(settings.policies_dir / settings.project, {row["id"] for row in rows})
+    if base is None:
+        manifest = write(backbone, settings, 0, parent=None, log_positions={}, event_ids=[], metrics={})
+        with pool.connection() as connection, connection.transaction():
+            _insert(connection, settings, manifest, "live", None)
+            connection.execute(
+                "insert into routes (project, live, previous) values (%s, %s, %s) on conflict do nothing",
+                [settings.project, BASE, BASE],
+            )
+            connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
+
+
+def _insert(
+    connection: Any, settings: Settings, manifest: Manifest, state: str, gate: dict[str, Any] | None
+) -> None:
+    directory = (settings.policies_dir / settings.project / manifest.id).resolve()
+    connection.execute(
+        "insert into policies (project, id, parent, base_digest, directory, digest, manifest, gate, state,"
+        " live_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)"
+        " on conflict do nothing",
+        [
+            settings.project, manifest.id, manifest.parent, manifest.base_digest, str(directory),
+            file_digest(directory / MANIFEST), Jsonb(manifest.model_dump(mode="json")),
+            Jsonb(gate) if gate is not None else None, state, state,
+        ],
+    )  # fmt: skip
+
+
+def _peft_config(backbone: Backbone) -> dict[str, Any]:
+    """PEFT's own configuration for inference, with its sets in a fixed order."""
+    config = backbone.model.peft_config["default"].to_dict()
+    config["inference_mode"] = True
+    config["base_model_name_or_path"] = backbone.directory.name
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("hearken", "torch", "transformers", "peft", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "source"
+    return found
+
+
+def _remove_unknown(folder: Path, known: set[str]) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_dir() and path.name not in known:
+                shutil.rmtree(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

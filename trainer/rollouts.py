@@ -1,0 +1,112 @@
+"""Replies sampled in this process from the policy as it is now.
+
+One prefill for each prompt, its cache repeated for the k replies; then one token a step for all rows at
+once, and rows leave the batch as they end. Not here: top-p and penalties, since the policy gradient needs
+samples of the policy itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from trainer.backbone import Backbone
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A sampled reply. `logprobs` are the sampler's, nats, one per token; `ended` when it stopped by itself
+    (its last token is then the end token)."""
+
+    prompt: int
+    token_ids: list[int]
+    logprobs: list[float]
+    ended: bool
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    replies: int,
+    max_tokens: int,
+    generator: torch.Generator,
+    *,
+    greedy: bool = False,
+    rows: int = 128,
+) -> list[Rollout]:
+    """`replies` replies at temperature 1 to each prompt, in the order of the prompts; at most about `rows`
+    at once. Prompts of like length share a batch."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    per_batch = max(1, rows // replies)
+    found: dict[int, list[Rollout]] = {}
+    for start in range(0, len(order), per_batch):
+        indices = order[start : start + per_batch]
+        for rollout in _sample_batch(backbone, prompts, indices, replies, max_tokens, generator, greedy):
+            found.setdefault(rollout.prompt, []).append(rollout)
+    return [rollout for index in range(len(prompts)) for rollout in found[index]]
+
+
+def _sample_batch(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    indices: list[int],
+    replies: int,
+    max_tokens: int,
+    generator: torch.Generator,
+    greedy: bool,
+) -> list[Rollout]:
+    limit = backbone.context - max_tokens
+    kept = [list(prompts[index])[-limit:] for index in indices]
+    width = max(map(len, kept))
+    pad = backbone.pad_id
+    tokens_PT = torch.tensor([[pad] * (width - len(row)) + row for row in kept], device=backbone.device)
+    mask_PT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in kept], device=backbone.device)
+    cache = DynamicCache(config=backbone.model.config)
+    positions_PT = (mask_PT.cumsum(1) - 1).clamp_min(0)
+    output = backbone.model(
+        input_ids=tokens_PT, attention_mask=mask_PT, position_ids=positions_PT,
+        past_key_values=cache, use_cache=True, logits_to_keep=1,
+    )  # fmt: skip
+    cache.batch_repeat_interleave(replies)
+    logits_BV = output.logits[:, -1].float().repeat_interleave(replies, 0)
+    mask_BT = mask_PT.repeat_interleave(replies, 0)
+    position_B = positions_PT[:, -1].repeat_interleave(replies, 0)
+    end = torch.tensor(backbone.end_ids, device=backbone.device)
+
+    alive = list(range(len(indices) * replies))
+    token_ids: list[list[int]] = [[] for _ in alive]
+    logprobs: list[list[float]] = [[] for _ in alive]
+    ended = [False] * len(alive)
+    for step in range(max_tokens):
+        logp_BV = logits_BV.log_softmax(1)
+        if greedy:
+            token_B = logp_BV.argmax(1)
+        else:
+            token_B = torch.multinomial(logp_BV.exp(), 1, generator=generator).squeeze(1)
+        chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
+        over_B: Tensor = torch.isin(token_B, end)
+        for row, token, logprob, over in zip(
+            alive, token_B.tolist(), chosen_B.tolist(), over_B.tolist(), strict=True
+        ):
+            token_ids[row].append(token)
+            logprobs[row].append(logprob)
+            ended[row] = over
+        going = (~over_B).nonzero().squeeze(1)
+        if step + 1 == max_tokens or len(going) == 0:
+            break
+        if len(going) < len(alive):
+            alive = [alive[index] for index in going.tolist()]
+            cache.batch_select_indices(going)
+            mask_BT, position_B, token_B = mask_BT[going], position_B[going], token_B[going]
+        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], 1)
+        position_B = position_B + 1
+        logits_BV = backbone.model(
+            input_ids=token_B.unsqueeze(1), attention_mask=mask_BT, position_ids=position_B.unsqueeze(1),
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        ).logits[:, -1].float()  # fmt: skip
+    return [
+        Rollout(indices[row // replies], token_ids[row], logprobs[row], ended[row]) for row in range(len(ended))
+    ]

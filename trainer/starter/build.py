@@ -1,0 +1,168 @@
+"""Builds the starter model: a byte-level tokenizer and a small Llama, from dialogues that the grammar writes.
+
+One pass over fresh dialogues, cross-entropy on the replies only, AdamW with a linear decay, bfloat16
+autocast. Everything is seeded: the same machine and the same number of threads give the same weights.
+Left out: validation splits and early stopping (the text is endless and never repeats).
+"""
+
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from trainer.starter.dialogues import Message, dialogues
+
+END, PAD = "<|end|>", "<|pad|>"
+SPECIAL = [PAD, END, "<|system|>", "<|user|>", "<|assistant|>"]
+# What people write cannot pass for a turn of its own: "<|" in a message loses its meaning.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- set role = 'system' if message['role'] == 'developer' else message['role'] -%}"
+    "{{ '<|' + role + '|>' + (message['content'] | trim | replace('<|', '< |')) + '<|end|>' }}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
+)
+VOCABULARY, CONTEXT = 2048, 1024
+BATCH_TOKENS = 2560
+LEARNING_RATE, WARM_UP = 2.5e-3, 60
+
+
+def build_tokenizer(seed: int) -> Any:
+    """A byte-level BPE over the grammar's own text, with the chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = (message.content for dialogue in dialogues(20_000, seed) for message in dialogue)
+    core.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+        additional_special_tokens=SPECIAL[2:],
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(tokenizer: Any, seed: int) -> Any:
+    """A Llama with about four million parameters, at random."""
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=100,
+    )
+    return model
+
+
+def encode(dialogue: list[Message], tokenizer: Any) -> tuple[list[int], list[bool]]:
+    """The dialogue's token ids, and for each whether it belongs to a reply (its end token included)."""
+    ids: list[int] = []
+    learn: list[bool] = []
+    for message in dialogue:
+        content = tokenizer.encode(message.content, add_special_tokens=False)
+        ids += [tokenizer.convert_tokens_to_ids(f"<|{message.role}|>"), *content, tokenizer.eos_token_id]
+        learn += [False] + [message.role == "assistant"] * (len(content) + 1)
+    return ids[:CONTEXT], learn[:CONTEXT]
+
+
+def batches(count: int, tokenizer: Any, seed: int) -> list[list[tuple[list[int], list[bool]]]]:
+    """Every dialogue once, in batches of like length, in random order."""
+    encoded = sorted(
+        (encode(dialogue, tokenizer) for dialogue in dialogues(count, seed)), key=lambda pair: len(pair[0])
+    )
+    out: list[list[tuple[list[int], list[bool]]]] = [[]]
+    for pair in encoded:
+        if (len(out[-1]) + 1) * len(pair[0]) > BATCH_TOKENS:
+            out.append([])
+        out[-1].append(pair)
+    random.Random(seed).shuffle(out)
+    return out
+
+
+def train(model: Any, tokenizer: Any, count: int, seed: int) -> None:
+    """One pass over `count` dialogues."""
+    import torch
+    from torch.nn import functional
+
+    todo = batches(count, tokenizer, seed + 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
+    began = time.monotonic()
+    model.train()
+    for step, batch in enumerate(todo):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min((step + 1) / WARM_UP, 1 - step / len(todo))
+        longest = max(len(ids) for ids, _ in batch)
+        ids_BT = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in batch])
+        learn_BT = torch.tensor([learn + [False] * (longest - len(learn)) for _, learn in batch])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden_BTD = model.model(input_ids=ids_BT[:, :-1]).last_hidden_state
+            logits_NV = model.lm_head(hidden_BTD[learn_BT[:, 1:]])
+        loss = functional.cross_entropy(logits_NV.float(), ids_BT[:, 1:][learn_BT[:, 1:]])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0 or step == len(todo) - 1:
+            print(
+                f"step {step:5d} of {len(todo)}  loss {loss:.3f}  {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+    model.eval()
+
+
+def build(out: Path, seed: int = 1, count: int = 60_000, threads: int = 1) -> None:
+    """Build, measure and save the model to `out`, which is replaced only once everything is there."""
+    import torch
+
+    from trainer.starter.card import model_card
+    from trainer.starter.measure import measure
+
+    torch.set_num_threads(threads)
+    began = time.monotonic()
+    tokenizer = build_tokenizer(seed)
+    model = build_model(tokenizer, seed)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer):,} tokens", flush=True)
+    train(model, tokenizer, count, seed)
+    seconds = time.monotonic() - began
+    measured = measure(model, tokenizer, 2000, seed)
+    print(measured.table(), flush=True)
+    fresh = out.with_name(out.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    command = f"python -m trainer.starter build --seed {seed} --dialogues {count}"
+    (fresh / "README.md").write_text(model_card(model, measured, seconds, command), encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
+    print(json.dumps({"model": str(out), "seconds": round(seconds), "knowledge": measured.knowledge}))
