@@ -15,10 +15,11 @@ from deploy.people import Taste
 from schemas.policies import BASE
 from trainer.starter.world import Prompt, correct, probes, prompts
 
-_PROMPTS = 40
+_PROMPTS = (8, 40)
+_VOTES_PER_PROMPT = 15  # a short simulation is measured in proportion, between these bounds
 _REPLIES = 64  # of the base to each prompt: attainable is the best of them
 _BATCH = 8  # replies asked for at once
-_PROBES = 200
+_PROBES_PER_PROMPT = 5
 _PROBE_REPLIES = 4
 _AT_ONCE = 4  # requests in flight
 
@@ -36,12 +37,13 @@ class Measure:
     """One run's prompts and probes, the same for every policy. `fresh` are the prompts that approval is
     measured on: nobody should send them while people vote."""
 
-    def __init__(self, api: Api, taste: Taste, seed: int) -> None:
+    def __init__(self, api: Api, taste: Taste, *, seed: int, votes: int) -> None:
+        count = min(max(votes // _VOTES_PER_PROMPT, _PROMPTS[0]), _PROMPTS[1])
         self._api = api
         self._taste = taste
-        self._prompts = prompts(_PROMPTS, seed + 1_000_003)
+        self._prompts = prompts(count, seed + 1_000_003)
         self.fresh = {prompt.prompt for prompt in self._prompts}
-        self._probes = probes(_PROBES, seed + 2_000_003)
+        self._probes = probes(_PROBES_PER_PROMPT * count, seed + 2_000_003)
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def start(self) -> Start:

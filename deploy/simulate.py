@@ -81,7 +81,7 @@ async def simulate(options: SimulateOptions) -> Report:
     people_key = options.publishable_key or options.admin_key
     async with Api(options.url, options.admin_key) as operator, Api(options.url, people_key) as public:
         await operator.check()
-        measure = Measure(operator, people[0].taste, options.seed)
+        measure = Measure(operator, people[0].taste, seed=options.seed, votes=options.votes)
         visits = Visits(
             public,
             people,

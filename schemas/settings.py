@@ -92,6 +92,15 @@ class GateSettings(BaseModel):
     length_ratio: float = Field(
         3.0, gt=1, description="mean reply length may change by at most this factor against the base"
     )
+    unended_gain: float = Field(
+        0.05, ge=0, description="how many more replies than the base's may not end by themselves, share"
+    )
+    repetition_gain: float = Field(
+        0.1, ge=0, description="how much more of a reply than of the base's may repeat itself, share"
+    )
+    distinct_ratio: float = Field(
+        0.4, ge=0, le=1, description="least different token pairs, against the base's, share"
+    )
     probe_file: Path | None = Field(
         None, description="knowledge probes of your own model: JSON lines of prompt and accept"
     )

@@ -2,7 +2,7 @@
 embedded engine and vLLM differ by their URL only."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -41,7 +41,7 @@ class Engine:
 
     async def stream(
         self, policy: str, messages: list[dict[str, Any]], sampling: dict[str, Any]
-    ) -> AsyncIterator[Delta]:
+    ) -> AsyncGenerator[Delta]:
         """Generate as it happens; closing the iterator ends the generation. `sampling` has OpenAI's names.
         Raises InvalidRequest when the engine refuses the request itself."""
         body = {

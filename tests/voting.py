@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 
 from feedback.store import Store
 from schemas.database import AsyncPool
@@ -67,6 +68,7 @@ async def serve_votes(pool: AsyncPool) -> AsyncIterator[str]:
     """The url of a server that only takes votes; its engine has a context of CONTEXT tokens."""
     app = FastAPI()
     app.include_router(votes.router)
+    app.add_api_route("/metrics", lambda: PlainTextResponse(app.state.metrics.text()))
     envelope.install(app)
     state = SimpleNamespace(
         settings=Settings(),

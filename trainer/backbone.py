@@ -1,4 +1,4 @@
-"""The frozen base with one LoRA adapter on it: what samples, what is trained, and what it is measured against.
+"""The frozen base with one LoRA adapter on it: what samples, what is trained, and what is compared with it.
 
 The reference is the same model with the adapter switched off, so a second copy of the weights never
 exists. Everything is left-padded: replies end in the same column, and logits are asked for there only.
@@ -63,9 +63,7 @@ class Backbone:
         self.end_ids = _end_ids(base, self.tokenizer)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self.context = int(getattr(base.config, "max_position_embeddings", 2048))
-        lora = LoraConfig(
-            r=rl.rank, lora_alpha=rl.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+        lora = LoraConfig(r=rl.rank, lora_alpha=rl.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the zero adapter is the same on every machine
             self.model: PeftModel = get_peft_model(base.to(self.device), lora)
@@ -112,7 +110,7 @@ class Backbone:
 
     @contextlib.contextmanager
     def exact(self) -> Iterator[None]:
-        """Inside, arithmetic is float32 on a CPU; outside, products are taken in bfloat16 where that is faster."""
+        """Inside, a CPU computes in float32; outside, it multiplies in bfloat16 where that is faster."""
         rounded, self._rounded = self._rounded, False
         try:
             yield
@@ -122,7 +120,8 @@ class Backbone:
     @contextlib.contextmanager
     def merged(self) -> Iterator[None]:
         """Inside, the adapter is added into the base's own matrices, which makes sampling a small model much
-        faster and takes a second copy of them; a large model is left as it is. The base returns bit by bit."""
+        faster and takes a second copy of them; a large model is left as it is. The base returns bit by
+        bit."""
         if self.parameters > MERGE_BELOW:
             yield
             return
@@ -130,7 +129,9 @@ class Backbone:
         originals = [layer.get_base_layer().weight.data for layer in layers]
         with torch.no_grad():
             for layer, original in zip(layers, originals, strict=True):
-                layer.get_base_layer().weight.data = original + layer.get_delta_weight("default").to(original.dtype)
+                layer.get_base_layer().weight.data = original + layer.get_delta_weight("default").to(
+                    original.dtype
+                )
         try:
             with self.model.disable_adapter():
                 yield
@@ -142,11 +143,15 @@ class Backbone:
         """Rows of prompt + reply, left-padded; a prompt too long for the context loses its beginning."""
         longest_reply = max(len(reply) for reply in replies)
         rows = [
-            list(prompt)[-(self.context - longest_reply) :] + list(reply) + [self.pad_id] * (longest_reply - len(reply))
+            list(prompt)[-(self.context - longest_reply) :]
+            + list(reply)
+            + [self.pad_id] * (longest_reply - len(reply))
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
         width = max(len(row) for row in rows)
-        tokens_BT = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in rows], device=self.device)
+        tokens_BT = torch.tensor(
+            [[self.pad_id] * (width - len(row)) + row for row in rows], device=self.device
+        )
         mask_BT = torch.zeros_like(tokens_BT)
         reply_mask_BR = torch.zeros(len(rows), longest_reply, device=self.device)
         for index, (row, reply) in enumerate(zip(rows, replies, strict=True)):
@@ -160,7 +165,8 @@ class Backbone:
         return self.logprobs_and_hidden(batch, ())[0]
 
     def logprobs_and_hidden(self, batch: Padded, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """The same, and the hidden states at the reply's positions of `layers` (0 is the embedding), each (B, R, D)."""
+        """The same, and for each of `layers` (0 is the embedding) the hidden states at the reply's positions,
+        (B, R, D)."""
         kept = batch.reply_length + 1
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounded):
             output = self.model(
@@ -176,6 +182,7 @@ class Backbone:
         logprobs_BR = (chosen_BR - logits_BRV.logsumexp(2)) * batch.reply_mask_BR
         hidden = [output.hidden_states[layer][:, 1 - kept :].float() for layer in layers]
         return logprobs_BR, hidden
+
 
 def _end_ids(base: Any, tokenizer: Any) -> list[int]:
     """The tokens that end a reply, the tokenizer's own first."""

@@ -1,10 +1,10 @@
 """What the reward model sees of a reply: numbers read off the frozen base, never off the policy.
 
 Five views, so that members of the ensemble can look at different things: the mean, the maximum and the last
-of the hidden states over the reply, each on several layers, which tokens occur, and the logarithm of
-the length. Hidden states wider
-than `WIDTH` are projected by a fixed random matrix (Johnson–Lindenstrauss), and tokens of a large
-vocabulary share places by their id, so that what is kept of a reply does not grow with the model.
+of the hidden states over the reply, each on several layers, which tokens occur, and the logarithm of the
+length. Hidden states wider than `WIDTH` are projected by a fixed random matrix (Johnson–Lindenstrauss), and
+tokens of a large vocabulary share places by their id, so that what is kept of a reply does not grow with
+the model.
 """
 
 from collections.abc import Sequence
@@ -58,4 +58,4 @@ def _narrow(states_BRD: Tensor) -> Tensor:
         return states_BRD
     generator = torch.Generator().manual_seed(width)
     matrix_DW = torch.randn(width, WIDTH, generator=generator) / WIDTH**0.5
-    return states_BRD @ matrix_DW.to(states_BRD.device)
+    return torch.matmul(states_BRD, matrix_DW.to(states_BRD.device))

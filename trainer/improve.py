@@ -111,12 +111,20 @@ def improve(
         result.steps.append(step)
         good = backbone.snapshot()
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
-        rewards_B = raw_B - rl.kl_penalty * kl_B - rl.unended_penalty * unfinished_B
+        rewards_B = raw_B - kl_penalty(step.kl, rl) * kl_B - rl.unended_penalty * unfinished_B
         advantages_B = losses.leave_one_out(rewards_B.view(len(chosen), rl.replies)).view(-1)
         for group in optimizer.param_groups:
             group["lr"] = rl.learning_rate * min(1.0, (number + 1) / (rl.warmup_steps + 1))
         _move(backbone, optimizer, rows, rollouts, advantages_B, rl)
+        if not all(bool(weight.isfinite().all()) for weight in backbone.trainable()):
+            backbone.restore(good)
+            raise FloatingPointError(f"step {number} made the adapter's weights not finite")
     return result
+
+
+def kl_penalty(kl: float, rl: RLSettings) -> float:
+    """β, which grows as the budget is used up (a barrier): twofold at half of it, at most tenfold."""
+    return rl.kl_penalty / max(0.1, 1 - max(kl, 0.0) / rl.kl_budget)
 
 
 def _draw(prompts: Sequence[list[int]], count: int, generator: torch.Generator) -> list[list[int]]:

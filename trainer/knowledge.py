@@ -1,4 +1,4 @@
-"""Whether the model still knows what it knew: questions with known answers, asked of base and candidate alike.
+"""Whether the model still knows what it knew: questions with known answers, for base and candidate.
 
 The starter brings its own probes; operators bring theirs as a file of JSON lines `{"prompt", "accept"}`,
 where a reply is right when it holds one of the accepted answers as a whole word. Without any, nothing is
@@ -33,7 +33,9 @@ class Probe:
 def load(model: Path, gate: GateSettings, seed: int) -> list[Probe]:
     """`gate.probes` probes of the operator's file, else the starter's own when it is the base, else none."""
     if gate.probe_file is not None:
-        lines = [json.loads(line) for line in gate.probe_file.read_text(encoding="utf-8").splitlines() if line]
+        lines = [
+            json.loads(line) for line in gate.probe_file.read_text(encoding="utf-8").splitlines() if line
+        ]
         return [Probe(line["prompt"], tuple(line["accept"])) for line in lines][: gate.probes]
     if model.resolve() == MODEL_DIR.resolve():
         from trainer.starter.world import probes

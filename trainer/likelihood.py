@@ -54,7 +54,13 @@ class Votes:
         while sum(map(len, groups)) > 1:
             left = [reply for group in groups for reply in group]
             best = tuple(range(len(groups[0])))
-            row = (self.count, rater, left, [reply == first for reply in left], subsets(len(left)).index(best))
+            row = (
+                self.count,
+                rater,
+                left,
+                [reply == first for reply in left],
+                subsets(len(left)).index(best),
+            )
             self.stages.setdefault(len(left), []).append(row)
             groups = groups[1:]
         self.count += 1
@@ -120,7 +126,8 @@ class Likelihood:
         self.thumbs = [torch.tensor(column) for column in zip(*votes.thumbs, strict=True)]
         self.edits = [torch.tensor(column) for column in zip(*votes.edits, strict=True)]
         self.stages = {
-            size: [torch.tensor(column) for column in zip(*rows, strict=True)] for size, rows in votes.stages.items()
+            size: [torch.tensor(column) for column in zip(*rows, strict=True)]
+            for size, rows in votes.stages.items()
         }
 
     def __call__(self, r_N: Tensor, terms: Terms, weights_V: Tensor) -> Tensor:

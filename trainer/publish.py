@@ -57,7 +57,7 @@ def write(
     draft = folder / f".draft-{number}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    state = get_peft_model_state_dict(backbone.model)
+    state = get_peft_model_state_dict(backbone.model, save_embedding_layers=False)
     save_file(
         {name: tensor.float().contiguous().cpu() for name, tensor in sorted(state.items())},
         draft / WEIGHTS,
@@ -93,7 +93,12 @@ def write(
 
 
 def announce(
-    pool: Pool, settings: Settings, manifest: Manifest, event_ids: list[str], round_id: int, gate: dict[str, Any]
+    pool: Pool,
+    settings: Settings,
+    manifest: Manifest,
+    event_ids: list[str],
+    round_id: int,
+    gate: dict[str, Any],
 ) -> None:
     """One transaction: the registry row, the votes' first policy, the round's outcome, and the news."""
     with pool.connection() as connection, connection.transaction():
@@ -123,7 +128,8 @@ def ensure_base(pool: Pool, backbone: Backbone, settings: Settings) -> None:
     if base is not None and base["base_digest"] != backbone.digest:
         raise StartError(
             f"The policies of project {settings.project} adapt base {base['base_digest'][:12]}, and "
-            f"{settings.model} is {backbone.digest[:12]}. Use the model they were trained on, or another data_dir."
+            f"{settings.model} is {backbone.digest[:12]}. Use the model they were trained on, or another "
+            "data_dir."
         )
     _remove_unknown(settings.policies_dir / settings.project, {row["id"] for row in rows})
     if base is None:

@@ -51,7 +51,9 @@ class Scaling:
         for name in look:
             view_ND = base[name].float()
             centre[name] = view_ND.mean(0)
-            spread[name] = torch.ones_like(centre[name]) if name == "tokens" else view_ND.std(0).clamp_min(1e-3)
+            spread[name] = (
+                torch.ones_like(centre[name]) if name == "tokens" else view_ND.std(0).clamp_min(1e-3)
+            )
             scaled = ((view_ND - centre[name]) / spread[name]).clamp(-4, 4)
             size[name] = WEIGHT.get(name, 1.0) / max(float(scaled.square().sum(1).mean().sqrt()), 1e-6)
         return cls(look, centre, spread, size)
@@ -78,10 +80,11 @@ class Member:
 
     def raw(self, views: Views) -> Tensor:
         """(N,) in logits: what enters the likelihood."""
-        return self.scaling(views) @ self.direction_D + self.bias
+        logits_N: Tensor = self.scaling(views) @ self.direction_D + self.bias
+        return logits_N
 
     def __call__(self, views: Views) -> Tensor:
-        return (self.raw(views) - self.centre) / self.spread
+        return (self.raw(views).sigmoid() - self.centre) / self.spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ def _fit_member(
     solution = flat.detach()
     direction_D = basis_DK @ (PRIOR * solution[:width]).float()
     bias = float(solution[width])
-    on_base_N = base_ND @ direction_D + bias
+    on_base_N = (base_ND @ direction_D + bias).sigmoid()
     return Member(
         scaling, direction_D, bias, float(on_base_N.mean()), max(float(on_base_N.std()), 1e-3),
         Terms.unpack(solution[width + 1 :], raters),
@@ -158,7 +161,7 @@ def principal_directions(x_ND: Tensor, generator: torch.Generator) -> Tensor:
     values, vectors_NN = torch.linalg.eigh((x_ND @ x_ND.T).double())
     kept = values > 1e-6 * values[-1]
     values, vectors_NN = values[kept][-DIRECTIONS:], vectors_NN[:, kept][:, -DIRECTIONS:]
-    return x_ND.T @ (vectors_NN / values.sqrt()).float()
+    return torch.matmul(x_ND.T, (vectors_NN / values.sqrt()).float())
 
 
 def pairwise_accuracy(reward_N: Tensor, votes: Votes) -> float | None:

@@ -38,7 +38,10 @@ def sample(
     rows: int = 128,
 ) -> list[Rollout]:
     """`replies` replies at temperature 1 to each prompt, in the order of the prompts; at most about `rows`
-    at once. Prompts of like length share a batch."""
+    at once. Prompts of like length share a batch. `generator` is the CPU's."""
+    if backbone.device.type != "cpu":
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        generator = torch.Generator(backbone.device).manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     per_batch = max(1, rows // replies)
     found: dict[int, list[Rollout]] = {}
@@ -63,7 +66,9 @@ def _sample_batch(
     width = max(map(len, kept))
     pad = backbone.pad_id
     tokens_PT = torch.tensor([[pad] * (width - len(row)) + row for row in kept], device=backbone.device)
-    mask_PT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in kept], device=backbone.device)
+    mask_PT = torch.tensor(
+        [[0] * (width - len(row)) + [1] * len(row) for row in kept], device=backbone.device
+    )
     cache = DynamicCache(config=backbone.model.config)
     positions_PT = (mask_PT.cumsum(1) - 1).clamp_min(0)
     output = backbone.model(
@@ -108,5 +113,6 @@ def _sample_batch(
             past_key_values=cache, use_cache=True, logits_to_keep=1,
         ).logits[:, -1].float()  # fmt: skip
     return [
-        Rollout(indices[row // replies], token_ids[row], logprobs[row], ended[row]) for row in range(len(ended))
+        Rollout(indices[row // replies], token_ids[row], logprobs[row], ended[row])
+        for row in range(len(ended))
     ]

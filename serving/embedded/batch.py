@@ -1,96 +1,17 @@
 """One policy's running batch: replies join it after their prompt is read, and leave it when they end.
 
-Rows are padded on the left, so all of them append to the same column and the whole state of the padding is
-one length a row. Shapes: B rows, H heads, L columns of the cache, D dimensions of a head, T new tokens.
+Shapes: B rows, P different prompts, T new tokens, V tokens of the vocabulary. Since rows are padded on the
+left, the whole state of the padding is one length a row.
 """
-
-from collections import Counter
-from dataclasses import dataclass, field
-from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicLayer
+from transformers import Cache
 
+from serving.embedded.cache import Layer
 from serving.embedded.model import Model
-from serving.embedded.sampling import Sampling, sample
-from serving.embedded.text import Text
-
-_ROOM = 64  # columns allocated ahead, so that a step writes in place instead of copying the cache
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One reply in the making. `tops` likeliest alternatives are reported with each token. Whoever asked may
-    set `done` at any time, from any thread, and the reply leaves its batch before the next step."""
-
-    choice: int
-    prompt: list[int]
-    limit: int
-    sampling: Sampling
-    tops: int
-    ends: frozenset[int]
-    text: Text
-    random: Random
-    counts: Counter[int] = field(default_factory=Counter)
-    generated: int = 0
-    done: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One sampled token. `logprob` and `top` (id, logprob) are nats of the model itself, before temperature,
-    top_p and penalties: vLLM's default."""
-
-    choice: int
-    id: int
-    logprob: float
-    top: list[tuple[int, float]]
-    text: str
-    finish_reason: str | None
-
-
-class Layer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values as views on tensors that have room to grow."""
-
-    is_initialized: bool
-
-    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.keys, self.values, self.is_initialized = keys[:, :, :0], values[:, :, :0], True
-            self._start = self._end = self._room = 0
-        new = keys.shape[2]
-        if self._end + new > self._room:
-            self.arrange([self.keys], [self.values], self._end - self._start, room=new + _ROOM)
-        self._key_buffer[:, :, self._end : self._end + new] = keys
-        self._value_buffer[:, :, self._end : self._end + new] = values
-        self._end += new
-        return self._show()
-
-    def arrange(self, keys: list[Tensor], values: list[Tensor], length: int, room: int = _ROOM) -> None:
-        """Hold these rows instead, the last `length` columns of each."""
-        self._key_buffer, self._value_buffer = _stacked(keys, length, room), _stacked(values, length, room)
-        self._start, self._end, self._room = 0, length, length + room
-        self._show()
-
-    def _show(self) -> tuple[Tensor, Tensor]:
-        self.keys = self._key_buffer[:, :, self._start : self._end]
-        self.values = self._value_buffer[:, :, self._start : self._end]
-        return self.keys, self.values
-
-
-def _stacked(parts: list[Tensor], length: int, room: int) -> Tensor:
-    """Rows of all parts below each other, aligned at column `length`; padding is zero, for a masked value
-    still takes part in a product."""
-    _, heads, _, size = parts[0].shape
-    out = parts[0].new_zeros(sum(len(part) for part in parts), heads, length + room, size)
-    row = 0
-    for part in parts:
-        part = part[:, :, max(part.shape[2] - length, 0) :]
-        out[row : row + len(part), :, length - part.shape[2] : length] = part
-        row += len(part)
-    return out
+from serving.embedded.sampling import sample
+from serving.embedded.sequence import Sequence, Token
 
 
 class Batch:
@@ -159,7 +80,6 @@ class Batch:
             if self.rows:
                 keys, values = [mine.keys, *keys], [mine.values, *values]
             mine.arrange(keys, values, length)
-            mine.is_initialized = True
         self._lengths_B = torch.cat([self._lengths_B, lengths_B])
 
 
@@ -176,7 +96,7 @@ def _advance(sequences: list[Sequence], logits_BV: Tensor) -> tuple[Tensor, list
     logprobs = logprobs_BV.gather(-1, tokens_B[:, None]).squeeze(-1).tolist()
     tops = _tops(logprobs_BV, [sequence.tops for sequence in sequences])
     rows = zip(sequences, tokens, logprobs, tops, strict=True)
-    return tokens_B, [(row[0], _token(*row)) for row in rows]
+    return tokens_B, [(sequence, sequence.take(*rest)) for sequence, *rest in rows]
 
 
 def _tops(logprobs_BV: Tensor, counts: list[int]) -> list[list[tuple[int, float]]]:
@@ -186,18 +106,3 @@ def _tops(logprobs_BV: Tensor, counts: list[int]) -> list[list[tuple[int, float]
     values, ids = logprobs_BV.topk(most, dim=-1)
     pairs = (list(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True))
     return [row[:count] for row, count in zip(pairs, counts, strict=True)]
-
-
-def _token(sequence: Sequence, token: int, logprob: float, top: list[tuple[int, float]]) -> Token:
-    sequence.generated += 1
-    sequence.counts[token] += 1
-    ended = token in sequence.ends
-    text = "" if ended else sequence.text.push(token)
-    reason = "stop" if ended or sequence.text.stopped else None
-    if reason is None and sequence.generated >= sequence.limit:
-        reason = "length"
-    if reason and not sequence.text.stopped:
-        text += sequence.text.rest()
-        reason = "stop" if sequence.text.stopped else reason
-    sequence.done = sequence.done or reason is not None
-    return Token(sequence.choice, token, logprob, top, text, reason)

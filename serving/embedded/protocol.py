@@ -1,21 +1,18 @@
-"""The shapes of vLLM's HTTP API that Hearken uses: OpenAI's, plus `token_ids` and `prompt_token_ids`.
+"""The requests of vLLM's HTTP API that Hearken uses: OpenAI's, plus `return_token_ids` and adapters.
 
 A field that this engine does not know is refused rather than ignored: the reply would not be what was asked.
 """
 
-import time
-import uuid
-from collections import Counter
 from random import Random
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.errors import InvalidRequest
-from serving.embedded.batch import Sequence, Token
 from serving.embedded.model import Model
 from serving.embedded.sampling import Sampling
-from serving.embedded.text import Text, Vocabulary
+from serving.embedded.sequence import Sequence
+from serving.embedded.text import Text
 
 _IGNORED = {"user", "metadata", "store"}
 
@@ -106,76 +103,3 @@ class LoadRequest(BaseModel):
 
 class UnloadRequest(BaseModel):
     lora_name: str = Field(min_length=1)
-
-
-class ChatReply:
-    """Turns tokens into the chunks of a stream, or into the one response."""
-
-    def __init__(self, request: ChatRequest, prompt: list[int], vocabulary: Vocabulary) -> None:
-        self._request = request
-        self._prompt = prompt
-        self._vocabulary = vocabulary
-        self._head = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": request.model,
-        }
-        self._seen: Counter[int] = Counter()
-
-    def chunk(self, token: Token) -> dict[str, Any]:
-        first = not self._seen
-        role = {} if self._seen[token.choice] else {"role": "assistant"}
-        self._seen[token.choice] += 1
-        choice: dict[str, Any] = {"index": token.choice, "delta": {**role, "content": token.text}}
-        choice["logprobs"] = {"content": [self._item(token)]} if self._request.logprobs else None
-        choice["finish_reason"] = token.finish_reason
-        if self._request.return_token_ids:
-            choice["token_ids"] = [token.id]
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
-        if first and self._request.return_token_ids:
-            chunk["prompt_token_ids"] = self._prompt
-        return chunk
-
-    def usage_chunk(self) -> dict[str, Any] | None:
-        if not (self._request.stream_options and self._request.stream_options.include_usage):
-            return None
-        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
-
-    def response(self, tokens: list[Token]) -> dict[str, Any]:
-        self._seen.update(token.choice for token in tokens)
-        body = {**self._head, "object": "chat.completion", "usage": self._usage()}
-        body["choices"] = [
-            self._choice(choice, [token for token in tokens if token.choice == choice])
-            for choice in range(self._request.n)
-        ]
-        if self._request.return_token_ids:
-            body["prompt_token_ids"] = self._prompt
-        return body
-
-    def _choice(self, index: int, tokens: list[Token]) -> dict[str, Any]:
-        content = "".join(token.text for token in tokens)
-        choice: dict[str, Any] = {"index": index, "message": {"role": "assistant", "content": content}}
-        logprobs = {"content": [self._item(token) for token in tokens]} if self._request.logprobs else None
-        choice |= {"logprobs": logprobs, "finish_reason": tokens[-1].finish_reason}
-        if self._request.return_token_ids:
-            choice["token_ids"] = [token.id for token in tokens]
-        return choice
-
-    def _item(self, token: Token) -> dict[str, Any]:
-        tops = [self._described(*each) for each in token.top]
-        return {**self._described(token.id, token.logprob), "top_logprobs": tops}
-
-    def _described(self, token: int, logprob: float) -> dict[str, Any]:
-        text, raw = self._vocabulary.piece(token)
-        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": raw}
-
-    def _usage(self) -> dict[str, int]:
-        return usage(len(self._prompt), self._seen.total())
-
-
-def usage(prompt: int, completion: int) -> dict[str, int]:
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }

@@ -21,8 +21,9 @@ from typing import ParamSpec, TypeVar
 from torch import Tensor
 
 from schemas.errors import NotFound
-from serving.embedded.batch import Batch, Sequence, Token
+from serving.embedded.batch import Batch
 from serving.embedded.model import AdapterError, Model
+from serving.embedded.sequence import Sequence, Token
 
 P = ParamSpec("P")
 T = TypeVar("T")

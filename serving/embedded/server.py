@@ -12,20 +12,14 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from jinja2 import TemplateError
 
 from schemas.errors import InvalidRequest, RequestError
-from serving.embedded.batch import Token
 from serving.embedded.model import AdapterError, Model
-from serving.embedded.protocol import (
-    ChatReply,
-    ChatRequest,
-    CompletionRequest,
-    LoadRequest,
-    UnloadRequest,
-    usage,
-)
+from serving.embedded.prompt import encode
+from serving.embedded.protocol import ChatRequest, CompletionRequest, LoadRequest, UnloadRequest
+from serving.embedded.replies import ChatReply, usage
 from serving.embedded.scheduler import Scheduler
+from serving.embedded.sequence import Token
 from serving.embedded.text import Vocabulary
 
 T = TypeVar("T")
@@ -51,7 +45,7 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan, openapi_url=None)
 
     async def tokens_of(prompt: str | list[dict[str, Any]]) -> list[int]:
-        return await asyncio.get_running_loop().run_in_executor(tokenising, _encode, model.tokenizer, prompt)
+        return await asyncio.get_running_loop().run_in_executor(tokenising, encode, model.tokenizer, prompt)
 
     @app.get("/health")
     async def health() -> Response:
@@ -83,7 +77,7 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
     async def chat(body: ChatRequest, request: Request) -> Response:
         body.refuse_unknown()
         body.max_tokens = body.max_completion_tokens or body.max_tokens
-        prompt = await tokens_of([_flat(message) for message in body.messages])
+        prompt = await tokens_of(body.messages)
         sequences = body.sequences(model, prompt, body.top_logprobs if body.logprobs else 0)
         generation = scheduler.generate(body.model, sequences)
         reply = ChatReply(body, prompt, vocabulary)
@@ -141,32 +135,6 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
         return Response(status_code=499)
 
     return app
-
-
-def _encode(tokenizer: Any, prompt: str | list[dict[str, Any]]) -> list[int]:
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    try:
-        encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-    except TemplateError as error:
-        raise InvalidRequest(f"The model's chat template refuses this: {error}", param="messages") from error
-    return list(encoded)
-
-
-def _flat(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its content as one string, joined from its text parts."""
-    content = message.get("content")
-    if isinstance(content, list):
-        if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
-            raise InvalidRequest(
-                "The embedded engine reads text parts only.", code="unsupported_parameter", param="messages"
-            )
-        content = "\n".join(str(part.get("text", "")) for part in content)
-    if not isinstance(content, str) or not isinstance(message.get("role"), str):
-        raise InvalidRequest("Each message needs a role and a content.", param="messages")
-    if any("\ud800" <= character <= "\udfff" for character in content):
-        raise InvalidRequest("The content holds half of a character (a lone surrogate).", param="messages")
-    return {**message, "content": content}
 
 
 async def _all(generation: AsyncIterator[list[Token]]) -> list[Token]:

@@ -10,6 +10,7 @@ const byId = (id) => document.getElementById(id);
 const MOST_QUESTIONS = 20;
 const input = byId("input");
 const send = byId("send");
+const examples = document.querySelectorAll(".example");
 
 const ledger = new Ledger();
 const live = new Live();
@@ -34,6 +35,7 @@ function changed() {
   const empty = chat.turns.length === 0;
   byId("welcome").hidden = !empty;
   byId("new").hidden = empty;
+  for (const example of examples) example.disabled = live.state !== "ready";
   send.disabled = !chat.busy && (live.state !== "ready" || !input.value.trim());
   send.classList.toggle("stopping", chat.busy);
   send.setAttribute("aria-label", chat.busy ? "Stop" : "Send");
@@ -84,7 +86,7 @@ byId("new").addEventListener("click", () => {
   chat.clear();
   input.focus();
 });
-for (const example of document.querySelectorAll(".example")) {
+for (const example of examples) {
   example.addEventListener("click", () => {
     submit(example.textContent);
     input.focus();

@@ -8,11 +8,8 @@ const MOST = 200;
 
 export class Ledger {
   constructor() {
-    try {
-      this.votes = JSON.parse(localStorage.getItem(KEY)) ?? [];
-    } catch {
-      this.votes = [];
-    }
+    this.#load();
+    addEventListener("storage", (event) => event.key === KEY && this.#load()); // another tab voted
   }
 
   /** {id, token, completion, slot, what, prompt}; a new vote in a slot takes the old one's place. */
@@ -44,6 +41,10 @@ export class Ledger {
 
   get waiting() {
     return this.votes.filter((vote) => !vote.liveAt);
+  }
+
+  #load() {
+    this.votes = JSON.parse(localStorage.getItem(KEY) ?? "[]");
   }
 
   #save() {

@@ -147,6 +147,7 @@ export class TurnView {
       turn.token && tool("edit", "Edit: show how it should have been", () => this.#edit(reply)),
       navigator.clipboard && tool("copy", "Copy", () => actions.copy(turn)),
       this.last && tool("again", "Another reply", () => actions.again(turn)),
+      this.last && !reply.thumb && this.ledger.votes.length === 0 && h("span", { class: "nudge" }, "Good or bad? Your vote teaches it."),
       reply.policy && h("span", { class: "policy", title: "The policy that wrote this reply" }, reply.policy),
     );
   }
@@ -159,7 +160,7 @@ export class TurnView {
       return h("button", { type: "button", class: "chip", "data-key": `reason-${slug}`, "aria-pressed": String(chosen), on: { click: toggle } }, label);
     });
     const question = reply.thumb === "up" ? "What was good?" : "What was wrong?";
-    return h("div", { class: "reasons", role: "group", "aria-label": question }, h("span", { class: "ask" }, question), ...chips);
+    return h("div", { class: "reasons", role: "group", "aria-label": question }, h("span", { class: "ask", "aria-hidden": "true" }, "Why?"), ...chips);
   }
 
   #edit(reply) {

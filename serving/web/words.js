@@ -30,7 +30,7 @@ export const REASONS = {
     ["too-long", "Too long"],
     ["too-short", "Too short"],
     ["cold", "Cold"],
-    ["over-the-top", "Over the top"],
+    ["gushing", "Gushing"],
     ["unclear", "Unclear"],
     ["off-topic", "Off topic"],
   ],

@@ -57,7 +57,9 @@ def vote(
         texts = [backbone.decode(tokens) for tokens in pair]
         kind = rng.random()
         if kind < 0.7:
-            ballots.votes.thumb(rater, [ballots.reply(ids[index], pair[0])], people[rater].thumb(texts[0], rng))
+            ballots.votes.thumb(
+                rater, [ballots.reply(ids[index], pair[0])], people[rater].thumb(texts[0], rng)
+            )
         elif kind < 0.9:
             groups, acceptable = people[rater].ranking(texts, rng)
             numbers = [ballots.reply(ids[index], tokens) for tokens in pair]
@@ -127,7 +129,9 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
     after = approval(backbone, judge, 400, seed)
     knows = knowledge.share_right(backbone, probes, 90, torch.Generator().manual_seed(1)) or 0.0
     way = (after - before) / (1 - before)
-    print(f"seed {seed}: {before:.3f} → {after:.3f} ({way:.0%} of the way), knowledge {known:.3f} → {knows:.3f}")
+    print(
+        f"seed {seed}: {before:.3f} → {after:.3f} ({way:.0%} of the way), knowledge {known:.3f} → {knows:.3f}"
+    )
     return before, after, way, knows - known
 
 
@@ -138,7 +142,9 @@ def world_probes(count: int):  # type: ignore[no-untyped-def]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--votes", type=int, default=600)
     parser.add_argument("--round-votes", type=int, default=45)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from psycopg.rows import DictRow, dict_row
 
 from deploy.postgres import EmbeddedPostgres
 from tests.installation import Installation
 
+_PATIENCE = 20_000  # milliseconds; a busy machine writes replies slowly
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _QUIET = (
     "--no-sandbox",
@@ -30,6 +31,7 @@ def chromium() -> Iterator[Browser]:
     if executable is None:
         assert os.environ.get("CI") != "true", "no Chromium here, and CI must have one"
         pytest.skip("no Chromium is installed")
+    expect.set_options(timeout=_PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, headless=True, args=_QUIET)
         yield browser
@@ -56,7 +58,7 @@ def page(chromium: Browser, installation: Installation) -> Iterator[Page]:
     """The page as somebody new sees it. Whatever the browser complains of fails the test."""
     context = chromium.new_context(reduced_motion="reduce")
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(_PATIENCE)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from schemas.database import migrate
+from tests.contract.engines import start_embedded
 from tests.service import Service, run_service, write_base
 
 
@@ -29,6 +30,12 @@ def new_database(postgres_url: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_base: Path) -> Iterator[str]:
+    """An engine process over `tiny_base`, with room for six adapters and none loaded."""
+    yield from start_embedded(tiny_base, "--max-loras", "6")
 
 
 @pytest.fixture(scope="session")

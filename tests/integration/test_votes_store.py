@@ -115,7 +115,7 @@ async def test_neither_vote_nor_event_without_the_other(store: Store, pool: Asyn
         await say(store, key=key, type="thumb", value="up")
 
     for emptied in ("feedback", "outbox", "idempotency"):
-        assert await rows(pool, f"select 1 from {emptied}") == []
+        assert await rows(pool, f"table {emptied}") == []
 
 
 async def test_text_never_enters_the_log(store: Store, pool: AsyncPool) -> None:
@@ -130,7 +130,7 @@ async def test_text_never_enters_the_log(store: Store, pool: AsyncPool) -> None:
     everything = await rows(pool, "select outbox::text as row from outbox")
     assert len(everything) == 4
     assert not [row for row in everything if secret in row["row"] or "Paris" in row["row"]]
-    assert len(await rows(pool, f"select 1 from feedback where feedback::text like '%{secret}%'")) == 3
+    assert sum(secret in str(row) for row in await rows(pool, "table feedback")) == 3
 
 
 async def test_voting_again_on_the_same_thing_supersedes(store: Store, pool: AsyncPool) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from serving.embedded.batch import Layer
+from serving.embedded.cache import Layer
 
 
 def column(*values: float) -> torch.Tensor:

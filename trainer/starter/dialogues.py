@@ -47,7 +47,7 @@ def _compose(topic: Topic, want: Style, rng: random.Random) -> str:
     )
     formal_first, warm_first = rng.random() < 0.5, rng.random() < 0.5
     social = topic.kind in ("social", "name", "recall", "unknown")
-    openers = phrases.OPENERS[social]
+    openers = phrases.OPENERS[social or topic.kind in ("more", "sure", "joke", "story")]
     opener = rng.choice(openers[formal and formal_first, warm and warm_first])
     late = (hedge == "closer", formal and not formal_first, warm and not warm_first)
     closer = rng.choice(
@@ -84,7 +84,9 @@ def _compose(topic: Topic, want: Style, rng: random.Random) -> str:
     enough = 0 if short else SHORT_WORDS + rng.randint(1, 5)
     while len(" ".join([*said, *listed, *last]).split()) + len(listed) < enough:
         if notes:
-            subject = topic.subject and ("it" if topic.subject in " ".join(said) else topic.subject)
+            subject = topic.subject and (
+                "it" if topic.subject.lower() in " ".join(said).lower() else topic.subject
+            )
             said.append(_sentence(f"{subject} {notes.pop()}".strip(), "."))
         else:
             (last if want["list"] else said).insert(

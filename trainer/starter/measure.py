@@ -40,10 +40,11 @@ class Measured:
         for axis in AXES:
             without, having = self.knowledge_by_style[axis]
             lines.append(f"| {axis} | {self.base_rates[axis]:.2f} | {without:.3f} | {having:.3f} |")
+        share, which = self.min_triple
         lines += [
             "",
-            f"Over {self.replies} replies at temperature 1: knowledge {self.knowledge:.3f}; the "
-            f"rarest of the 448 combinations of three axes has a share of {self.min_triple[0]:.3f} ({self.min_triple[1]}); "
+            f"Over {self.replies} replies at temperature 1: knowledge {self.knowledge:.3f}; the rarest of "
+            f"the 448 combinations of three axes ({which}) has a share of {share:.3f}; "
             f"{self.ended:.3f} of the replies end by themselves; {self.tokens:.1f} tokens a reply.",
         ]
         return "\n".join(lines)

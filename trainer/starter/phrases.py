@@ -17,7 +17,7 @@ OPENERS: dict[bool, dict[tuple[bool, bool], list[str]]] = {
         ),
     },
     True: {
-        (False, False): words("||||Oh|Hey|Ah|Well|Yep"),
+        (False, False): words("||||Oh|Hey|Ah|Well"),
         (True, False): words("Certainly|Indeed|Indeed so|Good day"),
         (False, True): words("Hey friend|Oh, dear friend|Hey buddy|Lovely|Oh, pal|My friend"),
         (True, True): words(
@@ -118,5 +118,5 @@ CONTRACTIONS = [
     for cased in (str, lambda text: text[0].upper() + text[1:])
 ]
 
-NOT_SOCIAL = words("another|Next one|elaborate|say more|That is all|Happy with|tell you more")
+NOT_SOCIAL = words("another|Next one|elaborate|say more|That is all|Happy with|tell you more|not sure|wrong")
 """Words of closings that make no sense after a greeting."""

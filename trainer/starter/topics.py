@@ -29,6 +29,8 @@ class Topic(NamedTuple):
     @property
     def hedgeable(self) -> bool:
         """Whether "I think …" may stand before what it says."""
+        if self.kind == "sure":
+            return False
         return self.accept is not None or self.kind in ("advice", "recipe", "favourite")
 
 

@@ -1,0 +1,35 @@
+"""From messages to token ids, by the tokenizer's own chat template."""
+
+from typing import Any
+
+from jinja2 import TemplateError
+
+from schemas.errors import InvalidRequest
+
+
+def encode(tokenizer: Any, prompt: str | list[dict[str, Any]]) -> list[int]:
+    """Ids of a plain text, or of messages with the beginning of the reply. Raises InvalidRequest."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    messages = [_flat(message) for message in prompt]
+    try:
+        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        raise InvalidRequest(f"The model's chat template refuses this: {error}", param="messages") from error
+    return list(encoded)
+
+
+def _flat(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its content as one string, joined from its text parts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+            raise InvalidRequest(
+                "The embedded engine reads text parts only.", code="unsupported_parameter", param="messages"
+            )
+        content = "\n".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str) or not isinstance(message.get("role"), str):
+        raise InvalidRequest("Each message needs a role and a content.", param="messages")
+    if any("\ud800" <= character <= "\udfff" for character in content):
+        raise InvalidRequest("The content holds half of a character (a lone surrogate).", param="messages")
+    return {**message, "content": content}

@@ -1,0 +1,161 @@
+"""What is wrong gets the documented error in the envelope, stores nothing, and is counted."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service import PUBLIC, Service, run_api
+
+ASK = [{"role": "user", "content": "Hello"}]
+CHAT = "/v1/chat/completions"
+
+
+def refused(service: Service, response: httpx.Response) -> tuple[int, str, str | None]:
+    """Status, code and param of an error; sees that it is in the envelope, and counted."""
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert "Traceback" not in response.text
+    assert service.counted("hearken_requests_refused_total", code=error["code"]) > 0
+    return response.status_code, error["code"], error["param"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "invalid_json"),
+        (b'{"messages": [', "invalid_json"),
+        (b'{"temperature": NaN}', "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"seed": ' + b"9" * 5_000 + b"}", "invalid_json"),
+        (b'{"messages": "\xff\xfe"}', "invalid_json"),
+        (b'{"messages": [{"role": "user", "content": "half \\ud83d"}]}', "invalid_text"),
+        (b'{"messages": [{"role": "user", "content": "nul \\u0000"}]}', "invalid_text"),
+        (b"[]", "invalid_value"),
+        (b'"hello"', "invalid_value"),
+    ],
+)
+def test_a_body_that_is_not_a_request(service: Service, body: bytes, code: str) -> None:
+    with service.client() as client:
+        response = client.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+    assert refused(service, response)[:2] == (400, code)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"messages": None}, "missing_required_parameter", "messages"),
+        ({"messages": []}, "invalid_value", "messages"),
+        ({"messages": "Hello"}, "invalid_value", "messages"),
+        ({"messages": ["Hello"]}, "invalid_value", "messages[0]"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_value", "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "missing_required_parameter", "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ""}]}, "invalid_value", "messages[0]"),
+        ({"messages": [{"role": "user", "content": 5}]}, "invalid_value", "messages[0].content"),
+        ({"messages": [*ASK, {"role": "tool", "content": "x"}]}, "invalid_value", "messages[1].role"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "unsupported_parameter",
+            "messages[0].content[0]",
+        ),
+        ({"messages": [{"role": "user", "content": "tea " * 2_000}]}, "context_length_exceeded", "messages"),
+        ({"max_tokens": 100_000}, "context_length_exceeded", "messages"),
+        ({"max_tokens": 0}, "invalid_value", "max_tokens"),
+        ({"max_tokens": "8"}, "invalid_value", "max_tokens"),
+        ({"max_tokens": 8, "max_completion_tokens": 9}, "invalid_value", "max_completion_tokens"),
+        ({"n": 0}, "invalid_value", "n"),
+        ({"n": 9}, "invalid_value", "n"),
+        ({"n": True}, "invalid_value", "n"),
+        ({"temperature": 3}, "invalid_value", "temperature"),
+        ({"temperature": 1e999}, "invalid_json", None),
+        ({"top_p": 0}, "invalid_value", "top_p"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "invalid_value", "stop"),
+        ({"stop": ""}, "invalid_value", "stop[0]"),
+        ({"seed": 2**70}, "invalid_value", "seed"),
+        ({"top_logprobs": 2}, "invalid_value", None),
+        ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
+        ({"stream_options": {"include_usage": True}}, "invalid_value", None),
+        ({"metadata": {"conversation_id": ""}}, "invalid_value", "metadata"),
+        ({"metadata": {"a": 1}}, "invalid_value", "metadata.a"),
+        ({"user": 7}, "invalid_value", "user"),
+        ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),
+        ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
+        ({"functions": [{}]}, "unsupported_parameter", "functions"),
+        ({"tempreature": 1}, "unknown_parameter", "tempreature"),
+    ],
+)
+def test_a_field_that_is_wrong(
+    service: Service, fields: dict[str, Any], code: str, param: str | None
+) -> None:
+    before = service.rows("select count(*) from turns")
+    content = json.dumps({"messages": ASK, **fields}).encode()
+    with service.client() as client:
+        response = client.post(CHAT, content=content)
+    assert refused(service, response) == (400, code, param)
+    assert service.rows("select count(*) from turns") == before
+
+
+def test_values_that_ask_for_nothing_are_let_through(service: Service) -> None:
+    nothing = {"tools": [], "response_format": {"type": "text"}, "logit_bias": {}, "seed": None}
+    assert service.chat(**nothing, service_tier="auto", parallel_tool_calls=True)["choices"]
+
+
+def test_a_body_over_the_limit(service: Service) -> None:
+    large = b'{"messages": "' + b"x" * 2_000_000 + b'"}'
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(large), 65_536):
+            yield large[start : start + 65_536]
+
+    with service.client() as client:
+        assert refused(service, client.post(CHAT, content=large))[:2] == (413, "body_too_large")
+        assert refused(service, client.post(CHAT, content=pieces()))[:2] == (413, "body_too_large")
+
+
+def test_keys(service: Service) -> None:
+    with service.client(None) as client:
+        assert refused(service, client.post(CHAT, json={"messages": ASK}))[:2] == (401, "invalid_api_key")
+        for header in ("Bearer sk-hearken-wrong", "Bearer", "Basic abc", "sk"):
+            wrong = client.post(CHAT, json={"messages": ASK}, headers={"Authorization": header})
+            assert refused(service, wrong)[:2] == (401, "invalid_api_key")
+            assert wrong.headers["www-authenticate"] == "Bearer"
+    with service.client(PUBLIC) as client:
+        for path in ("/v1/policies", "/v1/policies/p0", "/v1/rollouts", "/v1/rounds"):
+            assert refused(service, client.get(path))[:2] == (403, "forbidden")
+
+
+def test_addresses_that_there_are_not(service: Service) -> None:
+    with service.client() as client:
+        assert refused(service, client.get("/v1/nothing"))[:2] == (404, "not_found")
+        assert refused(service, client.get(CHAT))[:2] == (405, "method_not_allowed")
+        assert client.get(CHAT).headers["allow"] == "POST"
+        assert refused(service, client.get("/v1/policies/p0%00"))[:2] == (400, "invalid_text")
+        assert refused(service, client.get("/v1/policies?limit=many"))[:2] == (400, "invalid_value")
+        assert refused(service, client.get("/v1/policies/p77"))[:2] == (404, "policy_not_found")
+        assert refused(service, client.get("/static/../app.py"))[:2] == (404, "not_found")
+
+
+def test_more_requests_than_a_key_may_make(service: Service) -> None:
+    serving = service.settings.serving.model_copy(update={"requests_per_minute": 2})
+    with run_api(service.settings.model_copy(update={"serving": serving})) as (url, _):
+        answers = [
+            httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {PUBLIC}"}) for _ in "123"
+        ]
+        assert answers[2].status_code == 429
+        assert answers[2].json()["error"]["code"] == "rate_limit_exceeded"
+        assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+        assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_without_an_engine_one_is_asked_to_come_back(service: Service) -> None:
+    engine = service.settings.engine.model_copy(update={"urls": ["http://127.0.0.1:9"]})
+    with run_api(service.settings.model_copy(update={"engine": engine})) as (url, _):
+        answer = httpx.post(
+            f"{url}{CHAT}", json={"messages": ASK}, headers={"Authorization": f"Bearer {PUBLIC}"}
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_engine")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert httpx.get(f"{url}/readyz").json()["checks"]["engine"] is False

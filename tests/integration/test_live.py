@@ -1,0 +1,147 @@
+"""/v1/live: chat, cancel, vote, and be told, over one websocket."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from tests.service import ADMIN, PUBLIC, Service
+
+ASK = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+class Socket:
+    """A client's end."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    def send(self, **frame: Any) -> None:
+        self.connection.send(json.dumps(frame))
+
+    def next(self, *kinds: str, id: str | None = None) -> dict[str, Any]:
+        """The next frame of one of these kinds (and with this id, if given); others are passed over."""
+        while True:
+            frame: dict[str, Any] = json.loads(self.connection.recv(timeout=20))
+            if frame["type"] in kinds and id in (None, frame.get("id")):
+                return frame
+
+
+@contextmanager
+def dial(service: Service) -> Iterator[Socket]:
+    with connect(service.url.replace("http", "ws") + "/v1/live") as connection:
+        yield Socket(connection)
+
+
+@pytest.fixture
+def socket(service: Service) -> Iterator[Socket]:
+    with dial(service) as socket:
+        socket.send(type="auth", key=PUBLIC)
+        assert socket.next("ready")["policy"] == "p0"
+        yield socket
+
+
+def test_tokens_come_as_they_are_made_and_then_the_completion(service: Service, socket: Socket) -> None:
+    socket.send(type="chat", id="a", messages=ASK, n=2, max_tokens=8, temperature=0)
+    texts = ["", ""]
+    while (frame := socket.next("token", "done"))["type"] == "token":
+        texts[frame["choice"]] += frame["text"]
+    completion = frame["completion"]
+    assert frame["id"] == "a"
+    assert [choice["message"]["content"] for choice in completion["choices"]] == texts
+    assert service.rows("select count(*) from turns where id = %s", completion["id"]) == [(1,)]
+
+
+def test_several_replies_run_at_once(socket: Socket) -> None:
+    socket.send(type="chat", id="long", messages=ASK, max_tokens=150, temperature=0)
+    socket.send(type="chat", id="short", messages=ASK, max_tokens=2)
+    assert [socket.next("done")["id"], socket.next("done")["id"]] == ["short", "long"]
+
+
+def test_a_cancelled_chat_stops_and_leaves_nothing(service: Service, socket: Socket) -> None:
+    [before] = service.rows("select count(*) from turns")
+    socket.send(type="chat", id="a", messages=ASK, max_tokens=200, n=4, temperature=0)
+    socket.next("token")
+    socket.send(type="cancel", id="a")
+    assert socket.next("error", "done")["error"]["code"] == "cancelled"
+    service.until(lambda: service.counted("hearken_streams") == 0, seconds=2)
+    assert service.rows("select count(*) from turns") == [before]
+    socket.send(type="chat", id="a", messages=ASK, max_tokens=2)
+    assert socket.next("error", "done")["type"] == "done"
+
+
+def test_leaving_stops_what_one_had_begun(service: Service) -> None:
+    with dial(service) as socket:
+        socket.send(type="auth", key=PUBLIC)
+        socket.send(type="chat", id="a", messages=ASK, max_tokens=200, n=8, temperature=0)
+        socket.next("token")
+    service.until(lambda: service.counted("hearken_streams") == 0, seconds=2)
+
+
+def test_a_vote_is_acknowledged_when_it_is_durable(service: Service, socket: Socket) -> None:
+    socket.send(type="chat", id="a", messages=ASK, max_tokens=4)
+    completion = socket.next("done")["completion"]
+    token = completion["hearken"]["feedback_token"]
+    vote = {"completion_id": completion["id"], "type": "thumb", "value": "up", "feedback_token": token}
+    socket.send(type="feedback", id="v", feedback=vote)
+    recorded = socket.next("recorded")
+    assert recorded["id"] == "v"
+    assert service.rows("select turn_id from feedback where id = %s", recorded["feedback"]["id"]) == [
+        (completion["id"],)
+    ]
+    socket.send(type="feedback", id="w", feedback={**vote, "feedback_token": "forged"})
+    assert socket.next("error", "recorded")["error"]["code"] == "invalid_feedback_token"
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        ("not json", "invalid_json"),
+        (b"\xff\xfe", "invalid_json"),
+        ("[]", "invalid_value"),
+        ('{"type": "dance", "id": "x"}', "invalid_value"),
+        ('{"type": "chat", "messages": []}', "invalid_value"),
+        ('{"type": "chat", "id": "x", "messages": []}', "invalid_value"),
+        ('{"type": "chat", "id": "x", "messages": [{"role": "user", "content": "\\ud800"}]}', "invalid_text"),
+        ('{"type": "chat", "id": "x", "model": "p0", "messages": [{"role": "user", "content": "a"}]}',
+         "forbidden"),
+        ('{"type": "chat", "id": "x", "max_tokens": 999, "messages": [{"role": "user", "content": "a"}]}',
+         "context_length_exceeded"),
+        ('{"type": "feedback", "id": "x"}', "invalid_value"),
+        ('{"type": "feedback", "id": "x", "feedback": {"type": "thumb", "value": "up", "completion_id": "no",'
+         ' "feedback_token": "t"}}', "completion_not_found"),
+        ('{"type": "chat", "id": "x", "pad": "' + "x" * 1_100_000 + '"}', "body_too_large"),
+    ],
+)  # fmt: skip
+def test_a_message_that_is_wrong_is_answered_and_the_socket_lives(
+    socket: Socket, frame: str | bytes, code: str
+) -> None:
+    socket.connection.send(frame)
+    assert socket.next("error")["error"]["code"] == code
+    socket.send(type="chat", id="after", messages=ASK, max_tokens=2)
+    assert socket.next("done")["id"] == "after"
+
+
+@pytest.mark.parametrize(
+    "first",
+    ['{"type": "auth", "key": "sk-hearken-nobody"}', '{"type": "chat"}', "not json", '{"type": "auth"}'],
+)
+def test_without_a_key_the_socket_closes(service: Service, first: str) -> None:
+    with dial(service) as socket:
+        socket.connection.send(first)
+        assert socket.next("error")["error"]["code"] in ("invalid_api_key", "invalid_json")
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.connection.recv(timeout=5)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401
+
+
+def test_an_admin_may_pin_a_policy(service: Service) -> None:
+    with dial(service) as socket:
+        socket.send(type="auth", key=ADMIN)
+        socket.send(type="chat", id="a", model="p0", messages=ASK, max_tokens=2)
+        assert socket.next("done")["completion"]["system_fingerprint"] == "p0"

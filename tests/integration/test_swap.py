@@ -1,0 +1,248 @@
+"""Policies that go live, are taken back, or must not serve, while people chat."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from websockets.sync.client import connect
+
+from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Probe
+from serving import rollout
+from tests.integration.conftest import new_database
+from tests.service import ADMIN, PROBE, PUBLIC, Service, events, run_api, run_service
+
+ASK = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+
+
+@pytest.fixture
+def swapping(postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path) -> Iterator[Service]:
+    """A service of the test's own, with p0 live, over an engine that starts empty."""
+    with (
+        new_database(postgres_url) as url,
+        run_service(url, tmp_path, tiny_base, engines=[engine]) as service,
+    ):
+        yield service
+        service.until(lambda: service.counted("hearken_streams") == 0)
+    with httpx.Client(base_url=engine) as client:
+        for card in client.get("/v1/models").json()["data"]:
+            client.post("/v1/unload_lora_adapter", json={"lora_name": card["id"]})
+
+
+def resident(service: Service) -> set[str]:
+    cards = httpx.get(f"{service.settings.engine.urls[0]}/v1/models").json()["data"]
+    return {card["id"] for card in cards}
+
+
+def go_live(service: Service, policy: str, **given: Any) -> None:
+    service.registry.publish(policy, **given)
+    service.until(lambda: service.chat(max_tokens=1)["system_fingerprint"] == policy)
+
+
+async def roll_back(service: Service) -> None:
+    async with await psycopg.AsyncConnection.connect(
+        service.settings.database_url or "", row_factory=dict_row
+    ) as connection:
+        await rollout.rollback(connection, "default", "it was rude")
+
+
+def test_a_published_policy_answers_and_the_ones_before_it_stay(swapping: Service) -> None:
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
+    go_live(swapping, "p3-cccccc", seed=3, parent="p2-bbbbbb")
+    swapping.until(lambda: resident(swapping) == {"p0", "p2-bbbbbb", "p3-cccccc"})
+    assert swapping.registry.state("p3-cccccc") == ("live", None)
+    assert swapping.registry.state("p2-bbbbbb") == ("retired", None)
+    assert swapping.rows("select policy, replaces, kind, state from rollouts order by started_at") == [
+        ("p1-aaaaaa", "p0", "direct", "promoted"),
+        ("p2-bbbbbb", "p1-aaaaaa", "direct", "promoted"),
+        ("p3-cccccc", "p2-bbbbbb", "direct", "promoted"),
+    ]
+    with swapping.client() as client:
+        lineage = client.get("/v1/policies/p3-cccccc").json()["lineage"]
+        states = {policy["id"]: policy["state"] for policy in client.get("/v1/policies").json()["data"]}
+    assert lineage == ["p3-cccccc", "p2-bbbbbb", "p1-aaaaaa", "p0"]
+    assert states["p0"] == "retired"
+
+
+async def test_a_rollback_takes_effect_on_the_next_request(swapping: Service) -> None:
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
+    with swapping.client() as client:
+        newest = client.get("/v1/rollouts").json()["data"][0]
+        taken = client.post(f"/v1/rollouts/{newest['id']}/rollback", json={"reason": "rude"}).json()
+    assert swapping.chat()["system_fingerprint"] == "p1-aaaaaa"
+    assert (taken["state"], taken["reason"]) == ("rolled_back", "rude")
+    assert swapping.registry.state("p2-bbbbbb") == ("rolled_back", "rude")
+    assert swapping.rows("select live, previous from routes") == [("p1-aaaaaa", "p0")]
+    await roll_back(swapping)  # as `hearken rollback` does, from another process
+    swapping.until(lambda: swapping.chat(max_tokens=1)["system_fingerprint"] == "p0", seconds=0.5)
+    with swapping.client() as client:
+        again = client.post(f"/v1/rollouts/{newest['id']}/rollback")
+    assert again.status_code == 409
+
+
+async def test_a_child_of_a_policy_that_was_taken_back_is_refused(swapping: Service) -> None:
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    await roll_back(swapping)
+    swapping.registry.publish("p2-bbbbbb", parent="p1-aaaaaa", seed=2)
+    swapping.until(lambda: swapping.registry.state("p2-bbbbbb") == ("rejected", "parent_rolled_back"))
+    assert swapping.live() == "p0"
+
+
+def truncate(directory: Path) -> None:
+    weights = (directory / WEIGHTS).read_bytes()
+    (directory / WEIGHTS).write_bytes(weights[: len(weights) // 2])
+
+
+def tamper(directory: Path) -> None:
+    weights = bytearray((directory / WEIGHTS).read_bytes())
+    weights[-3] ^= 1
+    (directory / WEIGHTS).write_bytes(weights)
+
+
+def hide_a_pickle(directory: Path) -> None:
+    (directory / "extra.bin").write_bytes(b"cos\nsystem\n")
+
+
+def change_the_manifest(directory: Path) -> None:
+    manifest = json.loads((directory / MANIFEST).read_text())
+    (directory / MANIFEST).write_text(json.dumps({**manifest, "base_digest": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "truncated"),
+        (tamper, "digest"),
+        (hide_a_pickle, "pickle"),
+        (change_the_manifest, "digest"),
+        (lambda directory: (directory / CONFIG).unlink(), "missing"),
+    ],
+)
+def test_a_damaged_directory_never_serves(
+    swapping: Service, damage: Callable[[Path], None], reason: str
+) -> None:
+    directory = swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
+    damage(directory)
+    swapping.rows("update policies set state = 'published' where id = 'p1-aaaaaa' returning 1")
+    swapping.until(lambda: swapping.registry.state("p1-aaaaaa") == ("rejected", reason))
+    assert swapping.chat()["system_fingerprint"] == "p0"
+    assert swapping.counted("hearken_policies_rejected_total", reason=reason) == 1
+
+
+def test_a_policy_that_does_not_answer_as_its_manifest_says_is_refused(swapping: Service) -> None:
+    directory = swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
+    liar = Probe(token_ids=PROBE, logprobs=[-1.0] * 11, base_logprobs=[-5.0] * 11)
+    target = directory.with_name("p2-bbbbbb")
+    target.mkdir()
+    for name in (WEIGHTS, CONFIG):
+        (target / name).write_bytes((directory / name).read_bytes())
+    swapping.registry.announce("p2-bbbbbb", target, parent="p0", probe=liar)
+    swapping.until(lambda: swapping.registry.state("p2-bbbbbb") == ("rejected", "probe"))
+    swapping.until(lambda: resident(swapping) == {"p0"})
+    assert swapping.live() == "p0"
+
+
+def test_a_start_with_a_damaged_live_policy_falls_back_to_its_ancestor(swapping: Service) -> None:
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
+    tamper(swapping.settings.policies_dir / "default" / "p2-bbbbbb")
+    with run_api(swapping.settings) as (url, _), httpx.Client(base_url=url) as client:
+        swapping.until(lambda: client.get("/readyz").status_code == 200)
+        answer = client.post(
+            "/v1/chat/completions",
+            json={**ASK, "max_tokens": 2},
+            headers={"Authorization": f"Bearer {PUBLIC}"},
+        )
+        assert answer.json()["system_fingerprint"] == "p1-aaaaaa"
+    assert swapping.registry.state("p2-bbbbbb") == ("rejected", "digest")
+    swapping.until(lambda: swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa")
+
+
+def test_no_request_fails_or_mixes_policies_while_policies_change(swapping: Service) -> None:
+    """Greedy replies under six swaps and eight streams, each compared with its policy's reply taken alone."""
+    replies: list[tuple[str, set[str], str]] = []
+    failures: list[str] = []
+    ended = threading.Event()
+
+    def talk() -> None:
+        with swapping.client() as client:
+            while not ended.is_set():
+                body = {**ASK, "max_tokens": 24, "temperature": 0, "stream": True}
+                with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                    if response.status_code != 200:
+                        failures.append(response.read().decode())
+                        return
+                    chunks = list(events(response))
+                failures.extend(str(chunk) for chunk in chunks if "error" in chunk)
+                text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+                fingerprints = {chunk["system_fingerprint"] for chunk in chunks}
+                replies.append((chunks[-1]["hearken"]["policies"][0], fingerprints, text))
+
+    alone = {"p0": swapping.chat(ASK["messages"][0]["content"], max_tokens=24, temperature=0)}
+    talkers = [threading.Thread(target=talk) for _ in range(8)]
+    for talker in talkers:
+        talker.start()
+    parent = "p0"
+    names = [f"p{number}-{number:06x}" for number in range(1, 7)]
+    for seed, policy in enumerate(names, start=1):
+        swapping.registry.publish(policy, parent=parent, seed=seed)
+        swapping.until(lambda policy=policy: swapping.live() == policy)  # type: ignore[misc]
+        alone[policy] = swapping.chat(ASK["messages"][0]["content"], max_tokens=24, temperature=0)
+        parent = policy
+    ended.set()
+    for talker in talkers:
+        talker.join(30)
+    assert failures == []
+    assert {policy for policy, _, _ in replies} >= {"p0", *names[:-1]}
+    for policy, fingerprints, text in replies:
+        assert fingerprints == {policy}
+        assert text == alone[policy]["choices"][0]["message"]["content"]
+    assert len({one["choices"][0]["message"]["content"] for one in alone.values()}) == 7
+
+
+def test_a_canary_answers_its_share_until_it_is_promoted(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
+    with swapping.client() as client:
+        created = client.post("/v1/rollouts", json={"policy": "p1-aaaaaa", "share": 0.5})
+        assert created.status_code == 201
+        rollout_id = created.json()["id"]
+        policies = [swapping.chat(max_tokens=1)["system_fingerprint"] for _ in range(24)]
+        assert set(policies) == {"p0", "p1-aaaaaa"}
+        [(propensity,)] = swapping.rows("select distinct propensity from replies where policy = 'p1-aaaaaa'")
+        assert propensity == 0.5
+        assert client.post("/v1/rollouts", json={"policy": "p0", "share": 0.5}).status_code == 409
+        promoted = client.post(f"/v1/rollouts/{rollout_id}/promote").json()
+    assert promoted["state"] == "promoted"
+    assert {swapping.chat(max_tokens=1)["system_fingerprint"] for _ in range(8)} == {"p1-aaaaaa"}
+
+
+def test_the_live_socket_tells_who_answers_now_and_whose_votes_it_learned(swapping: Service) -> None:
+    with connect(swapping.url.replace("http", "ws") + "/v1/live") as socket:
+        socket.send(json.dumps({"type": "auth", "key": ADMIN}))
+        socket.send(json.dumps({"type": "chat", "id": "a", **ASK, "max_tokens": 2}))
+        frames: list[dict[str, Any]] = [json.loads(socket.recv(timeout=10))]
+        while frames[-1]["type"] != "done":
+            frames.append(json.loads(socket.recv(timeout=10)))
+        vote = {"completion_id": frames[-1]["completion"]["id"], "type": "thumb", "value": "up"}
+        socket.send(json.dumps({"type": "feedback", "id": "v", "feedback": vote}))
+        recorded = json.loads(socket.recv(timeout=10))["feedback"]
+        swapping.rows(
+            "insert into examples (event_id, project, feedback_id, turn_id, type, value, rater,"
+            " conversation_id, created_at, first_policy)"
+            " select event_id, project, id, turn_id, type, value, rater, 'c', now(), 'p1-aaaaaa'"
+            " from feedback where id = %s returning 1",
+            recorded["id"],
+        )
+        swapping.registry.publish("p1-aaaaaa", seed=1)
+        policy, learned = (json.loads(socket.recv(timeout=10)) for _ in range(2))
+    assert policy == {"type": "policy", "policy": "p1-aaaaaa", "previous": "p0"}
+    assert learned["type"] == "learned"
+    assert (learned["feedback_id"], learned["policy"]) == (recorded["id"], "p1-aaaaaa")
+    assert learned["live_at"].endswith("Z")

@@ -1,0 +1,226 @@
+"""The trainer against a real Postgres and a real, tiny model: from votes to a published policy."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from feedback.log import open_log
+from schemas.database import Pool
+from schemas.policies import BASE, WEIGHTS, verify
+from schemas.settings import Settings
+from tests.training import (
+    add_key,
+    edited,
+    ranked,
+    retract,
+    send,
+    small_settings,
+    some_turns,
+    thumbs_by_parity,
+)
+from trainer import examples, loop
+from trainer.backbone import Backbone
+from trainer.ingest import apply, ingest, positions
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_base: Path) -> Backbone:
+    return Backbone(tiny_base, Settings().trainer.rl)
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> Settings:
+    add_key(pool)
+    return small_settings(database_url, tmp_path, tiny_base)
+
+
+def rounds(pool: Pool) -> list[dict[str, object]]:
+    with pool.connection() as connection:
+        return connection.execute("select * from rounds order by id").fetchall()
+
+
+def test_votes_become_a_policy_that_peft_loads_as_it_is(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, tiny_base: Path
+) -> None:
+    turns = some_turns(backbone, 24, seed=1)
+    votes = thumbs_by_parity(turns[:20])
+    votes += [ranked(turns[20], [[0], [1]]), ranked(turns[21], [[0, 1]], acceptable=False)]
+    votes += [edited(turns[22], "blue bird"), edited(turns[23], "red fish")]
+    send(database_url, turns, votes)
+
+    assert loop.run(settings, once=True) == 0
+
+    (row,) = rounds(pool)
+    assert row["outcome"] == "published", row["reason"]
+    with pool.connection() as connection:
+        policy = connection.execute("select * from policies where id = %s", [row["policy"]]).fetchone()
+        learned = connection.execute(
+            "select event_id, first_policy from examples where first_policy is not null"
+        ).fetchall()
+    assert policy is not None
+    assert policy["state"] == "published"
+    directory = Path(policy["directory"])
+    manifest = verify(policy["id"], directory, policy["digest"], backbone.digest)
+    assert manifest.parent == BASE
+    assert manifest.examples == len(learned) > 0
+    assert {row["first_policy"] for row in learned} == {policy["id"]}
+    assert manifest.log_positions == positions(pool)
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), directory).eval()
+    tokens = torch.tensor([manifest.probe.token_ids])
+    for expected, reference in [(manifest.probe.logprobs, False), (manifest.probe.base_logprobs, True)]:
+        with torch.no_grad():
+            if reference:
+                with model.disable_adapter():
+                    logits = model(tokens).logits
+            else:
+                logits = model(tokens).logits
+        logprobs = logits[0, :-1].log_softmax(1).gather(1, tokens[0, 1:, None]).squeeze(1)
+        assert torch.allclose(logprobs, torch.tensor(expected), atol=1e-4)
+    assert manifest.probe.logprobs != manifest.probe.base_logprobs
+
+    record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
+    assert record["gate"]["passed"] is True
+    assert len(record["improvement"]["steps"]) == 2
+    assert "# Round 1: published" in (settings.rounds_dir / "default" / "00001.md").read_text()
+
+
+def test_the_same_votes_and_seed_give_the_same_bytes(
+    database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool, backbone: Backbone
+) -> None:
+    add_key(pool)
+    turns = some_turns(backbone, 20, seed=2)
+    send(database_url, turns, thumbs_by_parity(turns))
+    names = []
+    for folder in ("one", "two"):
+        settings = small_settings(database_url, tmp_path / folder, tiny_base)
+        with pool.connection() as connection:
+            connection.execute("truncate rounds, routes, rollouts, policies")
+        assert loop.run(settings, once=True) == 0
+        names.append(rounds(pool)[0]["policy"])
+    assert names[0] is not None
+    assert names[0] == names[1]
+    one, two = (
+        (tmp_path / folder / "policies" / "default" / str(names[0]) / WEIGHTS).read_bytes()
+        for folder in ("one", "two")
+    )
+    assert one == two
+
+
+def test_the_base_is_published_as_an_adapter_that_changes_nothing(
+    settings: Settings, pool: Pool, backbone: Backbone
+) -> None:
+    assert loop.run(settings, once=True) == 0
+    with pool.connection() as connection:
+        policy = connection.execute("select * from policies").fetchone()
+        route = connection.execute("select live, previous from routes").fetchone()
+    assert policy is not None
+    assert (policy["id"], policy["state"], route) == (BASE, "live", {"live": BASE, "previous": BASE})
+    manifest = verify(BASE, Path(policy["directory"]), policy["digest"], backbone.digest)
+    assert manifest.probe.logprobs == manifest.probe.base_logprobs
+    weights = load_file(Path(policy["directory"]) / WEIGHTS)
+    assert all(not tensor.any() for name, tensor in weights.items() if "lora_B" in name)
+    (row,) = rounds(pool)
+    assert (row["outcome"], row["reason"]) == ("skipped", "no prompts to practise on")
+
+
+def test_one_class_of_thumbs_is_no_lesson(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 12, seed=3)
+    send(database_url, turns, [ranked(turn, [[0, 1]], acceptable=False) for turn in turns])
+    assert loop.run(settings, once=True) == 0
+    (row,) = rounds(pool)
+    assert row["outcome"] == "skipped"
+    assert "all thumbs alike" in str(row["reason"])
+
+
+def test_reading_the_log_twice_changes_nothing(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 6, seed=4)
+    first = send(database_url, turns, thumbs_by_parity(turns))
+    log = open_log(settings, pool)
+    assert ingest(pool, log) == 6
+    assert ingest(pool, log) == 0
+
+    again = send(database_url, [], thumbs_by_parity(turns[:1]))
+    retract(database_url, first[1])
+    assert ingest(pool, log) == 2
+    corpus = examples.load(pool, "default", backbone)
+    assert len(corpus.examples) == 5
+    assert examples.count(pool, "default") == 7
+
+    with pool.connection() as connection, connection.transaction():
+        for entry in log.read(0, None, 100):
+            apply(connection, entry.event)
+    assert examples.load(pool, "default", backbone) == corpus
+    assert again[0] != first[0]
+
+
+def test_a_round_begins_with_enough_votes_and_never_while_paused(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    log = open_log(settings, pool)
+    trainer = loop.Trainer(settings, pool, log)
+    turns = some_turns(backbone, 22, seed=5)
+    send(database_url, turns, thumbs_by_parity(turns[:9]))
+    ingest(pool, log)
+    assert not trainer.due()
+    send(database_url, [], thumbs_by_parity(turns[9:20]))
+    with pool.connection() as connection:
+        connection.execute("update projects set paused = true")
+    trainer.look()
+    assert rounds(pool) == []
+    with pool.connection() as connection:
+        connection.execute("update projects set paused = false")
+    trainer.look()
+    assert len(rounds(pool)) == 1
+    send(database_url, [], thumbs_by_parity(turns[20:]))
+    ingest(pool, log)
+    assert not trainer.due()
+    trainer.last_round -= settings.trainer.round_seconds
+    assert trainer.due()
+
+
+def test_a_trainer_that_was_killed_leaves_nothing_half_done(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 20, seed=6)
+    send(database_url, turns, thumbs_by_parity(turns))
+    loop.Trainer(settings, pool, open_log(settings, pool))
+    orphan = settings.policies_dir / "default" / "p1-abcdef"
+    orphan.mkdir()
+    (orphan / WEIGHTS).write_bytes(b"half")
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into rounds (project, parent, outcome, record)"
+            " values ('default', 'p0', 'running', '{\"votes\": 20}')"
+        )
+    trainer = loop.Trainer(settings, pool, open_log(settings, pool))
+    assert not orphan.exists()
+    assert [(row["outcome"], row["reason"]) for row in rounds(pool)] == [("failed", "interrupted")]
+    trainer.look()
+    assert [row["outcome"] for row in rounds(pool)][:1] == ["failed"]
+    assert len(rounds(pool)) == 2
+    assert rounds(pool)[1]["outcome"] in {"published", "rejected"}
+
+
+def test_a_round_that_fails_is_recorded_and_the_live_policy_stays(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    settings.trainer.rl = settings.trainer.rl.model_copy(update={"learning_rate": float("1e30")})
+    turns = some_turns(backbone, 20, seed=7)
+    send(database_url, turns, thumbs_by_parity(turns))
+    assert loop.run(settings, once=True) == 1
+    (row,) = rounds(pool)
+    assert row["outcome"] == "failed"
+    assert row["reason"]
+    with pool.connection() as connection:
+        assert connection.execute("select live from routes").fetchone() == {"live": BASE}
+        assert len(connection.execute("select from policies").fetchall()) == 1

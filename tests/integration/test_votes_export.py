@@ -1,0 +1,133 @@
+"""The export: one line for each vote that was not taken back, with its texts, for those who may read them."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from feedback.store import Store
+from schemas.database import AsyncPool, open_async_pool
+from schemas.feedback import parse_vote
+from tests.voting import ADMIN, PUBLIC, SECRET, STRANGER, a_turn, add_keys, serve_votes
+
+EXPORT = "/v1/feedback/export"
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[AsyncPool]:
+    async with open_async_pool(database_url) as pool:
+        await add_keys(pool)
+        yield pool
+
+
+@pytest.fixture
+async def store(pool: AsyncPool) -> Store:
+    return Store(pool)
+
+
+async def say(store: Store, turn: str, **fields: Any) -> str:
+    ballot = await store.ballot(turn)
+    assert ballot is not None
+    return (await store.submit(ballot, parse_vote({"completion_id": turn, **fields}), ballot.rater)).id
+
+
+async def export(pool: AsyncPool, key: str | None, **params: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with serve_votes(pool) as url, httpx.AsyncClient(base_url=url, headers=headers) as client:
+        return await client.get(EXPORT, params=params, timeout=60)
+
+
+def parsed(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.headers["content-type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in response.content.splitlines()]
+
+
+async def test_every_type_has_its_line(store: Store, pool: AsyncPool) -> None:
+    turn = a_turn("chatcmpl-1", replies=("It is Paris.", "Paris!"))
+    await store.record_turn(replace(turn, replies=[turn.replies[0], replace(turn.replies[1], policy="p1")]))
+    old = await say(store, turn.id, type="thumb", value="up")
+    new = await say(store, turn.id, type="thumb", value="down", reasons=["terse"], comment="Too short")
+    ranking = await say(store, turn.id, type="ranking", ranking=[[1], [0]], acceptable=False)
+    edit = await say(store, turn.id, type="edit", choice=1, text="Paris, on the Seine – 🙂\u2028")
+    signal = await say(store, turn.id, type="signal", signal="copied")
+
+    lines = parsed(await export(pool, ADMIN, format="jsonl"))
+
+    assert [line["id"] for line in lines] == [old, new, ranking, edit, signal]
+    about = [(line["choice"], line["type"], line["value"], line["policy"]) for line in lines]
+    assert about == [
+        (0, "thumb", "up", "p0"),
+        (0, "thumb", "down", "p0"),
+        (None, "ranking", [[1], [0]], None),
+        (1, "edit", None, "p1"),
+        (0, "signal", "copied", "p0"),
+    ]
+    thumb = lines[1]
+    assert thumb.pop("event_id").startswith("ev_")
+    assert thumb.pop("created_at").endswith("Z")
+    assert thumb == {
+        "id": new, "completion_id": turn.id, "choice": 0, "type": "thumb", "value": "down", "policy": "p0",
+        "user": "u_ada", "superseded_by": None, "prompt": turn.messages, "reply": "It is Paris.",
+        "replies": None, "text": None, "comment": "Too short", "reasons": ["terse"],
+    }  # fmt: skip
+    assert lines[0]["superseded_by"] == new
+    assert lines[2]["acceptable"] is False
+    assert lines[2]["replies"] == [
+        {"choice": 0, "policy": "p0", "text": "It is Paris."},
+        {"choice": 1, "policy": "p1", "text": "Paris!"},
+    ]
+    assert (lines[3]["reply"], lines[3]["text"]) == ("Paris!", "Paris, on the Seine – 🙂\u2028")
+
+
+async def test_a_ranking_of_one_policys_replies_names_it(store: Store, pool: AsyncPool) -> None:
+    await store.record_turn(a_turn("chatcmpl-1", replies=("A", "B")))
+    await say(store, "chatcmpl-1", type="ranking", ranking=[[0, 1]])
+
+    assert parsed(await export(pool, SECRET))[0]["policy"] == "p0"
+
+
+async def test_what_was_taken_back_is_not_exported(store: Store, pool: AsyncPool) -> None:
+    await store.record_turn(a_turn("chatcmpl-1"))
+    old = await say(store, "chatcmpl-1", type="thumb", value="up")
+    new = await say(store, "chatcmpl-1", type="thumb", value="down")
+    found = await store.find(new)
+    assert found is not None
+    await store.retract(found)
+
+    lines = parsed(await export(pool, ADMIN))
+
+    assert [(line["id"], line["superseded_by"]) for line in lines] == [(old, new)]
+
+
+async def test_a_project_exports_its_own_votes(store: Store, pool: AsyncPool) -> None:
+    await store.record_turn(a_turn("chatcmpl-1"))
+    await store.record_turn(a_turn("chatcmpl-2", project="other"))
+    mine = await say(store, "chatcmpl-1", type="thumb", value="up")
+    theirs = await say(store, "chatcmpl-2", type="thumb", value="up")
+
+    assert [line["id"] for line in parsed(await export(pool, ADMIN))] == [mine]
+    assert [line["id"] for line in parsed(await export(pool, STRANGER))] == [theirs]
+
+
+async def test_more_votes_than_a_page_of_the_cursor_come_once_each(store: Store, pool: AsyncPool) -> None:
+    await store.record_turn(a_turn("chatcmpl-1"))
+    votes = [await say(store, "chatcmpl-1", type="thumb", value="up") for _ in range(1_100)]
+
+    assert [line["id"] for line in parsed(await export(pool, ADMIN))] == votes
+
+
+async def test_who_may_not_export_and_what(pool: AsyncPool) -> None:
+    answers = [
+        await export(pool, PUBLIC),
+        await export(pool, None),
+        await export(pool, ADMIN, format="xlsx"),
+    ]
+
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in answers] == [
+        (403, "forbidden"),
+        (401, "invalid_api_key"),
+        (400, "unsupported_format"),
+    ]

@@ -1,0 +1,123 @@
+"""What tests of training share: a tiny base, and votes on replies that it gave, sent as serving does."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import torch
+
+from feedback.store import Store
+from schemas.database import Pool, open_async_pool
+from schemas.feedback import Edit, Ranking, Thumb, Vote
+from schemas.settings import Settings
+from schemas.turns import Reply, Turn
+from trainer.backbone import Backbone
+from trainer.rollouts import sample
+
+WORDS = ["red", "blue", "green", "yellow", "tree", "river", "stone", "cloud", "bird", "fish"]
+
+
+def small_settings(database_url: str, data_dir: Path, model: Path, **trainer: object) -> Settings:
+    """Rounds of seconds: two steps, few prompts, and a gate that a random model can pass."""
+    settings = Settings(database_url=database_url, data_dir=data_dir, model=str(model))
+    rl = settings.trainer.rl.model_copy(
+        update={"steps": 2, "prompts": 4, "replies": 4, "max_tokens": 12, "unended_penalty": 0.0}
+    )
+    gate = settings.trainer.gate.model_copy(
+        update={"prompts": 4, "unended_gain": 1.0, "repetition_gain": 1.0}
+    )
+    settings.trainer = settings.trainer.model_copy(
+        update={"rl": rl, "gate": gate, "min_votes": 8, "round_votes": 10, **trainer}
+    )
+    return settings
+
+
+def add_key(pool: Pool) -> None:
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into keys (id, project, kind, hash) values ('default-admin', 'default', 'admin', 'x')"
+        )
+
+
+def some_turns(backbone: Backbone, count: int, seed: int, replies: int = 2) -> list[Turn]:
+    """Turns with random prompts, answered by the base."""
+    rng = random.Random(seed)
+    messages = [[{"role": "user", "content": " ".join(rng.choices(WORDS, k=4))}] for _ in range(count)]
+    prompts = [backbone.render(message) for message in messages]
+    with backbone.reference():
+        rollouts = sample(backbone, prompts, replies, 12, torch.Generator().manual_seed(seed))
+    turns = []
+    for index, prompt in enumerate(prompts):
+        own = [rollout for rollout in rollouts if rollout.prompt == index]
+        turns.append(
+            Turn(
+                id=f"chatcmpl-{seed}-{index}",
+                project="default",
+                conversation_id=f"conv-{seed}-{index}",
+                rater=f"u_{index % 5}",
+                key_id="default-admin",
+                messages=messages[index],
+                prompt_token_ids=prompt,
+                sampling={"temperature": 1.0},
+                replies=[
+                    Reply(
+                        choice, "p0", 0.98, backbone.decode(r.token_ids).replace("\x00", ""), r.token_ids, r.logprobs,
+                        "stop" if r.ended else "length",
+                    )
+                    for choice, r in enumerate(own)
+                ],
+            )
+        )  # fmt: skip
+    return turns
+
+
+def thumbs_by_parity(turns: list[Turn]) -> list[tuple[Turn, Vote]]:
+    """Up for replies whose first token is even: a taste that the base's replies differ in."""
+    return [
+        (
+            turn,
+            Thumb(
+                type="thumb",
+                completion_id=turn.id,
+                value="up" if turn.replies[0].token_ids[0] % 2 == 0 else "down",
+            ),
+        )
+        for turn in turns
+    ]
+
+
+def ranked(turn: Turn, groups: list[list[int]], acceptable: bool = True) -> tuple[Turn, Vote]:
+    return turn, Ranking(type="ranking", completion_id=turn.id, ranking=groups, acceptable=acceptable)
+
+
+def edited(turn: Turn, text: str) -> tuple[Turn, Vote]:
+    return turn, Edit(type="edit", completion_id=turn.id, text=text)
+
+
+def send(database_url: str, turns: list[Turn], votes: list[tuple[Turn, Vote]]) -> list[str]:
+    """Record turns and votes as the API does; returns the votes' ids."""
+
+    async def record() -> list[str]:
+        async with open_async_pool(database_url, size=2) as pool:
+            store = Store(pool)
+            for turn in turns:
+                await store.record_turn(turn)
+            ids = []
+            for turn, vote in votes:
+                ballot = await store.ballot(turn.id)
+                assert ballot is not None
+                ids.append((await store.submit(ballot, vote, turn.rater)).id)
+            return ids
+
+    return asyncio.run(record())
+
+
+def retract(database_url: str, feedback_id: str) -> None:
+    async def take_back() -> None:
+        async with open_async_pool(database_url, size=2) as pool:
+            store = Store(pool)
+            found = await store.find(feedback_id)
+            assert found is not None
+            await store.retract(found)
+
+    asyncio.run(take_back())

@@ -1,0 +1,68 @@
+"""The policy update's formulas, against closed forms."""
+
+import math
+
+import torch
+from torch import tensor
+
+from trainer import losses
+
+
+def test_leave_one_out_compares_with_the_other_replies() -> None:
+    advantages_PK = losses.leave_one_out(tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))
+    assert torch.allclose(advantages_PK, tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]))
+
+
+def test_leave_one_out_is_the_centred_reward_scaled() -> None:
+    rewards_PK = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    centred = rewards_PK - rewards_PK.mean(1, keepdim=True)
+    assert torch.allclose(losses.leave_one_out(rewards_PK), centred * 8 / 7, atol=1e-6)
+
+
+def test_importance_weights_are_the_ratio_cut_off() -> None:
+    weights = losses.importance_weights(tensor([math.log(0.3), 0.0]), tensor([math.log(0.2), -2.0]), 2.0)
+    assert torch.allclose(weights, tensor([1.5, 2.0]))
+
+
+def test_without_a_move_the_gradient_is_reinforce() -> None:
+    logprobs_BT = tensor([[-1.0, -2.0], [-0.5, 0.0]], requires_grad=True)
+    mask_BT = tensor([[1.0, 1.0], [1.0, 0.0]])
+    losses.policy_gradient(
+        logprobs_BT, logprobs_BT.detach(), logprobs_BT.detach(), tensor([3.0, -1.0]), mask_BT,
+        clip=0.2, truncation=2.0,
+    ).backward()  # fmt: skip
+    assert logprobs_BT.grad is not None
+    assert torch.allclose(logprobs_BT.grad, -tensor([[3.0, 3.0], [-1.0, 0.0]]) / 3)
+
+
+def test_a_token_that_moved_too_far_for_its_advantage_gets_no_gradient() -> None:
+    old_BT = tensor([[-1.0], [-1.0], [-1.0]])
+    logprobs_BT = (old_BT + tensor([[0.5], [-0.5], [0.1]])).requires_grad_()
+    losses.policy_gradient(
+        logprobs_BT, old_BT, old_BT, tensor([1.0, -1.0, 1.0]), torch.ones(3, 1), clip=0.2, truncation=2.0
+    ).backward()
+    assert logprobs_BT.grad is not None
+    assert torch.allclose(logprobs_BT.grad, tensor([[0.0], [0.0], [-math.exp(0.1) / 3]]))
+
+
+def test_kl_of_samples_estimates_the_kl_of_the_distributions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    policy, reference = tensor([0.7, 0.2, 0.1]), tensor([0.3, 0.3, 0.4])
+    tokens = torch.multinomial(policy, 40_000, replacement=True, generator=generator).view(-1, 4)
+    logprobs_BT, reference_BT = policy.log()[tokens], reference.log()[tokens]
+    mask_BT = torch.ones_like(logprobs_BT)
+    exact = float((policy * (policy / reference).log()).sum())
+    assert abs(float(losses.kl_per_token(logprobs_BT, reference_BT, mask_BT)) - exact) < 0.01
+    per_reply = losses.kl_per_reply(logprobs_BT, reference_BT, mask_BT)
+    assert abs(float(per_reply.mean()) - 4 * exact) < 0.04
+
+
+def test_kl_counts_only_the_replies_own_tokens() -> None:
+    mask_BT = tensor([[1.0, 0.0], [1.0, 1.0]])
+    kl = losses.kl_per_reply(
+        tensor([[-1.0, 9.0], [-1.0, -1.0]]), tensor([[-2.0, 0.0], [-2.0, -3.0]]), mask_BT
+    )
+    assert kl.tolist() == [1.0, 3.0]
+    assert (
+        float(losses.kl_per_token(tensor([[-1.0, 9.0]]), tensor([[-2.0, 0.0]]), tensor([[1.0, 0.0]]))) == 1.0
+    )

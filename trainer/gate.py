@@ -1,0 +1,187 @@
+"""What a candidate must pass before anyone sees it. Every verdict carries its figures.
+
+On prompts that were held out it must not be worse than the live policy, neither by the reward model that
+it was trained on nor by another, fitted to the votes that were held out with the prompts; and it must not
+have paid for its gain with length, endless or repeated replies, distance from the base, or knowledge.
+
+A fold of votes is small and so are a round's gains: a candidate fails a comparison when it is worse by more
+than the comparison's standard error, which the figures give. Held-out votes may have shaped an ancestor of the
+candidate in an earlier round; `held_out_unseen` says how many have not.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from schemas.settings import GateSettings, RLSettings
+from trainer.backbone import Backbone
+from trainer.features import Views
+from trainer.improve import measure
+from trainer.reward_model import RewardModel
+from trainer.rollouts import sample
+
+REPLIES = 2
+"""Replies of candidate and live policy to each held-out prompt."""
+
+KL_SLACK = 1.25
+"""The guard looks before a step and the gate after the last: so much more of the budget may be used here."""
+
+MOST_ALIKE = 0.25
+"""Share of the replies to different prompts that may be the same text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A policy's replies to the held-out prompts, prompt by prompt, and what the base makes of them."""
+
+    token_ids: list[list[int]]
+    ended: float
+    kl: float
+    views: Views
+
+    @property
+    def length(self) -> float:
+        return sum(map(len, self.token_ids)) / len(self.token_ids)
+
+
+@dataclass
+class Verdict:
+    """`reasons` is empty when the candidate passed."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+    def require(self, condition: bool, reason: str) -> None:
+        if not condition:
+            self.reasons.append(reason)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"passed": self.passed, "reasons": self.reasons, "figures": self.figures}
+
+
+def answer(
+    backbone: Backbone,
+    prompts: Sequence[list[int]],
+    replies: int,
+    max_tokens: int,
+    generator: torch.Generator,
+) -> Answers:
+    """`replies` replies to each prompt of the model as it is now, adapter or base."""
+    rollouts = sample(backbone, prompts, replies, max_tokens, generator)
+    token_ids = [rollout.token_ids for rollout in rollouts]
+    measured = measure(backbone, [prompts[rollout.prompt] for rollout in rollouts], token_ids)
+    nats = sum(map(sum, (r.logprobs for r in rollouts))) - sum(map(sum, measured.base_logprobs))
+    return Answers(
+        token_ids,
+        sum(rollout.ended for rollout in rollouts) / len(rollouts),
+        nats / sum(map(len, token_ids)),
+        measured.views,
+    )
+
+
+def judge(
+    candidate: Answers,
+    live: Answers,
+    base: Answers,
+    trained: RewardModel,
+    held_out: RewardModel | None,
+    knowledge: tuple[float | None, float | None],
+    gate: GateSettings,
+    rl: RLSettings,
+) -> Verdict:
+    """`held_out` is None when the held-out votes say nothing; `knowledge` is (candidate's, base's) share of
+    probes answered rightly, None without probes."""
+    verdict = Verdict()
+    figures = verdict.figures
+    for name, model in (("trained", trained), ("held_out", held_out)):
+        if model is None:
+            figures[f"{name}_gain"] = None
+            continue
+        gain, error = compare(model, candidate.views, live.views)
+        figures |= {f"{name}_gain": round(gain, 4), f"{name}_error": round(error, 4)}
+        verdict.require(
+            gain + error >= 0, f"worse than the live policy by the {name} votes ({gain:+.3f} ± {error:.3f})"
+        )
+
+    ratio = candidate.length / base.length
+    figures |= {"length": round(candidate.length, 1), "length_ratio": round(ratio, 3)}
+    verdict.require(
+        1 / gate.length_ratio <= ratio <= gate.length_ratio,
+        f"replies {ratio:.2f} times as long as the base's",
+    )
+    figures |= {"ended": round(candidate.ended, 3), "base_ended": round(base.ended, 3)}
+    verdict.require(
+        candidate.ended >= base.ended - gate.unended_gain,
+        f"only {candidate.ended:.0%} of replies end by themselves",
+    )
+    figures["kl"] = round(candidate.kl, 4)
+    limit = KL_SLACK * rl.kl_budget
+    verdict.require(candidate.kl <= limit, f"KL of {candidate.kl:.3f} nats per token is above {limit:.3f}")
+
+    figures |= {
+        "repeated": round(repeated(candidate.token_ids), 4),
+        "base_repeated": round(repeated(base.token_ids), 4),
+    }
+    figures |= {
+        "distinct": round(distinct(candidate.token_ids), 4),
+        "base_distinct": round(distinct(base.token_ids), 4),
+    }
+    figures["alike"] = round(alike(candidate.token_ids), 4)
+    verdict.require(
+        figures["repeated"] <= figures["base_repeated"] + gate.repetition_gain, "replies repeat themselves"
+    )
+    verdict.require(
+        figures["distinct"] >= gate.distinct_ratio * figures["base_distinct"],
+        "replies use few different word pairs",
+    )
+    verdict.require(
+        figures["alike"] <= alike(base.token_ids) + MOST_ALIKE, "different prompts get the same reply"
+    )
+
+    knows, knew = knowledge
+    figures |= {"knowledge": knows, "base_knowledge": knew}
+    if knows is not None and knew is not None:
+        verdict.require(
+            knows >= knew - gate.knowledge_loss, f"knows {knows:.1%} of the probes, the base {knew:.1%}"
+        )
+    return verdict
+
+
+def compare(model: RewardModel, candidate: Views, live: Views) -> tuple[float, float]:
+    """The candidate's mean gain in reward over the live policy, prompt by prompt, and its standard error:
+    of the prompts asked, and of the members' disagreement, each a source of its own."""
+    gains_NM: Tensor = model.scores(candidate) - model.scores(live)
+    gains_PM = gains_NM.view(-1, REPLIES, gains_NM.shape[1]).mean(1)
+    of_prompts = gains_PM.mean(1).var() / len(gains_PM)
+    of_members = gains_PM.mean(0).var()
+    return float(gains_PM.mean()), float((of_prompts + of_members).sqrt())
+
+
+def repeated(replies: Sequence[Sequence[int]], size: int = 4) -> float:
+    """Share of a reply's runs of `size` tokens that it has said before, on average over the replies."""
+    shares = []
+    for reply in replies:
+        runs = [tuple(reply[start : start + size]) for start in range(len(reply) - size + 1)]
+        shares.append(1 - len(set(runs)) / len(runs) if runs else 0.0)
+    return sum(shares) / len(shares)
+
+
+def distinct(replies: Sequence[Sequence[int]]) -> float:
+    """Different pairs of neighbouring tokens as a share of all, over the replies together (distinct-2:
+    Li et al. 2016)."""
+    pairs = [pair for reply in replies for pair in pairwise(reply)]
+    return len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def alike(replies: Sequence[Sequence[int]]) -> float:
+    """Share of the replies that are the most common reply."""
+    return Counter(map(tuple, replies)).most_common(1)[0][1] / len(replies)

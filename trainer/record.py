@@ -1,0 +1,110 @@
+"""The record of a round that people read: a row of `rounds`, and a Markdown and a JSON file beside it.
+
+The row is opened before the work and closed with its outcome, so a round whose process died is found open
+by the next start, which closes it as failed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from schemas.database import Pool
+from schemas.settings import Settings
+
+
+def close_interrupted(pool: Pool, project: str) -> int:
+    """Close the rounds that a dead trainer left open; returns how many."""
+    with pool.connection() as connection:
+        return connection.execute(
+            "update rounds set outcome = 'failed', reason = 'interrupted', ended_at = now()"
+            " where project = %s and outcome = 'running'",
+            [project],
+        ).rowcount
+
+
+def begin(pool: Pool, project: str, parent: str) -> tuple[int, int]:
+    """Open a round; returns its row's id and its number within the project, from 1."""
+    with pool.connection() as connection, connection.transaction():
+        row = connection.execute(
+            "insert into rounds (project, parent, outcome) values (%s, %s, 'running')"
+            " returning id, (select count(*) from rounds where project = %s) + 1 as number",
+            [project, parent, project],
+        ).fetchone()
+    assert row is not None  # noqa: S101  (insert … returning gives its row)
+    return row["id"], row["number"]
+
+
+def votes_at_last_round(pool: Pool, project: str) -> int:
+    """How many votes had arrived when the last round began that was not interrupted."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select record -> 'votes' as votes from rounds where project = %s and record ? 'votes'"
+            " and reason is distinct from 'interrupted' order by id desc limit 1",
+            [project],
+        ).fetchone()
+    return int(row["votes"]) if row else 0
+
+
+def finish(
+    pool: Pool,
+    settings: Settings,
+    round_id: int,
+    number: int,
+    outcome: str,
+    reason: str | None,
+    record: dict[str, Any],
+) -> None:
+    """Close the row (a published round's outcome is set with its policy already) and write the files."""
+    with pool.connection() as connection:
+        connection.execute(
+            "update rounds set outcome = %s, reason = %s, record = %s, ended_at = now() where id = %s",
+            [outcome, reason, Jsonb(record), round_id],
+        )
+    folder = settings.rounds_dir / settings.project
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"round": number, "outcome": outcome, "reason": reason, **record}
+    _write(folder / f"{number:05d}.json", json.dumps(whole, indent=2) + "\n")
+    _write(folder / f"{number:05d}.md", markdown(whole))
+
+
+def markdown(whole: dict[str, Any]) -> str:
+    """The record as a page: what came of it, what it learned from, its steps, and the verdict."""
+    lines = [f"# Round {whole['round']}: {whole['outcome']}", ""]
+    if whole["reason"]:
+        lines += [f"{whole['reason']}.", ""]
+    for name, value in whole.items():
+        if not isinstance(value, dict | list) and name not in {"round", "outcome", "reason"}:
+            lines.append(f"- {name.replace('_', ' ')}: {value}")
+    for name, value in whole.items():
+        if isinstance(value, dict):
+            lines += ["", f"## {name.replace('_', ' ').capitalize()}", "", *_section(value)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(value: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, item in value.items():
+        if isinstance(item, list) and item and isinstance(item[0], dict):
+            columns = list(item[0])
+            lines += ["| step | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+            lines += [
+                f"| {number} | " + " | ".join(str(row[column]) for column in columns) + " |"
+                for number, row in enumerate(item)
+            ]
+            lines.append("")
+        elif isinstance(item, dict):
+            lines += [
+                f"- {name.replace('_', ' ')}: {key.replace('_', ' ')} {figure}"
+                for key, figure in item.items()
+            ]
+        else:
+            lines.append(f"- {name.replace('_', ' ')}: {item}")
+    return lines
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_suffix(path.suffix + ".draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
