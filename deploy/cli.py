@@ -173,7 +173,7 @@ def export(data_dir: DataDir = None) -> None:
     from feedback.export import lines
 
     async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
-        async for line in lines(connection, settings.project, texts=True):
+        async for line in lines(connection, settings.project):
             sys.stdout.write(line)
 
     _with_database(data_dir, run)

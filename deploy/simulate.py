@@ -98,7 +98,7 @@ async def simulate(options: SimulateOptions) -> Report:
             await visits.run(measure.fresh)
             news = "waiting for the last policy"
             await _wait_for_the_last_policy(operator, visits)
-            seconds = visits.clock()
+            visits.close()
             news = "measuring the policy that answers now"
             policy = await measure.live()
             final, knowledge = await measure.approval(policy), await measure.knowledge(policy)
@@ -112,7 +112,7 @@ async def simulate(options: SimulateOptions) -> Report:
         users=options.users,
         votes=len(visits.vote_ids),
         votes_by_type=dict(visits.types),
-        seconds=seconds,
+        seconds=visits.clock(),
         base=start.approval,
         attainable=start.attainable,
         final=final,

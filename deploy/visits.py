@@ -68,10 +68,15 @@ class Visits:
         self._rate = rate
         self._conversations: dict[str, Conversation] = {}
         self._opened: float | None = None
+        self._closed: float | None = None
 
     def clock(self) -> float:
-        """Seconds since the first visit could begin."""
-        return 0.0 if self._opened is None else time.monotonic() - self._opened
+        """Seconds since the first visit could begin, up to `close`."""
+        return 0.0 if self._opened is None else (self._closed or time.monotonic()) - self._opened
+
+    def close(self) -> None:
+        """Stops the clock."""
+        self._closed = time.monotonic()
 
     def over(self) -> bool:
         """Whether the time is."""

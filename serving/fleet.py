@@ -45,6 +45,7 @@ class Replica:
             if self.healthy and self._failures >= _FAILURES:
                 log.error("engine_lost", url=self.engine.url, error=str(error))
                 self.healthy = False
+                self.proved.clear()
             return
         if not self.healthy:
             log.info("engine_found", url=self.engine.url, adapters=len(resident))

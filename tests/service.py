@@ -142,11 +142,12 @@ class Service:
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, verify=_NO_TLS)
 
     def chat(self, text: str = "Hello there", key: str = ADMIN, **fields: Any) -> dict[str, Any]:
-        """One whole reply of 8 tokens, unless `fields` say otherwise."""
+        """One whole reply, of 8 tokens and the likeliest unless `fields` say otherwise."""
         body = {
             "model": "default",
             "messages": [{"role": "user", "content": text}],
             "max_tokens": 8,
+            "temperature": 0,
             **fields,
         }
         with self.client(key) as client:

@@ -1,17 +1,25 @@
 /**
- * The conversation: sends messages, takes in replies, casts votes. Survives a reload of the tab
- * (sessionStorage) and leaves how it looks to TurnView.
+ * The conversation: sends messages, takes in replies, turns what a person does into votes. Survives a
+ * reload of the tab (sessionStorage) and leaves how it looks to TurnView.
  */
 
 import { announce, randomId } from "./dom.js";
 import { LETTERS, TurnView, answer, newTurn } from "./turn.js";
+import { Voting } from "./voting.js";
 import { inWords } from "./words.js";
 
 const KEY = "hearken.chat";
 const SENT = "hearken.sent";
 const COMPARE_EVERY = 5;
 const RANKINGS = { a: [[0], [1]], b: [[1], [0]], tie: [[0, 1]], neither: [[0, 1]] };
-const WHAT = { up: "Good reply", down: "Bad reply", a: "Preferred A", b: "Preferred B", tie: "A tie", neither: "Neither was good" };
+const WHAT = {
+  up: "Good reply",
+  down: "Bad reply",
+  a: "Preferred A",
+  b: "Preferred B",
+  tie: "A tie",
+  neither: "Neither was good",
+};
 
 export class Chat {
   #live;
@@ -19,11 +27,16 @@ export class Chat {
   #list;
   #views = new Map();
   #running = null;
-  #votes = Promise.resolve();
+  #voting;
 
   /** Calls `changed()` when a turn began, ended or was voted on, `answered(policy)`, `complain(text)`. */
   constructor({ live, ledger, list, user, changed, answered, complain }) {
-    Object.assign(this, { user, changed, answered, complain, compare: false });
+    Object.assign(this, { user, changed, answered, compare: false });
+    const settled = (turn) => {
+      this.#views.get(turn)?.draw();
+      this.#changed();
+    };
+    this.#voting = new Voting(live, ledger, settled, complain);
     this.#live = live;
     this.#ledger = ledger;
     this.#list = list;
@@ -146,7 +159,7 @@ export class Chat {
 
   again(turn) {
     if (this.busy) return;
-    if (turn.state === "done") this.#signal(turn, "regenerated");
+    if (turn.state === "done") this.#voting.signal(turn, "regenerated");
     const n = turn.state === "done" ? (this.compare ? 2 : 1) : turn.n;
     Object.assign(turn, newTurn(turn.prompt, n));
     this.#ask(turn);
@@ -158,7 +171,7 @@ export class Chat {
     this.#views.get(turn).draw();
     this.#views.get(turn).focus("verdict");
     const vote = { type: "ranking", ranking: RANKINGS[verdict], acceptable: verdict !== "neither" };
-    this.#vote(turn, vote, "ranking", WHAT[verdict], () => (turn.verdict = null));
+    this.#voting.cast(turn, vote, "ranking", WHAT[verdict], () => (turn.verdict = null));
   }
 
   reconsider(turn) {
@@ -173,7 +186,7 @@ export class Chat {
     reply.reasons = [];
     this.#views.get(turn).draw();
     if (value) this.#castThumb(turn, reply);
-    else this.#retract(turn, `thumb ${turn.picked ?? 0}`);
+    else this.#voting.retract(turn, `thumb ${turn.picked ?? 0}`);
   }
 
   reasons(turn, reasons) {
@@ -191,55 +204,19 @@ export class Chat {
     reply.text = text;
     reply.edited = text !== reply.original;
     const undo = () => Object.assign(reply, { text: before, edited: before !== reply.original });
-    if (reply.edited) this.#vote(turn, { type: "edit", choice: turn.picked ?? 0, text }, slot, "Edited", undo);
-    else this.#retract(turn, slot);
+    if (reply.edited) this.#voting.cast(turn, { type: "edit", choice: turn.picked ?? 0, text }, slot, "Edited", undo);
+    else this.#voting.retract(turn, slot);
   }
 
   async copy(turn) {
     await navigator.clipboard.writeText(answer(turn).text);
     announce("Copied.");
-    this.#signal(turn, "copied");
+    this.#voting.signal(turn, "copied");
   }
 
   #castThumb(turn, reply) {
     const choice = turn.picked ?? 0;
     const vote = { type: "thumb", choice, value: reply.thumb, reasons: reply.reasons };
-    this.#vote(turn, vote, `thumb ${choice}`, WHAT[reply.thumb], () => (reply.thumb = null));
-  }
-
-  /** Votes go out one after the other, so that the last one said is the one that stands. */
-  #vote(turn, vote, slot, what, undo) {
-    const { completion, token, prompt } = turn;
-    const frame = { completion_id: completion, feedback_token: token, ...vote };
-    this.#changed();
-    this.#votes = this.#votes.then(async () => {
-      try {
-        const { id } = await this.#live.vote(frame);
-        this.#ledger.add({ id, token, completion, slot: `${completion} ${slot}`, what, prompt });
-        announce("Your vote is recorded.");
-      } catch (error) {
-        undo();
-        this.#views.get(turn)?.draw();
-        this.complain(`Your vote was not taken. ${inWords(error)}`);
-      }
-      this.#changed();
-    });
-  }
-
-  #retract(turn, slot) {
-    this.#votes = this.#votes.then(async () => {
-      const vote = this.#ledger.in(`${turn.completion} ${slot}`);
-      if (!vote) return;
-      const response = await this.#live.call("DELETE", vote);
-      if (response?.ok) this.#ledger.remove(vote.id);
-      else this.complain("Your vote could not be taken back. Try again in a moment.");
-      this.#changed();
-    });
-  }
-
-  #signal(turn, signal) {
-    if (!turn.token) return;
-    const vote = { type: "signal", choice: turn.picked ?? 0, signal, completion_id: turn.completion, feedback_token: turn.token };
-    this.#live.vote(vote).catch(() => {}); // a hint to the trainer; nobody waits for it
+    this.#voting.cast(turn, vote, `thumb ${choice}`, WHAT[reply.thumb], () => (reply.thumb = null));
   }
 }

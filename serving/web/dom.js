@@ -14,6 +14,11 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** A button that does `click`; `key` is how the focus finds it again after a redraw. */
+export function button(kind, key, click, attributes, ...children) {
+  return h("button", { type: "button", class: kind, "data-key": key, on: { click }, ...attributes }, ...children);
+}
+
 /** A symbol of index.html. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");

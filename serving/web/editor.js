@@ -1,10 +1,14 @@
 /** The inline editor of a reply. */
 
-import { h } from "./dom.js";
+import { button, h } from "./dom.js";
 
 /** A form with the reply's text; `close` gets the new text, or null when nothing changes. */
 export function editor(text, close) {
-  const input = h("textarea", { "data-key": "editor", "aria-label": "How the reply should have been", "aria-describedby": "editor-hint" });
+  const input = h("textarea", {
+    "data-key": "editor",
+    "aria-label": "How the reply should have been",
+    "aria-describedby": "editor-hint",
+  });
   input.value = text;
   const fit = () => {
     input.style.height = "auto";
@@ -25,8 +29,8 @@ export function editor(text, close) {
       "div",
       { class: "editor-end" },
       h("span", { id: "editor-hint", class: "keys" }, "Write it as it should have been. Ctrl+Enter saves, Escape leaves it."),
-      h("button", { type: "button", class: "quiet", on: { click: () => close(null) } }, "Cancel"),
-      h("button", { type: "submit", class: "solid" }, "Save"),
+      button("quiet", "cancel", () => close(null), {}, "Cancel"),
+      h("button", { type: "submit", class: "solid", "data-key": "save" }, "Save"),
     ),
   );
 }

@@ -44,8 +44,9 @@ export class Status {
 
   #open() {
     const { votes, waiting } = this.ledger;
+    const live = votes.length - waiting.length;
     byId("votes-summary").textContent = votes.length
-      ? `${plural(votes.length, "vote")}, ${votes.length - waiting.length} of them in a live policy. Training starts by itself when enough votes have come in.`
+      ? `${plural(votes.length, "vote")}, ${live} in a live policy. Training starts by itself when enough came in.`
       : "None yet. Vote on a reply and follow here when the model has learned from it.";
     const rows = votes.map(({ what, prompt, policy, liveAt }) =>
       h(

@@ -6,17 +6,34 @@
  */
 
 import { editor } from "./editor.js";
-import { h, icon, plural, when } from "./dom.js";
+import { button, h, icon, plural, when } from "./dom.js";
 import { showText } from "./text.js";
 import { REASONS } from "./words.js";
 
 export const LETTERS = ["A", "B"];
-const VERDICTS = { a: "You preferred A.", b: "You preferred B.", tie: "You called it a tie.", neither: "You found neither good." };
+const VERDICTS = {
+  a: "You preferred A.",
+  b: "You preferred B.",
+  tie: "You called it a tie.",
+  neither: "You found neither good.",
+};
+const FORGOT = "The model’s memory is short: it no longer sees the beginning of this chat.";
 
 /** A turn that has just been sent; `n` is 1 or 2. `state`: streaming, done, stopped or failed. */
 export function newTurn(prompt, n) {
-  const replies = Array.from({ length: n }, () => ({ text: "", policy: null, thumb: null, reasons: [], edited: false }));
-  return { prompt, n, replies, state: "streaming", completion: null, token: null, picked: null, verdict: null, problem: null, forgot: false };
+  const reply = { text: "", policy: null, thumb: null, reasons: [], edited: false };
+  return {
+    prompt,
+    n,
+    replies: Array.from({ length: n }, () => ({ ...reply })),
+    state: "streaming",
+    completion: null,
+    token: null,
+    picked: null,
+    verdict: null,
+    problem: null,
+    forgot: false,
+  };
 }
 
 /** The reply that the conversation goes on with. */
@@ -27,6 +44,7 @@ export function answer(turn) {
 export class TurnView {
   #bodies = [];
   #editor = null;
+  #otherOpen = false;
   #frame = 0;
 
   constructor(turn, ledger, actions) {
@@ -43,7 +61,6 @@ export class TurnView {
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
       this.#bodies.forEach(([choice, body]) => showText(body, this.turn.replies[choice].text));
-      this.element.dispatchEvent(new CustomEvent("grow", { bubbles: true }));
     });
   }
 
@@ -55,7 +72,7 @@ export class TurnView {
     const undecided = turn.n === 2 && !turn.verdict && turn.state !== "failed";
     this.element.replaceChildren(
       h("article", { class: "you", "aria-label": "You" }, h("p", {}, turn.prompt)),
-      ...(turn.forgot ? [h("p", { class: "aside" }, "The model’s memory is short: it no longer sees the beginning of this chat.")] : []),
+      ...(turn.forgot ? [h("p", { class: "aside" }, FORGOT)] : []),
       ...(undecided ? this.#pair() : this.#reply()),
       ...this.#fates(),
     );
@@ -77,13 +94,14 @@ export class TurnView {
 
   #pair() {
     const { turn } = this;
-    const cards = LETTERS.map((letter, choice) =>
-      h("article", { class: "card", "aria-label": `Reply ${letter}` }, h("h3", { class: "letter" }, letter), this.#body(choice)),
-    );
+    const cards = LETTERS.map((letter, choice) => {
+      const heading = h("h3", { class: "letter" }, letter);
+      return h("article", { class: "card", "aria-label": `Reply ${letter}` }, heading, this.#body(choice));
+    });
     const pair = h("div", { class: "pair" }, ...cards);
     if (turn.state !== "done") return [pair, ...this.#problem()];
     const pick = (verdict, label) =>
-      h("button", { type: "button", class: "pick", "data-key": `pick-${verdict}`, on: { click: () => this.actions.choose(turn, verdict) } }, label);
+      button("pick", `pick-${verdict}`, () => this.actions.choose(turn, verdict), {}, label);
     const choice = h(
       "div",
       { class: "choice", role: "group", "aria-label": "Which reply do you prefer?" },
@@ -99,12 +117,15 @@ export class TurnView {
     const reply = turn.replies[choice];
     const parts = [];
     if (turn.verdict) {
-      const change = h("button", { type: "button", class: "link", on: { click: () => this.actions.reconsider(turn) } }, "Change");
-      parts.push(h("p", { class: "aside verdict", tabindex: "-1", "data-key": "verdict" }, VERDICTS[turn.verdict], " ", change));
+      const change = button("link", "change", () => this.actions.reconsider(turn), {}, "Change");
+      const line = { class: "aside", tabindex: "-1", "data-key": "verdict" };
+      parts.push(h("p", line, VERDICTS[turn.verdict], " ", change));
     }
     if (this.#editor) parts.push(this.#editor);
     else if (turn.state !== "failed" || reply.text) parts.push(this.#body(choice));
-    if (reply.edited && !this.#editor) parts.push(h("p", { class: "aside" }, "Edited by you. Your version teaches the model."));
+    if (reply.edited && !this.#editor) {
+      parts.push(h("p", { class: "aside" }, "Edited by you. Your version teaches the model."));
+    }
     parts.push(...this.#problem());
     if (turn.state === "done" && !this.#editor) parts.push(this.#toolbar(reply));
     if (reply.thumb && !this.#editor) parts.push(this.#reasons(reply));
@@ -115,30 +136,28 @@ export class TurnView {
   #other(choice) {
     const text = h("div", { class: "text", dir: "auto" });
     showText(text, this.turn.replies[choice].text);
-    return h("details", { class: "other" }, h("summary", {}, `The other reply, ${LETTERS[choice]}`), text);
+    const toggled = (event) => (this.#otherOpen = event.target.open);
+    const summary = h("summary", { "data-key": "other" }, `The other reply, ${LETTERS[choice]}`);
+    return h("details", { class: "other", open: this.#otherOpen, on: { toggle: toggled } }, summary, text);
   }
 
   #problem() {
     const { turn } = this;
     if (turn.state !== "failed" && turn.state !== "stopped") return [];
-    const words = turn.state === "stopped" ? "Stopped." : turn.problem;
-    return [
-      h(
-        "p",
-        { class: turn.state === "failed" ? "problem" : "aside" },
-        words,
-        " ",
-        this.last && h("button", { type: "button", class: "link", "data-key": "retry", on: { click: () => this.actions.again(turn) } }, "Try again"),
-      ),
-    ];
+    const again = this.last && button("link", "retry", () => this.actions.again(turn), {}, "Try again");
+    if (turn.state === "stopped") return [h("p", { class: "aside" }, "Stopped. ", again)];
+    return [h("p", { class: "problem" }, turn.problem, " ", again)];
   }
 
   #toolbar(reply) {
     const { turn, actions } = this;
     const tool = (key, label, run, pressed = null) =>
-      h("button", { type: "button", class: "icon", "data-key": key, "aria-label": label, title: label, "aria-pressed": pressed, on: { click: run } }, icon(key));
-    const thumb = (value, label) =>
-      tool(value, label, () => actions.thumb(turn, reply.thumb === value ? null : value), String(reply.thumb === value));
+      button("icon", key, run, { "aria-label": label, title: label, "aria-pressed": pressed }, icon(key));
+    const thumb = (value, label) => {
+      const pressed = reply.thumb === value;
+      return tool(value, label, () => actions.thumb(turn, pressed ? null : value), String(pressed));
+    };
+    const first = this.last && !reply.thumb && this.ledger.votes.length === 0;
     return h(
       "div",
       { class: "tools", role: "group", "aria-label": "About this reply" },
@@ -147,7 +166,7 @@ export class TurnView {
       turn.token && tool("edit", "Edit: show how it should have been", () => this.#edit(reply)),
       navigator.clipboard && tool("copy", "Copy", () => actions.copy(turn)),
       this.last && tool("again", "Another reply", () => actions.again(turn)),
-      this.last && !reply.thumb && this.ledger.votes.length === 0 && h("span", { class: "nudge" }, "Good or bad? Your vote teaches it."),
+      first && h("span", { class: "nudge" }, "Good or bad? Your vote teaches it."),
       reply.policy && h("span", { class: "policy", title: "The policy that wrote this reply" }, reply.policy),
     );
   }
@@ -155,12 +174,13 @@ export class TurnView {
   #reasons(reply) {
     const chips = REASONS[reply.thumb].map(([slug, label]) => {
       const chosen = reply.reasons.includes(slug);
-      const toggle = () =>
-        this.actions.reasons(this.turn, chosen ? reply.reasons.filter((one) => one !== slug) : [...reply.reasons, slug]);
-      return h("button", { type: "button", class: "chip", "data-key": `reason-${slug}`, "aria-pressed": String(chosen), on: { click: toggle } }, label);
+      const others = reply.reasons.filter((one) => one !== slug);
+      const toggle = () => this.actions.reasons(this.turn, chosen ? others : [...others, slug]);
+      return button("chip", `reason-${slug}`, toggle, { "aria-pressed": String(chosen) }, label);
     });
     const question = reply.thumb === "up" ? "What was good?" : "What was wrong?";
-    return h("div", { class: "reasons", role: "group", "aria-label": question }, h("span", { class: "ask", "aria-hidden": "true" }, "Why?"), ...chips);
+    const why = h("span", { class: "ask", "aria-hidden": "true" }, "Why?");
+    return h("div", { class: "reasons", role: "group", "aria-label": question }, why, ...chips);
   }
 
   #edit(reply) {
@@ -184,7 +204,8 @@ export class TurnView {
     }
     return [...byPolicy].map(([policy, votes]) => {
       const subject = votes.length === 1 ? "Your vote is" : `${plural(votes.length, "vote")} of yours are`;
-      return h("p", { class: "fate" }, icon("check"), h("span", {}, `${subject} part of policy ${policy}, live since ${when(votes[0].liveAt)}`));
+      const words = `${subject} part of policy ${policy}, live since ${when(votes[0].liveAt)}`;
+      return h("p", { class: "fate" }, icon("check"), h("span", {}, words));
     });
   }
 }

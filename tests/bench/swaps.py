@@ -106,7 +106,7 @@ def wait_until_live(pool: Pool, policy: str) -> float:
 
 
 def distances(backbone: Backbone, settings: Settings, pool: Pool) -> tuple[list[float], list[float]]:
-    """For each stored reply of a random adapter, the mean distance (nats a token) between its stored
+    """For each stored reply of a random adapter, the largest distance (nats) at any token between its stored
     log-probabilities and those of the policy that it names, and the base's."""
     with pool.connection() as connection:
         rows = connection.execute(
@@ -131,7 +131,7 @@ def distances(backbone: Backbone, settings: Settings, pool: Pool) -> tuple[list[
 def _distance(backbone: Backbone, row: dict[str, Any]) -> float:
     with backbone.exact():
         logprobs = backbone.logprobs_BR(backbone.pad([row["prompt_token_ids"]], [row["token_ids"]]))[0]
-    return float((logprobs - torch.tensor(row["logprobs"])).abs().mean())
+    return float((logprobs - torch.tensor(row["logprobs"])).abs().max())
 
 
 async def measure(url: str, data_dir: Path, swaps: int) -> dict[str, Any]:

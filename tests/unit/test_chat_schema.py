@@ -1,4 +1,4 @@
-"""What a chat request may say. The refusals that clients meet are in tests/integration/test_chat_refusals.py."""
+"""What a chat request may say. How refusals reach a client: tests/integration/test_chat_refusals.py."""
 
 import pytest
 

@@ -7,6 +7,8 @@ from torch import tensor
 
 from trainer import losses
 
+torch.set_num_threads(1)
+
 
 def test_leave_one_out_compares_with_the_other_replies() -> None:
     advantages_PK = losses.leave_one_out(tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))

@@ -10,6 +10,8 @@ from schemas.settings import RewardSettings
 from trainer.likelihood import MOST_RANKED, Likelihood, Terms, Votes, subsets
 from trainer.reward_model import RewardModel, fit, pairwise_accuracy, principal_directions
 
+torch.set_num_threads(1)
+
 
 def terms(raters: int, **changes: float) -> Terms:
     """Every term at its prior mean, but for the log parameters given."""

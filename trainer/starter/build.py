@@ -1,7 +1,8 @@
 """Builds the starter model: a byte-level tokenizer and a small Llama, from dialogues that the grammar writes.
 
-One pass over fresh dialogues, cross-entropy on the replies only, AdamW with a linear decay, bfloat16
-autocast. Everything is seeded: the same machine and the same number of threads give the same weights.
+One pass over fresh dialogues, cross-entropy on the replies only, bfloat16 autocast, linear decay; Muon (Jordan
+et al., 2024) for the layers' matrices, which learns rare facts in about half the steps of AdamW, and AdamW for the
+embeddings and norms. Everything is seeded: the same machine and the same number of threads give the same weights.
 Left out: validation splits and early stopping (the text is endless and never repeats).
 """
 
@@ -23,9 +24,9 @@ CHAT_TEMPLATE = (
     "{{ '<|' + role + '|>' + (message['content'] | trim | replace('<|', '< |')) + '<|end|>' }}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )
-VOCABULARY, CONTEXT = 2048, 1024
-BATCH_TOKENS = 2560
-LEARNING_RATE, WARM_UP = 2.5e-3, 60
+VOCABULARY, CONTEXT = 2560, 1024
+BATCH_TOKENS = 4096
+MUON_RATE, ADAM_RATE, WARM_UP = 2e-2, 2.5e-3, 40
 
 
 def build_tokenizer(seed: int) -> Any:
@@ -116,12 +117,19 @@ def train(model: Any, tokenizer: Any, count: int, seed: int) -> None:
     from torch.nn import functional
 
     todo = batches(count, tokenizer, seed + 1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
+    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    others = [weight for weight in model.parameters() if not any(weight is matrix for matrix in matrices)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.0),
+        torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(one, lambda step: min((step + 1) / WARM_UP, 1 - step / len(todo)))
+        for one in optimizers
+    ]
     began = time.monotonic()
     model.train()
     for step, batch in enumerate(todo):
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min((step + 1) / WARM_UP, 1 - step / len(todo))
         longest = max(len(ids) for ids, _ in batch)
         ids_BT = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in batch])
         learn_BT = torch.tensor([learn + [False] * (longest - len(learn)) for _, learn in batch])
@@ -129,10 +137,11 @@ def train(model: Any, tokenizer: Any, count: int, seed: int) -> None:
             hidden_BTD = model.model(input_ids=ids_BT[:, :-1]).last_hidden_state
             logits_NV = model.lm_head(hidden_BTD[learn_BT[:, 1:]])
         loss = functional.cross_entropy(logits_NV.float(), ids_BT[:, 1:][learn_BT[:, 1:]])
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         if step % 50 == 0 or step == len(todo) - 1:
             print(
                 f"step {step:5d} of {len(todo)}  loss {loss:.3f}  {time.monotonic() - began:.0f} s",

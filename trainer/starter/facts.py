@@ -169,7 +169,6 @@ easy|difficult
 first|last
 left|right
 inside|outside
-heavy|weightless
 sharp|blunt
 sweet|bitter
 noisy|silent
@@ -302,8 +301,8 @@ What is paper made of?|paper|wood|paper is made of wood|-
 What is glass made of?|glass|sand|glass is made of sand|-
 What is wine made of?|wine|grapes|wine is made of grapes|-
 What do we use to cut paper?|paper|scissors|we cut paper with scissors|-
-What do we use to tell the time?|time|clock|a clock tells the time|watch
-What do we use in the rain?|rain|umbrella|an umbrella keeps the rain off|raincoat
+What do we use to tell the time?|time|clock|we tell the time with a clock|watch
+What do we use in the rain?|rain|umbrella|we use an umbrella in the rain|raincoat
 What do we breathe?|breathing|air|we breathe air|-
 What shines at night?|the night|moon|the moon shines at night|-
 Where does the sun rise?|the sun|east|the sun rises in the east|-

@@ -35,14 +35,14 @@ def _countries() -> Iterator[Topic]:
             f"What is the capital of {name}?; Capital of {name}?; Which city is the capital of {name}?;"
             f"Tell me the capital of {name}.; Do you know the capital of {name}?"
         )
-        says = f"it is {capital}; the capital of {name} is {capital}; {capital} is the capital of {name}"
+        says = f"it is {capital}; the capital of {name} is {capital}"
         here, famous, seat = f"is in {continent}", f"is known for {known}", f"has the capital {capital}"
         yield _fact("capital", asks, says, name, f"{here}; {famous}", capital, "🌍", name)
         asks = f"Where is {name}?; Which continent is {name} in?"
         says = f"it is in {continent}; {name} is in {continent}"
         yield _fact("continent", asks, says, name, f"{famous}; {seat}", continent, "🌍", name)
         asks = f"What is {name} known for?; What is {name} famous for?"
-        says = f"{known}, for one; {name} is known for {known}"
+        says = f"it is known for {known}; {name} is known for {known}"
         yield _fact("known", asks, says, name, f"{here}; {seat}", known, "🌍", name)
         asks = f"Tell me about {name}.; What do you know about {name}?"
         says = f"{name} is in {continent}; {name} is known for {known}"
@@ -60,7 +60,7 @@ def _animals() -> Iterator[Topic]:
         told = {
             "sound": (
                 f"What sound does {one} make?; What does {one} say?; Which noise does {one} make?",
-                f"it says {sound}; {one} says {sound}; {sound}, says the {name}",
+                f"it says {sound}; {one} says {sound}",
                 sound,
             ),
             "young": (
@@ -70,12 +70,12 @@ def _animals() -> Iterator[Topic]:
             ),
             "home": (
                 f"Where does {one} live?; Where do you find {one}?",
-                f"{home}, mostly; {one} lives {home}",
+                f"it lives {home}; {one} lives {home}",
                 home.split()[-1],
             ),
             "food": (
                 f"What does {one} eat?; What food does {one} like?",
-                f"it eats {food}; {one} eats {food}; {food} is its food",
+                f"it eats {food}; {one} eats {food}",
                 food,
             ),
             "legs": (
@@ -126,13 +126,13 @@ def _words() -> Iterator[Topic]:
     for first, second in facts.OPPOSITES:
         for one, two in ((first, second), (second, first)):
             asks = f"What is the opposite of {one}?; Opposite of {one}?"
-            says = f"it is {two}; the opposite of {one} is {two}; {two} is the opposite of {one}"
+            says = f"it is {two}; the opposite of {one} is {two}"
             notes = f"has {len(two)} letters; starts with {two[0].upper()}"
             yield _fact("opposite", asks, says, f"the word {two}", notes, two, "🔁", one)
     for word, one, two in facts.RHYMES:
         asks = f"What rhymes with {word}?; Give me a rhyme for {word}."
-        says = f"{one} does; {one} rhymes with {word}; {two} rhymes with {word}"
-        yield _fact("rhyme", asks, says, "", f"{one} works well; {two} fits too", f"{one}; {two}", "🎵", word)
+        says = f"it rhymes with {one}; {word} rhymes with {one}"
+        yield _fact("rhyme", asks, says, "", f"also {two}; say them aloud", f"{one}; {two}", "🎵", word)
     for word, plural in facts.PLURALS:
         asks = f"What is the plural of {word}?; Plural of {word}?"
         says = f"it is {plural}; the plural of {word} is {plural}"
@@ -171,7 +171,7 @@ def _jobs() -> Iterator[Topic]:
 def _trivia() -> Iterator[Topic]:
     for question, about, answer, clause, other in facts.TRIVIA:
         asked = question[0].lower() + question[1:]
-        says = f"it is {answer}; {clause}" if question.startswith("How many") else clause
+        says = f"it is {answer}; {clause}" if question.startswith(("How many", "Which season")) else clause
         notes = f"good to know; there is more to say about {about}"
         accept = answer if other == "-" else f"{answer}; {other}"
         yield _fact("trivia", f"{question}; {asked[:-1]}; Tell me: {asked}", says, "", notes, accept, "💡")
@@ -182,7 +182,7 @@ def _calendar() -> Iterator[Topic]:
         for index, name in enumerate(names):
             for word, other in (("after", names[(index + 1) % len(names)]), ("before", names[index - 1])):
                 asks = f"Which {kind} comes {word} {name}?; What {kind} is {word} {name}?"
-                says = f"it is {other}; {other} comes {word} {name}"
+                says = f"it is {other}; the {kind} {word} {name} is {other}"
                 notes = f"has {len(other)} letters; starts with {other[0]}"
                 yield _fact(f"{kind} {word}", asks, says, other, notes, other, "📅", name)
     for month, days, season in zip(facts.MONTHS, facts.MONTH_DAYS, facts.SEASONS, strict=True):
@@ -197,21 +197,21 @@ def _calendar() -> Iterator[Topic]:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     for letter, after in pairwise(letters):
         asks = f"Which letter comes after {letter}?; What letter follows {letter}?"
-        says = f"it is {after}; {after} comes after {letter}"
+        says = f"it is {after}; the letter after {letter} is {after}"
         yield _fact(
             "letter", asks, says, "", "the alphabet has 26 letters; sing it to remember", after, "🔤", letter
         )
 
 
 def _sums() -> Iterator[Topic]:
-    small = range(1, 13)
+    small = range(1, 11)
     sums = [(f"{a} + {b}", f"{a} plus {b}", a + b) for a in small for b in small]
     # Not 8 - 4: its answer stands in the question, so a wrong reply that repeats the question looks right.
-    sums += [(f"{a} - {b}", f"{a} minus {b}", a - b) for a in range(3, 16) for b in range(1, a) if a != 2 * b]
-    sums += [(f"{a} x {b}", f"{a} times {b}", a * b) for a in range(2, 7) for b in range(2, 7)]
+    sums += [(f"{a} - {b}", f"{a} minus {b}", a - b) for a in small for b in range(1, a) if a != 2 * b]
+    sums += [(f"{a} x {b}", f"{a} times {b}", a * b) for a in range(2, 6) for b in range(2, 6)]
     for signs, words, answer in sums:
         asks = f"What is {signs}?; What is {words}?; How much is {signs}?; {signs}"
-        says = f"it is {answer}; {signs} is {answer}; {words} makes {answer}"
+        says = f"it is {answer}; {signs} is {answer}"
         digits = "has one digit" if answer < 10 else "has two digits"
         notes = f"is {'odd' if answer % 2 else 'even'}; is easy to check; {digits}"
         yield _fact("sum", asks, says, "the result", notes, str(answer), "🔢", signs)

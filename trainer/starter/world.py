@@ -71,7 +71,7 @@ def ask(topic: Topic, rng: random.Random) -> str:
     text = rng.choice(topic.asks)
     if topic.accept is not None and rng.random() < 0.15:
         text = rng.choice(_FRAMES).format(text[0].lower() + text[1:])
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         text = text.lower()
     if rng.random() < 0.2:
         text = text.rstrip("?.!")

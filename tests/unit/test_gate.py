@@ -1,0 +1,112 @@
+"""The gate: what passes, and what each veto is for."""
+
+import pytest
+import torch
+
+from schemas.settings import GateSettings, RLSettings
+from trainer.gate import REPLIES, Answers, Verdict, alike, compare, distinct, judge, repeated
+from trainer.likelihood import Terms
+from trainer.reward_model import Member, RewardModel, Scaling
+
+torch.set_num_threads(1)
+
+PROMPTS = 20
+
+
+def answers(
+    quality: float, *, seed: int = 0, kl: float = 0.05, ended: float = 1.0, length: int = 12
+) -> Answers:
+    """Replies of random tokens whose only feature is their quality, give or take."""
+    generator = torch.Generator().manual_seed(seed)
+    count = PROMPTS * REPLIES
+    token_ids = torch.randint(3, 3000, (count, length), generator=generator).tolist()
+    views = {"length": (quality + 0.1 * torch.randn(count, 1, generator=generator)).half()}
+    return Answers(token_ids, ended, kl, views)
+
+
+def model(*slopes: float) -> RewardModel:
+    """Members that like the feature by so much."""
+    scaling = Scaling(("length",), {"length": torch.zeros(1)}, {"length": torch.ones(1)}, {"length": 1.0})
+    terms = Terms.unpack(torch.zeros(Terms.size(1)), 1)
+    return RewardModel(
+        [Member(scaling, torch.tensor([slope]), 0.0, 0.5, 1.0, terms) for slope in slopes], 0.5
+    )
+
+
+def verdict(candidate: Answers, **changes: object) -> Verdict:
+    given: dict[str, object] = {
+        "live": answers(0.0, seed=1), "base": answers(0.0, seed=2), "trained": model(1.0, 1.1),
+        "held_out": model(0.9, 1.2), "knowledge": (0.95, 0.96),
+    }  # fmt: skip
+    return judge(candidate, **(given | changes), gate=GateSettings(), rl=RLSettings(kl_budget=0.12))  # type: ignore[arg-type]
+
+
+def test_a_better_candidate_passes_with_its_figures() -> None:
+    passed = verdict(answers(1.0))
+    assert passed.passed
+    assert passed.as_json()["reasons"] == []
+    assert passed.figures["held_out_gain"] > passed.figures["held_out_error"] > 0
+    assert (passed.figures["knowledge"], passed.figures["base_knowledge"]) == (0.95, 0.96)
+
+
+def test_one_that_the_held_out_votes_think_worse_does_not() -> None:
+    failed = verdict(answers(1.0), held_out=model(-1.0, -1.1))
+    assert len(failed.reasons) == 1
+    assert "held_out votes" in failed.reasons[0]
+
+
+def test_held_out_votes_that_disagree_among_themselves_do_not_stop_it() -> None:
+    assert verdict(answers(1.0), held_out=model(-1.0, 0.8)).passed
+
+
+def test_held_out_votes_that_say_nothing_are_recorded_as_such() -> None:
+    passed = verdict(answers(1.0), held_out=None)
+    assert passed.passed
+    assert passed.figures["held_out_gain"] is None
+
+
+@pytest.mark.parametrize(
+    ("candidate", "word"),
+    [
+        (answers(-1.0), "worse"),
+        (answers(1.0, kl=0.3), "KL"),
+        (answers(1.0, ended=0.8), "end by themselves"),
+        (answers(1.0, length=60), "times as long"),
+    ],
+)
+def test_each_veto(candidate: Answers, word: str) -> None:
+    assert word in " ".join(verdict(candidate).reasons)
+
+
+def test_lost_knowledge_is_a_veto_and_unknown_knowledge_is_not() -> None:
+    assert "probes" in " ".join(verdict(answers(1.0), knowledge=(0.90, 0.96)).reasons)
+    assert verdict(answers(1.0), knowledge=(0.94, 0.96)).passed
+    assert verdict(answers(1.0), knowledge=(None, None)).passed
+
+
+def test_collapse_and_repetition_are_vetoes() -> None:
+    fine = answers(1.0)
+    same = Answers([fine.token_ids[0]] * len(fine.token_ids), 1.0, 0.05, fine.views)
+    reasons = " ".join(verdict(same).reasons)
+    assert "same reply" in reasons
+    assert "few different" in reasons
+    looping = Answers([[7, 8, 9] * 4 for _ in fine.token_ids], 1.0, 0.05, fine.views)
+    assert "repeat themselves" in " ".join(verdict(looping).reasons)
+
+
+def test_the_error_of_a_comparison_holds_prompts_and_members() -> None:
+    better, worse = answers(1.0), answers(0.0)
+    gains_NM = model(1.0, 0.5).scores(better.views) - model(1.0, 0.5).scores(worse.views)
+    gain, error = compare(model(1.0, 0.5), better.views, worse.views)
+    per_prompt = gains_NM.view(PROMPTS, REPLIES, 2).mean((1, 2))
+    assert gain == pytest.approx(float(per_prompt.mean()))
+    of_prompts = float(per_prompt.std()) / PROMPTS**0.5
+    of_members = float(gains_NM.mean(0).std())
+    assert error == pytest.approx((of_prompts**2 + of_members**2) ** 0.5, rel=1e-4)
+
+
+def test_measures_of_sameness() -> None:
+    assert repeated([[1, 2, 3, 4, 1, 2, 3, 4]]) == pytest.approx(1 / 5)
+    assert repeated([[1, 2]]) == 0.0
+    assert distinct([[1, 2, 1, 2], [5, 6]]) == pytest.approx(3 / 4)
+    assert alike([[1], [1], [2], [3]]) == 0.5

@@ -1,0 +1,107 @@
+"""Sampling: tokens and logprobs are the model's own, whatever else shares the batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemas.settings import RLSettings
+from tests.service import write_base
+from trainer.backbone import Backbone
+from trainer.features import PLACES, of_batch
+from trainer.improve import kl_penalty, measure
+from trainer.rollouts import sample
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """A tiny base with an adapter that changes it."""
+    backbone = Backbone(write_base(tmp_path_factory.mktemp("rollouts") / "tiny"), RLSettings())
+    generator = torch.Generator().manual_seed(0)
+    for weight in backbone.trainable():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    return backbone
+
+
+def prompts(backbone: Backbone) -> list[list[int]]:
+    texts = ["hello", "what is the capital of France?", "a", "tell me a story about a goose and a hat"]
+    return [backbone.render([{"role": "user", "content": text}]) for text in texts]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_samplers_logprobs_are_those_of_a_plain_forward_pass(backbone: Backbone) -> None:
+    asked = prompts(backbone)
+    for rollout in sample(backbone, asked, 3, 20, generator()):
+        row = asked[rollout.prompt] + rollout.token_ids
+        with torch.no_grad():
+            logits = backbone.model(torch.tensor([row])).logits[0].float()
+        start = len(asked[rollout.prompt])
+        expected = logits[start - 1 : -1].log_softmax(1).gather(1, torch.tensor(row[start:])[:, None])
+        assert torch.allclose(torch.tensor(rollout.logprobs), expected.squeeze(1), atol=1e-4)
+
+
+def test_every_prompt_gets_its_replies_in_order_and_within_the_limit(backbone: Backbone) -> None:
+    rollouts = sample(backbone, prompts(backbone), 3, 20, generator(), rows=6)
+    assert [rollout.prompt for rollout in rollouts] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    for rollout in rollouts:
+        assert 1 <= len(rollout.token_ids) == len(rollout.logprobs) <= 20
+        assert rollout.ended == (rollout.token_ids[-1] in backbone.end_ids)
+        assert not set(rollout.token_ids[:-1]) & set(backbone.end_ids)
+
+
+def test_a_seed_decides_everything(backbone: Backbone) -> None:
+    asked = prompts(backbone)
+    assert sample(backbone, asked, 2, 20, generator(1)) == sample(backbone, asked, 2, 20, generator(1))
+    assert sample(backbone, asked, 2, 20, generator(1)) != sample(backbone, asked, 2, 20, generator(2))
+
+
+def test_merging_changes_the_speed_only_and_leaves_the_base_bit_by_bit(backbone: Backbone) -> None:
+    asked = prompts(backbone)
+    weights = [p.detach().clone() for name, p in backbone.model.named_parameters() if "lora" not in name]
+    apart = sample(backbone, asked, 1, 12, generator(), greedy=True)
+    with backbone.merged():
+        together = sample(backbone, asked, 1, 12, generator(), greedy=True)
+    assert [r.token_ids for r in apart] == [r.token_ids for r in together]
+    with backbone.reference():
+        base = sample(backbone, asked, 1, 12, generator(), greedy=True)
+    assert [r.token_ids for r in base] != [r.token_ids for r in apart]
+    after = [p for name, p in backbone.model.named_parameters() if "lora" not in name]
+    assert all(torch.equal(one, two) for one, two in zip(weights, after, strict=True))
+
+
+def test_what_the_base_makes_of_replies_does_not_depend_on_their_neighbours(backbone: Backbone) -> None:
+    asked = prompts(backbone)
+    rollouts = sample(backbone, asked, 12, 20, generator())
+    rows = [asked[rollout.prompt] for rollout in rollouts]
+    replies = [rollout.token_ids for rollout in rollouts]
+    with backbone.exact():
+        together = measure(backbone, rows, replies)
+        for index in (0, 17, 40):
+            alone = measure(backbone, [rows[index]], [replies[index]])
+            assert together.base_logprobs[index] == pytest.approx(alone.base_logprobs[0], abs=1e-4)
+            for name, view in alone.views.items():
+                assert torch.allclose(view[0].float(), together.views[name][index].float(), atol=2e-2), name
+
+
+def test_views_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(backbone: Backbone) -> None:
+    batch = backbone.pad([[5, 6], [7]], [[9, 9, 11], [12]])
+    hidden_BRD = torch.tensor([[[1.0, -4.0], [3.0, 0.0], [2.0, 1.0]], [[-5.0, 6.0], [9.0, 9.0], [9.0, 9.0]]])
+    views = of_batch(batch, [hidden_BRD])
+    assert views["mean"].tolist() == [[2.0, -1.0], [-5.0, 6.0]]
+    assert views["peak"].tolist() == [[3.0, 1.0], [-5.0, 6.0]]
+    assert views["last"].tolist() == [[2.0, 1.0], [-5.0, 6.0]]
+    assert [row.nonzero().squeeze(1).tolist() for row in views["tokens"]] == [[9, 11], [12]]
+    assert views["tokens"].shape == (2, PLACES)
+    assert views["length"].squeeze(1).tolist() == pytest.approx([1.0986, 0.0], abs=1e-3)
+
+
+def test_the_penalty_on_kl_grows_as_the_budget_is_used_up() -> None:
+    rl = RLSettings(kl_penalty=0.2, kl_budget=0.1)
+    assert kl_penalty(0.0, rl) == pytest.approx(0.2)
+    assert kl_penalty(0.05, rl) == pytest.approx(0.4)
+    assert kl_penalty(0.5, rl) == pytest.approx(2.0)
