@@ -48,10 +48,10 @@ def check_edit(
     """Raises InvalidRequest for an edit that says nothing new, or that is too long to learn from.
 
     `original` is None for a choice that does not exist, which is for `Ballot.check`. `context` is the
-    engine's, in tokens; None when it is not known. Serving has no tokenizer, so length
-    is judged by what bounds it: no token spans two words, so more words than tokens left beside the
-    prompt is certainly too long; and an edit of more than BYTES_PER_TOKEN bytes for each token left is
-    taken to be. An edit that passes may still be a little too long: the trainer, which counts, skips it.
+    engine's, in tokens; None when it is not known. Serving has no tokenizer, so length is judged by what
+    bounds it: no token spans two words, so more words than tokens left beside the prompt is certainly too
+    long; and an edit of more than BYTES_PER_TOKEN bytes for each token left is taken to be. An edit that
+    passes may still be a little too long: the trainer, which counts, has to skip it.
     """
     if not vote.text.strip():
         raise InvalidRequest(

@@ -287,8 +287,7 @@ class Store:
                 cursor = await connection.execute(sql, values)
                 return await cursor.fetchone()
             finally:
-                if not connection.broken:
-                    await connection.set_autocommit(False)
+                await connection.set_autocommit(False)
 
 
 def completion_not_found(completion_id: str) -> NotFound:

@@ -3,6 +3,7 @@
 Promotion loads and probes before it flips, so it goes through the swap; taking back only flips.
 """
 
+from datetime import datetime
 from typing import Annotated, Any, Literal, LiteralString
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from schemas.database import AsyncPool
 from schemas.errors import Conflict, NotFound, PolicyRejected
+from schemas.times import rfc3339
 from schemas.wire import check, decode
 from serving import rollout
 from serving.auth import Caller, admin
@@ -80,7 +82,7 @@ async def policy(request: Request, policy: str, caller: Admin) -> dict[str, Any]
             raise NotFound(f"There is no policy {policy[:64]}.", code="policy_not_found")
         cursor = await connection.execute(_LINEAGE, {"project": caller.project, "policy": policy})
         lineage = [ancestor["id"] for ancestor in await cursor.fetchall()]
-    return {**row, "lineage": lineage, "served": request.app.state.fleet.serves(policy)}
+    return {**_plain(row), "lineage": lineage, "served": request.app.state.fleet.serves(policy)}
 
 
 @router.get("/v1/rollouts")
@@ -137,7 +139,12 @@ async def _rollout(request: Request, caller: Caller, rollout_id: str) -> dict[st
 async def _rows(request: Request, query: LiteralString, values: list[Any]) -> list[dict[str, Any]]:
     async with _pool(request).connection() as connection:
         cursor = await connection.execute(query, values)
-        return await cursor.fetchall()
+        return [_plain(row) for row in await cursor.fetchall()]
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its times as the wire has them."""
+    return {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in row.items()}
 
 
 def _listed(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -164,9 +164,16 @@ class Fleet:
         await asyncio.gather(*(replica.look() for replica in self.replicas))
 
     async def prove(self, policy: str, directory: Path, probe: Probe, tolerance: float) -> None:
-        """Make every healthy replica serve `policy`. Raises what the first failing replica raised."""
+        """Make every healthy replica serve `policy`. Raises what the first failing one raised, once all have
+        tried."""
         lacking = [replica for replica in self.healthy if policy not in replica.proved]
-        await asyncio.gather(*(replica.prove(policy, directory, probe, tolerance) for replica in lacking))
+        results = await asyncio.gather(
+            *(replica.prove(policy, directory, probe, tolerance) for replica in lacking),
+            return_exceptions=True,
+        )
+        for result in results:
+            if result is not None:
+                raise result
 
     async def keep(self, wanted: set[str]) -> None:
         """Unload everything else that no request is using."""

@@ -6,7 +6,7 @@ there. What must stay resident: the base, live, previous, a canary, and whatever
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -131,17 +131,26 @@ class Swap:
         """Have the route's policies proved, replace those that are damaged, then answer by it."""
         for policy in route.policies():
             try:
-                await self._prove(route.project, policy)
+                await self._admit(route.project, policy, route.policies())
             except PolicyRejected as error:
-                if self._fleet.serves(policy) and error.reason in ("load", "probe"):
-                    log.error("replica_refused", policy=policy, reason=error.reason, error=error.message)
-                elif policy == BASE:
-                    log.critical("base_damaged", reason=error.reason, error=error.message)
-                else:
+                if self._is_damaged(error):
                     await self._reject(route.project, error)
                     self._wake.set()
                     return
+                log.critical("policy_not_served", policy=policy, reason=error.reason, error=error.message)
+            except (Conflict, EngineError) as error:
+                log.warning("policy_waits", policy=policy, why=error.message)
         self.adopt(route)
+
+    def _is_damaged(self, error: PolicyRejected) -> bool:
+        """Whether a policy that was good once must give way for ever.
+
+        One whose files an engine cannot reach, or that belongs to another base than was started, may serve
+        again tomorrow; and behind the base there is nothing.
+        """
+        if error.policy == BASE or error.reason in ("load", "wrong_base"):
+            return False
+        return error.reason != "probe" or not self._fleet.serves(error.policy)
 
     async def _promote_published(self, project: str) -> None:
         """Each in the order of its publication: votes went into all of them, and each is seen to go live."""
@@ -162,10 +171,11 @@ class Swap:
                 log.info("swap_postponed", policy=policy, why=error.message)
                 return
 
-    async def _admit(self, project: str, policy: str) -> None:
+    async def _admit(self, project: str, policy: str, wanted: Iterable[str] = ()) -> None:
+        """Have `policy` proved, making room for it by unloading what nobody has and nobody wants."""
         most = self._settings.engine.max_adapters
         if not self._fleet.room(policy, most):
-            await self._fleet.keep(self._wanted() | {policy})
+            await self._fleet.keep(self._wanted() | {policy, *wanted})
         if not self._fleet.room(policy, most):
             raise Conflict(f"No engine slot is free for {policy}: {most} adapters are in use.")
         await self._prove(project, policy)

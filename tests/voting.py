@@ -1,31 +1,28 @@
 """What tests of voting share: turns without an engine, and /v1/feedback on a real socket."""
 
 import asyncio
+import json
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
+from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse
 
-from feedback.store import Store
 from schemas.database import AsyncPool
-from schemas.settings import Settings
+from schemas.settings import EngineSettings, ServingSettings, Settings
 from schemas.turns import Reply, Turn
-from serving import envelope, votes
-from serving.auth import Keyring, Seals
-from serving.fleet import Fleet
+from serving.app import create_app
+from serving.auth import Seals
 from serving.keys import ensure_keys, key_hash
-from serving.limits import Limiter
-from serving.metrics import Metrics
 
 ADMIN = "sk-hearken-admin-0123456789"
 SECRET = "sk-hearken-secret-0123456789"
 PUBLIC = "pk-hearken-public-0123456789"
 STRANGER = "sk-hearken-stranger-0123456789"  # the admin key of another project
-SEALS = Seals(b"a secret of the tests")
+SEAL = b"a secret of the tests"
+SEALS = Seals(SEAL)
 CONTEXT = 256
 
 
@@ -49,9 +46,10 @@ def a_turn(
 
 
 async def add_keys(pool: AsyncPool) -> None:
-    """The keys above; STRANGER in the project `other`."""
+    """The keys and the seal above; STRANGER in the project `other`."""
     await ensure_keys(pool, Settings(admin_key=ADMIN, public_key=PUBLIC))
     async with pool.connection() as connection:
+        await connection.execute("insert into secrets (name, value) values ('seal', %s)", [SEAL])
         await connection.execute("insert into projects (id) values ('other')")
         for name, project, kind, key in [
             ("default-secret", "default", "secret", SECRET),
@@ -64,26 +62,18 @@ async def add_keys(pool: AsyncPool) -> None:
 
 
 @asynccontextmanager
-async def serve_votes(pool: AsyncPool) -> AsyncIterator[str]:
-    """The url of a server that only takes votes; its engine has a context of CONTEXT tokens."""
-    app = FastAPI()
-    app.include_router(votes.router)
-    app.add_api_route("/metrics", lambda: PlainTextResponse(app.state.metrics.text()))
-    envelope.install(app)
-    state = SimpleNamespace(
-        settings=Settings(),
-        pool=pool,
-        store=Store(pool),
-        seals=SEALS,
-        keyring=Keyring(pool),
-        limiter=Limiter(1_000_000),
-        fleet=Fleet([], context=CONTEXT),
-        metrics=Metrics(),
-    )
-    for name, value in vars(state).items():
-        setattr(app.state, name, value)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ws="none"))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+async def serve_votes(database_url: str) -> AsyncIterator[str]:
+    """The url of the whole API, whose engine is not there and has a context of CONTEXT tokens: voting
+    needs none."""
+    with tempfile.TemporaryDirectory() as model, socket.create_server(("127.0.0.1", 0)) as listening:
+        (Path(model) / "config.json").write_text(json.dumps({"max_position_embeddings": CONTEXT}))
+        settings = Settings(
+            database_url=database_url,
+            model=model,
+            engine=EngineSettings(urls=["http://127.0.0.1:9"]),
+            serving=ServingSettings(requests_per_minute=1_000_000),
+        )
+        server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning", ws="none"))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -21,34 +21,30 @@ class Batch:
         self._model = model
         self._slot = slot
         self._cache = Cache(layer_class_to_replicate=Layer)
-        self._lengths_B = torch.zeros(0, dtype=torch.long, device=model.device)
-        self._last_B = self._lengths_B
+        self._lengths_B = self._last_B = self._integers([])
         self.rows: list[Sequence] = []
 
     def join(self, sequences: list[Sequence]) -> list[tuple[Sequence, Token]]:
         """Read the prompts and sample each reply's first token. Equal prompts are read once."""
-        self._compact()
-        prompts = {tuple(sequence.prompt): None for sequence in sequences}
-        index = {prompt: row for row, prompt in enumerate(prompts)}
-        lengths_P = torch.tensor([len(prompt) for prompt in prompts], device=self._model.device)
+        prompts = list(dict.fromkeys(tuple(sequence.prompt) for sequence in sequences))
         width = max(len(prompt) for prompt in prompts)
-        padded_PT = torch.tensor(
-            [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self._model.device
-        )
+        padded_PT = self._integers([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         cache = Cache(layer_class_to_replicate=Layer)
+        lengths_P = self._integers([len(prompt) for prompt in prompts])
         logits_PV = self._model.forward(self._slot, padded_PT, lengths_P, cache)
-        places = [index[tuple(sequence.prompt)] for sequence in sequences]
-        rows = torch.tensor(places, device=self._model.device)
+        places = {prompt: place for place, prompt in enumerate(prompts)}
+        new = self._integers([places[tuple(sequence.prompt)] for sequence in sequences])
         with torch.inference_mode():
-            self._append(cache, rows, lengths_P[rows])
-            tokens_B, events = _advance(sequences, logits_PV[rows])
+            tokens_B, events = _advance(sequences, logits_PV[new])
+            self._regroup(cache, new, lengths_P[new], tokens_B)
         self.rows += sequences
-        self._last_B = torch.cat([self._last_B, tokens_B])
         return events
 
     def step(self) -> list[tuple[Sequence, Token]]:
         """One more token for every reply that goes on."""
-        self._compact()
+        if any(sequence.done for sequence in self.rows):
+            nothing = self._integers([])
+            self._regroup(self._cache, nothing, nothing, nothing)
         if not self.rows:
             return []
         self._lengths_B = self._lengths_B + 1
@@ -57,30 +53,25 @@ class Batch:
             self._last_B, events = _advance(self.rows, logits_BV)
         return events
 
-    def _compact(self) -> None:
-        """Drop the rows that are done, and the columns that only they needed."""
-        kept = [row for row, sequence in enumerate(self.rows) if not sequence.done]
-        if len(kept) == len(self.rows):
-            return
-        self.rows = [self.rows[row] for row in kept]
-        index = torch.tensor(kept, dtype=torch.long, device=self._model.device)
-        self._lengths_B, self._last_B = self._lengths_B[index], self._last_B[index]
-        length = int(self._lengths_B.max()) if kept else 0
-        with torch.inference_mode():
-            for layer in self._cache.layers:
-                layer.arrange([layer.keys[index]], [layer.values[index]], length)
-
-    def _append(self, other: Cache, rows: Tensor, lengths_B: Tensor) -> None:
-        """Take over these rows of another cache."""
-        length = max(self._cache.get_seq_length(), other.get_seq_length())
+    def _regroup(self, cache: Cache, new: Tensor, lengths_N: Tensor, last_N: Tensor) -> None:
+        """Drop the rows that are done and the columns that only they needed, and take over the rows `new` of
+        another cache, all in one copy."""
+        going_on = [row for row, sequence in enumerate(self.rows) if not sequence.done]
+        kept = self._integers(going_on)
+        self.rows = [self.rows[row] for row in going_on]
+        self._lengths_B = torch.cat([self._lengths_B[kept], lengths_N])
+        self._last_B = torch.cat([self._last_B[kept], last_N])
         if not self._cache.layers:
-            self._cache.layers = [Layer() for _ in other.layers]
-        for mine, theirs in zip(self._cache.layers, other.layers, strict=True):
-            keys, values = [theirs.keys[rows]], [theirs.values[rows]]
-            if self.rows:
-                keys, values = [mine.keys, *keys], [mine.values, *values]
-            mine.arrange(keys, values, length)
-        self._lengths_B = torch.cat([self._lengths_B, lengths_B])
+            self._cache = cache
+        length = int(self._lengths_B.max()) if len(self._lengths_B) else 0
+        with torch.inference_mode():
+            for mine, theirs in zip(self._cache.layers, cache.layers, strict=True):
+                mine.arrange(
+                    [mine.keys[kept], theirs.keys[new]], [mine.values[kept], theirs.values[new]], length
+                )
+
+    def _integers(self, values: list[int] | list[list[int]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._model.device)
 
 
 def _advance(sequences: list[Sequence], logits_BV: Tensor) -> tuple[Tensor, list[tuple[Sequence, Token]]]:

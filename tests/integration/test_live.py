@@ -68,7 +68,7 @@ def test_a_cancelled_chat_stops_and_leaves_nothing(service: Service, socket: Soc
     socket.next("token")
     socket.send(type="cancel", id="a")
     assert socket.next("error", "done")["error"]["code"] == "cancelled"
-    service.until(lambda: service.counted("hearken_streams") == 0, seconds=2)
+    service.until(lambda: service.counted("hearken_streams") == 0)
     assert service.rows("select count(*) from turns") == [before]
     socket.send(type="chat", id="a", messages=ASK, max_tokens=2)
     assert socket.next("error", "done")["type"] == "done"
@@ -79,7 +79,7 @@ def test_leaving_stops_what_one_had_begun(service: Service) -> None:
         socket.send(type="auth", key=PUBLIC)
         socket.send(type="chat", id="a", messages=ASK, max_tokens=200, n=8, temperature=0)
         socket.next("token")
-    service.until(lambda: service.counted("hearken_streams") == 0, seconds=2)
+    service.until(lambda: service.counted("hearken_streams") == 0)
 
 
 def test_a_vote_is_acknowledged_when_it_is_durable(service: Service, socket: Socket) -> None:

@@ -81,7 +81,7 @@ async def test_a_rollback_takes_effect_on_the_next_request(swapping: Service) ->
     assert swapping.registry.state("p2-bbbbbb") == ("rolled_back", "rude")
     assert swapping.rows("select live, previous from routes") == [("p1-aaaaaa", "p0")]
     await roll_back(swapping)  # as `hearken rollback` does, from another process
-    swapping.until(lambda: swapping.chat(max_tokens=1)["system_fingerprint"] == "p0", seconds=0.5)
+    swapping.until(lambda: swapping.chat(max_tokens=1)["system_fingerprint"] == "p0", seconds=5)
     with swapping.client() as client:
         again = client.post(f"/v1/rollouts/{newest['id']}/rollback")
     assert again.status_code == 409

@@ -52,12 +52,12 @@ class Api:
 
 
 @pytest.fixture
-async def api(pool: AsyncPool) -> AsyncIterator[Api]:
+async def api(pool: AsyncPool, database_url: str) -> AsyncIterator[Api]:
     """One turn of two replies in `default`, and one in the project `other`."""
     store = Store(pool)
     await store.record_turn(a_turn(TURN, replies=("It is Paris.", "Paris!")))
     await store.record_turn(a_turn("chatcmpl-other", project="other"))
-    async with serve_votes(pool) as url, httpx.AsyncClient(base_url=url) as client:
+    async with serve_votes(database_url) as url, httpx.AsyncClient(base_url=url) as client:
         yield Api(client)
 
 

@@ -1,8 +1,8 @@
 """Builds the starter model: a byte-level tokenizer and a small Llama, from dialogues that the grammar writes.
 
-One pass over fresh dialogues, cross-entropy on the replies only, bfloat16 autocast, linear decay; Muon (Jordan
-et al., 2024) for the layers' matrices, which learns rare facts in about half the steps of AdamW, and AdamW for the
-embeddings and norms. Everything is seeded: the same machine and the same number of threads give the same weights.
+One pass over fresh dialogues, cross-entropy on the replies only, bfloat16 autocast, linear decay. Muon
+(Jordan et al., 2024) trains the layers' matrices, AdamW the embeddings and norms.
+Everything is seeded: the same machine and the same number of threads give the same weights.
 Left out: validation splits and early stopping (the text is endless and never repeats).
 """
 

@@ -1,0 +1,31 @@
+"""What nobody expected becomes a plain 500 that leads to the log and tells nothing else."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serving.logs import RequestLog
+from serving.metrics import Metrics
+
+
+async def test_a_bug_is_answered_with_an_id_that_is_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise ZeroDivisionError("the text of a person")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    state = SimpleNamespace(metrics=Metrics())
+    scope = {"type": "http", "path": "/v1/models", "query_string": b"", "method": "GET", "headers": []}
+    await RequestLog(broken, state)(scope, None, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 500
+    body = sent[1]["body"].decode()
+    [request_id] = re.findall(r"req-[0-9a-f]{16}", body)
+    assert "person" not in body
+    assert request_id in capsys.readouterr().out
+    assert (b"x-request-id", request_id.encode()) in sent[0]["headers"]
+    assert b'code="internal_error"} 1.0' in state.metrics.text()

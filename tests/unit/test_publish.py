@@ -1,0 +1,94 @@
+"""A policy directory: whole, verifiable, the same bytes for the same weights, and never of another base."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemas.database import Pool
+from schemas.errors import StartError
+from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, file_digest, verify
+from schemas.settings import RLSettings, Settings
+from tests.service import write_base
+from trainer import publish
+from trainer.backbone import Backbone
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return Backbone(write_base(tmp_path_factory.mktemp("publish") / "tiny"), RLSettings())
+
+
+def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = BASE) -> Manifest:
+    return publish.write(
+        backbone, Settings(data_dir=data_dir, model=str(backbone.directory)), number, parent=parent,
+        log_positions={"postgres:0": "7:3"}, event_ids=["ev_b", "ev_a"], metrics={"kl": 0.05},
+    )  # fmt: skip
+
+
+def change(backbone: Backbone, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for weight in backbone.trainable():
+        weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
+
+
+def test_what_is_written_verifies(backbone: Backbone, tmp_path: Path) -> None:
+    change(backbone, 1)
+    manifest = write(backbone, tmp_path, 17)
+    folder = tmp_path / "policies" / "default"
+    assert manifest.id == f"p17-{file_digest(folder / manifest.id / WEIGHTS)[:6]}"
+    digest = file_digest(folder / manifest.id / MANIFEST)
+    assert verify(manifest.id, folder / manifest.id, digest, backbone.digest) == manifest
+    assert [path.name for path in folder.iterdir()] == [manifest.id]
+    assert len(manifest.probe.logprobs) == len(manifest.probe.token_ids) - 1
+    assert manifest.examples == 2
+
+
+def test_the_same_weights_are_the_same_bytes(backbone: Backbone, tmp_path: Path) -> None:
+    change(backbone, 2)
+    one, two = write(backbone, tmp_path / "one", 3), write(backbone, tmp_path / "two", 3)
+    assert one.files == two.files
+    change(backbone, 3)
+    assert write(backbone, tmp_path / "one", 3).id != one.id
+
+
+def test_a_half_written_policy_of_a_killed_trainer_is_replaced(backbone: Backbone, tmp_path: Path) -> None:
+    change(backbone, 4)
+    draft = tmp_path / "policies" / "default" / ".draft-5"
+    draft.mkdir(parents=True)
+    (draft / "rubbish").write_text("rubbish")
+    manifest = write(backbone, tmp_path, 5)
+    assert set(manifest.files) == {WEIGHTS, CONFIG}
+
+
+def test_an_adapter_comes_back_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
+    change(backbone, 5)
+    before = backbone.snapshot()
+    manifest = write(backbone, tmp_path, 6)
+    change(backbone, 6)
+    backbone.load_adapter(tmp_path / "policies" / "default" / manifest.id)
+    assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
+    assert all(weight.requires_grad for weight in backbone.trainable())
+
+
+def test_the_configuration_names_no_path_and_no_secret(backbone: Backbone, tmp_path: Path) -> None:
+    manifest = write(backbone, tmp_path, 7)
+    config = json.loads((tmp_path / "policies" / "default" / manifest.id / CONFIG).read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert config["inference_mode"] is True
+
+
+def test_policies_of_another_base_stop_the_start(
+    backbone: Backbone, tmp_path: Path, pool: Pool, database_url: str
+) -> None:
+    settings = Settings(data_dir=tmp_path, model=str(backbone.directory), database_url=database_url)
+    publish.ensure_base(pool, backbone, settings)
+    publish.ensure_base(pool, backbone, settings)
+    with pool.connection() as connection:
+        connection.execute("update policies set base_digest = 'another'")
+    with pytest.raises(StartError, match="adapt base another"):
+        publish.ensure_base(pool, backbone, settings)
