@@ -14,6 +14,8 @@ from serving.envelope import InternalError
 
 log = structlog.get_logger()
 
+_ROUTINE = ("/healthz", "/readyz", "/metrics")  # asked for every few seconds by machines
+
 
 def configure(level: str) -> None:
     """Everything in this process logs through structlog, the libraries included."""
@@ -90,7 +92,8 @@ class RequestLog:
         route = getattr(scope.get("route"), "path", "other")
         self._state.metrics.requests.labels(route, scope["method"], status).inc()
         self._state.metrics.seconds.labels(route).observe(seconds)
-        log.info(
+        tell = log.debug if route in _ROUTINE else log.info
+        tell(
             "request",
             method=scope["method"],
             route=route,

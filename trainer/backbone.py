@@ -141,14 +141,14 @@ class Backbone:
 
     def pad(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> Padded:
         """Rows of prompt + reply, left-padded; a prompt too long for the context loses its beginning."""
-        longest_reply = max(len(reply) for reply in replies)
+        longest_reply = _rounded_up(max(len(reply) for reply in replies))
         rows = [
             list(prompt)[-(self.context - longest_reply) :]
             + list(reply)
             + [self.pad_id] * (longest_reply - len(reply))
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
-        width = max(len(row) for row in rows)
+        width = min(_rounded_up(max(len(row) for row in rows)), self.context)
         tokens_BT = torch.tensor(
             [[self.pad_id] * (width - len(row)) + row for row in rows], device=self.device
         )
@@ -182,6 +182,11 @@ class Backbone:
         logprobs_BR = (chosen_BR - logits_BRV.logsumexp(2)) * batch.reply_mask_BR
         hidden = [output.hidden_states[layer][:, 1 - kept :].float() for layer in layers]
         return logprobs_BR, hidden
+
+
+def _rounded_up(length: int) -> int:
+    """To a multiple of eight: few different shapes, since a CPU's kernels are made and kept for each."""
+    return -(-length // 8) * 8
 
 
 def _end_ids(base: Any, tokenizer: Any) -> list[int]:

@@ -5,8 +5,8 @@ it was trained on nor by another, fitted to the votes that were held out with th
 have paid for its gain with length, endless or repeated replies, distance from the base, or knowledge.
 
 A fold of votes is small and so are a round's gains: a candidate fails a comparison when it is worse by more
-than the comparison's standard error, which the figures give. Held-out votes may have shaped an ancestor of the
-candidate in an earlier round; `held_out_unseen` says how many have not.
+than the comparison's standard error, which the figures give. Held-out votes may have shaped an
+ancestor of the candidate in an earlier round; the record's `held_out_unseen` says how many have not.
 """
 
 from collections import Counter

@@ -2,9 +2,11 @@
 
 A step samples k replies to each of a few prompts, takes their reward less β times what they cost in KL,
 and moves the adapter once (RLOO: Ahmadian et al. 2024). The guard looks at every step's samples before it
-moves on: above the KL budget it goes back to the last step that was below and ends the round.
+moves on: above the KL budget it goes back to the last step that was below and ends the round; and now and
+then it asks whether knowledge was lost.
 """
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,7 +20,8 @@ from trainer.backbone import Backbone
 from trainer.features import Views
 from trainer.rollouts import Rollout, sample
 
-MICRO_BATCH = 32
+MICRO_BATCH = 16
+GUARD_STEPS = 4
 Reward = Callable[[Views], Tensor]
 """Views of N replies to their rewards (N,)."""
 
@@ -87,11 +90,13 @@ def improve(
     rl: RLSettings,
     generator: torch.Generator,
     report: Callable[[int, Step], None],
+    guard: Callable[[], str | None] = lambda: None,
 ) -> Improvement:
-    """Train the backbone's adapter for at most `rl.steps` steps; `report` hears of each."""
+    """Train the backbone's adapter for at most `rl.steps` steps; `report` hears of each. `guard` is asked
+    every GUARD_STEPS steps whether something was lost, and what: then those steps are taken back."""
     optimizer = torch.optim.AdamW(backbone.trainable(), lr=rl.learning_rate, weight_decay=0.0)
     result = Improvement()
-    good = backbone.snapshot()
+    good = guarded = backbone.snapshot()
     for number in range(rl.steps):
         chosen = _draw(prompts, rl.prompts, generator)
         with backbone.merged():
@@ -114,17 +119,40 @@ def improve(
         rewards_B = raw_B - kl_penalty(step.kl, rl) * kl_B - rl.unended_penalty * unfinished_B
         advantages_B = losses.leave_one_out(rewards_B.view(len(chosen), rl.replies)).view(-1)
         for group in optimizer.param_groups:
-            group["lr"] = rl.learning_rate * min(1.0, (number + 1) / (rl.warmup_steps + 1))
+            group["lr"] = learning_rate(number, rl)
         _move(backbone, optimizer, rows, rollouts, advantages_B, rl)
+        release_memory()
         if not all(bool(weight.isfinite().all()) for weight in backbone.trainable()):
             backbone.restore(good)
             raise FloatingPointError(f"step {number} made the adapter's weights not finite")
+        if (number + 1) % GUARD_STEPS == 0:
+            result.stopped = guard()
+            if result.stopped is not None:
+                backbone.restore(guarded)
+                break
+            guarded = backbone.snapshot()
     return result
+
+
+def release_memory() -> None:
+    """Hand back what glibc keeps of freed memory: batches of ever other shapes fragment it, and a round
+    would hold hundreds of megabytes that nothing uses."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def kl_penalty(kl: float, rl: RLSettings) -> float:
     """β, which grows as the budget is used up (a barrier): twofold at half of it, at most tenfold."""
     return rl.kl_penalty / max(0.1, 1 - max(kl, 0.0) / rl.kl_budget)
+
+
+def learning_rate(step: int, rl: RLSettings) -> float:
+    """Up over the warm-up steps, then down in a line to a fifth: the last steps settle what the first found."""
+    if step < rl.warmup_steps:
+        return rl.learning_rate * (step + 1) / (rl.warmup_steps + 1)
+    left = (rl.steps - step) / max(1, rl.steps - rl.warmup_steps)
+    return rl.learning_rate * (0.2 + 0.8 * left)
 
 
 def _draw(prompts: Sequence[list[int]], count: int, generator: torch.Generator) -> list[list[int]]:

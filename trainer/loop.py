@@ -38,6 +38,9 @@ POLL = 0.5
 BASE_PROMPTS, BASE_REPLIES = 64, 4
 """What the base says to recent prompts sets the scale of the reward."""
 
+GUARD_PROBES = 96
+"""Probes asked while training; the gate asks them all."""
+
 RECENT_TURNS = 1024
 """Turns whose prompts are practised on."""
 
@@ -172,7 +175,9 @@ class Trainer:
         def report(step: int, seen: Step) -> None:
             log.info("step", round=number, step=step, reward=seen.reward, kl=seen.kl, length=seen.length)
 
-        improvement = improve(backbone, practice, model.reward, settings.rl, generator, report)
+        improvement = improve(
+            backbone, practice, model.reward, settings.rl, generator, report, lambda: self._lost(generator)
+        )
         figures["improvement"] = improvement.figures()
 
         with backbone.merged():
@@ -229,6 +234,20 @@ class Trainer:
         names = self.views[keys[0]]
         return {name: torch.stack([self.views[key][name] for key in keys]) for name in names}
 
+    def _lost(self, generator: torch.Generator) -> str | None:
+        """What the guard says: that fewer probes are answered than the base answers, beyond chance."""
+        probes = self.probes[:GUARD_PROBES]
+        with self.backbone.merged():
+            knows = knowledge.share_right(
+                self.backbone, probes, self.settings.trainer.rl.max_tokens, generator
+            )
+        if knows is None or self.base_knowledge is None:
+            return None
+        chance = (self.base_knowledge * (1 - self.base_knowledge) / len(probes)) ** 0.5
+        if knows >= self.base_knowledge - self.settings.trainer.gate.knowledge_loss - chance:
+            return None
+        return f"knows {knows:.1%} of {len(probes)} probes, the base {self.base_knowledge:.1%}"
+
     def _fit(
         self, corpus: Corpus, chosen: list[Example], base: Views, generator: torch.Generator
     ) -> RewardModel | None:
@@ -236,7 +255,9 @@ class Trainer:
         votes, keys = corpus.votes(chosen)
         if not votes.says_something():
             return None
-        return reward_model.fit(self._views_of(keys), votes, base, self.settings.trainer.reward, generator)
+        return reward_model.fit(
+            self._views_of(keys), votes, base, BASE_REPLIES, self.settings.trainer.reward, generator
+        )
 
     def _skill(self, model: RewardModel, corpus: Corpus, held_out: list[Example]) -> dict[str, Any]:
         """How the reward model orders replies whose votes it has not seen."""

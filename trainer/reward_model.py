@@ -1,13 +1,15 @@
 """The reward model: one scalar r(x, y) for a reply to a prompt, learned from every vote together.
 
-An ensemble of linear models on the frozen base's views of a reply (`features`). Members differ in the views
-that they see and in their weights on the votes (the Bayesian bootstrap: Rubin 1981), so they disagree where
-little is known. Each is the maximum a posteriori under the one likelihood (`likelihood`), with its rater
-terms of its own, found by L-BFGS; r is then standardised on replies of the base, so its scale means the
-same in every round. Fitting takes seconds, so each round starts from all votes afresh.
+An ensemble of linear models on the frozen base's views of a reply (`features`). Each view is first brought
+down to the directions in which the base's replies to one and the same prompt differ most: what is alike in
+all replies to a prompt is its subject, and cannot be chosen. Members differ in the views that they see and
+in their weights on the votes (the Bayesian bootstrap: Rubin 1981), so they disagree where little is known.
+Each is the maximum a posteriori under the one likelihood (`likelihood`), with its rater terms of its own,
+found by L-BFGS. r is the probability of a thumb up from an average rater, standardised on replies of the
+base, so that its scale means the same in every round; a probability has an end, so nothing is gained by
+ever more of what was liked. Fitting takes seconds, so each round starts from all votes afresh.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,71 +22,84 @@ from trainer.likelihood import Likelihood, Terms, Votes
 LOOKS: tuple[tuple[str, ...], ...] = (
     ("peak", "last", "mean", "tokens", "length"),
     ("peak", "tokens", "length"),
+    ("peak", "mean", "tokens", "length"),
+    ("peak", "last", "mean", "length"),
     ("last", "mean", "tokens", "length"),
-    ("peak", "last", "length"),
-    ("peak", "mean", "tokens"),
 )
 """What members look at, in turn."""
 
-PRIOR = 2.0
-"""Standard deviation of r before any vote, in logits, over the base's replies."""
+PRIOR = 1.7
+"""Standard deviation of a member's logit before any vote, over the base's replies."""
 
-LANDMARKS, DIRECTIONS = 1024, 256
-"""Members are linear in the principal directions of at most so many replies."""
+DIRECTIONS = 48
+"""Of each view."""
 
-WEIGHT = {"length": 0.3}
+WEIGHT = {"length": 0.7}
 """The size of a view against the others, which have size 1."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
-    """How raw views become numbers of like size: centred and (tokens aside) scaled on the base's replies."""
+class Lens:
+    """One view made comparable: centred and scaled on the base's replies, and narrowed to `basis_DK`."""
 
-    look: tuple[str, ...]
-    centre: Views
-    spread: Views
-    size: dict[str, float]
+    centre_D: Tensor
+    spread_D: Tensor
+    basis_DK: Tensor
+    size: float
 
     @classmethod
-    def on(cls, base: Views, look: tuple[str, ...]) -> "Scaling":
-        centre, spread, size = {}, {}, {}
-        for name in look:
-            view_ND = base[name].float()
-            centre[name] = view_ND.mean(0)
-            spread[name] = (
-                torch.ones_like(centre[name]) if name == "tokens" else view_ND.std(0).clamp_min(1e-3)
-            )
-            scaled = ((view_ND - centre[name]) / spread[name]).clamp(-4, 4)
-            size[name] = WEIGHT.get(name, 1.0) / max(float(scaled.square().sum(1).mean().sqrt()), 1e-6)
-        return cls(look, centre, spread, size)
+    def on(cls, name: str, view_ND: Tensor, per_prompt: int) -> "Lens":
+        """From the base's replies, `per_prompt` of them in a row to each prompt."""
+        centre_D = view_ND.mean(0)
+        spread_D = torch.ones_like(centre_D) if name == "tokens" else view_ND.std(0).clamp_min(1e-3)
+        scaled_PKD = ((view_ND - centre_D) / spread_D).clamp(-4, 4).view(-1, per_prompt, view_ND.shape[1])
+        within_ND = (scaled_PKD - scaled_PKD.mean(1, keepdim=True)).flatten(0, 1)
+        basis_DK = principal_directions(within_ND, DIRECTIONS)
+        norm = float((scaled_PKD @ basis_DK).square().sum(2).mean().sqrt())
+        return cls(centre_D, spread_D, basis_DK, WEIGHT.get(name, 1.0) / max(norm, 1e-6))
 
-    def __call__(self, views: Views) -> Tensor:
-        """(N, D) of mean square length about 1."""
-        parts = [
-            ((views[name].float() - self.centre[name]) / self.spread[name]).clamp(-4, 4) * self.size[name]
-            for name in self.look
-        ]
-        return torch.cat(parts, 1) / len(parts) ** 0.5
+    def __call__(self, view_ND: Tensor) -> Tensor:
+        scaled_ND = ((view_ND.float() - self.centre_D) / self.spread_D).clamp(-4, 4)
+        narrowed_NK: Tensor = torch.matmul(scaled_ND, self.basis_DK) * self.size
+        return narrowed_NK
+
+
+Lenses = dict[str, Lens]
+
+
+def lenses(base: Views, per_prompt: int) -> Lenses:
+    """One for each view."""
+    return {name: Lens.on(name, view_ND.float(), per_prompt) for name, view_ND in base.items()}
+
+
+def principal_directions(rows_ND: Tensor, most: int) -> Tensor:
+    """(D, K) at most `most` orthonormal directions in which the rows are largest."""
+    values, vectors_NN = torch.linalg.eigh((rows_ND @ rows_ND.T).double())
+    kept = values > 1e-6 * values[-1]
+    values, vectors_NN = values[kept][-most:], vectors_NN[:, kept][:, -most:]
+    return torch.matmul(rows_ND.T, (vectors_NN / values.sqrt()).float())
+
+
+def look(through: Lenses, names: tuple[str, ...], views: Views) -> Tensor:
+    """(N, K) what a member sees, of mean square length about 1 on the base's replies."""
+    return torch.cat([through[name](views[name]) for name in names], 1).div(len(names) ** 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """r = (scaling(views)·direction + bias − centre) / spread, in standard deviations over base replies."""
+    """r = (σ(seen·direction + bias) − centre) / spread."""
 
-    scaling: Scaling
-    direction_D: Tensor
+    lenses: Lenses
+    names: tuple[str, ...]
+    direction_K: Tensor
     bias: float
     centre: float
     spread: float
     terms: Terms
 
-    def raw(self, views: Views) -> Tensor:
-        """(N,) in logits: what enters the likelihood."""
-        logits_N: Tensor = self.scaling(views) @ self.direction_D + self.bias
-        return logits_N
-
     def __call__(self, views: Views) -> Tensor:
-        return (self.raw(views).sigmoid() - self.centre) / self.spread
+        logits_N: Tensor = look(self.lenses, self.names, views) @ self.direction_K + self.bias
+        return (logits_N.sigmoid() - self.centre) / self.spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,31 +118,36 @@ class RewardModel:
 
 
 def fit(
-    views: Views, votes: Votes, base: Views, settings: RewardSettings, generator: torch.Generator
+    views: Views,
+    votes: Votes,
+    base: Views,
+    per_prompt: int,
+    settings: RewardSettings,
+    generator: torch.Generator,
 ) -> RewardModel:
-    """Members fitted to `votes` about the replies of `views`; `base` are views of the base's own replies."""
+    """Members fitted to `votes` about the replies of `views`; `base` are views of the base's own replies,
+    `per_prompt` of them in a row to each prompt."""
     likelihood = Likelihood(votes)
+    through = lenses(base, per_prompt)
     members = []
     for number in range(settings.members):
         weights_V = torch.empty(votes.count, dtype=torch.float64).exponential_(generator=generator)
-        scaling = Scaling.on(base, LOOKS[number % len(LOOKS)])
-        members.append(_fit_member(scaling, views, base, likelihood, votes.raters, weights_V, generator))
+        names = LOOKS[number % len(LOOKS)]
+        members.append(_fit_member(through, names, views, base, likelihood, votes.raters, weights_V))
     return RewardModel(members, settings.caution)
 
 
 def _fit_member(
-    scaling: Scaling,
+    through: Lenses,
+    names: tuple[str, ...],
     views: Views,
     base: Views,
     likelihood: Likelihood,
     raters: int,
     weights_V: Tensor,
-    generator: torch.Generator,
 ) -> Member:
-    x_ND, base_ND = scaling(views), scaling(base)
-    basis_DK = principal_directions(torch.cat([x_ND, base_ND]), generator)
-    phi_NK = (x_ND @ basis_DK).double()
-    width = phi_NK.shape[1]
+    seen_NK = look(through, names, views).double()
+    width = seen_NK.shape[1]
     flat = torch.zeros(width + 1 + Terms.size(raters), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [flat], max_iter=150, history_size=20, tolerance_grad=1e-4, tolerance_change=1e-7,
@@ -137,31 +157,21 @@ def _fit_member(
     def loss() -> Tensor:
         optimizer.zero_grad()
         terms = Terms.unpack(flat[width + 1 :], raters)
-        r_N = PRIOR * (phi_NK @ flat[:width]) + flat[width]
+        logits_N = PRIOR * (seen_NK @ flat[:width]) + flat[width]
         prior = terms.log_prior() - 0.5 * flat[:width].square().sum()
-        value = -likelihood(r_N, terms, weights_V) - prior
+        value = -likelihood(logits_N, terms, weights_V) - prior
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     solution = flat.detach()
-    direction_D = basis_DK @ (PRIOR * solution[:width]).float()
+    direction_K = (PRIOR * solution[:width]).float()
     bias = float(solution[width])
-    on_base_N = (base_ND @ direction_D + bias).sigmoid()
+    on_base_N = (look(through, names, base) @ direction_K + bias).sigmoid()
     return Member(
-        scaling, direction_D, bias, float(on_base_N.mean()), max(float(on_base_N.std()), 1e-3),
+        through, names, direction_K, bias, float(on_base_N.mean()), max(float(on_base_N.std()), 1e-3),
         Terms.unpack(solution[width + 1 :], raters),
     )  # fmt: skip
-
-
-def principal_directions(x_ND: Tensor, generator: torch.Generator) -> Tensor:
-    """(D, K) orthonormal directions in which at most LANDMARKS of the rows lie, the largest first."""
-    if len(x_ND) > LANDMARKS:
-        x_ND = x_ND[torch.randperm(len(x_ND), generator=generator)[:LANDMARKS]]
-    values, vectors_NN = torch.linalg.eigh((x_ND @ x_ND.T).double())
-    kept = values > 1e-6 * values[-1]
-    values, vectors_NN = values[kept][-DIRECTIONS:], vectors_NN[:, kept][:, -DIRECTIONS:]
-    return torch.matmul(x_ND.T, (vectors_NN / values.sqrt()).float())
 
 
 def pairwise_accuracy(reward_N: Tensor, votes: Votes) -> float | None:
@@ -173,8 +183,3 @@ def pairwise_accuracy(reward_N: Tensor, votes: Votes) -> float | None:
         return None
     gaps = reward_N[up].unsqueeze(1) - reward_N[down].unsqueeze(0)
     return float((gaps > 0).float().mean() + 0.5 * (gaps == 0).float().mean())
-
-
-def rows(views: Views, indices: Sequence[int]) -> Views:
-    """Some of the replies."""
-    return {name: view[list(indices)] for name, view in views.items()}

@@ -113,7 +113,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
         prepared = time.process_time() - cpu
         if not ballots.votes.says_something():
             continue
-        model = reward_model.fit(ballots.views, ballots.votes, base, settings.reward, generator)
+        model = reward_model.fit(ballots.views, ballots.votes, base, 4, settings.reward, generator)
         fitted = time.process_time() - cpu - prepared
         result = improve(backbone, asked, model.reward, settings.rl, generator, lambda number, step: None)
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall

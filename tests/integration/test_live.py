@@ -57,7 +57,7 @@ def test_tokens_come_as_they_are_made_and_then_the_completion(service: Service, 
 
 
 def test_several_replies_run_at_once(socket: Socket) -> None:
-    socket.send(type="chat", id="long", messages=ASK, max_tokens=150, temperature=0)
+    socket.send(type="chat", id="long", messages=ASK, max_tokens=180, n=8, temperature=0)
     socket.send(type="chat", id="short", messages=ASK, max_tokens=2)
     assert [socket.next("done")["id"], socket.next("done")["id"]] == ["short", "long"]
 

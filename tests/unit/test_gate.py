@@ -6,7 +6,7 @@ import torch
 from schemas.settings import GateSettings, RLSettings
 from trainer.gate import REPLIES, Answers, Verdict, alike, compare, distinct, judge, repeated
 from trainer.likelihood import Terms
-from trainer.reward_model import Member, RewardModel, Scaling
+from trainer.reward_model import Lens, Member, RewardModel
 
 torch.set_num_threads(1)
 
@@ -26,11 +26,12 @@ def answers(
 
 def model(*slopes: float) -> RewardModel:
     """Members that like the feature by so much."""
-    scaling = Scaling(("length",), {"length": torch.zeros(1)}, {"length": torch.ones(1)}, {"length": 1.0})
+    lens = Lens(torch.zeros(1), torch.ones(1), torch.ones(1, 1), 1.0)
     terms = Terms.unpack(torch.zeros(Terms.size(1)), 1)
-    return RewardModel(
-        [Member(scaling, torch.tensor([slope]), 0.0, 0.5, 1.0, terms) for slope in slopes], 0.5
-    )
+    members = [
+        Member({"length": lens}, ("length",), torch.tensor([slope]), 0.0, 0.5, 1.0, terms) for slope in slopes
+    ]
+    return RewardModel(members, 0.5)
 
 
 def verdict(candidate: Answers, **changes: object) -> Verdict:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from schemas.settings import RewardSettings
 from trainer.likelihood import MOST_RANKED, Likelihood, Terms, Votes, subsets
-from trainer.reward_model import RewardModel, fit, pairwise_accuracy, principal_directions
+from trainer.reward_model import Lens, RewardModel, fit, pairwise_accuracy, principal_directions
 
 torch.set_num_threads(1)
 
@@ -136,7 +136,7 @@ def crowd_votes(
 ) -> tuple[dict[str, Tensor], Votes, Tensor]:
     """Replies with five views, thumbs by a hidden linear taste, and the truth about each reply."""
     generator = torch.Generator().manual_seed(seed)
-    count = raters * each
+    count = raters * each  # a multiple of four, the replies to a prompt
     hidden = torch.randn(count, 6, generator=generator)
     views = {
         "mean": torch.cat([hidden, torch.randn(count, 10, generator=generator)], 1),
@@ -155,7 +155,7 @@ def crowd_votes(
 
 
 def fitted(views: dict[str, Tensor], votes: Votes) -> RewardModel:
-    return fit(views, votes, views, RewardSettings(), torch.Generator().manual_seed(0))
+    return fit(views, votes, views, 4, RewardSettings(), torch.Generator().manual_seed(0))
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -198,6 +198,18 @@ def test_members_differ_and_doubt_costs_reward() -> None:
 
 def test_principal_directions_are_orthonormal_and_span_the_rows() -> None:
     x_ND = torch.randn(12, 40, generator=torch.Generator().manual_seed(5))
-    basis_DK = principal_directions(x_ND, torch.Generator().manual_seed(0))
+    basis_DK = principal_directions(x_ND, 40)
     assert torch.allclose(basis_DK.T @ basis_DK, torch.eye(12), atol=1e-4)
     assert torch.allclose(x_ND @ basis_DK @ basis_DK.T, x_ND, atol=1e-4)
+    largest_DK = principal_directions(x_ND, 3)
+    singular = torch.linalg.svdvals(x_ND)[:3]
+    assert torch.allclose((x_ND @ largest_DK).norm(dim=0).sort(descending=True).values, singular, atol=1e-3)
+
+
+def test_what_all_replies_to_a_prompt_share_is_not_looked_at() -> None:
+    generator = torch.Generator().manual_seed(6)
+    subject_PD = torch.randn(20, 1, 3, generator=generator) * torch.tensor([5.0, 0.0, 0.0])
+    manner_PKD = torch.randn(20, 4, 3, generator=generator) * torch.tensor([0.0, 1.0, 1.0])
+    lens = Lens.on("mean", (subject_PD + manner_PKD).flatten(0, 1), per_prompt=4)
+    assert lens.basis_DK.shape == (3, 2)
+    assert torch.allclose(lens.basis_DK[0], torch.zeros(2), atol=1e-5)

@@ -1,6 +1,5 @@
 """Sampling: tokens and logprobs are the model's own, whatever else shares the batch."""
 
-
 import pytest
 import torch
 
