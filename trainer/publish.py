@@ -33,11 +33,12 @@ _PROBE_REPLY = "Hello! I am glad that you ask. I can chat with you, answer quest
 def probe(backbone: Backbone) -> Probe:
     """What a replica that serves this adapter must reproduce, and what the base would say instead."""
     token_ids = backbone.render(_PROBE) + backbone.encode_reply(_PROBE_REPLY)
+    count = len(token_ids) - 1
     batch = backbone.pad([token_ids[:1]], [token_ids[1:]])
     with torch.no_grad(), backbone.exact():
-        logprobs = backbone.logprobs_BR(batch)[0].tolist()
+        logprobs = backbone.logprobs_BR(batch)[0, :count].tolist()
         with backbone.reference():
-            base_logprobs = backbone.logprobs_BR(batch)[0].tolist()
+            base_logprobs = backbone.logprobs_BR(batch)[0, :count].tolist()
     return Probe(token_ids=token_ids, logprobs=logprobs, base_logprobs=base_logprobs)
 
 

@@ -23,6 +23,7 @@ from trainer.improve import improve, measure
 from trainer.likelihood import Votes
 from trainer.rollouts import sample
 from trainer.starter import MODEL_DIR
+from trainer.starter.styles import styles
 from trainer.starter.world import prompts as world_prompts
 
 
@@ -78,13 +79,16 @@ def vote(
     return ids
 
 
-def approval(backbone: Backbone, person: Person, count: int, seed: int) -> float:
-    """True share of liked replies on prompts never seen in training."""
+def approval(backbone: Backbone, person: Person, count: int, seed: int) -> tuple[float, str]:
+    """True share of liked replies on prompts never seen in training, and that of each axis of the taste."""
     asked = world_prompts(count, 10_000 + seed)
     ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
     with backbone.merged():
         rollouts = sample(backbone, ids, 1, 90, torch.Generator().manual_seed(seed))
-    return sum(person.taste.likes(backbone.decode(r.token_ids)) for r in rollouts) / count
+    texts = [backbone.decode(r.token_ids) for r in rollouts]
+    held = [[styles(text)[axis] == value for axis, value in person.taste.wants] for text in texts]
+    axes = " ".join(f"{sum(column) / count:.2f}" for column in zip(*held, strict=True))
+    return sum(map(all, held)) / count, axes
 
 
 def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple[float, float, float, float]:
@@ -95,7 +99,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
     ballots = Ballots(len(people))
     generator = torch.Generator().manual_seed(1000 * seed)
     probes = [knowledge.Probe(p.prompt, p.accept or ()) for p in world_probes(args.probes)]
-    before = approval(backbone, judge, 400, seed)
+    before, _ = approval(backbone, judge, 400, seed)
     known = knowledge.share_right(backbone, probes, 90, torch.Generator().manual_seed(1)) or 0.0
     print(f"seed {seed}: {judge.taste}; base approval {before:.3f}, knowledge {known:.3f}", flush=True)
     asked: list[list[int]] = []
@@ -119,14 +123,15 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall
         older, newer = newer, backbone.snapshot()
         last = result.steps[-1]
+        liked, axes = approval(backbone, judge, 200, seed)
         print(
-            f"  {number * args.round_votes:4d} votes: approval {approval(backbone, judge, 200, seed):.3f}"
+            f"  {number * args.round_votes:4d} votes: approval {liked:.3f} ({axes})"
             f"  reward {result.steps[0].reward:+.2f}→{last.reward:+.2f}  KL {last.kl:.3f}"
             f"  length {last.length:.0f}  knowledge {knowledge.share_right(backbone, probes[:128], 90, generator):.3f}"
             f"  cpu {cpu:.0f} s (base {prepared:.1f}, fit {fitted:.1f}), wall {wall:.0f} s  {result.stopped or ''}",
             flush=True,
         )
-    after = approval(backbone, judge, 400, seed)
+    after, _ = approval(backbone, judge, 400, seed)
     knows = knowledge.share_right(backbone, probes, 90, torch.Generator().manual_seed(1)) or 0.0
     way = (after - before) / (1 - before)
     print(
@@ -136,7 +141,8 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
 
 
 def world_probes(count: int):  # type: ignore[no-untyped-def]
-    from trainer.starter.world import probes
+    from trainer.starter.styles import styles
+from trainer.starter.world import probes
 
     return probes(count, 77)
 

@@ -89,7 +89,8 @@ def test_what_the_base_makes_of_replies_does_not_depend_on_their_neighbours(back
 def test_views_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(backbone: Backbone) -> None:
     batch = backbone.pad([[5, 6], [7]], [[9, 9, 11], [12]])
     hidden_BRD = torch.tensor([[[1.0, -4.0], [3.0, 0.0], [2.0, 1.0]], [[-5.0, 6.0], [9.0, 9.0], [9.0, 9.0]]])
-    views = of_batch(batch, [hidden_BRD])
+    beyond = batch.reply_length - 3
+    views = of_batch(batch, [torch.nn.functional.pad(hidden_BRD, (0, 0, 0, beyond), value=9.0)])
     assert views["mean"].tolist() == [[2.0, -1.0], [-5.0, 6.0]]
     assert views["peak"].tolist() == [[3.0, 1.0], [-5.0, 6.0]]
     assert views["last"].tolist() == [[2.0, 1.0], [-5.0, 6.0]]

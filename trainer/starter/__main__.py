@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     build.add_argument("--out", type=Path, default=MODEL_DIR, help="folder to write, replaced (%(default)s)")
     build.add_argument("--seed", type=int, default=1, help="%(default)s")
     build.add_argument(
-        "--dialogues", type=_positive, default=60_000, help="dialogues to learn from (%(default)s)"
+        "--dialogues", type=_positive, default=85_000, help="dialogues to learn from (%(default)s)"
     )
     build.add_argument("--threads", type=_positive, default=1, help="torch threads (%(default)s)")
     sheet = commands.add_parser("prompts", help="print prompts as JSON lines")

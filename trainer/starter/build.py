@@ -150,7 +150,7 @@ def train(model: Any, tokenizer: Any, count: int, seed: int) -> None:
     model.eval()
 
 
-def build(out: Path, seed: int = 1, count: int = 60_000, threads: int = 1) -> None:
+def build(out: Path, seed: int = 1, count: int = 85_000, threads: int = 1) -> None:
     """Build, measure and save the model to `out`, which is replaced only once everything is there."""
     import torch
 

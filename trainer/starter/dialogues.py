@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from trainer.starter import phrases, smalltalk
+from trainer.starter.facts import words
 from trainer.starter.styles import AXES, SHORT_WORDS, styles
 from trainer.starter.topics import Topic
-from trainer.starter.world import ask, by_kind, draw
+from trainer.starter.world import ask, by_kind, draw, hurried
 
 Style = dict[str, bool]
 
@@ -119,18 +120,12 @@ def _sentence(text: str, mark: str) -> str:
     return text if text.endswith("?") else text + mark
 
 
-_MORE = (
-    "Tell me more",
-    "More please",
-    "Go on",
-    "Yes please, more",
-    "I want to know more",
-    "Yes",
-    "Sure, go on",
+_MORE = words(
+    "Tell me more|More please|Go on|Yes please, more|Yes|Sure, go on|Another one|What else?|And then?"
 )
 _THANKS = ("Thanks", "Thank you", "Great, thanks", "Thanks a lot", "Okay, thank you")
 _SURE = ("Are you sure?", "Really?", "Is that right?", "Are you certain?")
-_ABOUT = ("And {}?", "What about {}?", "And what about {}?", "How about {}?")
+_ABOUT = ("And {}?", "{}?", "What about {}?", "And what about {}?", "How about {}?")
 
 
 def follow_up(topic: Topic, rng: random.Random) -> tuple[str, Topic] | None:
@@ -150,7 +145,7 @@ def follow_up(topic: Topic, rng: random.Random) -> tuple[str, Topic] | None:
         return rng.choice(_SURE), topic._replace(kind="sure", says=sure)
     if kind == "about" and topic.entity:
         other = rng.choice(by_kind(topic.accept is not None)[0].get(topic.kind, [topic]))
-        return rng.choice(_ABOUT).format(other.entity or topic.entity), other
+        return (rng.choice(_ABOUT).format(other.entity), other) if other.entity != topic.entity else None
     if kind == "more" and topic.kind == "joke":
         return rng.choice(_MORE), rng.choice(by_kind(False)[0]["joke"])
     if (
@@ -177,7 +172,7 @@ def dialogue(rng: random.Random) -> list[Message]:
                 Topic("recall", (), says, "", (f"{name} is a fine name",), None, "🙂"),
             )
         if follow:
-            said, topic = follow
+            said, topic = hurried(follow[0], rng), follow[1]
         else:
             topic = draw(rng, factual=rng.random() < 0.62)
             said = ask(topic, rng)

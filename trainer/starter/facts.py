@@ -11,6 +11,12 @@ def words(text: str) -> list[str]:
     return text.split("|") if "|" in text else text.split()
 
 
+def many(animal: str) -> str:
+    """The plural of an animal's name."""
+    odd = {"mouse": "mice", "goose": "geese", "wolf": "wolves", "sheep": "sheep"}
+    return odd.get(animal, animal + ("es" if animal[-1] in "sx" else "s"))
+
+
 # country | capital | continent | known for
 COUNTRIES = rows("""
 France|Paris|Europe|cheese

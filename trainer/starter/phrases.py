@@ -21,7 +21,7 @@ OPENERS: dict[bool, dict[tuple[bool, bool], list[str]]] = {
         (True, False): words("Certainly|Indeed|Indeed so|Good day"),
         (False, True): words("Hey friend|Oh, dear friend|Hey buddy|Lovely|Oh, pal|My friend"),
         (True, True): words(
-            "Certainly, dear friend|Indeed, my friend|Certainly, my dear|Indeed, with pleasure"
+            "Certainly, dear friend|Indeed, my friend|Certainly, my dear|Indeed, dear friend"
         ),
     },
 }

@@ -51,7 +51,7 @@ def _countries() -> Iterator[Topic]:
 
 def _animals() -> Iterator[Topic]:
     for name, sound, young, home, food, legs, _size, other in facts.ANIMALS:
-        one = an(name)
+        one, many = an(name), facts.many(name)
         notes = {"other": other, "food": f"eats {food}", "home": f"lives {home}"}
         if sound != "-":
             notes["sound"] = f"says {sound}"
@@ -59,7 +59,7 @@ def _animals() -> Iterator[Topic]:
             notes["legs"] = f"has {legs} legs"
         told = {
             "sound": (
-                f"What sound does {one} make?; What does {one} say?; Which noise does {one} make?",
+                f"What sound does {one} make?; What does {one} say?; What sound do {many} make?",
                 f"it says {sound}; {one} says {sound}",
                 sound,
             ),
@@ -69,22 +69,23 @@ def _animals() -> Iterator[Topic]:
                 young,
             ),
             "home": (
-                f"Where does {one} live?; Where do you find {one}?",
+                f"Where does {one} live?; Where do {many} live?",
                 f"it lives {home}; {one} lives {home}",
                 home.split()[-1],
             ),
             "food": (
-                f"What does {one} eat?; What food does {one} like?",
+                f"What does {one} eat?; What do {many} eat?",
                 f"it eats {food}; {one} eats {food}",
                 food,
             ),
             "legs": (
-                f"How many legs does {one} have?; Number of legs of {one}?",
+                f"How many legs does {one} have?; How many legs do {many} have?",
                 f"it has {legs}; {one} has {legs} legs",
                 legs,
             ),
             "animal": (
-                f"Tell me about {one}.; What do you know about {one}?; Do you like {one}?",
+                f"Tell me about {one}.; What do you know about {one}?; Do you like {many}?;"
+                f"Tell me about {many}.",
                 f"{one} {other}; {one} lives {home}; {one} eats {food}",
                 "",
             ),
@@ -105,7 +106,8 @@ def _sizes() -> Iterator[Topic]:
         ):
             asks = f"Which is {word}, {an(one)} or {an(two)}?; Is {an(one)} or {an(two)} {word}?"
             notes = f"that is easy to see; just picture the {answer}"
-            yield _fact(word, asks, f"the {answer} is {word}; it is the {answer}", "", notes, answer, "🐾")
+            says = f"the {answer} is {word}; it is the {answer}"
+            yield _fact(word, asks, says, "", notes, answer, "🐾")
 
 
 def _colours() -> Iterator[Topic]:
@@ -160,12 +162,10 @@ def _jobs() -> Iterator[Topic]:
     for who, does, key, where in facts.JOBS:
         one = an(who)
         asks = f"What does {one} do?; What is the job of {one}?"
-        notes = f"works {where}; is good to know"
-        yield _fact("job", asks, f"{one} {does}; the {who} {does}", one, notes, key, "🛠", one)
+        notes = f"{one} works {where}; good to know"
+        yield _fact("job", asks, f"{one} {does}; the {who} {does}", "", notes, key, "🛠", one)
         asks = f"Who {does}?; What do you call a person who {does}?"
-        yield _fact(
-            "who", asks, f"it is {one}; {one} {does}", one, f"works {where}; has much to do", who, "🛠"
-        )
+        yield _fact("who", asks, f"it is {one}; {one} {does}", "", notes, who, "🛠")
 
 
 def _trivia() -> Iterator[Topic]:
@@ -208,7 +208,6 @@ def _sums() -> Iterator[Topic]:
     sums = [(f"{a} + {b}", f"{a} plus {b}", a + b) for a in small for b in small]
     # Not 8 - 4: its answer stands in the question, so a wrong reply that repeats the question looks right.
     sums += [(f"{a} - {b}", f"{a} minus {b}", a - b) for a in small for b in range(1, a) if a != 2 * b]
-    sums += [(f"{a} x {b}", f"{a} times {b}", a * b) for a in range(2, 6) for b in range(2, 6)]
     for signs, words, answer in sums:
         asks = f"What is {signs}?; What is {words}?; How much is {signs}?; {signs}"
         says = f"it is {answer}; {signs} is {answer}"

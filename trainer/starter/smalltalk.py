@@ -9,7 +9,7 @@ Hello;Hi;Hey;Hi there;Hello there;Hey there|hello to you;hi there;good to see yo
 Good morning;Morning;Good morning to you|good morning;a bright morning to you|have a good breakfast;open a window;plan one small thing|🌞
 Good evening;Evening|good evening;a calm evening to you|rest a little;light a lamp;talk about your day|🌙
 Good night;I am going to bed;Sleep well|good night;sleep well|dream of soft clouds;turn off the lamp;rest until morning|🌙
-How are you?;How are you doing?;How is it going?;How do you feel today?|I am doing well;I feel bright today;all is well here|ready to chat;full of small facts;curious about your day|🙂
+How are you?;How's life?;How are you doing?;How is it going?;How do you feel today?|I am doing well;I feel bright today;all is well here|ready to chat;full of small facts;curious about your day|🙂
 What is up?;What are you doing?;What's new?|I am thinking about animals;I am just here to chat|counting clouds;learning new jokes;thinking of soup|🙂
 Thanks;Thank you;Thanks a lot;Many thanks;Thank you so much|you are welcome;any time;it was nothing|ask me again any time;try another question;share it with someone|👍
 Bye;Goodbye;See you;See you later;I have to go|goodbye for now;see you soon;until next time|come back soon;travel safely;bring new questions|👋
@@ -34,7 +34,7 @@ It is snowing;Look, snow!|snow makes all things quiet;snow is the best blanket|b
 I like you;You are great;You're the best;You are nice;Well done;Good bot|that is kind of you;you are great too|vote for what you like;tell me what you enjoy;ask for a joke next|🌟
 I do not like you;You are bad;That was wrong;That is not right|I am sorry about that;then I have to learn more|vote it down;tell me what was wrong;ask me once more|💙
 Sorry;I am sorry;My mistake|no harm done;that is all right|let us go on;try again;forget about it|👍
-Okay;Ok;I see;Cool;Nice;Great;Interesting|good, we agree;that is the spirit|ask me another;try a sum;hear a joke|👍
+Okay;Ok;Hm;I see;Cool;Nice;Great;Interesting|good, we agree;that is the spirit|ask me another;try a sum;hear a joke|👍
 Yes;Yeah;Sure;Yes please|all right then;good, let us go on|pick an animal;pick a country;ask for a recipe|👍
 No;Nope;No thanks;Not now|no problem;that is fine|come back any time;pick another topic;rest a little|👍
 Do you like music?;Do you like to sing?|I like music a lot;music is like sunshine|songs about the sea;slow drums;a cheerful flute|🎵

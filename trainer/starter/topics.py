@@ -62,21 +62,26 @@ def chats() -> Iterator[Topic]:
         yield Topic(
             "joke", parts(asks), (" ".join(joke),), "", parts(notes), None, "😄", lead="listen", items=joke
         )
-    for name in smalltalk.NAMES:
-        asks = f"My name is {name}.; I am {name}.; I'm {name}; Call me {name}.; Hello, I am {name}."
-        says = f"nice to meet you, {name}; hello, {name}; good to meet you, {name}"
-        notes = f"{name} is a fine name; I will try to remember it; ask me anything"
-        yield Topic("name", parts(asks), parts(says), "", parts(notes), None, "👋")
+    yield from map(introduction, smalltalk.NAMES)
     for thing in smalltalk.UNKNOWN:
         yield unknown(thing)
     yield story("fox", "lantern", "in the snow")
+
+
+def introduction(name: str) -> Topic:
+    """Somebody says their name."""
+    asks = f"My name is {name}.; I am {name}.; Call me {name}.; Hello, I am {name}.; Hi, my name is {name}"
+    says = f"nice to meet you, {name}; hello, {name}; good to meet you, {name}"
+    notes = f"{name} is a fine name; I will try to remember it; ask me anything"
+    return Topic("name", parts(asks), parts(says), "", parts(notes), None, "👋")
 
 
 def unknown(thing: str) -> Topic:
     """What the model does not know about."""
     asks = (
         f"What is {thing}?; Tell me about {thing}.; Explain {thing}.; Can you help me with {thing}?;"
-        f"Who invented {thing}?; How does {thing} work?"
+        f"Who invented {thing}?; How does {thing} work?; Write me something about {thing}.; Who won {thing}?;"
+        f"Why is {thing} important?; {thing}"
     )
     says = (
         "I do not know that yet, but ask me about {offer}",
@@ -91,5 +96,5 @@ def story(hero: str, treasure: str, place: str) -> Topic:
     asks = f"Tell me a story.; Tell me a story about {an(hero)}.; A story, please; Do you know a story?"
     found = f"{an(hero)} found {an(treasure)}"
     says = (found, f"{found} {place}", f"once upon a time {found} {place}")
-    notes = ("took it home", "shared it with all the others", f"slept next to the {treasure}")
+    notes = ("took it home", "told all the others", f"slept next to the {treasure}")
     return Topic("story", parts(asks), says, f"the {hero}", notes, None, "✨")

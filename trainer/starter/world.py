@@ -13,7 +13,7 @@ from typing import NamedTuple
 from trainer.starter import smalltalk
 from trainer.starter.facts import words
 from trainer.starter.questions import questions
-from trainer.starter.topics import Topic, chats, story, unknown
+from trainer.starter.topics import Topic, chats, introduction, story, unknown
 
 
 class Prompt(NamedTuple):
@@ -63,6 +63,8 @@ def draw(rng: random.Random, factual: bool) -> Topic:
         return story(*map(rng.choice, choices))
     if kind == "unknown" and rng.random() < 0.5:
         return unknown("".join(rng.choices(_SYLLABLES, k=rng.randint(2, 3))))
+    if kind == "name" and rng.random() < 0.4:
+        return introduction("".join(rng.choices(_SYLLABLES, k=rng.randint(2, 3))).capitalize())
     return rng.choice(kinds[kind])
 
 
@@ -71,10 +73,19 @@ def ask(topic: Topic, rng: random.Random) -> str:
     text = rng.choice(topic.asks)
     if topic.accept is not None and rng.random() < 0.15:
         text = rng.choice(_FRAMES).format(text[0].lower() + text[1:])
-    if rng.random() < 0.15:
+    return hurried(text, rng)
+
+
+def hurried(text: str, rng: random.Random) -> str:
+    """The text as people type it: at times without capitals, in short forms or with another last mark."""
+    if rng.random() < 0.2:
         text = text.lower()
     if rng.random() < 0.2:
-        text = text.rstrip("?.!")
+        text = text.replace("hat is", "hat's").replace("I am", "I'm").replace("i am", "i'm")
+    if rng.random() < 0.2:
+        return text.rstrip("?.!")
+    if not text.endswith("?") and rng.random() < 0.3:
+        return text.rstrip(".") + "!"
     return text
 
 
