@@ -63,9 +63,11 @@ def train(once: Annotated[bool, typer.Option(help="One round with the votes ther
     """Run the trainer; `up` does this for you."""
     from deploy.base import base_directory
     from deploy.postgres import database
+    from schemas import logs
     from trainer.loop import run
 
     settings = load()
+    logs.configure(settings.log_level)
     with database(settings) as url:
         settings = settings.model_copy(
             update={"database_url": url, "model": str(base_directory(settings.model))}

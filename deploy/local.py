@@ -61,10 +61,15 @@ def up(settings: Settings, say: Callable[[str], None]) -> int:
         _wait_until_ready(settings, children, stopping)
         if not stopping.is_set():
             say(_welcome(settings, keys))
+        told = False
         while not stopping.wait(0.25):
             if postgres is not None and not postgres.running():
-                say("Postgres died; starting it again")
+                if not told:
+                    say("Postgres died; starting it again")
+                told = True
                 postgres.revive()
+            else:
+                told = False
             for child in children:
                 if child.due():
                     say(f"{child.name} died; starting it again")

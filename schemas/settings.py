@@ -55,7 +55,7 @@ class RewardSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     members: int = Field(5, ge=2, description="members, each on its own bootstrap of the votes")
-    caution: float = Field(0.5, ge=0, description="κ: reward is the ensemble's mean minus κ times its std")
+    caution: float = Field(0.3, ge=0, description="κ: reward is the ensemble's mean minus κ times its std")
 
 
 class RLSettings(BaseModel):
@@ -65,14 +65,18 @@ class RLSettings(BaseModel):
 
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA α")
-    learning_rate: float = Field(3e-3, gt=0, description="of AdamW")
+    learning_rate: float = Field(1.5e-3, gt=0, description="of AdamW, at its highest in a round")
     warmup_steps: int = Field(3, ge=0, description="steps")
     steps: int = Field(8, ge=1, description="policy-gradient steps of a round, steps")
     prompts: int = Field(16, ge=1, description="prompts of a step, prompts")
     replies: int = Field(8, ge=2, description="k, replies sampled for each prompt")
     max_tokens: int = Field(90, ge=1, description="longest reply sampled, tokens")
-    kl_penalty: float = Field(0.15, ge=0, description="β on KL(π‖π_base), reward per nat of a reply")
-    kl_budget: float = Field(0.12, gt=0, description="the guard stops a round above this KL, nats per token")
+    kl_penalty: float = Field(
+        0.15,
+        ge=0,
+        description="β on KL(π‖π_base), reward per nat of a reply; grows as the budget is used up",
+    )
+    kl_budget: float = Field(0.2, gt=0, description="the guard stops a round above this KL, nats per token")
     unended_penalty: float = Field(
         2.0, ge=0, description="taken from the reward of a reply that does not end by itself"
     )
@@ -87,7 +91,7 @@ class GateSettings(BaseModel):
 
     folds: int = Field(5, ge=2, description="one fold is held out for the gate each round")
     prompts: int = Field(32, ge=4, description="held-out prompts answered by candidate and live, prompts")
-    probes: int = Field(64, ge=1, description="knowledge probes asked, probes")
+    probes: int = Field(256, ge=1, description="knowledge probes asked, probes")
     knowledge_loss: float = Field(0.03, ge=0, description="largest loss of knowledge against the base, share")
     length_ratio: float = Field(
         3.0, gt=1, description="mean reply length may change by at most this factor against the base"

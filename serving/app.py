@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from feedback.store import Store
+from schemas import logs
 from schemas.database import open_async_pool
 from schemas.errors import StartError
 from schemas.settings import Settings
@@ -26,7 +27,7 @@ from serving.engine import Engine
 from serving.fleet import Fleet
 from serving.keys import ensure_seal
 from serving.limits import BodyLimit, Limiter
-from serving.logs import RequestLog, configure
+from serving.logs import RequestLog
 from serving.metrics import Metrics
 from serving.router import Router
 from serving.swap import Swap
@@ -61,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def serve(settings: Settings) -> None:
     """Run the API until a signal ends it; streams get some seconds to finish."""
-    configure(settings.log_level)
+    logs.configure(settings.log_level)
     uvicorn.run(
         create_app(settings),
         host=settings.host,

@@ -1,6 +1,5 @@
-"""One JSON object a line: what happened, to which request, how long it took. Never what people wrote."""
+"""The log of requests: which one, how it ended, how long it took. Never what people wrote."""
 
-import logging
 import secrets
 import time
 from typing import Any
@@ -15,35 +14,6 @@ from serving.envelope import InternalError
 log = structlog.get_logger()
 
 _ROUTINE = ("/healthz", "/readyz", "/metrics")  # asked for every few seconds by machines
-
-
-def configure(level: str) -> None:
-    """Everything in this process logs through structlog, the libraries included."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for name in ("httpx", "httpcore", "uvicorn.access"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class RequestLog:

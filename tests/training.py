@@ -49,6 +49,7 @@ def some_turns(backbone: Backbone, count: int, seed: int, replies: int = 2) -> l
     turns = []
     for index, prompt in enumerate(prompts):
         own = [rollout for rollout in rollouts if rollout.prompt == index]
+        texts = [backbone.decode(rollout.token_ids).replace("\x00", "") for rollout in own]
         turns.append(
             Turn(
                 id=f"chatcmpl-{seed}-{index}",
@@ -61,7 +62,7 @@ def some_turns(backbone: Backbone, count: int, seed: int, replies: int = 2) -> l
                 sampling={"temperature": 1.0},
                 replies=[
                     Reply(
-                        choice, "p0", 0.98, backbone.decode(r.token_ids).replace("\x00", ""), r.token_ids, r.logprobs,
+                        choice, "p0", 0.98, texts[choice], r.token_ids, r.logprobs,
                         "stop" if r.ended else "length",
                     )
                     for choice, r in enumerate(own)

@@ -21,7 +21,7 @@ from torch import Tensor
 from schemas.settings import GateSettings, RLSettings
 from trainer.backbone import Backbone
 from trainer.features import Views
-from trainer.improve import measure
+from trainer.improve import cost, measure
 from trainer.reward_model import RewardModel
 from trainer.rollouts import sample
 
@@ -79,11 +79,10 @@ def answer(
     rollouts = sample(backbone, prompts, replies, max_tokens, generator)
     token_ids = [rollout.token_ids for rollout in rollouts]
     measured = measure(backbone, [prompts[rollout.prompt] for rollout in rollouts], token_ids)
-    nats = sum(map(sum, (r.logprobs for r in rollouts))) - sum(map(sum, measured.base_logprobs))
     return Answers(
         token_ids,
         sum(rollout.ended for rollout in rollouts) / len(rollouts),
-        nats / sum(map(len, token_ids)),
+        float(cost(rollouts, measured).sum()) / sum(map(len, token_ids)),
         measured.views,
     )
 

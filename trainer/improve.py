@@ -2,7 +2,8 @@
 
 A step samples k replies to each of a few prompts, takes their reward less β times what they cost in KL,
 and moves the adapter once (RLOO: Ahmadian et al. 2024). The guard looks at every step's samples before it
-moves on: above the KL budget it goes back to the last step that was below and ends the round; and now and
+moves on: above the KL budget it goes back to the last step that was below and goes on half as boldly, at
+most once; and now and
 then it asks whether knowledge was lost.
 """
 
@@ -78,6 +79,13 @@ def measure(
     return Measured(base_logprobs, views)
 
 
+def cost(rollouts: Sequence[Rollout], measured: Measured) -> Tensor:
+    """(B,) nats that each sampled reply costs in KL to the base."""
+    sampler_BT, mask_BT = losses.padded([rollout.logprobs for rollout in rollouts])
+    base_BT, _ = losses.padded(measured.base_logprobs)
+    return losses.kl_per_reply(sampler_BT, base_BT, mask_BT)
+
+
 def by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> list[int]:
     """Row numbers, so that neighbours are of like length."""
     return sorted(range(len(replies)), key=lambda row: (len(replies[row]), len(prompts[row])))
@@ -94,40 +102,45 @@ def improve(
 ) -> Improvement:
     """Train the backbone's adapter for at most `rl.steps` steps; `report` hears of each. `guard` is asked
     every GUARD_STEPS steps whether something was lost, and what: then those steps are taken back."""
-    optimizer = torch.optim.AdamW(backbone.trainable(), lr=rl.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        backbone.trainable(), lr=rl.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+    )
     result = Improvement()
     good = guarded = backbone.snapshot()
+    boldness = 1.0
     for number in range(rl.steps):
         chosen = _draw(prompts, rl.prompts, generator)
         with backbone.merged():
             rollouts = sample(backbone, chosen, rl.replies, rl.max_tokens, generator)
         rows = [chosen[rollout.prompt] for rollout in rollouts]
         measured = measure(backbone, rows, [rollout.token_ids for rollout in rollouts])
-        kl_B = torch.tensor(
-            [sum(r.logprobs) - sum(base) for r, base in zip(rollouts, measured.base_logprobs, strict=True)]
-        )
+        kl_B = cost(rollouts, measured)
         raw_B = reward(measured.views)
         step = _summary(rollouts, raw_B, kl_B)
         report(number, step)
         if step.kl > rl.kl_budget and number > 0:
             backbone.restore(good)
+            boldness /= 2
             result.stopped = f"KL of {step.kl:.3f} nats per token is above the budget of {rl.kl_budget}"
-            break
+            if boldness < 0.25:
+                break
+            continue
         result.steps.append(step)
         good = backbone.snapshot()
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
         rewards_B = raw_B - kl_penalty(step.kl, rl) * kl_B - rl.unended_penalty * unfinished_B
         advantages_B = losses.leave_one_out(rewards_B.view(len(chosen), rl.replies)).view(-1)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(number, rl)
+            group["lr"] = boldness * learning_rate(number, rl)
         _move(backbone, optimizer, rows, rollouts, advantages_B, rl)
         release_memory()
         if not all(bool(weight.isfinite().all()) for weight in backbone.trainable()):
             backbone.restore(good)
             raise FloatingPointError(f"step {number} made the adapter's weights not finite")
         if (number + 1) % GUARD_STEPS == 0:
-            result.stopped = guard()
-            if result.stopped is not None:
+            lost = guard()
+            if lost is not None:
+                result.stopped = lost
                 backbone.restore(guarded)
                 break
             guarded = backbone.snapshot()
@@ -148,7 +161,7 @@ def kl_penalty(kl: float, rl: RLSettings) -> float:
 
 
 def learning_rate(step: int, rl: RLSettings) -> float:
-    """Up over the warm-up steps, then down in a line to a fifth: the last steps settle what the first found."""
+    """Up over the warm-up steps, then in a line down to a fifth: the last settle what the first found."""
     if step < rl.warmup_steps:
         return rl.learning_rate * (step + 1) / (rl.warmup_steps + 1)
     left = (rl.steps - step) / max(1, rl.steps - rl.warmup_steps)

@@ -3,7 +3,8 @@
     thumbs     P(up) = σ(a_u·r + b_u)
     rankings   best groups first, ties together: Davidson–Luce (Firth, Kosmidis and Turner 2019), which for
                two replies is Davidson (1970), with worth exp(c_s·a_u·r + g·first)
-    edits      P(edit ≻ original) = σ(c_s·a_u·(r_edit − r_original))
+    edits      P(edit ≻ original) = σ(c_s·a_u·(r_edit − r_original)), and a thumb up on the edit, since
+               people approve of what they write
 
 b_u is a rater's leniency (prior mean 0), a_u ≥ 0 their reliability (prior mean 1): who votes against
 everyone, or at random, ends near 0 and stops to count. c_s scales a kind against thumbs, g is the pull of
@@ -44,6 +45,7 @@ class Votes:
 
     def edit(self, rater: int, edited: int, original: int) -> None:
         self.edits.append((self.count, rater, edited, original))
+        self.thumbs.append((self.count, rater, edited, True))
         self.count += 1
 
     def ranking(self, rater: int, groups: Sequence[Sequence[int]], first: int) -> None:

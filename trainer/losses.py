@@ -3,8 +3,11 @@
 Shapes: P prompts, K replies to each, B = P·K replies, T tokens. Everything is in nats.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def leave_one_out(rewards_PK: Tensor) -> Tensor:
@@ -45,12 +48,14 @@ def policy_gradient(
     return -(gain_BT * mask_BT).sum() / mask_BT.sum()
 
 
+def padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
+    """Rows of unlike length as (B, T), zeros behind their ends, and the mask of what is theirs."""
+    values_BT = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    mask_BT = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
+    return values_BT, mask_BT
+
+
 def kl_per_reply(logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """(B,) Σ log π − log π_base over a reply's tokens: on the policy's own samples, an unbiased estimate of
     KL(π‖π_base) of whole replies."""
     return ((logprobs_BT - reference_BT) * mask_BT).sum(1)
-
-
-def kl_per_token(logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """The same in all, divided by the number of tokens: nats per token."""
-    return kl_per_reply(logprobs_BT, reference_BT, mask_BT).sum() / mask_BT.sum()

@@ -123,12 +123,13 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall
         older, newer = newer, backbone.snapshot()
         last = result.steps[-1]
+        knows = knowledge.share_right(backbone, probes[:128], 90, generator)
         liked, axes = approval(backbone, judge, 200, seed)
         print(
             f"  {number * args.round_votes:4d} votes: approval {liked:.3f} ({axes})"
             f"  reward {result.steps[0].reward:+.2f}→{last.reward:+.2f}  KL {last.kl:.3f}"
-            f"  length {last.length:.0f}  knowledge {knowledge.share_right(backbone, probes[:128], 90, generator):.3f}"
-            f"  cpu {cpu:.0f} s (base {prepared:.1f}, fit {fitted:.1f}), wall {wall:.0f} s  {result.stopped or ''}",
+            f"  length {last.length:.0f}  knowledge {knows:.3f}  cpu {cpu:.0f} s"
+            f" (base {prepared:.1f}, fit {fitted:.1f}), wall {wall:.0f} s  {result.stopped or ''}",
             flush=True,
         )
     after, _ = approval(backbone, judge, 400, seed)
@@ -141,8 +142,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
 
 
 def world_probes(count: int):  # type: ignore[no-untyped-def]
-    from trainer.starter.styles import styles
-from trainer.starter.world import probes
+    from trainer.starter.world import probes
 
     return probes(count, 77)
 

@@ -100,10 +100,10 @@ def test_the_probabilities_of_all_outcomes_add_up_to_one() -> None:
     assert total == pytest.approx(1.0)
 
 
-def test_an_edit_is_a_pair_without_ties() -> None:
+def test_an_edit_is_a_pair_without_ties_and_a_demonstration() -> None:
     votes = Votes(1)
     votes.edit(0, edited=0, original=1)
-    expected = math.log(sigmoid(math.exp(0.7) * (0.9 - 0.4)))
+    expected = math.log(sigmoid(math.exp(0.7) * (0.9 - 0.4))) + math.log(sigmoid(0.9))
     assert log_likelihood(votes, [0.9, 0.4], terms(1, edit_scale=0.7)) == pytest.approx(expected)
 
 
