@@ -2,12 +2,13 @@
 
 A step samples k replies to each of a few prompts, takes their reward less β times what they cost in KL,
 and moves the adapter once (RLOO: Ahmadian et al. 2024). The guard looks at every step's samples before it
-moves on: above the KL budget it goes back to the last step that was below and goes on half as boldly, at
-most once; and now and
-then it asks whether knowledge was lost.
+moves on: above the KL budget it goes back to the last step that was below and goes on half as boldly, but
+not for ever; and now and then it asks whether knowledge was lost. What a round hands on is the mean of its
+last steps (Polyak and Juditsky 1992): each step is noisy, and the noise costs KL and buys nothing.
 """
 
 import ctypes
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,6 +24,10 @@ from trainer.rollouts import Rollout, sample
 
 MICRO_BATCH = 16
 GUARD_STEPS = 4
+AVERAGED = 3
+FRESH = 0.1
+"""An adapter that has used less than this share of the KL budget moves twice as far: from zeros, the first
+steps of a LoRA do little."""
 Reward = Callable[[Views], Tensor]
 """Views of N replies to their rewards (N,)."""
 
@@ -108,6 +113,7 @@ def improve(
     result = Improvement()
     good = guarded = backbone.snapshot()
     boldness = 1.0
+    latest: deque[list[Tensor]] = deque(maxlen=AVERAGED)
     for number in range(rl.steps):
         chosen = _draw(prompts, rl.prompts, generator)
         with backbone.merged():
@@ -121,10 +127,13 @@ def improve(
         if step.kl > rl.kl_budget and number > 0:
             backbone.restore(good)
             boldness /= 2
+            latest.clear()
             result.stopped = f"KL of {step.kl:.3f} nats per token is above the budget of {rl.kl_budget}"
-            if boldness < 0.25:
+            if boldness < 0.5:
                 break
             continue
+        if number == 0 and step.kl < FRESH * rl.kl_budget:
+            boldness = 2.0
         result.steps.append(step)
         good = backbone.snapshot()
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
@@ -142,8 +151,11 @@ def improve(
             if lost is not None:
                 result.stopped = lost
                 backbone.restore(guarded)
-                break
+                return result
             guarded = backbone.snapshot()
+        latest.append(backbone.snapshot())
+    if latest:
+        backbone.restore([torch.stack(weights).mean(0) for weights in zip(*latest, strict=True)])
     return result
 
 

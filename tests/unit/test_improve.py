@@ -1,0 +1,74 @@
+"""The policy gradient on a tiny model: it moves towards the reward, and the guard takes back what it must."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemas.settings import RLSettings
+from tests.service import write_base
+from trainer.backbone import Backbone
+from trainer.features import Views
+from trainer.improve import Step, improve, learning_rate
+
+torch.set_num_threads(1)
+
+RL = RLSettings(
+    steps=12, prompts=8, replies=8, max_tokens=6, unended_penalty=0.0, kl_penalty=0.0, kl_budget=50.0,
+    learning_rate=5e-3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("improve") / "tiny")
+
+
+def likes_low_tokens(views: Views) -> torch.Tensor:
+    """Share of the different tokens of a reply that have a number below 160."""
+    return views["tokens"][:, :160].float().sum(1) / views["tokens"].float().sum(1)
+
+
+def run(backbone: Backbone, rl: RLSettings, guard: str | None = None) -> tuple[list[Step], str | None]:
+    seen: list[Step] = []
+    prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell me")]
+    result = improve(
+        backbone, prompts, likes_low_tokens, rl, torch.Generator().manual_seed(0),
+        lambda number, step: seen.append(step), lambda: guard,
+    )  # fmt: skip
+    return seen, result.stopped
+
+
+def test_reward_rises_and_distance_with_it(base: Path) -> None:
+    seen, stopped = run(Backbone(base, RL), RL)
+    assert stopped is None
+    assert len(seen) == RL.steps
+    assert seen[-1].reward > seen[0].reward + 0.1
+    assert abs(seen[0].kl) < 0.01 < seen[-1].kl
+
+
+def test_above_the_kl_budget_nothing_is_kept(base: Path) -> None:
+    backbone = Backbone(base, RL)
+    before = backbone.snapshot()
+    tight = RL.model_copy(update={"kl_budget": 1e-6, "steps": 2, "learning_rate": 0.05})
+    _, stopped = run(backbone, tight)
+    assert stopped is not None
+    assert "above the budget" in stopped
+    assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
+
+
+def test_lost_knowledge_takes_the_steps_back(base: Path) -> None:
+    backbone = Backbone(base, RL)
+    before = backbone.snapshot()
+    seen, stopped = run(backbone, RL, guard="it forgot the capital of France")
+    assert stopped == "it forgot the capital of France"
+    assert len(seen) == 4
+    assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
+
+
+def test_the_learning_rate_warms_up_and_settles() -> None:
+    rl = RLSettings(steps=8, warmup_steps=3, learning_rate=1.0)
+    rates = [learning_rate(step, rl) for step in range(8)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[-1] == pytest.approx(0.36)
