@@ -95,10 +95,11 @@ def test_dialogues_take_turns() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["prompts", "--count", "0"], "must be 1 or more"),
-        (["prompts", "--count", "many"], "invalid"),
+        (["prompts", "--count", "0"], "1 or more"),
+        (["prompts", "--count", "many"], "whole number"),
         (["measure", "--model", "/nonexistent"], "no model in /nonexistent"),
         (["build", "--out", "/usr"], "not a model folder"),
+        (["build", "--out", "/nonexistent/model"], "/nonexistent is not a folder"),
     ],
 )
 def test_bad_arguments_are_explained(

@@ -10,10 +10,9 @@ from trainer.starter.world import prompts
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.command == "build":
         if options.out.exists() and not (options.out / "config.json").exists():
             parser.error(f"{options.out} exists and is not a model folder: name another one with --out")
+        if not options.out.resolve().parent.is_dir():
+            parser.error(
+                f"{options.out.resolve().parent} is not a folder: make it, or name another with --out"
+            )
         from trainer.starter.build import build as run
 
         run(options.out, options.seed, options.dialogues, options.threads)
