@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from schemas.settings import GateSettings, RLSettings
+from trainer import knowledge
 from trainer.backbone import Backbone
 from trainer.features import Views
 from trainer.improve import cost, measure
@@ -74,9 +75,12 @@ def answer(
     replies: int,
     max_tokens: int,
     generator: torch.Generator,
+    *,
+    of_base: bool = False,
 ) -> Answers:
-    """`replies` replies to each prompt of the model as it is now, adapter or base."""
-    rollouts = sample(backbone, prompts, replies, max_tokens, generator)
+    """`replies` replies to each prompt, of the adapter as it is now or of the base."""
+    with backbone.reference() if of_base else backbone.merged():
+        rollouts = sample(backbone, prompts, replies, max_tokens, generator)
     token_ids = [rollout.token_ids for rollout in rollouts]
     measured = measure(backbone, [prompts[rollout.prompt] for rollout in rollouts], token_ids)
     return Answers(
@@ -93,12 +97,12 @@ def judge(
     base: Answers,
     trained: RewardModel,
     held_out: RewardModel | None,
-    knowledge: tuple[float | None, float | None],
+    knows: tuple[Sequence[float], Sequence[float]],
     gate: GateSettings,
     rl: RLSettings,
 ) -> Verdict:
-    """`held_out` is None when the held-out votes say nothing; `knowledge` is (candidate's, base's) share of
-    probes answered rightly, None without probes."""
+    """`held_out` is None when the held-out votes say nothing; `knows` is how well the candidate and the base
+    answer each probe, empty without probes."""
     verdict = Verdict()
     figures = verdict.figures
     for name, model in (("trained", trained), ("held_out", held_out)):
@@ -126,14 +130,12 @@ def judge(
     limit = KL_SLACK * rl.kl_budget
     verdict.require(candidate.kl <= limit, f"KL of {candidate.kl:.3f} nats per token is above {limit:.3f}")
 
-    figures |= {
-        "repeated": round(repeated(candidate.token_ids), 4),
-        "base_repeated": round(repeated(base.token_ids), 4),
-    }
-    figures |= {
-        "distinct": round(distinct(candidate.token_ids), 4),
-        "base_distinct": round(distinct(base.token_ids), 4),
-    }
+    as_many = base.token_ids[:: max(1, len(base.token_ids) // len(candidate.token_ids))]
+    for prefix, replies in (("", candidate.token_ids), ("base_", as_many)):
+        figures |= {
+            f"{prefix}repeated": round(repeated(replies), 4),
+            f"{prefix}distinct": round(distinct(replies), 4),
+        }
     figures["alike"] = round(alike(candidate.token_ids), 4)
     verdict.require(
         figures["repeated"] <= figures["base_repeated"] + gate.repetition_gain, "replies repeat themselves"
@@ -146,11 +148,14 @@ def judge(
         figures["alike"] <= alike(base.token_ids) + MOST_ALIKE, "different prompts get the same reply"
     )
 
-    knows, knew = knowledge
-    figures |= {"knowledge": knows, "base_knowledge": knew}
-    if knows is not None and knew is not None:
+    after, before = knows
+    figures["probes"] = len(before)
+    if before:
+        lost, error = knowledge.loss(before, after)
+        figures |= {"knowledge": round(sum(after) / len(after), 4)}
+        figures |= {"knowledge_lost": round(lost, 4), "knowledge_error": round(error, 4)}
         verdict.require(
-            knows >= knew - gate.knowledge_loss, f"knows {knows:.1%} of the probes, the base {knew:.1%}"
+            lost <= gate.knowledge_loss, f"{lost:.1%} ± {error:.1%} of the probes are known no more"
         )
     return verdict
 
@@ -160,7 +165,7 @@ def compare(model: RewardModel, candidate: Views, live: Views) -> tuple[float, f
     of the prompts asked, and of the members' disagreement, each a source of its own."""
     gains_NM: Tensor = model.scores(candidate) - model.scores(live)
     gains_PM = gains_NM.view(-1, REPLIES, gains_NM.shape[1]).mean(1)
-    of_prompts = gains_PM.mean(1).var() / len(gains_PM)
+    of_prompts = gains_PM.mean(1).var(correction=min(1, len(gains_PM) - 1)) / len(gains_PM)
     of_members = gains_PM.mean(0).var()
     return float(gains_PM.mean()), float((of_prompts + of_members).sqrt())
 

@@ -44,15 +44,17 @@ def load(model: Path, gate: GateSettings, seed: int) -> list[Probe]:
     return []
 
 
-def share_right(
-    backbone: Backbone, probes: Sequence[Probe], max_tokens: int, generator: torch.Generator
-) -> float | None:
-    """Share of the probes answered rightly at temperature 1, as people would be; None without probes."""
-    if not probes:
-        return None
+def ask(
+    backbone: Backbone, probes: Sequence[Probe], times: int, max_tokens: int, generator: torch.Generator
+) -> list[float]:
+    """For each probe, the share of `times` replies at temperature 1, as people get them, that were right."""
     prompts = [backbone.render([{"role": "user", "content": probe.prompt}]) for probe in probes]
-    replies = sample(backbone, prompts, 1, max_tokens, generator)
-    right = sum(
-        probe.right(backbone.decode(reply.token_ids)) for probe, reply in zip(probes, replies, strict=True)
-    )
-    return right / len(probes)
+    replies = sample(backbone, prompts, times, max_tokens, generator)
+    right = [probes[reply.prompt].right(backbone.decode(reply.token_ids)) for reply in replies]
+    return [sum(right[start : start + times]) / times for start in range(0, len(right), times)]
+
+
+def loss(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """By how much the share of right replies fell, and the standard error of that, probe by probe."""
+    falls = torch.tensor(before) - torch.tensor(after)
+    return float(falls.mean()), float(falls.std() / len(falls) ** 0.5)

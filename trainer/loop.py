@@ -39,7 +39,10 @@ BASE_PROMPTS, BASE_REPLIES = 64, 4
 """What the base says to recent prompts sets the scale of the reward."""
 
 GUARD_PROBES = 96
-"""Probes asked while training; the gate asks them all."""
+"""Probes asked while training, once each; the gate asks them all."""
+
+ASKED, BASE_ASKED = 2, 3
+"""How often the gate asks a candidate and, once and for all, the base each probe."""
 
 RECENT_TURNS = 1024
 """Turns whose prompts are practised on."""
@@ -80,7 +83,7 @@ class Trainer:
         self.log = votes
         self.backbone = Backbone(Path(settings.model), settings.trainer.rl)
         self.views: dict[Key, Views] = {}
-        self.base_knowledge: float | None = None
+        self.base_knows: list[float] = []
         self.last_round = time.monotonic()
         publish.ensure_base(pool, self.backbone, settings)
         record.close_interrupted(pool, settings.project)
@@ -95,6 +98,7 @@ class Trainer:
             if self.due():
                 record.close_interrupted(self.pool, self.settings.project)
                 self.round()
+                self.log.trim()
         except psycopg.OperationalError as error:
             log.warning("database is away", error=type(error).__name__)
 
@@ -158,13 +162,12 @@ class Trainer:
 
         backbone.load_adapter(directory)
         tokens = settings.rl.max_tokens
-        with backbone.reference():
-            base = gate.answer(backbone, practice[:BASE_PROMPTS], BASE_REPLIES, tokens, generator)
-            if self.base_knowledge is None:
-                self.base_knowledge = knowledge.share_right(backbone, self.probes, tokens, generator)
-        with backbone.merged():
-            exam = exam[: settings.gate.prompts]
-            live = gate.answer(backbone, exam, gate.REPLIES, tokens, generator)
+        exam = exam[: settings.gate.prompts]
+        live = gate.answer(backbone, exam, gate.REPLIES, tokens, generator)
+        base = gate.answer(backbone, practice[:BASE_PROMPTS], BASE_REPLIES, tokens, generator, of_base=True)
+        if not self.base_knows:
+            with backbone.reference():
+                self.base_knows = knowledge.ask(backbone, self.probes, BASE_ASKED, tokens, generator)
 
         self._see(corpus)
         model = self._fit(corpus, training, base.views, generator)
@@ -180,11 +183,11 @@ class Trainer:
         )
         figures["improvement"] = improvement.figures()
 
+        candidate = gate.answer(backbone, exam, gate.REPLIES, tokens, generator)
         with backbone.merged():
-            candidate = gate.answer(backbone, exam, gate.REPLIES, tokens, generator)
-            knows = knowledge.share_right(backbone, self.probes, tokens, generator)
+            knows = knowledge.ask(backbone, self.probes, ASKED, tokens, generator)
         verdict = gate.judge(
-            candidate, live, base, model, judge, (knows, self.base_knowledge), settings.gate, settings.rl
+            candidate, live, base, model, judge, (knows, self.base_knows), settings.gate, settings.rl
         )
         figures["gate"] = verdict.as_json()
         log.info("gate", round=number, passed=verdict.passed, **verdict.figures)
@@ -235,18 +238,17 @@ class Trainer:
         return {name: torch.stack([self.views[key][name] for key in keys]) for name in names}
 
     def _lost(self, generator: torch.Generator) -> str | None:
-        """What the guard says: that fewer probes are answered than the base answers, beyond chance."""
+        """What the guard says: that more knowledge was lost than the gate allows and chance explains."""
         probes = self.probes[:GUARD_PROBES]
+        if not probes:
+            return None
+        tokens = self.settings.trainer.rl.max_tokens
         with self.backbone.merged():
-            knows = knowledge.share_right(
-                self.backbone, probes, self.settings.trainer.rl.max_tokens, generator
-            )
-        if knows is None or self.base_knowledge is None:
+            knows = knowledge.ask(self.backbone, probes, 1, tokens, generator)
+        lost, error = knowledge.loss(self.base_knows[: len(probes)], knows)
+        if lost - 2 * error <= self.settings.trainer.gate.knowledge_loss:
             return None
-        chance = (self.base_knowledge * (1 - self.base_knowledge) / len(probes)) ** 0.5
-        if knows >= self.base_knowledge - self.settings.trainer.gate.knowledge_loss - chance:
-            return None
-        return f"knows {knows:.1%} of {len(probes)} probes, the base {self.base_knowledge:.1%}"
+        return f"{lost:.1%} ± {error:.1%} of {len(probes)} probes are known no more"
 
     def _fit(
         self, corpus: Corpus, chosen: list[Example], base: Views, generator: torch.Generator

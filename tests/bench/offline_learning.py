@@ -91,6 +91,12 @@ def approval(backbone: Backbone, person: Person, count: int, seed: int) -> tuple
     return sum(map(all, held)) / count, axes
 
 
+def known_share(backbone: Backbone, probes: list[knowledge.Probe], generator: torch.Generator) -> float:
+    """Share of the probes that the policy answers rightly, over two replies to each."""
+    with backbone.merged():
+        return sum(knowledge.ask(backbone, probes, 2, 90, generator)) / len(probes)
+
+
 def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple[float, float, float, float]:
     """One taste: approval of the base and of the last policy, and knowledge lost."""
     backbone = Backbone(args.model, settings.rl)
@@ -100,7 +106,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
     generator = torch.Generator().manual_seed(1000 * seed)
     probes = [knowledge.Probe(p.prompt, p.accept or ()) for p in world_probes(args.probes)]
     before, _ = approval(backbone, judge, 400, seed)
-    known = knowledge.share_right(backbone, probes, 90, torch.Generator().manual_seed(1)) or 0.0
+    known = known_share(backbone, probes, torch.Generator().manual_seed(1))
     print(f"seed {seed}: {judge.taste}; base approval {before:.3f}, knowledge {known:.3f}", flush=True)
     asked: list[list[int]] = []
     older = newer = backbone.snapshot()
@@ -123,7 +129,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall
         older, newer = newer, backbone.snapshot()
         last = result.steps[-1]
-        knows = knowledge.share_right(backbone, probes[:128], 90, generator)
+        knows = known_share(backbone, probes[:128], generator)
         liked, axes = approval(backbone, judge, 200, seed)
         print(
             f"  {number * args.round_votes:4d} votes: approval {liked:.3f} ({axes})"
@@ -133,7 +139,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
             flush=True,
         )
     after, _ = approval(backbone, judge, 400, seed)
-    knows = knowledge.share_right(backbone, probes, 90, torch.Generator().manual_seed(1)) or 0.0
+    knows = known_share(backbone, probes, torch.Generator().manual_seed(1))
     way = (after - before) / (1 - before)
     print(
         f"seed {seed}: {before:.3f} → {after:.3f} ({way:.0%} of the way), knowledge {known:.3f} → {knows:.3f}"

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from schemas.settings import GateSettings, RLSettings
-from trainer.gate import REPLIES, Answers, Verdict, alike, compare, distinct, judge, repeated
+from tests.service import write_base
+from trainer.backbone import Backbone
+from trainer.gate import REPLIES, Answers, Verdict, alike, answer, compare, distinct, judge, repeated
+from trainer.improve import measure
 from trainer.likelihood import Terms
 from trainer.reward_model import Lens, Member, RewardModel
 
@@ -34,10 +37,15 @@ def model(*slopes: float) -> RewardModel:
     return RewardModel(members, 0.5)
 
 
+def share(right: float) -> list[float]:
+    """100 probes of which so many were answered rightly."""
+    return [1.0] * round(100 * right) + [0.0] * round(100 * (1 - right))
+
+
 def verdict(candidate: Answers, **changes: object) -> Verdict:
     given: dict[str, object] = {
         "live": answers(0.0, seed=1), "base": answers(0.0, seed=2), "trained": model(1.0, 1.1),
-        "held_out": model(0.9, 1.2), "knowledge": (0.95, 0.96),
+        "held_out": model(0.9, 1.2), "knows": (share(0.95), share(0.96)),
     }  # fmt: skip
     return judge(candidate, **(given | changes), gate=GateSettings(), rl=RLSettings(kl_budget=0.12))  # type: ignore[arg-type]
 
@@ -47,7 +55,9 @@ def test_a_better_candidate_passes_with_its_figures() -> None:
     assert passed.passed
     assert passed.as_json()["reasons"] == []
     assert passed.figures["held_out_gain"] > passed.figures["held_out_error"] > 0
-    assert (passed.figures["knowledge"], passed.figures["base_knowledge"]) == (0.95, 0.96)
+    assert passed.figures["knowledge"] == 0.95
+    assert passed.figures["knowledge_lost"] == pytest.approx(0.01)
+    assert passed.figures["knowledge_error"] > 0
 
 
 def test_one_that_the_held_out_votes_think_worse_does_not() -> None:
@@ -80,9 +90,11 @@ def test_each_veto(candidate: Answers, word: str) -> None:
 
 
 def test_lost_knowledge_is_a_veto_and_unknown_knowledge_is_not() -> None:
-    assert "probes" in " ".join(verdict(answers(1.0), knowledge=(0.90, 0.96)).reasons)
-    assert verdict(answers(1.0), knowledge=(0.94, 0.96)).passed
-    assert verdict(answers(1.0), knowledge=(None, None)).passed
+    assert "known no more" in " ".join(verdict(answers(1.0), knows=(share(0.90), share(0.96))).reasons)
+    assert verdict(answers(1.0), knows=(share(0.94), share(0.96))).passed
+    unknown = verdict(answers(1.0), knows=([], []))
+    assert unknown.passed
+    assert unknown.figures["probes"] == 0
 
 
 def test_collapse_and_repetition_are_vetoes() -> None:
@@ -111,3 +123,27 @@ def test_measures_of_sameness() -> None:
     assert repeated([[1, 2]]) == 0.0
     assert distinct([[1, 2, 1, 2], [5, 6]]) == pytest.approx(3 / 4)
     assert alike([[1], [1], [2], [3]]) == 0.5
+
+
+def test_one_prompt_alone_can_be_compared() -> None:
+    one = {"length": torch.tensor([[1.0], [1.2]]).half()}
+    live = {"length": torch.tensor([[0.1], [0.0]]).half()}
+    gain, error = compare(model(1.0, 1.1), one, live)
+    assert 0 < error < gain
+
+
+def test_what_a_policy_is_measured_by_is_the_base_and_not_itself(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    directory = write_base(tmp_path_factory.mktemp("gate") / "tiny")
+    backbone = Backbone(directory, RLSettings())
+    prompt = backbone.render([{"role": "user", "content": "hello"}])
+    generator = torch.Generator().manual_seed(0)
+    assert abs(answer(backbone, [prompt], 8, 12, generator).kl) < 0.01
+    for weight in backbone.trainable():
+        weight.data += 0.2 * torch.randn(weight.shape, generator=generator)
+    changed = answer(backbone, [prompt], 8, 12, generator)
+    assert changed.kl > 0.05
+    seen = measure(backbone, [prompt] * 8, changed.token_ids).views
+    assert all(torch.equal(seen[name], changed.views[name]) for name in seen)
+    assert abs(answer(backbone, [prompt], 8, 12, generator, of_base=True).kl) < 0.01
