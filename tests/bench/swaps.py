@@ -131,7 +131,8 @@ def distances(backbone: Backbone, settings: Settings, pool: Pool) -> tuple[list[
 def _distance(backbone: Backbone, row: dict[str, Any]) -> float:
     with backbone.exact():
         logprobs = backbone.logprobs_BR(backbone.pad([row["prompt_token_ids"]], [row["token_ids"]]))[0]
-    return float((logprobs - torch.tensor(row["logprobs"])).abs().max())
+    own = torch.tensor(row["logprobs"])
+    return float((logprobs[: len(own)] - own).abs().max())
 
 
 async def measure(url: str, data_dir: Path, swaps: int) -> dict[str, Any]:
