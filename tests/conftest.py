@@ -5,6 +5,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -34,9 +35,9 @@ def postgres_url() -> Iterator[str]:
         server.stop()
 
 
-@pytest.fixture
-def database_url(postgres_url: str) -> Iterator[str]:
-    """A fresh, migrated database."""
+@contextmanager
+def new_database(postgres_url: str) -> Iterator[str]:
+    """A fresh, migrated database, for fixtures that outlive a test."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f'create database "{name}"'.encode())
@@ -46,6 +47,13 @@ def database_url(postgres_url: str) -> Iterator[str]:
     yield url
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f'drop database "{name}" with (force)'.encode())
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    """A fresh, migrated database."""
+    with new_database(postgres_url) as url:
+        yield url
 
 
 @pytest.fixture

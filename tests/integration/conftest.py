@@ -1,30 +1,13 @@
 """One service for all tests that leave its policies alone; others start their own with `run_service`."""
 
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from schemas.database import migrate
+from tests.conftest import new_database
 from tests.contract.engines import start_embedded
 from tests.service import Service, run_service, write_base
-
-
-@contextmanager
-def new_database(postgres_url: str) -> Iterator[str]:
-    """A fresh, migrated database, for fixtures that outlive a test."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f'create database "{name}"'.encode())
-    base, _, query = postgres_url.partition("?")
-    url = base.rsplit("/", 1)[0] + f"/{name}" + (f"?{query}" if query else "")
-    migrate(url)
-    yield url
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f'drop database "{name}" with (force)'.encode())
 
 
 @pytest.fixture(scope="session")

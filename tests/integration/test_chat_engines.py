@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.conftest import new_database
 from tests.contract.engines import free_port
-from tests.integration.conftest import new_database
 from tests.service import Service, events, run_service
 
 ASK = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}

@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Probe
 from serving import rollout
-from tests.integration.conftest import new_database
+from tests.conftest import new_database
 from tests.service import ADMIN, PROBE, PUBLIC, Service, events, run_api, run_service
 
 ASK = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
