@@ -65,16 +65,16 @@ class RLSettings(BaseModel):
 
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA α")
-    learning_rate: float = Field(1.5e-3, gt=0, description="of AdamW, at its highest in a round")
+    learning_rate: float = Field(2e-3, gt=0, description="of AdamW, at its highest in a round")
     warmup_steps: int = Field(3, ge=0, description="steps")
     steps: int = Field(8, ge=1, description="policy-gradient steps of a round, steps")
     prompts: int = Field(16, ge=1, description="prompts of a step, prompts")
     replies: int = Field(8, ge=2, description="k, replies sampled for each prompt")
     max_tokens: int = Field(90, ge=1, description="longest reply sampled, tokens")
     kl_penalty: float = Field(
-        0.15,
+        0.1,
         ge=0,
-        description="β on KL(π‖π_base), reward per nat of a reply; grows as the budget is used up",
+        description="β on KL(π‖π_base), reward per nat; grows as the budget is used up",
     )
     kl_budget: float = Field(0.2, gt=0, description="the guard stops a round above this KL, nats per token")
     unended_penalty: float = Field(
@@ -115,7 +115,7 @@ class TrainerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    round_votes: int = Field(40, ge=1, description="new votes that start a round at once, votes")
+    round_votes: int = Field(25, ge=1, description="new votes that start a round at once, votes")
     round_seconds: float = Field(45, gt=0, description="starts a round with fewer new votes, seconds")
     min_votes: int = Field(20, ge=2, description="fewest votes in all before the first round, votes")
     threads: int = Field(1, ge=1, description="torch threads, threads")

@@ -1,10 +1,11 @@
 """The policy gradient of one round: from the adapter as it is to a better one, on prompts that people sent.
 
-A step samples k replies to each of a few prompts, takes their reward less β times what they cost in KL,
-and moves the adapter once (RLOO: Ahmadian et al. 2024). The guard looks at every step's samples before it
-moves on: above the KL budget it goes back to the last step that was below and goes on half as boldly, but
-not for ever; and now and then it asks whether knowledge was lost. What a round hands on is the mean of its
-last steps (Polyak and Juditsky 1992): each step is noisy, and the noise costs KL and buys nothing.
+A step samples k replies to each of a few prompts and moves the adapter once towards those of more reward
+than the others (RLOO: Ahmadian et al. 2024), each token less β times what it costs in KL to the base. The
+guard looks at every step's samples before it moves on: above the KL budget it goes back to the last step
+that was below and goes on half as boldly, but not for ever; and now and then it asks whether knowledge was
+lost. What a round hands on is the mean of its last steps (Polyak and Juditsky 1992): each step is noisy,
+and the noise costs KL and buys nothing.
 """
 
 import ctypes
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from schemas.settings import RLSettings
 from trainer import features, losses
-from trainer.backbone import Backbone
+from trainer.backbone import Backbone, Padded
 from trainer.features import Views
 from trainer.rollouts import Rollout, sample
 
 MICRO_BATCH = 16
 GUARD_STEPS = 4
 AVERAGED = 3
-FRESH = 0.1
+FRESH = 0.25
 """An adapter that has used less than this share of the KL budget moves twice as far: from zeros, the first
 steps of a LoRA do little."""
 Reward = Callable[[Views], Tensor]
@@ -137,11 +138,14 @@ def improve(
         result.steps.append(step)
         good = backbone.snapshot()
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
-        rewards_B = raw_B - kl_penalty(step.kl, rl) * kl_B - rl.unended_penalty * unfinished_B
+        rewards_B = raw_B - rl.unended_penalty * unfinished_B
         advantages_B = losses.leave_one_out(rewards_B.view(len(chosen), rl.replies)).view(-1)
         for group in optimizer.param_groups:
             group["lr"] = boldness * learning_rate(number, rl)
-        _move(backbone, optimizer, rows, rollouts, advantages_B, rl)
+        _move(
+            backbone, optimizer, rows, rollouts, advantages_B, measured.base_logprobs,
+            kl_penalty(step.kl, rl), rl,
+        )  # fmt: skip
         release_memory()
         if not all(bool(weight.isfinite().all()) for weight in backbone.trainable()):
             backbone.restore(good)
@@ -168,8 +172,8 @@ def release_memory() -> None:
 
 
 def kl_penalty(kl: float, rl: RLSettings) -> float:
-    """β, which grows as the budget is used up (a barrier): twofold at half of it, at most tenfold."""
-    return rl.kl_penalty / max(0.1, 1 - max(kl, 0.0) / rl.kl_budget)
+    """β, which grows as the budget is used up (a barrier): twofold at 70% of it, at most tenfold."""
+    return rl.kl_penalty / max(0.1, 1 - (max(kl, 0.0) / rl.kl_budget) ** 2)
 
 
 def learning_rate(step: int, rl: RLSettings) -> float:
@@ -203,6 +207,8 @@ def _move(
     rows: Sequence[list[int]],
     rollouts: Sequence[Rollout],
     advantages_B: Tensor,
+    base_logprobs: Sequence[Sequence[float]],
+    beta: float,
     rl: RLSettings,
 ) -> None:
     """One step of the optimiser on a batch of rollouts, in micro-batches of like length."""
@@ -211,15 +217,23 @@ def _move(
     for start in range(0, len(order), MICRO_BATCH):
         part = order[start : start + MICRO_BATCH]
         batch = backbone.pad([rows[row] for row in part], [rollouts[row].token_ids for row in part])
-        sampler_BR = torch.zeros_like(batch.reply_mask_BR)
-        for index, row in enumerate(part):
-            sampler_BR[index, : len(rollouts[row].logprobs)] = torch.tensor(rollouts[row].logprobs)
+        sampler_BR = _like(batch, [rollouts[row].logprobs for row in part])
+        base_BR = _like(batch, [base_logprobs[row] for row in part])
         logprobs_BR = backbone.logprobs_BR(batch)
         loss = losses.policy_gradient(
-            logprobs_BR, logprobs_BR.detach(), sampler_BR, advantages_B[part].to(backbone.device),
+            logprobs_BR, logprobs_BR.detach(), sampler_BR,
+            losses.less_kl(advantages_B[part].to(backbone.device), logprobs_BR, base_BR, beta),
             batch.reply_mask_BR, clip=rl.clip, truncation=rl.truncation,
         )  # fmt: skip
         (loss * batch.reply_mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def _like(batch: Padded, values: Sequence[Sequence[float]]) -> Tensor:
+    """(B, R) one value for each reply token of the batch, zeros where padded."""
+    values_BR = torch.zeros_like(batch.reply_mask_BR)
+    for index, row in enumerate(values):
+        values_BR[index, : len(row)] = torch.tensor(row)
+    return values_BR

@@ -28,7 +28,7 @@ def policy_gradient(
     logprobs_BT: Tensor,
     old_BT: Tensor,
     sampler_BT: Tensor,
-    advantages_B: Tensor,
+    advantages_BT: Tensor,
     mask_BT: Tensor,
     *,
     clip: float,
@@ -38,14 +38,21 @@ def policy_gradient(
     clipping, Schulman et al. 2017; one denominator for the batch, Yu et al. 2025).
 
     `old_BT` are the trainer's own logprobs before the first step on this batch, `sampler_BT` those that
-    came with the samples.
+    came with the samples; `advantages_BT` may be (B, 1), the same for all tokens of a reply.
     """
     ratio_BT = (logprobs_BT - old_BT).exp()
-    advantages_B1 = advantages_B.unsqueeze(1)
     gain_BT = torch.minimum(
-        ratio_BT * advantages_B1, ratio_BT.clamp(1 - clip, 1 + clip) * advantages_B1
+        ratio_BT * advantages_BT, ratio_BT.clamp(1 - clip, 1 + clip) * advantages_BT
     ) * importance_weights(old_BT, sampler_BT, truncation)
     return -(gain_BT * mask_BT).sum() / mask_BT.sum()
+
+
+def less_kl(advantages_B: Tensor, logprobs_BT: Tensor, reference_BT: Tensor, beta: float) -> Tensor:
+    """(B, T) a reply's advantage, less β·(log π − log π_base) of each token itself. In expectation this
+    descends the KL to the base at every place that a reply passes. Taking the KL of the whole reply from
+    its reward also counts how a token leads to dear places later, and charges every token with the noise of
+    all the others: with it, half of the KL spent was such noise."""
+    return advantages_B.unsqueeze(1) - beta * (logprobs_BT.detach() - reference_BT)
 
 
 def padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:

@@ -20,18 +20,18 @@ from trainer.features import Views
 from trainer.likelihood import Likelihood, Terms, Votes
 
 LOOKS: tuple[tuple[str, ...], ...] = (
-    ("peak", "last", "mean", "tokens", "length"),
     ("peak", "tokens", "length"),
+    ("peak", "last", "mean", "tokens", "length"),
     ("peak", "mean", "tokens", "length"),
-    ("peak", "last", "mean", "length"),
-    ("last", "mean", "tokens", "length"),
+    ("peak", "last", "tokens", "length"),
+    ("peak", "tokens", "length"),
 )
 """What members look at, in turn."""
 
-PRIOR = 1.7
+PRIOR = 4.0
 """Standard deviation of a member's logit before any vote, over the base's replies."""
 
-DIRECTIONS = 48
+DIRECTIONS = 24
 """Of each view."""
 
 WEIGHT = {"length": 0.7}

@@ -30,7 +30,7 @@ def test_without_a_move_the_gradient_is_reinforce() -> None:
     logprobs_BT = tensor([[-1.0, -2.0], [-0.5, 0.0]], requires_grad=True)
     mask_BT = tensor([[1.0, 1.0], [1.0, 0.0]])
     losses.policy_gradient(
-        logprobs_BT, logprobs_BT.detach(), logprobs_BT.detach(), tensor([3.0, -1.0]), mask_BT,
+        logprobs_BT, logprobs_BT.detach(), logprobs_BT.detach(), tensor([[3.0], [-1.0]]), mask_BT,
         clip=0.2, truncation=2.0,
     ).backward()  # fmt: skip
     assert logprobs_BT.grad is not None
@@ -41,10 +41,30 @@ def test_a_token_that_moved_too_far_for_its_advantage_gets_no_gradient() -> None
     old_BT = tensor([[-1.0], [-1.0], [-1.0]])
     logprobs_BT = (old_BT + tensor([[0.5], [-0.5], [0.1]])).requires_grad_()
     losses.policy_gradient(
-        logprobs_BT, old_BT, old_BT, tensor([1.0, -1.0, 1.0]), torch.ones(3, 1), clip=0.2, truncation=2.0
-    ).backward()
+        logprobs_BT, old_BT, old_BT, tensor([1.0, -1.0, 1.0]).view(3, 1), torch.ones(3, 1),
+        clip=0.2, truncation=2.0,
+    ).backward()  # fmt: skip
     assert logprobs_BT.grad is not None
     assert torch.allclose(logprobs_BT.grad, tensor([[0.0], [0.0], [-math.exp(0.1) / 3]]))
+
+
+def test_descending_each_tokens_own_kl_descends_the_exact_kl() -> None:
+    logits_V = tensor([1.0, 0.0, -1.0], requires_grad=True)
+    reference_V = tensor([0.3, 0.3, 0.4]).log()
+    generator = torch.Generator().manual_seed(0)
+    policy_V = logits_V.detach().softmax(0)
+    tokens_BT = torch.multinomial(policy_V, 400_000, replacement=True, generator=generator).view(-1, 4)
+    logprobs_BT = logits_V.log_softmax(0)[tokens_BT]
+    old_BT = logprobs_BT.detach()
+    advantages_BT = losses.less_kl(torch.zeros(len(tokens_BT)), logprobs_BT, reference_V[tokens_BT], 0.5)
+    loss = losses.policy_gradient(
+        logprobs_BT, old_BT, old_BT, advantages_BT, torch.ones_like(old_BT), clip=0.2, truncation=2.0
+    )
+    sampled_V = torch.autograd.grad(loss, logits_V)[0]
+    log_policy_V = logits_V.log_softmax(0)
+    exact = (log_policy_V.exp() * (log_policy_V - reference_V)).sum()
+    exact_V = torch.autograd.grad(0.5 * exact, logits_V)[0]
+    assert torch.allclose(sampled_V, exact_V, atol=3e-3)
 
 
 def test_kl_of_samples_estimates_the_kl_of_the_distributions() -> None:
