@@ -117,8 +117,8 @@ class TrainerSettings(BaseModel):
 
     round_votes: int = Field(25, ge=1, description="new votes that start a round at once, votes")
     round_seconds: float = Field(45, gt=0, description="starts a round with fewer new votes, seconds")
-    min_votes: int = Field(20, ge=2, description="fewest votes in all before the first round, votes")
-    threads: int = Field(1, ge=1, description="torch threads, threads")
+    min_votes: int = Field(40, ge=2, description="fewest votes in all before the first round, votes")
+    threads: int = Field(2, ge=1, description="torch threads, threads")
     seed: int = Field(0, ge=0, description="of every random choice the trainer makes")
     reward: RewardSettings = RewardSettings()
     rl: RLSettings = RLSettings()

@@ -26,9 +26,6 @@ from trainer.rollouts import Rollout, sample
 MICRO_BATCH = 16
 GUARD_STEPS = 4
 AVERAGED = 3
-FRESH = 0.25
-"""An adapter that has used less than this share of the KL budget moves twice as far: from zeros, the first
-steps of a LoRA do little."""
 Reward = Callable[[Views], Tensor]
 """Views of N replies to their rewards (N,)."""
 
@@ -133,8 +130,6 @@ def improve(
             if boldness < 0.5:
                 break
             continue
-        if number == 0 and step.kl < FRESH * rl.kl_budget:
-            boldness = 2.0
         result.steps.append(step)
         good = backbone.snapshot()
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
