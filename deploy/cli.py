@@ -76,6 +76,27 @@ def train(once: Annotated[bool, typer.Option(help="One round with the votes ther
 
 
 @app.command()
+def relay() -> None:
+    """Carry votes from Postgres to the Kafka broker; `up` does this for you when one is named."""
+    import signal
+    import threading
+
+    from feedback.relay import run
+    from schemas import logs
+
+    settings = load()
+    logs.configure(settings.log_level)
+    if not settings.kafka.servers:
+        raise StartError("The relay needs a broker: set HEARKEN_KAFKA__SERVERS.")
+    if settings.database_url is None:
+        raise StartError("The relay needs a database_url; `hearken up` brings its own Postgres.")
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    run(settings.database_url, settings.kafka, stopping)
+
+
+@app.command()
 def simulate(
     url: Annotated[str, typer.Option(help="Where Hearken answers.")] = "http://127.0.0.1:8000",
     admin_key: Annotated[str, typer.Option(envvar="HEARKEN_ADMIN_KEY", help="The admin key.")] = "",

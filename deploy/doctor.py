@@ -18,7 +18,7 @@ from schemas.database import migrations
 from schemas.errors import StartError
 from schemas.settings import Settings
 
-_SECRET = {"admin_key", "database_url"}
+_SECRET = {"admin_key", "database_url", "sasl_password"}
 
 
 def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:

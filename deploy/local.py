@@ -130,7 +130,8 @@ def _free_port() -> int:
 
 
 def _children(settings: Settings, url: str, base: Path, show: Callable[[str, str], None]) -> list[Process]:
-    """The engine on a free loopback port (unless others are named), the chat API, the trainer."""
+    """The engine on a free loopback port (unless others are named), the chat API, the trainer, and the relay
+    when there is a broker."""
     engines = settings.engine.urls
     engine_port = _free_port()
     environment = {
@@ -158,8 +159,10 @@ def _children(settings: Settings, url: str, base: Path, show: Callable[[str, str
         *("--threads", str(settings.engine.threads)),
     )
     serving = child("serving", "deploy.cli", "serve")
-    trainer = child("trainer", "deploy.cli", "train")
-    return [serving, trainer] if engines else [engine, serving, trainer]
+    children = [serving, child("trainer", "deploy.cli", "train")]
+    if settings.kafka.servers:
+        children.append(child("relay", "deploy.cli", "relay"))
+    return children if engines else [engine, *children]
 
 
 async def _keys(url: str, settings: Settings) -> NewKeys | None:

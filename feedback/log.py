@@ -6,9 +6,18 @@ transaction as what it derived from the entries, and so has each event exactly o
 
 from typing import NamedTuple, Protocol
 
+from pydantic import ValidationError
+
 from schemas.database import Pool
 from schemas.feedback import FeedbackEvent
 from schemas.settings import Settings
+
+
+class Unreadable(NamedTuple):
+    """What a log delivered in an event's place, and why it is none."""
+
+    reason: str
+    payload: str
 
 
 class Entry(NamedTuple):
@@ -16,7 +25,19 @@ class Entry(NamedTuple):
 
     partition: int
     position: str
-    event: FeedbackEvent
+    event: FeedbackEvent | Unreadable
+
+
+def read_event(payload: str | bytes) -> FeedbackEvent | Unreadable:
+    """The event in a payload. Unknown fields are let pass: a newer writer may add some. A version that
+    this code does not know, or anything else, is unreadable."""
+    try:
+        return FeedbackEvent.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        text = payload.decode(errors="replace") if isinstance(payload, bytes) else payload
+        return Unreadable(f"{where}: {first['msg']}" if where else first["msg"], text.replace("\0", "�"))
 
 
 class Log(Protocol):
@@ -41,7 +62,11 @@ class Log(Protocol):
 
 
 def open_log(settings: Settings, pool: Pool) -> Log:
-    """The log of this installation."""
+    """The log of this installation: the broker's where one is named, else the outbox itself."""
+    if settings.kafka.servers:
+        from feedback.kafka_log import KafkaLog
+
+        return KafkaLog(settings.kafka, pool)
     from feedback.postgres_log import PostgresLog
 
     return PostgresLog(pool)

@@ -9,12 +9,11 @@ Leaves out moving to another server by dump and restore, where transaction ids s
 consumer catch up first, then empty the outbox and `positions`.
 """
 
-from feedback.log import Entry
+from feedback.log import Entry, read_event
 from schemas.database import Pool
-from schemas.feedback import FeedbackEvent
 
 _READ = """
-select xid::text || ':' || id as position, event
+select xid::text || ':' || id as position, event::text
 from outbox
 where xid < pg_snapshot_xmin(pg_current_snapshot()) and (xid, id) > (%s::xid8, %s::bigint)
 order by xid, id
@@ -50,7 +49,7 @@ class PostgresLog:
         xid, _, row_id = (after or "0:0").partition(":")
         with self._pool.connection() as connection:
             rows = connection.execute(_READ, [xid, row_id, limit]).fetchall()
-        return [Entry(partition, row["position"], FeedbackEvent.model_validate(row["event"])) for row in rows]
+        return [Entry(partition, row["position"], read_event(row["event"])) for row in rows]
 
     def trim(self) -> int:
         with self._pool.connection() as connection:

@@ -4,7 +4,7 @@ the later wins. Nested fields take two underscores: `HEARKEN_TRAINER__ROUND_VOTE
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -32,6 +32,28 @@ class ServingSettings(BaseModel):
     promotion: Literal["direct", "canary"] = Field(
         "direct", description="direct: past the gate, then live; canary: waits for an operator's share"
     )
+
+
+class KafkaSettings(BaseModel):
+    """A broker to carry the votes. Without servers, the trainer reads the outbox table itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    servers: list[str] = Field(default_factory=list, description="host:port to start from; empty: no broker")
+    topic: str = Field("hearken.feedback.v1", description="made by the relay when it is missing")
+    partitions: int = Field(6, ge=1, description="of a topic that the relay makes, partitions")
+    replication: int = Field(1, ge=1, description="of a topic that the relay makes, copies")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how to speak to the broker"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="with SASL: how to prove who we are"
+    )
+    sasl_username: str | None = Field(None, description="with SASL")
+    sasl_password: SecretStr | None = Field(None, description="with SASL")
+    ssl_cafile: Path | None = Field(None, description="with SSL: authorities to trust; none: the system's")
+    ssl_certfile: Path | None = Field(None, description="with SSL: our own certificate, where one is asked")
+    ssl_keyfile: Path | None = Field(None, description="with SSL: its key")
 
 
 class EngineSettings(BaseModel):
@@ -142,6 +164,7 @@ class Settings(BaseSettings):
     project: str = Field("default", description="the project that trains and is served")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of the logs")
     serving: ServingSettings = ServingSettings()
+    kafka: KafkaSettings = KafkaSettings()
     engine: EngineSettings = EngineSettings()
     trainer: TrainerSettings = TrainerSettings()
 

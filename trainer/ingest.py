@@ -1,21 +1,25 @@
 """From the log to the table of examples, with the effect of reading everything exactly once.
 
 The position in the log is stored in the transaction of the rows derived from it, and a row is unique by its
-event, so a trainer that dies anywhere, or a log that delivers again, changes nothing.
+event, so a trainer that dies anywhere, or a log that delivers again, changes nothing. What is no event is set
+aside with the reason, and reading goes on behind it.
 """
 
 from typing import Any
 
+import structlog
 from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from feedback.log import Entry, Log
+from feedback.log import Entry, Log, Unreadable
 from schemas.database import Pool
 from schemas.feedback import FeedbackEvent
 
 CONSUMER = "trainer"
 BATCH = 500
+
+logger = structlog.get_logger("trainer")
 
 
 def ingest(pool: Pool, log: Log) -> int:
@@ -45,7 +49,10 @@ def _ingest_partition(pool: Pool, log: Log, partition: int) -> int:
             return read
         with pool.connection() as connection, connection.transaction():
             for entry in entries:
-                apply(connection, entry.event)
+                if isinstance(entry.event, Unreadable):
+                    _set_aside(connection, log.name, entry, entry.event)
+                else:
+                    apply(connection, entry.event)
             _advance(connection, log.name, entries[-1])
         read += len(entries)
 
@@ -71,6 +78,15 @@ def apply(connection: Connection[DictRow], event: FeedbackEvent) -> None:
 def _end(connection: Connection[DictRow], feedback_id: str, by: str) -> None:
     connection.execute(
         "update examples set ended_by = %s where feedback_id = %s and ended_by is null", [by, feedback_id]
+    )
+
+
+def _set_aside(connection: Connection[Any], name: str, entry: Entry, found: Unreadable) -> None:
+    logger.error("unreadable event", log=name, partition=entry.partition, reason=found.reason)
+    connection.execute(
+        "insert into dead_letters (log, partition, position, reason, payload) values (%s, %s, %s, %s, %s)"
+        " on conflict do nothing",
+        [name, entry.partition, entry.position, found.reason, found.payload],
     )
 
 

@@ -1,9 +1,19 @@
 """Fixtures of the contract suites."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from engines import World
+
+from tests.broker import Broker
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    broker = Broker()
+    broker.start()
+    yield broker
+    broker.kill()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import psycopg
@@ -15,15 +16,23 @@ from psycopg.types.json import Jsonb
 from feedback.log import Entry, Log, open_log
 from schemas.database import Pool
 from schemas.feedback import FeedbackEvent
-from schemas.settings import Settings
+from schemas.settings import KafkaSettings, Settings
+from tests.broker import Broker, relaying
 
 
-@pytest.fixture(params=["postgres"])
-def log(request: pytest.FixtureRequest, pool: Pool) -> Iterator[Log]:
-    log = open_log(Settings(), pool)
-    assert log.name == request.param
-    yield log
-    log.close()
+@pytest.fixture(params=["postgres", "kafka"])
+def log(request: pytest.FixtureRequest, pool: Pool, database_url: str) -> Iterator[Log]:
+    """The log under test; on a broker, with one partition and a relay that fills it."""
+    with ExitStack() as stack:
+        kafka = KafkaSettings()
+        if request.param == "kafka":
+            broker: Broker = request.getfixturevalue("broker")
+            kafka = KafkaSettings(servers=[broker.address], topic=f"test.{uuid.uuid4().hex}", partitions=1)
+            stack.enter_context(relaying(database_url, kafka))
+        log = open_log(Settings(kafka=kafka), pool)
+        assert log.name == request.param
+        stack.callback(log.close)
+        yield log
 
 
 def event(name: str, conversation: str = "conv-1") -> FeedbackEvent:
@@ -214,5 +223,6 @@ def test_only_what_the_trainer_and_every_other_consumer_have_passed_is_trimmed(
     trimmed.append(log.trim())
 
     assert trimmed == [0, 0, 2, 1]
-    assert [entry.event.event_id for entry in log.read(0, None, 10)] == ["ev_d"]
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("select event_id from outbox").fetchall() == [("ev_d",)]
     assert [entry.event.event_id for entry in log.read(0, positions[2], 10)] == ["ev_d"]

@@ -1,0 +1,39 @@
+"""What the relay and the Kafka log share: how to reach the broker, and its topic."""
+
+from contextlib import suppress
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka.errors import TopicAlreadyExistsError
+
+from schemas.settings import KafkaSettings
+
+
+def connection(kafka: KafkaSettings) -> dict[str, Any]:
+    """The arguments of every client. A broker that does not answer is given up on soon: whoever asked
+    comes again."""
+    password = kafka.sasl_password
+    return {
+        "bootstrap_servers": kafka.servers,
+        "client_id": "hearken",
+        "security_protocol": kafka.security_protocol,
+        "sasl_mechanism": kafka.sasl_mechanism,
+        "sasl_plain_username": kafka.sasl_username,
+        "sasl_plain_password": password.get_secret_value() if password else None,
+        "ssl_cafile": kafka.ssl_cafile and str(kafka.ssl_cafile),
+        "ssl_certfile": kafka.ssl_certfile and str(kafka.ssl_certfile),
+        "ssl_keyfile": kafka.ssl_keyfile and str(kafka.ssl_keyfile),
+        "bootstrap_timeout_ms": 5_000,
+        "reconnect_backoff_max_ms": 1_000,
+    }
+
+
+def ensure_topic(admin: KafkaAdminClient, kafka: KafkaSettings) -> str | None:
+    """Make the topic unless it is there; returns the id that the broker gave it, where it gives one: another
+    id is another topic, whatever its name. Raises KafkaError."""
+    if kafka.topic not in admin.list_topics():
+        shape = {"num_partitions": kafka.partitions, "replication_factor": kafka.replication}
+        with suppress(TopicAlreadyExistsError):  # another relay was quicker
+            admin.create_topics({kafka.topic: shape}, wait_for_metadata=True)
+    topic_id = admin.describe_topics([kafka.topic])[0].get("topic_id")
+    return str(topic_id) if topic_id else None

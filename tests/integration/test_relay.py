@@ -1,0 +1,183 @@
+"""The relay against a real broker: one that goes away, comes back empty, or is relayed to twice."""
+
+import time
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from feedback.kafka_log import KafkaLog
+from schemas.database import Pool
+from schemas.settings import KafkaSettings
+from tests.broker import Broker, relaying
+from tests.contract.test_log import Reader, event, put, put_each
+from trainer.ingest import ingest
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    broker = Broker()
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def kafka(broker: Broker) -> KafkaSettings:
+    return KafkaSettings(servers=[broker.address], topic=f"test.{uuid.uuid4().hex}", partitions=3)
+
+
+@pytest.fixture
+def log(kafka: KafkaSettings, pool: Pool) -> Iterator[KafkaLog]:
+    log = KafkaLog(kafka, pool)
+    yield log
+    log.close()
+
+
+def in_conversations(url: str, count: int, each: int = 1) -> list[str]:
+    """Events in the outbox, round robin over `count` conversations; returns their ids."""
+    names = [f"{number:04d}" for number in range(count * each)]
+    with psycopg.connect(url, autocommit=True) as connection:
+        for number, name in enumerate(names):
+            put(connection, event(name, f"conv-{number % count}"))
+    return [f"ev_{name}" for name in names]
+
+
+def unpublished(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        row = connection.execute('select count(*) from outbox where "offset" is null').fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def learned(pool: Pool) -> list[str]:
+    with pool.connection() as connection:
+        rows = connection.execute("select event_id from examples order by event_id").fetchall()
+    return [row["event_id"] for row in rows]
+
+
+def ingest_until(pool: Pool, log: KafkaLog, count: int, seconds: float = 40) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while len(learned(pool)) < count and time.monotonic() < deadline:
+        ingest(pool, log)
+        time.sleep(0.05)
+    return learned(pool)
+
+
+def test_conversations_spread_over_partitions_and_keep_their_order(
+    kafka: KafkaSettings, log: KafkaLog, database_url: str
+) -> None:
+    with relaying(database_url, kafka):
+        written = in_conversations(database_url, 12, each=5)
+        reader = Reader(log)
+        seen = reader.poll_until(60)
+
+    assert sorted(seen) == written
+    assert len(reader.positions) > 1
+    for conversation in range(12):
+        assert [name for name in seen if name in set(written[conversation::12])] == written[conversation::12]
+
+
+def test_a_broker_that_is_away_loses_nothing_and_the_backlog_drains(
+    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str, broker: Broker
+) -> None:
+    broker.kill()
+    with relaying(database_url, kafka):
+        written = in_conversations(database_url, 4, each=5)
+        time.sleep(2)
+        assert unpublished(database_url) == 20
+        assert ingest(pool, log) == 0
+
+        broker.start()
+
+        assert ingest_until(pool, log, 20) == written
+
+
+def test_a_broker_that_lost_its_data_is_given_it_again(
+    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str, broker: Broker
+) -> None:
+    with relaying(database_url, kafka):
+        in_conversations(database_url, 4, each=5)
+        assert len(ingest_until(pool, log, 20)) == 20
+        late = [f"late-{number}" for number in range(8)]
+        put_each(database_url, *late)
+        deadline = time.monotonic() + 20
+        while unpublished(database_url) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        broker.kill()  # with eight events that the trainer has not seen
+        broker.start()
+        put_each(database_url, "after")
+
+        found = ingest_until(pool, log, 29)
+
+    assert [name for name in found if "late" in name] == [f"ev_{name}" for name in late]
+    assert "ev_after" in found
+    assert len(found) == 29
+    with pool.connection() as connection:
+        rows = connection.execute("select reason from generations order by generation").fetchall()
+    assert [row["reason"] for row in rows] == ["the topic is new", "the topic has another id"]
+
+
+def test_a_batch_that_was_sent_but_not_marked_is_sent_again_without_effect(
+    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
+) -> None:
+    with relaying(database_url, kafka):
+        written = in_conversations(database_url, 3, each=4)
+        ingest_until(pool, log, 12)
+        with psycopg.connect(database_url) as connection:  # as if the relay had died before it marked them
+            connection.execute('update outbox set partition = null, "offset" = null')
+        deadline = time.monotonic() + 20
+        while unpublished(database_url) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        put_each(database_url, "last")
+
+        assert ingest_until(pool, log, 13) == sorted([*written, "ev_last"])
+
+
+def test_one_relay_works_and_another_takes_over(
+    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
+) -> None:
+    with relaying(database_url, kafka):
+        with relaying(database_url, kafka):
+            put_each(database_url, "a", "b")
+            assert ingest_until(pool, log, 2) == ["ev_a", "ev_b"]
+        put_each(database_url, "c")
+        assert ingest_until(pool, log, 3) == ["ev_a", "ev_b", "ev_c"]
+    with pool.connection() as connection:
+        assert connection.execute("select 1 from generations").rowcount == 1
+
+
+def test_what_is_no_event_is_set_aside_with_the_reason(
+    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
+) -> None:
+    newer = event("newer").model_dump(mode="json") | {"version": "hearken.feedback.v9"}
+    with relaying(database_url, kafka):
+        put_each(database_url, "before")
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(
+                "insert into outbox (project, event_id, conversation_id, event) values"
+                " ('default', 'ev_newer', 'conv-1', %s), ('default', 'ev_odd', 'conv-1', '[1]')",
+                [psycopg.types.json.Jsonb(newer)],
+            )
+        put_each(database_url, "behind")
+
+        assert ingest_until(pool, log, 2) == ["ev_before", "ev_behind"]
+
+    with pool.connection() as connection:
+        dead = connection.execute("select reason, payload from dead_letters order by position").fetchall()
+    assert "version" in dead[0]["reason"]
+    assert "v9" in dead[0]["payload"]
+    assert dead[1]["payload"] == "[1]"
+
+
+def test_trimming_waits_for_the_trainer(
+    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
+) -> None:
+    with relaying(database_url, kafka):
+        in_conversations(database_url, 6)
+        assert log.trim() == 0
+        ingest_until(pool, log, 6)
+        put_each(database_url, "unseen")
+
+        assert log.trim() == 6
