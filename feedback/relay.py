@@ -14,7 +14,7 @@ goes over that one connection: a relay that lost it has lost the lock too, and w
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psycopg
 import structlog
@@ -31,7 +31,7 @@ from schemas.settings import KafkaSettings
 
 BATCH = 1_000
 BATCH_BYTES = 512 * 1024
-"""Sent to a partition at once. One request is under way at a time: brokers there are that would mix up two."""
+"""Sent to a partition at once. One request is under way at a time, so that no broker can mix up two."""
 POLL = 0.1
 """Seconds between looks at an outbox that had nothing."""
 VERIFY = 5.0
@@ -88,21 +88,23 @@ class Relay:
         """Raises KafkaError when the broker is away."""
         self._kafka = kafka
         self._connection = connection
-        arguments = broker_connection(kafka)
-        self._admin = KafkaAdminClient(**arguments)
-        self._topic_id = ensure_topic(self._admin, kafka)
-        self._producer = KafkaProducer(
-            **arguments, acks="all", enable_idempotence=True, linger_ms=5, batch_size=BATCH_BYTES,
-            max_in_flight_requests_per_connection=1,
-        )  # fmt: skip
-        self._watcher = KafkaConsumer(**arguments, group_id=None, enable_auto_commit=False, auto_offset_reset="none")
         self._highest: dict[int, int] = {}
         self._verified = 0.0
-
-    def close(self) -> None:
-        self._producer.close(timeout=1)
-        self._admin.close()
-        self._watcher.close(autocommit=False)
+        arguments = broker_connection(kafka)
+        with ExitStack() as clients:
+            self._admin = KafkaAdminClient(**arguments)
+            clients.callback(self._admin.close)
+            self._topic_id = ensure_topic(self._admin, kafka)
+            self._producer = KafkaProducer(
+                **arguments, acks="all", enable_idempotence=True, linger_ms=5, batch_size=BATCH_BYTES,
+                max_in_flight_requests_per_connection=1,
+            )  # fmt: skip
+            clients.callback(self._producer.close, timeout=1)
+            self._watcher = KafkaConsumer(
+                **arguments, group_id=None, enable_auto_commit=False, auto_offset_reset="none"
+            )
+            clients.callback(self._watcher.close, autocommit=False)
+            self.close = clients.pop_all().close
 
     def step(self) -> int:
         """Publish one batch, if there is one; returns how many events. Raises KafkaError (nothing is marked:

@@ -113,7 +113,8 @@ def judge(
         gain, error = compare(model, candidate.views, live.views)
         figures |= {f"{name}_gain": round(gain, 4), f"{name}_error": round(error, 4)}
         verdict.require(
-            gain + 2 * error >= 0, f"worse than the live policy by the {name} votes ({gain:+.3f} ± {error:.3f})"
+            gain + 2 * error >= 0,
+            f"worse than the live policy by the {name} votes ({gain:+.3f} ± {error:.3f})",
         )
 
     ratio = candidate.length / base.length

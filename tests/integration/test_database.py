@@ -40,4 +40,5 @@ def test_every_table_but_the_installation_s_own_carries_its_project(pool: Pool) 
             " and not exists (select from information_schema.columns c where c.table_schema = 'public'"
             " and c.table_name = t.table_name and c.column_name = 'project')"
         ).fetchall()
-    assert {row["table_name"] for row in rows} == {"migrations", "projects", "secrets", "positions"}
+    of_the_installation = {"migrations", "projects", "secrets", "positions", "generations", "dead_letters"}
+    assert {row["table_name"] for row in rows} == of_the_installation

@@ -1,5 +1,6 @@
 """The relay against a real broker: one that goes away, comes back empty, or is relayed to twice."""
 
+import gc
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ from tests.broker import Broker, relaying
 from tests.contract.test_log import Reader, event, put, put_each
 from trainer.ingest import ingest
 
+# A client of kafka-python that finds no broker leaves its sockets to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
@@ -21,6 +27,7 @@ def broker() -> Iterator[Broker]:
     broker.start()
     yield broker
     broker.kill()
+    gc.collect()
 
 
 @pytest.fixture

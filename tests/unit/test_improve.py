@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 RL = RLSettings(
     steps=12, prompts=8, replies=8, max_tokens=6, unended_penalty=0.0, kl_penalty=0.0, kl_budget=50.0,
-    learning_rate=5e-3,
+    learning_rate=1e-2,
 )  # fmt: skip
 
 
