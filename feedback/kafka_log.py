@@ -25,8 +25,10 @@ WAIT_MS = 50
 
 _TRIM = """
 with consumers as (
-    select consumer, partition, split_part(position, ':', 2)::bigint as place
-    from positions where log = 'kafka' and split_part(position, ':', 1)::integer = %(generation)s
+    select consumer, partition,
+        case when split_part(position, ':', 1)::integer = %(generation)s
+            then split_part(position, ':', 2)::bigint else 0 end as place
+    from positions where log = 'kafka'
 ), slowest as (
     select partition, min(place) as place from consumers
     where partition in (select partition from consumers where consumer = 'trainer')

@@ -73,6 +73,7 @@ def test_nothing_acknowledged_is_lost_and_learning_goes_on(tmp_path: Path) -> No
         "HEARKEN_TRAINER__ROUND_VOTES": "20",
         "HEARKEN_TRAINER__MIN_VOTES": "20",
         "HEARKEN_TRAINER__RL__STEPS": "2",
+        "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "1000000",
     }
     order = [name for _ in range(ROUNDS_OF_KILLS) for name in PROCESSES]
     chance = random.Random(SEED)

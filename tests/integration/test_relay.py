@@ -188,3 +188,21 @@ def test_trimming_waits_for_the_trainer(
         put_each(database_url, "unseen")
 
         assert log.trim() == 6
+
+
+def test_trimming_waits_for_a_consumer_that_is_a_generation_behind(
+    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
+) -> None:
+    with relaying(database_url, kafka):
+        in_conversations(database_url, 1, each=3)
+        ingest_until(pool, log, 3)
+        with psycopg.connect(database_url) as connection:
+            connection.execute(
+                "insert into positions (consumer, log, partition, position)"
+                " select 'other', log, partition, '0:99' from positions where consumer = 'trainer'"
+            )
+        assert log.trim() == 0
+        with psycopg.connect(database_url) as connection:
+            connection.execute("delete from positions where consumer = 'other'")
+
+        assert log.trim() == 3
