@@ -31,5 +31,5 @@ def configure(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for name in ("httpx", "httpcore", "uvicorn.access"):
+    for name in ("httpx", "httpcore", "kafka", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
