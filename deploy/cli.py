@@ -87,7 +87,7 @@ def relay() -> None:
     settings = load()
     logs.configure(settings.log_level)
     if not settings.kafka.servers:
-        raise StartError("The relay needs a broker: set HEARKEN_KAFKA__SERVERS.")
+        raise StartError('The relay needs a broker: set HEARKEN_KAFKA__SERVERS, as in ["broker:9092"].')
     if settings.database_url is None:
         raise StartError("The relay needs a database_url; `hearken up` brings its own Postgres.")
     stopping = threading.Event()

@@ -5,9 +5,9 @@ it was trained on nor by another, fitted to the votes that were held out with th
 have paid for its gain with length, endless or repeated replies, distance from the base, or knowledge.
 
 A fold of votes is small and so are a round's gains: a candidate fails a comparison when it is worse by more
-than twice the comparison's standard error, which the figures give: at once it, one in six rounds that were
-no worse would be lost. Held-out votes may have shaped an
-ancestor of the candidate in an earlier round; the record's `held_out_unseen` says how many have not.
+than twice the comparison's standard error, which the figures give (a limit of once would lose one in six
+candidates that are no worse). Held-out votes may have shaped an ancestor of the candidate in an earlier
+round; the record's `held_out_unseen` says how many have not.
 """
 
 from collections import Counter

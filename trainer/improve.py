@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from schemas.settings import RLSettings
 from trainer import features, losses
@@ -228,7 +229,5 @@ def _move(
 
 def _like(batch: Padded, values: Sequence[Sequence[float]]) -> Tensor:
     """(B, R) one value for each reply token of the batch, zeros where padded."""
-    values_BR = torch.zeros_like(batch.reply_mask_BR)
-    for index, row in enumerate(values):
-        values_BR[index, : len(row)] = torch.tensor(row)
-    return values_BR
+    values_BT, _ = losses.padded(values)
+    return pad(values_BT, (0, batch.reply_length - values_BT.shape[1])).to(batch.reply_mask_BR)

@@ -50,8 +50,8 @@ def policy_gradient(
 def less_kl(advantages_B: Tensor, logprobs_BT: Tensor, reference_BT: Tensor, beta: float) -> Tensor:
     """(B, T) a reply's advantage, less β·(log π − log π_base) of each token itself. In expectation this
     descends the KL to the base at every place that a reply passes. Taking the KL of the whole reply from
-    its reward also counts how a token leads to dear places later, and charges every token with the noise of
-    all the others: with it, half of the KL spent was such noise."""
+    its reward would also count how a token leads to dear places later, but charges every token with the noise
+    of all the others, which grows with the reply."""
     return advantages_B.unsqueeze(1) - beta * (logprobs_BT.detach() - reference_BT)
 
 

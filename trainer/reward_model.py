@@ -24,7 +24,6 @@ LOOKS: tuple[tuple[str, ...], ...] = (
     ("peak", "last", "mean", "tokens", "length"),
     ("peak", "mean", "tokens", "length"),
     ("peak", "last", "tokens", "length"),
-    ("peak", "tokens", "length"),
 )
 """What members look at, in turn."""
 

@@ -1,0 +1,69 @@
+"""What tests of the log share: events, the outbox as the store fills it, and a reader."""
+
+import time
+from datetime import UTC, datetime
+
+import psycopg
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from feedback.log import Entry, Log
+from schemas.feedback import FeedbackEvent
+
+
+def event(name: str, conversation: str = "conv-1") -> FeedbackEvent:
+    return FeedbackEvent(
+        event_id=f"ev_{name}",
+        kind="recorded",
+        feedback_id=f"fb_{name}",
+        project="default",
+        turn_id="chatcmpl-1",
+        conversation_id=conversation,
+        choice=0,
+        type="thumb",
+        value={"value": "up", "reasons": ["concise"]},
+        rater="u_ada",
+        created_at=datetime(2026, 3, 1, 12, 30, tzinfo=UTC),
+    )
+
+
+def put(connection: Connection, event: FeedbackEvent) -> None:
+    """What the store does in the transaction of a vote."""
+    connection.execute(
+        "insert into outbox (project, event_id, conversation_id, event) values (%s, %s, %s, %s)",
+        [event.project, event.event_id, event.conversation_id, Jsonb(event.model_dump(mode="json"))],
+    )
+
+
+def put_each(url: str, *names: str) -> None:
+    """Each in a transaction of its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name in names:
+            put(connection, event(name))
+
+
+class Reader:
+    """Polls all partitions and goes on behind what it has seen."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.positions: dict[int, str] = {}
+        self.seen: list[str] = []
+
+    def poll(self, limit: int = 100) -> list[str]:
+        new: list[Entry] = []
+        for partition in self.log.partitions():
+            entries = self.log.read(partition, self.positions.get(partition), limit)
+            if entries:
+                self.positions[partition] = entries[-1].position
+            new += entries
+        self.seen += [entry.event.event_id for entry in new]
+        return [entry.event.event_id for entry in new]
+
+    def poll_until(self, count: int, seconds: float = 30) -> list[str]:
+        """Other transactions of the server may hold the log back for a moment."""
+        deadline = time.monotonic() + seconds
+        while len(self.seen) < count and time.monotonic() < deadline:
+            if not self.poll():
+                time.sleep(0.01)
+        return self.seen
