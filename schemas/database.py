@@ -23,8 +23,15 @@ Pool = ConnectionPool[Connection[DictRow]]
 _MIGRATION_LOCK = 0x4845_4152
 
 
-def open_async_pool(url: str, *, size: int = 8) -> AsyncPool:
-    """A pool for an event loop; open it with `async with`."""
+def open_async_pool(url: str, *, size: int = 8, statement_timeout: float = 0) -> AsyncPool:
+    """A pool for an event loop; open it with `async with`. `statement_timeout` is in seconds, 0 for none."""
+
+    async def configure(connection: AsyncConnection[DictRow]) -> None:
+        await connection.execute(
+            "select set_config('statement_timeout', %s, false)", [f"{statement_timeout * 1000:.0f}"]
+        )
+        await connection.commit()
+
     return AsyncConnectionPool(
         url,
         connection_class=cast(Any, AsyncConnection[DictRow]),
@@ -32,6 +39,7 @@ def open_async_pool(url: str, *, size: int = 8) -> AsyncPool:
         min_size=1,
         max_size=size,
         timeout=10,
+        configure=configure,
         check=AsyncConnectionPool.check_connection,
         open=False,
     )

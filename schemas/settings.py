@@ -61,13 +61,33 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["embedded"] = Field("embedded", description="which engine `hearken up` starts")
-    urls: list[str] = Field(default_factory=list, description="engines to use; empty: `up` starts one")
+    kind: Literal["embedded", "vllm"] = Field("embedded", description="which engine `hearken up` starts")
     max_streams: int = Field(32, ge=1, description="replies generated at once, replies")
     max_adapters: int = Field(6, ge=4, description="adapters resident at once, the base included, adapters")
-    threads: int = Field(1, ge=1, description="torch threads, threads")
+    threads: int = Field(1, ge=1, description="torch threads of an engine without a GPU, threads")
     probe_tolerance: float = Field(
         0.05, gt=0, description="mean distance allowed between probe logprobs, nats per token"
+    )
+
+
+class VllmSettings(BaseModel):
+    """vLLM's servers, or whatever else speaks the part of their API that serving uses."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    urls: list[str] = Field(
+        default_factory=list,
+        description="running replicas, each address of a URL's host being one; empty: `up` starts one",
+    )
+    gpu_memory: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="of the vLLM that `up` starts, share of the GPU; the trainer has the rest",
+    )
+    cpu_memory: int = Field(1, ge=1, description="of the vLLM that `up` starts without a GPU: cache, GiB")
+    eager: bool = Field(
+        False, description="of the vLLM that `up` starts: uncompiled, ready sooner and slower after"
     )
 
 
@@ -140,7 +160,11 @@ class TrainerSettings(BaseModel):
     round_votes: int = Field(25, ge=1, description="new votes that start a round at once, votes")
     round_seconds: float = Field(45, gt=0, description="starts a round with fewer new votes, seconds")
     min_votes: int = Field(40, ge=2, description="fewest votes in all before the first round, votes")
-    threads: int = Field(2, ge=1, description="torch threads, threads")
+    threads: int = Field(
+        1,
+        ge=1,
+        description="torch threads; more than the cores that nobody else uses are slower than one, threads",
+    )
     seed: int = Field(0, ge=0, description="of every random choice the trainer makes")
     reward: RewardSettings = RewardSettings()
     rl: RLSettings = RLSettings()
@@ -158,6 +182,8 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65_535, description="of the API")
     data_dir: Path = Field(Path(".hearken"), description="folder of the database, policies and records")
     database_url: str | None = Field(None, description="Postgres to use; none: an embedded one in data_dir")
+    connections: int = Field(8, ge=2, description="to the database, of one process, connections")
+    statement_timeout: float = Field(30, gt=0, description="longest statement of serving, seconds")
     model: str = Field("starter", description="base model: `starter`, a local directory, or a hub id")
     admin_key: str | None = Field(None, description="the admin key, instead of a new random one")
     public_key: str | None = Field(None, description="the publishable key, instead of a new random one")
@@ -166,6 +192,7 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     kafka: KafkaSettings = KafkaSettings()
     engine: EngineSettings = EngineSettings()
+    vllm: VllmSettings = VllmSettings()
     trainer: TrainerSettings = TrainerSettings()
 
     @property

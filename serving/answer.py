@@ -69,6 +69,7 @@ class Answer:
                 async for delta in deltas:
                     if delta.prompt_token_ids is not None:
                         self._prompt = delta.prompt_token_ids
+                        self._check_length(fleet.context)
                         self._state.metrics.first_token.observe(time.monotonic() - self._begun)
                     # A byte-level model can say NUL, which Postgres cannot keep.
                     text = delta.text.replace("\0", "\ufffd")
@@ -77,10 +78,20 @@ class Answer:
                         delta.choice, text, delta.token_ids, delta.logprobs, delta.finish_reason, None
                     )
 
+    def _check_length(self, context: int | None) -> None:
+        """vLLM would cut a reply short that was promised more tokens than fit. Raises InvalidRequest."""
+        wanted = len(self._prompt) + (self._request.max_tokens or 0)
+        if context is not None and wanted > context:
+            raise InvalidRequest(
+                f"The prompt's {len(self._prompt)} tokens and max_tokens are {wanted} tokens; the context "
+                f"holds {context}.",
+                code="context_length_exceeded",
+                param="max_tokens",
+            )
+
     async def _generate(self, fleet: Fleet) -> AsyncGenerator[Delta]:
-        sampling = self._sampling()
         try:
-            async with aclosing(fleet.stream(self.choice.policy, self.messages, sampling)) as deltas:
+            async with aclosing(self._stream(fleet)) as deltas:
                 async for delta in deltas:
                     yield delta
             return
@@ -89,13 +100,16 @@ class Answer:
                 raise
         # It was our default that did not fit, so the reply gets what is left of the context.
         self._limit = None
-        async with aclosing(fleet.stream(self.choice.policy, self.messages, self._sampling())) as deltas:
+        async with aclosing(self._stream(fleet)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _sampling(self) -> dict[str, Any]:
-        tops = self._request.top_logprobs or 0
-        return {**self._request.sampling(self._limit), "top_logprobs": tops}
+    def _stream(self, fleet: Fleet) -> AsyncGenerator[Delta]:
+        sampling = {
+            **self._request.sampling(self._limit),
+            "top_logprobs": self._request.top_logprobs or 0,
+        }
+        return fleet.stream(self.choice.policy, self.conversation_id, self.messages, sampling)
 
     async def record(self) -> None:
         """Make the turn durable, unless the client asked that nothing be kept."""

@@ -23,7 +23,6 @@ from schemas.errors import StartError
 from schemas.settings import Settings
 from serving import admin, chat, envelope, health, live, page, votes
 from serving.auth import Keyring, Seals
-from serving.engine import Engine
 from serving.fleet import Fleet
 from serving.keys import ensure_seal
 from serving.limits import BodyLimit, Limiter
@@ -38,12 +37,12 @@ _PUBLIC = ("/v1/chat/", "/v1/feedback", "/v1/models")
 
 def create_app(settings: Settings) -> FastAPI:
     """The API over `settings.database_url` (migrated, with keys: see `serving.keys.ensure_keys`) and the
-    engines of `settings.engine.urls`; `settings.model` is the base's directory.
+    engines of `settings.vllm.urls`; `settings.model` is the base's directory.
 
     Raises StartError when the database or the engines are missing.
     """
-    if settings.database_url is None or not settings.engine.urls:
-        raise StartError("Serving needs database_url and engine.urls; `hearken up` starts both by itself.")
+    if settings.database_url is None or not settings.vllm.urls:
+        raise StartError("Serving needs database_url and vllm.urls; `hearken up` starts both by itself.")
     app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.settings = settings
     app.state.metrics = Metrics()
@@ -79,21 +78,24 @@ def serve(settings: Settings) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     settings: Settings = state.settings
-    async with open_async_pool(settings.database_url or "") as pool:
+    async with open_async_pool(
+        settings.database_url or "", size=settings.connections, statement_timeout=settings.statement_timeout
+    ) as pool:
         async with pool.connection() as connection:
             state.seals = Seals(await ensure_seal(connection))
         state.pool = pool
         state.store = Store(pool)
         state.keyring = Keyring(pool)
-        engines = [Engine(url, settings.serving.engine_timeout) for url in settings.engine.urls]
-        state.fleet = Fleet(engines, _context(Path(settings.model)))
+        context = _context(Path(settings.model))
+        state.fleet = Fleet(settings.vllm.urls, settings.serving.engine_timeout, context)
         state.swap = Swap(settings, pool, state.fleet, state.router, state.metrics, state.hub.gone_live)
-        swapping = asyncio.create_task(state.swap.run())
+        work = {asyncio.create_task(state.swap.run()), asyncio.create_task(state.limiter.run(pool))}
         try:
             yield
         finally:
-            swapping.cancel()
-            await asyncio.wait({swapping})
+            for task in work:
+                task.cancel()
+            await asyncio.wait(work)
             await state.fleet.close()
 
 

@@ -1,20 +1,24 @@
 """The one client of engine processes. It speaks the part of vLLM's HTTP API that Hearken uses, so the
-embedded engine and vLLM differ by their URL only."""
+embedded engine and vLLM differ by their URL only.
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator
+Tokens that arrive together go on together: what one read of the socket brought for a choice is one delta, so
+a process that cannot keep up works less for each token, and one that can adds no delay.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import aiohttp
+import orjson
 
 from schemas.errors import EngineError, InvalidRequest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delta:
-    """What one event brought for one choice. `logprobs` are OpenAI's content items (`token`, `logprob` in
+    """What came for one choice at once. `logprobs` are OpenAI's content items (`token`, `logprob` in
     nats, `bytes`, `top_logprobs`), one for each of `token_ids`, the end token included. `text` may be empty
     while a character or a stop string is incomplete. The prompt's ids come with the first delta."""
 
@@ -32,20 +36,18 @@ class Engine:
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url.rstrip("/")
-        self._client = httpx.AsyncClient(
-            base_url=self.url,
-            timeout=httpx.Timeout(timeout, connect=5),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            trust_env=False,
-        )
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=timeout)
+        self._session: aiohttp.ClientSession | None = None
 
     async def stream(
         self, policy: str, messages: list[dict[str, Any]], sampling: dict[str, Any]
     ) -> AsyncGenerator[Delta]:
         """Generate as it happens; closing the iterator ends the generation. `sampling` has OpenAI's names.
         Raises InvalidRequest when the engine refuses the request itself."""
+        tops = sampling.get("top_logprobs") or 0
         body = {
             **sampling,
+            "top_logprobs": tops + 1 if tops else 0,  # vLLM's first is the token itself, likely or not
             "model": policy,
             "messages": messages,
             "stream": True,
@@ -54,110 +56,139 @@ class Engine:
         }
         prompt: list[int] | None = None
         try:
-            async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    raise self._refusal(response)
-                async for event in _events(response):
-                    if "error" in event:
-                        raise EngineError(f"{self.url}: {event['error'].get('message')}", url=self.url)
-                    prompt = event.get("prompt_token_ids") or prompt
-                    for choice in event["choices"]:
-                        # vLLM announces each choice with an empty chunk of its own.
-                        if choice.get("token_ids") or choice["finish_reason"]:
-                            yield _delta(choice, prompt)
-                            prompt = None
-        except httpx.HTTPError as error:
+            async with self._request("POST", "/v1/chat/completions", body) as response:
+                if response.status != 200:
+                    raise self._refusal(response.status, await response.read())
+                async for events in _events(response):
+                    for event in events:
+                        prompt = event.get("prompt_token_ids") or prompt
+                    for delta in self._deltas(events, tops):
+                        delta.prompt_token_ids, prompt = prompt, None
+                        yield delta
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
     async def load(self, policy: str, directory: Path) -> None:
         """Have the adapter resident. Loading what is already there succeeds: names are never reused."""
         body = {"lora_name": policy, "lora_path": str(directory)}
-        response = await self._send("POST", "/v1/load_lora_adapter", body)
-        if response.status_code != 200 and policy not in await self.adapters():
-            raise self._failure(response)
+        status, answer = await self._send("POST", "/v1/load_lora_adapter", body)
+        if status != 200 and policy not in await self.adapters():
+            raise self._failure(status, answer)
 
     async def unload(self, policy: str) -> None:
         """Running replies finish on it. Unloading what is not there succeeds."""
-        response = await self._send("POST", "/v1/unload_lora_adapter", {"lora_name": policy})
-        if response.status_code not in (200, 404):
-            raise self._failure(response)
+        status, answer = await self._send("POST", "/v1/unload_lora_adapter", {"lora_name": policy})
+        if status not in (200, 404):
+            raise self._failure(status, answer)
 
     async def probe(self, policy: str, token_ids: list[int]) -> list[float]:
         """Log-probabilities (nats) of the prompt's own tokens, one for each after the first."""
         body = {"model": policy, "prompt": token_ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-        response = await self._send("POST", "/v1/completions", body)
-        if response.status_code != 200:
-            raise self._failure(response)
-        found = response.json()["choices"][0]["prompt_logprobs"]
+        status, answer = await self._send("POST", "/v1/completions", body)
+        if status != 200:
+            raise self._failure(status, answer)
+        found = orjson.loads(answer)["choices"][0]["prompt_logprobs"]
         return [
             float(entry[str(token)]["logprob"]) for token, entry in zip(token_ids[1:], found[1:], strict=True)
         ]
 
     async def adapters(self) -> set[str]:
         """Names of the resident adapters; the base model itself is not one."""
-        response = await self._send("GET", "/v1/models")
-        if response.status_code != 200:
-            raise self._failure(response)
-        return {card["id"] for card in response.json()["data"] if card.get("parent")}
+        status, answer = await self._send("GET", "/v1/models")
+        if status != 200:
+            raise self._failure(status, answer)
+        return {card["id"] for card in orjson.loads(answer)["data"] if card.get("parent")}
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
-    async def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    def _request(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> "aiohttp.client._RequestContextManager":
+        if self._session is None:  # it belongs to the event loop that runs now
+            self._session = aiohttp.ClientSession(
+                timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0)
+            )
+        data = orjson.dumps(body) if body is not None else None
+        headers = {"Content-Type": "application/json"} if data else None
+        return self._session.request(method, self.url + path, data=data, headers=headers)
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
         try:
-            return await self._client.request(method, path, json=body)
-        except httpx.HTTPError as error:
+            async with self._request(method, path, body) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
-    def _refusal(self, response: httpx.Response) -> EngineError | InvalidRequest:
-        """A 400 is the request's own fault. vLLM's codes are numbers, so an overlong prompt is known by its
+    def _deltas(self, events: list[dict[str, Any]], tops: int) -> Iterator[Delta]:
+        """One for each choice that the events say something of, in their order; vLLM announces each by an
+        empty event of its own."""
+        found: dict[int, Delta] = {}
+        for event in events:
+            if "error" in event:
+                raise EngineError(f"{self.url}: {event['error'].get('message')}", url=self.url)
+            for choice in event["choices"]:
+                index = choice["index"]
+                delta = found.get(index)
+                if delta is None:
+                    delta = found[index] = Delta(index, "", [], [], None, None)
+                delta.text += choice["delta"].get("content") or ""
+                delta.token_ids += choice.get("token_ids") or ()
+                delta.logprobs += (choice.get("logprobs") or {}).get("content") or ()
+                delta.finish_reason = choice["finish_reason"] or delta.finish_reason
+        for delta in found.values():
+            if delta.token_ids or delta.finish_reason:
+                for item in delta.logprobs:
+                    item["top_logprobs"] = _likeliest(item["top_logprobs"], tops)
+                yield delta
+
+    def _refusal(self, status: int, answer: bytes) -> EngineError | InvalidRequest:
+        """A 400 is the request's own fault. vLLM's codes are numbers, so what does not fit is known by its
         message."""
-        if response.status_code != 400:
-            return self._failure(response)
-        error = _error(response)
-        message, code = str(error.get("message", response.text)), error.get("code")
-        if "maximum context length" in message:
+        if status != 400:
+            return self._failure(status, answer)
+        error = _error(answer)
+        message, code = str(error.get("message", answer.decode(errors="replace"))), error.get("code")
+        if "maximum context length" in message or "max_model_len" in message:
             code = "context_length_exceeded"
         return InvalidRequest(message, code=code if isinstance(code, str) else None, param=error.get("param"))
 
-    def _failure(self, response: httpx.Response) -> EngineError:
-        message = _error(response).get("message", response.text)
-        return EngineError(f"{self.url}: {message}", url=self.url, status=response.status_code)
+    def _failure(self, status: int, answer: bytes) -> EngineError:
+        message = _error(answer).get("message", answer.decode(errors="replace"))
+        return EngineError(f"{self.url}: {message}", url=self.url, status=status)
 
-    def _unreachable(self, error: httpx.HTTPError) -> EngineError:
+    def _unreachable(self, error: Exception) -> EngineError:
         return EngineError(f"{self.url} does not answer: {error or type(error).__name__}", url=self.url)
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    """The JSON of each server-sent event. Lines end at a newline only: httpx's own splitting would also cut
-    at U+2028, which a reply may hold. Raises httpx.RemoteProtocolError when the stream breaks off."""
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[dict[str, Any]]]:
+    """The JSON of the server-sent events that each read brought. Lines end at a newline only: a reply may
+    hold U+2028. Raises aiohttp.ClientPayloadError when the stream breaks off."""
     rest = b""
-    async for piece in response.aiter_bytes():
+    async for piece in response.content.iter_any():
         *lines, rest = (rest + piece).split(b"\n")
+        events: list[dict[str, Any]] = []
         for line in lines:
             if line.startswith(b"data: [DONE]"):
+                if events:
+                    yield events
                 return
             if line.startswith(b"data: "):
-                yield json.loads(line[6:])
-    raise httpx.RemoteProtocolError("the stream broke off")
+                events.append(orjson.loads(line[6:]))
+        if events:
+            yield events
+    raise aiohttp.ClientPayloadError("the stream broke off")
 
 
-def _error(response: httpx.Response) -> dict[str, Any]:
+def _likeliest(tops: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    return sorted(tops, key=lambda top: top["logprob"], reverse=True)[:count] if tops else tops
+
+
+def _error(answer: bytes) -> dict[str, Any]:
     """The error object, wherever this engine's version puts it; empty for a body that is not JSON."""
     try:
-        body = response.json()
-    except ValueError:
+        body = orjson.loads(answer)
+    except orjson.JSONDecodeError:
         return {}
     return cast(dict[str, Any], body.get("error", body)) if isinstance(body, dict) else {}
-
-
-def _delta(choice: dict[str, Any], prompt: list[int] | None) -> Delta:
-    return Delta(
-        choice=choice["index"],
-        text=choice["delta"].get("content") or "",
-        token_ids=choice.get("token_ids") or [],
-        logprobs=(choice.get("logprobs") or {}).get("content") or [],
-        finish_reason=choice["finish_reason"],
-        prompt_token_ids=prompt,
-    )

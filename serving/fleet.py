@@ -1,13 +1,15 @@
 """The engines in use: which of them are healthy, what they have proved to serve, and who takes a request.
 
 A replica answers for a policy only after it has loaded the directory and passed its probe; an engine that
-restarted has lost its adapters and proves them again. Nothing is stored: the engines are the truth.
+restarted has lost its adapters and proves them again. One that fails where another passes is at fault itself
+and answers nobody until it passes. Nothing is stored: the engines are the truth.
 """
 
 import asyncio
+import hashlib
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,19 @@ import structlog
 
 from schemas.errors import EngineError, PolicyRejected, Unavailable
 from schemas.policies import Probe
+from serving.addresses import resolve
 from serving.engine import Delta, Engine
 
 log = structlog.get_logger()
 
 _PATIENCE = 5.0  # seconds to say how it is
 _FAILURES = 3  # in a row, before an engine that was reachable counts as ill
+_AFFINITY = 4  # streams more than the least loaded that a conversation's own replica may have
 
 
 class Replica:
-    """One engine. `resident` is what it has loaded, `proved` what it may answer for."""
+    """One engine. `resident` is what it has loaded, `proved` what it may answer for, `failed` what it could
+    not prove and another replica could."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -33,10 +38,15 @@ class Replica:
         self.streams = 0
         self.resident: set[str] = set()
         self.proved: set[str] = set()
+        self.failed: set[str] = set()
         self._failures = 0
 
-    async def look(self) -> None:
-        """Ask the engine how it is and what it holds."""
+    @property
+    def in_rotation(self) -> bool:
+        return self.healthy and not self.failed
+
+    async def look(self) -> bool:
+        """Ask the engine how it is and what it holds; whether it answered."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 resident = await self.engine.adapters()
@@ -46,13 +56,15 @@ class Replica:
                 log.error("engine_lost", url=self.engine.url, error=str(error))
                 self.healthy = False
                 self.proved.clear()
-            return
+                self.failed.clear()
+            return False
         if not self.healthy:
             log.info("engine_found", url=self.engine.url, adapters=len(resident))
         self._failures = 0
         self.healthy = True
         self.resident = resident
         self.proved &= resident
+        return True
 
     async def prove(self, policy: str, directory: Path, probe: Probe, tolerance: float) -> None:
         """Load `policy` unless it is there, and see that it is what answers. `directory` is absolute.
@@ -63,9 +75,9 @@ class Replica:
             try:
                 await self.engine.load(policy, directory)
             except EngineError as error:
-                await self.look()  # another process may have loaded it meanwhile
-                if policy not in self.resident:
-                    if error.status is None or error.status >= 500:
+                answers = await self.look()
+                if policy not in self.resident:  # another process may have loaded it meanwhile
+                    if error.status is None or not answers:
                         raise
                     raise PolicyRejected(f"{policy}: {error.message}", policy=policy, reason="load") from None
             self.resident.add(policy)
@@ -79,6 +91,9 @@ class Replica:
                 reason="probe",
             )
         self.proved.add(policy)
+        if policy in self.failed:
+            self.failed.discard(policy)
+            log.info("engine_in_rotation", url=self.engine.url, policy=policy, failing=len(self.failed))
 
     async def drop(self, policy: str) -> None:
         self.proved.discard(policy)
@@ -105,25 +120,45 @@ def passes(probe: Probe, measured: list[float], tolerance: float) -> bool:
     return own < distance(measured, probe.base_logprobs)
 
 
-class Fleet:
-    """All replicas of this installation. `context` is the base model's, in tokens, where it is known."""
+def preferred(replicas: Iterable[Replica], conversation_id: str) -> list[Replica]:
+    """In the order to try them: a conversation's own replica first, which has its prefix in cache (rendezvous
+    hashing: Thaler and Ravishankar 1998), unless that is clearly busier; then the least loaded."""
+    by_load = sorted(replicas, key=lambda replica: replica.streams)
+    near = [replica for replica in by_load if replica.streams <= by_load[0].streams + _AFFINITY]
+    own = max(near, key=lambda replica: _affinity(replica.engine.url, conversation_id), default=None)
+    return sorted(by_load, key=lambda replica: replica is not own)
 
-    def __init__(self, engines: list[Engine], context: int | None = None) -> None:
-        self.replicas = [Replica(engine) for engine in engines]
+
+def _affinity(url: str, conversation_id: str) -> bytes:
+    return hashlib.blake2b(f"{url}\0{conversation_id}".encode(), digest_size=8).digest()
+
+
+class Fleet:
+    """The engines that answer at `urls` (see `addresses`). `timeout` is the longest wait for an engine's next
+    token, seconds; `context` the base model's, in tokens, where it is known."""
+
+    def __init__(self, urls: list[str], timeout: float, context: int | None = None) -> None:
+        self.replicas: list[Replica] = []
         self.context = context
+        self._urls = urls
+        self._timeout = timeout
         self._held: Counter[str] = Counter()
 
     @property
     def healthy(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.healthy]
 
+    @property
+    def in_rotation(self) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.in_rotation]
+
     def serves(self, policy: str) -> bool:
-        """Whether some healthy replica has proved `policy`."""
-        return any(policy in replica.proved for replica in self.healthy)
+        """Whether some replica in rotation has proved `policy`."""
+        return any(policy in replica.proved for replica in self.in_rotation)
 
     def served(self) -> set[str]:
-        """Every policy that some healthy replica has proved."""
-        return set().union(*(replica.proved for replica in self.healthy))
+        """Every policy that some replica in rotation has proved."""
+        return set().union(*(replica.proved for replica in self.in_rotation))
 
     @contextmanager
     def hold(self, policy: str) -> Iterator[None]:
@@ -135,15 +170,15 @@ class Fleet:
             self._held[policy] -= 1
 
     async def stream(
-        self, policy: str, messages: list[dict[str, Any]], sampling: dict[str, Any]
+        self, policy: str, conversation_id: str, messages: list[dict[str, Any]], sampling: dict[str, Any]
     ) -> AsyncGenerator[Delta]:
-        """A reply from the least loaded replica, or from the next one if that fails before its first token.
+        """A reply from the preferred replica, or from the next one if that fails before its first token.
 
         Raises Unavailable when none could begin, EngineError when one failed half way, InvalidRequest for
         what no engine would answer. Closing the iterator stops the generation.
         """
-        able = [replica for replica in self.healthy if policy in replica.proved]
-        for replica in sorted(able, key=lambda replica: replica.streams):
+        able = [replica for replica in self.in_rotation if policy in replica.proved]
+        for replica in preferred(able, conversation_id):
             begun = False
             replica.streams += sampling["n"]
             try:
@@ -161,23 +196,40 @@ class Fleet:
         raise Unavailable("No engine can answer now; try again soon.", retry_after=2)
 
     async def look(self) -> None:
+        """See which engines there are and how they do. One whose address is gone is forgotten when it no
+        longer answers either."""
+        urls = await resolve(self._urls)
+        known = {replica.engine.url for replica in self.replicas}
+        self.replicas += [Replica(Engine(url, self._timeout)) for url in urls if url not in known]
         await asyncio.gather(*(replica.look() for replica in self.replicas))
+        for replica in [each for each in self.replicas if not each.healthy and each.engine.url not in urls]:
+            self.replicas.remove(replica)
+            await replica.engine.close()
 
     async def prove(self, policy: str, directory: Path, probe: Probe, tolerance: float) -> None:
-        """Make every healthy replica serve `policy`. Raises what the first failing one raised, once all have
-        tried."""
+        """Make every healthy replica serve `policy`. A replica that cannot is out of rotation when another
+        can; when none can, raises what the first raised, an EngineError before a PolicyRejected."""
         lacking = [replica for replica in self.healthy if policy not in replica.proved]
         results = await asyncio.gather(
             *(replica.prove(policy, directory, probe, tolerance) for replica in lacking),
             return_exceptions=True,
         )
-        for result in results:
-            if result is not None:
-                raise result
+        failures = [
+            (replica, result) for replica, result in zip(lacking, results, strict=True) if result is not None
+        ]
+        if any(policy in replica.proved for replica in self.healthy):
+            for replica, failure in failures:
+                if policy not in replica.failed:
+                    replica.failed.add(policy)
+                    log.error("engine_out_of_rotation", url=replica.engine.url, error=str(failure))
+            return
+        for _, failure in sorted(failures, key=lambda found: isinstance(found[1], PolicyRejected)):
+            raise failure
 
     async def keep(self, wanted: set[str]) -> None:
         """Unload everything else that no request is using."""
         for replica in self.healthy:
+            replica.failed &= wanted
             for policy in sorted(replica.resident - wanted):
                 if not self._held[policy]:
                     await replica.drop(policy)

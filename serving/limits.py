@@ -1,22 +1,41 @@
 """What one client may take: bytes of a body, requests of a minute. Plain ASGI, so streams pass untouched."""
 
+import asyncio
 import math
 import time
+from collections import Counter
+from contextlib import suppress
+from typing import LiteralString
 
+import psycopg
+from psycopg_pool import PoolTimeout
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from schemas.database import AsyncPool
 from schemas.errors import RateLimited, TooLarge
 
 _MOST_BUCKETS = 10_000
+_SHARING = 1.0  # seconds between exchanges: for so long replicas do not know of each other's requests
+_IDLE = "1 hour"
+
+_EXCHANGE: LiteralString = """
+insert into spending as known (key, total)
+select key, count from unnest(%s::text[], %s::bigint[]) as own (key, count)
+on conflict (key) do update set total = known.total + excluded.total, updated_at = now()
+returning key, total
+"""
 
 
 class Limiter:
-    """A token bucket per key: a minute's allowance at once, then `per_minute` / 60 a second."""
+    """A token bucket per key: a minute's allowance at once, then `per_minute` / 60 a second, for all replicas
+    together. Each decides by itself, at once, and they exchange what they let pass."""
 
     def __init__(self, per_minute: int) -> None:
         self._capacity = float(per_minute)
         self._buckets: dict[str, tuple[float, float]] = {}  # key -> (tokens left, when)
+        self._unshared: Counter[str] = Counter()
+        self._totals: dict[str, int] = {}
 
     def take(self, key: str) -> None:
         """Raises RateLimited, saying when one more request fits."""
@@ -31,6 +50,32 @@ class Limiter:
         if len(self._buckets) >= _MOST_BUCKETS:
             self._forget(now)
         self._buckets[key] = (left - 1, now)
+        self._unshared[key] += 1
+
+    async def run(self, pool: AsyncPool) -> None:
+        """Exchange until cancelled. While the database is away each replica limits by what it knows."""
+        while True:
+            await asyncio.sleep(_SHARING)
+            with suppress(psycopg.OperationalError, PoolTimeout):
+                await self.share(pool)
+
+    async def share(self, pool: AsyncPool) -> None:
+        """Tell the other replicas of our requests, and take theirs off the buckets that we have open."""
+        own = {key: self._unshared[key] for key in sorted(self._buckets.keys() | self._unshared.keys())}
+        if not own:
+            return
+        async with pool.connection() as connection:
+            cursor = await connection.execute(_EXCHANGE, [list(own), list(own.values())])
+            totals = {row["key"]: row["total"] for row in await cursor.fetchall()}
+            await connection.execute("delete from spending where updated_at < now() - %s::interval", [_IDLE])
+        now = time.monotonic()
+        for key, total in totals.items():
+            others = total - own[key] - self._totals.get(key, total - own[key])
+            left, when = self._buckets.get(key, (self._capacity, now))
+            self._buckets[key] = (left - others, when)
+        self._unshared -= Counter(own)
+        self._forget(now)
+        self._totals = {key: total for key, total in totals.items() if key in self._buckets}
 
     def _forget(self, now: float) -> None:
         """Drop the buckets that are full again, which is how every bucket starts."""

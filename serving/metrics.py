@@ -44,7 +44,9 @@ class Metrics:
             ["project", "policy"],
             registry=self.registry,
         )
-        self.engines = Gauge("hearken_engines_healthy", "Engines that answer.", registry=self.registry)
+        self.engines = Gauge(
+            "hearken_engines_in_rotation", "Engines that answer, and rightly.", registry=self.registry
+        )
 
     def text(self) -> bytes:
         """The page at `/metrics`."""

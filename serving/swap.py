@@ -61,7 +61,7 @@ class Swap:
         """Look at the engines and the registry once, and do whatever is due."""
         async with self._one_at_a_time:
             await self._fleet.look()
-            self._metrics.engines.set(len(self._fleet.healthy))
+            self._metrics.engines.set(len(self._fleet.in_rotation))
             if not self._fleet.healthy:
                 return
             for route in await self._routes():
@@ -128,8 +128,9 @@ class Swap:
             return await fetch_routes(connection)
 
     async def _follow(self, route: Route) -> None:
-        """Have the route's policies proved, replace those that are damaged, then answer by it."""
-        for policy in route.policies():
+        """Have the route's policies proved, replace those that are damaged, then answer by it. The base goes
+        first: engines that do not even serve that say nothing about the others."""
+        for policy in sorted(route.policies(), key=lambda policy: policy != BASE):
             try:
                 await self._admit(route.project, policy, route.policies())
             except PolicyRejected as error:
@@ -150,7 +151,7 @@ class Swap:
         """
         if error.policy == BASE or error.reason in ("load", "wrong_base"):
             return False
-        return error.reason != "probe" or not self._fleet.serves(error.policy)
+        return error.reason != "probe" or self._fleet.serves(BASE)
 
     async def _promote_published(self, project: str) -> None:
         """Each in the order of its publication: votes went into all of them, and each is seen to go live."""

@@ -1,6 +1,7 @@
 """A real Kafka-protocol broker for the tests, in memory: whatever it had is gone when it stops."""
 
 import contextlib
+import signal
 import socket
 import subprocess
 import threading
@@ -41,6 +42,14 @@ class Broker:
                 return
             time.sleep(0.05)
         raise TimeoutError("the broker did not start")
+
+    def pause(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self.process is not None:

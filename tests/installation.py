@@ -13,6 +13,8 @@ from typing import Self
 import httpx
 import psutil
 
+from deploy.postgres import EmbeddedPostgres
+
 ADMIN_KEY = "sk-hearken-test-admin-0123456789abcdef"
 PUBLIC_KEY = "pk-hearken-test-public-0123456789abcdef"
 PROCESSES = ("serving", "engine", "trainer", "postgres")
@@ -84,7 +86,7 @@ class Installation:
         except httpx.HTTPError:
             return False
 
-    def wait_until_ready(self, seconds: float = 90) -> None:
+    def wait_until_ready(self, seconds: float = 180) -> None:
         deadline = time.monotonic() + seconds
         while not self.ready():
             ended = self.process is None or self.process.poll() is not None
@@ -96,15 +98,20 @@ class Installation:
         return (self.data_dir / "console.log").read_text(errors="replace")
 
     def find(self, name: str) -> psutil.Process | None:
-        """The process of that name: one of PROCESSES."""
+        """The process of that name: one of PROCESSES, or the relay."""
         if name == "postgres":
             file = self.data_dir / "postgres" / "postmaster.pid"
             words = file.read_text().split()[:1] if file.is_file() else []
             return psutil.Process(int(words[0])) if words and psutil.pid_exists(int(words[0])) else None
-        mark = {"serving": "serve", "engine": "serving.embedded", "trainer": "train"}[name]
+        marks = {
+            "serving": {"serve"},
+            "engine": {"serving.embedded", "vllm.entrypoints.openai.api_server"},
+            "trainer": {"train"},
+            "relay": {"relay"},
+        }
         assert self.process is not None
         for child in psutil.Process(self.process.pid).children():
-            if mark in child.cmdline():
+            if marks[name] & set(child.cmdline()):
                 return child
         return None
 
@@ -118,6 +125,10 @@ class Installation:
         except psutil.NoSuchProcess:
             return False
         return True
+
+    def database_url(self) -> str:
+        """Of the embedded Postgres, which is running."""
+        return EmbeddedPostgres(self.data_dir / "postgres").start()
 
     def stop(self) -> int:
         """The exit code after SIGTERM."""

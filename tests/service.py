@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from schemas.database import open_async_pool
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, base_digest, file_digest
-from schemas.settings import EngineSettings, ServingSettings, Settings
+from schemas.settings import EngineSettings, ServingSettings, Settings, VllmSettings
 from serving.app import create_app
 from serving.keys import ensure_keys
 from tests.contract.engines import (
@@ -194,7 +194,8 @@ def run_service(
             model=str(base),
             admin_key=ADMIN,
             public_key=PUBLIC,
-            engine=EngineSettings(urls=urls, max_adapters=6),
+            engine=EngineSettings(max_adapters=6),
+            vllm=VllmSettings(urls=urls),
             serving=ServingSettings(**{"base_share": 0, "requests_per_minute": 1_000_000, **serving}),
         )
         asyncio.run(_make_keys(settings))

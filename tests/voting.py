@@ -11,7 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from schemas.database import AsyncPool
-from schemas.settings import EngineSettings, ServingSettings, Settings
+from schemas.settings import ServingSettings, Settings, VllmSettings
 from schemas.turns import Reply, Turn
 from serving.app import create_app
 from serving.auth import Seals
@@ -70,7 +70,7 @@ async def serve_votes(database_url: str) -> AsyncIterator[str]:
         settings = Settings(
             database_url=database_url,
             model=model,
-            engine=EngineSettings(urls=["http://127.0.0.1:9"]),
+            vllm=VllmSettings(urls=["http://127.0.0.1:9"]),
             serving=ServingSettings(requests_per_minute=1_000_000),
         )
         server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning", ws="none"))

@@ -7,8 +7,8 @@ passes; record the round whatever came of it. The next round keeps back another 
 learned from.
 
 A trainer may be killed anywhere: votes are safe in the log, a policy is published whole or not at all, and
-a round that was cut off is closed as failed by the next start. Nothing here touches what is served: the
-swap in serving takes published policies live.
+a round that was cut off is closed as failed by whoever works next: of several trainers one is active and the
+others stand by. Nothing here touches what is served: the swap in serving takes published policies live.
 """
 
 import time
@@ -31,6 +31,7 @@ from trainer.features import Views
 from trainer.improve import Step, improve, measure
 from trainer.ingest import ingest, positions
 from trainer.reward_model import RewardModel
+from trainer.standby import Standby
 
 POLL = 0.5
 """Seconds between looks at the log."""
@@ -55,21 +56,25 @@ log = structlog.get_logger("trainer")
 
 def run(settings: Settings, *, once: bool = False) -> int:
     """Train until killed; with `once`, one round on what there is. Returns the exit code: 0, or 1 when the
-    one round failed. Raises StartError when the base is another than the project's policies adapt."""
+    one round failed. Raises StartError when the base is another than the project's policies adapt, or when
+    another trainer has the place for the one round."""
     if settings.database_url is None:
         raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
     torch.set_num_threads(settings.trainer.threads)
-    with open_pool(settings.database_url) as pool:
+    with open_pool(settings.database_url, size=settings.connections) as pool:
         votes = open_log(settings, pool)
         trainer = Trainer(settings, pool, votes)
         try:
             if once:
+                if not trainer.active():
+                    raise StartError("Another trainer works for this project; it does the rounds.")
                 ingest(pool, votes)
                 return 1 if trainer.round() == "failed" else 0
             while True:
                 trainer.look()
                 time.sleep(POLL)
         finally:
+            trainer.standby.leave()
             votes.close()
 
 
@@ -81,19 +86,34 @@ class Trainer:
         self.settings = settings
         self.pool = pool
         self.log = votes
+        self.standby = Standby(settings.database_url or "", settings.project)
         self.backbone = Backbone(Path(settings.model), settings.trainer.rl)
         self.views: dict[Key, Views] = {}
         self.base_knows: list[float] = []
         self.last_round = time.monotonic()
-        publish.ensure_base(pool, self.backbone, settings)
-        record.close_interrupted(pool, settings.project)
+        self.working = False
         gate_settings = settings.trainer.gate
         self.probes = knowledge.load(self.backbone.directory, gate_settings, settings.trainer.seed)
         log.info("trainer ready", project=settings.project, base=self.backbone.digest[:12])
 
+    def active(self) -> bool:
+        """Whether this is the trainer that works. One that takes over puts in order what it finds. Raises
+        StartError as `run`."""
+        before, self.working = self.working, False
+        if self.standby.active():
+            if not before:
+                publish.ensure_base(self.pool, self.backbone, self.settings)
+                record.close_interrupted(self.pool, self.settings.project)
+                log.info("trainer active", project=self.settings.project)
+            self.working = True
+        return self.working
+
     def look(self) -> None:
-        """Read the log, and train if it is time. A database that is away is met again at the next look."""
+        """Read the log, and train if it is time and our place. A database that is away is met again at the
+        next look."""
         try:
+            if not self.active():
+                return
             ingest(self.pool, self.log)
             if self.due():
                 record.close_interrupted(self.pool, self.settings.project)
@@ -101,6 +121,8 @@ class Trainer:
                 self.log.trim()
         except psycopg.OperationalError as error:
             log.warning("database is away", error=type(error).__name__)
+        except publish.Overtaken as error:
+            log.warning("round dropped", reason=str(error))
 
     def due(self) -> bool:
         """Whether enough votes have come since the last round, or any and enough time; never while paused."""
@@ -123,7 +145,7 @@ class Trainer:
         figures: dict[str, Any] = {"votes": examples.count(self.pool, project), "parent": parent}
         try:
             outcome, reason = self._round(round_id, number, parent, directory, figures)
-        except psycopg.OperationalError:
+        except (psycopg.OperationalError, publish.Overtaken):
             raise
         except Exception as error:  # whatever it was, the next votes get another chance
             figures["traceback"] = traceback.format_exc()

@@ -30,6 +30,10 @@ _PROBE = [{"role": "user", "content": "Hello! Who are you, and what can you do f
 _PROBE_REPLY = "Hello! I am glad that you ask. I can chat with you, answer questions, and help you think."
 
 
+class Overtaken(Exception):
+    """This trainer's round was closed by another, which is the active one now."""
+
+
 def probe(backbone: Backbone) -> Probe:
     """What a replica that serves this adapter must reproduce, and what the base would say instead."""
     token_ids = backbone.render(_PROBE) + backbone.encode_reply(_PROBE_REPLY)
@@ -101,16 +105,20 @@ def announce(
     round_id: int,
     gate: dict[str, Any],
 ) -> None:
-    """One transaction: the registry row, the votes' first policy, the round's outcome, and the news."""
+    """One transaction: the registry row, the votes' first policy, the round's outcome, and the news. Raises
+    Overtaken when the round was closed meanwhile."""
     with pool.connection() as connection, connection.transaction():
+        closed = connection.execute(
+            "update rounds set outcome = 'published', policy = %s, ended_at = now()"
+            " where id = %s and outcome = 'running'",
+            [manifest.id, round_id],
+        )
+        if closed.rowcount == 0:
+            raise Overtaken(f"another trainer took over before {manifest.id} was published")
         _insert(connection, settings, manifest, "published", gate)
         connection.execute(
             "update examples set first_policy = %s where event_id = any(%s) and first_policy is null",
             [manifest.id, event_ids],
-        )
-        connection.execute(
-            "update rounds set outcome = 'published', policy = %s, ended_at = now() where id = %s",
-            [manifest.id, round_id],
         )
         connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
 

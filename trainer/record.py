@@ -56,12 +56,16 @@ def finish(
     reason: str | None,
     record: dict[str, Any],
 ) -> None:
-    """Close the row (a published round's outcome is set with its policy already) and write the files."""
+    """Close the row (a published round's outcome is set with its policy already) and write the files. A round
+    that another trainer closed stays as that left it."""
     with pool.connection() as connection:
-        connection.execute(
-            "update rounds set outcome = %s, reason = %s, record = %s, ended_at = now() where id = %s",
-            [outcome, reason, Jsonb(record), round_id],
+        closed = connection.execute(
+            "update rounds set outcome = %s, reason = %s, record = %s, ended_at = now()"
+            " where id = %s and outcome in ('running', %s)",
+            [outcome, reason, Jsonb(record), round_id, outcome],
         )
+    if closed.rowcount == 0:
+        return
     folder = settings.rounds_dir / settings.project
     folder.mkdir(parents=True, exist_ok=True)
     whole = {"round": number, "outcome": outcome, "reason": reason, **record}

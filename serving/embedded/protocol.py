@@ -14,6 +14,9 @@ from serving.embedded.sampling import Sampling
 from serving.embedded.sequence import Sequence
 from serving.embedded.text import Text
 
+MOST_TOPS = 21
+"""OpenAI's 20, and one more: the client counts as vLLM does, whose first is the token itself."""
+
 _IGNORED = {"user", "metadata", "store"}
 
 
@@ -87,7 +90,7 @@ class ChatRequest(Request):
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
-    top_logprobs: int = Field(0, ge=0, le=20)
+    top_logprobs: int = Field(0, ge=0, le=MOST_TOPS)
     stream_options: StreamOptions | None = None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from engines import World
+from engines import SLOTS, World, start_embedded, start_vllm
 
 from tests.broker import Broker
 
@@ -14,6 +14,20 @@ def broker() -> Iterator[Broker]:
     broker.start()
     yield broker
     broker.kill()
+
+
+@pytest.fixture(scope="session")
+def world(worlds: Callable[[str], World]) -> World:
+    return worlds("llama")
+
+
+@pytest.fixture(scope="session", params=["embedded", "vllm"])
+def url(request: pytest.FixtureRequest, world: World) -> Iterator[str]:
+    """Each engine in turn, with five slots for adapters."""
+    if request.param == "vllm":
+        yield from start_vllm(world.base, adapters=SLOTS, streams=16)
+    else:
+        yield from start_embedded(world.base, "--max-loras", str(SLOTS), "--max-num-seqs", "16")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """For the engine suite: small random models with a shared tokenizer, adapters that differ, real processes."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -24,6 +25,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from deploy import vllm
+from schemas.settings import EngineSettings, Settings, VllmSettings
+
+SLOTS = 5
 ADAPTERS = ("p0", "p1-aaaaaa", "p2-bbbbbb", "p3-cccccc")
 TEMPLATE = (
     "{% for message in messages %}"
@@ -59,9 +64,9 @@ def random_model(architecture: str, vocabulary: int) -> Any:
         "vocab_size": vocabulary,
         "hidden_size": 64,
         "intermediate_size": 128,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,  # the least that vLLM has a CPU kernel for
         "max_position_embeddings": 256,
         "initializer_range": 0.2,
         "eos_token_id": 0,
@@ -132,12 +137,28 @@ def free_port() -> int:
 def start_embedded(base: Path, *flags: str) -> Iterator[str]:
     """The embedded engine as its own process; yields its url, and stops it."""
     port = free_port()
-    command = [sys.executable, "-m", "serving.embedded", "--model", str(base), "--port", str(port), *flags]
-    process = subprocess.Popen(command)
+    yield from _start(["serving.embedded", "--model", str(base), "--port", str(port), *flags], port, {})
+
+
+def start_vllm(base: Path, adapters: int, streams: int) -> Iterator[str]:
+    """vLLM's server as `hearken up` runs it, uncompiled; yields its url, and stops it."""
+    port = free_port()
+    settings = Settings(
+        model=str(base),
+        engine=EngineSettings(kind="vllm", max_adapters=adapters, max_streams=streams),
+        vllm=VllmSettings(eager=True),
+    )
+    yield from _start(vllm.command(settings, port), port, vllm.environment(settings))
+
+
+def _start(command: list[str], port: int, environment: dict[str, str]) -> Iterator[str]:
+    process = subprocess.Popen([sys.executable, "-m", *command], env={**os.environ, **environment})
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        deadline = time.monotonic() + 180
+        while True:
             assert process.poll() is None, "the engine ended while starting"
+            assert time.monotonic() < deadline, "the engine did not become ready"
             try:
                 httpx.get(f"{url}/health").raise_for_status()
                 break
@@ -146,4 +167,4 @@ def start_embedded(base: Path, *flags: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        assert process.wait(20) in (0, -15)
+        assert process.wait(30) in (0, -15)

@@ -5,14 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from schemas.settings import Settings
 from tests.conftest import new_database
 from tests.contract.engines import start_embedded
 from tests.service import Service, run_service, write_base
+from trainer.backbone import Backbone
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def backbone(tiny_base: Path) -> Backbone:
+    return Backbone(tiny_base, Settings().trainer.rl)
 
 
 @pytest.fixture(scope="module")

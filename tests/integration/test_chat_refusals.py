@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from schemas.settings import VllmSettings
 from tests.service import PUBLIC, Service, run_api
 
 ASK = [{"role": "user", "content": "Hello"}]
@@ -151,8 +152,8 @@ def test_more_requests_than_a_key_may_make(service: Service) -> None:
 
 
 def test_without_an_engine_one_is_asked_to_come_back(service: Service) -> None:
-    engine = service.settings.engine.model_copy(update={"urls": ["http://127.0.0.1:9"]})
-    with run_api(service.settings.model_copy(update={"engine": engine})) as (url, _):
+    nowhere = VllmSettings(urls=["http://127.0.0.1:9"])
+    with run_api(service.settings.model_copy(update={"vllm": nowhere})) as (url, _):
         answer = httpx.post(
             f"{url}{CHAT}", json={"messages": ASK}, headers={"Authorization": f"Bearer {PUBLIC}"}
         )

@@ -40,5 +40,7 @@ def test_every_table_but_the_installation_s_own_carries_its_project(pool: Pool) 
             " and not exists (select from information_schema.columns c where c.table_schema = 'public'"
             " and c.table_name = t.table_name and c.column_name = 'project')"
         ).fetchall()
-    of_the_installation = {"migrations", "projects", "secrets", "positions", "generations", "dead_letters"}
+    of_the_installation = {
+        "migrations", "projects", "secrets", "positions", "generations", "dead_letters", "spending",
+    }  # fmt: skip
     assert {row["table_name"] for row in rows} == of_the_installation

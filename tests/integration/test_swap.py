@@ -35,7 +35,7 @@ def swapping(postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path) ->
 
 
 def resident(service: Service) -> set[str]:
-    cards = httpx.get(f"{service.settings.engine.urls[0]}/v1/models").json()["data"]
+    cards = httpx.get(f"{service.settings.vllm.urls[0]}/v1/models").json()["data"]
     return {card["id"] for card in cards}
 
 

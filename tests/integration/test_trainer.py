@@ -1,7 +1,10 @@
 """The trainer against a real Postgres and a real, tiny model: from votes to a published policy."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from feedback.log import open_log
 from schemas.database import Pool
+from schemas.errors import StartError
 from schemas.policies import BASE, WEIGHTS, verify
 from schemas.settings import Settings
 from tests.training import (
@@ -23,20 +27,31 @@ from tests.training import (
     some_turns,
     thumbs_by_parity,
 )
-from trainer import examples, loop
+from trainer import examples, gate, loop, publish, record
 from trainer.backbone import Backbone
 from trainer.ingest import apply, ingest, positions
-
-
-@pytest.fixture(scope="module")
-def backbone(tiny_base: Path) -> Backbone:
-    return Backbone(tiny_base, Settings().trainer.rl)
 
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> Settings:
     add_key(pool)
     return small_settings(database_url, tmp_path, tiny_base)
+
+
+MakeTrainer = Callable[[], loop.Trainer]
+
+
+@pytest.fixture
+def a_trainer(settings: Settings, pool: Pool) -> Iterator[MakeTrainer]:
+    """Makes trainers, each as its own process would; they leave in the end."""
+    with ExitStack() as stack:
+
+        def make() -> loop.Trainer:
+            trainer = loop.Trainer(settings, pool, open_log(settings, pool))
+            stack.callback(trainer.standby.leave)
+            return trainer
+
+        yield make
 
 
 def rounds(pool: Pool) -> list[dict[str, object]]:
@@ -164,10 +179,10 @@ def test_reading_the_log_twice_changes_nothing(
 
 
 def test_a_round_begins_with_enough_votes_and_never_while_paused(
-    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+    a_trainer: MakeTrainer, settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     log = open_log(settings, pool)
-    trainer = loop.Trainer(settings, pool, log)
+    trainer = a_trainer()
     turns = some_turns(backbone, 22, seed=5)
     send(database_url, turns, thumbs_by_parity(turns[:9]))
     ingest(pool, log)
@@ -189,11 +204,13 @@ def test_a_round_begins_with_enough_votes_and_never_while_paused(
 
 
 def test_a_trainer_that_was_killed_leaves_nothing_half_done(
-    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+    a_trainer: MakeTrainer, settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     turns = some_turns(backbone, 20, seed=6)
     send(database_url, turns, thumbs_by_parity(turns))
-    loop.Trainer(settings, pool, open_log(settings, pool))
+    killed = a_trainer()
+    assert killed.active()
+    killed.standby.leave()
     orphan = settings.policies_dir / "default" / "p1-abcdef"
     orphan.mkdir()
     (orphan / WEIGHTS).write_bytes(b"half")
@@ -202,13 +219,63 @@ def test_a_trainer_that_was_killed_leaves_nothing_half_done(
             "insert into rounds (project, parent, outcome, record)"
             " values ('default', 'p0', 'running', '{\"votes\": 20}')"
         )
-    trainer = loop.Trainer(settings, pool, open_log(settings, pool))
+    trainer = a_trainer()
+    assert trainer.active()
     assert not orphan.exists()
     assert [(row["outcome"], row["reason"]) for row in rounds(pool)] == [("failed", "interrupted")]
     trainer.look()
     assert [row["outcome"] for row in rounds(pool)][:1] == ["failed"]
     assert len(rounds(pool)) == 2
     assert rounds(pool)[1]["outcome"] in {"published", "rejected"}
+
+
+def test_one_trainer_works_and_another_takes_over(
+    a_trainer: MakeTrainer, settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 20, seed=8)
+    send(database_url, turns, thumbs_by_parity(turns))
+    first = a_trainer()
+    second = a_trainer()
+    assert first.active()
+    second.look()
+    assert not second.working
+    assert examples.count(pool, "default") == 0
+    with pytest.raises(StartError, match="Another trainer"):
+        loop.run(settings, once=True)
+    with pool.connection() as connection:
+        connection.execute("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'")
+    second.look()
+    assert second.working
+    first.look()  # its connection is gone
+    first.look()
+    assert not first.working
+    assert [row["outcome"] for row in rounds(pool)] in (["published"], ["rejected"])
+
+
+def test_a_trainer_that_was_overtaken_publishes_nothing(
+    a_trainer: MakeTrainer,
+    settings: Settings,
+    pool: Pool,
+    backbone: Backbone,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = some_turns(backbone, 20, seed=9)
+    send(database_url, turns, thumbs_by_parity(turns))
+    trainer = a_trainer()
+    write = publish.write
+
+    def overtaken_while_writing(*arguments: Any, **more: Any) -> Any:
+        record.close_interrupted(pool, "default")
+        return write(*arguments, **more)
+
+    trainer.active()
+    monkeypatch.setattr(publish, "write", overtaken_while_writing)
+    monkeypatch.setattr(gate.Verdict, "passed", True)
+    trainer.look()
+    assert [(row["outcome"], row["reason"]) for row in rounds(pool)] == [("failed", "interrupted")]
+    with pool.connection() as connection:
+        assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
 
 
 def test_a_round_that_fails_is_recorded_and_the_live_policy_stays(

@@ -1,11 +1,16 @@
-"""When a replica has proved that it serves a policy."""
+"""When a replica has proved that it serves a policy, and which one a request goes to."""
 
 import math
+from collections import Counter
+from pathlib import Path
+from typing import cast
 
 import pytest
 
+from schemas.errors import EngineError, PolicyRejected
 from schemas.policies import Probe
-from serving.fleet import passes
+from serving.engine import Engine
+from serving.fleet import Fleet, Replica, passes, preferred
 
 BASE = [-1.0, -2.0, -3.0]
 OWN = [-2.0, -1.0, -4.0]
@@ -34,3 +39,104 @@ def test_a_policy_that_differs_clearly_must_be_nearer_to_itself_than_to_the_base
 
 def test_a_policy_that_is_still_the_base_need_not_differ_from_it() -> None:
     assert passes(Probe(token_ids=[1, 2], logprobs=[-1.0], base_logprobs=[-1.0]), [-1.0], 0.05)
+
+
+def replicas(*streams: int) -> list[Replica]:
+    found = [Replica(Engine(f"http://10.0.0.{number}:8000", 1)) for number in range(len(streams))]
+    for replica, count in zip(found, streams, strict=True):
+        replica.streams = count
+    return found
+
+
+def test_a_conversation_stays_on_its_replica_and_conversations_spread() -> None:
+    found = replicas(0, 0, 0, 0)
+    owners = {f"conv-{number}": preferred(found, f"conv-{number}")[0] for number in range(400)}
+    assert all(preferred(found, conversation)[0] is owner for conversation, owner in owners.items())
+    shares = Counter(owner.engine.url for owner in owners.values())
+    assert min(shares.values()) > 60
+
+
+def test_a_replica_that_goes_moves_only_its_own_conversations() -> None:
+    found = replicas(0, 0, 0, 0)
+    for number in range(100):
+        before = preferred(found, f"conv-{number}")[0]
+        after = preferred(found[1:], f"conv-{number}")[0]
+        assert after is before or before is found[0]
+
+
+def test_a_busy_replica_gives_way_to_the_least_loaded() -> None:
+    found = replicas(20, 3, 7, 9)
+    for number in range(100):
+        order = [replica.streams for replica in preferred(found, f"conv-{number}")]
+        assert order[0] in (3, 7)
+        assert order[1:] == sorted(set(order) - {order[0]})
+
+
+def test_nobody_to_prefer() -> None:
+    assert preferred([], "conv") == []
+
+
+class StubEngine:
+    """Answers a probe with what it was told to."""
+
+    def __init__(self, url: str, logprobs: list[float] | None) -> None:
+        self.url = url
+        self.logprobs = logprobs
+
+    async def load(self, policy: str, directory: Path) -> None:
+        pass
+
+    async def unload(self, policy: str) -> None:
+        pass
+
+    async def probe(self, policy: str, token_ids: list[int]) -> list[float]:
+        if self.logprobs is None:
+            raise EngineError("gone", url=self.url)
+        return self.logprobs
+
+
+def fleet(*answers: list[float] | None) -> tuple[Fleet, list[StubEngine]]:
+    engines = [StubEngine(f"http://{number}", logprobs) for number, logprobs in enumerate(answers)]
+    fleet = Fleet([], 1)
+    fleet.replicas = [Replica(cast(Engine, engine)) for engine in engines]
+    for replica in fleet.replicas:
+        replica.healthy = True
+    return fleet, engines
+
+
+PROBE = Probe(token_ids=[1, 2, 3, 4], logprobs=OWN, base_logprobs=BASE)
+
+
+@pytest.mark.parametrize("wrong", [BASE, None])
+async def test_a_replica_that_fails_where_another_passes_answers_nobody_until_it_passes(
+    wrong: list[float] | None,
+) -> None:
+    found, engines = fleet(OWN, wrong)
+    found.replicas[1].proved.add("p0")
+    await found.prove("p1", Path("p1"), PROBE, 0.05)
+    assert found.in_rotation == found.replicas[:1]
+    assert found.served() == {"p1"}
+    engines[1].logprobs = OWN
+    await found.prove("p1", Path("p1"), PROBE, 0.05)
+    assert found.in_rotation == found.replicas
+    assert found.served() == {"p0", "p1"}
+
+
+async def test_a_policy_that_nobody_wants_any_more_keeps_no_replica_out() -> None:
+    found, _ = fleet(OWN, BASE)
+    await found.prove("p1", Path("p1"), PROBE, 0.05)
+    await found.keep({"p0"})
+    assert found.in_rotation == found.replicas
+
+
+async def test_when_every_replica_fails_the_policy_is_at_fault() -> None:
+    found, _ = fleet(BASE, BASE)
+    with pytest.raises(PolicyRejected):
+        await found.prove("p1", Path("p1"), PROBE, 0.05)
+    assert found.in_rotation == found.replicas
+
+
+async def test_a_policy_is_not_judged_while_an_engine_cannot_be_reached() -> None:
+    found, _ = fleet(BASE, None)
+    with pytest.raises(EngineError):
+        await found.prove("p1", Path("p1"), PROBE, 0.05)

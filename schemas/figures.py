@@ -1,0 +1,48 @@
+"""What a process without an API of its own shows to Prometheus: figures asked of Postgres at each scrape, so
+that they are true even while the process itself is stuck."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import LiteralString
+
+import psycopg
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+from psycopg.rows import DictRow, dict_row
+
+Metric = GaugeMetricFamily | CounterMetricFamily
+Reading = Callable[[DictRow], Iterator[Metric]]
+
+
+class Figures(Collector):
+    """Rows of `query` on the database at `url`, each made into metrics by `reading`; none while the database
+    is away."""
+
+    def __init__(
+        self, url: str, query: LiteralString, parameters: Mapping[str, str], reading: Reading
+    ) -> None:
+        self._url = url
+        self._query = query
+        self._parameters = parameters
+        self._reading = reading
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry need not ask the database to know what there will be."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            with psycopg.connect(self._url, connect_timeout=3, row_factory=dict_row) as connection:
+                rows = connection.execute(self._query, self._parameters).fetchall()
+        except psycopg.OperationalError:
+            return
+        for row in rows:
+            yield from self._reading(row)
+
+
+def show(host: str, port: int, *collectors: Collector) -> None:
+    """`/metrics` at `host`:`port`, in a thread that ends with the process."""
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    start_http_server(port, addr=host, registry=registry)

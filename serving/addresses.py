@@ -1,0 +1,47 @@
+"""Where the engines are: the URLs of the settings, a host name with several addresses being as many engines.
+
+That is how a headless service of Kubernetes, or a scaled service of Compose, names its replicas.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from urllib.parse import urlsplit, urlunsplit
+
+import structlog
+
+log = structlog.get_logger()
+
+
+async def resolve(urls: list[str]) -> list[str]:
+    """Each engine's own URL, in order, none twice. A name that cannot be resolved just now gives none.
+
+    Only plain http is resolved: behind https the certificate is for the name."""
+    found = await asyncio.gather(*map(_engines, urls))
+    return list(dict.fromkeys(url for engines in found for url in engines))
+
+
+async def _engines(url: str) -> list[str]:
+    parts = urlsplit(url.rstrip("/"))
+    host = parts.hostname or ""
+    if parts.scheme != "http" or host == "localhost" or _is_address(host):
+        return [url.rstrip("/")]
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, parts.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        log.warning("engine_unresolved", url=url, error=str(error))
+        return []
+    addresses = sorted({str(info[4][0]) for info in infos})
+    suffix = f":{parts.port}" if parts.port else ""
+    return [
+        urlunsplit(parts._replace(netloc=(f"[{address}]" if ":" in address else address) + suffix))
+        for address in addresses
+    ]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,76 @@
+"""`hearken up --engine vllm`: chat, votes and a swap on vLLM's server, which may be killed like any other."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from tests import faults
+from tests.installation import Installation
+
+SETTINGS = {
+    "HEARKEN_ENGINE__KIND": "vllm",
+    "HEARKEN_VLLM__EAGER": "true",
+    "HEARKEN_TRAINER__ROUND_VOTES": "20",
+    "HEARKEN_TRAINER__MIN_VOTES": "20",
+    "HEARKEN_TRAINER__RL__STEPS": "2",
+    "HEARKEN_SERVING__BASE_SHARE": "0",
+}
+
+
+def chat(installation: Installation, **fields: Any) -> dict[str, Any]:
+    body = {"model": "default", "messages": [{"role": "user", "content": "Hello!"}], **fields}
+    with installation.client() as client:
+        answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def refusal(installation: Installation, **fields: Any) -> dict[str, Any]:
+    body = {"model": "default", "messages": [{"role": "user", "content": "Hello!"}], **fields}
+    with installation.client() as client:
+        answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400, answer.text
+    found: dict[str, Any] = answer.json()["error"]
+    return found
+
+
+def test_the_loop_turns_on_vllm(tmp_path: Path) -> None:
+    with Installation(tmp_path, **SETTINGS) as installation:
+        reply = chat(installation, logprobs=True, seed=3)
+        assert reply["system_fingerprint"] == "p0"
+        with psycopg.connect(installation.database_url()) as connection:
+            rows = connection.execute(
+                "select token_ids, logprobs, finish_reason from replies where turn_id = %s", [reply["id"]]
+            ).fetchall()
+        (token_ids, logprobs, finish_reason) = rows[0]
+        assert len(token_ids) == len(logprobs) == reply["usage"]["completion_tokens"]
+        shown = [item["logprob"] for item in reply["choices"][0]["logprobs"]["content"]]
+        assert logprobs == pytest.approx(shown, abs=1e-6)  # kept in single precision
+        assert finish_reason == reply["choices"][0]["finish_reason"]
+
+        for too_many in (1_024, 100_000):
+            refused = refusal(installation, max_tokens=too_many)
+            assert refused["code"] == "context_length_exceeded", refused
+
+        policy = faults.policies_after(installation, tmp_path)
+        faults.wait(
+            lambda: chat(installation)["system_fingerprint"] != "p0", f"{policy} or a later one is live"
+        )
+
+        engine = installation.find("engine")
+        assert engine is not None
+        family = [engine, *engine.children(recursive=True)]
+        assert len(family) > 1
+        installation.kill("engine")
+        began = time.monotonic()
+        faults.wait(lambda: not installation.ready(), "the loss is noticed")
+        installation.wait_until_ready(90)
+        assert chat(installation)["system_fingerprint"] != "p0"
+        assert time.monotonic() - began < 90
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

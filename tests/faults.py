@@ -1,0 +1,279 @@
+"""Faults under load: people chat and vote while processes are killed with -9 or paused; then what people were
+told is compared with what there is."""
+
+import json
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+
+from tests.broker import Broker
+from tests.installation import PROCESSES, Installation
+
+SHORT = 18  # words
+CHANGES_MIND = 0.3  # of the votes are followed by the opposite
+PATIENCE = 60.0  # seconds for a fault to be over, and for the backlog after the last
+LONGEST_PAUSE = 3.0  # seconds that a process is stopped
+PROMPTS = (
+    "Hello!", "What is the capital of France?", "Tell me a joke.", "What is 2 plus 3?",
+    "How are you today?", "What colour is the sky?", "Tell me about cats.", "What day comes after Monday?",
+)  # fmt: skip
+
+
+@dataclass
+class Told:
+    """A vote that was acknowledged, in the order of the person's votes."""
+
+    id: str
+    completion: str
+    value: str
+
+
+class Person(threading.Thread):
+    """Chats and votes without end, likes short replies, and changes their mind now and then. A vote is sent
+    again under one Idempotency-Key until there is an answer."""
+
+    def __init__(self, installation: Installation, number: int) -> None:
+        super().__init__(name=f"person-{number}", daemon=True)
+        self.installation = installation
+        self.random = random.Random(number)
+        self.told: list[Told] = []
+        self.refused: list[str] = []
+        self.pause = 0.0
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        with self.installation.client(timeout=20) as client:
+            while not self.done.is_set():
+                reply = self.chat(client)
+                if reply is not None:
+                    short = len(reply["choices"][0]["message"]["content"].split()) <= SHORT
+                    values = ["up", "down"] if short else ["down", "up"]
+                    for value in values[: 1 + (self.random.random() < CHANGES_MIND)]:
+                        self.vote(client, reply["id"], value)
+                self.done.wait(self.pause)
+
+    def chat(self, client: httpx.Client) -> dict[str, Any] | None:
+        message = {"role": "user", "content": self.random.choice(PROMPTS)}
+        body = {"model": "default", "messages": [message], "user": self.name}
+        answer = ask(client, "/v1/chat/completions", body)
+        return answer.json() if answer is not None and answer.status_code == 200 else None
+
+    def vote(self, client: httpx.Client, completion: str, value: str) -> None:
+        body = {"completion_id": completion, "choice": 0, "type": "thumb", "value": value}
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            answer = ask(client, "/v1/feedback", body, headers)
+            if answer is not None and answer.status_code == 201:
+                self.told.append(Told(answer.json()["id"], completion, value))
+                return
+            if answer is not None and answer.status_code < 500:
+                self.refused.append(answer.text)
+                return
+        self.refused.append(f"no answer in {PATIENCE} s")
+
+
+def ask(
+    client: httpx.Client, path: str, body: dict[str, Any], headers: dict[str, str] | None = None
+) -> httpx.Response | None:
+    """The answer; None, a moment later, when there was none or it was a 5xx for a request that may wait."""
+    try:
+        answer = client.post(path, json=body, headers=headers)
+    except httpx.HTTPError:
+        time.sleep(0.2)
+        return None
+    if answer.status_code >= 500:
+        time.sleep(0.2)
+    return answer
+
+
+class Watch(threading.Thread):
+    """Asks for a short reply all the time; `answered` are the moments when one was asked that came."""
+
+    def __init__(self, installation: Installation) -> None:
+        super().__init__(name="watch", daemon=True)
+        self.installation = installation
+        self.answered: list[float] = []
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        body = {"model": "default", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+        with self.installation.client(timeout=20) as client:
+            while not self.done.wait(0.1):
+                sent = time.monotonic()
+                answer = ask(client, "/v1/chat/completions", body | {"store": True, "user": "watch"})
+                if answer is not None and answer.status_code == 200:
+                    self.answered.append(sent)
+
+    def back_after(self, moment: float) -> float:
+        """Seconds from `moment` to the first request after it that was answered; infinite for never."""
+        return next((sent - moment for sent in self.answered if sent >= moment), float("inf"))
+
+
+@dataclass
+class Report:
+    faults: list[tuple[str, str, float]] = field(default_factory=list)
+    """What was done to which process, and after how many seconds the service answered again."""
+    told: list[Told] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def back_at(self, share: float) -> float:
+        """Seconds to be back, at this share of the faults."""
+        seconds = sorted(back for _, _, back in self.faults)
+        return seconds[min(len(seconds) - 1, int(share * len(seconds)))]
+
+
+def run(
+    installation: Installation, broker: Broker, faults: int, seed: int, say: Callable[[str], None]
+) -> Report:
+    """Faults in random order at random moments, on an installation that relays to `broker`; then the people
+    stop, the backlog drains, and the report is complete. Raises AssertionError for what stays away."""
+    chance = random.Random(seed)
+    people = [Person(installation, number) for number in range(4)]
+    watch = Watch(installation)
+    report = Report()
+    moments: list[float] = []
+    for thread in (*people, watch):
+        thread.start()
+    for number in range(faults):
+        time.sleep(chance.uniform(0.3, 2.0))
+        name = chance.choice((*PROCESSES, "relay", "broker"))
+        what = chance.choice(("kill", "pause"))
+        moments.append(time.monotonic())
+        report.faults.append((what, name, 0.0))
+        say(f"fault {number + 1} of {faults}: {what} {name}")
+        if name == "broker":
+            strike_broker(broker, what, chance)
+        else:
+            strike(installation, name, what, chance)
+    moments_end = time.monotonic()
+    wait(lambda: watch.back_after(moments_end) < PATIENCE, "the service answers again")
+    for thread in people:
+        thread.done.set()
+    for thread in people:
+        thread.join(2 * PATIENCE)
+        report.told += thread.told
+        report.problems += thread.refused
+    watch.done.set()
+    watch.join(PATIENCE)
+    report.faults = [
+        (what, name, watch.back_after(moment))
+        for (what, name, _), moment in zip(report.faults, moments, strict=True)
+    ]
+    report.problems += compare(installation, [person.told for person in people])
+    return report
+
+
+def strike(installation: Installation, name: str, what: str, chance: random.Random) -> None:
+    process = None
+
+    def found() -> bool:
+        nonlocal process
+        process = installation.find(name)
+        return process is not None
+
+    wait(found, f"{name} is there")
+    assert process is not None
+    if what == "kill":
+        installation.kill(name)
+        return
+    family = [process, *process.children(recursive=True)]
+    for each in family:
+        each.suspend()
+    time.sleep(chance.uniform(0.2, LONGEST_PAUSE))
+    for each in family:
+        each.resume()
+
+
+def strike_broker(broker: Broker, what: str, chance: random.Random) -> None:
+    if what == "kill":  # and with it, all that it kept
+        broker.kill()
+        time.sleep(chance.uniform(0.2, LONGEST_PAUSE))
+        broker.start()
+        return
+    broker.pause()
+    time.sleep(chance.uniform(0.2, LONGEST_PAUSE))
+    broker.resume()
+
+
+def wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"it is not true after {PATIENCE} s that {what}"
+        time.sleep(0.1)
+
+
+def compare(installation: Installation, told: list[list[Told]]) -> list[str]:
+    """What is wrong with what is stored and with what the trainer made of it, by what people were told."""
+    exported = installation.run("export")
+    if exported.returncode != 0:
+        return [exported.stderr]
+    kept = [json.loads(line)["id"] for line in exported.stdout.splitlines()]
+    acknowledged = [vote.id for votes in told for vote in votes]
+    problems = []
+    if lost := set(acknowledged) - set(kept):
+        problems.append(f"{len(lost)} acknowledged votes are lost")
+    if unknown := set(kept) - set(acknowledged):
+        problems.append(f"{len(unknown)} votes are kept that nobody was told of")
+    if len(kept) != len(set(kept)):
+        problems.append(f"{len(kept) - len(set(kept))} votes are kept twice")
+
+    with psycopg.connect(installation.database_url()) as connection:
+
+        def examples() -> dict[str, tuple[str, bool]]:
+            rows = connection.execute("select feedback_id, value ->> 'value', ended_by is null from examples")
+            found = {row[0]: (row[1], row[2]) for row in rows.fetchall()}
+            connection.rollback()
+            return found
+
+        try:
+            wait(lambda: set(acknowledged) <= set(examples()), "the trainer has read every vote")
+        except AssertionError as error:
+            problems.append(f"{error}: {len(set(acknowledged) - set(examples()))} are missing")
+        learned = examples()
+    last = {vote.completion: vote for votes in told for vote in votes}
+    standing = {identity for identity, (_, stands) in learned.items() if stands}
+    wrong = standing.symmetric_difference({vote.id for vote in last.values()} & set(learned))
+    if wrong:
+        problems.append(f"{len(wrong)} conversations do not end with their last vote")
+    if misread := [
+        vote.id for votes in told for vote in votes if learned.get(vote.id, (vote.value,))[0] != vote.value
+    ]:
+        problems.append(f"{len(misread)} votes were read as something else")
+    return problems
+
+
+def policies_after(installation: Installation, data_dir: Path) -> str:
+    """Calm people vote until one more policy is published; returns it. Raises AssertionError."""
+    people = [Person(installation, 100 + number) for number in range(4)]
+    before = set(policies(installation))
+    for person in people:
+        person.pause = 1.0
+        person.start()
+    deadline = time.monotonic() + 4 * PATIENCE
+    try:
+        while not (fresh := set(policies(installation)) - before):
+            assert time.monotonic() < deadline, "no policy after the faults:\n" + rounds(data_dir)
+            time.sleep(1)
+    finally:
+        for person in people:
+            person.done.set()
+    return sorted(fresh)[0]
+
+
+def policies(installation: Installation) -> list[str]:
+    with installation.client() as client:
+        return [row["id"] for row in client.get("/v1/policies").json()["data"]]
+
+
+def rounds(data_dir: Path) -> str:
+    """What came of each round, as the trainer recorded it."""
+    return "\n".join(file.read_text()[:200] for file in sorted((data_dir / "rounds").rglob("*.md")))

@@ -1,0 +1,94 @@
+"""The files under deploy/ say what the code says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy import vllm
+from schemas.settings import Settings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+HELM = DEPLOY / "helm" / "hearken"
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return found
+
+
+def flags(words: list[str]) -> set[str]:
+    """`--name=value` for each, whichever way it was written."""
+    joined: list[str] = []
+    for word in words:
+        if word.startswith("--"):
+            joined.append(word)
+        else:
+            joined[-1] += f"={word}"
+    return set(joined)
+
+
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """vLLM's flags with a GPU of its own, as the code would set them in a container."""
+    monkeypatch.setattr(vllm, "installed", lambda: "vllm")
+    ours = flags(vllm.command(Settings(model="/data/base"), 8000)[1:])
+    return {flag for flag in ours if "gpu-memory" not in flag and "--host" not in flag}
+
+
+@pytest.mark.parametrize("service", ["vllm-gpu", "vllm-cpu"])
+def test_compose_starts_vllm_with_the_same_flags(service: str, wanted: set[str]) -> None:
+    found = compose()["services"][service]
+    assert flags(found["command"]) - {"--host=0.0.0.0"} == wanted
+    ours = vllm.environment(Settings())
+    assert all(ours[name] == value for name, value in found["environment"].items())
+
+
+def test_helm_starts_vllm_with_the_same_flags(wanted: set[str]) -> None:
+    values = yaml.safe_load((HELM / "values.yaml").read_text())["vllm"]
+    template = (HELM / "templates" / "vllm.yaml").read_text()
+    found = re.findall(r"^ +- (--.*)$", template, re.MULTILINE)
+    filled = {
+        re.sub(r"{{ \.Values\.vllm\.(\w+) }}", lambda name: str(values[name[1]]), flag) for flag in found
+    }
+    different = {"--host=0.0.0.0", f"--max-num-seqs={values['maxStreams']}"}
+    assert filled - different == wanted - {"--max-num-seqs=32"}
+
+
+def test_settings_that_compose_names_exist() -> None:
+    found = compose()["services"]["serving-1"]["environment"]
+    known = Settings.model_fields
+    assert {name.removeprefix("HEARKEN_").split("__")[0].lower() for name in found} <= set(known)
+
+
+def test_only_those_who_may_reach_vllm_share_its_network() -> None:
+    services = compose()["services"]
+    reach = {name for name, service in services.items() if "engines" in service.get("networks", [])}
+    assert reach == {"serving-1", "serving-2", "vllm-gpu", "vllm-cpu"}
+    assert all(not services[name].get("ports") for name in reach)
+
+
+def test_every_alert_is_explained() -> None:
+    rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    text = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    explained = {
+        name for group in re.findall(r"\*\*(Hearken[\w, ]+)\.\*\*", text) for name in group.split(", ")
+    }
+    assert explained == {rule["alert"] for rule in rules}
+
+
+def test_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
+    root = DEPLOY.parent
+    shown = "".join(
+        (root / file).read_text()
+        for file in ("serving/metrics.py", "feedback/backlog.py", "trainer/progress.py")
+    )
+    asked = set(
+        re.findall(r"hearken_\w+", ALERTS.read_text() + (DEPLOY / "grafana" / "hearken.json").read_text())
+    )
+    assert asked
+    bare = {re.sub("_(total|bucket|count|sum)$", "", name) for name in asked}
+    assert {name for name in bare if f'"{name}"' not in shown} == set()

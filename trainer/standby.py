@@ -1,0 +1,44 @@
+"""One trainer works for a project at a time; the others stand by.
+
+The lock is Postgres' own and goes with its connection, so a trainer that died, or lost the database, has
+given way. One that still believes itself active can do no harm: it publishes only while its round is open,
+and whoever takes over closes the rounds that it finds open.
+"""
+
+import psycopg
+
+_LOCK = 0x5452_4149
+
+
+class Standby:
+    """A trainer's place for `project`, on the database at `url`: taken, or waited for."""
+
+    def __init__(self, url: str, project: str) -> None:
+        self._url = url
+        self._project = project
+        self._connection: psycopg.Connection[tuple[bool]] | None = None
+        self._held = False
+
+    def active(self) -> bool:
+        """Whether this trainer has the place; takes it when it is free. Raises psycopg.OperationalError when
+        the database is away, and with it the place."""
+        try:
+            if self._connection is None:
+                self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+            if self._held:
+                self._connection.execute("select 1")
+            else:
+                row = self._connection.execute(
+                    "select pg_try_advisory_lock(%s, hashtext(%s))", [_LOCK, self._project]
+                ).fetchone()
+                self._held = row is not None and row[0]
+        except psycopg.OperationalError:
+            self.leave()
+            raise
+        return self._held
+
+    def leave(self) -> None:
+        self._held = False
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
