@@ -5,8 +5,7 @@ late. Rows are read in the order (xid, id), and only below `pg_snapshot_xmin`: e
 has ended, so nothing can still appear there. The price: one long writing transaction anywhere in the
 server holds the log back until it ends.
 
-Leaves out moving to another server by dump and restore, where transaction ids start again: let every
-consumer catch up first, then empty the outbox and `positions`.
+In another cluster, after dump and restore, transaction ids begin anew: `schemas.database` sees to that.
 """
 
 from feedback.log import Entry, read_event

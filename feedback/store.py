@@ -1,4 +1,4 @@
-"""Turns and votes in Postgres, each written in one transaction.
+"""Votes in Postgres, each written in one transaction, and the turns that they are about.
 
 A vote is one statement: its row in `feedback` and in `outbox`, the end of the vote that it supersedes and
 the answer to its Idempotency-Key stand or fall together, in one round trip and without holding a lock. The
@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 
 from feedback.ballot import Ballot
 from feedback.records import Found, IdempotencyKey, Learned, Recorded
+from feedback.turns import Turns
 from schemas.database import AsyncPool
 from schemas.errors import Conflict, NotFound
 from schemas.feedback import Edit, FeedbackEvent, Ranking, Signal, Vote
@@ -86,48 +87,11 @@ class Store:
 
     def __init__(self, pool: AsyncPool) -> None:
         self._pool = pool
+        self._turns = Turns(pool)
 
     async def record_turn(self, turn: Turn) -> None:
         """Keep a turn with its replies; durable on return."""
-        async with (
-            self._pool.connection() as connection,
-            connection.pipeline(),
-            connection.transaction(),
-            connection.cursor() as cursor,
-        ):
-            await cursor.execute(
-                "insert into turns (id, project, conversation_id, rater, key_id, messages,"
-                " prompt_token_ids, sampling, metadata) values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                [
-                    turn.id,
-                    turn.project,
-                    turn.conversation_id,
-                    turn.rater,
-                    turn.key_id,
-                    Jsonb(turn.messages),
-                    turn.prompt_token_ids,
-                    Jsonb(turn.sampling),
-                    Jsonb(turn.metadata),
-                ],
-            )
-            await cursor.executemany(
-                "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids,"
-                " logprobs, finish_reason) values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                [
-                    [
-                        turn.id,
-                        reply.choice,
-                        turn.project,
-                        reply.policy,
-                        reply.propensity,
-                        reply.text,
-                        reply.token_ids,
-                        reply.logprobs,
-                        reply.finish_reason,
-                    ]
-                    for reply in turn.replies
-                ],
-            )
+        await self._turns.record(turn)
 
     async def ballot(self, completion_id: str) -> Ballot | None:
         """The turn as a vote sees it; None when there is none (any more)."""

@@ -5,14 +5,14 @@ not. Chunks are plain dictionaries: nothing is validated per token.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
 
+import orjson
 import structlog
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest, parse_chat
@@ -77,7 +77,8 @@ class _Answering(Response):
         if self._chat.stream:
             await _while_connected(receive, self._stream(send))
         elif await _while_connected(receive, self._finish()):
-            await JSONResponse(self._answer.completion())(scope, receive, send)
+            body = orjson.dumps(self._answer.completion())
+            await Response(body, media_type="application/json")(scope, receive, send)
 
     async def _finish(self) -> bool:
         async with aclosing(self._answer.deltas()) as deltas:
@@ -138,8 +139,7 @@ async def chunks(answer: Answer, chat: ChatRequest) -> AsyncGenerator[dict[str, 
 
 
 def _event(body: dict[str, Any]) -> dict[str, Any]:
-    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    return {"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True}
+    return {"type": "http.response.body", "body": b"data: " + orjson.dumps(body) + b"\n\n", "more_body": True}
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:

@@ -6,8 +6,9 @@ have paid for its gain with length, endless or repeated replies, distance from t
 
 A fold of votes is small and so are a round's gains: a candidate fails a comparison when it is worse by more
 than twice the comparison's standard error, which the figures give (a limit of once would lose one in six
-candidates that are no worse). Held-out votes may have shaped an ancestor of the candidate in an earlier
-round; the record's `held_out_unseen` says how many have not.
+candidates that are no worse). The error counts how little the votes tell of the direction that the candidate
+went, which the disagreement of members fitted to the same few votes does not. Held-out votes may have shaped
+an ancestor of the candidate in an earlier round; the record's `held_out_unseen` says how many have not.
 """
 
 from collections import Counter
@@ -17,7 +18,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from schemas.settings import GateSettings, RLSettings
 from trainer import knowledge
@@ -163,13 +163,13 @@ def judge(
 
 
 def compare(model: RewardModel, candidate: Views, live: Views) -> tuple[float, float]:
-    """The candidate's mean gain in reward over the live policy, prompt by prompt, and its standard error:
-    of the prompts asked, and of the members' disagreement, each a source of its own."""
-    gains_NM: Tensor = model.scores(candidate) - model.scores(live)
-    gains_PM = gains_NM.view(-1, REPLIES, gains_NM.shape[1]).mean(1)
-    of_prompts = gains_PM.mean(1).var(correction=min(1, len(gains_PM) - 1)) / len(gains_PM)
-    of_members = gains_PM.mean(0).var()
-    return float(gains_PM.mean()), float((of_prompts + of_members).sqrt())
+    """The candidate's mean gain over the live policy, in logits of a thumb up, prompt by prompt, and its
+    standard error: of the prompts asked, and of what the votes leave open."""
+    found = [member.gain(candidate, live) for member in model.members]
+    gains_P = torch.stack([gains_N for gains_N, _ in found], 1).mean(1).view(-1, REPLIES).mean(1)
+    of_prompts = float(gains_P.var(correction=min(1, len(gains_P) - 1))) / len(gains_P)
+    of_votes = sum(variance for _, variance in found) / len(found)
+    return float(gains_P.mean()), (of_prompts + of_votes) ** 0.5
 
 
 def repeated(replies: Sequence[Sequence[int]], size: int = 4) -> float:

@@ -86,11 +86,13 @@ def look(through: Lenses, names: tuple[str, ...], views: Views) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """r = (σ(seen·direction + bias) − centre) / spread."""
+    """r = (σ(seen·direction + bias) − centre) / spread. `covariance_KK` is the direction's, given the votes
+    (Laplace's approximation: MacKay 1992)."""
 
     lenses: Lenses
     names: tuple[str, ...]
     direction_K: Tensor
+    covariance_KK: Tensor
     bias: float
     centre: float
     spread: float
@@ -99,6 +101,13 @@ class Member:
     def __call__(self, views: Views) -> Tensor:
         logits_N: Tensor = look(self.lenses, self.names, views) @ self.direction_K + self.bias
         return (logits_N.sigmoid() - self.centre) / self.spread
+
+    def gain(self, to: Views, of: Views) -> tuple[Tensor, float]:
+        """(N,) by how much the logit of each reply of `to` is above its fellow's of `of`, and the variance of
+        their mean that comes from knowing the direction no better than the votes tell it."""
+        moves_NK = look(self.lenses, self.names, to) - look(self.lenses, self.names, of)
+        mean_K = moves_NK.mean(0)
+        return torch.mv(moves_NK, self.direction_K), float(mean_K @ self.covariance_KK @ mean_K)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,22 +162,30 @@ def _fit_member(
         line_search_fn="strong_wolfe",
     )  # fmt: skip
 
-    def loss() -> Tensor:
+    def loss(weights_K: Tensor, rest: Tensor) -> Tensor:
+        terms = Terms.unpack(rest[1:], raters)
+        logits_N = PRIOR * (seen_NK @ weights_K) + rest[0]
+        prior = terms.log_prior() - 0.5 * weights_K.square().sum()
+        return -likelihood(logits_N, terms, weights_V) - prior
+
+    def closure() -> Tensor:
         optimizer.zero_grad()
-        terms = Terms.unpack(flat[width + 1 :], raters)
-        logits_N = PRIOR * (seen_NK @ flat[:width]) + flat[width]
-        prior = terms.log_prior() - 0.5 * flat[:width].square().sum()
-        value = -likelihood(logits_N, terms, weights_V) - prior
+        value = loss(flat[:width], flat[width:])
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     solution = flat.detach()
-    direction_K = (PRIOR * solution[:width]).float()
+    weights_K, rest = solution[:width], solution[width:]
+    curvature_KK = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
+        lambda each: loss(each, rest), weights_K, vectorize=True
+    )
+    direction_K = (PRIOR * weights_K).float()
     bias = float(solution[width])
     on_base_N = (look(through, names, base) @ direction_K + bias).sigmoid()
     return Member(
-        through, names, direction_K, bias, float(on_base_N.mean()), max(float(on_base_N.std()), 1e-3),
+        through, names, direction_K, (PRIOR**2 * torch.linalg.inv(curvature_KK)).float(), bias,
+        float(on_base_N.mean()), max(float(on_base_N.std()), 1e-3),
         Terms.unpack(solution[width + 1 :], raters),
     )  # fmt: skip
 

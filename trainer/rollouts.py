@@ -26,6 +26,16 @@ class Rollout:
     ended: bool
 
 
+def _drawn(logp_BV: Tensor, generator: torch.Generator) -> Tensor:
+    """(B,) a token of each row's distribution: the first whose cumulative probability passes a uniform
+    number. Takes one random number a row where `torch.multinomial` takes one for each token of the
+    vocabulary, which was a fifth of the time to sample."""
+    cumulative_BV = logp_BV.exp().cumsum(1)
+    place_B1 = torch.rand(len(logp_BV), 1, generator=generator, device=logp_BV.device) * cumulative_BV[:, -1:]
+    token_B1 = torch.searchsorted(cumulative_BV, place_B1, right=True)
+    return token_B1.squeeze(1).clamp_max(logp_BV.shape[1] - 1)
+
+
 @torch.no_grad()
 def sample(
     backbone: Backbone,
@@ -87,10 +97,7 @@ def _sample_batch(
     ended = [False] * len(alive)
     for step in range(max_tokens):
         logp_BV = logits_BV.log_softmax(1)
-        if greedy:
-            token_B = logp_BV.argmax(1)
-        else:
-            token_B = torch.multinomial(logp_BV.exp(), 1, generator=generator).squeeze(1)
+        token_B = logp_BV.argmax(1) if greedy else _drawn(logp_BV, generator)
         chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
         over_B: Tensor = torch.isin(token_B, end)
         for row, token, logprob, over in zip(

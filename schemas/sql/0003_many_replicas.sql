@@ -7,3 +7,8 @@ create unlogged table spending (
     total      bigint not null,
     updated_at timestamptz not null default now()
 );
+
+-- The Postgres cluster that this database lives in. In another one transaction ids begin anew.
+create table cluster (
+    system_identifier text primary key
+);

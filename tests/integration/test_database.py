@@ -5,8 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from feedback.postgres_log import PostgresLog
 from schemas.database import Pool, migrate, migrations
 from schemas.errors import StartError
+from tests.events import Reader, put_each
+from trainer.ingest import positions
 
 NEWEST = migrations()[-1][0]
 
@@ -33,6 +36,27 @@ def test_code_refuses_a_database_that_is_newer(database_url: str) -> None:
         migrate(database_url)
 
 
+def test_a_log_restored_into_another_cluster_is_read_again(pool: Pool, database_url: str) -> None:
+    log = PostgresLog(pool)
+    put_each(database_url, "a", "b", "c")
+    with pool.connection() as connection:
+        passed = log.read(0, None, 2)[-1].position
+        connection.execute(
+            "insert into positions (consumer, log, partition, position)"
+            " values ('trainer', 'postgres', 0, %s)",
+            [passed],
+        )
+        connection.execute("update outbox set xid = (xid::text::bigint + 1000000)::text::xid8")
+        connection.execute("update cluster set system_identifier = 'another'")
+    assert log.read(0, passed, 10) == []
+    migrate(database_url)
+    assert positions(pool) == {}
+    read = Reader(log).poll_until(3)
+    assert read == ["ev_a", "ev_b", "ev_c"]
+    migrate(database_url)
+    assert [entry.event.event_id for entry in log.read(0, None, 10)] == read
+
+
 def test_every_table_but_the_installation_s_own_carries_its_project(pool: Pool) -> None:
     with pool.connection() as connection:
         rows = connection.execute(
@@ -42,5 +66,6 @@ def test_every_table_but_the_installation_s_own_carries_its_project(pool: Pool) 
         ).fetchall()
     of_the_installation = {
         "migrations", "projects", "secrets", "positions", "generations", "dead_letters", "spending",
+        "cluster",
     }  # fmt: skip
     assert {row["table_name"] for row in rows} == of_the_installation

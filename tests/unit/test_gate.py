@@ -27,12 +27,22 @@ def answers(
     return Answers(token_ids, ended, kl, views)
 
 
-def model(*slopes: float) -> RewardModel:
-    """Members that like the feature by so much."""
+def model(*slopes: float, variance: float = 0.01) -> RewardModel:
+    """Members that like the feature by so much, and know it so well."""
     lens = Lens(torch.zeros(1), torch.ones(1), torch.ones(1, 1), 1.0)
     terms = Terms.unpack(torch.zeros(Terms.size(1)), 1)
     members = [
-        Member({"length": lens}, ("length",), torch.tensor([slope]), 0.0, 0.5, 1.0, terms) for slope in slopes
+        Member(
+            {"length": lens},
+            ("length",),
+            torch.tensor([slope]),
+            torch.tensor([[variance]]),
+            0.0,
+            0.5,
+            1.0,
+            terms,
+        )
+        for slope in slopes
     ]
     return RewardModel(members, 0.5)
 
@@ -107,15 +117,22 @@ def test_collapse_and_repetition_are_vetoes() -> None:
     assert "repeat themselves" in " ".join(verdict(looping).reasons)
 
 
-def test_the_error_of_a_comparison_holds_prompts_and_members() -> None:
-    better, worse = answers(1.0), answers(0.0)
-    gains_NM = model(1.0, 0.5).scores(better.views) - model(1.0, 0.5).scores(worse.views)
-    gain, error = compare(model(1.0, 0.5), better.views, worse.views)
-    per_prompt = gains_NM.view(PROMPTS, REPLIES, 2).mean((1, 2))
-    assert gain == pytest.approx(float(per_prompt.mean()))
-    of_prompts = float(per_prompt.std()) / PROMPTS**0.5
-    of_members = float(gains_NM.mean(0).std())
-    assert error == pytest.approx((of_prompts**2 + of_members**2) ** 0.5, rel=1e-4)
+def test_the_error_of_a_comparison_holds_prompts_and_what_the_votes_leave_open() -> None:
+    better, worse = answers(1.0), answers(0.0, seed=1)
+    moved_P = (better.views["length"] - worse.views["length"]).float().view(PROMPTS, REPLIES).mean(1)
+    gain, error = compare(model(1.0, 0.5, variance=0.3), better.views, worse.views)
+    assert gain == pytest.approx(0.75 * float(moved_P.mean()), rel=1e-3)
+    of_prompts = 0.75**2 * float(moved_P.var()) / PROMPTS
+    of_votes = 0.3 * float(moved_P.mean()) ** 2
+    assert error == pytest.approx((of_prompts + of_votes) ** 0.5, rel=1e-3)
+
+
+def test_a_judge_that_knows_little_rejects_nobody() -> None:
+    worse = answers(-1.0)
+    assert not verdict(worse, held_out=model(1.0, variance=0.01)).passed
+    unsure = verdict(worse, trained=model(1.0, variance=4.0), held_out=model(1.0, variance=4.0))
+    assert unsure.passed
+    assert unsure.figures["held_out_gain"] < 0
 
 
 def test_measures_of_sameness() -> None:

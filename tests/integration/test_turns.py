@@ -1,0 +1,84 @@
+"""Turns share transactions and nothing else: each is durable when its recorder hears so, or refused alone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+from psycopg_pool import PoolTimeout
+
+from feedback.turns import Turns
+from schemas.database import AsyncPool, open_async_pool
+from tests.voting import a_turn, add_keys
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[AsyncPool]:
+    async with open_async_pool(database_url, size=2) as pool:
+        await add_keys(pool)
+        yield pool
+
+
+async def transactions(pool: AsyncPool) -> dict[str, str]:
+    """By turn, the transaction that wrote it."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute("select id, xmin::text as wrote from turns")
+        return {row["id"]: row["wrote"] for row in await cursor.fetchall()}
+
+
+async def test_turns_that_end_together_share_a_transaction(pool: AsyncPool) -> None:
+    turns = Turns(pool)
+    await asyncio.gather(*(turns.record(a_turn(f"chatcmpl-{number}")) for number in range(40)))
+    wrote = await transactions(pool)
+    assert len(wrote) == 40
+    assert len(set(wrote.values())) < 5
+
+
+async def test_each_is_there_when_its_recorder_hears_so(pool: AsyncPool) -> None:
+    turns = Turns(pool)
+
+    async def one(number: int) -> bool:
+        await asyncio.sleep(number % 7 / 1000)
+        await turns.record(a_turn(f"chatcmpl-{number}"))
+        return f"chatcmpl-{number}" in await transactions(pool)
+
+    assert all(await asyncio.gather(*map(one, range(60))))
+
+
+async def test_a_turn_that_cannot_be_kept_is_refused_alone(pool: AsyncPool) -> None:
+    turns = Turns(pool)
+    wrong = a_turn("chatcmpl-wrong")
+    wrong = replace(wrong, replies=wrong.replies * 2)  # the same choice two times
+    batch = [a_turn("chatcmpl-1"), wrong, a_turn("chatcmpl-2")]
+    answers = await asyncio.gather(*map(turns.record, batch), return_exceptions=True)
+    assert answers[0] is answers[2] is None
+    assert isinstance(answers[1], psycopg.errors.UniqueViolation)
+    assert set(await transactions(pool)) == {"chatcmpl-1", "chatcmpl-2"}
+
+
+async def test_who_gave_up_waiting_takes_nobody_along(pool: AsyncPool) -> None:
+    turns = Turns(pool)
+    waiting = [asyncio.create_task(turns.record(a_turn(f"chatcmpl-{number}"))) for number in range(5)]
+    await asyncio.sleep(0)
+    waiting[3].cancel()
+    done = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [isinstance(answer, asyncio.CancelledError) for answer in done] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert {"chatcmpl-0", "chatcmpl-1", "chatcmpl-2", "chatcmpl-4"} <= set(await transactions(pool))
+
+
+async def test_a_database_that_is_away_is_told_to_all(database_url: str) -> None:
+    async with open_async_pool(database_url, size=1) as pool:
+        pool.timeout = 0.2
+        async with pool.connection():  # the only one
+            answers = await asyncio.gather(
+                *(Turns(pool).record(a_turn(f"chatcmpl-{number}")) for number in range(3)),
+                return_exceptions=True,
+            )
+    assert [type(answer) for answer in answers] == [PoolTimeout] * 3
