@@ -1,10 +1,10 @@
 """From the outbox to the broker: every event at least once, each conversation's in the order they happened.
 
 A batch is read in the outbox's own order (`postgres_log` says why), sent with an idempotent producer that
-waits for all replicas, and only then marked with the places the broker gave it. A relay that dies between
-the two sends the batch again; whoever reads counts each event once. Rows stay until every consumer has
-passed them, so a broker that lost its data is given again whatever they had not: when the topic has
-another id, or a place is given twice, or the topic ends before what it had acknowledged or begins behind
+waits for all replicas, and marked with the places the broker gave it while the next one is on its way. A
+relay that dies between sends both again; whoever reads counts each event once. Rows stay until every
+consumer has passed them, so a broker that lost its data is given again whatever they had not: when the topic
+has another id, or a place is given twice, or the topic ends before what it had acknowledged or begins behind
 what the trainer still needs, a new generation of positions begins and every row is unpublished again.
 
 One relay works at a time, by a lock that Postgres drops with the connection; others stand by. Everything
@@ -13,15 +13,16 @@ goes over that one connection: a relay that lost it has lost the lock too, and w
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import psycopg
 import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 from psycopg import Connection
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow, args_row, dict_row
 
 from feedback.broker import connection as broker_connection
 from feedback.broker import ensure_topic
@@ -29,7 +30,7 @@ from feedback.log import Unreadable, read_event
 from schemas.feedback import FeedbackEvent
 from schemas.settings import KafkaSettings
 
-BATCH = 1_000
+BATCH = 2_000
 BATCH_BYTES = 512 * 1024
 """Sent to a partition at once. One request is under way at a time, so that no broker can mix up two."""
 POLL = 0.1
@@ -38,14 +39,17 @@ VERIFY = 5.0
 """Seconds between looks at whether the broker still has what it acknowledged."""
 READ = 5.0
 """Seconds for a broker that answers to give an event back: longer than that, and it does not have it."""
+ARRIVE = 30.0
+"""Seconds for a batch to be acknowledged."""
 PAUSE = 1.0
 """Seconds before the next try when Postgres or the broker is away."""
 _LOCK = 0x5245_4C41
 
 _UNPUBLISHED = """
-select id, conversation_id, event::text
+select id, xid::text as transaction, convert_to(conversation_id, 'UTF8'), convert_to(event::text, 'UTF8')
 from outbox
 where "offset" is null and xid < pg_snapshot_xmin(pg_current_snapshot())
+    and (xid, id) > (%s::xid8, %s::bigint)
 order by xid, id
 limit %s
 """
@@ -77,6 +81,15 @@ order by partition, "offset" desc
 log = structlog.get_logger("relay")
 
 
+class Row(NamedTuple):
+    """An event as it is sent: `conversation` and `event` are bytes from the database to the broker."""
+
+    id: int
+    transaction: str
+    conversation: bytes
+    event: bytes
+
+
 class DataLost(Exception):
     """The broker no longer has what it had acknowledged; says how that shows."""
 
@@ -89,6 +102,7 @@ class Relay:
         self._kafka = kafka
         self._connection = connection
         self._highest: dict[int, int] = {}
+        self._under_way: list[tuple[Row, Any]] = []
         self._verified = 0.0
         arguments = broker_connection(kafka)
         with ExitStack() as clients:
@@ -106,41 +120,46 @@ class Relay:
             clients.callback(self._watcher.close, autocommit=False)
             self.close = clients.pop_all().close
 
-    def step(self) -> int:
-        """Publish one batch, if there is one; returns how many events. Raises KafkaError (nothing is marked:
-        the batch is sent again) and psycopg.OperationalError."""
+    def step(self) -> bool:
+        """Send one batch, if there is one, and mark the one before it, which had until now to arrive; whether
+        there was anything to do. Raises KafkaError (nothing is marked: both are sent again) and
+        psycopg.OperationalError."""
         try:
             if time.monotonic() - self._verified > VERIFY:
                 self._verify()
-            return self._publish()
+            before = self._under_way
+            rows = self._unpublished(before[-1][0] if before else None)
+            self._under_way = [
+                (row, self._producer.send(self._kafka.topic, key=row.conversation, value=row.event))
+                for row in rows
+            ]
+            self._mark(before)
+            return bool(rows or before)
         except DataLost as loss:
             self._begin_generation(str(loss))
-            return 0
+            return True
 
-    def _publish(self) -> int:
-        rows = self._connection.execute(_UNPUBLISHED, [BATCH]).fetchall()
-        sent = [
-            self._producer.send(
-                self._kafka.topic, key=row["conversation_id"].encode(), value=row["event"].encode()
-            )
-            for row in rows
-        ]
-        self._producer.flush()
-        placed = [future.get(timeout=0) for future in sent]
+    def _mark(self, sent: Sequence[tuple[Row, Any]]) -> None:
+        """Write down the places that the broker gave. Raises DataLost."""
+        placed = [future.get(timeout=ARRIVE) for _, future in sent]
         for place in placed:
             if place.offset <= self._highest.get(place.partition, -1):
                 raise DataLost(f"partition {place.partition} gave offset {place.offset} a second time")
             self._highest[place.partition] = place.offset
-        if rows:
+        if sent:
             self._connection.execute(
                 _PUBLISHED,
                 [
-                    [row["id"] for row in rows],
+                    [row.id for row, _ in sent],
                     [place.partition for place in placed],
                     [place.offset for place in placed],
                 ],
             )
-        return len(rows)
+
+    def _unpublished(self, after: Row | None = None) -> list[Row]:
+        place = [after.transaction, after.id] if after else ["0", 0]
+        with self._connection.cursor(binary=True, row_factory=args_row(Row)) as cursor:
+            return cursor.execute(_UNPUBLISHED, [*place, BATCH]).fetchall()
 
     def _verify(self) -> None:
         """Raises DataLost."""
@@ -192,6 +211,7 @@ class Relay:
                 {"topic": self._kafka.topic, "topic_id": self._topic_id, "reason": reason},
             )
         self._highest.clear()
+        self._under_way = []
         log.warning("a new generation of the log", topic=self._kafka.topic, reason=reason)
 
 
@@ -201,7 +221,7 @@ def run(url: str, kafka: KafkaSettings, stopping: threading.Event) -> None:
         try:
             with _active(url, kafka, stopping) as relay:
                 while relay is not None and not stopping.is_set():
-                    if relay.step() == 0:
+                    if not relay.step():
                         stopping.wait(POLL)
         except psycopg.OperationalError as error:
             log.warning("database is away", error=type(error).__name__)
