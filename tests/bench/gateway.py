@@ -34,7 +34,7 @@ from tests.service import PROBE, Registry, write_base
 CONNECTIONS = 8
 SECONDS = 5.0
 ROUNDS = 3
-LITELLM = "litellm[proxy]==1.81.0"
+LITELLM = "litellm[proxy]==1.106.2"
 
 
 @contextmanager
@@ -68,6 +68,7 @@ def publish_base(settings: Settings) -> None:
     directory = settings.policies_dir / settings.project / BASE
     directory.parent.mkdir(parents=True)
     write_adapter(Path(settings.model), directory, 0)
+    (directory / "README.md").unlink(missing_ok=True)
     probe = Probe(token_ids=PROBE, logprobs=constant, base_logprobs=constant)
     Registry(settings).announce(BASE, directory, parent=None, probe=probe, state="live")
 

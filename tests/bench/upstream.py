@@ -45,7 +45,8 @@ def _stream() -> bytes:
                 )
             )
         )  # fmt: skip
-    return b"".join(events) + b"data: [DONE]\n\n"
+    chunks = [*events, b"data: [DONE]\n\n", b""]
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
 
 
 def _whole() -> bytes:
@@ -67,8 +68,8 @@ def _whole() -> bytes:
     ).encode()  # fmt: skip
 
 
-def _answer(body: bytes, kind: str = "application/json") -> bytes:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+def _answer(body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -76,7 +77,10 @@ class Upstream(asyncio.Protocol):
     """One connection."""
 
     loaded: set[str] = set()  # noqa: RUF012  (of the whole process, on purpose)
-    stream = _answer(_stream(), "text/event-stream")
+    stream = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + _stream()
+    )
     whole = _answer(_whole())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
