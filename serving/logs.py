@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -50,6 +51,8 @@ class RequestLog:
                 await fail(InvalidRequest("The address holds a NUL.", code="invalid_text"))
             else:
                 await self._app(scope, receive, named)
+        except ClientDisconnect:  # before it had sent its whole request
+            log.info("client_gone")
         except Exception:
             log.exception("request_failed")
             if status:

@@ -1,9 +1,9 @@
-"""All figures, one bench after the other: `python -m tests.bench`. About an hour and a half on two cores."""
+"""All figures, one bench after the other: `python -m tests.bench`. About an hour and three quarters on two cores."""
 
 import subprocess
 import sys
 
-BENCHES = ("start", "memory", "swaps", "learning")
+BENCHES = ("start", "memory", "swaps", "votes", "gateway", "relay", "sockets", "learning")
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from serving.logs import RequestLog
 from serving.metrics import Metrics
@@ -29,3 +30,16 @@ async def test_a_bug_is_answered_with_an_id_that_is_in_the_log(capsys: pytest.Ca
     assert request_id in capsys.readouterr().out
     assert (b"x-request-id", request_id.encode()) in sent[0]["headers"]
     assert b'code="internal_error"} 1.0' in state.metrics.text()
+
+
+async def test_a_client_that_leaves_within_its_request_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    async def reading(scope: Any, receive: Any, send: Any) -> None:
+        raise ClientDisconnect
+
+    state = SimpleNamespace(metrics=Metrics())
+    scope = {"type": "http", "path": "/v1/feedback", "query_string": b"", "method": "POST", "headers": []}
+    await RequestLog(reading, state)(scope, None, None)  # type: ignore[arg-type]
+    said = capsys.readouterr().out
+    assert "client_gone" in said
+    assert "Traceback" not in said
+    assert b"internal_error" not in state.metrics.text()
