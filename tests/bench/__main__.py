@@ -1,4 +1,4 @@
-"""All figures, one bench after the other: `python -m tests.bench`. About an hour and three quarters on two cores."""
+"""All figures, one bench after the other: `python -m tests.bench`. Nearly two hours on two cores."""
 
 import subprocess
 import sys
