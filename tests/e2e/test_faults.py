@@ -3,6 +3,8 @@ or out of order, the service is soon back, and it goes on learning."""
 
 from pathlib import Path
 
+import pytest
+
 from tests import faults
 from tests.broker import Broker
 from tests.installation import Installation
@@ -11,6 +13,7 @@ FAULTS = 50
 SEED = 7
 
 
+@pytest.mark.timeout(900)
 def test_nothing_acknowledged_is_lost_and_learning_goes_on(tmp_path: Path) -> None:
     broker = Broker()
     broker.start()

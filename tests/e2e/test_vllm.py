@@ -39,6 +39,7 @@ def refusal(installation: Installation, **fields: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timeout(600)
 def test_the_loop_turns_on_vllm(tmp_path: Path) -> None:
     with Installation(tmp_path, **SETTINGS) as installation:
         reply = chat(installation, logprobs=True, seed=3)
