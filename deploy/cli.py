@@ -58,7 +58,9 @@ def serve() -> None:
     from serving.app import serve as run
 
     with prepared(_with_own_database("Serving")) as settings:
-        print("\n".join(keys_shown(keys(settings))), end="", flush=True)
+        made = keys(settings)
+        if settings.admin_key is None:  # else its owner knows it, and it does not belong into a log
+            print("\n".join(keys_shown(made)), flush=True)
         run(settings)
 
 

@@ -11,9 +11,15 @@ _BACKLOG = """
 select count(*) filter (where "offset" is null) as unpublished,
     coalesce(extract(epoch from now() - min(created_at) filter (where "offset" is null)), 0)::float8 as age,
     count(*) filter (where "offset" is not null) as kept,
-    coalesce((select sum(place) from (
-        select max("offset") + 1 as place from outbox where "offset" is not null group by partition
-    ) as places), 0)::bigint as published,
+    coalesce((select sum(highest) from (
+        select max(place) as highest from (
+            select partition, "offset" + 1 as place from outbox where "offset" is not null
+            union all
+            select partition, split_part(position, ':', 2)::bigint from positions
+            where log = 'kafka' and split_part(position, ':', 1)::integer
+                = (select max(generation) from generations where topic = %(topic)s)
+        ) as places group by partition
+    ) as partitions), 0)::bigint as published,
     (select count(*) from generations where topic = %(topic)s) as generations,
     (select count(*) from dead_letters) as unreadable
 from outbox

@@ -36,7 +36,8 @@ class Turns:
         self._writing: asyncio.Task[None] | None = None
 
     async def record(self, turn: Turn) -> None:
-        """Keep a turn with its replies; durable on return. Raises psycopg.Error and PoolTimeout."""
+        """Keep a turn with its replies; durable on return. Raises psycopg.Error and PoolTimeout, and
+        whatever a value says that cannot be written."""
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, durable))
         if self._writing is None:
@@ -58,11 +59,11 @@ class Turns:
         problem: Exception | None = None
         try:
             await self._transaction([turn for turn, _ in batch])
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, PoolTimeout) as error:
             problem = error
-        except PoolTimeout as error:
-            problem = error
-        except psycopg.Error as error:  # of one turn, which must not take the others with it
+        except (
+            Exception
+        ) as error:  # of one turn, which must neither take the others with it nor leave them waiting
             if len(batch) > 1:
                 for each in batch:
                     await self._insert([each])

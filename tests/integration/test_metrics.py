@@ -42,6 +42,18 @@ def test_how_far_the_relay_is_behind(database_url: str) -> None:
     assert found["hearken_log_unreadable"] == 0
 
 
+def test_what_was_published_stays_counted_when_it_was_passed(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "insert into generations (topic, generation, reason) values ('t', 1, 'new'), ('t', 2, '')"
+        )
+        connection.execute(
+            "insert into positions (consumer, log, partition, position) values"
+            " ('trainer', 'kafka', 0, '2:30'), ('other', 'kafka', 0, '2:12'), ('trainer', 'kafka', 1, '1:99')"
+        )
+    assert shown(backlog(database_url, "t"))["hearken_relay_published_total"] == 30
+
+
 def test_nothing_to_relay(database_url: str) -> None:
     found = shown(backlog(database_url, "hearken.feedback.v1"))
     assert found["hearken_relay_unpublished"] == found["hearken_relay_oldest_seconds"] == 0

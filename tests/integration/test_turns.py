@@ -48,12 +48,15 @@ async def test_each_is_there_when_its_recorder_hears_so(pool: AsyncPool) -> None
 
 async def test_a_turn_that_cannot_be_kept_is_refused_alone(pool: AsyncPool) -> None:
     turns = Turns(pool)
-    wrong = a_turn("chatcmpl-wrong")
-    wrong = replace(wrong, replies=wrong.replies * 2)  # the same choice two times
-    batch = [a_turn("chatcmpl-1"), wrong, a_turn("chatcmpl-2")]
-    answers = await asyncio.gather(*map(turns.record, batch), return_exceptions=True)
-    assert answers[0] is answers[2] is None
+    twice = a_turn("chatcmpl-twice")
+    twice = replace(twice, replies=twice.replies * 2)  # the same choice two times
+    broken = a_turn("chatcmpl-broken", replies=("half a pair: \ud83d",))
+    batch = [a_turn("chatcmpl-1"), twice, broken, a_turn("chatcmpl-2")]
+    recording = asyncio.gather(*map(turns.record, batch), return_exceptions=True)
+    answers = await asyncio.wait_for(recording, 10)
+    assert answers[0] is answers[3] is None
     assert isinstance(answers[1], psycopg.errors.UniqueViolation)
+    assert isinstance(answers[2], UnicodeEncodeError)
     assert set(await transactions(pool)) == {"chatcmpl-1", "chatcmpl-2"}
 
 
