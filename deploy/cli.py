@@ -152,6 +152,29 @@ def simulate(
 
 
 @app.command()
+def rebuild(policy: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Train POLICY again from what is kept of it, and compare. Exit code 0: the same, or as good as."""
+    from dataclasses import asdict
+
+    from deploy.prepare import prepared
+    from schemas.database import open_pool
+    from trainer.rebuild import rebuild as run
+
+    with prepared(load(data_dir=data_dir)) as settings, open_pool(settings.database_url or "") as pool:
+        found = run(settings, pool, policy)
+    if as_json:
+        print(json.dumps(asdict(found)))
+    elif found.identical:
+        print(f"{policy} was rebuilt, byte by byte.")
+    else:
+        print(
+            f"{policy} was rebuilt with other bytes: its logprobs are {found.distance:.4f} nats a token off, "
+            f"{'within' if found.alike else 'beyond'} the tolerance of {found.tolerance}."
+        )
+    raise typer.Exit(0 if found.alike else 1)
+
+
+@app.command()
 def policies(data_dir: DataDir = None, as_json: Json = False) -> None:
     """List the policies, newest first; the arrow marks the live one."""
 

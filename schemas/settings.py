@@ -101,10 +101,14 @@ class RewardSettings(BaseModel):
 
 
 class RLSettings(BaseModel):
-    """The policy gradient."""
+    """How the policy is improved."""
 
     model_config = ConfigDict(extra="forbid")
 
+    algorithm: Literal["rloo", "grpo", "online_dpo", "dpo", "kto"] = Field(
+        "rloo",
+        description="rloo, grpo, online_dpo: samples and the reward model; dpo, kto: the votes themselves",
+    )
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA α")
     learning_rate: float = Field(2e-3, gt=0, description="of AdamW, at its highest in a round")

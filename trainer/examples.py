@@ -5,16 +5,26 @@ from the next round on.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from typing import Any
 
 from schemas.database import Pool
+from schemas.errors import HearkenError
 from trainer.backbone import Backbone
 from trainer.likelihood import Votes
 
 MOST_EXAMPLES = 20_000
 """The newest votes that a round learns from; older ones have shaped the policies before."""
+
+
+class Erased(HearkenError):
+    """Some of the votes or prompts that a round learned from are gone: erased, or older than what is kept."""
+
+    def __init__(self, what: str, gone: int, of: int) -> None:
+        super().__init__(f"{gone} of the {of} {what} that it was trained on are gone.")
+
 
 Key = tuple[str, str]
 """A reply's name: its turn, and its choice or the feedback that wrote it."""
@@ -67,6 +77,42 @@ class Corpus:
                     votes.thumb(rater, about, up=False)
         return votes, keys
 
+    def pairs(self, examples: Iterable[Example]) -> list[tuple[Key, Key]]:
+        """Of replies to one prompt, the better one first: as ranked or edited, or thumbed up and down by one
+        person."""
+        found: list[tuple[Key, Key]] = []
+        thumbs: dict[tuple[str, str], dict[str, list[Key]]] = {}
+        for example in examples:
+            if example.type == "edit":
+                found.append((example.about[0], example.about[1]))
+            elif example.type == "thumb":
+                mine = thumbs.setdefault((example.turn_id, example.rater), {"up": [], "down": []})
+                mine[example.value["value"]].append(example.about[0])
+            else:
+                groups = [[example.about[choice] for choice in group] for group in example.value["ranking"]]
+                for better, worse in combinations(groups, 2):
+                    found += product(better, worse)
+        for mine in thumbs.values():
+            found += product(mine["up"], mine["down"])
+        return found
+
+    def judged(self, examples: Iterable[Example]) -> list[tuple[Key, bool]]:
+        """Replies that were called good or not: by thumbs; an edit and what it replaced; the first and the
+        last of a ranking, or all of them where none was good enough."""
+        found: list[tuple[Key, bool]] = []
+        for example in examples:
+            if example.type == "edit":
+                found += [(example.about[0], True), (example.about[1], False)]
+            elif example.type == "thumb":
+                found.append((example.about[0], example.value["value"] == "up"))
+            elif not example.value["acceptable"]:
+                found += [(key, False) for key in example.about]
+            elif len(example.value["ranking"]) > 1:
+                groups = example.value["ranking"]
+                found += [(example.about[choice], True) for choice in groups[0]]
+                found += [(example.about[choice], False) for choice in groups[-1]]
+        return found
+
 
 def fold_of(turn_id: str, folds: int) -> int:
     """Which fold a turn, its prompt and all votes on it belong to."""
@@ -82,17 +128,34 @@ def count(pool: Pool, project: str) -> int:
     return int(row["votes"]) if row else 0
 
 
-def load(pool: Pool, project: str, backbone: Backbone) -> Corpus:
+def standing(pool: Pool, project: str) -> list[str]:
     """The newest MOST_EXAMPLES votes that stand and whose turns are still there, oldest first."""
     with pool.connection() as connection:
         rows = connection.execute(
-            "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater,"
-            " e.first_policy, f.text, t.prompt_token_ids"
-            " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
+            "select e.event_id from examples e join turns t on t.id = e.turn_id"
+            " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.ended_by is null and e.type <> 'signal'"
             " order by e.created_at desc, e.event_id limit %s",
             [project, MOST_EXAMPLES],
         ).fetchall()
+    return [row["event_id"] for row in reversed(rows)]
+
+
+def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) -> Corpus:
+    """The votes of these events, in their order, whether they still stand or not. Raises Erased when some, or
+    what they are about, are gone."""
+    with pool.connection() as connection:
+        found = connection.execute(
+            "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater,"
+            " e.first_policy, f.text, t.prompt_token_ids"
+            " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
+            " where e.project = %s and e.event_id = any(%s)",
+            [project, list(events)],
+        ).fetchall()
+        by_event = {row["event_id"]: row for row in found}
+        rows = [by_event[event] for event in events if event in by_event]
+        if len(rows) < len(events):
+            raise Erased("votes", len(events) - len(rows), len(events))
         turns = list({row["turn_id"] for row in rows})
         answers = connection.execute(
             "select turn_id, choice, token_ids from replies where turn_id = any(%s) order by turn_id, choice",
@@ -107,7 +170,7 @@ def load(pool: Pool, project: str, backbone: Backbone) -> Corpus:
             replies[key] = Reply(prompts[answer["turn_id"]], answer["token_ids"])
         choices.setdefault(answer["turn_id"], []).append(key)
     examples = []
-    for row in reversed(rows):
+    for row in rows:
         about = choices.get(row["turn_id"], [])
         if row["type"] != "ranking":
             about = [key for key in about if key[1] == str(row["choice"])]
@@ -125,12 +188,25 @@ def load(pool: Pool, project: str, backbone: Backbone) -> Corpus:
     return Corpus(examples, replies)
 
 
-def recent_prompts(pool: Pool, project: str, limit: int) -> list[tuple[str, list[int]]]:
-    """(turn, prompt token ids) of the newest `limit` turns, newest first, each prompt once."""
+def recent_turns(pool: Pool, project: str, limit: int) -> list[str]:
+    """The newest `limit` turns, newest first; of those with the same prompt only the newest."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select id, prompt_token_ids from turns where project = %s order by created_at desc, id limit %s",
             [project, limit],
         ).fetchall()
     unique = {tuple(row["prompt_token_ids"]): row["id"] for row in reversed(rows)}
-    return [(turn, list(prompt)) for prompt, turn in reversed(unique.items())]
+    return list(reversed(unique.values()))
+
+
+def prompts(pool: Pool, project: str, turns: Sequence[str]) -> dict[str, list[int]]:
+    """The prompts' token ids by turn, in the order of `turns`. Raises Erased when some are gone."""
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select id, prompt_token_ids from turns where project = %s and id = any(%s)",
+            [project, list(turns)],
+        ).fetchall()
+    found = {row["id"]: list(row["prompt_token_ids"]) for row in rows}
+    if len(found) < len(turns):
+        raise Erased("prompts", len(turns) - len(found), len(turns))
+    return {turn: found[turn] for turn in turns}

@@ -1,11 +1,11 @@
-"""The policy gradient of one round: from the adapter as it is to a better one, on prompts that people sent.
+"""The learning of one round: from the adapter as it is to a better one, on prompts that people sent.
 
-A step samples k replies to each of a few prompts and moves the adapter once towards those of more reward
-than the others (RLOO: Ahmadian et al. 2024), each token less β times what it costs in KL to the base. The
-guard looks at every step's samples before it moves on: above the KL budget it goes back to the last step
-that was below and goes on half as boldly, but not for ever; and now and then it asks whether knowledge was
-lost. What a round hands on is the mean of its last steps (Polyak and Juditsky 1992): each step is noisy,
-and the noise costs KL and buys nothing.
+A step samples k replies to each of a few prompts and moves the adapter once as its objective says
+(`objectives`): by default towards those of more reward than the others (RLOO: Ahmadian et al. 2024), each
+token less β times what it costs in KL to the base. The guard looks at every step's samples before it moves
+on: above the KL budget it goes back to the last step that was below and goes on half as boldly, but not for
+ever; and now and then it asks whether knowledge was lost. What a round hands on is the mean of its last steps
+(Polyak and Juditsky 1992): each step is noisy, and the noise costs KL and buys nothing.
 """
 
 import ctypes
@@ -16,15 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from schemas.settings import RLSettings
 from trainer import features, losses
-from trainer.backbone import Backbone, Padded
+from trainer.backbone import Backbone
 from trainer.features import Views
-from trainer.rollouts import Rollout, sample
+from trainer.objectives import MICRO_BATCH, Objective, Samples, by_length
+from trainer.rollouts import Rollout, Sampler
 
-MICRO_BATCH = 16
 GUARD_STEPS = 4
 AVERAGED = 3
 Reward = Callable[[Views], Tensor]
@@ -44,10 +43,11 @@ class Step:
 
 @dataclass
 class Improvement:
-    """The steps taken; `stopped` says why the round ended early, if it did."""
+    """The steps taken, and every step's samples; `stopped` says why the round ended early, if it did."""
 
     steps: list[Step] = field(default_factory=list)
     stopped: str | None = None
+    rollouts: list[list[Rollout]] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
         return {"steps": [asdict(step) for step in self.steps], "stopped": self.stopped}
@@ -63,16 +63,20 @@ class Measured:
 
 @torch.no_grad()
 def measure(
-    backbone: Backbone, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+    at_once: int = MICRO_BATCH,
 ) -> Measured:
-    """One pass of the base over replies to prompts, row by row."""
+    """One pass of the base over replies to prompts, `at_once` at a time: with whom a reply shares a batch
+    shows in its last bits."""
     layers = features.chosen_layers(backbone)
     order = by_length(prompts, replies)
     base_logprobs: list[list[float]] = [[] for _ in replies]
     parts: list[Views] = []
     with backbone.reference():
-        for start in range(0, len(order), MICRO_BATCH):
-            rows = order[start : start + MICRO_BATCH]
+        for start in range(0, len(order), at_once):
+            rows = order[start : start + at_once]
             batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             logprobs_BR, hidden = backbone.logprobs_and_hidden(batch, layers)
             parts.append(features.of_batch(batch, hidden))
@@ -90,22 +94,20 @@ def cost(rollouts: Sequence[Rollout], measured: Measured) -> Tensor:
     return losses.kl_per_reply(sampler_BT, base_BT, mask_BT)
 
 
-def by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> list[int]:
-    """Row numbers, so that neighbours are of like length."""
-    return sorted(range(len(replies)), key=lambda row: (len(replies[row]), len(prompts[row])))
-
-
 def improve(
     backbone: Backbone,
     prompts: Sequence[list[int]],
     reward: Reward,
     rl: RLSettings,
     generator: torch.Generator,
-    report: Callable[[int, Step], None],
+    objective: Objective,
+    sampler: Sampler,
+    report: Callable[[int, Step], None] = lambda number, step: None,
     guard: Callable[[], str | None] = lambda: None,
 ) -> Improvement:
-    """Train the backbone's adapter for at most `rl.steps` steps; `report` hears of each. `guard` is asked
-    every GUARD_STEPS steps whether something was lost, and what: then those steps are taken back."""
+    """Train the backbone's adapter for at most `rl.steps` steps; `generator` draws the prompts, `report`
+    hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
+    those steps are taken back."""
     optimizer = torch.optim.AdamW(
         backbone.trainable(), lr=rl.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
     )
@@ -115,8 +117,8 @@ def improve(
     latest: deque[list[Tensor]] = deque(maxlen=AVERAGED)
     for number in range(rl.steps):
         chosen = _draw(prompts, rl.prompts, generator)
-        with backbone.merged():
-            rollouts = sample(backbone, chosen, rl.replies, rl.max_tokens, generator)
+        rollouts = sampler(chosen)
+        result.rollouts.append(rollouts)
         rows = [chosen[rollout.prompt] for rollout in rollouts]
         measured = measure(backbone, rows, [rollout.token_ids for rollout in rollouts])
         kl_B = cost(rollouts, measured)
@@ -134,14 +136,14 @@ def improve(
         result.steps.append(step)
         good = backbone.snapshot()
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
-        rewards_B = raw_B - rl.unended_penalty * unfinished_B
-        advantages_B = losses.leave_one_out(rewards_B.view(len(chosen), rl.replies)).view(-1)
+        rewards_PK = (raw_B - rl.unended_penalty * unfinished_B).view(len(chosen), rl.replies)
+        beta, kl = kl_penalty(step.kl, rl), float(kl_B.mean())
+        objective.descend(backbone, Samples(rows, rollouts, rewards_PK, measured.base_logprobs, beta, kl))
+        torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = boldness * learning_rate(number, rl)
-        _move(
-            backbone, optimizer, rows, rollouts, advantages_B, measured.base_logprobs,
-            kl_penalty(step.kl, rl), rl,
-        )  # fmt: skip
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         release_memory()
         if not all(bool(weight.isfinite().all()) for weight in backbone.trainable()):
             backbone.restore(good)
@@ -195,39 +197,3 @@ def _summary(rollouts: Sequence[Rollout], reward_B: Tensor, kl_B: Tensor) -> Ste
         length=round(tokens / len(rollouts), 1),
         ended=round(sum(rollout.ended for rollout in rollouts) / len(rollouts), 3),
     )
-
-
-def _move(
-    backbone: Backbone,
-    optimizer: torch.optim.Optimizer,
-    rows: Sequence[list[int]],
-    rollouts: Sequence[Rollout],
-    advantages_B: Tensor,
-    base_logprobs: Sequence[Sequence[float]],
-    beta: float,
-    rl: RLSettings,
-) -> None:
-    """One step of the optimiser on a batch of rollouts, in micro-batches of like length."""
-    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-    order = by_length(rows, [rollout.token_ids for rollout in rollouts])
-    for start in range(0, len(order), MICRO_BATCH):
-        part = order[start : start + MICRO_BATCH]
-        batch = backbone.pad([rows[row] for row in part], [rollouts[row].token_ids for row in part])
-        sampler_BR = _like(batch, [rollouts[row].logprobs for row in part])
-        base_BR = _like(batch, [base_logprobs[row] for row in part])
-        logprobs_BR = backbone.logprobs_BR(batch)
-        loss = losses.policy_gradient(
-            logprobs_BR, logprobs_BR.detach(), sampler_BR,
-            losses.less_kl(advantages_B[part].to(backbone.device), logprobs_BR, base_BR, beta),
-            batch.reply_mask_BR, clip=rl.clip, truncation=rl.truncation,
-        )  # fmt: skip
-        (loss * batch.reply_mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _like(batch: Padded, values: Sequence[Sequence[float]]) -> Tensor:
-    """(B, R) one value for each reply token of the batch, zeros where padded."""
-    values_BT, _ = losses.padded(values)
-    return pad(values_BT, (0, batch.reply_length - values_BT.shape[1])).to(batch.reply_mask_BR)

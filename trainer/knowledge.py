@@ -13,10 +13,16 @@ from pathlib import Path
 
 import torch
 
-from schemas.settings import GateSettings
+from schemas.settings import GateSettings, TrainerSettings
 from trainer.backbone import Backbone
 from trainer.rollouts import sample
 from trainer.starter import MODEL_DIR
+
+GUARD_PROBES = 96
+"""Probes asked while training, once each; the gate asks them all."""
+
+ASKED, BASE_ASKED = 2, 3
+"""How often the gate asks a candidate and, once and for all, the base each probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,42 @@ def ask(
     replies = sample(backbone, prompts, times, max_tokens, generator)
     right = [probes[reply.prompt].right(backbone.decode(reply.token_ids)) for reply in replies]
     return [sum(right[start : start + times]) / times for start in range(0, len(right), times)]
+
+
+class Exam:
+    """A base model's probes, and how well it answers them itself."""
+
+    def __init__(self, backbone: Backbone, settings: TrainerSettings) -> None:
+        self._backbone = backbone
+        self._settings = settings
+        self._tokens = settings.rl.max_tokens
+        self._probes = load(backbone.directory, settings.gate, settings.seed)
+        self._base: list[float] = []
+
+    def of_base(self) -> list[float]:
+        """Asked once and for all, and always the same."""
+        if not self._base:
+            generator = torch.Generator().manual_seed(self._settings.seed)
+            with self._backbone.reference():
+                self._base = ask(self._backbone, self._probes, BASE_ASKED, self._tokens, generator)
+        return self._base
+
+    def of_adapter(self, generator: torch.Generator) -> list[float]:
+        """By the backbone's adapter as it is now."""
+        with self._backbone.merged():
+            return ask(self._backbone, self._probes, ASKED, self._tokens, generator)
+
+    def lost(self, generator: torch.Generator) -> str | None:
+        """What the guard says: that more knowledge was lost than the gate allows and chance explains."""
+        probes = self._probes[:GUARD_PROBES]
+        if not probes:
+            return None
+        with self._backbone.merged():
+            knows = ask(self._backbone, probes, 1, self._tokens, generator)
+        lost, error = loss(self.of_base()[: len(probes)], knows)
+        if lost - 2 * error <= self._settings.gate.knowledge_loss:
+            return None
+        return f"{lost:.1%} ± {error:.1%} of {len(probes)} probes are known no more"
 
 
 def loss(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:

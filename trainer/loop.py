@@ -7,8 +7,9 @@ passes; record the round whatever came of it. The next round keeps back another 
 learned from.
 
 A trainer may be killed anywhere: votes are safe in the log, a policy is published whole or not at all, and
-a round that was cut off is closed as failed by whoever works next: of several trainers one is active and the
-others stand by. Nothing here touches what is served: the swap in serving takes published policies live.
+a round that was cut off is closed as failed by whoever works next, and done again from the same inputs: of
+several trainers one is active and the others stand by. Nothing here touches what is served: the swap in
+serving takes published policies live.
 """
 
 import time
@@ -24,29 +25,25 @@ from feedback.log import Log, open_log
 from schemas.database import Pool, open_pool
 from schemas.errors import StartError
 from schemas.settings import Settings
-from trainer import examples, gate, knowledge, publish, record, reward_model
+from trainer import examples, gate, publish, record, reward_model
 from trainer.backbone import Backbone
-from trainer.examples import Corpus, Example, Key
-from trainer.features import Views
-from trainer.improve import Step, improve, measure
+from trainer.gate import Answers
+from trainer.improve import Step
 from trainer.ingest import ingest, positions
+from trainer.inputs import Inputs
+from trainer.knowledge import Exam
 from trainer.reward_model import RewardModel
+from trainer.round import Round, Seen
 from trainer.standby import Standby
 
 POLL = 0.5
 """Seconds between looks at the log."""
 
-BASE_PROMPTS, BASE_REPLIES = 64, 4
-"""What the base says to recent prompts sets the scale of the reward."""
-
-GUARD_PROBES = 96
-"""Probes asked while training, once each; the gate asks them all."""
-
-ASKED, BASE_ASKED = 2, 3
-"""How often the gate asks a candidate and, once and for all, the base each probe."""
-
 RECENT_TURNS = 1024
 """Turns whose prompts are practised on."""
+
+MOST_ATTEMPTS = 3
+"""How often a round is begun whose trainer dies."""
 
 SETTLE = 10.0
 """Seconds to wait for a published policy to go live, so that the next round starts from it."""
@@ -88,12 +85,11 @@ class Trainer:
         self.log = votes
         self.standby = Standby(settings.database_url or "", settings.project)
         self.backbone = Backbone(Path(settings.model), settings.trainer.rl)
-        self.views: dict[Key, Views] = {}
-        self.base_knows: list[float] = []
+        self.seen = Seen(self.backbone)
+        self.exam = Exam(self.backbone, settings.trainer)
+        self._unfinished = settings.rounds_dir / settings.project / "unfinished.json"
         self.last_round = time.monotonic()
         self.working = False
-        gate_settings = settings.trainer.gate
-        self.probes = knowledge.load(self.backbone.directory, gate_settings, settings.trainer.seed)
         log.info("trainer ready", project=settings.project, base=self.backbone.digest[:12])
 
     def active(self) -> bool:
@@ -141,10 +137,13 @@ class Trainer:
         self.last_round = started = time.monotonic()
         project = self.settings.project
         parent, directory = self._live()
+        cut_off = Inputs.read(self._unfinished) if record.was_cut_off(self.pool, project) else None
         round_id, number = record.begin(self.pool, project, parent)
         figures: dict[str, Any] = {"votes": examples.count(self.pool, project), "parent": parent}
         try:
-            outcome, reason = self._round(round_id, number, parent, directory, figures)
+            inputs = self._inputs(number, parent, cut_off)
+            figures["votes"] = inputs.votes
+            outcome, reason = self._round(round_id, number, directory, inputs, figures)
         except (psycopg.OperationalError, publish.Overtaken):
             raise
         except Exception as error:  # whatever it was, the next votes get another chance
@@ -152,77 +151,86 @@ class Trainer:
             outcome, reason = "failed", f"{type(error).__name__}: {error}"
         figures["seconds"] = round(time.monotonic() - started, 1)
         record.finish(self.pool, self.settings, round_id, number, outcome, reason, figures)
+        self._unfinished.unlink(missing_ok=True)
         say = log.error if outcome == "failed" else log.info
         say("round ended", round=number, outcome=outcome, reason=reason, seconds=figures["seconds"])
         return outcome
 
     def _round(
-        self, round_id: int, number: int, parent: str, directory: Path, figures: dict[str, Any]
+        self, round_id: int, number: int, directory: Path, inputs: Inputs, figures: dict[str, Any]
     ) -> tuple[str, str | None]:
-        settings, backbone = self.settings.trainer, self.backbone
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
-        read_to = positions(self.pool)
-        corpus = examples.load(self.pool, self.settings.project, backbone)
-        fold, folds = number % settings.gate.folds, settings.gate.folds
-        training = [example for example in corpus.examples if example.fold(folds) != fold]
-        held_out = [example for example in corpus.examples if example.fold(folds) == fold]
-        sent = examples.recent_prompts(self.pool, self.settings.project, RECENT_TURNS)
-        practice = [prompt for turn, prompt in sent if examples.fold_of(turn, folds) != fold]
-        exam = [prompt for turn, prompt in sent if examples.fold_of(turn, folds) == fold] or practice
+        settings, backbone, project = self.settings.trainer, self.backbone, self.settings.project
+        work = Round(
+            backbone,
+            settings,
+            inputs,
+            examples.load(self.pool, project, backbone, inputs.events),
+            examples.prompts(self.pool, project, inputs.turns),
+        )
         figures |= {
-            "examples": len(training),
-            "examples_new": sum(not example.learned for example in training),
-            "held_out": len(held_out),
-            "held_out_unseen": sum(not example.learned for example in held_out),
-            "prompts": len(practice),
+            "examples": len(work.training),
+            "examples_new": sum(not example.learned for example in work.training),
+            "held_out": len(work.held_out),
+            "held_out_unseen": sum(not example.learned for example in work.held_out),
+            "prompts": len(work.practice),
         }
-        if not practice:
-            return "skipped", "no prompts to practise on"
-        if not corpus.votes(training)[0].says_something():
-            return "skipped", "the votes say nothing yet: all thumbs alike, and no ranking or edit"
-        log.info("round begins", round=number, parent=parent, examples=len(training), held_out=len(held_out))
+        if (why := work.useless()) is not None:
+            return "skipped", why
+        log.info(
+            "round begins", round=number, parent=inputs.parent, examples=len(work.training),
+            held_out=len(work.held_out),
+        )  # fmt: skip
 
-        backbone.load_adapter(directory)
-        tokens = settings.rl.max_tokens
-        exam = exam[: settings.gate.prompts]
-        live = gate.answer(backbone, exam, gate.REPLIES, tokens, generator)
-        base = gate.answer(backbone, practice[:BASE_PROMPTS], BASE_REPLIES, tokens, generator, of_base=True)
-        if not self.base_knows:
-            with backbone.reference():
-                self.base_knows = knowledge.ask(backbone, self.probes, BASE_ASKED, tokens, generator)
-
-        self._see(corpus)
-        model = self._fit(corpus, training, base.views, generator)
-        judge = self._fit(corpus, held_out, base.views, generator)
-        assert model is not None  # noqa: S101  (the training votes say something)
-        figures["reward_model"] = self._skill(model, corpus, held_out)
+        def answer(purpose: str) -> Answers:
+            """What the adapter says, as it is now, to the prompts that were held out."""
+            return gate.answer(
+                backbone, work.exam, gate.REPLIES, settings.rl.max_tokens, work.generator(purpose)
+            )
 
         def report(step: int, seen: Step) -> None:
             log.info("step", round=number, step=step, reward=seen.reward, kl=seen.kl, length=seen.length)
 
-        improvement = improve(
-            backbone, practice, model.reward, settings.rl, generator, report, lambda: self._lost(generator)
-        )
-        figures["improvement"] = improvement.figures()
-
-        candidate = gate.answer(backbone, exam, gate.REPLIES, tokens, generator)
-        with backbone.merged():
-            knows = knowledge.ask(backbone, self.probes, ASKED, tokens, generator)
+        backbone.load_adapter(directory)
+        live = answer("live")
+        learned = work.learn(self.seen, self.exam, work.sampler(), report)
+        figures["reward_model"] = self._skill(learned.model, work)
+        figures["improvement"] = learned.improvement.figures()
+        knows = (self.exam.of_adapter(work.generator("knowledge")), self.exam.of_base())
         verdict = gate.judge(
-            candidate, live, base, model, judge, (knows, self.base_knows), settings.gate, settings.rl
-        )
+            answer("candidate"), live, learned.base, learned.model, learned.judge, knows, settings.gate,
+            settings.rl,
+        )  # fmt: skip
         figures["gate"] = verdict.as_json()
         log.info("gate", round=number, passed=verdict.passed, **verdict.figures)
         if not verdict.passed:
             return "rejected", "; ".join(verdict.reasons)
-        event_ids = [example.event_id for example in training]
+        event_ids = [example.event_id for example in work.training]
         manifest = publish.write(
-            backbone, self.settings, number, parent=parent, log_positions=read_to,
-            event_ids=event_ids, metrics={"gate": verdict.figures, **improvement.figures()},
+            backbone, self.settings, number, inputs, learned.improvement.rollouts, event_ids,
+            {"gate": verdict.figures, **learned.improvement.figures()},
         )  # fmt: skip
         publish.announce(self.pool, self.settings, manifest, event_ids, round_id, verdict.as_json())
         figures["policy"] = manifest.id
         return "published", None
+
+    def _inputs(self, number: int, parent: str, cut_off: Inputs | None) -> Inputs:
+        """Of the round that begins: those of one that was cut off, if it can be done again, else what there
+        is now."""
+        if cut_off is not None and cut_off.parent == parent and cut_off.attempts < MOST_ATTEMPTS:
+            inputs = cut_off.model_copy(update={"attempts": cut_off.attempts + 1})
+            log.info("round begins again", round=number, of=cut_off.draw, attempt=inputs.attempts)
+        else:
+            project = self.settings.project
+            inputs = Inputs(
+                draw=number,
+                parent=parent,
+                votes=examples.count(self.pool, project),
+                positions=positions(self.pool),
+                events=examples.standing(self.pool, project),
+                turns=examples.recent_turns(self.pool, project, RECENT_TURNS),
+            )
+        inputs.write(self._unfinished)
+        return inputs
 
     def _live(self) -> tuple[str, Path]:
         """The policy that answers everybody, and its directory; waits a little for a newer one on its way."""
@@ -243,50 +251,10 @@ class Trainer:
                 return row["id"], Path(row["directory"])
             time.sleep(POLL / 5)
 
-    def _see(self, corpus: Corpus) -> None:
-        """Views of every reply that votes are about: computed once for each, forgotten with the reply."""
-        self.views = {key: views for key, views in self.views.items() if key in corpus.replies}
-        fresh = [key for key in corpus.replies if key not in self.views]
-        if fresh:
-            replies = [corpus.replies[key] for key in fresh]
-            seen = measure(
-                self.backbone, [reply.prompt_ids for reply in replies], [reply.token_ids for reply in replies]
-            ).views
-            for row, key in enumerate(fresh):
-                self.views[key] = {name: view[row].clone() for name, view in seen.items()}
-
-    def _views_of(self, keys: list[Key]) -> Views:
-        names = self.views[keys[0]]
-        return {name: torch.stack([self.views[key][name] for key in keys]) for name in names}
-
-    def _lost(self, generator: torch.Generator) -> str | None:
-        """What the guard says: that more knowledge was lost than the gate allows and chance explains."""
-        probes = self.probes[:GUARD_PROBES]
-        if not probes:
-            return None
-        tokens = self.settings.trainer.rl.max_tokens
-        with self.backbone.merged():
-            knows = knowledge.ask(self.backbone, probes, 1, tokens, generator)
-        lost, error = knowledge.loss(self.base_knows[: len(probes)], knows)
-        if lost - 2 * error <= self.settings.trainer.gate.knowledge_loss:
-            return None
-        return f"{lost:.1%} ± {error:.1%} of {len(probes)} probes are known no more"
-
-    def _fit(
-        self, corpus: Corpus, chosen: list[Example], base: Views, generator: torch.Generator
-    ) -> RewardModel | None:
-        """The reward model of some of the votes; None when they say nothing."""
-        votes, keys = corpus.votes(chosen)
-        if not votes.says_something():
-            return None
-        return reward_model.fit(
-            self._views_of(keys), votes, base, BASE_REPLIES, self.settings.trainer.reward, generator
-        )
-
-    def _skill(self, model: RewardModel, corpus: Corpus, held_out: list[Example]) -> dict[str, Any]:
+    def _skill(self, model: RewardModel, work: Round) -> dict[str, Any]:
         """How the reward model orders replies whose votes it has not seen."""
-        votes, keys = corpus.votes(held_out)
+        votes, keys = work.corpus.votes(work.held_out)
         if not keys:
             return {"held_out_accuracy": None}
-        accuracy = reward_model.pairwise_accuracy(model.reward(self._views_of(keys)), votes)
+        accuracy = reward_model.pairwise_accuracy(model.reward(self.seen.of(keys)), votes)
         return {"held_out_accuracy": None if accuracy is None else round(accuracy, 4)}

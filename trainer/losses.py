@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 
 
@@ -16,6 +17,13 @@ def leave_one_out(rewards_PK: Tensor) -> Tensor:
     others = rewards_PK.shape[1] - 1
     mean_of_others_PK = (rewards_PK.sum(1, keepdim=True) - rewards_PK) / others
     return rewards_PK - mean_of_others_PK
+
+
+def above_group(rewards_PK: Tensor) -> Tensor:
+    """Advantages (P, K): each reply's reward minus the mean of all replies to the same prompt. GRPO's (Shao
+    et al. 2024) without its division by the group's standard deviation, which favours prompts that are too
+    easy or too hard (Liu et al. 2025)."""
+    return rewards_PK - rewards_PK.mean(1, keepdim=True)
 
 
 def importance_weights(logprobs_BT: Tensor, sampler_BT: Tensor, truncation: float) -> Tensor:
@@ -53,6 +61,19 @@ def less_kl(advantages_B: Tensor, logprobs_BT: Tensor, reference_BT: Tensor, bet
     its reward would also count how a token leads to dear places later, but charges every token with the noise
     of all the others, which grows with the reply."""
     return advantages_B.unsqueeze(1) - beta * (logprobs_BT.detach() - reference_BT)
+
+
+def dpo(better_B: Tensor, worse_B: Tensor, beta: float) -> Tensor:
+    """(B,) of pairs of replies, given as log π − log π_base of the whole reply (Rafailov et al. 2023)."""
+    return -logsigmoid(beta * (better_B - worse_B))
+
+
+def kto(log_ratio_B: Tensor, good_B: Tensor, kl: float, beta: float) -> Tensor:
+    """(B,) of single replies, called good or not, given as log π − log π_base of the whole reply; `kl` is
+    KL(π‖π_base) in nats a reply, against which a reply is worth something (Ethayarajh et al. 2024; both kinds
+    weigh the same)."""
+    worth_B = beta * (log_ratio_B - kl)
+    return 1 - torch.where(good_B, worth_B, -worth_B).sigmoid()
 
 
 def padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:

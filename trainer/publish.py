@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +26,11 @@ from schemas.errors import StartError
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
 from trainer.backbone import Backbone
+from trainer.inputs import Inputs
+from trainer.rollouts import Rollout, pack
+
+INPUTS, ROLLOUTS = "inputs.json", "rollouts.safetensors"
+"""Beside the adapter: what it was made from, so that it can be made again."""
 
 _PROBE = [{"role": "user", "content": "Hello! Who are you, and what can you do for me today?"}]
 _PROBE_REPLY = "Hello! I am glad that you ask. I can chat with you, answer questions, and help you think."
@@ -50,40 +56,37 @@ def write(
     backbone: Backbone,
     settings: Settings,
     number: int,
-    *,
-    parent: str | None,
-    log_positions: dict[str, str],
-    event_ids: list[str],
-    metrics: dict[str, Any],
+    inputs: Inputs | None = None,
+    rollouts: Sequence[list[Rollout]] = (),
+    event_ids: Sequence[str] = (),
+    metrics: dict[str, Any] | None = None,
 ) -> Manifest:
-    """The directory of the adapter as it is now, named by `number` and its weights; `p0` without a parent."""
+    """The directory of the adapter as it is now, named by `number` and its weights; `p0` without inputs."""
     folder = settings.policies_dir / settings.project
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".draft-{number}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    state = get_peft_model_state_dict(backbone.model, save_embedding_layers=False)
-    save_file(
-        {name: tensor.float().contiguous().cpu() for name, tensor in sorted(state.items())},
-        draft / WEIGHTS,
-        metadata={"format": "pt"},
-    )
+    save_weights(backbone, draft / WEIGHTS)
+    if inputs is not None:
+        (draft / INPUTS).write_text(inputs.model_dump_json() + "\n", encoding="utf-8")
+        save_file(pack(rollouts), draft / ROLLOUTS)
     (draft / CONFIG).write_text(json.dumps(_peft_config(backbone), indent=2, sort_keys=True) + "\n")
-    policy = BASE if parent is None else f"p{number}-{file_digest(draft / WEIGHTS)[:6]}"
+    policy = BASE if inputs is None else f"p{number}-{file_digest(draft / WEIGHTS)[:6]}"
     manifest = Manifest(
         id=policy,
         project=settings.project,
-        parent=parent,
+        parent=inputs.parent if inputs else None,
         base_model=settings.model,
         base_digest=backbone.digest,
         files={path.name: file_digest(path) for path in sorted(draft.iterdir())},
-        log_positions=log_positions,
+        log_positions=inputs.positions if inputs else {},
         examples=len(event_ids),
         examples_digest=hashlib.sha256("\n".join(sorted(event_ids)).encode()).hexdigest(),
         configuration=settings.trainer.model_dump(mode="json"),
         seed=settings.trainer.seed,
         versions=_versions(),
-        metrics=metrics,
+        metrics=metrics or {},
         probe=probe(backbone),
         created_at=datetime.now(UTC),
     )
@@ -95,6 +98,16 @@ def write(
     draft.rename(target)
     _flush(folder)
     return manifest
+
+
+def save_weights(backbone: Backbone, path: Path) -> None:
+    """The adapter as it is now; the same weights are always the same bytes."""
+    state = get_peft_model_state_dict(backbone.model, save_embedding_layers=False)
+    save_file(
+        {name: tensor.float().contiguous().cpu() for name, tensor in sorted(state.items())},
+        path,
+        metadata={"format": "pt"},
+    )
 
 
 def announce(
@@ -142,7 +155,7 @@ def ensure_base(pool: Pool, backbone: Backbone, settings: Settings) -> None:
         )
     _remove_unknown(settings.policies_dir / settings.project, {row["id"] for row in rows})
     if base is None:
-        manifest = write(backbone, settings, 0, parent=None, log_positions={}, event_ids=[], metrics={})
+        manifest = write(backbone, settings, 0)
         with pool.connection() as connection, connection.transaction():
             _insert(connection, settings, manifest, "live", None)
             connection.execute(

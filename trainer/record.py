@@ -24,6 +24,15 @@ def close_interrupted(pool: Pool, project: str) -> int:
         ).rowcount
 
 
+def was_cut_off(pool: Pool, project: str) -> bool:
+    """Whether the last round was, by the end of its trainer."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select reason from rounds where project = %s order by id desc limit 1", [project]
+        ).fetchone()
+    return row is not None and row["reason"] == "interrupted"
+
+
 def begin(pool: Pool, project: str, parent: str) -> tuple[int, int]:
     """Open a round; returns its row's id and its number within the project, from 1."""
     with pool.connection() as connection, connection.transaction():

@@ -5,7 +5,7 @@ once, and rows leave the batch as they end. Not here: top-p and penalties, since
 samples of the policy itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,65 @@ class Rollout:
     token_ids: list[int]
     logprobs: list[float]
     ended: bool
+
+
+Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
+"""Where a step's replies to its prompts come from; called once a step, in the order of the steps."""
+
+
+def in_process(backbone: Backbone, replies: int, max_tokens: int, generator: torch.Generator) -> Sampler:
+    """Sampled from the backbone's adapter as it is then."""
+
+    def now(prompts: Sequence[list[int]]) -> list[Rollout]:
+        with backbone.merged():
+            return sample(backbone, prompts, replies, max_tokens, generator)
+
+    return now
+
+
+def as_kept(steps: Sequence[list[Rollout]]) -> Sampler:
+    """Those of a round before. Raises ValueError when that took fewer steps."""
+    left = iter(steps)
+
+    def again(prompts: Sequence[list[int]]) -> list[Rollout]:
+        try:
+            return next(left)
+        except StopIteration:
+            raise ValueError("the round that is done again took fewer steps") from None
+
+    return again
+
+
+def pack(steps: Sequence[list[Rollout]]) -> dict[str, Tensor]:
+    """A round's rollouts as tensors: a row for each reply, and their tokens one after the other."""
+    rows = [(number, rollout) for number, rollouts in enumerate(steps) for rollout in rollouts]
+    return {
+        "step": torch.tensor([number for number, _ in rows], dtype=torch.int32),
+        "prompt": torch.tensor([rollout.prompt for _, rollout in rows], dtype=torch.int32),
+        "ended": torch.tensor([rollout.ended for _, rollout in rows], dtype=torch.uint8),
+        "length": torch.tensor([len(rollout.token_ids) for _, rollout in rows], dtype=torch.int32),
+        "token_ids": torch.tensor([t for _, rollout in rows for t in rollout.token_ids], dtype=torch.int32),
+        "logprobs": torch.tensor([p for _, rollout in rows for p in rollout.logprobs], dtype=torch.float32),
+    }
+
+
+def unpack(tensors: dict[str, Tensor]) -> list[list[Rollout]]:
+    """What `pack` packed, by step."""
+    lengths = tensors["length"].tolist()
+    pieces = zip(
+        tensors["step"].tolist(),
+        tensors["prompt"].tolist(),
+        tensors["ended"].tolist(),
+        tensors["token_ids"].split(lengths),
+        tensors["logprobs"].split(lengths),
+        strict=True,
+    )
+    steps: list[list[Rollout]] = []
+    for step, prompt, ended, token_ids, logprobs in pieces:
+        if step == len(steps):
+            steps.append([])
+        steps[step].append(Rollout(prompt, token_ids.tolist(), logprobs.tolist(), bool(ended)))
+    return steps
 
 
 def _drawn(logp_BV: Tensor, generator: torch.Generator) -> Tensor:

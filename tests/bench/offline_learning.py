@@ -21,7 +21,8 @@ from trainer import knowledge, reward_model
 from trainer.backbone import Backbone
 from trainer.improve import improve, measure
 from trainer.likelihood import Votes
-from trainer.rollouts import sample
+from trainer.objectives import on_samples
+from trainer.rollouts import in_process, sample
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import styles
 from trainer.starter.world import prompts as world_prompts
@@ -125,7 +126,10 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple
             continue
         model = reward_model.fit(ballots.views, ballots.votes, base, 4, settings.reward, generator)
         fitted = time.process_time() - cpu - prepared
-        result = improve(backbone, asked, model.reward, settings.rl, generator, lambda number, step: None)
+        sampler = in_process(backbone, settings.rl.replies, settings.rl.max_tokens, generator)
+        objective = on_samples(settings.rl)
+        assert objective is not None, "it learns by the reward model"
+        result = improve(backbone, asked, model.reward, settings.rl, generator, objective, sampler)
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall
         older, newer = newer, backbone.snapshot()
         last = result.steps[-1]

@@ -167,14 +167,14 @@ def test_reading_the_log_twice_changes_nothing(
     again = send(database_url, [], thumbs_by_parity(turns[:1]))
     retract(database_url, first[1])
     assert ingest(pool, log) == 2
-    corpus = examples.load(pool, "default", backbone)
+    corpus = examples.load(pool, "default", backbone, examples.standing(pool, "default"))
     assert len(corpus.examples) == 5
     assert examples.count(pool, "default") == 7
 
     with pool.connection() as connection, connection.transaction():
         for entry in log.read(0, None, 100):
             apply(connection, entry.event)
-    assert examples.load(pool, "default", backbone) == corpus
+    assert examples.load(pool, "default", backbone, examples.standing(pool, "default")) == corpus
     assert again[0] != first[0]
 
 

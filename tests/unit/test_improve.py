@@ -10,6 +10,9 @@ from tests.service import write_base
 from trainer.backbone import Backbone
 from trainer.features import Views
 from trainer.improve import Step, improve, learning_rate
+from trainer.losses import leave_one_out
+from trainer.objectives import PolicyGradient
+from trainer.rollouts import in_process
 
 torch.set_num_threads(1)
 
@@ -24,6 +27,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("improve") / "tiny")
 
 
+OBJECTIVE = PolicyGradient(leave_one_out, RL.clip, RL.truncation)
+
+
 def likes_low_tokens(views: Views) -> torch.Tensor:
     """Share of the different tokens of a reply that have a number below 160."""
     return views["tokens"][:, :160].float().sum(1) / views["tokens"].float().sum(1)
@@ -32,8 +38,10 @@ def likes_low_tokens(views: Views) -> torch.Tensor:
 def run(backbone: Backbone, rl: RLSettings, guard: str | None = None) -> tuple[list[Step], str | None]:
     seen: list[Step] = []
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell me")]
+    generator = torch.Generator().manual_seed(0)
     result = improve(
-        backbone, prompts, likes_low_tokens, rl, torch.Generator().manual_seed(0),
+        backbone, prompts, likes_low_tokens, rl, generator, OBJECTIVE,
+        in_process(backbone, rl.replies, rl.max_tokens, generator),
         lambda number, step: seen.append(step), lambda: guard,
     )  # fmt: skip
     return seen, result.stopped

@@ -90,3 +90,28 @@ def test_rows_of_unlike_length_are_padded_with_zeros() -> None:
     values_BT, mask_BT = losses.padded([[1.0, 2.0], [3.0]])
     assert values_BT.tolist() == [[1.0, 2.0], [3.0, 0.0]]
     assert mask_BT.tolist() == [[1.0, 1.0], [1.0, 0.0]]
+
+
+def test_above_the_group_is_the_centred_reward() -> None:
+    advantages_PK = losses.above_group(tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))
+    assert torch.allclose(advantages_PK, tensor([[-2.0, -1.0, 3.0], [0.0, 0.0, 0.0]]))
+
+
+def test_dpo_is_the_logistic_loss_of_the_margin() -> None:
+    better_B, worse_B = tensor([1.0, -2.0], requires_grad=True), tensor([0.5, 1.0])
+    loss_B = losses.dpo(better_B, worse_B, 0.1)
+    assert torch.allclose(loss_B, tensor([math.log1p(math.exp(-0.05)), math.log1p(math.exp(0.3))]))
+    loss_B.sum().backward()
+    assert better_B.grad is not None
+    assert torch.allclose(better_B.grad, tensor([-0.1 / (1 + math.exp(0.05)), -0.1 / (1 + math.exp(-0.3))]))
+
+
+def test_kto_weighs_a_reply_against_the_kl() -> None:
+    ratio_B = tensor([2.0, 2.0], requires_grad=True)
+    loss_B = losses.kto(ratio_B, tensor([True, False]), 0.5, 0.2)
+    worth = 0.2 * 1.5
+    up, down = 1 / (1 + math.exp(-worth)), 1 / (1 + math.exp(worth))
+    assert torch.allclose(loss_B, tensor([1 - up, 1 - down]))
+    loss_B.sum().backward()
+    assert ratio_B.grad is not None
+    assert torch.allclose(ratio_B.grad, tensor([-0.2 * up * down, 0.2 * up * down]))

@@ -13,6 +13,7 @@ from schemas.settings import RLSettings, Settings
 from tests.service import write_base
 from trainer import publish
 from trainer.backbone import Backbone
+from trainer.inputs import Inputs
 
 torch.set_num_threads(1)
 
@@ -23,10 +24,18 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = BASE) -> Manifest:
-    return publish.write(
-        backbone, Settings(data_dir=data_dir, model=str(backbone.directory)), number, parent=parent,
-        log_positions={"postgres:0": "7:3"}, event_ids=["ev_b", "ev_a"], metrics={"kl": 0.05},
-    )  # fmt: skip
+    settings = Settings(data_dir=data_dir, model=str(backbone.directory))
+    if parent is None:
+        return publish.write(backbone, settings, number)
+    inputs = Inputs(
+        draw=number,
+        parent=parent,
+        votes=2,
+        events=["ev_a", "ev_b"],
+        turns=[],
+        positions={"postgres:0": "7:3"},
+    )
+    return publish.write(backbone, settings, number, inputs, [], ["ev_b", "ev_a"], {"kl": 0.05})
 
 
 def change(backbone: Backbone, seed: int) -> None:

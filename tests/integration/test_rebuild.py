@@ -1,0 +1,141 @@
+"""A policy can be made again from what it keeps, and a round that was cut off ends as it would have."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from feedback.log import open_log
+from schemas.database import Pool
+from schemas.policies import BASE
+from schemas.settings import Settings
+from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
+from trainer import gate, loop, publish
+from trainer.backbone import Backbone
+from trainer.inputs import Inputs
+from trainer.rebuild import CannotRebuild, rebuild
+
+
+@pytest.fixture
+def settings(
+    database_url: str,
+    tmp_path: Path,
+    tiny_base: Path,
+    pool: Pool,
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Settings:
+    """With votes of each kind, and a gate that lets everything pass."""
+    monkeypatch.setattr(gate.Verdict, "passed", True)
+    add_key(pool)
+    turns = some_turns(backbone, 24, seed=1)
+    votes = thumbs_by_parity(turns[:21])
+    votes += [ranked(turns[21], [[0], [1]]), ranked(turns[22], [[0, 1]], acceptable=False)]
+    send(database_url, turns, [*votes, edited(turns[23], "blue bird")])
+    return small_settings(database_url, tmp_path, tiny_base)
+
+
+def published(pool: Pool) -> list[str]:
+    with pool.connection() as connection:
+        rows = connection.execute("select id from policies where id <> %s order by created_at", [BASE])
+        return [row["id"] for row in rows.fetchall()]
+
+
+def inputs_of(settings: Settings, policy: str) -> Inputs:
+    found = Inputs.read(settings.policies_dir / "default" / policy / publish.INPUTS)
+    assert found is not None
+    return found
+
+
+class Killed(BaseException):
+    """As good as kill -9: nobody catches it."""
+
+
+def cut_off(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer that begins a round and dies before its second step."""
+
+    def die(backbone: Backbone, *_: object) -> None:
+        with torch.no_grad():
+            backbone.trainable()[0].add_(1)
+        raise Killed
+
+    trainer = loop.Trainer(settings, pool, open_log(settings, pool))
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.round.improve", die)
+        with pytest.raises(Killed):
+            trainer.look()
+    trainer.standby.leave()
+
+
+def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> None:
+    assert loop.run(settings, once=True) == 0
+    [policy] = published(pool)
+    rebuilt = rebuild(settings, pool, policy)
+    assert rebuilt.identical
+    assert rebuilt.distance < 1e-5
+
+
+def test_a_second_generation_is_rebuilt_after_votes_have_changed(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    loop.run(settings, once=True)
+    [first] = published(pool)
+    with pool.connection() as connection:
+        connection.execute("update routes set live = %s", [first])
+    more = some_turns(backbone, 12, seed=2)
+    send(database_url, more, thumbs_by_parity(more))
+    loop.run(settings, once=True)
+    send(database_url, [], [(turn, ranked(turn, [[1], [0]])[1]) for turn in more[:4]])
+    second = published(pool)[1]
+    assert inputs_of(settings, second).parent == first
+    assert rebuild(settings, pool, second).identical
+
+
+def test_what_was_erased_cannot_be_learned_from_again(settings: Settings, pool: Pool) -> None:
+    loop.run(settings, once=True)
+    [policy] = published(pool)
+    with pool.connection() as connection:
+        connection.execute("delete from turns where id in ('chatcmpl-1-3', 'chatcmpl-1-4')")
+    with pytest.raises(CannotRebuild, match="2 of the 24 votes that it was trained on are gone"):
+        rebuild(settings, pool, policy)
+    with pytest.raises(CannotRebuild, match="keeps no inputs"):
+        rebuild(settings, pool, BASE)
+
+
+def test_it_is_made_of_its_own_configuration_and_of_its_votes(settings: Settings, pool: Pool) -> None:
+    loop.run(settings, once=True)
+    [policy] = published(pool)
+    settings.trainer.seed = 5  # what this process was given does not count
+    assert rebuild(settings, pool, policy).identical
+    with pool.connection() as connection:
+        connection.execute("update examples set value = '{\"value\": \"up\"}' where type = 'thumb'")
+    assert not rebuild(settings, pool, policy).identical
+
+
+def test_a_round_that_was_cut_off_ends_as_it_would_have(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(settings, pool, monkeypatch)
+    more = some_turns(backbone, 12, seed=2)
+    send(database_url, more, thumbs_by_parity(more))
+
+    trainer = loop.Trainer(settings, pool, open_log(settings, pool))
+    trainer.look()
+    trainer.standby.leave()
+    [policy] = published(pool)
+    inputs = inputs_of(settings, policy)
+    assert (inputs.draw, inputs.attempts, len(inputs.events)) == (1, 2, 24)
+    assert policy.startswith("p2-")
+    assert rebuild(settings, pool, policy).identical
+
+
+def test_a_round_that_ends_its_trainer_again_and_again_is_given_up(
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = []
+    for _ in range(loop.MOST_ATTEMPTS + 1):
+        cut_off(settings, pool, monkeypatch)
+        unfinished = Inputs.read(settings.rounds_dir / "default" / "unfinished.json")
+        assert unfinished is not None
+        draws.append(unfinished.draw)
+    assert draws == [1] * loop.MOST_ATTEMPTS + [loop.MOST_ATTEMPTS + 1]

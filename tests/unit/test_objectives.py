@@ -1,0 +1,145 @@
+"""Each algorithm moves a tiny model the way that it should, whoever shares a batch with whom."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemas.settings import RLSettings
+from tests.service import write_base
+from trainer.backbone import Backbone
+from trainer.improve import measure
+from trainer.losses import above_group, leave_one_out
+from trainer.objectives import DPO, KTO, Judged, Objective, OnlineDPO, PolicyGradient, Samples
+from trainer.rollouts import in_process
+
+torch.set_num_threads(1)
+
+RL = RLSettings(prompts=3, replies=4, max_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("objectives") / "tiny")
+
+
+@pytest.fixture
+def backbone(base: Path) -> Backbone:
+    return Backbone(base, RL)
+
+
+def samples(backbone: Backbone, seed: int = 0, beta: float = 0.0) -> Samples:
+    """Replies to three prompts; of each four, those with more low tokens are better."""
+    prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell")]
+    generator = torch.Generator().manual_seed(seed)
+    rollouts = in_process(backbone, RL.replies, RL.max_tokens, generator)(prompts)
+    rows = [prompts[rollout.prompt] for rollout in rollouts]
+    low = [sum(token < 160 for token in rollout.token_ids) / len(rollout.token_ids) for rollout in rollouts]
+    base_logprobs = measure(backbone, rows, [rollout.token_ids for rollout in rollouts]).base_logprobs
+    return Samples(rows, rollouts, torch.tensor(low).view(3, RL.replies), base_logprobs, beta, 0.0)
+
+
+def judged(of: Samples, index: int) -> Judged:
+    return Judged(list(of.rows[index]), of.rollouts[index].token_ids, sum(of.base_logprobs[index]))
+
+
+def log_ratios(backbone: Backbone, of: Samples) -> torch.Tensor:
+    """(P, K) of each sample as the adapter is now."""
+    with torch.no_grad(), backbone.exact():
+        batch = backbone.pad(of.rows, of.token_ids)
+        ratios_B = backbone.logprobs_BR(batch).sum(1) - torch.tensor([sum(row) for row in of.base_logprobs])
+    return ratios_B.view(of.rewards_PK.shape)
+
+
+def descend(backbone: Backbone, objective: Objective, of: Samples, steps: int = 12) -> None:
+    optimizer = torch.optim.AdamW(backbone.trainable(), lr=5e-3, weight_decay=0.0)
+    for _ in range(steps):
+        objective.descend(backbone, of)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def gradient(backbone: Backbone, objective: Objective, of: Samples) -> list[torch.Tensor]:
+    """At the zero adapter, where only B has one."""
+    objective.descend(backbone, of)
+    found = [weight.grad.clone() for weight in backbone.trainable() if weight.grad is not None]
+    for weight in backbone.trainable():
+        weight.grad = None
+    return found
+
+
+ON_SAMPLES: list[Callable[[], Objective]] = [
+    lambda: PolicyGradient(leave_one_out, 0.2, 2.0),
+    lambda: PolicyGradient(above_group, 0.2, 2.0),
+    OnlineDPO,
+]
+
+
+@pytest.mark.parametrize("make", ON_SAMPLES, ids=["rloo", "grpo", "online_dpo"])
+def test_what_was_better_becomes_likelier_than_what_was_worse(
+    backbone: Backbone, make: Callable[[], Objective]
+) -> None:
+    of = samples(backbone, beta=0.1)
+    descend(backbone, make(), of)
+    ratios_PK = log_ratios(backbone, of)
+    best = ratios_PK.gather(1, of.rewards_PK.argmax(1, keepdim=True))
+    worst = ratios_PK.gather(1, of.rewards_PK.argmin(1, keepdim=True))
+    assert bool((best > worst + 0.3).all()), (best, worst)
+
+
+@pytest.mark.parametrize("make", ON_SAMPLES, ids=["rloo", "grpo", "online_dpo"])
+def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable[[], Objective]) -> None:
+    of = samples(backbone, beta=0.1)
+    order = [index for prompt in (2, 0, 1) for index in range(4 * prompt, 4 * prompt + 4)]
+    turned = Samples(
+        [of.rows[index] for index in order],
+        [of.rollouts[index] for index in order],
+        of.rewards_PK[[2, 0, 1]],
+        [of.base_logprobs[index] for index in order],
+        of.beta,
+        of.kl,
+    )
+    for one, two in zip(gradient(backbone, make(), of), gradient(backbone, make(), turned), strict=True):
+        torch.testing.assert_close(one, two, rtol=2e-2, atol=1e-5)
+
+
+def test_pairs_of_votes_are_learned(backbone: Backbone) -> None:
+    of = samples(backbone, beta=0.1)
+    pairs = [(judged(of, 0), judged(of, 1)), (judged(of, 5), judged(of, 4)), (judged(of, 9), judged(of, 10))]
+    descend(backbone, DPO(pairs, 2, torch.Generator().manual_seed(0)), of, steps=20)
+    ratios_B = log_ratios(backbone, of).view(-1)
+    assert ratios_B[0] > ratios_B[1] + 0.3
+    assert ratios_B[5] > ratios_B[4] + 0.3
+    assert ratios_B[9] > ratios_B[10] + 0.3
+
+
+def test_single_votes_are_learned(backbone: Backbone) -> None:
+    of = samples(backbone, beta=0.1)
+    votes = [(judged(of, index), index % 2 == 0) for index in range(12)]
+    descend(backbone, KTO(votes, 6, torch.Generator().manual_seed(0)), of, steps=20)
+    ratios_B = log_ratios(backbone, of).view(-1)
+    assert ratios_B[0::2].mean() > ratios_B[1::2].mean() + 0.5
+
+
+def test_each_vote_is_taken_once_before_any_is_taken_again(backbone: Backbone) -> None:
+    of = samples(backbone, beta=0.1)
+    seen: list[int] = []
+    numbered = [(Judged([number], [number], 0.0), True) for number in range(5)]
+
+    class Listening(KTO):
+        def descend(self, backbone: Backbone, samples: Samples) -> None:
+            seen.extend(self._draw())
+
+    objective = Listening(numbered, 2, torch.Generator().manual_seed(0))
+    for _ in range(5):
+        objective.descend(backbone, of)
+    assert sorted(seen) == sorted([*range(5), *range(5)])
+    assert sorted(seen[:5]) == list(range(5))
+
+
+def test_replies_of_equal_reward_are_no_pair(backbone: Backbone) -> None:
+    of = samples(backbone, beta=0.1)
+    even = Samples(of.rows, of.rollouts, torch.zeros(3, 4), of.base_logprobs, 0.1, 0.0)
+    OnlineDPO().descend(backbone, even)
+    assert all(weight.grad is None for weight in backbone.trainable())

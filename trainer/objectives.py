@@ -1,0 +1,195 @@
+"""What a step of the optimiser follows: one class for each algorithm, all fed by the same loop.
+
+rloo, grpo    the policy gradient on the step's own samples, whose advantages are taken over the other
+              replies to the prompt, or over the group's mean
+online_dpo    of the samples of each prompt, the one of most reward is preferred to the one of least (Guo et
+              al. 2024)
+dpo, kto      the votes themselves, and no reward model: pairs of replies of which one was preferred, or
+              single replies that were liked or not; the step's samples only show the guard where we are
+
+Each adds its gradient to the adapter's, in micro-batches of like length.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from schemas.settings import RLSettings
+from trainer import losses
+from trainer.backbone import Backbone, Padded
+from trainer.rollouts import Rollout
+
+MICRO_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A step's replies to its prompts, in the order of the prompts: `rows` is the prompt of each. `beta` is
+    the price of KL at this step, `kl` what was measured on the samples, nats a reply."""
+
+    rows: Sequence[list[int]]
+    rollouts: Sequence[Rollout]
+    rewards_PK: Tensor
+    base_logprobs: Sequence[Sequence[float]]
+    beta: float
+    kl: float
+
+    @property
+    def token_ids(self) -> list[list[int]]:
+        return [rollout.token_ids for rollout in self.rollouts]
+
+
+class Objective(Protocol):
+    def descend(self, backbone: Backbone, samples: Samples) -> None:
+        """Add the gradient of the loss."""
+        ...
+
+
+def by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> list[int]:
+    """Row numbers, so that neighbours are of like length."""
+    return sorted(range(len(replies)), key=lambda row: (len(replies[row]), len(prompts[row])))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyGradient:
+    """Token by token, clipped, with importance weights against the sampler, and β times each token's own cost
+    in KL taken from its advantage."""
+
+    advantages: Callable[[Tensor], Tensor]
+    clip: float
+    truncation: float
+
+    def descend(self, backbone: Backbone, samples: Samples) -> None:
+        advantages_B = self.advantages(samples.rewards_PK).view(-1)
+        tokens = sum(map(len, samples.token_ids))
+        order = by_length(samples.rows, samples.token_ids)
+        for start in range(0, len(order), MICRO_BATCH):
+            part = order[start : start + MICRO_BATCH]
+            batch = backbone.pad(
+                [samples.rows[row] for row in part], [samples.rollouts[row].token_ids for row in part]
+            )
+            sampler_BR = _like(batch, [samples.rollouts[row].logprobs for row in part])
+            base_BR = _like(batch, [samples.base_logprobs[row] for row in part])
+            logprobs_BR = backbone.logprobs_BR(batch)
+            loss = losses.policy_gradient(
+                logprobs_BR, logprobs_BR.detach(), sampler_BR,
+                losses.less_kl(advantages_B[part].to(backbone.device), logprobs_BR, base_BR, samples.beta),
+                batch.reply_mask_BR, clip=self.clip, truncation=self.truncation,
+            )  # fmt: skip
+            (loss * batch.reply_mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A reply with what the base gives it, nats in all."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    base_logprob: float
+
+
+Pair = tuple[Judged, Judged]
+"""A reply, and the one that it was preferred to."""
+
+
+class OnlineDPO:
+    def descend(self, backbone: Backbone, samples: Samples) -> None:
+        count = samples.rewards_PK.shape[1]
+        best, worst = samples.rewards_PK.argmax(1).tolist(), samples.rewards_PK.argmin(1).tolist()
+        judged = [
+            Judged(list(row), rollout.token_ids, sum(base))
+            for row, rollout, base in zip(samples.rows, samples.rollouts, samples.base_logprobs, strict=True)
+        ]
+        pairs = [
+            (judged[prompt * count + better], judged[prompt * count + worse])
+            for prompt, (better, worse) in enumerate(zip(best, worst, strict=True))
+            if better != worse
+        ]
+        _descend_pairs(backbone, pairs, samples.beta)
+
+
+class DPO:
+    """On `pairs` of votes, `at_once` of them a step, drawn by `generator`."""
+
+    def __init__(self, pairs: Sequence[Pair], at_once: int, generator: torch.Generator) -> None:
+        self._pairs = pairs
+        self._draw = _Draw(len(pairs), at_once, generator)
+
+    def descend(self, backbone: Backbone, samples: Samples) -> None:
+        _descend_pairs(backbone, [self._pairs[index] for index in self._draw()], samples.beta)
+
+
+class KTO:
+    """On replies that were called good or not, `at_once` of them a step, drawn by `generator`."""
+
+    def __init__(
+        self, judged: Sequence[tuple[Judged, bool]], at_once: int, generator: torch.Generator
+    ) -> None:
+        self._judged = judged
+        self._draw = _Draw(len(judged), at_once, generator)
+
+    def descend(self, backbone: Backbone, samples: Samples) -> None:
+        chosen = [self._judged[index] for index in self._draw()]
+        for start in range(0, len(chosen), MICRO_BATCH):
+            part = chosen[start : start + MICRO_BATCH]
+            ratio_B = _log_ratios(backbone, [judged for judged, _ in part])
+            good_B = torch.tensor([good for _, good in part], device=ratio_B.device)
+            loss = losses.kto(ratio_B, good_B, max(samples.kl, 0.0), samples.beta).sum() / len(chosen)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+
+class _Draw:
+    """Each once before any a second time."""
+
+    def __init__(self, count: int, at_once: int, generator: torch.Generator) -> None:
+        self._count = count
+        self._at_once = at_once
+        self._generator = generator
+        self._left: list[int] = []
+
+    def __call__(self) -> list[int]:
+        while len(self._left) < self._at_once:
+            self._left += torch.randperm(self._count, generator=self._generator).tolist()
+        drawn, self._left = self._left[: self._at_once], self._left[self._at_once :]
+        return drawn
+
+
+def _descend_pairs(backbone: Backbone, pairs: Sequence[Pair], beta: float) -> None:
+    half = MICRO_BATCH // 2
+    for start in range(0, len(pairs), half):
+        part = pairs[start : start + half]
+        ratio_B = _log_ratios(backbone, [better for better, _ in part] + [worse for _, worse in part])
+        loss = losses.dpo(ratio_B[: len(part)], ratio_B[len(part) :], beta).sum() / len(pairs)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _log_ratios(backbone: Backbone, judged: Sequence[Judged]) -> Tensor:
+    """(B,) log π − log π_base of whole replies, with gradient."""
+    batch = backbone.pad([each.prompt_ids for each in judged], [each.token_ids for each in judged])
+    base_B = torch.tensor([each.base_logprob for each in judged], device=backbone.device)
+    return backbone.logprobs_BR(batch).sum(1) - base_B
+
+
+def _like(batch: Padded, values: Sequence[Sequence[float]]) -> Tensor:
+    """(B, R) one value for each reply token of the batch, zeros where padded."""
+    values_BT, _ = losses.padded(values)
+    return pad(values_BT, (0, batch.reply_length - values_BT.shape[1])).to(batch.reply_mask_BR)
+
+
+def on_samples(rl: RLSettings) -> Objective | None:
+    """Of an algorithm that learns from the step's samples; None for one that learns from the votes."""
+    match rl.algorithm:
+        case "rloo":
+            return PolicyGradient(losses.leave_one_out, rl.clip, rl.truncation)
+        case "grpo":
+            return PolicyGradient(losses.above_group, rl.clip, rl.truncation)
+        case "online_dpo":
+            return OnlineDPO()
+        case "dpo" | "kto":
+            return None
+        case _:
+            assert_never(rl.algorithm)

@@ -1,0 +1,162 @@
+"""What a round makes of its inputs: the reward model of the votes, and the adapter that it leads to.
+
+Everything here follows from the inputs, the votes and prompts that they name, the adapter to start from and
+the settings: the same ones give the same bytes on the same kind of machine (`rebuild`). So every use of
+chance has a generator of its own, and what is kept between rounds to save time (`Seen`, and what the base
+knows) does not depend on which round computed it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from schemas.settings import TrainerSettings
+from trainer import examples, gate, reward_model
+from trainer.backbone import Backbone
+from trainer.examples import Corpus, Example, Key
+from trainer.features import Views
+from trainer.gate import Answers
+from trainer.improve import Improvement, Step, improve, measure
+from trainer.inputs import Inputs
+from trainer.knowledge import Exam
+from trainer.objectives import DPO, KTO, Judged, Objective, on_samples
+from trainer.reward_model import RewardModel
+from trainer.rollouts import Sampler, in_process
+
+BASE_PROMPTS, BASE_REPLIES = 64, 4
+"""What the base says to recent prompts sets the scale of the reward."""
+
+
+class Seen:
+    """What the base makes of the replies that votes are about: computed once for each, forgotten with it."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._views: dict[Key, Views] = {}
+        self._logprobs: dict[Key, float] = {}
+
+    def look(self, corpus: Corpus) -> None:
+        """Have the views of all replies of `corpus`, and no others. Each reply has a batch to itself."""
+        self._views = {key: views for key, views in self._views.items() if key in corpus.replies}
+        self._logprobs = {key: self._logprobs[key] for key in self._views}
+        fresh = [key for key in corpus.replies if key not in self._views]
+        if fresh:
+            replies = [corpus.replies[key] for key in fresh]
+            measured = measure(
+                self._backbone,
+                [reply.prompt_ids for reply in replies],
+                [reply.token_ids for reply in replies],
+                at_once=1,
+            )
+            for row, key in enumerate(fresh):
+                self._views[key] = {name: view[row].clone() for name, view in measured.views.items()}
+                self._logprobs[key] = sum(measured.base_logprobs[row])
+
+    def judged(self, corpus: Corpus, key: Key) -> Judged:
+        reply = corpus.replies[key]
+        return Judged(reply.prompt_ids, reply.token_ids, self._logprobs[key])
+
+    def of(self, keys: list[Key]) -> Views:
+        names = self._views[keys[0]]
+        return {name: torch.stack([self._views[key][name] for key in keys]) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """`model` is fitted to the training votes, `judge` to those held out, None where they say nothing; `base`
+    is what the base says to recent prompts."""
+
+    model: RewardModel
+    judge: RewardModel | None
+    base: Answers
+    improvement: Improvement
+
+
+class Round:
+    """Votes and prompts of `inputs`, less the fold that the gate has. Raises examples.Erased where they are
+    no more than names."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: TrainerSettings,
+        inputs: Inputs,
+        corpus: Corpus,
+        prompts: dict[str, list[int]],
+    ) -> None:
+        self._backbone = backbone
+        self._settings = settings
+        self.inputs = inputs
+        self.corpus = corpus
+        folds = settings.gate.folds
+        fold = inputs.draw % folds
+        self.training = [example for example in corpus.examples if example.fold(folds) != fold]
+        self.held_out = [example for example in corpus.examples if example.fold(folds) == fold]
+        self.practice = [prompt for turn, prompt in prompts.items() if examples.fold_of(turn, folds) != fold]
+        exam = [prompt for turn, prompt in prompts.items() if examples.fold_of(turn, folds) == fold]
+        self.exam = (exam or self.practice)[: settings.gate.prompts]
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return self.inputs.generator(self._settings.seed, purpose)
+
+    def useless(self) -> str | None:
+        """Why nothing can be learned, if that is so."""
+        if not self.practice:
+            return "no prompts to practise on"
+        if not self.corpus.votes(self.training)[0].says_something():
+            return "the votes say nothing yet: all thumbs alike, and no ranking or edit"
+        if self._settings.rl.algorithm == "dpo" and not self.corpus.pairs(self.training):
+            return "no vote sets one reply to a prompt above another, which is all that DPO learns from"
+        return None
+
+    def sampler(self) -> Sampler:
+        rl = self._settings.rl
+        return in_process(self._backbone, rl.replies, rl.max_tokens, self.generator("rollouts"))
+
+    def learn(
+        self,
+        seen: Seen,
+        exam: Exam,
+        sampler: Sampler,
+        report: Callable[[int, Step], None] = lambda number, step: None,
+    ) -> Learned:
+        """Improve the backbone's adapter, which is that of `inputs.parent` before."""
+        base = gate.answer(
+            self._backbone, self.practice[:BASE_PROMPTS], BASE_REPLIES, self._settings.rl.max_tokens,
+            self.generator("base"), of_base=True,
+        )  # fmt: skip
+        seen.look(self.corpus)
+        model = self._fit(self.training, base.views, seen, "members")
+        judge = self._fit(self.held_out, base.views, seen, "judges")
+        assert model is not None  # noqa: S101  (the training votes say something)
+        knowledge = self.generator("guard")
+        improvement = improve(
+            self._backbone, self.practice, model.reward, self._settings.rl, self.generator("prompts"),
+            self._objective(seen), sampler, report, lambda: exam.lost(knowledge),
+        )  # fmt: skip
+        return Learned(model, judge, base, improvement)
+
+    def _objective(self, seen: Seen) -> Objective:
+        rl = self._settings.rl
+        objective = on_samples(rl)
+        if objective is not None:
+            return objective
+        generator = self.generator("votes")
+        if rl.algorithm == "dpo":
+            pairs = [
+                (seen.judged(self.corpus, better), seen.judged(self.corpus, worse))
+                for better, worse in self.corpus.pairs(self.training)
+            ]
+            return DPO(pairs, rl.prompts, generator)
+        judged = [(seen.judged(self.corpus, key), good) for key, good in self.corpus.judged(self.training)]
+        return KTO(judged, 2 * rl.prompts, generator)
+
+    def _fit(self, chosen: list[Example], base: Views, seen: Seen, purpose: str) -> RewardModel | None:
+        """The reward model of some of the votes; None when they say nothing."""
+        votes, keys = self.corpus.votes(chosen)
+        if not votes.says_something():
+            return None
+        return reward_model.fit(
+            seen.of(keys), votes, base, BASE_REPLIES, self._settings.reward, self.generator(purpose)
+        )
