@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
 from deploy.base import base_directory
+from feedback.broker import connection
 from schemas.database import migrations
 from schemas.errors import StartError
-from schemas.settings import Settings
+from schemas.settings import KafkaSettings, Settings
 
 _SECRET = {"admin_key", "database_url", "sasl_password"}
 
@@ -72,14 +74,47 @@ def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
         yield {"check": "model", "ok": False, "detail": error.message}
     if settings.database_url:
         try:
-            with psycopg.connect(settings.database_url, connect_timeout=5) as connection:
-                version = connection.info.server_version // 10_000
+            with psycopg.connect(settings.database_url, connect_timeout=5) as database:
+                version = database.info.server_version // 10_000
             yield {"check": "database", "ok": version >= 15, "detail": f"Postgres {version}"}
         except psycopg.OperationalError as error:
             yield {"check": "database", "ok": False, "detail": str(error)}
     else:
         yield {"check": "database", "ok": True, "detail": "embedded"}
+    if settings.kafka.servers:
+        yield {"check": "broker", **_broker(settings.kafka)}
+    for url in settings.vllm.urls:
+        yield {"check": "engine", **_engine(url)}
     yield {"check": "schema", "ok": True, "detail": f"this code knows version {migrations()[-1][0]}"}
+
+
+def _broker(kafka: KafkaSettings) -> dict[str, Any]:
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
+
+    try:
+        admin = KafkaAdminClient(**connection(kafka))
+    except (KafkaError, OSError, ValueError) as error:
+        return {"ok": False, "detail": f"{', '.join(kafka.servers)}: {error}"}
+    try:
+        there = kafka.topic in admin.list_topics()
+    except KafkaError as error:
+        return {"ok": False, "detail": f"{', '.join(kafka.servers)}: {error}"}
+    finally:
+        admin.close()
+    return {
+        "ok": True,
+        "detail": f"topic {kafka.topic}" if there else f"no topic {kafka.topic} yet; the relay makes it",
+    }
+
+
+def _engine(url: str) -> dict[str, Any]:
+    try:
+        answer = httpx.get(f"{url}/v1/models", timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        return {"ok": False, "detail": f"{url}: {error}"}
+    resident = [card["id"] for card in answer.json()["data"] if card.get("parent")]
+    return {"ok": True, "detail": f"{url} holds {', '.join(resident) or 'no adapter yet'}"}
 
 
 def _print(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:

@@ -39,8 +39,9 @@ VERIFY = 5.0
 """Seconds between looks at whether the broker still has what it acknowledged."""
 READ = 5.0
 """Seconds for a broker that answers to give an event back: longer than that, and it does not have it."""
-ARRIVE = 30.0
-"""Seconds for a batch to be acknowledged."""
+ARRIVE = 10.0
+"""Seconds for a batch to be acknowledged. A broker that lost its data may not know a producer any more, which
+then tries without end; the next one it knows."""
 PAUSE = 1.0
 """Seconds before the next try when Postgres or the broker is away."""
 _LOCK = 0x5245_4C41

@@ -188,6 +188,11 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, description="Postgres to use; none: an embedded one in data_dir")
     connections: int = Field(8, ge=2, description="to the database, of one process, connections")
     statement_timeout: float = Field(30, gt=0, description="longest statement of serving, seconds")
+    retention_days: int | None = Field(
+        None,
+        ge=1,
+        description="turns, and the votes on them, go when their week ended so long ago; none: never, days",
+    )
     model: str = Field("starter", description="base model: `starter`, a local directory, or a hub id")
     admin_key: str | None = Field(None, description="the admin key, instead of a new random one")
     public_key: str | None = Field(None, description="the publishable key, instead of a new random one")

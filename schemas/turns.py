@@ -1,7 +1,15 @@
 """A turn: one request with its replies, the complete behaviour record that learning needs."""
 
+import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Any
+
+
+def new_id() -> str:
+    """A completion's id. It begins with its time (milliseconds, 12 hexadecimal digits), by which Postgres
+    knows the week that the turn is kept with; the rest is chance."""
+    return f"chatcmpl-t{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 @dataclass(frozen=True, slots=True)

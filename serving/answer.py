@@ -13,7 +13,7 @@ from typing import Any
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest
 from schemas.errors import Forbidden, InvalidRequest, NotFound
-from schemas.turns import Reply, Turn
+from schemas.turns import Reply, Turn, new_id
 from serving.auth import Caller, Seals
 from serving.engine import Delta
 from serving.fleet import Fleet
@@ -52,7 +52,7 @@ class Answer:
         self._request = request
         self._begun = time.monotonic()
         self.created = int(time.time())
-        self.id = ("chatcmpl-" if request.store else UNSTORED) + secrets.token_hex(12)
+        self.id = new_id() if request.store else UNSTORED + secrets.token_hex(12)
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
         self.rater = seals.rater(caller.project, request.user or f"conversation:{self.conversation_id}")
         self.choice = _choose(state.router, state.fleet, caller, request.model, self.conversation_id)

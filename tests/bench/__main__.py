@@ -1,9 +1,12 @@
-"""All figures, one bench after the other: `python -m tests.bench`. Nearly two hours on two cores."""
+"""All figures, one bench after the other: `python -m tests.bench`. Three hours on two cores."""
 
 import subprocess
 import sys
 
-BENCHES = ("start", "memory", "swaps", "votes", "gateway", "relay", "sockets", "learning")
+BENCHES = (
+    "start", "memory", "swaps", "votes", "gateway", "streams", "relay", "sockets", "first_token", "fleet",
+    "faults", "learning",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -74,6 +74,15 @@ def publish_base(settings: Settings) -> None:
 
 
 @contextmanager
+def constant(*style: str) -> Iterator[int]:
+    """The upstream; yields its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.upstream", str(port), *style]
+    with process(*command, ready=f"http://127.0.0.1:{port}/health"):
+        yield port
+
+
+@contextmanager
 def hearken(folder: Path, upstream_port: int) -> Iterator[tuple[int, str]]:
     """Serving before the upstream; yields its port and the database's URL."""
     postgres = EmbeddedPostgres(folder / "postgres")
@@ -155,18 +164,9 @@ def measure(ports: dict[str, int], stream: bool) -> dict[str, float]:
 
 
 def main() -> int:
-    upstream_port = free_port()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="hearken-bench-"))).resolve()
-        stack.enter_context(
-            process(
-                sys.executable,
-                "-m",
-                "tests.bench.upstream",
-                str(upstream_port),
-                ready=f"http://127.0.0.1:{upstream_port}/health",
-            )
-        )
+        upstream_port = stack.enter_context(constant())
         port, url = stack.enter_context(hearken(folder, upstream_port))
         ports = {"upstream": upstream_port, "hearken": port}
         if "--alone" not in sys.argv:

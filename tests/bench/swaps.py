@@ -22,7 +22,7 @@ from openai import AsyncOpenAI, OpenAIError
 
 from deploy.postgres import database
 from schemas.database import Pool, open_pool
-from schemas.policies import BASE
+from schemas.policies import BASE, Manifest
 from schemas.settings import Settings, load
 from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY
@@ -74,23 +74,26 @@ class Traffic:
         self.replies.update(named)
 
 
-def publish_random(backbone: Backbone, settings: Settings, pool: Pool, number: int, parent: str) -> str:
-    """A new adapter, random around zero, public as the trainer makes it; its id."""
+def write_random(backbone: Backbone, settings: Settings, number: int, parent: str) -> Manifest:
+    """A new adapter, random around zero, on disk."""
     torch.manual_seed(number)
     for name, weights in backbone.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=_SPREAD)
-    manifest = publish.write(
+    return publish.write(
         backbone, settings, number, parent=parent, log_positions={}, event_ids=[], metrics={}
     )
+
+
+def announce(settings: Settings, pool: Pool, manifest: Manifest) -> None:
+    """Make an adapter public as the trainer does."""
     with pool.connection() as connection:
         row = connection.execute(
             "insert into rounds (project, parent, outcome) values (%s, %s, 'running') returning id",
-            [settings.project, parent],
+            [settings.project, manifest.parent],
         ).fetchone()
     assert row is not None
     publish.announce(pool, settings, manifest, [], row["id"], {})
-    return manifest.id
 
 
 def wait_until_live(pool: Pool, policy: str) -> float:
@@ -148,7 +151,9 @@ async def measure(url: str, data_dir: Path, swaps: int) -> dict[str, Any]:
                 try:
                     for number in range(1, swaps + 1):
                         time.sleep(_BETWEEN_SECONDS)
-                        parent = publish_random(backbone, settings, pool, number, parent)
+                        manifest = write_random(backbone, settings, number, parent)
+                        announce(settings, pool, manifest)
+                        parent = manifest.id
                         seconds.append(wait_until_live(pool, parent))
                     time.sleep(_BETWEEN_SECONDS)
                 finally:

@@ -14,7 +14,7 @@ from feedback.log import Log, open_log
 from schemas.database import Pool
 from schemas.settings import KafkaSettings, Settings
 from tests.broker import Broker, relaying
-from tests.events import Reader, event, put, put_each
+from tests.events import Reader, event, put, put_each, read_until
 
 
 @pytest.fixture(params=["postgres", "kafka"])
@@ -49,7 +49,7 @@ def test_events_arrive_whole_and_in_order(log: Log, database_url: str) -> None:
     put_each(database_url, "a", "b", "c")
 
     assert Reader(log).poll_until(3) == ["ev_a", "ev_b", "ev_c"]
-    assert log.read(0, None, 1)[0].event == event("a")
+    assert read_until(log, None, 1)[0].event == event("a")
 
 
 def test_a_position_is_where_reading_goes_on(log: Log, database_url: str) -> None:
@@ -57,8 +57,8 @@ def test_a_position_is_where_reading_goes_on(log: Log, database_url: str) -> Non
     reader = Reader(log)
     reader.poll_until(5)
 
-    first = log.read(0, None, 2)
-    rest = log.read(0, first[-1].position, 10)
+    first = read_until(log, None, 2)
+    rest = read_until(log, first[-1].position, 3)
 
     assert [entry.event.event_id for entry in first] == ["ev_a", "ev_b"]
     assert [entry.event.event_id for entry in rest] == ["ev_c", "ev_d", "ev_e"]
@@ -151,7 +151,7 @@ def test_only_what_the_trainer_and_every_other_consumer_have_passed_is_trimmed(
 ) -> None:
     put_each(database_url, "a", "b", "c", "d")
     Reader(log).poll_until(4)
-    positions = [entry.position for entry in log.read(0, None, 10)]
+    positions = [entry.position for entry in read_until(log, None, 4)]
     trimmed = []
 
     for consumer, position in [(None, ""), ("other", positions[1]), ("trainer", positions[2])]:
@@ -164,4 +164,4 @@ def test_only_what_the_trainer_and_every_other_consumer_have_passed_is_trimmed(
     assert trimmed == [0, 0, 2, 1]
     with psycopg.connect(database_url) as connection:
         assert connection.execute("select event_id from outbox").fetchall() == [("ev_d",)]
-    assert [entry.event.event_id for entry in log.read(0, positions[2], 10)] == ["ev_d"]
+    assert [entry.event.event_id for entry in read_until(log, positions[2], 1)] == ["ev_d"]

@@ -17,15 +17,9 @@ SEED = 7
 def test_nothing_acknowledged_is_lost_and_learning_goes_on(tmp_path: Path) -> None:
     broker = Broker()
     broker.start()
-    settings = {
-        "HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]',
-        "HEARKEN_TRAINER__ROUND_VOTES": "20",
-        "HEARKEN_TRAINER__MIN_VOTES": "20",
-        "HEARKEN_TRAINER__RL__STEPS": "2",
-        "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "1000000",
-    }
+    kafka = {"HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]'}
     try:
-        with Installation(tmp_path, **settings) as installation:
+        with Installation(tmp_path, **faults.SETTINGS, **kafka) as installation:
             report = faults.run(installation, broker, FAULTS, SEED, print)
             print({share: round(report.back_at(share), 1) for share in (0.5, 0.9, 0.95, 1)}, len(report.told))
             assert report.problems == []

@@ -21,8 +21,12 @@ ASK = {"messages": [{"role": "user", "content": "What is the capital of France?"
 
 
 @pytest.fixture
-def swapping(postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path) -> Iterator[Service]:
-    """A service of the test's own, with p0 live, over an engine that starts empty."""
+def swapping(
+    postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Service]:
+    """A service of the test's own, with p0 live, over an engine that starts empty. What nobody wants goes
+    soon."""
+    monkeypatch.setattr("serving.fleet._GRACE", 0.5)
     with (
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[engine]) as service,

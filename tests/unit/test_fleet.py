@@ -1,5 +1,6 @@
 """When a replica has proved that it serves a policy, and which one a request goes to."""
 
+import asyncio
 import math
 from collections import Counter
 from pathlib import Path
@@ -127,6 +128,40 @@ async def test_a_policy_that_nobody_wants_any_more_keeps_no_replica_out() -> Non
     await found.prove("p1", Path("p1"), PROBE, 0.05)
     await found.keep({"p0"})
     assert found.in_rotation == found.replicas
+
+
+async def test_a_policy_that_nobody_wants_stays_until_every_process_may_have_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, _ = fleet(OWN)
+    await found.prove("p1", Path("p1"), PROBE, 0.05)
+    await found.keep({"p0"})
+    assert found.serves("p1")
+    monkeypatch.setattr("serving.fleet._GRACE", 0.0)
+    with found.hold("p1"):
+        await found.keep({"p0"})
+        assert found.serves("p1")
+    await found.keep({"p0"})
+    assert not found.serves("p1")
+
+
+async def test_a_policy_that_is_wanted_again_has_its_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = fleet(OWN)
+    await found.prove("p1", Path("p1"), PROBE, 0.05)
+    monkeypatch.setattr("serving.fleet._GRACE", 0.05)
+    await found.keep({"p0"})
+    await asyncio.sleep(0.1)
+    await found.keep({"p0", "p1"})
+    await found.keep({"p0"})
+    assert found.serves("p1")
+
+
+async def test_a_slot_that_is_needed_is_freed_at_once() -> None:
+    found, _ = fleet(OWN)
+    await found.prove("p1", Path("p1"), PROBE, 0.05)
+    assert not found.room("p2", most=1)
+    await found.keep({"p0", "p2"}, at_once=True)
+    assert found.room("p2", most=1)
 
 
 async def test_when_every_replica_fails_the_policy_is_at_fault() -> None:

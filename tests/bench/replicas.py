@@ -1,0 +1,78 @@
+"""vLLM servers of a bench's own, each a process as `hearken up --engine vllm` runs it, with the starter."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import psutil
+
+from deploy import vllm
+from schemas.settings import EngineSettings, Settings, VllmSettings
+from tests.installation import free_port
+from trainer.starter import MODEL_DIR
+
+STREAMS = 16
+_PATIENCE = 180.0
+
+
+class Server:
+    """One vLLM server, on the same port every time it starts."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        settings = Settings(
+            model=str(MODEL_DIR),
+            engine=EngineSettings(kind="vllm", max_streams=STREAMS),
+            vllm=VllmSettings(eager=True),
+        )
+        self.process = psutil.Popen(
+            [sys.executable, "-m", *vllm.command(settings, self.port)],
+            env={**os.environ, **vllm.environment(settings)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Raises RuntimeError when it ends instead, or takes too long."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                httpx.get(f"{self.url}/health", timeout=2).raise_for_status()
+                return
+            except httpx.HTTPError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("vLLM did not become ready") from None
+                time.sleep(0.1)
+
+    def family(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+    def memory(self) -> int:
+        """Bytes (PSS) of the server and its workers."""
+        return sum(process.memory_full_info().pss for process in self.family())
+
+    def kill(self) -> None:
+        family = self.family()
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family, timeout=10)
+
+
+@contextmanager
+def servers(count: int) -> Iterator[list[Server]]:
+    """Ready until the end of the block."""
+    with ExitStack() as stack:
+        found = [Server() for _ in range(count)]
+        for server in found:
+            server.start()
+            stack.callback(server.kill)
+        for server in found:
+            server.wait_until_ready()
+        yield found

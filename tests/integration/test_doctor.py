@@ -1,0 +1,59 @@
+"""`hearken doctor` says what a machine lacks, and keeps secrets to itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from deploy.doctor import examine
+from schemas.settings import KafkaSettings, Settings, VllmSettings
+from tests.broker import Broker
+
+
+def ask(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
+    """The exit code, the checks by name, and everything that was printed."""
+    code = examine(settings, data_dir_given=True, as_json=True)
+    said = capsys.readouterr().out
+    return code, {check["check"]: check for check in json.loads(said)["checks"]}, said
+
+
+def test_a_machine_that_has_everything(
+    tmp_path: Path, database_url: str, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broker = Broker()
+    broker.start()
+    try:
+        settings = Settings(
+            data_dir=tmp_path,
+            database_url=database_url,
+            admin_key="sk-hearken-not-to-be-seen",
+            kafka=KafkaSettings(servers=[broker.address], sasl_password=SecretStr("not-to-be-seen")),
+            vllm=VllmSettings(urls=[engine]),
+        )
+        code, checks, said = ask(settings, capsys)
+    finally:
+        broker.kill()
+    assert code == 0, checks
+    assert set(checks) == {"disk", "model", "database", "broker", "engine", "schema"}
+    assert "the relay makes it" in checks["broker"]["detail"]
+    assert engine in checks["engine"]["detail"]
+    assert "not-to-be-seen" not in said
+
+
+def test_what_is_away_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(
+        data_dir=tmp_path,
+        database_url="postgresql://postgres@127.0.0.1:9/hearken",
+        model=str(tmp_path),
+        kafka=KafkaSettings(servers=["127.0.0.1:9"]),
+        vllm=VllmSettings(urls=["http://127.0.0.1:9"]),
+    )
+    code, checks, _ = ask(settings, capsys)
+    assert code == 1
+    assert {name for name, check in checks.items() if not check["ok"]} == {
+        "model", "database", "broker", "engine",
+    }  # fmt: skip
+    assert "127.0.0.1:9" in checks["broker"]["detail"]
+    assert "127.0.0.1:9" in checks["engine"]["detail"]

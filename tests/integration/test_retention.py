@@ -1,0 +1,174 @@
+"""Turns lie in weeks; weeks are added before they are needed and go when their time is over."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from feedback.retention import WEEKS_AHEAD, keep_house
+from feedback.store import Store
+from schemas.database import SQL, AsyncPool, migrate, migrations, open_async_pool
+from schemas.feedback import parse_vote
+from schemas.turns import new_id
+from tests.voting import a_turn, add_keys
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[AsyncPool]:
+    async with open_async_pool(database_url) as pool:
+        await add_keys(pool)
+        yield pool
+
+
+async def one(pool: AsyncPool, statement: str, *values: object) -> object:
+    """The first column of the first row; None without one."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(statement.encode(), values)).fetchone()
+    return next(iter(row.values())) if row else None
+
+
+async def keep(pool: AsyncPool, id: str) -> str:
+    """A turn, and two votes of which the later ended the first."""
+    store = Store(pool)
+    await store.record_turn(a_turn(id))
+    ballot = await store.ballot(id)
+    assert ballot is not None
+    for value in ("up", "down"):
+        vote = parse_vote({"completion_id": id, "type": "thumb", "value": value})
+        await store.submit(ballot, vote, "u_ada")
+    return id
+
+
+async def keep_from(pool: AsyncPool, monday: datetime) -> str:
+    """The same in a week of the past, made as if it had been kept since."""
+    suffix = monday.strftime("%Y%m%d")
+    async with pool.connection() as connection:
+        for table in ("turns", "replies"):
+            await connection.execute(
+                f"create table {table}_{suffix} partition of {table} for values"
+                f" from ('{id_at(monday)}') to ('{id_at(monday + timedelta(days=7))}')".encode()
+            )
+    return await keep(pool, id_at(monday + timedelta(days=3)) + "0123456789abcdef")
+
+
+def id_at(moment: datetime) -> str:
+    return f"chatcmpl-t{int(moment.timestamp() * 1000):012x}"
+
+
+def monday(weeks_ago: int) -> datetime:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return today - timedelta(days=today.weekday(), weeks=weeks_ago)
+
+
+async def kept(pool: AsyncPool) -> dict[str, tuple[int, int]]:
+    """By turn, how many replies and votes there are of it."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "select t.id, count(distinct r.choice) as replies, count(distinct f.id) as votes from turns t"
+            " left join replies r on r.turn_id = t.id left join feedback f on f.turn_id = t.id group by t.id"
+        )
+        return {row["id"]: (row["replies"], row["votes"]) for row in await cursor.fetchall()}
+
+
+async def test_a_turn_lies_in_its_week(pool: AsyncPool) -> None:
+    id = await keep(pool, new_id())
+    week = f"turns_{monday(0):%Y%m%d}"
+    assert await one(pool, "select tableoid::regclass::text from turns where id = %s", id) == week
+    assert await kept(pool) == {id: (1, 2)}
+
+
+async def test_an_id_without_a_time_is_kept_apart(pool: AsyncPool) -> None:
+    id = await keep(pool, "chatcmpl-5d0a")
+    assert await one(pool, "select tableoid::regclass::text from turns where id = %s", id) == "turns_undated"
+    assert await kept(pool) == {id: (1, 2)}
+
+
+async def test_one_turn_is_looked_for_in_one_week(pool: AsyncPool) -> None:
+    id = await keep(pool, new_id())
+    async with pool.connection() as connection:
+        cursor = await connection.execute("explain select * from turns where id = %s", [id])
+        plan = "\n".join(row["QUERY PLAN"] for row in await cursor.fetchall())
+    assert plan.count(" on turns") == 1, plan
+
+
+async def test_weeks_are_added_before_they_are_needed(pool: AsyncPool) -> None:
+    await keep_house(pool, None)
+    last = await one(pool, "select max(begins) from turn_weeks()")
+    count = await one(pool, "select count(*) from turn_weeks()")
+    assert last == monday(-WEEKS_AHEAD)
+    assert count == WEEKS_AHEAD + 2  # with this week and the last, for clocks that differ
+    await keep_house(pool, None)
+    assert await one(pool, "select count(*) from turn_weeks()") == count
+
+
+async def test_nobody_waits_behind_the_housekeeping(pool: AsyncPool, database_url: str) -> None:
+    async with pool.connection() as connection:
+        suffix = f"{monday(-WEEKS_AHEAD):%Y%m%d}"
+        for table in ("replies", "turns"):
+            await connection.execute(f"alter table {table} detach partition {table}_{suffix}".encode())
+            await connection.execute(f"drop table {table}_{suffix}".encode())
+    with psycopg.connect(database_url) as backup:
+        backup.execute("select count(*) from turns")  # as a backup holds it, for hours
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            await keep_house(pool, None)
+        id = await keep(pool, new_id())
+    await keep_house(pool, None)
+    assert await one(pool, "select count(*) from turn_weeks()") == WEEKS_AHEAD + 2
+    assert await kept(pool) == {id: (1, 2)}
+
+
+async def test_what_is_over_goes_and_nothing_else(pool: AsyncPool) -> None:
+    ids = {weeks: await keep_from(pool, monday(weeks)) for weeks in (8, 6, 3)}
+    undated = [await keep(pool, f"chatcmpl-{number}") for number in (1, 2)]
+    async with pool.connection() as connection:
+        await connection.execute(
+            "update turns set created_at = now() - interval '60 days' where id = %s", [undated[0]]
+        )
+    now = await keep(pool, new_id())
+
+    await keep_house(pool, None)
+    assert len(await kept(pool)) == 6
+    await keep_house(pool, 30)
+
+    assert await kept(pool) == dict.fromkeys((ids[3], undated[1], now), (1, 2))
+    assert await one(pool, "select count(*) from replies") == 3
+    assert await one(pool, "select count(*) from feedback") == 6
+    assert await one(pool, "select count(*) from outbox") == 12  # ids and numbers, which the trainer reads on
+    assert await one(pool, "select to_regclass(%s)", f"turns_{monday(8):%Y%m%d}") is None
+
+
+async def test_answers_for_idempotency_keys_are_forgotten(pool: AsyncPool) -> None:
+    async with pool.connection() as connection:
+        await connection.execute(
+            "insert into idempotency (project, key_id, key, request_hash, response, created_at)"
+            " select 'default', 'default-admin', days::text, '', '{}', now() - days * interval '1 day'"
+            " from generate_series(1, 10) as days"
+        )
+    await keep_house(pool, None)
+    assert await one(pool, "select max(key::integer) from idempotency") == 6
+
+
+async def test_older_turns_are_carried_over(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("drop schema public cascade")
+        connection.execute("create schema public")
+        connection.execute(
+            "create table migrations"
+            " (version integer primary key, name text not null, applied_at timestamptz default now())"
+        )
+        for version, path in migrations():
+            if version < 4:
+                connection.execute((SQL / path.name).read_bytes())
+                connection.execute("insert into migrations values (%s, %s)", [version, path.stem])
+    async with open_async_pool(database_url) as pool:
+        await add_keys(pool)
+        old = await keep(pool, "chatcmpl-5d0a")
+        migrate(database_url)
+        new = await keep(pool, new_id())
+        older_code = await keep(pool, "chatcmpl-7f11")  # of a replica that is still to be replaced
+        assert await kept(pool) == dict.fromkeys((old, new, older_code), (1, 2))
+        async with pool.connection() as connection:
+            await connection.execute("delete from turns where id = any(%s)", [[old, new]])
+        assert await kept(pool) == {older_code: (1, 2)}
+        assert await one(pool, "select count(*) from feedback") == 2
