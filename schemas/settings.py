@@ -138,7 +138,7 @@ class GateSettings(BaseModel):
     folds: int = Field(5, ge=2, description="one fold is held out for the gate each round")
     prompts: int = Field(32, ge=4, description="held-out prompts answered by candidate and live, prompts")
     probes: int = Field(256, ge=1, description="knowledge probes asked, probes")
-    knowledge_loss: float = Field(0.03, ge=0, description="largest loss of knowledge against the base, share")
+    knowledge_loss: float = Field(0.03, gt=0, description="largest loss of knowledge against the base, share")
     length_ratio: float = Field(
         3.0, gt=1, description="mean reply length may change by at most this factor against the base"
     )

@@ -9,6 +9,7 @@ than twice the comparison's standard error, which the figures give (a limit of o
 candidates that are no worse). The error counts how little the votes tell of the direction that the candidate
 went, which the disagreement of members fitted to the same few votes does not. Held-out votes may have shaped
 an ancestor of the candidate in an earlier round; the record's `held_out_unseen` says how many have not.
+Knowledge is the other way round: that no more was lost than allowed must be likely, by one standard error.
 """
 
 from collections import Counter
@@ -157,7 +158,7 @@ def judge(
         figures |= {"knowledge": round(sum(after) / len(after), 4)}
         figures |= {"knowledge_lost": round(lost, 4), "knowledge_error": round(error, 4)}
         verdict.require(
-            lost <= gate.knowledge_loss, f"{lost:.1%} ± {error:.1%} of the probes are known no more"
+            lost + error <= gate.knowledge_loss, f"{lost:.1%} ± {error:.1%} of the probes are known no more"
         )
     return verdict
 

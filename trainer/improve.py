@@ -104,10 +104,11 @@ def improve(
     sampler: Sampler,
     report: Callable[[int, Step], None] = lambda number, step: None,
     guard: Callable[[], str | None] = lambda: None,
+    spent: float = 0.0,
 ) -> Improvement:
     """Train the backbone's adapter for at most `rl.steps` steps; `generator` draws the prompts, `report`
     hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
-    those steps are taken back."""
+    those steps are taken back. `spent` is what is used up of another budget than the KL's, as a share."""
     optimizer = torch.optim.AdamW(
         backbone.trainable(), lr=rl.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
     )
@@ -137,7 +138,7 @@ def improve(
         good = backbone.snapshot()
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
         rewards_PK = (raw_B - rl.unended_penalty * unfinished_B).view(len(chosen), rl.replies)
-        beta, kl = kl_penalty(step.kl, rl), float(kl_B.mean())
+        beta, kl = kl_penalty(max(step.kl / rl.kl_budget, spent), rl), float(kl_B.mean())
         objective.descend(backbone, Samples(rows, rollouts, rewards_PK, measured.base_logprobs, beta, kl))
         torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
         for group in optimizer.param_groups:
@@ -169,9 +170,9 @@ def release_memory() -> None:
         trim(0)
 
 
-def kl_penalty(kl: float, rl: RLSettings) -> float:
-    """β, which grows as the budget is used up (a barrier): twofold at 70% of it, at most tenfold."""
-    return rl.kl_penalty / max(0.1, 1 - (max(kl, 0.0) / rl.kl_budget) ** 2)
+def kl_penalty(spent: float, rl: RLSettings) -> float:
+    """β, which grows as a budget is used up (a barrier): twofold when 70% of it is spent, at most tenfold."""
+    return rl.kl_penalty / max(0.1, 1 - max(spent, 0.0) ** 2)
 
 
 def learning_rate(step: int, rl: RLSettings) -> float:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 class Inputs(BaseModel):
     """`draw` seeds every random choice: the round's number, or that of the round it does again. `votes` had
     ever arrived; `events` are those that stood, oldest first; `turns` are those whose prompts it may
-    practise on, newest first; `positions` tells how far each log was read. `attempts` counts how often it was
+    practise on, newest first; `positions` tells how far each log was read. `knowledge_lost` is the share of
+    the probes that the parent no longer knows, as its gate measured. `attempts` counts how often it was
     begun."""
 
     model_config = ConfigDict(frozen=True)
@@ -22,6 +23,7 @@ class Inputs(BaseModel):
     events: list[str]
     turns: list[str]
     positions: dict[str, str]
+    knowledge_lost: float = 0.0
     attempts: int = 1
 
     def generator(self, seed: int, purpose: str) -> torch.Generator:

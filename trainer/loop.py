@@ -24,6 +24,7 @@ import torch
 from feedback.log import Log, open_log
 from schemas.database import Pool, open_pool
 from schemas.errors import StartError
+from schemas.policies import MANIFEST, Manifest
 from schemas.settings import Settings
 from trainer import examples, gate, publish, record, reward_model
 from trainer.backbone import Backbone
@@ -141,7 +142,7 @@ class Trainer:
         round_id, number = record.begin(self.pool, project, parent)
         figures: dict[str, Any] = {"votes": examples.count(self.pool, project), "parent": parent}
         try:
-            inputs = self._inputs(number, parent, cut_off)
+            inputs = self._inputs(number, parent, directory, cut_off)
             figures["votes"] = inputs.votes
             outcome, reason = self._round(round_id, number, directory, inputs, figures)
         except (psycopg.OperationalError, publish.Overtaken):
@@ -213,7 +214,7 @@ class Trainer:
         figures["policy"] = manifest.id
         return "published", None
 
-    def _inputs(self, number: int, parent: str, cut_off: Inputs | None) -> Inputs:
+    def _inputs(self, number: int, parent: str, directory: Path, cut_off: Inputs | None) -> Inputs:
         """Of the round that begins: those of one that was cut off, if it can be done again, else what there
         is now."""
         if cut_off is not None and cut_off.parent == parent and cut_off.attempts < MOST_ATTEMPTS:
@@ -221,6 +222,7 @@ class Trainer:
             log.info("round begins again", round=number, of=cut_off.draw, attempt=inputs.attempts)
         else:
             project = self.settings.project
+            manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
             inputs = Inputs(
                 draw=number,
                 parent=parent,
@@ -228,6 +230,7 @@ class Trainer:
                 positions=positions(self.pool),
                 events=examples.standing(self.pool, project),
                 turns=examples.recent_turns(self.pool, project, RECENT_TURNS),
+                knowledge_lost=manifest.metrics.get("gate", {}).get("knowledge_lost", 0.0),
             )
         inputs.write(self._unfinished)
         return inputs

@@ -73,8 +73,8 @@ def unpack(tensors: dict[str, Tensor]) -> list[list[Rollout]]:
         tensors["step"].tolist(),
         tensors["prompt"].tolist(),
         tensors["ended"].tolist(),
-        tensors["token_ids"].split(lengths),
-        tensors["logprobs"].split(lengths),
+        torch.split(tensors["token_ids"], lengths),
+        torch.split(tensors["logprobs"], lengths),
         strict=True,
     )
     steps: list[list[Rollout]] = []

@@ -134,6 +134,7 @@ class Round:
         improvement = improve(
             self._backbone, self.practice, model.reward, self._settings.rl, self.generator("prompts"),
             self._objective(seen), sampler, report, lambda: exam.lost(knowledge),
+            self.inputs.knowledge_lost / self._settings.gate.knowledge_loss,
         )  # fmt: skip
         return Learned(model, judge, base, improvement)
 

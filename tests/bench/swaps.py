@@ -28,6 +28,7 @@ from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY
 from trainer import publish
 from trainer.backbone import Backbone
+from trainer.inputs import Inputs
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
 
@@ -80,9 +81,8 @@ def write_random(backbone: Backbone, settings: Settings, number: int, parent: st
     for name, weights in backbone.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=_SPREAD)
-    return publish.write(
-        backbone, settings, number, parent=parent, log_positions={}, event_ids=[], metrics={}
-    )
+    inputs = Inputs(draw=number, parent=parent, votes=0, events=[], turns=[], positions={})
+    return publish.write(backbone, settings, number, inputs)
 
 
 def announce(settings: Settings, pool: Pool, manifest: Manifest) -> None:

@@ -101,7 +101,9 @@ def test_each_veto(candidate: Answers, word: str) -> None:
 
 def test_lost_knowledge_is_a_veto_and_unknown_knowledge_is_not() -> None:
     assert "known no more" in " ".join(verdict(answers(1.0), knows=(share(0.90), share(0.96))).reasons)
-    assert verdict(answers(1.0), knows=(share(0.94), share(0.96))).passed
+    assert verdict(answers(1.0), knows=(share(0.95), share(0.96))).passed
+    # 2 points lost, give or take 1.4: it may well be more than the 3 that are allowed.
+    assert not verdict(answers(1.0), knows=(share(0.94), share(0.96))).passed
     unknown = verdict(answers(1.0), knows=([], []))
     assert unknown.passed
     assert unknown.figures["probes"] == 0

@@ -70,7 +70,7 @@ def test_a_half_written_policy_of_a_killed_trainer_is_replaced(backbone: Backbon
     draft.mkdir(parents=True)
     (draft / "rubbish").write_text("rubbish")
     manifest = write(backbone, tmp_path, 5)
-    assert set(manifest.files) == {WEIGHTS, CONFIG}
+    assert set(manifest.files) == {WEIGHTS, CONFIG, publish.INPUTS, publish.ROLLOUTS}
 
 
 def test_an_adapter_comes_back_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
