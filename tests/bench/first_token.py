@@ -2,12 +2,12 @@
 
 Eight streams at once, straight and through the service, which records every turn, in turns, with the straight
 way twice as a control: on one vLLM server (its CPU build, the starter, uncompiled), and on a constant engine
-that paces its tokens. People pause between requests, each for as long as chance has it, or all eight would fall
-into step with the server's batches. Promised: 3 ms at p50. About 4 minutes.
+that paces its tokens. People pause between requests, each for as long as chance has it, or all eight would
+fall into step with the server's batches. Promised: 3 ms at p50. About 4 minutes.
 
-Measured on two cores: 2.1 ms before the paced engine, 8.0 ms before vLLM, whose core and worker processes both
-spin while there is work (`busy_loop_s` of its shared-memory ring), so that whoever else wants a core waits for
-the scheduler. Giving the service a higher priority takes half a millisecond off.
+Measured on two cores: 2.1 ms before the paced engine, 8.0 ms before vLLM, whose core and worker processes
+both spin while there is work (`busy_loop_s` of its shared-memory ring), so that whoever else wants a core
+waits for the scheduler. A higher priority for the service changed little.
 """
 
 import asyncio
