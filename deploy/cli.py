@@ -238,15 +238,59 @@ def resume(data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def export(data_dir: DataDir = None) -> None:
-    """Write all feedback to standard output, one JSON object a line."""
-    from feedback.export import lines
+def export(
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--format", help="jsonl (everything), or TRL's: preference, unpaired, prompt-completion."
+        ),
+    ] = "jsonl",
+    output: Annotated[
+        Path | None, typer.Option(help="A file, .jsonl or .parquet; else standard output.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the feedback, one JSON object a line or as Parquet."""
+    from deploy.exchange import write_file
+    from feedback.export import lines, rows
+    from feedback.layouts import LAYOUTS
+
+    known = next((name for name in LAYOUTS if name == layout), None)
+    if known is None and layout != "jsonl":
+        raise StartError(f"There is no format {layout}; there are jsonl, {', '.join(LAYOUTS)}.")
 
     async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
-        async for line in lines(connection, settings.project):
-            sys.stdout.write(line)
+        if known is not None:
+            await write_file(rows(connection, settings.project, known), output)
+        else:
+            votes = (json.loads(line) async for line in lines(connection, settings.project))
+            await write_file(votes, output)
 
     _with_database(data_dir, run)
+
+
+@app.command("import")
+def import_votes(
+    file: Annotated[Path, typer.Argument(help="TRL's preference, unpaired or prompt-completion rows.")],
+    rater: Annotated[str | None, typer.Option(help="Whose votes they are; else the file's name.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Take the rows of FILE (.jsonl or .parquet) as votes. Rows that are broken are left out and named: exit
+    code 1. To do it again does nothing twice."""
+    from deploy.exchange import import_file
+    from deploy.prepare import keys, prepared
+
+    with prepared(load(data_dir=data_dir)) as settings:
+        keys(settings)
+        report = asyncio.run(import_file(settings, file, rater or f"import:{file.name}"))
+    if as_json:
+        print(json.dumps({"imported": report.imported, "refused": report.refused}))
+    else:
+        print(f"{report.imported} rows imported, {len(report.refused)} refused.")
+        for row, reason in report.refused[:20]:
+            print(f"  row {row}: {reason}")
+    raise typer.Exit(1 if report.refused else 0)
 
 
 @app.command()

@@ -21,4 +21,4 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
         pip install --quiet "$torch"
     fi
 fi
-pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+pip install --quiet --constraint constraints.txt --editable '.[local,parquet,dev]'

@@ -1,4 +1,4 @@
-"""Everything that people said, one object for each vote, oldest first.
+"""Everything that people said, one object for each vote, oldest first; or what stands, in TRL's layouts.
 
 Votes that were superseded are there, as history, and name their successor; votes that were retracted are
 not: whoever took a vote back took it back from every dataset made afterwards. So `superseded_by` may name
@@ -6,19 +6,22 @@ a vote that is not in the export, and what stands is what has none.
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import combinations, product
 from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from feedback.layouts import Judgement, Layout
 from schemas.times import rfc3339
 
 # `policy` of a ranking is the one that wrote all the replies, or null when several did (see `replies`).
 _EXPORT = """
 select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value,
     coalesce(r.policy, ranked.policy) as policy, f.rater as "user", f.created_at, f.superseded_by,
-    t.messages as prompt, r.text as reply, ranked.replies, f.text, f.comment
+    t.messages as prompt, r.text as reply, ranked.replies, f.text, f.comment,
+    t.metadata ->> 'layout' as layout
 from feedback f
 join turns t on t.id = f.turn_id
 left join replies r on r.turn_id = f.turn_id and r.choice = f.choice
@@ -43,11 +46,46 @@ async def lines(connection: AsyncConnection[DictRow], project: str) -> AsyncIter
     (the text voted on), replies (of a ranking: choice, policy and text of each), text (of an edit),
     comment; and reasons (thumb) or acceptable (ranking).
     """
+    async for row in _votes(connection, project):
+        del row["layout"]
+        yield json.dumps(_flat(row), ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+async def rows(
+    connection: AsyncConnection[DictRow], project: str, layout: Layout
+) -> AsyncIterator[dict[str, Any]]:
+    """The votes that stand as rows of a layout, `connection` being as for `lines`. Preferences are what was
+    ranked above what, and edits above what they replaced; good completions are edits and what got a thumb
+    up."""
+    async for vote in _votes(connection, project):
+        if vote["superseded_by"] is None:
+            for judgement in _judgements(vote, layout):
+                yield judgement.row()
+
+
+async def _votes(connection: AsyncConnection[DictRow], project: str) -> AsyncIterator[DictRow]:
     async with connection.cursor(name="export") as cursor:
         cursor.itersize = 500
         await cursor.execute(_EXPORT, [project])
         async for row in cursor:
-            yield json.dumps(_flat(row), ensure_ascii=False, separators=(",", ":")) + "\n"
+            yield row
+
+
+def _judgements(vote: DictRow, layout: Layout) -> Iterator[Judgement]:
+    messages, standard = vote["prompt"], vote["layout"] == "standard"
+    if vote["type"] == "thumb":
+        good = vote["value"]["value"] == "up"
+        if layout == "unpaired" or (layout == "prompt-completion" and good):
+            yield Judgement(layout, messages, [vote["reply"]], good, standard)
+    elif vote["type"] == "edit" and layout == "preference":
+        yield Judgement(layout, messages, [vote["text"], vote["reply"]], standard=standard)
+    elif vote["type"] == "edit" and layout == "prompt-completion":
+        yield Judgement(layout, messages, [vote["text"]], standard=standard)
+    elif vote["type"] == "ranking" and layout == "preference":
+        texts = {reply["choice"]: reply["text"] for reply in vote["replies"]}
+        for better, worse in combinations(vote["value"]["ranking"], 2):
+            for one, other in product(better, worse):
+                yield Judgement(layout, messages, [texts[one], texts[other]], standard=standard)
 
 
 def _flat(row: DictRow) -> dict[str, Any]:

@@ -327,4 +327,5 @@ def policies(installation: Installation) -> list[str]:
 
 def rounds(data_dir: Path) -> str:
     """What came of each round, as the trainer recorded it."""
-    return "\n".join(file.read_text()[:200] for file in sorted((data_dir / "rounds").rglob("*.md")))
+    found = [json.loads(file.read_text()) for file in sorted((data_dir / "rounds").rglob("0*.json"))]
+    return "\n".join(f"{each['round']}: {each['outcome']}, {each['reason']}" for each in found)

@@ -9,18 +9,16 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from schemas.policies import base_digest
 from schemas.settings import RLSettings
-
-Messages = list[dict[str, Any]]
+from trainer.text import Text
 
 MERGE_BELOW = 1_000_000_000
 """Parameters of a base whose matrices may be copied to sample faster."""
@@ -48,21 +46,18 @@ class Padded:
         return (self.mask_BT.cumsum(1) - 1).clamp_min(0)
 
 
-class Backbone:
+class Backbone(Text):
     """A causal language model with a chat template, any whose linear layers PEFT knows."""
 
     def __init__(self, directory: Path, rl: RLSettings) -> None:
+        super().__init__(directory)
         self.directory = directory
         self.digest = base_digest(directory)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
         base = AutoModelForCausalLM.from_pretrained(
             directory, dtype=torch.bfloat16 if self.device.type == "cuda" else torch.float32
         )
         base.eval().requires_grad_(False)
-        self.end_ids = _end_ids(base, self.tokenizer)
-        self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        self.context = int(getattr(base.config, "max_position_embeddings", 2048))
         lora = LoraConfig(r=rl.rank, lora_alpha=rl.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the zero adapter is the same on every machine
@@ -70,18 +65,6 @@ class Backbone:
         self.model.eval()
         self.parameters = sum(parameter.numel() for parameter in base.parameters())
         self._rounded = self.device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-
-    def render(self, messages: Messages) -> list[int]:
-        """Token ids of a conversation up to where the reply begins."""
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
-
-    def encode_reply(self, text: str) -> list[int]:
-        """Token ids of a reply that somebody wrote, end token included."""
-        return [*self.tokenizer.encode(text, add_special_tokens=False), self.end_ids[0]]
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     def load_adapter(self, directory: Path) -> None:
         """Replace the adapter by the one in `directory`, of whatever rank, ready for training."""
@@ -201,11 +184,3 @@ class Backbone:
 def _rounded_up(length: int) -> int:
     """To a multiple of eight: few different shapes, since a CPU's kernels are made and kept for each."""
     return -(-length // 8) * 8
-
-
-def _end_ids(base: Any, tokenizer: Any) -> list[int]:
-    """The tokens that end a reply, the tokenizer's own first."""
-    configured = base.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    candidates = [tokenizer.eos_token_id, *configured]
-    return list(dict.fromkeys(token for token in candidates if token is not None))

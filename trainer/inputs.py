@@ -12,8 +12,8 @@ class Inputs(BaseModel):
     """`draw` seeds every random choice: the round's number, or that of the round it does again. `votes` had
     ever arrived; `events` are those that stood, oldest first; `turns` are those whose prompts it may
     practise on, newest first; `positions` tells how far each log was read. `knowledge_lost` is the share of
-    the probes that the parent no longer knows, as its gate measured. `attempts` counts how often it was
-    begun."""
+    the probes that the candidate before no longer knew, as the gate measured. `attempts` counts how often
+    it was begun."""
 
     model_config = ConfigDict(frozen=True)
 

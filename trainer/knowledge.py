@@ -25,6 +25,12 @@ ASKED, BASE_ASKED = 2, 3
 """How often the gate asks a candidate and, once and for all, the base each probe."""
 
 
+SAMPLES = 6
+"""Probes whose replies are shown, before and after."""
+
+GREETING = "Hello! Who are you, and what can you do for me today?"
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     prompt: str
@@ -82,6 +88,15 @@ class Exam:
         """By the backbone's adapter as it is now."""
         with self._backbone.merged():
             return ask(self._backbone, self._probes, ASKED, self._tokens, generator)
+
+    def samples(self, generator: torch.Generator) -> list[tuple[str, str]]:
+        """(prompt, reply) of the adapter as it is now: to some of the probes, or a greeting without any."""
+        asked = [probe.prompt for probe in self._probes[:SAMPLES]] or [GREETING]
+        prompts = [self._backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
+        with self._backbone.merged():
+            replies = sample(self._backbone, prompts, 1, self._tokens, generator)
+        texts = [self._backbone.decode(reply.token_ids).replace("\0", "�") for reply in replies]
+        return [(asked[reply.prompt], text) for reply, text in zip(replies, texts, strict=True)]
 
     def lost(self, generator: torch.Generator) -> str | None:
         """What the guard says: that more knowledge was lost than the gate allows and chance explains."""

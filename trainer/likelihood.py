@@ -12,9 +12,9 @@ the reply shown first, log δ_t how readily t replies are called equal. Each has
 not used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 
 import torch
@@ -66,6 +66,13 @@ class Votes:
             self.stages.setdefault(len(left), []).append(row)
             groups = groups[1:]
         self.count += 1
+
+    def rater_of_each(self) -> list[int]:
+        """(V,) who cast each vote."""
+        raters = {row[0]: row[1] for row in self.thumbs} | {row[0]: row[1] for row in self.edits}
+        for rows in self.stages.values():
+            raters |= {row[0]: row[1] for row in rows}
+        return [raters[vote] for vote in range(self.count)]
 
     def says_something(self) -> bool:
         """Whether some vote sets one reply above another; thumbs all alike do not."""
@@ -135,18 +142,49 @@ class Likelihood:
     def __call__(self, r_N: Tensor, terms: Terms, weights_V: Tensor) -> Tensor:
         """Σ over votes of weight × log P(vote), in nats. `r_N` is float64."""
         total = r_N.new_zeros(())
+        for vote, replies, log_p in self._parts():
+            total = total + (weights_V[vote] * log_p([r_N[each] for each in replies], terms)).sum()
+        return total
+
+    def pulls(self, r_N: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        """(votes, replies, pulls), one entry for each reply that a vote is about: ∂ log P(vote) / ∂ r(reply).
+        A vote that is as good as certain pulls at nothing."""
+        votes, replies, pulls = [], [], []
+        for vote, about, log_p in self._parts():
+            r = [r_N[each].detach().requires_grad_() for each in about]
+            gradients = torch.autograd.grad(log_p(r, terms).sum(), r)
+            for each, gradient in zip(about, gradients, strict=True):
+                votes.append(vote if each.ndim == 1 else vote.unsqueeze(1).expand_as(each).reshape(-1))
+                replies.append(each.reshape(-1))
+                pulls.append(gradient.reshape(-1))
+        return torch.cat(votes), torch.cat(replies), torch.cat(pulls)
+
+    def _parts(self) -> Iterator[tuple[Tensor, list[Tensor], Callable[[list[Tensor], Terms], Tensor]]]:
+        """By kind of vote: the votes, the replies that each is about, and log P of each by their r."""
         if self.thumbs:
             vote, rater, reply, up = self.thumbs
-            logit = terms.reliability_U[rater] * r_N[reply] + terms.leniency_U[rater]
-            total = total + (weights_V[vote] * logsigmoid(torch.where(up, logit, -logit))).sum()
+            yield vote, [reply], partial(_thumbs, rater, up)
         if self.edits:
             vote, rater, edited, original = self.edits
-            logit = terms.edit_scale * terms.reliability_U[rater] * (r_N[edited] - r_N[original])
-            total = total + (weights_V[vote] * logsigmoid(logit)).sum()
+            yield vote, [edited, original], partial(_edits, rater)
         for size, (vote, rater, replies_SM, first_SM, chosen) in self.stages.items():
-            scale_S1 = terms.ranking_scale * terms.reliability_U[rater].unsqueeze(1)
-            worth_SM = scale_S1 * r_N[replies_SM] + terms.position * first_SM
-            tie = torch.stack([terms.log_tie[len(group)] * (len(group) > 1) for group in subsets(size)])
-            log_p_SC = (worth_SM @ _averaging(size).T + tie).log_softmax(1)
-            total = total + (weights_V[vote] * log_p_SC.gather(1, chosen.unsqueeze(1)).squeeze(1)).sum()
-        return total
+            yield vote, [replies_SM], partial(_stages, size, rater, first_SM, chosen)
+
+
+def _thumbs(rater: Tensor, up: Tensor, r: list[Tensor], terms: Terms) -> Tensor:
+    logit = terms.reliability_U[rater] * r[0] + terms.leniency_U[rater]
+    return logsigmoid(torch.where(up, logit, -logit))
+
+
+def _edits(rater: Tensor, r: list[Tensor], terms: Terms) -> Tensor:
+    return logsigmoid(terms.edit_scale * terms.reliability_U[rater] * (r[0] - r[1]))
+
+
+def _stages(
+    size: int, rater: Tensor, first_SM: Tensor, chosen: Tensor, r: list[Tensor], terms: Terms
+) -> Tensor:
+    scale_S1 = terms.ranking_scale * terms.reliability_U[rater].unsqueeze(1)
+    worth_SM = scale_S1 * r[0] + terms.position * first_SM
+    tie = torch.stack([terms.log_tie[len(group)] * (len(group) > 1) for group in subsets(size)])
+    log_p_SC = (worth_SM @ _averaging(size).T + tie).log_softmax(1)
+    return log_p_SC.gather(1, chosen.unsqueeze(1)).squeeze(1)

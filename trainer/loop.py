@@ -24,9 +24,8 @@ import torch
 from feedback.log import Log, open_log
 from schemas.database import Pool, open_pool
 from schemas.errors import StartError
-from schemas.policies import MANIFEST, Manifest
 from schemas.settings import Settings
-from trainer import examples, gate, publish, record, reward_model
+from trainer import account, examples, gate, publish, record, reward_model
 from trainer.backbone import Backbone
 from trainer.gate import Answers
 from trainer.improve import Step
@@ -36,6 +35,7 @@ from trainer.knowledge import Exam
 from trainer.reward_model import RewardModel
 from trainer.round import Round, Seen
 from trainer.standby import Standby
+from trainer.style import style
 
 POLL = 0.5
 """Seconds between looks at the log."""
@@ -142,7 +142,7 @@ class Trainer:
         round_id, number = record.begin(self.pool, project, parent)
         figures: dict[str, Any] = {"votes": examples.count(self.pool, project), "parent": parent}
         try:
-            inputs = self._inputs(number, parent, directory, cut_off)
+            inputs = self._inputs(number, parent, cut_off)
             figures["votes"] = inputs.votes
             outcome, reason = self._round(round_id, number, directory, inputs, figures)
         except (psycopg.OperationalError, publish.Overtaken):
@@ -192,13 +192,22 @@ class Trainer:
             log.info("step", round=number, step=step, reward=seen.reward, kl=seen.kl, length=seen.length)
 
         backbone.load_adapter(directory)
-        live = answer("live")
+        live, before = answer("live"), self.exam.samples(work.generator("samples"))
         learned = work.learn(self.seen, self.exam, work.sampler(), report)
         figures["reward_model"] = self._skill(learned.model, work)
         figures["improvement"] = learned.improvement.figures()
         knows = (self.exam.of_adapter(work.generator("knowledge")), self.exam.of_base())
+        candidate = answer("candidate")
+        after = self.exam.samples(work.generator("samples"))
+        figures["style"] = {
+            name: style([backbone.decode(reply) for reply in answers.token_ids])
+            for name, answers in (("live", live), ("candidate", candidate))
+        }
+        figures["samples"] = account.of_replies(before, after)
+        figures |= account.of_votes(work, learned.model, self.seen)
+        figures |= {"seed": settings.seed, "draw": inputs.draw, "versions": publish.versions()}
         verdict = gate.judge(
-            answer("candidate"), live, learned.base, learned.model, learned.judge, knows, settings.gate,
+            candidate, live, learned.base, learned.model, learned.judge, knows, settings.gate,
             settings.rl,
         )  # fmt: skip
         figures["gate"] = verdict.as_json()
@@ -214,7 +223,7 @@ class Trainer:
         figures["policy"] = manifest.id
         return "published", None
 
-    def _inputs(self, number: int, parent: str, directory: Path, cut_off: Inputs | None) -> Inputs:
+    def _inputs(self, number: int, parent: str, cut_off: Inputs | None) -> Inputs:
         """Of the round that begins: those of one that was cut off, if it can be done again, else what there
         is now."""
         if cut_off is not None and cut_off.parent == parent and cut_off.attempts < MOST_ATTEMPTS:
@@ -222,7 +231,6 @@ class Trainer:
             log.info("round begins again", round=number, of=cut_off.draw, attempt=inputs.attempts)
         else:
             project = self.settings.project
-            manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
             inputs = Inputs(
                 draw=number,
                 parent=parent,
@@ -230,7 +238,7 @@ class Trainer:
                 positions=positions(self.pool),
                 events=examples.standing(self.pool, project),
                 turns=examples.recent_turns(self.pool, project, RECENT_TURNS),
-                knowledge_lost=manifest.metrics.get("gate", {}).get("knowledge_lost", 0.0),
+                knowledge_lost=record.knowledge_lost(self.pool, project),
             )
         inputs.write(self._unfinished)
         return inputs

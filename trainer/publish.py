@@ -27,12 +27,13 @@ from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, f
 from schemas.settings import Settings
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
+from trainer.knowledge import GREETING
 from trainer.rollouts import Rollout, pack
 
 INPUTS, ROLLOUTS = "inputs.json", "rollouts.safetensors"
 """Beside the adapter: what it was made from, so that it can be made again."""
 
-_PROBE = [{"role": "user", "content": "Hello! Who are you, and what can you do for me today?"}]
+_PROBE = [{"role": "user", "content": GREETING}]
 _PROBE_REPLY = "Hello! I am glad that you ask. I can chat with you, answer questions, and help you think."
 
 
@@ -85,7 +86,7 @@ def write(
         examples_digest=hashlib.sha256("\n".join(sorted(event_ids)).encode()).hexdigest(),
         configuration=settings.trainer.model_dump(mode="json"),
         seed=settings.trainer.seed,
-        versions=_versions(),
+        versions=versions(),
         metrics=metrics or {},
         probe=probe(backbone),
         created_at=datetime.now(UTC),
@@ -189,7 +190,8 @@ def _peft_config(backbone: Backbone) -> dict[str, Any]:
     return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what an adapter's bytes depend on."""
     found = {"python": platform.python_version()}
     for name in ("hearken", "torch", "transformers", "peft", "safetensors"):
         try:

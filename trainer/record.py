@@ -1,4 +1,4 @@
-"""The record of a round that people read: a row of `rounds`, and a Markdown and a JSON file beside it.
+"""The record of a round: a row of `rounds`, and a JSON file and a page for people beside it.
 
 The row is opened before the work and closed with its outcome, so a round whose process died is found open
 by the next start, which closes it as failed.
@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from schemas.database import Pool
 from schemas.settings import Settings
+from trainer.report import page
 
 
 def close_interrupted(pool: Pool, project: str) -> int:
@@ -31,6 +32,18 @@ def was_cut_off(pool: Pool, project: str) -> bool:
             "select reason from rounds where project = %s order by id desc limit 1", [project]
         ).fetchone()
     return row is not None and row["reason"] == "interrupted"
+
+
+def knowledge_lost(pool: Pool, project: str) -> float:
+    """What the gate measured last, of a candidate that passed or not, as a share of the probes; 0 before the
+    first."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select (record #>> '{gate,figures,knowledge_lost}')::double precision as lost from rounds"
+            " where project = %s and record #> '{gate,figures}' ? 'knowledge_lost' order by id desc limit 1",
+            [project],
+        ).fetchone()
+    return float(row["lost"]) if row else 0.0
 
 
 def begin(pool: Pool, project: str, parent: str) -> tuple[int, int]:
@@ -79,42 +92,7 @@ def finish(
     folder.mkdir(parents=True, exist_ok=True)
     whole = {"round": number, "outcome": outcome, "reason": reason, **record}
     _write(folder / f"{number:05d}.json", json.dumps(whole, indent=2) + "\n")
-    _write(folder / f"{number:05d}.md", markdown(whole))
-
-
-def markdown(whole: dict[str, Any]) -> str:
-    """The record as a page: what came of it, what it learned from, its steps, and the verdict."""
-    lines = [f"# Round {whole['round']}: {whole['outcome']}", ""]
-    if whole["reason"]:
-        lines += [f"{whole['reason']}.", ""]
-    for name, value in whole.items():
-        if not isinstance(value, dict | list) and name not in {"round", "outcome", "reason"}:
-            lines.append(f"- {name.replace('_', ' ')}: {value}")
-    for name, value in whole.items():
-        if isinstance(value, dict):
-            lines += ["", f"## {name.replace('_', ' ').capitalize()}", "", *_section(value)]
-    return "\n".join(lines) + "\n"
-
-
-def _section(value: dict[str, Any]) -> list[str]:
-    lines = []
-    for name, item in value.items():
-        if isinstance(item, list) and item and isinstance(item[0], dict):
-            columns = list(item[0])
-            lines += ["| step | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-            lines += [
-                f"| {number} | " + " | ".join(str(row[column]) for column in columns) + " |"
-                for number, row in enumerate(item)
-            ]
-            lines.append("")
-        elif isinstance(item, dict):
-            lines += [
-                f"- {name.replace('_', ' ')}: {key.replace('_', ' ')} {figure}"
-                for key, figure in item.items()
-            ]
-        else:
-            lines.append(f"- {name.replace('_', ' ')}: {item}")
-    return lines
+    _write(folder / f"{number:05d}.html", page(whole))
 
 
 def _write(path: Path, text: str) -> None:

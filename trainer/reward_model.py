@@ -190,6 +190,43 @@ def _fit_member(
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Influence:
+    """By how much the reward of the replies voted on would change (root mean square, in logits) without each
+    vote, and without all votes of each rater; and what the model makes of the raters, on average over its
+    members."""
+
+    of_votes_V: Tensor
+    of_raters_U: Tensor
+    reliability_U: Tensor
+    leniency_U: Tensor
+
+
+def influence(model: RewardModel, views: Views, votes: Votes) -> Influence:
+    """To first order (influence functions: Koh and Liang 2017), for the votes that `model` was fitted to."""
+    likelihood = Likelihood(votes)
+    rater_V = torch.tensor(votes.rater_of_each())
+    of_votes, of_raters = [], []
+    for member in model.members:
+        seen_NK = look(member.lenses, member.names, views)
+        r_N = (seen_NK @ member.direction_K + member.bias).double()
+        vote, reply, pull = likelihood.pulls(r_N, member.terms)
+        pulls_VK = torch.zeros(votes.count, seen_NK.shape[1]).index_add_(
+            0, vote, pull.float().unsqueeze(1) * seen_NK[reply]
+        )
+        pulls_UK = torch.zeros(votes.raters, seen_NK.shape[1]).index_add_(0, rater_V, pulls_VK)
+        effect_KK = member.covariance_KK @ (seen_NK.T @ seen_NK / len(seen_NK)) @ member.covariance_KK
+        of_votes.append(((pulls_VK @ effect_KK) * pulls_VK).sum(1).clamp_min(0).sqrt())
+        of_raters.append(((pulls_UK @ effect_KK) * pulls_UK).sum(1).clamp_min(0).sqrt())
+    terms = [member.terms for member in model.members]
+    return Influence(
+        torch.stack(of_votes).mean(0),
+        torch.stack(of_raters).mean(0),
+        torch.stack([each.reliability_U for each in terms]).mean(0),
+        torch.stack([each.leniency_U for each in terms]).mean(0),
+    )
+
+
 def pairwise_accuracy(reward_N: Tensor, votes: Votes) -> float | None:
     """Share of the pairs (a thumbed-up reply, a thumbed-down one) that the reward orders as people did, ties
     counting half; None where there is no such pair."""

@@ -54,7 +54,7 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
         with installation.client() as client:
             state = client.get(f"/v1/policies/{live['id']}").json()["state"]
             assert state == "rolled_back"
-        assert list((tmp_path / "rounds").rglob("*.md"))
+        assert list((tmp_path / "rounds").rglob("*.html"))
         outbox_is_free_of_text(installation, lines)
 
 

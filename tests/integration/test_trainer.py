@@ -102,7 +102,10 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
     assert record["gate"]["passed"] is True
     assert len(record["improvement"]["steps"]) == 2
-    assert "# Round 1: published" in (settings.rounds_dir / "default" / "00001.md").read_text()
+    page = (settings.rounds_dir / "default" / "00001.html").read_text()
+    assert "Round 1:" in page
+    assert "The votes that weighed most" in page
+    assert all(len(record[name]) > 0 for name in ("samples", "weightiest", "raters", "style", "versions"))
 
 
 def test_the_same_votes_and_seed_give_the_same_bytes(

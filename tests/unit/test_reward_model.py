@@ -8,7 +8,16 @@ from torch import Tensor
 
 from schemas.settings import RewardSettings
 from trainer.likelihood import MOST_RANKED, Likelihood, Terms, Votes, subsets
-from trainer.reward_model import Lens, RewardModel, fit, pairwise_accuracy, principal_directions
+from trainer.reward_model import (
+    Lens,
+    RewardModel,
+    _fit_member,
+    fit,
+    influence,
+    look,
+    pairwise_accuracy,
+    principal_directions,
+)
 
 torch.set_num_threads(1)
 
@@ -213,3 +222,62 @@ def test_what_all_replies_to_a_prompt_share_is_not_looked_at() -> None:
     lens = Lens.on("mean", (subject_PD + manner_PKD).flatten(0, 1), per_prompt=4)
     assert lens.basis_DK.shape == (3, 2)
     assert torch.allclose(lens.basis_DK[0], torch.zeros(2), atol=1e-5)
+
+
+def every_kind() -> Votes:
+    votes = Votes(3)
+    votes.thumb(0, [0, 1], up=False)
+    votes.edit(1, 2, 3)
+    votes.ranking(2, [[1], [0, 4], [2]], first=0)
+    votes.thumb(1, [4], up=True)
+    return votes
+
+
+def test_a_vote_pulls_as_its_likelihood_slopes() -> None:
+    votes, given = every_kind(), terms(3, tie=0.3, position=0.2, edit_scale=0.7)
+    likelihood = Likelihood(votes)
+    r_N = torch.tensor([0.3, -0.2, 0.9, 0.1, -0.5], dtype=torch.float64)
+    vote, reply, pull = likelihood.pulls(r_N, given)
+    for number in range(votes.count):
+        of_r = r_N.clone().requires_grad_()
+        alone_V = torch.nn.functional.one_hot(torch.tensor(number), votes.count).double()
+        (slope_N,) = torch.autograd.grad(likelihood(of_r, given, alone_V), of_r)
+        found_N = torch.zeros(5, dtype=torch.float64)
+        found_N.index_add_(0, reply[vote == number], pull[vote == number])
+        assert torch.allclose(found_N, slope_N, atol=1e-12)
+
+
+def test_each_vote_knows_its_rater() -> None:
+    assert every_kind().rater_of_each() == [0, 1, 2, 1]
+
+
+def test_the_influence_of_a_vote_is_what_its_absence_changes() -> None:
+    views, votes, _ = crowd_votes(raters=5, each=24, contrarians=0, seed=8)
+    model = fitted(views, votes)
+    found = influence(model, views, votes)
+
+    def change(without: set[int]) -> float:
+        """Root mean square, of the members' logits, when refitted on the other votes."""
+        kept = Likelihood(votes)
+        generator = torch.Generator().manual_seed(0)
+        total = 0.0
+        for member in model.members:
+            weights_V = torch.empty(votes.count, dtype=torch.float64).exponential_(generator=generator)
+            weights_V[list(without)] = 0.0
+            other = _fit_member(member.lenses, member.names, views, views, kept, votes.raters, weights_V)
+            seen_NK = look(member.lenses, member.names, views)
+            moved_N = seen_NK @ (other.direction_K - member.direction_K)
+            total += float(moved_N.square().mean().sqrt())
+        return total / len(model.members)
+
+    order = found.of_votes_V.argsort(descending=True).tolist()
+    heavy, light = order[:3], order[-3:]
+    assert min(change({vote}) for vote in heavy) > 3 * max(change({vote}) for vote in light)
+    assert found.of_raters_U.shape == (5,)
+
+
+def test_who_is_not_heeded_has_little_influence() -> None:
+    views, votes, _ = crowd_votes(raters=10, each=40, contrarians=2, seed=3)
+    found = influence(fitted(views, votes), views, votes)
+    assert float(found.of_raters_U[:2].max()) < 0.5 * float(found.of_raters_U[2:].mean())
+    assert float(found.reliability_U[:2].max()) < 0.3

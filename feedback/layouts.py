@@ -1,0 +1,138 @@
+"""TRL's data set layouts: what a row says, and how a vote is written as one.
+
+preference           prompt, chosen, rejected       a ranking of two replies
+unpaired             prompt, completion, label      a thumb
+prompt-completion    prompt, completion             a reply that is good
+
+A row may be standard, with texts, or conversational, with lists of messages; a preference may also leave out
+`prompt`, where chosen and rejected are whole conversations that begin alike. What is read and written again
+is the same row, but that such a prompt is then written out.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, assert_never, get_args
+
+from schemas.errors import HearkenError
+
+Layout = Literal["preference", "unpaired", "prompt-completion"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+Message = dict[str, str]
+_ROLES = ("system", "user", "assistant")
+
+
+class Malformed(HearkenError):
+    """What is wrong with a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A prompt with the replies that were judged: the preferred one first, or a single one and whether it is
+    `good`. `standard` rows have texts instead of messages."""
+
+    layout: Layout
+    messages: list[Message]
+    replies: list[str]
+    good: bool = True
+    standard: bool = False
+
+    def row(self) -> dict[str, Any]:
+        prompt: Any = self.messages[0]["content"] if self.standard else self.messages
+        replies: list[Any] = list(self.replies)
+        if not self.standard:
+            replies = [[{"role": "assistant", "content": reply}] for reply in self.replies]
+        match self.layout:
+            case "preference":
+                return {"prompt": prompt, "chosen": replies[0], "rejected": replies[1]}
+            case "unpaired":
+                return {"prompt": prompt, "completion": replies[0], "label": self.good}
+            case "prompt-completion":
+                return {"prompt": prompt, "completion": replies[0]}
+            case _:
+                assert_never(self.layout)
+
+
+def layout_of(row: dict[str, Any]) -> Layout:
+    """By the columns that it has. Raises Malformed."""
+    if {"chosen", "rejected"} <= row.keys():
+        return "preference"
+    if "completion" in row:
+        return "unpaired" if "label" in row else "prompt-completion"
+    raise Malformed("it has neither chosen and rejected nor completion")
+
+
+def read(row: Any) -> Judgement:
+    """Raises Malformed."""
+    if not isinstance(row, dict):
+        raise Malformed("it is no object")
+    layout = layout_of(row)
+    if layout == "preference":
+        whole = "prompt" not in row
+        prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+        if whole:
+            prompt, chosen = _split(chosen, "chosen")
+            again, rejected = _split(rejected, "rejected")
+            if prompt != again:
+                raise Malformed("chosen and rejected do not begin alike")
+        replies = [_reply(chosen, "chosen"), _reply(rejected, "rejected")]
+        if replies[0] == replies[1]:
+            raise Malformed("chosen and rejected are the same")
+        return Judgement(layout, _prompt(prompt), replies, standard=isinstance(prompt, str))
+    good = row.get("label", True)
+    if not isinstance(good, bool):
+        raise Malformed("label must be true or false")
+    prompt = row.get("prompt")
+    reply = _reply(row["completion"], "completion")
+    return Judgement(layout, _prompt(prompt), [reply], good, isinstance(prompt, str))
+
+
+def _prompt(value: Any) -> list[Message]:
+    if isinstance(value, str):
+        if not value.strip():
+            raise Malformed("prompt is empty")
+        return [{"role": "user", "content": _writable(value, "prompt")}]
+    messages = _messages(value, "prompt")
+    if messages[-1]["role"] != "user":
+        raise Malformed("the last message of prompt must be the user's")
+    return messages
+
+
+def _reply(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        messages = _messages(value, name)
+        if len(messages) != 1 or messages[0]["role"] != "assistant":
+            raise Malformed(f"{name} must be one message of the assistant")
+        value = messages[0]["content"]
+    if not value.strip():
+        raise Malformed(f"{name} is empty")
+    return _writable(value, name)
+
+
+def _split(value: Any, name: str) -> tuple[list[Message], list[Message]]:
+    messages = _messages(value, name)
+    if len(messages) < 2:
+        raise Malformed(f"without a prompt, {name} must be a whole conversation")
+    return messages[:-1], messages[-1:]
+
+
+def _messages(value: Any, name: str) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise Malformed(f"{name} must be a text or a list of messages")
+    for message in value:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise Malformed(f"{name} has a message without a role of {', '.join(_ROLES)}")
+        if not isinstance(message.get("content"), str):
+            raise Malformed(f"{name} has a message whose content is no text")
+        _writable(message["content"], name)
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _writable(text: str, name: str) -> str:
+    """What Postgres can keep."""
+    if "\0" in text:
+        raise Malformed(f"{name} holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Malformed(f"{name} holds half a surrogate pair") from None
+    return text

@@ -1,0 +1,70 @@
+"""The page of a round shows what its record holds, and nothing in it is taken for markup."""
+
+import re
+
+from trainer.report import page
+from trainer.style import style
+
+RECORD = {
+    "round": 7,
+    "outcome": "published",
+    "reason": None,
+    "votes": 120,
+    "improvement": {
+        "steps": [
+            {"reward": 0.1, "kl": 0.0, "length": 20.0, "ended": 1.0},
+            {"reward": 0.4, "kl": 0.02, "length": 22.5, "ended": 0.98},
+            {"reward": 0.6, "kl": 0.03, "length": 21.0, "ended": 1.0},
+        ],
+        "stopped": None,
+    },
+    "gate": {"passed": True, "reasons": [], "figures": {"trained_gain": 0.4, "held_out_gain": None}},
+    "style": {"live": {"words": 20.0}, "candidate": {"words": 12.5}},
+    "samples": [{"prompt": "Who?", "before": "Me & <b>you</b>", "after": "Us."}],
+    "weightiest": [{"vote": "ev_1", "rater": "u_1", "kind": "thumb", "weight": 0.2}],
+    "raters": [{"rater": "u_1", "votes": 3, "weight": 0.3, "reliability": 0.9, "leniency": -0.1}],
+    "versions": {"torch": "2.13.0"},
+}
+
+
+def test_everything_of_the_record_is_on_the_page() -> None:
+    found = page(RECORD)
+    for text in ("Round 7", "published", "trained gain", "12.5", "Us.", "ev_1", "u_1", "2.13.0"):
+        assert text in found
+    assert "held out gain" not in found  # there was none
+    assert len(re.findall("<svg", found)) == 4
+    assert not re.search(r"(src|href)=", found)  # it needs nothing else
+
+
+def test_what_is_said_is_not_markup() -> None:
+    assert "Me &amp; &lt;b&gt;you&lt;/b&gt;" in page(RECORD)
+    assert "<script>" not in page({**RECORD, "reason": "<script>alert(1)</script>"})
+
+
+def test_a_round_that_failed_shows_where() -> None:
+    found = page({"round": 8, "outcome": "failed", "reason": "ValueError: no", "traceback": "line 1\nline 2"})
+    assert '<span class="failed">failed</span>' in found
+    assert "<pre>line 1\nline 2</pre>" in found
+
+
+def test_a_curve_goes_up_where_the_figure_does() -> None:
+    heights = [
+        [float(point.split(",")[1]) for point in points.split()]
+        for points in re.findall(r'points="([^"]+)"', page(RECORD))
+    ]
+    reward, kl, length, ended = heights
+    assert reward[0] > reward[1] > reward[2]  # down is more, in a picture
+    assert kl[0] > kl[2]
+    assert length[1] < length[2] < length[0]
+    assert ended[0] == ended[2] < ended[1]
+
+
+def test_style_is_told_in_shares() -> None:
+    found = style(["Why not? I do!", "- one\n- two", "Plain words here.", "1. first 🙂"])
+    assert found["ask a question"] == 0.25
+    assert found["exclaim"] == 0.25
+    assert found["have a list"] == 0.5
+    assert found["have an emoji"] == 0.25
+    assert found["say I"] == 0.25
+    assert found["words"] == 3.5
+    assert style([])["words"] == 0

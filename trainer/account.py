@@ -1,0 +1,55 @@
+"""What a round changed and who and what made it so, for its record."""
+
+from typing import Any
+
+from trainer import reward_model
+from trainer.reward_model import RewardModel
+from trainer.round import Round, Seen
+
+SHOWN = 20
+"""Votes and raters that are named, those of most weight."""
+
+Said = list[tuple[str, str]]
+"""Prompts and replies."""
+
+
+def of_replies(before: Said, after: Said) -> list[dict[str, str]]:
+    """What the two policies say, side by side."""
+    return [
+        {"prompt": prompt, "before": one, "after": other}
+        for (prompt, one), (_, other) in zip(before, after, strict=True)
+    ]
+
+
+def of_votes(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
+    """Whose votes, and which, the reward model owes most to, and what it makes of the raters."""
+    votes, keys = work.corpus.votes(work.training)
+    weight = reward_model.influence(model, seen.of(keys), votes)
+    # A ranking of which nothing was good counts as two votes.
+    owners = [
+        example
+        for example in work.training
+        for _ in range(1 + (example.type == "ranking" and not example.value["acceptable"]))
+    ]
+    raters = list(dict.fromkeys(example.rater for example in work.training))
+    return {
+        "weightiest": [
+            {
+                "vote": owners[index].event_id,
+                "rater": owners[index].rater,
+                "kind": owners[index].type,
+                "weight": round(float(weight.of_votes_V[index]), 4),
+            }
+            for index in weight.of_votes_V.argsort(descending=True)[:SHOWN].tolist()
+        ],
+        "raters": [
+            {
+                "rater": raters[index],
+                "votes": sum(example.rater == raters[index] for example in work.training),
+                "weight": round(float(weight.of_raters_U[index]), 4),
+                "reliability": round(float(weight.reliability_U[index]), 3),
+                "leniency": round(float(weight.leniency_U[index]), 3),
+            }
+            for index in weight.of_raters_U.argsort(descending=True)[:SHOWN].tolist()
+        ],
+    }

@@ -1,0 +1,88 @@
+"""The page of a round: what it learned from and what came of it, for people, in one file that needs nothing
+else. Holds no text of theirs: the samples answer the knowledge probes."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+color: #1c2024 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+.published { color: #0a7d44 } .rejected, .failed { color: #b3261e } .skipped { color: #6b7280 }
+table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem .6rem .3rem 0;
+border-bottom: 1px solid #e5e7eb; vertical-align: top; font-variant-numeric: tabular-nums }
+th { font-weight: 600; color: #4b5563 } .curves { display: flex; flex-wrap: wrap; gap: 1.5rem }
+figure { margin: 0 } figcaption { color: #4b5563 } svg { background: #f6f7f9; border-radius: 6px }
+pre { background: #f6f7f9; padding: .8rem; border-radius: 6px; overflow-x: auto; font-size: 13px }
+"""
+_WIDTH, _HEIGHT, _MARGIN = 260, 110, 12
+
+
+def page(whole: Mapping[str, Any]) -> str:
+    """HTML of a round's record, as `record` writes it."""
+    outcome = escape(str(whole["outcome"]))
+    parts = [f'<h1>Round {whole["round"]}: <span class="{outcome}">{outcome}</span></h1>']
+    if whole.get("reason"):
+        parts.append(f"<p>{escape(str(whole['reason']))}.</p>")
+    facts = {name: value for name, value in whole.items() if not isinstance(value, dict | list)}
+    parts += ["<h2>What it learned from</h2>", _pairs(facts)]
+    steps = whole.get("improvement", {}).get("steps", [])
+    if steps:
+        parts += ["<h2>Steps</h2>", _curves(steps)]
+    if gate := whole.get("gate"):
+        parts += ["<h2>The gate</h2>", _pairs(gate["figures"])]
+    if style := whole.get("style"):
+        rows = [[name, value, style["candidate"][name]] for name, value in style["live"].items()]
+        parts += ["<h2>How it writes</h2>", _table(["", "before", "after"], rows)]
+    if samples := whole.get("samples"):
+        rows = [[each["prompt"], each["before"], each["after"]] for each in samples]
+        parts += ["<h2>What it says</h2>", _table(["asked", "before", "after"], rows)]
+    for title, name in (("The votes that weighed most", "weightiest"), ("Who voted", "raters")):
+        if found := whole.get(name):
+            parts += [f"<h2>{title}</h2>", _table(list(found[0]), [list(each.values()) for each in found])]
+    for name in ("reward_model", "versions"):
+        if found := whole.get(name):
+            parts += [f"<h2>{name.replace('_', ' ').capitalize()}</h2>", _pairs(found)]
+    if trace := whole.get("traceback"):
+        parts += ["<h2>Where it failed</h2>", f"<pre>{escape(str(trace))}</pre>"]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
+        f"<title>Round {whole['round']}</title><style>{_STYLE}</style>\n{body}\n</html>\n"
+    )
+
+
+def _pairs(found: Mapping[str, Any]) -> str:
+    return _table([], [[name.replace("_", " "), value] for name, value in found.items() if value is not None])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = ["<table>"]
+    if head:
+        cells = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in head)
+        lines.append(f"<tr>{cells}</tr>")
+    for row in rows:
+        lines.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def _curves(steps: Sequence[Mapping[str, float]]) -> str:
+    figures = [_curve(name, [step[name] for step in steps]) for name in steps[0]]
+    return '<div class="curves">' + "".join(figures) + "</div>"
+
+
+def _curve(name: str, values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    across = (_WIDTH - 2 * _MARGIN) / max(1, len(values) - 1)
+    up = (_HEIGHT - 2 * _MARGIN) / (high - low or 1)
+    points = " ".join(
+        f"{_MARGIN + number * across:.1f},{_HEIGHT - _MARGIN - (value - low) * up:.1f}"
+        for number, value in enumerate(values)
+    )
+    return (
+        f'<figure><svg width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="{escape(name)}">'
+        f'<polyline points="{points}" fill="none" stroke="#2563eb" stroke-width="2"/></svg>'
+        f"<figcaption>{escape(name)}: {values[0]:g} → {values[-1]:g} (from {low:g} to {high:g})</figcaption>"
+        "</figure>"
+    )
