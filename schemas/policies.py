@@ -32,8 +32,8 @@ _EXPONENTS = {"F32": (np.uint32, 0x7F80_0000), "F16": (np.uint16, 0x7C00), "BF16
 
 
 class Probe(BaseModel):
-    """Proof that a replica really serves the adapter: on `token_ids` its prompt logprobs (nats, one per
-    token after the first) must lie near `logprobs`, and nearer to them than to `base_logprobs`."""
+    """Proof that a replica really serves the adapter: what it gives each of `token_ids` (nats, one per token
+    after the first) must lie near `logprobs`, and nearer to them than to `base_logprobs`."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -5,7 +5,8 @@ Tokens that arrive together go on together: what one read of the socket brought 
 a process that cannot keep up works less for each token, and one that can adds no delay.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -83,16 +84,24 @@ class Engine:
         if status not in (200, 404):
             raise self._failure(status, answer)
 
-    async def probe(self, policy: str, token_ids: list[int]) -> list[float]:
-        """Log-probabilities (nats) of the prompt's own tokens, one for each after the first."""
-        body = {"model": policy, "prompt": token_ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    async def probe(self, policy: str, token_ids: list[int], places: Iterable[int]) -> list[float]:
+        """Log-probability (nats) of the token at each of `places` (from 1), after those before it.
+
+        Each is generated as the only token that is allowed. To ask for `prompt_logprobs` of the whole would
+        be one request, which vLLM 0.32 does not survive where replies of adapters share a batch with it:
+        measured, its engine died of every probe under load ("einsum(): subscript b has size 9 …").
+        """
+        return await asyncio.gather(*(self._likely(policy, token_ids[:at], token_ids[at]) for at in places))
+
+    async def _likely(self, policy: str, prompt: list[int], token: int) -> float:
+        body = {
+            "model": policy, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 0,
+            "allowed_token_ids": [token],
+        }  # fmt: skip
         status, answer = await self._send("POST", "/v1/completions", body)
         if status != 200:
             raise self._failure(status, answer)
-        found = orjson.loads(answer)["choices"][0]["prompt_logprobs"]
-        return [
-            float(entry[str(token)]["logprob"]) for token, entry in zip(token_ids[1:], found[1:], strict=True)
-        ]
+        return float(orjson.loads(answer)["choices"][0]["logprobs"]["token_logprobs"][0])
 
     async def adapters(self) -> set[str]:
         """Names of the resident adapters; the base model itself is not one."""

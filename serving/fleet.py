@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from serving.engine import Delta, Engine
 log = structlog.get_logger()
 
 _PATIENCE = 5.0  # seconds to say how it is
+_PLACES = 8  # tokens of a probe that are asked for
 _FAILURES = 3  # in a row, before an engine that was reachable counts as ill
 _GRACE = 10.0  # seconds that a policy nobody wants here stays: another process may not have heard of it yet
 _AFFINITY = 4  # streams more than the least loaded that a conversation's own replica may have
@@ -83,12 +85,13 @@ class Replica:
                         raise
                     raise PolicyRejected(f"{policy}: {error.message}", policy=policy, reason="load") from None
             self.resident.add(policy)
-        measured = await self.engine.probe(policy, probe.token_ids)
-        if not passes(probe, measured, tolerance):
+        short = telling(probe)
+        measured = await self.engine.probe(policy, probe.token_ids, short.places)
+        if not passes(short, measured, tolerance):
             raise PolicyRejected(
                 f"{policy}: {self.engine.url} does not answer as the manifest says "
-                f"({distance(measured, probe.logprobs):.3f} nats a token off, "
-                f"{distance(measured, probe.base_logprobs):.3f} from the base)",
+                f"({distance(measured, short.logprobs):.3f} nats a token off, "
+                f"{distance(measured, short.base_logprobs):.3f} from the base)",
                 policy=policy,
                 reason="probe",
             )
@@ -104,6 +107,28 @@ class Replica:
             self.resident.discard(policy)
 
 
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What is asked of a probe: the log-probabilities (nats) at `places`, the adapter's and the base's."""
+
+    places: list[int]
+    logprobs: list[float]
+    base_logprobs: list[float]
+
+
+def telling(probe: Probe) -> Telling:
+    """The _PLACES tokens at which adapter and base differ most."""
+    by_difference = sorted(
+        range(len(probe.logprobs)), key=lambda at: -abs(probe.logprobs[at] - probe.base_logprobs[at])
+    )
+    chosen = sorted(by_difference[:_PLACES])
+    return Telling(
+        [at + 1 for at in chosen],
+        [probe.logprobs[at] for at in chosen],
+        [probe.base_logprobs[at] for at in chosen],
+    )
+
+
 def distance(left: list[float], right: list[float]) -> float:
     """Mean absolute difference, nats a token; infinite when they are not comparable."""
     if not left or len(left) != len(right):
@@ -112,7 +137,7 @@ def distance(left: list[float], right: list[float]) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def passes(probe: Probe, measured: list[float], tolerance: float) -> bool:
+def passes(probe: Telling, measured: list[float], tolerance: float) -> bool:
     """Near to what the manifest says and, where the two can be told apart, nearer to it than to the base."""
     own = distance(measured, probe.logprobs)
     if not own <= tolerance:

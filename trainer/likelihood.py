@@ -8,10 +8,11 @@
 
 b_u is a rater's leniency (prior mean 0), a_u ≥ 0 their reliability (prior mean 1): who votes against
 everyone, or at random, ends near 0 and stops to count. c_s scales a kind against thumbs, g is the pull of
-the reply shown first, log δ_t how readily t replies are called equal. Each has a normal prior. Signals are
-not used.
+the reply shown first, log δ_t how readily t replies are called equal. Each has a normal prior. And now and
+then a vote of anybody's means nothing (LAPSE). Signals are not used.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -23,6 +24,11 @@ from torch.nn.functional import logsigmoid, softplus
 
 LENIENCY, RELIABILITY, SCALE, POSITION, TIE = 1.0, 0.5, 0.5, 0.5, 1.0
 """Standard deviations of the priors on b_u, a_u, log c_s, g and log δ_t."""
+
+LAPSE = 0.14
+"""Share of votes that mean nothing, any outcome being as likely (a psychometric function's lapse rate:
+Wichmann and Hill 2001). Without it one slip weighs more the surer the model is of the opposite, which keeps
+it from ever being sure."""
 
 MOST_RANKED = 8
 """Of a longer ranking, only its best eight replies are used: the subsets to sum over double with each."""
@@ -173,11 +179,11 @@ class Likelihood:
 
 def _thumbs(rater: Tensor, up: Tensor, r: list[Tensor], terms: Terms) -> Tensor:
     logit = terms.reliability_U[rater] * r[0] + terms.leniency_U[rater]
-    return logsigmoid(torch.where(up, logit, -logit))
+    return _or_lapse(logsigmoid(torch.where(up, logit, -logit)), 2)
 
 
 def _edits(rater: Tensor, r: list[Tensor], terms: Terms) -> Tensor:
-    return logsigmoid(terms.edit_scale * terms.reliability_U[rater] * (r[0] - r[1]))
+    return _or_lapse(logsigmoid(terms.edit_scale * terms.reliability_U[rater] * (r[0] - r[1])), 2)
 
 
 def _stages(
@@ -187,4 +193,9 @@ def _stages(
     worth_SM = scale_S1 * r[0] + terms.position * first_SM
     tie = torch.stack([terms.log_tie[len(group)] * (len(group) > 1) for group in subsets(size)])
     log_p_SC = (worth_SM @ _averaging(size).T + tie).log_softmax(1)
-    return log_p_SC.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    return _or_lapse(log_p_SC.gather(1, chosen.unsqueeze(1)).squeeze(1), len(subsets(size)))
+
+
+def _or_lapse(log_p: Tensor, outcomes: int) -> Tensor:
+    """Of what was meant with log-probability `log_p`, or was any of so many outcomes by mistake."""
+    return torch.logaddexp(log_p + math.log1p(-LAPSE), log_p.new_tensor(LAPSE / outcomes).log())

@@ -180,6 +180,10 @@ def _fit_member(
     curvature_KK = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
         lambda each: loss(each, rest), weights_K, vectorize=True
     )
+    # Where a vote is taken for a slip the likelihood curves the other way; there the prior alone counts.
+    eye_KK = torch.eye(width, dtype=torch.float64)
+    values_K, vectors_KK = torch.linalg.eigh(curvature_KK - eye_KK)
+    curvature_KK = eye_KK + (vectors_KK * values_K.clamp_min(0)) @ vectors_KK.T
     direction_K = (PRIOR * weights_K).float()
     bias = float(solution[width])
     on_base_N = (look(through, names, base) @ direction_K + bias).sigmoid()

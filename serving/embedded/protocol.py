@@ -96,7 +96,8 @@ class ChatRequest(Request):
 
 class CompletionRequest(Request):
     prompt: str | list[int]
-    prompt_logprobs: int | None = Field(None, ge=0, le=0)
+    logprobs: int | None = Field(None, ge=0, le=0)
+    allowed_token_ids: list[int] | None = Field(None, min_length=1, max_length=1)
 
 
 class LoadRequest(BaseModel):

@@ -88,29 +88,34 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
 
     @app.post("/v1/completions")
     async def complete(body: CompletionRequest, request: Request) -> Response:
-        """Not streamed, one choice; with `prompt_logprobs: 0`, how likely the prompt's own tokens are."""
+        """Not streamed, one choice; with one of `allowed_token_ids`, that token and how likely it was."""
         body.refuse_unknown()
         if body.stream or body.n > 1:
             raise InvalidRequest(
                 "Completions are neither streamed nor several.", code="unsupported_parameter"
             )
         prompt = await tokens_of(body.prompt) if isinstance(body.prompt, str) else body.prompt
-        if not all(0 <= token < len(model.tokenizer) for token in prompt):
+        allowed = body.allowed_token_ids or []
+        if not all(0 <= token < len(model.tokenizer) for token in [*prompt, *allowed]):
             raise InvalidRequest("The prompt holds ids that are not in the vocabulary.", param="prompt")
+        if allowed:
+            logprobs_TV = await scheduler.read(body.model, [*prompt, *allowed])
+            piece, logprob = vocabulary.piece(allowed[0])[0], float(logprobs_TV[-1, allowed[0]])
+            forced = {"tokens": [piece], "token_logprobs": [logprob]}
+            return JSONResponse(
+                {
+                    "object": "text_completion",
+                    "model": body.model,
+                    "choices": [{"index": 0, "text": piece, "finish_reason": "length", "logprobs": forced}],
+                    "usage": usage(len(prompt), 1),
+                }
+            )
         sequences = body.sequences(model, prompt, tops=0)
         tokens = await _unless_gone(request, _all(scheduler.generate(body.model, sequences)))
         choice: dict[str, Any] = {"index": 0, "text": "".join(token.text for token in tokens)}
         choice["finish_reason"] = tokens[-1].finish_reason
         if body.return_token_ids:
             choice |= {"token_ids": [token.id for token in tokens], "prompt_token_ids": prompt}
-        if body.prompt_logprobs is not None:
-            logprobs = await scheduler.read(body.model, prompt)
-            found = logprobs[range(len(prompt) - 1), prompt[1:]].tolist()
-            known = [
-                {str(token): {"logprob": logprob, "decoded_token": vocabulary.piece(token)[0]}}
-                for token, logprob in zip(prompt[1:], found, strict=True)
-            ]
-            choice["prompt_logprobs"] = [None, *known]
         return JSONResponse(
             {
                 "object": "text_completion",

@@ -124,9 +124,7 @@ class Upstream(asyncio.Protocol):
             cards = [{"id": name, "parent": "base"} for name in sorted(self.loaded)]
             return _answer(json.dumps({"data": cards}).encode())
         if path == b"/v1/completions":
-            tokens = json.loads(body)["prompt"]
-            found = [None, *({str(token): {"logprob": LOGPROB}} for token in tokens[1:])]
-            return _answer(json.dumps({"choices": [{"prompt_logprobs": found}]}).encode())
+            return _answer(json.dumps({"choices": [{"logprobs": {"token_logprobs": [LOGPROB]}}]}).encode())
         if path == b"/v1/load_lora_adapter":
             self.loaded.add(json.loads(body)["lora_name"])
         return _answer(b"{}")

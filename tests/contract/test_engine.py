@@ -204,8 +204,24 @@ async def test_usage_counts_the_tokens(engine: Engine) -> None:
 async def test_a_probe_is_the_prompts_own_logprobs(engine: Engine, world: World) -> None:
     ids = world.tokenizer("What is the capital of France?")["input_ids"]
     for policy in ADAPTERS:
-        found = await engine.probe(policy, ids)
+        found = await engine.probe(policy, ids, range(1, len(ids)))
         assert found == pytest.approx(world.of_tokens(policy, ids), abs=1e-3)
+
+
+async def test_probes_and_replies_share_batches(engine: Engine, world: World) -> None:
+    """vLLM 0.32 does not survive `prompt_logprobs` beside replies of adapters."""
+    ids = world.tokenizer("What is the capital of France?")["input_ids"]
+
+    async def replying(policy: str) -> None:
+        for _ in range(4):
+            await reply(engine, policy, {"max_tokens": 24})
+
+    async def probing(policy: str) -> None:
+        for _ in range(4):
+            found = await engine.probe(policy, ids, range(1, len(ids), 2))
+            assert found == pytest.approx(world.of_tokens(policy, ids)[::2], abs=1e-3)
+
+    await asyncio.gather(*(work(policy) for work in (replying, probing) for policy in ADAPTERS))
 
 
 async def test_the_zero_adapter_answers_as_the_base(engine: Engine, world: World) -> None:
@@ -285,7 +301,7 @@ async def test_a_load_that_fails_changes_nothing(
 
     with suppress(EngineError):
         await engine.load("p5-eeeeee", bad)  # vLLM takes some of these, and serves something else
-        measured = await engine.probe("p5-eeeeee", PROBE)
+        measured = await engine.probe("p5-eeeeee", PROBE, range(1, len(PROBE)))
         assert fault == "foreign" or distance(measured, world.of_tokens("p1-aaaaaa", PROBE)) > 0.05
         await engine.unload("p5-eeeeee")
     assert await engine.adapters() == set(ADAPTERS)

@@ -11,7 +11,7 @@ import pytest
 from schemas.errors import EngineError, PolicyRejected
 from schemas.policies import Probe
 from serving.engine import Engine
-from serving.fleet import Fleet, Replica, passes, preferred
+from serving.fleet import Fleet, Replica, passes, preferred, telling
 
 BASE = [-1.0, -2.0, -3.0]
 OWN = [-2.0, -1.0, -4.0]
@@ -29,17 +29,29 @@ OWN = [-2.0, -1.0, -4.0]
     ],
 )
 def test_a_probe_must_be_near_to_the_manifest(measured: list[float], verdict: bool) -> None:
-    assert passes(Probe(token_ids=[1, 2, 3, 4], logprobs=OWN, base_logprobs=BASE), measured, 0.05) is verdict
+    assert (
+        passes(telling(Probe(token_ids=[1, 2, 3, 4], logprobs=OWN, base_logprobs=BASE)), measured, 0.05)
+        is verdict
+    )
 
 
 def test_a_policy_that_differs_clearly_must_be_nearer_to_itself_than_to_the_base() -> None:
-    probe = Probe(token_ids=[1, 2], logprobs=[-1.06], base_logprobs=[-1.0])
+    probe = telling(Probe(token_ids=[1, 2], logprobs=[-1.06], base_logprobs=[-1.0]))
     assert passes(probe, [-1.05], 0.05)
     assert not passes(probe, [-1.02], 0.05)
 
 
 def test_a_policy_that_is_still_the_base_need_not_differ_from_it() -> None:
-    assert passes(Probe(token_ids=[1, 2], logprobs=[-1.0], base_logprobs=[-1.0]), [-1.0], 0.05)
+    assert passes(telling(Probe(token_ids=[1, 2], logprobs=[-1.0], base_logprobs=[-1.0])), [-1.0], 0.05)
+
+
+def test_a_probe_asks_where_adapter_and_base_differ_most() -> None:
+    base = [-1.0] * 20
+    own = [-1.0 - (at in (3, 7, 19)) * 0.5 - at / 1_000 for at in range(20)]
+    short = telling(Probe(token_ids=list(range(21)), logprobs=own, base_logprobs=base))
+    assert len(short.places) == 8
+    assert {4, 8, 20} < set(short.places)
+    assert short.logprobs == [own[at - 1] for at in short.places]
 
 
 def replicas(*streams: int) -> list[Replica]:
@@ -90,7 +102,7 @@ class StubEngine:
     async def unload(self, policy: str) -> None:
         pass
 
-    async def probe(self, policy: str, token_ids: list[int]) -> list[float]:
+    async def probe(self, policy: str, token_ids: list[int], places: list[int]) -> list[float]:
         if self.logprobs is None:
             raise EngineError("gone", url=self.url)
         return self.logprobs

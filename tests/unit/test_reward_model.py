@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
-from trainer.likelihood import MOST_RANKED, Likelihood, Terms, Votes, subsets
+from trainer.likelihood import LAPSE, MOST_RANKED, Likelihood, Terms, Votes, subsets
 from trainer.reward_model import (
     Lens,
     RewardModel,
@@ -40,6 +40,11 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
+def meant(p: float, outcomes: int = 2) -> float:
+    """The log of what a vote has, that is meant with probability `p`."""
+    return math.log(LAPSE / outcomes + (1 - LAPSE) * p)
+
+
 def test_thumbs_are_logistic_in_reliability_and_leniency() -> None:
     votes = Votes(2)
     votes.thumb(0, [0], up=True)
@@ -47,7 +52,7 @@ def test_thumbs_are_logistic_in_reliability_and_leniency() -> None:
     given = terms(2)
     given.leniency_U = torch.tensor([0.5, -1.0], dtype=torch.float64)
     given.reliability_U = torch.tensor([2.0, 0.0], dtype=torch.float64)
-    expected = math.log(sigmoid(2.0 * 0.7 + 0.5)) + math.log(1 - sigmoid(-1.0))
+    expected = meant(sigmoid(2.0 * 0.7 + 0.5)) + meant(1 - sigmoid(-1.0))
     assert log_likelihood(votes, [0.7, 123.0], given) == pytest.approx(expected)
 
 
@@ -62,14 +67,14 @@ def test_two_replies_are_davidson() -> None:
     ]:
         votes = Votes(1)
         votes.ranking(0, groups, first=-1)
-        assert log_likelihood(votes, [a, b], terms(1, tie=tie)) == pytest.approx(math.log(weight / total))
+        assert log_likelihood(votes, [a, b], terms(1, tie=tie)) == pytest.approx(meant(weight / total, 3))
 
 
 def test_the_reply_shown_first_is_pulled_by_g() -> None:
     votes = Votes(1)
     votes.ranking(0, [[1], [0]], first=0)
     total = math.exp(0.2 + 0.5) + math.exp(0.6) + math.exp((0.2 + 0.5 + 0.6) / 2)
-    expected = math.log(math.exp(0.6) / total)
+    expected = meant(math.exp(0.6) / total, 3)
     assert log_likelihood(votes, [0.2, 0.6], terms(1, position=0.5)) == pytest.approx(expected)
 
 
@@ -82,7 +87,7 @@ def test_three_replies_are_davidson_luce() -> None:
         for chosen in subsets(3)
     }
     assert len(worth) == 7
-    expected = math.log(worth[0, 2] / sum(worth.values()))
+    expected = meant(worth[0, 2] / sum(worth.values()), 7)
     assert log_likelihood(votes, r, terms(1, tie=tie)) == pytest.approx(expected)
 
 
@@ -93,7 +98,7 @@ def test_without_ties_a_ranking_is_plackett_luce() -> None:
     given = terms(1)
     given.log_tie = torch.full_like(given.log_tie, -60.0)
     e = [math.exp(x) for x in r]
-    expected = math.log(e[2] / sum(e)) + math.log(e[0] / (e[0] + e[1]))
+    expected = meant(e[2] / sum(e), 7) + meant(e[0] / (e[0] + e[1]), 3)
     assert log_likelihood(votes, r, given) == pytest.approx(expected)
 
 
@@ -112,7 +117,7 @@ def test_the_probabilities_of_all_outcomes_add_up_to_one() -> None:
 def test_an_edit_is_a_pair_without_ties_and_a_demonstration() -> None:
     votes = Votes(1)
     votes.edit(0, edited=0, original=1)
-    expected = math.log(sigmoid(math.exp(0.7) * (0.9 - 0.4))) + math.log(sigmoid(0.9))
+    expected = meant(sigmoid(math.exp(0.7) * (0.9 - 0.4))) + meant(sigmoid(0.9))
     assert log_likelihood(votes, [0.9, 0.4], terms(1, edit_scale=0.7)) == pytest.approx(expected)
 
 

@@ -1,0 +1,136 @@
+"""What the reward model makes of 400 thumbs: `python -m tests.bench.reward`.
+
+Replies of the starter's base to prompts, judged by people with a hidden taste (three axes, drawn at random
+for each seed): 20 people, 20 thumbs each, one in ten not meant. Held out: how often a reply that it likes
+has more reward than one that it does not, over all such pairs of other prompts. The taste itself is always
+right, so this is the share of what the truth allows. Then three of ten people vote against the taste or at
+random; the same votes also go to a model that knows nothing of raters. Promised: 0.90; 0.95 of that with the
+hostile ones, and at most half of the error that the model without raters makes. About 2 minutes.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deploy.people import Taste, draw_taste
+from schemas.settings import TrainerSettings
+from trainer import reward_model
+from trainer.backbone import Backbone
+from trainer.features import Views
+from trainer.improve import measure
+from trainer.likelihood import Votes
+from trainer.rollouts import sample
+from trainer.starter import MODEL_DIR
+from trainer.starter.world import prompts
+
+SEEDS = tuple(range(601, 611))
+PEOPLE, EACH = 20, 20
+NOISE = 0.1
+HOSTILE = 0.3  # half of them against the taste, half at random
+HELD_OUT = 800
+BASE = 64  # prompts whose four replies set the scale
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    texts: list[str]
+    views: Views
+
+    def part(self, start: int, end: int) -> "Replies":
+        return Replies(self.texts[start:end], {name: view[start:end] for name, view in self.views.items()})
+
+
+def replies(backbone: Backbone, settings: TrainerSettings) -> Replies:
+    """One of the base's to each prompt, but four to each of the last BASE."""
+    asked = [each.prompt for each in prompts(PEOPLE * EACH + HELD_OUT + BASE, seed=600)]
+    ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
+    generator = torch.Generator().manual_seed(600)
+    single, several = ids[:-BASE], ids[-BASE:]
+    with backbone.reference():
+        found = sample(backbone, single, 1, settings.rl.max_tokens, generator)
+        found += sample(backbone, several, 4, settings.rl.max_tokens, generator)
+    rows = [*single, *(prompt for prompt in several for _ in range(4))]
+    token_ids = [rollout.token_ids for rollout in found]
+    return Replies(
+        [backbone.decode(tokens) for tokens in token_ids], measure(backbone, rows, token_ids).views
+    )
+
+
+def thumbs(taste: Taste, texts: list[str], hostile: bool, rng: random.Random) -> list[tuple[int, bool]]:
+    """Who votes on each reply, and whether up."""
+    bad = round(HOSTILE * PEOPLE) if hostile else 0
+    found = []
+    for number, text in enumerate(texts):
+        person = number % PEOPLE
+        up = taste.likes(text) != (rng.random() < NOISE)
+        if person < bad:
+            up = (not taste.likes(text)) if person % 2 else rng.random() < 0.5
+        found.append((person, up))
+    return found
+
+
+def accuracy(reward_N: Tensor, liked: list[bool]) -> float:
+    """Over all pairs of a liked reply and another."""
+    good_N = torch.tensor(liked)
+    gaps = reward_N[good_N].unsqueeze(1) - reward_N[~good_N].unsqueeze(0)
+    return float((gaps > 0).float().mean() + 0.5 * (gaps == 0).float().mean())
+
+
+def learned(
+    training: Replies, found: list[tuple[int, bool]], base: Replies, held_out: Replies, taste: Taste,
+    settings: TrainerSettings, seed: int, raters: bool,
+) -> float:  # fmt: skip
+    votes = Votes(PEOPLE if raters else 1)
+    for number, (person, up) in enumerate(found):
+        votes.thumb(person if raters else 0, [number], up)
+    generator = torch.Generator().manual_seed(seed)
+    model = reward_model.fit(training.views, votes, base.views, 4, settings.reward, generator)
+    return accuracy(model.reward(held_out.views), [taste.likes(text) for text in held_out.texts])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    seeds = parser.parse_args().seeds
+    settings = TrainerSettings()
+    torch.set_num_threads(1)
+    everything = replies(Backbone(MODEL_DIR, settings.rl), settings)
+    count = PEOPLE * EACH
+    training, held_out = everything.part(0, count), everything.part(count, count + HELD_OUT)
+    base = everything.part(count + HELD_OUT, len(everything.texts))
+    rows: dict[str, list[float]] = {"clean": [], "hostile": [], "hostile_without_raters": []}
+    for seed in seeds:
+        taste = draw_taste(seed)
+        for name, values in rows.items():
+            rng = random.Random(seed)
+            found = thumbs(taste, training.texts, name != "clean", rng)
+            values.append(
+                learned(
+                    training, found, base, held_out, taste, settings, seed, name != "hostile_without_raters"
+                )
+            )
+        figures = "  ".join(f"{name} {values[-1]:.3f}" for name, values in rows.items())
+        print(f"{seed}  {figures}  {taste}", flush=True)
+    middle = {name: statistics.median(values) for name, values in rows.items()}
+    for name, values in rows.items():
+        print(
+            f"{name.replace('_', ' '):24} median {middle[name]:.3f}  ({min(values):.3f} to {max(values):.3f})"
+        )
+    kept = middle["hostile"] / middle["clean"]
+    errors = statistics.median(
+        (1 - ours) / (1 - plain)
+        for ours, plain in zip(rows["hostile"], rows["hostile_without_raters"], strict=True)
+    )
+    print(f"hostile against clean {kept:.3f}; error against a model without raters {errors:.2f}")
+    print(json.dumps({**middle, "hostile_to_clean": kept, "error_ratio": errors}))
+    return 0 if middle["clean"] >= 0.9 and kept >= 0.95 and errors <= 0.5 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
