@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg.errors import UniqueViolation
 from rich.console import Console
@@ -28,7 +28,9 @@ from schemas.settings import Settings
 from schemas.turns import Reply, Turn
 from serving.auth import Seals
 from serving.keys import ensure_seal
-from trainer.text import Text
+
+if TYPE_CHECKING:
+    from trainer.text import Text
 
 POLICY = "imported"
 """Whose replies they are: nobody's that serves here."""
@@ -46,6 +48,8 @@ class Report:
 async def import_file(settings: Settings, path: Path, rater: str) -> Report:
     """`settings` name the database, which has keys, and the base's directory. Raises StartError for a file
     that cannot be read at all."""
+    from trainer.text import Text
+
     text = Text(Path(settings.model))
     report = Report()
     async with open_async_pool(settings.database_url or "") as pool:
@@ -65,7 +69,7 @@ async def import_file(settings: Settings, path: Path, rater: str) -> Report:
 
 
 class Importer:
-    def __init__(self, store: Store, project: str, key_id: str, rater: str, text: Text) -> None:
+    def __init__(self, store: Store, project: str, key_id: str, rater: str, text: "Text") -> None:
         self._store = store
         self._project = project
         self._key_id = key_id
@@ -73,7 +77,7 @@ class Importer:
         self._text = text
 
     @classmethod
-    async def of(cls, pool: AsyncPool, project: str, rater: str, text: Text) -> "Importer":
+    async def of(cls, pool: AsyncPool, project: str, rater: str, text: "Text") -> "Importer":
         async with pool.connection() as connection:
             seals = Seals(await ensure_seal(connection))
             cursor = await connection.execute(
