@@ -122,7 +122,7 @@ class RLSettings(BaseModel):
         ge=0,
         description="β on KL(π‖π_base), reward per nat; grows as the budget is used up",
     )
-    kl_budget: float = Field(0.2, gt=0, description="the guard stops a round above this KL, nats per token")
+    kl_budget: float = Field(0.3, gt=0, description="the guard stops a round above this KL, nats per token")
     unended_penalty: float = Field(
         2.0, ge=0, description="taken from the reward of a reply that does not end by itself"
     )

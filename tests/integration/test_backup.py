@@ -35,9 +35,10 @@ def test_what_was_dumped_is_there_again(
     dump = tmp_path / "hearken.dump"
     subprocess.run([TOOLS / "pg_dump", "--format=custom", f"--file={dump}", database_url], check=True)
     with new_database(postgres_url) as restored:
-        subprocess.run(
-            [TOOLS / "pg_restore", "--clean", "--if-exists", f"--dbname={restored}", dump], check=True
-        )
+        with psycopg.connect(restored, autocommit=True) as connection:
+            connection.execute("drop schema public cascade")
+            connection.execute("create schema public")
+        subprocess.run([TOOLS / "pg_restore", "--exit-on-error", f"--dbname={restored}", dump], check=True)
         assert rows(restored) == rows(database_url)
         again = some_turns(backbone, 3, seed=4)
         send_votes(restored, again, thumbs_by_parity(again))
