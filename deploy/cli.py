@@ -252,7 +252,7 @@ def export(
 ) -> None:
     """Write the feedback, one JSON object a line or as Parquet."""
     from deploy.exchange import write_file
-    from feedback.export import lines, rows
+    from feedback.export import everything, rows
     from feedback.layouts import LAYOUTS
 
     known = next((name for name in LAYOUTS if name == layout), None)
@@ -263,8 +263,7 @@ def export(
         if known is not None:
             await write_file(rows(connection, settings.project, known), output)
         else:
-            votes = (json.loads(line) async for line in lines(connection, settings.project))
-            await write_file(votes, output)
+            await write_file(everything(connection, settings.project), output)
 
     _with_database(data_dir, run)
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,8 @@ from psycopg.errors import UniqueViolation
 from rich.console import Console
 from rich.progress import Progress
 
+from feedback.export import line
 from feedback.layouts import Judgement, Malformed, read
-from feedback.records import IdempotencyKey
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import StartError
@@ -69,8 +68,9 @@ async def import_file(settings: Settings, path: Path, rater: str) -> Report:
 
 
 class Importer:
-    def __init__(self, store: Store, project: str, key_id: str, rater: str, text: "Text") -> None:
-        self._store = store
+    def __init__(self, pool: AsyncPool, project: str, key_id: str, rater: str, text: "Text") -> None:
+        self._pool = pool
+        self._store = Store(pool)
         self._project = project
         self._key_id = key_id
         self._rater = rater
@@ -88,19 +88,27 @@ class Importer:
             row = await cursor.fetchone()
         if row is None:
             raise StartError(f"The project {project} has no admin key.")
-        return cls(Store(pool), project, row["id"], seals.rater(project, rater), text)
+        return cls(pool, project, row["id"], seals.rater(project, rater), text)
 
     async def take(self, number: int, judgement: Judgement) -> None:
         """Keep one row. Raises Malformed where the base cannot hold it."""
         said = json.dumps([self._rater, number, judgement.row()], sort_keys=True)
         digest = hashlib.sha256(said.encode())
         turn = self._turn(f"chatcmpl-i{digest.hexdigest()[:32]}", judgement)
-        with suppress(UniqueViolation):  # it was imported before; perhaps its vote was not
+        try:
             await self._store.record_turn(turn)
+        except UniqueViolation:  # it was imported before; perhaps its vote was not
+            if await self._has_vote(turn.id):
+                return
         ballot = await self._store.ballot(turn.id)
         assert ballot is not None  # noqa: S101  (it was just recorded)
-        key = IdempotencyKey(self._key_id, f"import {turn.id}", digest.digest())
-        await self._store.submit(ballot, _vote(turn.id, judgement), self._rater, idempotency=key)
+        await self._store.submit(ballot, _vote(turn.id, judgement), self._rater)
+
+    async def _has_vote(self, turn_id: str) -> bool:
+        """Standing or not: what was taken back stays so."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute("select from feedback where turn_id = %s limit 1", [turn_id])
+            return await cursor.fetchone() is not None
 
     def _turn(self, id: str, judgement: Judgement) -> Turn:
         prompt = self._text.render([dict(message) for message in judgement.messages])
@@ -155,10 +163,10 @@ def _rows(path: Path) -> Iterator[tuple[Any, int]]:
         return
     read = 0
     with path.open("rb") as lines:
-        for line in lines:
-            read += len(line)
+        for found in lines:
+            read += len(found)
             try:
-                yield json.loads(line), read
+                yield json.loads(found), read
             except ValueError:
                 yield Malformed("it is no JSON"), read
 
@@ -171,7 +179,7 @@ async def write_file(rows: AsyncIterator[dict[str, Any]], path: Path | None) -> 
     file = sys.stdout if path is None else path.open("w", encoding="utf-8")
     try:
         async for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
+            file.write(line(row))
     finally:
         if path is not None:
             file.close()
@@ -191,7 +199,7 @@ async def _write_parquet(rows: AsyncIterator[dict[str, Any]], path: Path) -> Non
             table = pyarrow.Table.from_pylist(batch, schema=writer.schema if writer else None)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
             raise StartError(
-                "Some rows have texts and others messages, which one Parquet file cannot hold; export .jsonl."
+                "The rows are not all of one shape, which a Parquet file's columns need; export .jsonl."
             ) from None
         writer = writer or parquet.ParquetWriter(path, table.schema)
         writer.write_table(table)

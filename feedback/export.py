@@ -37,8 +37,8 @@ order by f.created_at, f.id
 _VALUE = {"thumb": "value", "ranking": "ranking", "signal": "signal"}
 
 
-async def lines(connection: AsyncConnection[DictRow], project: str) -> AsyncIterator[str]:
-    """The votes of a project as they stand at one moment, as JSON lines, through a server-side cursor
+async def everything(connection: AsyncConnection[DictRow], project: str) -> AsyncIterator[dict[str, Any]]:
+    """The votes of a project as they stand at one moment, through a server-side cursor
     (so `connection` must be in a transaction, and memory does not grow with the votes).
 
     Keys: id, event_id, completion_id, choice, type, value (`up`, the ranking's groups, the signal's name;
@@ -48,15 +48,15 @@ async def lines(connection: AsyncConnection[DictRow], project: str) -> AsyncIter
     """
     async for row in _votes(connection, project):
         del row["layout"]
-        yield json.dumps(_flat(row), ensure_ascii=False, separators=(",", ":")) + "\n"
+        yield _flat(row)
 
 
 async def rows(
     connection: AsyncConnection[DictRow], project: str, layout: Layout
 ) -> AsyncIterator[dict[str, Any]]:
-    """The votes that stand as rows of a layout, `connection` being as for `lines`. Preferences are what was
-    ranked above what, and edits above what they replaced; good completions are edits and what got a thumb
-    up."""
+    """The votes that stand as rows of a layout, `connection` being as for `everything`. Preferences are what
+    was ranked above what, and edits above what they replaced; good completions are edits and what got a
+    thumb up."""
     async for vote in _votes(connection, project):
         if vote["superseded_by"] is None:
             for judgement in _judgements(vote, layout):
@@ -86,6 +86,10 @@ def _judgements(vote: DictRow, layout: Layout) -> Iterator[Judgement]:
         for better, worse in combinations(vote["value"]["ranking"], 2):
             for one, other in product(better, worse):
                 yield Judgement(layout, messages, [texts[one], texts[other]], standard=standard)
+
+
+def line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _flat(row: DictRow) -> dict[str, Any]:

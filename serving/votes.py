@@ -22,7 +22,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from feedback.ballot import Ballot, check_edit
-from feedback.export import lines
+from feedback.export import everything, line
 from feedback.records import Found, IdempotencyKey
 from feedback.store import Store, completion_not_found
 from schemas.database import AsyncPool
@@ -220,5 +220,5 @@ def _digest(body: Any) -> bytes:
 
 async def _export(pool: AsyncPool, project: str) -> AsyncIterator[str]:
     async with pool.connection() as connection:
-        async for line in lines(connection, project):
-            yield line
+        async for vote in everything(connection, project):
+            yield line(vote)

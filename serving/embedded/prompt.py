@@ -7,13 +7,11 @@ from jinja2 import TemplateError
 from schemas.errors import InvalidRequest
 
 
-def encode(tokenizer: Any, prompt: str | list[dict[str, Any]]) -> list[int]:
-    """Ids of a plain text, or of messages with the beginning of the reply. Raises InvalidRequest."""
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    messages = [_flat(message) for message in prompt]
+def encode(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
+    """Ids of messages with the beginning of the reply. Raises InvalidRequest."""
+    flat = [_flat(message) for message in messages]
     try:
-        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        encoded = tokenizer.apply_chat_template(flat, add_generation_prompt=True, return_dict=False)
     except TemplateError as error:
         raise InvalidRequest(f"The model's chat template refuses this: {error}", param="messages") from error
     return list(encoded)

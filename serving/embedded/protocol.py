@@ -4,7 +4,7 @@ A field that this engine does not know is refused rather than ignored: the reply
 """
 
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,14 +24,14 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class Request(BaseModel):
-    """What both kinds of completion share."""
-
+class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str
+    messages: list[dict[str, Any]] = Field(min_length=1)
     n: int = Field(1, ge=1, le=128)
     max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
@@ -39,6 +39,9 @@ class Request(BaseModel):
     seed: int | None = None
     stop: str | list[str] | None = None
     stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MOST_TOPS)
     return_token_ids: bool = False
 
     def sampling(self) -> Sampling:
@@ -86,18 +89,17 @@ class Request(BaseModel):
                 )
 
 
-class ChatRequest(Request):
-    messages: list[dict[str, Any]] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: bool = False
-    top_logprobs: int = Field(0, ge=0, le=MOST_TOPS)
-    stream_options: StreamOptions | None = None
+class CompletionRequest(BaseModel):
+    """How likely a token is after others: it is generated as the only one that is allowed."""
 
+    model_config = ConfigDict(extra="forbid")
 
-class CompletionRequest(Request):
-    prompt: str | list[int]
-    logprobs: int | None = Field(None, ge=0, le=0)
-    allowed_token_ids: list[int] | None = Field(None, min_length=1, max_length=1)
+    model: str
+    prompt: list[int] = Field(min_length=1)
+    allowed_token_ids: list[int] = Field(min_length=1, max_length=1)
+    max_tokens: Literal[1]
+    temperature: Literal[0] = 0
+    logprobs: Literal[0]
 
 
 class LoadRequest(BaseModel):

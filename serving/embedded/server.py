@@ -44,8 +44,8 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
 
-    async def tokens_of(prompt: str | list[dict[str, Any]]) -> list[int]:
-        return await asyncio.get_running_loop().run_in_executor(tokenising, encode, model.tokenizer, prompt)
+    async def tokens_of(messages: list[dict[str, Any]]) -> list[int]:
+        return await asyncio.get_running_loop().run_in_executor(tokenising, encode, model.tokenizer, messages)
 
     @app.get("/health")
     async def health() -> Response:
@@ -87,41 +87,26 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
         return StreamingResponse(_chunks(reply, first, generation), media_type="text/event-stream")
 
     @app.post("/v1/completions")
-    async def complete(body: CompletionRequest, request: Request) -> Response:
-        """Not streamed, one choice; with one of `allowed_token_ids`, that token and how likely it was."""
-        body.refuse_unknown()
-        if body.stream or body.n > 1:
+    async def complete(body: CompletionRequest) -> Response:
+        """The one token that is allowed, and how likely it was."""
+        tokens = [*body.prompt, *body.allowed_token_ids]
+        if not all(0 <= token < len(model.tokenizer) for token in tokens):
+            raise InvalidRequest("There are ids that are not in the vocabulary.", param="prompt")
+        if len(tokens) > model.context:
             raise InvalidRequest(
-                "Completions are neither streamed nor several.", code="unsupported_parameter"
+                f"This model's maximum context length is {model.context} tokens.",
+                code="context_length_exceeded",
+                param="prompt",
             )
-        prompt = await tokens_of(body.prompt) if isinstance(body.prompt, str) else body.prompt
-        allowed = body.allowed_token_ids or []
-        if not all(0 <= token < len(model.tokenizer) for token in [*prompt, *allowed]):
-            raise InvalidRequest("The prompt holds ids that are not in the vocabulary.", param="prompt")
-        if allowed:
-            logprobs_TV = await scheduler.read(body.model, [*prompt, *allowed])
-            piece, logprob = vocabulary.piece(allowed[0])[0], float(logprobs_TV[-1, allowed[0]])
-            forced = {"tokens": [piece], "token_logprobs": [logprob]}
-            return JSONResponse(
-                {
-                    "object": "text_completion",
-                    "model": body.model,
-                    "choices": [{"index": 0, "text": piece, "finish_reason": "length", "logprobs": forced}],
-                    "usage": usage(len(prompt), 1),
-                }
-            )
-        sequences = body.sequences(model, prompt, tops=0)
-        tokens = await _unless_gone(request, _all(scheduler.generate(body.model, sequences)))
-        choice: dict[str, Any] = {"index": 0, "text": "".join(token.text for token in tokens)}
-        choice["finish_reason"] = tokens[-1].finish_reason
-        if body.return_token_ids:
-            choice |= {"token_ids": [token.id for token in tokens], "prompt_token_ids": prompt}
+        logprobs_TV = await scheduler.read(body.model, tokens)
+        piece = vocabulary.piece(tokens[-1])[0]
+        forced = {"tokens": [piece], "token_logprobs": [float(logprobs_TV[-1, tokens[-1]])]}
         return JSONResponse(
             {
                 "object": "text_completion",
                 "model": body.model,
-                "choices": [choice],
-                "usage": usage(len(prompt), len(tokens)),
+                "choices": [{"index": 0, "text": piece, "finish_reason": "length", "logprobs": forced}],
+                "usage": usage(len(body.prompt), 1),
             }
         )
 

@@ -5,7 +5,7 @@ import sys
 
 BENCHES = (
     "start", "memory", "swaps", "votes", "gateway", "streams", "relay", "sockets", "first_token", "fleet",
-    "faults", "learning",
+    "faults", "reward", "learning",
 )  # fmt: skip
 
 

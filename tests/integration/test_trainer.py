@@ -246,7 +246,9 @@ def test_one_trainer_works_and_another_takes_over(
     with pytest.raises(StartError, match="Another trainer"):
         loop.run(settings, once=True)
     with pool.connection() as connection:
-        connection.execute("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'")
+        connection.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_locks where locktype = 'advisory'"
+        )
     second.look()
     assert second.working
     first.look()  # its connection is gone
