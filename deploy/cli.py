@@ -109,6 +109,27 @@ def relay(metrics_port: MetricsPort = None) -> None:
 
 
 @app.command()
+def judge() -> None:
+    """Have a model rate replies beside the people; `up` does this for you when an endpoint is named."""
+    import signal
+    import threading
+
+    from deploy.prepare import prepared
+    from feedback.judge import run
+    from schemas import logs
+
+    settings = _with_own_database("The judge")
+    logs.configure(settings.log_level)
+    if settings.judge.url is None:
+        raise StartError("The judge needs an endpoint: set HEARKEN_JUDGE__URL, as in http://judge:8000/v1.")
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    with prepared(settings) as settings:
+        run(settings, stopping)
+
+
+@app.command()
 def fetch(directory: Path) -> None:
     """Put the base model into DIRECTORY, for engines and replicas that read it from there."""
     import shutil

@@ -127,8 +127,8 @@ def _free_port() -> int:
 
 
 def _children(settings: Settings, show: Callable[[str, str], None]) -> list[Process]:
-    """The engine on a free loopback port (unless others are named), the chat API, the trainer, and the relay
-    when there is a broker."""
+    """The engine on a free loopback port (unless others are named), the chat API, the trainer, the relay when
+    there is a broker, and the judge when there is an endpoint."""
     engines = settings.vllm.urls
     port = _free_port()
     environment = {
@@ -150,6 +150,8 @@ def _children(settings: Settings, show: Callable[[str, str], None]) -> list[Proc
     children = [child("serving", ["deploy.cli", "serve"]), child("trainer", ["deploy.cli", "train"])]
     if settings.kafka.servers:
         children.append(child("relay", ["deploy.cli", "relay"]))
+    if settings.judge.url is not None:
+        children.append(child("judge", ["deploy.cli", "judge"]))
     if engines:
         return children
     if settings.engine.kind == "vllm":

@@ -31,14 +31,15 @@ def installed() -> str:
 
 def command(settings: Settings, port: int) -> list[str]:
     """What to run. `settings.model` is the base's directory. Raises StartError when vLLM is missing."""
+    adapters = settings.engine.max_adapters + (settings.trainer.rl.sampler == "vllm")
     flags = {
         "host": "127.0.0.1",
         "port": str(port),
         "model": settings.model,
         "served-model-name": "base",
         "generation-config": "vllm",
-        "max-loras": str(settings.engine.max_adapters),
-        "max-cpu-loras": str(settings.engine.max_adapters),
+        "max-loras": str(adapters),
+        "max-cpu-loras": str(adapters),
         "max-lora-rank": str(_rank(settings.trainer.rl.rank)),
         "max-num-seqs": str(settings.engine.max_streams),
         "max-logprobs": "21",  # OpenAI's 20, and the token itself

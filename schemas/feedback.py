@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from schemas.wire import check
 
+JUDGE = "judge:"
+"""How the names of automated raters begin; those of people are hashes."""
+
 Id = Annotated[str, Field(min_length=1, max_length=128)]
 Choice = Annotated[int, Field(ge=0, le=1_000)]
 Reason = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}\z")]

@@ -23,6 +23,7 @@ from pydantic import (
 from schemas.errors import PolicyRejected
 
 BASE = "p0"  # the base model itself, served as an adapter whose B is zero
+TRAINING = "training-"  # how the names of adapters begin that only a round samples from, and nobody is served
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"

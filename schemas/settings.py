@@ -91,6 +91,26 @@ class VllmSettings(BaseModel):
     )
 
 
+class JudgeSettings(BaseModel):
+    """An automated rater behind an OpenAI-compatible endpoint. Without a URL there is none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str | None = Field(
+        None, description="of the endpoint, up to /v1; the conversations that are judged are sent there"
+    )
+    model: str = Field("default", description="that judges, and that its votes are known by")
+    key: SecretStr | None = Field(None, description="for the endpoint")
+    rubric: str = Field(
+        "You judge replies of a chat assistant. A reply is good if it is right, answers what was asked and is"
+        " pleasant to read.",
+        description="what the model is told to judge by",
+    )
+    share: float = Field(0.1, gt=0, le=1, description="of the turns, judged, share")
+    newest_seconds: float = Field(600, gt=0, description="older turns are not judged any more, seconds")
+    timeout: float = Field(30, gt=0, description="longest wait for a verdict, seconds")
+
+
 class RewardSettings(BaseModel):
     """The reward model."""
 
@@ -98,6 +118,12 @@ class RewardSettings(BaseModel):
 
     members: int = Field(5, ge=2, description="members, each on its own bootstrap of the votes")
     caution: float = Field(0.3, ge=0, description="κ: reward is the ensemble's mean minus κ times its std")
+    half_life_days: float = Field(
+        60, gt=0, description="a vote so much older than the newest weighs half as much, days"
+    )
+    judges_share: float = Field(
+        0.25, ge=0, description="most that all votes of judges weigh, against people's, share"
+    )
 
 
 class RLSettings(BaseModel):
@@ -109,8 +135,15 @@ class RLSettings(BaseModel):
         "rloo",
         description="rloo, grpo, online_dpo: samples and the reward model; dpo, kto: the votes themselves",
     )
+    sampler: Literal["in_process", "vllm"] = Field(
+        "in_process", description="who samples replies to learn from: the trainer itself, or vllm.urls"
+    )
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA α")
+    recompute: bool = Field(
+        False,
+        description="activations are computed again on the way back: less memory, a third more time",
+    )
     learning_rate: float = Field(2e-3, gt=0, description="of AdamW, at its highest in a round")
     warmup_steps: int = Field(3, ge=0, description="steps")
     steps: int = Field(8, ge=1, description="policy-gradient steps of a round, steps")
@@ -123,6 +156,12 @@ class RLSettings(BaseModel):
         description="β on KL(π‖π_base), reward per nat; grows as the budget is used up",
     )
     kl_budget: float = Field(0.3, gt=0, description="the guard stops a round above this KL, nats per token")
+    entropy_floor: float = Field(
+        0.25, ge=0, lt=1, description="the guard stops a round below this share of the base's entropy, share"
+    )
+    imitation: float = Field(
+        0.0, ge=0, description="weight of imitating edits beside the algorithm's own loss, nats per token"
+    )
     unended_penalty: float = Field(
         2.0, ge=0, description="taken from the reward of a reply that does not end by itself"
     )
@@ -202,6 +241,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     engine: EngineSettings = EngineSettings()
     vllm: VllmSettings = VllmSettings()
+    judge: JudgeSettings = JudgeSettings()
     trainer: TrainerSettings = TrainerSettings()
 
     @property

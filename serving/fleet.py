@@ -18,9 +18,9 @@ from typing import Any
 
 import structlog
 
+from schemas.addresses import resolve
 from schemas.errors import EngineError, PolicyRejected, Unavailable
-from schemas.policies import Probe
-from serving.addresses import resolve
+from schemas.policies import TRAINING, Probe
 from serving.engine import Delta, Engine
 
 log = structlog.get_logger()
@@ -53,7 +53,9 @@ class Replica:
         """Ask the engine how it is and what it holds; whether it answered."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                resident = await self.engine.adapters()
+                resident = {
+                    policy for policy in await self.engine.adapters() if not policy.startswith(TRAINING)
+                }
         except (EngineError, TimeoutError) as error:
             self._failures += 1
             if self.healthy and self._failures >= _FAILURES:

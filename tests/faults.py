@@ -6,13 +6,15 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import psutil
 import psycopg
 
 from tests.broker import Broker
@@ -178,24 +180,34 @@ class Crowd:
             self.problems += compare(self.installation, [person.told for person in self.people])
 
 
+Strike = Callable[[str, random.Random], None]
+"""Kills or pauses something, as it is told, and lets it go on where nobody else does."""
+
+
+def victims(installation: Installation, broker: Broker) -> dict[str, Strike]:
+    """Everything that runs: the processes of an installation, and the broker that it relays to."""
+    own = {name: partial(strike, installation, name) for name in (*PROCESSES, "relay")}
+    return {**own, "broker": partial(strike_broker, broker)}
+
+
 def run(
-    installation: Installation, broker: Broker, faults: int, seed: int, say: Callable[[str], None]
+    installation: Installation,
+    victims: Mapping[str, Strike],
+    faults: int,
+    seed: int,
+    say: Callable[[str], None],
 ) -> Report:
-    """Faults in random order at random moments, on an installation that relays to `broker`. Raises
-    AssertionError for what stays away."""
+    """Faults in random order at random moments. Raises AssertionError for what stays away."""
     chance = random.Random(seed)
     struck: list[tuple[str, str, float]] = []
     with Crowd(installation) as crowd:
         for number in range(faults):
             time.sleep(chance.uniform(0.3, 2.0))
-            name = chance.choice((*PROCESSES, "relay", "broker"))
+            name = chance.choice(list(victims))
             what = chance.choice(("kill", "pause"))
             struck.append((what, name, time.monotonic()))
             say(f"fault {number + 1} of {faults}: {what} {name}")
-            if name == "broker":
-                strike_broker(broker, what, chance)
-            else:
-                strike(installation, name, what, chance)
+            victims[name](what, chance)
     faults_seen = [(what, name, crowd.watch.back_after(moment)) for what, name, moment in struck]
     return Report(faults_seen, crowd.told, crowd.problems)
 
@@ -236,7 +248,10 @@ def strike(installation: Installation, name: str, what: str, chance: random.Rand
     if what == "kill":
         installation.kill(name)
         return
-    family = [process, *process.children(recursive=True)]
+    pause([process, *process.children(recursive=True)], chance)
+
+
+def pause(family: Sequence[psutil.Process], chance: random.Random) -> None:
     for each in family:
         each.suspend()
     time.sleep(chance.uniform(0.2, LONGEST_PAUSE))

@@ -23,21 +23,15 @@ def of_replies(before: Said, after: Said) -> list[dict[str, str]]:
 
 def of_votes(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
     """Whose votes, and which, the reward model owes most to, and what it makes of the raters."""
-    votes, keys = work.corpus.votes(work.training)
+    votes, keys = work.votes(work.training)
     weight = reward_model.influence(model, seen.of(keys), votes)
-    # A ranking of which nothing was good counts as two votes.
-    owners = [
-        example
-        for example in work.training
-        for _ in range(1 + (example.type == "ranking" and not example.value["acceptable"]))
-    ]
     raters = list(dict.fromkeys(example.rater for example in work.training))
     return {
         "weightiest": [
             {
-                "vote": owners[index].event_id,
-                "rater": owners[index].rater,
-                "kind": owners[index].type,
+                "vote": work.training[index].event_id,
+                "rater": work.training[index].rater,
+                "kind": work.training[index].type,
                 "weight": round(float(weight.of_votes_V[index]), 4),
             }
             for index in weight.of_votes_V.argsort(descending=True)[:SHOWN].tolist()

@@ -14,11 +14,21 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from schemas.policies import base_digest
 from schemas.settings import RLSettings
 from trainer.text import Text
+
+LOGITS = 2**24
+"""Kept at once, of a large vocabulary."""
+
+SMALL_VOCABULARY = 8192
+"""Whose logits are computed in one go."""
+
+_CHANGE_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+"""Settings of models that do more to their logits than one matrix does: theirs are computed in one go."""
 
 MERGE_BELOW = 1_000_000_000
 """Parameters of a base whose matrices may be copied to sample faster."""
@@ -63,6 +73,18 @@ class Backbone(Text):
             torch.manual_seed(0)  # the zero adapter is the same on every machine
             self.model: PeftModel = get_peft_model(base.to(self.device), lora)
         self.model.eval()
+        config = base.config.get_text_config()
+        self.vocabulary = int(config.vocab_size)
+        self._trunk = getattr(base, base.base_model_prefix)
+        changed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _CHANGE_LOGITS)
+        self._head = None if changed or self.vocabulary <= SMALL_VOCABULARY else base.get_output_embeddings()
+        self._recomputes = rl.recompute
+        if rl.recompute:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+            base.enable_input_require_grads()
+            for module in base.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
         self.parameters = sum(parameter.numel() for parameter in base.parameters())
         self._rounded = self.device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
@@ -101,18 +123,27 @@ class Backbone(Text):
             self._rounded = rounded
 
     @contextlib.contextmanager
-    def _attention(self) -> Iterator[None]:
-        """Inside, with gradients on a CPU, attention is computed in its parts: backwards, torch's fused
-        kernel is slower there, by a fifth of a training step."""
-        if self.device.type != "cpu" or not torch.is_grad_enabled():
+    def _training(self) -> Iterator[None]:
+        """What is different where gradients are wanted. Models compute activations again, if they are to,
+        only in training. If not, attention is computed in its parts on a CPU: backwards, torch's fused kernel
+        is slower there, by a fifth of a training step."""
+        if not torch.is_grad_enabled():
             yield
-            return
-        usual = self.model.config._attn_implementation
-        self.model.set_attn_implementation("eager")
-        try:
+        elif self._recomputes:
+            self.model.train()
+            try:
+                yield
+            finally:
+                self.model.eval()
+        elif self.device.type == "cpu":
+            usual = self.model.config._attn_implementation
+            self.model.set_attn_implementation("eager")
+            try:
+                yield
+            finally:
+                self.model.set_attn_implementation(usual)
+        else:
             yield
-        finally:
-            self.model.set_attn_implementation(usual)
 
     @contextlib.contextmanager
     def merged(self) -> Iterator[None]:
@@ -137,8 +168,13 @@ class Backbone(Text):
                 layer.get_base_layer().weight.data = original
 
     def pad(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> Padded:
-        """Rows of prompt + reply, left-padded; a prompt too long for the context loses its beginning."""
-        longest_reply = _rounded_up(max(len(reply) for reply in replies))
+        """Rows of prompt + reply, left-padded; a prompt too long for the context loses its beginning. Raises
+        ValueError for a reply that leaves no room for any of its prompt."""
+        longest_reply = max(len(reply) for reply in replies)
+        if longest_reply >= self.context:
+            raise ValueError(f"a reply of {longest_reply} tokens in a context of {self.context}")
+        if max(map(len, prompts)) + _rounded_up(longest_reply) <= self.context:
+            longest_reply = _rounded_up(longest_reply)
         rows = [
             list(prompt)[-(self.context - longest_reply) :]
             + list(reply)
@@ -157,6 +193,11 @@ class Backbone(Text):
             reply_mask_BR[index, : len(reply)] = 1
         return Padded(tokens_BT, mask_BT, reply_mask_BR)
 
+    def reads(self, prompt: Sequence[int], reply: Sequence[int] = ()) -> bool:
+        """Whether these are tokens of the base's vocabulary that fit into its context."""
+        known = all(0 <= token < self.vocabulary for token in (*prompt, *reply))
+        return known and bool(prompt) and len(prompt) + len(reply) <= self.context
+
     def logprobs_BR(self, batch: Padded) -> Tensor:
         """Log-probability in nats of every reply token at temperature 1, 0 where padded; with gradient."""
         return self.logprobs_and_hidden(batch, ())[0]
@@ -165,20 +206,44 @@ class Backbone(Text):
         """The same, and for each of `layers` (0 is the embedding) the hidden states at the reply's positions,
         (B, R, D)."""
         kept = batch.reply_length + 1
-        with self._attention(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounded):
-            output = self.model(
-                input_ids=batch.tokens_BT,
-                attention_mask=batch.mask_BT,
-                position_ids=batch.positions_BT,
-                logits_to_keep=kept,
-                output_hidden_states=bool(layers),
-                use_cache=False,
-            )
-        logits_BRV = output.logits[:, -kept:-1].float()
-        chosen_BR = logits_BRV.gather(2, batch.reply_tokens_BR.unsqueeze(2)).squeeze(2)
-        logprobs_BR = (chosen_BR - logits_BRV.logsumexp(2)) * batch.reply_mask_BR
+        inputs = {
+            "input_ids": batch.tokens_BT,
+            "attention_mask": batch.mask_BT,
+            "position_ids": batch.positions_BT,
+            "output_hidden_states": bool(layers),
+            "use_cache": False,
+        }
+        with self._training(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounded):
+            if self._head is None:
+                output = self.model(**inputs, logits_to_keep=kept)
+                logprobs_BR = _of_tokens(output.logits[:, -kept:-1], batch.reply_tokens_BR)
+            else:
+                output = self._trunk(**inputs)
+                logprobs_BR = self._in_parts(output.last_hidden_state[:, -kept:-1], batch.reply_tokens_BR)
         hidden = [output.hidden_states[layer][:, 1 - kept :].float() for layer in layers]
-        return logprobs_BR, hidden
+        return logprobs_BR * batch.reply_mask_BR, hidden
+
+    def _in_parts(self, states_BRD: Tensor, tokens_BR: Tensor) -> Tensor:
+        """Log-probabilities of the tokens, some places at a time: logits over a large vocabulary are far
+        larger than all else, so they are not kept, but computed again on the way back."""
+        states_ND, tokens_N = states_BRD.flatten(0, 1), tokens_BR.flatten()
+        most = max(1, LOGITS // self.vocabulary)
+        parts = [
+            checkpoint(self._of_states, states_ND[start : start + most], tokens_N[start : start + most],
+                       use_reentrant=False)
+            for start in range(0, len(tokens_N), most)
+        ]  # fmt: skip
+        return torch.cat(parts).view(tokens_BR.shape)
+
+    def _of_states(self, states_ND: Tensor, tokens_N: Tensor) -> Tensor:
+        assert self._head is not None  # noqa: S101
+        return _of_tokens(self._head(states_ND), tokens_N)
+
+
+def _of_tokens(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probability of each token by its logits (…, V)."""
+    logits = logits.float()
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
 def _rounded_up(length: int) -> int:

@@ -7,16 +7,23 @@ from the next round on.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import combinations, product
 from typing import Any
 
 from schemas.database import Pool
 from schemas.errors import HearkenError
+from schemas.feedback import JUDGE
+from schemas.settings import RewardSettings
 from trainer.backbone import Backbone
 from trainer.likelihood import Votes
 
 MOST_EXAMPLES = 20_000
-"""The newest votes that a round learns from; older ones have shaped the policies before."""
+"""The newest votes that a round learns from, and as many signals; older ones have shaped the policies
+before."""
+
+GOOD_SIGNALS = {"copied", "shared"}
+"""The others, regenerated and abandoned, are bad ones."""
 
 
 class Erased(HearkenError):
@@ -38,7 +45,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A vote that stands. `about` names the replies it speaks of, an edit's own text first."""
+    """A vote or signal that stands. `about` names the replies it speaks of, an edit's own text first."""
 
     event_id: str
     turn_id: str
@@ -46,6 +53,7 @@ class Example:
     value: dict[str, Any]
     rater: str
     about: tuple[Key, ...]
+    created_at: datetime
     learned: bool
 
     def fold(self, folds: int) -> int:
@@ -54,28 +62,49 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
+    """`unreadable` votes were left out, since the base cannot read what they are about: it is longer than the
+    context, or of another vocabulary."""
+
     examples: list[Example]
     replies: dict[Key, Reply]
+    unreadable: int = 0
 
-    def votes(self, examples: Iterable[Example]) -> tuple[Votes, list[Key]]:
-        """The same as numbers, and the replies that these count by."""
+    def votes(self, examples: Iterable[Example], reward: RewardSettings) -> tuple[Votes, list[Key]]:
+        """The same as numbers, and the replies that these count by. What is older by the half-life than the
+        newest weighs half as much, and judges together no more than their share of what people do."""
         chosen = list(examples)
         keys = list(dict.fromkeys(key for example in chosen for key in example.about))
         reply = {key: index for index, key in enumerate(keys)}
         raters = {name: index for index, name in enumerate(dict.fromkeys(e.rater for e in chosen))}
+        weights = self._weights(chosen, reward)
         votes = Votes(len(raters))
-        for example in chosen:
+        for example, weight in zip(chosen, weights, strict=True):
             rater, about = raters[example.rater], [reply[key] for key in example.about]
-            if example.type == "thumb":
-                votes.thumb(rater, about, up=example.value["value"] == "up")
-            elif example.type == "edit":
-                votes.edit(rater, *about)
-            else:
-                groups = [[about[choice] for choice in group] for group in example.value["ranking"]]
-                votes.ranking(rater, groups, first=about[0])
-                if not example.value["acceptable"]:
-                    votes.thumb(rater, about, up=False)
+            match example.type:
+                case "thumb":
+                    votes.thumb(rater, about[0], example.value["value"] == "up", weight)
+                case "signal":
+                    votes.signal(rater, about[0], example.value["signal"] in GOOD_SIGNALS, weight)
+                case "edit":
+                    votes.edit(rater, about[0], about[1], weight)
+                case _:
+                    groups = [[about[choice] for choice in group] for group in example.value["ranking"]]
+                    votes.ranking(rater, groups, about[0], example.value["acceptable"], weight)
         return votes, keys
+
+    def _weights(self, chosen: Sequence[Example], reward: RewardSettings) -> list[float]:
+        newest = max((example.created_at for example in self.examples), default=datetime.min)
+        half_life = timedelta(days=reward.half_life_days)
+        weights = [0.5 ** ((newest - example.created_at) / half_life) for example in chosen]
+        judged = [example.rater.startswith(JUDGE) for example in chosen]
+        of_judges = sum(weight for weight, by_judge in zip(weights, judged, strict=True) if by_judge)
+        most = reward.judges_share * (sum(weights) - of_judges)
+        if of_judges <= most:
+            return weights
+        return [
+            weight * most / of_judges if by_judge else weight
+            for weight, by_judge in zip(weights, judged, strict=True)
+        ]
 
     def pairs(self, examples: Iterable[Example]) -> list[tuple[Key, Key]]:
         """Of replies to one prompt, the better one first: as ranked or edited, or thumbed up and down by one
@@ -88,7 +117,7 @@ class Corpus:
             elif example.type == "thumb":
                 mine = thumbs.setdefault((example.turn_id, example.rater), {"up": [], "down": []})
                 mine[example.value["value"]].append(example.about[0])
-            else:
+            elif example.type == "ranking":
                 groups = [[example.about[choice] for choice in group] for group in example.value["ranking"]]
                 for better, worse in combinations(groups, 2):
                     found += product(better, worse)
@@ -105,12 +134,13 @@ class Corpus:
                 found += [(example.about[0], True), (example.about[1], False)]
             elif example.type == "thumb":
                 found.append((example.about[0], example.value["value"] == "up"))
-            elif not example.value["acceptable"]:
-                found += [(key, False) for key in example.about]
-            elif len(example.value["ranking"]) > 1:
+            elif example.type == "ranking":
                 groups = example.value["ranking"]
-                found += [(example.about[choice], True) for choice in groups[0]]
-                found += [(example.about[choice], False) for choice in groups[-1]]
+                if not example.value["acceptable"]:
+                    found += [(key, False) for key in example.about]
+                elif len(groups) > 1:
+                    found += [(example.about[choice], True) for choice in groups[0]]
+                    found += [(example.about[choice], False) for choice in groups[-1]]
         return found
 
 
@@ -120,25 +150,32 @@ def fold_of(turn_id: str, folds: int) -> int:
 
 
 def count(pool: Pool, project: str) -> int:
-    """Votes that ever arrived, those since ended included, so that it only grows; signals are no votes."""
+    """Votes of people that ever arrived, those since ended included, so that it only grows; signals are no
+    votes."""
     with pool.connection() as connection:
         row = connection.execute(
-            "select count(*) as votes from examples where project = %s and type <> 'signal'", [project]
+            "select count(*) as votes from examples"
+            " where project = %s and type <> 'signal' and not starts_with(rater, %s)",
+            [project, JUDGE],
         ).fetchone()
     return int(row["votes"]) if row else 0
 
 
 def standing(pool: Pool, project: str) -> list[str]:
-    """The newest MOST_EXAMPLES votes that stand and whose turns are still there, oldest first."""
+    """The newest MOST_EXAMPLES votes, and as many signals, that stand and whose turns are still there, oldest
+    first."""
     with pool.connection() as connection:
         rows = connection.execute(
-            "select e.event_id from examples e join turns t on t.id = e.turn_id"
-            " join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.ended_by is null and e.type <> 'signal'"
-            " order by e.created_at desc, e.event_id limit %s",
+            "select event_id from ("
+            " select e.event_id, e.created_at,"
+            " row_number() over (partition by e.type = 'signal' order by e.created_at desc, e.event_id)"
+            " as place"
+            " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
+            " where e.project = %s and e.ended_by is null) as standing"
+            " where place <= %s order by created_at, event_id desc",
             [project, MOST_EXAMPLES],
         ).fetchall()
-    return [row["event_id"] for row in reversed(rows)]
+    return [row["event_id"] for row in rows]
 
 
 def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) -> Corpus:
@@ -146,7 +183,7 @@ def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) ->
     what they are about, are gone."""
     with pool.connection() as connection:
         found = connection.execute(
-            "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater,"
+            "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater, e.created_at,"
             " e.first_policy, f.text, t.prompt_token_ids"
             " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.event_id = any(%s)",
@@ -166,7 +203,7 @@ def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) ->
     choices: dict[str, list[Key]] = {}
     for answer in answers:
         key = (answer["turn_id"], str(answer["choice"]))
-        if answer["token_ids"]:
+        if answer["token_ids"] and backbone.reads(prompts[answer["turn_id"]], answer["token_ids"]):
             replies[key] = Reply(prompts[answer["turn_id"]], answer["token_ids"])
         choices.setdefault(answer["turn_id"], []).append(key)
     examples = []
@@ -176,16 +213,19 @@ def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) ->
             about = [key for key in about if key[1] == str(row["choice"])]
         if row["type"] == "edit":
             written: Key = (row["turn_id"], row["feedback_id"])
-            replies[written] = Reply(row["prompt_token_ids"], backbone.encode_reply(row["text"] or ""))
+            said = backbone.encode_reply(row["text"] or "")
+            if backbone.reads(row["prompt_token_ids"], said):
+                replies[written] = Reply(row["prompt_token_ids"], said)
             about = [written, *about]
-        if about and all(key in replies for key in about):
+        whole = len(about) > (row["type"] == "edit") and all(key in replies for key in about)
+        if whole:
             examples.append(
                 Example(
                     row["event_id"], row["turn_id"], row["type"], row["value"], row["rater"],
-                    tuple(about), row["first_policy"] is not None,
+                    tuple(about), row["created_at"], row["first_policy"] is not None,
                 )
             )  # fmt: skip
-    return Corpus(examples, replies)
+    return Corpus(examples, replies, unreadable=len(rows) - len(examples))
 
 
 def recent_turns(pool: Pool, project: str, limit: int) -> list[str]:
@@ -199,8 +239,9 @@ def recent_turns(pool: Pool, project: str, limit: int) -> list[str]:
     return list(reversed(unique.values()))
 
 
-def prompts(pool: Pool, project: str, turns: Sequence[str]) -> dict[str, list[int]]:
-    """The prompts' token ids by turn, in the order of `turns`. Raises Erased when some are gone."""
+def prompts(pool: Pool, project: str, backbone: Backbone, turns: Sequence[str]) -> dict[str, list[int]]:
+    """The prompts' token ids by turn, in the order of `turns`, of those that the base can read. Raises Erased
+    when some are gone."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select id, prompt_token_ids from turns where project = %s and id = any(%s)",
@@ -209,4 +250,4 @@ def prompts(pool: Pool, project: str, turns: Sequence[str]) -> dict[str, list[in
     found = {row["id"]: list(row["prompt_token_ids"]) for row in rows}
     if len(found) < len(turns):
         raise Erased("prompts", len(turns) - len(found), len(turns))
-    return {turn: found[turn] for turn in turns}
+    return {turn: found[turn] for turn in turns if backbone.reads(found[turn])}

@@ -24,7 +24,7 @@ from schemas.settings import GateSettings, RLSettings
 from trainer import knowledge
 from trainer.backbone import Backbone
 from trainer.features import Views
-from trainer.improve import cost, measure
+from trainer.improve import cost, entropy, measure
 from trainer.reward_model import RewardModel
 from trainer.rollouts import sample
 
@@ -45,6 +45,7 @@ class Answers:
     token_ids: list[list[int]]
     ended: float
     kl: float
+    entropy: float
     views: Views
 
     @property
@@ -89,6 +90,7 @@ def answer(
         token_ids,
         sum(rollout.ended for rollout in rollouts) / len(rollouts),
         float(cost(rollouts, measured).sum()) / sum(map(len, token_ids)),
+        entropy(rollouts),
         measured.views,
     )
 
@@ -129,7 +131,8 @@ def judge(
         candidate.ended >= base.ended - gate.unended_gain,
         f"only {candidate.ended:.0%} of replies end by themselves",
     )
-    figures["kl"] = round(candidate.kl, 4)
+    figures |= {"kl": round(candidate.kl, 4), "entropy": round(candidate.entropy, 4)}
+    figures["base_entropy"] = round(base.entropy, 4)
     limit = KL_SLACK * rl.kl_budget
     verdict.require(candidate.kl <= limit, f"KL of {candidate.kl:.3f} nats per token is above {limit:.3f}")
 

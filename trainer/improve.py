@@ -3,9 +3,10 @@
 A step samples k replies to each of a few prompts and moves the adapter once as its objective says
 (`objectives`): by default towards those of more reward than the others (RLOO: Ahmadian et al. 2024), each
 token less β times what it costs in KL to the base. The guard looks at every step's samples before it moves
-on: above the KL budget it goes back to the last step that was below and goes on half as boldly, but not for
-ever; and now and then it asks whether knowledge was lost. What a round hands on is the mean of its last steps
-(Polyak and Juditsky 1992): each step is noisy, and the noise costs KL and buys nothing.
+on: above the KL budget, or below the least entropy, it goes back to the last step that was within them and
+goes on half as boldly, but not for ever; and now and then it asks whether knowledge was lost. What a round
+hands on is the mean of its last steps (Polyak and Juditsky 1992): each step is noisy, and the noise costs KL
+and buys nothing.
 """
 
 import ctypes
@@ -32,11 +33,12 @@ Reward = Callable[[Views], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step saw on its samples, before it moved: `reward` by the reward model, `kl` in nats per
-    token, `length` in tokens, `ended` the share of replies that stopped by themselves."""
+    """What one step saw on its samples, before it moved: `reward` by the reward model, `kl` and `entropy` in
+    nats per token, `length` in tokens, `ended` the share of replies that stopped by themselves."""
 
     reward: float
     kl: float
+    entropy: float
     length: float
     ended: float
 
@@ -87,6 +89,12 @@ def measure(
     return Measured(base_logprobs, views)
 
 
+def entropy(rollouts: Sequence[Rollout]) -> float:
+    """Of the policy that sampled them, estimated from how likely each token was, nats per token."""
+    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    return -sum(sum(rollout.logprobs) for rollout in rollouts) / tokens
+
+
 def cost(rollouts: Sequence[Rollout], measured: Measured) -> Tensor:
     """(B,) nats that each sampled reply costs in KL to the base."""
     sampler_BT, mask_BT = losses.padded([rollout.logprobs for rollout in rollouts])
@@ -105,10 +113,12 @@ def improve(
     report: Callable[[int, Step], None] = lambda number, step: None,
     guard: Callable[[], str | None] = lambda: None,
     spent: float = 0.0,
+    least_entropy: float = 0.0,
 ) -> Improvement:
     """Train the backbone's adapter for at most `rl.steps` steps; `generator` draws the prompts, `report`
     hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
-    those steps are taken back. `spent` is what is used up of another budget than the KL's, as a share."""
+    those steps are taken back. `spent` is what is used up of another budget than the KL's, as a share;
+    `least_entropy` is in nats per token."""
     optimizer = torch.optim.AdamW(
         backbone.trainable(), lr=rl.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
     )
@@ -126,11 +136,12 @@ def improve(
         raw_B = reward(measured.views)
         step = _summary(rollouts, raw_B, kl_B)
         report(number, step)
-        if step.kl > rl.kl_budget and number > 0:
+        beyond = _beyond(step, rl.kl_budget, least_entropy)
+        if beyond is not None and number > 0:
             backbone.restore(good)
             boldness /= 2
             latest.clear()
-            result.stopped = f"KL of {step.kl:.3f} nats per token is above the budget of {rl.kl_budget}"
+            result.stopped = beyond
             if boldness < 0.5:
                 break
             continue
@@ -160,6 +171,14 @@ def improve(
     if latest:
         backbone.restore([torch.stack(weights).mean(0) for weights in zip(*latest, strict=True)])
     return result
+
+
+def _beyond(step: Step, kl_budget: float, least_entropy: float) -> str | None:
+    if step.kl > kl_budget:
+        return f"KL of {step.kl:.3f} nats per token is above the budget of {kl_budget}"
+    if step.entropy < least_entropy:
+        return f"entropy of {step.entropy:.3f} nats per token is below {least_entropy:.3f}"
+    return None
 
 
 def release_memory() -> None:
@@ -195,6 +214,7 @@ def _summary(rollouts: Sequence[Rollout], reward_B: Tensor, kl_B: Tensor) -> Ste
     return Step(
         reward=round(float(reward_B.mean()), 4),
         kl=round(float(kl_B.sum()) / tokens, 4),
+        entropy=round(entropy(rollouts), 4),
         length=round(tokens / len(rollouts), 1),
         ended=round(sum(rollout.ended for rollout in rollouts) / len(rollouts), 3),
     )

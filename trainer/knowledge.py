@@ -70,7 +70,7 @@ class Exam:
     """A base model's probes, and how well it answers them itself."""
 
     def __init__(self, backbone: Backbone, settings: TrainerSettings) -> None:
-        self._backbone = backbone
+        self.backbone = backbone
         self._settings = settings
         self._tokens = settings.rl.max_tokens
         self._probes = load(backbone.directory, settings.gate, settings.seed)
@@ -80,22 +80,22 @@ class Exam:
         """Asked once and for all, and always the same."""
         if not self._base:
             generator = torch.Generator().manual_seed(self._settings.seed)
-            with self._backbone.reference():
-                self._base = ask(self._backbone, self._probes, BASE_ASKED, self._tokens, generator)
+            with self.backbone.reference():
+                self._base = ask(self.backbone, self._probes, BASE_ASKED, self._tokens, generator)
         return self._base
 
     def of_adapter(self, generator: torch.Generator) -> list[float]:
         """By the backbone's adapter as it is now."""
-        with self._backbone.merged():
-            return ask(self._backbone, self._probes, ASKED, self._tokens, generator)
+        with self.backbone.merged():
+            return ask(self.backbone, self._probes, ASKED, self._tokens, generator)
 
     def samples(self, generator: torch.Generator) -> list[tuple[str, str]]:
         """(prompt, reply) of the adapter as it is now: to some of the probes, or a greeting without any."""
         asked = [probe.prompt for probe in self._probes[:SAMPLES]] or [GREETING]
-        prompts = [self._backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
-        with self._backbone.merged():
-            replies = sample(self._backbone, prompts, 1, self._tokens, generator)
-        texts = [self._backbone.decode(reply.token_ids).replace("\0", "�") for reply in replies]
+        prompts = [self.backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
+        with self.backbone.merged():
+            replies = sample(self.backbone, prompts, 1, self._tokens, generator)
+        texts = [self.backbone.decode(reply.token_ids).replace("\0", "�") for reply in replies]
         return [(asked[reply.prompt], text) for reply, text in zip(replies, texts, strict=True)]
 
     def lost(self, generator: torch.Generator) -> str | None:
@@ -103,8 +103,8 @@ class Exam:
         probes = self._probes[:GUARD_PROBES]
         if not probes:
             return None
-        with self._backbone.merged():
-            knows = ask(self._backbone, probes, 1, self._tokens, generator)
+        with self.backbone.merged():
+            knows = ask(self.backbone, probes, 1, self._tokens, generator)
         lost, error = loss(self.of_base()[: len(probes)], knows)
         if lost - 2 * error <= self._settings.gate.knowledge_loss:
             return None

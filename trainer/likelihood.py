@@ -5,11 +5,18 @@
                two replies is Davidson (1970), with worth exp(c_s·a_u·r + g·first)
     edits      P(edit ≻ original) = σ(c_s·a_u·(r_edit − r_original)), and a thumb up on the edit, since
                people approve of what they write
+    signals    what people did with a reply. That a reply was signalled at all is not looked at: given that it
+               was, P(copied or shared, not regenerated or abandoned) = σ(c_g·a_u·r + b_g)
 
 b_u is a rater's leniency (prior mean 0), a_u ≥ 0 their reliability (prior mean 1): who votes against
 everyone, or at random, ends near 0 and stops to count. c_s scales a kind against thumbs, g is the pull of
 the reply shown first, log δ_t how readily t replies are called equal. Each has a normal prior. And now and
-then a vote of anybody's means nothing (LAPSE). Signals are not used.
+then a vote of anybody's means nothing (LAPSE).
+
+Who is pleased may be less inclined to vote than who is not, and somebody else the other way round. Silence is
+therefore no vote. And if P(vote | up) and P(vote | down) of a rater differ, then among the votes cast the
+log odds of a thumb up are shifted by log P(vote | up) − log P(vote | down) whatever the reply: b_u takes that
+up, and r is left alone (the case-control argument: Prentice and Pyke 1979). So it is with signals and b_g.
 """
 
 import math
@@ -22,8 +29,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-LENIENCY, RELIABILITY, SCALE, POSITION, TIE = 1.0, 0.5, 0.5, 0.5, 1.0
-"""Standard deviations of the priors on b_u, a_u, log c_s, g and log δ_t."""
+LENIENCY, RELIABILITY, SCALE, POSITION, TIE, SIGNAL = 1.0, 0.5, 0.5, 0.5, 1.0, 2.0
+"""Standard deviations of the priors on b_u, a_u, log c_s, g, log δ_t and b_g."""
+
+SIGNAL_SCALE = -1.0
+"""Prior mean of log c_g: until votes tell otherwise, signals say little."""
 
 LAPSE = 0.14
 """Share of votes that mean nothing, any outcome being as likely (a psychometric function's lapse rate:
@@ -39,49 +49,61 @@ class Votes:
     """Votes as numbers. Replies and raters are indices; every row knows the vote it came from."""
 
     raters: int
-    count: int = 0
+    rater_of_each: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     thumbs: list[tuple[int, int, int, bool]] = field(default_factory=list)  # vote, rater, reply, up
+    signals: list[tuple[int, int, int, bool]] = field(default_factory=list)  # vote, rater, reply, good
     edits: list[tuple[int, int, int, int]] = field(default_factory=list)  # vote, rater, edited, original
     stages: dict[int, list[tuple[int, int, list[int], list[bool], int]]] = field(default_factory=dict)
     # by number of replies still to be ranked: vote, rater, replies, shown first, place in `subsets`
 
-    def thumb(self, rater: int, replies: Sequence[int], up: bool) -> None:
-        self.thumbs += [(self.count, rater, reply, up) for reply in replies]
-        self.count += 1
+    @property
+    def count(self) -> int:
+        return len(self.weights)
 
-    def edit(self, rater: int, edited: int, original: int) -> None:
-        self.edits.append((self.count, rater, edited, original))
-        self.thumbs.append((self.count, rater, edited, True))
-        self.count += 1
+    def thumb(self, rater: int, reply: int, up: bool, weight: float = 1.0) -> None:
+        self.thumbs.append((self._cast(rater, weight), rater, reply, up))
 
-    def ranking(self, rater: int, groups: Sequence[Sequence[int]], first: int) -> None:
-        """Groups of replies, best first; `first` is the reply that was shown first."""
+    def signal(self, rater: int, reply: int, good: bool, weight: float = 1.0) -> None:
+        self.signals.append((self._cast(rater, weight), rater, reply, good))
+
+    def edit(self, rater: int, edited: int, original: int, weight: float = 1.0) -> None:
+        vote = self._cast(rater, weight)
+        self.edits.append((vote, rater, edited, original))
+        self.thumbs.append((vote, rater, edited, True))
+
+    def ranking(
+        self,
+        rater: int,
+        groups: Sequence[Sequence[int]],
+        first: int,
+        acceptable: bool = True,
+        weight: float = 1.0,
+    ) -> None:
+        """Groups of replies, best first; `first` is the reply that was shown first. Where none was
+        acceptable, each has a thumb down too."""
+        vote = self._cast(rater, weight)
+        if not acceptable:
+            self.thumbs += [(vote, rater, reply, False) for group in groups for reply in group]
         groups = list(groups)
         while sum(map(len, groups)) > MOST_RANKED:
             groups.pop()
         while sum(map(len, groups)) > 1:
             left = [reply for group in groups for reply in group]
             best = tuple(range(len(groups[0])))
-            row = (
-                self.count,
-                rater,
-                left,
-                [reply == first for reply in left],
-                subsets(len(left)).index(best),
-            )
+            shown_first = [reply == first for reply in left]
+            row = (vote, rater, left, shown_first, subsets(len(left)).index(best))
             self.stages.setdefault(len(left), []).append(row)
             groups = groups[1:]
-        self.count += 1
 
-    def rater_of_each(self) -> list[int]:
-        """(V,) who cast each vote."""
-        raters = {row[0]: row[1] for row in self.thumbs} | {row[0]: row[1] for row in self.edits}
-        for rows in self.stages.values():
-            raters |= {row[0]: row[1] for row in rows}
-        return [raters[vote] for vote in range(self.count)]
+    def _cast(self, rater: int, weight: float) -> int:
+        """The number of the vote."""
+        self.rater_of_each.append(rater)
+        self.weights.append(weight)
+        return self.count - 1
 
     def says_something(self) -> bool:
-        """Whether some vote sets one reply above another; thumbs all alike do not."""
+        """Whether some vote sets one reply above another; thumbs all alike do not, nor do signals alone."""
         strict = any(len(subsets(size)[row[4]]) < size for size, rows in self.stages.items() for row in rows)
         return strict or bool(self.edits) or len({up for _, _, _, up in self.thumbs}) == 2
 
@@ -110,6 +132,8 @@ class Terms:
     ranking_scale: Tensor
     edit_scale: Tensor
     position: Tensor
+    signal_scale: Tensor
+    signal_bias: Tensor
     log_tie: Tensor  # (MOST_RANKED + 1,), of group sizes; sizes 0 and 1 are not used
 
     @classmethod
@@ -117,11 +141,15 @@ class Terms:
         """From free parameters, all zero at the prior means."""
         leniency, reliability, rest = flat[:raters], flat[raters : 2 * raters], flat[2 * raters :]
         one = 0.5413248546129181  # softplus(one) = 1
-        return cls(leniency, softplus(reliability + one), rest[0].exp(), rest[1].exp(), rest[2], rest[3:])
+        ranking, edit, position, signal, bias = rest[:5]
+        return cls(
+            leniency, softplus(reliability + one), ranking.exp(), edit.exp(), position,
+            (signal + SIGNAL_SCALE).exp(), bias, rest[5:],
+        )  # fmt: skip
 
     @staticmethod
     def size(raters: int) -> int:
-        return 2 * raters + 3 + MOST_RANKED + 1
+        return 2 * raters + 5 + MOST_RANKED + 1
 
     def log_prior(self) -> Tensor:
         return -0.5 * (
@@ -130,6 +158,8 @@ class Terms:
             + (self.ranking_scale.log() / SCALE).square()
             + (self.edit_scale.log() / SCALE).square()
             + (self.position / POSITION).square()
+            + ((self.signal_scale.log() - SIGNAL_SCALE) / SCALE).square()
+            + (self.signal_bias / SIGNAL).square()
             + (self.log_tie / TIE).square().sum()
         )
 
@@ -138,27 +168,30 @@ class Likelihood:
     """The log-likelihood of `votes`, made once and evaluated often."""
 
     def __init__(self, votes: Votes) -> None:
+        self.weights_V = torch.tensor(votes.weights, dtype=torch.float64)
         self.thumbs = [torch.tensor(column) for column in zip(*votes.thumbs, strict=True)]
+        self.signals = [torch.tensor(column) for column in zip(*votes.signals, strict=True)]
         self.edits = [torch.tensor(column) for column in zip(*votes.edits, strict=True)]
         self.stages = {
             size: [torch.tensor(column) for column in zip(*rows, strict=True)]
             for size, rows in votes.stages.items()
         }
 
-    def __call__(self, r_N: Tensor, terms: Terms, weights_V: Tensor) -> Tensor:
-        """Σ over votes of weight × log P(vote), in nats. `r_N` is float64."""
+    def __call__(self, r_N: Tensor, terms: Terms, draws_V: Tensor) -> Tensor:
+        """Σ over votes of draws × weight × log P(vote), in nats. `r_N` is float64."""
         total = r_N.new_zeros(())
+        weights_V = draws_V * self.weights_V
         for vote, replies, log_p in self._parts():
             total = total + (weights_V[vote] * log_p([r_N[each] for each in replies], terms)).sum()
         return total
 
     def pulls(self, r_N: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
-        """(votes, replies, pulls), one entry for each reply that a vote is about: ∂ log P(vote) / ∂ r(reply).
-        A vote that is as good as certain pulls at nothing."""
+        """(votes, replies, pulls), one entry for each reply that a vote is about: the vote's weight times
+        ∂ log P(vote) / ∂ r(reply). A vote that is as good as certain pulls at nothing."""
         votes, replies, pulls = [], [], []
         for vote, about, log_p in self._parts():
             r = [r_N[each].detach().requires_grad_() for each in about]
-            gradients = torch.autograd.grad(log_p(r, terms).sum(), r)
+            gradients = torch.autograd.grad((self.weights_V[vote] * log_p(r, terms)).sum(), r)
             for each, gradient in zip(about, gradients, strict=True):
                 votes.append(vote if each.ndim == 1 else vote.unsqueeze(1).expand_as(each).reshape(-1))
                 replies.append(each.reshape(-1))
@@ -170,6 +203,9 @@ class Likelihood:
         if self.thumbs:
             vote, rater, reply, up = self.thumbs
             yield vote, [reply], partial(_thumbs, rater, up)
+        if self.signals:
+            vote, rater, reply, good = self.signals
+            yield vote, [reply], partial(_signals, rater, good)
         if self.edits:
             vote, rater, edited, original = self.edits
             yield vote, [edited, original], partial(_edits, rater)
@@ -180,6 +216,11 @@ class Likelihood:
 def _thumbs(rater: Tensor, up: Tensor, r: list[Tensor], terms: Terms) -> Tensor:
     logit = terms.reliability_U[rater] * r[0] + terms.leniency_U[rater]
     return _or_lapse(logsigmoid(torch.where(up, logit, -logit)), 2)
+
+
+def _signals(rater: Tensor, good: Tensor, r: list[Tensor], terms: Terms) -> Tensor:
+    logit = terms.signal_scale * terms.reliability_U[rater] * r[0] + terms.signal_bias
+    return _or_lapse(logsigmoid(torch.where(good, logit, -logit)), 2)
 
 
 def _edits(rater: Tensor, r: list[Tensor], terms: Terms) -> Tensor:

@@ -33,9 +33,11 @@ from trainer.ingest import ingest, positions
 from trainer.inputs import Inputs
 from trainer.knowledge import Exam
 from trainer.reward_model import RewardModel
+from trainer.rollouts import Sampler, in_process
 from trainer.round import Round, Seen
 from trainer.standby import Standby
 from trainer.style import style
+from trainer.vllm_rollouts import VllmSampler
 
 POLL = 0.5
 """Seconds between looks at the log."""
@@ -166,11 +168,12 @@ class Trainer:
             settings,
             inputs,
             examples.load(self.pool, project, backbone, inputs.events),
-            examples.prompts(self.pool, project, inputs.turns),
+            examples.prompts(self.pool, project, backbone, inputs.turns),
         )
         figures |= {
             "examples": len(work.training),
             "examples_new": sum(not example.learned for example in work.training),
+            "unreadable": work.corpus.unreadable,
             "held_out": len(work.held_out),
             "held_out_unseen": sum(not example.learned for example in work.held_out),
             "prompts": len(work.practice),
@@ -193,7 +196,7 @@ class Trainer:
 
         backbone.load_adapter(directory)
         live, before = answer("live"), self.exam.samples(work.generator("samples"))
-        learned = work.learn(self.seen, self.exam, work.sampler(), report)
+        learned = work.learn(self.seen, self.exam, self._sampler(work), report)
         figures["reward_model"] = self._skill(learned.model, work)
         figures["improvement"] = learned.improvement.figures()
         knows = (self.exam.of_adapter(work.generator("knowledge")), self.exam.of_base())
@@ -222,6 +225,15 @@ class Trainer:
         publish.announce(self.pool, self.settings, manifest, event_ids, round_id, verdict.as_json())
         figures["policy"] = manifest.id
         return "published", None
+
+    def _sampler(self, work: Round) -> Sampler:
+        rl = self.settings.trainer.rl
+        generator = work.generator("rollouts")
+        if rl.sampler == "in_process":
+            return in_process(self.backbone, rl.replies, rl.max_tokens, generator)
+        folder = self.settings.policies_dir / self.settings.project
+        urls = self.settings.vllm.urls
+        return VllmSampler(self.backbone, urls, folder, rl.replies, rl.max_tokens, generator)
 
     def _inputs(self, number: int, parent: str, cut_off: Inputs | None) -> Inputs:
         """Of the round that begins: those of one that was cut off, if it can be done again, else what there
@@ -264,7 +276,7 @@ class Trainer:
 
     def _skill(self, model: RewardModel, work: Round) -> dict[str, Any]:
         """How the reward model orders replies whose votes it has not seen."""
-        votes, keys = work.corpus.votes(work.held_out)
+        votes, keys = work.votes(work.held_out)
         if not keys:
             return {"held_out_accuracy": None}
         accuracy = reward_model.pairwise_accuracy(model.reward(self.seen.of(keys)), votes)

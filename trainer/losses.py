@@ -76,6 +76,12 @@ def kto(log_ratio_B: Tensor, good_B: Tensor, kl: float, beta: float) -> Tensor:
     return 1 - torch.where(good_B, worth_B, -worth_B).sigmoid()
 
 
+def imitation(logprobs_BT: Tensor, mask_BT: Tensor, weights_B: Tensor) -> Tensor:
+    """−Σ weight·log π over the tokens of demonstrations, divided by their number (behaviour cloning). A
+    demonstration that weighs less teaches less, and does not make the others teach more."""
+    return -(weights_B.unsqueeze(1) * logprobs_BT * mask_BT).sum() / mask_BT.sum()
+
+
 def padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
     """Rows of unlike length as (B, T), zeros behind their ends, and the mask of what is theirs."""
     values_BT = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)

@@ -7,7 +7,8 @@ online_dpo    of the samples of each prompt, the one of most reward is preferred
 dpo, kto      the votes themselves, and no reward model: pairs of replies of which one was preferred, or
               single replies that were liked or not; the step's samples only show the guard where we are
 
-Each adds its gradient to the adapter's, in micro-batches of like length.
+Each adds its gradient to the adapter's, in micro-batches of like length. Beside any of them, demonstrations
+can be imitated.
 """
 
 from collections.abc import Callable, Sequence
@@ -140,6 +141,32 @@ class KTO:
             good_B = torch.tensor([good for _, good in part], device=ratio_B.device)
             loss = losses.kto(ratio_B, good_B, max(samples.kl, 0.0), samples.beta).sum() / len(chosen)
             loss.backward()  # type: ignore[no-untyped-call]
+
+
+class Imitating:
+    """Another objective, and beside it `weight` times the imitation of what people wrote: `at_once` of the
+    demonstrations a step, each with its own weight, drawn by `generator`."""
+
+    def __init__(
+        self,
+        beside: Objective,
+        demonstrations: Sequence[tuple[Judged, float]],
+        weight: float,
+        at_once: int,
+        generator: torch.Generator,
+    ) -> None:
+        self._beside = beside
+        self._demonstrations = demonstrations
+        self._weight = weight
+        self._draw = _Draw(len(demonstrations), min(at_once, len(demonstrations)), generator)
+
+    def descend(self, backbone: Backbone, samples: Samples) -> None:
+        self._beside.descend(backbone, samples)
+        chosen = [self._demonstrations[index] for index in self._draw()]
+        batch = backbone.pad([each.prompt_ids for each, _ in chosen], [each.token_ids for each, _ in chosen])
+        weights_B = torch.tensor([weight for _, weight in chosen], device=backbone.device)
+        loss = losses.imitation(backbone.logprobs_BR(batch), batch.reply_mask_BR, weights_B)
+        (self._weight * loss).backward()  # type: ignore[no-untyped-call]
 
 
 class _Draw:

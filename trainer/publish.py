@@ -67,12 +67,10 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".draft-{number}"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    save_weights(backbone, draft / WEIGHTS)
+    save_adapter(backbone, draft)
     if inputs is not None:
         (draft / INPUTS).write_text(inputs.model_dump_json() + "\n", encoding="utf-8")
         save_file(pack(rollouts), draft / ROLLOUTS)
-    (draft / CONFIG).write_text(json.dumps(_peft_config(backbone), indent=2, sort_keys=True) + "\n")
     policy = BASE if inputs is None else f"p{number}-{file_digest(draft / WEIGHTS)[:6]}"
     manifest = Manifest(
         id=policy,
@@ -99,6 +97,13 @@ def write(
     draft.rename(target)
     _flush(folder)
     return manifest
+
+
+def save_adapter(backbone: Backbone, directory: Path) -> None:
+    """The adapter as it is now, in PEFT's layout, in a directory that is new."""
+    directory.mkdir(parents=True)
+    save_weights(backbone, directory / WEIGHTS)
+    (directory / CONFIG).write_text(json.dumps(_peft_config(backbone), indent=2, sort_keys=True) + "\n")
 
 
 def save_weights(backbone: Backbone, path: Path) -> None:

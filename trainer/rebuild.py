@@ -56,7 +56,7 @@ def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
     backbone = Backbone(Path(settings.model), trainer.rl)
     try:
         corpus = examples.load(pool, settings.project, backbone, inputs.events)
-        prompts = examples.prompts(pool, settings.project, inputs.turns)
+        prompts = examples.prompts(pool, settings.project, backbone, inputs.turns)
     except examples.Erased as error:
         raise CannotRebuild(f"{policy} cannot be rebuilt: {error.message}") from None
     work = Round(backbone, trainer, inputs, corpus, prompts)

@@ -115,6 +115,11 @@ class RewardModel:
     members: list[Member]
     caution: float
 
+    @property
+    def reliability_U(self) -> Tensor:
+        """(U,) what it makes of the raters, on average over its members."""
+        return torch.stack([member.terms.reliability_U for member in self.members]).mean(0)
+
     def scores(self, views: Views) -> Tensor:
         """(N, M) standardised r by member."""
         return torch.stack([member(views) for member in self.members], 1)
@@ -209,7 +214,7 @@ class Influence:
 def influence(model: RewardModel, views: Views, votes: Votes) -> Influence:
     """To first order (influence functions: Koh and Liang 2017), for the votes that `model` was fitted to."""
     likelihood = Likelihood(votes)
-    rater_V = torch.tensor(votes.rater_of_each())
+    rater_V = torch.tensor(votes.rater_of_each)
     of_votes, of_raters = [], []
     for member in model.members:
         seen_NK = look(member.lenses, member.names, views)
@@ -222,12 +227,11 @@ def influence(model: RewardModel, views: Views, votes: Votes) -> Influence:
         effect_KK = member.covariance_KK @ (seen_NK.T @ seen_NK / len(seen_NK)) @ member.covariance_KK
         of_votes.append(((pulls_VK @ effect_KK) * pulls_VK).sum(1).clamp_min(0).sqrt())
         of_raters.append(((pulls_UK @ effect_KK) * pulls_UK).sum(1).clamp_min(0).sqrt())
-    terms = [member.terms for member in model.members]
     return Influence(
         torch.stack(of_votes).mean(0),
         torch.stack(of_raters).mean(0),
-        torch.stack([each.reliability_U for each in terms]).mean(0),
-        torch.stack([each.leniency_U for each in terms]).mean(0),
+        model.reliability_U,
+        torch.stack([member.terms.leniency_U for member in model.members]).mean(0),
     )
 
 

@@ -85,6 +85,11 @@ def unpack(tensors: dict[str, Tensor]) -> list[list[Rollout]]:
     return steps
 
 
+def kept_prompt(backbone: Backbone, prompt: Sequence[int], max_tokens: int) -> list[int]:
+    """What of a prompt leaves room for the reply: its end."""
+    return list(prompt)[-(backbone.context - max_tokens) :]
+
+
 def _drawn(logp_BV: Tensor, generator: torch.Generator) -> Tensor:
     """(B,) a token of each row's distribution: the first whose cumulative probability passes a uniform
     number. Takes one random number a row where `torch.multinomial` takes one for each token of the
@@ -130,8 +135,7 @@ def _sample_batch(
     generator: torch.Generator,
     greedy: bool,
 ) -> list[Rollout]:
-    limit = backbone.context - max_tokens
-    kept = [list(prompts[index])[-limit:] for index in indices]
+    kept = [kept_prompt(backbone, prompts[index], max_tokens) for index in indices]
     width = max(map(len, kept))
     pad = backbone.pad_id
     tokens_PT = torch.tensor([[pad] * (width - len(row)) + row for row in kept], device=backbone.device)

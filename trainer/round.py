@@ -6,7 +6,7 @@ chance has a generator of its own, and what is kept between rounds to save time 
 knows) does not depend on which round computed it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +20,17 @@ from trainer.gate import Answers
 from trainer.improve import Improvement, Step, improve, measure
 from trainer.inputs import Inputs
 from trainer.knowledge import Exam
-from trainer.objectives import DPO, KTO, Judged, Objective, on_samples
+from trainer.likelihood import Votes
+from trainer.objectives import DPO, KTO, Imitating, Judged, Objective, on_samples
 from trainer.reward_model import RewardModel
-from trainer.rollouts import Sampler, in_process
+from trainer.rollouts import Sampler
 
 BASE_PROMPTS, BASE_REPLIES = 64, 4
 """What the base says to recent prompts sets the scale of the reward."""
+
+
+IMITATED = 8
+"""Edits that are imitated in one step."""
 
 
 class Seen:
@@ -100,19 +105,19 @@ class Round:
     def generator(self, purpose: str) -> torch.Generator:
         return self.inputs.generator(self._settings.seed, purpose)
 
+    def votes(self, chosen: Iterable[Example]) -> tuple[Votes, list[Key]]:
+        """As numbers, and the replies that these count by."""
+        return self.corpus.votes(chosen, self._settings.reward)
+
     def useless(self) -> str | None:
         """Why nothing can be learned, if that is so."""
         if not self.practice:
             return "no prompts to practise on"
-        if not self.corpus.votes(self.training)[0].says_something():
+        if not self.votes(self.training)[0].says_something():
             return "the votes say nothing yet: all thumbs alike, and no ranking or edit"
         if self._settings.rl.algorithm == "dpo" and not self.corpus.pairs(self.training):
             return "no vote sets one reply to a prompt above another, which is all that DPO learns from"
         return None
-
-    def sampler(self) -> Sampler:
-        rl = self._settings.rl
-        return in_process(self._backbone, rl.replies, rl.max_tokens, self.generator("rollouts"))
 
     def learn(
         self,
@@ -133,12 +138,30 @@ class Round:
         knowledge = self.generator("guard")
         improvement = improve(
             self._backbone, self.practice, model.reward, self._settings.rl, self.generator("prompts"),
-            self._objective(seen), sampler, report, lambda: exam.lost(knowledge),
+            self._objective(seen, model), sampler, report, lambda: exam.lost(knowledge),
             self.inputs.knowledge_lost / self._settings.gate.knowledge_loss,
+            self._settings.rl.entropy_floor * base.entropy,
         )  # fmt: skip
         return Learned(model, judge, base, improvement)
 
-    def _objective(self, seen: Seen) -> Objective:
+    def _objective(self, seen: Seen, model: RewardModel) -> Objective:
+        """That of the algorithm, and beside it the imitation of edits, each by its age and its rater's
+        reliability."""
+        objective, weight = self._of_algorithm(seen), self._settings.rl.imitation
+        votes, _ = self.votes(self.training)
+        reliabilities = model.reliability_U[votes.rater_of_each].clamp_max(1).tolist()
+        demonstrations = [
+            (seen.judged(self.corpus, example.about[0]), weight_of_age * reliability)
+            for example, weight_of_age, reliability in zip(
+                self.training, votes.weights, reliabilities, strict=True
+            )
+            if example.type == "edit"
+        ]
+        if not demonstrations or not weight:
+            return objective
+        return Imitating(objective, demonstrations, weight, IMITATED, self.generator("imitation"))
+
+    def _of_algorithm(self, seen: Seen) -> Objective:
         rl = self._settings.rl
         objective = on_samples(rl)
         if objective is not None:
@@ -155,7 +178,7 @@ class Round:
 
     def _fit(self, chosen: list[Example], base: Views, seen: Seen, purpose: str) -> RewardModel | None:
         """The reward model of some of the votes; None when they say nothing."""
-        votes, keys = self.corpus.votes(chosen)
+        votes, keys = self.votes(chosen)
         if not votes.says_something():
             return None
         return reward_model.fit(

@@ -14,7 +14,6 @@ Promised: 5 s, 100 ms, 1.2 times, 60 s, and memory that does not grow. About 12 
 
 import asyncio
 import json
-import re
 import statistics
 import sys
 import time
@@ -33,7 +32,7 @@ from schemas.policies import BASE
 from schemas.settings import Settings, load
 from tests.bench.listen import Heard, listen
 from tests.bench.load import at
-from tests.bench.replicas import Server, servers
+from tests.bench.replicas import Server, in_rotation, servers
 from tests.bench.service import hearken_up
 from tests.bench.swaps import announce, wait_until_live, write_random
 from tests.installation import ADMIN_KEY, Installation
@@ -176,11 +175,6 @@ async def rollbacks(url: str, publisher: Publisher) -> dict[str, Any]:
             if policy in (await listen(session, url, body)).policies:
                 raise RuntimeError(f"{policy} answered after it was taken back")
     return {"rollback_ms": statistics.median(seconds) * 1e3, "rollback_worst_ms": max(seconds) * 1e3}
-
-
-def in_rotation(url: str) -> int:
-    found = re.search(r"^hearken_engines_in_rotation (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
-    return int(float(found[1])) if found else 0
 
 
 async def loss(url: str, fleet: list[Server]) -> dict[str, Any]:

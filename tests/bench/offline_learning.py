@@ -3,50 +3,74 @@ sampled replies, and rounds follow each other as they do under `hearken up`.
 
     python tests/bench/offline_learning.py --seeds 1 2 3 4 5
 
-The tastes and the noise are those of the simulated people (`deploy.people`); the trainer never sees them.
-While a round trains, people vote on the policy before it, so a batch of votes is one policy old, as live.
+Rounds and gate are the trainer's own (`trainer.round`, `trainer.gate`). The tastes and the noise are those of
+the simulated people (`deploy.people`); the trainer never sees them. While a round trains, people vote on the
+policy before it, so a batch of votes is one policy old, as live. In the end: which part of the way to full
+approval was gone, and what it cost: knowledge, KL in nats per token, different pairs of words against the
+base's, and by how much a style changed that nobody voted on. `--votes 1000 --round-votes 100` is ten rounds.
 """
 
 import argparse
 import random
 import resource
+import statistics
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from deploy.people import Person, crowd
 from schemas.settings import TrainerSettings
-from trainer import knowledge, reward_model
+from trainer import gate, knowledge
 from trainer.backbone import Backbone
-from trainer.improve import improve, measure
-from trainer.likelihood import Votes
-from trainer.objectives import on_samples
+from trainer.examples import Corpus, Example, Key, Reply
+from trainer.improve import Improvement
+from trainer.inputs import Inputs
+from trainer.knowledge import Exam
 from trainer.rollouts import in_process, sample
+from trainer.round import Round, Seen
 from trainer.starter import MODEL_DIR
-from trainer.starter.styles import styles
+from trainer.starter.styles import AXES, styles
+from trainer.starter.world import probes as world_probes
 from trainer.starter.world import prompts as world_prompts
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Ballots:
-    """All votes so far, with the views of the replies that they are about."""
+    """All votes so far."""
 
-    def __init__(self, raters: int) -> None:
-        self.votes = Votes(raters)
-        self.prompts: list[list[int]] = []
-        self.replies: list[list[int]] = []
-        self.views: dict[str, torch.Tensor] = {}
+    def __init__(self) -> None:
+        self.examples: list[Example] = []
+        self.replies: dict[Key, Reply] = {}
+        self.prompts: dict[str, list[int]] = {}  # of the turns, newest first
 
-    def reply(self, prompt: list[int], token_ids: list[int]) -> int:
-        self.prompts.append(prompt)
-        self.replies.append(token_ids)
-        return len(self.replies) - 1
+    def cast(self, turn: str, type: str, value: dict[str, Any], rater: str, about: tuple[Key, ...]) -> None:
+        event = f"e{len(self.examples)}"
+        self.examples.append(Example(event, turn, type, value, rater, about, NOW, learned=False))
+
+    def round(
+        self, backbone: Backbone, settings: TrainerSettings, draw: int, knowledge_lost: float = 0.0
+    ) -> Round:
+        events = [example.event_id for example in self.examples]
+        inputs = Inputs(
+            draw=draw,
+            parent="p",
+            votes=len(events),
+            events=events,
+            turns=list(self.prompts),
+            positions={},
+            knowledge_lost=knowledge_lost,
+        )
+        corpus = Corpus(list(self.examples), dict(self.replies))
+        return Round(backbone, settings, inputs, corpus, dict(self.prompts))
 
 
-def vote(
-    backbone: Backbone, ballots: Ballots, people: list[Person], count: int, seed: int
-) -> list[list[int]]:
-    """`count` votes on the policy as it is: 70% thumbs, 20% side by side, 10% edits; returns the prompts."""
+def vote(backbone: Backbone, ballots: Ballots, people: list[Person], count: int, seed: int) -> None:
+    """`count` votes on the policy as it is: 70% thumbs, 20% side by side, 10% edits."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     asked = world_prompts(count, seed)
@@ -54,42 +78,69 @@ def vote(
     with backbone.merged():
         rollouts = sample(backbone, ids, 2, 90, generator)
     for index, prompt in enumerate(asked):
-        rater = rng.randrange(len(people))
+        turn, person = f"chatcmpl-{seed}-{index}", people[rng.randrange(len(people))]
         pair = [rollout.token_ids for rollout in rollouts[2 * index : 2 * index + 2]]
         texts = [backbone.decode(tokens) for tokens in pair]
+        keys: list[Key] = [(turn, "0"), (turn, "1")]
+        ballots.replies |= {key: Reply(ids[index], tokens) for key, tokens in zip(keys, pair, strict=True)}
         kind = rng.random()
         if kind < 0.7:
-            ballots.votes.thumb(
-                rater, [ballots.reply(ids[index], pair[0])], people[rater].thumb(texts[0], rng)
-            )
+            value = "up" if person.thumb(texts[0], rng) else "down"
+            ballots.cast(turn, "thumb", {"value": value}, person.name, (keys[0],))
         elif kind < 0.9:
-            groups, acceptable = people[rater].ranking(texts, rng)
-            numbers = [ballots.reply(ids[index], tokens) for tokens in pair]
-            ballots.votes.ranking(rater, [[numbers[i] for i in group] for group in groups], numbers[0])
-            if not acceptable:
-                ballots.votes.thumb(rater, numbers, False)
+            groups, acceptable = person.ranking(texts, rng)
+            ranking = {"ranking": groups, "acceptable": acceptable}
+            ballots.cast(turn, "ranking", ranking, person.name, (keys[0], keys[1]))
         else:
-            edited = people[rater].edit(texts[0], prompt.accept or (), rng)
-            number = ballots.reply(ids[index], backbone.encode_reply(edited))
-            ballots.votes.edit(rater, number, ballots.reply(ids[index], pair[0]))
-    start = len(next(iter(ballots.views.values()), []))
-    fresh = measure(backbone, ballots.prompts[start:], ballots.replies[start:]).views
-    ballots.views = (
-        {name: torch.cat([ballots.views[name], fresh[name]]) for name in fresh} if start else fresh
+            edited = person.edit(texts[0], prompt.accept or (), rng)
+            ballots.replies[turn, "edit"] = Reply(ids[index], backbone.encode_reply(edited))
+            ballots.cast(turn, "edit", {}, person.name, ((turn, "edit"), keys[0]))
+        ballots.prompts = {turn: ids[index]} | ballots.prompts
+
+
+def learn(work: Round, settings: TrainerSettings, seen: Seen, exam: Exam) -> tuple[Improvement, gate.Verdict]:
+    """A round as the trainer does it; a candidate that the gate rejects is taken back."""
+    backbone, rl = exam.backbone, settings.rl
+    sampler = in_process(backbone, rl.replies, rl.max_tokens, work.generator("rollouts"))
+
+    def answers(purpose: str) -> gate.Answers:
+        return gate.answer(backbone, work.exam, gate.REPLIES, rl.max_tokens, work.generator(purpose))
+
+    before, live = backbone.snapshot(), answers("live")
+    learned = work.learn(seen, exam, sampler)
+    knows = (exam.of_adapter(work.generator("knowledge")), exam.of_base())
+    verdict = gate.judge(
+        answers("candidate"), live, learned.base, learned.model, learned.judge, knows, settings.gate, rl
     )
-    return ids
+    if not verdict.passed:
+        backbone.restore(before)
+    return learned.improvement, verdict
 
 
-def approval(backbone: Backbone, person: Person, count: int, seed: int) -> tuple[float, str]:
-    """True share of liked replies on prompts never seen in training, and that of each axis of the taste."""
-    asked = world_prompts(count, 10_000 + seed)
-    ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
-    with backbone.merged():
-        rollouts = sample(backbone, ids, 1, 90, torch.Generator().manual_seed(seed))
-    texts = [backbone.decode(r.token_ids) for r in rollouts]
-    held = [[styles(text)[axis] == value for axis, value in person.taste.wants] for text in texts]
-    axes = " ".join(f"{sum(column) / count:.2f}" for column in zip(*held, strict=True))
-    return sum(map(all, held)) / count, axes
+@dataclass(frozen=True)
+class Sayings:
+    """What a policy says to `count` prompts that were never seen in training."""
+
+    token_ids: list[list[int]]
+    texts: list[str]
+
+    @classmethod
+    def of(cls, backbone: Backbone, count: int, seed: int) -> "Sayings":
+        asked = world_prompts(count, 10_000 + seed)
+        ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
+        with backbone.merged():
+            rollouts = sample(backbone, ids, 1, 90, torch.Generator().manual_seed(seed))
+        tokens = [rollout.token_ids for rollout in rollouts]
+        return cls(tokens, [backbone.decode(each) for each in tokens])
+
+    def approval(self, person: Person) -> float:
+        """The true share of liked replies."""
+        return sum(map(person.taste.likes, self.texts)) / len(self.texts)
+
+    def rates(self) -> dict[str, float]:
+        """How often each axis holds."""
+        found = [styles(text) for text in self.texts]
+        return {axis: sum(each[axis] for each in found) / len(found) for axis in AXES}
 
 
 def known_share(backbone: Backbone, probes: list[knowledge.Probe], generator: torch.Generator) -> float:
@@ -98,63 +149,62 @@ def known_share(backbone: Backbone, probes: list[knowledge.Probe], generator: to
         return sum(knowledge.ask(backbone, probes, 2, 90, generator)) / len(probes)
 
 
-def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> tuple[float, float, float, float]:
-    """One taste: approval of the base and of the last policy, and knowledge lost."""
+def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[str, float]:
+    """One taste: what was won, and what was lost for it."""
     backbone = Backbone(args.model, settings.rl)
     people = crowd(seed, 20)
     judge = next(person for person in people if not person.contrarian)
-    ballots = Ballots(len(people))
-    generator = torch.Generator().manual_seed(1000 * seed)
-    probes = [knowledge.Probe(p.prompt, p.accept or ()) for p in world_probes(args.probes)]
-    before, _ = approval(backbone, judge, 400, seed)
+    ballots = Ballots()
+    seen, exam = Seen(backbone), Exam(backbone, settings)
+    probes = [knowledge.Probe(p.prompt, p.accept or ()) for p in world_probes(args.probes, 77)]
+    before = Sayings.of(backbone, 400, seed)
     known = known_share(backbone, probes, torch.Generator().manual_seed(1))
-    print(f"seed {seed}: {judge.taste}; base approval {before:.3f}, knowledge {known:.3f}", flush=True)
-    asked: list[list[int]] = []
+    print(
+        f"seed {seed}: {judge.taste}; base approval {before.approval(judge):.3f}, knowledge {known:.3f}",
+        flush=True,
+    )
     older = newer = backbone.snapshot()
-    batches = args.votes // args.round_votes
-    for number in range(1, batches + 1):
+    kl = lost = 0.0
+    for number in range(1, args.votes // args.round_votes + 1):
         backbone.restore(older)
-        asked = vote(backbone, ballots, people, args.round_votes, 100 * seed + number) + asked
+        vote(backbone, ballots, people, args.round_votes, 100 * seed + number)
         backbone.restore(newer)
-        wall, cpu = time.monotonic(), time.process_time()
-        pool = [prompt for prompt in asked[:64] for _ in range(4)]
-        with backbone.reference():
-            replies = sample(backbone, asked[:64], 4, settings.rl.max_tokens, generator)
-        base = measure(backbone, pool, [reply.token_ids for reply in replies]).views
-        prepared = time.process_time() - cpu
-        if not ballots.votes.says_something():
+        wall = time.monotonic()
+        work = ballots.round(backbone, settings, 1000 * seed + number, lost)
+        if work.useless():
             continue
-        model = reward_model.fit(ballots.views, ballots.votes, base, 4, settings.reward, generator)
-        fitted = time.process_time() - cpu - prepared
-        sampler = in_process(backbone, settings.rl.replies, settings.rl.max_tokens, generator)
-        objective = on_samples(settings.rl)
-        assert objective is not None, "it learns by the reward model"
-        result = improve(backbone, asked, model.reward, settings.rl, generator, objective, sampler)
-        cpu, wall = time.process_time() - cpu, time.monotonic() - wall
-        older, newer = newer, backbone.snapshot()
-        last = result.steps[-1]
-        knows = known_share(backbone, probes[:128], generator)
-        liked, axes = approval(backbone, judge, 200, seed)
+        result, verdict = learn(work, settings, seen, exam)
+        wall = time.monotonic() - wall
+        lost = verdict.figures["knowledge_lost"]
+        if verdict.passed:
+            older, newer, kl = newer, backbone.snapshot(), verdict.figures["kl"]
+        said = Sayings.of(backbone, 200, seed)
+        axes = " ".join(
+            f"{rate if wanted else 1 - rate:.2f}"
+            for axis, wanted in judge.taste.wants
+            for rate in [said.rates()[axis]]
+        )
+        first, last = result.steps[0], result.steps[-1]
         print(
-            f"  {number * args.round_votes:4d} votes: approval {liked:.3f} ({axes})"
-            f"  reward {result.steps[0].reward:+.2f}→{last.reward:+.2f}  KL {last.kl:.3f}"
-            f"  length {last.length:.0f}  knowledge {knows:.3f}  cpu {cpu:.0f} s"
-            f" (base {prepared:.1f}, fit {fitted:.1f}), wall {wall:.0f} s  {result.stopped or ''}",
+            f"  {number * args.round_votes:4d} votes: approval {said.approval(judge):.3f} ({axes})"
+            f"  reward {first.reward:+.2f}→{last.reward:+.2f}  KL {last.kl:.3f}  entropy {last.entropy:.2f}"
+            f"  length {last.length:.0f}  lost {lost:+.3f}  {wall:.0f} s"
+            f"  {result.stopped or ''} {'; '.join(verdict.reasons)}",
             flush=True,
         )
-    after, _ = approval(backbone, judge, 400, seed)
+    after = Sayings.of(backbone, 400, seed)
     knows = known_share(backbone, probes, torch.Generator().manual_seed(1))
-    way = (after - before) / (1 - before)
-    print(
-        f"seed {seed}: {before:.3f} → {after:.3f} ({way:.0%} of the way), knowledge {known:.3f} → {knows:.3f}"
-    )
-    return before, after, way, knows - known
-
-
-def world_probes(count: int):  # type: ignore[no-untyped-def]
-    from trainer.starter.world import probes
-
-    return probes(count, 77)
+    voted_on = {axis for axis, _ in judge.taste.wants}
+    rates, base_rates = after.rates(), before.rates()
+    figures = {
+        "way": (after.approval(judge) - before.approval(judge)) / (1 - before.approval(judge)),
+        "knowledge": knows - known,
+        "kl": kl,
+        "distinct": gate.distinct(after.token_ids) / gate.distinct(before.token_ids),
+        "other_styles": max(abs(rates[axis] - base_rates[axis]) for axis in AXES if axis not in voted_on),
+    }
+    print(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()), flush=True)
+    return figures
 
 
 def main() -> None:
@@ -176,10 +226,12 @@ def main() -> None:
         holder = getattr(settings, section)
         setattr(holder, name, type(getattr(holder, name))(float(value)))
     rows = [run(seed, args, settings) for seed in args.seeds]
-    ways = sorted(row[2] for row in rows)
-    print(f"way: least {ways[0]:.0%}, median {ways[len(ways) // 2]:.0%}; worst knowledge change "
-          f"{min(row[3] for row in rows):+.3f}; peak memory "
-          f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")  # fmt: skip
+    for name in rows[0]:
+        values = sorted(row[name] for row in rows)
+        print(
+            f"{name:13} least {values[0]:.3f}, median {statistics.median(values):.3f}, most {values[-1]:.3f}"
+        )
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
 if __name__ == "__main__":

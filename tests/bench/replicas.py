@@ -1,6 +1,7 @@
 """vLLM servers of a bench's own, each a process as `hearken up --engine vllm` runs it, with the starter."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -76,3 +77,9 @@ def servers(count: int) -> Iterator[list[Server]]:
         for server in found:
             server.wait_until_ready()
         yield found
+
+
+def in_rotation(url: str) -> int:
+    """How many servers the installation at `url` sends requests to."""
+    found = re.search(r"^hearken_engines_in_rotation (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    return int(float(found[1])) if found else 0

@@ -88,7 +88,7 @@ def learned(
 ) -> float:  # fmt: skip
     votes = Votes(PEOPLE if raters else 1)
     for number, (person, up) in enumerate(found):
-        votes.thumb(person if raters else 0, [number], up)
+        votes.thumb(person if raters else 0, number, up)
     generator = torch.Generator().manual_seed(seed)
     model = reward_model.fit(training.views, votes, base.views, 4, settings.reward, generator)
     return accuracy(model.reward(held_out.views), [taste.likes(text) for text in held_out.texts])

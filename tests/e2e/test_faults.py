@@ -20,7 +20,8 @@ def test_nothing_acknowledged_is_lost_and_learning_goes_on(tmp_path: Path) -> No
     kafka = {"HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]'}
     try:
         with Installation(tmp_path, **faults.SETTINGS, **kafka) as installation:
-            report = faults.run(installation, broker, FAULTS, SEED, print)
+            victims = faults.victims(installation, broker)
+            report = faults.run(installation, victims, FAULTS, SEED, print)
             print({share: round(report.back_at(share), 1) for share in (0.5, 0.9, 0.95, 1)}, len(report.told))
             assert report.problems == []
             assert len(report.told) > 40

@@ -1,9 +1,13 @@
 """The files under deploy/ say what the code says."""
 
 import re
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -56,6 +60,33 @@ def test_helm_starts_vllm_with_the_same_flags(wanted: set[str]) -> None:
     }
     different = {"--host=0.0.0.0", f"--max-num-seqs={values['maxStreams']}"}
     assert filled - different == wanted - {"--max-num-seqs=32"}
+
+
+EVERYTHING = [
+    'kafka.servers={"broker:9092"}', "serving.autoscaling.enabled=true", "vllm.autoscaling.enabled=true",
+    "trainer.gpus=1", "judge.url=http://judge:8000/v1", "storage.className=nfs", "settings.LOG_LEVEL=debug",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [[], ["vllm.gpus=0"], EVERYTHING], ids=["default", "cpu", "everything"])
+def test_what_helm_renders_is_valid_kubernetes(values: list[str]) -> None:
+    """Strictly: a field that Kubernetes does not know is an error."""
+    helm = str(Path(sys.executable).parent / "helm")
+    subprocess.run([helm, "lint", "--quiet", str(HELM)], check=True)
+    words = [word for value in values for word in ("--set", value)]
+    rendered = subprocess.run(
+        [helm, "template", "hearken", str(HELM), *words], check=True, capture_output=True, text=True
+    ).stdout
+    manifests = [manifest for manifest in yaml.safe_load_all(rendered) if manifest]
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, "1.34", strict=True)
+    kinds = Counter(manifest["kind"] for manifest in manifests)
+    assert kinds["Deployment"] == (5 if values is EVERYTHING else 3)
+    assert kinds["HorizontalPodAutoscaler"] == (2 if values is EVERYTHING else 0)
+    [config] = [manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"]
+    assert {name.removeprefix("HEARKEN_").split("__")[0].lower() for name in config} <= set(
+        Settings.model_fields
+    )
 
 
 def test_settings_that_compose_names_exist() -> None:

@@ -125,7 +125,7 @@ async def test_the_trainer_learns_from_what_was_imported(
         await import_file(settings, write(tmp_path / f"{layout}.jsonl", found), layout)
     assert ingest(pool, open_log(settings, pool)) == 36
     corpus = examples.load(pool, "default", backbone, examples.standing(pool, "default"))
-    votes, _ = corpus.votes(corpus.examples)
+    votes, _ = corpus.votes(corpus.examples, settings.trainer.reward)
     assert (votes.count, votes.raters) == (36, 3)
     assert len(corpus.pairs(corpus.examples)) == 12
 

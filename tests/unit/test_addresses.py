@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.addresses import resolve
+from schemas.addresses import resolve
 
 ADDRESSES = {"vllm": ["10.0.0.2", "10.0.0.1", "10.0.0.2"], "six": ["fd00::1"]}
 

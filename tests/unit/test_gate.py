@@ -24,7 +24,7 @@ def answers(
     count = PROMPTS * REPLIES
     token_ids = torch.randint(3, 3000, (count, length), generator=generator).tolist()
     views = {"length": (quality + 0.1 * torch.randn(count, 1, generator=generator)).half()}
-    return Answers(token_ids, ended, kl, views)
+    return Answers(token_ids, ended, kl, 0.8, views)
 
 
 def model(*slopes: float, variance: float = 0.01) -> RewardModel:
@@ -111,11 +111,11 @@ def test_lost_knowledge_is_a_veto_and_unknown_knowledge_is_not() -> None:
 
 def test_collapse_and_repetition_are_vetoes() -> None:
     fine = answers(1.0)
-    same = Answers([fine.token_ids[0]] * len(fine.token_ids), 1.0, 0.05, fine.views)
+    same = Answers([fine.token_ids[0]] * len(fine.token_ids), 1.0, 0.05, 0.8, fine.views)
     reasons = " ".join(verdict(same).reasons)
     assert "same reply" in reasons
     assert "few different" in reasons
-    looping = Answers([[7, 8, 9] * 4 for _ in fine.token_ids], 1.0, 0.05, fine.views)
+    looping = Answers([[7, 8, 9] * 4 for _ in fine.token_ids], 1.0, 0.05, 0.8, fine.views)
     assert "repeat themselves" in " ".join(verdict(looping).reasons)
 
 

@@ -35,14 +35,16 @@ def likes_low_tokens(views: Views) -> torch.Tensor:
     return views["tokens"][:, :160].float().sum(1) / views["tokens"].float().sum(1)
 
 
-def run(backbone: Backbone, rl: RLSettings, guard: str | None = None) -> tuple[list[Step], str | None]:
+def run(
+    backbone: Backbone, rl: RLSettings, guard: str | None = None, least_entropy: float = 0.0
+) -> tuple[list[Step], str | None]:
     seen: list[Step] = []
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell me")]
     generator = torch.Generator().manual_seed(0)
     result = improve(
         backbone, prompts, likes_low_tokens, rl, generator, OBJECTIVE,
         in_process(backbone, rl.replies, rl.max_tokens, generator),
-        lambda number, step: seen.append(step), lambda: guard,
+        lambda number, step: seen.append(step), lambda: guard, least_entropy=least_entropy,
     )  # fmt: skip
     return seen, result.stopped
 
@@ -63,6 +65,17 @@ def test_above_the_kl_budget_nothing_is_kept(base: Path) -> None:
     assert stopped is not None
     assert "above the budget" in stopped
     assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
+
+
+def test_below_the_least_entropy_nothing_is_kept(base: Path) -> None:
+    backbone = Backbone(base, RL)
+    before = backbone.snapshot()
+    seen, stopped = run(backbone, RL.model_copy(update={"steps": 2}), least_entropy=50.0)
+    assert stopped is not None
+    assert stopped.startswith("entropy of")
+    assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
+    uniform = float(torch.tensor(backbone.vocabulary).log())
+    assert 0.5 * uniform < seen[0].entropy < uniform
 
 
 def test_lost_knowledge_takes_the_steps_back(base: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import tensor
 
@@ -115,3 +116,13 @@ def test_kto_weighs_a_reply_against_the_kl() -> None:
     loss_B.sum().backward()
     assert ratio_B.grad is not None
     assert torch.allclose(ratio_B.grad, tensor([-0.2 * up * down, 0.2 * up * down]))
+
+
+def test_imitation_is_the_weighted_mean_surprise_of_a_token() -> None:
+    logprobs_BT = tensor([[-1.0, -3.0], [-2.0, -9.0]], requires_grad=True)
+    mask_BT = tensor([[1.0, 1.0], [1.0, 0.0]])
+    loss = losses.imitation(logprobs_BT, mask_BT, tensor([1.0, 0.5]))
+    assert loss.detach() == pytest.approx((1 + 3 + 0.5 * 2) / 3)
+    loss.backward()
+    assert logprobs_BT.grad is not None
+    assert torch.allclose(logprobs_BT.grad, -tensor([[1.0, 1.0], [0.5, 0.0]]) / 3)

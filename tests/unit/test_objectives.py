@@ -11,7 +11,7 @@ from tests.service import write_base
 from trainer.backbone import Backbone
 from trainer.improve import measure
 from trainer.losses import above_group, leave_one_out
-from trainer.objectives import DPO, KTO, Judged, Objective, OnlineDPO, PolicyGradient, Samples
+from trainer.objectives import DPO, KTO, Imitating, Judged, Objective, OnlineDPO, PolicyGradient, Samples
 from trainer.rollouts import in_process
 
 torch.set_num_threads(1)
@@ -143,3 +143,29 @@ def test_replies_of_equal_reward_are_no_pair(backbone: Backbone) -> None:
     even = Samples(of.rows, of.rollouts, torch.zeros(3, 4), of.base_logprobs, 0.1, 0.0)
     OnlineDPO().descend(backbone, even)
     assert all(weight.grad is None for weight in backbone.trainable())
+
+
+class Nothing:
+    def descend(self, backbone: Backbone, samples: Samples) -> None:
+        pass
+
+
+def test_what_was_demonstrated_becomes_likelier_if_it_weighs_anything(backbone: Backbone) -> None:
+    of = samples(backbone, beta=0.1)
+    shown = [(judged(of, 0), 1.0), (judged(of, 5), 0.0)]
+    descend(backbone, Imitating(Nothing(), shown, 1.0, 8, torch.Generator().manual_seed(0)), of)
+    ratios_B = log_ratios(backbone, of).view(-1)
+    assert ratios_B[0] > 1
+    assert ratios_B[0] > ratios_B[5] + 1
+
+
+def test_imitation_adds_to_the_objective_beside_it(backbone: Backbone) -> None:
+    of = samples(backbone, beta=0.1)
+    shown = [(judged(of, 3), 1.0)]
+    parts = [
+        gradient(backbone, OnlineDPO(), of),
+        gradient(backbone, Imitating(Nothing(), shown, 0.5, 1, torch.Generator()), of),
+    ]
+    both = gradient(backbone, Imitating(OnlineDPO(), shown, 0.5, 1, torch.Generator()), of)
+    for one, other, together in zip(*parts, both, strict=True):
+        torch.testing.assert_close(together, one + other)

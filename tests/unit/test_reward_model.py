@@ -1,13 +1,10 @@
-"""The one likelihood against closed forms, and what the ensemble learns from votes of known origin."""
+"""What the ensemble learns from votes of known origin."""
 
-import math
-
-import pytest
 import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
-from trainer.likelihood import LAPSE, MOST_RANKED, Likelihood, Terms, Votes, subsets
+from trainer.likelihood import Likelihood, Votes
 from trainer.reward_model import (
     Lens,
     RewardModel,
@@ -20,129 +17,6 @@ from trainer.reward_model import (
 )
 
 torch.set_num_threads(1)
-
-
-def terms(raters: int, **changes: float) -> Terms:
-    """Every term at its prior mean, but for the log parameters given."""
-    flat = torch.zeros(Terms.size(raters), dtype=torch.float64)
-    names = {"ranking_scale": 0, "edit_scale": 1, "position": 2, "tie": 5}
-    for name, value in changes.items():
-        flat[2 * raters + names[name]] = value
-    return Terms.unpack(flat, raters)
-
-
-def log_likelihood(votes: Votes, r: list[float], given: Terms) -> float:
-    weights_V = torch.ones(votes.count, dtype=torch.float64)
-    return float(Likelihood(votes)(torch.tensor(r, dtype=torch.float64), given, weights_V))
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
-
-
-def meant(p: float, outcomes: int = 2) -> float:
-    """The log of what a vote has, that is meant with probability `p`."""
-    return math.log(LAPSE / outcomes + (1 - LAPSE) * p)
-
-
-def test_thumbs_are_logistic_in_reliability_and_leniency() -> None:
-    votes = Votes(2)
-    votes.thumb(0, [0], up=True)
-    votes.thumb(1, [1], up=False)
-    given = terms(2)
-    given.leniency_U = torch.tensor([0.5, -1.0], dtype=torch.float64)
-    given.reliability_U = torch.tensor([2.0, 0.0], dtype=torch.float64)
-    expected = meant(sigmoid(2.0 * 0.7 + 0.5)) + meant(1 - sigmoid(-1.0))
-    assert log_likelihood(votes, [0.7, 123.0], given) == pytest.approx(expected)
-
-
-def test_two_replies_are_davidson() -> None:
-    a, b, tie = 0.8, -0.3, 0.4
-    pi_a, pi_b = math.exp(a), math.exp(b)
-    total = pi_a + pi_b + math.exp(tie) * math.sqrt(pi_a * pi_b)
-    for groups, weight in [
-        ([[0], [1]], pi_a),
-        ([[1], [0]], pi_b),
-        ([[0, 1]], math.exp(tie) * math.sqrt(pi_a * pi_b)),
-    ]:
-        votes = Votes(1)
-        votes.ranking(0, groups, first=-1)
-        assert log_likelihood(votes, [a, b], terms(1, tie=tie)) == pytest.approx(meant(weight / total, 3))
-
-
-def test_the_reply_shown_first_is_pulled_by_g() -> None:
-    votes = Votes(1)
-    votes.ranking(0, [[1], [0]], first=0)
-    total = math.exp(0.2 + 0.5) + math.exp(0.6) + math.exp((0.2 + 0.5 + 0.6) / 2)
-    expected = meant(math.exp(0.6) / total, 3)
-    assert log_likelihood(votes, [0.2, 0.6], terms(1, position=0.5)) == pytest.approx(expected)
-
-
-def test_three_replies_are_davidson_luce() -> None:
-    r, tie = [0.5, -0.2, 0.1], 0.3
-    votes = Votes(1)
-    votes.ranking(0, [[0, 2], [1]], first=-1)
-    worth = {
-        chosen: math.exp(sum(r[i] for i in chosen) / len(chosen)) * (math.exp(tie) if len(chosen) == 2 else 1)
-        for chosen in subsets(3)
-    }
-    assert len(worth) == 7
-    expected = meant(worth[0, 2] / sum(worth.values()), 7)
-    assert log_likelihood(votes, r, terms(1, tie=tie)) == pytest.approx(expected)
-
-
-def test_without_ties_a_ranking_is_plackett_luce() -> None:
-    r = [0.5, -0.2, 0.1]
-    votes = Votes(1)
-    votes.ranking(0, [[2], [0], [1]], first=-1)
-    given = terms(1)
-    given.log_tie = torch.full_like(given.log_tie, -60.0)
-    e = [math.exp(x) for x in r]
-    expected = meant(e[2] / sum(e), 7) + meant(e[0] / (e[0] + e[1]), 3)
-    assert log_likelihood(votes, r, given) == pytest.approx(expected)
-
-
-def test_the_probabilities_of_all_outcomes_add_up_to_one() -> None:
-    total = 0.0
-    for groups in [
-        [[0], [1], [2]], [[0], [2], [1]], [[1], [0], [2]], [[1], [2], [0]], [[2], [0], [1]], [[2], [1], [0]],
-        [[0], [1, 2]], [[1], [0, 2]], [[2], [0, 1]], [[0, 1], [2]], [[0, 2], [1]], [[1, 2], [0]], [[0, 1, 2]],
-    ]:  # fmt: skip
-        votes = Votes(1)
-        votes.ranking(0, groups, first=0)
-        total += math.exp(log_likelihood(votes, [1.0, -0.5, 0.2], terms(1, tie=0.4, position=0.3)))
-    assert total == pytest.approx(1.0)
-
-
-def test_an_edit_is_a_pair_without_ties_and_a_demonstration() -> None:
-    votes = Votes(1)
-    votes.edit(0, edited=0, original=1)
-    expected = meant(sigmoid(math.exp(0.7) * (0.9 - 0.4))) + meant(sigmoid(0.9))
-    assert log_likelihood(votes, [0.9, 0.4], terms(1, edit_scale=0.7)) == pytest.approx(expected)
-
-
-def test_a_vote_counts_by_its_weight_however_many_rows_it_has() -> None:
-    votes = Votes(1)
-    votes.thumb(0, [0, 1], up=False)
-    votes.thumb(0, [0], up=True)
-    weights_V = torch.tensor([0.5, 0.0], dtype=torch.float64)
-    value = Likelihood(votes)(torch.zeros(2, dtype=torch.float64), terms(1), weights_V)
-    assert float(value) == pytest.approx(0.5 * 2 * math.log(0.5))
-
-
-def test_a_long_ranking_keeps_its_best() -> None:
-    votes = Votes(1)
-    votes.ranking(0, [[i] for i in range(20)], first=0)
-    assert max(votes.stages) == MOST_RANKED
-
-
-def test_what_says_something() -> None:
-    votes = Votes(1)
-    votes.thumb(0, [0], up=False)
-    votes.ranking(0, [[0, 1]], first=0)
-    assert not votes.says_something()
-    votes.ranking(0, [[1], [0]], first=0)
-    assert votes.says_something()
 
 
 def crowd_votes(
@@ -164,7 +38,7 @@ def crowd_votes(
     for reply in range(count):
         rater = reply % raters
         up = bool(torch.rand((), generator=generator) < torch.sigmoid(2 * truth[reply]))
-        votes.thumb(rater, [reply], up=up != (rater < contrarians))
+        votes.thumb(rater, reply, up=up != (rater < contrarians))
     return {name: view.half() for name, view in views.items()}, votes, truth
 
 
@@ -229,33 +103,6 @@ def test_what_all_replies_to_a_prompt_share_is_not_looked_at() -> None:
     assert torch.allclose(lens.basis_DK[0], torch.zeros(2), atol=1e-5)
 
 
-def every_kind() -> Votes:
-    votes = Votes(3)
-    votes.thumb(0, [0, 1], up=False)
-    votes.edit(1, 2, 3)
-    votes.ranking(2, [[1], [0, 4], [2]], first=0)
-    votes.thumb(1, [4], up=True)
-    return votes
-
-
-def test_a_vote_pulls_as_its_likelihood_slopes() -> None:
-    votes, given = every_kind(), terms(3, tie=0.3, position=0.2, edit_scale=0.7)
-    likelihood = Likelihood(votes)
-    r_N = torch.tensor([0.3, -0.2, 0.9, 0.1, -0.5], dtype=torch.float64)
-    vote, reply, pull = likelihood.pulls(r_N, given)
-    for number in range(votes.count):
-        of_r = r_N.clone().requires_grad_()
-        alone_V = torch.nn.functional.one_hot(torch.tensor(number), votes.count).double()
-        (slope_N,) = torch.autograd.grad(likelihood(of_r, given, alone_V), of_r)
-        found_N = torch.zeros(5, dtype=torch.float64)
-        found_N.index_add_(0, reply[vote == number], pull[vote == number])
-        assert torch.allclose(found_N, slope_N, atol=1e-12)
-
-
-def test_each_vote_knows_its_rater() -> None:
-    assert every_kind().rater_of_each() == [0, 1, 2, 1]
-
-
 def test_the_influence_of_a_vote_is_what_its_absence_changes() -> None:
     views, votes, _ = crowd_votes(raters=5, each=24, contrarians=0, seed=8)
     model = fitted(views, votes)
@@ -286,3 +133,38 @@ def test_who_is_not_heeded_has_little_influence() -> None:
     found = influence(fitted(views, votes), views, votes)
     assert float(found.of_raters_U[:2].max()) < 0.5 * float(found.of_raters_U[2:].mean())
     assert float(found.reliability_U[:2].max()) < 0.3
+
+
+def test_that_the_pleased_are_silent_does_not_bend_the_reward() -> None:
+    views, everybody, truth = crowd_votes(raters=10, each=120, contrarians=0, seed=5)
+    chance = torch.rand(len(everybody.thumbs), generator=torch.Generator().manual_seed(9)).tolist()
+    votes = Votes(10)
+    for (_, rater, reply, up), luck in zip(everybody.thumbs, chance, strict=True):
+        if luck < (0.15 if up else 0.9):
+            votes.thumb(rater, reply, up)
+    model = fitted(views, votes)
+    assert sum(up for _, _, _, up in votes.thumbs) < votes.count / 4
+    assert correlation(model.reward(views), truth) > 0.85
+    assert float(model.members[0].terms.leniency_U.mean() + model.members[0].bias) < -1
+
+
+def test_signals_teach_beside_votes() -> None:
+    views, everybody, truth = crowd_votes(raters=10, each=60, contrarians=0, seed=6)
+    alone, together = Votes(10), Votes(10)
+    for number, (_, rater, reply, up) in enumerate(everybody.thumbs):
+        if number % 12 == 0:
+            alone.thumb(rater, reply, up)
+            together.thumb(rater, reply, up)
+        else:
+            together.signal(rater, reply, up)
+    with_signals = correlation(fitted(views, together).reward(views), truth)
+    assert with_signals > correlation(fitted(views, alone).reward(views), truth) + 0.05
+
+
+def test_what_weighs_less_teaches_less() -> None:
+    views, first, truth = crowd_votes(raters=10, each=60, contrarians=0, seed=7)
+    votes = Votes(10)
+    for _, rater, reply, up in first.thumbs:
+        old = reply % 3 != 0  # two in three votes are from before the crowd changed its mind
+        votes.thumb(rater, reply, not up if old else up, weight=0.05 if old else 1.0)
+    assert correlation(fitted(views, votes).reward(views), truth) > 0.8

@@ -1,0 +1,184 @@
+"""Votes needed to reach 80% approval, against TRL: `python -m tests.bench.sample_efficiency --seeds 501 502`.
+
+First ours: rounds as the trainer does them, on votes of people with a hidden taste (`offline_learning`), till
+the policy is liked at 80%; say after n votes. People then go on voting on it, up to 2n votes. TRL's DPO and
+KTO learn from those 2n votes, its online DPO from 2n comparisons of its own samples by the same people, all
+from the same base with the same LoRA, each with every learning rate of a grid, of which its best is taken, by
+the true approval. We need at most half the votes of the best of them if none of them reaches 80% so.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+from deploy.people import Person, crowd
+from schemas.settings import TrainerSettings
+from tests.bench.offline_learning import Ballots, Sayings, learn, vote
+from trainer.backbone import Backbone
+from trainer.examples import Corpus, Key
+from trainer.knowledge import Exam
+from trainer.round import Seen
+from trainer.starter import MODEL_DIR
+from trainer.starter.world import prompts as world_prompts
+
+AIM = 0.8
+ROUND_VOTES = 30
+MOST_VOTES = 600
+ASKED = 400  # prompts of an estimate of true approval
+RATES = (5e-4, 2e-3)
+EPOCHS = 3
+BATCH = 16
+COMMON: dict[str, Any] = {
+    "per_device_train_batch_size": BATCH, "use_cpu": True, "report_to": "none", "save_strategy": "no",
+    "logging_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False, "beta": 0.1,
+    "bf16": bool(torch.cpu.get_capabilities().get("avx512_bf16")),
+}  # fmt: skip
+
+
+def ours(
+    backbone: Backbone, settings: TrainerSettings, people: list[Person], seed: int
+) -> tuple[int, Ballots]:
+    """Votes that it took, MOST_VOTES + 1 if those were not enough, and twice as many of them."""
+    judge = next(person for person in people if not person.contrarian)
+    ballots, seen, exam = Ballots(), Seen(backbone), Exam(backbone, settings)
+    older = newer = backbone.snapshot()
+    taken = MOST_VOTES + 1
+    for number in range(1, MOST_VOTES // ROUND_VOTES + 1):
+        backbone.restore(older)
+        vote(backbone, ballots, people, ROUND_VOTES, 100 * seed + number)
+        backbone.restore(newer)
+        work = ballots.round(backbone, settings, 1000 * seed + number)
+        if work.useless() is None:
+            learn(work, settings, seen, exam)
+        older, newer = newer, backbone.snapshot()
+        liked = Sayings.of(backbone, ASKED, seed).approval(judge)
+        print(f"  ours, {len(ballots.examples)} votes: {liked:.3f}", flush=True)
+        if liked >= AIM:
+            taken = len(ballots.examples)
+            vote(backbone, ballots, people, taken, 100 * seed + 99)
+            break
+    return taken, ballots
+
+
+class Rows:
+    """The votes of a corpus in TRL's layouts."""
+
+    def __init__(self, corpus: Corpus, backbone: Backbone) -> None:
+        self.corpus = corpus
+        self.backbone = backbone
+
+    def pairs(self) -> list[dict[str, Any]]:
+        return [
+            {"prompt": self._prompt(better), "chosen": self._says(better), "rejected": self._says(worse)}
+            for better, worse in self.corpus.pairs(self.corpus.examples)
+        ]
+
+    def judged(self) -> list[dict[str, Any]]:
+        return [
+            {"prompt": self._prompt(key), "completion": self._says(key), "label": good}
+            for key, good in self.corpus.judged(self.corpus.examples)
+        ]
+
+    def _prompt(self, key: Key) -> list[dict[str, str]]:
+        return [
+            {"role": "user", "content": self.backbone.decode(self.corpus.replies[key].prompt_ids).strip()}
+        ]
+
+    def _says(self, key: Key) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": self.backbone.decode(self.corpus.replies[key].token_ids)}]
+
+
+def theirs(kind: str, rate: float, rows: list[dict[str, Any]], people: list[Person], seed: int) -> Path:
+    """Train with TRL; returns the adapter's directory."""
+    settings = TrainerSettings().rl
+    folder = Path(tempfile.mkdtemp(prefix="hearken-trl-"))
+    common = COMMON | {"output_dir": str(folder), "learning_rate": rate, "seed": seed}
+    lora = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    parts: dict[str, Any] = {
+        "model": AutoModelForCausalLM.from_pretrained(MODEL_DIR),
+        "processing_class": AutoTokenizer.from_pretrained(MODEL_DIR),
+        "train_dataset": Dataset.from_list(rows),
+        "peft_config": lora,
+    }
+    if kind == "dpo":
+        trainer = DPOTrainer(args=DPOConfig(**common, num_train_epochs=EPOCHS), **parts)
+    elif kind == "kto":
+        trainer = KTOTrainer(args=KTOConfig(**common, num_train_epochs=EPOCHS), **parts)
+    else:
+        rng = random.Random(f"online {seed}")
+
+        def compared(completions: list[Any], **_: Any) -> list[float]:
+            """Each by whoever it is shown to; who cannot tell says either."""
+            texts = [each if isinstance(each, str) else each[0]["content"] for each in completions]
+            half = len(texts) // 2
+            asked = [people[rng.randrange(len(people))] for _ in range(half)]
+            return [asked[at % half].thumb(text, rng) + 0.1 * rng.random() for at, text in enumerate(texts)]
+
+        trainer = OnlineDPOTrainer(
+            args=OnlineDPOConfig(**common, num_train_epochs=1, max_new_tokens=settings.max_tokens),
+            reward_funcs=compared,
+            **parts,
+        )
+    trainer.train()
+    trainer.save_model(str(folder))
+    return folder
+
+
+def against(
+    backbone: Backbone, ballots: Ballots, taken: int, people: list[Person], seed: int
+) -> dict[str, float]:
+    """The best approval of each of TRL's on twice the votes."""
+    judge = next(person for person in people if not person.contrarian)
+    corpus = Corpus(ballots.examples[: 2 * taken], ballots.replies)
+    rows = Rows(corpus, backbone)
+    fresh = [
+        {"prompt": [{"role": "user", "content": each.prompt}]} for each in world_prompts(2 * taken, seed + 7)
+    ]
+    sets = {"dpo": rows.pairs(), "kto": rows.judged(), "online_dpo": fresh}
+    best: dict[str, float] = {}
+    for kind, of_kind in sets.items():
+        for rate in RATES:
+            backbone.load_adapter(theirs(kind, rate, of_kind, people, seed))
+            liked = Sayings.of(backbone, ASKED, seed).approval(judge)
+            best[kind] = max(best.get(kind, 0.0), liked)
+            print(f"  {kind}, {len(of_kind)} rows of {2 * taken} votes, rate {rate}: {liked:.3f}", flush=True)
+    return best
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[501, 502, 503, 504, 505])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = TrainerSettings()
+    found = []
+    for seed in args.seeds:
+        print(f"seed {seed}", flush=True)
+        people = crowd(seed, 40)
+        backbone = Backbone(MODEL_DIR, settings.rl)
+        taken, ballots = ours(backbone, settings, people, seed)
+        best = against(backbone, ballots, taken, people, seed) if taken <= MOST_VOTES else {}
+        half = taken <= MOST_VOTES and max(best.values()) < AIM
+        found.append({"seed": seed, "votes": taken, "trl_with_twice": best, "at_most_half": half})
+        print(json.dumps(found[-1]), flush=True)
+    print(json.dumps(found))
+    return 0 if all(each["at_most_half"] for each in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""What every sampler must do: replies of the adapter as it is now, with the logprobs that it gives them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from engines import World, start_vllm
+
+from schemas.errors import EngineError
+from schemas.policies import TRAINING
+from schemas.settings import RLSettings
+from trainer.backbone import Backbone
+from trainer.rollouts import Sampler, in_process
+from trainer.vllm_rollouts import VllmSampler
+
+torch.set_num_threads(1)
+
+REPLIES, MOST_TOKENS = 4, 24
+
+MakeSampler = Callable[[Backbone, int], Sampler]
+
+
+@pytest.fixture(scope="module")
+def vllm_url(world: World) -> Iterator[str]:
+    yield from start_vllm(world.base, adapters=4, streams=16)
+
+
+@pytest.fixture
+def backbone(world: World) -> Backbone:
+    """With an adapter that is far from the base."""
+    backbone = Backbone(world.base, RLSettings(rank=8, alpha=16))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in backbone.trainable():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.15)
+    return backbone
+
+
+@pytest.fixture(params=["in_process", "vllm"])
+def sampler(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSampler:
+    def make(backbone: Backbone, seed: int) -> Sampler:
+        generator = torch.Generator().manual_seed(seed)
+        if request.param == "in_process":
+            return in_process(backbone, REPLIES, MOST_TOKENS, generator)
+        url = request.getfixturevalue("vllm_url")
+        return VllmSampler(backbone, [url], tmp_path, REPLIES, MOST_TOKENS, generator)
+
+    return make
+
+
+def prompts(backbone: Backbone) -> list[list[int]]:
+    texts = ["Hello!", "Tell me about the cat, the mat and the tea.", "Paris? 🙂"]
+    return [backbone.render([{"role": "user", "content": text}]) for text in texts]
+
+
+def test_each_prompt_gets_its_replies_in_order(backbone: Backbone, sampler: MakeSampler) -> None:
+    rollouts = sampler(backbone, 0)(prompts(backbone))
+    assert [rollout.prompt for rollout in rollouts] == [0] * REPLIES + [1] * REPLIES + [2] * REPLIES
+    assert all(0 < len(rollout.token_ids) <= MOST_TOKENS for rollout in rollouts)
+    assert len({tuple(rollout.token_ids) for rollout in rollouts}) > REPLIES
+
+
+def test_logprobs_are_those_of_the_adapter(backbone: Backbone, sampler: MakeSampler) -> None:
+    rollouts = sampler(backbone, 1)(prompts(backbone))
+    for rollout in rollouts:
+        batch = backbone.pad([prompts(backbone)[rollout.prompt]], [rollout.token_ids])
+        with torch.no_grad(), backbone.exact():
+            expected = backbone.logprobs_BR(batch)[0, : len(rollout.token_ids)]
+            with backbone.reference():
+                of_base = backbone.logprobs_BR(batch)[0, : len(rollout.token_ids)]
+        found = torch.tensor(rollout.logprobs)
+        assert float((found - expected).abs().max()) < 0.02
+        assert float((found - of_base).abs().mean()) > 0.05
+
+
+def test_a_reply_has_ended_if_its_last_token_says_so(backbone: Backbone, sampler: MakeSampler) -> None:
+    with torch.no_grad():
+        for weight in backbone.trainable():
+            weight.zero_()  # the base of these tests ends soon enough
+    rollouts = [each for seed in range(4) for each in sampler(backbone, seed)(prompts(backbone))]
+    for rollout in rollouts:
+        assert rollout.ended == (rollout.token_ids[-1] in backbone.end_ids)
+        assert not set(rollout.token_ids[:-1]) & set(backbone.end_ids)
+        assert rollout.ended or len(rollout.token_ids) == MOST_TOKENS
+
+
+def test_a_step_samples_from_the_adapter_as_it_is_then(backbone: Backbone, sampler: MakeSampler) -> None:
+    sample = sampler(backbone, 2)
+    sample(prompts(backbone))
+    with torch.no_grad():
+        for weight in backbone.trainable():
+            weight.zero_()
+    [first, *_] = sample(prompts(backbone))
+    batch = backbone.pad([prompts(backbone)[0]], [first.token_ids])
+    with torch.no_grad(), backbone.exact(), backbone.reference():
+        of_base = backbone.logprobs_BR(batch)[0, : len(first.token_ids)]
+    assert float((torch.tensor(first.logprobs) - of_base).abs().max()) < 0.02
+
+
+def test_nothing_is_left_on_a_server_or_the_disk(backbone: Backbone, vllm_url: str, tmp_path: Path) -> None:
+    sample = VllmSampler(backbone, [vllm_url], tmp_path, REPLIES, MOST_TOKENS, torch.Generator())
+    for _ in range(6):  # more than there are places
+        sample(prompts(backbone))
+    models = httpx.get(f"{vllm_url}/v1/models").json()["data"]
+    assert not [model["id"] for model in models if model["id"].startswith(TRAINING)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_said_to_be_away(backbone: Backbone, tmp_path: Path) -> None:
+    sample = VllmSampler(backbone, ["http://127.0.0.1:9"], tmp_path, REPLIES, MOST_TOKENS, torch.Generator())
+    with pytest.raises(EngineError, match="cannot be reached"):
+        sample(prompts(backbone))
+    assert list(tmp_path.iterdir()) == []

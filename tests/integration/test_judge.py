@@ -1,0 +1,138 @@
+"""A model that rates replies, behind a real endpoint: its verdicts are votes, and nonsense is none."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from aiohttp import web
+from pydantic import SecretStr
+
+from feedback.judge import Judge, NoVerdict, verdict
+from feedback.store import Store
+from schemas.database import AsyncPool, open_async_pool
+from schemas.settings import JudgeSettings
+from tests.voting import a_turn, add_keys
+
+
+class Endpoint:
+    """Likes what is said to be fine, dislikes what is said to be awful, and has its ways with the rest."""
+
+    def __init__(self) -> None:
+        self.asked: list[web.BaseRequest] = []
+        self.bodies: list[dict[str, object]] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.asked.append(request)
+        self.bodies.append(body)
+        reply = body["messages"][-1]["content"].splitlines()[-1]
+        match reply:
+            case "fine":
+                said = "Good."
+            case "awful":
+                said = "bad"
+            case "strange":
+                said = "It may be good, or bad."
+            case "slow":
+                await asyncio.sleep(5)
+                said = "good"
+            case "broken":
+                return web.Response(status=500)
+            case _:
+                return web.Response(text="<html>", content_type="text/html")
+        return web.json_response({"choices": [{"message": {"role": "assistant", "content": said}}]})
+
+
+@pytest.fixture
+async def async_pool(database_url: str) -> AsyncIterator[AsyncPool]:
+    async with open_async_pool(database_url) as pool:
+        await add_keys(pool)
+        yield pool
+
+
+@pytest.fixture
+def endpoint() -> Endpoint:
+    return Endpoint()
+
+
+@pytest.fixture
+async def judge(async_pool: AsyncPool, endpoint: Endpoint) -> AsyncIterator[Judge]:
+    """Asks about every turn."""
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", endpoint.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    settings = JudgeSettings(
+        url=f"http://127.0.0.1:{port}/v1", model="wise", key=SecretStr("sk-judge"), rubric="Be kind.",
+        share=1.0, timeout=0.3,
+    )  # fmt: skip
+    async with httpx.AsyncClient() as client:
+        yield Judge(settings, "default", async_pool, client)
+    await runner.cleanup()
+
+
+async def votes(pool: AsyncPool) -> list[tuple[str, int, str, str]]:
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "select turn_id, choice, value ->> 'value' as value, rater from feedback order by turn_id, choice"
+        )
+        return [tuple(row.values()) for row in await cursor.fetchall()]
+
+
+async def test_verdicts_are_votes(judge: Judge, endpoint: Endpoint, async_pool: AsyncPool) -> None:
+    await Store(async_pool).record_turn(a_turn("chatcmpl-1", replies=("fine", "awful")))
+    assert await judge.look() == 2
+    assert await judge.look() == 0
+    assert await votes(async_pool) == [
+        ("chatcmpl-1", 0, "up", "judge:wise"),
+        ("chatcmpl-1", 1, "down", "judge:wise"),
+    ]
+    assert endpoint.asked[0].headers["Authorization"] == "Bearer sk-judge"
+    body = endpoint.bodies[0]
+    assert body["model"] == "wise"
+    system, question = [message["content"] for message in body["messages"]]
+    assert system.startswith("Be kind.")
+    assert "What is the capital of France?" in question
+
+
+@pytest.mark.parametrize("reply", ["strange", "slow", "broken", "page"])
+async def test_nonsense_is_no_vote_and_is_not_asked_for_again(
+    judge: Judge, async_pool: AsyncPool, reply: str
+) -> None:
+    store = Store(async_pool)
+    await store.record_turn(a_turn("chatcmpl-1", replies=(reply,)))
+    await store.record_turn(a_turn("chatcmpl-2", replies=("fine",)))
+    assert await judge.look() == 2
+    assert await judge.look() == 0
+    assert [vote[0] for vote in await votes(async_pool)] == ["chatcmpl-2"]
+
+
+async def test_only_its_share_of_new_turns_of_its_project_is_judged(
+    judge: Judge, endpoint: Endpoint, async_pool: AsyncPool
+) -> None:
+    store = Store(async_pool)
+    for number in range(40):
+        await store.record_turn(a_turn(f"chatcmpl-{number}", replies=("fine",)))
+    await store.record_turn(a_turn("chatcmpl-other", replies=("fine",), project="other"))
+    async with async_pool.connection() as connection:
+        await connection.execute(
+            "update turns set created_at = now() - interval '1 hour' where id = 'chatcmpl-3'"
+        )
+    judge._settings = judge._settings.model_copy(update={"share": 0.4})
+    while await judge.look():
+        pass
+    judged = {vote[0] for vote in await votes(async_pool)}
+    assert 6 < len(judged) < 26
+    assert not judged & {"chatcmpl-3", "chatcmpl-other"}
+
+
+def test_a_verdict_is_one_word_of_two() -> None:
+    assert verdict("Good") is True
+    assert verdict("**bad**.") is False
+    for nonsense in ("", "goodness", "good and bad", "42"):
+        with pytest.raises(NoVerdict):
+            verdict(nonsense)

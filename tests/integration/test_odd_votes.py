@@ -1,0 +1,97 @@
+"""Votes that are odd, or that nobody can learn from: a round leaves them out, or says why there was none."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.database import Pool
+from schemas.policies import BASE
+from schemas.settings import Settings
+from tests.training import add_key, edited, send, small_settings, some_turns, thumbs_by_parity
+from trainer import loop
+from trainer.backbone import Backbone
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> Settings:
+    add_key(pool)
+    return small_settings(database_url, tmp_path, tiny_base)
+
+
+def the_round(settings: Settings) -> dict[str, Any]:
+    """The record of the one round that there is."""
+    assert loop.run(settings, once=True) == 0
+    record: dict[str, Any] = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
+    return record
+
+
+@pytest.mark.parametrize("spare", [-1, 0, 3])
+def test_an_edit_is_learned_from_if_it_fits_into_the_context(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, spare: int
+) -> None:
+    turns = some_turns(backbone, 20, seed=11)
+    room = backbone.context - len(turns[0].prompt_token_ids) - 1 - spare  # one for the end
+    assert len(backbone.encode_reply("?" * room)) == room + 1
+    send(database_url, turns, [edited(turns[0], "?" * room), *thumbs_by_parity(turns[1:])])
+    record = the_round(settings)
+    assert record["outcome"] in {"published", "rejected"}
+    assert record["unreadable"] == (spare < 0)
+
+
+def test_what_is_of_another_vocabulary_is_left_out(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 20, seed=12)
+    send(database_url, turns, thumbs_by_parity(turns))
+    with pool.connection() as connection:
+        connection.execute(
+            "update replies set token_ids = array[5, %s] where turn_id = %s",
+            [backbone.vocabulary, turns[0].id],
+        )
+        connection.execute("update turns set prompt_token_ids = array[-1, 5] where id = %s", [turns[1].id])
+    record = the_round(settings)
+    assert record["outcome"] in {"published", "rejected"}
+    assert record["unreadable"] == 2
+
+
+def test_one_rater_alone_can_teach(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = [replace(turn, rater="u_only") for turn in some_turns(backbone, 20, seed=13)]
+    send(database_url, turns, thumbs_by_parity(turns))
+    record = the_round(settings)
+    assert record["outcome"] in {"published", "rejected"}
+    assert [rater["rater"] for rater in record["raters"]] == ["u_only"]
+
+
+def test_people_may_contradict_each_other(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 20, seed=14)
+    votes = thumbs_by_parity(turns)
+    against = [
+        (replace(turn, rater=f"against_{turn.rater}"),
+         vote.model_copy(update={"value": "down" if vote.value == "up" else "up"}))
+        for turn, vote in votes
+    ]  # fmt: skip
+    send(database_url, turns, [*votes, *against])
+    record = the_round(settings)
+    assert record["outcome"] in {"published", "rejected"}
+    reward = record["improvement"]["steps"][0]["reward"]
+    assert abs(reward) < 10
+
+
+def test_votes_of_which_nothing_can_be_read_are_no_lesson(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 12, seed=15)
+    send(database_url, turns, thumbs_by_parity(turns))
+    with pool.connection() as connection:
+        connection.execute("update turns set prompt_token_ids = array[-1, 5]")
+    record = the_round(settings)
+    assert (record["outcome"], record["reason"]) == ("skipped", "no prompts to practise on")
+    with pool.connection() as connection:
+        assert connection.execute("select live from routes").fetchone() == {"live": BASE}

@@ -1,0 +1,118 @@
+"""The frozen base with its adapter: logprobs and gradients are the same however they are computed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from schemas.settings import RLSettings
+from tests.contract.engines import random_model, shared_tokenizer
+from trainer import backbone as module
+from trainer.backbone import Backbone, Padded
+
+torch.set_num_threads(1)
+
+RL = RLSettings(rank=4, alpha=8)
+REPLIES = [[9, 17, 40, 41, 42], [99, 120, 77], [3, 250, 11, 5, 9, 17, 40, 60, 61]]
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gemma3"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp(request.param)
+    tokenizer = shared_tokenizer()
+    tokenizer.save_pretrained(directory)
+    random_model(request.param, len(tokenizer)).save_pretrained(directory)
+    return directory
+
+
+def with_adapter(base: Path, rl: RLSettings = RL) -> Backbone:
+    backbone = Backbone(base, rl)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in backbone.trainable():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+    return backbone
+
+
+def batch_of(backbone: Backbone) -> Padded:
+    prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a", "tell me")]
+    return backbone.pad(prompts, REPLIES)
+
+
+def computed(backbone: Backbone) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Logprobs, a layer's hidden states and gradients."""
+    weights_BR = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    with backbone.exact():
+        logprobs_BR, hidden = backbone.logprobs_and_hidden(batch_of(backbone), [1])
+        loss = (logprobs_BR * weights_BR[:, : logprobs_BR.shape[1]]).sum()
+        gradients = list(torch.autograd.grad(loss, backbone.trainable()))
+    return logprobs_BR.detach(), [each.detach() for each in hidden], gradients
+
+
+def assert_same(one: Backbone, other: Backbone) -> None:
+    for ours, theirs in zip(computed(one), computed(other), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_logits_in_parts_change_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = with_adapter(base)
+    assert whole._head is None
+    monkeypatch.setattr(module, "SMALL_VOCABULARY", 0)
+    monkeypatch.setattr(module, "LOGITS", 5 * whole.vocabulary)
+    parts = with_adapter(base)
+    assert parts._head is not None
+    assert_same(whole, parts)
+    with torch.no_grad(), whole.reference(), parts.reference():
+        torch.testing.assert_close(whole.logprobs_BR(batch_of(whole)), parts.logprobs_BR(batch_of(parts)))
+
+
+def test_computing_activations_again_changes_nothing(base: Path) -> None:
+    again = with_adapter(base, RL.model_copy(update={"recompute": True}))
+    assert_same(with_adapter(base), again)
+    assert not again.model.training
+
+
+def test_a_model_that_does_more_to_its_logits_does_it_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SMALL_VOCABULARY", 0)
+    tokenizer = shared_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    model = random_model("gemma3", len(tokenizer))
+    model.config.final_logit_softcapping = 2.0
+    model.save_pretrained(tmp_path)
+    capped = with_adapter(tmp_path)
+    assert capped._head is None
+    model.config.final_logit_softcapping = None
+    model.save_pretrained(tmp_path)
+    free = with_adapter(tmp_path)
+    assert free._head is not None
+    assert not torch.allclose(computed(capped)[0], computed(free)[0], atol=1e-2)
+
+
+def test_padding_changes_nothing(base: Path) -> None:
+    backbone = with_adapter(base)
+    together = batch_of(backbone)
+    with torch.no_grad(), backbone.exact():
+        logprobs_BR = backbone.logprobs_BR(together)
+        for row, reply in enumerate(REPLIES):
+            length = int(together.mask_BT[row].sum()) - len(reply)
+            prompt = together.tokens_BT[row][together.mask_BT[row].bool()][:length].tolist()
+            alone_R = backbone.logprobs_BR(backbone.pad([prompt], [reply]))[0]
+            torch.testing.assert_close(
+                logprobs_BR[row, : len(reply)], alone_R[: len(reply)], atol=1e-5, rtol=1e-4
+            )
+            assert not logprobs_BR[row, len(reply) :].any()
+
+
+def test_what_fills_the_context_is_read_whole(base: Path) -> None:
+    backbone = with_adapter(base)
+    reply = [5] * (backbone.context - 3)
+    assert backbone.reads([1, 2, 3], reply)
+    assert not backbone.reads([1, 2, 3, 4], reply)
+    assert not backbone.reads([1, backbone.vocabulary], [5])
+    batch = backbone.pad([[1, 2, 3]], [reply])
+    assert batch.tokens_BT[0].tolist() == [1, 2, 3, *reply]
+    with pytest.raises(ValueError, match="in a context of"):
+        backbone.pad([[1, 2, 3]], [[5] * backbone.context])

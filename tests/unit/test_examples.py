@@ -1,0 +1,83 @@
+"""Votes as they stand, made into what each algorithm learns from."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from schemas.settings import RewardSettings
+from trainer.examples import Corpus, Example, Key, Reply
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+A, B, C = ("t1", "0"), ("t1", "1"), ("t2", "0")
+EDITED = ("t2", "f9")
+
+
+def an_example(
+    type: str, value: dict[str, Any], about: tuple[Key, ...], days: float = 0, rater: str = "ann"
+) -> Example:
+    created = NOW - timedelta(days=days)
+    return Example(f"e{days}{type}", about[0][0], type, value, rater, about, created, learned=False)
+
+
+def corpus(*found: Example) -> Corpus:
+    return Corpus(list(found), {key: Reply([1], [2]) for key in (A, B, C, EDITED)})
+
+
+EVERY_KIND = corpus(
+    an_example("thumb", {"value": "up"}, (A,)),
+    an_example("thumb", {"value": "down"}, (B,)),
+    an_example("ranking", {"ranking": [[1], [0]], "acceptable": True}, (A, B)),
+    an_example("ranking", {"ranking": [[0, 1]], "acceptable": False}, (A, B)),
+    an_example("edit", {}, (EDITED, C)),
+    an_example("signal", {"signal": "copied"}, (A,)),
+    an_example("signal", {"signal": "abandoned"}, (C,)),
+)
+
+
+def test_every_kind_of_vote_becomes_numbers() -> None:
+    votes, keys = EVERY_KIND.votes(EVERY_KIND.examples, RewardSettings())
+    assert keys == [A, B, EDITED, C]
+    assert votes.count == 7
+    assert votes.thumbs == [
+        (0, 0, 0, True),
+        (1, 0, 1, False),
+        (3, 0, 0, False),
+        (3, 0, 1, False),
+        (4, 0, 2, True),
+    ]
+    assert votes.edits == [(4, 0, 2, 3)]
+    assert votes.signals == [(5, 0, 0, True), (6, 0, 3, False)]
+    assert [row[:3] for row in votes.stages[2]] == [(2, 0, [1, 0]), (3, 0, [0, 1])]
+
+
+def test_older_votes_weigh_less() -> None:
+    found = [an_example("thumb", {"value": "up"}, (A,), days) for days in (0, 30, 60)]
+    votes, _ = corpus(*found).votes(found, RewardSettings(half_life_days=30))
+    assert votes.weights == pytest.approx([1, 0.5, 0.25])
+
+
+def test_a_votes_age_does_not_hang_on_which_votes_are_kept_back() -> None:
+    found = [an_example("thumb", {"value": "up"}, (A,), days) for days in (0, 30, 60)]
+    votes, _ = corpus(*found).votes(found[1:], RewardSettings(half_life_days=30))
+    assert votes.weights == pytest.approx([0.5, 0.25])
+
+
+def test_signals_are_no_pairs_and_call_nothing_good() -> None:
+    assert EVERY_KIND.pairs(EVERY_KIND.examples) == [(B, A), (EDITED, C), (A, B)]
+    assert EVERY_KIND.judged(EVERY_KIND.examples) == [
+        (A, True), (B, False), (B, True), (A, False), (A, False), (B, False), (EDITED, True), (C, False),
+    ]  # fmt: skip
+
+
+def test_judges_together_weigh_no_more_than_their_share() -> None:
+    up = {"value": "up"}
+    people = [an_example("thumb", up, (A,), days) for days in (0, 30)]
+    judges = [an_example("thumb", up, (key,), rater=f"judge:{key}") for key in (A, B, C)]
+    reward = RewardSettings(half_life_days=30, judges_share=0.5)
+    votes, _ = corpus(*people, *judges).votes([*people, *judges], reward)
+    assert votes.weights == pytest.approx([1, 0.5, 0.25, 0.25, 0.25])
+    votes, _ = corpus(*people, *judges).votes([*people, judges[0]], reward)
+    assert votes.weights == pytest.approx([1, 0.5, 0.75])
+    votes, _ = corpus(*judges).votes(judges, reward)
+    assert votes.weights == [0, 0, 0]
