@@ -88,28 +88,29 @@ class _Answering(Response):
         return True
 
     async def _stream(self, send: Send) -> None:
-        async with aclosing(chunks(self._answer, self._chat)) as events:
-            event = await anext(events)
+        async with aclosing(chunks(self._answer, self._chat)) as together:
+            first = await anext(together)
             headers = [
                 (b"content-type", b"text/event-stream; charset=utf-8"),
                 (b"cache-control", b"no-store"),
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send(_event(event))
+            await send(_events(first))
             try:
-                async for event in events:
-                    await send(_event(event))
+                async for events in together:
+                    await send(_events(events))
             except (RequestError, *PASSING) as error:
                 told = as_request_error(error)
                 log.error("stream_broke", error=type(error).__name__, code=told.code)
                 self._metrics.refused.labels(told.code).inc()
-                await send(_event(told.envelope()))
+                await send(_events([told.envelope()]))
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
 
 
-async def chunks(answer: Answer, chat: ChatRequest) -> AsyncGenerator[dict[str, Any]]:
-    """OpenAI's chunks. The one that ends the last choice waits until the turn is durable, and carries the
-    `hearken` field; so does the chunk of the usage, when that was asked for."""
+async def chunks(answer: Answer, chat: ChatRequest) -> AsyncGenerator[list[dict[str, Any]]]:
+    """OpenAI's chunks, those together that came together: whoever listens wakes once. The one that ends the
+    last choice waits until the turn is durable, and carries the `hearken` field; so does the chunk of the
+    usage, when that was asked for."""
     head = answer.head("chat.completion.chunk")
     usage = {"usage": None} if chat.stream_options and chat.stream_options.include_usage else {}
 
@@ -121,25 +122,30 @@ async def chunks(answer: Answer, chat: ChatRequest) -> AsyncGenerator[dict[str, 
     waiting: dict[str, Any] | None = None
     async with aclosing(answer.deltas()) as deltas:
         async for delta in deltas:
+            found = []
             if delta.choice not in spoken:
                 spoken.add(delta.choice)
-                yield chunk(delta.choice, {"role": "assistant", "content": ""}, None, None)
+                found.append(chunk(delta.choice, {"role": "assistant", "content": ""}, None, None))
             if delta.text or chat.logprobs:
                 logprobs = answer.logprobs(delta.logprobs)
-                yield chunk(delta.choice, {"content": delta.text}, logprobs, None)
+                found.append(chunk(delta.choice, {"content": delta.text}, logprobs, None))
             if delta.finish_reason:
                 if waiting is not None:
-                    yield waiting
+                    found.append(waiting)
                 waiting = chunk(delta.choice, {}, None, delta.finish_reason)
+            if found:
+                yield found
     await answer.record()
     extension = {"hearken": answer.extension()}
-    yield {**(waiting or {**head, "choices": []}), **extension}
+    last = [{**(waiting or {**head, "choices": []}), **extension}]
     if usage:
-        yield {**head, "choices": [], "usage": answer.usage(), **extension}
+        last.append({**head, "choices": [], "usage": answer.usage(), **extension})
+    yield last
 
 
-def _event(body: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": b"data: " + orjson.dumps(body) + b"\n\n", "more_body": True}
+def _events(bodies: list[dict[str, Any]]) -> dict[str, Any]:
+    body = b"".join(b"data: " + orjson.dumps(each) + b"\n\n" for each in bodies)
+    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
