@@ -14,7 +14,7 @@ from pathlib import Path
 
 _LOG_BYTES = 20 * 2**20
 _LASTING_SECONDS = 5  # a process that lived this long had started well
-_LONGEST_PAUSE = 10
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Process:
 
     def due(self) -> bool:
         """Dead, and its pause is over."""
-        pause: float = min(_LONGEST_PAUSE, 2**self.deaths - 1)
+        pause: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * (2**self.deaths - 1))
         return not self.alive() and time.monotonic() - self.started > pause
 
     def restart(self) -> None:

@@ -24,6 +24,7 @@ SHORT = 18  # words
 CHANGES_MIND = 0.3  # of the votes are followed by the opposite
 PATIENCE = 60.0  # seconds for a fault to be over, and for the backlog after the last
 LONGEST_PAUSE = 3.0  # seconds that a process is stopped
+BETWEEN = (0.3, 5.0)  # seconds from one fault to the next: what is starting again is often struck again
 SETTINGS = {
     "HEARKEN_TRAINER__ROUND_VOTES": "20",
     "HEARKEN_TRAINER__MIN_VOTES": "20",
@@ -202,7 +203,7 @@ def run(
     struck: list[tuple[str, str, float]] = []
     with Crowd(installation) as crowd:
         for number in range(faults):
-            time.sleep(chance.uniform(0.3, 2.0))
+            time.sleep(chance.uniform(*BETWEEN))
             name = chance.choice(list(victims))
             what = chance.choice(("kill", "pause"))
             struck.append((what, name, time.monotonic()))

@@ -198,8 +198,10 @@ async def loss(url: str, fleet: list[Server]) -> dict[str, Any]:
 
 
 async def churn(url: str, publisher: Publisher, fleet: list[Server]) -> dict[str, Any]:
-    """MiB of all servers after the first swaps and after the last."""
+    """MiB of all servers after the first swaps and after the last, their caches being full."""
     weights = []
+    for server in fleet:
+        await asyncio.to_thread(server.fill_cache)
     async with People(url, 2) as people:
         for number in range(CHURN):
             policy = await publisher.next()

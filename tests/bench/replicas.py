@@ -1,11 +1,13 @@
 """vLLM servers of a bench's own, each a process as `hearken up --engine vllm` runs it, with the starter."""
 
 import os
+import random
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import httpx
@@ -17,6 +19,7 @@ from tests.installation import free_port
 from trainer.starter import MODEL_DIR
 
 STREAMS = 16
+CACHE_PROMPTS = 500  # twice what fills the cache of a server with 1 GiB for it
 _PATIENCE = 180.0
 
 
@@ -51,6 +54,19 @@ class Server:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("vLLM did not become ready") from None
                 time.sleep(0.1)
+
+    def fill_cache(self) -> None:
+        """Use all of the cache, which takes its memory when it is first used."""
+        chance = random.Random(0)
+        bodies = [
+            {"model": "p0", "prompt": chance.choices(range(5, 1_000), k=200), "max_tokens": 1}
+            for _ in range(CACHE_PROMPTS)
+        ]
+        with httpx.Client(timeout=_PATIENCE) as client, ThreadPoolExecutor(8) as threads:
+            for answer in threads.map(
+                lambda body: client.post(f"{self.url}/v1/completions", json=body), bodies
+            ):
+                answer.raise_for_status()
 
     def family(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
