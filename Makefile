@@ -36,7 +36,7 @@ check: install ## Lint, types, import rules, deployment files; needs no network
 	$(BIN)/hadolint deploy/docker/*.Dockerfile
 	@if command -v promtool >/dev/null; then promtool check config deploy/prometheus/prometheus.yml; fi
 
-bench: install ## Measure the figures that the README states (nearly two hours)
+bench: install ## Measure the figures that the README states (five hours)
 	$(BIN)/python -m tests.bench
 
 clean: ## Remove what was installed and built (your data in .hearken stays)
