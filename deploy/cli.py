@@ -5,7 +5,9 @@ Exit codes: 0 done, 1 refused or failed (the reason is on standard error), 2 wro
 
 import asyncio
 import json
+import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -86,9 +88,6 @@ def train(
 @app.command()
 def relay(metrics_port: MetricsPort = None) -> None:
     """Carry votes from Postgres to the Kafka broker; `up` does this for you when one is named."""
-    import signal
-    import threading
-
     from deploy.prepare import prepared
     from feedback.backlog import backlog
     from feedback.relay import run
@@ -98,9 +97,7 @@ def relay(metrics_port: MetricsPort = None) -> None:
     logs.configure(settings.log_level)
     if not settings.kafka.servers:
         raise StartError('The relay needs a broker: set HEARKEN_KAFKA__SERVERS, as in ["broker:9092"].')
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = _stopping()
     with prepared(settings) as settings:
         url = settings.database_url or ""
         if metrics_port is not None:
@@ -111,9 +108,6 @@ def relay(metrics_port: MetricsPort = None) -> None:
 @app.command()
 def judge() -> None:
     """Have a model rate replies beside the people; `up` does this for you when an endpoint is named."""
-    import signal
-    import threading
-
     from deploy.prepare import prepared
     from feedback.judge import run
     from schemas import logs
@@ -122,9 +116,7 @@ def judge() -> None:
     logs.configure(settings.log_level)
     if settings.judge.url is None:
         raise StartError("The judge needs an endpoint: set HEARKEN_JUDGE__URL, as in http://judge:8000/v1.")
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = _stopping()
     with prepared(settings) as settings:
         run(settings, stopping)
 
@@ -319,6 +311,14 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
     from deploy.doctor import examine
 
     raise typer.Exit(examine(load(data_dir=data_dir), data_dir is not None, as_json))
+
+
+def _stopping() -> threading.Event:
+    """Set by the signals that ask a process to end."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
 
 
 def _with_own_database(who: str) -> Settings:

@@ -87,7 +87,7 @@ class Corpus:
                     votes.signal(rater, about[0], example.value["signal"] in GOOD_SIGNALS, weight)
                 case "edit":
                     votes.edit(rater, about[0], about[1], weight)
-                case _:
+                case "ranking":
                     groups = [[about[choice] for choice in group] for group in example.value["ranking"]]
                     votes.ranking(rater, groups, about[0], example.value["acceptable"], weight)
         return votes, keys

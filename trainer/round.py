@@ -148,6 +148,8 @@ class Round:
         """That of the algorithm, and beside it the imitation of edits, each by its age and its rater's
         reliability."""
         objective, weight = self._of_algorithm(seen), self._settings.rl.imitation
+        if not weight:
+            return objective
         votes, _ = self.votes(self.training)
         reliabilities = model.reliability_U[votes.rater_of_each].clamp_max(1).tolist()
         demonstrations = [
@@ -157,7 +159,7 @@ class Round:
             )
             if example.type == "edit"
         ]
-        if not demonstrations or not weight:
+        if not demonstrations:
             return objective
         return Imitating(objective, demonstrations, weight, IMITATED, self.generator("imitation"))
 

@@ -1,14 +1,16 @@
 """One service for all tests that leave its policies alone; others start their own with `run_service`."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from schemas.database import AsyncPool, open_async_pool
 from schemas.settings import Settings
 from tests.conftest import new_database
 from tests.contract.engines import start_embedded
 from tests.service import Service, run_service, write_base
+from tests.voting import add_keys
 from trainer.backbone import Backbone
 
 
@@ -38,3 +40,11 @@ def service(
         run_service(url, tmp_path_factory.mktemp("service"), tiny_base) as running,
     ):
         yield running
+
+
+@pytest.fixture
+async def async_pool(database_url: str) -> AsyncIterator[AsyncPool]:
+    """Of a database that has the keys of `tests.voting`."""
+    async with open_async_pool(database_url) as pool:
+        await add_keys(pool)
+        yield pool

@@ -1,7 +1,6 @@
 """Data sets go in as votes and come out as they were; broken rows are named, and nothing counts twice."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from feedback.export import rows
 from feedback.layouts import Layout
 from feedback.log import open_log
 from feedback.store import Store
-from schemas.database import AsyncPool, Pool, open_async_pool
+from schemas.database import AsyncPool, Pool
 from schemas.feedback import parse_vote
 from schemas.settings import Settings
-from tests.voting import a_turn, add_keys
+from tests.voting import a_turn
 from trainer import examples
 from trainer.backbone import Backbone
 from trainer.ingest import ingest
@@ -38,13 +37,6 @@ GOOD = [{"prompt": f"Say {number}", "completion": f"{number}, gladly."} for numb
 SETS: dict[Layout, list[dict[str, Any]]] = {
     "preference": PREFERENCES, "unpaired": UNPAIRED, "prompt-completion": GOOD,
 }  # fmt: skip
-
-
-@pytest.fixture
-async def async_pool(database_url: str) -> AsyncIterator[AsyncPool]:
-    async with open_async_pool(database_url) as pool:
-        await add_keys(pool)
-        yield pool
 
 
 @pytest.fixture

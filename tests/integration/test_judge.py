@@ -10,9 +10,9 @@ from pydantic import SecretStr
 
 from feedback.judge import Judge, NoVerdict, verdict
 from feedback.store import Store
-from schemas.database import AsyncPool, open_async_pool
+from schemas.database import AsyncPool
 from schemas.settings import JudgeSettings
-from tests.voting import a_turn, add_keys
+from tests.voting import a_turn
 
 
 class Endpoint:
@@ -42,13 +42,6 @@ class Endpoint:
             case _:
                 return web.Response(text="<html>", content_type="text/html")
         return web.json_response({"choices": [{"message": {"role": "assistant", "content": said}}]})
-
-
-@pytest.fixture
-async def async_pool(database_url: str) -> AsyncIterator[AsyncPool]:
-    async with open_async_pool(database_url) as pool:
-        await add_keys(pool)
-        yield pool
 
 
 @pytest.fixture
