@@ -30,30 +30,34 @@ SEED = 11
 
 
 class Fleet:
-    """vLLM servers of which one at a time is away; `back` are the seconds from each kill until all were in
-    rotation again."""
+    """vLLM servers of which one at a time is away, and is then struck again; `back` are the seconds from a
+    kill, the last one, until all were in rotation again."""
 
     def __init__(self, found: list[Server], installation: Installation) -> None:
         self.servers = found
         self.installation = installation
         self.back: list[float] = []
+        self._away: Server | None = None
+        self._kills = 0
 
-    def strike(self, index: int, what: str, chance: random.Random) -> None:
-        others = [server for server in self.servers if server is not self.servers[index]]
-        for other in others:
-            other.wait_until_ready()
+    def strike(self, what: str, chance: random.Random) -> None:
+        server = self._away or chance.choice(self.servers)
         if what == "pause":
-            faults.pause(self.servers[index].family(), chance)
+            faults.pause(server.family(), chance)
             return
+        self._away = server
+        self._kills += 1
         began = time.monotonic()
-        self.servers[index].kill()
-        self.servers[index].start()
-        threading.Thread(target=self._watch, args=[began], daemon=True).start()
+        server.kill()
+        server.start()
+        threading.Thread(target=self._watch, args=[server, self._kills, began], daemon=True).start()
 
-    def _watch(self, began: float) -> None:
-        while not self._complete():
+    def _watch(self, server: Server, kill: int, began: float) -> None:
+        while not (server.ready() and self._complete()):
             time.sleep(0.5)
-        self.back.append(time.monotonic() - began)
+        if kill == self._kills:
+            self.back.append(time.monotonic() - began)
+            self._away = None
 
     def _complete(self) -> bool:
         try:
@@ -81,7 +85,7 @@ def main() -> int:
             victims = faults.victims(installation, broker)
             if found:
                 del victims["engine"]
-                victims |= {f"vllm {index}": partial(fleet.strike, index) for index in range(len(found))}
+                victims["vllm"] = fleet.strike
             report = faults.run(installation, victims, wanted, seed, partial(print, flush=True))
             policy = faults.policies_after(installation, data_dir)
     finally:

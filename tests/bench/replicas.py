@@ -43,17 +43,19 @@ class Server:
             stderr=subprocess.DEVNULL,
         )
 
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
     def wait_until_ready(self) -> None:
         """Raises RuntimeError when it ends instead, or takes too long."""
         deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                httpx.get(f"{self.url}/health", timeout=2).raise_for_status()
-                return
-            except httpx.HTTPError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("vLLM did not become ready") from None
-                time.sleep(0.1)
+        while not self.ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("vLLM did not become ready")
+            time.sleep(0.1)
 
     def fill_cache(self) -> None:
         """Use all of the cache, which takes its memory when it is first used."""
