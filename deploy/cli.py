@@ -114,7 +114,7 @@ def judge() -> None:
 
     settings = _with_own_database("The judge")
     logs.configure(settings.log_level)
-    if settings.judge.url is None:
+    if not settings.judge.url:
         raise StartError("The judge needs an endpoint: set HEARKEN_JUDGE__URL, as in http://judge:8000/v1.")
     stopping = _stopping()
     with prepared(settings) as settings:

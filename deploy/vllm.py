@@ -5,7 +5,9 @@ into requests; adapters are loaded while it runs, which it allows only on reques
 networks only, so it listens on loopback; several of its processes bind threads to the same cores unless
 told not to. On a CPU the model runs in the process of the engine's core: a worker of its own, which vLLM
 would start there, takes 430 MiB and 7 s more, answers a tenth fewer tokens a second, and both spin while they
-wait for each other.
+wait for each other. And oneDNN keeps the kernels that it makes for every number of tokens that a batch ever
+had, of every matrix and adapter: 6 MiB for each number with the starter and `p0`, until 1,024 are kept. With
+64 of them the same 419 numbers take 0.5 GiB and not 2.4, and as many tokens a second come out.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -67,7 +69,11 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def _of_cpu(settings: Settings) -> dict[str, str]:
     """The first is what lets the executor of a CPU be one process; the server and its core stay two."""
-    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(settings.engine.threads)}
+    return {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+        "OMP_NUM_THREADS": str(settings.engine.threads),
+    }
 
 
 def _rank(rank: int) -> int:

@@ -119,7 +119,9 @@ class Engine:
     ) -> "aiohttp.client._RequestContextManager":
         if self._session is None:  # it belongs to the event loop that runs now
             self._session = aiohttp.ClientSession(
-                timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE)
+                timeout=self._timeout,
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE),
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         data = orjson.dumps(body) if body is not None else None
         headers = {"Content-Type": "application/json"} if data else None

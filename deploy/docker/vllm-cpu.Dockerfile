@@ -10,6 +10,8 @@ RUN apt-get update \
     && pip uninstall --yes torchvision torchaudio torchcodec triton \
     && useradd --uid 10001 --create-home hearken
 USER 10001
-ENV VLLM_CPU_KVCACHE_SPACE=4 VLLM_CPU_OMP_THREADS_BIND=nobind
+# What deploy/vllm.py sets on a CPU, which says why; a test compares them.
+ENV VLLM_CPU_KVCACHE_SPACE=4 VLLM_CPU_OMP_THREADS_BIND=nobind \
+    VLLM_ENABLE_V1_MULTIPROCESSING=0 ONEDNN_PRIMITIVE_CACHE_CAPACITY=64
 EXPOSE 8000
-ENTRYPOINT ["python", "-m", "vllm.entrypoints.openai.api_server"]
+ENTRYPOINT ["python", "-m", "vllm.entrypoints.openai.api_server", "--distributed-executor-backend=uni"]

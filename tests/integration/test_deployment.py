@@ -51,6 +51,19 @@ def test_compose_starts_vllm_with_the_same_flags(service: str, wanted: set[str])
     assert all(ours[name] == value for name, value in found["environment"].items())
 
 
+def test_the_image_for_cpus_adds_what_only_they_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DEPLOY / "docker" / "vllm-cpu.Dockerfile").read_text()
+    settings = Settings(model="/data/base")
+    monkeypatch.setattr(vllm, "installed", lambda: "vllm")
+    everywhere = flags(vllm.command(settings, 8000)[1:]), set(vllm.environment(settings))
+    monkeypatch.setattr(vllm, "installed", lambda: "vllm-cpu")
+    environment = vllm.environment(settings)
+    mine = {name: environment[name] for name in set(environment) - everywhere[1] - {"OMP_NUM_THREADS"}}
+    assert mine.items() <= dict(re.findall(r"(\w+)=(\w+)", text)).items()
+    added = flags(vllm.command(settings, 8000)[1:]) - everywhere[0] - {"--dtype=float32"}
+    assert added == set(re.findall(r'"(--[\w-]+=\w+)"', text))
+
+
 def test_helm_starts_vllm_with_the_same_flags(wanted: set[str]) -> None:
     values = yaml.safe_load((HELM / "values.yaml").read_text())["vllm"]
     template = (HELM / "templates" / "vllm.yaml").read_text()
