@@ -71,18 +71,20 @@ def train(
     once: Annotated[bool, typer.Option(help="One round with the votes there are.")] = False,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Run the trainer; `up` does this for you. Several may run: one works, the others stand by."""
+    """Run the trainer; `up` does this for you. Several may run: one works, the others stand by. On several
+    GPUs: accelerate launch --multi_gpu --num_processes N --module deploy.cli train."""
     from deploy.prepare import prepared
     from schemas import figures, logs
     from trainer.loop import run
+    from trainer.processes import Processes
     from trainer.progress import progress
 
     settings = load()
     logs.configure(settings.log_level)
-    with prepared(settings) as settings:
-        if metrics_port is not None:
+    with prepared(settings) as settings, Processes.launched() as processes:
+        if metrics_port is not None and processes.first:
             figures.show(settings.host, metrics_port, progress(settings.database_url or "", settings.project))
-        raise typer.Exit(run(settings, once=once))
+        raise typer.Exit(run(settings, once=once, processes=processes))
 
 
 @app.command()

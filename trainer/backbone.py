@@ -16,9 +16,11 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
+from transformers.cache_utils import Cache
 
 from schemas.policies import base_digest
 from schemas.settings import RLSettings
+from trainer.processes import ALONE, Processes, shard
 from trainer.text import Text
 
 LOGITS = 2**24
@@ -55,13 +57,17 @@ class Padded:
     def positions_BT(self) -> Tensor:
         return (self.mask_BT.cumsum(1) - 1).clamp_min(0)
 
+    def __getitem__(self, rows: slice) -> "Padded":
+        return Padded(self.tokens_BT[rows], self.mask_BT[rows], self.reply_mask_BR[rows])
+
 
 class Backbone(Text):
     """A causal language model with a chat template, any whose linear layers PEFT knows."""
 
-    def __init__(self, directory: Path, rl: RLSettings) -> None:
+    def __init__(self, directory: Path, rl: RLSettings, processes: Processes = ALONE) -> None:
         super().__init__(directory)
         self.directory = directory
+        self.processes = processes
         self.digest = base_digest(directory)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         base = AutoModelForCausalLM.from_pretrained(
@@ -71,7 +77,7 @@ class Backbone(Text):
         lora = LoraConfig(r=rl.rank, lora_alpha=rl.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the zero adapter is the same on every machine
-            self.model: PeftModel = get_peft_model(base.to(self.device), lora)
+            self.model: PeftModel = get_peft_model(base if processes.sharded else base.to(self.device), lora)
         self.model.eval()
         config = base.config.get_text_config()
         self.vocabulary = int(config.vocab_size)
@@ -86,6 +92,9 @@ class Backbone(Text):
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
         self.parameters = sum(parameter.numel() for parameter in base.parameters())
+        if processes.sharded:  # layer by layer on its way to the GPU, which may not hold it whole
+            shard(base, self._trunk)
+            self.model.to(self.device)
         self._rounded = self.device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
     def load_adapter(self, directory: Path) -> None:
@@ -148,9 +157,9 @@ class Backbone(Text):
     @contextlib.contextmanager
     def merged(self) -> Iterator[None]:
         """Inside, the adapter is added into the base's own matrices, which makes sampling a small model much
-        faster and takes a second copy of them; a large model is left as it is. The base returns bit by
-        bit."""
-        if self.parameters > MERGE_BELOW:
+        faster and takes a second copy of them; a large model, or one in parts, is left as it is. The base
+        returns bit by bit."""
+        if self.parameters > MERGE_BELOW or self.processes.sharded:
             yield
             return
         layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
@@ -199,12 +208,14 @@ class Backbone(Text):
         return known and bool(prompt) and len(prompt) + len(reply) <= self.context
 
     def logprobs_BR(self, batch: Padded) -> Tensor:
-        """Log-probability in nats of every reply token at temperature 1, 0 where padded; with gradient."""
-        return self.logprobs_and_hidden(batch, ())[0]
+        """Log-probability in nats of every reply token at temperature 1, 0 where padded; with gradient, which
+        each process has of its share."""
+        rows, own = self.processes.share(len(batch.tokens_BT))
+        return self.processes.gather(self.logprobs_and_hidden(batch[rows], ())[0][:own])
 
     def logprobs_and_hidden(self, batch: Padded, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """The same, and for each of `layers` (0 is the embedding) the hidden states at the reply's positions,
-        (B, R, D)."""
+        """The same by this process alone, and for each of `layers` (0 is the embedding) the hidden states at
+        the reply's positions, (B, R, D)."""
         kept = batch.reply_length + 1
         inputs = {
             "input_ids": batch.tokens_BT,
@@ -222,6 +233,21 @@ class Backbone(Text):
                 logprobs_BR = self._in_parts(output.last_hidden_state[:, -kept:-1], batch.reply_tokens_BR)
         hidden = [output.hidden_states[layer][:, 1 - kept :].float() for layer in layers]
         return logprobs_BR * batch.reply_mask_BR, hidden
+
+    def next_logits_BV(
+        self, tokens_BT: Tensor, mask_BT: Tensor, positions_BT: Tensor, cache: Cache
+    ) -> Tensor:
+        """Of the token behind the last; keys and values go into `cache`. Without rows, one of padding goes
+        through the model in their place, so that processes that share the weights go through together."""
+        if len(tokens_BT) == 0:
+            self.model(input_ids=torch.full((1, 1), self.pad_id, device=self.device), use_cache=False)
+            return torch.empty(0, self.vocabulary, device=self.device)
+        output = self.model(
+            input_ids=tokens_BT, attention_mask=mask_BT, position_ids=positions_BT,
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        logits_BV: Tensor = output.logits[:, -1].float()
+        return logits_BV
 
     def _in_parts(self, states_BRD: Tensor, tokens_BR: Tensor) -> Tensor:
         """Log-probabilities of the tokens, some places at a time: logits over a large vocabulary are far

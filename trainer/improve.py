@@ -70,20 +70,26 @@ def measure(
     replies: Sequence[Sequence[int]],
     at_once: int = MICRO_BATCH,
 ) -> Measured:
-    """One pass of the base over replies to prompts, `at_once` at a time: with whom a reply shares a batch
-    shows in its last bits."""
+    """One pass of the base over replies to prompts, in each process `at_once` at a time: with whom a reply
+    shares a batch shows in its last bits."""
     layers = features.chosen_layers(backbone)
+    processes = backbone.processes
     order = by_length(prompts, replies)
     base_logprobs: list[list[float]] = [[] for _ in replies]
     parts: list[Views] = []
     with backbone.reference():
-        for start in range(0, len(order), at_once):
-            rows = order[start : start + at_once]
+        for start in range(0, len(order), at_once * processes.count):
+            together = order[start : start + at_once * processes.count]
+            share, own = processes.share(len(together))
+            rows = together[share]
             batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             logprobs_BR, hidden = backbone.logprobs_and_hidden(batch, layers)
-            parts.append(features.of_batch(batch, hidden))
-            for row, logprobs in zip(rows, logprobs_BR.tolist(), strict=True):
-                base_logprobs[row] = logprobs[: len(replies[row])]
+            views = features.of_batch(batch, hidden)
+            parts.append({name: processes.gather(view[:own]) for name, view in views.items()})
+            logprobs = processes.gather(logprobs_BR[:own][batch.reply_mask_BR[:own] > 0]).cpu()
+            pieces = torch.split(logprobs, [len(replies[row]) for row in together])
+            for row, piece in zip(together, pieces, strict=True):
+                base_logprobs[row] = piece.tolist()
     back = torch.tensor(order).argsort()
     views = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
     return Measured(base_logprobs, views)
@@ -151,6 +157,7 @@ def improve(
         rewards_PK = (raw_B - rl.unended_penalty * unfinished_B).view(len(chosen), rl.replies)
         beta, kl = kl_penalty(max(step.kl / rl.kl_budget, spent), rl), float(kl_B.mean())
         objective.descend(backbone, Samples(rows, rollouts, rewards_PK, measured.base_logprobs, beta, kl))
+        backbone.processes.add_up([each.grad for each in backbone.trainable() if each.grad is not None])
         torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = boldness * learning_rate(number, rl)

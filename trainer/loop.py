@@ -10,6 +10,9 @@ A trainer may be killed anywhere: votes are safe in the log, a policy is publish
 a round that was cut off is closed as failed by whoever works next, and done again from the same inputs: of
 several trainers one is active and the others stand by. Nothing here touches what is served: the swap in
 serving takes published policies live.
+
+A trainer may be several processes (`processes`): all of this is done by the first; the others share its work
+on the model (`learner`).
 """
 
 import time
@@ -26,18 +29,15 @@ from schemas.database import Pool, open_pool
 from schemas.errors import StartError
 from schemas.settings import Settings
 from trainer import account, examples, gate, publish, record, reward_model
-from trainer.backbone import Backbone
-from trainer.gate import Answers
 from trainer.improve import Step
 from trainer.ingest import ingest, positions
 from trainer.inputs import Inputs
-from trainer.knowledge import Exam
+from trainer.learner import Learner, OutOfStep
+from trainer.processes import ALONE, Processes
 from trainer.reward_model import RewardModel
-from trainer.rollouts import Sampler, in_process
-from trainer.round import Round, Seen
+from trainer.round import Round
 from trainer.standby import Standby
 from trainer.style import style
-from trainer.vllm_rollouts import VllmSampler
 
 POLL = 0.5
 """Seconds between looks at the log."""
@@ -54,22 +54,28 @@ SETTLE = 10.0
 log = structlog.get_logger("trainer")
 
 
-def run(settings: Settings, *, once: bool = False) -> int:
+def run(settings: Settings, *, once: bool = False, processes: Processes = ALONE) -> int:
     """Train until killed; with `once`, one round on what there is. Returns the exit code: 0, or 1 when the
     one round failed. Raises StartError when the base is another than the project's policies adapt, or when
-    another trainer has the place for the one round."""
+    another trainer has the place for the one round, and OutOfStep."""
     if settings.database_url is None:
         raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
     torch.set_num_threads(settings.trainer.threads)
+    learner = Learner(settings, processes)
+    if not processes.first:
+        learner.follow()
+        return 0
     with open_pool(settings.database_url, size=settings.connections) as pool:
         votes = open_log(settings, pool)
-        trainer = Trainer(settings, pool, votes)
+        trainer = Trainer(settings, pool, votes, learner)
         try:
             if once:
                 if not trainer.active():
                     raise StartError("Another trainer works for this project; it does the rounds.")
                 ingest(pool, votes)
-                return 1 if trainer.round() == "failed" else 0
+                outcome = trainer.round()
+                processes.hear()
+                return 1 if outcome == "failed" else 0
             while True:
                 trainer.look()
                 time.sleep(POLL)
@@ -79,17 +85,15 @@ def run(settings: Settings, *, once: bool = False) -> int:
 
 
 class Trainer:
-    """One project's trainer, with what it keeps between rounds: the base model and what that makes of the
-    replies that votes are about."""
+    """One project's trainer."""
 
-    def __init__(self, settings: Settings, pool: Pool, votes: Log) -> None:
+    def __init__(self, settings: Settings, pool: Pool, votes: Log, learner: Learner) -> None:
         self.settings = settings
         self.pool = pool
         self.log = votes
+        self.learner = learner
+        self.backbone = learner.backbone
         self.standby = Standby(settings.database_url or "", settings.project)
-        self.backbone = Backbone(Path(settings.model), settings.trainer.rl)
-        self.seen = Seen(self.backbone)
-        self.exam = Exam(self.backbone, settings.trainer)
         self._unfinished = settings.rounds_dir / settings.project / "unfinished.json"
         self.last_round = time.monotonic()
         self.working = False
@@ -101,7 +105,7 @@ class Trainer:
         before, self.working = self.working, False
         if self.standby.active():
             if not before:
-                publish.ensure_base(self.pool, self.backbone, self.settings)
+                publish.ensure_base(self.pool, self.backbone, self.settings, self.learner.zero)
                 record.close_interrupted(self.pool, self.settings.project)
                 log.info("trainer active", project=self.settings.project)
             self.working = True
@@ -136,7 +140,8 @@ class Trainer:
         return arrived >= when.min_votes and (new >= when.round_votes or (new > 0 and waited))
 
     def round(self) -> str:
-        """One round, recorded; returns its outcome. A round that fails leaves the live policy as it is."""
+        """One round, recorded; returns its outcome. A round that fails leaves the live policy as it is; where
+        other processes follow, it raises OutOfStep."""
         self.last_round = started = time.monotonic()
         project = self.settings.project
         parent, directory = self._live()
@@ -157,6 +162,8 @@ class Trainer:
         self._unfinished.unlink(missing_ok=True)
         say = log.error if outcome == "failed" else log.info
         say("round ended", round=number, outcome=outcome, reason=reason, seconds=figures["seconds"])
+        if outcome == "failed" and self.learner.processes.count > 1:
+            raise OutOfStep(f"Round {number} failed: {reason}. All processes must start again.")
         return outcome
 
     def _round(
@@ -185,33 +192,23 @@ class Trainer:
             held_out=len(work.held_out),
         )  # fmt: skip
 
-        def answer(purpose: str) -> Answers:
-            """What the adapter says, as it is now, to the prompts that were held out."""
-            return gate.answer(
-                backbone, work.exam, gate.REPLIES, settings.rl.max_tokens, work.generator(purpose)
-            )
-
         def report(step: int, seen: Step) -> None:
             log.info("step", round=number, step=step, reward=seen.reward, kl=seen.kl, length=seen.length)
 
-        backbone.load_adapter(directory)
-        live, before = answer("live"), self.exam.samples(work.generator("samples"))
-        learned = work.learn(self.seen, self.exam, self._sampler(work), report)
+        trial = self.learner.attempt(directory, work, report)
+        learned = trial.learned
         figures["reward_model"] = self._skill(learned.model, work)
         figures["improvement"] = learned.improvement.figures()
-        knows = (self.exam.of_adapter(work.generator("knowledge")), self.exam.of_base())
-        candidate = answer("candidate")
-        after = self.exam.samples(work.generator("samples"))
         figures["style"] = {
             name: style([backbone.decode(reply) for reply in answers.token_ids])
-            for name, answers in (("live", live), ("candidate", candidate))
+            for name, answers in (("live", trial.live), ("candidate", trial.candidate))
         }
-        figures["samples"] = account.of_replies(before, after)
-        figures |= account.of_votes(work, learned.model, self.seen)
+        figures["samples"] = account.of_replies(trial.before, trial.after)
+        figures |= account.of_votes(work, learned.model, self.learner.seen)
         figures |= {"seed": settings.seed, "draw": inputs.draw, "versions": publish.versions()}
         verdict = gate.judge(
-            candidate, live, learned.base, learned.model, learned.judge, knows, settings.gate,
-            settings.rl,
+            trial.candidate, trial.live, learned.base, learned.model, learned.judge, trial.knows,
+            settings.gate, settings.rl,
         )  # fmt: skip
         figures["gate"] = verdict.as_json()
         log.info("gate", round=number, passed=verdict.passed, **verdict.figures)
@@ -219,21 +216,12 @@ class Trainer:
             return "rejected", "; ".join(verdict.reasons)
         event_ids = [example.event_id for example in work.training]
         manifest = publish.write(
-            backbone, self.settings, number, inputs, learned.improvement.rollouts, event_ids,
+            backbone, self.settings, number, trial.probe, inputs, learned.improvement.rollouts, event_ids,
             {"gate": verdict.figures, **learned.improvement.figures()},
         )  # fmt: skip
         publish.announce(self.pool, self.settings, manifest, event_ids, round_id, verdict.as_json())
         figures["policy"] = manifest.id
         return "published", None
-
-    def _sampler(self, work: Round) -> Sampler:
-        rl = self.settings.trainer.rl
-        generator = work.generator("rollouts")
-        if rl.sampler == "in_process":
-            return in_process(self.backbone, rl.replies, rl.max_tokens, generator)
-        folder = self.settings.policies_dir / self.settings.project
-        urls = self.settings.vllm.urls
-        return VllmSampler(self.backbone, urls, folder, rl.replies, rl.max_tokens, generator)
 
     def _inputs(self, number: int, parent: str, cut_off: Inputs | None) -> Inputs:
         """Of the round that begins: those of one that was cut off, if it can be done again, else what there
@@ -279,5 +267,5 @@ class Trainer:
         votes, keys = work.votes(work.held_out)
         if not keys:
             return {"held_out_accuracy": None}
-        accuracy = reward_model.pairwise_accuracy(model.reward(self.seen.of(keys)), votes)
+        accuracy = reward_model.pairwise_accuracy(model.reward(self.learner.seen.of(keys)), votes)
         return {"held_out_accuracy": None if accuracy is None else round(accuracy, 4)}

@@ -25,6 +25,7 @@ from trainer.backbone import Backbone, Padded
 from trainer.rollouts import Rollout
 
 MICRO_BATCH = 16
+"""Replies that one process takes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,9 @@ class PolicyGradient:
         advantages_B = self.advantages(samples.rewards_PK).view(-1)
         tokens = sum(map(len, samples.token_ids))
         order = by_length(samples.rows, samples.token_ids)
-        for start in range(0, len(order), MICRO_BATCH):
-            part = order[start : start + MICRO_BATCH]
+        at_once = MICRO_BATCH * backbone.processes.count
+        for start in range(0, len(order), at_once):
+            part = order[start : start + at_once]
             batch = backbone.pad(
                 [samples.rows[row] for row in part], [samples.rollouts[row].token_ids for row in part]
             )
@@ -135,8 +137,9 @@ class KTO:
 
     def descend(self, backbone: Backbone, samples: Samples) -> None:
         chosen = [self._judged[index] for index in self._draw()]
-        for start in range(0, len(chosen), MICRO_BATCH):
-            part = chosen[start : start + MICRO_BATCH]
+        at_once = MICRO_BATCH * backbone.processes.count
+        for start in range(0, len(chosen), at_once):
+            part = chosen[start : start + at_once]
             ratio_B = _log_ratios(backbone, [judged for judged, _ in part])
             good_B = torch.tensor([good for _, good in part], device=ratio_B.device)
             loss = losses.kto(ratio_B, good_B, max(samples.kl, 0.0), samples.beta).sum() / len(chosen)
@@ -186,7 +189,7 @@ class _Draw:
 
 
 def _descend_pairs(backbone: Backbone, pairs: Sequence[Pair], beta: float) -> None:
-    half = MICRO_BATCH // 2
+    half = MICRO_BATCH * backbone.processes.count // 2
     for start in range(0, len(pairs), half):
         part = pairs[start : start + half]
         ratio_B = _log_ratios(backbone, [better for better, _ in part] + [worse for _, worse in part])

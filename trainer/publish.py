@@ -57,12 +57,14 @@ def write(
     backbone: Backbone,
     settings: Settings,
     number: int,
+    probe: Probe,
     inputs: Inputs | None = None,
     rollouts: Sequence[list[Rollout]] = (),
     event_ids: Sequence[str] = (),
     metrics: dict[str, Any] | None = None,
 ) -> Manifest:
-    """The directory of the adapter as it is now, named by `number` and its weights; `p0` without inputs."""
+    """The directory of the adapter as it is now, of which `probe` is: named by `number` and its weights, `p0`
+    without inputs."""
     folder = settings.policies_dir / settings.project
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".draft-{number}"
@@ -86,7 +88,7 @@ def write(
         seed=settings.trainer.seed,
         versions=versions(),
         metrics=metrics or {},
-        probe=probe(backbone),
+        probe=probe,
         created_at=datetime.now(UTC),
     )
     (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
@@ -142,9 +144,9 @@ def announce(
         connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
 
 
-def ensure_base(pool: Pool, backbone: Backbone, settings: Settings) -> None:
-    """Make `p0`, the zero adapter, and route everybody to it, where the project has none; remove
-    directories that no row knows.
+def ensure_base(pool: Pool, backbone: Backbone, settings: Settings, probe: Probe) -> None:
+    """Make `p0`, the zero adapter, whose probe is given, and route everybody to it, where the project has
+    none; remove directories that no row knows.
 
     Raises StartError when the project's policies belong to another base model.
     """
@@ -161,7 +163,7 @@ def ensure_base(pool: Pool, backbone: Backbone, settings: Settings) -> None:
         )
     _remove_unknown(settings.policies_dir / settings.project, {row["id"] for row in rows})
     if base is None:
-        manifest = write(backbone, settings, 0)
+        manifest = write(backbone, settings, 0, probe)
         with pool.connection() as connection, connection.transaction():
             _insert(connection, settings, manifest, "live", None)
             connection.execute(

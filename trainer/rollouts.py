@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from trainer.backbone import Backbone
+from trainer.processes import Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +86,26 @@ def unpack(tensors: dict[str, Tensor]) -> list[list[Rollout]]:
     return steps
 
 
+def gathered(processes: Processes, rollouts: list[Rollout]) -> list[Rollout]:
+    """Those of all processes."""
+    if processes.count == 1:
+        return rollouts
+    packed = {name: processes.gather(tensor) for name, tensor in pack([rollouts]).items()}
+    return [rollout for step in unpack(packed) for rollout in step]
+
+
 def kept_prompt(backbone: Backbone, prompt: Sequence[int], max_tokens: int) -> list[int]:
     """What of a prompt leaves room for the reply: its end."""
     return list(prompt)[-(backbone.context - max_tokens) :]
 
 
-def _drawn(logp_BV: Tensor, generator: torch.Generator) -> Tensor:
+def _drawn(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
     """(B,) a token of each row's distribution: the first whose cumulative probability passes a uniform
-    number. Takes one random number a row where `torch.multinomial` takes one for each token of the
-    vocabulary, which was a fifth of the time to sample."""
+    number. Takes one random number a row, of `total` from `first` on, where `torch.multinomial` takes one for
+    each token of the vocabulary, which was a fifth of the time to sample."""
     cumulative_BV = logp_BV.exp().cumsum(1)
-    place_B1 = torch.rand(len(logp_BV), 1, generator=generator, device=logp_BV.device) * cumulative_BV[:, -1:]
+    uniform_N1 = torch.rand(total, 1, generator=generator, device=logp_BV.device)
+    place_B1 = uniform_N1[first : first + len(logp_BV)] * cumulative_BV[:, -1:]
     token_B1 = torch.searchsorted(cumulative_BV, place_B1, right=True)
     return token_B1.squeeze(1).clamp_max(logp_BV.shape[1] - 1)
 
@@ -112,17 +122,22 @@ def sample(
     rows: int = 128,
 ) -> list[Rollout]:
     """`replies` replies at temperature 1 to each prompt, in the order of the prompts; at most about `rows`
-    at once. Prompts of like length share a batch. `generator` is the CPU's."""
+    at once. Prompts of like length share a batch. `generator` is the CPU's. Several processes divide each
+    batch among them and take the random numbers that one would take for all its rows: the same replies."""
     if backbone.device.type != "cpu":
         seed = int(torch.randint(2**62, (1,), generator=generator))
         generator = torch.Generator(backbone.device).manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     per_batch = max(1, rows // replies)
-    found: dict[int, list[Rollout]] = {}
+    mine: list[Rollout] = []
     for start in range(0, len(order), per_batch):
         indices = order[start : start + per_batch]
-        for rollout in _sample_batch(backbone, prompts, indices, replies, max_tokens, generator, greedy):
-            found.setdefault(rollout.prompt, []).append(rollout)
+        share, own = backbone.processes.share(len(indices))
+        indices = indices[share][:own]
+        mine += _sample_batch(backbone, prompts, indices, replies, max_tokens, generator, greedy)
+    found: dict[int, list[Rollout]] = {}
+    for rollout in gathered(backbone.processes, mine):
+        found.setdefault(rollout.prompt, []).append(rollout)
     return [rollout for index in range(len(prompts)) for rollout in found[index]]
 
 
@@ -136,20 +151,16 @@ def _sample_batch(
     greedy: bool,
 ) -> list[Rollout]:
     kept = [kept_prompt(backbone, prompts[index], max_tokens) for index in indices]
-    width = max(map(len, kept))
+    width = max(map(len, kept), default=1)
     pad = backbone.pad_id
-    tokens_PT = torch.tensor([[pad] * (width - len(row)) + row for row in kept], device=backbone.device)
-    mask_PT = torch.tensor(
-        [[0] * (width - len(row)) + [1] * len(row) for row in kept], device=backbone.device
-    )
+    tokens = [[pad] * (width - len(row)) + row for row in kept]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in kept]
+    tokens_PT = torch.tensor(tokens, dtype=torch.long, device=backbone.device).view(len(kept), width)
+    mask_PT = torch.tensor(mask, dtype=torch.long, device=backbone.device).view(len(kept), width)
     cache = DynamicCache(config=backbone.model.config)
     positions_PT = (mask_PT.cumsum(1) - 1).clamp_min(0)
-    output = backbone.model(
-        input_ids=tokens_PT, attention_mask=mask_PT, position_ids=positions_PT,
-        past_key_values=cache, use_cache=True, logits_to_keep=1,
-    )  # fmt: skip
+    logits_BV = backbone.next_logits_BV(tokens_PT, mask_PT, positions_PT, cache).repeat_interleave(replies, 0)
     cache.batch_repeat_interleave(replies)
-    logits_BV = output.logits[:, -1].float().repeat_interleave(replies, 0)
     mask_BT = mask_PT.repeat_interleave(replies, 0)
     position_B = positions_PT[:, -1].repeat_interleave(replies, 0)
     end = torch.tensor(backbone.end_ids, device=backbone.device)
@@ -158,9 +169,10 @@ def _sample_batch(
     token_ids: list[list[int]] = [[] for _ in alive]
     logprobs: list[list[float]] = [[] for _ in alive]
     ended = [False] * len(alive)
+    first, total = backbone.processes.place(len(alive))
     for step in range(max_tokens):
         logp_BV = logits_BV.log_softmax(1)
-        token_B = logp_BV.argmax(1) if greedy else _drawn(logp_BV, generator)
+        token_B = logp_BV.argmax(1) if greedy else _drawn(logp_BV, first, total, generator)
         chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
         over_B: Tensor = torch.isin(token_B, end)
         for row, token, logprob, over in zip(
@@ -170,7 +182,8 @@ def _sample_batch(
             logprobs[row].append(logprob)
             ended[row] = over
         going = (~over_B).nonzero().squeeze(1)
-        if step + 1 == max_tokens or len(going) == 0:
+        first, total = backbone.processes.place(len(going))
+        if step + 1 == max_tokens or total == 0:
             break
         if len(going) < len(alive):
             alive = [alive[index] for index in going.tolist()]
@@ -178,10 +191,7 @@ def _sample_batch(
             mask_BT, position_B, token_B = mask_BT[going], position_B[going], token_B[going]
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], 1)
         position_B = position_B + 1
-        logits_BV = backbone.model(
-            input_ids=token_B.unsqueeze(1), attention_mask=mask_BT, position_ids=position_B.unsqueeze(1),
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        ).logits[:, -1].float()  # fmt: skip
+        logits_BV = backbone.next_logits_BV(token_B.unsqueeze(1), mask_BT, position_B.unsqueeze(1), cache)
     return [
         Rollout(indices[row // replies], token_ids[row], logprobs[row], ended[row])
         for row in range(len(ended))

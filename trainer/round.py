@@ -94,6 +94,7 @@ class Round:
         self._settings = settings
         self.inputs = inputs
         self.corpus = corpus
+        self.prompts = prompts
         folds = settings.gate.folds
         fold = inputs.draw % folds
         self.training = [example for example in corpus.examples if example.fold(folds) != fold]

@@ -82,7 +82,7 @@ def write_random(backbone: Backbone, settings: Settings, number: int, parent: st
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=_SPREAD)
     inputs = Inputs(draw=number, parent=parent, votes=0, events=[], turns=[], positions={})
-    return publish.write(backbone, settings, number, inputs)
+    return publish.write(backbone, settings, number, publish.probe(backbone), inputs)
 
 
 def announce(settings: Settings, pool: Pool, manifest: Manifest) -> None:

@@ -13,6 +13,7 @@ from tests.training import add_key, edited, ranked, send, small_settings, some_t
 from trainer import gate, loop, publish
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
+from trainer.learner import Learner
 from trainer.rebuild import CannotRebuild, rebuild
 
 
@@ -59,7 +60,7 @@ def cut_off(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> 
             backbone.trainable()[0].add_(1)
         raise Killed
 
-    trainer = loop.Trainer(settings, pool, open_log(settings, pool))
+    trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
     with monkeypatch.context() as patch:
         patch.setattr("trainer.round.improve", die)
         with pytest.raises(Killed):
@@ -119,7 +120,7 @@ def test_a_round_that_was_cut_off_ends_as_it_would_have(
     more = some_turns(backbone, 12, seed=2)
     send(database_url, more, thumbs_by_parity(more))
 
-    trainer = loop.Trainer(settings, pool, open_log(settings, pool))
+    trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
     trainer.look()
     trainer.standby.leave()
     [policy] = published(pool)

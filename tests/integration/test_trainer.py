@@ -30,6 +30,7 @@ from tests.training import (
 from trainer import examples, gate, loop, publish, record
 from trainer.backbone import Backbone
 from trainer.ingest import apply, ingest, positions
+from trainer.learner import Learner
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def a_trainer(settings: Settings, pool: Pool) -> Iterator[MakeTrainer]:
     with ExitStack() as stack:
 
         def make() -> loop.Trainer:
-            trainer = loop.Trainer(settings, pool, open_log(settings, pool))
+            trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
             stack.callback(trainer.standby.leave)
             return trainer
 

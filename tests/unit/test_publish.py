@@ -26,7 +26,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = BASE) -> Manifest:
     settings = Settings(data_dir=data_dir, model=str(backbone.directory))
     if parent is None:
-        return publish.write(backbone, settings, number)
+        return publish.write(backbone, settings, number, publish.probe(backbone))
     inputs = Inputs(
         draw=number,
         parent=parent,
@@ -35,7 +35,8 @@ def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = 
         turns=[],
         positions={"postgres:0": "7:3"},
     )
-    return publish.write(backbone, settings, number, inputs, [], ["ev_b", "ev_a"], {"kl": 0.05})
+    probe = publish.probe(backbone)
+    return publish.write(backbone, settings, number, probe, inputs, [], ["ev_b", "ev_a"], {"kl": 0.05})
 
 
 def change(backbone: Backbone, seed: int) -> None:
@@ -95,9 +96,10 @@ def test_policies_of_another_base_stop_the_start(
     backbone: Backbone, tmp_path: Path, pool: Pool, database_url: str
 ) -> None:
     settings = Settings(data_dir=tmp_path, model=str(backbone.directory), database_url=database_url)
-    publish.ensure_base(pool, backbone, settings)
-    publish.ensure_base(pool, backbone, settings)
+    probe = publish.probe(backbone)
+    publish.ensure_base(pool, backbone, settings, probe)
+    publish.ensure_base(pool, backbone, settings, probe)
     with pool.connection() as connection:
         connection.execute("update policies set base_digest = 'another'")
     with pytest.raises(StartError, match="adapt base another"):
-        publish.ensure_base(pool, backbone, settings)
+        publish.ensure_base(pool, backbone, settings, probe)
