@@ -59,6 +59,10 @@ class Example:
     def fold(self, folds: int) -> int:
         return fold_of(self.turn_id, folds)
 
+    @property
+    def by_judge(self) -> bool:
+        return self.rater.startswith(JUDGE)
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
@@ -69,17 +73,24 @@ class Corpus:
     replies: dict[Key, Reply]
     unreadable: int = 0
 
-    def votes(self, examples: Iterable[Example], reward: RewardSettings) -> tuple[Votes, list[Key]]:
+    @property
+    def newest(self) -> datetime:
+        return max((example.created_at for example in self.examples), default=datetime.min)
+
+    def votes(
+        self, examples: Iterable[Example], reward: RewardSettings, past: tuple[float, float] = (0.0, 0.0)
+    ) -> tuple[Votes, list[Key]]:
         """The same as numbers, and the replies that these count by. What is older by the half-life than the
-        newest weighs half as much, and judges together no more than their share of what people do."""
+        newest weighs half as much, and judges together no more than their share of what people do; `past` is
+        what people and judges weigh beside these."""
         chosen = list(examples)
         keys = list(dict.fromkeys(key for example in chosen for key in example.about))
         reply = {key: index for index, key in enumerate(keys)}
-        raters = {name: index for index, name in enumerate(dict.fromkeys(e.rater for e in chosen))}
-        weights = self._weights(chosen, reward)
-        votes = Votes(len(raters))
+        rater_of = {name: index for index, name in enumerate(raters(chosen))}
+        weights = self._weights(chosen, reward, *past)
+        votes = Votes(len(rater_of))
         for example, weight in zip(chosen, weights, strict=True):
-            rater, about = raters[example.rater], [reply[key] for key in example.about]
+            rater, about = rater_of[example.rater], [reply[key] for key in example.about]
             match example.type:
                 case "thumb":
                     votes.thumb(rater, about[0], example.value["value"] == "up", weight)
@@ -92,13 +103,15 @@ class Corpus:
                     votes.ranking(rater, groups, about[0], example.value["acceptable"], weight)
         return votes, keys
 
-    def _weights(self, chosen: Sequence[Example], reward: RewardSettings) -> list[float]:
-        newest = max((example.created_at for example in self.examples), default=datetime.min)
-        half_life = timedelta(days=reward.half_life_days)
-        weights = [0.5 ** ((newest - example.created_at) / half_life) for example in chosen]
-        judged = [example.rater.startswith(JUDGE) for example in chosen]
+    def _weights(
+        self, chosen: Sequence[Example], reward: RewardSettings, past_people: float, past_judges: float
+    ) -> list[float]:
+        newest = self.newest
+        weights = [weight_of_age(newest - example.created_at, reward) for example in chosen]
+        judged = [example.by_judge for example in chosen]
         of_judges = sum(weight for weight, by_judge in zip(weights, judged, strict=True) if by_judge)
-        most = reward.judges_share * (sum(weights) - of_judges)
+        of_people = sum(weights) - of_judges + past_people
+        most = max(0.0, reward.judges_share * of_people - past_judges)
         if of_judges <= most:
             return weights
         return [
@@ -142,6 +155,17 @@ class Corpus:
                     found += [(example.about[choice], True) for choice in groups[0]]
                     found += [(example.about[choice], False) for choice in groups[-1]]
         return found
+
+
+def raters(examples: Iterable[Example]) -> list[str]:
+    """Who voted, in the order in which `Corpus.votes` numbers them."""
+    return list(dict.fromkeys(example.rater for example in examples))
+
+
+def weight_of_age(age: timedelta, reward: RewardSettings) -> float:
+    """Of what is so much older than the newest."""
+    weight: float = 0.5 ** (age / timedelta(days=reward.half_life_days))
+    return weight
 
 
 def fold_of(turn_id: str, folds: int) -> int:
