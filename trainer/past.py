@@ -12,10 +12,9 @@ forgotten, the next round is fitted to all votes that stand, and a new past begi
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +31,13 @@ from trainer.reward_model import Recalled
 
 WINDOW = 1_000
 """Votes and signals that are learned from as they are; where there are more, the newest half of it."""
+
+VERSION = 1
+"""Of what a past means: another looks at other things, or reckons otherwise."""
+
+OF_LENS = ("centre_D", "spread_D", "basis_DK", "size")
+OF_MEMBER = ("precision_DD", "linear_D", "precision_U22", "linear_U2")
+"""Their parts, as the file names them."""
 
 UNREAD = -1
 """The fold of a vote that the base cannot read."""
@@ -61,6 +67,44 @@ class Past:
             torch.zeros(folds, 2, dtype=torch.float64), [Quadratic.zero(folds, size) for size in sizes],
         )  # fmt: skip
 
+    def write(self, path: Path) -> None:
+        """Whole or not at all. The same is always the same bytes."""
+        tensors = {
+            "events": _packed(self.events), "folds": self.folds_E, "raters": _packed(self.raters),
+            "weights": self.weights_F2,
+        }  # fmt: skip
+        for name, lens in self.lenses.items():
+            tensors |= {f"lens.{name}.{part}": torch.as_tensor(getattr(lens, part)) for part in OF_LENS}
+        for number, member in enumerate(self.members):
+            tensors |= {f"member.{number}.{part}": getattr(member, part).contiguous() for part in OF_MEMBER}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".draft")
+        about = json.dumps({"made_for": self.made_for, "newest": self.newest.isoformat()})
+        save_file(tensors, draft, metadata={"past": about})
+        draft.replace(path)
+
+    @classmethod
+    def read(cls, path: Path, made_for: str) -> "Past | None":
+        """None where there is none, whole, that was made for this."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["past"])
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        if about["made_for"] != made_for or not all(tensor.isfinite().all() for tensor in found.values()):
+            return None
+        lenses, members = {}, []
+        for view in sorted({name.split(".")[1] for name in found if name.startswith("lens.")}):
+            centre_D, spread_D, basis_DK, size = (found[f"lens.{view}.{part}"] for part in OF_LENS)
+            lenses[view] = Lens(centre_D, spread_D, basis_DK, float(size))
+        while f"member.{len(members)}.linear_D" in found:
+            members.append(Quadratic(*(found[f"member.{len(members)}.{part}"] for part in OF_MEMBER)))
+        return cls(
+            made_for, datetime.fromisoformat(about["newest"]), lenses, _unpacked(found["events"]),
+            found["folds"], _unpacked(found["raters"]), found["weights"], members,
+        )  # fmt: skip
+
     def recall(self, folds: Sequence[int], raters: Sequence[str]) -> Recalled:
         """What the votes of these folds say of the reward and of these raters."""
         places = _places(raters, self.raters)
@@ -75,7 +119,8 @@ class Past:
 
     def of_folds(self, folds: Sequence[int]) -> list[str]:
         """The votes of these folds."""
-        return [event for event, fold in zip(self.events, self.folds_E.tolist(), strict=True) if fold in folds]
+        of_each = zip(self.events, self.folds_E.tolist(), strict=True)
+        return [event for event, fold in of_each if fold in folds]
 
     def on(self, newest: datetime, reward: RewardSettings) -> "Past":
         """The same when votes as new as that have come: it weighs less."""
@@ -105,9 +150,7 @@ class Past:
                 groups_FV[fold, number] = 1
                 weights_F2[fold, int(example.by_judge)] += votes.weights[number]
         here = examples.raters(corpus.examples)
-        said = reward_model.expand(
-            views(keys), votes, self.recall(folds, here), groups_FV, reward, generator
-        )
+        said = reward_model.expand(views(keys), votes, self.recall(folds, here), groups_FV, reward, generator)
         raters = list(dict.fromkeys([*self.raters, *here]))
         before, now = _places(raters, self.raters), _places(raters, here)
         return Past(
@@ -119,6 +162,25 @@ class Past:
                 for old, new in zip(self.members, said, strict=True)
             ],
         )  # fmt: skip
+
+
+def oldest(events: Sequence[str]) -> Sequence[str]:
+    """Those of a round's votes, oldest first, that are to be folded after it: none while they are few."""
+    return events[: -(WINDOW // 2)] if len(events) > WINDOW else []
+
+
+def made_for(base: str, trainer: TrainerSettings) -> str:
+    """What a past hangs on: this code, the base with that digest, and the settings."""
+    return f"{VERSION} {base} {trainer.gate.folds} {trainer.reward.model_dump_json()}"
+
+
+def _packed(names: Sequence[str]) -> Tensor:
+    return torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8)
+
+
+def _unpacked(packed: Tensor) -> list[str]:
+    names: list[str] = json.loads(packed.numpy().tobytes())
+    return names
 
 
 def _places(names: Sequence[str], within: Sequence[str]) -> list[int | None]:

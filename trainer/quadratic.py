@@ -1,10 +1,10 @@
-"""What votes say, kept to second order: log P ≈ linear·x − ½ x·precision x, up to a constant, for x a member's
-free parameters (`reward_model`).
+"""What votes say, kept to second order: log P ≈ linear·x − ½ x·precision x, up to a constant, for x the free
+parameters of a member (`posterior`).
 
 It is the votes' log-likelihood expanded where the member's posterior is highest (online Laplace: Spiegelhalter
-and Lauritzen 1990; assumed density filtering: Opper 1998). Two of them add up to that of all their votes, and
-votes that weigh half as much have half of it. The parameters of a rater are taken as independent of all
-others, so that raters who vote no more need not be known to go on.
+and Lauritzen 1990, Opper 1998). Two of them add up to that of all their votes, and votes that weigh half as
+much have half of it. The parameters of a rater are taken as independent of all others, so that who votes no
+more need not be known to go on.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ SHARED = Terms.size(0)
 
 
 def split(flat: Tensor, raters: int) -> tuple[Tensor, Tensor]:
-    """(D,) direction, bias and shared terms, and (U, 2) leniency and reliability, of a member's parameters."""
+    """A member's parameters: (D,) direction, bias and shared terms; (U, 2) leniency and reliability."""
     head = len(flat) - Terms.size(raters)
     own_U2 = flat[head : head + 2 * raters].view(2, raters).T
     return torch.cat([flat[:head], flat[head + 2 * raters :]]), own_U2

@@ -12,7 +12,6 @@ is left of them (`past`).
 """
 
 from collections.abc import Iterator
-
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +31,7 @@ LOOKS: tuple[tuple[str, ...], ...] = (
     ("peak", "last", "tokens", "length"),
 )
 """What members look at, in turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -96,16 +96,14 @@ def fit(
     generator: torch.Generator,
     past: Recalled | None = None,
 ) -> RewardModel:
-    """Members fitted to `votes` about the replies of `views`, and to the `past`; `base` are views of the base's
-    own replies, `per_prompt` of them in a row to each prompt."""
+    """Members fitted to `votes` about the replies of `views`, and to the `past`; `base` are views of the
+    base's own replies, `per_prompt` of them in a row to each prompt."""
     likelihood = Likelihood(votes)
     through = lenses(base, per_prompt) if past is None else past.lenses
-    members = [
-        _fit_member(
-            through, names, views, base, likelihood, votes.raters, draws_V, past and past.members[number]
-        )
-        for number, (names, draws_V) in enumerate(_members(settings, votes, generator))
-    ]
+    members = []
+    for number, (names, draws_V) in enumerate(_members(settings, votes, generator)):
+        older = past.members[number] if past is not None else None
+        members.append(_fit_member(through, names, views, base, likelihood, votes.raters, draws_V, older))
     return RewardModel(members, settings.caution)
 
 
