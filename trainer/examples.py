@@ -185,9 +185,9 @@ def count(pool: Pool, project: str) -> int:
     return int(row["votes"]) if row else 0
 
 
-def standing(pool: Pool, project: str, past: Sequence[str] = ()) -> list[str]:
-    """The newest MOST_EXAMPLES votes, and as many signals, that stand and whose turns are still there, oldest
-    first; but those of the `past`."""
+def standing(pool: Pool, project: str) -> list[str]:
+    """The newest MOST_EXAMPLES votes, and as many signals, that stand, that are not folded (`past`) and whose
+    turns are still there, oldest first."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select event_id from ("
@@ -195,31 +195,45 @@ def standing(pool: Pool, project: str, past: Sequence[str] = ()) -> list[str]:
             " row_number() over (partition by e.type = 'signal' order by e.created_at desc, e.event_id)"
             " as place"
             " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.ended_by is null and e.event_id <> all(%s)) as standing"
+            " where e.project = %s and e.ended_by is null and e.past is null) as standing"
             " where place <= %s order by created_at, event_id desc",
-            [project, list(past), MOST_EXAMPLES],
+            [project, MOST_EXAMPLES],
         ).fetchall()
     return [row["event_id"] for row in rows]
 
 
-def left(pool: Pool, project: str, events: Sequence[str], *, standing: bool) -> int:
-    """How many of these votes are there, with what they are about; with `standing`, that also stand."""
+def folded(pool: Pool, project: str, past: str) -> int:
+    """How many votes were folded into this past, and still stand."""
     with pool.connection() as connection:
         row = connection.execute(
             "select count(*) from examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.event_id = any(%s) and (e.ended_by is null or not %s)",
-            [project, list(events), standing],
+            " where e.project = %s and e.past = %s and e.ended_by is null",
+            [project, past],
         ).fetchone()
     assert row is not None  # noqa: S101  (an aggregate gives its row)
     return int(row["count"])
 
 
+def unfold(pool: Pool, project: str) -> None:
+    """No vote is folded any more."""
+    with pool.connection() as connection:
+        connection.execute(
+            "update examples set past = null where project = %s and past is not null", [project]
+        )
+
+
 def require(pool: Pool, project: str, events: Sequence[str]) -> None:
-    """Raises Erased when some of these votes, or what they are about, are gone."""
-    there = left(pool, project, events, standing=False)
-    if there < len(events):
-        raise Erased("votes", len(events) - there, len(events))
+    """Raises Erased when some of these votes, whether they stand or not, or what they are about, are gone."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select count(*) from examples e join turns t on t.id = e.turn_id"
+            " join feedback f on f.id = e.feedback_id where e.project = %s and e.event_id = any(%s)",
+            [project, list(events)],
+        ).fetchone()
+    assert row is not None  # noqa: S101  (an aggregate gives its row)
+    if row["count"] < len(events):
+        raise Erased("votes", len(events) - row["count"], len(events))
 
 
 def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) -> Corpus:

@@ -161,7 +161,7 @@ class Trainer:
         record.finish(self.pool, self.settings, round_id, number, outcome, reason, figures)
         self._unfinished.unlink(missing_ok=True)
         if self._folded is not None:
-            self._folded.write(self._past)
+            self._folded.keep(self.pool, project, self._past)
             self._folded = None
         say = log.error if outcome == "failed" else log.info
         say("round ended", round=number, outcome=outcome, reason=reason, seconds=figures["seconds"])
@@ -208,7 +208,7 @@ class Trainer:
         backbone.load_adapter(directory)
         live, before = answer("live"), self.exam.samples(work.generator("samples"))
         learned = work.learn(self.seen, self.exam, self._sampler(work), report)
-        self._folded = work.fold(self.seen, learned)
+        self._folded = work.fold(self.seen, learned.model)
         figures["reward_model"] = self._skill(learned.model, work)
         figures["improvement"] = learned.improvement.figures()
         knows = (self.exam.of_adapter(work.generator("knowledge")), self.exam.of_base())
@@ -250,14 +250,12 @@ class Trainer:
     def _past_that_stands(self) -> Past | None:
         """What is left of older votes; forgotten when one of them stands no more."""
         past = Past.read(self._past, made_for(self.backbone.digest, self.settings.trainer))
-        if past is not None:
-            standing = examples.left(self.pool, self.settings.project, past.events, standing=True)
-            if standing < len(past.events):
-                log.info("past forgotten", votes=len(past.events), gone=len(past.events) - standing)
-                past = None
-        if past is None:
-            self._past.unlink(missing_ok=True)
-        return past
+        project = self.settings.project
+        if past is not None and examples.folded(self.pool, project, past.name) == len(past.events):
+            return past
+        self._past.unlink(missing_ok=True)
+        examples.unfold(self.pool, project)
+        return None
 
     def _inputs(self, number: int, parent: str, past: Past | None, cut_off: Inputs | None) -> Inputs:
         """Of the round that begins: those of one that was cut off, if it can be done again, else what there
@@ -274,7 +272,7 @@ class Trainer:
                 parent=parent,
                 votes=examples.count(self.pool, project),
                 positions=positions(self.pool),
-                events=examples.standing(self.pool, project, past.events if past else []),
+                events=examples.standing(self.pool, project),
                 turns=examples.recent_turns(self.pool, project, RECENT_TURNS),
                 knowledge_lost=record.knowledge_lost(self.pool, project),
                 past=digest,

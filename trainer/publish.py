@@ -139,10 +139,12 @@ def announce(
         if closed.rowcount == 0:
             raise Overtaken(f"another trainer took over before {manifest.id} was published")
         _insert(connection, settings, manifest, "published", gate)
+        unlearned = connection.execute(
+            "select event_id from examples where project = %s and first_policy is null", [settings.project]
+        ).fetchall()
         connection.execute(
-            "update examples set first_policy = %s"
-            " where project = %s and event_id = any(%s) and first_policy is null",
-            [manifest.id, settings.project, event_ids],
+            "update examples set first_policy = %s where event_id = any(%s)",
+            [manifest.id, list({row["event_id"] for row in unlearned} & set(event_ids))],
         )
         connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
 

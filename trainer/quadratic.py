@@ -1,10 +1,9 @@
 """What votes say, kept to second order: log P ≈ linear·x − ½ x·precision x, up to a constant, for x the free
 parameters of a member (`posterior`).
 
-It is the votes' log-likelihood expanded where the member's posterior is highest (online Laplace: Spiegelhalter
-and Lauritzen 1990, Opper 1998). Two of them add up to that of all their votes, and votes that weigh half as
-much have half of it. The parameters of a rater are taken as independent of all others, so that who votes no
-more need not be known to go on.
+It is the votes' log-likelihood expanded where the member's posterior is highest (online Laplace: Opper 1998).
+Two of them add up to that of all their votes, and votes that weigh half as much have half of it. A rater's
+parameters are taken as independent of all others, so that who votes no more need not be known to go on.
 """
 
 from collections.abc import Callable, Sequence

@@ -144,8 +144,8 @@ class Round:
             self.generator("base"), of_base=True,
         )  # fmt: skip
         seen.look(self.corpus)
-        model = self._fit(base.views, seen)
-        judge = self._fit(base.views, seen, held_out=True)
+        model = self.fit(base.views, seen)
+        judge = self.fit(base.views, seen, held_out=True)
         assert model is not None  # noqa: S101  (the training votes say something)
         knowledge = self.generator("guard")
         improvement = improve(
@@ -190,8 +190,8 @@ class Round:
         judged = [(seen.judged(self.corpus, key), good) for key, good in self.corpus.judged(self.training)]
         return KTO(judged, 2 * rl.prompts, generator)
 
-    def _fit(self, base: Views, seen: Seen, *, held_out: bool = False) -> RewardModel | None:
-        """The reward model of some of the votes; None when they say nothing."""
+    def fit(self, base: Views, seen: Seen, *, held_out: bool = False) -> RewardModel | None:
+        """The reward model of the votes to train on, or of those held out; None when they say nothing."""
         votes, keys = self.votes(held_out=held_out)
         if not votes.says_something():
             return None
@@ -202,14 +202,14 @@ class Round:
             self.generator("judges" if held_out else "members"), older,
         )  # fmt: skip
 
-    def fold(self, seen: Seen, learned: Learned) -> Past | None:
-        """The past for the next round; None where this one's will do."""
+    def fold(self, seen: Seen, model: RewardModel) -> Past | None:
+        """The past for the next round, after one that made `model`; None where this one's will do."""
         events = past.oldest(self.inputs.events)
         if not events:
             return None
         settings = self._settings
         before = self.past or Past.none(
             past.made_for(self._backbone.digest, settings), self.corpus.newest,
-            learned.model.members[0].lenses, settings.gate.folds, settings.reward.members,
+            model.members[0].lenses, settings.gate.folds, settings.reward.members,
         )  # fmt: skip
         return before.fold(self.corpus, events, seen.of, settings.reward, self.generator("past"))
