@@ -33,8 +33,8 @@ from trainer.reward_model import Recalled
 
 WINDOW = 4_000
 """Votes and signals that are learned from as they are; where there are more, the newest half of it. With a
-quarter of that, votes were folded before it was found out which of many raters are hostile, and accuracy was up
-to three points below that of a full refit."""
+quarter of that, votes were folded before it was found out which of many raters are hostile, and accuracy was
+up to three points below that of a full refit."""
 
 VERSION = 1
 """Of what a past means: another looks at other things, or reckons otherwise."""
@@ -195,7 +195,7 @@ def made_for(base: str, trainer: TrainerSettings) -> str:
 
 
 def _packed(names: Sequence[str]) -> Tensor:
-    return torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(json.dumps(names), "utf-8"), dtype=torch.uint8)
 
 
 def _unpacked(packed: Tensor) -> list[str]:

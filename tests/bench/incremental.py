@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,7 +48,6 @@ SEEDS = (611, 612, 613, 614, 615)
 SIZES = (5_000, 10_000, 20_000)
 CROWDS = {"clean": (20, 0.0), "hostile": (200, 0.3)}  # people, and the share of them that is hostile
 FEW, MANY, NEW, UPDATES = 1_000, 100_000, 100, 20
-STEP = 2_000  # votes between two folds on the way to MANY
 FOLDS = TrainerSettings().gate.folds
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -69,8 +68,10 @@ class AtHand(Seen):
         return {name: view[rows] for name, view in self._everything.items()}
 
 
-def thumbs(everything: Replies, seed: int, count: int, people: int, hostile: float) -> list[Example]:
-    """A second apart, each on a reply at random."""
+def thumbs(
+    everything: Replies, name: str, seed: int, count: int, people: int, hostile: float
+) -> list[Example]:
+    """A second apart, each on a reply at random; `name` tells votes of one project from those of another."""
     taste, rng = draw_taste(seed), random.Random(seed)
     liked = [taste.likes(text) for text in everything.texts[:VOTED]]
     found = []
@@ -79,10 +80,27 @@ def thumbs(everything: Replies, seed: int, count: int, people: int, hostile: flo
         up = liked[reply] != (rng.random() < NOISE)
         if person < hostile * people:
             up = (not liked[reply]) if person % 2 else rng.random() < 0.5
-        turn = f"chatcmpl-bench-{number}-{reply}"
-        value, when = {"value": "up" if up else "down"}, START + timedelta(seconds=number)
-        found.append(Example(f"ev_{number}", turn, "thumb", value, f"u{person}", ((turn, "0"),), when, False))
+        turn, when = f"chatcmpl-{name}-{number}-{reply}", START + timedelta(seconds=number)
+        value = {"value": "up" if up else "down"}
+        found.append(
+            Example(f"{name}-{number}", turn, "thumb", value, f"u{person}", ((turn, "0"),), when, False)
+        )
     return found
+
+
+def as_they_come(
+    votes: list[Example], seen: AtHand, past: Past, reward: RewardSettings
+) -> Iterator[tuple[int, Past, list[Example]]]:
+    """After every NEW votes: how many there are, what is left of older ones, and the newer ones."""
+    folded = 0
+    for arrived in range(NEW, len(votes) + 1, NEW):
+        window = votes[folded:arrived]
+        past = past.on(window[-1].created_at, reward)
+        yield arrived, past, window
+        if events := oldest([each.event_id for each in window]):
+            generator = torch.Generator().manual_seed(arrived)
+            past = past.fold(Corpus(window, {}), events, seen.of, reward, generator)
+            folded += len(events)
 
 
 def fitted(
@@ -99,29 +117,24 @@ Accuracies = dict[int, tuple[float, float]]
 
 
 def accuracies(everything: Replies, seed: int, people: int, hostile: float) -> Accuracies:
-    reward, seen = RewardSettings(), AtHand(everything)
-    held_out, base = everything.part(VOTED, VOTED + HELD_OUT), of_base(everything)
+    reward, seen, base = RewardSettings(), AtHand(everything), of_base(everything)
+    held_out = everything.part(VOTED, VOTED + HELD_OUT)
     truth = [draw_taste(seed).likes(text) for text in held_out.texts]
-    votes = thumbs(everything, seed, max(SIZES), people, hostile)
-    past = Past.none("", START, lenses(base, BASE_REPLIES), FOLDS, reward.members)
-    found, folded = {}, 0
-    for arrived in range(NEW, len(votes) + 1, NEW):
-        window = votes[folded:arrived]
+    votes = thumbs(everything, "bench", seed, max(SIZES), people, hostile)
+    found = {}
+    for arrived, past, window in as_they_come(votes, seen, nothing(base, ""), reward):
         if arrived in SIZES:
-            now = past.on(window[-1].created_at, reward)
             models = [
-                fitted(window, now, seen, base, reward, arrived),
+                fitted(window, past, seen, base, reward, arrived),
                 fitted(votes[:arrived], None, seen, base, reward, arrived),
             ]
             one, full = (accuracy(model.reward(held_out.views), truth) for model in models)
             found[arrived] = (one, full)
-        if events := oldest([each.event_id for each in window]):
-            generator = torch.Generator().manual_seed(arrived)
-            past = past.on(window[-1].created_at, reward).fold(
-                Corpus(window, {}), events, seen.of, reward, generator
-            )
-            folded += len(events)
     return found
+
+
+def nothing(base: Views, made: str) -> Past:
+    return Past.none(made, START, lenses(base, BASE_REPLIES), FOLDS, RewardSettings().members)
 
 
 class Project:
@@ -139,18 +152,16 @@ class Project:
             )
 
     def arrive(self, votes: list[Example]) -> None:
-        ids = [f"{self.name}-{each.event_id}" for each in votes]
-        turns = [each.turn_id.replace("bench", self.name) for each in votes]
         columns = [
-            ids, turns, [Jsonb(each.value) for each in votes], [each.rater for each in votes],
-            [each.created_at for each in votes], self.name, list(range(10, 40)),
+            self.name, list(range(10, 40)), [each.event_id for each in votes],
+            [each.turn_id for each in votes], [Jsonb(each.value) for each in votes],
+            [each.rater for each in votes], [each.created_at for each in votes],
         ]  # fmt: skip
         given = (
             "with vote as (select *, %s::text as project, %s::integer[] as tokens from"
             " unnest(%s::text[], %s::text[], %s::jsonb[], %s::text[], %s::timestamptz[])"
             " as given (id, turn, value, rater, created))"
         )
-        columns = [*columns[5:], *columns[:5]]
         with self.pool.connection() as connection:
             for insert in (
                 "turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids, sampling,"
@@ -187,13 +198,16 @@ Times = tuple[list[float], list[float]]
 
 
 def times(everything: Replies, backbone: Backbone, pool: Pool, folder: Path) -> Times:
-    votes = thumbs(everything, SEEDS[0], MANY + UPDATES * NEW, people=200, hostile=0.0)
     few, many = (Project(pool, name, everything, backbone, folder) for name in ("few", "many"))
-    few.arrive(votes[: FEW + NEW])
-    for number, start in enumerate(range(0, MANY, STEP)):
-        many.arrive(votes[start : start + STEP])
-        seconds = many.update(number)
-        print(f"on the way: {start + STEP} votes, {seconds:.2f} s", flush=True)
+    votes = thumbs(everything, "many", SEEDS[0], MANY + UPDATES * NEW, people=200, hostile=0.0)
+    few.arrive(thumbs(everything, "few", SEEDS[0], FEW + NEW, people=200, hostile=0.0))
+    for start in range(0, MANY, 10_000):
+        many.arrive(votes[start : start + 10_000])
+    older = nothing(many.base, made_for(backbone.digest, many.settings))
+    for arrived, past, _ in as_they_come(votes[:MANY], many.seen, older, many.settings.reward):
+        if arrived % 10_000 == 0:
+            print(f"{arrived} votes, {len(past.events)} folded", flush=True)
+    past.keep(pool, many.name, many.path)
     with pool.connection() as connection:
         connection.execute("analyze")
     of_few, of_many = [], []
