@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainer import reward_model
+from trainer import examples, reward_model
 from trainer.reward_model import RewardModel
 from trainer.round import Round, Seen
 
@@ -22,10 +22,11 @@ def of_replies(before: Said, after: Said) -> list[dict[str, str]]:
 
 
 def of_votes(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
-    """Whose votes, and which, the reward model owes most to, and what it makes of the raters."""
-    votes, keys = work.votes(work.training)
+    """Whose votes, and which, the reward model owes most to, and what it makes of the raters. Older votes
+    are no longer told apart: those that are named are newer, and so are the raters."""
+    votes, keys = work.votes()
     weight = reward_model.influence(model, seen.of(keys), votes)
-    raters = list(dict.fromkeys(example.rater for example in work.training))
+    raters = examples.raters(work.training)
     return {
         "weightiest": [
             {

@@ -59,6 +59,10 @@ class Example:
     def fold(self, folds: int) -> int:
         return fold_of(self.turn_id, folds)
 
+    @property
+    def by_judge(self) -> bool:
+        return self.rater.startswith(JUDGE)
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
@@ -69,17 +73,24 @@ class Corpus:
     replies: dict[Key, Reply]
     unreadable: int = 0
 
-    def votes(self, examples: Iterable[Example], reward: RewardSettings) -> tuple[Votes, list[Key]]:
+    @property
+    def newest(self) -> datetime:
+        return max((example.created_at for example in self.examples), default=datetime.min)
+
+    def votes(
+        self, examples: Iterable[Example], reward: RewardSettings, past: tuple[float, float] = (0.0, 0.0)
+    ) -> tuple[Votes, list[Key]]:
         """The same as numbers, and the replies that these count by. What is older by the half-life than the
-        newest weighs half as much, and judges together no more than their share of what people do."""
+        newest weighs half as much, and judges together no more than their share of what people do; `past` is
+        what people and judges weigh beside these."""
         chosen = list(examples)
         keys = list(dict.fromkeys(key for example in chosen for key in example.about))
         reply = {key: index for index, key in enumerate(keys)}
-        raters = {name: index for index, name in enumerate(dict.fromkeys(e.rater for e in chosen))}
-        weights = self._weights(chosen, reward)
-        votes = Votes(len(raters))
+        rater_of = {name: index for index, name in enumerate(raters(chosen))}
+        weights = self._weights(chosen, reward, *past)
+        votes = Votes(len(rater_of))
         for example, weight in zip(chosen, weights, strict=True):
-            rater, about = raters[example.rater], [reply[key] for key in example.about]
+            rater, about = rater_of[example.rater], [reply[key] for key in example.about]
             match example.type:
                 case "thumb":
                     votes.thumb(rater, about[0], example.value["value"] == "up", weight)
@@ -92,13 +103,15 @@ class Corpus:
                     votes.ranking(rater, groups, about[0], example.value["acceptable"], weight)
         return votes, keys
 
-    def _weights(self, chosen: Sequence[Example], reward: RewardSettings) -> list[float]:
-        newest = max((example.created_at for example in self.examples), default=datetime.min)
-        half_life = timedelta(days=reward.half_life_days)
-        weights = [0.5 ** ((newest - example.created_at) / half_life) for example in chosen]
-        judged = [example.rater.startswith(JUDGE) for example in chosen]
+    def _weights(
+        self, chosen: Sequence[Example], reward: RewardSettings, past_people: float, past_judges: float
+    ) -> list[float]:
+        newest = self.newest
+        weights = [weight_of_age(newest - example.created_at, reward) for example in chosen]
+        judged = [example.by_judge for example in chosen]
         of_judges = sum(weight for weight, by_judge in zip(weights, judged, strict=True) if by_judge)
-        most = reward.judges_share * (sum(weights) - of_judges)
+        of_people = sum(weights) - of_judges + past_people
+        most = max(0.0, reward.judges_share * of_people - past_judges)
         if of_judges <= most:
             return weights
         return [
@@ -144,6 +157,17 @@ class Corpus:
         return found
 
 
+def raters(examples: Iterable[Example]) -> list[str]:
+    """Who voted, in the order in which `Corpus.votes` numbers them."""
+    return list(dict.fromkeys(example.rater for example in examples))
+
+
+def weight_of_age(age: timedelta, reward: RewardSettings) -> float:
+    """Of what is so much older than the newest."""
+    weight: float = 0.5 ** (age / timedelta(days=reward.half_life_days))
+    return weight
+
+
 def fold_of(turn_id: str, folds: int) -> int:
     """Which fold a turn, its prompt and all votes on it belong to."""
     return int.from_bytes(hashlib.sha256(turn_id.encode()).digest()[:8]) % folds
@@ -162,8 +186,8 @@ def count(pool: Pool, project: str) -> int:
 
 
 def standing(pool: Pool, project: str) -> list[str]:
-    """The newest MOST_EXAMPLES votes, and as many signals, that stand and whose turns are still there, oldest
-    first."""
+    """The newest MOST_EXAMPLES votes, and as many signals, that stand, that are not folded (`past`) and whose
+    turns are still there, oldest first."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select event_id from ("
@@ -171,11 +195,45 @@ def standing(pool: Pool, project: str) -> list[str]:
             " row_number() over (partition by e.type = 'signal' order by e.created_at desc, e.event_id)"
             " as place"
             " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.ended_by is null) as standing"
+            " where e.project = %s and e.ended_by is null and e.past is null) as standing"
             " where place <= %s order by created_at, event_id desc",
             [project, MOST_EXAMPLES],
         ).fetchall()
     return [row["event_id"] for row in rows]
+
+
+def folded(pool: Pool, project: str, past: str) -> int:
+    """How many votes were folded into this past, and still stand."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select count(*) from examples e join turns t on t.id = e.turn_id"
+            " join feedback f on f.id = e.feedback_id"
+            " where e.project = %s and e.past = %s and e.ended_by is null",
+            [project, past],
+        ).fetchone()
+    assert row is not None  # noqa: S101  (an aggregate gives its row)
+    return int(row["count"])
+
+
+def unfold(pool: Pool, project: str) -> None:
+    """No vote is folded any more."""
+    with pool.connection() as connection:
+        connection.execute(
+            "update examples set past = null where project = %s and past is not null", [project]
+        )
+
+
+def require(pool: Pool, project: str, events: Sequence[str]) -> None:
+    """Raises Erased when some of these votes, whether they stand or not, or what they are about, are gone."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select count(*) from examples e join turns t on t.id = e.turn_id"
+            " join feedback f on f.id = e.feedback_id where e.project = %s and e.event_id = any(%s)",
+            [project, list(events)],
+        ).fetchone()
+    assert row is not None  # noqa: S101  (an aggregate gives its row)
+    if row["count"] < len(events):
+        raise Erased("votes", len(events) - row["count"], len(events))
 
 
 def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) -> Corpus:

@@ -12,8 +12,8 @@ class Inputs(BaseModel):
     """`draw` seeds every random choice: the round's number, or that of the round it does again. `votes` had
     ever arrived; `events` are those that stood, oldest first; `turns` are those whose prompts it may
     practise on, newest first; `positions` tells how far each log was read. `knowledge_lost` is the share of
-    the probes that the candidate before no longer knew, as the gate measured. `attempts` counts how often
-    it was begun."""
+    the probes that the candidate before no longer knew, as the gate measured. `past` is the digest of the
+    file of older votes (`past`) that it adds to these, if any. `attempts` counts how often it was begun."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,6 +24,7 @@ class Inputs(BaseModel):
     turns: list[str]
     positions: dict[str, str]
     knowledge_lost: float = 0.0
+    past: str | None = None
     attempts: int = 1
 
     def generator(self, seed: int, purpose: str) -> torch.Generator:

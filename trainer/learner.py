@@ -21,8 +21,9 @@ from trainer.gate import Answers
 from trainer.improve import Step
 from trainer.inputs import Inputs
 from trainer.knowledge import Exam
+from trainer.past import Past, made_for
 from trainer.processes import ALONE, Processes
-from trainer.publish import probe
+from trainer.publish import PAST, probe
 from trainer.rollouts import Sampler, gathered, in_process
 from trainer.round import Learned, Round, Seen
 from trainer.vllm_rollouts import VllmSampler
@@ -33,7 +34,8 @@ class OutOfStep(HearkenError):
 
 
 class Task(BaseModel):
-    """A round as the others are told of it: what was read for it, and the directory of its parent."""
+    """A round as the others are told of it: what was read for it, and the directory of its parent. What is
+    left of older votes they read themselves."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,13 +71,19 @@ class Learner:
         self.seen = Seen(self.backbone)
         self.exam = Exam(self.backbone, settings.trainer)
         self.zero = probe(self.backbone)
+        self.past_file = settings.rounds_dir / settings.project / PAST
+
+    def past(self) -> Past | None:
+        """What is left of older votes, if there is any for this base and these settings."""
+        return Past.read(self.past_file, made_for(self.backbone.digest, self.settings.trainer))
 
     def follow(self) -> None:
         """Go through the rounds that the first process tells of, until it leaves."""
         while said := self.processes.hear():
             task = Task.model_validate_json(said)
             corpus = Corpus(task.examples, dict(task.replies))
-            work = Round(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts)
+            past = self.past() if task.inputs.past else None
+            work = Round(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, past)
             self._attempt(task.directory, work)
 
     def attempt(self, directory: Path, work: Round, report: Callable[[int, Step], None]) -> Trial:

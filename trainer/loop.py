@@ -27,12 +27,14 @@ import torch
 from feedback.log import Log, open_log
 from schemas.database import Pool, open_pool
 from schemas.errors import StartError
+from schemas.policies import file_digest
 from schemas.settings import Settings
 from trainer import account, examples, gate, publish, record, reward_model
 from trainer.improve import Step
 from trainer.ingest import ingest, positions
 from trainer.inputs import Inputs
 from trainer.learner import Learner, OutOfStep
+from trainer.past import Past
 from trainer.processes import ALONE, Processes
 from trainer.reward_model import RewardModel
 from trainer.round import Round
@@ -95,6 +97,7 @@ class Trainer:
         self.backbone = learner.backbone
         self.standby = Standby(settings.database_url or "", settings.project)
         self._unfinished = settings.rounds_dir / settings.project / "unfinished.json"
+        self._folded: Past | None = None
         self.last_round = time.monotonic()
         self.working = False
         log.info("trainer ready", project=settings.project, base=self.backbone.digest[:12])
@@ -149,9 +152,10 @@ class Trainer:
         round_id, number = record.begin(self.pool, project, parent)
         figures: dict[str, Any] = {"votes": examples.count(self.pool, project), "parent": parent}
         try:
-            inputs = self._inputs(number, parent, cut_off)
+            past = self._past_that_stands()
+            inputs = self._inputs(number, parent, past, cut_off)
             figures["votes"] = inputs.votes
-            outcome, reason = self._round(round_id, number, directory, inputs, figures)
+            outcome, reason = self._round(round_id, number, directory, inputs, past, figures)
         except (psycopg.OperationalError, publish.Overtaken):
             raise
         except Exception as error:  # whatever it was, the next votes get another chance
@@ -160,6 +164,9 @@ class Trainer:
         figures["seconds"] = round(time.monotonic() - started, 1)
         record.finish(self.pool, self.settings, round_id, number, outcome, reason, figures)
         self._unfinished.unlink(missing_ok=True)
+        if self._folded is not None:
+            self._folded.keep(self.pool, project, self.learner.past_file)
+            self._folded = None
         say = log.error if outcome == "failed" else log.info
         say("round ended", round=number, outcome=outcome, reason=reason, seconds=figures["seconds"])
         if outcome == "failed" and self.learner.processes.count > 1:
@@ -167,8 +174,9 @@ class Trainer:
         return outcome
 
     def _round(
-        self, round_id: int, number: int, directory: Path, inputs: Inputs, figures: dict[str, Any]
-    ) -> tuple[str, str | None]:
+        self, round_id: int, number: int, directory: Path, inputs: Inputs, past: Past | None,
+        figures: dict[str, Any],
+    ) -> tuple[str, str | None]:  # fmt: skip
         settings, backbone, project = self.settings.trainer, self.backbone, self.settings.project
         work = Round(
             backbone,
@@ -176,9 +184,11 @@ class Trainer:
             inputs,
             examples.load(self.pool, project, backbone, inputs.events),
             examples.prompts(self.pool, project, backbone, inputs.turns),
+            past,
         )
         figures |= {
             "examples": len(work.training),
+            "examples_past": len(past.events) if past else 0,
             "examples_new": sum(not example.learned for example in work.training),
             "unreadable": work.corpus.unreadable,
             "held_out": len(work.held_out),
@@ -197,6 +207,7 @@ class Trainer:
 
         trial = self.learner.attempt(directory, work, report)
         learned = trial.learned
+        self._folded = work.fold(self.learner.seen, learned.model)
         figures["reward_model"] = self._skill(learned.model, work)
         figures["improvement"] = learned.improvement.figures()
         figures["style"] = {
@@ -214,19 +225,30 @@ class Trainer:
         log.info("gate", round=number, passed=verdict.passed, **verdict.figures)
         if not verdict.passed:
             return "rejected", "; ".join(verdict.reasons)
-        event_ids = [example.event_id for example in work.training]
+        event_ids = work.learned_from()
         manifest = publish.write(
             backbone, self.settings, number, trial.probe, inputs, learned.improvement.rollouts, event_ids,
-            {"gate": verdict.figures, **learned.improvement.figures()},
+            {"gate": verdict.figures, **learned.improvement.figures()}, past,
         )  # fmt: skip
         publish.announce(self.pool, self.settings, manifest, event_ids, round_id, verdict.as_json())
         figures["policy"] = manifest.id
         return "published", None
 
-    def _inputs(self, number: int, parent: str, cut_off: Inputs | None) -> Inputs:
+    def _past_that_stands(self) -> Past | None:
+        """What is left of older votes; forgotten when one of them stands no more."""
+        past, project = self.learner.past(), self.settings.project
+        if past is not None and examples.folded(self.pool, project, past.name) == len(past.events):
+            return past
+        self.learner.past_file.unlink(missing_ok=True)
+        examples.unfold(self.pool, project)
+        return None
+
+    def _inputs(self, number: int, parent: str, past: Past | None, cut_off: Inputs | None) -> Inputs:
         """Of the round that begins: those of one that was cut off, if it can be done again, else what there
         is now."""
-        if cut_off is not None and cut_off.parent == parent and cut_off.attempts < MOST_ATTEMPTS:
+        digest = file_digest(self.learner.past_file) if past else None
+        again = cut_off is not None and (cut_off.parent, cut_off.past) == (parent, digest)
+        if cut_off is not None and again and cut_off.attempts < MOST_ATTEMPTS:
             inputs = cut_off.model_copy(update={"attempts": cut_off.attempts + 1})
             log.info("round begins again", round=number, of=cut_off.draw, attempt=inputs.attempts)
         else:
@@ -239,6 +261,7 @@ class Trainer:
                 events=examples.standing(self.pool, project),
                 turns=examples.recent_turns(self.pool, project, RECENT_TURNS),
                 knowledge_lost=record.knowledge_lost(self.pool, project),
+                past=digest,
             )
         inputs.write(self._unfinished)
         return inputs
@@ -264,7 +287,7 @@ class Trainer:
 
     def _skill(self, model: RewardModel, work: Round) -> dict[str, Any]:
         """How the reward model orders replies whose votes it has not seen."""
-        votes, keys = work.votes(work.held_out)
+        votes, keys = work.votes(held_out=True)
         if not keys:
             return {"held_out_accuracy": None}
         accuracy = reward_model.pairwise_accuracy(model.reward(self.learner.seen.of(keys)), votes)

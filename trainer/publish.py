@@ -28,9 +28,10 @@ from schemas.settings import Settings
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
 from trainer.knowledge import GREETING
+from trainer.past import Past
 from trainer.rollouts import Rollout, pack
 
-INPUTS, ROLLOUTS = "inputs.json", "rollouts.safetensors"
+INPUTS, ROLLOUTS, PAST = "inputs.json", "rollouts.safetensors", "past.safetensors"
 """Beside the adapter: what it was made from, so that it can be made again."""
 
 _PROBE = [{"role": "user", "content": GREETING}]
@@ -62,6 +63,7 @@ def write(
     rollouts: Sequence[list[Rollout]] = (),
     event_ids: Sequence[str] = (),
     metrics: dict[str, Any] | None = None,
+    past: Past | None = None,
 ) -> Manifest:
     """The directory of the adapter as it is now, of which `probe` is: named by `number` and its weights, `p0`
     without inputs."""
@@ -73,6 +75,8 @@ def write(
     if inputs is not None:
         (draft / INPUTS).write_text(inputs.model_dump_json() + "\n", encoding="utf-8")
         save_file(pack(rollouts), draft / ROLLOUTS)
+    if past is not None:
+        past.write(draft / PAST)
     policy = BASE if inputs is None else f"p{number}-{file_digest(draft / WEIGHTS)[:6]}"
     manifest = Manifest(
         id=policy,
@@ -137,9 +141,12 @@ def announce(
         if closed.rowcount == 0:
             raise Overtaken(f"another trainer took over before {manifest.id} was published")
         _insert(connection, settings, manifest, "published", gate)
+        unlearned = connection.execute(
+            "select event_id from examples where project = %s and first_policy is null", [settings.project]
+        ).fetchall()
         connection.execute(
-            "update examples set first_policy = %s where event_id = any(%s) and first_policy is null",
-            [manifest.id, event_ids],
+            "update examples set first_policy = %s where event_id = any(%s)",
+            [manifest.id, list({row["event_id"] for row in unlearned} & set(event_ids))],
         )
         connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
 

@@ -21,6 +21,7 @@ from trainer import examples, publish
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
 from trainer.knowledge import Exam
+from trainer.past import Past, made_for
 from trainer.rollouts import as_kept, unpack
 from trainer.round import Round, Seen
 
@@ -54,12 +55,17 @@ def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
     trainer = TrainerSettings.model_validate(manifest.configuration)
     torch.set_num_threads(trainer.threads)
     backbone = Backbone(Path(settings.model), trainer.rl)
+    past = Past.read(directory / publish.PAST, made_for(backbone.digest, trainer))
+    if inputs.past and past is None:
+        raise CannotRebuild(f"What {policy} kept of older votes is broken, or of another Hearken.")
     try:
+        if past is not None:
+            examples.require(pool, settings.project, past.events)
         corpus = examples.load(pool, settings.project, backbone, inputs.events)
         prompts = examples.prompts(pool, settings.project, backbone, inputs.turns)
     except examples.Erased as error:
         raise CannotRebuild(f"{policy} cannot be rebuilt: {error.message}") from None
-    work = Round(backbone, trainer, inputs, corpus, prompts)
+    work = Round(backbone, trainer, inputs, corpus, prompts, past)
     kept = unpack(load_file(directory / publish.ROLLOUTS))
     backbone.load_adapter(parent)
     work.learn(Seen(backbone), Exam(backbone, trainer), as_kept(kept))

@@ -7,9 +7,11 @@ in their weights on the votes (the Bayesian bootstrap: Rubin 1981), so they disa
 Each is the maximum a posteriori under the one likelihood (`likelihood`), with its rater terms of its own,
 found by L-BFGS. r is the probability of a thumb up from an average rater, standardised on replies of the
 base, so that its scale means the same in every round; a probability has an end, so nothing is gained by
-ever more of what was liked. Fitting takes seconds, so each round starts from all votes afresh.
+ever more of what was liked. Each round is fitted afresh, to newer votes as they are and to older ones by what
+is left of them (`past`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +19,10 @@ from torch import Tensor
 
 from schemas.settings import RewardSettings
 from trainer.features import Views
+from trainer.lens import Lenses, lenses, look
 from trainer.likelihood import Likelihood, Terms, Votes
+from trainer.posterior import PRIOR, Posterior
+from trainer.quadratic import SHARED, Quadratic
 
 LOOKS: tuple[tuple[str, ...], ...] = (
     ("peak", "tokens", "length"),
@@ -26,62 +31,6 @@ LOOKS: tuple[tuple[str, ...], ...] = (
     ("peak", "last", "tokens", "length"),
 )
 """What members look at, in turn."""
-
-PRIOR = 4.0
-"""Standard deviation of a member's logit before any vote, over the base's replies."""
-
-DIRECTIONS = 24
-"""Of each view."""
-
-WEIGHT = {"length": 0.7}
-"""The size of a view against the others, which have size 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lens:
-    """One view made comparable: centred and scaled on the base's replies, and narrowed to `basis_DK`."""
-
-    centre_D: Tensor
-    spread_D: Tensor
-    basis_DK: Tensor
-    size: float
-
-    @classmethod
-    def on(cls, name: str, view_ND: Tensor, per_prompt: int) -> "Lens":
-        """From the base's replies, `per_prompt` of them in a row to each prompt."""
-        centre_D = view_ND.mean(0)
-        spread_D = torch.ones_like(centre_D) if name == "tokens" else view_ND.std(0).clamp_min(1e-3)
-        scaled_PKD = ((view_ND - centre_D) / spread_D).clamp(-4, 4).view(-1, per_prompt, view_ND.shape[1])
-        within_ND = (scaled_PKD - scaled_PKD.mean(1, keepdim=True)).flatten(0, 1)
-        basis_DK = principal_directions(within_ND, DIRECTIONS)
-        norm = float((scaled_PKD @ basis_DK).square().sum(2).mean().sqrt())
-        return cls(centre_D, spread_D, basis_DK, WEIGHT.get(name, 1.0) / max(norm, 1e-6))
-
-    def __call__(self, view_ND: Tensor) -> Tensor:
-        scaled_ND = ((view_ND.float() - self.centre_D) / self.spread_D).clamp(-4, 4)
-        narrowed_NK: Tensor = torch.matmul(scaled_ND, self.basis_DK) * self.size
-        return narrowed_NK
-
-
-Lenses = dict[str, Lens]
-
-
-def lenses(base: Views, per_prompt: int) -> Lenses:
-    """One for each view."""
-    return {name: Lens.on(name, view_ND.float(), per_prompt) for name, view_ND in base.items()}
-
-
-def principal_directions(rows_ND: Tensor, most: int) -> Tensor:
-    """(D, K) at most `most` orthonormal directions in which the rows are largest."""
-    values, vectors_NN = torch.linalg.eigh((rows_ND @ rows_ND.T).double())
-    kept = values > 1e-6 * values[-1]
-    values, vectors_NN = values[kept][-most:], vectors_NN[:, kept][:, -most:]
-    return torch.matmul(rows_ND.T, (vectors_NN / values.sqrt()).float())
-
-
-def look(through: Lenses, names: tuple[str, ...], views: Views) -> Tensor:
-    """(N, K) what a member sees, of mean square length about 1 on the base's replies."""
-    return torch.cat([through[name](views[name]) for name in names], 1).div(len(names) ** 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +79,14 @@ class RewardModel:
         return scores_NM.mean(1) - self.caution * scores_NM.std(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What older votes say, by member, of the raters of the newer votes and seen through `lenses`."""
+
+    lenses: Lenses
+    members: list[Quadratic]
+
+
 def fit(
     views: Views,
     votes: Votes,
@@ -137,17 +94,51 @@ def fit(
     per_prompt: int,
     settings: RewardSettings,
     generator: torch.Generator,
+    past: Recalled | None = None,
 ) -> RewardModel:
-    """Members fitted to `votes` about the replies of `views`; `base` are views of the base's own replies,
-    `per_prompt` of them in a row to each prompt."""
+    """Members fitted to `votes` about the replies of `views`, and to the `past`; `base` are views of the
+    base's own replies, `per_prompt` of them in a row to each prompt."""
     likelihood = Likelihood(votes)
-    through = lenses(base, per_prompt)
+    through = lenses(base, per_prompt) if past is None else past.lenses
     members = []
-    for number in range(settings.members):
-        weights_V = torch.empty(votes.count, dtype=torch.float64).exponential_(generator=generator)
-        names = LOOKS[number % len(LOOKS)]
-        members.append(_fit_member(through, names, views, base, likelihood, votes.raters, weights_V))
+    for number, (names, draws_V) in enumerate(_members(settings, votes, generator)):
+        older = past.members[number] if past is not None else None
+        members.append(_fit_member(through, names, views, base, likelihood, votes.raters, draws_V, older))
     return RewardModel(members, settings.caution)
+
+
+def expand(
+    views: Views,
+    votes: Votes,
+    past: Recalled,
+    groups_GV: Tensor,
+    settings: RewardSettings,
+    generator: torch.Generator,
+) -> list[Quadratic]:
+    """By member, what each group of `votes` says; expanded where the votes and the past together put the
+    member. A group is a row of zeros and ones."""
+    likelihood = Likelihood(votes)
+    found = []
+    for number, (names, draws_V) in enumerate(_members(settings, votes, generator)):
+        seen_NK = look(past.lenses, names, views).double()
+        posterior = Posterior(seen_NK, likelihood, votes.raters, draws_V, past.members[number])
+        at = posterior.mode()
+        found.append(Quadratic.stack([posterior.said(at, kept_V) for kept_V in groups_GV * draws_V]))
+    return found
+
+
+def parameters(through: Lenses, member: int) -> int:
+    """Free parameters of a member that are no rater's."""
+    return sum(through[name].basis_DK.shape[1] for name in LOOKS[member % len(LOOKS)]) + 1 + SHARED
+
+
+def _members(
+    settings: RewardSettings, votes: Votes, generator: torch.Generator
+) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """What each looks at, and how it weighs the votes."""
+    for number in range(settings.members):
+        draws_V = torch.empty(votes.count, dtype=torch.float64).exponential_(generator=generator)
+        yield LOOKS[number % len(LOOKS)], draws_V
 
 
 def _fit_member(
@@ -158,44 +149,18 @@ def _fit_member(
     likelihood: Likelihood,
     raters: int,
     weights_V: Tensor,
+    past: Quadratic | None = None,
 ) -> Member:
     seen_NK = look(through, names, views).double()
     width = seen_NK.shape[1]
-    flat = torch.zeros(width + 1 + Terms.size(raters), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [flat], max_iter=150, history_size=20, tolerance_grad=1e-4, tolerance_change=1e-7,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
-
-    def loss(weights_K: Tensor, rest: Tensor) -> Tensor:
-        terms = Terms.unpack(rest[1:], raters)
-        logits_N = PRIOR * (seen_NK @ weights_K) + rest[0]
-        prior = terms.log_prior() - 0.5 * weights_K.square().sum()
-        return -likelihood(logits_N, terms, weights_V) - prior
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss(flat[:width], flat[width:])
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    solution = flat.detach()
-    weights_K, rest = solution[:width], solution[width:]
-    curvature_KK = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
-        lambda each: loss(each, rest), weights_K, vectorize=True
-    )
-    # Where a vote is taken for a slip the likelihood curves the other way; there the prior alone counts.
-    eye_KK = torch.eye(width, dtype=torch.float64)
-    values_K, vectors_KK = torch.linalg.eigh(curvature_KK - eye_KK)
-    curvature_KK = eye_KK + (vectors_KK * values_K.clamp_min(0)) @ vectors_KK.T
-    direction_K = (PRIOR * weights_K).float()
-    bias = float(solution[width])
+    posterior = Posterior(seen_NK, likelihood, raters, weights_V, past)
+    mode = posterior.mode()
+    direction_K = (PRIOR * mode[:width]).float()
+    bias = float(mode[width])
     on_base_N = (look(through, names, base) @ direction_K + bias).sigmoid()
     return Member(
-        through, names, direction_K, (PRIOR**2 * torch.linalg.inv(curvature_KK)).float(), bias,
-        float(on_base_N.mean()), max(float(on_base_N.std()), 1e-3),
-        Terms.unpack(solution[width + 1 :], raters),
+        through, names, direction_K, (PRIOR**2 * posterior.covariance_KK(mode)).float(), bias,
+        float(on_base_N.mean()), max(float(on_base_N.std()), 1e-3), Terms.unpack(mode[width + 1 :], raters),
     )  # fmt: skip
 
 

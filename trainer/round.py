@@ -6,15 +6,15 @@ chance has a generator of its own, and what is kept between rounds to save time 
 knows) does not depend on which round computed it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from schemas.settings import TrainerSettings
-from trainer import examples, gate, reward_model
+from trainer import examples, gate, past, reward_model
 from trainer.backbone import Backbone
-from trainer.examples import Corpus, Example, Key
+from trainer.examples import Corpus, Key
 from trainer.features import Views
 from trainer.gate import Answers
 from trainer.improve import Improvement, Step, improve, measure
@@ -22,6 +22,7 @@ from trainer.inputs import Inputs
 from trainer.knowledge import Exam
 from trainer.likelihood import Votes
 from trainer.objectives import DPO, KTO, Imitating, Judged, Objective, on_samples
+from trainer.past import Past
 from trainer.reward_model import RewardModel
 from trainer.rollouts import Sampler
 
@@ -79,8 +80,7 @@ class Learned:
 
 
 class Round:
-    """Votes and prompts of `inputs`, less the fold that the gate has. Raises examples.Erased where they are
-    no more than names."""
+    """Votes and prompts of `inputs`, and the `past` that they name, less the fold that the gate has."""
 
     def __init__(
         self,
@@ -89,14 +89,16 @@ class Round:
         inputs: Inputs,
         corpus: Corpus,
         prompts: dict[str, list[int]],
+        before: Past | None = None,
     ) -> None:
         self._backbone = backbone
         self._settings = settings
         self.inputs = inputs
         self.corpus = corpus
         self.prompts = prompts
+        self.past = before.on(corpus.newest, settings.reward) if before and corpus.examples else None
         folds = settings.gate.folds
-        fold = inputs.draw % folds
+        fold = self._fold_kept = inputs.draw % folds
         self.training = [example for example in corpus.examples if example.fold(folds) != fold]
         self.held_out = [example for example in corpus.examples if example.fold(folds) == fold]
         self.practice = [prompt for turn, prompt in prompts.items() if examples.fold_of(turn, folds) != fold]
@@ -106,15 +108,25 @@ class Round:
     def generator(self, purpose: str) -> torch.Generator:
         return self.inputs.generator(self._settings.seed, purpose)
 
-    def votes(self, chosen: Iterable[Example]) -> tuple[Votes, list[Key]]:
-        """As numbers, and the replies that these count by."""
-        return self.corpus.votes(chosen, self._settings.reward)
+    def votes(self, *, held_out: bool = False) -> tuple[Votes, list[Key]]:
+        """Those to train on, or those held out, as numbers, and the replies that these count by."""
+        chosen = self.held_out if held_out else self.training
+        weights = self.past.weights(self._folds(held_out)) if self.past else (0.0, 0.0)
+        return self.corpus.votes(chosen, self._settings.reward, weights)
+
+    def learned_from(self) -> list[str]:
+        """The names of the votes to train on, those of the past too."""
+        older = self.past.of_folds(self._folds(held_out=False)) if self.past else []
+        return [*older, *(example.event_id for example in self.training)]
+
+    def _folds(self, held_out: bool) -> list[int]:
+        return [each for each in range(self._settings.gate.folds) if (each == self._fold_kept) == held_out]
 
     def useless(self) -> str | None:
         """Why nothing can be learned, if that is so."""
         if not self.practice:
             return "no prompts to practise on"
-        if not self.votes(self.training)[0].says_something():
+        if not self.votes()[0].says_something():
             return "the votes say nothing yet: all thumbs alike, and no ranking or edit"
         if self._settings.rl.algorithm == "dpo" and not self.corpus.pairs(self.training):
             return "no vote sets one reply to a prompt above another, which is all that DPO learns from"
@@ -133,8 +145,8 @@ class Round:
             self.generator("base"), of_base=True,
         )  # fmt: skip
         seen.look(self.corpus)
-        model = self._fit(self.training, base.views, seen, "members")
-        judge = self._fit(self.held_out, base.views, seen, "judges")
+        model = self.fit(base.views, seen)
+        judge = self.fit(base.views, seen, held_out=True)
         assert model is not None  # noqa: S101  (the training votes say something)
         knowledge = self.generator("guard")
         improvement = improve(
@@ -151,7 +163,7 @@ class Round:
         objective, weight = self._of_algorithm(seen), self._settings.rl.imitation
         if not weight:
             return objective
-        votes, _ = self.votes(self.training)
+        votes, _ = self.votes()
         reliabilities = model.reliability_U[votes.rater_of_each].clamp_max(1).tolist()
         demonstrations = [
             (seen.judged(self.corpus, example.about[0]), weight_of_age * reliability)
@@ -179,11 +191,26 @@ class Round:
         judged = [(seen.judged(self.corpus, key), good) for key, good in self.corpus.judged(self.training)]
         return KTO(judged, 2 * rl.prompts, generator)
 
-    def _fit(self, chosen: list[Example], base: Views, seen: Seen, purpose: str) -> RewardModel | None:
-        """The reward model of some of the votes; None when they say nothing."""
-        votes, keys = self.votes(chosen)
+    def fit(self, base: Views, seen: Seen, *, held_out: bool = False) -> RewardModel | None:
+        """The reward model of the votes to train on, or of those held out; None when they say nothing."""
+        votes, keys = self.votes(held_out=held_out)
         if not votes.says_something():
             return None
+        raters = examples.raters(self.held_out if held_out else self.training)
+        older = self.past.recall(self._folds(held_out), raters) if self.past else None
         return reward_model.fit(
-            seen.of(keys), votes, base, BASE_REPLIES, self._settings.reward, self.generator(purpose)
-        )
+            seen.of(keys), votes, base, BASE_REPLIES, self._settings.reward,
+            self.generator("judges" if held_out else "members"), older,
+        )  # fmt: skip
+
+    def fold(self, seen: Seen, model: RewardModel) -> Past | None:
+        """The past for the next round, after one that made `model`; None where this one's will do."""
+        events = past.oldest(self.inputs.events)
+        if not events:
+            return None
+        settings = self._settings
+        before = self.past or Past.none(
+            past.made_for(self._backbone.digest, settings), self.corpus.newest,
+            model.members[0].lenses, settings.gate.folds, settings.reward.members,
+        )  # fmt: skip
+        return before.fold(self.corpus, events, seen.of, settings.reward, self.generator("past"))

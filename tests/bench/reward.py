@@ -46,9 +46,9 @@ class Replies:
         return Replies(self.texts[start:end], {name: view[start:end] for name, view in self.views.items()})
 
 
-def replies(backbone: Backbone, settings: TrainerSettings) -> Replies:
-    """One of the base's to each prompt, but four to each of the last BASE."""
-    asked = [each.prompt for each in prompts(PEOPLE * EACH + HELD_OUT + BASE, seed=600)]
+def replies(backbone: Backbone, settings: TrainerSettings, voted: int = PEOPLE * EACH) -> Replies:
+    """One of the base's to each prompt, but four to each of the last BASE; `voted` come before HELD_OUT."""
+    asked = [each.prompt for each in prompts(voted + HELD_OUT + BASE, seed=600)]
     ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
     generator = torch.Generator().manual_seed(600)
     single, several = ids[:-BASE], ids[-BASE:]

@@ -7,13 +7,14 @@ import torch
 
 from feedback.log import open_log
 from schemas.database import Pool
-from schemas.policies import BASE
+from schemas.policies import BASE, Manifest
 from schemas.settings import Settings
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
-from trainer import gate, loop, publish
+from trainer import examples, gate, loop, past, publish
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
 from trainer.learner import Learner
+from trainer.past import Past
 from trainer.rebuild import CannotRebuild, rebuild
 
 
@@ -140,3 +141,127 @@ def test_a_round_that_ends_its_trainer_again_and_again_is_given_up(
         assert unfinished is not None
         draws.append(unfinished.draw)
     assert draws == [1] * loop.MOST_ATTEMPTS + [loop.MOST_ATTEMPTS + 1]
+
+
+@pytest.fixture
+def folding(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Where sixteen votes are many."""
+    monkeypatch.setattr(past, "WINDOW", 16)
+    return settings
+
+
+def kept_past(settings: Settings) -> Past | None:
+    backbone = Backbone(Path(settings.model), settings.trainer.rl)
+    path = settings.rounds_dir / "default" / "past.safetensors"
+    return Past.read(path, past.made_for(backbone.digest, settings.trainer))
+
+
+def another_round(settings: Settings, backbone: Backbone, database_url: str, seed: int) -> None:
+    more = some_turns(backbone, 12, seed=seed)
+    send(database_url, more, thumbs_by_parity(more))
+    assert loop.run(settings, once=True) == 0
+
+
+def test_a_policy_that_learned_from_folded_votes_is_rebuilt(
+    folding: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    assert loop.run(folding, once=True) == 0
+    folded = kept_past(folding)
+    assert folded is not None
+    assert len(folded.events) == 16
+    another_round(folding, backbone, database_url, seed=2)
+    policy = published(pool)[-1]
+    inputs = inputs_of(folding, policy)
+    assert (len(inputs.events), inputs.past is None) == (8 + 12, False)
+    assert not set(inputs.events) & set(folded.events)
+    after = kept_past(folding)  # the next round has another by now
+    assert after is not None
+    assert len(after.events) == 28
+    assert rebuild(folding, pool, policy).identical
+    manifest = folding.policies_dir / "default" / policy / "manifest.json"
+    learned = Manifest.model_validate_json(manifest.read_bytes()).examples
+    assert learned > len(inputs.events)
+    with pool.connection() as connection:
+        connection.execute("delete from turns where id = 'chatcmpl-1-3'")
+    with pytest.raises(CannotRebuild, match="1 of the 16 votes"):
+        rebuild(folding, pool, policy)
+
+
+def test_every_vote_is_learned_from_by_a_policy_though_it_was_folded(
+    folding: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    loop.run(folding, once=True)
+    another_round(folding, backbone, database_url, seed=2)
+    with pool.connection() as connection:
+        rows = connection.execute("select event_id from examples where past is not null").fetchall()
+        left = connection.execute(
+            "select count(*) from examples where past is not null and first_policy is null"
+            " and event_id = any(%s)",
+            [inputs_of(folding, published(pool)[0]).events],
+        ).fetchone()
+    assert len(rows) == 28
+    assert left == {"count": 0}
+
+
+@pytest.mark.parametrize("change", ["retracted", "erased", "broken", "other settings"])
+def test_a_past_that_is_no_more_true_is_forgotten(
+    folding: Settings, pool: Pool, backbone: Backbone, database_url: str, change: str
+) -> None:
+    loop.run(folding, once=True)
+    before = kept_past(folding)
+    assert before is not None
+    path = folding.rounds_dir / "default" / "past.safetensors"
+    with pool.connection() as connection:
+        match change:
+            case "retracted":
+                connection.execute(
+                    "update examples set ended_by = 'ev_other' where event_id = %s", [before.events[0]]
+                )
+            case "erased":
+                connection.execute("delete from turns where id = 'chatcmpl-1-0'")
+            case "broken":
+                path.write_bytes(path.read_bytes()[:1000])
+            case "other settings":
+                folding.trainer.reward.half_life_days = 30
+    another_round(folding, backbone, database_url, seed=2)
+    inputs = inputs_of(folding, published(pool)[-1])
+    gone = change in ("retracted", "erased")
+    assert (inputs.past, len(inputs.events)) == (None, 24 + 12 - gone)
+    after = kept_past(folding)
+    assert after is not None
+    assert after.name != before.name
+    assert len(after.events) == 28 - gone
+    assert examples.folded(pool, "default", after.name) == len(after.events)
+
+
+def test_a_round_that_was_cut_off_beside_a_past_is_done_again(
+    folding: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.run(folding, once=True)
+    more = some_turns(backbone, 12, seed=2)
+    send(database_url, more, thumbs_by_parity(more))
+    cut_off(folding, pool, monkeypatch)
+    another_round(folding, backbone, database_url, seed=3)
+    policy = published(pool)[-1]
+    inputs = inputs_of(folding, policy)
+    assert (inputs.attempts, len(inputs.events), inputs.past is None) == (2, 20, False)
+    assert rebuild(folding, pool, policy).identical
+
+
+def test_a_trainer_killed_while_it_keeps_the_past_starts_it_anew(
+    folding: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(folded: Past, path: Path) -> None:
+        written(folded, path)
+        raise Killed
+
+    written = Past.write
+    trainer = loop.Trainer(folding, pool, open_log(folding, pool))
+    with monkeypatch.context() as patch:
+        patch.setattr(Past, "write", die)
+        with pytest.raises(Killed):
+            trainer.look()
+    trainer.standby.leave()
+    assert kept_past(folding) is not None
+    another_round(folding, backbone, database_url, seed=2)
+    assert len(inputs_of(folding, published(pool)[-1]).events) == 36

@@ -8,8 +8,9 @@ from tests.service import write_base
 from trainer.backbone import Backbone
 from trainer.gate import REPLIES, Answers, Verdict, alike, answer, compare, distinct, judge, repeated
 from trainer.improve import measure
+from trainer.lens import Lens
 from trainer.likelihood import Terms
-from trainer.reward_model import Lens, Member, RewardModel
+from trainer.reward_model import Member, RewardModel
 
 torch.set_num_threads(1)
 

@@ -4,17 +4,9 @@ import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
+from trainer.lens import Lens, look, principal_directions
 from trainer.likelihood import Likelihood, Votes
-from trainer.reward_model import (
-    Lens,
-    RewardModel,
-    _fit_member,
-    fit,
-    influence,
-    look,
-    pairwise_accuracy,
-    principal_directions,
-)
+from trainer.reward_model import RewardModel, _fit_member, fit, influence, pairwise_accuracy
 
 torch.set_num_threads(1)
 

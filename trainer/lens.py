@@ -1,0 +1,61 @@
+"""A view of replies made comparable: what a member of the reward model looks through."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.features import Views
+
+DIRECTIONS = 24
+"""Of each view."""
+
+WEIGHT = {"length": 0.7}
+"""The size of a view against the others, which have size 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lens:
+    """One view made comparable: centred and scaled on the base's replies, and narrowed to `basis_DK`."""
+
+    centre_D: Tensor
+    spread_D: Tensor
+    basis_DK: Tensor
+    size: float
+
+    @classmethod
+    def on(cls, name: str, view_ND: Tensor, per_prompt: int) -> "Lens":
+        """From the base's replies, `per_prompt` of them in a row to each prompt."""
+        centre_D = view_ND.mean(0)
+        spread_D = torch.ones_like(centre_D) if name == "tokens" else view_ND.std(0).clamp_min(1e-3)
+        scaled_PKD = ((view_ND - centre_D) / spread_D).clamp(-4, 4).view(-1, per_prompt, view_ND.shape[1])
+        within_ND = (scaled_PKD - scaled_PKD.mean(1, keepdim=True)).flatten(0, 1)
+        basis_DK = principal_directions(within_ND, DIRECTIONS)
+        norm = float((scaled_PKD @ basis_DK).square().sum(2).mean().sqrt())
+        return cls(centre_D, spread_D, basis_DK, WEIGHT.get(name, 1.0) / max(norm, 1e-6))
+
+    def __call__(self, view_ND: Tensor) -> Tensor:
+        scaled_ND = ((view_ND.float() - self.centre_D) / self.spread_D).clamp(-4, 4)
+        narrowed_NK: Tensor = torch.matmul(scaled_ND, self.basis_DK) * self.size
+        return narrowed_NK
+
+
+Lenses = dict[str, Lens]
+
+
+def lenses(base: Views, per_prompt: int) -> Lenses:
+    """One for each view."""
+    return {name: Lens.on(name, view_ND.float(), per_prompt) for name, view_ND in base.items()}
+
+
+def principal_directions(rows_ND: Tensor, most: int) -> Tensor:
+    """(D, K) at most `most` orthonormal directions in which the rows are largest."""
+    values, vectors_NN = torch.linalg.eigh((rows_ND @ rows_ND.T).double())
+    kept = values > 1e-6 * values[-1]
+    values, vectors_NN = values[kept][-most:], vectors_NN[:, kept][:, -most:]
+    return torch.matmul(rows_ND.T, (vectors_NN / values.sqrt()).float())
+
+
+def look(through: Lenses, names: tuple[str, ...], views: Views) -> Tensor:
+    """(N, K) what a member sees, of mean square length about 1 on the base's replies."""
+    return torch.cat([through[name](views[name]) for name in names], 1).div(len(names) ** 0.5)
