@@ -4,7 +4,7 @@ Read the log into examples. When enough new votes have come, or enough time has 
 reward model to the votes that stand, less one fold; improve the live adapter by policy gradient on prompts
 that people sent; put the candidate before the gate, with the fold that was kept back; publish what
 passes; record the round whatever came of it. The next round keeps back another fold, so every vote is
-learned from.
+learned from. It starts from the live adapter, or from the one before if people like that less (`hindsight`).
 
 A trainer may be killed anywhere: votes are safe in the log, a policy is published whole or not at all, and
 a round that was cut off is closed as failed by whoever works next, and done again from the same inputs: of
@@ -30,6 +30,7 @@ from schemas.errors import StartError
 from schemas.policies import file_digest
 from schemas.settings import Settings
 from trainer import account, examples, gate, publish, record, reward_model
+from trainer.hindsight import look_back
 from trainer.improve import Step
 from trainer.ingest import ingest, positions
 from trainer.inputs import Inputs
@@ -148,9 +149,16 @@ class Trainer:
         self.last_round = started = time.monotonic()
         project = self.settings.project
         parent, directory = self._live()
+        figures: dict[str, Any] = {"votes": examples.count(self.pool, project)}
+        hindsight = look_back(self.pool, project, parent)
+        if hindsight is not None:
+            figures["hindsight"] = {"of": parent, "regrets": hindsight.regrets} | hindsight.figures()
+            if hindsight.regrets:
+                log.warning("step taken back", **figures["hindsight"])
+                parent, directory = hindsight.parent, hindsight.directory
+        figures["parent"] = parent
         cut_off = Inputs.read(self._unfinished) if record.was_cut_off(self.pool, project) else None
         round_id, number = record.begin(self.pool, project, parent)
-        figures: dict[str, Any] = {"votes": examples.count(self.pool, project), "parent": parent}
         try:
             past = self._past_that_stands()
             inputs = self._inputs(number, parent, past, cut_off)

@@ -41,7 +41,7 @@ def page(whole: Mapping[str, Any]) -> str:
     for title, name in (("The votes that weighed most", "weightiest"), ("Who voted", "raters")):
         if found := whole.get(name):
             parts += [f"<h2>{title}</h2>", _table(list(found[0]), [list(each.values()) for each in found])]
-    for name in ("reward_model", "versions"):
+    for name in ("hindsight", "reward_model", "versions"):
         if found := whole.get(name):
             parts += [f"<h2>{name.replace('_', ' ').capitalize()}</h2>", _pairs(found)]
     if trace := whole.get("traceback"):

@@ -256,7 +256,7 @@ def test_a_trainer_killed_while_it_keeps_the_past_starts_it_anew(
         raise Killed
 
     written = Past.write
-    trainer = loop.Trainer(folding, pool, open_log(folding, pool))
+    trainer = loop.Trainer(folding, pool, open_log(folding, pool), Learner(folding))
     with monkeypatch.context() as patch:
         patch.setattr(Past, "write", die)
         with pytest.raises(Killed):

@@ -1,0 +1,108 @@
+"""People's votes may say that a step was a bad one; then learning goes back to where it was before."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from schemas.database import Pool
+from schemas.feedback import Thumb, Vote
+from schemas.policies import BASE
+from schemas.settings import Settings
+from schemas.turns import Turn
+from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
+from trainer import gate, loop
+from trainer.backbone import Backbone
+from trainer.hindsight import look_back, share
+
+
+@pytest.fixture
+def settings(
+    database_url: str,
+    tmp_path: Path,
+    tiny_base: Path,
+    pool: Pool,
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Settings:
+    """With a first policy, trained on thumbs of which half were up, that is live."""
+    monkeypatch.setattr(gate.Verdict, "passed", True)
+    add_key(pool)
+    turns = some_turns(backbone, 24, seed=1)
+    send(database_url, turns, thumbs_by_parity(turns))
+    settings = small_settings(database_url, tmp_path, tiny_base)
+    assert loop.run(settings, once=True) == 0
+    with pool.connection() as connection:
+        connection.execute("update policies set state = 'live' where id <> %s", [BASE])
+        connection.execute("update routes set live = (select id from policies where id <> %s)", [BASE])
+    return settings
+
+
+def live(pool: Pool) -> str:
+    with pool.connection() as connection:
+        row = connection.execute("select live from routes").fetchone()
+    assert row is not None
+    return str(row["live"])
+
+
+def vote(database_url: str, backbone: Backbone, policy: str, seed: int, up: set[int]) -> None:
+    """20 thumbs of five people on replies of `policy`: those numbered in `up` are up."""
+    turns = [
+        replace(turn, replies=[replace(reply, policy=policy) for reply in turn.replies])
+        for turn in some_turns(backbone, 20, seed=seed)
+    ]
+    votes: list[tuple[Turn, Vote]] = [
+        (turn, Thumb(type="thumb", completion_id=turn.id, value="up" if number in up else "down"))
+        for number, turn in enumerate(turns)
+    ]
+    send(database_url, turns, votes)
+
+
+def parents(pool: Pool) -> list[str]:
+    with pool.connection() as connection:
+        return [row["parent"] for row in connection.execute("select parent from rounds order by id")]
+
+
+def test_a_step_that_people_like_less_is_taken_back(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    policy = live(pool)
+    vote(database_url, backbone, policy, 2, up=set())
+    assert loop.run(settings, once=True) == 0
+    found = look_back(pool, "default", policy)
+    assert found is not None
+    assert found.regrets
+    assert found.approval < 0.1 < found.approval_before
+    assert parents(pool) == [BASE, BASE]
+
+
+def test_a_step_that_people_like_as_much_is_kept(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    policy = live(pool)
+    vote(database_url, backbone, policy, 2, up=set(range(0, 20, 2)))
+    assert loop.run(settings, once=True) == 0
+    found = look_back(pool, "default", policy)
+    assert found is not None
+    assert not found.regrets
+    assert parents(pool) == [BASE, policy]
+
+
+def test_nothing_is_said_of_the_base_nor_by_too_few(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    assert look_back(pool, "default", BASE) is None
+    assert look_back(pool, "default", live(pool)) is None
+
+
+def test_votes_of_one_person_are_not_independent() -> None:
+    apart = [(1, 1), (0, 1)] * 10
+    together = [(10, 10), (0, 10)]
+    assert share(apart)[0] == share(together)[0] == 0.5
+    assert share(together)[1] > 3 * share(apart)[1]
+
+
+def test_the_variance_is_that_of_a_share_where_everybody_votes_once() -> None:
+    mean, variance = share([(1, 1)] * 299 + [(0, 1)] * 99)
+    assert mean == 0.75
+    assert variance == pytest.approx(0.75 * 0.25 / 399)
