@@ -33,7 +33,7 @@ from trainer.improve import Step
 from trainer.ingest import ingest, positions
 from trainer.inputs import Inputs
 from trainer.knowledge import Exam
-from trainer.past import Past, made_for
+from trainer.past import Past, forget, made_for
 from trainer.reward_model import RewardModel
 from trainer.rollouts import Sampler, in_process
 from trainer.round import Round, Seen
@@ -144,6 +144,7 @@ class Trainer:
         self.last_round = started = time.monotonic()
         project = self.settings.project
         parent, directory = self._live()
+        self._folded = None
         cut_off = Inputs.read(self._unfinished) if record.was_cut_off(self.pool, project) else None
         round_id, number = record.begin(self.pool, project, parent)
         figures: dict[str, Any] = {"votes": examples.count(self.pool, project), "parent": parent}
@@ -162,7 +163,6 @@ class Trainer:
         self._unfinished.unlink(missing_ok=True)
         if self._folded is not None:
             self._folded.keep(self.pool, project, self._past)
-            self._folded = None
         say = log.error if outcome == "failed" else log.info
         say("round ended", round=number, outcome=outcome, reason=reason, seconds=figures["seconds"])
         return outcome
@@ -251,10 +251,9 @@ class Trainer:
         """What is left of older votes; forgotten when one of them stands no more."""
         past = Past.read(self._past, made_for(self.backbone.digest, self.settings.trainer))
         project = self.settings.project
-        if past is not None and examples.folded(self.pool, project, past.name) == len(past.events):
+        if past is not None and past.stands(self.pool, project):
             return past
-        self._past.unlink(missing_ok=True)
-        examples.unfold(self.pool, project)
+        forget(self.pool, project, self._past)
         return None
 
     def _inputs(self, number: int, parent: str, past: Past | None, cut_off: Inputs | None) -> Inputs:
