@@ -202,40 +202,6 @@ def standing(pool: Pool, project: str) -> list[str]:
     return [row["event_id"] for row in rows]
 
 
-def folded(pool: Pool, project: str, past: str) -> int:
-    """How many votes were folded into this past, and still stand."""
-    with pool.connection() as connection:
-        row = connection.execute(
-            "select count(*) from examples e join turns t on t.id = e.turn_id"
-            " join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.past = %s and e.ended_by is null",
-            [project, past],
-        ).fetchone()
-    assert row is not None  # noqa: S101  (an aggregate gives its row)
-    return int(row["count"])
-
-
-def unfold(pool: Pool, project: str) -> None:
-    """No vote is folded any more."""
-    with pool.connection() as connection:
-        connection.execute(
-            "update examples set past = null where project = %s and past is not null", [project]
-        )
-
-
-def require(pool: Pool, project: str, events: Sequence[str]) -> None:
-    """Raises Erased when some of these votes, whether they stand or not, or what they are about, are gone."""
-    with pool.connection() as connection:
-        row = connection.execute(
-            "select count(*) from examples e join turns t on t.id = e.turn_id"
-            " join feedback f on f.id = e.feedback_id where e.project = %s and e.event_id = any(%s)",
-            [project, list(events)],
-        ).fetchone()
-    assert row is not None  # noqa: S101  (an aggregate gives its row)
-    if row["count"] < len(events):
-        raise Erased("votes", len(events) - row["count"], len(events))
-
-
 def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) -> Corpus:
     """The votes of these events, in their order, whether they still stand or not. Raises Erased when some, or
     what they are about, are gone."""

@@ -35,7 +35,7 @@ from trainer.improve import Step
 from trainer.ingest import ingest, positions
 from trainer.inputs import Inputs
 from trainer.learner import Learner, OutOfStep
-from trainer.past import Past
+from trainer.past import Past, forget
 from trainer.processes import ALONE, Processes
 from trainer.reward_model import RewardModel
 from trainer.round import Round
@@ -149,6 +149,7 @@ class Trainer:
         self.last_round = started = time.monotonic()
         project = self.settings.project
         parent, directory = self._live()
+        self._folded = None
         figures: dict[str, Any] = {"votes": examples.count(self.pool, project)}
         hindsight = look_back(self.pool, project, parent)
         if hindsight is not None:
@@ -174,7 +175,6 @@ class Trainer:
         self._unfinished.unlink(missing_ok=True)
         if self._folded is not None:
             self._folded.keep(self.pool, project, self.learner.past_file)
-            self._folded = None
         say = log.error if outcome == "failed" else log.info
         say("round ended", round=number, outcome=outcome, reason=reason, seconds=figures["seconds"])
         if outcome == "failed" and self.learner.processes.count > 1:
@@ -245,10 +245,9 @@ class Trainer:
     def _past_that_stands(self) -> Past | None:
         """What is left of older votes; forgotten when one of them stands no more."""
         past, project = self.learner.past(), self.settings.project
-        if past is not None and examples.folded(self.pool, project, past.name) == len(past.events):
+        if past is not None and past.stands(self.pool, project):
             return past
-        self.learner.past_file.unlink(missing_ok=True)
-        examples.unfold(self.pool, project)
+        forget(self.pool, project, self.learner.past_file)
         return None
 
     def _inputs(self, number: int, parent: str, past: Past | None, cut_off: Inputs | None) -> Inputs:

@@ -25,7 +25,7 @@ from torch import Tensor
 from schemas.database import Pool
 from schemas.settings import RewardSettings, TrainerSettings
 from trainer import examples, reward_model
-from trainer.examples import Corpus, Key
+from trainer.examples import Corpus, Erased, Key
 from trainer.features import Views
 from trainer.lens import Lens, Lenses
 from trainer.quadratic import Quadratic
@@ -85,6 +85,29 @@ class Past:
                 [self.name, project, self.events[known["count"] :]],
             )
             self.write(path)
+
+    def stands(self, pool: Pool, project: str) -> bool:
+        """Whether it is what was folded, and every vote of it still stands."""
+        with pool.connection() as connection:
+            row = connection.execute(
+                "select count(*) from examples e join turns t on t.id = e.turn_id"
+                " join feedback f on f.id = e.feedback_id"
+                " where e.project = %s and e.past = %s and e.ended_by is null",
+                [project, self.name],
+            ).fetchone()
+        return row == {"count": len(self.events)}
+
+    def require(self, pool: Pool, project: str) -> None:
+        """Raises Erased when some of its votes, standing or not, or what they are about, are gone."""
+        with pool.connection() as connection:
+            row = connection.execute(
+                "select count(*) from examples e join turns t on t.id = e.turn_id"
+                " join feedback f on f.id = e.feedback_id where e.project = %s and e.event_id = any(%s)",
+                [project, self.events],
+            ).fetchone()
+        assert row is not None  # noqa: S101  (an aggregate gives its row)
+        if row["count"] < len(self.events):
+            raise Erased("votes", len(self.events) - row["count"], len(self.events))
 
     def write(self, path: Path) -> None:
         """Whole or not at all. The same is always the same bytes."""
@@ -182,6 +205,15 @@ class Past:
                 for old, new in zip(self.members, said, strict=True)
             ],
         )  # fmt: skip
+
+
+def forget(pool: Pool, project: str, path: Path) -> None:
+    """No vote is folded any more."""
+    path.unlink(missing_ok=True)
+    with pool.connection() as connection:
+        connection.execute(
+            "update examples set past = null where project = %s and past is not null", [project]
+        )
 
 
 def oldest(events: Sequence[str]) -> Sequence[str]:

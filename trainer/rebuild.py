@@ -60,7 +60,7 @@ def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
         raise CannotRebuild(f"What {policy} kept of older votes is broken, or of another Hearken.")
     try:
         if past is not None:
-            examples.require(pool, settings.project, past.events)
+            past.require(pool, settings.project)
         corpus = examples.load(pool, settings.project, backbone, inputs.events)
         prompts = examples.prompts(pool, settings.project, backbone, inputs.turns)
     except examples.Erased as error:

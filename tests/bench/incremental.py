@@ -180,7 +180,7 @@ class Project:
         """Seconds that a round needs for its reward models."""
         begun = time.perf_counter()
         past = Past.read(self.path, made_for(self.backbone.digest, self.settings))
-        if past is not None and examples.folded(self.pool, self.name, past.name) != len(past.events):
+        if past is not None and not past.stands(self.pool, self.name):
             raise RuntimeError("the past does not stand")
         events = examples.standing(self.pool, self.name)
         corpus = examples.load(self.pool, self.name, self.backbone, events)

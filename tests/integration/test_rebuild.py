@@ -10,7 +10,7 @@ from schemas.database import Pool
 from schemas.policies import BASE, Manifest
 from schemas.settings import Settings
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
-from trainer import examples, gate, loop, past, publish
+from trainer import gate, loop, past, publish
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
 from trainer.learner import Learner
@@ -231,7 +231,7 @@ def test_a_past_that_is_no_more_true_is_forgotten(
     assert after is not None
     assert after.name != before.name
     assert len(after.events) == 28 - gone
-    assert examples.folded(pool, "default", after.name) == len(after.events)
+    assert after.stands(pool, "default")
 
 
 def test_a_round_that_was_cut_off_beside_a_past_is_done_again(

@@ -67,7 +67,7 @@ class Crowd:
 
     def fit(self, window: list[Example], before: Past | None = None) -> RewardModel:
         votes, keys = Corpus(window, {}).votes(window, REWARD)
-        older = before and before.recall(range(FOLDS), examples.raters(window))
+        older = before.recall(range(FOLDS), examples.raters(window)) if before else None
         return reward_model.fit(
             self.views(keys), votes, self.base, 4, REWARD, torch.Generator().manual_seed(1), older
         )
