@@ -28,8 +28,9 @@ def show(settings: Settings, prompt_tokens: int | None, as_json: bool) -> int:
 def _print(plan: dict[str, Any]) -> None:
     console = Console()
     console.print(
-        f"{plan['parameters']:,} parameters, {plan['trainable']:,} of them trained, on {plan['device']}; prompts "
-        f"of {plan['prompt_tokens']} and replies of {plan['reply_tokens']} tokens, as if all were so long"
+        f"{plan['parameters']:,} parameters, {plan['trainable']:,} of them trained, on {plan['device']}; "
+        f"prompts of {plan['prompt_tokens']} and replies of {plan['reply_tokens']} tokens, as if all were so"
+        " long"
     )
     memory = Table("memory", "MiB", "when")
     for part, size in plan["standing"].items():

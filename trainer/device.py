@@ -1,5 +1,6 @@
 """What this machine's device does in a second, measured in one."""
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class Rates:
         for dtype in (torch.float32, torch.bfloat16):
             rows = torch.ones(2048, width, device=device, dtype=dtype)
             weight = torch.ones(width, width, device=device, dtype=dtype)
-            matmul[dtype] = 2 * rows.numel() * width / _fastest(device, lambda r=rows, w=weight: r @ w)
+            product = functools.partial(torch.matmul, rows, weight)
+            matmul[dtype] = 2 * rows.numel() * width / _fastest(device, product)
         much, other = torch.ones(2 * MAPPED // 4, device=device), torch.ones(2 * MAPPED // 4, device=device)
         copying = _fastest(device, lambda: other.copy_(much))
         paging = max(_fastest(device, much.clone) - copying, 1e-9)

@@ -65,12 +65,12 @@ class Imagined(Backbone):
         return alike
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Of all that happens inside: floating point operations, seconds by the device's rates, and bytes by what
     they are of the tensors that came into being there, now (`live`) and when they were most (`peak`)."""
 
     def __init__(self, backbone: Imagined, rates: Rates) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._vocabulary = backbone.vocabulary
         self._heap = backbone.device.type == "cpu"
         self._rates = rates
@@ -95,7 +95,6 @@ class Ledger(TorchDispatchMode):
         out = func(*args, **kwargs)
         taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        self._known.update(_storage(tensor) for tensor in taken)
         fresh = sum(self._enter(func, args, taken, tensor) for tensor in given)
         moved = 0 if func.is_view else sum(tensor.nbytes for tensor in (*taken, *given))
         flops = _flops(func, args, kwargs, out)
@@ -106,7 +105,7 @@ class Ledger(TorchDispatchMode):
     def _enter(self, func: Any, args: tuple[Any, ...], taken: list[Tensor], tensor: Tensor) -> int:
         """The bytes of fresh pages that it takes."""
         key, size = _storage(tensor), tensor.untyped_storage().nbytes()
-        if key in self._known:
+        if key in self._known or any(key == _storage(other) for other in taken):
             return 0
         parts = Counter({self._part(func, args, taken, tensor): size})
         if self._heap and size < MAPPED:
@@ -137,12 +136,12 @@ class Ledger(TorchDispatchMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
     if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
         query, key, value = args[:3]
-        return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+        return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
     count = flop_registry.get(func.overloadpacket)
     return int(count(*args, **kwargs, out_val=out)) if count is not None else 0

@@ -1,9 +1,10 @@
 """What `hearken train --plan` says against what training takes: `python -m tests.bench.plan [SIZE …]`.
 
 Llama-type models of random weights, each planned in one fresh process and trained in another: two steps of
-`improve`, sampling, base pass and training, on prompts of 64 tokens and replies of 90. Memory is the process's
-highest resident set (without a GPU) or what torch allocated (with one), and may be off by 10%; time is the
-processor's (without a GPU), and may be off by a factor of 2. Sizes: small, medium, large; all without any.
+`improve`, sampling, base pass and training, on prompts of 64 tokens and replies of 90. Memory is the
+process's highest resident set (without a GPU) or what torch allocated (with one), and may be off by 10%; time
+is the processor's (without a GPU), and may be off by a factor of 2. Sizes: small, medium, large; all without
+any.
 """
 
 import json
