@@ -5,7 +5,7 @@ import sys
 
 BENCHES = (
     "start", "memory", "swaps", "votes", "gateway", "streams", "relay", "sockets", "first_token", "fleet",
-    "faults", "reward", "learner", "sample_efficiency", "learning",
+    "faults", "reward", "learner", "plan", "sample_efficiency", "learning",
 )  # fmt: skip
 
 

@@ -55,7 +55,8 @@ def test_its_cache_is_as_large_as_its_shape_says() -> None:
     config = json.loads((MODEL_DIR / "config.json").read_text())
     sampling = planned().phases["sampling"].peak
     width = config["num_key_value_heads"] * config["head_dim"]
-    assert sampling[CACHE] == pytest.approx(2 * config["num_hidden_layers"] * 128 * 64 * width * 4, rel=0.1)
+    one_more = 2 * config["num_hidden_layers"] + 1  # keys or values of a layer are copied as they grow
+    assert sampling[CACHE] == pytest.approx(one_more * 128 * 64 * width * 4, rel=0.02)
     assert sampling[MERGED] > 10 * 2**20
 
 
@@ -69,6 +70,8 @@ def test_computing_again_takes_less_memory_and_more_time() -> None:
 
 def test_more_and_longer_replies_take_more() -> None:
     some = planned()
+    assert some.fits
+    assert not some.savings
     assert planned(replies=16).seconds > 1.5 * some.seconds
     longer = planned(max_tokens=96)
     assert longer.peak > some.peak
@@ -88,10 +91,8 @@ def test_replies_that_vllm_samples_take_no_time_here() -> None:
 
 
 def test_it_says_what_would_save_memory_where_there_is_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert planned().fits
-    assert not planned().savings
     monkeypatch.setattr(module, "free_memory", lambda device: -(2**40))
-    found = planned()
+    found = planned(max_tokens=90)
     assert not found.fits
     assert found.savings["trainer.rl.recompute = true"] < found.peak
 
