@@ -6,10 +6,11 @@ process's highest resident set (without a GPU) or what torch allocated (with one
 is the processor's (without a GPU), and may be off by a factor of 2. Sizes: small, medium, large; all without
 any.
 
-Found on a busy machine of two cores, planned and taken: small 867 and 899 MiB, 20 and 21 s (with recompute 783
-and 800 MiB, 18 and 23 s); with 32,768 tokens 1,068 and 1,099 MiB, 50 and 56 s (900 and 912 MiB, 48 and 64 s);
-medium 2,028 and 2,130 MiB, 103 and 82 s. The tensors alone would be 642 MiB of the first: with glibc's threshold
-for fresh pages fixed at 128 KiB, that is what a training batch takes, to 1%, in three times the time.
+Found on a busy machine of two cores, planned and taken: small 867 and 899 MiB, 20 and 21 s (with recompute
+783 and 800 MiB, 18 and 23 s); with 32,768 tokens 1,068 and 1,099 MiB, 50 and 56 s (900 and 912 MiB, 48 and
+64 s); medium 2,028 and 2,130 MiB, 103 and 82 s. Where glibc's threshold for fresh pages is fixed at 128 KiB it
+keeps nothing: training batches of the first then take 642 MiB, of 637 planned without what malloc keeps, and
+three times as long.
 """
 
 import json
