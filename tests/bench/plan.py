@@ -8,7 +8,7 @@ any.
 
 Found on a busy machine of two cores, planned and taken: small 867 and 899 MiB, 20 and 21 s (with recompute
 783 and 800 MiB, 18 and 23 s); with 32,768 tokens 1,068 and 1,099 MiB, 50 and 56 s (900 and 912 MiB, 48 and
-64 s); medium 2,028 and 2,130 MiB, 103 and 82 s. Where glibc's threshold for fresh pages is fixed at 128 KiB it
+64 s); medium 2,028 and 2,130 MiB, 103 and 82 s. With glibc's threshold for fresh pages fixed at 128 KiB, it
 keeps nothing: training batches of the first then take 642 MiB, of 637 planned without what malloc keeps, and
 three times as long.
 """
