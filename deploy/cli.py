@@ -69,10 +69,22 @@ def serve() -> None:
 @app.command()
 def train(
     once: Annotated[bool, typer.Option(help="One round with the votes there are.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what memory and time a round takes, and train nothing.")
+    ] = False,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of the plan: the longest prompt; else 512 or what fits.")
+    ] = None,
+    as_json: Json = False,
     metrics_port: MetricsPort = None,
 ) -> None:
     """Run the trainer; `up` does this for you. Several may run: one works, the others stand by. On several
-    GPUs: accelerate launch --multi_gpu --num_processes N --module deploy.cli train."""
+    GPUs: accelerate launch --multi_gpu --num_processes N --module deploy.cli train. With --plan, exit code 1
+    says that a round does not fit."""
+    if plan:
+        from deploy.plan import show
+
+        raise typer.Exit(show(load(), prompt_tokens, as_json))
     from deploy.prepare import prepared
     from schemas import figures, logs
     from trainer.loop import run

@@ -6,9 +6,11 @@ Not here: sampling (`rollouts`), and what is made of hidden states (`features`).
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -68,16 +70,13 @@ class Backbone(Text):
         super().__init__(directory)
         self.directory = directory
         self.processes = processes
-        self.digest = base_digest(directory)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        base = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        )
+        base = self._base(torch.bfloat16 if self.device.type == "cuda" else torch.float32)
         base.eval().requires_grad_(False)
         lora = LoraConfig(r=rl.rank, lora_alpha=rl.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the zero adapter is the same on every machine
-            self.model: PeftModel = get_peft_model(base if processes.sharded else base.to(self.device), lora)
+            self.model: PeftModel = get_peft_model(base, lora)
         self.model.eval()
         config = base.config.get_text_config()
         self.vocabulary = int(config.vocab_size)
@@ -96,6 +95,14 @@ class Backbone(Text):
             shard(base, self._trunk)
             self.model.to(self.device)
         self._rounded = self.device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+    def _base(self, dtype: torch.dtype) -> Any:
+        base = AutoModelForCausalLM.from_pretrained(self.directory, dtype=dtype)
+        return base if self.processes.sharded else base.to(self.device)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return base_digest(self.directory)
 
     def load_adapter(self, directory: Path) -> None:
         """Replace the adapter by the one in `directory`, of whatever rank, ready for training."""

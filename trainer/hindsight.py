@@ -3,8 +3,8 @@
 The gate asks a model before anyone has seen a candidate; this asks people after. Their thumbs on a policy's
 replies are set against those on its parent's. The unit is the person, whose votes are not independent of each
 other: shares of thumbs up are ratios over people, with the standard error of such a ratio (Cochran 1977,
-chapter 6). Where the policy is below its parent by more than twice the error of their difference, the step was
-a bad one, and the next round starts from the parent. What is served meanwhile is not decided here.
+chapter 6). Where the policy is below its parent by more than twice the error of their difference, the step
+was a bad one, and the next round starts from the parent. What is served meanwhile is not decided here.
 """
 
 import math

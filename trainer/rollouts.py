@@ -27,6 +27,9 @@ class Rollout:
     ended: bool
 
 
+ROWS = 128
+"""Sampled at once, about."""
+
 Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
 """Where a step's replies to its prompts come from; called once a step, in the order of the steps."""
 
@@ -99,7 +102,7 @@ def kept_prompt(backbone: Backbone, prompt: Sequence[int], max_tokens: int) -> l
     return list(prompt)[-(backbone.context - max_tokens) :]
 
 
-def _drawn(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
+def drawn(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
     """(B,) a token of each row's distribution: the first whose cumulative probability passes a uniform
     number. Takes one random number a row, of `total` from `first` on, where `torch.multinomial` takes one for
     each token of the vocabulary, which was a fifth of the time to sample."""
@@ -119,7 +122,7 @@ def sample(
     generator: torch.Generator,
     *,
     greedy: bool = False,
-    rows: int = 128,
+    rows: int = ROWS,
 ) -> list[Rollout]:
     """`replies` replies at temperature 1 to each prompt, in the order of the prompts; at most about `rows`
     at once. Prompts of like length share a batch. `generator` is the CPU's. Several processes divide each
@@ -172,7 +175,7 @@ def _sample_batch(
     first, total = backbone.processes.place(len(alive))
     for step in range(max_tokens):
         logp_BV = logits_BV.log_softmax(1)
-        token_B = logp_BV.argmax(1) if greedy else _drawn(logp_BV, first, total, generator)
+        token_B = logp_BV.argmax(1) if greedy else drawn(logp_BV, first, total, generator)
         chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
         over_B: Tensor = torch.isin(token_B, end)
         for row, token, logprob, over in zip(

@@ -1,0 +1,59 @@
+"""`hearken train --plan`: what a round takes, as a table for people or JSON for scripts."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from deploy.base import base_directory
+from schemas.settings import Settings
+
+_MIB = 2**20
+
+
+def show(settings: Settings, prompt_tokens: int | None, as_json: bool) -> int:
+    """Print the plan; returns 0 when it fits into free memory, else 1. Raises StartError without a model."""
+    from trainer.plan import plan
+
+    found = plan(settings.trainer, base_directory(settings.model), prompt_tokens)
+    figures = found.as_json()
+    if as_json:
+        print(json.dumps(figures))
+    else:
+        _print(figures)
+    return 0 if found.fits else 1
+
+
+def _print(plan: dict[str, Any]) -> None:
+    console = Console()
+    console.print(
+        f"{plan['parameters']:,} parameters, {plan['trainable']:,} of them trained, on {plan['device']}; "
+        f"prompts of {plan['prompt_tokens']} and replies of {plan['reply_tokens']} tokens, as if all were so"
+        " long"
+    )
+    memory = Table("memory", "MiB", "when")
+    for part, size in plan["standing"].items():
+        memory.add_row(part, f"{size / _MIB:,.0f}", "always")
+    for name, phase in plan["phases"].items():
+        for part, size in phase["memory"].items():
+            memory.add_row(part, f"{size / _MIB:,.0f}", name)
+    console.print(memory)
+    time = Table("phase of a round", "seconds", "peak, MiB")
+    standing = sum(plan["standing"].values())
+    for name, phase in plan["phases"].items():
+        peak = standing + sum(phase["memory"].values())
+        time.add_row(name, f"{phase['seconds']:,.1f}", f"{peak / _MIB:,.0f}")
+    time.add_row("in all", f"{plan['seconds']:,.1f}", f"{plan['peak'] / _MIB:,.0f}")
+    console.print(time)
+    console.print(
+        f"Training uses {plan['utilisation']:.0%} of what the device does in matrix products (model FLOPs)."
+        f" With trainer.rl.recompute = {str(not plan['recompute']).lower()} it would take"
+        f" {plan['otherwise']['peak'] / _MIB:,.0f} MiB and {plan['otherwise']['seconds']:,.1f} seconds."
+    )
+    verdict = "It fits" if plan["fits"] else "It does not fit"
+    console.print(
+        f"{verdict}: {plan['peak'] / _MIB:,.0f} MiB at the most, {plan['free'] / _MIB:,.0f} MiB free."
+    )
+    for names, peak in plan["savings"].items():
+        console.print(f"  {names}: {peak / _MIB:,.0f} MiB")

@@ -1,0 +1,140 @@
+"""What `hearken train --plan` says against what training takes: `python -m tests.bench.plan [SIZE …]`.
+
+Llama-type models of random weights, each planned in one fresh process and trained in another: two steps of
+`improve`, sampling, base pass and training, on prompts of 64 tokens and replies of 90. Memory is the
+process's highest resident set (without a GPU) or what torch allocated (with one), and may be off by 10%; time
+is the processor's (without a GPU), and may be off by a factor of 2. Sizes: small, medium, large; all without
+any.
+
+Found on a busy machine of two cores, planned and taken: small 867 and 899 MiB, 20 and 21 s (with recompute
+783 and 800 MiB, 18 and 23 s); with 32,768 tokens 1,068 and 1,099 MiB, 50 and 56 s (900 and 912 MiB, 48 and
+64 s); medium 2,028 and 2,130 MiB, 103 and 82 s. With glibc's threshold for fresh pages fixed at 128 KiB, it
+keeps nothing: training batches of the first then take 642 MiB, of 637 planned without what malloc keeps, and
+three times as long.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from schemas.settings import RLSettings, TrainerSettings
+from trainer.backbone import Backbone
+from trainer.features import Views
+from trainer.improve import improve
+from trainer.objectives import on_samples
+from trainer.plan import plan
+from trainer.rollouts import in_process
+from trainer.starter import MODEL_DIR
+from trainer.text import Text
+
+SHAPES = {"small": (256, 4), "medium": (512, 8), "large": (768, 16)}
+"""Hidden size and layers: 4, 27 and 118 million parameters with the starter's vocabulary."""
+
+VOCABULARIES = (2_560, 32_768)
+PROMPT = 64
+RL = RLSettings(steps=2, kl_budget=1e9, entropy_floor=0)
+PHASES = ("sampling", "base pass", "training")
+
+
+def make(directory: Path, hidden: int, layers: int, vocabulary: int) -> None:
+    """The starter's tokenizer stays as it is: what it does not know is never decoded here."""
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=hidden * 11 // 4,
+        num_hidden_layers=layers, num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64,
+        max_position_embeddings=1024, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    Text(MODEL_DIR).tokenizer.save_pretrained(directory)
+
+
+def planned(model: Path, rl: RLSettings) -> dict[str, float]:
+    """Of the phases that `trained` goes through."""
+    found = plan(TrainerSettings(rl=rl), model, PROMPT)
+    work = [found.phases[name] for name in PHASES]
+    standing = sum(found.standing.values())
+    return {
+        "bytes": standing + max(each.peak.total() for each in work),
+        "seconds": sum(each.seconds for each in work),
+    }
+
+
+def trained(model: Path, rl: RLSettings) -> dict[str, float]:
+    torch.set_num_threads(1)
+    backbone = Backbone(model, rl)
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(3, 400, (64, PROMPT), generator=generator).tolist()
+    objective = on_samples(rl)
+    assert objective is not None
+
+    def reward(views: Views) -> torch.Tensor:
+        return -views["length"].float().squeeze(1)
+
+    clock = time.perf_counter if backbone.device.type == "cuda" else time.process_time
+    began = clock()
+    sampler = in_process(backbone, rl.replies, rl.max_tokens, generator)
+    improve(backbone, prompts, reward, rl, generator, objective, sampler)
+    return {"bytes": _highest(backbone.device), "seconds": clock() - began}
+
+
+def _highest(device: torch.device) -> int:
+    """Not getrusage's, which a process inherits from the one that started it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def _apart(what: str, model: Path, recompute: bool) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.bench.plan", what, str(model), str(int(recompute))]
+    found: dict[str, float] = json.loads(subprocess.check_output(command).splitlines()[-1])
+    return found
+
+
+def main(sizes: list[str]) -> int:
+    table = Table(
+        "model", "vocabulary", "recompute", "MiB planned", "taken", "off", "s planned", "taken", "ratio"
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes or SHAPES:
+            for vocabulary in VOCABULARIES:
+                model = Path(folder) / f"{size}-{vocabulary}"
+                make(model, *SHAPES[size], vocabulary)
+                for recompute in (False, True):
+                    said, real = (_apart(what, model, recompute) for what in ("planned", "trained"))
+                    off = said["bytes"] / real["bytes"] - 1
+                    ratio = said["seconds"] / real["seconds"]
+                    cells = [f"{each['bytes'] / 2**20:,.0f}" for each in (said, real)]
+                    times = [f"{each['seconds']:.1f}" for each in (said, real)]
+                    row = [
+                        size,
+                        str(vocabulary),
+                        str(recompute),
+                        *cells,
+                        f"{off:+.1%}",
+                        *times,
+                        f"{ratio:.2f}",
+                    ]
+                    print(*row, flush=True)
+                    table.add_row(*row)
+                    rows.append({"model": model.name, "recompute": recompute, "off": off, "ratio": ratio})
+    Console().print(table)
+    print(json.dumps(rows))
+    return 0 if all(abs(row["off"]) <= 0.1 and 0.5 <= row["ratio"] <= 2 for row in rows) else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["planned"], ["trained"]):
+        measure = planned if sys.argv[1] == "planned" else trained
+        settings = RL.model_copy(update={"recompute": sys.argv[3] == "1"})
+        print(json.dumps(measure(Path(sys.argv[2]), settings)))
+    else:
+        sys.exit(main(sys.argv[1:]))

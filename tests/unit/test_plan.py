@@ -1,0 +1,107 @@
+"""The plan of a round: made without weights, exact where it can be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemas.settings import RLSettings, TrainerSettings
+from tests.contract.engines import random_model, shared_tokenizer
+from trainer import plan as module
+from trainer.backbone import Backbone
+from trainer.device import Rates
+from trainer.imagined import ACTIVATIONS, CACHE, LOGITS, MERGED
+from trainer.plan import Plan, plan
+from trainer.starter import MODEL_DIR
+
+torch.set_num_threads(1)
+
+RATES = Rates({torch.float32: 1e11, torch.bfloat16: 4e11}, 5e10, 4e9, 2e-6)
+
+
+@pytest.fixture(autouse=True)
+def _known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rates, "of", classmethod(lambda cls, device, width: RATES))
+
+
+def planned(base: Path = MODEL_DIR, **rl: int | bool | str) -> Plan:
+    return plan(TrainerSettings(rl=RLSettings(**{"max_tokens": 24, **rl})), base, 40)
+
+
+@pytest.fixture(params=["llama", "qwen3", "gemma3"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A directory with weights that nobody may read."""
+    tokenizer = shared_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    random_model(request.param, len(tokenizer)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_it_counts_as_the_loaded_model_and_needs_no_weights(base: Path) -> None:
+    rl = RLSettings(max_tokens=24)
+    loaded = Backbone(base, rl)
+    (base / "model.safetensors").unlink()
+    found = planned(base)
+    assert found.parameters == loaded.parameters
+    assert found.trainable == sum(weight.numel() for weight in loaded.trainable())
+    weights = sum(weight.nbytes for weight in loaded.model.parameters() if not weight.requires_grad)
+    assert found.standing["weights of the base"] == weights
+
+
+def test_its_cache_is_as_large_as_its_shape_says() -> None:
+    config = json.loads((MODEL_DIR / "config.json").read_text())
+    sampling = planned().phases["sampling"].peak
+    width = config["num_key_value_heads"] * config["head_dim"]
+    one_more = 2 * config["num_hidden_layers"] + 1  # keys or values of a layer are copied as they grow
+    assert sampling[CACHE] == pytest.approx(one_more * 128 * 64 * width * 4, rel=0.02)
+    assert sampling[MERGED] > 10 * 2**20
+
+
+def test_computing_again_takes_less_memory_and_more_time() -> None:
+    kept, again = planned(), planned(recompute=True)
+    assert again.phases["training"].peak[ACTIVATIONS] < 0.5 * kept.phases["training"].peak[ACTIVATIONS]
+    assert again.phases["training"].flops > 1.2 * kept.phases["training"].flops
+    assert kept.otherwise.peak == again.phases["training"].peak
+    assert again.phases["sampling"].peak == kept.phases["sampling"].peak
+
+
+def test_more_and_longer_replies_take_more() -> None:
+    some = planned()
+    assert some.fits
+    assert not some.savings
+    assert planned(replies=16).seconds > 1.5 * some.seconds
+    longer = planned(max_tokens=96)
+    assert longer.peak > some.peak
+    assert longer.seconds > 2 * some.seconds
+
+
+def test_logits_of_a_large_vocabulary_are_never_whole(tmp_path: Path) -> None:
+    tokenizer = shared_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    random_model("llama", 50_000).save_pretrained(tmp_path)
+    whole = 16 * 96 * 50_000 * 4
+    assert 0 < planned(tmp_path, max_tokens=96).phases["training"].peak[LOGITS] < 1.5 * whole
+
+
+def test_replies_that_vllm_samples_take_no_time_here() -> None:
+    assert planned(sampler="vllm").phases["sampling"].seconds == 0
+
+
+def test_it_says_what_would_save_memory_where_there_is_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "free_memory", lambda device: -(2**40))
+    found = planned(max_tokens=90)
+    assert not found.fits
+    assert found.savings["trainer.rl.recompute = true"] < found.peak
+
+
+def test_the_command_prints_it_for_scripts() -> None:
+    command = [sys.executable, "-m", "deploy.cli", "train", "--plan", "--json", "--prompt-tokens", "40"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)
+    assert done.returncode == (0 if found["fits"] else 1)
+    assert found["prompt_tokens"] == 40
+    assert found["peak"] > sum(found["standing"].values())
+    assert found["seconds"] == pytest.approx(sum(phase["seconds"] for phase in found["phases"].values()))
