@@ -52,9 +52,22 @@ class EmbeddedPostgres:
         return bool(pid) and _is_postgres(int(pid[0]))
 
     def revive(self) -> None:
-        """Start it again after it died; a crash recovery that takes long is met again on the next call."""
-        with suppress(subprocess.SubprocessError, AssertionError, OSError):
-            self._server.ensure_postgres_running()
+        """Start it again after it died, with the same options, and do not wait for it. What the wheel has for
+        this waits for ever for a server that dies meanwhile, and fails for ever on the file of one that was
+        killed before it had written all of it."""
+        file = self.directory / "postmaster.pid"
+        pid = file.read_text().split()[:1] if file.is_file() else []
+        if not pid or psutil.pid_exists(int(pid[0])):  # Postgres would take it for another server's
+            file.unlink(missing_ok=True)
+        subprocess.run(
+            [self._server.bin_path / "pg_ctl", "restart", "-W", "-D", self.directory, "-l", self._server.log],
+            user=self._server.system_user,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
 
     def stop(self) -> None:
         """Stop it cleanly, whoever else is connected."""

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -197,13 +198,14 @@ def run(
     faults: int,
     seed: int,
     say: Callable[[str], None],
+    between: tuple[float, float] = BETWEEN,
 ) -> Report:
     """Faults in random order at random moments. Raises AssertionError for what stays away."""
     chance = random.Random(seed)
     struck: list[tuple[str, str, float]] = []
     with Crowd(installation) as crowd:
         for number in range(faults):
-            time.sleep(chance.uniform(*BETWEEN))
+            time.sleep(chance.uniform(*between))
             name = chance.choice(list(victims))
             what = chance.choice(("kill", "pause"))
             struck.append((what, name, time.monotonic()))
@@ -253,11 +255,14 @@ def strike(installation: Installation, name: str, what: str, chance: random.Rand
 
 
 def pause(family: Sequence[psutil.Process], chance: random.Random) -> None:
+    """Those that end by themselves meanwhile, as a database's backends do, are let go."""
     for each in family:
-        each.suspend()
+        with suppress(psutil.NoSuchProcess):
+            each.suspend()
     time.sleep(chance.uniform(0.2, LONGEST_PAUSE))
     for each in family:
-        each.resume()
+        with suppress(psutil.NoSuchProcess):
+            each.resume()
 
 
 def strike_broker(broker: Broker, what: str, chance: random.Random) -> None:

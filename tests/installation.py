@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -98,11 +99,12 @@ class Installation:
         return (self.data_dir / "console.log").read_text(errors="replace")
 
     def find(self, name: str) -> psutil.Process | None:
-        """The process of that name: one of PROCESSES, or the relay."""
+        """The process of that name: one of PROCESSES, or the relay; None while there is none that lives."""
         if name == "postgres":
-            file = self.data_dir / "postgres" / "postmaster.pid"
-            words = file.read_text().split()[:1] if file.is_file() else []
-            return psutil.Process(int(words[0])) if words and psutil.pid_exists(int(words[0])) else None
+            with suppress(FileNotFoundError, IndexError, psutil.NoSuchProcess):
+                words = (self.data_dir / "postgres" / "postmaster.pid").read_text().split()
+                return psutil.Process(int(words[0]))
+            return None
         marks = {
             "serving": {"serve"},
             "engine": {"serving.embedded", "vllm.entrypoints.openai.api_server"},
@@ -111,8 +113,9 @@ class Installation:
         }
         assert self.process is not None
         for child in psutil.Process(self.process.pid).children():
-            if marks[name] & set(child.cmdline()):
-                return child
+            with suppress(psutil.NoSuchProcess):  # dead, and not yet reaped
+                if marks[name] & set(child.cmdline()):
+                    return child
         return None
 
     def kill(self, name: str) -> bool:

@@ -1,0 +1,89 @@
+"""The embedded Postgres comes back whatever it was killed in the middle of."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from deploy.postgres import EmbeddedPostgres
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    found = EmbeddedPostgres(tmp_path / "postgres")
+    yield found
+    found.stop()
+
+
+def kill(postgres: EmbeddedPostgres) -> Path:
+    """Returns the file that names the dead."""
+    file = postgres.directory / "postmaster.pid"
+    os.kill(int(file.read_text().split()[0]), signal.SIGKILL)
+    until(lambda: not postgres.running())
+    return file
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def revived(postgres: EmbeddedPostgres) -> bool:
+    """Whether it runs; if not, it is started. What a killed one leaves behind may live a moment longer."""
+    if not postgres.running():
+        postgres.revive()
+    return postgres.running()
+
+
+def answers(postgres: EmbeddedPostgres, url: str) -> bool:
+    """Whether it does, as often revived as `hearken up` would."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        revived(postgres)
+        try:
+            with psycopg.connect(url, connect_timeout=2) as connection:
+                return connection.execute("select count(*) from kept").fetchone() == (1,)
+        except psycopg.OperationalError:
+            time.sleep(0.25)
+    return False
+
+
+@pytest.mark.parametrize("left", ["all", "cut short", "empty", "another's", "nothing"])
+def test_it_comes_back_whatever_its_file_says(postgres: EmbeddedPostgres, left: str) -> None:
+    url = postgres.start()
+    with psycopg.connect(url) as connection:
+        connection.execute("create table kept as select 1")
+    file = kill(postgres)
+    lines = file.read_text().splitlines()
+    with subprocess.Popen(["sleep", "60"]) as somebody:
+        match left:
+            case "cut short":
+                file.write_text("\n".join(lines[:7]) + "\n")
+            case "empty":
+                file.write_text("")
+            case "another's":
+                file.write_text("\n".join([str(somebody.pid), *lines[1:]]) + "\n")
+            case "nothing":
+                file.unlink()
+        assert answers(postgres, url)
+        somebody.kill()
+
+
+def test_it_comes_back_from_being_killed_while_it_starts(postgres: EmbeddedPostgres) -> None:
+    url = postgres.start()
+    with psycopg.connect(url) as connection:
+        connection.execute("create table kept as select 1")
+    for pause in (0.0, 0.003, 0.01, 0.03, 0.1):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended by itself: its predecessor lingers
+            kill(postgres)
+        until(lambda: revived(postgres))
+        time.sleep(pause)
+    assert answers(postgres, url)
