@@ -58,4 +58,14 @@ def principal_directions(rows_ND: Tensor, most: int) -> Tensor:
 
 def look(through: Lenses, names: tuple[str, ...], views: Views) -> Tensor:
     """(N, K) what a member sees, of mean square length about 1 on the base's replies."""
-    return torch.cat([through[name](views[name]) for name in names], 1).div(len(names) ** 0.5)
+    return beside({name: through[name](views[name]) for name in names}, names)
+
+
+def narrow(through: Lenses, views: Views) -> Views:
+    """Each view through its lens: done once, all members can look."""
+    return {name: lens(views[name]) for name, lens in through.items()}
+
+
+def beside(narrowed: Views, names: tuple[str, ...]) -> Tensor:
+    """What `look` gives, of views that went through their lenses."""
+    return torch.cat([narrowed[name] for name in names], 1).div(len(names) ** 0.5)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from schemas.settings import RewardSettings
 from trainer.features import Views
-from trainer.lens import Lenses, lenses, look
+from trainer.lens import Lenses, beside, lenses, look, narrow
 from trainer.likelihood import Likelihood, Terms, Votes
 from trainer.posterior import PRIOR, Posterior
 from trainer.quadratic import SHARED, Quadratic
@@ -100,10 +100,13 @@ def fit(
     base's own replies, `per_prompt` of them in a row to each prompt."""
     likelihood = Likelihood(votes)
     through = lenses(base, per_prompt) if past is None else past.lenses
+    seen, seen_of_base = narrow(through, views), narrow(through, base)
     members = []
     for number, (names, draws_V) in enumerate(_members(settings, votes, generator)):
         older = past.members[number] if past is not None else None
-        members.append(_fit_member(through, names, views, base, likelihood, votes.raters, draws_V, older))
+        members.append(
+            _fit_member(through, names, seen, seen_of_base, likelihood, votes.raters, draws_V, older)
+        )
     return RewardModel(members, settings.caution)
 
 
@@ -117,10 +120,10 @@ def expand(
 ) -> list[Quadratic]:
     """By member, what each group of `votes` says; expanded where the votes and the past together put the
     member. A group is a row of zeros and ones."""
-    likelihood = Likelihood(votes)
+    likelihood, seen = Likelihood(votes), narrow(past.lenses, views)
     found = []
     for number, (names, draws_V) in enumerate(_members(settings, votes, generator)):
-        seen_NK = look(past.lenses, names, views).double()
+        seen_NK = beside(seen, names).double()
         posterior = Posterior(seen_NK, likelihood, votes.raters, draws_V, past.members[number])
         at = posterior.mode()
         found.append(Quadratic.stack([posterior.said(at, kept_V) for kept_V in groups_GV * draws_V]))
@@ -144,20 +147,20 @@ def _members(
 def _fit_member(
     through: Lenses,
     names: tuple[str, ...],
-    views: Views,
-    base: Views,
+    seen: Views,
+    seen_of_base: Views,
     likelihood: Likelihood,
     raters: int,
     weights_V: Tensor,
     past: Quadratic | None = None,
 ) -> Member:
-    seen_NK = look(through, names, views).double()
+    seen_NK = beside(seen, names).double()
     width = seen_NK.shape[1]
     posterior = Posterior(seen_NK, likelihood, raters, weights_V, past)
     mode = posterior.mode()
     direction_K = (PRIOR * mode[:width]).float()
     bias = float(mode[width])
-    on_base_N = (look(through, names, base) @ direction_K + bias).sigmoid()
+    on_base_N = (beside(seen_of_base, names) @ direction_K + bias).sigmoid()
     return Member(
         through, names, direction_K, (PRIOR**2 * posterior.covariance_KK(mode)).float(), bias,
         float(on_base_N.mean()), max(float(on_base_N.std()), 1e-3), Terms.unpack(mode[width + 1 :], raters),

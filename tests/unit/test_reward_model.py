@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
-from trainer.lens import Lens, look, principal_directions
+from trainer.lens import Lens, look, narrow, principal_directions
 from trainer.likelihood import Likelihood, Votes
 from trainer.reward_model import RewardModel, _fit_member, fit, influence, pairwise_accuracy
 
@@ -108,7 +108,8 @@ def test_the_influence_of_a_vote_is_what_its_absence_changes() -> None:
         for member in model.members:
             weights_V = torch.empty(votes.count, dtype=torch.float64).exponential_(generator=generator)
             weights_V[list(without)] = 0.0
-            other = _fit_member(member.lenses, member.names, views, views, kept, votes.raters, weights_V)
+            seen = narrow(member.lenses, views)
+            other = _fit_member(member.lenses, member.names, seen, seen, kept, votes.raters, weights_V)
             seen_NK = look(member.lenses, member.names, views)
             moved_N = seen_NK @ (other.direction_K - member.direction_K)
             total += float(moved_N.square().mean().sqrt())
