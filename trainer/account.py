@@ -21,6 +21,15 @@ def of_replies(before: Said, after: Said) -> list[dict[str, str]]:
     ]
 
 
+def of_model(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
+    """How the reward model orders replies whose votes it has not seen."""
+    votes, keys = work.votes(held_out=True)
+    if not keys:
+        return {"held_out_accuracy": None}
+    accuracy = reward_model.pairwise_accuracy(model.reward(seen.of(keys)), votes)
+    return {"held_out_accuracy": None if accuracy is None else round(accuracy, 4)}
+
+
 def of_votes(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
     """Whose votes, and which, the reward model owes most to, and what it makes of the raters. Older votes
     are no longer told apart: those that are named are newer, and so are the raters."""

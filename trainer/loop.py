@@ -29,7 +29,7 @@ from schemas.database import Pool, open_pool
 from schemas.errors import StartError
 from schemas.policies import file_digest
 from schemas.settings import Settings
-from trainer import account, examples, gate, publish, record, reward_model
+from trainer import account, examples, gate, publish, record
 from trainer.hindsight import look_back
 from trainer.improve import Step
 from trainer.ingest import ingest, positions
@@ -37,7 +37,6 @@ from trainer.inputs import Inputs
 from trainer.learner import Learner, OutOfStep
 from trainer.past import Past, forget
 from trainer.processes import ALONE, Processes
-from trainer.reward_model import RewardModel
 from trainer.round import Round
 from trainer.standby import Standby
 from trainer.style import style
@@ -216,7 +215,7 @@ class Trainer:
         trial = self.learner.attempt(directory, work, report)
         learned = trial.learned
         self._folded = work.fold(self.learner.seen, learned.model)
-        figures["reward_model"] = self._skill(learned.model, work)
+        figures["reward_model"] = account.of_model(work, learned.model, self.learner.seen)
         figures["improvement"] = learned.improvement.figures()
         figures["style"] = {
             name: style([backbone.decode(reply) for reply in answers.token_ids])
@@ -291,11 +290,3 @@ class Trainer:
             if not waits or time.monotonic() >= deadline:
                 return row["id"], Path(row["directory"])
             time.sleep(POLL / 5)
-
-    def _skill(self, model: RewardModel, work: Round) -> dict[str, Any]:
-        """How the reward model orders replies whose votes it has not seen."""
-        votes, keys = work.votes(held_out=True)
-        if not keys:
-            return {"held_out_accuracy": None}
-        accuracy = reward_model.pairwise_accuracy(model.reward(self.learner.seen.of(keys)), votes)
-        return {"held_out_accuracy": None if accuracy is None else round(accuracy, 4)}
