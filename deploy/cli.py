@@ -85,18 +85,27 @@ def train(
         from deploy.plan import show
 
         raise typer.Exit(show(load(), prompt_tokens, as_json))
+    from deploy.base import base_directory
     from deploy.prepare import prepared
     from schemas import figures, logs
+    from trainer.learner import Learner
     from trainer.loop import run
     from trainer.processes import Processes
     from trainer.progress import progress
 
     settings = load()
     logs.configure(settings.log_level)
-    with prepared(settings) as settings, Processes.launched() as processes:
-        if metrics_port is not None and processes.first:
-            figures.show(settings.host, metrics_port, progress(settings.database_url or "", settings.project))
-        raise typer.Exit(run(settings, once=once, processes=processes))
+    with Processes.launched() as processes:
+        if not processes.first:  # it is told what it needs, and has no use for a database
+            model = str(base_directory(settings.model))
+            Learner(settings.model_copy(update={"model": model}), processes).follow()
+            return
+        with prepared(settings) as settings:
+            if metrics_port is not None:
+                shown = progress(settings.database_url or "", settings.project)
+                figures.show(settings.host, metrics_port, shown)
+            code = run(settings, once=once, processes=processes)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -150,7 +150,7 @@ def _children(settings: Settings, show: Callable[[str, str], None]) -> list[Proc
     children = [child("serving", ["deploy.cli", "serve"]), child("trainer", ["deploy.cli", "train"])]
     if settings.kafka.servers:
         children.append(child("relay", ["deploy.cli", "relay"]))
-    if settings.judge.url is not None:
+    if settings.judge.url:
         children.append(child("judge", ["deploy.cli", "judge"]))
     if engines:
         return children

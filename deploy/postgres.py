@@ -47,20 +47,22 @@ class EmbeddedPostgres:
 
     def running(self) -> bool:
         """Whether a server already runs over this folder, whoever started it."""
-        file = self.directory / "postmaster.pid"
-        pid = file.read_text().split()[:1] if file.is_file() else []
-        return bool(pid) and _is_postgres(int(pid[0]))
+        pid = self._pid()
+        return pid is not None and self._is_ours(pid)
 
     def revive(self) -> None:
-        """Start it again after it died, with the same options, and do not wait for it. What the wheel has for
-        this waits for ever for a server that dies meanwhile, and fails for ever on the file of one that was
-        killed before it had written all of it."""
-        file = self.directory / "postmaster.pid"
-        pid = file.read_text().split()[:1] if file.is_file() else []
-        if not pid or psutil.pid_exists(int(pid[0])):  # Postgres would take it for another server's
-            file.unlink(missing_ok=True)
+        """Start it again after it died, with the same options; do not wait for a long recovery. What the
+        wheel has for this waits for ever for a server that dies meanwhile, and fails for ever on the file of
+        one that was killed before it had written all of it."""
+        pid = self._pid()
+        if pid is None or psutil.pid_exists(pid):  # Postgres would take it for another server's
+            (self.directory / "postmaster.pid").unlink(missing_ok=True)
+        command = [
+            self._server.bin_path / "pg_ctl", "restart", "-w", "-t", "2", "-D", self.directory,
+            "-l", self._server.log,
+        ]  # fmt: skip
         subprocess.run(
-            [self._server.bin_path / "pg_ctl", "restart", "-W", "-D", self.directory, "-l", self._server.log],
+            command,
             user=self._server.system_user,
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
@@ -73,12 +75,19 @@ class EmbeddedPostgres:
         """Stop it cleanly, whoever else is connected."""
         self._server.stop()
 
+    def _pid(self) -> int | None:
+        """What the server's file says, if it says a number."""
+        with suppress(FileNotFoundError, IndexError, ValueError):
+            return int((self.directory / "postmaster.pid").read_text().split()[0])
+        return None
 
-def _is_postgres(pid: int) -> bool:
-    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-        process = psutil.Process(pid)
-        return process.name().startswith("postgres") and process.status() != psutil.STATUS_ZOMBIE
-    return False
+    def _is_ours(self, pid: int) -> bool:
+        """Whether that process is a Postgres over this folder that lives."""
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            process = psutil.Process(pid)
+            here = Path(process.cwd()) == self.directory.resolve()
+            return here and process.name().startswith("postgres") and process.status() != psutil.STATUS_ZOMBIE
+        return False
 
 
 @contextmanager

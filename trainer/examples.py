@@ -195,9 +195,10 @@ def standing(pool: Pool, project: str) -> list[str]:
             " row_number() over (partition by e.type = 'signal' order by e.created_at desc, e.event_id)"
             " as place"
             " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.ended_by is null and e.past is null) as standing"
-            " where place <= %s order by created_at, event_id desc",
-            [project, MOST_EXAMPLES],
+            " where e.project = %s and e.ended_by is null and e.past is null and e.created_at >= coalesce("
+            " (select min(created_at) from examples where project = %s and past is not null), '-infinity')"
+            ") as standing where place <= %s order by created_at, event_id desc",
+            [project, project, MOST_EXAMPLES],
         ).fetchall()
     return [row["event_id"] for row in rows]
 

@@ -17,6 +17,7 @@ from trainer.backbone import Backbone, Padded
 LAYERS = 5
 WIDTH = 256
 PLACES = 2048
+MOST = 60_000.0  # of a hidden state, which half of a float can hold
 
 Views = dict[str, Tensor]
 """By view: (N, D) in half precision, one row a reply."""
@@ -49,7 +50,7 @@ def of_batch(batch: Padded, hidden: Sequence[Tensor]) -> Views:
         "tokens": tokens_BV[:, :PLACES],
         "length": lengths_B.log().unsqueeze(1),
     }
-    return {name: view.half().cpu() for name, view in views.items()}
+    return {name: view.clamp(-MOST, MOST).half().cpu() for name, view in views.items()}
 
 
 def _narrow(states_BRD: Tensor) -> Tensor:

@@ -1,74 +1,85 @@
 """What people's votes say of the step that led to a policy, now that they have seen it.
 
-The gate asks a model before anyone has seen a candidate; this asks people after. Their thumbs on a policy's
-replies are set against those on its parent's. The unit is the person, whose votes are not independent of each
-other: shares of thumbs up are ratios over people, with the standard error of such a ratio (Cochran 1977,
-chapter 6). Where the policy is below its parent by more than twice the error of their difference, the step
-was a bad one, and the next round starts from the parent. What is served meanwhile is not decided here.
+The gate asks a model before anyone has seen a candidate; this asks people after. Of each who voted on both,
+the share of thumbs up on the policy's replies is set against that on its parent's: one is more lenient than
+another, and a person's votes are not independent of each other, so the person is the unit. Where the mean
+difference is below zero by more than twice its standard error, the step was a bad one, and the next round
+starts from the parent. It does so once for each parent: if the second step from there fares no better, it is
+the crowd that has changed. What is served meanwhile is not decided here.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from schemas.database import Pool
 from schemas.feedback import JUDGE
 
 FEWEST = 5
-"""People who must have voted on each of the two."""
+"""People who must have voted on both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hindsight:
-    """Shares of thumbs up of a policy and of its `parent`, and the standard error of their difference."""
+    """By how much `people` give a thumb up to `policy` more often than to its parent, on average, and the
+    standard error of that; `again` where the step is not the first from this parent."""
 
+    policy: str
     parent: str
-    directory: Path
-    approval: float
-    approval_before: float
+    people: int
+    change: float
     error: float
+    again: bool
 
     @property
     def regrets(self) -> bool:
-        return self.approval_before - self.approval > 2 * self.error
+        return not self.again and self.change < -2 * self.error
 
-    def figures(self) -> dict[str, float]:
-        return {"approval": self.approval, "approval_before": self.approval_before, "error": self.error}
+    def figures(self) -> dict[str, Any]:
+        return asdict(self) | {"regrets": self.regrets}
 
 
 def look_back(pool: Pool, project: str, policy: str) -> Hindsight | None:
     """At the step to `policy`; None for the base, and while too few people have voted."""
     with pool.connection() as connection:
-        parent = connection.execute(
-            "select parent.id, parent.directory from policies p"
-            " join policies parent on parent.project = p.project and parent.id = p.parent"
-            " where p.project = %s and p.id = %s",
+        step = connection.execute(
+            "select parent, exists (select from policies other where other.project = p.project"
+            " and other.parent = p.parent and other.created_at < p.created_at) as again"
+            " from policies p where project = %s and id = %s and parent is not null",
             [project, policy],
         ).fetchone()
-        if parent is None:
+        if step is None:
             return None
         rows = connection.execute(
-            "select r.policy, count(*) filter (where e.value ->> 'value' = 'up') as up, count(*) as cast"
+            "select avg((value ->> 'value' = 'up')::int) filter (where policy = %(policy)s)"
+            " - avg((value ->> 'value' = 'up')::int) filter (where policy = %(parent)s) as change"
             " from replies r join examples e on e.turn_id = r.turn_id and e.choice = r.choice"
-            " where r.project = %s and r.policy = any(%s) and e.type = 'thumb' and e.ended_by is null"
-            " and not starts_with(e.rater, %s)"
-            " group by r.policy, e.rater",
-            [project, [policy, parent["id"]], JUDGE],
+            " where r.project = %(project)s and r.policy in (%(policy)s, %(parent)s) and e.type = 'thumb'"
+            " and e.ended_by is null and not starts_with(e.rater, %(judge)s) group by e.rater",
+            {"project": project, "policy": policy, "parent": step["parent"], "judge": JUDGE},
         ).fetchall()
-    after = [(row["up"], row["cast"]) for row in rows if row["policy"] == policy]
-    before = [(row["up"], row["cast"]) for row in rows if row["policy"] == parent["id"]]
-    if min(len(after), len(before)) < FEWEST:
+    changes = [float(row["change"]) for row in rows if row["change"] is not None]
+    if len(changes) < FEWEST:
         return None
-    (now, variance), (then, variance_then) = share(after), share(before)
-    return Hindsight(parent["id"], Path(parent["directory"]), now, then, math.sqrt(variance + variance_then))
+    change, error = mean_change(changes)
+    return Hindsight(policy, step["parent"], len(changes), change, error, step["again"])
 
 
-def share(people: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """Of thumbs up among all, given each person's (up, all), and its variance. One person for and one against
-    are counted more than there are: a few votes all alike leave one unsure (Agresti and Caffo 2000)."""
-    seen = [*people, (1, 1), (0, 1)]
-    cast = sum(each for _, each in seen)
-    mean = sum(up for up, _ in seen) / cast
-    spread = sum((up - mean * each) ** 2 for up, each in seen)
-    return mean, spread * len(seen) / (len(seen) - 1) / cast**2
+def mean_change(changes: Sequence[float]) -> tuple[float, float]:
+    """And its standard error. One person more for either is counted than there are: a few who all say the
+    same leave one unsure (Agresti and Min 2005)."""
+    seen = torch.tensor([*changes, 1.0, -1.0], dtype=torch.float64)
+    return float(seen.mean()), float(seen.std() / len(seen) ** 0.5)
+
+
+def directory(pool: Pool, project: str, policy: str) -> Path:
+    """Where `policy` is."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select directory from policies where project = %s and id = %s", [project, policy]
+        ).fetchone()
+    assert row is not None  # noqa: S101  (a parent is never forgotten before its child)
+    return Path(row["directory"])

@@ -140,6 +140,9 @@ def improve(
         measured = measure(backbone, rows, [rollout.token_ids for rollout in rollouts])
         kl_B = cost(rollouts, measured)
         raw_B = reward(measured.views)
+        if not bool(raw_B.isfinite().all() and kl_B.isfinite().all()):
+            backbone.restore(good)
+            raise FloatingPointError(f"step {number} met a reward or a KL that is not finite")
         step = _summary(rollouts, raw_B, kl_B)
         report(number, step)
         beyond = _beyond(step, rl.kl_budget, least_entropy)

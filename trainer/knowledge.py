@@ -114,4 +114,4 @@ class Exam:
 def loss(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
     """By how much the share of right replies fell, and the standard error of that, probe by probe."""
     falls = torch.tensor(before) - torch.tensor(after)
-    return float(falls.mean()), float(falls.std() / len(falls) ** 0.5)
+    return float(falls.mean()), float(falls.std(correction=min(1, len(falls) - 1)) / len(falls) ** 0.5)

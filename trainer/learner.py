@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import HearkenError
-from schemas.policies import Probe
+from schemas.policies import Probe, file_digest
 from schemas.settings import Settings
 from trainer import gate
 from trainer.account import Said
@@ -65,6 +66,7 @@ class Learner:
     are about, and what it knows."""
 
     def __init__(self, settings: Settings, processes: Processes = ALONE) -> None:
+        torch.set_num_threads(settings.trainer.threads)
         self.settings = settings
         self.processes = processes
         self.backbone = Backbone(Path(settings.model), settings.trainer.rl, processes)
@@ -83,6 +85,8 @@ class Learner:
             task = Task.model_validate_json(said)
             corpus = Corpus(task.examples, dict(task.replies))
             past = self.past() if task.inputs.past else None
+            if task.inputs.past and (past is None or file_digest(self.past_file) != task.inputs.past):
+                raise OutOfStep(f"{self.past_file} is not what the first process has.")
             work = Round(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, past)
             self._attempt(task.directory, work)
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import psycopg
 import structlog
-import torch
 
 from feedback.log import Log, open_log
 from schemas.database import Pool, open_pool
@@ -30,6 +29,7 @@ from schemas.errors import StartError
 from schemas.policies import file_digest
 from schemas.settings import Settings
 from trainer import account, examples, gate, publish, record
+from trainer.hindsight import directory as directory_of
 from trainer.hindsight import look_back
 from trainer.improve import Step
 from trainer.ingest import ingest, positions
@@ -37,6 +37,7 @@ from trainer.inputs import Inputs
 from trainer.learner import Learner, OutOfStep
 from trainer.past import Past, forget
 from trainer.processes import ALONE, Processes
+from trainer.reward_model import RewardModel
 from trainer.round import Round
 from trainer.standby import Standby
 from trainer.style import style
@@ -57,16 +58,13 @@ log = structlog.get_logger("trainer")
 
 
 def run(settings: Settings, *, once: bool = False, processes: Processes = ALONE) -> int:
-    """Train until killed; with `once`, one round on what there is. Returns the exit code: 0, or 1 when the
-    one round failed. Raises StartError when the base is another than the project's policies adapt, or when
-    another trainer has the place for the one round, and OutOfStep."""
+    """Train until killed; with `once`, one round on what there is. `processes` are those that follow this
+    one, the first (`Learner.follow`). Returns the exit code: 0, or 1 when the one round failed. Raises
+    StartError when the base is another than the project's policies adapt, or when another trainer has the
+    place for the one round, and OutOfStep."""
     if settings.database_url is None:
         raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
-    torch.set_num_threads(settings.trainer.threads)
     learner = Learner(settings, processes)
-    if not processes.first:
-        learner.follow()
-        return 0
     with open_pool(settings.database_url, size=settings.connections) as pool:
         votes = open_log(settings, pool)
         trainer = Trainer(settings, pool, votes, learner)
@@ -97,7 +95,7 @@ class Trainer:
         self.backbone = learner.backbone
         self.standby = Standby(settings.database_url or "", settings.project)
         self._unfinished = settings.rounds_dir / settings.project / "unfinished.json"
-        self._folded: Past | None = None
+        self._lesson: tuple[Round, RewardModel] | None = None
         self.last_round = time.monotonic()
         self.working = False
         log.info("trainer ready", project=settings.project, base=self.backbone.digest[:12])
@@ -147,17 +145,11 @@ class Trainer:
         other processes follow, it raises OutOfStep."""
         self.last_round = started = time.monotonic()
         project = self.settings.project
-        parent, directory = self._live()
-        self._folded = None
+        self._lesson = None
         figures: dict[str, Any] = {"votes": examples.count(self.pool, project)}
-        hindsight = look_back(self.pool, project, parent)
-        if hindsight is not None:
-            figures["hindsight"] = {"of": parent, "regrets": hindsight.regrets} | hindsight.figures()
-            if hindsight.regrets:
-                log.warning("step taken back", **figures["hindsight"])
-                parent, directory = hindsight.parent, hindsight.directory
-        figures["parent"] = parent
         cut_off = Inputs.read(self._unfinished) if record.was_cut_off(self.pool, project) else None
+        parent, directory = self._start(cut_off, figures)
+        figures["parent"] = parent
         round_id, number = record.begin(self.pool, project, parent)
         try:
             past = self._past_that_stands()
@@ -170,10 +162,10 @@ class Trainer:
             figures["traceback"] = traceback.format_exc()
             outcome, reason = "failed", f"{type(error).__name__}: {error}"
         figures["seconds"] = round(time.monotonic() - started, 1)
-        record.finish(self.pool, self.settings, round_id, number, outcome, reason, figures)
+        if not record.finish(self.pool, self.settings, round_id, number, outcome, reason, figures):
+            raise publish.Overtaken(f"another trainer took over before round {number} ended")
         self._unfinished.unlink(missing_ok=True)
-        if self._folded is not None:
-            self._folded.keep(self.pool, project, self.learner.past_file)
+        self._fold()
         say = log.error if outcome == "failed" else log.info
         say("round ended", round=number, outcome=outcome, reason=reason, seconds=figures["seconds"])
         if outcome == "failed" and self.learner.processes.count > 1:
@@ -214,7 +206,7 @@ class Trainer:
 
         trial = self.learner.attempt(directory, work, report)
         learned = trial.learned
-        self._folded = work.fold(self.learner.seen, learned.model)
+        self._lesson = work, learned.model
         figures["reward_model"] = account.of_model(work, learned.model, self.learner.seen)
         figures["improvement"] = learned.improvement.figures()
         figures["style"] = {
@@ -240,6 +232,20 @@ class Trainer:
         publish.announce(self.pool, self.settings, manifest, event_ids, round_id, verdict.as_json())
         figures["policy"] = manifest.id
         return "published", None
+
+    def _fold(self) -> None:
+        """Have older votes of the round kept as what they say. Without a past that can be made, a new one
+        begins."""
+        if self._lesson is None:
+            return
+        work, model = self._lesson
+        try:
+            folded = work.fold(self.learner.seen, model)
+            if folded is not None:
+                folded.keep(self.pool, self.settings.project, self.learner.past_file)
+        except (ArithmeticError, RuntimeError, ValueError) as error:
+            log.error("votes were not folded", error=str(error))
+            forget(self.pool, self.settings.project, self.learner.past_file)
 
     def _past_that_stands(self) -> Past | None:
         """What is left of older votes; forgotten when one of them stands no more."""
@@ -271,6 +277,20 @@ class Trainer:
             )
         inputs.write(self._unfinished)
         return inputs
+
+    def _start(self, cut_off: Inputs | None, figures: dict[str, Any]) -> tuple[str, Path]:
+        """The policy that the round starts from, and its directory: the live one, or its parent where people
+        regret the step. One that was cut off starts where it did."""
+        live, directory = self._live()
+        hindsight = look_back(self.pool, self.settings.project, live)
+        if hindsight is None:
+            return live, directory
+        figures["hindsight"] = hindsight.figures()
+        back = hindsight.regrets if cut_off is None else cut_off.parent == hindsight.parent
+        if not back:
+            return live, directory
+        log.warning("step taken back", **hindsight.figures())
+        return hindsight.parent, directory_of(self.pool, self.settings.project, hindsight.parent)
 
     def _live(self) -> tuple[str, Path]:
         """The policy that answers everybody, and its directory; waits a little for a newer one on its way."""

@@ -68,7 +68,7 @@ class Past:
         """That of no votes."""
         sizes = [reward_model.parameters(lenses, number) for number in range(members)]
         return cls(
-            uuid.uuid4().hex, made_for, newest, lenses, [], torch.zeros(0, dtype=torch.int8), [],
+            uuid.uuid4().hex, made_for, newest, lenses, [], torch.zeros(0, dtype=torch.int16), [],
             torch.zeros(folds, 2, dtype=torch.float64), [Quadratic.zero(folds, size) for size in sizes],
         )  # fmt: skip
 
@@ -198,7 +198,7 @@ class Past:
         before, now = _places(raters, self.raters), _places(raters, here)
         return Past(
             self.name, self.made_for, self.newest, self.lenses, [*self.events, *events],
-            torch.cat([self.folds_E, torch.tensor(list(fold_of.values()), dtype=torch.int8)]), raters,
+            torch.cat([self.folds_E, torch.tensor(list(fold_of.values()), dtype=torch.int16)]), raters,
             weights_F2,
             [
                 old.of_raters(before) + new.of_raters(now)

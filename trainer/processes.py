@@ -46,10 +46,8 @@ class Processes:
         gpu = torch.cuda.is_available()
         state = PartialState(cpu=not gpu, backend="cuda:nccl,cpu:gloo" if gpu else "gloo", timeout=PATIENCE)
         sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
-        try:
-            yield cls(state.process_index, state.num_processes, sharded)
-        finally:
-            distributed.destroy_process_group()
+        yield cls(state.process_index, state.num_processes, sharded)
+        distributed.destroy_process_group()  # not after an error: the others may wait for this one for ever
 
     @property
     def first(self) -> bool:

@@ -5,6 +5,7 @@ by the next start, which closes it as failed.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,10 @@ def finish(
     outcome: str,
     reason: str | None,
     record: dict[str, Any],
-) -> None:
-    """Close the row (a published round's outcome is set with its policy already) and write the files. A round
-    that another trainer closed stays as that left it."""
+) -> bool:
+    """Close the row (a published round's outcome is set with its policy already) and write the files. False
+    for a round that another trainer closed, which stays as that left it."""
+    record = finite(record)
     with pool.connection() as connection:
         closed = connection.execute(
             "update rounds set outcome = %s, reason = %s, record = %s, ended_at = now()"
@@ -87,12 +89,26 @@ def finish(
             [outcome, reason, Jsonb(record), round_id, outcome],
         )
     if closed.rowcount == 0:
-        return
+        return False
     folder = settings.rounds_dir / settings.project
     folder.mkdir(parents=True, exist_ok=True)
     whole = {"round": number, "outcome": outcome, "reason": reason, **record}
     _write(folder / f"{number:05d}.json", json.dumps(whole, indent=2) + "\n")
     _write(folder / f"{number:05d}.html", page(whole))
+    return True
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not have."""
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {name: finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [finite(each) for each in value]
+        case _:
+            return value
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from schemas.turns import Turn
 from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
 from trainer import gate, loop
 from trainer.backbone import Backbone
-from trainer.hindsight import look_back, share
+from trainer.hindsight import FEWEST, look_back, mean_change
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def settings(
     """With a first policy, trained on thumbs of which half were up, that is live."""
     monkeypatch.setattr(gate.Verdict, "passed", True)
     add_key(pool)
-    turns = some_turns(backbone, 24, seed=1)
+    turns = by_twelve(some_turns(backbone, 24, seed=1))
     send(database_url, turns, thumbs_by_parity(turns))
     settings = small_settings(database_url, tmp_path, tiny_base)
     assert loop.run(settings, once=True) == 0
@@ -36,6 +36,11 @@ def settings(
         connection.execute("update policies set state = 'live' where id <> %s", [BASE])
         connection.execute("update routes set live = (select id from policies where id <> %s)", [BASE])
     return settings
+
+
+def by_twelve(turns: list[Turn]) -> list[Turn]:
+    """Of twelve people, one after the other."""
+    return [replace(turn, rater=f"u_{number % 12}") for number, turn in enumerate(turns)]
 
 
 def live(pool: Pool) -> str:
@@ -46,10 +51,10 @@ def live(pool: Pool) -> str:
 
 
 def vote(database_url: str, backbone: Backbone, policy: str, seed: int, up: set[int]) -> None:
-    """20 thumbs of five people on replies of `policy`: those numbered in `up` are up."""
+    """24 thumbs of twelve people on replies of `policy`: those numbered in `up` are up."""
     turns = [
         replace(turn, replies=[replace(reply, policy=policy) for reply in turn.replies])
-        for turn in some_turns(backbone, 20, seed=seed)
+        for turn in by_twelve(some_turns(backbone, 24, seed=seed))
     ]
     votes: list[tuple[Turn, Vote]] = [
         (turn, Thumb(type="thumb", completion_id=turn.id, value="up" if number in up else "down"))
@@ -72,15 +77,35 @@ def test_a_step_that_people_like_less_is_taken_back(
     found = look_back(pool, "default", policy)
     assert found is not None
     assert found.regrets
-    assert found.approval < 0.1 < found.approval_before
+    assert found.people == 12
     assert parents(pool) == [BASE, BASE]
+
+
+def test_a_second_step_from_the_same_policy_is_not_taken_back(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    vote(database_url, backbone, live(pool), 2, up=set())
+    assert loop.run(settings, once=True) == 0
+    with pool.connection() as connection:
+        connection.execute(
+            "update policies set state = 'live' where created_at = (select max(created_at) from policies)"
+        )
+        connection.execute(
+            "update routes set live = (select id from policies order by created_at desc limit 1)"
+        )
+    vote(database_url, backbone, live(pool), 3, up=set())
+    found = look_back(pool, "default", live(pool))
+    assert found is not None
+    assert found.parent == BASE
+    assert found.change < -2 * found.error
+    assert not found.regrets
 
 
 def test_a_step_that_people_like_as_much_is_kept(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     policy = live(pool)
-    vote(database_url, backbone, policy, 2, up=set(range(0, 20, 2)))
+    vote(database_url, backbone, policy, 2, up=set(range(0, 24, 2)) | set(range(1, 12)))
     assert loop.run(settings, once=True) == 0
     found = look_back(pool, "default", policy)
     assert found is not None
@@ -95,14 +120,8 @@ def test_nothing_is_said_of_the_base_nor_by_too_few(
     assert look_back(pool, "default", live(pool)) is None
 
 
-def test_votes_of_one_person_are_not_independent() -> None:
-    apart = [(1, 1), (0, 1)] * 10
-    together = [(10, 10), (0, 10)]
-    assert share(apart)[0] == share(together)[0] == 0.5
-    assert share(together)[1] > 3 * share(apart)[1]
-
-
-def test_the_variance_is_that_of_a_share_where_everybody_votes_once() -> None:
-    mean, variance = share([(1, 1)] * 299 + [(0, 1)] * 99)
-    assert mean == 0.75
-    assert variance == pytest.approx(0.75 * 0.25 / 399)
+def test_a_few_people_who_all_say_the_same_are_not_sure() -> None:
+    change, error = mean_change([-0.5] * FEWEST)
+    assert change > -2 * error
+    change, error = mean_change([-0.5] * 20)
+    assert change < -2 * error
