@@ -23,7 +23,8 @@ from tests.installation import PROCESSES, Installation
 
 SHORT = 18  # words
 CHANGES_MIND = 0.3  # of the votes are followed by the opposite
-PATIENCE = 60.0  # seconds for a fault to be over, and for the backlog after the last
+PATIENCE = 60.0  # seconds for a fault to be over
+DRAINED = 300.0  # seconds for the backlog after the last: the trainer reads between its rounds
 LONGEST_PAUSE = 3.0  # seconds that a process is stopped
 BETWEEN = (0.3, 5.0)  # seconds from one fault to the next: what is starting again is often struck again
 SETTINGS = {
@@ -276,10 +277,10 @@ def strike_broker(broker: Broker, what: str, chance: random.Random) -> None:
     broker.resume()
 
 
-def wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, f"it is not true after {PATIENCE} s that {what}"
+        assert time.monotonic() < deadline, f"it is not true after {patience} s that {what}"
         time.sleep(0.1)
 
 
@@ -307,7 +308,7 @@ def compare(installation: Installation, told: list[list[Told]]) -> list[str]:
             return found
 
         try:
-            wait(lambda: set(acknowledged) <= set(examples()), "the trainer has read every vote")
+            wait(lambda: set(acknowledged) <= set(examples()), "the trainer has read every vote", DRAINED)
         except AssertionError as error:
             problems.append(f"{error}: {len(set(acknowledged) - set(examples()))} are missing")
         learned = examples()

@@ -93,12 +93,15 @@ def test_a_second_step_from_the_same_policy_is_not_taken_back(
         connection.execute(
             "update routes set live = (select id from policies order by created_at desc limit 1)"
         )
-    vote(database_url, backbone, live(pool), 3, up=set())
-    found = look_back(pool, "default", live(pool))
+    second = live(pool)
+    vote(database_url, backbone, second, 3, up=set())
+    assert loop.run(settings, once=True) == 0
+    found = look_back(pool, "default", second)
     assert found is not None
     assert found.parent == BASE
     assert found.change < -2 * found.error
     assert not found.regrets
+    assert parents(pool) == [BASE, BASE, second]
 
 
 def test_a_step_that_people_like_as_much_is_kept(
