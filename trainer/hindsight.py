@@ -24,11 +24,13 @@ FEWEST = 5
 
 @dataclass(frozen=True, slots=True)
 class Hindsight:
-    """By how much `people` give a thumb up to `policy` more often than to its parent, on average, and the
-    standard error of that; `again` where the step is not the first from this parent."""
+    """By how much `people` give a thumb up to `policy` more often than to its parent, which is in
+    `directory`, on average, and the standard error of that; `again` where the step is not the first from this
+    parent."""
 
     policy: str
     parent: str
+    directory: Path
     people: int
     change: float
     error: float
@@ -39,16 +41,17 @@ class Hindsight:
         return not self.again and self.change < -2 * self.error
 
     def figures(self) -> dict[str, Any]:
-        return asdict(self) | {"regrets": self.regrets}
+        return asdict(self) | {"directory": str(self.directory), "regrets": self.regrets}
 
 
 def look_back(pool: Pool, project: str, policy: str) -> Hindsight | None:
     """At the step to `policy`; None for the base, and while too few people have voted."""
     with pool.connection() as connection:
         step = connection.execute(
-            "select parent, exists (select from policies other where other.project = p.project"
-            " and other.parent = p.parent and other.created_at < p.created_at) as again"
-            " from policies p where project = %s and id = %s and parent is not null",
+            "select parent.id, parent.directory, exists (select from policies other where"
+            " other.project = p.project and other.parent = p.parent and other.created_at < p.created_at"
+            ") as again from policies p join policies parent on parent.project = p.project"
+            " and parent.id = p.parent where p.project = %s and p.id = %s",
             [project, policy],
         ).fetchone()
         if step is None:
@@ -59,13 +62,13 @@ def look_back(pool: Pool, project: str, policy: str) -> Hindsight | None:
             " from replies r join examples e on e.turn_id = r.turn_id and e.choice = r.choice"
             " where r.project = %(project)s and r.policy in (%(policy)s, %(parent)s) and e.type = 'thumb'"
             " and e.ended_by is null and not starts_with(e.rater, %(judge)s) group by e.rater",
-            {"project": project, "policy": policy, "parent": step["parent"], "judge": JUDGE},
+            {"project": project, "policy": policy, "parent": step["id"], "judge": JUDGE},
         ).fetchall()
     changes = [float(row["change"]) for row in rows if row["change"] is not None]
     if len(changes) < FEWEST:
         return None
     change, error = mean_change(changes)
-    return Hindsight(policy, step["parent"], len(changes), change, error, step["again"])
+    return Hindsight(policy, step["id"], Path(step["directory"]), len(changes), change, error, step["again"])
 
 
 def mean_change(changes: Sequence[float]) -> tuple[float, float]:
@@ -73,13 +76,3 @@ def mean_change(changes: Sequence[float]) -> tuple[float, float]:
     same leave one unsure (Agresti and Min 2005)."""
     seen = torch.tensor([*changes, 1.0, -1.0], dtype=torch.float64)
     return float(seen.mean()), float(seen.std() / len(seen) ** 0.5)
-
-
-def directory(pool: Pool, project: str, policy: str) -> Path:
-    """Where `policy` is."""
-    with pool.connection() as connection:
-        row = connection.execute(
-            "select directory from policies where project = %s and id = %s", [project, policy]
-        ).fetchone()
-    assert row is not None  # noqa: S101  (a parent is never forgotten before its child)
-    return Path(row["directory"])

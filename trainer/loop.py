@@ -29,7 +29,6 @@ from schemas.errors import StartError
 from schemas.policies import file_digest
 from schemas.settings import Settings
 from trainer import account, examples, gate, publish, record
-from trainer.hindsight import directory as directory_of
 from trainer.hindsight import look_back
 from trainer.improve import Step
 from trainer.ingest import ingest, positions
@@ -290,7 +289,7 @@ class Trainer:
         if not back:
             return live, directory
         log.warning("step taken back", **hindsight.figures())
-        return hindsight.parent, directory_of(self.pool, self.settings.project, hindsight.parent)
+        return hindsight.parent, hindsight.directory
 
     def _live(self) -> tuple[str, Path]:
         """The policy that answers everybody, and its directory; waits a little for a newer one on its way."""

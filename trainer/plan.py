@@ -3,7 +3,7 @@
 The trainer's own code runs once on tensors without memory (`imagined`) for each kind of work in a round: a
 batch of replies sampled, one read by the base, one trained on. A round is so many of each. Every prompt and
 every reply is taken to be as long as it may be, so real rounds stay below. Preference losses are taken to
-train as the policy gradient does, row by row. Not counted: the reward model's fit (a tenth of a second).
+train as the policy gradient does, row by row. Not counted: the reward model's fit (a second).
 """
 
 from collections import Counter

@@ -35,6 +35,10 @@ def likes_low_tokens(views: Views) -> torch.Tensor:
     return views["tokens"][:, :160].float().sum(1) / views["tokens"].float().sum(1)
 
 
+def nonsense(views: Views) -> torch.Tensor:
+    return torch.full((len(views["length"]),), torch.nan)
+
+
 def run(
     backbone: Backbone, rl: RLSettings, guard: str | None = None, least_entropy: float = 0.0
 ) -> tuple[list[Step], str | None]:
@@ -84,6 +88,15 @@ def test_lost_knowledge_takes_the_steps_back(base: Path) -> None:
     seen, stopped = run(backbone, RL, guard="it forgot the capital of France")
     assert stopped == "it forgot the capital of France"
     assert len(seen) == 4
+    assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
+
+
+def test_a_reward_that_is_no_number_moves_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone(base, RL)
+    before = backbone.snapshot()
+    monkeypatch.setitem(globals(), "likes_low_tokens", nonsense)
+    with pytest.raises(FloatingPointError):
+        run(backbone, RL)
     assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
 
 

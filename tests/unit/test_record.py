@@ -1,0 +1,18 @@
+"""What a round leaves behind is JSON, whatever its figures were."""
+
+import json
+import math
+
+from trainer.knowledge import loss
+from trainer.record import finite
+
+
+def test_numbers_that_are_not_finite_are_left_open() -> None:
+    figures = {"gain": math.nan, "steps": [{"kl": -math.inf, "reward": 0.5}], "round": 3, "reason": None}
+    kept = finite(figures)
+    assert kept == {"gain": None, "steps": [{"kl": None, "reward": 0.5}], "round": 3, "reason": None}
+    json.dumps(kept, allow_nan=False)
+
+
+def test_a_single_probe_has_an_error_that_is_a_number() -> None:
+    assert loss([1.0], [0.0]) == (1.0, 0.0)
