@@ -24,6 +24,7 @@ from tests.installation import PROCESSES, Installation
 SHORT = 18  # words
 CHANGES_MIND = 0.3  # of the votes are followed by the opposite
 PATIENCE = 60.0  # seconds for a fault to be over
+ROUNDS = 240.0  # seconds for a crash point: those after the gate wait for a round that it lets through
 DRAINED = 300.0  # seconds for the backlog after the last: the trainer reads between its rounds
 LONGEST_PAUSE = 3.0  # seconds that a process is stopped
 BETWEEN = (0.3, 5.0)  # seconds from one fault to the next: what is starting again is often struck again
@@ -233,7 +234,7 @@ class Points:
         draft = self.folder / "draft"
         draft.write_text(point)
         draft.rename(self.folder / "armed")
-        wait((self.folder / "fired").exists, f"a process came to {point}; seen: {self.seen()}")
+        wait((self.folder / "fired").exists, f"a process came to {point}; seen: {self.seen()}", ROUNDS)
 
     def seen(self) -> list[str]:
         return sorted(path.name for path in (self.folder / "seen").iterdir())

@@ -31,7 +31,7 @@ def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None
         with Installation(tmp_path / "data", **SETTINGS, **kafka, **points.environment) as installation:
             with Crowd(installation) as crowd:
                 for person in crowd.people:
-                    person.pause = 0.3
+                    person.pause = 1.0
                 for commit in COMMITS:
                     for side in ("before", "after"):
                         print("crash", side, commit)
