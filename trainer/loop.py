@@ -95,6 +95,7 @@ class Trainer:
         self.standby = Standby(settings.database_url or "", settings.project)
         self._unfinished = settings.rounds_dir / settings.project / "unfinished.json"
         self._lesson: tuple[Round, RewardModel] | None = None
+        self._counted: tuple[dict[str, str], int] | None = None
         self.last_round = time.monotonic()
         self.working = False
         log.info("trainer ready", project=settings.project, base=self.backbone.digest[:12])
@@ -134,10 +135,18 @@ class Trainer:
             row = connection.execute("select paused from projects where id = %s", [project]).fetchone()
         if row is None or row["paused"]:
             return False
-        arrived = examples.count(self.pool, project)
+        arrived = self._arrived()
         new = arrived - record.votes_at_last_round(self.pool, project)
         waited = time.monotonic() - self.last_round >= when.round_seconds
         return arrived >= when.min_votes and (new >= when.round_votes or (new > 0 and waited))
+
+    def _arrived(self) -> int:
+        """Votes so far. They are counted when the log was read further, not at each look: counting takes the
+        longer the more there are."""
+        read = positions(self.pool)
+        if self._counted is None or self._counted[0] != read:
+            self._counted = (read, examples.count(self.pool, self.settings.project))
+        return self._counted[1]
 
     def round(self) -> str:
         """One round, recorded; returns its outcome. A round that fails leaves the live policy as it is; where
@@ -145,7 +154,7 @@ class Trainer:
         self.last_round = started = time.monotonic()
         project = self.settings.project
         self._lesson = None
-        figures: dict[str, Any] = {"votes": examples.count(self.pool, project)}
+        figures: dict[str, Any] = {"votes": self._arrived()}
         cut_off = Inputs.read(self._unfinished) if record.was_cut_off(self.pool, project) else None
         parent, directory = self._start(cut_off, figures)
         figures["parent"] = parent
@@ -267,7 +276,7 @@ class Trainer:
             inputs = Inputs(
                 draw=number,
                 parent=parent,
-                votes=examples.count(self.pool, project),
+                votes=self._arrived(),
                 positions=positions(self.pool),
                 events=examples.standing(self.pool, project),
                 turns=examples.recent_turns(self.pool, project, RECENT_TURNS),
