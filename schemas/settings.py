@@ -116,7 +116,7 @@ class RewardSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    members: int = Field(5, ge=2, description="members, each on its own bootstrap of the votes")
+    members: int = Field(5, ge=2, description="members, each with its own weights on the votes")
     caution: float = Field(0.3, ge=0, description="κ: reward is the ensemble's mean minus κ times its std")
     half_life_days: float = Field(
         60, gt=0, description="a vote so much older than the newest weighs half as much, days"

@@ -8,10 +8,11 @@
     signals    what people did with a reply. That a reply was signalled at all is not looked at: given that it
                was, P(copied or shared, not regenerated or abandoned) = σ(c_g·a_u·r + b_g)
 
-b_u is a rater's leniency (prior mean 0), a_u ≥ 0 their reliability (prior mean 1): who votes against
-everyone, or at random, ends near 0 and stops to count. c_s scales a kind against thumbs, g is the pull of
-the reply shown first, log δ_t how readily t replies are called equal. Each has a normal prior. And now and
-then a vote of anybody's means nothing (LAPSE).
+b_u is a rater's leniency (prior mean 0), a_u their reliability (prior mean 1). Who votes at random ends near
+0 and stops to count. Who votes against everyone ends below 0, and what they dislike speaks for a reply: so
+they tell as much as those who agree, and gain nothing that an honest vote would not. c_s scales a kind
+against thumbs, g is the pull of the reply shown first, log δ_t how readily t replies are called equal. Each
+has a normal prior. And now and then a vote of anybody's means nothing (LAPSE).
 
 Who is pleased may be less inclined to vote than who is not, and somebody else the other way round. Silence is
 therefore no vote. And if P(vote | up) and P(vote | down) of a rater differ, then among the votes cast the
@@ -27,9 +28,9 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
-LENIENCY, RELIABILITY, SCALE, POSITION, TIE, SIGNAL = 1.0, 0.5, 0.5, 0.5, 1.0, 2.0
+LENIENCY, RELIABILITY, SCALE, POSITION, TIE, SIGNAL = 1.0, 1.0, 0.5, 0.5, 1.0, 2.0
 """Standard deviations of the priors on b_u, a_u, log c_s, g, log δ_t and b_g."""
 
 SIGNAL_SCALE = -1.0
@@ -140,10 +141,9 @@ class Terms:
     def unpack(cls, flat: Tensor, raters: int) -> "Terms":
         """From free parameters, all zero at the prior means."""
         leniency, reliability, rest = flat[:raters], flat[raters : 2 * raters], flat[2 * raters :]
-        one = 0.5413248546129181  # softplus(one) = 1
         ranking, edit, position, signal, bias = rest[:5]
         return cls(
-            leniency, softplus(reliability + one), ranking.exp(), edit.exp(), position,
+            leniency, 1 + reliability, ranking.exp(), edit.exp(), position,
             (signal + SIGNAL_SCALE).exp(), bias, rest[5:],
         )  # fmt: skip
 

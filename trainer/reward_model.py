@@ -3,7 +3,7 @@
 An ensemble of linear models on the frozen base's views of a reply (`features`). Each view is first brought
 down to the directions in which the base's replies to one and the same prompt differ most: what is alike in
 all replies to a prompt is its subject, and cannot be chosen. Members differ in the views that they see and
-in their weights on the votes (the Bayesian bootstrap: Rubin 1981), so they disagree where little is known.
+in their weights on the votes, so they disagree where little is known.
 Each is the maximum a posteriori under the one likelihood (`likelihood`), with its rater terms of its own,
 found by L-BFGS. r is the probability of a thumb up from an average rater, standardised on replies of the
 base, so that its scale means the same in every round; a probability has an end, so nothing is gained by
@@ -31,6 +31,11 @@ LOOKS: tuple[tuple[str, ...], ...] = (
     ("peak", "last", "tokens", "length"),
 )
 """What members look at, in turn."""
+
+
+EVENNESS = 4
+"""Shape of the gamma distribution that a member's weights on the votes are drawn from: 1 is the Bayesian
+bootstrap (Rubin 1981), which makes each member blind to a third of the votes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +145,8 @@ def _members(
 ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """What each looks at, and how it weighs the votes."""
     for number in range(settings.members):
-        draws_V = torch.empty(votes.count, dtype=torch.float64).exponential_(generator=generator)
-        yield LOOKS[number % len(LOOKS)], draws_V
+        draws_EV = torch.empty(EVENNESS, votes.count, dtype=torch.float64).exponential_(generator=generator)
+        yield LOOKS[number % len(LOOKS)], draws_EV.mean(0)
 
 
 def _fit_member(

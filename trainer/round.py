@@ -164,7 +164,7 @@ class Round:
         if not weight:
             return objective
         votes, _ = self.votes()
-        reliabilities = model.reliability_U[votes.rater_of_each].clamp_max(1).tolist()
+        reliabilities = model.reliability_U[votes.rater_of_each].clamp(0, 1).tolist()
         demonstrations = [
             (seen.judged(self.corpus, example.about[0]), weight_of_age * reliability)
             for example, weight_of_age, reliability in zip(

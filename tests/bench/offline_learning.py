@@ -17,6 +17,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,18 @@ def known_share(backbone: Backbone, probes: list[knowledge.Probe], generator: to
         return sum(knowledge.ask(backbone, probes, 2, 90, generator)) / len(probes)
 
 
+def distinct_ratio(replies: list[list[int]], base: list[list[int]]) -> float:
+    """Different pairs of tokens against the base's, in as much text: the more there is, the fewer are new."""
+    tokens = min(sum(map(len, replies)), sum(map(len, base)))
+    return gate.distinct(first(replies, tokens)) / gate.distinct(first(base, tokens))
+
+
+def first(replies: list[list[int]], tokens: int) -> list[list[int]]:
+    """The first `tokens` of them."""
+    ends = list(accumulate(map(len, replies)))
+    return [reply[: max(0, tokens - end + len(reply))] for reply, end in zip(replies, ends, strict=True)]
+
+
 def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[str, float]:
     """One taste: what was won, and what was lost for it."""
     backbone = Backbone(args.model, settings.rl)
@@ -200,10 +213,12 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         "way": (after.approval(judge) - before.approval(judge)) / (1 - before.approval(judge)),
         "knowledge": knows - known,
         "kl": kl,
-        "distinct": gate.distinct(after.token_ids) / gate.distinct(before.token_ids),
+        "distinct": distinct_ratio(after.token_ids, before.token_ids),
         "other_styles": max(abs(rates[axis] - base_rates[axis]) for axis in AXES if axis not in voted_on),
     }
-    print(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()), flush=True)
+    moved = " ".join(f"{axis} {rates[axis] - base_rates[axis]:+.2f}" for axis in AXES if axis not in voted_on)
+    found = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    print(f"seed {seed}: {found} ({moved})", flush=True)
     return figures
 
 
