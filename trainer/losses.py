@@ -12,17 +12,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def leave_one_out(rewards_PK: Tensor) -> Tensor:
-    """Advantages (P, K): each reply's reward minus the mean of the other replies to the same prompt
-    (RLOO: Kool et al. 2019; Ahmadian et al. 2024)."""
+    """Advantages (P, K) or (P, K, T): each reply's reward, or what it earns from a place on, minus the mean
+    of the other replies to the same prompt (RLOO: Kool et al. 2019; Ahmadian et al. 2024)."""
     others = rewards_PK.shape[1] - 1
     mean_of_others_PK = (rewards_PK.sum(1, keepdim=True) - rewards_PK) / others
     return rewards_PK - mean_of_others_PK
 
 
 def above_group(rewards_PK: Tensor) -> Tensor:
-    """Advantages (P, K): each reply's reward minus the mean of all replies to the same prompt. GRPO's (Shao
-    et al. 2024) without its division by the group's standard deviation, which favours prompts that are too
-    easy or too hard (Liu et al. 2025)."""
+    """Advantages, as above, but minus the mean of all replies to the same prompt. GRPO's (Shao et al. 2024)
+    without its division by the group's standard deviation, which favours prompts that are too easy or too
+    hard (Liu et al. 2025)."""
     return rewards_PK - rewards_PK.mean(1, keepdim=True)
 
 
@@ -55,12 +55,13 @@ def policy_gradient(
     return -(gain_BT * mask_BT).sum() / mask_BT.sum()
 
 
-def less_kl(advantages_B: Tensor, logprobs_BT: Tensor, reference_BT: Tensor, beta: float) -> Tensor:
-    """(B, T) a reply's advantage, less β·(log π − log π_base) of each token itself. In expectation this
-    descends the KL to the base at every place that a reply passes. Taking the KL of the whole reply from
-    its reward would also count how a token leads to dear places later, but charges every token with the noise
-    of all the others, which grows with the reply."""
-    return advantages_B.unsqueeze(1) - beta * (logprobs_BT.detach() - reference_BT)
+def returns(rewards_PK: Tensor, logprobs_BT: Tensor, reference_BT: Tensor, beta: float) -> Tensor:
+    """(P, K, T) what a reply earns from each of its places on: its reward, less β·(log π − log π_base) of the
+    token there and of all after it. Those before it are not its doing, and would only add noise. Behind a
+    reply's end both logprobs are zero."""
+    charged_BT = beta * (logprobs_BT - reference_BT)
+    to_go_BT = charged_BT.flip(1).cumsum(1).flip(1)
+    return rewards_PK.unsqueeze(2) - to_go_BT.view(*rewards_PK.shape, -1)
 
 
 def dpo(better_B: Tensor, worse_B: Tensor, beta: float) -> Tensor:

@@ -58,15 +58,18 @@ def by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class PolicyGradient:
-    """Token by token, clipped, with importance weights against the sampler, and β times each token's own cost
-    in KL taken from its advantage."""
+    """Token by token, clipped, with importance weights against the sampler. A token's advantage is what the
+    reply earns from there on, KL to the base charged at β, against what the others of the prompt do."""
 
     advantages: Callable[[Tensor], Tensor]
     clip: float
     truncation: float
 
     def descend(self, backbone: Backbone, samples: Samples) -> None:
-        advantages_B = self.advantages(samples.rewards_PK).view(-1)
+        sampled_BT, _ = losses.padded([rollout.logprobs for rollout in samples.rollouts])
+        base_BT, _ = losses.padded(samples.base_logprobs)
+        returns_PKT = losses.returns(samples.rewards_PK, sampled_BT, base_BT, samples.beta)
+        advantages_BT = self.advantages(returns_PKT).flatten(0, 1)
         tokens = sum(map(len, samples.token_ids))
         order = by_length(samples.rows, samples.token_ids)
         at_once = MICRO_BATCH * backbone.processes.count
@@ -75,13 +78,11 @@ class PolicyGradient:
             batch = backbone.pad(
                 [samples.rows[row] for row in part], [samples.rollouts[row].token_ids for row in part]
             )
-            sampler_BR = _like(batch, [samples.rollouts[row].logprobs for row in part])
-            base_BR = _like(batch, [samples.base_logprobs[row] for row in part])
+            sampler_BR, advantages_BR = _like(batch, sampled_BT[part]), _like(batch, advantages_BT[part])
             logprobs_BR = backbone.logprobs_BR(batch)
             loss = losses.policy_gradient(
-                logprobs_BR, logprobs_BR.detach(), sampler_BR,
-                losses.less_kl(advantages_B[part].to(backbone.device), logprobs_BR, base_BR, samples.beta),
-                batch.reply_mask_BR, clip=self.clip, truncation=self.truncation,
+                logprobs_BR, logprobs_BR.detach(), sampler_BR, advantages_BR, batch.reply_mask_BR,
+                clip=self.clip, truncation=self.truncation,
             )  # fmt: skip
             (loss * batch.reply_mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
 
@@ -204,9 +205,8 @@ def _log_ratios(backbone: Backbone, judged: Sequence[Judged]) -> Tensor:
     return backbone.logprobs_BR(batch).sum(1) - base_B
 
 
-def _like(batch: Padded, values: Sequence[Sequence[float]]) -> Tensor:
-    """(B, R) one value for each reply token of the batch, zeros where padded."""
-    values_BT, _ = losses.padded(values)
+def _like(batch: Padded, values_BT: Tensor) -> Tensor:
+    """(B, R) as many columns as the replies of the batch have, zeros where there is no value."""
     return pad(values_BT, (0, batch.reply_length - values_BT.shape[1])).to(batch.reply_mask_BR)
 
 

@@ -1,6 +1,7 @@
 """The policy gradient on a tiny model: it moves towards the reward, and the guard takes back what it must."""
 
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -57,7 +58,8 @@ def test_reward_rises_and_distance_with_it(base: Path) -> None:
     seen, stopped = run(Backbone(base, RL), RL)
     assert stopped is None
     assert len(seen) == RL.steps
-    assert seen[-1].reward > seen[0].reward + 0.1
+    first, last = (fmean(step.reward for step in part) for part in (seen[:4], seen[-4:]))
+    assert last > first + 0.05
     assert abs(seen[0].kl) < 0.01 < seen[-1].kl
 
 

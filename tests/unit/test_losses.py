@@ -1,10 +1,11 @@
 """The policy update's formulas, against closed forms."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import tensor
+from torch import Tensor, tensor
 
 from trainer import losses
 
@@ -49,23 +50,38 @@ def test_a_token_that_moved_too_far_for_its_advantage_gets_no_gradient() -> None
     assert torch.allclose(logprobs_BT.grad, tensor([[0.0], [0.0], [-math.exp(0.1) / 3]]))
 
 
-def test_descending_each_tokens_own_kl_descends_the_exact_kl() -> None:
-    logits_V = tensor([1.0, 0.0, -1.0], requires_grad=True)
-    reference_V = tensor([0.3, 0.3, 0.4]).log()
+@pytest.mark.parametrize(("advantages", "scale"), [(losses.leave_one_out, 1.0), (losses.above_group, 3 / 4)])
+def test_advantages_of_returns_ascend_the_reward_less_the_exact_kl_of_replies(
+    advantages: Callable[[Tensor], Tensor], scale: float
+) -> None:
+    """Replies of two tokens or, where the first is an end (0), of one: which token comes first decides what
+    may be dear later. The reward is 1 for a reply that begins with token 2."""
     generator = torch.Generator().manual_seed(0)
-    policy_V = logits_V.detach().softmax(0)
-    tokens_BT = torch.multinomial(policy_V, 400_000, replacement=True, generator=generator).view(-1, 4)
-    logprobs_BT = logits_V.log_softmax(0)[tokens_BT]
-    old_BT = logprobs_BT.detach()
-    advantages_BT = losses.less_kl(torch.zeros(len(tokens_BT)), logprobs_BT, reference_V[tokens_BT], 0.5)
-    loss = losses.policy_gradient(
-        logprobs_BT, old_BT, old_BT, advantages_BT, torch.ones_like(old_BT), clip=0.2, truncation=2.0
+    first_V = tensor([0.5, 0.0, -0.5], requires_grad=True)
+    second_VV = tensor([[0.0, 0.0, 0.0], [2.0, 0.0, -1.0], [-1.0, 0.0, 1.0]], requires_grad=True)
+    base_V, base_VV = tensor([0.3, 0.3, 0.4]).log(), tensor([[0.2, 0.5, 0.3]] * 3).log()
+    beta, count = 0.5, 400_000
+    one_N = torch.multinomial(first_V.detach().softmax(0), count, replacement=True, generator=generator)
+    two_N = torch.multinomial(second_VV.detach().softmax(1)[one_N], 1, generator=generator)[:, 0]
+    on_N = (one_N > 0).float()
+    logprobs_BT = torch.stack(
+        [first_V.log_softmax(0)[one_N], second_VV.log_softmax(1)[one_N, two_N] * on_N], 1
     )
-    sampled_V = torch.autograd.grad(loss, logits_V)[0]
-    log_policy_V = logits_V.log_softmax(0)
-    exact = (log_policy_V.exp() * (log_policy_V - reference_V)).sum()
-    exact_V = torch.autograd.grad(0.5 * exact, logits_V)[0]
-    assert torch.allclose(sampled_V, exact_V, atol=3e-3)
+    base_BT = torch.stack([base_V[one_N], base_VV[one_N, two_N] * on_N], 1)
+    rewards_PK = (one_N == 2).float().view(-1, 4)
+    returns_PKT = losses.returns(rewards_PK, logprobs_BT.detach(), base_BT, beta)
+    loss = losses.policy_gradient(
+        logprobs_BT, logprobs_BT.detach(), logprobs_BT.detach(), advantages(returns_PKT).flatten(0, 1),
+        torch.stack([torch.ones(count), on_N], 1), clip=0.2, truncation=2.0,
+    )  # fmt: skip
+    found = torch.autograd.grad(loss * (count + on_N.sum()) / count, (first_V, second_VV))
+
+    p_V, p_VV = first_V.softmax(0), second_VV.softmax(1)
+    later_V = (p_VV * (p_VV.log() - base_VV)).sum(1) * tensor([0.0, 1.0, 1.0])
+    kl = (p_V * (p_V.log() - base_V + later_V)).sum()
+    exact = torch.autograd.grad(beta * kl - p_V[2], (first_V, second_VV))
+    for sampled, wanted in zip(found, exact, strict=True):
+        assert torch.allclose(sampled, scale * wanted, atol=3e-3)
 
 
 def test_kl_of_samples_estimates_the_kl_of_the_distributions() -> None:
