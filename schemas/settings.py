@@ -151,7 +151,7 @@ class RLSettings(BaseModel):
     replies: int = Field(8, ge=2, description="k, replies sampled for each prompt")
     max_tokens: int = Field(90, ge=1, description="longest reply sampled, tokens")
     kl_penalty: float = Field(
-        0.1,
+        0.15,
         ge=0,
         description="β on KL(π‖π_base), reward per nat; grows as the budget is used up",
     )

@@ -114,6 +114,13 @@ class Backbone(Text):
     def trainable(self) -> list[Tensor]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
+    def sides(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The same, as LoRA's A and its B, whose product is added to a weight of the base."""
+        named = [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
+        return [each for name, each in named if "lora_A" in name], [
+            each for name, each in named if "lora_B" in name
+        ]
+
     def snapshot(self) -> list[Tensor]:
         """A copy of the adapter's weights, for `restore`."""
         return [parameter.detach().clone() for parameter in self.trainable()]

@@ -27,6 +27,10 @@ from trainer.rollouts import Rollout, Sampler
 
 GUARD_STEPS = 4
 AVERAGED = 3
+B_FASTER = 2.0
+"""How much faster LoRA's B learns than its A. B begins at zero, and A learns nothing where B is zero: at one
+rate for both a first round moves hardly at all (LoRA+: Hayou, Ghosh and Yu 2024)."""
+
 Reward = Callable[[Views], Tensor]
 """Views of N replies to their rewards (N,)."""
 
@@ -125,9 +129,11 @@ def improve(
     hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
     those steps are taken back. `spent` is what is used up of another budget than the KL's, as a share;
     `least_entropy` is in nats per token."""
+    a_side, b_side = backbone.sides()
     optimizer = torch.optim.AdamW(
-        backbone.trainable(), lr=rl.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-    )
+        [{"params": a_side, "faster": 1.0}, {"params": b_side, "faster": B_FASTER}],
+        lr=rl.learning_rate, betas=(0.9, 0.95), weight_decay=0.0,
+    )  # fmt: skip
     result = Improvement()
     good = guarded = backbone.snapshot()
     boldness = 1.0
@@ -163,7 +169,7 @@ def improve(
         backbone.processes.add_up([each.grad for each in backbone.trainable() if each.grad is not None])
         torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = boldness * learning_rate(number, rl)
+            group["lr"] = boldness * learning_rate(number, rl) * group["faster"]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         release_memory()
@@ -200,8 +206,8 @@ def release_memory() -> None:
 
 
 def kl_penalty(spent: float, rl: RLSettings) -> float:
-    """β, which grows as a budget is used up (a barrier): twofold when 70% of it is spent, at most tenfold."""
-    return rl.kl_penalty / max(0.1, 1 - max(spent, 0.0) ** 2)
+    """β, which grows as a budget is used up (a barrier): twofold when 70% of it is spent, at most fourfold."""
+    return rl.kl_penalty / max(0.25, 1 - max(spent, 0.0) ** 2)
 
 
 def learning_rate(step: int, rl: RLSettings) -> float:
