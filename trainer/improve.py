@@ -206,7 +206,7 @@ def release_memory() -> None:
 
 
 def kl_penalty(spent: float, rl: RLSettings) -> float:
-    """β, which grows as a budget is used up (a barrier): twofold when 70% of it is spent, at most fourfold."""
+    """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold."""
     return rl.kl_penalty / max(0.25, 1 - max(spent, 0.0) ** 2)
 
 
