@@ -35,6 +35,14 @@ def with_adapter(base: Path, rl: RLSettings = RL) -> Backbone:
     return backbone
 
 
+def test_the_sides_are_all_that_is_trained_and_b_begins_at_zero(base: Path) -> None:
+    backbone = Backbone(base, RL)
+    a_side, b_side = backbone.sides()
+    assert {id(each) for each in (*a_side, *b_side)} == {id(each) for each in backbone.trainable()}
+    assert all(bool((each != 0).any()) for each in a_side)
+    assert all(bool((each == 0).all()) for each in b_side)
+
+
 def batch_of(backbone: Backbone) -> Padded:
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a", "tell me")]
     return backbone.pad(prompts, REPLIES)
