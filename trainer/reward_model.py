@@ -35,7 +35,7 @@ LOOKS: tuple[tuple[str, ...], ...] = (
 
 EVENNESS = 4
 """Shape of the gamma distribution that a member's weights on the votes are drawn from: 1 is the Bayesian
-bootstrap (Rubin 1981), which makes each member blind to a third of the votes."""
+bootstrap (Rubin 1981), by which a third of the votes weigh less than 0.41 in each member."""
 
 
 @dataclass(frozen=True, slots=True)
