@@ -86,5 +86,5 @@ def test_what_two_trained_one_rebuilds(
         [row] = connection.execute("select outcome, reason, policy from rounds").fetchall()
     assert row["outcome"] == "published", row["reason"]
     rebuilt = rebuild(settings, pool, row["policy"])
-    # Adam's first step is a sign: a weight whose gradient is nearly zero may go the other way.
-    assert rebuilt.distance < 10 * TOLERANCE, rebuilt
+    # Adam's first step is a sign: a few weights whose gradient is nearly zero go the other way.
+    assert rebuilt.distance < 0.01, rebuilt
