@@ -155,6 +155,11 @@ class RLSettings(BaseModel):
         ge=0,
         description="β on KL(π‖π_base), reward per nat; grows as the budget is used up",
     )
+    drift_penalty: float = Field(
+        1.0,
+        ge=0,
+        description="on what changes in the replies although no vote asks for it, reward per nat",
+    )
     kl_budget: float = Field(0.3, gt=0, description="the guard stops a round above this KL, nats per token")
     entropy_floor: float = Field(
         0.25, ge=0, lt=1, description="the guard stops a round below this share of the base's entropy, share"

@@ -2,11 +2,11 @@
 
 A step samples k replies to each of a few prompts and moves the adapter once as its objective says
 (`objectives`): by default towards those of more reward than the others (RLOO: Ahmadian et al. 2024), each
-token less β times what it costs in KL to the base. The guard looks at every step's samples before it moves
-on: above the KL budget, or below the least entropy, it goes back to the last step that was within them and
-goes on half as boldly, but not for ever; and now and then it asks whether knowledge was lost. What a round
-hands on is the mean of its last steps (Polyak and Juditsky 1992): each step is noisy, and the noise costs KL
-and buys nothing.
+token less β times what it costs in KL to the base, each reply less what it adds to the `drift`. The guard
+looks at every step's samples before it moves on: above the KL budget, or below the least entropy, it goes
+back to the last step that was within them and goes on half as boldly, but not for ever; and now and then it
+asks whether knowledge was lost. What a round hands on is the mean of its last steps (Polyak and Juditsky
+1992): each step is noisy, and the noise costs KL and buys nothing.
 """
 
 import ctypes
@@ -21,11 +21,15 @@ from torch import Tensor
 from schemas.settings import RLSettings
 from trainer import features, losses
 from trainer.backbone import Backbone
+from trainer.drift import Drift
 from trainer.features import Views
 from trainer.objectives import MICRO_BATCH, Objective, Samples, by_length
 from trainer.rollouts import Rollout, Sampler
 
 GUARD_STEPS = 4
+MOMENTUM = 0.6
+"""Of Adam, whose usual 0.9 remembers more steps than a round has: replies got shorter in one round and longer
+in the next."""
 AVERAGED = 3
 B_FASTER = 2.0
 """How much faster LoRA's B learns than its A. B begins at zero, and A learns nothing where B is zero: at one
@@ -38,10 +42,12 @@ Reward = Callable[[Views], Tensor]
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one step saw on its samples, before it moved: `reward` by the reward model, `kl` and `entropy` in
-    nats per token, `length` in tokens, `ended` the share of replies that stopped by themselves."""
+    nats per token, `drift` in nats (`trainer.drift`), `length` in tokens, `ended` the share of replies that
+    stopped by themselves."""
 
     reward: float
     kl: float
+    drift: float
     entropy: float
     length: float
     ended: float
@@ -124,6 +130,7 @@ def improve(
     guard: Callable[[], str | None] = lambda: None,
     spent: float = 0.0,
     least_entropy: float = 0.0,
+    drift: Drift | None = None,
 ) -> Improvement:
     """Train the backbone's adapter for at most `rl.steps` steps; `generator` draws the prompts, `report`
     hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
@@ -132,7 +139,7 @@ def improve(
     a_side, b_side = backbone.sides()
     optimizer = torch.optim.AdamW(
         [{"params": a_side, "faster": 1.0}, {"params": b_side, "faster": B_FASTER}],
-        lr=rl.learning_rate, betas=(0.9, 0.95), weight_decay=0.0,
+        lr=rl.learning_rate, betas=(MOMENTUM, 0.95), weight_decay=0.0,
     )  # fmt: skip
     result = Improvement()
     good = guarded = backbone.snapshot()
@@ -149,7 +156,8 @@ def improve(
         if not bool(raw_B.isfinite().all() and kl_B.isfinite().all()):
             backbone.restore(good)
             raise FloatingPointError(f"step {number} met a reward or a KL that is not finite")
-        step = _summary(rollouts, raw_B, kl_B)
+        drift_B = torch.zeros_like(raw_B) if drift is None else drift.charge(measured.views, raw_B)
+        step = _summary(rollouts, raw_B, kl_B, drift_B)
         report(number, step)
         beyond = _beyond(step, rl.kl_budget, least_entropy)
         if beyond is not None and number > 0:
@@ -163,7 +171,8 @@ def improve(
         result.steps.append(step)
         good = backbone.snapshot()
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
-        rewards_PK = (raw_B - rl.unended_penalty * unfinished_B).view(len(chosen), rl.replies)
+        rewards_B = raw_B - rl.drift_penalty * drift_B - rl.unended_penalty * unfinished_B
+        rewards_PK = rewards_B.view(len(chosen), rl.replies)
         beta, kl = kl_penalty(max(step.kl / rl.kl_budget, spent), rl), float(kl_B.mean())
         objective.descend(backbone, Samples(rows, rollouts, rewards_PK, measured.base_logprobs, beta, kl))
         backbone.processes.add_up([each.grad for each in backbone.trainable() if each.grad is not None])
@@ -225,11 +234,12 @@ def _draw(prompts: Sequence[list[int]], count: int, generator: torch.Generator) 
     return [prompts[index] for index in picks.tolist()]
 
 
-def _summary(rollouts: Sequence[Rollout], reward_B: Tensor, kl_B: Tensor) -> Step:
+def _summary(rollouts: Sequence[Rollout], reward_B: Tensor, kl_B: Tensor, drift_B: Tensor) -> Step:
     tokens = sum(len(rollout.token_ids) for rollout in rollouts)
     return Step(
         reward=round(float(reward_B.mean()), 4),
         kl=round(float(kl_B.sum()) / tokens, 4),
+        drift=round(float(drift_B.mean()) / 2, 4),
         entropy=round(entropy(rollouts), 4),
         length=round(tokens / len(rollouts), 1),
         ended=round(sum(rollout.ended for rollout in rollouts) / len(rollouts), 3),

@@ -64,6 +64,17 @@ def returns(rewards_PK: Tensor, logprobs_BT: Tensor, reference_BT: Tensor, beta:
     return rewards_PK.unsqueeze(2) - to_go_BT.view(*rewards_PK.shape, -1)
 
 
+def unsure(logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor, sure: float) -> Tensor:
+    """How unsure the policy has become where the base was sure, that is, gave the token there at least the
+    probability `sure`: the KL of π to π_base between this token and any other, summed, divided by the number
+    of all tokens. It is exact at each place, while of a sample's own log π − log π_base only the rare sample
+    of another token tells anything."""
+    token_BT, base_BT = (each.clamp_max(-1e-6) for each in (logprobs_BT, reference_BT))
+    other_BT, base_other_BT = (torch.log(-torch.expm1(each)) for each in (token_BT, base_BT))
+    kl_BT = token_BT.exp() * (token_BT - base_BT) + other_BT.exp() * (other_BT - base_other_BT)
+    return (kl_BT * (base_BT.exp() >= sure) * mask_BT).sum() / mask_BT.sum()
+
+
 def dpo(better_B: Tensor, worse_B: Tensor, beta: float) -> Tensor:
     """(B,) of pairs of replies, given as log π − log π_base of the whole reply (Rafailov et al. 2023)."""
     return -logsigmoid(beta * (better_B - worse_B))

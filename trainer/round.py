@@ -14,6 +14,7 @@ import torch
 from schemas.settings import TrainerSettings
 from trainer import examples, gate, past, reward_model
 from trainer.backbone import Backbone
+from trainer.drift import Drift
 from trainer.examples import Corpus, Key
 from trainer.features import Views
 from trainer.gate import Answers
@@ -26,8 +27,8 @@ from trainer.past import Past
 from trainer.reward_model import RewardModel
 from trainer.rollouts import Sampler
 
-BASE_PROMPTS, BASE_REPLIES = 64, 4
-"""What the base says to recent prompts sets the scale of the reward."""
+BASE_PROMPTS, BASE_REPLIES = 128, 4
+"""What the base says to recent prompts sets the scale of the reward, and is what policies drift from."""
 
 
 IMITATED = 8
@@ -154,6 +155,7 @@ class Round:
             self._objective(seen, model), sampler, report, lambda: exam.lost(knowledge),
             self.inputs.knowledge_lost / self._settings.gate.knowledge_loss,
             self._settings.rl.entropy_floor * base.entropy,
+            Drift(model.members[0].lenses, base.views, model.reward(base.views)),
         )  # fmt: skip
         return Learned(model, judge, base, improvement)
 

@@ -34,7 +34,7 @@ PEOPLE, EACH = 20, 20
 NOISE = 0.1
 HOSTILE = 0.3  # half of them against the taste, half at random
 HELD_OUT = 800
-BASE = 64  # prompts whose four replies set the scale
+BASE = 128  # prompts whose four replies set the scale
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ import torch
 from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.backbone import Backbone
+from trainer.drift import Drift
 from trainer.features import Views
-from trainer.improve import Step, improve, learning_rate
+from trainer.improve import Step, improve, learning_rate, measure
+from trainer.lens import lenses
 from trainer.losses import leave_one_out
 from trainer.objectives import PolicyGradient
-from trainer.rollouts import in_process
+from trainer.rollouts import in_process, sample
 
 torch.set_num_threads(1)
 
@@ -41,7 +43,11 @@ def nonsense(views: Views) -> torch.Tensor:
 
 
 def run(
-    backbone: Backbone, rl: RLSettings, guard: str | None = None, least_entropy: float = 0.0
+    backbone: Backbone,
+    rl: RLSettings,
+    guard: str | None = None,
+    least_entropy: float = 0.0,
+    drift: Drift | None = None,
 ) -> tuple[list[Step], str | None]:
     seen: list[Step] = []
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell me")]
@@ -49,7 +55,7 @@ def run(
     result = improve(
         backbone, prompts, likes_low_tokens, rl, generator, OBJECTIVE,
         in_process(backbone, rl.replies, rl.max_tokens, generator),
-        lambda number, step: seen.append(step), lambda: guard, least_entropy=least_entropy,
+        lambda number, step: seen.append(step), lambda: guard, least_entropy=least_entropy, drift=drift,
     )  # fmt: skip
     return seen, result.stopped
 
@@ -108,3 +114,21 @@ def test_the_learning_rate_warms_up_and_settles() -> None:
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[-1] == pytest.approx(0.36)
+
+
+def test_drift_is_held_by_its_penalty(base: Path) -> None:
+    """With a drift that knows of no reward, whatever is learned is drift."""
+    backbone = Backbone(base, RL)
+    prompt = backbone.render([{"role": "user", "content": "hello"}])
+    replies = sample(backbone, [prompt], 64, RL.max_tokens, torch.Generator().manual_seed(1))
+    views = measure(backbone, [prompt] * 64, [reply.token_ids for reply in replies]).views
+
+    def drifted(penalty: float) -> Step:
+        rl = RL.model_copy(update={"drift_penalty": penalty})
+        drift = Drift(lenses(views, 64), views, torch.zeros(64))
+        return run(Backbone(base, rl), rl, drift=drift)[0][-1]
+
+    free, held = drifted(0.0), drifted(3.0)
+    assert held.drift < 0.5 * free.drift
+    assert held.kl < 0.5 * free.kl
+    assert held.reward < free.reward

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, tensor
+from torch.distributions import Bernoulli, kl_divergence
 
 from trainer import losses
 
@@ -82,6 +83,21 @@ def test_advantages_of_returns_ascend_the_reward_less_the_exact_kl_of_replies(
     exact = torch.autograd.grad(beta * kl - p_V[2], (first_V, second_VV))
     for sampled, wanted in zip(found, exact, strict=True):
         assert torch.allclose(sampled, scale * wanted, atol=3e-3)
+
+
+def test_unsure_is_the_kl_of_yes_and_no_where_the_base_was_sure() -> None:
+    base_BT = tensor([[0.99, 0.95, 0.89], [0.92, 1.0, 0.99]]).log()
+    p_BT = tensor([[0.8, 0.97, 0.2], [0.92, 1.0, 0.5]], requires_grad=True)
+    mask_BT = tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    found = losses.unsure(p_BT.log(), base_BT, mask_BT, 0.9)
+    expected = kl_divergence(Bernoulli(p_BT[0, :2]), Bernoulli(base_BT[0, :2].exp())).sum() / 5
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    [slope_BT] = torch.autograd.grad(found, p_BT)
+    [wanted_BT] = torch.autograd.grad(expected, p_BT)
+    torch.testing.assert_close(slope_BT[0, :2], wanted_BT[0, :2], rtol=1e-4, atol=1e-5)
+    assert slope_BT[0, 2] == slope_BT[1, 2] == 0, "not sure, and behind the end"
+    assert slope_BT.isfinite().all()
+    assert float(slope_BT[0, 0]) < 0 < float(slope_BT[0, 1]), "back to what the base gave it"
 
 
 def test_kl_of_samples_estimates_the_kl_of_the_distributions() -> None:
