@@ -40,6 +40,8 @@ from trainer.starter.world import prompts as world_prompts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
+SAID = 1200  # replies before and after: a style's share is known to two points
+
 
 class Ballots:
     """All votes so far."""
@@ -170,7 +172,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     ballots = Ballots()
     seen, exam = Seen(backbone), Exam(backbone, settings)
     probes = [knowledge.Probe(p.prompt, p.accept or ()) for p in world_probes(args.probes, 77)]
-    before = Sayings.of(backbone, 400, seed)
+    before = Sayings.of(backbone, SAID, seed)
     known = known_share(backbone, probes, torch.Generator().manual_seed(1))
     print(
         f"seed {seed}: {judge.taste}; base approval {before.approval(judge):.3f}, knowledge {known:.3f}",
@@ -205,7 +207,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
             f"  {result.stopped or ''} {'; '.join(verdict.reasons)}",
             flush=True,
         )
-    after = Sayings.of(backbone, 400, seed)
+    after = Sayings.of(backbone, SAID, seed)
     knows = known_share(backbone, probes, torch.Generator().manual_seed(1))
     voted_on = {axis for axis, _ in judge.taste.wants}
     rates, base_rates = after.rates(), before.rates()
