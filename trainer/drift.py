@@ -37,7 +37,8 @@ class Drift:
         self._mean_K: Tensor | None = None
 
     def charge(self, views: Views, rewards_N: Tensor) -> Tensor:
-        """(N,) nats by which each of a step's replies adds to the drift, less where it takes from it."""
+        """(N,) nats by which each of a step's replies adds to the drift, less where it takes from it; their
+        mean is twice the drift."""
         surprises_NK = self._surprises(views, rewards_N)
         mean_K = surprises_NK.mean(0)
         self._mean_K = mean_K if self._mean_K is None else torch.lerp(mean_K, self._mean_K, MEMORY)

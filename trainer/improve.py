@@ -135,7 +135,7 @@ def improve(
     """Train the backbone's adapter for at most `rl.steps` steps; `generator` draws the prompts, `report`
     hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
     those steps are taken back. `spent` is what is used up of another budget than the KL's, as a share;
-    `least_entropy` is in nats per token."""
+    `least_entropy` is in nats per token; without `drift`, none is charged."""
     a_side, b_side = backbone.sides()
     optimizer = torch.optim.AdamW(
         [{"params": a_side, "faster": 1.0}, {"params": b_side, "faster": B_FASTER}],

@@ -31,7 +31,7 @@ from deploy.people import draw_taste
 from deploy.postgres import database
 from schemas.database import Pool, migrate, open_pool
 from schemas.settings import RewardSettings, Settings, TrainerSettings
-from tests.bench.reward import BASE, HELD_OUT, NOISE, Replies, accuracy, replies
+from tests.bench.reward import HELD_OUT, NOISE, Replies, accuracy, replies
 from trainer import examples, reward_model
 from trainer.backbone import Backbone
 from trainer.examples import Corpus, Example, Key
@@ -40,7 +40,7 @@ from trainer.inputs import Inputs
 from trainer.lens import lenses
 from trainer.past import Past, made_for, oldest
 from trainer.reward_model import RewardModel
-from trainer.round import BASE_REPLIES, Round, Seen
+from trainer.round import BASE_PROMPTS, BASE_REPLIES, Round, Seen
 from trainer.starter import MODEL_DIR
 
 VOTED = 4_000  # replies that are voted on, again and again
@@ -54,7 +54,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 def of_base(everything: Replies) -> Views:
     """Of the base's replies that set the scale."""
-    return {name: view[-BASE_REPLIES * BASE :] for name, view in everything.views.items()}
+    return {name: view[-BASE_REPLIES * BASE_PROMPTS :] for name, view in everything.views.items()}
 
 
 class AtHand(Seen):

@@ -26,6 +26,7 @@ from trainer.features import Views
 from trainer.improve import measure
 from trainer.likelihood import Votes
 from trainer.rollouts import sample
+from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
 
@@ -34,7 +35,6 @@ PEOPLE, EACH = 20, 20
 NOISE = 0.1
 HOSTILE = 0.3  # half of them against the taste, half at random
 HELD_OUT = 800
-BASE = 128  # prompts whose four replies set the scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,16 @@ class Replies:
 
 
 def replies(backbone: Backbone, settings: TrainerSettings, voted: int = PEOPLE * EACH) -> Replies:
-    """One of the base's to each prompt, but four to each of the last BASE; `voted` come before HELD_OUT."""
-    asked = [each.prompt for each in prompts(voted + HELD_OUT + BASE, seed=600)]
+    """One of the base's to each prompt, but BASE_REPLIES to each of the last
+    BASE_PROMPTS; `voted` come before HELD_OUT."""
+    asked = [each.prompt for each in prompts(voted + HELD_OUT + BASE_PROMPTS, seed=600)]
     ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
     generator = torch.Generator().manual_seed(600)
-    single, several = ids[:-BASE], ids[-BASE:]
+    single, several = ids[:-BASE_PROMPTS], ids[-BASE_PROMPTS:]
     with backbone.reference():
         found = sample(backbone, single, 1, settings.rl.max_tokens, generator)
-        found += sample(backbone, several, 4, settings.rl.max_tokens, generator)
-    rows = [*single, *(prompt for prompt in several for _ in range(4))]
+        found += sample(backbone, several, BASE_REPLIES, settings.rl.max_tokens, generator)
+    rows = [*single, *(prompt for prompt in several for _ in range(BASE_REPLIES))]
     token_ids = [rollout.token_ids for rollout in found]
     return Replies(
         [backbone.decode(tokens) for tokens in token_ids], measure(backbone, rows, token_ids).views
@@ -90,7 +91,7 @@ def learned(
     for number, (person, up) in enumerate(found):
         votes.thumb(person if raters else 0, number, up)
     generator = torch.Generator().manual_seed(seed)
-    model = reward_model.fit(training.views, votes, base.views, 4, settings.reward, generator)
+    model = reward_model.fit(training.views, votes, base.views, BASE_REPLIES, settings.reward, generator)
     return accuracy(model.reward(held_out.views), [taste.likes(text) for text in held_out.texts])
 
 

@@ -103,6 +103,7 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
     assert record["gate"]["passed"] is True
     assert len(record["improvement"]["steps"]) == 2
+    assert all(step["drift"] > 0 for step in record["improvement"]["steps"])
     page = (settings.rounds_dir / "default" / "00001.html").read_text()
     assert "Round 1:" in page
     assert "The votes that weighed most" in page

@@ -1,6 +1,8 @@
 """Each algorithm moves a tiny model the way that it should, whoever shares a batch with whom."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,20 @@ def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable
     )
     for one, two in zip(gradient(backbone, make(), of), gradient(backbone, make(), turned), strict=True):
         torch.testing.assert_close(one, two, rtol=2e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize(("given", "held"), [(0.95, True), (0.85, False)])
+def test_what_the_base_was_sure_of_is_held(backbone: Backbone, given: float, held: bool) -> None:
+    """Replies that are all worth the same, and cost nothing: their tokens move where they were sure only."""
+    of = samples(backbone, beta=0.1)
+    base_logprobs = [[math.log(given)] * len(rollout.token_ids) for rollout in of.rollouts]
+    rollouts = [
+        replace(rollout, logprobs=row) for rollout, row in zip(of.rollouts, base_logprobs, strict=True)
+    ]
+    same = Samples(of.rows, rollouts, torch.zeros(3, RL.replies), base_logprobs, of.beta, of.kl)
+    before_PK = log_ratios(backbone, of)
+    descend(backbone, PolicyGradient(leave_one_out, 0.2, 2.0), same)
+    assert bool((log_ratios(backbone, of) > before_PK + 0.3).all()) == held
 
 
 def test_pairs_of_votes_are_learned(backbone: Backbone) -> None:
