@@ -5,7 +5,9 @@ for each seed): 20 people, 20 thumbs each, one in ten not meant. Held out: how o
 has more reward than one that it does not, over all such pairs of other prompts. The taste itself is always
 right, so this is the share of what the truth allows. Then three of ten people vote against the taste or at
 random; the same votes also go to a model that knows nothing of raters. Promised: 0.90; 0.95 of that with the
-hostile ones, and at most half of the error that the model without raters makes. About 2 minutes.
+hostile ones, and at most half of the error that the model without raters makes. And how well its probability
+of a thumb up is calibrated: by how much it is off the share of such votes of an honest person, on average
+over tenths of the scale (expected calibration error: Naeini, Cooper and Hauskrecht 2015). About 2 minutes.
 """
 
 import argparse
@@ -24,7 +26,8 @@ from trainer import reward_model
 from trainer.backbone import Backbone
 from trainer.features import Views
 from trainer.improve import measure
-from trainer.likelihood import Votes
+from trainer.likelihood import LAPSE, Votes
+from trainer.reward_model import RewardModel
 from trainer.rollouts import sample
 from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
@@ -83,16 +86,30 @@ def accuracy(reward_N: Tensor, liked: list[bool]) -> float:
     return float((gaps > 0).float().mean() + 0.5 * (gaps == 0).float().mean())
 
 
+def calibration_error(model: RewardModel, held_out: Replies, liked: list[bool]) -> float:
+    """Expected, of the probability that an honest person's vote is up, slips included."""
+    meant_N = torch.stack(
+        [member(held_out.views) * member.spread + member.centre for member in model.members]
+    ).mean(0)
+    said_N = (1 - LAPSE) * meant_N + LAPSE / 2
+    up_N = torch.tensor(liked).float() * (1 - 2 * NOISE) + NOISE
+    tenth_N = (said_N * 10).long()
+    gaps = [abs(float((said_N - up_N)[tenth_N == tenth].sum())) for tenth in range(10)]
+    return sum(gaps) / len(liked)
+
+
 def learned(
     training: Replies, found: list[tuple[int, bool]], base: Replies, held_out: Replies, taste: Taste,
     settings: TrainerSettings, seed: int, raters: bool,
-) -> float:  # fmt: skip
+) -> tuple[float, float]:  # fmt: skip
+    """Accuracy and calibration error on what was held out."""
     votes = Votes(PEOPLE if raters else 1)
     for number, (person, up) in enumerate(found):
         votes.thumb(person if raters else 0, number, up)
     generator = torch.Generator().manual_seed(seed)
     model = reward_model.fit(training.views, votes, base.views, BASE_REPLIES, settings.reward, generator)
-    return accuracy(model.reward(held_out.views), [taste.likes(text) for text in held_out.texts])
+    liked = [taste.likes(text) for text in held_out.texts]
+    return accuracy(model.reward(held_out.views), liked), calibration_error(model, held_out, liked)
 
 
 def main() -> int:
@@ -106,22 +123,24 @@ def main() -> int:
     training, held_out = everything.part(0, count), everything.part(count, count + HELD_OUT)
     base = everything.part(count + HELD_OUT, len(everything.texts))
     rows: dict[str, list[float]] = {"clean": [], "hostile": [], "hostile_without_raters": []}
+    off: dict[str, list[float]] = {name: [] for name in rows}
     for seed in seeds:
         taste = draw_taste(seed)
         for name, values in rows.items():
             rng = random.Random(seed)
             found = thumbs(taste, training.texts, name != "clean", rng)
-            values.append(
-                learned(
-                    training, found, base, held_out, taste, settings, seed, name != "hostile_without_raters"
-                )
+            right, error = learned(
+                training, found, base, held_out, taste, settings, seed, name != "hostile_without_raters"
             )
+            values.append(right)
+            off[name].append(error)
         figures = "  ".join(f"{name} {values[-1]:.3f}" for name, values in rows.items())
         print(f"{seed}  {figures}  {taste}", flush=True)
     middle = {name: statistics.median(values) for name, values in rows.items()}
     for name, values in rows.items():
         print(
             f"{name.replace('_', ' '):24} median {middle[name]:.3f}  ({min(values):.3f} to {max(values):.3f})"
+            f"  calibration error {statistics.median(off[name]):.3f}"
         )
     kept = middle["hostile"] / middle["clean"]
     errors = statistics.median(
@@ -129,7 +148,8 @@ def main() -> int:
         for ours, plain in zip(rows["hostile"], rows["hostile_without_raters"], strict=True)
     )
     print(f"hostile against clean {kept:.3f}; error against a model without raters {errors:.2f}")
-    print(json.dumps({**middle, "hostile_to_clean": kept, "error_ratio": errors}))
+    calibration = {f"{name}_calibration_error": statistics.median(values) for name, values in off.items()}
+    print(json.dumps({**middle, **calibration, "hostile_to_clean": kept, "error_ratio": errors}))
     return 0 if middle["clean"] >= 0.9 and kept >= 0.95 and errors <= 0.5 else 1
 
 
