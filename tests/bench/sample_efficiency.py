@@ -1,13 +1,14 @@
 """Votes needed to reach 80% approval, against TRL: `python -m tests.bench.sample_efficiency --seeds 501 502`.
 
 First ours: rounds as the trainer does them, on votes of people with a hidden taste (`offline_learning`), till
-the policy is liked at 80%; say after n votes. People then go on voting on it, up to 2n votes. TRL's DPO and
-KTO learn from those 2n votes, its online DPO from 2n comparisons of its own samples by the same people, all
-from the same base with the same LoRA, each with every learning rate of a grid. We need at most half the votes
-of the best of them if none of them reaches 80% so, within the limits of our gate, which ours keeps: what a
-policy costs in KL to the base and in knowledge. What the best reaches beyond them is printed too. The later
-half of those votes is about replies of a policy that is liked at 80%, which only our loop has made: that is
-what "the same votes" means, and it helps KTO. Promised of the median, so of most seeds. 12 minutes a seed.
+the policy is liked at 80% within the limits of our gate, which are what it costs in KL to the base and in
+knowledge; say after n votes. People then go on voting on it, up to 2n votes. TRL's DPO and KTO learn from
+those 2n votes, its online DPO from 2n comparisons of its own samples by the same people, all from the same
+base with the same LoRA, each with every learning rate of a grid. We need at most half the votes of the best
+of them if none reaches 80% so, within the same limits. What the best reaches beyond them is printed too.
+The later half of those votes is about replies of a policy that is liked at 80%, which only our loop has made:
+that is what "the same votes" means, and it helps KTO. Promised of the median, so of most seeds. 12 minutes a
+seed.
 """
 
 import argparse
@@ -74,9 +75,6 @@ class Examiner:
         self._settings = settings
         self._judge = next(person for person in people if not person.contrarian)
 
-    def liked(self) -> float:
-        return Sayings.of(self.exam.backbone, ASKED, self.seed).approval(self._judge)
-
     def look(self) -> Reached:
         """At the adapter as it is now."""
         backbone, rl, generator = (
@@ -91,7 +89,8 @@ class Examiner:
         kl = gate.answer(backbone, asked, 1, rl.max_tokens, generator).kl
         lost, _ = loss(self.exam.of_base(), self.exam.of_adapter(generator))
         allowed = kl <= gate.KL_SLACK * rl.kl_budget and lost <= self._settings.gate.knowledge_loss
-        return Reached(self.liked(), kl, lost, allowed)
+        liked = Sayings.of(backbone, ASKED, self.seed).approval(self._judge)
+        return Reached(liked, kl, lost, allowed)
 
 
 def ours(
@@ -111,11 +110,10 @@ def ours(
         if work.useless() is None:
             learn(work, settings, seen, exam)
         older, newer = newer, backbone.snapshot()
-        liked = examiner.liked()
-        print(f"  ours, {len(ballots.examples)} votes: {liked:.3f}", flush=True)
-        if liked >= AIM:
+        reached = examiner.look()
+        print(f"  ours, {len(ballots.examples)} votes: {reached}", flush=True)
+        if reached.liked >= AIM and reached.allowed:
             taken = len(ballots.examples)
-            print(f"  ours: {examiner.look()}", flush=True)
             vote(backbone, ballots, people, taken, 100 * seed + 99)
             break
     return taken, ballots
