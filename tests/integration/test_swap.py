@@ -2,9 +2,10 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import httpx
 import psycopg
@@ -97,6 +98,41 @@ async def test_a_child_of_a_policy_that_was_taken_back_is_refused(swapping: Serv
     swapping.registry.publish("p2-bbbbbb", parent="p1-aaaaaa", seed=2)
     swapping.until(lambda: swapping.registry.state("p2-bbbbbb") == ("rejected", "parent_rolled_back"))
     assert swapping.live() == "p0"
+
+
+def change(service: Service, statement: LiteralString) -> None:
+    with psycopg.connect(service.settings.database_url or "") as connection:
+        connection.execute(statement)
+
+
+def test_an_older_route_changes_nothing(swapping: Service) -> None:
+    """As when the registry was read before a swap, and is acted upon after it."""
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    older = swapping.app.state.router.find("default")
+    go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
+    swaps = swapping.counted("hearken_policy_swaps_total", project="default")
+    swapping.app.state.swap.adopt(older)
+    assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p2-bbbbbb"
+    assert swapping.counted("hearken_policy_swaps_total", project="default") == swaps
+    assert swapping.counted("hearken_live_policy", policy="p2-bbbbbb", project="default") == 1
+    assert swapping.counted("hearken_live_policy", policy="p1-aaaaaa", project="default") == 0
+
+
+def test_the_swap_outlives_an_error_that_nobody_foresaw(swapping: Service) -> None:
+    change(swapping, "alter table routes rename to mislaid")
+    swapping.rows("select pg_notify('hearken_routes', 'default')")
+    time.sleep(0.5)
+    change(swapping, "alter table mislaid rename to routes")
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    assert httpx.get(f"{swapping.url}/healthz").status_code == 200
+
+
+def test_work_that_ended_is_seen(swapping: Service) -> None:
+    swapping.chat(max_tokens=1)
+    change(swapping, "alter table spending rename to mislaid")
+    swapping.chat(max_tokens=1)
+    swapping.until(lambda: httpx.get(f"{swapping.url}/healthz").status_code == 503)
+    assert httpx.get(f"{swapping.url}/healthz").json() == {"status": "failed", "ended": ["limiter"]}
 
 
 def truncate(directory: Path) -> None:
