@@ -1,4 +1,4 @@
-"""The transactions of a rollout: promote, roll back, begin a canary, reject. Each changes the route, the
+"""The transactions of a rollout: ask, promote, roll back, begin a canary, reject. Each changes the route, the
 policies' states and the rollouts' record together, under the route's row lock, and tells every process.
 
 Plain functions over a connection, so that the service and the command line share them. What is loaded on
@@ -40,6 +40,26 @@ async def promote(connection: Connection, project: str, policy: str) -> Route:
                 [_new_id(), project, policy, route.live],
             )
         return await _announced(connection, project)
+
+
+async def ask(connection: Connection, project: str, policy: str) -> None:
+    """Have serving promote `policy` as soon as the engines have proved it. Raises as `promote`."""
+    async with connection.transaction():
+        await _check_may_go_live(connection, await _locked(connection, project), policy)
+        await connection.execute(
+            "update policies set asked_at = now() where project = %s and id = %s", [project, policy]
+        )
+        await connection.execute("select pg_notify('hearken_policies', %s)", [project])
+
+
+async def withdraw(connection: Connection, project: str, policy: str, reason: str | None = None) -> bool:
+    """Nobody asks for `policy` any more, and `reason` is kept with it; whether anybody did."""
+    withdrawn = await connection.execute(
+        "update policies set asked_at = null, reason = coalesce(%s, reason)"
+        " where project = %s and id = %s and asked_at is not null",
+        [reason, project, policy],
+    )
+    return withdrawn.rowcount > 0
 
 
 async def rollback(connection: Connection, project: str, reason: str) -> Route:
@@ -207,7 +227,7 @@ async def _set_state(
     connection: Connection, project: str, policy: str, state: str, reason: str | None = None
 ) -> None:
     await connection.execute(
-        "update policies set state = %(state)s, reason = %(reason)s, live_at ="
+        "update policies set state = %(state)s, reason = %(reason)s, asked_at = null, live_at ="
         " case when %(state)s = 'live' then coalesce(live_at, now()) else live_at end"
         " where project = %(project)s and id = %(policy)s",
         {"project": project, "policy": policy, "state": state, "reason": reason},

@@ -64,8 +64,7 @@ class Swap:
                 return
             for route in await self._routes():
                 await self._follow(route)
-                if self._settings.serving.promotion == "direct":
-                    await self._promote_published(route.project)
+                await self._promote_due(route.project)
             await self._fleet.keep(self._wanted())
 
     async def promote(self, project: str, policy: str) -> None:
@@ -162,21 +161,28 @@ class Swap:
             return False
         return error.reason != "probe" or self._fleet.serves(BASE)
 
-    async def _promote_published(self, project: str) -> None:
-        """Each in the order of its publication: votes went into all of them, and each is seen to go live."""
+    async def _promote_due(self, project: str) -> None:
+        """What an operator asked for, and with direct promotion what was published, each in the order of its
+        publication: votes went into all of them, and each is seen to go live."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
-                "select id from policies where project = %s and state = 'published' order by created_at, id",
-                [project],
+                "select id, asked_at is not null as asked from policies where project = %s"
+                " and (asked_at is not null or state = 'published' and %s) order by created_at, id",
+                [project, self._settings.serving.promotion == "direct"],
             )
-            waiting = [row["id"] for row in await cursor.fetchall()]
-        for policy in waiting:
+            due = [(row["id"], row["asked"]) for row in await cursor.fetchall()]
+        for policy, asked in due:
             try:
                 await self._admit(project, policy)
                 async with self._pool.connection() as connection:
                     self.adopt(await rollout.promote(connection, project, policy))
             except PolicyRejected as error:
-                await self._reject(project, error)
+                if asked and not self._is_damaged(error):
+                    async with self._pool.connection() as connection:
+                        await rollout.withdraw(connection, project, policy, error.reason)
+                    log.error("policy_not_served", policy=policy, reason=error.reason, error=error.message)
+                else:
+                    await self._reject(project, error)
             except Conflict as error:
                 log.info("swap_postponed", policy=policy, why=error.message)
                 return
