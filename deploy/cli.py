@@ -236,13 +236,14 @@ def policies(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 @app.command()
 def promote(policy: str, data_dir: DataDir = None) -> None:
-    """Make POLICY answer everybody."""
-    from serving.rollout import promote as flip
+    """Make POLICY answer everybody, as soon as serving has loaded it everywhere and probed it."""
+    from deploy.promotion import promote as ask
 
-    async def run(connection: AsyncConnection[DictRow], settings: Settings) -> str:
-        return (await flip(connection, settings.project, policy)).live
+    async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
+        await ask(connection, settings.project, policy)
 
-    print(f"{_with_database(data_dir, run)} answers now.")
+    _with_database(data_dir, run)
+    print(f"{policy} answers now.")
 
 
 @app.command()

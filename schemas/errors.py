@@ -109,12 +109,17 @@ class Unavailable(_Later):
 
 
 class EngineError(HearkenError):
-    """An engine at `url` failed. `status` is its HTTP status, None when it could not be reached."""
+    """An engine at `url` failed. `status` is its HTTP status, None when there was no answer; then it is
+    `gone` if nothing listens there, and `late` if it said nothing in time."""
 
-    def __init__(self, message: str, *, url: str, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, url: str, status: int | None = None, gone: bool = False, late: bool = False
+    ) -> None:
         super().__init__(message)
         self.url = url
         self.status = status
+        self.gone = gone
+        self.late = late
 
 
 class PolicyRejected(HearkenError):

@@ -1,8 +1,8 @@
 """The FastAPI application: what the rooms' parts share, who is routed where, and in what order they start.
 
 Everything a request needs is on `app.state`: settings, pool, store, seals, keyring, limiter, router, fleet,
-swap, hub and metrics. Engines, the database and the first policy may all come up later than this process;
-until then requests are answered 503.
+swap, hub, metrics, and the work that goes on beside requests. Engines, the database and the first policy may
+all come up later than this process; until then requests are answered 503.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -32,6 +33,8 @@ from serving.logs import RequestLog
 from serving.metrics import Metrics
 from serving.router import Router
 from serving.swap import Swap
+
+log = structlog.get_logger()
 
 _LAST_SECONDS = 10
 _PUBLIC = ("/v1/chat/", "/v1/feedback", "/v1/models")
@@ -92,18 +95,25 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         context = _context(Path(settings.model))
         state.fleet = Fleet(settings.vllm.urls, settings.serving.engine_timeout, context)
         state.swap = Swap(settings, pool, state.fleet, state.router, state.metrics, state.hub.gone_live)
-        work = {
-            asyncio.create_task(state.swap.run()),
-            asyncio.create_task(state.limiter.run(pool)),
-            asyncio.create_task(retention.run(pool, settings.retention_days)),
-        }
+        state.work = [
+            asyncio.create_task(state.swap.run(), name="swap"),
+            asyncio.create_task(state.limiter.run(pool), name="limiter"),
+            asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
+        ]
+        for task in state.work:
+            task.add_done_callback(_ended)
         try:
             yield
         finally:
-            for task in work:
+            for task in state.work:
                 task.cancel()
-            await asyncio.wait(work)
+            await asyncio.wait(state.work)
             await state.fleet.close()
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        log.critical("work_ended", work=task.get_name(), exc_info=task.exception())
 
 
 def _context(model: Path) -> int | None:

@@ -7,6 +7,7 @@ a process that cannot keep up works less for each token, and one that can adds n
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +42,7 @@ class Engine:
         self.url = url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=timeout)
         self._session: aiohttp.ClientSession | None = None
+        self._answers: set[aiohttp.ClientResponse] = set()
 
     async def stream(
         self, policy: str, messages: list[dict[str, Any]], sampling: dict[str, Any]
@@ -58,18 +60,15 @@ class Engine:
             "return_token_ids": True,
         }
         prompt: list[int] | None = None
-        try:
-            async with self._request("POST", "/v1/chat/completions", body) as response:
-                if response.status != 200:
-                    raise self._refusal(response.status, await response.read())
-                async for events in _events(response):
-                    for event in events:
-                        prompt = event.get("prompt_token_ids") or prompt
-                    for delta in self._deltas(events, tops):
-                        delta.prompt_token_ids, prompt = prompt, None
-                        yield delta
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+        async with self._answer("POST", "/v1/chat/completions", body) as response:
+            if response.status != 200:
+                raise self._refusal(response.status, await response.read())
+            async for events in _events(response):
+                for event in events:
+                    prompt = event.get("prompt_token_ids") or prompt
+                for delta in self._deltas(events, tops):
+                    delta.prompt_token_ids, prompt = prompt, None
+                    yield delta
 
     async def load(self, policy: str, directory: Path) -> None:
         """Have the adapter resident. Loading what is already there succeeds: names are never reused."""
@@ -110,9 +109,33 @@ class Engine:
             raise self._failure(status, answer)
         return {card["id"] for card in orjson.loads(answer)["data"] if card.get("parent")}
 
+    async def check(self) -> None:
+        """Returns when the engine says that it is well; vLLM's says so only while its core lives."""
+        status, answer = await self._send("GET", "/health")
+        if status != 200:
+            raise self._failure(status, answer)
+
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        """End whatever is under way: those who wait get EngineError. The next request begins anew."""
+        session, self._session = self._session, None
+        if session is not None:
+            for response in self._answers:  # a session that is closed leaves those who read waiting for ever
+                response.content.set_exception(aiohttp.ClientConnectionError("it was given up"))
+            await session.close()
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self._request(method, path, body) as response:
+                self._answers.add(response)
+                try:
+                    yield response
+                finally:
+                    self._answers.discard(response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._unreachable(error) from error
 
     def _request(
         self, method: str, path: str, body: dict[str, Any] | None = None
@@ -128,11 +151,8 @@ class Engine:
         return self._session.request(method, self.url + path, data=data, headers=headers)
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
-        try:
-            async with self._request(method, path, body) as response:
-                return response.status, await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+        async with self._answer(method, path, body) as response:
+            return response.status, await response.read()
 
     def _deltas(self, events: list[dict[str, Any]], tops: int) -> Iterator[Delta]:
         """One for each choice that the events say something of, in their order; vLLM announces each by an
@@ -172,7 +192,13 @@ class Engine:
         return EngineError(f"{self.url}: {message}", url=self.url, status=status)
 
     def _unreachable(self, error: Exception) -> EngineError:
-        return EngineError(f"{self.url} does not answer: {error or type(error).__name__}", url=self.url)
+        return EngineError(
+            f"{self.url} does not answer: {error or type(error).__name__}",
+            url=self.url,
+            gone=isinstance(error, aiohttp.ClientConnectorError)
+            and isinstance(error.os_error, ConnectionRefusedError),
+            late=isinstance(error, TimeoutError),
+        )
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[dict[str, Any]]]:

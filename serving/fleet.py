@@ -7,12 +7,10 @@ and answers nobody until it passes. Nothing is stored: the engines are the truth
 
 import asyncio
 import hashlib
-import math
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,133 +18,15 @@ import structlog
 
 from schemas.addresses import resolve
 from schemas.errors import EngineError, PolicyRejected, Unavailable
-from schemas.policies import TRAINING, Probe
+from schemas.policies import Probe
 from serving.engine import Delta, Engine
+from serving.replica import Replica
 
 log = structlog.get_logger()
 
-_PATIENCE = 5.0  # seconds to say how it is
-_PLACES = 8  # tokens of a probe that are asked for
-_FAILURES = 3  # in a row, before an engine that was reachable counts as ill
+_RESOLVING = 1.0  # seconds to wait for the names of engines; after that, the addresses of before are good
 _GRACE = 10.0  # seconds that a policy nobody wants here stays: another process may not have heard of it yet
 _AFFINITY = 4  # streams more than the least loaded that a conversation's own replica may have
-
-
-class Replica:
-    """One engine. `resident` is what it has loaded, `proved` what it may answer for, `failed` what it could
-    not prove and another replica could."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.healthy = False
-        self.streams = 0
-        self.resident: set[str] = set()
-        self.proved: set[str] = set()
-        self.failed: set[str] = set()
-        self._failures = 0
-
-    @property
-    def in_rotation(self) -> bool:
-        return self.healthy and not self.failed
-
-    async def look(self) -> bool:
-        """Ask the engine how it is and what it holds; whether it answered."""
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                resident = {
-                    policy for policy in await self.engine.adapters() if not policy.startswith(TRAINING)
-                }
-        except (EngineError, TimeoutError) as error:
-            self._failures += 1
-            if self.healthy and self._failures >= _FAILURES:
-                log.error("engine_lost", url=self.engine.url, error=str(error))
-                self.healthy = False
-                self.proved.clear()
-                self.failed.clear()
-            return False
-        if not self.healthy:
-            log.info("engine_found", url=self.engine.url, adapters=len(resident))
-        self._failures = 0
-        self.healthy = True
-        self.resident = resident
-        self.proved &= resident
-        return True
-
-    async def prove(self, policy: str, directory: Path, probe: Probe, tolerance: float) -> None:
-        """Load `policy` unless it is there, and see that it is what answers. `directory` is absolute.
-
-        Raises PolicyRejected (`load`, `probe`) when the policy is at fault, EngineError when the engine is.
-        """
-        if policy not in self.resident:
-            try:
-                await self.engine.load(policy, directory)
-            except EngineError as error:
-                answers = await self.look()
-                if policy not in self.resident:  # another process may have loaded it meanwhile
-                    if error.status is None or not answers:
-                        raise
-                    raise PolicyRejected(f"{policy}: {error.message}", policy=policy, reason="load") from None
-            self.resident.add(policy)
-        short = telling(probe)
-        measured = await self.engine.probe(policy, probe.token_ids, short.places)
-        if not passes(short, measured, tolerance):
-            raise PolicyRejected(
-                f"{policy}: {self.engine.url} does not answer as the manifest says "
-                f"({distance(measured, short.logprobs):.3f} nats a token off, "
-                f"{distance(measured, short.base_logprobs):.3f} from the base)",
-                policy=policy,
-                reason="probe",
-            )
-        self.proved.add(policy)
-        if policy in self.failed:
-            self.failed.discard(policy)
-            log.info("engine_in_rotation", url=self.engine.url, policy=policy, failing=len(self.failed))
-
-    async def drop(self, policy: str) -> None:
-        self.proved.discard(policy)
-        if policy in self.resident:
-            await self.engine.unload(policy)
-            self.resident.discard(policy)
-
-
-@dataclass(frozen=True, slots=True)
-class Telling:
-    """What is asked of a probe: the log-probabilities (nats) at `places`, the adapter's and the base's."""
-
-    places: list[int]
-    logprobs: list[float]
-    base_logprobs: list[float]
-
-
-def telling(probe: Probe) -> Telling:
-    """The _PLACES tokens at which adapter and base differ most."""
-    by_difference = sorted(
-        range(len(probe.logprobs)), key=lambda at: -abs(probe.logprobs[at] - probe.base_logprobs[at])
-    )
-    chosen = sorted(by_difference[:_PLACES])
-    return Telling(
-        [at + 1 for at in chosen],
-        [probe.logprobs[at] for at in chosen],
-        [probe.base_logprobs[at] for at in chosen],
-    )
-
-
-def distance(left: list[float], right: list[float]) -> float:
-    """Mean absolute difference, nats a token; infinite when they are not comparable."""
-    if not left or len(left) != len(right):
-        return math.inf
-    mean = sum(abs(a - b) for a, b in zip(left, right, strict=True)) / len(left)
-    return mean if math.isfinite(mean) else math.inf
-
-
-def passes(probe: Telling, measured: list[float], tolerance: float) -> bool:
-    """Near to what the manifest says and, where the two can be told apart, nearer to it than to the base."""
-    own = distance(measured, probe.logprobs)
-    if not own <= tolerance:
-        return False
-    if distance(probe.logprobs, probe.base_logprobs) <= tolerance:
-        return True
-    return own < distance(measured, probe.base_logprobs)
 
 
 def preferred(replicas: Iterable[Replica], conversation_id: str) -> list[Replica]:
@@ -170,6 +50,9 @@ class Fleet:
         self.replicas: list[Replica] = []
         self.context = context
         self._urls = urls
+        self._addresses: list[str] = []
+        self._resolving: asyncio.Task[list[str]] | None = None
+        self._catching_up: dict[Replica, asyncio.Task[None]] = {}
         self._timeout = timeout
         self._held: Counter[str] = Counter()
         self._unwanted: dict[str, float] = {}  # since when, of the policies that are to go
@@ -209,16 +92,22 @@ class Fleet:
         """
         able = [replica for replica in self.in_rotation if policy in replica.proved]
         for replica in preferred(able, conversation_id):
+            if policy not in replica.proved:  # lost, while we waited for another
+                continue
             begun = False
+            heard = time.monotonic()
             replica.streams += sampling["n"]
             try:
                 async with aclosing(replica.engine.stream(policy, messages, sampling)) as deltas:
                     async for delta in deltas:
                         begun = True
+                        replica.heard = heard = time.monotonic()
                         yield delta
                 return
             except EngineError as error:
                 log.warning("engine_failed", url=replica.engine.url, begun=begun, error=error.message)
+                if error.gone or (error.late and replica.heard <= heard):  # nobody else heard of it either
+                    await replica.lose(error)
                 if begun:
                     raise
             finally:
@@ -227,34 +116,45 @@ class Fleet:
 
     async def look(self) -> None:
         """See which engines there are and how they do. One whose address is gone is forgotten when it no
-        longer answers either."""
-        urls = await resolve(self._urls)
+        longer answers either, and its last reply has ended."""
+        urls = await self._resolved()
         known = {replica.engine.url for replica in self.replicas}
         self.replicas += [Replica(Engine(url, self._timeout)) for url in urls if url not in known]
         await asyncio.gather(*(replica.look() for replica in self.replicas))
-        for replica in [each for each in self.replicas if not each.healthy and each.engine.url not in urls]:
-            self.replicas.remove(replica)
-            await replica.engine.close()
+        for replica in self.replicas.copy():
+            if replica.engine.url not in urls and not replica.healthy and not replica.streams:
+                self.replicas.remove(replica)
+                await replica.engine.close()
 
     async def prove(self, policy: str, directory: Path, probe: Probe, tolerance: float) -> None:
         """Make every healthy replica serve `policy`. A replica that cannot is out of rotation when another
-        can; when none can, raises what the first raised, an EngineError before a PolicyRejected."""
+        can; when none can, raises what the first raised, an EngineError before a PolicyRejected; EngineError,
+        too, when there is no engine.
+
+        One that is out of rotation tries again, but nobody waits for it while another serves."""
         lacking = [replica for replica in self.healthy if policy not in replica.proved]
+        asked = [replica for replica in lacking if not (replica.failed and self.in_rotation)]
+        for replica in lacking:
+            if replica not in asked and replica not in self._catching_up:
+                work = self._catch_up(replica, policy, directory, probe, tolerance)
+                self._catching_up[replica] = asyncio.create_task(work)
         results = await asyncio.gather(
-            *(replica.prove(policy, directory, probe, tolerance) for replica in lacking),
+            *(replica.prove(policy, directory, probe, tolerance) for replica in asked),
             return_exceptions=True,
         )
         failures = [
-            (replica, result) for replica, result in zip(lacking, results, strict=True) if result is not None
+            (replica, result) for replica, result in zip(asked, results, strict=True) if result is not None
         ]
         if any(policy in replica.proved for replica in self.healthy):
             for replica, failure in failures:
-                if policy not in replica.failed:
+                if replica.healthy and policy not in replica.failed:
                     replica.failed.add(policy)
                     log.error("engine_out_of_rotation", url=replica.engine.url, error=str(failure))
             return
         for _, failure in sorted(failures, key=lambda found: isinstance(found[1], PolicyRejected)):
             raise failure
+        if not self.healthy:
+            raise EngineError(f"no engine is there to prove {policy}", url=", ".join(self._urls))
 
     async def keep(self, wanted: set[str], *, at_once: bool = False) -> None:
         """Unload everything else that no request is using: what has not been wanted for a while, or all of it
@@ -267,11 +167,37 @@ class Fleet:
             replica.failed &= wanted
             for policy in sorted(replica.resident & self._unwanted.keys()):
                 if not self._held[policy] and now - self._unwanted[policy] >= grace:
-                    await replica.drop(policy)
+                    try:
+                        await replica.drop(policy)
+                    except EngineError as error:
+                        log.warning(
+                            "engine_keeps", url=replica.engine.url, policy=policy, error=error.message
+                        )
+                        break
 
     def room(self, policy: str, most: int) -> bool:
         """Whether every healthy replica holds `policy` or has a slot left for it, of `most`."""
         return all(policy in replica.resident or len(replica.resident) < most for replica in self.healthy)
 
     async def close(self) -> None:
+        for task in filter(None, [self._resolving, *self._catching_up.values()]):
+            task.cancel()
         await asyncio.gather(*(replica.engine.close() for replica in self.replicas))
+
+    async def _catch_up(
+        self, replica: Replica, policy: str, directory: Path, probe: Probe, tolerance: float
+    ) -> None:
+        try:
+            with suppress(EngineError, PolicyRejected):  # it stays out, and is asked again
+                await replica.prove(policy, directory, probe, tolerance)
+        finally:
+            del self._catching_up[replica]
+
+    async def _resolved(self) -> list[str]:
+        """The engines' own URLs; while a name's resolver hangs, those that were found before."""
+        self._resolving = self._resolving or asyncio.create_task(resolve(self._urls))
+        await asyncio.wait({self._resolving}, timeout=_RESOLVING)
+        if self._resolving.done():
+            found, self._resolving = self._resolving, None
+            self._addresses = found.result()
+        return self._addresses

@@ -1,4 +1,5 @@
-"""How this process is: `/healthz` (it runs), `/readyz` (it can answer), `/metrics` (figures). No keys."""
+"""How this process is: `/healthz` (it runs, and so does what goes on beside requests), `/readyz` (it can
+answer), `/metrics` (figures). No keys."""
 
 import psycopg
 from fastapi import APIRouter, Request
@@ -12,8 +13,12 @@ router = APIRouter()
 
 
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
-    return {"status": "ok"}
+async def healthz(request: Request) -> Response:
+    """503 when work that never ends has ended: only a restart brings it back."""
+    ended = [task.get_name() for task in request.app.state.work if task.done()]
+    if ended:
+        return JSONResponse({"status": "failed", "ended": ended}, 503)
+    return JSONResponse({"status": "ok"})
 
 
 @router.get("/readyz")

@@ -1,4 +1,4 @@
-"""The transactions of a rollout: promote, roll back, begin a canary, reject. Each changes the route, the
+"""The transactions of a rollout: ask, promote, roll back, begin a canary, reject. Each changes the route, the
 policies' states and the rollouts' record together, under the route's row lock, and tells every process.
 
 Plain functions over a connection, so that the service and the command line share them. What is loaded on
@@ -17,6 +17,8 @@ from serving.router import Route, fetch_routes
 
 Connection = AsyncConnection[DictRow]
 
+_OF_PARENT: LiteralString = "parent_rolled_back"
+
 
 async def promote(connection: Connection, project: str, policy: str) -> Route:
     """Everybody is answered by `policy` from now on; what was live becomes the way back.
@@ -26,33 +28,38 @@ async def promote(connection: Connection, project: str, policy: str) -> Route:
     """
     async with connection.transaction():
         route = await _locked(connection, project)
-        state, parent = await _state(connection, project, policy)
-        if policy == route.live:
-            raise Conflict(f"{policy} is live already.")
-        if state not in ("published", "canary", "retired"):
-            raise Conflict(f"{policy} is {state}; only a published or retired policy can go live.")
-        if parent is not None and (await _state(connection, project, parent))[0] == "rolled_back":
-            raise PolicyRejected(
-                f"{policy} was trained from {parent}, which was rolled back",
-                policy=policy,
-                reason="parent_rolled_back",
-            )
+        await _check_may_go_live(connection, route, policy)
         await _set_state(connection, project, route.live, "retired")
         await _set_state(connection, project, policy, "live")
         canary = route.canary if route.canary != policy else None
         await _set_route(connection, route, live=policy, previous=route.live, canary=canary)
-        closed = await connection.execute(
-            "update rollouts set state = 'promoted', ended_at = now()"
-            " where project = %s and policy = %s and state = 'running'",
-            [project, policy],
-        )
-        if closed.rowcount == 0:
+        if not await _close_promoted(connection, project, policy):
             await connection.execute(
                 "insert into rollouts (id, project, policy, replaces, kind, share, state, ended_at)"
                 " values (%s, %s, %s, %s, 'direct', 1, 'promoted', now())",
                 [_new_id(), project, policy, route.live],
             )
         return await _announced(connection, project)
+
+
+async def ask(connection: Connection, project: str, policy: str) -> None:
+    """Have serving promote `policy` as soon as the engines have proved it. Raises as `promote`."""
+    async with connection.transaction():
+        await _check_may_go_live(connection, await _locked(connection, project), policy)
+        await connection.execute(
+            "update policies set asked_at = now() where project = %s and id = %s", [project, policy]
+        )
+        await connection.execute("select pg_notify('hearken_policies', %s)", [project])
+
+
+async def withdraw(connection: Connection, project: str, policy: str, reason: str | None = None) -> bool:
+    """Nobody asks for `policy` any more, and `reason` is kept with it; whether anybody did."""
+    withdrawn = await connection.execute(
+        "update policies set asked_at = null, reason = coalesce(%s, reason)"
+        " where project = %s and id = %s and asked_at is not null",
+        [reason, project, policy],
+    )
+    return withdrawn.rowcount > 0
 
 
 async def rollback(connection: Connection, project: str, reason: str) -> Route:
@@ -75,27 +82,21 @@ async def reject(connection: Connection, project: str, policy: str, reason: str)
         if policy == route.live:
             await _take_back(connection, route, "rejected", reason)
         else:
-            await _set_state(connection, project, policy, "rejected", reason)
-            await _set_route(
-                connection,
-                route,
-                live=route.live,
-                previous=BASE if policy == route.previous else route.previous,
-                canary=None if policy == route.canary else route.canary,
-            )
-            await _close_rollouts(connection, project, policy, reason)
+            await _take_out(connection, route, policy, "rejected", reason)
         return await _announced(connection, project)
 
 
 async def start_canary(connection: Connection, project: str, policy: str, share: float) -> str:
-    """Give `policy` a share of the conversations; returns the rollout's id. One canary at a time."""
+    """Give `policy` a share of the conversations; returns the rollout's id. One canary at a time. Raises as
+    `promote`."""
     async with connection.transaction():
         route = await _locked(connection, project)
-        state, _ = await _state(connection, project, policy)
+        state, parent = await _state(connection, project, policy)
         if route.canary is not None:
             raise Conflict(f"{route.canary} is a canary already; promote it or roll it back first.")
         if policy == route.live or state not in ("published", "retired"):
             raise Conflict(f"{policy} is {state}; only a published or retired policy can be a canary.")
+        await _check_parent(connection, project, policy, parent)
         rollout = _new_id()
         await connection.execute(
             "insert into rollouts (id, project, policy, replaces, kind, share, state)"
@@ -118,20 +119,62 @@ async def take_back(connection: Connection, project: str, policy: str, reason: s
         if policy == route.live and policy != BASE:
             await _take_back(connection, route, "rolled_back", reason)
         elif policy == route.canary:
-            await _set_state(connection, project, policy, "rolled_back", reason)
-            await _close_rollouts(connection, project, policy, reason)
-            await _set_route(connection, route, live=route.live, previous=route.previous, canary=None)
+            await _take_out(connection, route, policy, "rolled_back", reason)
         else:
             raise Conflict(f"{policy} is neither live nor a canary.")
         return await _announced(connection, project)
 
 
 async def _take_back(connection: Connection, route: Route, state: LiteralString, reason: str) -> None:
-    await _set_state(connection, route.project, route.live, state, reason)
-    await _set_state(connection, route.project, route.previous, "live")
-    await _close_rollouts(connection, route.project, route.live, reason)
-    before = await _ancestor(connection, route.project, route.previous)
-    await _set_route(connection, route, live=route.previous, previous=before, canary=route.canary)
+    """The live policy gives way. A canary that takes its place has become live; one that was trained from it
+    ends with it, unless only its files are at fault."""
+    project, canary = route.project, route.canary
+    await _set_state(connection, project, route.live, state, reason)
+    await _set_state(connection, project, route.previous, "live")
+    await _close_rollouts(connection, project, route.live, reason)
+    if canary == route.previous:
+        await _close_promoted(connection, project, canary)
+        canary = None
+    elif canary is not None and state == "rolled_back":
+        _, parent = await _state(connection, project, canary)
+        if parent == route.live:
+            await _set_state(connection, project, canary, "rolled_back", _OF_PARENT)
+            await _close_rollouts(connection, project, canary, _OF_PARENT)
+            canary = None
+    before = await _ancestor(connection, project, route.previous)
+    await _set_route(connection, route, live=route.previous, previous=before, canary=canary)
+
+
+async def _take_out(
+    connection: Connection, route: Route, policy: str, state: LiteralString, reason: str
+) -> None:
+    """A policy that is not live may answer no more, nor be gone back to."""
+    await _set_state(connection, route.project, policy, state, reason)
+    await _close_rollouts(connection, route.project, policy, reason)
+    await _set_route(
+        connection,
+        route,
+        live=route.live,
+        previous=BASE if policy == route.previous else route.previous,
+        canary=None if policy == route.canary else route.canary,
+    )
+
+
+async def _check_may_go_live(connection: Connection, route: Route, policy: str) -> None:
+    """Raises as `promote`."""
+    state, parent = await _state(connection, route.project, policy)
+    if policy == route.live:
+        raise Conflict(f"{policy} is live already.")
+    if state not in ("published", "canary", "retired"):
+        raise Conflict(f"{policy} is {state}; only a published or retired policy can go live.")
+    await _check_parent(connection, route.project, policy, parent)
+
+
+async def _check_parent(connection: Connection, project: str, policy: str, parent: str | None) -> None:
+    if parent is not None and (await _state(connection, project, parent))[0] == "rolled_back":
+        raise PolicyRejected(
+            f"{policy} was trained from {parent}, which was rolled back", policy=policy, reason=_OF_PARENT
+        )
 
 
 async def _ancestor(connection: Connection, project: str, policy: str) -> str:
@@ -184,7 +227,7 @@ async def _set_state(
     connection: Connection, project: str, policy: str, state: str, reason: str | None = None
 ) -> None:
     await connection.execute(
-        "update policies set state = %(state)s, reason = %(reason)s, live_at ="
+        "update policies set state = %(state)s, reason = %(reason)s, asked_at = null, live_at ="
         " case when %(state)s = 'live' then coalesce(live_at, now()) else live_at end"
         " where project = %(project)s and id = %(policy)s",
         {"project": project, "policy": policy, "state": state, "reason": reason},
@@ -201,6 +244,16 @@ async def _set_route(
         " version = version + 1, changed_at = now() where project = %s",
         [live, previous, canary, share if canary else 0, before.project],
     )
+
+
+async def _close_promoted(connection: Connection, project: str, policy: str) -> bool:
+    """Whether `policy` had a rollout that ran."""
+    closed = await connection.execute(
+        "update rollouts set state = 'promoted', ended_at = now()"
+        " where project = %s and policy = %s and state = 'running'",
+        [project, policy],
+    )
+    return closed.rowcount > 0
 
 
 async def _close_rollouts(connection: Connection, project: str, policy: str, reason: str) -> None:

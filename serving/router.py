@@ -95,11 +95,13 @@ class Router:
         """Everything that the routes in force may answer by, or go back to."""
         return {policy for route in self._routes.values() for policy in route.policies()}
 
-    def adopt(self, route: Route) -> None:
-        """Answer by `route` from the next request on, unless a newer one is known."""
+    def adopt(self, route: Route) -> bool:
+        """Answer by `route` from the next request on, unless a newer one is known; whether that is so."""
         known = self._routes.get(route.project)
-        if known is None or route.version >= known.version:
-            self._routes[route.project] = route
+        if known is not None and route.version < known.version:
+            return False
+        self._routes[route.project] = route
+        return True
 
     def choose(self, project: str, conversation_id: str) -> Choice:
         return choose(self.route(project), conversation_id, self._base_share)

@@ -6,7 +6,7 @@ there. What must stay resident: the base, live, previous, a canary, and whatever
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,22 +52,19 @@ class Swap:
         self._base: str | None = None
 
     async def run(self) -> None:
-        """Until cancelled. What fails because something is down is tried again a moment later."""
+        """Until cancelled. Engines are looked at whatever the swap waits for."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._poll())
+            for work in (self._watch, self._listen, self._poll):
+                tasks.create_task(self._keep_on(work))
 
     async def step(self) -> None:
-        """Look at the engines and the registry once, and do whatever is due."""
+        """Look at the registry once, and do whatever is due."""
         async with self._one_at_a_time:
-            await self._fleet.look()
-            self._metrics.engines.set(len(self._fleet.in_rotation))
             if not self._fleet.healthy:
                 return
             for route in await self._routes():
                 await self._follow(route)
-                if self._settings.serving.promotion == "direct":
-                    await self._promote_published(route.project)
+                await self._promote_due(route.project)
             await self._fleet.keep(self._wanted())
 
     async def promote(self, project: str, policy: str) -> None:
@@ -96,32 +93,43 @@ class Swap:
             self._take(route)
         return able
 
+    async def _keep_on(self, work: Callable[[], Awaitable[None]]) -> None:
+        """What fails because something is down begins again a moment later."""
+        while True:
+            try:
+                await work()
+            except (psycopg.OperationalError, PoolTimeout, EngineError) as error:
+                log.warning("swap_waits", error=type(error).__name__, detail=str(error).splitlines()[:1])
+            except Exception:  # it must outlive its own bugs, or no policy would change again
+                log.exception("swap_failed")
+            await asyncio.sleep(_POLL)
+
+    async def _watch(self) -> None:
+        while True:
+            before = self._fleet.healthy
+            await self._fleet.look()
+            self._metrics.engines.set(len(self._fleet.in_rotation))
+            if self._fleet.healthy != before:
+                self._wake.set()
+            await asyncio.sleep(_POLL)
+
     async def _poll(self) -> None:
         while True:
             self._wake.clear()
-            try:
-                await self.step()
-            except (psycopg.OperationalError, PoolTimeout, EngineError) as error:
-                log.warning("swap_waits", error=type(error).__name__, detail=str(error).splitlines()[:1])
-            except Exception:  # the loop must outlive its own bugs, or no policy would change again
-                log.exception("swap_failed")
+            await self.step()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _POLL)
 
     async def _listen(self) -> None:
-        while True:
-            try:
-                connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
-                async with connection:
-                    await connection.execute("listen hearken_routes")
-                    await connection.execute("listen hearken_policies")
-                    async for notice in connection.notifies():
-                        if notice.channel == "hearken_routes":
-                            for route in await self._routes():
-                                self.adopt(route)
-                        self._wake.set()
-            except (psycopg.OperationalError, PoolTimeout):
-                await asyncio.sleep(_POLL)
+        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+        async with connection:
+            await connection.execute("listen hearken_routes")
+            await connection.execute("listen hearken_policies")
+            async for notice in connection.notifies():
+                if notice.channel == "hearken_routes":
+                    for route in await self._routes():
+                        self.adopt(route)
+                self._wake.set()
 
     async def _routes(self) -> list[Route]:
         async with self._pool.connection() as connection:
@@ -153,21 +161,28 @@ class Swap:
             return False
         return error.reason != "probe" or self._fleet.serves(BASE)
 
-    async def _promote_published(self, project: str) -> None:
-        """Each in the order of its publication: votes went into all of them, and each is seen to go live."""
+    async def _promote_due(self, project: str) -> None:
+        """What an operator asked for, and with direct promotion what was published, each in the order of its
+        publication: votes went into all of them, and each is seen to go live."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
-                "select id from policies where project = %s and state = 'published' order by created_at, id",
-                [project],
+                "select id, asked_at is not null as asked from policies where project = %s"
+                " and (asked_at is not null or state = 'published' and %s) order by created_at, id",
+                [project, self._settings.serving.promotion == "direct"],
             )
-            waiting = [row["id"] for row in await cursor.fetchall()]
-        for policy in waiting:
+            due = [(row["id"], row["asked"]) for row in await cursor.fetchall()]
+        for policy, asked in due:
             try:
                 await self._admit(project, policy)
                 async with self._pool.connection() as connection:
                     self.adopt(await rollout.promote(connection, project, policy))
             except PolicyRejected as error:
-                await self._reject(project, error)
+                if asked and not self._is_damaged(error):
+                    async with self._pool.connection() as connection:
+                        await rollout.withdraw(connection, project, policy, error.reason)
+                    log.error("policy_not_served", policy=policy, reason=error.reason, error=error.message)
+                else:
+                    await self._reject(project, error)
             except Conflict as error:
                 log.info("swap_postponed", policy=policy, why=error.message)
                 return
@@ -182,7 +197,8 @@ class Swap:
         await self._prove(project, policy)
 
     async def _prove(self, project: str, policy: str) -> None:
-        if all(policy in replica.proved for replica in self._fleet.healthy):
+        healthy = self._fleet.healthy
+        if healthy and all(policy in replica.proved for replica in healthy):
             return
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
@@ -208,7 +224,8 @@ class Swap:
 
     def _take(self, route: Route) -> None:
         before = self._router.find(route.project)
-        self._router.adopt(route)
+        if not self._router.adopt(route):
+            return
         if before is None or before.live != route.live:
             log.info("policy_live", project=route.project, policy=route.live, previous=route.previous)
             self._metrics.live.labels(route.project, route.live).set(1)

@@ -19,7 +19,7 @@ from engines import ADAPTERS, World, change, start_embedded, write_adapter
 
 from schemas.errors import EngineError, InvalidRequest
 from serving.engine import Engine
-from serving.fleet import distance
+from serving.proof import distance
 
 CAT = [{"role": "user", "content": "Tell me about the cat."}]
 TEA = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Tea? 🙂"}]
@@ -470,6 +470,29 @@ async def test_a_stream_that_breaks_off_is_an_error() -> None:
     async with answering("200 OK", "text/event-stream", VLLM_STREAM) as engine:
         with pytest.raises(EngineError, match="broke off"):
             await replies(engine, "p1", {})
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"])
+async def test_to_close_the_client_ends_what_waits(said: bytes) -> None:
+    """Also for an engine that hangs after it began to answer."""
+    asked = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
+        engine = Engine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=60)
+        waiting = asyncio.create_task(replies(engine, "p1", {}))
+        await asked.wait()
+        await asyncio.sleep(0.05)
+        await engine.close()
+        async with asyncio.timeout(2):
+            with pytest.raises(EngineError):
+                await waiting
 
 
 async def test_vllms_refusal_of_a_long_prompt_has_our_code() -> None:

@@ -1,17 +1,24 @@
-"""Engines that die: before a reply, in the middle of one, and what comes back afterwards."""
+"""Engines that hang, die or run another base: before a reply, in the middle of one, and afterwards."""
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from serving.fleet import preferred
 from tests.conftest import new_database
 from tests.contract.engines import free_port
-from tests.service import Service, events, run_service
+from tests.service import Service, events, run_service, write_base
 
+FOUND_LOST = 15.0  # seconds for two looks, on a machine that may be busy
+LIVE = "p3-cccccc"  # after the engines that hang
 ASK = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 
 
@@ -27,6 +34,12 @@ class EngineProcess:
     def start(self) -> None:
         where = ["--model", str(self._base), "--port", str(self._port)]
         self._process = subprocess.Popen([sys.executable, "-m", "serving.embedded", *where])
+
+    def pause(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self._process.kill()
@@ -62,20 +75,91 @@ def fleet(
         yield service
 
 
-def proved(service: Service) -> list[bool]:
-    return ["p1-aaaaaa" in replica.proved for replica in service.app.state.fleet.replicas]
+def proved(service: Service, policy: str = "p1-aaaaaa") -> list[bool]:
+    return [policy in replica.proved for replica in service.app.state.fleet.replicas]
+
+
+def of_its_own(service: Service, engine: EngineProcess) -> dict[str, str]:
+    """The metadata of a conversation that goes to `engine` first."""
+    replicas = service.app.state.fleet.replicas
+    names = (f"conv-{number}" for number in range(100))
+    return {
+        "conversation_id": next(
+            name for name in names if preferred(replicas, name)[0].engine.url == engine.url
+        )
+    }
+
+
+def test_an_engine_that_hangs(fleet: Service, engines: list[EngineProcess]) -> None:
+    """What has no token yet is answered by the other one, what has gets an error, and policies change."""
+    metadata = of_its_own(fleet, engines[0])
+    body = {**ASK, "max_tokens": 200, "temperature": 0, "stream": True, "metadata": metadata}
+    with fleet.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
+        chunks = events(response)
+        assert next(chunks)["system_fingerprint"] == "p1-aaaaaa"
+        engines[0].pause()
+        begun = time.monotonic()
+        assert fleet.chat(metadata=metadata)["system_fingerprint"] == "p1-aaaaaa"
+        last = list(chunks)[-1]
+        assert time.monotonic() - begun < FOUND_LOST
+    assert last["error"]["code"] == "engine_failed"
+
+    fleet.registry.publish("p2-bbbbbb", seed=2, parent="p1-aaaaaa")
+    fleet.until(lambda: fleet.live() == "p2-bbbbbb", seconds=5)
+    assert proved(fleet, "p2-bbbbbb") == [False, True]
+    engines[0].resume()
+    fleet.until(lambda: proved(fleet, "p2-bbbbbb") == [True, True])
+    fleet.until(lambda: proved(fleet) == [True, True])
+
+
+def test_an_engine_that_hangs_while_a_policy_is_loaded(fleet: Service, engines: list[EngineProcess]) -> None:
+    engines[0].pause()
+    fleet.registry.publish("p3-cccccc", seed=3, parent="p2-bbbbbb")
+    fleet.until(lambda: fleet.live() == "p3-cccccc", seconds=FOUND_LOST)
+    assert fleet.chat(max_tokens=1)["system_fingerprint"] == "p3-cccccc"
+    engines[0].resume()
+    fleet.until(lambda: proved(fleet, "p3-cccccc") == [True, True])
+
+
+def test_an_engine_that_cannot_prove_what_another_can_answers_nobody(
+    postgres_url: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    """It runs another base, with the same layers: it loads every adapter, and answers something else."""
+    base = write_base(tmp_path / "other")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.3)
+    model.save_pretrained(base)
+    right, wrong = EngineProcess(tiny_base), EngineProcess(base)
+    try:
+        with (
+            new_database(postgres_url) as url,
+            run_service(url, tmp_path, tiny_base, engines=[right.url, wrong.url]) as service,
+        ):
+            service.until(lambda: len(service.app.state.fleet.healthy) == 2, seconds=60)
+            service.until(lambda: service.counted("hearken_engines_in_rotation") == 1)
+            service.registry.publish("p7-eeeeee", seed=7)
+            service.until(lambda: service.live() == "p7-eeeeee")
+            replies = [service.chat(metadata=of_its_own(service, wrong)) for _ in range(4)]
+            assert {reply["system_fingerprint"] for reply in replies} == {"p7-eeeeee"}
+            assert [replica.engine.url for replica in service.app.state.fleet.in_rotation] == [right.url]
+            assert len({reply["choices"][0]["message"]["content"] for reply in replies}) == 1
+    finally:
+        right.kill()
+        wrong.kill()
 
 
 def test_engines_that_die(fleet: Service, engines: list[EngineProcess]) -> None:
     engines[0].kill()
     for _ in range(4):  # an idle dead engine is asked first, and the reply comes from the other one
-        assert fleet.chat()["system_fingerprint"] == "p1-aaaaaa"
+        assert fleet.chat()["system_fingerprint"] == LIVE
 
     [before] = fleet.rows("select count(*) from turns")
     body = {**ASK, "max_tokens": 200, "temperature": 0, "stream": True}
     with fleet.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
         chunks = events(response)
-        assert next(chunks)["system_fingerprint"] == "p1-aaaaaa"
+        assert next(chunks)["system_fingerprint"] == LIVE
         engines[1].kill()
         last = list(chunks)[-1]
     assert last["error"]["code"] == "engine_failed"
@@ -88,6 +172,6 @@ def test_engines_that_die(fleet: Service, engines: list[EngineProcess]) -> None:
         fleet.until(lambda: client.get("/readyz").status_code == 503)
 
     engines[0].start()
-    fleet.until(lambda: proved(fleet) == [True, False], seconds=60)
-    assert fleet.chat()["system_fingerprint"] == "p1-aaaaaa"
+    fleet.until(lambda: proved(fleet, LIVE) == [True, False], seconds=60)
+    assert fleet.chat()["system_fingerprint"] == LIVE
     assert httpx.get(f"{fleet.url}/readyz").status_code == 200

@@ -1,10 +1,13 @@
 """Policies that go live, are taken back, or must not serve, while people chat."""
 
 import json
+import os
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import httpx
 import psycopg
@@ -12,9 +15,13 @@ import pytest
 from psycopg.rows import dict_row
 from websockets.sync.client import connect
 
+from deploy import promotion
+from schemas.errors import Unavailable
 from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Probe
 from serving import rollout
+from serving.router import fetch_routes
 from tests.conftest import new_database
+from tests.installation import Installation
 from tests.service import ADMIN, PROBE, PUBLIC, Service, events, run_api, run_service
 
 ASK = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
@@ -22,14 +29,20 @@ ASK = {"messages": [{"role": "user", "content": "What is the capital of France?"
 
 @pytest.fixture
 def swapping(
-    postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    postgres_url: str,
+    engine: str,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Service]:
     """A service of the test's own, with p0 live, over an engine that starts empty. What nobody wants goes
-    soon."""
+    soon. Its parameter is how policies are promoted."""
+    promotion = getattr(request, "param", "direct")
     monkeypatch.setattr("serving.fleet._GRACE", 0.5)
     with (
         new_database(postgres_url) as url,
-        run_service(url, tmp_path, tiny_base, engines=[engine]) as service,
+        run_service(url, tmp_path, tiny_base, engines=[engine], promotion=promotion) as service,
     ):
         yield service
         service.until(lambda: service.counted("hearken_streams") == 0)
@@ -99,6 +112,96 @@ async def test_a_child_of_a_policy_that_was_taken_back_is_refused(swapping: Serv
     assert swapping.live() == "p0"
 
 
+def change(service: Service, statement: LiteralString) -> None:
+    with psycopg.connect(service.settings.database_url or "") as connection:
+        connection.execute(statement)
+
+
+def test_an_older_route_changes_nothing(swapping: Service) -> None:
+    """As when the registry was read before a swap, and is acted upon after it."""
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    older = swapping.app.state.router.find("default")
+    go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
+    swaps = swapping.counted("hearken_policy_swaps_total", project="default")
+    swapping.app.state.swap.adopt(older)
+    assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p2-bbbbbb"
+    assert swapping.counted("hearken_policy_swaps_total", project="default") == swaps
+    assert swapping.counted("hearken_live_policy", policy="p2-bbbbbb", project="default") == 1
+    assert swapping.counted("hearken_live_policy", policy="p1-aaaaaa", project="default") == 0
+
+
+def test_the_swap_outlives_an_error_that_nobody_foresaw(swapping: Service) -> None:
+    change(swapping, "alter table routes rename to mislaid")
+    swapping.rows("select pg_notify('hearken_routes', 'default')")
+    time.sleep(0.5)
+    change(swapping, "alter table mislaid rename to routes")
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    assert httpx.get(f"{swapping.url}/healthz").status_code == 200
+
+
+def test_work_that_ended_is_seen(swapping: Service) -> None:
+    swapping.chat(max_tokens=1)
+    change(swapping, "alter table spending rename to mislaid")
+    swapping.chat(max_tokens=1)
+    swapping.until(lambda: httpx.get(f"{swapping.url}/healthz").status_code == 503)
+    assert httpx.get(f"{swapping.url}/healthz").json() == {"status": "failed", "ended": ["limiter"]}
+
+
+def hearken(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HEARKEN_DATABASE_URL": service.settings.database_url or ""}
+    return subprocess.run(
+        Installation.hearken(*words), env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("swapping", ["direct", "canary"], indirect=True)
+def test_the_command_line_promotes_what_the_engines_have_proved(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
+    assert hearken(swapping, "promote", "p1-aaaaaa").stdout == "p1-aaaaaa answers now.\n"
+    assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
+    assert hearken(swapping, "promote", "p1-aaaaaa").stderr == "hearken: p1-aaaaaa is live already.\n"
+
+    lie(swapping, "p2-bbbbbb", state="retired")
+    refused = hearken(swapping, "promote", "p2-bbbbbb")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "hearken: p2-bbbbbb was refused (probe); serving's log says more.\n"
+    assert swapping.registry.state("p2-bbbbbb") == ("rejected", "probe")
+    assert swapping.rows("select live_at from policies where id = 'p2-bbbbbb'") == [(None,)]
+    assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
+
+
+def test_what_cannot_be_loaded_today_may_be_asked_for_again(swapping: Service) -> None:
+    directory = copy(swapping, "p2-bbbbbb")
+    config = (directory / CONFIG).read_text()
+    (directory / CONFIG).write_text(config.replace("q_proj", "c_attn"))
+    swapping.registry.announce("p2-bbbbbb", directory, parent="p0", probe=LIE, state="retired")
+    refused = hearken(swapping, "promote", "p2-bbbbbb")
+    assert refused.stderr == "hearken: p2-bbbbbb was refused (load); serving's log says more.\n"
+    assert swapping.registry.state("p2-bbbbbb") == ("retired", "load")
+    assert swapping.live() == "p0"
+
+
+async def test_nobody_asks_for_a_policy_for_ever(database_url: str) -> None:
+    """No serving process is there to take it."""
+    async with await psycopg.AsyncConnection.connect(
+        database_url, row_factory=dict_row, autocommit=True
+    ) as connection:
+        for policy in ("p0", "p1-aaaaaa"):
+            await connection.execute(
+                "insert into policies (project, id, base_digest, directory, digest, manifest, state)"
+                " values ('default', %s, '', '', '', '{}', 'retired')",
+                [policy],
+            )
+        await connection.execute(
+            "insert into routes (project, live, previous) values ('default', 'p0', 'p0')"
+        )
+        with pytest.raises(Unavailable, match="asked for no more"):
+            await promotion.promote(connection, "default", "p1-aaaaaa", patience=0.2)
+        [route] = await fetch_routes(connection)
+        cursor = await connection.execute("select from policies where asked_at is not null")
+        assert (route.live, cursor.rowcount) == ("p0", 0)
+
+
 def truncate(directory: Path) -> None:
     weights = (directory / WEIGHTS).read_bytes()
     (directory / WEIGHTS).write_bytes(weights[: len(weights) // 2])
@@ -140,14 +243,26 @@ def test_a_damaged_directory_never_serves(
     assert swapping.counted("hearken_policies_rejected_total", reason=reason) == 1
 
 
-def test_a_policy_that_does_not_answer_as_its_manifest_says_is_refused(swapping: Service) -> None:
-    directory = swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
-    liar = Probe(token_ids=PROBE, logprobs=[-1.0] * 11, base_logprobs=[-5.0] * 11)
-    target = directory.with_name("p2-bbbbbb")
+LIE = Probe(token_ids=PROBE, logprobs=[-1.0] * 11, base_logprobs=[-5.0] * 11)
+
+
+def copy(service: Service, policy: str) -> Path:
+    """The directory of a policy that is not announced yet, with another's files."""
+    directory = service.registry.publish("p9-ffffff", seed=1, state="retired")
+    target = directory.with_name(policy)
     target.mkdir()
     for name in (WEIGHTS, CONFIG):
         (target / name).write_bytes((directory / name).read_bytes())
-    swapping.registry.announce("p2-bbbbbb", target, parent="p0", probe=liar)
+    return target
+
+
+def lie(service: Service, policy: str, state: str = "published") -> None:
+    """Announce a policy whose manifest says what its weights do not."""
+    service.registry.announce(policy, copy(service, policy), parent="p0", probe=LIE, state=state)
+
+
+def test_a_policy_that_does_not_answer_as_its_manifest_says_is_refused(swapping: Service) -> None:
+    lie(swapping, "p2-bbbbbb")
     swapping.until(lambda: swapping.registry.state("p2-bbbbbb") == ("rejected", "probe"))
     swapping.until(lambda: resident(swapping) == {"p0"})
     assert swapping.live() == "p0"

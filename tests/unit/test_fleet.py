@@ -4,14 +4,16 @@ import asyncio
 import math
 from collections import Counter
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from schemas.errors import EngineError, PolicyRejected
 from schemas.policies import Probe
 from serving.engine import Engine
-from serving.fleet import Fleet, Replica, passes, preferred, telling
+from serving.fleet import Fleet, preferred
+from serving.proof import passes, telling
+from serving.replica import Replica
 
 BASE = [-1.0, -2.0, -3.0]
 OWN = [-2.0, -1.0, -4.0]
@@ -90,11 +92,12 @@ def test_nobody_to_prefer() -> None:
 
 
 class StubEngine:
-    """Answers a probe with what it was told to."""
+    """Answers a probe with what it was told to, unless it is stuck."""
 
     def __init__(self, url: str, logprobs: list[float] | None) -> None:
         self.url = url
         self.logprobs = logprobs
+        self.stuck = False
 
     async def load(self, policy: str, directory: Path) -> None:
         pass
@@ -102,7 +105,12 @@ class StubEngine:
     async def unload(self, policy: str) -> None:
         pass
 
+    async def close(self) -> None:
+        pass
+
     async def probe(self, policy: str, token_ids: list[int], places: list[int]) -> list[float]:
+        if self.stuck:
+            await asyncio.sleep(60)
         if self.logprobs is None:
             raise EngineError("gone", url=self.url)
         return self.logprobs
@@ -131,8 +139,56 @@ async def test_a_replica_that_fails_where_another_passes_answers_nobody_until_it
     assert found.served() == {"p1"}
     engines[1].logprobs = OWN
     await found.prove("p1", Path("p1"), PROBE, 0.05)
+    await asyncio.sleep(0.01)
     assert found.in_rotation == found.replicas
     assert found.served() == {"p0", "p1"}
+
+
+async def test_an_engine_that_is_stuck_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.replica._PROOF", 0.2)
+    found, engines = fleet(OWN, OWN)
+    engines[1].stuck = True
+    async with asyncio.timeout(1):
+        await found.prove("p1", Path("p1"), PROBE, 0.05)
+    assert found.in_rotation == found.replicas[:1]
+    monkeypatch.setattr("serving.replica._PROOF", 60)
+    async with asyncio.timeout(1):
+        await found.prove("p1", Path("p1"), PROBE, 0.05)
+        await found.prove("p2", Path("p2"), PROBE, 0.05)
+    assert found.served() == {"p1", "p2"}
+    await found.close()
+
+
+async def test_a_lone_engine_that_is_stuck_is_at_fault_and_not_the_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.replica._PROOF", 0.05)
+    found, engines = fleet(OWN)
+    engines[0].stuck = True
+    with pytest.raises(EngineError, match="did not prove p1"):
+        await found.prove("p1", Path("p1"), PROBE, 0.05)
+
+
+async def test_while_names_cannot_be_looked_up_the_known_engines_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = 0
+
+    async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(60 if asked > 1 else 0)
+        return [(0, 0, 0, "", ("127.0.0.1", 9))]
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("serving.fleet._RESOLVING", 0.1)
+    found = Fleet(["http://vllm:9"], 1)
+    async with asyncio.timeout(2):
+        for _ in range(3):
+            await found.look()
+    assert [replica.engine.url for replica in found.replicas] == ["http://127.0.0.1:9"]
+    assert asked == 2
+    await found.close()
 
 
 async def test_a_policy_that_nobody_wants_any_more_keeps_no_replica_out() -> None:
@@ -181,6 +237,12 @@ async def test_when_every_replica_fails_the_policy_is_at_fault() -> None:
     with pytest.raises(PolicyRejected):
         await found.prove("p1", Path("p1"), PROBE, 0.05)
     assert found.in_rotation == found.replicas
+
+
+async def test_without_an_engine_nothing_is_proved() -> None:
+    found, _ = fleet()
+    with pytest.raises(EngineError, match="no engine"):
+        await found.prove("p1", Path("p1"), PROBE, 0.05)
 
 
 async def test_a_policy_is_not_judged_while_an_engine_cannot_be_reached() -> None:

@@ -1,0 +1,103 @@
+"""The transactions of a rollout: what they leave in routes, policies and rollouts, in any order."""
+
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+
+from schemas.errors import Conflict, PolicyRejected
+from serving import rollout
+from serving.router import Route, fetch_routes
+
+P1, P2, P3 = "p1-aaaaaa", "p2-bbbbbb", "p3-cccccc"
+Connection = AsyncConnection[DictRow]
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    """Of a database in which p1 is live, trained from the base, and p2 and p3 are published, from p1."""
+    async with await psycopg.AsyncConnection.connect(
+        database_url, row_factory=dict_row, autocommit=True
+    ) as connection:
+        for policy, parent, state in (
+            ("p0", None, "retired"),
+            (P1, "p0", "live"),
+            (P2, P1, "published"),
+            (P3, P1, "published"),
+        ):
+            await connection.execute(
+                "insert into policies (project, id, parent, base_digest, directory, digest, manifest, state)"
+                " values ('default', %s, %s, '', '', '', '{}', %s)",
+                [policy, parent, state],
+            )
+        await connection.execute(
+            "insert into routes (project, live, previous) values ('default', %s, 'p0')", [P1]
+        )
+        yield connection
+
+
+async def route(connection: Connection) -> Route:
+    [found] = await fetch_routes(connection)
+    return found
+
+
+async def states(connection: Connection) -> dict[str, tuple[str, str | None]]:
+    cursor = await connection.execute("select id, state, reason from policies")
+    return {row["id"]: (row["state"], row["reason"]) for row in await cursor.fetchall()}
+
+
+async def rollouts(connection: Connection) -> list[tuple[str, str, str | None]]:
+    cursor = await connection.execute("select policy, state, reason from rollouts order by started_at")
+    return [(row["policy"], row["state"], row["reason"]) for row in await cursor.fetchall()]
+
+
+async def test_what_was_taken_back_as_a_canary_is_nothing_to_go_back_to(connection: Connection) -> None:
+    await rollout.promote(connection, "default", P2)
+    await rollout.start_canary(connection, "default", P1, 0.5)
+    assert (await route(connection)).previous == P1
+    taken = await rollout.take_back(connection, "default", P1, "rude")
+    assert (taken.live, taken.previous, taken.canary) == (P2, "p0", None)
+    assert (await states(connection))[P1] == ("rolled_back", "rude")
+    assert (await rollout.rollback(connection, "default", "no")).live == "p0"
+
+
+async def test_a_canary_that_takes_the_live_ones_place_is_live(connection: Connection) -> None:
+    await rollout.promote(connection, "default", P2)
+    await rollout.start_canary(connection, "default", P1, 0.5)
+    taken = await rollout.rollback(connection, "default", "rude")
+    assert (taken.live, taken.previous, taken.canary, taken.canary_share) == (P1, "p0", None, 0)
+    assert (await states(connection))[P1] == ("live", None)
+    assert await rollouts(connection) == [(P2, "rolled_back", "rude"), (P1, "promoted", None)]
+
+
+async def test_a_canary_ends_with_the_policy_that_it_was_trained_from(connection: Connection) -> None:
+    await rollout.start_canary(connection, "default", P2, 0.5)
+    taken = await rollout.rollback(connection, "default", "rude")
+    assert (taken.live, taken.canary, taken.canary_share) == ("p0", None, 0)
+    assert (await states(connection))[P2] == ("rolled_back", "parent_rolled_back")
+    assert await rollouts(connection) == [(P2, "rolled_back", "parent_rolled_back")]
+
+
+async def test_a_canary_outlives_a_parent_whose_files_are_damaged(connection: Connection) -> None:
+    await rollout.start_canary(connection, "default", P2, 0.5)
+    taken = await rollout.reject(connection, "default", P1, "digest")
+    assert (taken.live, taken.canary, taken.canary_share) == ("p0", P2, 0.5)
+
+
+async def test_a_child_of_what_was_taken_back_is_no_canary(connection: Connection) -> None:
+    await rollout.rollback(connection, "default", "rude")
+    with pytest.raises(PolicyRejected) as refusal:
+        await rollout.start_canary(connection, "default", P2, 0.5)
+    assert refusal.value.reason == "parent_rolled_back"
+    assert (await route(connection)).canary is None
+
+
+async def test_one_canary_at_a_time(connection: Connection) -> None:
+    await rollout.start_canary(connection, "default", P2, 0.5)
+    with pytest.raises(Conflict, match="a canary already"):
+        await rollout.start_canary(connection, "default", P3, 0.5)
+    promoted = await rollout.promote(connection, "default", P2)
+    assert (promoted.live, promoted.previous, promoted.canary) == (P2, P1, None)
+    assert await rollouts(connection) == [(P2, "promoted", None)]

@@ -1,0 +1,102 @@
+"""When an engine is lost: at once where nothing listens, and not while its tokens still come."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from schemas.errors import EngineError, Unavailable
+from serving.engine import Engine
+from serving.fleet import Fleet
+from serving.replica import Replica
+
+SILENT = ""
+ILL = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+
+
+@asynccontextmanager
+async def engine(says: str) -> AsyncIterator[Replica]:
+    """A replica that was well until now; whatever it is asked, it says this."""
+
+    ended: list[asyncio.Task[None] | None] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended.append(asyncio.current_task())
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(says.encode())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        replica = known(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        yield replica
+        await replica.engine.close()
+        await asyncio.gather(*filter(None, ended))
+
+
+def known(url: str) -> Replica:
+    replica = Replica(Engine(url, timeout=60))
+    replica.healthy = True
+    replica.resident = {"p0"}
+    replica.proved = {"p0"}
+    return replica
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.replica._PATIENCE", 0.1)
+
+
+async def test_one_where_nothing_listens_is_lost_at_once_and_its_proofs_are_void() -> None:
+    """So that one which restarts is not taken for the one before, when another process loads it again."""
+    replica = known("http://127.0.0.1:9")
+    assert not await replica.look()
+    assert not replica.healthy
+    assert replica.proved == set()
+    await replica.engine.close()
+
+
+@pytest.mark.parametrize("says", [SILENT, ILL])
+async def test_one_that_says_nothing_or_that_it_is_ill_has_a_second_chance(says: str) -> None:
+    async with engine(says) as replica:
+        await replica.look()
+        assert replica.in_rotation
+        await replica.look()
+        assert not replica.healthy
+        assert replica.proved == set()
+
+
+async def test_one_that_gives_nobody_a_token_in_time_must_prove_itself_again() -> None:
+    """Its API may still say that it is well."""
+    async with engine(SILENT) as replica:
+        replica.engine = Engine(replica.engine.url, timeout=0.2)
+        fleet = Fleet([], 1)
+        fleet.replicas = [replica]
+        with pytest.raises(Unavailable):
+            await anext(fleet.stream("p0", "conv", [], {"n": 1}))
+        assert not fleet.serves("p0")
+
+
+async def test_one_that_takes_no_more_requests_may_end_its_replies() -> None:
+    async with engine(SILENT) as replica:
+        waiting = asyncio.create_task(replica.engine.adapters())
+        await asyncio.sleep(0.05)
+        await replica.lose(EngineError("refused", url=replica.engine.url, gone=True))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await replica.engine.close()
+        with pytest.raises(EngineError):
+            await waiting
+
+
+async def test_one_whose_tokens_come_is_busy_and_not_lost() -> None:
+    async with engine(SILENT) as replica:
+        for _ in range(4):
+            looking = asyncio.create_task(replica.look())
+            await asyncio.sleep(0.05)
+            replica.heard = time.monotonic()
+            assert not await looking
+            assert replica.in_rotation
