@@ -17,6 +17,7 @@ from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.policies import BASE, WEIGHTS, verify
 from schemas.settings import Settings
+from tests.events import read_until
 from tests.training import (
     add_key,
     edited,
@@ -181,6 +182,23 @@ def test_reading_the_log_twice_changes_nothing(
             apply(connection, entry.event)
     assert examples.load(pool, "default", backbone, examples.standing(pool, "default")) == corpus
     assert again[0] != first[0]
+
+
+def test_a_vote_that_is_read_after_what_ended_it_does_not_stand(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 3, seed=4)
+    first = send(database_url, turns, thumbs_by_parity(turns))
+    again = send(database_url, [], thumbs_by_parity(turns[:1]))
+    retract(database_url, first[1])
+    entries = read_until(open_log(settings, pool), None, 5)
+
+    with pool.connection() as connection:
+        for entry in reversed(entries):
+            apply(connection, entry.event)
+        standing = connection.execute("select feedback_id from examples where ended_by is null").fetchall()
+
+    assert {row["feedback_id"] for row in standing} == {again[0], first[2]}
 
 
 def test_a_round_begins_with_enough_votes_and_never_while_paused(
