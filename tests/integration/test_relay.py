@@ -3,10 +3,11 @@
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import psycopg
 import pytest
+from kafka import KafkaAdminClient
 
 from feedback import relay
 from feedback.kafka_log import KafkaLog
@@ -14,7 +15,7 @@ from schemas.database import Pool
 from schemas.settings import KafkaSettings
 from tests.broker import Broker, relaying
 from tests.events import Reader, event, ingest_until, put, put_each, put_json
-from trainer.ingest import ingest
+from trainer.ingest import ingest, positions
 
 
 @pytest.fixture
@@ -106,6 +107,29 @@ def test_a_broker_that_lost_its_data_is_given_it_again(
         rows = connection.execute("select reason from generations order by generation").fetchall()
     # A broker that lost its memory gives the old producer's id again, which may count as one more loss.
     assert [row["reason"] for row in rows][:2] == ["the topic is new", "the topic has another id"]
+
+
+def test_a_topic_that_has_more_partitions_now_is_read_whole(
+    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
+) -> None:
+    with relaying(database_url, kafka.model_copy(update={"partitions": 1})):
+        written = in_conversations(database_url, 8)
+        assert ingest_until(pool, log, 8) == written
+        assert log.partitions() == [0]
+    # The tests' broker cannot add any: the topic is made anew, which the reader sees as more of them.
+    with closing(KafkaAdminClient(bootstrap_servers=kafka.servers)) as admin:
+        admin.delete_topics([kafka.topic])
+        admin.create_topics({kafka.topic: {"num_partitions": 3, "replication_factor": 1}})
+
+    with relaying(database_url, kafka):
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            for number in range(8):
+                put(connection, event(f"later-{number}", f"conv-{number}"))
+
+        assert ingest_until(pool, log, 16) == [*written, *(f"ev_later-{number}" for number in range(8))]
+
+    assert log.partitions() == [0, 1, 2]
+    assert len(positions(pool)) == 3
 
 
 def test_a_batch_that_was_sent_but_not_marked_is_sent_again_without_effect(
