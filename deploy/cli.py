@@ -402,11 +402,12 @@ def _with_database(
     from psycopg.rows import dict_row
 
     from deploy.postgres import database
+    from schemas.database import conninfo
 
     settings = _existing(data_dir)
 
     async def run(url: str) -> T:
-        async with await AsyncConnection.connect(url, row_factory=dict_row) as connection:
+        async with await AsyncConnection.connect(conninfo(url), row_factory=dict_row) as connection:
             return await work(connection, settings)
 
     with database(settings) as url:

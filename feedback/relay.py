@@ -22,10 +22,11 @@ import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 from psycopg import Connection
-from psycopg.rows import DictRow, args_row, dict_row
+from psycopg.rows import DictRow, args_row
 
 from feedback.broker import connection as broker_connection
 from feedback.broker import ensure_topic
+from schemas.database import connect
 from schemas.settings import KafkaSettings
 
 BATCH = 2_000
@@ -234,7 +235,7 @@ def run(url: str, kafka: KafkaSettings, stopping: threading.Event) -> None:
 @contextmanager
 def _active(url: str, kafka: KafkaSettings, stopping: threading.Event) -> Iterator[Relay | None]:
     """The relay, once the lock is ours; None when it is time to stop."""
-    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+    with connect(url) as connection:
         while not _locked(connection):
             if stopping.wait(PAUSE):
                 yield None
