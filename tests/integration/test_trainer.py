@@ -17,7 +17,7 @@ from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.policies import BASE, WEIGHTS, verify
 from schemas.settings import Settings
-from tests.events import read_until
+from tests.events import ingest_until, read_until
 from tests.training import (
     add_key,
     edited,
@@ -224,6 +224,31 @@ def test_a_round_begins_with_enough_votes_and_never_while_paused(
     assert not trainer.due()
     trainer.last_round -= settings.trainer.round_seconds
     assert trainer.due()
+
+
+def test_what_was_read_leaves_the_outbox_though_training_is_paused(
+    a_trainer: MakeTrainer, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> int:
+        with pool.connection() as connection:
+            return len(connection.execute("select from outbox").fetchall())
+
+    with pool.connection() as connection:
+        connection.execute("update projects set paused = true")
+    trainer = a_trainer()
+    turns = some_turns(backbone, 3, seed=6)
+    send(database_url, turns, thumbs_by_parity(turns))
+    ingest_until(pool, trainer.log, 3)
+    trainer.look()
+    assert kept() == 0
+
+    send(database_url, [], thumbs_by_parity(turns))
+    ingest_until(pool, trainer.log, 6)
+    trainer.look()
+    assert kept() == 3  # it is not time yet
+    monkeypatch.setattr(loop, "TRIM", 0)
+    trainer.look()
+    assert kept() == 0
 
 
 def test_a_trainer_that_was_killed_leaves_nothing_half_done(
