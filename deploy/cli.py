@@ -305,6 +305,34 @@ def export(
     _with_database(data_dir, run)
 
 
+@app.command("dead-letters")
+def dead_letters(
+    retry: Annotated[bool, typer.Option("--retry", help="Give them to the trainer again first.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the events that could not be read or kept, and why. Exit code 1: there are some."""
+    from dataclasses import asdict
+
+    from deploy.postgres import database
+    from schemas.database import open_pool
+    from trainer.dead_letters import dead_letters as all_there_are
+    from trainer.dead_letters import retry as give_back
+
+    with database(_existing(data_dir)) as url, open_pool(url) as pool:
+        given_back = give_back(pool) if retry else 0
+        letters = all_there_are(pool)
+    if as_json:
+        print(json.dumps([asdict(letter) for letter in letters], default=str))
+    else:
+        if retry:
+            print(f"{given_back} given back, {len(letters)} left.")
+        for letter in letters:
+            place = f"{letter.log}:{letter.partition} before {letter.position}"
+            print(f"{letter.created_at:%Y-%m-%d %H:%M:%S}  {place}: {letter.reason}\n  {letter.payload}")
+    raise typer.Exit(1 if letters else 0)
+
+
 @app.command("import")
 def import_votes(
     file: Annotated[Path, typer.Argument(help="TRL's preference, unpaired or prompt-completion rows.")],
@@ -353,6 +381,14 @@ def _with_own_database(who: str) -> Settings:
     return settings
 
 
+def _existing(data_dir: Path | None) -> Settings:
+    """Settings of an installation that is there. Raises StartError."""
+    settings = load(data_dir=data_dir)
+    if settings.database_url is None and not (settings.data_dir / "postgres").is_dir():
+        raise StartError(f"There is no Hearken in {settings.data_dir}. Name its folder with --data-dir.")
+    return settings
+
+
 def _set_paused(data_dir: Path | None, paused: bool) -> None:
     async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
         await connection.execute("update projects set paused = %s where id = %s", [paused, settings.project])
@@ -367,13 +403,12 @@ def _with_database(
     from psycopg.rows import dict_row
 
     from deploy.postgres import database
+    from schemas.database import conninfo
 
-    settings = load(data_dir=data_dir)
-    if settings.database_url is None and not (settings.data_dir / "postgres").is_dir():
-        raise StartError(f"There is no Hearken in {settings.data_dir}. Name its folder with --data-dir.")
+    settings = _existing(data_dir)
 
     async def run(url: str) -> T:
-        async with await AsyncConnection.connect(url, row_factory=dict_row) as connection:
+        async with await AsyncConnection.connect(conninfo(url), row_factory=dict_row) as connection:
             return await work(connection, settings)
 
     with database(settings) as url:

@@ -20,8 +20,7 @@ select count(*) filter (where "offset" is null) as unpublished,
                 = (select max(generation) from generations where topic = %(topic)s)
         ) as places group by partition
     ) as partitions), 0)::bigint as published,
-    (select count(*) from generations where topic = %(topic)s) as generations,
-    (select count(*) from dead_letters) as unreadable
+    (select count(*) from generations where topic = %(topic)s) as generations
 from outbox
 """
 
@@ -44,4 +43,3 @@ def _metrics(row: DictRow) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "hearken_relay_generations", "How often the topic began anew.", row["generations"]
     )
-    yield GaugeMetricFamily("hearken_log_unreadable", "Entries set aside as unreadable.", row["unreadable"])

@@ -7,7 +7,9 @@ transaction as what it derived from the entries, and so has each event exactly o
 from typing import NamedTuple, Protocol
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
+from feedback import versions
 from schemas.database import Pool
 from schemas.feedback import FeedbackEvent
 from schemas.settings import Settings
@@ -20,24 +22,44 @@ class Unreadable(NamedTuple):
     payload: str
 
 
+class Newer(NamedTuple):
+    """An event of a version that this code does not know yet. Whoever reads waits before it for code that
+    does: what is behind may depend on it."""
+
+    version: str
+
+
 class Entry(NamedTuple):
     """An event and the position just after it: store that to go on behind it."""
 
     partition: int
     position: str
-    event: FeedbackEvent | Unreadable
+    event: FeedbackEvent | Unreadable | Newer
 
 
-def read_event(payload: str | bytes) -> FeedbackEvent | Unreadable:
-    """The event in a payload. Unknown fields are let pass: a newer writer may add some. A version that
-    this code does not know, or anything else, is unreadable."""
+def read_event(payload: str | bytes) -> FeedbackEvent | Unreadable | Newer:
+    """The event in a payload, an older version's brought up to the newest. Unknown fields are let pass: a
+    newer writer may add some."""
     try:
-        return FeedbackEvent.model_validate_json(payload)
+        found = from_json(payload)
+    except ValueError as error:
+        return _unreadable(f"no JSON: {error}", payload)
+    if isinstance(found, dict):
+        found = versions.upcast(found)
+        version = str(found.get("version"))
+        if versions.is_newer(version):
+            return Newer(version)
+    try:
+        return FeedbackEvent.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        text = payload.decode(errors="replace") if isinstance(payload, bytes) else payload
-        return Unreadable(f"{where}: {first['msg']}" if where else first["msg"], text.replace("\0", "�"))
+        return _unreadable(f"{where}: {first['msg']}" if where else first["msg"], payload)
+
+
+def _unreadable(reason: str, payload: str | bytes) -> Unreadable:
+    text = payload.decode(errors="replace") if isinstance(payload, bytes) else payload
+    return Unreadable(reason, text.replace("\0", "�"))
 
 
 class Log(Protocol):

@@ -1,8 +1,10 @@
 """The one way to Postgres: pools, the numbered migrations, and finding oneself in another cluster.
 
-Every connection returns rows as dictionaries. A pool checks a connection before handing it out unless it did
-so within CHECKED seconds, so a Postgres that restarted is met as a short wait and rarely as an error, and a
-busy service does not ask twice for each thing that it wants to know.
+Every connection returns rows as dictionaries. Both ends notice within half a minute that the other's
+machine is gone, which takes an operating system hours: a service would hang, and a lock outlive its holder.
+A pool checks a connection before handing it out unless it did so within CHECKED seconds, so a Postgres that
+restarted is met as a short wait and rarely as an error, and a busy service does not ask twice for each
+thing that it wants to know.
 """
 
 import time
@@ -11,7 +13,8 @@ from typing import Any, cast
 
 import psycopg
 from psycopg import AsyncConnection, Connection
-from psycopg.rows import DictRow, TupleRow, dict_row
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from schemas.errors import StartError
@@ -27,17 +30,52 @@ CHECKED = 1.0
 _MIGRATION_LOCK = 0x4845_4152
 
 
-def open_async_pool(url: str, *, size: int = 8, statement_timeout: float = 0) -> AsyncPool:
-    """A pool for an event loop; open it with `async with`. `statement_timeout` is in seconds, 0 for none."""
+LONGEST = 600.0
+"""Seconds for a statement of those who have no stricter limit: what takes longer is stuck."""
+
+_NOTICES = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+_SESSION = """
+select set_config('statement_timeout', %s, false), set_config('tcp_keepalives_idle', '10', false),
+    set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false),
+    set_config('tcp_user_timeout', '30000', false)
+"""
+
+
+def conninfo(url: str) -> str:
+    """How to reach the database at `url`, and to notice when its machine is gone; what `url` says of that
+    itself stays."""
+    return make_conninfo("", **{**_NOTICES, **conninfo_to_dict(url)})
+
+
+def connect(url: str, *, timeout: int = 10, statement_timeout: float = LONGEST) -> Connection[DictRow]:
+    """A connection of its own, committing by itself. Both limits are in seconds, `timeout` being for the
+    connecting, and a `statement_timeout` of 0 is none. Raises psycopg.OperationalError."""
+    connection = psycopg.connect(
+        conninfo(url), autocommit=True, row_factory=dict_row, connect_timeout=timeout
+    )
+    try:
+        connection.execute(_SESSION, [_milliseconds(statement_timeout)])
+    except psycopg.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def open_async_pool(url: str, *, size: int = 8, statement_timeout: float = LONGEST) -> AsyncPool:
+    """A pool for an event loop; open it with `async with`. `statement_timeout` is in seconds."""
 
     async def configure(connection: AsyncConnection[DictRow]) -> None:
-        await connection.execute(
-            "select set_config('statement_timeout', %s, false)", [f"{statement_timeout * 1000:.0f}"]
-        )
+        await connection.execute(_SESSION, [_milliseconds(statement_timeout)])
         await connection.commit()
 
     return AsyncConnectionPool(
-        url,
+        conninfo(url),
         connection_class=cast(Any, AsyncConnection[DictRow]),
         kwargs={"row_factory": dict_row},
         min_size=1,
@@ -59,16 +97,26 @@ async def _check(connection: AsyncConnection[DictRow]) -> None:
 
 def open_pool(url: str, *, size: int = 4) -> Pool:
     """A pool for threads; open it with `with`."""
+
+    def configure(connection: Connection[DictRow]) -> None:
+        connection.execute(_SESSION, [_milliseconds(LONGEST)])
+        connection.commit()
+
     return ConnectionPool(
-        url,
+        conninfo(url),
         connection_class=cast(Any, Connection[DictRow]),
         kwargs={"row_factory": dict_row},
         min_size=1,
         max_size=size,
         timeout=30,
+        configure=configure,
         check=ConnectionPool.check_connection,
         open=False,
     )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}"
 
 
 def migrations() -> list[tuple[int, Path]]:
@@ -83,14 +131,14 @@ def migrate(url: str) -> int:
     """
     known = migrations()
     newest = known[-1][0]
-    with psycopg.connect(url) as connection, connection.transaction():
+    with connect(url, statement_timeout=0) as connection, connection.transaction():
         connection.execute("select pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
         connection.execute(
             "create table if not exists migrations"
             " (version integer primary key, name text not null, applied_at timestamptz default now())"
         )
-        row = connection.execute("select coalesce(max(version), 0) from migrations").fetchone()
-        current: int = row[0] if row else 0
+        row = connection.execute("select coalesce(max(version), 0) as newest from migrations").fetchone()
+        current: int = row["newest"] if row else 0
         if current > newest:
             raise StartError(
                 f"The database has schema version {current}, this Hearken knows only {newest}. "
@@ -106,15 +154,16 @@ def migrate(url: str) -> int:
     return newest
 
 
-def _settle(connection: Connection[TupleRow]) -> None:
+def _settle(connection: Connection[DictRow]) -> None:
     """After a restore into another cluster, where transaction ids begin anew: what is still in the outbox
     gets ids of here, and whoever read it from Postgres reads it again, which has no effect twice."""
     here = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
     known = connection.execute("select system_identifier from cluster").fetchone()
+    assert here is not None  # noqa: S101  (a cluster has its identifier)
     if here == known:
         return
     if known is not None:
         connection.execute("update outbox set xid = pg_current_xact_id()")
         connection.execute("delete from positions where log = 'postgres'")
         connection.execute("delete from cluster")
-    connection.execute("insert into cluster (system_identifier) values (%s)", here)
+    connection.execute("insert into cluster (system_identifier) values (%(system_identifier)s)", here)

@@ -8,7 +8,12 @@ import psycopg
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
+
+from schemas.database import connect
+
+SCRAPE = 10.0
+"""Seconds for the database to tell: later, nobody listens any more."""
 
 Metric = GaugeMetricFamily | CounterMetricFamily
 Reading = Callable[[DictRow], Iterator[Metric]]
@@ -32,7 +37,7 @@ class Figures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         try:
-            with psycopg.connect(self._url, connect_timeout=3, row_factory=dict_row) as connection:
+            with connect(self._url, timeout=3, statement_timeout=SCRAPE) as connection:
                 rows = connection.execute(self._query, self._parameters).fetchall()
         except psycopg.OperationalError:
             return

@@ -14,7 +14,7 @@ import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
-from schemas.database import AsyncPool
+from schemas.database import AsyncPool, conninfo
 from schemas.errors import Conflict, EngineError, PolicyRejected
 from schemas.policies import BASE, Manifest, base_digest, verify
 from schemas.settings import Settings
@@ -121,7 +121,7 @@ class Swap:
                 await asyncio.wait_for(self._wake.wait(), _POLL)
 
     async def _listen(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(conninfo(self._url), autocommit=True)
         async with connection:
             await connection.execute("listen hearken_routes")
             await connection.execute("listen hearken_policies")

@@ -2,13 +2,16 @@
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from feedback.log import Entry, Log
+from schemas.database import Pool
 from schemas.feedback import FeedbackEvent
+from trainer.ingest import ingest
 
 
 def event(name: str, conversation: str = "conv-1") -> FeedbackEvent:
@@ -35,6 +38,16 @@ def put(connection: Connection, event: FeedbackEvent) -> None:
     )
 
 
+def put_json(url: str, name: str, event: Any) -> None:
+    """What no store of this version writes, in a transaction of its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "insert into outbox (project, event_id, conversation_id, event)"
+            " values ('default', %s, 'conv-1', %s)",
+            [f"ev_{name}", Jsonb(event)],
+        )
+
+
 def put_each(url: str, *names: str) -> None:
     """Each in a transaction of its own."""
     with psycopg.connect(url, autocommit=True) as connection:
@@ -50,6 +63,22 @@ def read_until(log: Log, after: str | None, count: int, seconds: float = 30) -> 
     while len(entries) < count and time.monotonic() < deadline:
         entries += log.read(0, entries[-1].position if entries else after, count - len(entries))
     return entries
+
+
+def learned(pool: Pool) -> list[str]:
+    """The events of the votes that the trainer has, in order."""
+    with pool.connection() as connection:
+        rows = connection.execute("select event_id from examples order by event_id").fetchall()
+    return [row["event_id"] for row in rows]
+
+
+def ingest_until(pool: Pool, log: Log, count: int, seconds: float = 40) -> list[str]:
+    """What the trainer has, once it has so many."""
+    deadline = time.monotonic() + seconds
+    while len(learned(pool)) < count and time.monotonic() < deadline:
+        ingest(pool, log)
+        time.sleep(0.05)
+    return learned(pool)
 
 
 class Reader:

@@ -44,6 +44,9 @@ from trainer.style import style
 POLL = 0.5
 """Seconds between looks at the log."""
 
+TRIM = 60.0
+"""Seconds between removals of what every consumer of the log has passed, training or not."""
+
 RECENT_TURNS = 1024
 """Turns whose prompts are practised on."""
 
@@ -97,6 +100,7 @@ class Trainer:
         self._lesson: tuple[Round, RewardModel] | None = None
         self._counted: tuple[dict[str, str], int] | None = None
         self.last_round = time.monotonic()
+        self._trimmed = -TRIM
         self.working = False
         log.info("trainer ready", project=settings.project, base=self.backbone.digest[:12])
 
@@ -119,14 +123,19 @@ class Trainer:
             if not self.active():
                 return
             ingest(self.pool, self.log)
+            self._trim()
             if self.due():
                 record.close_interrupted(self.pool, self.settings.project)
                 self.round()
-                self.log.trim()
         except psycopg.OperationalError as error:
             log.warning("database is away", error=type(error).__name__)
         except publish.Overtaken as error:
             log.warning("round dropped", reason=str(error))
+
+    def _trim(self) -> None:
+        if time.monotonic() - self._trimmed >= TRIM:
+            self.log.trim()
+            self._trimmed = time.monotonic()
 
     def due(self) -> bool:
         """Whether enough votes have come since the last round, or any and enough time; never while paused."""

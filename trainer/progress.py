@@ -28,7 +28,9 @@ select
         where e.project = %(project)s and e.type = 'thumb' and e.ended_by is null
             and e.created_at > now() - interval '1 day'
         group by r.policy
-    ) as judged) as thumbs
+    ) as judged) as thumbs,
+    (select count(*) from dead_letters) as unreadable,
+    (select count(*) from waiting) as waiting
 """
 
 
@@ -52,6 +54,10 @@ def _metrics(row: DictRow) -> Iterator[Metric]:
     yield thumbs
     yield GaugeMetricFamily(
         "hearken_votes_unlearned", "Standing votes that no policy has learned from.", row["unlearned"]
+    )
+    yield GaugeMetricFamily("hearken_log_unreadable", "Entries of the log set aside.", row["unreadable"])
+    yield GaugeMetricFamily(
+        "hearken_log_waiting", "Partitions whose next event only a newer trainer can read.", row["waiting"]
     )
     if row["seconds"] is not None:
         yield GaugeMetricFamily(

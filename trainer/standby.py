@@ -1,11 +1,14 @@
 """One trainer works for a project at a time; the others stand by.
 
 The lock is Postgres' own and goes with its connection, so a trainer that died, or lost the database, has
-given way. One that still believes itself active can do no harm: it publishes only while its round is open,
-and whoever takes over closes the rounds that it finds open.
+given way, and one whose machine vanished has within a minute. One that still believes itself active can do no
+harm: it publishes only while its round is open, and whoever takes over closes the rounds that it finds open.
 """
 
 import psycopg
+from psycopg.rows import DictRow
+
+from schemas.database import connect
 
 _LOCK = 0x5452_4149
 
@@ -16,7 +19,7 @@ class Standby:
     def __init__(self, url: str, project: str) -> None:
         self._url = url
         self._project = project
-        self._connection: psycopg.Connection[tuple[bool]] | None = None
+        self._connection: psycopg.Connection[DictRow] | None = None
         self._held = False
 
     def active(self) -> bool:
@@ -24,14 +27,14 @@ class Standby:
         the database is away, and with it the place."""
         try:
             if self._connection is None:
-                self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+                self._connection = connect(self._url, timeout=5)
             if self._held:
                 self._connection.execute("select 1")
             else:
                 row = self._connection.execute(
-                    "select pg_try_advisory_lock(%s, hashtext(%s))", [_LOCK, self._project]
+                    "select pg_try_advisory_lock(%s, hashtext(%s)) as locked", [_LOCK, self._project]
                 ).fetchone()
-                self._held = row is not None and row[0]
+                self._held = row is not None and bool(row["locked"])
         except psycopg.OperationalError:
             self.leave()
             raise

@@ -6,15 +6,19 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import psycopg
 import pytest
 
-from feedback.log import Log, open_log
+from feedback.log import Log, Newer, open_log
+from feedback.versions import UPCASTS
 from schemas.database import Pool
 from schemas.settings import KafkaSettings, Settings
 from tests.broker import Broker, relaying
-from tests.events import Reader, event, put, put_each, read_until
+from tests.events import Reader, event, ingest_until, learned, put, put_each, put_json, read_until
+from trainer.dead_letters import dead_letters, retry
+from trainer.ingest import ingest
 
 
 @pytest.fixture(params=["postgres", "kafka"])
@@ -39,6 +43,11 @@ def pass_to(url: str, consumer: str, log: Log, position: str) -> None:
             " on conflict (consumer, log, partition) do update set position = excluded.position",
             [consumer, log.name, position],
         )
+
+
+def waits_for(pool: Pool) -> list[str]:
+    with pool.connection() as connection:
+        return [row["version"] for row in connection.execute("select version from waiting").fetchall()]
 
 
 def test_an_empty_log_has_nothing_to_read(log: Log) -> None:
@@ -144,6 +153,78 @@ def test_many_writers_while_a_reader_polls(log: Log, database_url: str) -> None:
     assert sorted(seen) == sorted(name for names in committed for name in names)
     for names in committed:
         assert [name for name in seen if name in set(names)] == names
+
+
+def test_an_event_of_an_older_version_comes_in_the_newest(
+    log: Log, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def name_the_rater(older: dict[str, Any]) -> dict[str, Any]:
+        return {**older, "version": "hearken.feedback.v0", "rater": f"u_{older['who']}"}
+
+    def name_the_person(older: dict[str, Any]) -> dict[str, Any]:
+        return {**older, "version": "hearken.feedback.v1", "rater": older["rater"].lower()}
+
+    monkeypatch.setitem(UPCASTS, "hearken.feedback.draft", name_the_rater)
+    monkeypatch.setitem(UPCASTS, "hearken.feedback.v0", name_the_person)
+    older = event("a").model_dump(mode="json", exclude={"rater"})
+    put_json(database_url, "a", {**older, "version": "hearken.feedback.draft", "who": "Ada"})
+
+    assert read_until(log, None, 1)[0].event == event("a")
+
+
+def test_an_event_of_a_newer_version_waits_for_code_that_knows_it(
+    log: Log, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_each(database_url, "a")
+    newer = event("b").model_dump(mode="json") | {"version": "hearken.feedback.v2"}
+    put_json(database_url, "b", newer)
+    put_each(database_url, "c")
+    assert read_until(log, None, 3)[1].event == Newer("hearken.feedback.v2")
+    assert ingest_until(pool, log, 1) == ["ev_a"]
+    assert ingest(pool, log) == 0
+    assert waits_for(pool) == ["hearken.feedback.v2"]
+
+    monkeypatch.setitem(
+        UPCASTS, "hearken.feedback.v2", lambda event: event | {"version": "hearken.feedback.v1"}
+    )
+
+    assert ingest_until(pool, log, 3) == ["ev_a", "ev_b", "ev_c"]
+    assert waits_for(pool) == []
+    assert dead_letters(pool) == []
+
+
+def test_what_can_never_be_read_is_set_aside_with_the_reason(log: Log, pool: Pool, database_url: str) -> None:
+    put_each(database_url, "before")
+    put_json(database_url, "older", event("older").model_dump(mode="json") | {"version": "somebody.else.v1"})
+    put_json(database_url, "odd", [1])
+    put_each(database_url, "behind")
+
+    assert ingest_until(pool, log, 2) == ["ev_before", "ev_behind"]
+
+    older, odd = sorted(dead_letters(pool), key=lambda letter: letter.payload, reverse=True)
+    assert older.log == odd.log == log.name
+    assert "version" in older.reason
+    assert "somebody.else.v1" in older.payload
+    assert odd.payload == "[1]"
+
+
+def test_what_the_database_refuses_is_set_aside_and_given_back_when_it_is_mended(
+    log: Log, pool: Pool, database_url: str
+) -> None:
+    put_each(database_url, "before")
+    put_json(database_url, "lost", event("lost").model_dump(mode="json") | {"project": "lost"})
+    put_json(database_url, "huge", event("huge").model_dump(mode="json") | {"choice": 2**40})
+    put_each(database_url, "behind")
+
+    assert ingest_until(pool, log, 2) == ["ev_before", "ev_behind"]
+
+    assert {"foreign key" in letter.reason for letter in dead_letters(pool)} == {True, False}
+    assert retry(pool) == 0
+    with pool.connection() as connection:
+        connection.execute("insert into projects (id) values ('lost')")
+    assert retry(pool) == 1
+    assert learned(pool) == ["ev_before", "ev_behind", "ev_lost"]
+    assert ["out of range" in letter.reason for letter in dead_letters(pool)] == [True]
 
 
 def test_only_what_the_trainer_and_every_other_consumer_have_passed_is_trimmed(

@@ -66,6 +66,6 @@ def test_every_table_but_the_installation_s_own_carries_its_project(pool: Pool) 
         ).fetchall()
     of_the_installation = {
         "migrations", "projects", "secrets", "positions", "generations", "dead_letters", "spending",
-        "cluster",
+        "cluster", "waiting",
     }  # fmt: skip
     assert {row["table_name"] for row in rows} == of_the_installation

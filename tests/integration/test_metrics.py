@@ -39,7 +39,6 @@ def test_how_far_the_relay_is_behind(database_url: str) -> None:
     assert found["hearken_relay_oldest_seconds"] == pytest.approx(90, abs=10)
     assert found["hearken_relay_kept"] == 1
     assert found["hearken_relay_published_total"] == 42
-    assert found["hearken_log_unreadable"] == 0
 
 
 def test_what_was_published_stays_counted_when_it_was_passed(database_url: str) -> None:
@@ -84,6 +83,15 @@ def test_how_learning_goes(database_url: str, pool: Pool) -> None:
     assert found["hearken_round_last_seconds"] == pytest.approx(30)
     assert found["hearken_freshness_seconds"] == pytest.approx(20, abs=1)
     assert found["hearken_votes_unlearned"] == 1
+
+
+def test_what_of_the_log_could_not_be_learned(database_url: str, pool: Pool) -> None:
+    with pool.connection() as connection:
+        connection.execute("insert into dead_letters values ('kafka', 0, '1:4', 'odd', '[]')")
+        connection.execute("insert into waiting values ('kafka', 1, 'hearken.feedback.v2')")
+    found = shown(progress(database_url, "default"))
+    assert found["hearken_log_unreadable"] == 1
+    assert found["hearken_log_waiting"] == 1
 
 
 def test_what_people_think_of_each_policy(database_url: str, pool: Pool) -> None:

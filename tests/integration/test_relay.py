@@ -3,17 +3,19 @@
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import psycopg
 import pytest
+from kafka import KafkaAdminClient
 
+from feedback import relay
 from feedback.kafka_log import KafkaLog
 from schemas.database import Pool
 from schemas.settings import KafkaSettings
 from tests.broker import Broker, relaying
-from tests.events import Reader, event, put, put_each
-from trainer.ingest import ingest
+from tests.events import Reader, event, ingest_until, put, put_each, put_json
+from trainer.ingest import ingest, positions
 
 
 @pytest.fixture
@@ -50,20 +52,6 @@ def unpublished(url: str) -> int:
         row = connection.execute('select count(*) from outbox where "offset" is null').fetchone()
     assert row is not None
     return int(row[0])
-
-
-def learned(pool: Pool) -> list[str]:
-    with pool.connection() as connection:
-        rows = connection.execute("select event_id from examples order by event_id").fetchall()
-    return [row["event_id"] for row in rows]
-
-
-def ingest_until(pool: Pool, log: KafkaLog, count: int, seconds: float = 40) -> list[str]:
-    deadline = time.monotonic() + seconds
-    while len(learned(pool)) < count and time.monotonic() < deadline:
-        ingest(pool, log)
-        time.sleep(0.05)
-    return learned(pool)
 
 
 def test_conversations_spread_over_partitions_and_keep_their_order(
@@ -121,6 +109,29 @@ def test_a_broker_that_lost_its_data_is_given_it_again(
     assert [row["reason"] for row in rows][:2] == ["the topic is new", "the topic has another id"]
 
 
+def test_a_topic_that_has_more_partitions_now_is_read_whole(
+    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
+) -> None:
+    with relaying(database_url, kafka.model_copy(update={"partitions": 1})):
+        written = in_conversations(database_url, 8)
+        assert ingest_until(pool, log, 8) == written
+        assert log.partitions() == [0]
+    # The tests' broker cannot add any: the topic is made anew, which the reader sees as more of them.
+    with closing(KafkaAdminClient(bootstrap_servers=kafka.servers)) as admin:
+        admin.delete_topics([kafka.topic])
+        admin.create_topics({kafka.topic: {"num_partitions": 3, "replication_factor": 1}})
+
+    with relaying(database_url, kafka):
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            for number in range(8):
+                put(connection, event(f"later-{number}", f"conv-{number}"))
+
+        assert ingest_until(pool, log, 16) == [*written, *(f"ev_later-{number}" for number in range(8))]
+
+    assert log.partitions() == [0, 1, 2]
+    assert len(positions(pool)) == 3
+
+
 def test_a_batch_that_was_sent_but_not_marked_is_sent_again_without_effect(
     kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
 ) -> None:
@@ -158,27 +169,21 @@ def test_one_relay_works_and_another_takes_over(
         assert reader.poll_until(2) == ["ev_a", "ev_b"]
 
 
-def test_what_is_no_event_is_set_aside_with_the_reason(
-    kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
+@pytest.mark.parametrize("last", [{"version": "hearken.feedback.v9"}, ["odd"]])
+def test_an_event_that_the_relay_cannot_read_is_no_loss_of_data(
+    kafka: KafkaSettings, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch, last: object
 ) -> None:
-    newer = event("newer").model_dump(mode="json") | {"version": "hearken.feedback.v9"}
+    monkeypatch.setattr(relay, "VERIFY", 0.2)
     with relaying(database_url, kafka):
-        put_each(database_url, "before")
-        with psycopg.connect(database_url, autocommit=True) as connection:
-            connection.execute(
-                "insert into outbox (project, event_id, conversation_id, event) values"
-                " ('default', 'ev_newer', 'conv-1', %s), ('default', 'ev_odd', 'conv-1', '[1]')",
-                [psycopg.types.json.Jsonb(newer)],
-            )
-        put_each(database_url, "behind")
-
-        assert ingest_until(pool, log, 2) == ["ev_before", "ev_behind"]
+        put_json(database_url, "last", last)
+        published_by = time.monotonic() + 20
+        while unpublished(database_url) and time.monotonic() < published_by:
+            time.sleep(0.05)
+        time.sleep(2)
 
     with pool.connection() as connection:
-        dead = connection.execute("select reason, payload from dead_letters order by position").fetchall()
-    assert "version" in dead[0]["reason"]
-    assert "v9" in dead[0]["payload"]
-    assert dead[1]["payload"] == "[1]"
+        rows = connection.execute("select reason from generations").fetchall()
+    assert rows == [{"reason": "the topic is new"}]
 
 
 def test_trimming_waits_for_the_trainer(

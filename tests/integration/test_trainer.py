@@ -17,6 +17,7 @@ from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.policies import BASE, WEIGHTS, verify
 from schemas.settings import Settings
+from tests.events import ingest_until, read_until
 from tests.training import (
     add_key,
     edited,
@@ -183,6 +184,23 @@ def test_reading_the_log_twice_changes_nothing(
     assert again[0] != first[0]
 
 
+def test_a_vote_that_is_read_after_what_ended_it_does_not_stand(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 3, seed=4)
+    first = send(database_url, turns, thumbs_by_parity(turns))
+    again = send(database_url, [], thumbs_by_parity(turns[:1]))
+    retract(database_url, first[1])
+    entries = read_until(open_log(settings, pool), None, 5)
+
+    with pool.connection() as connection:
+        for entry in reversed(entries):
+            apply(connection, entry.event)
+        standing = connection.execute("select feedback_id from examples where ended_by is null").fetchall()
+
+    assert {row["feedback_id"] for row in standing} == {again[0], first[2]}
+
+
 def test_a_round_begins_with_enough_votes_and_never_while_paused(
     a_trainer: MakeTrainer, settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
@@ -206,6 +224,31 @@ def test_a_round_begins_with_enough_votes_and_never_while_paused(
     assert not trainer.due()
     trainer.last_round -= settings.trainer.round_seconds
     assert trainer.due()
+
+
+def test_what_was_read_leaves_the_outbox_though_training_is_paused(
+    a_trainer: MakeTrainer, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> int:
+        with pool.connection() as connection:
+            return len(connection.execute("select from outbox").fetchall())
+
+    with pool.connection() as connection:
+        connection.execute("update projects set paused = true")
+    trainer = a_trainer()
+    turns = some_turns(backbone, 3, seed=6)
+    send(database_url, turns, thumbs_by_parity(turns))
+    ingest_until(pool, trainer.log, 3)
+    trainer.look()
+    assert kept() == 0
+
+    send(database_url, [], thumbs_by_parity(turns))
+    ingest_until(pool, trainer.log, 6)
+    trainer.look()
+    assert kept() == 3  # it is not time yet
+    monkeypatch.setattr(loop, "TRIM", 0)
+    trainer.look()
+    assert kept() == 0
 
 
 def test_a_trainer_that_was_killed_leaves_nothing_half_done(
