@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import promql_parser
 import pytest
 import yaml
 
@@ -17,6 +19,7 @@ from schemas.settings import RLSettings, Settings, TrainerSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+DASHBOARD = DEPLOY / "grafana" / "hearken.json"
 HELM = DEPLOY / "helm" / "hearken"
 KEYS = {"HEARKEN_ADMIN_KEY", "HEARKEN_PUBLIC_KEY"}
 READS_FILES = {"serve", "train", "fetch"}
@@ -235,6 +238,40 @@ def test_figures_are_not_seen_from_outside() -> None:
     assert set(re.findall(r"(serving-\d):8000", balanced)) == replicas
 
 
+def queries(part: Any) -> Iterator[str]:
+    """Whatever is asked of Prometheus, in alerts as in the dashboard."""
+    if isinstance(part, dict):
+        if isinstance(part.get("expr"), str):
+            yield part["expr"]
+        part = list(part.values())
+    if isinstance(part, list):
+        for inner in part:
+            yield from queries(inner)
+
+
+def test_what_is_asked_of_prometheus_is_promql() -> None:
+    alerts = list(queries(yaml.safe_load(ALERTS.read_text())))
+    panels = list(queries(json.loads(DASHBOARD.read_text())))
+    assert alerts
+    assert panels
+    for query in alerts + panels:
+        promql_parser.parse(query.replace("$__rate_interval", "5m"))
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    [source] = yaml.safe_load((DEPLOY / "grafana" / "datasources" / "prometheus.yml").read_text())[
+        "datasources"
+    ]
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(numbers) == len(set(numbers))
+    for panel in dashboard["panels"]:
+        assert panel["title"]
+        assert panel.get("datasource", {}).get("uid") in {source["uid"], None}
+        place = panel["gridPos"]
+        assert 0 <= place["x"] < place["x"] + place["w"] <= 24
+
+
 def test_every_alert_is_explained() -> None:
     rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
     text = (DEPLOY.parent / "docs" / "operations.md").read_text()
@@ -250,9 +287,7 @@ def test_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
         (root / file).read_text()
         for file in ("serving/metrics.py", "feedback/backlog.py", "trainer/progress.py")
     )
-    asked = set(
-        re.findall(r"hearken_\w+", ALERTS.read_text() + (DEPLOY / "grafana" / "hearken.json").read_text())
-    )
+    asked = set(re.findall(r"hearken_\w+", ALERTS.read_text() + DASHBOARD.read_text()))
     assert asked
     bare = {re.sub("_(total|bucket|count|sum)$", "", name) for name in asked}
     assert {name for name in bare if f'"{name}"' not in shown} == set()
