@@ -1,11 +1,9 @@
 """The commands of containers: each with what it is given there and no more, started and ended as there."""
 
-import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -14,26 +12,12 @@ import pytest
 from schemas.database import Pool
 from tests.broker import Broker
 from tests.events import event, put
-from tests.installation import Installation
+from tests.installation import started
 from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
 from trainer.backbone import Backbone
 
 SOON = 15.0
 """Seconds that Kubernetes and Compose leave a process to end, and some to spare."""
-
-
-@contextmanager
-def started(*words: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
-    """A `hearken` command in a folder with nothing in it."""
-    process = subprocess.Popen(
-        Installation.hearken(*words), env=os.environ | settings, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def wait(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 60) -> None:
