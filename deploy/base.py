@@ -1,9 +1,13 @@
 """Where the base model lies: the starter, a local directory, or a download from a model hub."""
 
 import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from schemas.errors import StartError
+from schemas.policies import base_digest
 from trainer.starter import MODEL_DIR
 
 _NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -22,6 +26,25 @@ def base_directory(model: str) -> Path:
     if not _has_chat_template(directory):
         raise StartError(f"{directory} has no chat template. Use an instruction-tuned model.")
     return directory.resolve()
+
+
+def place(base: Path, directory: Path) -> None:
+    """Make `directory` a copy of `base` unless it is one by its digest. It is written aside, then renamed:
+    whoever reads finds a whole model, and of several that do this at once one is first. Raises StartError."""
+    if directory.is_dir() and base_digest(directory) == base_digest(base):
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".base-", dir=directory.parent) as aside:
+        shutil.copytree(base, Path(aside, "new"))
+        with suppress(FileNotFoundError):
+            directory.rename(Path(aside, "old"))
+        try:
+            Path(aside, "new").rename(directory)
+        except OSError as error:  # another was quicker
+            if not directory.is_dir() or base_digest(directory) != base_digest(base):
+                raise StartError(
+                    f"{directory} cannot be replaced: {error}. Is another base put there too?"
+                ) from None
 
 
 def _download(model: str) -> Path:

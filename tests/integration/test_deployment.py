@@ -1,118 +1,275 @@
 """The files under deploy/ say what the code says."""
 
+import json
 import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import promql_parser
 import pytest
 import yaml
 
 from deploy import vllm
-from schemas.settings import Settings
+from schemas.settings import RLSettings, Settings, TrainerSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+DASHBOARD = DEPLOY / "grafana" / "hearken.json"
 HELM = DEPLOY / "helm" / "hearken"
+KEYS = {"HEARKEN_ADMIN_KEY", "HEARKEN_PUBLIC_KEY"}
+READS_FILES = {"serve", "train", "fetch"}
+"""Commands that read policies or the base; `test_commands` shows that the others do without."""
 
 
 def compose() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    """The services."""
+    found: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     return found
 
 
-def flags(words: list[str]) -> set[str]:
-    """`--name=value` for each, whichever way it was written."""
+def helm(*values: str) -> subprocess.CompletedProcess[str]:
+    words = [word for value in values for word in ("--set", value)]
+    command = [str(Path(sys.executable).parent / "helm"), "template", "hearken", str(HELM), *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def rendered(*values: str) -> list[dict[str, Any]]:
+    """The manifests."""
+    done = helm(*values)
+    assert done.returncode == 0, done.stderr
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def deployments(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The pods' specs by what they run: serving, trainer, …"""
+    return {
+        manifest["metadata"]["name"].removeprefix("hearken-"): manifest["spec"]["template"]["spec"]
+        for manifest in manifests
+        if manifest["kind"] == "Deployment"
+    }
+
+
+def flags(words: list[str]) -> list[str]:
+    """`--name=value` for each, whichever way it was written, sorted."""
     joined: list[str] = []
     for word in words:
         if word.startswith("--"):
             joined.append(word)
         else:
             joined[-1] += f"={word}"
-    return set(joined)
+    return sorted(joined)
 
 
-@pytest.fixture
-def wanted(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """vLLM's flags with a GPU of its own, as the code would set them in a container."""
+def image_for_cpus() -> tuple[list[str], dict[str, str]]:
+    """What the image begins with, and its variables."""
+    text = (DEPLOY / "docker" / "vllm-cpu.Dockerfile").read_text().replace("\\\n", "")
+    entry = re.search(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
+    variables = re.search(r"^ENV (.*)$", text, re.MULTILINE)
+    assert entry is not None
+    assert variables is not None
+    return json.loads(entry[1]), dict(each.split("=") for each in variables[1].split())
+
+
+def agree(
+    package: str,
+    settings: Settings,
+    command: list[str],
+    environment: dict[str, str],
+    patch: pytest.MonkeyPatch,
+) -> None:
+    """That a container starts vLLM as the code would, but for the address: it is alone in its network."""
+    patch.setattr(vllm, "installed", lambda: package)
+    module, *words = vllm.command(settings, 8000)
+    assert command[1:3] == ["-m", module]
+    words[words.index("--host") + 1] = "0.0.0.0"  # noqa: S104
+    assert flags(command[3:]) == flags(words)
+    assert environment == vllm.environment(settings)
+
+
+@pytest.mark.parametrize("package", ["vllm", "vllm-cpu"])
+def test_compose_starts_vllm_as_the_code_does(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = RLSettings(sampler="vllm")  # there is room for it, as anybody may set it
+    settings = Settings(model="/data/base", trainer=TrainerSettings(rl=sampling))
+    if package == "vllm":
+        service = compose()["vllm-gpu"]
+        entry, variables = service["entrypoint"], {}
+    else:
+        service = compose()["vllm-cpu"]
+        entry, variables = image_for_cpus()
+    agree(package, settings, entry + service["command"], variables | service["environment"], monkeypatch)
+
+
+@pytest.mark.parametrize("sampler", ["in_process", "vllm"])
+@pytest.mark.parametrize("package", ["vllm", "vllm-cpu"])
+def test_helm_starts_vllm_as_the_code_does(
+    package: str, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = int(package == "vllm")
+    manifests = rendered(f"vllm.gpus={gpus}", f"settings.TRAINER__RL__SAMPLER={sampler}")
+    for name, value in config(manifests).items():
+        monkeypatch.setenv(name, value)
+    [container] = deployments(manifests)["vllm"]["containers"]
+    entry, variables = (container["command"], {}) if gpus else image_for_cpus()
+    variables |= {each["name"]: each["value"] for each in container["env"]}
+    assert variables.pop("HOME")
+    assert variables.pop("USER")
+    agree(package, Settings(), entry + container["args"], variables, monkeypatch)
+
+
+def config(manifests: list[dict[str, Any]]) -> dict[str, str]:
+    [found] = [manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"]
+    return dict(found)
+
+
+def test_the_trainer_takes_what_vllm_leaves_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "installed", lambda: "vllm")
-    ours = flags(vllm.command(Settings(model="/data/base"), 8000)[1:])
-    return {flag for flag in ours if "gpu-memory" not in flag and "--host" not in flag}
-
-
-@pytest.mark.parametrize("service", ["vllm-gpu", "vllm-cpu"])
-def test_compose_starts_vllm_with_the_same_flags(service: str, wanted: set[str]) -> None:
-    found = compose()["services"][service]
-    assert flags(found["command"]) - {"--host=0.0.0.0"} == wanted
-    ours = vllm.environment(Settings())
-    assert all(ours[name] == value for name, value in found["environment"].items())
-
-
-def test_the_image_for_cpus_adds_what_only_they_want(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (DEPLOY / "docker" / "vllm-cpu.Dockerfile").read_text()
-    settings = Settings(model="/data/base")
-    monkeypatch.setattr(vllm, "installed", lambda: "vllm")
-    everywhere = flags(vllm.command(settings, 8000)[1:]), set(vllm.environment(settings))
-    monkeypatch.setattr(vllm, "installed", lambda: "vllm-cpu")
-    environment = vllm.environment(settings)
-    mine = {name: environment[name] for name in set(environment) - everywhere[1] - {"OMP_NUM_THREADS"}}
-    assert mine.items() <= dict(re.findall(r"(\w+)=(\w+)", text)).items()
-    added = flags(vllm.command(settings, 8000)[1:]) - everywhere[0] - {"--dtype=float32"}
-    assert added == set(re.findall(r'"(--[\w-]+=\w+)"', text))
-
-
-def test_helm_starts_vllm_with_the_same_flags(wanted: set[str]) -> None:
-    values = yaml.safe_load((HELM / "values.yaml").read_text())["vllm"]
-    template = (HELM / "templates" / "vllm.yaml").read_text()
-    found = re.findall(r"^ +- (--.*)$", template, re.MULTILINE)
-    filled = {
-        re.sub(r"{{ \.Values\.vllm\.(\w+) }}", lambda name: str(values[name[1]]), flag) for flag in found
-    }
-    different = {"--host=0.0.0.0", f"--max-num-seqs={values['maxStreams']}"}
-    assert filled - different == wanted - {"--max-num-seqs=32"}
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    services = compose()
+    assert vllm.beside(Settings()).items() <= services["trainer-gpu"]["environment"].items()
+    assert services["trainer-gpu"]["deploy"] == services["vllm-gpu"]["deploy"]
+    assert "PYTORCH_ALLOC_CONF" not in services["trainer"]["environment"]
 
 
 EVERYTHING = [
-    'kafka.servers={"broker:9092"}', "serving.autoscaling.enabled=true", "vllm.autoscaling.enabled=true",
-    "trainer.gpus=1", "judge.url=http://judge:8000/v1", "storage.className=nfs", "settings.LOG_LEVEL=debug",
+    'kafka.servers={"broker:9092"}', "kafka.tlsSecret=broker", "serving.autoscaling.enabled=true",
+    "vllm.autoscaling.enabled=true", "vllm.scrapers[0].namespaceSelector.matchLabels.name=monitoring",
+    "vllm.environment.VLLM_LOGGING_LEVEL=WARNING", "trainer.gpus=1", "judge.url=http://judge:8000/v1",
+    "storage.className=nfs", "settings.LOG_LEVEL=debug", "ingress.host=chat.example.org",
+    "ingress.className=nginx", "ingress.tlsSecret=chat",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("values", [[], ["vllm.gpus=0"], EVERYTHING], ids=["default", "cpu", "everything"])
 def test_what_helm_renders_is_valid_kubernetes(values: list[str]) -> None:
     """Strictly: a field that Kubernetes does not know is an error."""
-    helm = str(Path(sys.executable).parent / "helm")
-    subprocess.run([helm, "lint", "--quiet", str(HELM)], check=True)
-    words = [word for value in values for word in ("--set", value)]
-    rendered = subprocess.run(
-        [helm, "template", "hearken", str(HELM), *words], check=True, capture_output=True, text=True
-    ).stdout
-    manifests = [manifest for manifest in yaml.safe_load_all(rendered) if manifest]
+    manifests = rendered(*values)
     for manifest in manifests:
         kubernetes_validate.validate(manifest, "1.34", strict=True)
     kinds = Counter(manifest["kind"] for manifest in manifests)
     assert kinds["Deployment"] == (5 if values is EVERYTHING else 3)
     assert kinds["HorizontalPodAutoscaler"] == (2 if values is EVERYTHING else 0)
-    [config] = [manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"]
-    assert {name.removeprefix("HEARKEN_").split("__")[0].lower() for name in config} <= set(
-        Settings.model_fields
-    )
+    assert {name for name in config(manifests) if not is_setting(name)} == set()
+
+
+def is_setting(variable: str) -> bool:
+    model: Any = Settings
+    for name in variable.removeprefix("HEARKEN_").lower().split("__"):
+        if not hasattr(model, "model_fields") or name not in model.model_fields:
+            return False
+        model = model.model_fields[name].annotation
+    return True
 
 
 def test_settings_that_compose_names_exist() -> None:
-    found = compose()["services"]["serving-1"]["environment"]
-    known = Settings.model_fields
-    assert {name.removeprefix("HEARKEN_").split("__")[0].lower() for name in found} <= set(known)
+    named = {name for service in compose().values() for name in service.get("environment", {})}
+    assert {name for name in named if name.startswith("HEARKEN_") and not is_setting(name)} == set()
+
+
+def test_who_reads_files_has_the_data_folder_and_nobody_else() -> None:
+    services = compose().values()
+    ours = [service for service in services if service.get("image") in {"hearken-api", "hearken-trainer"}]
+    assert len(ours) == 8
+    for service in ours:
+        mounted = any(":/data" in volume for volume in service.get("volumes", []))
+        assert mounted == (service["command"][0] in READS_FILES), service["command"]
+    pods = deployments(rendered(*EVERYTHING))
+    del pods["vllm"]
+    for pod in pods.values():
+        for container in pod.get("initContainers", []) + pod["containers"]:
+            mounted = any(mount["mountPath"] == "/data" for mount in container["volumeMounts"])
+            assert mounted == (container["args"][0] in READS_FILES), container["args"]
+
+
+def test_only_serving_has_the_keys() -> None:
+    for name, service in compose().items():
+        assert (set(service.get("environment", {})) >= KEYS) == name.startswith("serving"), name
+    for name, pod in deployments(rendered(*EVERYTHING)).items():
+        [container] = pod["containers"]
+        assert not any("secretRef" in source for source in container.get("envFrom", []))
+        given = {each["name"] for each in container["env"] if "valueFrom" in each}
+        assert (given >= KEYS) == (name == "serving"), name
+        assert ("HEARKEN_KAFKA__SASL_PASSWORD" in given) == (name in {"relay", "trainer"}), name
 
 
 def test_only_those_who_may_reach_vllm_share_its_network() -> None:
-    services = compose()["services"]
+    services = compose()
     reach = {name for name, service in services.items() if "engines" in service.get("networks", [])}
-    assert reach == {"serving-1", "serving-2", "vllm-gpu", "vllm-cpu"}
+    trainers = {name for name, service in services.items() if service.get("command", [""])[0] == "train"}
+    assert reach == {"serving-1", "serving-2", "vllm-gpu", "vllm-cpu"} | trainers
     assert all(not services[name].get("ports") for name in reach)
+    assert all("default" not in services[name]["networks"] for name in ("vllm-gpu", "vllm-cpu"))
+
+
+def test_whom_the_network_policy_lets_in() -> None:
+    def admitted(*values: str) -> list[dict[str, Any]]:
+        [policy] = [each for each in rendered(*values) if each["kind"] == "NetworkPolicy"]
+        [rule] = policy["spec"]["ingress"]
+        peers: list[dict[str, Any]] = rule["from"]
+        return peers
+
+    [only] = admitted()
+    assert only["podSelector"]["matchExpressions"][0]["values"] == ["serving", "trainer"]
+    assert admitted(*EVERYTHING)[1:] == [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    assert "vllm.scrapers" in helm("vllm.autoscaling.enabled=true").stderr
+
+
+def test_figures_are_not_seen_from_outside() -> None:
+    manifests = rendered(*EVERYTHING)
+    [ingress] = [each for each in manifests if each["kind"] == "Ingress"]
+    behind = {
+        path["path"]: path["backend"]["service"]["name"]
+        for path in ingress["spec"]["rules"][0]["http"]["paths"]
+    }
+    selectors = {
+        each["metadata"]["name"]: each["spec"].get("selector")
+        for each in manifests
+        if each["kind"] == "Service"
+    }
+    assert selectors[behind["/"]]["hearken"] == "serving"
+    assert selectors[behind["/metrics"]] is None
+    balanced = (DEPLOY / "Caddyfile").read_text()
+    assert re.search(r"@figures path /metrics /metrics/\*\n\s+respond @figures 404", balanced)
+    replicas = {name for name in compose() if name.startswith("serving")}
+    assert set(re.findall(r"(serving-\d):8000", balanced)) == replicas
+
+
+def queries(part: Any) -> Iterator[str]:
+    """Whatever is asked of Prometheus, in alerts as in the dashboard."""
+    if isinstance(part, dict):
+        if isinstance(part.get("expr"), str):
+            yield part["expr"]
+        part = list(part.values())
+    if isinstance(part, list):
+        for inner in part:
+            yield from queries(inner)
+
+
+def test_what_is_asked_of_prometheus_is_promql() -> None:
+    alerts = list(queries(yaml.safe_load(ALERTS.read_text())))
+    panels = list(queries(json.loads(DASHBOARD.read_text())))
+    assert alerts
+    assert panels
+    for query in alerts + panels:
+        promql_parser.parse(query.replace("$__rate_interval", "5m"))
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    [source] = yaml.safe_load((DEPLOY / "grafana" / "datasources" / "prometheus.yml").read_text())[
+        "datasources"
+    ]
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(numbers) == len(set(numbers))
+    for panel in dashboard["panels"]:
+        assert panel["title"]
+        assert panel.get("datasource", {}).get("uid") in {source["uid"], None}
+        place = panel["gridPos"]
+        assert 0 <= place["x"] < place["x"] + place["w"] <= 24
 
 
 def test_every_alert_is_explained() -> None:
@@ -130,9 +287,7 @@ def test_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
         (root / file).read_text()
         for file in ("serving/metrics.py", "feedback/backlog.py", "trainer/progress.py")
     )
-    asked = set(
-        re.findall(r"hearken_\w+", ALERTS.read_text() + (DEPLOY / "grafana" / "hearken.json").read_text())
-    )
+    asked = set(re.findall(r"hearken_\w+", ALERTS.read_text() + DASHBOARD.read_text()))
     assert asked
     bare = {re.sub("_(total|bucket|count|sum)$", "", name) for name in asked}
     assert {name for name in bare if f'"{name}"' not in shown} == set()

@@ -3,20 +3,35 @@ app.kubernetes.io/name: hearken
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* The variables of every process. */}}
+{{/* The variables of a process: the settings, and of the secret the database and what else it needs. */}}
 {{- define "hearken.environment" -}}
 envFrom:
-  - secretRef: {name: {{ .Values.secret }}}
-  - configMapRef: {name: {{ .Release.Name }}-hearken}
+  - configMapRef: {name: {{ .root.Release.Name }}-hearken}
+env:
+  {{- range prepend .needs "HEARKEN_DATABASE_URL" }}
+  - {name: {{ . }}, valueFrom: {secretKeyRef: {name: {{ $.root.Values.secret }}, key: {{ . }}}}}
+  {{- end }}
+  {{- range .takes }}
+  - {name: {{ . }}, valueFrom: {secretKeyRef: {name: {{ $.root.Values.secret }}, key: {{ . }}, optional: true}}}
+  {{- end }}
+{{- end -}}
+
+{{- define "hearken.unprivileged" -}}
+runAsNonRoot: true
+runAsUser: 10001
+allowPrivilegeEscalation: false
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
 {{/* Nothing may be written but the shared volume, by the trainer, and /tmp. */}}
 {{- define "hearken.security" -}}
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 10001
-  allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
-  capabilities: {drop: [ALL]}
-  seccompProfile: {type: RuntimeDefault}
+  {{- include "hearken.unprivileged" . | nindent 2 }}
+{{- end -}}
+
+{{/* Adapters that vLLM has room for: one more where the trainer samples on it. */}}
+{{- define "hearken.adapters" -}}
+{{ add .Values.vllm.maxAdapters (ternary 1 0 (eq (get .Values.settings "TRAINER__RL__SAMPLER") "vllm")) }}
 {{- end -}}

@@ -1,0 +1,100 @@
+"""The commands of containers: each with what it is given there and no more, started and ended as there."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from schemas.database import Pool
+from tests.broker import Broker
+from tests.events import event, put
+from tests.installation import started
+from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
+from trainer.backbone import Backbone
+
+SOON = 15.0
+"""Seconds that Kubernetes and Compose leave a process to end, and some to spare."""
+
+
+def wait(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.1)
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """The exit code after SIGTERM."""
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=SOON)
+    return process.returncode
+
+
+def found(database_url: str, query: str) -> object:
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    return row and row[0]
+
+
+def test_a_relay_has_no_base_and_no_data_folder(database_url: str) -> None:
+    broker = Broker()
+    broker.start()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        put(connection, event("a"))
+    settings = {
+        "HEARKEN_DATABASE_URL": database_url, "HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]',
+        "HEARKEN_MODEL": "/nowhere/base", "HEARKEN_DATA_DIR": "/nowhere",
+    }  # fmt: skip
+    try:
+        with started("relay", **settings) as relay:
+            wait(lambda: found(database_url, 'select 1 from outbox where "offset" is not null'), relay)
+            assert ended(relay) == 0
+    finally:
+        broker.kill()
+
+
+def test_a_judge_has_no_base_and_no_data_folder(database_url: str) -> None:
+    settings = {
+        "HEARKEN_DATABASE_URL": database_url, "HEARKEN_JUDGE__URL": "http://127.0.0.1:9/v1",
+        "HEARKEN_MODEL": "/nowhere/base", "HEARKEN_DATA_DIR": "/nowhere",
+    }  # fmt: skip
+    with started("judge", **settings) as judge:
+        assert judge.stdout is not None
+        assert "judge ready" in judge.stdout.readline()
+        assert ended(judge) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "votes", "mark", "code"),
+    [
+        (["train"], 4, "trainer active", 0),
+        (["train"], 24, '"step"', 0),
+        (["train", "--once"], 24, '"step"', 1),
+    ],
+    ids=["waiting for votes", "in a round", "in its one round"],
+)
+def test_a_trainer_ends_when_it_is_told_to(
+    words: list[str], votes: int, mark: str, code: int,
+    database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool, backbone: Backbone,
+) -> None:  # fmt: skip
+    add_key(pool)
+    turns = some_turns(backbone, votes, seed=1)
+    send(database_url, turns, thumbs_by_parity(turns))
+    trainer = small_settings(database_url, tmp_path, tiny_base).trainer
+    trainer.rl.steps = 100_000
+    settings = {
+        "HEARKEN_DATABASE_URL": database_url, "HEARKEN_DATA_DIR": str(tmp_path),
+        "HEARKEN_MODEL": str(tiny_base), "HEARKEN_TRAINER": trainer.model_dump_json(),
+    }  # fmt: skip
+    with started(*words, **settings) as process:
+        said = process.stdout
+        assert said is not None
+        wait(lambda: mark in said.readline(), process)
+        assert ended(process) == code
+    rounds = found(database_url, "select string_agg(outcome, ' ') from rounds")
+    assert rounds == ("running" if votes == 24 else None)

