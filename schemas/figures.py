@@ -16,10 +16,10 @@ Reading = Callable[[DictRow], Iterator[Metric]]
 
 class Figures(Collector):
     """Rows of `query` on the database at `url`, each made into metrics by `reading`; none while the database
-    is away."""
+    is away, or so slow that a scrape would not wait for it."""
 
     def __init__(
-        self, url: str, query: LiteralString, parameters: Mapping[str, str], reading: Reading
+        self, url: str, query: LiteralString, parameters: Mapping[str, object], reading: Reading
     ) -> None:
         self._url = url
         self._query = query
@@ -33,6 +33,7 @@ class Figures(Collector):
     def collect(self) -> Iterator[Metric]:
         try:
             with psycopg.connect(self._url, connect_timeout=3, row_factory=dict_row) as connection:
+                connection.execute("set statement_timeout = '5s'")
                 rows = connection.execute(self._query, self._parameters).fetchall()
         except psycopg.OperationalError:
             return

@@ -64,10 +64,13 @@ class Swap:
             self._metrics.engines.set(len(self._fleet.in_rotation))
             if not self._fleet.healthy:
                 return
-            for route in await self._routes():
+            routes = await self._routes()
+            for route in routes:
                 await self._follow(route)
                 if self._settings.serving.promotion == "direct":
                     await self._promote_published(route.project)
+            needed = {policy for route in routes for policy in route.policies()}
+            self._metrics.unserved.set(len(needed - self._fleet.served()))
             await self._fleet.keep(self._wanted())
 
     async def promote(self, project: str, policy: str) -> None:
@@ -211,6 +214,7 @@ class Swap:
         self._router.adopt(route)
         if before is None or before.live != route.live:
             log.info("policy_live", project=route.project, policy=route.live, previous=route.previous)
+            self._metrics.swaps.labels(route.project)
             self._metrics.live.labels(route.project, route.live).set(1)
             if before is not None:
                 self._metrics.live.remove(route.project, before.live)

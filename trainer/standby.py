@@ -7,7 +7,7 @@ and whoever takes over closes the rounds that it finds open.
 
 import psycopg
 
-_LOCK = 0x5452_4149
+from schemas import places
 
 
 class Standby:
@@ -29,7 +29,7 @@ class Standby:
                 self._connection.execute("select 1")
             else:
                 row = self._connection.execute(
-                    "select pg_try_advisory_lock(%s, hashtext(%s))", [_LOCK, self._project]
+                    "select pg_try_advisory_lock(%s, hashtext(%s))", [places.TRAINER, self._project]
                 ).fetchone()
                 self._held = row is not None and row[0]
         except psycopg.OperationalError:
