@@ -26,13 +26,18 @@ from trainer.standby import Standby
 AWAY = "postgresql://127.0.0.1:1/nothing"
 
 
-def shown(*collectors: figures.Figures) -> dict[str, float]:
-    """Each sample of a real scrape."""
+def page(*collectors: figures.Figures) -> str:
+    """What a real scrape gets."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     figures.show("127.0.0.1", port, *collectors)
-    lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+
+def shown(*collectors: figures.Figures) -> dict[str, float]:
+    """Each sample of it."""
+    lines = page(*collectors).splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
 
