@@ -5,13 +5,14 @@ import re
 import subprocess
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from feedback.backlog import backlog
+from schemas.errors import Reason
 from tests.integration.test_alerts import ALERTS, RULES
 from tests.integration.test_metrics import page
 from tests.service import Service
@@ -30,6 +31,13 @@ def test_what_is_asked_for_is_shown(service: Service, database_url: str) -> None
     alerting = " ".join(rule["expr"] for rule in RULES.values())
     asked = set(re.findall(r"hearken_\w+", " ".join(EXPRESSIONS) + alerting))
     assert {re.sub("_(total|bucket|count|sum)$", "", name) for name in asked} - shown == set()
+
+
+def test_what_alerts_count_by_label_begins_at_0(service: Service) -> None:
+    text = httpx.get(f"{service.url}/metrics").text
+    for reason in get_args(Reason):
+        assert f'hearken_policies_rejected_total{{reason="{reason}"}} 0.0' in text
+    assert 'hearken_policy_swaps_total{project="default"} 0.0' in text
 
 
 def test_every_expression_is_promql(promtool: str, tmp_path: Path) -> None:
