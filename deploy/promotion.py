@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from typing import cast
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from schemas.errors import PolicyRejected, Unavailable
+from schemas.errors import PolicyRejected, Reason, Unavailable
 from serving import rollout
 
 _PATIENCE = (
@@ -36,10 +37,12 @@ async def promote(
         if row is None or row["live"] == policy:
             return
         if row["asked_at"] is None:
+            if row["reason"] is None:  # it went live, and gave way to the next one already
+                return
             raise PolicyRejected(
                 f"{policy} was refused ({row['reason']}); serving's log says more.",
                 policy=policy,
-                reason=row["reason"] or "",
+                reason=cast(Reason, row["reason"]),
             )
         if time.monotonic() > deadline and await rollout.withdraw(connection, project, policy):
             raise Unavailable(

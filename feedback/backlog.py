@@ -9,7 +9,6 @@ from schemas.figures import Figures, Metric
 
 _BACKLOG = """
 select count(*) filter (where "offset" is null) as unpublished,
-    coalesce(extract(epoch from now() - min(created_at) filter (where "offset" is null)), 0)::float8 as age,
     count(*) filter (where "offset" is not null) as kept,
     coalesce((select sum(highest) from (
         select max(place) as highest from (
@@ -20,7 +19,7 @@ select count(*) filter (where "offset" is null) as unpublished,
                 = (select max(generation) from generations where topic = %(topic)s)
         ) as places group by partition
     ) as partitions), 0)::bigint as published,
-    (select count(*) from generations where topic = %(topic)s) as generations
+    greatest((select count(*) from generations where topic = %(topic)s) - 1, 0) as anew
 from outbox
 """
 
@@ -33,13 +32,10 @@ def _metrics(row: DictRow) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "hearken_relay_unpublished", "Events in the outbox that the broker has not.", row["unpublished"]
     )
-    yield GaugeMetricFamily("hearken_relay_oldest_seconds", "Age of the oldest of them, seconds.", row["age"])
     yield GaugeMetricFamily(
         "hearken_relay_kept", "Events published and not yet passed by every consumer.", row["kept"]
     )
     yield CounterMetricFamily(
         "hearken_relay_published", "Events published since the topic began.", row["published"]
     )
-    yield GaugeMetricFamily(
-        "hearken_relay_generations", "How often the topic began anew.", row["generations"]
-    )
+    yield GaugeMetricFamily("hearken_relay_generations", "How often the topic began anew.", row["anew"])

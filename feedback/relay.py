@@ -26,6 +26,7 @@ from psycopg.rows import DictRow, args_row
 
 from feedback.broker import connection as broker_connection
 from feedback.broker import ensure_topic
+from schemas import places
 from schemas.database import connect
 from schemas.settings import KafkaSettings
 
@@ -43,7 +44,6 @@ ARRIVE = 10.0
 then tries without end; the next one it knows."""
 PAUSE = 1.0
 """Seconds before the next try when Postgres or the broker is away."""
-_LOCK = 0x5245_4C41
 
 _UNPUBLISHED = """
 select id, xid::text as transaction, convert_to(conversation_id, 'UTF8'), convert_to(event::text, 'UTF8')
@@ -249,5 +249,5 @@ def _active(url: str, kafka: KafkaSettings, stopping: threading.Event) -> Iterat
 
 
 def _locked(connection: Connection[DictRow]) -> bool:
-    row = connection.execute("select pg_try_advisory_lock(%s) as locked", [_LOCK]).fetchone()
+    row = connection.execute("select pg_try_advisory_lock(%s) as locked", [places.RELAY]).fetchone()
     return row is not None and bool(row["locked"])

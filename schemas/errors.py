@@ -15,7 +15,7 @@ HearkenError
 └── StartError              this installation cannot start; says what to do
 """
 
-from typing import Any
+from typing import Any, Literal
 
 
 class HearkenError(Exception):
@@ -122,11 +122,17 @@ class EngineError(HearkenError):
         self.late = late
 
 
-class PolicyRejected(HearkenError):
-    """A policy that must not serve. `reason` is one of the words counted in the metrics:
-    missing, unexpected_file, pickle, digest, truncated, malformed, wrong_base, not_finite, load, probe."""
+Reason = Literal[
+    "missing", "unexpected_file", "pickle", "digest", "truncated", "malformed", "wrong_base", "not_finite",
+    "load", "probe", "parent_rolled_back",
+]  # fmt: skip
+"""Why a policy must not serve."""
 
-    def __init__(self, message: str, *, policy: str, reason: str) -> None:
+
+class PolicyRejected(HearkenError):
+    """A policy that must not serve. They are counted in the metrics by `reason`."""
+
+    def __init__(self, message: str, *, policy: str, reason: Reason) -> None:
         super().__init__(message)
         self.policy = policy
         self.reason = reason

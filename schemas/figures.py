@@ -21,10 +21,10 @@ Reading = Callable[[DictRow], Iterator[Metric]]
 
 class Figures(Collector):
     """Rows of `query` on the database at `url`, each made into metrics by `reading`; none while the database
-    is away."""
+    is away, or so slow that a scrape would not wait for it."""
 
     def __init__(
-        self, url: str, query: LiteralString, parameters: Mapping[str, str], reading: Reading
+        self, url: str, query: LiteralString, parameters: Mapping[str, object], reading: Reading
     ) -> None:
         self._url = url
         self._query = query

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.errors import PolicyRejected
+from schemas.errors import PolicyRejected, Reason
 
 BASE = "p0"  # the base model itself, served as an adapter whose B is zero
 TRAINING = "training-"  # how the names of adapters begin that only a round samples from, and nobody is served
@@ -119,7 +119,7 @@ def verify(policy: str, directory: Path, digest: str, base: str) -> Manifest:
     weights that are not finite, or with a file that does not belong (a pickle above all).
     """
 
-    def reject(reason: str, message: str) -> PolicyRejected:
+    def reject(reason: Reason, message: str) -> PolicyRejected:
         return PolicyRejected(f"{policy}: {message}", policy=policy, reason=reason)
 
     if not (directory / MANIFEST).is_file():

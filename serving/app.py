@@ -31,6 +31,7 @@ from serving.keys import ensure_seal
 from serving.limits import BodyLimit, Limiter
 from serving.logs import RequestLog
 from serving.metrics import Metrics
+from serving.pulse import pulse
 from serving.router import Router
 from serving.swap import Swap
 
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.settings = settings
     app.state.metrics = Metrics()
+    app.state.metrics.registry.register(pulse(settings))
     app.state.limiter = Limiter(settings.serving.requests_per_minute)
     app.state.router = Router(settings.serving.base_share)
     app.state.hub = live.Hub(app.state)

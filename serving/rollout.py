@@ -6,7 +6,7 @@ the engines is not their concern: see serving.swap.
 """
 
 import secrets
-from typing import LiteralString
+from typing import Final, LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow

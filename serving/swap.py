@@ -62,9 +62,12 @@ class Swap:
         async with self._one_at_a_time:
             if not self._fleet.healthy:
                 return
-            for route in await self._routes():
+            routes = await self._routes()
+            for route in routes:
                 await self._follow(route)
                 await self._promote_due(route.project)
+            needed = {policy for route in routes for policy in route.policies()}
+            self._metrics.unserved.set(len(needed - self._fleet.served()))
             await self._fleet.keep(self._wanted())
 
     async def promote(self, project: str, policy: str) -> None:
@@ -228,6 +231,7 @@ class Swap:
             return
         if before is None or before.live != route.live:
             log.info("policy_live", project=route.project, policy=route.live, previous=route.previous)
+            self._metrics.swaps.labels(route.project)
             self._metrics.live.labels(route.project, route.live).set(1)
             if before is not None:
                 self._metrics.live.remove(route.project, before.live)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from feedback.ballot import Ballot, check_edit
 from feedback.export import everything, line
-from feedback.records import Found, IdempotencyKey
+from feedback.records import Found, IdempotencyKey, Recorded
 from feedback.store import Store, completion_not_found
 from schemas.database import AsyncPool
 from schemas.errors import Conflict, Forbidden, InvalidRequest, NotFound, RequestError, Unauthorized
@@ -63,6 +63,14 @@ async def submit_vote(
 
 
 async def _submit(state: Any, caller: Caller | None, vote: Vote, key: str | None) -> dict[str, str]:
+    with state.metrics.vote():
+        recorded = await _record(state, caller, vote, key)
+    if recorded.new:
+        state.metrics.feedback.labels(vote.type).inc()
+    return {"id": recorded.id, "completion_id": recorded.completion_id, "status": "recorded"}
+
+
+async def _record(state: Any, caller: Caller | None, vote: Vote, key: str | None) -> Recorded:
     store: Store = state.store
     if vote.completion_id.startswith(UNSTORED):
         raise Conflict(
@@ -84,10 +92,7 @@ async def _submit(state: Any, caller: Caller | None, vote: Vote, key: str | None
             most_bytes=state.settings.serving.max_body_bytes,
         )
     idempotency = None if key is None else _idempotency(caller, ballot, key, vote.model_dump(mode="json"))
-    recorded = await store.submit(ballot, vote, rater, idempotency=idempotency)
-    if recorded.new:
-        state.metrics.feedback.labels(vote.type).inc()
-    return {"id": recorded.id, "completion_id": recorded.completion_id, "status": "recorded"}
+    return await store.submit(ballot, vote, rater, idempotency=idempotency)
 
 
 @router.post("/v1/feedback", status_code=201)

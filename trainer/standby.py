@@ -8,9 +8,8 @@ harm: it publishes only while its round is open, and whoever takes over closes t
 import psycopg
 from psycopg.rows import DictRow
 
+from schemas import places
 from schemas.database import connect
-
-_LOCK = 0x5452_4149
 
 
 class Standby:
@@ -32,7 +31,8 @@ class Standby:
                 self._connection.execute("select 1")
             else:
                 row = self._connection.execute(
-                    "select pg_try_advisory_lock(%s, hashtext(%s)) as locked", [_LOCK, self._project]
+                    "select pg_try_advisory_lock(%s, hashtext(%s)) as locked",
+                    [places.TRAINER, self._project],
                 ).fetchone()
                 self._held = row is not None and bool(row["locked"])
         except psycopg.OperationalError:

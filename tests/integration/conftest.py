@@ -1,5 +1,7 @@
 """One service for all tests that leave its policies alone; others start their own with `run_service`."""
 
+import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -40,6 +42,16 @@ def service(
         run_service(url, tmp_path_factory.mktemp("service"), tiny_base) as running,
     ):
         yield running
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Prometheus' own checker of rules."""
+    executable = shutil.which("promtool")
+    if executable is None:
+        assert os.environ.get("CI") != "true", "no promtool here, and CI must have one"
+        pytest.skip("no promtool is installed")
+    return executable
 
 
 @pytest.fixture

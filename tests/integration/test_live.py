@@ -92,8 +92,10 @@ def test_a_vote_is_acknowledged_when_it_is_durable(service: Service, socket: Soc
     completion = socket.next("done")["completion"]
     token = completion["hearken"]["feedback_token"]
     vote = {"completion_id": completion["id"], "type": "thumb", "value": "up", "feedback_token": token}
+    before = service.counted("hearken_vote_seconds_count")
     socket.send(type="feedback", id="v", feedback=vote)
     recorded = socket.next("recorded")
+    assert service.counted("hearken_vote_seconds_count") == before + 1
     assert recorded["id"] == "v"
     assert service.rows("select turn_id from feedback where id = %s", recorded["feedback"]["id"]) == [
         (completion["id"],)

@@ -1,28 +1,43 @@
-"""What the relay and the trainer show to Prometheus."""
+"""What the relay, the trainer and serving show to Prometheus of the loop."""
 
 import socket
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from feedback.backlog import backlog
-from schemas import figures
-from schemas.database import Pool
+from feedback.store import Store
+from schemas import figures, places
+from schemas.database import AsyncPool, Pool
+from schemas.feedback import JUDGE, Thumb
+from schemas.settings import KafkaSettings, ServingSettings, Settings
+from serving.pulse import pulse
 from tests.events import event, put
 from tests.training import add_key
-from trainer.progress import progress
+from tests.voting import a_turn
+from trainer.progress import FEWEST, progress
+from trainer.standby import Standby
 
 AWAY = "postgresql://127.0.0.1:1/nothing"
 
 
-def shown(*collectors: figures.Figures) -> dict[str, float]:
-    """Each sample of a real scrape."""
+def page(*collectors: figures.Figures) -> str:
+    """What a real scrape gets."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     figures.show("127.0.0.1", port, *collectors)
-    lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+
+def shown(*collectors: figures.Figures) -> dict[str, float]:
+    """Each sample of it."""
+    lines = page(*collectors).splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
 
@@ -30,15 +45,21 @@ def test_how_far_the_relay_is_behind(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         for name in ("a", "b", "c"):
             put(connection, event(name))
-        connection.execute(
-            "update outbox set created_at = now() - interval '90 seconds' where event_id = 'ev_b'"
-        )
         connection.execute("update outbox set partition = 2, \"offset\" = 41 where event_id = 'ev_a'")
     found = shown(backlog(database_url, "hearken.feedback.v1"))
     assert found["hearken_relay_unpublished"] == 2
-    assert found["hearken_relay_oldest_seconds"] == pytest.approx(90, abs=10)
     assert found["hearken_relay_kept"] == 1
     assert found["hearken_relay_published_total"] == 42
+    assert found["hearken_relay_generations"] == 0
+
+
+def test_a_broker_that_is_new_has_lost_nothing_yet(database_url: str) -> None:
+    begin = "insert into generations (topic, generation, reason) values ('t', %s, 'the topic is new')"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(begin, [1])
+        assert shown(backlog(database_url, "t"))["hearken_relay_generations"] == 0
+        connection.execute(begin, [2])
+        assert shown(backlog(database_url, "t"))["hearken_relay_generations"] == 1
 
 
 def test_what_was_published_stays_counted_when_it_was_passed(database_url: str) -> None:
@@ -55,7 +76,7 @@ def test_what_was_published_stays_counted_when_it_was_passed(database_url: str) 
 
 def test_nothing_to_relay(database_url: str) -> None:
     found = shown(backlog(database_url, "hearken.feedback.v1"))
-    assert found["hearken_relay_unpublished"] == found["hearken_relay_oldest_seconds"] == 0
+    assert found["hearken_relay_unpublished"] == found["hearken_relay_kept"] == 0
 
 
 def test_how_learning_goes(database_url: str, pool: Pool) -> None:
@@ -121,5 +142,172 @@ def test_what_people_think_of_each_policy(database_url: str, pool: Pool) -> None
     assert found['hearken_thumbs{policy="p1-aaaaaa",value="down"}'] == 1
 
 
+def judge(pool: Pool, thumbs: Iterable[tuple[str, str, bool]]) -> None:
+    """Thumbs by (policy, rater, up), each on a turn of its own."""
+    add_key(pool)
+    with pool.connection() as connection:
+        for number, (policy, rater, up) in enumerate(thumbs):
+            turn = f"t{number}"
+            connection.execute(
+                "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids,"
+                " sampling) values (%s, 'default', 'c', %s, 'default-admin', '[]', '{1}', '{}')",
+                [turn, rater],
+            )
+            connection.execute(
+                "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids,"
+                " logprobs, finish_reason) values (%s, 0, 'default', %s, 1, '', '{1}', '{0}', 'stop')",
+                [turn, policy],
+            )
+            connection.execute(
+                "insert into examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
+                " conversation_id, created_at)"
+                " values (%s, 'default', %s, %s, 0, 'thumb', %s, %s, 'c', now())",
+                [turn, turn, turn, Jsonb({"value": "up" if up else "down"}), rater],
+            )
+
+
+def make_live(pool: Pool, policy: str, previous: str) -> None:
+    with pool.connection() as connection:
+        for each in {policy, previous}:
+            connection.execute(
+                "insert into policies (project, id, base_digest, directory, digest, manifest, state, live_at)"
+                " values ('default', %s, '', '', '', '{}', 'retired', now())",
+                [each],
+            )
+        connection.execute(
+            "insert into routes (project, live, previous) values ('default', %s, %s)", [policy, previous]
+        )
+
+
+def test_how_the_live_policy_fares_against_the_base_and_the_one_before(database_url: str, pool: Pool) -> None:
+    people = range(FEWEST)
+    judge(
+        pool,
+        [("p0", f"u_{each}", each % 2 == 0) for each in people]
+        + [("p1-aaaaaa", f"u_{each}", each % 10 > 0) for each in people]
+        + [("p2-bbbbbb", f"u_{each}", each % 10 == 0) for each in people],
+    )
+    make_live(pool, "p2-bbbbbb", "p1-aaaaaa")
+    found = shown(progress(database_url, "default"))
+    assert found['hearken_approval_lead{against="base"}'] == pytest.approx(-2.75, abs=0.01)
+    assert found['hearken_approval_lead{against="previous"}'] == pytest.approx(-6.87, abs=0.01)
+
+
+def test_one_person_is_one_voice_and_a_judge_is_none(database_url: str, pool: Pool) -> None:
+    few = range(FEWEST - 1)
+    judge(
+        pool,
+        [("p0", f"u_{each}", True) for each in few] * 2
+        + [("p0", f"{JUDGE}strict", True)]
+        + [("p1-aaaaaa", f"u_{each}", False) for each in range(FEWEST)],
+    )
+    make_live(pool, "p1-aaaaaa", "p0")
+    found = shown(progress(database_url, "default"))
+    assert found['hearken_thumbs{policy="p0",value="up"}'] == 2 * len(few)
+    assert not any("approval_lead" in name for name in found)
+
+
+def test_entries_set_aside_are_counted_whichever_log_they_came_by(database_url: str, pool: Pool) -> None:
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into dead_letters (log, partition, position, reason, payload)"
+            " values ('postgres', 0, '1:1', 'version', '{}'), ('kafka', 3, '1:8', 'version', '{}')"
+        )
+    assert shown(progress(database_url, "default"))["hearken_log_unreadable"] == 2
+
+
+BROKER = KafkaSettings(servers=["broker:9092"])
+
+
+def beats(database_url: str, **settings: Any) -> dict[str, float]:
+    return shown(pulse(Settings(database_url=database_url, **settings)))
+
+
+def test_a_trainer_works_as_long_as_one_has_the_place(database_url: str) -> None:
+    mine, standby, others = (Standby(database_url, name) for name in ("default", "default", "another"))
+    try:
+        assert others.active()
+        assert beats(database_url)["hearken_trainer_active"] == 0
+        assert mine.active()
+        assert not standby.active()
+        assert beats(database_url)["hearken_trainer_active"] == 1
+        mine.leave()
+        assert beats(database_url)["hearken_trainer_active"] == 0
+        assert standby.active()
+        assert beats(database_url)["hearken_trainer_active"] == 1
+    finally:
+        for each in (mine, standby, others):
+            each.leave()
+
+
+def test_the_relay_is_missed_only_where_there_is_a_broker(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        put(connection, event("a"))
+        connection.execute("update outbox set created_at = now() - interval '90 seconds'")
+        assert not any("relay" in name for name in beats(database_url))
+
+        found = beats(database_url, kafka=BROKER)
+        assert found["hearken_relay_active"] == 0
+        assert found["hearken_relay_oldest_seconds"] == pytest.approx(90, abs=10)
+
+        connection.execute("select pg_advisory_lock(%s)", [places.RELAY])
+        connection.execute('update outbox set partition = 0, "offset" = 0')
+        found = beats(database_url, kafka=BROKER)
+        assert found["hearken_relay_active"] == 1
+        assert found["hearken_relay_oldest_seconds"] == 0
+
+
+async def test_votes_wait_when_a_rounds_worth_of_them_has_come(
+    database_url: str, async_pool: AsyncPool
+) -> None:
+    trainer = Settings().trainer.model_copy(update={"min_votes": 3, "round_votes": 2})
+    store = Store(async_pool)
+    recorded = []
+    for number, rater in enumerate(["u_a", "u_b", f"{JUDGE}strict", "u_c"]):
+        await store.record_turn(a_turn(f"chatcmpl-{number}", rater=rater))
+        ballot = await store.ballot(f"chatcmpl-{number}")
+        assert ballot is not None
+        vote = Thumb(completion_id=f"chatcmpl-{number}", type="thumb", value="up")
+        recorded.append(await store.submit(ballot, vote, rater))
+    async with async_pool.connection() as connection:
+        await connection.execute(
+            "update feedback set created_at = now() - interval '10 minutes' where id = %s", [recorded[0].id]
+        )
+
+    def waiting() -> float:
+        return beats(database_url, trainer=trainer)["hearken_votes_waiting_seconds"]
+
+    assert waiting() == pytest.approx(600, abs=20)
+    found = await store.find(recorded[3].id)
+    assert found is not None
+    await store.retract(found)
+    assert waiting() == 0
+
+    last = "insert into rounds (project, parent, outcome, started_at) values ('default', 'p0', %s, %s)"
+    again = Thumb(completion_id="chatcmpl-3", type="thumb", value="down")
+    ballot = await store.ballot("chatcmpl-3")
+    assert ballot is not None
+    await store.submit(ballot, again, "u_c")
+    async with async_pool.connection() as connection:
+        await connection.execute(last, ["rejected", datetime.now(UTC) - timedelta(minutes=5)])
+        await connection.commit()
+        assert waiting() == pytest.approx(600, abs=20)
+        await connection.execute(last, ["published", datetime.now(UTC) - timedelta(minutes=5)])
+    assert waiting() == 0
+
+
+def test_a_published_policy_that_does_not_go_live_is_noticed(database_url: str, pool: Pool) -> None:
+    assert beats(database_url)["hearken_promotion_waiting_seconds"] == 0
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into policies (project, id, base_digest, directory, digest, manifest, state, created_at)"
+            " values ('default', 'p1-aaaaaa', '', '', '', '{}', 'published', now() - interval '3 minutes')"
+        )
+    assert beats(database_url)["hearken_promotion_waiting_seconds"] == pytest.approx(180, abs=10)
+    canary = ServingSettings(promotion="canary")
+    assert "hearken_promotion_waiting_seconds" not in beats(database_url, serving=canary)
+
+
 def test_a_database_that_is_away_shows_nothing_and_breaks_nothing() -> None:
-    assert shown(backlog(AWAY, "t"), progress(AWAY, "default")) == {}
+    away = pulse(Settings(database_url=AWAY))
+    assert shown(backlog(AWAY, "t"), progress(AWAY, "default"), away) == {}

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from deploy import promotion
 from schemas.errors import Unavailable
-from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Probe
+from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Probe, file_digest
 from serving import rollout
 from serving.router import fetch_routes
 from tests.conftest import new_database
@@ -266,6 +266,20 @@ def test_a_policy_that_does_not_answer_as_its_manifest_says_is_refused(swapping:
     swapping.until(lambda: swapping.registry.state("p2-bbbbbb") == ("rejected", "probe"))
     swapping.until(lambda: resident(swapping) == {"p0"})
     assert swapping.live() == "p0"
+
+
+def test_a_policy_that_is_to_answer_and_cannot_is_shown(swapping: Service) -> None:
+    directory = swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
+    manifest = json.loads((directory / MANIFEST).read_text()) | {"base_digest": "of another base"}
+    (directory / MANIFEST).write_text(json.dumps(manifest))
+    digest = file_digest(directory / MANIFEST)
+    swapping.rows("update policies set digest = %s where id = 'p1-aaaaaa' returning 1", digest)
+    assert swapping.counted("hearken_policies_unserved") == 0
+    swapping.rows("update routes set live = 'p1-aaaaaa', version = version + 1 returning 1")
+    swapping.until(lambda: swapping.counted("hearken_policies_unserved") == 1)
+    assert swapping.chat()["system_fingerprint"] == "p0"
+    swapping.rows("update routes set live = 'p0', version = version + 1 returning 1")
+    swapping.until(lambda: swapping.counted("hearken_policies_unserved") == 0)
 
 
 def test_a_start_with_a_damaged_live_policy_falls_back_to_its_ancestor(swapping: Service) -> None:

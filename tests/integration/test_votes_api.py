@@ -345,3 +345,15 @@ async def test_votes_are_counted(api: Api, pool: AsyncPool) -> None:
     page = (await api("GET", "/metrics")).text
     assert 'hearken_feedback_total{type="thumb"} 2.0' in page
     assert 'hearken_requests_refused_total{code="invalid_choice"} 1.0' in page
+    assert "hearken_vote_seconds_count 3.0" in page  # each that was acknowledged, a repeated one too
+    assert "hearken_votes_failed_total 0.0" in page
+
+
+async def test_a_vote_that_could_not_be_made_durable_is_counted(api: Api, pool: AsyncPool) -> None:
+    async with pool.connection() as connection:
+        await connection.execute("alter table feedback add check (false) not valid")
+    assert (await api.vote(THUMB)).status_code == 500
+
+    page = (await api("GET", "/metrics")).text
+    assert "hearken_vote_seconds_count 0.0" in page
+    assert "hearken_votes_failed_total 1.0" in page

@@ -1,0 +1,133 @@
+"""Each alert fires on what it is for, and rests on what looks like it and is not."""
+
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
+RULES: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+}
+MINUTES = 30
+"""When the alert is looked at. Series have a value a minute, in promtool's notation: `1x5` is six times 1."""
+
+Series = dict[str, str]
+
+
+class Case(NamedTuple):
+    alert: str
+    what: str
+    series: Series
+    fires: bool
+
+
+def fires(alert: str, what: str, **series: Any) -> Case:
+    return Case(alert, what, _named(series), True)
+
+
+def rests(alert: str, what: str, **series: Any) -> Case:
+    return Case(alert, what, _named(series), False)
+
+
+def _named(series: dict[str, Any]) -> Series:
+    """`hearken_` before each name; a dictionary gives values by labels."""
+    named: Series = {}
+    for name, values in series.items():
+        for labels, each in (values if isinstance(values, dict) else {"": values}).items():
+            named[f"hearken_{name}{{{labels}}}"] = each
+    return named
+
+
+A, B = 'instance="a"', 'instance="b"'
+POST = 'route="/v1/feedback", method="POST"'
+QUICK, SLOW, ALL = 'le="0.1"', 'le="1"', 'le="+Inf"'
+PUBLISHED, FAILED = 'outcome="published"', 'outcome="failed"'
+PROBE, ORPHAN = 'reason="probe"', 'reason="parent_rolled_back"'
+
+CASES = [
+    fires("CannotAnswer", "no engine in rotation", engines_in_rotation={A: "0x30", B: "0x30"}),
+    fires("CannotAnswer", "no serving process"),
+    rests("CannotAnswer", "one replica sees none", engines_in_rotation={A: "0x30", B: "1x30"}),
+    fires("EngineOutOfRotation", "one of two is gone", engines_in_rotation={A: "2x20 1x10", B: "2x30"}),
+    rests("EngineOutOfRotation", "a restart", engines_in_rotation={A: "2x20 1x2 2x10"}),
+    fires(
+        "VotesFail", "two in a hundred, over the websocket",
+        votes_failed_total="0+2x30", vote_seconds_count="0+98x30",
+    ),
+    fires(
+        "VotesFail", "keys cannot be looked up",
+        requests_total={f'{POST}, status="201"': "0+0x30", f'{POST}, status="503"': "0+9x30"},
+    ),
+    rests(
+        "VotesFail", "one in a thousand, and clients' own faults",
+        votes_failed_total="0+1x30", vote_seconds_count="0+999x30",
+        requests_total={f'{POST}, status="201"': "0+9x30", f'{POST}, status="403"': "0+9x30"},
+    ),
+    fires(
+        "VotesSlow", "two in a hundred above half a second",
+        vote_seconds_bucket={QUICK: "0+98x30", SLOW: "0+100x30", ALL: "0+100x30"},
+    ),
+    rests(
+        "VotesSlow", "all quick", vote_seconds_bucket={QUICK: "0+9x30", SLOW: "0+9x30", ALL: "0+9x30"}
+    ),
+    rests("VotesSlow", "no votes", vote_seconds_bucket={QUICK: "5x30", SLOW: "5x30", ALL: "5x30"}),
+    fires("RelayBehind", "the broker is away", relay_oldest_seconds={A: "0+60x30", B: "0+60x30"}),
+    rests("RelayBehind", "a busy minute", relay_oldest_seconds={A: "5x28 60 5x2"}),
+    rests("RelayBehind", "no broker"),
+    fires("RelayAway", "nobody has the place", relay_active={A: "0x30", B: "0x30"}),
+    rests("RelayAway", "another takes over", relay_active={A: "1x28 0 1x2"}),
+    rests("RelayAway", "no broker"),
+    fires("LogLostData", "the topic began anew", relay_generations="0x20 1x10"),
+    rests("LogLostData", "it did so long ago", relay_generations="1x30"),
+    fires("UnreadableEvents", "two set aside", log_unreadable="0x20 2x10"),
+    rests("UnreadableEvents", "read after all", log_unreadable="2x20 0x10"),
+    fires("TrainerAway", "nobody has the place", trainer_active={A: "1x20 0x10", B: "1x20 0x10"}),
+    rests("TrainerAway", "a standby takes over", trainer_active={A: "1x25 0 1x5"}),
+    fires("NotFresh", "no round publishes", votes_waiting_seconds="0+60x30"),
+    rests("NotFresh", "rounds publish", votes_waiting_seconds="0+60x5 0+60x5 0+60x5 0+60x5 0+60x5"),
+    rests("NotFresh", "too few for a round", votes_waiting_seconds="0x30"),
+    fires("TrainingFails", "each", rounds_total={FAILED: "0+1x30", PUBLISHED: "4x30"}),
+    rests("TrainingFails", "one in three", rounds_total={FAILED: "0+1x30", PUBLISHED: "0+2x30"}),
+    fires(
+        "ApprovalFell", "below the one before",
+        approval_lead={'against="base"': "4x30", 'against="previous"': "-3.5x30"},
+    ),
+    rests("ApprovalFell", "no clear difference", approval_lead={'against="base"': "-1.5x30"}),
+    rests("ApprovalFell", "too few people", thumbs={'policy="p1", value="down"': "9x30"}),
+    fires("SwapFails", "a policy does not go live", promotion_waiting_seconds="0x20 0+60x10"),
+    fires("SwapFails", "one replica cannot follow", policies_unserved={A: "0x20 1x10", B: "0x30"}),
+    rests("SwapFails", "a slow load", promotion_waiting_seconds="0x26 60 90 0x3", policies_unserved="0x30"),
+    fires("PolicyRefused", "the first ever", policies_rejected_total={PROBE: "0x25 1x5"}),
+    fires("PolicyRefused", "before the first look", policies_rejected_total={PROBE: "_x25 1x5"}),
+    rests("PolicyRefused", "long ago", policies_rejected_total={PROBE: "1x30"}),
+    rests("PolicyRefused", "what came of one rolled back", policies_rejected_total={ORPHAN: "0x25 1x5"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}: {case.what}")
+def test_an_alert(promtool: str, tmp_path: Path, case: Case) -> None:
+    rule = RULES[f"Hearken{case.alert}"]
+    fired = {"exp_labels": rule["labels"], "exp_annotations": rule["annotations"]}
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+        "alert_rule_test": [
+            {
+                "eval_time": f"{MINUTES}m",
+                "alertname": rule["alert"],
+                "exp_alerts": [fired] if case.fires else [],
+            }
+        ],
+    }
+    file = tmp_path / "test.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": [test]}))
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_shown_to_fire_and_to_rest() -> None:
+    for shown in (True, False):
+        assert {f"Hearken{case.alert}" for case in CASES if case.fires is shown} == set(RULES)

@@ -1,0 +1,62 @@
+"""The dashboard and the alerts ask for what the processes really show, in PromQL that is right."""
+
+import json
+import re
+import subprocess
+from itertools import combinations
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from feedback.backlog import backlog
+from schemas.errors import Reason
+from tests.integration.test_alerts import ALERTS, RULES
+from tests.integration.test_metrics import page
+from tests.service import Service
+from trainer.progress import progress
+
+DASHBOARD = json.loads((ALERTS.parents[1] / "grafana" / "hearken.json").read_text())
+PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
+
+
+def test_what_is_asked_for_is_shown(service: Service, database_url: str) -> None:
+    pages = httpx.get(f"{service.url}/metrics").text, page(
+        backlog(database_url, "hearken.feedback.v1"), progress(database_url, "default")
+    )  # fmt: skip
+    shown = {family.name for text in pages for family in text_string_to_metric_families(text)}
+    alerting = " ".join(rule["expr"] for rule in RULES.values())
+    asked = set(re.findall(r"hearken_\w+", " ".join(EXPRESSIONS) + alerting))
+    assert {re.sub("_(total|bucket|count|sum)$", "", name) for name in asked} - shown == set()
+
+
+def test_what_alerts_count_by_label_begins_at_0(service: Service) -> None:
+    text = httpx.get(f"{service.url}/metrics").text
+    for reason in get_args(Reason):
+        assert f'hearken_policies_rejected_total{{reason="{reason}"}} 0.0' in text
+    assert 'hearken_policy_swaps_total{project="default"} 0.0' in text
+
+
+def test_every_expression_is_promql(promtool: str, tmp_path: Path) -> None:
+    rules = [{"record": f"panel_{at}", "expr": expression} for at, expression in enumerate(EXPRESSIONS)]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    done = subprocess.run([promtool, "check", "rules", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_panel_has_a_place_a_unit_and_a_short_title() -> None:
+    for panel in PANELS:
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["description"].endswith(".")
+        assert 0 < len(panel["title"]) <= 32
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    for one, other in combinations(places, 2):
+        assert not all(
+            one[start] < other[start] + other[size] and other[start] < one[start] + one[size]
+            for start, size in (("x", "w"), ("y", "h"))
+        )
