@@ -17,7 +17,7 @@ from serving.router import Route, fetch_routes
 
 Connection = AsyncConnection[DictRow]
 
-_OF_PARENT: LiteralString = "parent_rolled_back"
+_OF_PARENT: Final = "parent_rolled_back"
 
 
 async def promote(connection: Connection, project: str, policy: str) -> Route:
