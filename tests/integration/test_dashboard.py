@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from feedback.backlog import backlog
 from schemas.errors import Reason
 from tests.integration.test_alerts import ALERTS, RULES
-from tests.integration.test_metrics import page
+from tests.scrape import page
 from tests.service import Service
 from trainer.progress import progress
 

@@ -1,0 +1,113 @@
+"""What serving shows of the loop behind it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from feedback.store import Store
+from schemas import places
+from schemas.database import AsyncPool, Pool
+from schemas.feedback import JUDGE, Thumb
+from schemas.settings import KafkaSettings, ServingSettings, Settings
+from serving.pulse import pulse
+from tests.events import event, put
+from tests.scrape import shown
+from tests.voting import a_turn
+from trainer.standby import Standby
+
+BROKER = KafkaSettings(servers=["broker:9092"])
+
+
+def beats(database_url: str, **settings: Any) -> dict[str, float]:
+    return shown(pulse(Settings(database_url=database_url, **settings)))
+
+
+def test_a_trainer_works_as_long_as_one_has_the_place(database_url: str) -> None:
+    mine, standby, others = (Standby(database_url, name) for name in ("default", "default", "another"))
+    try:
+        assert others.active()
+        assert beats(database_url)["hearken_trainer_active"] == 0
+        assert mine.active()
+        assert not standby.active()
+        assert beats(database_url)["hearken_trainer_active"] == 1
+        mine.leave()
+        assert beats(database_url)["hearken_trainer_active"] == 0
+        assert standby.active()
+        assert beats(database_url)["hearken_trainer_active"] == 1
+    finally:
+        for each in (mine, standby, others):
+            each.leave()
+
+
+def test_the_relay_is_missed_only_where_there_is_a_broker(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        put(connection, event("a"))
+        connection.execute("update outbox set created_at = now() - interval '90 seconds'")
+        assert not any("relay" in name for name in beats(database_url))
+
+        found = beats(database_url, kafka=BROKER)
+        assert found["hearken_relay_active"] == 0
+        assert found["hearken_relay_oldest_seconds"] == pytest.approx(90, abs=10)
+
+        connection.execute("select pg_advisory_lock(%s)", [places.RELAY])
+        connection.execute('update outbox set partition = 0, "offset" = 0')
+        found = beats(database_url, kafka=BROKER)
+        assert found["hearken_relay_active"] == 1
+        assert found["hearken_relay_oldest_seconds"] == 0
+
+
+async def test_votes_wait_when_a_rounds_worth_of_them_has_come(
+    database_url: str, async_pool: AsyncPool
+) -> None:
+    trainer = Settings().trainer.model_copy(update={"min_votes": 3, "round_votes": 2})
+    store = Store(async_pool)
+    recorded = []
+    for number, rater in enumerate(["u_a", "u_b", f"{JUDGE}strict", "u_c"]):
+        await store.record_turn(a_turn(f"chatcmpl-{number}", rater=rater))
+        ballot = await store.ballot(f"chatcmpl-{number}")
+        assert ballot is not None
+        vote = Thumb(completion_id=f"chatcmpl-{number}", type="thumb", value="up")
+        recorded.append(await store.submit(ballot, vote, rater))
+    async with async_pool.connection() as connection:
+        await connection.execute(
+            "update feedback set created_at = now() - interval '10 minutes' where id = %s", [recorded[0].id]
+        )
+
+    def waiting() -> float:
+        return beats(database_url, trainer=trainer)["hearken_votes_waiting_seconds"]
+
+    assert waiting() == pytest.approx(600, abs=20)
+    found = await store.find(recorded[3].id)
+    assert found is not None
+    await store.retract(found)
+    assert waiting() == 0
+
+    last = "insert into rounds (project, parent, outcome, started_at) values ('default', 'p0', %s, %s)"
+    again = Thumb(completion_id="chatcmpl-3", type="thumb", value="down")
+    ballot = await store.ballot("chatcmpl-3")
+    assert ballot is not None
+    await store.submit(ballot, again, "u_c")
+    async with async_pool.connection() as connection:
+        await connection.execute(last, ["rejected", datetime.now(UTC) - timedelta(minutes=5)])
+        await connection.commit()
+        assert waiting() == pytest.approx(600, abs=20)
+        await connection.execute(last, ["published", datetime.now(UTC) - timedelta(minutes=5)])
+    assert waiting() == 0
+
+
+def test_a_published_policy_that_does_not_go_live_is_noticed(database_url: str, pool: Pool) -> None:
+    assert beats(database_url)["hearken_promotion_waiting_seconds"] == 0
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into policies (project, id, base_digest, directory, digest, manifest, state, created_at)"
+            " values ('default', 'p1-aaaaaa', '', '', '', '{}', 'published', now() - interval '3 minutes')"
+        )
+    assert beats(database_url)["hearken_promotion_waiting_seconds"] == pytest.approx(180, abs=10)
+    canary = ServingSettings(promotion="canary")
+    assert "hearken_promotion_waiting_seconds" not in beats(database_url, serving=canary)
+
+
+def test_a_database_that_is_away_shows_nothing_and_breaks_nothing() -> None:
+    assert beats("postgresql://127.0.0.1:1/nothing") == {}
