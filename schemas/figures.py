@@ -12,7 +12,7 @@ from psycopg.rows import DictRow
 
 from schemas.database import connect
 
-SCRAPE = 10.0
+SCRAPE = 5.0
 """Seconds for the database to tell: later, nobody listens any more."""
 
 Metric = GaugeMetricFamily | CounterMetricFamily
