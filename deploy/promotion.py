@@ -10,9 +10,7 @@ from psycopg.rows import DictRow
 from schemas.errors import PolicyRejected, Reason, Unavailable
 from serving import rollout
 
-_PATIENCE = (
-    120.0  # seconds; an engine may take 30 to prove what it has not loaded, and vLLM takes 33 to start
-)
+_PATIENCE = 120.0  # seconds; longer than an engine takes to start and to prove what it has not loaded
 _POLL = 0.1  # seconds
 
 

@@ -70,6 +70,10 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         self._inbox.put(partial(setattr, self, "_stopping", True))
         self._thread.join()

@@ -49,7 +49,7 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
 
     @app.get("/health")
     async def health() -> Response:
-        return Response()
+        return Response(status_code=200 if scheduler.running else 503)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -16,8 +16,12 @@ import httpx
 import pytest
 import torch
 from engines import ADAPTERS, World, change, start_embedded, write_adapter
+from fastapi.testclient import TestClient
 
 from schemas.errors import EngineError, InvalidRequest
+from serving.embedded.model import Model
+from serving.embedded.scheduler import Scheduler
+from serving.embedded.server import application
 from serving.engine import Engine
 from serving.proof import distance
 
@@ -259,6 +263,19 @@ async def test_an_unknown_adapter_is_an_error(engine: Engine) -> None:
     with pytest.raises(EngineError) as failure:
         await reply(engine, "p9-999999", GREEDY)
     assert failure.value.status == 404
+
+
+async def test_an_engine_that_runs_says_that_it_is_well(engine: Engine) -> None:
+    await engine.check()
+
+
+def test_the_embedded_engine_is_ill_when_its_thread_has_ended(world: World) -> None:
+    model = Model(world.base)
+    scheduler = Scheduler(model, max_sequences=1, max_adapters=1)
+    with TestClient(application(model, scheduler, "base")) as client:
+        assert client.get("/health").status_code == 200
+        scheduler.stop()
+        assert client.get("/health").status_code == 503
 
 
 async def test_load_and_unload(engine: Engine, world: World, tmp_path: Path) -> None:
