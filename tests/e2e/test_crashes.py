@@ -13,7 +13,7 @@ COMMITS = (
     "feedback.turns.Turns._transaction",
     "feedback.store.Store._row",
     "feedback.relay.Relay._mark",
-    "trainer.ingest._ingest_partition",
+    "trainer.ingest._take",
     "trainer.record.begin",
     "trainer.publish.announce",
     "trainer.record.finish",
