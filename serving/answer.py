@@ -54,7 +54,8 @@ class Answer:
         self.created = int(time.time())
         self.id = new_id() if request.store else UNSTORED + secrets.token_hex(12)
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
-        self.rater = seals.rater(caller.project, request.user or f"conversation:{self.conversation_id}")
+        user = request.user or f"conversation:{self.conversation_id}"
+        self.rater = seals.rater(caller.project, user, caller.kind)
         self.choice = _choose(state.router, state.fleet, caller, request.model, self.conversation_id)
         self.messages = _with_system(request, state.router.route(caller.project).system_prompt)
         self._texts = [_Text() for _ in range(request.n)]

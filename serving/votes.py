@@ -168,7 +168,7 @@ async def retract(
 def _rater(seals: Seals, caller: Caller | None, vote: Vote, ballot: Ballot) -> str:
     """Whose vote it is. Raises Forbidden when the caller may not give it."""
     if caller is not None and caller.kind != "publishable":
-        return seals.rater(ballot.project, vote.user) if vote.user is not None else ballot.rater
+        return seals.rater(ballot.project, vote.user, caller.kind) if vote.user is not None else ballot.rater
     _check_token(seals, ballot.completion_id, vote.feedback_token)
     if vote.user is not None:
         raise Forbidden("Only a secret key may vote for a user that it names.", code="user_not_allowed")
