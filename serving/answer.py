@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Any
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest
-from schemas.errors import Forbidden, InvalidRequest, NotFound
+from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound
 from schemas.turns import Reply, Turn, new_id
 from serving.auth import Caller, Seals
 from serving.engine import Delta
@@ -113,7 +113,9 @@ class Answer:
         return fleet.stream(self.choice.policy, self.conversation_id, self.messages, sampling)
 
     async def record(self) -> None:
-        """Make the turn durable, unless the client asked that nothing be kept."""
+        """Make the turn durable, unless the client asked that nothing be kept. Raises EngineError for a reply
+        that is not whole: one that never ended, or whose tokens and log-probabilities are not as many."""
+        self._check_whole()
         metrics = self._state.metrics
         metrics.tokens.labels("prompt").inc(len(self._prompt))
         metrics.tokens.labels("completion").inc(self._completion_tokens())
@@ -146,6 +148,16 @@ class Answer:
                 metadata=dict(self._request.metadata),
             )
         )
+
+    def _check_whole(self) -> None:
+        for index, text in enumerate(self._texts):
+            if not text.finish_reason or len(text.token_ids) != len(text.logprobs):
+                raise EngineError(
+                    f"{self.id}, {self.choice.policy}: choice {index} ended with "
+                    f"{text.finish_reason or 'nothing'} after {len(text.token_ids)} tokens and "
+                    f"{len(text.logprobs)} log-probabilities",
+                    url=", ".join(self._state.settings.vllm.urls),
+                )
 
     def head(self, kind: str) -> dict[str, Any]:
         """The fields that a completion and each of its chunks share."""
