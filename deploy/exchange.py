@@ -88,7 +88,7 @@ class Importer:
             row = await cursor.fetchone()
         if row is None:
             raise StartError(f"The project {project} has no admin key.")
-        return cls(pool, project, row["id"], seals.rater(project, rater), text)
+        return cls(pool, project, row["id"], seals.rater(project, rater, "admin"), text)
 
     async def take(self, number: int, judgement: Judgement) -> None:
         """Keep one row. Raises Malformed where the base cannot hold it."""

@@ -22,7 +22,13 @@ class ServingSettings(BaseModel):
     max_choices: int = Field(8, ge=1, description="largest n of one request, replies")
     max_tokens: int = Field(256, ge=1, description="length of a reply when the request names none, tokens")
     engine_timeout: float = Field(120, gt=0, description="longest wait for an engine's next token, seconds")
-    requests_per_minute: int = Field(1_200, ge=1, description="per key, requests/minute")
+    requests_per_minute: int = Field(
+        1_200, ge=1, description="per key, and per address without a known key, requests/minute"
+    )
+    trusted_proxies: list[str] = Field(
+        ["127.0.0.1"],
+        description="balancers whose X-Forwarded-For is believed, addresses or networks; `*`: all",
+    )
     base_share: float = Field(
         0.02,
         ge=0,

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Any
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest
-from schemas.errors import Forbidden, InvalidRequest, NotFound
+from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound
 from schemas.turns import Reply, Turn, new_id
 from serving.auth import Caller, Seals
 from serving.engine import Delta
@@ -54,7 +54,8 @@ class Answer:
         self.created = int(time.time())
         self.id = new_id() if request.store else UNSTORED + secrets.token_hex(12)
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
-        self.rater = seals.rater(caller.project, request.user or f"conversation:{self.conversation_id}")
+        user = request.user or f"conversation:{self.conversation_id}"
+        self.rater = seals.rater(caller.project, user, caller.kind)
         self.choice = _choose(state.router, state.fleet, caller, request.model, self.conversation_id)
         self.messages = _with_system(request, state.router.route(caller.project).system_prompt)
         self._texts = [_Text() for _ in range(request.n)]
@@ -112,7 +113,9 @@ class Answer:
         return fleet.stream(self.choice.policy, self.conversation_id, self.messages, sampling)
 
     async def record(self) -> None:
-        """Make the turn durable, unless the client asked that nothing be kept."""
+        """Make the turn durable, unless the client asked that nothing be kept. Raises EngineError for a reply
+        that is not whole: one that never ended, or whose tokens and log-probabilities are not as many."""
+        self._check_whole()
         metrics = self._state.metrics
         metrics.tokens.labels("prompt").inc(len(self._prompt))
         metrics.tokens.labels("completion").inc(self._completion_tokens())
@@ -145,6 +148,16 @@ class Answer:
                 metadata=dict(self._request.metadata),
             )
         )
+
+    def _check_whole(self) -> None:
+        for index, text in enumerate(self._texts):
+            if not text.finish_reason or len(text.token_ids) != len(text.logprobs):
+                raise EngineError(
+                    f"{self.id}, {self.choice.policy}: choice {index} ended with "
+                    f"{text.finish_reason or 'nothing'} after {len(text.token_ids)} tokens and "
+                    f"{len(text.logprobs)} log-probabilities",
+                    url=", ".join(self._state.settings.vllm.urls),
+                )
 
     def head(self, kind: str) -> dict[str, Any]:
         """The fields that a completion and each of its chunks share."""

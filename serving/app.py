@@ -8,8 +8,12 @@ all come up later than this process; until then requests are answered 503.
 import asyncio
 import gc
 import json
+import signal
+import socket
+import sys
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -17,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
 
 from feedback import retention
 from feedback.store import Store
@@ -67,19 +72,44 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def serve(settings: Settings) -> None:
-    """Run the API until a signal ends it; streams get some seconds to finish."""
+    """Run the API until a signal ends it; streams get some seconds to finish. Raises SystemExit: 0 after
+    SIGTERM, else what uvicorn makes of a start that failed."""
     logs.configure(settings.log_level)
     gc.freeze()  # what was imported stays: to look through it again and again costs tens of milliseconds
-    uvicorn.run(
-        create_app(settings),
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it is done
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
         ws_max_size=4 * settings.serving.max_body_bytes,  # what is over the limit is answered, up to here
+        forwarded_allow_ips=settings.serving.trusted_proxies,
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
+    server = _Server(config, app.state.hub)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+class _Server(uvicorn.Server):
+    """Lets replies on websockets end as well, where uvicorn cuts sockets off at once."""
+
+    def __init__(self, config: uvicorn.Config, hub: live.Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        begun = time.monotonic()
+        await self._hub.finish(_LAST_SECONDS)
+        self.config.timeout_graceful_shutdown = max(1, round(begun + _LAST_SECONDS - time.monotonic()))
+        await super().shutdown(sockets)
 
 
 @asynccontextmanager

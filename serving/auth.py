@@ -10,9 +10,10 @@ import hashlib
 import hmac
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from schemas.database import AsyncPool
 from schemas.errors import Forbidden, Unauthorized
@@ -43,9 +44,14 @@ class Seals:
     def opens(self, completion_id: str, token: str) -> bool:
         return hmac.compare_digest(self.feedback_token(completion_id).encode(), token.encode())
 
-    def rater(self, project: str, user: str) -> str:
-        """The name under which a person's votes are kept: the same person, never who."""
-        return "u_" + self._mac("rater", project, user).hex()[:32]
+    def rater(self, project: str, user: str, kind: Kind) -> str:
+        """The name under which a person's votes are kept: the same person, never who.
+
+        Whom a publishable key names is never whom another key names: anybody may hold it and claim to be
+        anyone. So a `user` is two raters at most, and both follow from the name.
+        """
+        label = "claimed" if kind == "publishable" else "rater"
+        return "u_" + self._mac(label, project, user).hex()[:32]
 
     def _mac(self, *parts: str) -> bytes:
         return hmac.digest(self._secret, "\0".join(parts).encode(), hashlib.sha256)
@@ -59,19 +65,23 @@ class Keyring:
         self._remember = remember
         self._known: dict[bytes, tuple[float, Caller]] = {}
 
+    def knows(self, token: str) -> bool:
+        """Whether this key was good here once, and has not been met as revoked."""
+        return key_hash(token) in self._known
+
     async def caller(self, token: str) -> Caller:
         """Raises Unauthorized for a key that is unknown or revoked."""
         digest = key_hash(token)
         known = self._known.get(digest)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
-        self._known.pop(digest, None)
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "select id, project, kind from keys where hash = %s and revoked_at is null", [digest]
             )
             row = await cursor.fetchone()
         if row is None:
+            self._known.pop(digest, None)
             raise Unauthorized(
                 "This key is unknown or was revoked. `hearken up` shows a new installation's keys."
             )
@@ -80,10 +90,17 @@ class Keyring:
         return found
 
 
-async def authenticate(app: Any, token: str) -> Caller:
-    """The caller with this key. Raises Unauthorized or RateLimited."""
-    found: Caller = await app.state.keyring.caller(token)
-    app.state.limiter.take(found.key_id)
+async def authenticate(connection: HTTPConnection, token: str) -> Caller:
+    """The caller with this key. Raises Unauthorized or RateLimited.
+
+    A key that this process has not met counts as a request without one, as each costs a question to the
+    database. Whoever guesses keys so stops nobody whose key is known.
+    """
+    state = connection.app.state
+    if not state.keyring.knows(token):
+        state.limiter.take(_address(connection))
+    found: Caller = await state.keyring.caller(token)
+    state.limiter.take(found.key_id)
     return found
 
 
@@ -91,12 +108,12 @@ async def maybe_caller(request: Request) -> Caller | None:
     """The caller, or None when the request brought no key at all. A wrong key is never ignored."""
     header = request.headers.get("authorization")
     if header is None:
-        request.app.state.limiter.take(f"address:{request.client.host if request.client else ''}")
+        request.app.state.limiter.take(_address(request))
         return None
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthorized("Send your key as `Authorization: Bearer …`.")
-    found = await authenticate(request.app, token.strip())
+    found = await authenticate(request, token.strip())
     request.state.key_id = found.key_id
     return found
 
@@ -113,3 +130,8 @@ async def admin(request: Request) -> Caller:
     if found.kind != "admin":
         raise Forbidden("This needs the admin key of the project.")
     return found
+
+
+def _address(connection: HTTPConnection) -> str:
+    """The limiter's name for where a request without a key of its own came from."""
+    return f"address:{connection.client.host if connection.client else ''}"

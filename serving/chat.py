@@ -101,7 +101,8 @@ class _Answering(Response):
                     await send(_events(events))
             except (RequestError, *PASSING) as error:
                 told = as_request_error(error)
-                log.error("stream_broke", error=type(error).__name__, code=told.code)
+                detail = str(error).splitlines()[:1]
+                log.error("stream_broke", error=type(error).__name__, code=told.code, detail=detail)
                 self._metrics.refused.labels(told.code).inc()
                 await send(_events([told.envelope()]))
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})

@@ -1,10 +1,12 @@
-"""What one client may take: bytes of a body, requests of a minute. Plain ASGI, so streams pass untouched."""
+"""What one client may take: bytes of a body, requests of a minute, connections for as long as it reads. Plain
+ASGI, so streams pass untouched."""
 
 import asyncio
 import math
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import LiteralString
 
 import psycopg
@@ -18,6 +20,7 @@ from schemas.errors import RateLimited, TooLarge
 _MOST_BUCKETS = 10_000
 _SHARING = 1.0  # seconds between exchanges: for so long replicas do not know of each other's requests
 _IDLE = "1 hour"
+_BUSY = 10  # seconds until one of few may have ended
 
 _EXCHANGE: LiteralString = """
 insert into spending as known (key, total)
@@ -36,6 +39,7 @@ class Limiter:
         self._buckets: dict[str, tuple[float, float]] = {}  # key -> (tokens left, when)
         self._unshared: Counter[str] = Counter()
         self._totals: dict[str, int] = {}
+        self._held: Counter[str] = Counter()
 
     def take(self, key: str) -> None:
         """Raises RateLimited, saying when one more request fits."""
@@ -51,6 +55,17 @@ class Limiter:
             self._forget(now)
         self._buckets[key] = (left - 1, now)
         self._unshared[key] += 1
+
+    @contextmanager
+    def hold(self, what: str, most: int) -> Iterator[None]:
+        """While one of them goes on; this process does at most so many at once. Raises RateLimited."""
+        if self._held[what] >= most:
+            raise RateLimited(f"{most} {what} are running; try again in {_BUSY} s.", retry_after=_BUSY)
+        self._held[what] += 1
+        try:
+            yield
+        finally:
+            self._held[what] -= 1
 
     async def run(self, pool: AsyncPool) -> None:
         """Exchange until cancelled. While the database is away each replica limits by what it knows."""

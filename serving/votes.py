@@ -14,12 +14,14 @@ touch the others, and an item may supersede an earlier one.
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from starlette.types import Receive, Scope, Send
 
 from feedback.ballot import Ballot, check_edit
 from feedback.export import everything, line
@@ -32,8 +34,12 @@ from schemas.times import rfc3339
 from schemas.wire import check, decode
 from serving.answer import UNSTORED
 from serving.auth import Caller, Seals, caller, maybe_caller
+from serving.limits import Limiter
 
 MOST_VOTES = 1_000
+MOST_EXPORTS = 2
+"""At once in one process: each holds a connection for as long as its client takes to read."""
+
 _LONGEST_KEY = 255
 
 router = APIRouter()
@@ -129,9 +135,7 @@ async def export(request: Request, caller: KnownCaller, format: str = "jsonl") -
         raise Forbidden("A publishable key may not export; use a secret key.")
     if format != "jsonl":
         raise InvalidRequest("The only format is jsonl.", code="unsupported_format", param="format")
-    return StreamingResponse(
-        _export(request.app.state.pool, caller.project), media_type="application/x-ndjson"
-    )
+    return _Exporting(request.app.state, caller.project)
 
 
 @router.get("/v1/feedback/{feedback_id}")
@@ -173,7 +177,7 @@ async def retract(
 def _rater(seals: Seals, caller: Caller | None, vote: Vote, ballot: Ballot) -> str:
     """Whose vote it is. Raises Forbidden when the caller may not give it."""
     if caller is not None and caller.kind != "publishable":
-        return seals.rater(ballot.project, vote.user) if vote.user is not None else ballot.rater
+        return seals.rater(ballot.project, vote.user, caller.kind) if vote.user is not None else ballot.rater
     _check_token(seals, ballot.completion_id, vote.feedback_token)
     if vote.user is not None:
         raise Forbidden("Only a secret key may vote for a user that it names.", code="user_not_allowed")
@@ -223,7 +227,21 @@ def _digest(body: Any) -> bytes:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
 
 
-async def _export(pool: AsyncPool, project: str) -> AsyncIterator[str]:
+class _Exporting(StreamingResponse):
+    """A project's export, line by line. Raises RateLimited while MOST_EXPORTS are running."""
+
+    def __init__(self, state: Any, project: str) -> None:
+        self._limiter: Limiter = state.limiter
+        self._lines = _lines(state.pool, project)
+        super().__init__(self._lines, media_type="application/x-ndjson")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._limiter.hold("exports", MOST_EXPORTS):
+            async with aclosing(self._lines):
+                await super().__call__(scope, receive, send)
+
+
+async def _lines(pool: AsyncPool, project: str) -> AsyncGenerator[str]:
     async with pool.connection() as connection:
         async for vote in everything(connection, project):
             yield line(vote)

@@ -78,7 +78,9 @@ def test_a_turn_is_stored_exactly_as_it_was_sampled(service: Service) -> None:
         "select rater, messages, prompt_token_ids, sampling, metadata from turns where id = %s",
         completion["id"],
     )
-    assert rater == service.app.state.seals.rater("default", "ada")
+    assert rater == service.app.state.seals.rater("default", "ada", "admin")
+    claimed = service.chat("Hello there", user="ada", key=PUBLIC)
+    assert service.rows("select rater from turns where id = %s", claimed["id"]) != [(rater,)]
     assert messages == [{"role": "user", "content": "Hello there"}]
     assert len(prompt) == completion["usage"]["prompt_tokens"]
     assert sampling == {

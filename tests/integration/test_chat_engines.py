@@ -1,11 +1,16 @@
 """Engines that hang, die or run another base: before a reply, in the middle of one, and afterwards."""
 
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,6 +25,8 @@ from tests.service import Service, events, run_service, write_base
 FOUND_LOST = 15.0  # seconds for two looks, on a machine that may be busy
 LIVE = "p3-cccccc"  # after the engines that hang
 ASK = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+
+LOGPROBS = re.compile(rb'"logprobs": ?{"content": ?\[.*?}\]}')
 
 
 class EngineProcess:
@@ -148,6 +155,58 @@ def test_an_engine_that_cannot_prove_what_another_can_answers_nobody(
     finally:
         right.kill()
         wrong.kill()
+
+
+@contextmanager
+def forgetting(engine: str) -> Iterator[str]:
+    """In front of an engine, what forgets a log-probability of each reply; its url."""
+
+    class Forgetting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.pass_on("GET", b"")
+
+        def do_POST(self) -> None:
+            self.pass_on("POST", self.rfile.read(int(self.headers["Content-Length"])))
+
+        def pass_on(self, method: str, body: bytes) -> None:
+            kind = {"Content-Type": "application/json"}
+            answer = httpx.request(method, engine + self.path, content=body, headers=kind, timeout=60)
+            content = answer.content
+            if self.path == "/v1/chat/completions":
+                content = LOGPROBS.sub(b'"logprobs":null', content, count=1)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forgetting) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_a_reply_without_all_its_logprobs_is_none(
+    postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    with (
+        forgetting(engine) as short,
+        new_database(postgres_url) as url,
+        run_service(url, tmp_path, tiny_base, engines=[short]) as service,
+        service.client() as client,
+    ):
+        body = {**ASK, "max_tokens": 8, "temperature": 0}
+        whole = client.post("/v1/chat/completions", json=body)
+        assert (whole.status_code, whole.json()["error"]["code"]) == (503, "engine_failed")
+        with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
+            *chunks, last = events(response)
+        assert last["error"]["code"] == "engine_failed"
+        assert not any("hearken" in chunk for chunk in chunks)
+        assert service.rows("select from turns") == []
 
 
 def test_engines_that_die(fleet: Service, engines: list[EngineProcess]) -> None:

@@ -151,6 +151,20 @@ def test_more_requests_than_a_key_may_make(service: Service) -> None:
         assert httpx.get(f"{url}/healthz").status_code == 200
 
 
+def test_guesses_of_keys_are_limited_by_address_and_leave_known_keys_alone(service: Service) -> None:
+    serving = service.settings.serving.model_copy(update={"requests_per_minute": 3})
+    with run_api(service.settings.model_copy(update={"serving": serving})) as (url, _):
+
+        def ask(key: str) -> httpx.Response:
+            return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+
+        assert ask(PUBLIC).status_code == 200
+        answers = [ask(f"sk-hearken-guess-{number}") for number in range(4)]
+        assert [answer.status_code for answer in answers] == [401, 401, 429, 429]
+        assert 1 <= int(answers[2].headers["retry-after"]) <= 20
+        assert ask(PUBLIC).status_code == 200
+
+
 def test_without_an_engine_one_is_asked_to_come_back(service: Service) -> None:
     nowhere = VllmSettings(urls=["http://127.0.0.1:9"])
     with run_api(service.settings.model_copy(update={"vllm": nowhere})) as (url, _):

@@ -1,6 +1,7 @@
 """/v1/live: chat, cancel, vote, and be told, over one websocket."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from serving.keys import key_hash
 from tests.service import ADMIN, PUBLIC, Service
 
 ASK = [{"role": "user", "content": "What is the capital of France?"}]
@@ -152,3 +154,24 @@ def test_an_admin_may_pin_a_policy(service: Service) -> None:
         socket.send(type="auth", key=ADMIN)
         socket.send(type="chat", id="a", model="p0", messages=ASK, max_tokens=2)
         assert socket.next("done")["completion"]["system_fingerprint"] == "p0"
+
+
+def test_a_key_that_is_revoked_ends_its_sockets(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.app.state.keyring, "_remember", 0.1)
+    key = "sk-hearken-soon-to-be-revoked"
+    service.rows(
+        "insert into keys (id, project, kind, hash) values ('passing', 'default', 'secret', %s) returning 1",
+        key_hash(key),
+    )
+    with dial(service) as socket:
+        socket.send(type="auth", key=key)
+        socket.send(type="chat", id="a", messages=ASK, max_tokens=2)
+        assert socket.next("done", "error")["type"] == "done"
+        service.rows("update keys set revoked_at = now() where id = 'passing' returning 1")
+        time.sleep(0.15)
+        socket.send(type="chat", id="b", messages=ASK, max_tokens=2)
+        assert socket.next("done", "error", id="b")["error"]["code"] == "invalid_api_key"
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.connection.recv(timeout=5)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401

@@ -197,7 +197,7 @@ async def test_the_rater_is_who_was_answered_unless_a_secret_key_names_another(
     async with pool.connection() as connection:
         cursor = await connection.execute("select rater from feedback order by created_at")
         raters = [row["rater"] for row in await cursor.fetchall()]
-    assert raters == ["u_ada", SEALS.rater("default", "ben")]
+    assert raters == ["u_ada", SEALS.rater("default", "ben", "secret")]
     assert "ben" not in raters[1]
 
 

@@ -1,7 +1,9 @@
 """The export: one line for each vote that was not taken back, with its texts, for those who may read them."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.feedback import parse_vote
+from serving.votes import MOST_EXPORTS
 from tests.voting import ADMIN, PUBLIC, SECRET, STRANGER, a_turn, add_keys, serve_votes
 
 EXPORT = "/v1/feedback/export"
@@ -131,3 +134,24 @@ async def test_who_may_not_export_and_what(pool: AsyncPool, database_url: str) -
         (401, "invalid_api_key"),
         (400, "unsupported_format"),
     ]
+
+
+async def test_clients_that_read_slowly_leave_connections_for_others(store: Store, database_url: str) -> None:
+    """As many exports as may run, each longer than what sockets hold, and nobody reads them."""
+    await store.record_turn(a_turn("chatcmpl-1", replies=("x" * 1_000_000,)))
+    for _ in range(24):
+        await say(store, "chatcmpl-1", type="thumb", value="up")
+    headers = {"Authorization": f"Bearer {ADMIN}"}
+    async with serve_votes(database_url) as url, httpx.AsyncClient(base_url=url, headers=headers) as client:
+        async with AsyncExitStack() as slow:
+            for _ in range(MOST_EXPORTS):
+                assert (await slow.enter_async_context(client.stream("GET", EXPORT))).status_code == 200
+            refused = await client.get(EXPORT)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+            assert int(refused.headers["retry-after"]) >= 1
+        for _ in range(100):  # the service has to notice that they left
+            answer = await client.get(EXPORT, timeout=60)
+            if answer.status_code != 429:
+                break
+            await asyncio.sleep(0.05)
+    assert len(parsed(answer)) == 24

@@ -21,10 +21,16 @@ def test_a_feedback_token_opens_its_completion_and_no_other() -> None:
 
 def test_a_rater_is_the_same_person_and_never_who() -> None:
     seals = Seals(b"secret")
-    assert seals.rater("default", "ada") == seals.rater("default", "ada")
+    assert seals.rater("default", "ada", "admin") == seals.rater("default", "ada", "secret")
     names = [("default", "ada"), ("default", "bob"), ("other", "ada")]
-    assert len({seals.rater(*name) for name in names}) == 3
-    assert "ada" not in seals.rater("default", "ada")
+    assert len({seals.rater(*name, "secret") for name in names}) == 3
+    assert "ada" not in seals.rater("default", "ada", "secret")
+
+
+def test_whom_a_browser_names_is_nobody_that_a_server_names() -> None:
+    seals = Seals(b"secret")
+    assert seals.rater("default", "ada", "publishable") == seals.rater("default", "ada", "publishable")
+    assert seals.rater("default", "ada", "publishable") != seals.rater("default", "ada", "secret")
 
 
 async def test_keys_are_made_once_and_kept_hashed(database_url: str) -> None:
