@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+IMPORTED = "chatcmpl-i"
+"""What the ids of turns begin with that nobody was answered in: they came from a file."""
+
+
 def new_id() -> str:
     """A completion's id. It begins with its time (milliseconds, 12 hexadecimal digits), by which Postgres
     knows the week that the turn is kept with; the rest is chance."""

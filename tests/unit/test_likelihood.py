@@ -62,7 +62,7 @@ def test_two_replies_are_davidson() -> None:
         ([[0, 1]], math.exp(tie) * math.sqrt(pi_a * pi_b)),
     ]:
         votes = Votes(1)
-        votes.ranking(0, groups, first=-1)
+        votes.ranking(0, groups, first=None)
         assert log_likelihood(votes, [a, b], terms(1, tie=tie)) == pytest.approx(meant(weight / total, 3))
 
 
@@ -77,7 +77,7 @@ def test_the_reply_shown_first_is_pulled_by_g() -> None:
 def test_three_replies_are_davidson_luce() -> None:
     r, tie = [0.5, -0.2, 0.1], 0.3
     votes = Votes(1)
-    votes.ranking(0, [[0, 2], [1]], first=-1)
+    votes.ranking(0, [[0, 2], [1]], first=None)
     worth = {
         chosen: math.exp(sum(r[i] for i in chosen) / len(chosen)) * (math.exp(tie) if len(chosen) == 2 else 1)
         for chosen in subsets(3)
@@ -90,7 +90,7 @@ def test_three_replies_are_davidson_luce() -> None:
 def test_without_ties_a_ranking_is_plackett_luce() -> None:
     r = [0.5, -0.2, 0.1]
     votes = Votes(1)
-    votes.ranking(0, [[2], [0], [1]], first=-1)
+    votes.ranking(0, [[2], [0], [1]], first=None)
     given = terms(1)
     given.log_tie = torch.full_like(given.log_tie, -60.0)
     e = [math.exp(x) for x in r]
