@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-
 IMPORTED = "chatcmpl-i"
 """What the ids of turns begin with that nobody was answered in: they came from a file."""
 

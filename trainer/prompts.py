@@ -1,5 +1,5 @@
-"""The prompts that a round practises on: those that people sent last, and with them some of all that they sent
-before, so that what is asked seldom, or was asked long ago, goes on being practised.
+"""The prompts that a round practises on: those that people sent last, and with them some of all that they
+sent before, so that what is asked seldom, or was asked long ago, goes on being practised.
 
 Imported prompts, which nobody sent, are practised on only where people sent few.
 """

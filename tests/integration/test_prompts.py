@@ -1,4 +1,4 @@
-"""Which prompts a round practises on: what people sent last, some of what they sent before, and seldom a file's."""
+"""Which prompts a round practises on: what people sent last, and some of what they sent before."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ RARE = 7
 
 @pytest.fixture
 def sent(pool: Pool) -> Pool:
-    """8,000 turns, each with a prompt of its own; one in a hundred asks for a rare skill, but for the last."""
+    """8,000 turns with a prompt each. One in a hundred asks for a rare skill, but none of the last 2,000."""
     add_key(pool)
     kinds = [RARE if number % 100 == 50 and number < 6_000 else 1 for number in range(8_000)]
     send(pool, "chatcmpl-", ([kind, number] for number, kind in enumerate(kinds)))
