@@ -164,8 +164,8 @@ def test_imitation_is_the_weighted_mean_surprise_of_a_token() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_advantages_counted_out(seed: int) -> None:
-    """Reply by reply, of rewards as TRL's RLOO has them (less β times the log-ratio of the whole reply), and of
-    what is earned from each place on."""
+    """Reply by reply, of what is earned from each place on; from the first that is the reward of TRL's RLOO,
+    less β times the log-ratio of the whole reply."""
     generator = torch.Generator().manual_seed(seed)
     rewards_PK = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     logprobs_BT, base_BT, _ = ragged(generator)
