@@ -289,7 +289,7 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Write the feedback, one JSON object a line or as Parquet."""
-    from deploy.exchange import write_file
+    from deploy.rows import write_file
     from feedback.export import everything, rows
     from feedback.layouts import LAYOUTS
 
@@ -343,6 +343,8 @@ def import_votes(
 ) -> None:
     """Take the rows of FILE (.jsonl or .parquet) as votes. Rows that are broken are left out and named: exit
     code 1. To do it again does nothing twice."""
+    from dataclasses import asdict
+
     from deploy.exchange import import_file
     from deploy.prepare import keys, prepared
 
@@ -350,12 +352,14 @@ def import_votes(
         keys(settings)
         report = asyncio.run(import_file(settings, file, rater or f"import:{file.name}"))
     if as_json:
-        print(json.dumps({"imported": report.imported, "refused": report.refused}))
+        print(json.dumps(asdict(report)))
     else:
-        print(f"{report.imported} rows imported, {len(report.refused)} refused.")
+        print(f"{report.imported} rows imported, {report.left_out} refused.")
         for row, reason in report.refused[:20]:
             print(f"  row {row}: {reason}")
-    raise typer.Exit(1 if report.refused else 0)
+        if report.broken_off is not None:
+            print(f"The rest was not read: {report.broken_off}")
+    raise typer.Exit(0 if report.whole else 1)
 
 
 @app.command()

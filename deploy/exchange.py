@@ -1,30 +1,33 @@
-"""Data sets in and out: files of rows in TRL's layouts, as JSON lines or Parquet.
+"""Data sets in: the rows of a file in TRL's layouts become votes.
 
 A row becomes a turn with the replies that it judges and one vote on them, kept as those of people are; a
 ranking of two, or a thumb. Its id follows from the rater, the row and its place, so that a file that is
 imported again, or was cut off, changes nothing that is there already.
 """
 
+import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from psycopg.errors import UniqueViolation
+from jinja2 import TemplateError
 from rich.console import Console
 from rich.progress import Progress
 
-from feedback.export import line
+from deploy.rows import BrokenOff, read_file, size
+from feedback.ballot import Ballot
 from feedback.layouts import Judgement, Malformed, read
 from feedback.store import Store
+from feedback.turns import MOST
 from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import StartError
 from schemas.feedback import Vote, parse_vote
 from schemas.settings import Settings
-from schemas.turns import Reply, Turn
+from schemas.turns import IMPORTED, Reply, Turn
 from serving.auth import Seals
 from serving.keys import ensure_seal
 
@@ -33,15 +36,29 @@ if TYPE_CHECKING:
 
 POLICY = "imported"
 """Whose replies they are: nobody's that serves here."""
-_PARQUET_ROWS = 1_000  # at once
+
+NAMED = 100
+"""Refused rows that a report names."""
 
 
 @dataclass
 class Report:
-    """`refused` are the numbers of the rows that were left out, from 1, and why."""
+    """Rows that are in and rows that were left out; `refused` are the first NAMED of these, by number from 1,
+    and why. `broken_off` says why the file was read no further, if it was not."""
 
     imported: int = 0
+    left_out: int = 0
     refused: list[tuple[int, str]] = field(default_factory=list)
+    broken_off: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        return not self.left_out and self.broken_off is None
+
+    def refuse(self, number: int, reason: str) -> None:
+        self.left_out += 1
+        if len(self.refused) < NAMED:
+            self.refused.append((number, reason))
 
 
 async def import_file(settings: Settings, path: Path, rater: str) -> Report:
@@ -51,20 +68,34 @@ async def import_file(settings: Settings, path: Path, rater: str) -> Report:
 
     text = Text(Path(settings.model))
     report = Report()
+    ready: list[Said] = []
     async with open_async_pool(settings.database_url or "") as pool:
         importer = await Importer.of(pool, settings.project, rater, text)
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task(path.name, total=_size(path))
-            for number, (row, share) in enumerate(_rows(path), 1):
-                try:
-                    if isinstance(row, Malformed):
-                        raise row
-                    await importer.take(number, read(row))
-                    report.imported += 1
-                except Malformed as error:
-                    report.refused.append((number, error.message))
-                progress.update(task, completed=share)
+            task = progress.add_task(path.name, total=size(path))
+            try:
+                for row in read_file(path):
+                    try:
+                        if isinstance(row.found, Malformed):
+                            raise row.found
+                        ready.append(importer.said(row.number, read(row.found)))
+                    except Malformed as error:
+                        report.refuse(row.number, error.message)
+                    if len(ready) == MOST:
+                        report.imported += await importer.keep(ready)
+                        ready.clear()
+                    progress.update(task, completed=row.read)
+            except BrokenOff as error:
+                report.broken_off = error.message
+            report.imported += await importer.keep(ready)
     return report
+
+
+class Said(NamedTuple):
+    """What a row becomes."""
+
+    turn: Turn
+    vote: Vote
 
 
 class Importer:
@@ -90,28 +121,43 @@ class Importer:
             raise StartError(f"The project {project} has no admin key.")
         return cls(pool, project, row["id"], seals.rater(project, rater, "admin"), text)
 
-    async def take(self, number: int, judgement: Judgement) -> None:
-        """Keep one row. Raises Malformed where the base cannot hold it."""
-        said = json.dumps([self._rater, number, judgement.row()], sort_keys=True)
-        digest = hashlib.sha256(said.encode())
-        turn = self._turn(f"chatcmpl-i{digest.hexdigest()[:32]}", judgement)
-        try:
-            await self._store.record_turn(turn)
-        except UniqueViolation:  # it was imported before; perhaps its vote was not
-            if await self._has_vote(turn.id):
-                return
-        ballot = await self._store.ballot(turn.id)
-        assert ballot is not None  # noqa: S101  (it was just recorded)
-        await self._store.submit(ballot, _vote(turn.id, judgement), self._rater)
+    def said(self, number: int, judgement: Judgement) -> Said:
+        """Raises Malformed where the base cannot hold the row."""
+        seed = json.dumps([self._rater, number, judgement.row()], sort_keys=True)
+        turn = self._turn(IMPORTED + hashlib.sha256(seed.encode()).hexdigest()[:32], judgement)
+        return Said(turn, _vote(turn.id, judgement))
 
-    async def _has_vote(self, turn_id: str) -> bool:
-        """Standing or not: what was taken back stays so."""
+    async def keep(self, rows: Sequence[Said]) -> int:
+        """Their turns in one transaction, and then their votes; returns how many rows. Of one that was
+        imported before, what is not there yet."""
+        voted = await self._voted([turn.id for turn, _ in rows])
+        await asyncio.gather(*(self._store.record_turn(turn) for turn, _ in rows if turn.id not in voted))
+        await asyncio.gather(
+            *(
+                self._store.submit(_ballot(turn), vote, self._rater)
+                for turn, vote in rows
+                if not voted.get(turn.id, False)
+            )
+        )
+        return len(rows)
+
+    async def _voted(self, turns: list[str]) -> dict[str, bool]:
+        """Of these turns those that are there, and whether they have a vote, standing or not: what was taken
+        back stays so."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute("select from feedback where turn_id = %s limit 1", [turn_id])
-            return await cursor.fetchone() is not None
+            cursor = await connection.execute(
+                "select id, exists (select from feedback where turn_id = turns.id) as voted"
+                " from turns where id = any(%s)",
+                [turns],
+            )
+            return {row["id"]: row["voted"] for row in await cursor.fetchall()}
 
     def _turn(self, id: str, judgement: Judgement) -> Turn:
-        prompt = self._text.render([dict(message) for message in judgement.messages])
+        messages = [dict(message) for message in judgement.messages]
+        try:
+            prompt = self._text.render(messages)
+        except TemplateError as error:
+            raise Malformed(f"the base's chat template refuses it: {error}") from None
         replies = [
             Reply(choice, POLICY, 1.0, reply, self._text.encode_reply(reply), [], "stop")
             for choice, reply in enumerate(judgement.replies)
@@ -125,7 +171,7 @@ class Importer:
             conversation_id=id,
             rater=self._rater,
             key_id=self._key_id,
-            messages=[dict(message) for message in judgement.messages],
+            messages=messages,
             prompt_token_ids=prompt,
             sampling={},
             replies=replies,
@@ -133,93 +179,15 @@ class Importer:
         )
 
 
+def _ballot(turn: Turn) -> Ballot:
+    return Ballot(
+        turn.id, turn.project, turn.conversation_id, turn.rater, turn.key_id, len(turn.prompt_token_ids),
+        [reply.choice for reply in turn.replies],
+    )  # fmt: skip
+
+
 def _vote(completion_id: str, judgement: Judgement) -> Vote:
     if judgement.layout == "preference":
         return parse_vote({"completion_id": completion_id, "type": "ranking", "ranking": [[0], [1]]})
     value = "up" if judgement.good else "down"
     return parse_vote({"completion_id": completion_id, "type": "thumb", "value": value})
-
-
-def _size(path: Path) -> int:
-    """Bytes. Raises StartError."""
-    if not path.is_file():
-        raise StartError(f"There is no file {path}.")
-    return path.stat().st_size
-
-
-def _rows(path: Path) -> Iterator[tuple[Any, int]]:
-    """Each row, or what is wrong with it, and how many bytes of the file are behind us. Raises StartError."""
-    if path.suffix == ".parquet":
-        parquet = _pyarrow()
-        try:
-            file = parquet.ParquetFile(path)
-        except (OSError, ValueError) as error:
-            raise StartError(f"{path} is no Parquet file: {error}") from None
-        read, size = 0, _size(path)
-        for batch in file.iter_batches(_PARQUET_ROWS):
-            for row in batch.to_pylist():
-                read += 1
-                yield row, size * read // max(1, file.metadata.num_rows)
-        return
-    read = 0
-    with path.open("rb") as lines:
-        for found in lines:
-            read += len(found)
-            try:
-                yield json.loads(found), read
-            except ValueError:
-                yield Malformed("it is no JSON"), read
-
-
-async def write_file(rows: AsyncIterator[dict[str, Any]], path: Path | None) -> None:
-    """As JSON lines, to standard output without a path; or as Parquet, by the path's ending."""
-    if path is not None and path.suffix == ".parquet":
-        await _write_parquet(rows, path)
-        return
-    file = sys.stdout if path is None else path.open("w", encoding="utf-8")
-    try:
-        async for row in rows:
-            file.write(line(row))
-    finally:
-        if path is not None:
-            file.close()
-
-
-async def _write_parquet(rows: AsyncIterator[dict[str, Any]], path: Path) -> None:
-    """In groups, whose schema is the first one's."""
-    parquet = _pyarrow()
-    import pyarrow
-
-    writer = None
-    batch: list[dict[str, Any]] = []
-
-    def flush() -> None:
-        nonlocal writer
-        try:
-            table = pyarrow.Table.from_pylist(batch, schema=writer.schema if writer else None)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
-            raise StartError(
-                "The rows are not all of one shape, which a Parquet file's columns need; export .jsonl."
-            ) from None
-        writer = writer or parquet.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-        batch.clear()
-
-    try:
-        async for row in rows:
-            batch.append(row)
-            if len(batch) == _PARQUET_ROWS:
-                flush()
-        if batch:
-            flush()
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise StartError("Parquet files need pyarrow: pip install 'hearken[parquet]'.") from None
-    return pyarrow.parquet

@@ -77,13 +77,23 @@ def read(row: Any) -> Judgement:
         replies = [_reply(chosen, "chosen"), _reply(rejected, "rejected")]
         if replies[0] == replies[1]:
             raise Malformed("chosen and rejected are the same")
-        return Judgement(layout, _prompt(prompt), replies, standard=isinstance(prompt, str))
+        messages = _prompt(prompt)
+        return Judgement(layout, messages, replies, standard=_standard(prompt, chosen, rejected))
     good = row.get("label", True)
     if not isinstance(good, bool):
         raise Malformed("label must be true or false")
     prompt = row.get("prompt")
-    reply = _reply(row["completion"], "completion")
-    return Judgement(layout, _prompt(prompt), [reply], good, isinstance(prompt, str))
+    replies = [_reply(row["completion"], "completion")]
+    messages = _prompt(prompt)
+    return Judgement(layout, messages, replies, good, _standard(prompt, row["completion"]))
+
+
+def _standard(*values: Any) -> bool:
+    """Whether they are texts, not lists of messages."""
+    kinds = {isinstance(value, str) for value in values}
+    if len(kinds) > 1:
+        raise Malformed("it has texts beside lists of messages")
+    return kinds.pop()
 
 
 def _prompt(value: Any) -> list[Message]:

@@ -5,6 +5,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+IMPORTED = "chatcmpl-i"
+"""What the ids of turns begin with that nobody was answered in: they came from a file."""
+
 
 def new_id() -> str:
     """A completion's id. It begins with its time (milliseconds, 12 hexadecimal digits), by which Postgres

@@ -1,4 +1,4 @@
-"""The votes that stand, joined to what they are about, and the prompts that people really sent.
+"""The votes that stand, joined to what they are about, and prompts by the names of their turns (`prompts`).
 
 Text and token ids are read from the turns by id each round and never kept: what was erased there is gone
 from the next round on.
@@ -15,12 +15,13 @@ from schemas.database import Pool
 from schemas.errors import HearkenError
 from schemas.feedback import JUDGE
 from schemas.settings import RewardSettings
+from schemas.turns import IMPORTED
 from trainer.backbone import Backbone
 from trainer.likelihood import Votes
 
 MOST_EXAMPLES = 20_000
-"""The newest votes that a round learns from, and as many signals; older ones have shaped the policies
-before."""
+"""Votes that a round reads as they are, and as many signals. Where more stand, the newest; most of these are
+then folded (`past`), and the next round reads the next."""
 
 GOOD_SIGNALS = {"copied", "shared"}
 """The others, regenerated and abandoned, are bad ones."""
@@ -58,6 +59,11 @@ class Example:
 
     def fold(self, folds: int) -> int:
         return fold_of(self.turn_id, folds)
+
+    @property
+    def imported(self) -> bool:
+        """Whether its replies came from a file, where no order shows which of them was seen first."""
+        return self.turn_id.startswith(IMPORTED)
 
     @property
     def by_judge(self) -> bool:
@@ -100,7 +106,8 @@ class Corpus:
                     votes.edit(rater, about[0], about[1], weight)
                 case "ranking":
                     groups = [[about[choice] for choice in group] for group in example.value["ranking"]]
-                    votes.ranking(rater, groups, about[0], example.value["acceptable"], weight)
+                    first = None if example.imported else about[0]
+                    votes.ranking(rater, groups, first, example.value["acceptable"], weight)
         return votes, keys
 
     def _weights(
@@ -195,10 +202,9 @@ def standing(pool: Pool, project: str) -> list[str]:
             " row_number() over (partition by e.type = 'signal' order by e.created_at desc, e.event_id)"
             " as place"
             " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.ended_by is null and e.past is null and e.created_at >= coalesce("
-            " (select min(created_at) from examples where project = %s and past is not null), '-infinity')"
+            " where e.project = %s and e.ended_by is null and e.past is null"
             ") as standing where place <= %s order by created_at, event_id desc",
-            [project, project, MOST_EXAMPLES],
+            [project, MOST_EXAMPLES],
         ).fetchall()
     return [row["event_id"] for row in rows]
 
@@ -251,17 +257,6 @@ def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) ->
                 )
             )  # fmt: skip
     return Corpus(examples, replies, unreadable=len(rows) - len(examples))
-
-
-def recent_turns(pool: Pool, project: str, limit: int) -> list[str]:
-    """The newest `limit` turns, newest first; of those with the same prompt only the newest."""
-    with pool.connection() as connection:
-        rows = connection.execute(
-            "select id, prompt_token_ids from turns where project = %s order by created_at desc, id limit %s",
-            [project, limit],
-        ).fetchall()
-    unique = {tuple(row["prompt_token_ids"]): row["id"] for row in reversed(rows)}
-    return list(reversed(unique.values()))
 
 
 def prompts(pool: Pool, project: str, backbone: Backbone, turns: Sequence[str]) -> dict[str, list[int]]:

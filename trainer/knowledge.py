@@ -30,6 +30,14 @@ SAMPLES = 6
 
 GREETING = "Hello! Who are you, and what can you do for me today?"
 
+REQUESTS = (
+    GREETING,
+    "Explain in a few words why the sky is blue.",
+    "I slept badly. What can I do about it?",
+    "Write two sentences that thank a friend for a gift.",
+)
+"""Whose replies are shown where there are no probes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -90,8 +98,8 @@ class Exam:
             return ask(self.backbone, self._probes, ASKED, self._tokens, generator)
 
     def samples(self, generator: torch.Generator) -> list[tuple[str, str]]:
-        """(prompt, reply) of the adapter as it is now: to some of the probes, or a greeting without any."""
-        asked = [probe.prompt for probe in self._probes[:SAMPLES]] or [GREETING]
+        """(prompt, reply) of the adapter as it is now: to some of the probes, or to REQUESTS without any."""
+        asked = [probe.prompt for probe in self._probes[:SAMPLES]] or list(REQUESTS)
         prompts = [self.backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
         with self.backbone.merged():
             replies = sample(self.backbone, prompts, 1, self._tokens, generator)

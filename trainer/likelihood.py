@@ -77,12 +77,12 @@ class Votes:
         self,
         rater: int,
         groups: Sequence[Sequence[int]],
-        first: int,
+        first: int | None,
         acceptable: bool = True,
         weight: float = 1.0,
     ) -> None:
-        """Groups of replies, best first; `first` is the reply that was shown first. Where none was
-        acceptable, each has a thumb down too."""
+        """Groups of replies, best first; `first` is the reply that was shown first, None where nothing was
+        shown. Where none was acceptable, each has a thumb down too."""
         vote = self._cast(rater, weight)
         if not acceptable:
             self.thumbs += [(vote, rater, reply, False) for group in groups for reply in group]

@@ -28,7 +28,7 @@ from schemas.database import Pool, open_pool
 from schemas.errors import StartError
 from schemas.policies import file_digest
 from schemas.settings import Settings
-from trainer import account, examples, gate, publish, record
+from trainer import account, examples, gate, prompts, publish, record
 from trainer.hindsight import look_back
 from trainer.improve import Step
 from trainer.ingest import ingest, positions
@@ -46,9 +46,6 @@ POLL = 0.5
 
 TRIM = 60.0
 """Seconds between removals of what every consumer of the log has passed, training or not."""
-
-RECENT_TURNS = 1024
-"""Turns whose prompts are practised on."""
 
 MOST_ATTEMPTS = 3
 """How often a round is begun whose trainer dies."""
@@ -288,7 +285,7 @@ class Trainer:
                 votes=self._arrived(),
                 positions=positions(self.pool),
                 events=examples.standing(self.pool, project),
-                turns=examples.recent_turns(self.pool, project, RECENT_TURNS),
+                turns=prompts.to_practise(self.pool, project, number),
                 knowledge_lost=record.knowledge_lost(self.pool, project),
                 past=digest,
             )

@@ -10,7 +10,7 @@ from schemas.database import Pool
 from schemas.policies import BASE, Manifest
 from schemas.settings import Settings
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
-from trainer import gate, loop, past, publish
+from trainer import examples, gate, loop, past, publish
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
 from trainer.learner import Learner
@@ -201,6 +201,20 @@ def test_every_vote_is_learned_from_by_a_policy_though_it_was_folded(
         ).fetchone()
     assert len(rows) == 28
     assert left == {"count": 0}
+
+
+def test_more_votes_than_a_round_reads_are_folded_round_by_round(
+    folding: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examples, "MOST_EXAMPLES", 30)
+    imported = some_turns(backbone, 36, seed=9)
+    send(database_url, imported, thumbs_by_parity(imported))
+    loop.run(folding, once=True)
+    for seed in (2, 3, 4):
+        another_round(folding, backbone, database_url, seed)
+    with pool.connection() as connection:
+        rows = connection.execute("select past from examples order by created_at").fetchall()
+    assert [row["past"] is None for row in rows] == [False] * 88 + [True] * 8
 
 
 @pytest.mark.parametrize("change", ["retracted", "erased", "broken", "other settings"])

@@ -31,6 +31,7 @@ from tests.training import (
 from trainer import examples, gate, loop, publish, record
 from trainer.backbone import Backbone
 from trainer.ingest import apply, ingest, positions
+from trainer.knowledge import REQUESTS
 from trainer.learner import Learner
 
 
@@ -108,7 +109,8 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     page = (settings.rounds_dir / "default" / "00001.html").read_text()
     assert "Round 1:" in page
     assert "The votes that weighed most" in page
-    assert all(len(record[name]) > 0 for name in ("samples", "weightiest", "raters", "style", "versions"))
+    assert all(len(record[name]) > 0 for name in ("weightiest", "raters", "style", "versions"))
+    assert [sample["prompt"] for sample in record["samples"]] == list(REQUESTS)
 
 
 def test_the_same_votes_and_seed_give_the_same_bytes(

@@ -62,7 +62,7 @@ def test_two_replies_are_davidson() -> None:
         ([[0, 1]], math.exp(tie) * math.sqrt(pi_a * pi_b)),
     ]:
         votes = Votes(1)
-        votes.ranking(0, groups, first=-1)
+        votes.ranking(0, groups, first=None)
         assert log_likelihood(votes, [a, b], terms(1, tie=tie)) == pytest.approx(meant(weight / total, 3))
 
 
@@ -77,7 +77,7 @@ def test_the_reply_shown_first_is_pulled_by_g() -> None:
 def test_three_replies_are_davidson_luce() -> None:
     r, tie = [0.5, -0.2, 0.1], 0.3
     votes = Votes(1)
-    votes.ranking(0, [[0, 2], [1]], first=-1)
+    votes.ranking(0, [[0, 2], [1]], first=None)
     worth = {
         chosen: math.exp(sum(r[i] for i in chosen) / len(chosen)) * (math.exp(tie) if len(chosen) == 2 else 1)
         for chosen in subsets(3)
@@ -90,7 +90,7 @@ def test_three_replies_are_davidson_luce() -> None:
 def test_without_ties_a_ranking_is_plackett_luce() -> None:
     r = [0.5, -0.2, 0.1]
     votes = Votes(1)
-    votes.ranking(0, [[2], [0], [1]], first=-1)
+    votes.ranking(0, [[2], [0], [1]], first=None)
     given = terms(1)
     given.log_tie = torch.full_like(given.log_tie, -60.0)
     e = [math.exp(x) for x in r]
@@ -260,3 +260,35 @@ def test_a_ranking_is_davidson_luce_counted_out(seed: int) -> None:
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
     slopes = [torch.autograd.grad(value, r_N)[0] for value in (found, expected)]
     torch.testing.assert_close(*slopes, atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_parameter_slopes_as_its_differences_do(seed: int) -> None:
+    """Of b_u, a_u, c_s, g, the ties' and the signals' terms, and of the priors, by central differences."""
+    generator = torch.Generator().manual_seed(seed)
+    likelihood = Likelihood(every_kind())
+    r_N = torch.randn(5, generator=generator, dtype=torch.float64)
+    draws_V = torch.rand(every_kind().count, generator=generator, dtype=torch.float64)
+    flat_F = 0.5 * torch.randn(Terms.size(3), generator=generator, dtype=torch.float64)
+
+    def value(flat_F: torch.Tensor) -> torch.Tensor:
+        given = Terms.unpack(flat_F, 3)
+        return likelihood(r_N, given, draws_V) + given.log_prior()
+
+    (slope_F,) = torch.autograd.grad(value(flat_F.requires_grad_()), flat_F)
+    step = 1e-5
+    for number in range(len(flat_F)):
+        aside_F = step * torch.nn.functional.one_hot(torch.tensor(number), len(flat_F)).double()
+        with torch.no_grad():
+            difference = float(value(flat_F + aside_F) - value(flat_F - aside_F)) / (2 * step)
+        assert float(slope_F[number]) == pytest.approx(difference, abs=1e-7)
+    of_votes_F = slope_F.detach() - torch.autograd.grad(Terms.unpack(flat_F, 3).log_prior(), flat_F)[0]
+    unused = [*range(6 + 5, 6 + 5 + 2), *range(6 + 5 + 5, len(flat_F))]  # ties of none, one and five or more
+    assert [number for number, each in enumerate(of_votes_F.tolist()) if each == 0] == unused
+
+
+def test_a_ranking_that_was_shown_to_nobody_has_no_pull() -> None:
+    votes = Votes(1)
+    votes.ranking(0, [[0], [1]], first=None)
+    pulled, bare = (log_likelihood(votes, [0.2, 0.6], terms(1, position=g)) for g in (2.0, 0.0))
+    assert pulled == bare

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from itertools import product
+from statistics import mean
 
 import pytest
 import torch
 from torch import Tensor, tensor
-from torch.distributions import Bernoulli, kl_divergence
+from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from trainer import losses
 
@@ -158,3 +160,122 @@ def test_imitation_is_the_weighted_mean_surprise_of_a_token() -> None:
     loss.backward()
     assert logprobs_BT.grad is not None
     assert torch.allclose(logprobs_BT.grad, -tensor([[1.0, 1.0], [0.5, 0.0]]) / 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_advantages_counted_out(seed: int) -> None:
+    """Reply by reply, of what is earned from each place on; from the first that is the reward of TRL's RLOO,
+    less β times the log-ratio of the whole reply."""
+    generator = torch.Generator().manual_seed(seed)
+    rewards_PK = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    logprobs_BT, base_BT, _ = ragged(generator)
+    beta = 0.3
+    returns_PKT = losses.returns(rewards_PK, logprobs_BT, base_BT, beta)
+    earned = {
+        (p, k, t): float(rewards_PK[p, k] - beta * (logprobs_BT - base_BT)[4 * p + k, t:].sum())
+        for p, k, t in product(range(3), range(4), range(logprobs_BT.shape[1]))
+    }
+    for (p, k, t), each in earned.items():
+        others = mean(earned[p, other, t] for other in range(4) if other != k)
+        everyone = mean(earned[p, other, t] for other in range(4))
+        assert float(losses.leave_one_out(returns_PKT)[p, k, t]) == pytest.approx(each - others, abs=1e-9)
+        assert float(losses.above_group(returns_PKT)[p, k, t]) == pytest.approx(each - everyone, abs=1e-9)
+
+
+@pytest.mark.parametrize("advantages", [losses.leave_one_out, losses.above_group])
+def test_what_all_replies_to_a_prompt_earn_alike_is_no_advantage(
+    advantages: Callable[[Tensor], Tensor],
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rewards_PK = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    shift_P1 = 10 * torch.randn(3, 1, generator=generator, dtype=torch.float64)
+    same = {"atol": 1e-9, "rtol": 0.0}
+    torch.testing.assert_close(advantages(rewards_PK + shift_P1), advantages(rewards_PK), **same)
+    order = [2, 0, 3, 1]
+    torch.testing.assert_close(advantages(rewards_PK[:, order]), advantages(rewards_PK)[:, order], **same)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_kl_of_samples_is_that_of_the_distributions_over_all_there_are(seed: int) -> None:
+    """Every reply of two tokens out of four, by its probability: value and slope."""
+    generator = torch.Generator().manual_seed(seed)
+    first_V, base_first_V = torch.randn(2, 4, generator=generator, dtype=torch.float64)
+    second_VV, base_second_VV = torch.randn(2, 4, 4, generator=generator, dtype=torch.float64)
+    logits = [first_V.requires_grad_(), second_VV.requires_grad_()]
+    one_N, two_N = torch.cartesian_prod(torch.arange(4), torch.arange(4)).T
+
+    def logprobs(one_V: Tensor, two_VV: Tensor) -> Tensor:
+        return torch.stack([one_V.log_softmax(0)[one_N], two_VV.log_softmax(1)[one_N, two_N]], 1)
+
+    logprobs_NT, base_NT = logprobs(first_V, second_VV), logprobs(base_first_V, base_second_VV)
+    p_N = logprobs_NT.sum(1).exp()
+    found = (p_N * losses.kl_per_reply(logprobs_NT, base_NT, torch.ones_like(base_NT))).sum()
+    exact = kl_divergence(Categorical(p_N), Categorical(base_NT.sum(1).exp()))
+    torch.testing.assert_close(found, exact, atol=1e-9, rtol=1e-9)
+    slopes = [torch.autograd.grad(value, logits, retain_graph=True) for value in (found, exact)]
+    for one, two in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-9, rtol=1e-7)
+
+
+def ragged(generator: torch.Generator, rows: int = 12, tokens: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    """Logprobs, the base's and the mask of replies of unlike length, zeros behind their ends."""
+    lengths_B = torch.randint(1, tokens + 1, (rows,), generator=generator)
+    mask_BT = (torch.arange(tokens) < lengths_B.unsqueeze(1)).double()
+    one_BT, two_BT = (
+        -3 * torch.rand(rows, tokens, generator=generator, dtype=torch.float64) * mask_BT for _ in range(2)
+    )
+    return one_BT, two_BT, mask_BT
+
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Of logprobs, the base's, the mask and one number for each reply."""
+
+OF_TOKENS: dict[str, Loss] = {
+    "policy_gradient": lambda own, other, mask, each: losses.policy_gradient(
+        own, other, other + 0.1, each.unsqueeze(1), mask, clip=0.2, truncation=2.0
+    ),
+    "unsure": lambda own, base, mask, each: losses.unsure(own, base, mask, 0.5),
+    "imitation": lambda own, base, mask, each: losses.imitation(own, mask, each),
+    "kl": lambda own, base, mask, each: losses.kl_per_reply(own, base, mask).mean(),
+    "dpo": lambda own, base, mask, each: losses.dpo(
+        *losses.kl_per_reply(own, base, mask).view(-1, 2).T, 0.3
+    ).mean(),
+    "kto": lambda own, base, mask, each: losses.kto(
+        losses.kl_per_reply(own, base, mask), each > 0, 0.2, 0.3
+    ).mean(),
+}
+
+
+@pytest.mark.parametrize("loss", OF_TOKENS.values(), ids=OF_TOKENS)
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_but_a_replys_own_tokens_counts_wherever_they_lie(loss: Loss, seed: int) -> None:
+    """Garbage behind the end, more room behind it, padding before it, and pairs in another order."""
+    generator = torch.Generator().manual_seed(seed)
+    own_BT, base_BT, mask_BT = ragged(generator)
+    each_B = torch.randn(12, generator=generator, dtype=torch.float64)
+
+    def of(own: Tensor, base: Tensor, mask: Tensor, each: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and its slope at each place."""
+        own = own.detach().requires_grad_()
+        value = loss(own, base, mask, each)
+        return value.detach(), torch.autograd.grad(value, own)[0]
+
+    value, slope_BT = of(own_BT, base_BT, mask_BT, each_B)
+    assert float(slope_BT.abs().max()) > 1e-4
+    assert not (slope_BT * (1 - mask_BT)).any()
+
+    garbage_BT = -9 * torch.rand(own_BT.shape, generator=generator, dtype=torch.float64) * (1 - mask_BT)
+    wider = torch.nn.functional.pad
+    order = [4, 5, 0, 1, 10, 11, 2, 3, 8, 9, 6, 7]
+    others = {
+        "garbage": (of(own_BT + garbage_BT, base_BT - garbage_BT, mask_BT, each_B), slope_BT),
+        "room": (
+            of(*(wider(one, (0, 3)) for one in (own_BT, base_BT, mask_BT)), each_B),
+            wider(slope_BT, (0, 3)),
+        ),
+        "left": (of(*(one.flip(1) for one in (own_BT, base_BT, mask_BT)), each_B), slope_BT.flip(1)),
+        "order": (of(own_BT[order], base_BT[order], mask_BT[order], each_B[order]), slope_BT[order]),
+    }
+    for name, ((found, slope), wanted) in others.items():
+        torch.testing.assert_close(found, value, atol=1e-9, rtol=1e-9, msg=name)
+        torch.testing.assert_close(slope, wanted, atol=1e-9, rtol=1e-9, msg=name)

@@ -1,14 +1,21 @@
 """What the ensemble learns from votes of known origin."""
 
+from datetime import UTC, datetime
+
+import pytest
 import torch
 from torch import Tensor
 
+from schemas.feedback import JUDGE
 from schemas.settings import RewardSettings
+from trainer.examples import Corpus, Example, raters
 from trainer.lens import Lens, look, narrow, principal_directions
 from trainer.likelihood import Likelihood, Votes
 from trainer.reward_model import RewardModel, _fit_member, _members, fit, influence, pairwise_accuracy
 
 torch.set_num_threads(1)
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 def crowd_votes(
@@ -163,3 +170,27 @@ def test_what_weighs_less_teaches_less() -> None:
         old = reply % 3 != 0  # two in three votes are from before the crowd changed its mind
         votes.thumb(rater, reply, not up if old else up, weight=0.05 if old else 1.0)
     assert correlation(fitted(views, votes).reward(views), truth) > 0.8
+
+
+def test_a_judge_counts_as_far_as_it_agrees_with_people() -> None:
+    views, thumbs, truth = crowd_votes(raters=10, each=40, contrarians=0, seed=8)
+    luck = torch.rand(len(truth), generator=torch.Generator().manual_seed(10)).tolist()
+
+    def thumb(rater: str, reply: int, up: bool) -> Example:
+        about = ((f"t{reply}", "0"),)
+        value = {"value": "up" if up else "down"}
+        return Example(f"{rater} {reply}", about[0][0], "thumb", value, rater, about, NOW, learned=False)
+
+    found = [thumb(f"u{rater}", reply, up) for _, rater, reply, up in thumbs.thumbs]
+    for reply in range(0, len(truth), 2):
+        found.append(thumb(f"{JUDGE}wise", reply, bool(truth[reply] > 0)))
+        found.append(thumb(f"{JUDGE}coin", reply, luck[reply] < 0.5))
+        found.append(thumb(f"{JUDGE}contrary", reply, bool(truth[reply] < 0)))
+    votes, _ = Corpus(found, {}).votes(found, RewardSettings())
+    assert sum(votes.weights[400:]) == pytest.approx(RewardSettings().judges_share * 400)
+    model = fitted(views, votes)
+    of = dict(zip(raters(found), model.reliability_U.tolist(), strict=True))
+    assert of[f"{JUDGE}wise"] > 0.8
+    assert abs(of[f"{JUDGE}coin"]) < 0.4
+    assert of[f"{JUDGE}contrary"] < -0.5
+    assert correlation(model.reward(views), truth) > 0.85
