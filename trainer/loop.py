@@ -228,6 +228,7 @@ class Trainer:
             trial.candidate, trial.live, learned.base, learned.model, learned.judge, trial.knows,
             settings.gate, settings.rl,
         )  # fmt: skip
+        verdict.require(learned.improvement.moved, learned.improvement.stopped or "no step moved the adapter")
         figures["gate"] = verdict.as_json()
         log.info("gate", round=number, passed=verdict.passed, **verdict.figures)
         if not verdict.passed:

@@ -90,7 +90,7 @@ class Examiner:
         ]
         kl = gate.answer(backbone, asked, 1, rl.max_tokens, generator).kl
         lost, _ = loss(self.exam.of_base(), self.exam.of_adapter(generator))
-        allowed = kl <= gate.KL_SLACK * rl.kl_budget and lost <= self._settings.gate.knowledge_loss
+        allowed = kl <= gate.SLACK * rl.kl_budget and lost <= self._settings.gate.knowledge_loss
         return Reached(self.liked(), kl, lost, allowed)
 
 

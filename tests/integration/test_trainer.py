@@ -29,7 +29,9 @@ from tests.training import (
 )
 from trainer import examples, gate, loop, publish, record
 from trainer.backbone import Backbone
+from trainer.improve import GUARD_STEPS
 from trainer.ingest import apply, ingest, positions
+from trainer.knowledge import Exam
 from trainer.learner import Learner
 
 
@@ -298,3 +300,18 @@ def test_a_round_that_fails_is_recorded_and_the_live_policy_stays(
     with pool.connection() as connection:
         assert connection.execute("select live from routes").fetchone() == {"live": BASE}
         assert len(connection.execute("select from policies").fetchall()) == 1
+
+
+def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exam, "lost", lambda exam, generator: "Paris is known no more")
+    settings.trainer.rl = settings.trainer.rl.model_copy(update={"steps": GUARD_STEPS})
+    turns = some_turns(backbone, 20, seed=10)
+    send(database_url, turns, thumbs_by_parity(turns))
+    assert loop.run(settings, once=True) == 0
+    (row,) = rounds(pool)
+    assert (row["outcome"], row["reason"]) == ("rejected", "Paris is known no more")
+    with pool.connection() as connection:
+        assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
+        assert connection.execute("select from examples where first_policy is not null").fetchall() == []
