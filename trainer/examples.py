@@ -135,8 +135,8 @@ class Corpus:
                 for better, worse in combinations(groups, 2):
                     found += [(one, other, weight) for one, other in product(better, worse)]
         for mine in thumbs.values():
-            for (better, one), (worse, other) in product(mine["up"], mine["down"]):
-                found.append((better, worse, min(one, other)))
+            for (liked, one), (disliked, other) in product(mine["up"], mine["down"]):
+                found.append((liked, disliked, min(one, other)))
         return found
 
     def judged(self, weighed: Iterable[tuple[Example, float]]) -> list[tuple[Key, bool, float]]:

@@ -224,7 +224,7 @@ class Trainer:
         }
         figures["samples"] = account.of_replies(trial.before, trial.after)
         figures |= account.of_votes(work, learned.model, self.learner.seen)
-        figures |= {"seed": settings.seed, "draw": inputs.draw, "versions": publish.versions()}
+        figures |= {"seed": settings.seed, "draw": inputs.draw, "versions": publish.versions(backbone)}
         verdict = gate.judge(
             trial.candidate, trial.live, learned.base, learned.model, learned.judge, trial.knows,
             settings.gate, settings.rl,

@@ -315,3 +315,21 @@ def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
     with pool.connection() as connection:
         assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
         assert connection.execute("select from examples where first_policy is not null").fetchall() == []
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "online_dpo", "dpo", "kto", "imitation"])
+def test_a_round_of_each_algorithm_moves_the_adapter(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, algorithm: str
+) -> None:
+    change = {"imitation": 0.1} if algorithm == "imitation" else {"algorithm": algorithm}
+    settings.trainer.rl = settings.trainer.rl.model_copy(update=change)
+    turns = some_turns(backbone, 24, seed=17)
+    votes = thumbs_by_parity(turns[:20])
+    votes += [ranked(turns[20], [[0], [1]]), ranked(turns[21], [[1], [0]])]
+    send(database_url, turns, [*votes, edited(turns[22], "blue bird"), edited(turns[23], "red fish")])
+    assert loop.run(settings, once=True) == 0
+    (row,) = rounds(pool)
+    assert row["outcome"] in {"published", "rejected"}
+    assert "no step moved" not in str(row["reason"])
+    record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
+    assert len(record["improvement"]["steps"]) == settings.trainer.rl.steps

@@ -1,5 +1,6 @@
 """The policy gradient on a tiny model: it moves towards the reward, and the guard takes back what it must."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -14,8 +15,8 @@ from trainer.features import Views
 from trainer.improve import Improvement, Step, improve, learning_rate, measure
 from trainer.lens import lenses
 from trainer.losses import leave_one_out
-from trainer.objectives import PolicyGradient
-from trainer.rollouts import in_process, sample
+from trainer.objectives import PolicyGradient, Samples
+from trainer.rollouts import Rollout, in_process, sample
 
 torch.set_num_threads(1)
 
@@ -151,6 +152,54 @@ def test_what_the_guard_goes_back_to_is_not_judged_by_other_samples(base: Path) 
     seen, result = run_whole(Backbone(base, rl), rl)
     assert [step in result.steps for step in seen] == [True, False, True, False]
     assert not result.moved
+
+
+def test_a_round_hands_on_the_mean_of_its_last_three_steps(base: Path) -> None:
+    rl = RL.model_copy(update={"steps": 4})
+    backbone = Backbone(base, rl)
+    prompt = backbone.render([{"role": "user", "content": "hello"}])
+    generator = torch.Generator().manual_seed(0)
+    sampler = in_process(backbone, rl.replies, rl.max_tokens, generator)
+    seen: list[list[torch.Tensor]] = []
+
+    def watched(prompts: Sequence[list[int]]) -> list[Rollout]:
+        seen.append(backbone.snapshot())
+        return sampler(prompts)
+
+    improve(
+        backbone, [prompt], likes_low_tokens, rl, generator, OBJECTIVE, watched,
+        guard=lambda: seen.append(backbone.snapshot()),
+    )  # fmt: skip
+    assert len(seen) == 5
+    for found, *last in zip(backbone.snapshot(), *seen[2:], strict=True):
+        torch.testing.assert_close(found, torch.stack(last).mean(0))
+
+
+def test_a_reply_that_does_not_end_is_worth_less(base: Path) -> None:
+    class Listening:
+        def descend(self, backbone: Backbone, samples: Samples) -> None:
+            heard.append(samples)
+
+    heard: list[Samples] = []
+    rl = RL.model_copy(update={"steps": 1, "replies": 32, "unended_penalty": 3.0})
+    backbone = Backbone(base, rl)
+    prompt = backbone.render([{"role": "user", "content": "hello"}])
+    generator = torch.Generator().manual_seed(0)
+    sampler = in_process(backbone, rl.replies, rl.max_tokens, generator)
+    result = improve(
+        backbone,
+        [prompt],
+        lambda views: torch.ones(len(views["length"])),
+        rl,
+        generator,
+        Listening(),
+        sampler,
+    )
+    assert not result.moved
+    [samples] = heard
+    ended = torch.tensor([rollout.ended for rollout in samples.rollouts]).view(samples.rewards_PK.shape)
+    assert 0 < int(ended.sum()) < ended.numel()
+    assert torch.equal(samples.rewards_PK, torch.where(ended, 1.0, -2.0))
 
 
 def test_a_reward_that_is_no_number_moves_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

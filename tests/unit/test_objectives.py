@@ -120,6 +120,23 @@ def test_what_the_base_was_sure_of_is_held(backbone: Backbone, given: float, hel
     assert bool((log_ratios(backbone, of) > before_PK + 0.3).all()) == held
 
 
+@pytest.mark.parametrize(("factor", "weight"), [(1.0, 1.0), (1.5, 1.5), (5.0, 2.0)])
+def test_tokens_weigh_as_much_as_the_sampler_gave_them_too_little(
+    backbone: Backbone, factor: float, weight: float
+) -> None:
+    of = samples(backbone)
+    rollouts = [
+        replace(rollout, logprobs=[each - math.log(factor) for each in rollout.logprobs])
+        for rollout in of.rollouts
+    ]
+    objective = PolicyGradient(leave_one_out, 0.2, 2.0)
+    with backbone.exact():
+        own = gradient(backbone, objective, of)
+        others = gradient(backbone, objective, replace(of, rollouts=rollouts))
+    for one, other in zip(own, others, strict=True):
+        torch.testing.assert_close(other, weight * one, rtol=1e-3, atol=1e-6)
+
+
 def test_pairs_of_votes_are_learned(backbone: Backbone) -> None:
     of = samples(backbone, beta=0.1)
     chosen = [(0, 1), (5, 4), (9, 10)]
