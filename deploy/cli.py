@@ -206,8 +206,13 @@ def rebuild(policy: str, data_dir: DataDir = None, as_json: Json = False) -> Non
     else:
         print(
             f"{policy} was rebuilt with other bytes: its logprobs are {found.distance:.4f} nats a token off, "
+            f"{found.of_replies:.4f} on replies that it learned from, "
             f"{'within' if found.alike else 'beyond'} the tolerance of {found.tolerance}."
         )
+        if found.differs:
+            print(f"It was made with other things: {'; '.join(found.differs)}.")
+        else:
+            print("It was made on this kind of machine, where the bytes should be the same.")
     raise typer.Exit(0 if found.alike else 1)
 
 

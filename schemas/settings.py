@@ -176,7 +176,11 @@ class RLSettings(BaseModel):
     unended_penalty: float = Field(
         2.0, ge=0, description="taken from the reward of a reply that does not end by itself"
     )
-    clip: float = Field(0.2, gt=0, description="ε of the clipped token-level objective")
+    clip: float = Field(
+        0.2,
+        gt=0,
+        description="ε of the clipped token-level objective; does nothing at one step on each step's samples",
+    )
     truncation: float = Field(2.0, ge=1, description="largest importance weight against the sampler")
 
 

@@ -37,7 +37,7 @@ def learned(processes: Processes = ALONE) -> dict[str, Tensor]:
         moved = [now - then for now, then in zip(backbone.snapshot(), start, strict=True)]
         reply = found.rollouts[0][0].token_ids
         [base_logprobs] = measure(backbone, prompts[:1], [reply]).base_logprobs
-        vote = KTO([(Judged(prompts[0], reply, sum(base_logprobs)), True)], 1, generator)
+        vote = KTO([(Judged(prompts[0], reply, sum(base_logprobs)), True, 1.0)], 1, generator)
         vote.descend(backbone, Samples([], [], torch.empty(0, 0), [], 0.1, 0.0))
     gradient = [weight.grad for weight in backbone.trainable() if weight.grad is not None]
     processes.add_up(gradient)

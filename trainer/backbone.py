@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache
 
+from schemas.errors import StartError
 from schemas.policies import base_digest
 from schemas.settings import RLSettings
 from trainer.processes import ALONE, Processes, shard
@@ -64,10 +65,16 @@ class Padded:
 
 
 class Backbone(Text):
-    """A causal language model with a chat template, any whose linear layers PEFT knows."""
+    """A causal language model with a chat template, any whose linear layers PEFT knows. Raises StartError
+    where the replies to be sampled are as long as its context."""
 
     def __init__(self, directory: Path, rl: RLSettings, processes: Processes = ALONE) -> None:
         super().__init__(directory)
+        if rl.max_tokens >= self.context:
+            raise StartError(
+                f"trainer.rl.max_tokens = {rl.max_tokens} leaves no room for a prompt: {directory.name} has a"
+                f" context of {self.context} tokens."
+            )
         self.directory = directory
         self.processes = processes
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -191,20 +198,18 @@ class Backbone(Text):
                 layer.get_base_layer().weight.data = original
 
     def pad(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> Padded:
-        """Rows of prompt + reply, left-padded; a prompt too long for the context loses its beginning. Raises
-        ValueError for a reply that leaves no room for any of its prompt."""
-        longest_reply = max(len(reply) for reply in replies)
-        if longest_reply >= self.context:
-            raise ValueError(f"a reply of {longest_reply} tokens in a context of {self.context}")
-        if max(map(len, prompts)) + _rounded_up(longest_reply) <= self.context:
-            longest_reply = _rounded_up(longest_reply)
+        """Rows of prompt + reply, left-padded: together they may be wider than the context, of which padding
+        takes no places. Raises ValueError for a row of its own that is longer."""
+        for prompt, reply in zip(prompts, replies, strict=True):
+            if len(prompt) + len(reply) > self.context:
+                lengths = f"{len(prompt)} and {len(reply)}"
+                raise ValueError(f"prompt and reply of {lengths} tokens in a context of {self.context}")
+        longest_reply = _rounded_up(max(len(reply) for reply in replies))
         rows = [
-            list(prompt)[-(self.context - longest_reply) :]
-            + list(reply)
-            + [self.pad_id] * (longest_reply - len(reply))
+            [*prompt, *reply, *[self.pad_id] * (longest_reply - len(reply))]
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
-        width = min(_rounded_up(max(len(row) for row in rows)), self.context)
+        width = _rounded_up(max(len(row) for row in rows))
         tokens_BT = torch.tensor(
             [[self.pad_id] * (width - len(row)) + row for row in rows], device=self.device
         )
@@ -215,6 +220,10 @@ class Backbone(Text):
             mask_BT[index, width - len(row) : end] = 1
             reply_mask_BR[index, : len(reply)] = 1
         return Padded(tokens_BT, mask_BT, reply_mask_BR)
+
+    def with_room(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
+        """What of a prompt leaves room for a reply of `max_tokens`: its end."""
+        return list(prompt)[-(self.context - max_tokens) :]
 
     def reads(self, prompt: Sequence[int], reply: Sequence[int] = ()) -> bool:
         """Whether these are tokens of the base's vocabulary that fit into its context."""

@@ -1,6 +1,7 @@
-"""What this machine's device does in a second, measured in one."""
+"""What this machine is, and what its device does in a second, measured in one."""
 
 import functools
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,17 @@ class Rates:
             2 * len(tiny)
         )  # of each layer, a view and a product
         return cls(matmul, 2 * much.nbytes / copying, much.nbytes / paging, overhead)
+
+
+def kind(device: torch.device, processes: int) -> str:
+    """What of a machine an adapter's bytes depend on: its GPU, or what its processor can compute with."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        able = torch.cpu.get_capabilities()
+        extensions = sorted(each for each, there in able.items() if there is True and each.startswith("a"))
+        name = " ".join([platform.machine(), str(able.get("cpu_name", "")), *extensions])
+    return name if processes == 1 else f"{processes} processes, each on {name}"
 
 
 @torch.no_grad()

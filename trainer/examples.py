@@ -126,41 +126,42 @@ class Corpus:
             for weight, by_judge in zip(weights, judged, strict=True)
         ]
 
-    def pairs(self, examples: Iterable[Example]) -> list[tuple[Key, Key]]:
+    def pairs(self, weighed: Iterable[tuple[Example, float]]) -> list[tuple[Key, Key, float]]:
         """Of replies to one prompt, the better one first: as ranked or edited, or thumbed up and down by one
-        person."""
-        found: list[tuple[Key, Key]] = []
-        thumbs: dict[tuple[str, str], dict[str, list[Key]]] = {}
-        for example in examples:
+        person; and what the vote weighs, or the lighter of two thumbs."""
+        found: list[tuple[Key, Key, float]] = []
+        thumbs: dict[tuple[str, str], dict[str, list[tuple[Key, float]]]] = {}
+        for example, weight in weighed:
             if example.type == "edit":
-                found.append((example.about[0], example.about[1]))
+                found.append((example.about[0], example.about[1], weight))
             elif example.type == "thumb":
                 mine = thumbs.setdefault((example.turn_id, example.rater), {"up": [], "down": []})
-                mine[example.value["value"]].append(example.about[0])
+                mine[example.value["value"]].append((example.about[0], weight))
             elif example.type == "ranking":
                 groups = [[example.about[choice] for choice in group] for group in example.value["ranking"]]
                 for better, worse in combinations(groups, 2):
-                    found += product(better, worse)
+                    found += [(one, other, weight) for one, other in product(better, worse)]
         for mine in thumbs.values():
-            found += product(mine["up"], mine["down"])
+            for (liked, one), (disliked, other) in product(mine["up"], mine["down"]):
+                found.append((liked, disliked, min(one, other)))
         return found
 
-    def judged(self, examples: Iterable[Example]) -> list[tuple[Key, bool]]:
+    def judged(self, weighed: Iterable[tuple[Example, float]]) -> list[tuple[Key, bool, float]]:
         """Replies that were called good or not: by thumbs; an edit and what it replaced; the first and the
-        last of a ranking, or all of them where none was good enough."""
-        found: list[tuple[Key, bool]] = []
-        for example in examples:
+        last of a ranking, or all of them where none was good enough; and what the vote weighs."""
+        found: list[tuple[Key, bool, float]] = []
+        for example, weight in weighed:
             if example.type == "edit":
-                found += [(example.about[0], True), (example.about[1], False)]
+                found += [(example.about[0], True, weight), (example.about[1], False, weight)]
             elif example.type == "thumb":
-                found.append((example.about[0], example.value["value"] == "up"))
+                found.append((example.about[0], example.value["value"] == "up", weight))
             elif example.type == "ranking":
                 groups = example.value["ranking"]
                 if not example.value["acceptable"]:
-                    found += [(key, False) for key in example.about]
+                    found += [(key, False, weight) for key in example.about]
                 elif len(groups) > 1:
-                    found += [(example.about[choice], True) for choice in groups[0]]
-                    found += [(example.about[choice], False) for choice in groups[-1]]
+                    found += [(example.about[choice], True, weight) for choice in groups[0]]
+                    found += [(example.about[choice], False, weight) for choice in groups[-1]]
         return found
 
 

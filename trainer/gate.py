@@ -31,8 +31,9 @@ from trainer.rollouts import sample
 REPLIES = 2
 """Replies of candidate and live policy to each held-out prompt."""
 
-KL_SLACK = 1.25
-"""The guard looks before a step and the gate after the last: so much more of the budget may be used here."""
+SLACK = 1.25
+"""The guard looks before a step and the gate after the last: KL and entropy may be so much further off here,
+or where the live policy is already."""
 
 MOST_ALIKE = 0.25
 """Share of the replies to different prompts that may be the same text."""
@@ -133,8 +134,12 @@ def judge(
     )
     figures |= {"kl": round(candidate.kl, 4), "entropy": round(candidate.entropy, 4)}
     figures["base_entropy"] = round(base.entropy, 4)
-    limit = KL_SLACK * rl.kl_budget
-    verdict.require(candidate.kl <= limit, f"KL of {candidate.kl:.3f} nats per token is above {limit:.3f}")
+    most = max(SLACK * rl.kl_budget, live.kl)
+    verdict.require(candidate.kl <= most, f"KL of {candidate.kl:.3f} nats per token is above {most:.3f}")
+    least = min(rl.entropy_floor * base.entropy / SLACK, live.entropy)
+    verdict.require(
+        candidate.entropy >= least, f"entropy of {candidate.entropy:.3f} nats per token is below {least:.3f}"
+    )
 
     as_many = base.token_ids[:: max(1, len(base.token_ids) // len(candidate.token_ids))]
     for prefix, replies in (("", candidate.token_ids), ("base_", as_many)):

@@ -4,9 +4,9 @@ A step samples k replies to each of a few prompts and moves the adapter once as 
 (`objectives`): by default towards those of more reward than the others (RLOO: Ahmadian et al. 2024), each
 token less β times what it costs in KL to the base, each reply less what it adds to the `drift`. The guard
 looks at every step's samples before it moves on: above the KL budget, or below the least entropy, it goes
-back to the last step that was within them and goes on half as boldly, but not for ever; and now and then it
-asks whether knowledge was lost. What a round hands on is the mean of its last steps (Polyak and Juditsky
-1992): each step is noisy, and the noise costs KL and buys nothing.
+back to the last step that was within them, or no further beyond them than the round began, and goes on half
+as boldly, but not for ever; and now and then it asks whether knowledge was lost. What a round hands on is the
+mean of its last steps (Polyak and Juditsky 1992): each is noisy, and the noise costs KL and buys nothing.
 """
 
 import ctypes
@@ -31,6 +31,8 @@ MOMENTUM = 0.6
 """Of Adam, whose usual 0.9 remembers more steps than a round has: replies got shorter in one round and longer
 in the next."""
 AVERAGED = 3
+NOISE = 1.1
+"""By what factor the KL of a step's samples may differ from that of other samples of the same policy."""
 B_FASTER = 2.0
 """How much faster LoRA's B learns than its A. B begins at zero, and A learns nothing where B is zero: at one
 rate for both a first round moves hardly at all (LoRA+: Hayou, Ghosh and Yu 2024)."""
@@ -55,10 +57,12 @@ class Step:
 
 @dataclass
 class Improvement:
-    """The steps taken, and every step's samples; `stopped` says why the round ended early, if it did."""
+    """The steps taken, and every step's samples; `stopped` says why steps were taken back, if some were, and
+    `moved` whether the adapter is another than before."""
 
     steps: list[Step] = field(default_factory=list)
     stopped: str | None = None
+    moved: bool = False
     rollouts: list[list[Rollout]] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
@@ -142,7 +146,8 @@ def improve(
         lr=rl.learning_rate, betas=(MOMENTUM, 0.95), weight_decay=0.0,
     )  # fmt: skip
     result = Improvement()
-    good = guarded = backbone.snapshot()
+    start = good = guarded = backbone.snapshot()
+    known = True
     boldness = 1.0
     latest: deque[list[Tensor]] = deque(maxlen=AVERAGED)
     for number in range(rl.steps):
@@ -159,8 +164,9 @@ def improve(
         drift_B = torch.zeros_like(raw_B) if drift is None else drift.charge(measured.views, raw_B)
         step = _summary(rollouts, raw_B, kl_B, drift_B)
         report(number, step)
-        beyond = _beyond(step, rl.kl_budget, least_entropy)
-        if beyond is not None and number > 0:
+        beyond = None if known else _beyond(step, result.steps, rl.kl_budget, least_entropy)
+        known = beyond is not None
+        if beyond is not None:
             backbone.restore(good)
             boldness /= 2
             latest.clear()
@@ -190,18 +196,21 @@ def improve(
             if lost is not None:
                 result.stopped = lost
                 backbone.restore(guarded)
-                return result
+                latest.clear()
+                break
             guarded = backbone.snapshot()
         latest.append(backbone.snapshot())
     if latest:
         backbone.restore([torch.stack(weights).mean(0) for weights in zip(*latest, strict=True)])
+    result.moved = not all(map(torch.equal, start, backbone.snapshot()))
     return result
 
 
-def _beyond(step: Step, kl_budget: float, least_entropy: float) -> str | None:
-    if step.kl > kl_budget:
+def _beyond(step: Step, kept: Sequence[Step], kl_budget: float, least_entropy: float) -> str | None:
+    """Which limit a step is beyond, and further than the nearest of those that were kept."""
+    if step.kl > max(kl_budget, NOISE * min(each.kl for each in kept)):
         return f"KL of {step.kl:.3f} nats per token is above the budget of {kl_budget}"
-    if step.entropy < least_entropy:
+    if step.entropy < min(least_entropy, max(each.entropy for each in kept) / NOISE):
         return f"entropy of {step.entropy:.3f} nats per token is below {least_entropy:.3f}"
     return None
 

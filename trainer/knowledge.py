@@ -68,10 +68,14 @@ def ask(
     backbone: Backbone, probes: Sequence[Probe], times: int, max_tokens: int, generator: torch.Generator
 ) -> list[float]:
     """For each probe, the share of `times` replies at temperature 1, as people get them, that were right."""
-    prompts = [backbone.render([{"role": "user", "content": probe.prompt}]) for probe in probes]
+    prompts = [_asked(backbone, probe.prompt, max_tokens) for probe in probes]
     replies = sample(backbone, prompts, times, max_tokens, generator)
     right = [probes[reply.prompt].right(backbone.decode(reply.token_ids)) for reply in replies]
     return [sum(right[start : start + times]) / times for start in range(0, len(right), times)]
+
+
+def _asked(backbone: Backbone, prompt: str, max_tokens: int) -> list[int]:
+    return backbone.with_room(backbone.render([{"role": "user", "content": prompt}]), max_tokens)
 
 
 class Exam:
@@ -100,7 +104,7 @@ class Exam:
     def samples(self, generator: torch.Generator) -> list[tuple[str, str]]:
         """(prompt, reply) of the adapter as it is now: to some of the probes, or to REQUESTS without any."""
         asked = [probe.prompt for probe in self._probes[:SAMPLES]] or list(REQUESTS)
-        prompts = [self.backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
+        prompts = [_asked(self.backbone, prompt, self._tokens) for prompt in asked]
         with self.backbone.merged():
             replies = sample(self.backbone, prompts, 1, self._tokens, generator)
         texts = [self.backbone.decode(reply.token_ids).replace("\0", "�") for reply in replies]

@@ -35,12 +35,13 @@ class OutOfStep(HearkenError):
 
 
 class Task(BaseModel):
-    """A round as the others are told of it: what was read for it, and the directory of its parent. What is
-    left of older votes they read themselves."""
+    """A round as the others are told of it: what was read for it, and the directories of its parent and of
+    the live policy. What is left of older votes they read themselves."""
 
     model_config = ConfigDict(frozen=True)
 
-    directory: Path
+    parent: Path
+    live: Path
     inputs: Inputs
     examples: list[Example]
     replies: list[tuple[Key, Reply]]
@@ -49,7 +50,7 @@ class Task(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of a round: answers to the prompts held out and some samples, of the parent and of the
+    """What came of a round: answers to the prompts held out and some samples, of the live policy and of the
     candidate, which is the adapter now; `knows` is how well candidate and base answer each probe."""
 
     live: Answers
@@ -88,21 +89,26 @@ class Learner:
             if task.inputs.past and (past is None or file_digest(self.past_file) != task.inputs.past):
                 raise OutOfStep(f"{self.past_file} is not what the first process has.")
             work = Round(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, past)
-            self._attempt(task.directory, work)
+            self._attempt(task.parent, task.live, work)
 
-    def attempt(self, directory: Path, work: Round, report: Callable[[int, Step], None]) -> Trial:
-        """Improve the adapter in `directory`, with whoever follows. Raises whatever goes wrong."""
+    def attempt(self, parent: Path, live: Path, work: Round, report: Callable[[int, Step], None]) -> Trial:
+        """Improve the adapter in `parent`, with whoever follows; `live` has that of the policy that answers
+        people, which is mostly the same. Raises whatever goes wrong."""
         if self.processes.count > 1:
             corpus = work.corpus
             task = Task(
-                directory=directory.absolute(), inputs=work.inputs, examples=corpus.examples,
-                replies=list(corpus.replies.items()), prompts=work.prompts,
+                parent=parent.absolute(), live=live.absolute(), inputs=work.inputs,
+                examples=corpus.examples, replies=list(corpus.replies.items()), prompts=work.prompts,
             )  # fmt: skip
             self.processes.hear(task.model_dump_json().encode())
-        return self._attempt(directory, work, report)
+        return self._attempt(parent, live, work, report)
 
     def _attempt(
-        self, directory: Path, work: Round, report: Callable[[int, Step], None] = lambda number, step: None
+        self,
+        parent: Path,
+        live: Path,
+        work: Round,
+        report: Callable[[int, Step], None] = lambda number, step: None,
     ) -> Trial:
         rl, backbone, exam = self.settings.trainer.rl, self.backbone, self.exam
 
@@ -110,12 +116,14 @@ class Learner:
             """What the adapter says, as it is now, to the prompts that were held out."""
             return gate.answer(backbone, work.exam, gate.REPLIES, rl.max_tokens, work.generator(purpose))
 
-        backbone.load_adapter(directory)
-        live, before = answer("live"), exam.samples(work.generator("samples"))
+        backbone.load_adapter(live)
+        answers, before = answer("live"), exam.samples(work.generator("samples"))
+        if parent != live:
+            backbone.load_adapter(parent)
         learned = work.learn(self.seen, exam, self._sampler(work), report)
         knows = (exam.of_adapter(work.generator("knowledge")), exam.of_base())
         candidate, after = answer("candidate"), exam.samples(work.generator("samples"))
-        return Trial(live, before, learned, knows, candidate, after, probe(backbone))
+        return Trial(answers, before, learned, knows, candidate, after, probe(backbone))
 
     def _sampler(self, work: Round) -> Sampler:
         rl = self.settings.trainer.rl

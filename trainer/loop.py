@@ -162,14 +162,15 @@ class Trainer:
         self._lesson = None
         figures: dict[str, Any] = {"votes": self._arrived()}
         cut_off = Inputs.read(self._unfinished) if record.was_cut_off(self.pool, project) else None
-        parent, directory = self._start(cut_off, figures)
+        live, live_directory = self._live()
+        parent, directory = self._start(live, live_directory, cut_off, figures)
         figures["parent"] = parent
         round_id, number = record.begin(self.pool, project, parent)
         try:
             past = self._past_that_stands()
             inputs = self._inputs(number, parent, past, cut_off)
             figures["votes"] = inputs.votes
-            outcome, reason = self._round(round_id, number, directory, inputs, past, figures)
+            outcome, reason = self._round(round_id, number, directory, live_directory, inputs, past, figures)
         except (psycopg.OperationalError, publish.Overtaken):
             raise
         except Exception as error:  # whatever it was, the next votes get another chance
@@ -187,7 +188,7 @@ class Trainer:
         return outcome
 
     def _round(
-        self, round_id: int, number: int, directory: Path, inputs: Inputs, past: Past | None,
+        self, round_id: int, number: int, parent: Path, live: Path, inputs: Inputs, past: Past | None,
         figures: dict[str, Any],
     ) -> tuple[str, str | None]:  # fmt: skip
         settings, backbone, project = self.settings.trainer, self.backbone, self.settings.project
@@ -218,7 +219,7 @@ class Trainer:
         def report(step: int, seen: Step) -> None:
             log.info("step", round=number, step=step, reward=seen.reward, kl=seen.kl, length=seen.length)
 
-        trial = self.learner.attempt(directory, work, report)
+        trial = self.learner.attempt(parent, live, work, report)
         learned = trial.learned
         self._lesson = work, learned.model
         figures["reward_model"] = account.of_model(work, learned.model, self.learner.seen)
@@ -229,11 +230,12 @@ class Trainer:
         }
         figures["samples"] = account.of_replies(trial.before, trial.after)
         figures |= account.of_votes(work, learned.model, self.learner.seen)
-        figures |= {"seed": settings.seed, "draw": inputs.draw, "versions": publish.versions()}
+        figures |= {"seed": settings.seed, "draw": inputs.draw, "versions": publish.versions(backbone)}
         verdict = gate.judge(
             trial.candidate, trial.live, learned.base, learned.model, learned.judge, trial.knows,
             settings.gate, settings.rl,
         )  # fmt: skip
+        verdict.require(learned.improvement.moved, learned.improvement.stopped or "no step moved the adapter")
         figures["gate"] = verdict.as_json()
         log.info("gate", round=number, passed=verdict.passed, **verdict.figures)
         if not verdict.passed:
@@ -292,10 +294,11 @@ class Trainer:
         inputs.write(self._unfinished)
         return inputs
 
-    def _start(self, cut_off: Inputs | None, figures: dict[str, Any]) -> tuple[str, Path]:
+    def _start(
+        self, live: str, directory: Path, cut_off: Inputs | None, figures: dict[str, Any]
+    ) -> tuple[str, Path]:
         """The policy that the round starts from, and its directory: the live one, or its parent where people
         regret the step. One that was cut off starts where it did."""
-        live, directory = self._live()
         hindsight = look_back(self.pool, self.settings.project, live)
         if hindsight is None:
             return live, directory

@@ -107,8 +107,8 @@ class Judged:
     base_logprob: float
 
 
-Pair = tuple[Judged, Judged]
-"""A reply, and the one that it was preferred to."""
+Pair = tuple[Judged, Judged, float]
+"""A reply, the one that it was preferred to, and what that weighs."""
 
 
 class OnlineDPO:
@@ -120,7 +120,7 @@ class OnlineDPO:
             for row, rollout, base in zip(samples.rows, samples.rollouts, samples.base_logprobs, strict=True)
         ]
         pairs = [
-            (judged[prompt * count + better], judged[prompt * count + worse])
+            (judged[prompt * count + better], judged[prompt * count + worse], 1.0)
             for prompt, (better, worse) in enumerate(zip(best, worst, strict=True))
             if better != worse
         ]
@@ -139,10 +139,11 @@ class DPO:
 
 
 class KTO:
-    """On replies that were called good or not, `at_once` of them a step, drawn by `generator`."""
+    """On replies that were called good or not, each with what that weighs, `at_once` of them a step, drawn by
+    `generator`."""
 
     def __init__(
-        self, judged: Sequence[tuple[Judged, bool]], at_once: int, generator: torch.Generator
+        self, judged: Sequence[tuple[Judged, bool, float]], at_once: int, generator: torch.Generator
     ) -> None:
         self._judged = judged
         self._draw = _Draw(len(judged), at_once, generator)
@@ -152,10 +153,11 @@ class KTO:
         at_once = MICRO_BATCH * backbone.processes.count
         for start in range(0, len(chosen), at_once):
             part = chosen[start : start + at_once]
-            ratio_B = _log_ratios(backbone, [judged for judged, _ in part])
-            good_B = torch.tensor([good for _, good in part], device=ratio_B.device)
-            loss = losses.kto(ratio_B, good_B, max(samples.kl, 0.0), samples.beta).sum() / len(chosen)
-            loss.backward()  # type: ignore[no-untyped-call]
+            ratio_B = _log_ratios(backbone, [judged for judged, _, _ in part])
+            good_B = torch.tensor([good for _, good, _ in part], device=ratio_B.device)
+            weight_B = torch.tensor([weight for _, _, weight in part], device=ratio_B.device)
+            loss_B = losses.kto(ratio_B, good_B, max(samples.kl, 0.0), samples.beta)
+            ((weight_B * loss_B).sum() / len(chosen)).backward()  # type: ignore[no-untyped-call]
 
 
 class Imitating:
@@ -204,9 +206,11 @@ def _descend_pairs(backbone: Backbone, pairs: Sequence[Pair], beta: float) -> No
     half = MICRO_BATCH * backbone.processes.count // 2
     for start in range(0, len(pairs), half):
         part = pairs[start : start + half]
-        ratio_B = _log_ratios(backbone, [better for better, _ in part] + [worse for _, worse in part])
-        loss = losses.dpo(ratio_B[: len(part)], ratio_B[len(part) :], beta).sum() / len(pairs)
-        loss.backward()  # type: ignore[no-untyped-call]
+        replies = [better for better, _, _ in part] + [worse for _, worse, _ in part]
+        ratio_B = _log_ratios(backbone, replies)
+        weight_P = torch.tensor([weight for _, _, weight in part], device=ratio_B.device)
+        loss_P = losses.dpo(ratio_B[: len(part)], ratio_B[len(part) :], beta)
+        ((weight_P * loss_P).sum() / len(pairs)).backward()  # type: ignore[no-untyped-call]
 
 
 def _log_ratios(backbone: Backbone, judged: Sequence[Judged]) -> Tensor:

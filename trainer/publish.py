@@ -25,6 +25,7 @@ from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
+from trainer import device
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
 from trainer.knowledge import GREETING
@@ -90,7 +91,7 @@ def write(
         examples_digest=hashlib.sha256("\n".join(sorted(event_ids)).encode()).hexdigest(),
         configuration=settings.trainer.model_dump(mode="json"),
         seed=settings.trainer.seed,
-        versions=versions(),
+        versions=versions(backbone),
         metrics=metrics or {},
         probe=probe,
         created_at=datetime.now(UTC),
@@ -204,9 +205,10 @@ def _peft_config(backbone: Backbone) -> dict[str, Any]:
     return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
 
 
-def versions() -> dict[str, str]:
-    """Of what an adapter's bytes depend on."""
-    found = {"python": platform.python_version()}
+def versions(backbone: Backbone) -> dict[str, str]:
+    """Of what an adapter's bytes depend on, the kind of machine being one."""
+    machine = device.kind(backbone.device, backbone.processes.count)
+    found = {"python": platform.python_version(), "machine": machine}
     for name in ("hearken", "torch", "transformers", "peft", "safetensors"):
         try:
             found[name] = version(name)

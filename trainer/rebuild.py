@@ -2,15 +2,18 @@
 configuration and the seed, from the adapter of its parent.
 
 On the same kind of machine the weights are the same byte by byte; on another they answer alike within a
-tolerance. Where votes or prompts were erased since, or went with their time, it cannot be made again.
+tolerance: on the probe that replicas are tried with, and on the replies that the policy's last step sampled.
+Where votes or prompts were erased since, or went with their time, it cannot be made again.
 """
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from schemas.database import Pool
@@ -21,27 +24,32 @@ from trainer import examples, publish
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
 from trainer.knowledge import Exam
+from trainer.objectives import MICRO_BATCH, by_length
 from trainer.past import Past, made_for
-from trainer.rollouts import as_kept, unpack
+from trainer.rollouts import Diverged, Rollout, as_kept, unpack
 from trainer.round import Round, Seen
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """`identical` bytes, or `distance`: how far the logprobs of the probe are off, nats a token."""
+    """`identical` bytes, or how far logprobs are off, nats a token: `distance` those of the probe,
+    `of_replies` those of the replies of the last step. `differs` names what bytes depend on and is not as it
+    was, as "torch 2.13.0 → 2.14.0"; empty on the same kind of machine."""
 
     policy: str
     identical: bool
     distance: float
+    of_replies: float
     tolerance: float
+    differs: list[str]
 
     @property
     def alike(self) -> bool:
-        return self.identical or self.distance <= self.tolerance
+        return self.identical or max(self.distance, self.of_replies) <= self.tolerance
 
 
 class CannotRebuild(HearkenError):
-    """Something that the policy was made from is not there."""
+    """Something that the policy was made from is not there, or this machine does not repeat what was done."""
 
 
 def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
@@ -52,7 +60,14 @@ def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
     if inputs is None:
         raise CannotRebuild(f"{policy} keeps no inputs: it is the base, or of an older Hearken.")
     _, parent = _published(settings, pool, inputs.parent)
-    trainer = TrainerSettings.model_validate(manifest.configuration)
+    try:
+        trainer = TrainerSettings.model_validate(manifest.configuration)
+    except ValidationError as error:
+        names = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+        raise CannotRebuild(
+            f"{policy} was trained with settings that this Hearken does not have or allow: {names}. Rebuild"
+            f" it with Hearken {manifest.versions.get('hearken', 'of its time')}."
+        ) from None
     torch.set_num_threads(trainer.threads)
     backbone = Backbone(Path(settings.model), trainer.rl)
     past = Past.read(directory / publish.PAST, made_for(backbone.digest, trainer))
@@ -68,8 +83,24 @@ def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
     work = Round(backbone, trainer, inputs, corpus, prompts, past)
     kept = unpack(load_file(directory / publish.ROLLOUTS))
     backbone.load_adapter(parent)
-    work.learn(Seen(backbone), Exam(backbone, trainer), as_kept(kept))
-    return _compare(backbone, manifest, settings.engine.probe_tolerance)
+    asked: list[list[list[int]]] = []
+    again = as_kept(kept)
+
+    def sampler(prompts: Sequence[list[int]]) -> list[Rollout]:
+        asked.append(list(prompts))
+        return again(prompts)
+
+    try:
+        learned = work.learn(Seen(backbone), Exam(backbone, trainer), sampler)
+        if len(learned.improvement.rollouts) < len(kept):
+            raise Diverged(len(learned.improvement.rollouts))
+    except Diverged as error:
+        raise CannotRebuild(f"{policy} cannot be rebuilt here: {error.message}.") from None
+    prompts_of_last = [asked[-1][rollout.prompt] for rollout in kept[-1]]
+    return _compare(
+        backbone, manifest, directory, prompts_of_last, [rollout.token_ids for rollout in kept[-1]],
+        settings.engine.probe_tolerance,
+    )  # fmt: skip
 
 
 def _published(settings: Settings, pool: Pool, policy: str) -> tuple[Manifest, Path]:
@@ -84,11 +115,43 @@ def _published(settings: Settings, pool: Pool, policy: str) -> tuple[Manifest, P
     return verify(policy, directory, row["digest"], base_digest(Path(settings.model))), directory
 
 
-def _compare(backbone: Backbone, manifest: Manifest, tolerance: float) -> Rebuilt:
+def _compare(
+    backbone: Backbone,
+    manifest: Manifest,
+    directory: Path,
+    prompts: Sequence[list[int]],
+    replies: Sequence[list[int]],
+    tolerance: float,
+) -> Rebuilt:
+    """The backbone's adapter, which is lost, with the one in `directory`."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / WEIGHTS
         publish.save_weights(backbone, weights)
         identical = file_digest(weights) == manifest.files[WEIGHTS]
-    found = publish.probe(backbone).logprobs
-    differences = [abs(now - then) for now, then in zip(found, manifest.probe.logprobs, strict=True)]
-    return Rebuilt(manifest.id, identical, sum(differences) / len(differences), tolerance)
+    distance = _apart(publish.probe(backbone).logprobs, manifest.probe.logprobs)
+    of_rebuilt = _logprobs(backbone, prompts, replies)
+    now = publish.versions(backbone)
+    then = {name: manifest.versions.get(name, "unknown") for name in now}
+    backbone.load_adapter(directory)
+    of_published = _logprobs(backbone, prompts, replies)
+    return Rebuilt(
+        manifest.id, identical, distance, _apart(of_rebuilt, of_published), tolerance,
+        [f"{name} {then[name]} → {now[name]}" for name in now if now[name] != then[name]],
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _logprobs(backbone: Backbone, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> list[float]:
+    """Of all tokens of the replies, by the adapter as it is now."""
+    found: list[float] = []
+    order = by_length(prompts, replies)
+    with backbone.exact():
+        for start in range(0, len(order), MICRO_BATCH):
+            rows = order[start : start + MICRO_BATCH]
+            batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+            found += backbone.logprobs_BR(batch)[batch.reply_mask_BR > 0].tolist()
+    return found
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(abs(now - then) for now, then in zip(one, other, strict=True)) / len(one)

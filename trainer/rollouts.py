@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from schemas.errors import HearkenError
 from trainer.backbone import Backbone
 from trainer.processes import Processes
 
@@ -34,6 +35,17 @@ Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
 """Where a step's replies to its prompts come from; called once a step, in the order of the steps."""
 
 
+class Diverged(HearkenError):
+    """A round that is done again does another thing at step number `step` than it did before."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"at step {step} one of the two rounds went on and the other ended: what the guard looked at was"
+            " so near its limit that another machine's arithmetic decides"
+        )
+        self.step = step
+
+
 def in_process(backbone: Backbone, replies: int, max_tokens: int, generator: torch.Generator) -> Sampler:
     """Sampled from the backbone's adapter as it is then."""
 
@@ -45,14 +57,14 @@ def in_process(backbone: Backbone, replies: int, max_tokens: int, generator: tor
 
 
 def as_kept(steps: Sequence[list[Rollout]]) -> Sampler:
-    """Those of a round before. Raises ValueError when that took fewer steps."""
+    """Those of a round before. Raises Diverged when that took fewer steps."""
     left = iter(steps)
 
     def again(prompts: Sequence[list[int]]) -> list[Rollout]:
         try:
             return next(left)
         except StopIteration:
-            raise ValueError("the round that is done again took fewer steps") from None
+            raise Diverged(len(steps)) from None
 
     return again
 
@@ -97,11 +109,6 @@ def gathered(processes: Processes, rollouts: list[Rollout]) -> list[Rollout]:
     return [rollout for step in unpack(packed) for rollout in step]
 
 
-def kept_prompt(backbone: Backbone, prompt: Sequence[int], max_tokens: int) -> list[int]:
-    """What of a prompt leaves room for the reply: its end."""
-    return list(prompt)[-(backbone.context - max_tokens) :]
-
-
 def drawn(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
     """(B,) a token of each row's distribution: the first whose cumulative probability passes a uniform
     number. Takes one random number a row, of `total` from `first` on, where `torch.multinomial` takes one for
@@ -125,8 +132,9 @@ def sample(
     rows: int = ROWS,
 ) -> list[Rollout]:
     """`replies` replies at temperature 1 to each prompt, in the order of the prompts; at most about `rows`
-    at once. Prompts of like length share a batch. `generator` is the CPU's. Several processes divide each
-    batch among them and take the random numbers that one would take for all its rows: the same replies."""
+    at once. The prompts leave room for them (`Backbone.with_room`); those of like length share a batch.
+    `generator` is the CPU's. Several processes divide each batch among them and take the random numbers that
+    one would take for all its rows: the same replies."""
     if backbone.device.type != "cpu":
         seed = int(torch.randint(2**62, (1,), generator=generator))
         generator = torch.Generator(backbone.device).manual_seed(seed)
@@ -153,13 +161,13 @@ def _sample_batch(
     generator: torch.Generator,
     greedy: bool,
 ) -> list[Rollout]:
-    kept = [kept_prompt(backbone, prompts[index], max_tokens) for index in indices]
-    width = max(map(len, kept), default=1)
+    asked = [list(prompts[index]) for index in indices]
+    width = max(map(len, asked), default=1)
     pad = backbone.pad_id
-    tokens = [[pad] * (width - len(row)) + row for row in kept]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in kept]
-    tokens_PT = torch.tensor(tokens, dtype=torch.long, device=backbone.device).view(len(kept), width)
-    mask_PT = torch.tensor(mask, dtype=torch.long, device=backbone.device).view(len(kept), width)
+    tokens = [[pad] * (width - len(row)) + row for row in asked]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in asked]
+    tokens_PT = torch.tensor(tokens, dtype=torch.long, device=backbone.device).view(len(asked), width)
+    mask_PT = torch.tensor(mask, dtype=torch.long, device=backbone.device).view(len(asked), width)
     cache = DynamicCache(config=backbone.model.config)
     positions_PT = (mask_PT.cumsum(1) - 1).clamp_min(0)
     logits_BV = backbone.next_logits_BV(tokens_PT, mask_PT, positions_PT, cache).repeat_interleave(replies, 0)

@@ -15,7 +15,7 @@ from schemas.settings import TrainerSettings
 from trainer import examples, gate, past, reward_model
 from trainer.backbone import Backbone
 from trainer.drift import Drift
-from trainer.examples import Corpus, Key
+from trainer.examples import Corpus, Example, Key
 from trainer.features import Views
 from trainer.gate import Answers
 from trainer.improve import Improvement, Step, improve, measure
@@ -81,7 +81,8 @@ class Learned:
 
 
 class Round:
-    """Votes and prompts of `inputs`, and the `past` that they name, less the fold that the gate has."""
+    """Votes and prompts of `inputs`, and the `past` that they name, less the fold that the gate has. Of a
+    prompt that leaves no room for a reply only the end is asked, by whoever samples or reads replies."""
 
     def __init__(
         self,
@@ -102,8 +103,9 @@ class Round:
         fold = self._fold_kept = inputs.draw % folds
         self.training = [example for example in corpus.examples if example.fold(folds) != fold]
         self.held_out = [example for example in corpus.examples if example.fold(folds) == fold]
-        self.practice = [prompt for turn, prompt in prompts.items() if examples.fold_of(turn, folds) != fold]
-        exam = [prompt for turn, prompt in prompts.items() if examples.fold_of(turn, folds) == fold]
+        asked = {turn: backbone.with_room(prompt, settings.rl.max_tokens) for turn, prompt in prompts.items()}
+        self.practice = [prompt for turn, prompt in asked.items() if examples.fold_of(turn, folds) != fold]
+        exam = [prompt for turn, prompt in asked.items() if examples.fold_of(turn, folds) == fold]
         self.exam = (exam or self.practice)[: settings.gate.prompts]
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -129,7 +131,9 @@ class Round:
             return "no prompts to practise on"
         if not self.votes()[0].says_something():
             return "the votes say nothing yet: all thumbs alike, and no ranking or edit"
-        if self._settings.rl.algorithm == "dpo" and not self.corpus.pairs(self.training):
+        if self._settings.rl.algorithm == "dpo" and not self.corpus.pairs(
+            (example, 1.0) for example in self.training
+        ):
             return "no vote sets one reply to a prompt above another, which is all that DPO learns from"
         return None
 
@@ -160,25 +164,25 @@ class Round:
         return Learned(model, judge, base, improvement)
 
     def _objective(self, seen: Seen, model: RewardModel) -> Objective:
-        """That of the algorithm, and beside it the imitation of edits, each by its age and its rater's
-        reliability."""
-        objective, weight = self._of_algorithm(seen), self._settings.rl.imitation
-        if not weight:
-            return objective
+        """That of the algorithm, and beside it the imitation of edits; each vote counts by its age and its
+        rater's reliability, and judges' together no more than they may."""
         votes, _ = self.votes()
         reliabilities = model.reliability_U[votes.rater_of_each].clamp(0, 1).tolist()
+        weights = [age * known for age, known in zip(votes.weights, reliabilities, strict=True)]
+        weighed = list(zip(self.training, weights, strict=True))
+        objective, weight = self._of_algorithm(seen, weighed), self._settings.rl.imitation
+        if not weight:
+            return objective
         demonstrations = [
-            (seen.judged(self.corpus, example.about[0]), weight_of_age * reliability)
-            for example, weight_of_age, reliability in zip(
-                self.training, votes.weights, reliabilities, strict=True
-            )
+            (seen.judged(self.corpus, example.about[0]), weight_of_vote)
+            for example, weight_of_vote in weighed
             if example.type == "edit"
         ]
         if not demonstrations:
             return objective
         return Imitating(objective, demonstrations, weight, IMITATED, self.generator("imitation"))
 
-    def _of_algorithm(self, seen: Seen) -> Objective:
+    def _of_algorithm(self, seen: Seen, weighed: list[tuple[Example, float]]) -> Objective:
         rl = self._settings.rl
         objective = on_samples(rl)
         if objective is not None:
@@ -186,11 +190,13 @@ class Round:
         generator = self.generator("votes")
         if rl.algorithm == "dpo":
             pairs = [
-                (seen.judged(self.corpus, better), seen.judged(self.corpus, worse))
-                for better, worse in self.corpus.pairs(self.training)
+                (seen.judged(self.corpus, better), seen.judged(self.corpus, worse), weight)
+                for better, worse, weight in self.corpus.pairs(weighed)
             ]
             return DPO(pairs, rl.prompts, generator)
-        judged = [(seen.judged(self.corpus, key), good) for key, good in self.corpus.judged(self.training)]
+        judged = [
+            (seen.judged(self.corpus, key), good, weight) for key, good, weight in self.corpus.judged(weighed)
+        ]
         return KTO(judged, 2 * rl.prompts, generator)
 
     def fit(self, base: Views, seen: Seen, *, held_out: bool = False) -> RewardModel | None:

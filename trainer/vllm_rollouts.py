@@ -24,7 +24,7 @@ from schemas.errors import EngineError
 from schemas.policies import TRAINING
 from trainer.backbone import Backbone
 from trainer.publish import save_adapter
-from trainer.rollouts import Rollout, kept_prompt
+from trainer.rollouts import Rollout
 
 AT_ONCE = 8
 """Prompts under way at a time on each server."""
@@ -82,7 +82,7 @@ class VllmSampler:
             f"{url}/v1/completions",
             {
                 "model": name,
-                "prompt": kept_prompt(self._backbone, prompt, self._max_tokens),
+                "prompt": prompt,
                 "n": self._replies,
                 "max_tokens": self._max_tokens,
                 "temperature": 1.0,

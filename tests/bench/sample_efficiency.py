@@ -88,7 +88,7 @@ class Examiner:
         ]
         kl = gate.answer(backbone, asked, 1, rl.max_tokens, generator).kl
         lost, _ = loss(self.exam.of_base(), self.exam.of_adapter(generator))
-        allowed = kl <= gate.KL_SLACK * rl.kl_budget and lost <= self._settings.gate.knowledge_loss
+        allowed = kl <= gate.SLACK * rl.kl_budget and lost <= self._settings.gate.knowledge_loss
         liked = Sayings.of(backbone, ASKED, self.seed).approval(self._judge)
         return Reached(liked, kl, lost, allowed)
 
@@ -129,13 +129,13 @@ class Rows:
     def pairs(self) -> list[dict[str, Any]]:
         return [
             {"prompt": self._prompt(better), "chosen": self._says(better), "rejected": self._says(worse)}
-            for better, worse in self.corpus.pairs(self.corpus.examples)
+            for better, worse, _ in self.corpus.pairs((example, 1.0) for example in self.corpus.examples)
         ]
 
     def judged(self) -> list[dict[str, Any]]:
         return [
             {"prompt": self._prompt(key), "completion": self._says(key), "label": good}
-            for key, good in self.corpus.judged(self.corpus.examples)
+            for key, good, _ in self.corpus.judged((example, 1.0) for example in self.corpus.examples)
         ]
 
     def _prompt(self, key: Key) -> list[dict[str, str]]:

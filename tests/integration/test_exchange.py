@@ -220,7 +220,7 @@ async def test_the_trainer_learns_from_what_was_imported(
     corpus = examples.load(pool, "default", backbone, examples.standing(pool, "default"))
     votes, _ = corpus.votes(corpus.examples, settings.trainer.reward)
     assert (votes.count, votes.raters) == (36, 3)
-    assert len(corpus.pairs(corpus.examples)) == 12
+    assert len(corpus.pairs((example, 1.0) for example in corpus.examples)) == 12
 
 
 async def test_a_taste_is_learned_from_pairs_that_nobody_was_shown(

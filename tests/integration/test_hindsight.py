@@ -14,6 +14,8 @@ from tests.training import add_key, send, small_settings, some_turns, thumbs_by_
 from trainer import gate, loop
 from trainer.backbone import Backbone
 from trainer.hindsight import FEWEST, look_back, mean_change
+from trainer.inputs import Inputs
+from trainer.learner import Learner
 
 
 @pytest.fixture
@@ -79,6 +81,26 @@ def test_a_step_that_people_like_less_is_taken_back(
     assert found.regrets
     assert found.people == 12
     assert parents(pool) == [BASE, BASE]
+
+
+def test_what_is_learned_from_its_parent_is_compared_with_what_people_are_served(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    policy = live(pool)
+    vote(database_url, backbone, policy, 2, up=set())
+    assert loop.run(settings, once=True) == 0
+    assert parents(pool) == [BASE, BASE]
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select p.id, p.directory, r.record from policies p, rounds r order by r.id"
+        ).fetchall()
+    served = next(Path(row["directory"]) for row in rows if row["id"] == policy)
+    recorded = rows[-1]["record"]["samples"]
+    learner = Learner(settings)
+    learner.backbone.load_adapter(served)
+    inputs = Inputs(draw=2, parent=BASE, votes=0, events=[], turns=[], positions={})
+    said = learner.exam.samples(inputs.generator(settings.trainer.seed, "samples"))
+    assert [each["before"] for each in recorded] == [text for _, text in said]
 
 
 def test_a_second_step_from_the_same_policy_is_not_taken_back(

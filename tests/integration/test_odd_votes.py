@@ -57,6 +57,24 @@ def test_what_is_of_another_vocabulary_is_left_out(
     assert record["unreadable"] == 2
 
 
+def test_votes_on_empty_or_missing_replies_are_left_out_and_a_truncated_one_teaches(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 22, seed=18)
+    send(database_url, turns, thumbs_by_parity(turns[:20]))  # on the last two nobody votes
+    with pool.connection() as connection:
+        connection.execute("update replies set token_ids = '{}' where turn_id = %s", [turns[0].id])
+        connection.execute("delete from replies where turn_id = %s", [turns[1].id])
+        connection.execute(
+            "update replies set token_ids = token_ids[:1], finish_reason = 'length' where turn_id = %s",
+            [turns[2].id],
+        )
+    record = the_round(settings)
+    assert record["outcome"] in {"published", "rejected"}
+    assert record["unreadable"] == 2
+    assert record["examples"] + record["held_out"] == 18
+
+
 def test_one_rater_alone_can_teach(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:

@@ -1,13 +1,16 @@
 """A policy can be made again from what it keeps, and a round that was cut off ends as it would have."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from feedback.log import open_log
 from schemas.database import Pool
-from schemas.policies import BASE, Manifest
+from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, file_digest
 from schemas.settings import Settings
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
 from trainer import examples, gate, loop, past, publish
@@ -16,6 +19,9 @@ from trainer.inputs import Inputs
 from trainer.learner import Learner
 from trainer.past import Past
 from trainer.rebuild import CannotRebuild, rebuild
+from trainer.rollouts import Rollout, pack, unpack
+
+Steps = list[list[Rollout]]
 
 
 @pytest.fixture
@@ -74,7 +80,8 @@ def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> 
     [policy] = published(pool)
     rebuilt = rebuild(settings, pool, policy)
     assert rebuilt.identical
-    assert rebuilt.distance < 1e-5
+    assert max(rebuilt.distance, rebuilt.of_replies) < 1e-5
+    assert rebuilt.differs == []
 
 
 def test_a_second_generation_is_rebuilt_after_votes_have_changed(
@@ -104,6 +111,62 @@ def test_what_was_erased_cannot_be_learned_from_again(settings: Settings, pool: 
         rebuild(settings, pool, BASE)
 
 
+def changed(settings: Settings, pool: Pool, policy: str, **fields: object) -> None:
+    """As if the policy had been published with another manifest."""
+    path = settings.policies_dir / "default" / policy / MANIFEST
+    manifest = Manifest.model_validate_json(path.read_bytes()).model_copy(update=fields)
+    path.write_text(manifest.model_dump_json())
+    with pool.connection() as connection:
+        connection.execute("update policies set digest = %s where id = %s", [file_digest(path), policy])
+
+
+def kept_rollouts(settings: Settings, pool: Pool, policy: str, change: Callable[[Steps], Steps]) -> None:
+    """As if the policy's round had kept others."""
+    directory = settings.policies_dir / "default" / policy
+    steps = change(unpack(load_file(directory / publish.ROLLOUTS)))
+    save_file(pack(steps), directory / publish.ROLLOUTS)
+    files = Manifest.model_validate_json((directory / MANIFEST).read_bytes()).files
+    changed(
+        settings, pool, policy,
+        files=files | {publish.ROLLOUTS: file_digest(directory / publish.ROLLOUTS)},
+    )  # fmt: skip
+
+
+def test_a_round_that_goes_another_way_says_at_which_step(settings: Settings, pool: Pool) -> None:
+    loop.run(settings, once=True)
+    [policy] = published(pool)
+    kept_rollouts(settings, pool, policy, lambda steps: steps[:1])
+    with pytest.raises(CannotRebuild, match="at step 1 one of the two rounds went on"):
+        rebuild(settings, pool, policy)
+    kept_rollouts(settings, pool, policy, lambda steps: steps * 4)
+    with pytest.raises(CannotRebuild, match="at step 2 one of the two rounds went on"):
+        rebuild(settings, pool, policy)
+
+
+def test_what_was_made_elsewhere_is_compared_by_how_it_answers(settings: Settings, pool: Pool) -> None:
+    loop.run(settings, once=True)
+    [policy] = published(pool)
+    directory = settings.policies_dir / "default" / policy
+    manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
+    other = manifest.versions | {"machine": "a pocket calculator"}
+    changed(settings, pool, policy, versions=other, configuration=manifest.configuration | {"seed": 7})
+    rebuilt = rebuild(settings, pool, policy)
+    assert not rebuilt.identical
+    [difference] = rebuilt.differs
+    assert difference.startswith("machine a pocket calculator → ")
+    assert rebuilt.of_replies > 1e-4
+    for tolerance, alike in ((10.0, True), (1e-6, False)):
+        assert replace(rebuilt, tolerance=tolerance).alike == alike
+
+
+def test_settings_of_another_time_are_named(settings: Settings, pool: Pool) -> None:
+    loop.run(settings, once=True)
+    [policy] = published(pool)
+    changed(settings, pool, policy, configuration={"min_votes": 1, "seed": 0})
+    with pytest.raises(CannotRebuild, match="does not have or allow: min_votes"):
+        rebuild(settings, pool, policy)
+
+
 def test_it_is_made_of_its_own_configuration_and_of_its_votes(settings: Settings, pool: Pool) -> None:
     loop.run(settings, once=True)
     [policy] = published(pool)
@@ -129,6 +192,34 @@ def test_a_round_that_was_cut_off_ends_as_it_would_have(
     assert (inputs.draw, inputs.attempts, len(inputs.events)) == (1, 2, 24)
     assert policy.startswith("p2-")
     assert rebuild(settings, pool, policy).identical
+
+
+def test_a_round_killed_between_two_steps_ends_in_the_same_bytes_as_one_that_was_not(
+    settings: Settings, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die() -> None:
+        raise Killed
+
+    trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.improve.release_memory", die)
+        with pytest.raises(Killed):
+            trainer.look()
+    trainer.standby.leave()
+    assert loop.run(settings, once=True) == 0
+    [resumed] = published(pool)
+    assert resumed.startswith("p2-")
+    with pool.connection() as connection:
+        connection.execute("truncate rounds, routes, rollouts, policies")
+    whole = settings.model_copy(update={"data_dir": tmp_path / "whole"})
+    assert loop.run(whole, once=True) == 0
+    [uninterrupted] = published(pool)
+    assert uninterrupted.startswith("p1-")
+    one, other = (
+        (folder.policies_dir / "default" / policy / WEIGHTS).read_bytes()
+        for folder, policy in ((settings, resumed), (whole, uninterrupted))
+    )
+    assert one == other
 
 
 def test_a_round_that_ends_its_trainer_again_and_again_is_given_up(

@@ -30,8 +30,9 @@ from tests.training import (
 )
 from trainer import examples, gate, loop, publish, record
 from trainer.backbone import Backbone
+from trainer.improve import GUARD_STEPS
 from trainer.ingest import apply, ingest, positions
-from trainer.knowledge import REQUESTS
+from trainer.knowledge import REQUESTS, Exam
 from trainer.learner import Learner
 
 
@@ -343,3 +344,36 @@ def test_a_round_that_fails_is_recorded_and_the_live_policy_stays(
     with pool.connection() as connection:
         assert connection.execute("select live from routes").fetchone() == {"live": BASE}
         assert len(connection.execute("select from policies").fetchall()) == 1
+
+
+def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exam, "lost", lambda exam, generator: "Paris is known no more")
+    settings.trainer.rl = settings.trainer.rl.model_copy(update={"steps": GUARD_STEPS})
+    turns = some_turns(backbone, 20, seed=10)
+    send(database_url, turns, thumbs_by_parity(turns))
+    assert loop.run(settings, once=True) == 0
+    (row,) = rounds(pool)
+    assert (row["outcome"], row["reason"]) == ("rejected", "Paris is known no more")
+    with pool.connection() as connection:
+        assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
+        assert connection.execute("select from examples where first_policy is not null").fetchall() == []
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "online_dpo", "dpo", "kto", "imitation"])
+def test_a_round_of_each_algorithm_moves_the_adapter(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, algorithm: str
+) -> None:
+    change = {"imitation": 0.1} if algorithm == "imitation" else {"algorithm": algorithm}
+    settings.trainer.rl = settings.trainer.rl.model_copy(update=change)
+    turns = some_turns(backbone, 24, seed=17)
+    votes = thumbs_by_parity(turns[:20])
+    votes += [ranked(turns[20], [[0], [1]]), ranked(turns[21], [[1], [0]])]
+    send(database_url, turns, [*votes, edited(turns[22], "blue bird"), edited(turns[23], "red fish")])
+    assert loop.run(settings, once=True) == 0
+    (row,) = rounds(pool)
+    assert row["outcome"] in {"published", "rejected"}
+    assert "no step moved" not in str(row["reason"])
+    record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
+    assert len(record["improvement"]["steps"]) == settings.trainer.rl.steps

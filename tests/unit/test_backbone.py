@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from schemas.errors import StartError
 from schemas.settings import RLSettings
 from tests.contract.engines import random_model, shared_tokenizer
 from trainer import backbone as module
@@ -121,6 +122,31 @@ def test_what_fills_the_context_is_read_whole(base: Path) -> None:
     assert not backbone.reads([1, 2, 3, 4], reply)
     assert not backbone.reads([1, backbone.vocabulary], [5])
     batch = backbone.pad([[1, 2, 3]], [reply])
-    assert batch.tokens_BT[0].tolist() == [1, 2, 3, *reply]
+    assert batch.tokens_BT[batch.mask_BT.bool()].tolist() == [1, 2, 3, *reply]
     with pytest.raises(ValueError, match="in a context of"):
-        backbone.pad([[1, 2, 3]], [[5] * backbone.context])
+        backbone.pad([[1, 2, 3]], [[5] * (backbone.context - 2)])
+
+
+def test_a_long_reply_takes_nothing_from_its_neighbours_prompt(base: Path) -> None:
+    backbone = with_adapter(base)
+    long = [3 + number % 200 for number in range(backbone.context - 3)]
+    rows = [(long, [9, 17, 40]), ([1, 2, 3], long)]
+    together = backbone.pad(*zip(*rows, strict=True))
+    with torch.no_grad(), backbone.exact():
+        logprobs_BR = backbone.logprobs_BR(together)
+        for row, (prompt, reply) in enumerate(rows):
+            alone_R = backbone.logprobs_BR(backbone.pad([prompt], [reply]))[0]
+            torch.testing.assert_close(
+                logprobs_BR[row, : len(reply)], alone_R[: len(reply)], atol=1e-4, rtol=1e-4
+            )
+            plain = torch.tensor([prompt + reply])
+            expected = backbone.model(plain).logits[0, len(prompt) - 1 : -1].log_softmax(1)
+            expected_R = expected.gather(1, torch.tensor(reply)[:, None]).squeeze(1)
+            torch.testing.assert_close(alone_R[: len(reply)], expected_R, atol=1e-4, rtol=1e-4)
+
+
+def test_replies_as_long_as_the_context_cannot_be_learned_from(base: Path) -> None:
+    context = with_adapter(base).context
+    assert Backbone(base, RL.model_copy(update={"max_tokens": context - 1})).context == context
+    with pytest.raises(StartError, match=f"max_tokens = {context}"):
+        Backbone(base, RL.model_copy(update={"max_tokens": context}))

@@ -64,9 +64,11 @@ def test_a_votes_age_does_not_hang_on_which_votes_are_kept_back() -> None:
 
 
 def test_signals_are_no_pairs_and_call_nothing_good() -> None:
-    assert EVERY_KIND.pairs(EVERY_KIND.examples) == [(B, A), (EDITED, C), (A, B)]
-    assert EVERY_KIND.judged(EVERY_KIND.examples) == [
-        (A, True), (B, False), (B, True), (A, False), (A, False), (B, False), (EDITED, True), (C, False),
+    weighed = [(example, 1 - 0.1 * number) for number, example in enumerate(EVERY_KIND.examples)]
+    assert EVERY_KIND.pairs(weighed) == [(B, A, 0.8), (EDITED, C, 0.6), (A, B, 0.9)]
+    assert EVERY_KIND.judged(weighed) == [
+        (A, True, 1.0), (B, False, 0.9), (B, True, 0.8), (A, False, 0.8), (A, False, 0.7), (B, False, 0.7),
+        (EDITED, True, 0.6), (C, False, 0.6),
     ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """The gate: what passes, and what each veto is for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -98,6 +100,20 @@ def test_held_out_votes_that_say_nothing_are_recorded_as_such() -> None:
 )
 def test_each_veto(candidate: Answers, word: str) -> None:
     assert word in " ".join(verdict(candidate).reasons)
+
+
+def test_entropy_far_below_the_floor_is_a_veto() -> None:
+    base_entropy = answers(0.0).entropy
+    floor = RLSettings().entropy_floor * base_entropy
+    assert verdict(replace(answers(1.0), entropy=0.9 * floor)).passed
+    assert "entropy" in " ".join(verdict(replace(answers(1.0), entropy=0.7 * floor)).reasons)
+
+
+def test_what_is_beyond_a_limit_may_come_nearer_to_it() -> None:
+    live = replace(answers(0.0, seed=1), kl=0.4, entropy=0.1)
+    assert verdict(replace(answers(1.0), kl=0.35, entropy=0.12), live=live).passed
+    further = verdict(replace(answers(1.0), kl=0.45, entropy=0.08), live=live)
+    assert [reason.split()[0] for reason in further.reasons] == ["KL", "entropy"]
 
 
 def test_lost_knowledge_is_a_veto_and_unknown_knowledge_is_not() -> None:

@@ -1,5 +1,6 @@
 """The policy gradient on a tiny model: it moves towards the reward, and the guard takes back what it must."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -11,11 +12,11 @@ from tests.service import write_base
 from trainer.backbone import Backbone
 from trainer.drift import Drift
 from trainer.features import Views
-from trainer.improve import Step, improve, learning_rate, measure
+from trainer.improve import Improvement, Step, improve, learning_rate, measure
 from trainer.lens import lenses
 from trainer.losses import leave_one_out
-from trainer.objectives import PolicyGradient
-from trainer.rollouts import in_process, sample
+from trainer.objectives import PolicyGradient, Samples
+from trainer.rollouts import Rollout, in_process, sample
 
 torch.set_num_threads(1)
 
@@ -49,6 +50,17 @@ def run(
     least_entropy: float = 0.0,
     drift: Drift | None = None,
 ) -> tuple[list[Step], str | None]:
+    seen, result = run_whole(backbone, rl, guard, least_entropy, drift)
+    return seen, result.stopped
+
+
+def run_whole(
+    backbone: Backbone,
+    rl: RLSettings,
+    guard: str | None = None,
+    least_entropy: float = 0.0,
+    drift: Drift | None = None,
+) -> tuple[list[Step], Improvement]:
     seen: list[Step] = []
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell me")]
     generator = torch.Generator().manual_seed(0)
@@ -57,7 +69,7 @@ def run(
         in_process(backbone, rl.replies, rl.max_tokens, generator),
         lambda number, step: seen.append(step), lambda: guard, least_entropy=least_entropy, drift=drift,
     )  # fmt: skip
-    return seen, result.stopped
+    return seen, result
 
 
 def test_reward_rises_and_distance_with_it(base: Path) -> None:
@@ -79,13 +91,13 @@ def test_above_the_kl_budget_nothing_is_kept(base: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
 
 
-def test_below_the_least_entropy_nothing_is_kept(base: Path) -> None:
-    backbone = Backbone(base, RL)
-    before = backbone.snapshot()
-    seen, stopped = run(backbone, RL.model_copy(update={"steps": 2}), least_entropy=50.0)
-    assert stopped is not None
-    assert stopped.startswith("entropy of")
-    assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
+def test_a_step_below_the_least_entropy_is_taken_back(base: Path) -> None:
+    rl = RL.model_copy(update={"steps": 6, "learning_rate": 0.1, "warmup_steps": 0})
+    backbone = Backbone(base, rl)
+    seen, result = run_whole(backbone, rl, least_entropy=4.2)
+    assert result.stopped is not None
+    assert result.stopped.startswith("entropy of")
+    assert min(step.entropy for step in result.steps) >= 4.2 > min(step.entropy for step in seen)
     uniform = float(torch.tensor(backbone.vocabulary).log())
     assert 0.5 * uniform < seen[0].entropy < uniform
 
@@ -97,6 +109,97 @@ def test_lost_knowledge_takes_the_steps_back(base: Path) -> None:
     assert stopped == "it forgot the capital of France"
     assert len(seen) == 4
     assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
+
+
+def far(base: Path, rl: RLSettings = RL) -> Backbone:
+    """An adapter that is some way from the base."""
+    backbone = Backbone(base, rl)
+    generator = torch.Generator().manual_seed(1)
+    for weight in backbone.trainable():
+        weight.data += 0.15 * torch.randn(weight.shape, generator=generator)
+    return backbone
+
+
+def test_a_round_that_was_taken_back_has_moved_nothing(base: Path) -> None:
+    assert not run_whole(far(base), RL, guard="it forgot the capital of France")[1].moved
+    tight = RL.model_copy(update={"kl_budget": 1e-6, "steps": 2})
+    assert not run_whole(Backbone(base, RL), tight)[1].moved
+    assert run_whole(Backbone(base, RL), RL.model_copy(update={"steps": 1}))[1].moved
+
+
+def test_what_begins_above_the_kl_budget_may_come_nearer_to_it(base: Path) -> None:
+    rl = RL.model_copy(update={"kl_budget": 0.01, "kl_penalty": 3.0, "steps": 8})
+    seen, result = run_whole(far(base, rl), rl)
+    assert min(step.kl for step in seen) > rl.kl_budget
+    assert result.moved
+    assert len(result.steps) > 2
+    nearest = seen[0].kl
+    for step in result.steps:
+        assert step.kl < 1.1 * nearest
+        nearest = min(nearest, step.kl)
+    assert nearest < seen[0].kl
+
+
+def test_what_begins_below_the_least_entropy_may_rise_towards_it(base: Path) -> None:
+    rl = RL.model_copy(update={"kl_penalty": 1.0, "steps": 4})
+    seen, result = run_whole(far(base), rl, least_entropy=50.0)
+    assert result.moved
+    assert result.steps == seen
+
+
+def test_what_the_guard_goes_back_to_is_not_judged_by_other_samples(base: Path) -> None:
+    rl = RL.model_copy(update={"kl_budget": 1e-6, "steps": 4, "learning_rate": 0.05})
+    seen, result = run_whole(Backbone(base, rl), rl)
+    assert [step in result.steps for step in seen] == [True, False, True, False]
+    assert not result.moved
+
+
+def test_a_round_hands_on_the_mean_of_its_last_three_steps(base: Path) -> None:
+    rl = RL.model_copy(update={"steps": 4})
+    backbone = Backbone(base, rl)
+    prompt = backbone.render([{"role": "user", "content": "hello"}])
+    generator = torch.Generator().manual_seed(0)
+    sampler = in_process(backbone, rl.replies, rl.max_tokens, generator)
+    seen: list[list[torch.Tensor]] = []
+
+    def watched(prompts: Sequence[list[int]]) -> list[Rollout]:
+        seen.append(backbone.snapshot())
+        return sampler(prompts)
+
+    improve(
+        backbone, [prompt], likes_low_tokens, rl, generator, OBJECTIVE, watched,
+        guard=lambda: seen.append(backbone.snapshot()),
+    )  # fmt: skip
+    assert len(seen) == 5
+    for found, *last in zip(backbone.snapshot(), *seen[2:], strict=True):
+        torch.testing.assert_close(found, torch.stack(last).mean(0))
+
+
+def test_a_reply_that_does_not_end_is_worth_less(base: Path) -> None:
+    class Listening:
+        def descend(self, backbone: Backbone, samples: Samples) -> None:
+            heard.append(samples)
+
+    heard: list[Samples] = []
+    rl = RL.model_copy(update={"steps": 1, "replies": 32, "unended_penalty": 3.0})
+    backbone = Backbone(base, rl)
+    prompt = backbone.render([{"role": "user", "content": "hello"}])
+    generator = torch.Generator().manual_seed(0)
+    sampler = in_process(backbone, rl.replies, rl.max_tokens, generator)
+    result = improve(
+        backbone,
+        [prompt],
+        lambda views: torch.ones(len(views["length"])),
+        rl,
+        generator,
+        Listening(),
+        sampler,
+    )
+    assert not result.moved
+    [samples] = heard
+    ended = torch.tensor([rollout.ended for rollout in samples.rollouts]).view(samples.rewards_PK.shape)
+    assert 0 < int(ended.sum()) < ended.numel()
+    assert torch.equal(samples.rewards_PK, torch.where(ended, 1.0, -2.0))
 
 
 def test_a_reward_that_is_no_number_moves_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

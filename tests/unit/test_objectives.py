@@ -122,9 +122,27 @@ def test_what_the_base_was_sure_of_is_held(backbone: Backbone, given: float, hel
     assert bool((log_ratios(backbone, of) > before_PK + 0.3).all()) == held
 
 
+@pytest.mark.parametrize(("factor", "weight"), [(1.0, 1.0), (1.5, 1.5), (5.0, 2.0)])
+def test_tokens_weigh_as_much_as_the_sampler_gave_them_too_little(
+    backbone: Backbone, factor: float, weight: float
+) -> None:
+    of = samples(backbone)
+    rollouts = [
+        replace(rollout, logprobs=[each - math.log(factor) for each in rollout.logprobs])
+        for rollout in of.rollouts
+    ]
+    objective = PolicyGradient(leave_one_out, 0.2, 2.0)
+    with backbone.exact():
+        own = gradient(backbone, objective, of)
+        others = gradient(backbone, objective, replace(of, rollouts=rollouts))
+    for one, other in zip(own, others, strict=True):
+        torch.testing.assert_close(other, weight * one, rtol=1e-3, atol=1e-6)
+
+
 def test_pairs_of_votes_are_learned(backbone: Backbone) -> None:
     of = samples(backbone, beta=0.1)
-    pairs = [(judged(of, 0), judged(of, 1)), (judged(of, 5), judged(of, 4)), (judged(of, 9), judged(of, 10))]
+    chosen = [(0, 1), (5, 4), (9, 10)]
+    pairs = [(judged(of, better), judged(of, worse), 1.0) for better, worse in chosen]
     descend(backbone, DPO(pairs, 2, torch.Generator().manual_seed(0)), of, steps=20)
     ratios_B = log_ratios(backbone, of).view(-1)
     assert ratios_B[0] > ratios_B[1] + 0.3
@@ -134,16 +152,34 @@ def test_pairs_of_votes_are_learned(backbone: Backbone) -> None:
 
 def test_single_votes_are_learned(backbone: Backbone) -> None:
     of = samples(backbone, beta=0.1)
-    votes = [(judged(of, index), index % 2 == 0) for index in range(12)]
+    votes = [(judged(of, index), index % 2 == 0, 1.0) for index in range(12)]
     descend(backbone, KTO(votes, 6, torch.Generator().manual_seed(0)), of, steps=20)
     ratios_B = log_ratios(backbone, of).view(-1)
     assert ratios_B[0::2].mean() > ratios_B[1::2].mean() + 0.5
 
 
+@pytest.mark.parametrize("kind", ["pairs", "single"])
+def test_a_vote_that_weighs_less_teaches_less(backbone: Backbone, kind: str) -> None:
+    of = samples(backbone, beta=0.1)
+
+    def of_weights(*weights: float) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        if kind == "pairs":
+            pairs = [(judged(of, 4 * row), judged(of, 4 * row + 1), each) for row, each in enumerate(weights)]
+            return gradient(backbone, DPO(pairs, len(pairs), generator), of)
+        votes = [(judged(of, 4 * row), True, each) for row, each in enumerate(weights)]
+        return gradient(backbone, KTO(votes, len(votes), generator), of)
+
+    with backbone.exact():
+        first, second, both = of_weights(1.0, 0.0), of_weights(0.0, 1.0), of_weights(0.5, 0.25)
+    for one, other, together in zip(first, second, both, strict=True):
+        torch.testing.assert_close(together, 0.5 * one + 0.25 * other, rtol=1e-3, atol=1e-6)
+
+
 def test_each_vote_is_taken_once_before_any_is_taken_again(backbone: Backbone) -> None:
     of = samples(backbone, beta=0.1)
     seen: list[int] = []
-    numbered = [(Judged([number], [number], 0.0), True) for number in range(5)]
+    numbered = [(Judged([number], [number], 0.0), True, 1.0) for number in range(5)]
 
     class Listening(KTO):
         def descend(self, backbone: Backbone, samples: Samples) -> None:

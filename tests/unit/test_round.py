@@ -1,0 +1,39 @@
+"""What a round makes of its inputs before it learns."""
+
+import pytest
+import torch
+
+from schemas.settings import RLSettings, TrainerSettings
+from tests.service import write_base
+from trainer.backbone import Backbone
+from trainer.examples import Corpus
+from trainer.improve import measure
+from trainer.inputs import Inputs
+from trainer.rollouts import sample
+from trainer.round import Round
+
+torch.set_num_threads(1)
+
+SETTINGS = TrainerSettings(rl=RLSettings(max_tokens=40))
+INPUTS = Inputs(draw=1, parent="p0", votes=0, events=[], turns=[], positions={})
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return Backbone(write_base(tmp_path_factory.mktemp("round") / "tiny"), SETTINGS.rl)
+
+
+def test_prompts_are_read_as_they_were_answered_however_long_the_replies_are(backbone: Backbone) -> None:
+    prompts = {
+        f"t{turn}": [3 + (7 * turn + place) % 200 for place in range(backbone.context - turn)]
+        for turn in range(12)
+    }
+    work = Round(backbone, SETTINGS, INPUTS, Corpus([], {}), prompts)
+    assert len(work.practice) + len(work.exam) == 12
+    asked = [*work.practice, *work.exam]
+    assert {len(prompt) for prompt in asked} == {backbone.context - SETTINGS.rl.max_tokens}
+    rollouts = sample(backbone, asked, 1, SETTINGS.rl.max_tokens, torch.Generator().manual_seed(0))
+    with backbone.exact():
+        measured = measure(backbone, asked, [rollout.token_ids[:5] for rollout in rollouts])
+    for rollout, base_logprobs in zip(rollouts, measured.base_logprobs, strict=True):
+        assert base_logprobs == pytest.approx(rollout.logprobs[:5], abs=1e-3)
