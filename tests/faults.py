@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -19,8 +20,11 @@ from tests.spares import COMMANDS, Spares
 
 LONGEST_PAUSE = 3.0  # seconds that a process is stopped
 BETWEEN = (0.3, 5.0)  # seconds from one fault to the next: what is starting again is often struck again
-CHAT_NEEDS = ("serving", "engine", "vllm", "postgres")
-VOTES_NEED = ("serving", "postgres")
+Asked = Literal["chat", "votes"]
+NEEDED: dict[Asked, tuple[str, ...]] = {
+    "chat": ("serving", "engine", "vllm", "postgres"),
+    "votes": ("serving", "postgres"),
+}
 SETTINGS = {
     "HEARKEN_TRAINER__ROUND_VOTES": "20",
     "HEARKEN_TRAINER__MIN_VOTES": "20",
@@ -32,27 +36,39 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What was done to which process, and the seconds until a chat and a vote that began after that were
-    answered."""
+    """What was done to which process and when, and the seconds until a chat and a vote that began after that
+    were answered."""
 
     what: str
     victim: str
+    moment: float
     chat: float
     votes: float
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """`told`: how often people were told that a vote stands, or that it does not any more."""
+
     faults: list[Fault]
     told: int
     problems: list[str]
 
-    def chat_back(self, share: float, victims: Collection[str]) -> float:
+    def back(self, share: float, asked: Asked, victims: Collection[str]) -> float:
         """Seconds to be back, at this share of the faults of these victims."""
-        return _at(share, [fault.chat for fault in self.faults if fault.victim in victims])
+        return _at(share, [getattr(fault, asked) for fault in self.faults if fault.victim in victims])
 
-    def votes_back(self, share: float, victims: Collection[str]) -> float:
-        return _at(share, [fault.votes for fault in self.faults if fault.victim in victims])
+    def back_if_let(self, share: float, asked: Asked, victims: Collection[str]) -> float:
+        """The same without the faults after which something that is needed for it was struck again before it
+        was back: of those the later one tells."""
+        needed = [fault.moment for fault in self.faults if fault.victim in NEEDED[asked]]
+        seconds = []
+        for fault in self.faults:
+            back = getattr(fault, asked)
+            let = not any(fault.moment < moment <= fault.moment + back for moment in needed)
+            if fault.victim in victims and let:
+                seconds.append(back)
+        return _at(share, seconds)
 
     def table(self) -> str:
         """A line for each victim: how often it was killed and paused, and the seconds at the median, at p95
@@ -60,8 +76,9 @@ class Report:
         lines = []
         for victim in dict.fromkeys(fault.victim for fault in self.faults):
             done = [fault.what for fault in self.faults if fault.victim == victim]
-            chat = [round(self.chat_back(share, [victim]), 1) for share in (0.5, 0.95, 1)]
-            votes = [round(self.votes_back(share, [victim]), 1) for share in (0.5, 0.95, 1)]
+            chat, votes = (
+                [round(self.back(share, asked, [victim]), 1) for share in (0.5, 0.95, 1)] for asked in NEEDED
+            )
             kills = done.count("kill")
             lines.append(f"{victim}: {kills} kills, {len(done) - kills} pauses; chat {chat}, votes {votes}")
         return "\n".join(lines)
@@ -109,7 +126,7 @@ def run(
             say(f"fault {number + 1} of {faults}: {what} {victim}")
             struck.append((what, victim, victims[victim](what, chance)))
     seen = [
-        Fault(what, victim, crowd.chat.back_after(moment), crowd.votes.back_after(moment))
+        Fault(what, victim, moment, crowd.chat.back_after(moment), crowd.votes.back_after(moment))
         for what, victim, moment in struck
     ]
     return Report(seen, crowd.told, crowd.problems)

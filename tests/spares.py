@@ -30,7 +30,8 @@ class Spares:
             "HEARKEN_DATA_DIR": str(installation.data_dir),
             "HEARKEN_PORT": str(port),
         }
-        self._environment.setdefault("HEARKEN_VLLM__URLS", json.dumps([_engine(installation)]))
+        if "HEARKEN_VLLM__URLS" not in self._environment:
+            self._environment["HEARKEN_VLLM__URLS"] = json.dumps([_engine(installation)])
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._done = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="spares", daemon=True)

@@ -1,12 +1,15 @@
 """What the checker behind the fault tests notices."""
 
+from typing import Literal
+
 from feedback.log import Entry
 from tests.crowd import ChatWatch
 from tests.events import event
+from tests.faults import Fault, Report
 from tests.ledger import Told, enders, log_problems, out_of_order
 
 
-def told(kind: str, name: str, slot: str = "thumb:0") -> Told:
+def told(kind: Literal["recorded", "retracted"], name: str, slot: str = "thumb:0") -> Told:
     return Told(kind, f"fb_{name}", "conv-1", "chatcmpl-1", slot, {})
 
 
@@ -46,3 +49,14 @@ def test_nothing_that_was_asked_before_a_fault_says_when_the_service_is_back() -
 
     assert watch.back_after(2.0) == 2.5
     assert watch.back_after(5.0) == float("inf")
+
+
+def test_a_fault_that_another_followed_too_soon_does_not_say_how_long_it_takes_to_be_back() -> None:
+    followed = Fault("kill", "engine", 0.0, 14.0, 0.1)
+    later, other = Fault("kill", "engine", 5.0, 9.0, 0.2), Fault("kill", "relay", 20.0, 30.0, 30.0)
+    report = Report([followed, later, other], 0, [])
+
+    assert report.back(1, "chat", ["engine", "relay"]) == 30.0
+    assert report.back(1, "chat", ["engine"]) == 14.0
+    assert report.back_if_let(1, "chat", ["engine"]) == 9.0
+    assert report.back_if_let(1, "chat", ["engine", "relay"]) == 30.0
