@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.installation import wait
 
-ROUNDS = 240.0  # seconds for a crash point: those after the gate wait for a round that it lets through
+ROUNDS = 480.0  # seconds for a crash point: some wait for a round that passes the gate, and others end rounds
 
 
 class Points:
