@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,14 @@ def started(*words: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def wait(condition: Callable[[], bool], what: str, patience: float = 60) -> None:
+    """Raises AssertionError when it is not true in time, in seconds."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"it is not true after {patience} s that {what}"
+        time.sleep(0.1)
 
 
 class Installation:

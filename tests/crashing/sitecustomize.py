@@ -31,18 +31,14 @@ class _Points:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seen: set[str] = set()
-        (folder / "seen").mkdir(parents=True, exist_ok=True)
 
     def reach(self, name: str, side: str) -> None:
         if name not in self.seen:
             self.seen.add(name)
             (self.folder / "seen" / name).touch()
-        armed = self.folder / "armed"
+        point = f"{name} {side}"
         try:
-            wanted = armed.read_text()
-            if wanted != f"{name} {side}":
-                return
-            armed.rename(self.folder / "fired")
+            (self.folder / "armed" / point).rename(self.folder / "fired" / point)
         except FileNotFoundError:  # not armed, or another process was first
             return
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,24 +1,48 @@
 """Every commit of the loop may be the last thing that a process does, and whether it was made or not: nothing
 that was acknowledged is lost or counted twice, and the service goes on."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any, LiteralString
 
+import httpx
+import psycopg
 import pytest
 
+from schemas.settings import KafkaSettings
 from tests.broker import Broker
-from tests.faults import SETTINGS, Crowd, Points, policies_after
-from tests.installation import Installation
+from tests.crowd import Crowd
+from tests.faults import SETTINGS, policies_after
+from tests.installation import Installation, wait
+from tests.points import ROUNDS, Points
 
-COMMITS = (
-    "feedback.turns.Turns._transaction",
-    "feedback.store.Store._row",
-    "feedback.relay.Relay._mark",
+SIDES = ("before", "after")
+OF_ROUNDS = (
     "trainer.ingest._take",
     "trainer.record.begin",
     "trainer.publish.announce",
     "trainer.record.finish",
-    "serving.rollout.promote",
 )
+"""What comes up in a round; the others need not wait for that."""
+OF_REQUESTS = (
+    "feedback.turns.Turns._transaction",
+    "feedback.store.Store._row",
+    "feedback.relay.Relay._mark",
+)
+DAMAGED: LiteralString = """
+    insert into policies (project, id, parent, base_digest, directory, digest, manifest, state)
+    select project, %s, id, base_digest, '/nowhere', digest, manifest, 'published' from policies
+    where id = 'p0'
+"""
+"""A policy without its directory."""
+REJECTED: LiteralString = "select true from policies where id = %s and state = 'rejected'"
+RESTS: LiteralString = """
+    select not exists (select from rounds where outcome = 'running')
+        and not exists (select from policies where state = 'published')
+"""
 
 
 @pytest.mark.timeout(900)
@@ -27,18 +51,88 @@ def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None
     broker.start()
     points = Points(tmp_path / "crashes")
     kafka = {"HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]'}
+    installation = Installation(tmp_path / "data", **SETTINGS, **kafka, **points.environment)
+
+    def die(*commits: str, cause: Callable[[], object] = lambda: None) -> None:
+        for commit in commits:
+            for side in SIDES:
+                print("crash", side, commit)
+                points.crash(f"{commit} {side}", cause)
+                installation.wait_until_ready()
+
+    def restart_broker() -> None:
+        broker.kill()
+        broker.start()
+
     try:
-        with Installation(tmp_path / "data", **SETTINGS, **kafka, **points.environment) as installation:
-            with Crowd(installation) as crowd:
-                for person in crowd.people:
-                    person.pause = 1.0
-                for commit in COMMITS:
-                    for side in ("before", "after"):
-                        print("crash", side, commit)
-                        points.crash(f"{commit} {side}")
-                        installation.wait_until_ready()
+        for side in SIDES:
+            points.crash(f"trainer.publish.ensure_base {side}", installation.start)
+            installation.stop()
+        with installation:
+            crowd = Crowd(installation, kafka=KafkaSettings(servers=[broker.address]))
+            for person in crowd.people:
+                person.pause = 1.0
+            with crowd:
+                with ThreadPoolExecutor(2) as threads:
+                    waiting = [threads.submit(die, *OF_ROUNDS)]
+                    waiting.append(threads.submit(die, "serving.rollout.promote"))
+                    die(*OF_REQUESTS)
+                    die("feedback.relay.Relay._begin_generation", cause=restart_broker)
+                    die("feedback.retention._alone", cause=lambda: installation.kill("serving"))
+                    for each in waiting:
+                        each.result()
+                operate(installation, points)
             assert crowd.problems == []
-            assert len(crowd.told) > 40
+            assert crowd.told > 40
             assert policies_after(installation, tmp_path / "data")
     finally:
         broker.kill()
+
+
+def operate(installation: Installation, points: Points) -> None:
+    """What an operator asks for is done or not done, though who does it dies; and so is what serving does by
+    itself with a damaged policy. Two policies have been live."""
+    with psycopg.connect(installation.database_url(), autocommit=True) as connection:
+
+        def one(query: LiteralString, *values: str) -> Any:
+            row = connection.execute(query, values).fetchone()
+            return row and row[0]
+
+        def state(policy: str) -> Any:
+            return one("select state from policies where id = %s", policy)
+
+        def ask(path: str, body: dict[str, Any]) -> None:
+            with installation.client() as client, suppress(httpx.TransportError):
+                client.post(path, json=body)
+
+        def die(
+            commit: str, policy: str, before: str, after: str, insist: Callable[[], object] = lambda: None,
+            cause: Callable[[], object] = lambda: None,
+        ) -> None:  # fmt: skip
+            for side, expected in zip(SIDES, (before, after), strict=True):
+                print("crash", side, commit)
+                points.crash(f"{commit} {side}", cause, insist)
+                assert state(policy) == expected, (commit, side)
+                installation.wait_until_ready()
+
+        assert installation.run("pause").returncode == 0  # or another may go live before a rollback
+        policy = one("select id from policies where state = 'retired' and id <> 'p0' order by created_at")
+        canary = {"policy": policy, "share": 0.5}
+        begin = partial(ask, "/v1/rollouts", canary)
+        die("serving.rollout.start_canary", policy, "retired", "canary", insist=begin)
+        rollout = one("select id from rollouts where state = 'running'")
+        end = partial(ask, f"/v1/rollouts/{rollout}/rollback", {"reason": "a test"})
+        die("serving.rollout.take_back", policy, "canary", "rolled_back", insist=end)
+        for side in SIDES:
+            print("crash", side, "serving.rollout.reject")
+            damaged = f"p9000-{side[:3]}000"
+            points.crash(f"serving.rollout.reject {side}", partial(connection.execute, DAMAGED, [damaged]))
+            wait(partial(one, REJECTED, damaged), "the damaged policy is rejected")
+            installation.wait_until_ready()
+        wait(lambda: one(RESTS), "training rests and all that it made is live", ROUNDS)
+        live = one("select live from routes")
+        die(
+            "serving.rollout.rollback", live, "live", "rolled_back",
+            cause=partial(installation.run, "rollback"),
+        )  # fmt: skip
+        assert installation.run("resume").returncode == 0

@@ -1,13 +1,17 @@
-"""Processes are killed and paused at random moments under load: no acknowledged vote is lost, counted twice
-or out of order, the service is soon back, and it goes on learning."""
+"""Processes, of which there are two of each that may be, are killed and paused at random moments under load:
+no acknowledged vote is lost, counted twice or out of order, the service is soon back, and it goes on
+learning."""
 
 from pathlib import Path
 
 import pytest
 
+from schemas.settings import KafkaSettings
 from tests import faults
 from tests.broker import Broker
+from tests.crowd import Crowd
 from tests.installation import Installation
+from tests.spares import Spares
 
 FAULTS = 50
 SEED = 7
@@ -19,13 +23,19 @@ def test_nothing_acknowledged_is_lost_and_learning_goes_on(tmp_path: Path) -> No
     broker.start()
     kafka = {"HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]'}
     try:
-        with Installation(tmp_path, **faults.SETTINGS, **kafka) as installation:
-            victims = faults.victims(installation, broker)
-            report = faults.run(installation, victims, FAULTS, SEED, print)
-            print({share: round(report.back_at(share), 1) for share in (0.5, 0.9, 0.95, 1)}, len(report.told))
+        with (
+            Installation(tmp_path, **faults.SETTINGS, **kafka) as installation,
+            Spares(installation) as spares,
+        ):
+            crowd = Crowd(installation, spares.url, kafka=KafkaSettings(servers=[broker.address]))
+            victims = faults.victims(installation, spares, broker)
+            report = faults.run(crowd, victims, FAULTS, SEED, print)
+            print(report.table(), report.told, sep="\n")
             assert report.problems == []
-            assert len(report.told) > 40
-            assert report.back_at(0.95) <= 10, report.faults
+            assert report.told > 40
+            for asked, needed in faults.NEEDED.items():
+                assert report.back_if_let(0.95, asked, victims) <= 10, report.faults
+                assert report.back_if_let(0.95, asked, needed) <= 10, report.faults
             assert faults.policies_after(installation, tmp_path)
     finally:
         broker.kill()

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests import faults
-from tests.installation import Installation
+from tests.installation import Installation, wait
 
 SETTINGS = {
     "HEARKEN_ENGINE__KIND": "vllm",
@@ -60,9 +60,7 @@ def test_the_loop_turns_on_vllm(tmp_path: Path) -> None:
             assert refused["code"] == "context_length_exceeded", refused
 
         policy = faults.policies_after(installation, tmp_path)
-        faults.wait(
-            lambda: chat(installation)["system_fingerprint"] != "p0", f"{policy} or a later one is live"
-        )
+        wait(lambda: chat(installation)["system_fingerprint"] != "p0", f"{policy} or a later one is live")
 
         engine = installation.find("engine")
         assert engine is not None
@@ -70,7 +68,7 @@ def test_the_loop_turns_on_vllm(tmp_path: Path) -> None:
         assert len(family) > 1
         installation.kill("engine")
         began = time.monotonic()
-        faults.wait(lambda: not installation.ready(), "the loss is noticed")
+        wait(lambda: not installation.ready(), "the loss is noticed")
         installation.wait_until_ready(90)
         assert chat(installation)["system_fingerprint"] != "p0"
         assert time.monotonic() - began < 90
