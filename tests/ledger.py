@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import psycopg
 
-from feedback.log import Entry, Unreadable
+from feedback.log import Entry
 from schemas.feedback import FeedbackEvent
 from tests.installation import Installation, wait
 
@@ -122,7 +122,7 @@ def log_problems(told: Sequence[Told], delivered: list[Entry]) -> list[str]:
     problems = _drained(
         lambda: wanted <= {_said(entry) for entry in list(delivered)}, "every event was delivered"
     )
-    if unreadable := sum(isinstance(entry.event, Unreadable) for entry in delivered):
+    if unreadable := sum(not isinstance(entry.event, FeedbackEvent) for entry in delivered):
         problems.append(f"{unreadable} events could not be read")
     if unknown := {_said(entry) for entry in delivered} - wanted:
         problems.append(f"{len(unknown)} events were delivered that nobody was told of")
@@ -144,18 +144,22 @@ def _examples(
     ended: dict[str, Told],
     delivered: list[Entry],
 ) -> list[str]:
-    """What the trainer knows: each vote once, as it was told, and ended by what ended it."""
-    events = {
-        _said(entry): entry.event.event_id for entry in delivered if isinstance(entry.event, FeedbackEvent)
+    """What the trainer knows: each vote once, as it was told, and ended by what ended it: the next vote, or
+    that it was retracted, of which it may have read the event or not."""
+    said = {
+        entry.event.event_id: _said(entry) for entry in delivered if isinstance(entry.event, FeedbackEvent)
     }
     expected = {
-        name: (vote.value, events.get((ended[name].kind, ended[name].id)) if name in ended else None)
+        name: (vote.value, (ended[name].kind, ended[name].id) if name in ended else None)
         for name, vote in recorded.items()
     }
 
-    def read() -> dict[str, tuple[dict[str, Any], str | None]]:
+    def read() -> dict[str, tuple[dict[str, Any], tuple[str, str] | None]]:
         rows = connection.execute("select feedback_id, value, ended_by from examples").fetchall()
-        return {name: (value, by) for name, value, by in rows}
+        return {
+            name: (value, ("retracted", name) if by == "retracted" else said.get(by))
+            for name, value, by in rows
+        }
 
     problems = _drained(lambda: read() == expected, "the trainer knows what people said, and nothing else")
     found = read()
@@ -173,7 +177,9 @@ def _said(entry: Entry) -> tuple[str, str]:
     """What an event says of which vote."""
     event = entry.event
     return (
-        ("unreadable", entry.position) if isinstance(event, Unreadable) else (event.kind, event.feedback_id)
+        (event.kind, event.feedback_id)
+        if isinstance(event, FeedbackEvent)
+        else ("unreadable", entry.position)
     )
 
 
