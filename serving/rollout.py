@@ -94,6 +94,8 @@ async def start_canary(connection: Connection, project: str, policy: str, share:
         state, parent = await _state(connection, project, policy)
         if route.canary is not None:
             raise Conflict(f"{route.canary} is a canary already; promote it or roll it back first.")
+        if policy == BASE:
+            raise Conflict("The base has its own share always (serving.base_share), and cannot be a canary.")
         if policy == route.live or state not in ("published", "retired"):
             raise Conflict(f"{policy} is {state}; only a published or retired policy can be a canary.")
         await _check_parent(connection, project, policy, parent)

@@ -101,3 +101,10 @@ async def test_one_canary_at_a_time(connection: Connection) -> None:
     promoted = await rollout.promote(connection, "default", P2)
     assert (promoted.live, promoted.previous, promoted.canary) == (P2, P1, None)
     assert await rollouts(connection) == [(P2, "promoted", None)]
+
+
+async def test_the_base_is_no_canary(connection: Connection) -> None:
+    """Taken back, it would be nothing that a policy may have been trained from."""
+    with pytest.raises(Conflict):
+        await rollout.start_canary(connection, "default", "p0", 0.5)
+    assert (await states(connection))["p0"] == ("retired", None)
