@@ -24,6 +24,7 @@ from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import HearkenError
 from schemas.feedback import JUDGE, Thumb
 from schemas.settings import JudgeSettings, Settings
+from schemas.turns import IMPORTED
 
 AT_ONCE = 4
 """Replies that are judged side by side."""
@@ -35,6 +36,7 @@ _FRESH = """
 select r.turn_id, r.choice, r.text, t.messages
 from turns t join replies r on r.turn_id = t.id
 where t.project = %(project)s and t.created_at > now() - %(seconds)s * interval '1 second'
+    and not starts_with(t.id, %(imported)s)
     and ('x' || left(md5(t.id), 8))::bit(32)::bigint < %(share)s * 4294967296
     and not (t.id || ' ' || r.choice) = any(%(passed)s)
     and not exists (
@@ -83,6 +85,7 @@ class Judge:
         self.passed = {reply: when for reply, when in self.passed.items() if when > oldest}
         values = {
             "project": self._project,
+            "imported": IMPORTED,
             "seconds": self._settings.newest_seconds,
             "share": self._settings.share,
             "passed": list(self.passed),

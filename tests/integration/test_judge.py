@@ -12,6 +12,7 @@ from feedback.judge import Judge, NoVerdict, verdict
 from feedback.store import Store
 from schemas.database import AsyncPool
 from schemas.settings import JudgeSettings
+from schemas.turns import IMPORTED
 from tests.voting import a_turn
 
 
@@ -102,6 +103,14 @@ async def test_nonsense_is_no_vote_and_is_not_asked_for_again(
     assert await judge.look() == 2
     assert await judge.look() == 0
     assert [vote[0] for vote in await votes(async_pool)] == ["chatcmpl-2"]
+
+
+async def test_what_was_imported_is_not_sent_out(
+    judge: Judge, endpoint: Endpoint, async_pool: AsyncPool
+) -> None:
+    await Store(async_pool).record_turn(a_turn(f"{IMPORTED}1", replies=("fine",)))
+    assert await judge.look() == 0
+    assert endpoint.asked == []
 
 
 async def test_only_its_share_of_new_turns_of_its_project_is_judged(
