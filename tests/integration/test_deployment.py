@@ -26,9 +26,20 @@ READS_FILES = {"serve", "train", "fetch"}
 """Commands that read policies or the base; `test_commands` shows that the others do without."""
 
 
+class Strict(yaml.SafeLoader):
+    """Refuses a key that comes twice, as Docker does: of the two, PyYAML would take the last."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        assert not twice, f"{twice} come twice, {node.start_mark}"
+        super().flatten_mapping(node)  # type: ignore[no-untyped-call]
+
+
 def compose() -> dict[str, Any]:
     """The services."""
-    found: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    with (DEPLOY / "compose.yaml").open() as file:
+        found: dict[str, Any] = yaml.load(file, Strict)["services"]  # noqa: S506 - it is a SafeLoader
     return found
 
 
