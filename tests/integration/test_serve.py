@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -84,18 +85,44 @@ def reachable(client: httpx.Client) -> bool:
     return False
 
 
-@contextmanager
-def engine_paused(beside: Service) -> Iterator[None]:
-    """What the engine has begun goes on only after this."""
+def engine_of(beside: Service) -> psutil.Process:
     port = beside.settings.vllm.urls[0].rsplit(":", 1)[1]
     [process] = [
         child for child in psutil.Process().children() if {"serving.embedded", port} <= set(child.cmdline())
     ]
-    process.send_signal(signal.SIGSTOP)
+    return process
+
+
+@contextmanager
+def engine_paused(beside: Service) -> Iterator[None]:
+    """What the engine has begun goes on only after this."""
+    process = engine_of(beside)
+    process.suspend()
     try:
         yield
     finally:
-        process.send_signal(signal.SIGCONT)
+        process.resume()
+
+
+@contextmanager
+def engine_slowed(beside: Service) -> Iterator[None]:
+    """It runs for moments only: enough to say that it is well, not to get far with what it has begun."""
+    process, done = engine_of(beside), threading.Event()
+
+    def slow() -> None:
+        while not done.is_set():
+            process.suspend()
+            done.wait(0.7)
+            process.resume()
+            done.wait(0.02)
+
+    slowing = threading.Thread(target=slow)
+    slowing.start()
+    try:
+        yield
+    finally:
+        done.set()
+        slowing.join()
 
 
 def test_a_stream_ends_well_after_sigterm(beside: Service) -> None:
@@ -141,11 +168,11 @@ def test_so_does_a_chat_on_a_websocket(beside: Service) -> None:
 def test_a_stream_that_lasts_longer_leaves_nothing(beside: Service) -> None:
     with (
         serving(beside) as (process, client),
-        client.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as response,
+        client.stream("POST", "/v1/chat/completions", json={**LONG, "n": 8, "stream": True}) as response,
     ):
         chunks = events(response)
         begun = next(chunks)
-        with engine_paused(beside):
+        with engine_slowed(beside):
             process.send_signal(signal.SIGTERM)
             told = time.monotonic()
             with suppress(httpx.RemoteProtocolError):
