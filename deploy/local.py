@@ -9,13 +9,14 @@ even when that is killed, so a second start never meets a leftover.
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -120,17 +121,21 @@ def _check_port(host: str, port: int) -> None:
             ) from None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A loopback port that nobody has. Below those that the system hands out to outgoing connections, or one
+    of these may have it by the time a server, or one that starts again, listens."""
+    while True:
+        port = 10_000 + secrets.randbelow(22_768)
+        with suppress(StartError):
+            _check_port("127.0.0.1", port)
+            return port
 
 
 def _children(settings: Settings, show: Callable[[str, str], None]) -> list[Process]:
     """The engine on a free loopback port (unless others are named), the chat API, the trainer, the relay when
     there is a broker, and the judge when there is an endpoint."""
     engines = settings.vllm.urls
-    port = _free_port()
+    port = free_port()
     environment = {
         **os.environ,
         "HEARKEN_DATABASE_URL": settings.database_url or "",

@@ -10,11 +10,15 @@ Leaves out who may vote (`serving.votes`) and reading the log (`feedback.log`).
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from copy import copy
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
+from psycopg import AsyncConnection
 from psycopg.errors import ForeignKeyViolation, UniqueViolation
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from feedback.ballot import Ballot
@@ -88,6 +92,16 @@ class Store:
     def __init__(self, pool: AsyncPool) -> None:
         self._pool = pool
         self._turns = Turns(pool)
+        self._connection: AsyncConnection[DictRow] | None = None
+
+    @asynccontextmanager
+    async def at_hand(self) -> AsyncIterator[Self]:
+        """The same store with a connection in its hand, for who asks it several things in a row. Each is
+        still a transaction of its own."""
+        async with self._autocommit() as connection:
+            store = copy(self)
+            store._connection = connection
+            yield store
 
     async def record_turn(self, turn: Turn) -> None:
         """Keep a turn with its replies; durable on return."""
@@ -148,7 +162,7 @@ class Store:
             "rater": rater,
             "slot": vote.slot,
             "created_at": event.created_at,
-            "event": Jsonb(event.model_dump(mode="json")),
+            "event": event.model_dump_json(),
             "key_id": idempotency.key_id if idempotency else None,
             "key": idempotency.key if idempotency else None,
             "request_hash": idempotency.request_hash if idempotency else None,
@@ -245,11 +259,17 @@ class Store:
 
     async def _row(self, sql: str, values: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any] | None:
         """The first row of one statement, which is a transaction of its own and durable on return."""
+        if self._connection is not None:
+            return await (await self._connection.execute(sql, values)).fetchone()
+        async with self._autocommit() as connection:
+            return await (await connection.execute(sql, values)).fetchone()
+
+    @asynccontextmanager
+    async def _autocommit(self) -> AsyncIterator[AsyncConnection[DictRow]]:
         async with self._pool.connection() as connection:
             await connection.set_autocommit(True)
             try:
-                cursor = await connection.execute(sql, values)
-                return await cursor.fetchone()
+                yield connection
             finally:
                 await connection.set_autocommit(False)
 

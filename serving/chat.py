@@ -28,9 +28,10 @@ T = TypeVar("T")
 
 
 @router.post("/v1/chat/completions")
-async def chat_completions(request: Request, caller: Annotated[Caller, Depends(caller)]) -> Response:
+async def chat_completions(request: Request) -> Response:
+    found = await caller(request)
     chat = parse_chat(decode(await request.body()))
-    answer = Answer(request.app.state, caller, chat)
+    answer = Answer(request.app.state, found, chat)
     structlog.contextvars.bind_contextvars(policy=answer.choice.policy, completion=answer.id)
     return _Answering(answer, chat, request.app.state.metrics)
 

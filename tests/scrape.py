@@ -1,17 +1,14 @@
 """What Prometheus gets of figures that are asked of Postgres."""
 
-import socket
-
 import httpx
 
+from deploy.local import free_port
 from schemas import figures
 
 
 def page(*collectors: figures.Figures) -> str:
     """What a real scrape gets."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     figures.show("127.0.0.1", port, *collectors)
     return httpx.get(f"http://127.0.0.1:{port}/metrics").text
 

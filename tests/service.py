@@ -19,13 +19,13 @@ from peft import PeftModel
 from psycopg.types.json import Jsonb
 from transformers import AutoModelForCausalLM
 
+from deploy.local import free_port
 from schemas.database import open_async_pool
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, base_digest, file_digest
 from schemas.settings import EngineSettings, ServingSettings, Settings, VllmSettings
 from serving.app import create_app
 from serving.keys import ensure_keys
 from tests.contract.engines import (
-    free_port,
     random_model,
     shared_tokenizer,
     start_embedded,

@@ -10,7 +10,8 @@ from typing import Self
 import httpx
 import psutil
 
-from tests.installation import Installation, free_port, wait
+from deploy.local import free_port
+from tests.installation import Installation, wait
 
 COMMANDS = {"serving": "serve", "trainer": "train", "relay": "relay"}
 NICE = {"trainer": 10}  # which takes a whole core when it works, and would have another machine's

@@ -5,7 +5,7 @@ import sys
 
 BENCHES = (
     "start", "memory", "swaps", "votes", "gateway", "streams", "relay", "sockets", "first_token", "fleet",
-    "faults", "reward", "incremental", "learner", "plan", "sample_efficiency", "learning",
+    "faults", "learning", "live_learning",
 )  # fmt: skip
 
 

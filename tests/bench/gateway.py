@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 import httpx
 import psycopg
 
+from deploy.local import free_port
 from deploy.postgres import EmbeddedPostgres
 from schemas.database import migrate
 from schemas.policies import BASE, Probe
@@ -28,7 +29,7 @@ from schemas.settings import Settings
 from tests.bench import upstream
 from tests.bench.load import at, request, send
 from tests.contract.engines import write_adapter
-from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation, free_port
+from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
 from tests.service import PROBE, Registry, write_base
 
 CONNECTIONS = 8

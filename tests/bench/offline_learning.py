@@ -1,19 +1,23 @@
 """How well the trainer learns a hidden taste, without the service around it: votes are cast directly on
 sampled replies, and rounds follow each other as they do under `hearken up`.
 
-    python tests/bench/offline_learning.py --seeds 1 2 3 4 5
+    python -m tests.bench.offline_learning --seeds 831 832
 
 Rounds and gate are the trainer's own (`trainer.round`, `trainer.gate`). The tastes and the noise are those of
 the simulated people (`deploy.people`); the trainer never sees them. While a round trains, people vote on the
 policy before it, so a batch of votes is one policy old, as live. In the end: which part of the way to full
 approval was gone, and what it cost: knowledge, KL in nats per token, different pairs of words against the
-base's, and by how much a style changed that nobody voted on. `--votes 1000 --round-votes 100` is ten rounds.
+base's, and by how much a style changed that nobody voted on. Promised after ten rounds of 100 votes, in every
+seed: at most 2 points of knowledge lost, KL within budget, 0.8 of the pairs, 10 points. About 12 minutes a
+seed on one core.
 """
 
 import argparse
+import json
 import random
 import resource
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -224,13 +228,13 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     return figures
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--votes", type=int, default=600)
-    parser.add_argument("--round-votes", type=int, default=45)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[831, 832, 833, 834, 835])
+    parser.add_argument("--votes", type=int, default=1000)
+    parser.add_argument("--round-votes", type=int, default=100)
     parser.add_argument("--probes", type=int, default=256)
     parser.add_argument("--model", type=Path, default=MODEL_DIR)
     parser.add_argument("--set", nargs="*", default=[], help="rl.steps=6 reward.caution=1 …")
@@ -249,7 +253,16 @@ def main() -> None:
             f"{name:13} least {values[0]:.3f}, median {statistics.median(values):.3f}, most {values[-1]:.3f}"
         )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    print(json.dumps({name: [row[name] for row in rows] for name in rows[0]}))
+    kept = [
+        row["knowledge"] >= -0.02
+        and row["kl"] <= settings.rl.kl_budget
+        and row["distinct"] >= 0.8
+        and row["other_styles"] <= 0.1
+        for row in rows
+    ]
+    return 0 if all(kept) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

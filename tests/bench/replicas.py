@@ -14,8 +14,8 @@ import httpx
 import psutil
 
 from deploy import vllm
+from deploy.local import free_port
 from schemas.settings import EngineSettings, Settings, VllmSettings
-from tests.installation import free_port
 from trainer.starter import MODEL_DIR
 
 STREAMS = 16

@@ -142,15 +142,14 @@ def main() -> int:
             f"{name.replace('_', ' '):24} median {middle[name]:.3f}  ({min(values):.3f} to {max(values):.3f})"
             f"  calibration error {statistics.median(off[name]):.3f}"
         )
-    kept = middle["hostile"] / middle["clean"]
-    errors = statistics.median(
-        (1 - ours) / (1 - plain)
-        for ours, plain in zip(rows["hostile"], rows["hostile_without_raters"], strict=True)
-    )
-    print(f"hostile against clean {kept:.3f}; error against a model without raters {errors:.2f}")
-    calibration = {f"{name}_calibration_error": statistics.median(values) for name, values in off.items()}
-    print(json.dumps({**middle, **calibration, "hostile_to_clean": kept, "error_ratio": errors}))
-    return 0 if middle["clean"] >= 0.9 and kept >= 0.95 and errors <= 0.5 else 1
+    by_seed = list(zip(*rows.values(), strict=True))
+    kept = [hostile / clean for clean, hostile, _ in by_seed]
+    errors = [(1 - ours) / (1 - plain) for _, ours, plain in by_seed]
+    ratio, error = statistics.median(kept), statistics.median(errors)
+    print(f"hostile against clean {ratio:.3f}; error against a model without raters {error:.2f}")
+    calibration = {f"{name}_calibration_error": values for name, values in off.items()}
+    print(json.dumps({**rows, **calibration, "hostile_to_clean": kept, "error_ratio": errors}))
+    return 0 if middle["clean"] >= 0.9 and ratio >= 0.95 and error <= 0.5 else 1
 
 
 if __name__ == "__main__":

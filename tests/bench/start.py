@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 import httpx
 from openai import OpenAI
 
-from tests.installation import ADMIN_KEY, free_port
+from deploy.local import free_port
+from tests.installation import ADMIN_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 _INSTALL_SECONDS = 900

@@ -16,9 +16,10 @@ from tempfile import TemporaryDirectory
 import httpx
 import psycopg
 
+from deploy.local import free_port
 from deploy.postgres import EmbeddedPostgres
 from tests.bench.load import at, request, send
-from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation, free_port
+from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
 
 VOTES = 10_000
 CONNECTIONS = 32

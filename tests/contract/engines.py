@@ -1,7 +1,6 @@
 """For the engine suite: small random models with a shared tokenizer, adapters that differ, real processes."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from transformers import (
 )
 
 from deploy import vllm
+from deploy.local import free_port
 from schemas.settings import EngineSettings, Settings, VllmSettings
 
 SLOTS = 5
@@ -126,12 +126,6 @@ class World:
         """Log-probabilities (nats) of the tokens themselves, one for each after the first."""
         found = self.logprobs(policy, token_ids)
         return found.gather(-1, torch.tensor(token_ids[1:])[:, None]).squeeze(-1).tolist()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start_embedded(base: Path, *flags: str) -> Iterator[str]:

@@ -13,13 +13,14 @@ import httpx
 import psycopg
 import pytest
 
+from deploy.local import free_port
 from deploy.postgres import EmbeddedPostgres
 from deploy.prepare import keys
 from feedback.log import open_log
 from schemas.database import Pool, open_pool
 from schemas.settings import Settings
 from tests.contract.engines import start_embedded
-from tests.installation import ADMIN_KEY, PUBLIC_KEY, free_port, started
+from tests.installation import ADMIN_KEY, PUBLIC_KEY, started
 from tests.training import send as send_votes
 from tests.training import small_settings, some_turns, thumbs_by_parity
 from trainer import examples

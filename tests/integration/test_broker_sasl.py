@@ -20,13 +20,13 @@ from kafka.protocol.sasl import (
     SaslHandshakeResponse,
 )
 
+from deploy.local import free_port
 from feedback.kafka_log import KafkaLog
 from feedback.relay import Relay
 from schemas.database import Pool
 from schemas.settings import KafkaSettings
 from tests.broker import Broker, relaying
 from tests.events import Reader, put_each
-from tests.installation import free_port
 
 NAME, PASSWORD = "hearken", "a secret, with = and ,"
 API_VERSIONS = 18

@@ -11,13 +11,13 @@ import pytest
 import trustme
 from kafka.errors import KafkaError
 
+from deploy.local import free_port
 from feedback.kafka_log import KafkaLog
 from feedback.relay import Relay
 from schemas.database import Pool
 from schemas.settings import KafkaSettings
 from tests.broker import Broker, relaying
 from tests.events import Reader, put_each
-from tests.installation import free_port
 
 
 class Tunnel:

@@ -17,9 +17,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from deploy.local import free_port
 from serving.fleet import preferred
 from tests.conftest import new_database
-from tests.contract.engines import free_port
 from tests.service import Service, events, run_service, write_base
 
 FOUND_LOST = 15.0  # seconds for two looks, on a machine that may be busy

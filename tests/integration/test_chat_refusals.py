@@ -158,6 +158,7 @@ def test_guesses_of_keys_are_limited_by_address_and_leave_known_keys_alone(servi
         def ask(key: str) -> httpx.Response:
             return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
 
+        service.until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
         assert ask(PUBLIC).status_code == 200
         answers = [ask(f"sk-hearken-guess-{number}") for number in range(4)]
         assert [answer.status_code for answer in answers] == [401, 401, 429, 429]

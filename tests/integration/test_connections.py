@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from deploy.local import free_port
 from schemas.database import connect, conninfo, open_async_pool, open_pool
-from tests.installation import free_port
 from trainer.standby import Standby
 
 _SHOWN = (

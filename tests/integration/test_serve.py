@@ -18,8 +18,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from deploy.local import free_port
 from tests.conftest import new_database
-from tests.installation import free_port
 from tests.service import ADMIN, PUBLIC, Service, events, run_service
 
 GRACE = 10.0
