@@ -7,7 +7,7 @@ a process that cannot keep up works less for each token, and one that can adds n
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ import orjson
 from schemas.errors import EngineError, InvalidRequest
 
 _IDLE = 3.0  # seconds that an idle connection is kept: less than engines do, which end it after 5
+_ENDING = 1.0  # seconds that a response may take to end after its last event
 
 
 @dataclass(slots=True)
@@ -212,12 +213,21 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[dict[s
             if line.startswith(b"data: [DONE]"):
                 if events:
                     yield events
+                await _end(response)
                 return
             if line.startswith(b"data: "):
                 events.append(orjson.loads(line[6:]))
         if events:
             yield events
     raise aiohttp.ClientPayloadError("the stream broke off")
+
+
+async def _end(response: aiohttp.ClientResponse) -> None:
+    """Read to the end of a response that has said all, which gives its connection back: else the next request
+    opens a new one, and waits until the engine, between two steps, takes it."""
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_ENDING):
+            await response.content.read()
 
 
 def _likeliest(tops: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:

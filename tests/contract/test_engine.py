@@ -351,6 +351,33 @@ async def test_more_streams_than_slots_wait_in_line(engine: Engine) -> None:
     assert all(each.finish_reason for each in found)
 
 
+async def test_replies_after_one_another_share_a_connection(engine: Engine) -> None:
+    host, _, port = engine.url.removeprefix("http://").partition(":")
+    opened = 0
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(65_536):
+            said, end, _ = piece.rpartition(b"0\r\n\r\n")
+            writer.write(said if end else piece)
+            if end:  # the response's, which may come later than what it says
+                await asyncio.sleep(0.05)
+                writer.write(end)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        to_engine = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pass_on(reader, to_engine[1]), pass_on(to_engine[0], writer))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as between:
+        client = Engine(f"http://127.0.0.1:{between.sockets[0].getsockname()[1]}", timeout=30)
+        for _ in range(4):
+            assert (await reply(client, ADAPTERS[0], {"max_tokens": 3})).token_ids
+        await client.close()
+    assert opened == 1
+
+
 async def test_closing_a_stream_frees_its_place(engine: Engine) -> None:
     """Six times as many long replies as places; once their readers leave, a new one need not wait."""
     long = {"max_tokens": 230, "temperature": 0, "frequency_penalty": 2}
