@@ -114,7 +114,7 @@ class Answer:
 
     async def record(self) -> None:
         """Make the turn durable, unless the client asked that nothing be kept. Raises EngineError for a reply
-        that is not whole: one that never ended, or whose tokens and log-probabilities are not as many."""
+        that never ended."""
         self._check_whole()
         metrics = self._state.metrics
         metrics.tokens.labels("prompt").inc(len(self._prompt))
@@ -151,11 +151,10 @@ class Answer:
 
     def _check_whole(self) -> None:
         for index, text in enumerate(self._texts):
-            if not text.finish_reason or len(text.token_ids) != len(text.logprobs):
+            if not text.finish_reason:
                 raise EngineError(
-                    f"{self.id}, {self.choice.policy}: choice {index} ended with "
-                    f"{text.finish_reason or 'nothing'} after {len(text.token_ids)} tokens and "
-                    f"{len(text.logprobs)} log-probabilities",
+                    f"{self.id}, {self.choice.policy}: choice {index} never ended, after "
+                    f"{len(text.token_ids)} tokens",
                     url=", ".join(self._state.settings.vllm.urls),
                 )
 

@@ -157,7 +157,7 @@ class Engine:
 
     def _deltas(self, events: list[dict[str, Any]], tops: int) -> Iterator[Delta]:
         """One for each choice that the events say something of, in their order; vLLM announces each by an
-        empty event of its own."""
+        empty event of its own. A record that is not whole is none, so it is an error."""
         found: dict[int, Delta] = {}
         for event in events:
             if "error" in event:
@@ -172,6 +172,11 @@ class Engine:
                 delta.logprobs += (choice.get("logprobs") or {}).get("content") or ()
                 delta.finish_reason = choice["finish_reason"] or delta.finish_reason
         for delta in found.values():
+            if len(delta.token_ids) != len(delta.logprobs):
+                raise EngineError(
+                    f"{self.url}: {len(delta.token_ids)} tokens came with {len(delta.logprobs)} logprobs",
+                    url=self.url,
+                )
             if delta.token_ids or delta.finish_reason:
                 for item in delta.logprobs:
                     item["top_logprobs"] = _likeliest(item["top_logprobs"], tops)

@@ -190,23 +190,39 @@ def forgetting(engine: str) -> Iterator[str]:
             server.shutdown()
 
 
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_reply_without_all_its_logprobs_is_none(
-    postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path
+    postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path, stream: bool
 ) -> None:
+    body = {**ASK, "max_tokens": 8, "temperature": 0, "stream": stream}
     with (
         forgetting(engine) as short,
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[short]) as service,
         service.client() as client,
     ):
-        body = {**ASK, "max_tokens": 8, "temperature": 0}
-        whole = client.post("/v1/chat/completions", json=body)
-        assert (whole.status_code, whole.json()["error"]["code"]) == (503, "engine_failed")
-        with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
-            *chunks, last = events(response)
-        assert last["error"]["code"] == "engine_failed"
-        assert not any("hearken" in chunk for chunk in chunks)
+        refused = client.post("/v1/chat/completions", json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_engine")
         assert service.rows("select from turns") == []
+
+
+def test_another_engine_gives_all_logprobs_where_one_does_not(
+    postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    with (
+        forgetting(engine) as short,
+        new_database(postgres_url) as url,
+        run_service(url, tmp_path, tiny_base, engines=[short, engine]) as service,
+    ):
+        service.until(lambda: proved(service, "p0") == [True, True])
+        replicas = service.app.state.fleet.replicas
+        names = [f"conv-{number}" for number in range(20)]
+        asked = [name for name in names if preferred(replicas, name)[0].engine.url == short]
+        assert asked
+        for name in asked:
+            service.chat(max_tokens=8, metadata={"conversation_id": name})
+        whole = service.rows("select cardinality(token_ids) = cardinality(logprobs) from replies")
+        assert whole == [(True,)] * len(asked)
 
 
 def test_engines_that_die(fleet: Service, engines: list[EngineProcess]) -> None:
