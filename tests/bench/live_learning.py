@@ -14,8 +14,9 @@ import statistics
 import sys
 
 from deploy.simulate import Report, SimulateOptions, simulate
+from schemas.policies import BASE
 from tests.bench.service import hearken_up
-from tests.installation import ADMIN_KEY
+from tests.installation import ADMIN_KEY, Installation, wait
 
 
 def learn(seed: int, votes: int, minutes: float) -> tuple[Report, bool]:
@@ -25,11 +26,18 @@ def learn(seed: int, votes: int, minutes: float) -> tuple[Report, bool]:
             url=service.url, admin_key=ADMIN_KEY, seed=seed, votes=votes, minutes=minutes
         )
         report = asyncio.run(simulate(options))
-        with service.client() as client:
-            policies = client.get("/v1/policies").json()["data"]
-        last = next(each["id"] for each in policies if each["state"] in ("live", "retired"))
-        rebuilt = service.run("rebuild", last, "--json")
+        wait(lambda: bool(learned(service)), "a policy that learned", 120)
+        rebuilt = service.run("rebuild", learned(service)[0], "--json")
+        if not rebuilt.stdout:
+            raise RuntimeError(rebuilt.stderr)
         return report, bool(json.loads(rebuilt.stdout)["identical"])
+
+
+def learned(service: Installation) -> list[str]:
+    """The policies that were live and are not the base, newest first."""
+    with service.client() as client:
+        rows = client.get("/v1/policies").json()["data"]
+    return [row["id"] for row in rows if row["id"] != BASE and row["state"] in ("live", "retired")]
 
 
 def main() -> int:
