@@ -45,7 +45,7 @@ check: install ## Lint, types, import rules, deployment files; needs no network
 	@if command -v promtool >/dev/null; then promtool check config deploy/prometheus/prometheus.yml; fi
 	@if command -v caddy >/dev/null; then caddy validate --adapter caddyfile --config deploy/Caddyfile; fi
 
-bench: install ## Measure the figures that the README states (five hours)
+bench: install ## Measure the figures that the README states (about eight hours)
 	$(BIN)/python -m tests.bench
 
 clean: ## Remove what was installed and built (your data in .hearken stays)

@@ -1,4 +1,4 @@
-"""All figures, one bench after the other: `python -m tests.bench`. Five hours on two cores."""
+"""All figures, one bench after the other: `python -m tests.bench`. About eight hours on two cores."""
 
 import subprocess
 import sys

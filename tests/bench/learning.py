@@ -3,7 +3,7 @@
 Each bench is run as its own command, and of its last line, which is JSON, come the figures of the rows below:
 by seed the median, and in brackets the least and the most, which hold the true median of five seeds with 94%
 confidence, since it lies outside only when all five fall on one side of it (2·½⁵). Names of benches take only
-these. Four hours on two cores.
+these. About four hours on two cores.
 """
 
 import json
