@@ -9,19 +9,19 @@ even when that is killed, so a second start never meets a leftover.
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 
 from deploy import vllm
+from deploy.port import free_port
 from deploy.postgres import EmbeddedPostgres, check_connection
 from deploy.prepare import keys, keys_shown, prepared
 from deploy.process import Process
@@ -119,16 +119,6 @@ def _check_port(host: str, port: int) -> None:
             raise StartError(
                 f"Port {port} on {host} cannot be used: {error.strerror}. Choose another with --port."
             ) from None
-
-
-def free_port() -> int:
-    """A loopback port that nobody has. Below those that the system hands out to outgoing connections, or one
-    of these may have it by the time a server, or one that starts again, listens."""
-    while True:
-        port = 10_000 + secrets.randbelow(22_768)
-        with suppress(StartError):
-            _check_port("127.0.0.1", port)
-            return port
 
 
 def _children(settings: Settings, show: Callable[[str, str], None]) -> list[Process]:

@@ -14,7 +14,7 @@ from typing import Self
 import httpx
 import psutil
 
-from deploy.local import free_port
+from deploy.port import free_port
 from deploy.postgres import EmbeddedPostgres
 
 ADMIN_KEY = "sk-hearken-test-admin-0123456789abcdef"

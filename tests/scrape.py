@@ -2,7 +2,7 @@
 
 import httpx
 
-from deploy.local import free_port
+from deploy.port import free_port
 from schemas import figures
 
 

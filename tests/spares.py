@@ -10,7 +10,7 @@ from typing import Self
 import httpx
 import psutil
 
-from deploy.local import free_port
+from deploy.port import free_port
 from tests.installation import Installation, wait
 
 COMMANDS = {"serving": "serve", "trainer": "train", "relay": "relay"}

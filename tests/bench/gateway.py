@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import httpx
 import psycopg
 
-from deploy.local import free_port
+from deploy.port import free_port
 from deploy.postgres import EmbeddedPostgres
 from schemas.database import migrate
 from schemas.policies import BASE, Probe

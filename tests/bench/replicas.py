@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from deploy import vllm
-from deploy.local import free_port
+from deploy.port import free_port
 from schemas.settings import EngineSettings, Settings, VllmSettings
 from trainer.starter import MODEL_DIR
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import httpx
 import psycopg
 
-from deploy.local import free_port
+from deploy.port import free_port
 from deploy.postgres import EmbeddedPostgres
 from tests.bench.load import at, request, send
 from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation

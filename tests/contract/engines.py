@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from deploy import vllm
-from deploy.local import free_port
+from deploy.port import free_port
 from schemas.settings import EngineSettings, Settings, VllmSettings
 
 SLOTS = 5

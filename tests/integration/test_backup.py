@@ -13,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 
-from deploy.local import free_port
+from deploy.port import free_port
 from deploy.postgres import EmbeddedPostgres
 from deploy.prepare import keys
 from feedback.log import open_log

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from deploy.local import free_port
+from deploy.port import free_port
 from schemas.database import connect, conninfo, open_async_pool, open_pool
 from trainer.standby import Standby
 

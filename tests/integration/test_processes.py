@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deploy.local import free_port
+from deploy.port import free_port
 from schemas.database import Pool
 from tests.in_step import learned
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
