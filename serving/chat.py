@@ -20,6 +20,7 @@ from schemas.errors import NotFound, RequestError
 from schemas.wire import decode
 from serving.answer import Answer
 from serving.auth import Caller, caller
+from serving.described import body
 from serving.envelope import PASSING, as_request_error
 
 router = APIRouter()
@@ -27,7 +28,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", openapi_extra=body("/v1/chat/completions", ChatRequest))
 async def chat_completions(request: Request) -> Response:
     found = await caller(request)
     chat = parse_chat(decode(await request.body()))

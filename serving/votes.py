@@ -14,6 +14,7 @@ touch the others, and an item may supersede an earlier one.
 A vote asks for its caller itself, as a chat does: FastAPI's dependencies are a tenth of what a vote costs.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator
@@ -24,8 +25,9 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from feedback.ballot import Ballot, check_edit
 from feedback.export import everything, line
@@ -38,11 +40,15 @@ from schemas.times import rfc3339
 from schemas.wire import check, decode
 from serving.answer import UNSTORED
 from serving.auth import Caller, Seals, caller, maybe_caller
+from serving.described import IDEMPOTENCY_KEY, body
 from serving.limits import Limiter
 
 MOST_VOTES = 1_000
 MOST_EXPORTS = 2
 """At once in one process: each holds a connection for as long as its client takes to read."""
+
+PATIENCE = 60.0
+"""Seconds for a client to take the next lines of its export, or it is cut off."""
 
 _LONGEST_KEY = 255
 
@@ -110,7 +116,7 @@ async def _cast(state: Any, store: Store, caller: Caller | None, vote: Vote, key
     return await store.submit(ballot, vote, rater, idempotency=idempotency)
 
 
-@router.post("/v1/feedback", status_code=201)
+@router.post("/v1/feedback", status_code=201, openapi_extra=body("/v1/feedback", Vote, IDEMPOTENCY_KEY))
 async def vote(request: Request) -> Response:
     caller = await maybe_caller(request)
     data = decode(await request.body())
@@ -119,7 +125,7 @@ async def vote(request: Request) -> Response:
     return Response(orjson.dumps(recorded), status_code=201, media_type="application/json")
 
 
-@router.post("/v1/feedback/batch")
+@router.post("/v1/feedback/batch", openapi_extra=body("/v1/feedback/batch", _Batch))
 async def batch(
     request: Request, caller: KnownCaller, idempotency_key: Idempotency = None
 ) -> dict[str, list[dict[str, Any]]]:
@@ -240,7 +246,8 @@ def _digest(body: Any) -> bytes:
 
 
 class _Exporting(StreamingResponse):
-    """A project's export, line by line. Raises RateLimited while MOST_EXPORTS are running."""
+    """A project's export, line by line. Raises RateLimited while MOST_EXPORTS are running, and breaks off,
+    with ClientDisconnect, when its client has read nothing for PATIENCE."""
 
     def __init__(self, state: Any, project: str) -> None:
         self._limiter: Limiter = state.limiter
@@ -248,9 +255,16 @@ class _Exporting(StreamingResponse):
         super().__init__(self._lines, media_type="application/x-ndjson")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await send(message)
+            except TimeoutError:
+                raise ClientDisconnect from None
+
         with self._limiter.hold("exports", MOST_EXPORTS):
             async with aclosing(self._lines):
-                await super().__call__(scope, receive, send)
+                await super().__call__(scope, receive, in_time)
 
 
 async def _lines(pool: AsyncPool, project: str) -> AsyncGenerator[str]:

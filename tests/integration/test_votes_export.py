@@ -136,22 +136,51 @@ async def test_who_may_not_export_and_what(pool: AsyncPool, database_url: str) -
     ]
 
 
-async def test_clients_that_read_slowly_leave_connections_for_others(store: Store, database_url: str) -> None:
-    """As many exports as may run, each longer than what sockets hold, and nobody reads them."""
+@pytest.fixture
+async def client(store: Store, database_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """An admin's, of a service whose exports are longer than what sockets hold: 24 lines."""
     await store.record_turn(a_turn("chatcmpl-1", replies=("x" * 1_000_000,)))
     for _ in range(24):
         await say(store, "chatcmpl-1", type="thumb", value="up")
     headers = {"Authorization": f"Bearer {ADMIN}"}
     async with serve_votes(database_url) as url, httpx.AsyncClient(base_url=url, headers=headers) as client:
-        async with AsyncExitStack() as slow:
-            for _ in range(MOST_EXPORTS):
-                assert (await slow.enter_async_context(client.stream("GET", EXPORT))).status_code == 200
-            refused = await client.get(EXPORT)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
-            assert int(refused.headers["retry-after"]) >= 1
-        for _ in range(100):  # the service has to notice that they left
-            answer = await client.get(EXPORT, timeout=60)
-            if answer.status_code != 429:
-                break
-            await asyncio.sleep(0.05)
-    assert len(parsed(answer)) == 24
+        yield client
+
+
+async def unread(client: httpx.AsyncClient, until: AsyncExitStack) -> list[httpx.Response]:
+    """As many exports as may run, and nobody reads them."""
+    streams = [client.stream("GET", EXPORT) for _ in range(MOST_EXPORTS)]
+    responses = [await until.enter_async_context(stream) for stream in streams]
+    assert [response.status_code for response in responses] == [200] * MOST_EXPORTS
+    return responses
+
+
+async def another(client: httpx.AsyncClient) -> httpx.Response:
+    """One more, once the service has noticed that there is room for it."""
+    for _ in range(100):
+        answer = await client.get(EXPORT, timeout=60)
+        if answer.status_code != 429:
+            break
+        await asyncio.sleep(0.05)
+    return answer
+
+
+async def test_clients_that_read_slowly_leave_connections_for_others(client: httpx.AsyncClient) -> None:
+    async with AsyncExitStack() as slow:
+        await unread(client, slow)
+        refused = await client.get(EXPORT)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert int(refused.headers["retry-after"]) >= 1
+    assert len(parsed(await another(client))) == 24
+
+
+async def test_a_client_that_reads_nothing_is_cut_off(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.votes.PATIENCE", 0.3)
+    async with AsyncExitStack() as slow:
+        silent = await unread(client, slow)
+        assert len(parsed(await another(client))) == 24
+        for response in silent:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await response.aread()
