@@ -233,5 +233,5 @@ def test_drift_is_held_by_its_penalty(base: Path) -> None:
 
     free, held = drifted(0.0), drifted(3.0)
     assert held.drift < 0.5 * free.drift
-    assert held.kl < 0.5 * free.kl
+    assert held.kl < 0.8 * free.kl
     assert held.reward < free.reward
