@@ -4,13 +4,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "makes sending the same again safe",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-}
-
 
 def body(path: str, type: Any, *headers: dict[str, Any]) -> dict[str, Any]:
     """`openapi_extra` of the route that takes a `type` at POST `path`."""

@@ -40,7 +40,7 @@ from schemas.times import rfc3339
 from schemas.wire import check, decode
 from serving.answer import UNSTORED
 from serving.auth import Caller, Seals, caller, maybe_caller
-from serving.described import IDEMPOTENCY_KEY, body
+from serving.described import body
 from serving.limits import Limiter
 
 MOST_VOTES = 1_000
@@ -48,9 +48,15 @@ MOST_EXPORTS = 2
 """At once in one process: each holds a connection for as long as its client takes to read."""
 
 PATIENCE = 60.0
-"""Seconds for a client to take the next lines of its export, or it is cut off."""
+"""Seconds for a client to take the next line of its export, or it is cut off."""
 
 _LONGEST_KEY = 255
+_KEY_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "makes sending the same again safe",
+    "schema": {"type": "string", "minLength": 1, "maxLength": _LONGEST_KEY},
+}
 
 router = APIRouter()
 
@@ -116,7 +122,7 @@ async def _cast(state: Any, store: Store, caller: Caller | None, vote: Vote, key
     return await store.submit(ballot, vote, rater, idempotency=idempotency)
 
 
-@router.post("/v1/feedback", status_code=201, openapi_extra=body("/v1/feedback", Vote, IDEMPOTENCY_KEY))
+@router.post("/v1/feedback", status_code=201, openapi_extra=body("/v1/feedback", Vote, _KEY_HEADER))
 async def vote(request: Request) -> Response:
     caller = await maybe_caller(request)
     data = decode(await request.body())
@@ -247,7 +253,7 @@ def _digest(body: Any) -> bytes:
 
 class _Exporting(StreamingResponse):
     """A project's export, line by line. Raises RateLimited while MOST_EXPORTS are running, and breaks off,
-    with ClientDisconnect, when its client has read nothing for PATIENCE."""
+    with ClientDisconnect, when its client has not taken the next line within PATIENCE."""
 
     def __init__(self, state: Any, project: str) -> None:
         self._limiter: Limiter = state.limiter

@@ -220,18 +220,18 @@ def test_the_learning_rate_warms_up_and_settles() -> None:
 
 
 def test_drift_is_held_by_its_penalty(base: Path) -> None:
-    """With a drift that knows of no reward, whatever is learned is drift."""
+    """With a drift that knows of no reward, whatever is learned is drift: held, it soon comes to a rest."""
     backbone = Backbone(base, RL)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     replies = sample(backbone, [prompt], 64, RL.max_tokens, torch.Generator().manual_seed(1))
     views = measure(backbone, [prompt] * 64, [reply.token_ids for reply in replies]).views
 
     def drifted(penalty: float) -> Step:
-        rl = RL.model_copy(update={"drift_penalty": penalty})
+        rl = RL.model_copy(update={"drift_penalty": penalty, "steps": 16})
         drift = Drift(lenses(views, 64), views, torch.zeros(64))
         return run(Backbone(base, rl), rl, drift=drift)[0][-1]
 
     free, held = drifted(0.0), drifted(3.0)
     assert held.drift < 0.5 * free.drift
-    assert held.kl < 0.8 * free.kl
+    assert held.kl < 0.5 * free.kl
     assert held.reward < free.reward
