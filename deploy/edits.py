@@ -1,8 +1,8 @@
 """How people reword a reply until it is written the way they like.
 
 A pure text transformation: the reply is taken apart into sentences and list items, what is not wanted is
-taken away, what is missing is added, and it is cut or filled to length. What the reply says stays as far as
-the length allows, an answer that must be kept above all. It knows English punctuation and nothing more.
+taken away, what is missing is added, and it is cut or filled to length; what went with it that nobody minded
+is put back. What the reply says stays as far as the length allows, an answer that must be kept above all. It knows English punctuation and nothing more.
 """
 
 import random
@@ -45,15 +45,22 @@ class _Piece(NamedTuple):
 
 
 def rewrite(text: str, wants: dict[str, bool], keep: Sequence[str], rng: random.Random) -> str:
-    """The text with every axis of `wants` as wanted, the others nearly as they were; one of the words in
-    `keep` that stood in it still does. The nearest attempt where none succeeds."""
-    attempt = text
-    for words in range(SHORT_WORDS, 3, -2):
-        attempt = _attempt(text, wants, keep, words, rng)
-        found = styles(attempt)
-        if all(found[axis] == value for axis, value in wants.items()):
-            break
-    return attempt
+    """The text with every axis of `wants` as wanted, and of the others as many as can be as they were: who
+    takes a sentence away for its question did not mean its `perhaps`. One of the words in `keep` that stood in
+    it still does. The nearest attempt where none succeeds."""
+    before = styles(text)
+    best, nearest = text, (-1, -1)
+    for asked in (before | wants, wants):
+        for words in range(SHORT_WORDS, 3, -2):
+            attempt = _attempt(text, asked, keep, words, rng)
+            found = styles(attempt)
+            as_wanted = sum(found[axis] == value for axis, value in wants.items())
+            near = as_wanted, sum(found[axis] == value for axis, value in before.items() if axis not in wants)
+            if near > nearest:
+                best, nearest = attempt, near
+            if sum(near) == len(before):
+                return attempt
+    return best
 
 
 def _attempt(text: str, wants: dict[str, bool], keep: Sequence[str], words: int, rng: random.Random) -> str:
