@@ -2,7 +2,8 @@
 
 A pure text transformation: the reply is taken apart into sentences and list items, what is not wanted is
 taken away, what is missing is added, and it is cut or filled to length; what went with it that nobody minded
-is put back. What the reply says stays as far as the length allows, an answer that must be kept above all. It knows English punctuation and nothing more.
+is put back. What the reply says stays as far as the length allows, an answer that must be kept above all. It
+knows English punctuation and nothing more.
 """
 
 import random
@@ -46,8 +47,8 @@ class _Piece(NamedTuple):
 
 def rewrite(text: str, wants: dict[str, bool], keep: Sequence[str], rng: random.Random) -> str:
     """The text with every axis of `wants` as wanted, and of the others as many as can be as they were: who
-    takes a sentence away for its question did not mean its `perhaps`. One of the words in `keep` that stood in
-    it still does. The nearest attempt where none succeeds."""
+    takes a sentence away for its question did not mean its `perhaps`. One of the words in `keep` that stood
+    in it still does. The nearest attempt where none succeeds."""
     before = styles(text)
     best, nearest = text, (-1, -1)
     for asked in (before | wants, wants):
