@@ -181,60 +181,76 @@ class Likelihood:
         """Σ over votes of draws × weight × log P(vote), in nats. `r_N` is float64."""
         total = r_N.new_zeros(())
         weights_V = draws_V * self.weights_V
-        for vote, replies, log_p in self._parts():
-            total = total + (weights_V[vote] * log_p([r_N[each] for each in replies], terms)).sum()
+        for vote, about_BM, log_p in self._parts():
+            total = total + (weights_V[vote] * log_p(r_N[about_BM], terms)).sum()
         return total
 
     def pulls(self, r_N: Tensor, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
         """(votes, replies, pulls), one entry for each reply that a vote is about: the vote's weight times
         ∂ log P(vote) / ∂ r(reply). A vote that is as good as certain pulls at nothing."""
         votes, replies, pulls = [], [], []
-        for vote, about, log_p in self._parts():
-            r = [r_N[each].detach().requires_grad_() for each in about]
-            gradients = torch.autograd.grad((self.weights_V[vote] * log_p(r, terms)).sum(), r)
-            for each, gradient in zip(about, gradients, strict=True):
-                votes.append(vote if each.ndim == 1 else vote.unsqueeze(1).expand_as(each).reshape(-1))
-                replies.append(each.reshape(-1))
-                pulls.append(gradient.reshape(-1))
+        for vote, about_BM, log_p in self._parts():
+            r_BM = r_N[about_BM].detach().requires_grad_()
+            (pull_BM,) = torch.autograd.grad((self.weights_V[vote] * log_p(r_BM, terms)).sum(), r_BM)
+            votes.append(vote.unsqueeze(1).expand_as(about_BM).flatten())
+            replies.append(about_BM.flatten())
+            pulls.append(pull_BM.flatten())
         return torch.cat(votes), torch.cat(replies), torch.cat(pulls)
 
-    def _parts(self) -> Iterator[tuple[Tensor, list[Tensor], Callable[[list[Tensor], Terms], Tensor]]]:
-        """By kind of vote: the votes, the replies that each is about, and log P of each by their r."""
+    def curvature(self, r_N: Tensor, terms: Terms, draws_V: Tensor) -> Tensor:
+        """(N, N) sparse: ∂² / ∂r ∂r of what a call gives. Only replies of one vote share an entry, so it
+        costs what the votes cost; where r is linear in something else, two products give that one's."""
+        weights_V = draws_V * self.weights_V
+        places, values = [], []
+        for vote, about_BM, log_p in self._parts():
+            r_BM = r_N[about_BM].detach().requires_grad_()
+            total = (weights_V[vote] * log_p(r_BM, terms)).sum()
+            (slope_BM,) = torch.autograd.grad(total, r_BM, create_graph=True)
+            for about_B, slope_B in zip(about_BM.T, slope_BM.T, strict=True):
+                (row_BM,) = torch.autograd.grad(slope_B.sum(), r_BM, retain_graph=True)
+                places.append(torch.stack([about_B.unsqueeze(1).expand_as(about_BM), about_BM]).flatten(1))
+                values.append(row_BM.flatten())
+        size = (len(r_N), len(r_N))
+        return torch.sparse_coo_tensor(
+            torch.cat(places, 1), torch.cat(values), size, check_invariants=True
+        ).coalesce()
+
+    def _parts(self) -> Iterator[tuple[Tensor, Tensor, Callable[[Tensor, Terms], Tensor]]]:
+        """By kind of vote: the (B,) votes, the (B, M) replies that each is about, and log P of each by their
+        r."""
         if self.thumbs:
             vote, rater, reply, up = self.thumbs
-            yield vote, [reply], partial(_thumbs, rater, up)
+            yield vote, reply.unsqueeze(1), partial(_thumbs, rater, up)
         if self.signals:
             vote, rater, reply, good = self.signals
-            yield vote, [reply], partial(_signals, rater, good)
+            yield vote, reply.unsqueeze(1), partial(_signals, rater, good)
         if self.edits:
             vote, rater, edited, original = self.edits
-            yield vote, [edited, original], partial(_edits, rater)
-        for size, (vote, rater, replies_SM, first_SM, chosen) in self.stages.items():
-            yield vote, [replies_SM], partial(_stages, size, rater, first_SM, chosen)
+            yield vote, torch.stack([edited, original], 1), partial(_edits, rater)
+        for size, (vote, rater, replies_BM, first_BM, chosen) in self.stages.items():
+            yield vote, replies_BM, partial(_stages, size, rater, first_BM, chosen)
 
 
-def _thumbs(rater: Tensor, up: Tensor, r: list[Tensor], terms: Terms) -> Tensor:
-    logit = terms.reliability_U[rater] * r[0] + terms.leniency_U[rater]
+def _thumbs(rater: Tensor, up: Tensor, r_BM: Tensor, terms: Terms) -> Tensor:
+    logit = terms.reliability_U[rater] * r_BM[:, 0] + terms.leniency_U[rater]
     return _or_lapse(logsigmoid(torch.where(up, logit, -logit)), 2)
 
 
-def _signals(rater: Tensor, good: Tensor, r: list[Tensor], terms: Terms) -> Tensor:
-    logit = terms.signal_scale * terms.reliability_U[rater] * r[0] + terms.signal_bias
+def _signals(rater: Tensor, good: Tensor, r_BM: Tensor, terms: Terms) -> Tensor:
+    logit = terms.signal_scale * terms.reliability_U[rater] * r_BM[:, 0] + terms.signal_bias
     return _or_lapse(logsigmoid(torch.where(good, logit, -logit)), 2)
 
 
-def _edits(rater: Tensor, r: list[Tensor], terms: Terms) -> Tensor:
-    return _or_lapse(logsigmoid(terms.edit_scale * terms.reliability_U[rater] * (r[0] - r[1])), 2)
+def _edits(rater: Tensor, r_BM: Tensor, terms: Terms) -> Tensor:
+    return _or_lapse(logsigmoid(terms.edit_scale * terms.reliability_U[rater] * (r_BM[:, 0] - r_BM[:, 1])), 2)
 
 
-def _stages(
-    size: int, rater: Tensor, first_SM: Tensor, chosen: Tensor, r: list[Tensor], terms: Terms
-) -> Tensor:
-    scale_S1 = terms.ranking_scale * terms.reliability_U[rater].unsqueeze(1)
-    worth_SM = scale_S1 * r[0] + terms.position * first_SM
+def _stages(size: int, rater: Tensor, first_BM: Tensor, chosen: Tensor, r_BM: Tensor, terms: Terms) -> Tensor:
+    scale_B1 = terms.ranking_scale * terms.reliability_U[rater].unsqueeze(1)
+    worth_BM = scale_B1 * r_BM + terms.position * first_BM
     tie = torch.stack([terms.log_tie[len(group)] * (len(group) > 1) for group in subsets(size)])
-    log_p_SC = (worth_SM @ _averaging(size).T + tie).log_softmax(1)
-    return _or_lapse(log_p_SC.gather(1, chosen.unsqueeze(1)).squeeze(1), len(subsets(size)))
+    log_p_BC = (worth_BM @ _averaging(size).T + tie).log_softmax(1)
+    return _or_lapse(log_p_BC.gather(1, chosen.unsqueeze(1)).squeeze(1), len(subsets(size)))
 
 
 def _or_lapse(log_p: Tensor, outcomes: int) -> Tensor:

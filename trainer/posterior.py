@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import grad, jacrev
 
 from trainer.likelihood import Likelihood, Terms
-from trainer.quadratic import Quadratic
+from trainer.quadratic import SHARED, Quadratic, join, split
 
 PRIOR = 4.0
 """Standard deviation of a member's logit before any vote, over the base's replies."""
@@ -31,7 +32,7 @@ class Posterior:
         """−log posterior, up to a constant, in nats."""
         terms = Terms.unpack(rest[1:], self.raters)
         prior = terms.log_prior() - 0.5 * weights_K.square().sum()
-        value = -self._log_p(weights_K, rest[0], terms, self.draws_V) - prior
+        value = -self.likelihood(self._r(weights_K, rest[0]), terms, self.draws_V) - prior
         return value if self.past is None else value - self.past(torch.cat([weights_K, rest]))
 
     def mode(self) -> Tensor:
@@ -57,29 +58,46 @@ class Posterior:
     def covariance_KK(self, at: Tensor) -> Tensor:
         """Of the direction, around the mode `at`, by Laplace's approximation."""
         width = self.seen_NK.shape[1]
-        weights_K, rest = at[:width], at[width:]
-        curvature_KK = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
-            lambda each: self.loss(each, rest), weights_K, vectorize=True
-        )
+        terms = Terms.unpack(at[width + 1 :], self.raters)
+        by_r_NN = self.likelihood.curvature(self._r(at[:width], at[width]), terms, self.draws_V)
+        votes_KK = -(PRIOR**2) * self.seen_NK.T @ (by_r_NN @ self.seen_NK)
+        if self.past is not None:
+            votes_KK = votes_KK + self.past.precision_DD[:width, :width]
         # Where a vote is taken for a slip the likelihood curves the other way; there the prior alone counts.
         eye_KK = torch.eye(width, dtype=torch.float64)
-        values_K, vectors_KK = torch.linalg.eigh(curvature_KK - eye_KK)
+        values_K, vectors_KK = torch.linalg.eigh(votes_KK)
         curvature_KK = eye_KK + (vectors_KK * values_K.clamp_min(0)) @ vectors_KK.T
         inverse_KK: Tensor = torch.linalg.inv(curvature_KK)
         return inverse_KK
 
     def said(self, at: Tensor, draws_V: Tensor) -> Quadratic:
-        """What the votes say, weighed by `draws_V`, to second order around `at`."""
-        width = self.seen_NK.shape[1]
+        """What the votes say, weighed by `draws_V`, to second order around `at`: first in the replies' r and
+        in the terms, and in the direction and the bias by the chain rule, as r is linear in them."""
+        x_D, own_U2 = split(at, self.raters)
+        by_x_NX = torch.cat([PRIOR * self.seen_NK, torch.ones_like(self.seen_NK[:, :1])], 1)
+        r_N, shared_S = by_x_NX @ x_D[:-SHARED], x_D[-SHARED:]
 
-        def log_p(flat: Tensor) -> Tensor:
-            terms = Terms.unpack(flat[width + 1 :], self.raters)
-            return self._log_p(flat[:width], flat[width], terms, draws_V)
+        def log_p(r_N: Tensor, shared_S: Tensor, own_U2: Tensor) -> Tensor:
+            return self.likelihood(r_N, Terms.unpack(join(shared_S, own_U2), self.raters), draws_V)
 
-        return Quadratic.expand(log_p, at, self.raters)
+        slope_N, slope_S, slope_U2 = grad(log_p, (0, 1, 2))(r_N, shared_S, own_U2)
+        slope_D = torch.cat([slope_N @ by_x_NX, slope_S])
+        terms = Terms.unpack(join(shared_S, own_U2), self.raters)
+        by_r_NN = self.likelihood.curvature(r_N, terms, draws_V)
+        by_r_SN, by_shared_SS = jacrev(grad(log_p, 1), (0, 1))(r_N, shared_S, own_U2)
+        by_x_SX = by_r_SN @ by_x_NX
+        of_x_XD = torch.cat([by_x_NX.T @ (by_r_NN @ by_x_NX), by_x_SX.T], 1)
+        precision_DD = -torch.cat([of_x_XD, torch.cat([by_x_SX, by_shared_SS], 1)])
+        # No vote is of two raters: the sum over them has the derivatives of each.
+        by_own_2U2 = jacrev(lambda own_U2: grad(log_p, 2)(r_N, shared_S, own_U2).sum(0))(own_U2)
+        precision_U22 = -by_own_2U2.transpose(0, 1)
+        return Quadratic(
+            precision_DD, slope_D + precision_DD @ x_D,
+            precision_U22, slope_U2 + (precision_U22 @ own_U2.unsqueeze(2)).squeeze(2),
+        )  # fmt: skip
 
-    def _log_p(self, weights_K: Tensor, bias: Tensor, terms: Terms, draws_V: Tensor) -> Tensor:
-        return self.likelihood(PRIOR * (self.seen_NK @ weights_K) + bias, terms, draws_V)
+    def _r(self, weights_K: Tensor, bias: Tensor) -> Tensor:
+        return PRIOR * (self.seen_NK @ weights_K) + bias
 
 
 def _as_it_is(free: Tensor) -> Tensor:

@@ -50,27 +50,6 @@ class Quadratic:
         )
 
     @classmethod
-    def expand(cls, log_p: Callable[[Tensor], Tensor], at: Tensor, raters: int) -> "Quadratic":
-        """`log_p` of a member's parameters, to second order around `at`."""
-        x_D, own_U2 = split(at, raters)
-        own_U2 = own_U2.clone().requires_grad_()
-        precision_DD = -torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
-            lambda each_D: log_p(join(each_D, own_U2.detach())), x_D, vectorize=True
-        )
-        x_D = x_D.clone().requires_grad_()
-        slope_D, slope_U2 = torch.autograd.grad(log_p(join(x_D, own_U2)), (x_D, own_U2), create_graph=True)
-        # No vote is of two raters: the sum over them has the derivatives of each.
-        rows = [torch.autograd.grad(slope_U2[:, k].sum(), own_U2, retain_graph=True)[0] for k in (0, 1)]
-        precision_U22 = -torch.stack(rows, 1)
-        x_D, own_U2 = x_D.detach(), own_U2.detach()
-        return cls(
-            precision_DD,
-            slope_D.detach() + precision_DD @ x_D,
-            precision_U22,
-            slope_U2.detach() + (precision_U22 @ own_U2.unsqueeze(2)).squeeze(2),
-        )
-
-    @classmethod
     def stack(cls, found: Sequence["Quadratic"]) -> "Quadratic":
         return cls(*(torch.stack(column) for column in zip(*(each.parts() for each in found), strict=True)))
 

@@ -1,6 +1,7 @@
 """What votes say, to second order, against the likelihood itself."""
 
 import torch
+from torch.autograd.functional import hessian
 
 from trainer.likelihood import Likelihood, Terms, Votes
 from trainer.posterior import Posterior
@@ -96,3 +97,17 @@ def test_what_curves_the_other_way_is_left_out() -> None:
     said = votes.said(some_parameters(12, 3.0), votes.draws_V)
     assert float(torch.linalg.eigvalsh(said.precision_DD).min()) < -0.1
     assert float(torch.linalg.eigvalsh(said.convex().precision_DD).min()) > -1e-9
+
+
+def test_it_is_expanded_as_the_likelihood_curves() -> None:
+    votes, at = posterior(13), some_parameters(14, 0.5)
+    x_D, own_U2 = split(at, RATERS)
+    dense = hessian(lambda each_D: log_p(votes, join(each_D, own_U2)), x_D)
+    own = hessian(lambda each_U2: log_p(votes, join(x_D, each_U2)), own_U2)
+    said = votes.said(at, votes.draws_V)
+    torch.testing.assert_close(said.precision_DD, -dense)
+    for rater in range(RATERS):
+        torch.testing.assert_close(said.precision_U22[rater], -own[rater, :, rater])
+    covariance_KK = votes.covariance_KK(at)
+    values_K = torch.linalg.eigvalsh(-dense[:WIDTH, :WIDTH]).clamp_min(0)
+    torch.testing.assert_close(torch.linalg.eigvalsh(covariance_KK), (1 / (1 + values_K)).flip(0))
