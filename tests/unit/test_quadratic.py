@@ -111,3 +111,13 @@ def test_it_is_expanded_as_the_likelihood_curves() -> None:
     covariance_KK = votes.covariance_KK(at)
     values_K = torch.linalg.eigvalsh(-dense[:WIDTH, :WIDTH]).clamp_min(0)
     torch.testing.assert_close(torch.linalg.eigvalsh(covariance_KK), (1 / (1 + values_K)).flip(0))
+
+
+def test_what_older_votes_say_makes_the_direction_surer() -> None:
+    older = posterior(15)
+    past = older.said(older.mode(), older.draws_V).convex()
+    beside = posterior(16, past)
+    mode = beside.mode()
+    curvature_KK = hessian(lambda each: beside.loss(each, mode[WIDTH:]), mode[:WIDTH])
+    assert float(torch.linalg.eigvalsh(curvature_KK).min()) > 1.0
+    torch.testing.assert_close(beside.covariance_KK(mode), torch.linalg.inv(curvature_KK))
