@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.installation import wait
 
-ROUNDS = 480.0  # seconds for a crash point: some wait for a round that passes the gate, and others end rounds
+ROUNDS = 900.0  # seconds for a crash point: some wait for a round that passes the gate, and others end rounds
 
 
 class Points:
@@ -36,7 +36,10 @@ class Points:
             insist()
             return fired.exists()
 
-        wait(came, f"a process came to {point}; seen: {self.seen()}", ROUNDS)
+        try:
+            wait(came, f"a process came to {point}", ROUNDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; seen: {self.seen()}") from None
 
     def seen(self) -> list[str]:
         return sorted(path.name for path in (self.folder / "seen").iterdir())

@@ -2,9 +2,9 @@
 file by itself, and dies by SIGKILL at the commit that is asked for.
 
 A commit of what was written is named by the function of Hearken that asked for it, and a side: `before` it
-was sent, or `after` the answer came and before anybody was told; `feedback.store.Store._row after`. The file
-`armed` in the folder of HEARKEN_TEST_CRASHES holds one such name; the first process that gets there renames
-the file to `fired` and dies. `seen/` collects the names, so that a test can tell what it did not reach.
+was sent, or `after` the answer came and before anybody was told; `feedback.store.Store._row after`. In the
+folder of HEARKEN_TEST_CRASHES a file of that name in `armed/` asks for it; the first process that gets there
+moves it to `fired/` and dies. `seen/` collects the names, so that a test can tell what it did not reach.
 """
 
 import os
@@ -57,7 +57,8 @@ def _install(points: _Points) -> None:
     def commanded(self: Any, statement: Any, *rest: Any, **more: Any) -> Any:
         commits = statement == b"COMMIT" and (id(self) in wrote or self._pipeline is not None)
         name = _asked_by() if commits else None
-        wrote.discard(id(self))
+        if statement in (b"COMMIT", b"ROLLBACK"):
+            wrote.discard(id(self))
         if name is not None:
             points.reach(name, "before")
         result = yield from command(self, statement, *rest, **more)
@@ -74,7 +75,7 @@ def _install(points: _Points) -> None:
 
     def executed(self: Any, query: Any, *rest: Any, **more: Any) -> Any:
         text = query.decode() if isinstance(query, bytes) else str(query)
-        writes = not text.lstrip().startswith("select")
+        writes = bool(text.strip()) and not text.lstrip().startswith("select")  # "" is a pool's look at it
         alone = self._conn.autocommit and self._conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
         name = _asked_by() if writes and alone else None
         if name is not None:

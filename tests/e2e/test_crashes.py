@@ -45,7 +45,7 @@ RESTS: LiteralString = """
 """
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None:
     broker = Broker()
     broker.start()
