@@ -30,7 +30,7 @@ def learned(processes: Processes = ALONE) -> dict[str, Tensor]:
     start = backbone.snapshot()
     with backbone.exact():
         found = improve(
-            backbone, prompts, lambda views: views["length"].float().squeeze(1), RL, generator,
+            backbone, prompts, lambda views: views["length"].float().sum(1), RL, generator,
             PolicyGradient(leave_one_out, RL.clip, RL.truncation),
             in_process(backbone, RL.replies, RL.max_tokens, generator),
         )  # fmt: skip

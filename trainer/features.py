@@ -1,10 +1,10 @@
 """What the reward model sees of a reply: numbers read off the frozen base, never off the policy.
 
 Five views, so that members of the ensemble can look at different things: the mean, the maximum and the last
-of the hidden states over the reply, each on several layers, which tokens occur, and the logarithm of the
-length. Hidden states wider than `WIDTH` are projected by a fixed random matrix (Johnson–Lindenstrauss), and
-tokens of a large vocabulary share places by their id, so that what is kept of a reply does not grow with
-the model.
+of the hidden states over the reply, each on several layers, which tokens occur, and the length, as how far it
+is beyond each of LENGTHS: whoever likes short replies likes all that are short enough. Hidden states wider
+than `WIDTH` are projected by a fixed random matrix (Johnson–Lindenstrauss), and tokens of a large vocabulary
+share places by their id, so that what is kept of a reply does not grow with the model.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,12 @@ from trainer.backbone import Backbone, Padded
 LAYERS = 5
 WIDTH = 256
 PLACES = 2048
+LENGTHS = tuple(2 ** (half / 2) for half in range(4, 25))
+"""Of a reply, in tokens: 4 to 4,096, two to each doubling."""
+
+STEP = 0.15
+"""How soft the steps of the length are: from a quarter to three quarters within a third of its logarithm."""
+
 MOST = 60_000.0  # of a hidden state, which half of a float can hold
 
 Views = dict[str, Tensor]
@@ -43,12 +49,13 @@ def of_batch(batch: Padded, hidden: Sequence[Tensor]) -> Views:
         last.append(states_BRD[rows, lengths_B.long() - 1])
     places_BR = torch.where(batch.reply_mask_BR > 0, batch.reply_tokens_BR % PLACES, PLACES)
     tokens_BV = torch.zeros(len(places_BR), PLACES + 1, device=places_BR.device).scatter_(1, places_BR, 1.0)
+    beyond_BS = lengths_B.log().unsqueeze(1) - torch.tensor(LENGTHS, device=lengths_B.device).log()
     views = {
         "mean": torch.cat(mean, 1),
         "peak": torch.cat(peak, 1),
         "last": torch.cat(last, 1),
         "tokens": tokens_BV[:, :PLACES],
-        "length": lengths_B.log().unsqueeze(1),
+        "length": torch.sigmoid(beyond_BS / STEP),
     }
     return {name: view.clamp(-MOST, MOST).half().cpu() for name, view in views.items()}
 

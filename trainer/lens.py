@@ -7,11 +7,16 @@ from torch import Tensor
 
 from trainer.features import Views
 
-DIRECTIONS = 24
-"""Of each view."""
+FEW, MANY = 24, 96
+"""Directions of each view, at most, that a few votes and that many can tell from each other. With 24 what
+nobody had voted on moved by half as much again after 1,000 votes, as one style could not be told from another
+however many votes there were. With 96 the reward model is three points less accurate after 400 thumbs."""
 
-WEIGHT = {"length": 0.7}
-"""The size of a view against the others, which have size 1."""
+ENOUGH_FOR_FEW = 400
+"""Votes. With twice as many there are four times the directions."""
+
+SHARES = ("tokens", "length")
+"""Views whose numbers are between 0 and 1 as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +29,15 @@ class Lens:
     size: float
 
     @classmethod
-    def on(cls, name: str, view_ND: Tensor, per_prompt: int) -> "Lens":
+    def on(cls, name: str, view_ND: Tensor, per_prompt: int, directions: int) -> "Lens":
         """From the base's replies, `per_prompt` of them in a row to each prompt."""
         centre_D = view_ND.mean(0)
-        spread_D = torch.ones_like(centre_D) if name == "tokens" else view_ND.std(0).clamp_min(1e-3)
+        spread_D = torch.ones_like(centre_D) if name in SHARES else view_ND.std(0).clamp_min(1e-3)
         scaled_PKD = ((view_ND - centre_D) / spread_D).clamp(-4, 4).view(-1, per_prompt, view_ND.shape[1])
         within_ND = (scaled_PKD - scaled_PKD.mean(1, keepdim=True)).flatten(0, 1)
-        basis_DK = principal_directions(within_ND, DIRECTIONS)
+        basis_DK = principal_directions(within_ND, directions)
         norm = float((scaled_PKD @ basis_DK).square().sum(2).mean().sqrt())
-        return cls(centre_D, spread_D, basis_DK, WEIGHT.get(name, 1.0) / max(norm, 1e-6))
+        return cls(centre_D, spread_D, basis_DK, 1 / max(norm, 1e-6))
 
     def __call__(self, view_ND: Tensor) -> Tensor:
         scaled_ND = ((view_ND.float() - self.centre_D) / self.spread_D).clamp(-4, 4)
@@ -43,9 +48,10 @@ class Lens:
 Lenses = dict[str, Lens]
 
 
-def lenses(base: Views, per_prompt: int) -> Lenses:
-    """One for each view."""
-    return {name: Lens.on(name, view_ND.float(), per_prompt) for name, view_ND in base.items()}
+def lenses(base: Views, per_prompt: int, votes: int) -> Lenses:
+    """One for each view, with as many directions as so many votes can tell from each other."""
+    directions = round(min(MANY, max(FEW, FEW * (votes / ENOUGH_FOR_FEW) ** 2)))
+    return {name: Lens.on(name, view_ND.float(), per_prompt, directions) for name, view_ND in base.items()}
 
 
 def principal_directions(rows_ND: Tensor, most: int) -> Tensor:

@@ -5,14 +5,16 @@ down to the directions in which the base's replies to one and the same prompt di
 all replies to a prompt is its subject, and cannot be chosen. Members differ in the views that they see and
 in their weights on the votes, so they disagree where little is known.
 Each is the maximum a posteriori under the one likelihood (`likelihood`), with its rater terms of its own,
-found by L-BFGS. r is the probability of a thumb up from an average rater, standardised on replies of the
-base, so that its scale means the same in every round; a probability has an end, so nothing is gained by
-ever more of what was liked. Each round is fitted afresh, to newer votes as they are and to older ones by what
-is left of them (`past`).
+found by L-BFGS. r is their mean less κ times their std, as logits of a thumb up from an average rater; the
+reward is which side of even it is on, softly (of what a tenth of the base's replies reach, where those do not
+reach even), standardised on replies of the base, so that its scale means the same in every round. So nothing
+is gained by ever more of what was liked, and little by what matters little: a reply that people like is not
+made better by words that are a bit more usual in others that they like. Each round is fitted afresh, to newer
+votes as they are and to older ones by what is left of them (`past`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,23 +40,27 @@ EVENNESS = 4
 bootstrap (Rubin 1981), by which a third of the votes weigh less than 0.41 in each member."""
 
 
+SHARPNESS = 4.0
+"""What r is multiplied by before it goes through a sigmoid: 1 is the probability of a thumb up, and more says
+rather whether that is likelier than not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """r = (σ(seen·direction + bias) − centre) / spread. `covariance_KK` is the direction's, given the votes
-    (Laplace's approximation: MacKay 1992)."""
+    """r = seen·direction + bias, in logits. `covariance_KK` is the direction's, given the votes (Laplace's
+    approximation: MacKay 1992)."""
 
     lenses: Lenses
     names: tuple[str, ...]
     direction_K: Tensor
     covariance_KK: Tensor
     bias: float
-    centre: float
-    spread: float
     terms: Terms
 
     def __call__(self, views: Views) -> Tensor:
-        logits_N: Tensor = look(self.lenses, self.names, views) @ self.direction_K + self.bias
-        return (logits_N.sigmoid() - self.centre) / self.spread
+        """(N,) logits of a thumb up from an average rater."""
+        r_N: Tensor = look(self.lenses, self.names, views) @ self.direction_K + self.bias
+        return r_N
 
     def gain(self, to: Views, of: Views) -> tuple[Tensor, float]:
         """(N,) by how much the logit of each reply of `to` is above its fellow's of `of`, and the variance of
@@ -66,22 +72,38 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class RewardModel:
+    """`even` is the r in the middle of the sigmoid; `centre` and `spread` are of what comes out of it for the
+    base's replies."""
+
     members: list[Member]
     caution: float
+    even: float = 0.0
+    centre: float = 0.0
+    spread: float = 1.0
 
     @property
     def reliability_U(self) -> Tensor:
         """(U,) what it makes of the raters, on average over its members."""
         return torch.stack([member.terms.reliability_U for member in self.members]).mean(0)
 
-    def scores(self, views: Views) -> Tensor:
-        """(N, M) standardised r by member."""
+    def logits(self, views: Views) -> Tensor:
+        """(N, M) r by member."""
         return torch.stack([member(views) for member in self.members], 1)
 
     def reward(self, views: Views) -> Tensor:
-        """(N,) mean − κ·std over the members: where they disagree, less."""
-        scores_NM = self.scores(views)
-        return scores_NM.mean(1) - self.caution * scores_NM.std(1)
+        """(N,)"""
+        return ((SHARPNESS * (self.cautious(views) - self.even)).sigmoid() - self.centre) / self.spread
+
+    def cautious(self, views: Views) -> Tensor:
+        """(N,) mean − κ·std of r over the members: where they disagree, less."""
+        r_NM = self.logits(views)
+        return r_NM.mean(1) - self.caution * r_NM.std(1)
+
+    def standardised(self, base: Views) -> "RewardModel":
+        """The same, its reward of mean 0 and spread 1 on replies of the base."""
+        model = replace(self, even=min(0.0, float(self.cautious(base).quantile(0.9))))
+        rewards_N = model.reward(base)
+        return replace(model, centre=float(rewards_N.mean()), spread=max(float(rewards_N.std()), 1e-3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +126,13 @@ def fit(
     """Members fitted to `votes` about the replies of `views`, and to the `past`; `base` are views of the
     base's own replies, `per_prompt` of them in a row to each prompt."""
     likelihood = Likelihood(votes)
-    through = lenses(base, per_prompt) if past is None else past.lenses
-    seen, seen_of_base = narrow(through, views), narrow(through, base)
+    through = lenses(base, per_prompt, votes.count) if past is None else past.lenses
+    seen = narrow(through, views)
     members = []
     for number, (names, draws_V) in enumerate(_members(settings, votes, generator)):
         older = past.members[number] if past is not None else None
-        members.append(
-            _fit_member(through, names, seen, seen_of_base, likelihood, votes.raters, draws_V, older)
-        )
-    return RewardModel(members, settings.caution)
+        members.append(_fit_member(through, names, seen, likelihood, votes.raters, draws_V, older))
+    return RewardModel(members, settings.caution).standardised(base)
 
 
 def expand(
@@ -153,7 +173,6 @@ def _fit_member(
     through: Lenses,
     names: tuple[str, ...],
     seen: Views,
-    seen_of_base: Views,
     likelihood: Likelihood,
     raters: int,
     weights_V: Tensor,
@@ -164,11 +183,9 @@ def _fit_member(
     posterior = Posterior(seen_NK, likelihood, raters, weights_V, past)
     mode = posterior.mode()
     direction_K = (PRIOR * mode[:width]).float()
-    bias = float(mode[width])
-    on_base_N = (beside(seen_of_base, names) @ direction_K + bias).sigmoid()
     return Member(
-        through, names, direction_K, (PRIOR**2 * posterior.covariance_KK(mode)).float(), bias,
-        float(on_base_N.mean()), max(float(on_base_N.std()), 1e-3), Terms.unpack(mode[width + 1 :], raters),
+        through, names, direction_K, (PRIOR**2 * posterior.covariance_KK(mode)).float(), float(mode[width]),
+        Terms.unpack(mode[width + 1 :], raters),
     )  # fmt: skip
 
 

@@ -88,9 +88,7 @@ def accuracy(reward_N: Tensor, liked: list[bool]) -> float:
 
 def calibration_error(model: RewardModel, held_out: Replies, liked: list[bool]) -> float:
     """Expected, of the probability that an honest person's vote is up, slips included."""
-    meant_N = torch.stack(
-        [member(held_out.views) * member.spread + member.centre for member in model.members]
-    ).mean(0)
+    meant_N = model.logits(held_out.views).sigmoid().mean(1)
     said_N = (1 - LAPSE) * meant_N + LAPSE / 2
     up_N = torch.tensor(liked).float() * (1 - 2 * NOISE) + NOISE
     tenth_N = (said_N * 10).long()

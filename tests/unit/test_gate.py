@@ -41,8 +41,6 @@ def model(*slopes: float, variance: float = 0.01) -> RewardModel:
             torch.tensor([slope]),
             torch.tensor([[variance]]),
             0.0,
-            0.5,
-            1.0,
             terms,
         )
         for slope in slopes

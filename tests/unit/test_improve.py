@@ -228,7 +228,7 @@ def test_drift_is_held_by_its_penalty(base: Path) -> None:
 
     def drifted(penalty: float) -> Step:
         rl = RL.model_copy(update={"drift_penalty": penalty, "steps": 16})
-        drift = Drift(lenses(views, 64), views, torch.zeros(64))
+        drift = Drift(lenses(views, 64, votes=100), views, torch.zeros(64))
         return run(Backbone(base, rl), rl, drift=drift)[0][-1]
 
     free, held = drifted(0.0), drifted(3.0)

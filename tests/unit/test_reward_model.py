@@ -1,5 +1,6 @@
 """What the ensemble learns from votes of known origin."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 from schemas.feedback import JUDGE
 from schemas.settings import RewardSettings
 from trainer.examples import Corpus, Example, raters
-from trainer.lens import Lens, look, narrow, principal_directions
+from trainer.lens import Lens, lenses, look, narrow, principal_directions
 from trainer.likelihood import Likelihood, Votes
 from trainer.reward_model import RewardModel, _fit_member, _members, fit, influence, pairwise_accuracy
 
@@ -55,7 +56,7 @@ def correlation(a: Tensor, b: Tensor) -> float:
 def test_votes_teach_the_taste_behind_them() -> None:
     views, votes, truth = crowd_votes(raters=10, each=30, contrarians=0, seed=1)
     model = fitted(views, votes)
-    assert correlation(model.reward(views), truth) > 0.85
+    assert correlation(model.logits(views).mean(1), truth) > 0.85
     accuracy = pairwise_accuracy(model.reward(views), votes)
     assert accuracy is not None
     assert accuracy > 0.8
@@ -63,9 +64,30 @@ def test_votes_teach_the_taste_behind_them() -> None:
 
 def test_the_reward_is_standardised_on_the_bases_replies() -> None:
     views, votes, _ = crowd_votes(raters=10, each=20, contrarians=0, seed=2)
-    scores_NM = fitted(views, votes).scores(views)
-    assert torch.allclose(scores_NM.mean(0), torch.zeros(5), atol=1e-3)
-    assert torch.allclose(scores_NM.std(0), torch.ones(5), atol=1e-3)
+    reward_N = fitted(views, votes).reward(views)
+    assert abs(float(reward_N.mean())) < 1e-3
+    assert abs(float(reward_N.std()) - 1) < 1e-3
+
+
+def test_what_is_liked_already_gains_little() -> None:
+    views, votes, _ = crowd_votes(raters=10, each=40, contrarians=0, seed=9)
+    model = fitted(views, votes)
+    r_N, order = model.logits(views).mean(1).sort()
+    reward_N = model.reward(views)[order]
+    middle, most = int((r_N < 0).sum()), len(r_N) - 1
+    near, far = middle + 10, middle + (most - middle) // 2
+    rise = (reward_N[near] - reward_N[middle - 10]) / (r_N[near] - r_N[middle - 10])
+    assert (reward_N[most] - reward_N[far]) / (r_N[most] - r_N[far]) < rise / 4
+
+
+def test_where_hardly_anything_is_liked_the_best_are_still_told_apart() -> None:
+    views, votes, _ = crowd_votes(raters=10, each=40, contrarians=0, seed=2)
+    model = fitted(views, votes)
+    glum = RewardModel([replace(each, bias=each.bias - 6) for each in model.members], model.caution)
+    reward_N = glum.standardised(views).reward(views)
+    best = model.logits(views).mean(1).argsort(descending=True)[: len(reward_N) // 20]
+    assert abs(float(reward_N.std()) - 1) < 1e-3
+    assert float(reward_N[best].mean()) > 1.5
 
 
 def test_who_votes_against_everyone_is_heeded_the_other_way_round() -> None:
@@ -73,16 +95,17 @@ def test_who_votes_against_everyone_is_heeded_the_other_way_round() -> None:
     model = fitted(views, votes)
     assert float(model.reliability_U[:3].max()) < -0.3
     assert float(model.reliability_U[3:].min()) > 0.5
-    assert correlation(model.reward(views), truth) > 0.85
+    assert correlation(model.logits(views).mean(1), truth) > 0.85
 
 
 def test_members_differ_and_doubt_costs_reward() -> None:
     views, votes, _ = crowd_votes(raters=4, each=10, contrarians=0, seed=4)
     model = fitted(views, votes)
-    scores_NM = model.scores(views)
-    assert float(scores_NM.std(1).mean()) > 0.1
-    expected = scores_NM.mean(1) - model.caution * scores_NM.std(1)
-    assert torch.equal(model.reward(views), expected)
+    r_NM = model.logits(views)
+    assert float(r_NM.std(1).mean()) > 0.1
+    bolder = replace(model, caution=2 * model.caution)
+    assert (bolder.reward(views) <= model.reward(views)).all()
+    assert bolder.reward(views).mean() < model.reward(views).mean() - 0.01
 
 
 def test_principal_directions_are_orthonormal_and_span_the_rows() -> None:
@@ -95,11 +118,17 @@ def test_principal_directions_are_orthonormal_and_span_the_rows() -> None:
     assert torch.allclose((x_ND @ largest_DK).norm(dim=0).sort(descending=True).values, singular, atol=1e-3)
 
 
+def test_more_votes_tell_more_directions_from_each_other() -> None:
+    views = {"mean": torch.randn(480, 120, generator=torch.Generator().manual_seed(7))}
+    looked_at = [lenses(views, 4, votes)["mean"].basis_DK.shape[1] for votes in (10, 400, 600, 800, 5_000)]
+    assert looked_at == [24, 24, 54, 96, 96]
+
+
 def test_what_all_replies_to_a_prompt_share_is_not_looked_at() -> None:
     generator = torch.Generator().manual_seed(6)
     subject_PD = torch.randn(20, 1, 3, generator=generator) * torch.tensor([5.0, 0.0, 0.0])
     manner_PKD = torch.randn(20, 4, 3, generator=generator) * torch.tensor([0.0, 1.0, 1.0])
-    lens = Lens.on("mean", (subject_PD + manner_PKD).flatten(0, 1), per_prompt=4)
+    lens = Lens.on("mean", (subject_PD + manner_PKD).flatten(0, 1), per_prompt=4, directions=3)
     assert lens.basis_DK.shape == (3, 2)
     assert torch.allclose(lens.basis_DK[0], torch.zeros(2), atol=1e-5)
 
@@ -118,7 +147,7 @@ def test_the_influence_of_a_vote_is_what_its_absence_changes() -> None:
             weights_V = draws_V.clone()
             weights_V[list(without)] = 0.0
             seen = narrow(member.lenses, views)
-            other = _fit_member(member.lenses, member.names, seen, seen, kept, votes.raters, weights_V)
+            other = _fit_member(member.lenses, member.names, seen, kept, votes.raters, weights_V)
             seen_NK = look(member.lenses, member.names, views)
             moved_N = seen_NK @ (other.direction_K - member.direction_K)
             total += float(moved_N.square().mean().sqrt())
@@ -146,7 +175,7 @@ def test_that_the_pleased_are_silent_does_not_bend_the_reward() -> None:
             votes.thumb(rater, reply, up)
     model = fitted(views, votes)
     assert sum(up for _, _, _, up in votes.thumbs) < votes.count / 4
-    assert correlation(model.reward(views), truth) > 0.85
+    assert correlation(model.logits(views).mean(1), truth) > 0.85
     assert float(model.members[0].terms.leniency_U.mean() + model.members[0].bias) < -1
 
 
@@ -159,8 +188,8 @@ def test_signals_teach_beside_votes() -> None:
             together.thumb(rater, reply, up)
         else:
             together.signal(rater, reply, up)
-    with_signals = correlation(fitted(views, together).reward(views), truth)
-    assert with_signals > correlation(fitted(views, alone).reward(views), truth) + 0.05
+    with_signals = correlation(fitted(views, together).logits(views).mean(1), truth)
+    assert with_signals > correlation(fitted(views, alone).logits(views).mean(1), truth) + 0.05
 
 
 def test_what_weighs_less_teaches_less() -> None:
@@ -169,7 +198,7 @@ def test_what_weighs_less_teaches_less() -> None:
     for _, rater, reply, up in first.thumbs:
         old = reply % 3 != 0  # two in three votes are from before the crowd changed its mind
         votes.thumb(rater, reply, not up if old else up, weight=0.05 if old else 1.0)
-    assert correlation(fitted(views, votes).reward(views), truth) > 0.8
+    assert correlation(fitted(views, votes).logits(views).mean(1), truth) > 0.8
 
 
 def test_a_judge_counts_as_far_as_it_agrees_with_people() -> None:
@@ -193,4 +222,4 @@ def test_a_judge_counts_as_far_as_it_agrees_with_people() -> None:
     assert of[f"{JUDGE}wise"] > 0.8
     assert abs(of[f"{JUDGE}coin"]) < 0.4
     assert of[f"{JUDGE}contrary"] < -0.5
-    assert correlation(model.reward(views), truth) > 0.85
+    assert correlation(model.logits(views).mean(1), truth) > 0.85

@@ -6,7 +6,7 @@ import torch
 from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.backbone import Backbone
-from trainer.features import PLACES, of_batch
+from trainer.features import LENGTHS, PLACES, STEP, of_batch
 from trainer.improve import kl_penalty, measure
 from trainer.rollouts import sample
 
@@ -96,7 +96,9 @@ def test_views_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(backb
     assert views["last"].tolist() == [[2.0, 1.0], [-5.0, 6.0]]
     assert [row.nonzero().squeeze(1).tolist() for row in views["tokens"]] == [[9, 11], [12]]
     assert views["tokens"].shape == (2, PLACES)
-    assert views["length"].squeeze(1).tolist() == pytest.approx([1.0986, 0.0], abs=1e-3)
+    beyond_four = [1 / (1 + (4 / length) ** (1 / STEP)) for length in (3, 1)]
+    assert views["length"][:, 0].tolist() == pytest.approx(beyond_four, abs=1e-3)
+    assert views["length"].shape == (2, len(LENGTHS))
 
 
 def test_the_penalty_on_kl_grows_as_the_budget_is_used_up() -> None:
