@@ -173,6 +173,11 @@ class RLSettings(BaseModel):
     imitation: float = Field(
         0.0, ge=0, description="weight of imitating edits beside the algorithm's own loss, nats per token"
     )
+    exemplars: float = Field(
+        1.0,
+        ge=0,
+        description="weight of imitating the base's own replies that are liked, beside the algorithm's loss",
+    )
     unended_penalty: float = Field(
         2.0, ge=0, description="taken from the reward of a reply that does not end by itself"
     )

@@ -8,7 +8,7 @@ dpo, kto      the votes themselves, and no reward model: pairs of replies of whi
               single replies that were liked or not; the step's samples only show the guard where we are
 
 Each adds its gradient to the adapter's, in micro-batches of like length. Beside any of them, demonstrations
-can be imitated.
+can be imitated: what people wrote, or what of the base's own replies they like.
 """
 
 from collections.abc import Callable, Sequence
@@ -160,14 +160,23 @@ class KTO:
             ((weight_B * loss_B).sum() / len(chosen)).backward()  # type: ignore[no-untyped-call]
 
 
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A reply to say more often, and what that weighs."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    weight: float
+
+
 class Imitating:
-    """Another objective, and beside it `weight` times the imitation of what people wrote: `at_once` of the
-    demonstrations a step, each with its own weight, drawn by `generator`."""
+    """Another objective, and beside it `weight` times the imitation of demonstrations: `at_once` of them a
+    step, drawn by `generator`."""
 
     def __init__(
         self,
         beside: Objective,
-        demonstrations: Sequence[tuple[Judged, float]],
+        demonstrations: Sequence[Demonstration],
         weight: float,
         at_once: int,
         generator: torch.Generator,
@@ -180,10 +189,16 @@ class Imitating:
     def descend(self, backbone: Backbone, samples: Samples) -> None:
         self._beside.descend(backbone, samples)
         chosen = [self._demonstrations[index] for index in self._draw()]
-        batch = backbone.pad([each.prompt_ids for each, _ in chosen], [each.token_ids for each, _ in chosen])
-        weights_B = torch.tensor([weight for _, weight in chosen], device=backbone.device)
-        loss = losses.imitation(backbone.logprobs_BR(batch), batch.reply_mask_BR, weights_B)
-        (self._weight * loss).backward()  # type: ignore[no-untyped-call]
+        prompts, replies = [each.prompt_ids for each in chosen], [each.token_ids for each in chosen]
+        order, tokens = by_length(prompts, replies), sum(map(len, replies))
+        at_once = MICRO_BATCH * backbone.processes.count
+        for start in range(0, len(order), at_once):
+            part = order[start : start + at_once]
+            batch = backbone.pad([prompts[row] for row in part], [replies[row] for row in part])
+            weights_B = torch.tensor([chosen[row].weight for row in part], device=backbone.device)
+            loss = losses.imitation(backbone.logprobs_BR(batch), batch.reply_mask_BR, weights_B)
+            share = batch.reply_mask_BR.sum() / tokens
+            (self._weight * share * loss).backward()  # type: ignore[no-untyped-call]
 
 
 class _Draw:

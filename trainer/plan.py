@@ -21,7 +21,7 @@ from trainer.imagined import Imagined, Ledger
 from trainer.improve import AVERAGED, GUARD_STEPS, release_memory
 from trainer.objectives import MICRO_BATCH, PolicyGradient, Samples, on_samples
 from trainer.rollouts import ROWS, Rollout, drawn
-from trainer.round import BASE_PROMPTS, BASE_REPLIES
+from trainer.round import BASE_PROMPTS, BASE_REPLIES, EXEMPLARS
 
 PROMPT_TOKENS = 512
 """Of the longest prompt, where the context leaves so many and nothing else is said."""
@@ -128,7 +128,9 @@ def _plan(
     length = min(prompt_tokens or PROMPT_TOKENS, round_.context - rl.max_tokens)
     each = _Each(round_, rl, rates)
     replies = rl.prompts * rl.replies
-    trained = replies if on_samples(rl) is not None and rl.algorithm != "online_dpo" else 2 * rl.prompts
+    sampled = on_samples(rl) is not None
+    trained = replies if sampled and rl.algorithm != "online_dpo" else 2 * rl.prompts
+    trained += EXEMPLARS if sampled and rl.exemplars else 0
     train = each.trained(length, min(MICRO_BATCH, trained))
     otherwise = _Each(
         Imagined(model, rl.model_copy(update={"recompute": not rl.recompute})), rl, rates

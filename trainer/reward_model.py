@@ -94,6 +94,11 @@ class RewardModel:
         """(N,)"""
         return ((SHARPNESS * (self.cautious(views) - self.even)).sigmoid() - self.centre) / self.spread
 
+    @property
+    def most(self) -> float:
+        """The reward that none is above."""
+        return (1 - self.centre) / self.spread
+
     def cautious(self, views: Views) -> Tensor:
         """(N,) mean − κ·std of r over the members: where they disagree, less."""
         r_NM = self.logits(views)

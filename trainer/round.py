@@ -6,7 +6,7 @@ chance has a generator of its own, and what is kept between rounds to save time 
 knows) does not depend on which round computed it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +22,20 @@ from trainer.improve import Improvement, Step, improve, measure
 from trainer.inputs import Inputs
 from trainer.knowledge import Exam
 from trainer.likelihood import Votes
-from trainer.objectives import DPO, KTO, Imitating, Judged, Objective, on_samples
+from trainer.objectives import DPO, KTO, Demonstration, Imitating, Judged, Objective, on_samples
 from trainer.past import Past
 from trainer.reward_model import RewardModel
 from trainer.rollouts import Sampler
 
 BASE_PROMPTS, BASE_REPLIES = 128, 4
-"""What the base says to recent prompts sets the scale of the reward, and is what policies drift from."""
+"""What the base says to recent prompts sets the scale of the reward; it is what policies drift from, and what
+is liked of it they imitate."""
 
+IMITATED, EXEMPLARS = 8, 32
+"""Edits, and replies of the base, that are imitated in one step."""
 
-IMITATED = 8
-"""Edits that are imitated in one step."""
+EXEMPLARY = 0.05
+"""Least weight of a reply of the base that is."""
 
 
 class Seen:
@@ -78,6 +81,20 @@ class Learned:
     judge: RewardModel | None
     base: Answers
     improvement: Improvement
+
+
+def exemplars(
+    prompts: Sequence[list[int]], base: Answers, model: RewardModel, beta: float
+) -> list[Demonstration]:
+    """Which of the base's own replies, BASE_REPLIES to each of the first `prompts`, people would like. The
+    best policy for a reward is the base, each reply weighted by exp(r/β): these show it, whatever way a
+    policy goes there. The highest reward that there is weighs 1."""
+    weights = ((model.reward(base.views) - model.most) / max(beta, 1e-3)).exp().tolist()
+    return [
+        Demonstration(prompts[row // BASE_REPLIES], token_ids, weight)
+        for row, (token_ids, weight) in enumerate(zip(base.token_ids, weights, strict=True))
+        if weight >= EXEMPLARY
+    ]
 
 
 class Round:
@@ -156,35 +173,39 @@ class Round:
         knowledge = self.generator("guard")
         improvement = improve(
             self._backbone, self.practice, model.reward, self._settings.rl, self.generator("prompts"),
-            self._objective(seen, model), sampler, report, lambda: exam.lost(knowledge),
+            self._objective(seen, model, base), sampler, report, lambda: exam.lost(knowledge),
             self.inputs.knowledge_lost / self._settings.gate.knowledge_loss,
             self._settings.rl.entropy_floor * base.entropy,
             Drift(model.members[0].lenses, base.views, model.reward(base.views)),
         )  # fmt: skip
         return Learned(model, judge, base, improvement)
 
-    def _objective(self, seen: Seen, model: RewardModel) -> Objective:
-        """That of the algorithm, and beside it the imitation of edits; each vote counts by its age and its
-        rater's reliability, and judges' together no more than they may."""
+    def _objective(self, seen: Seen, model: RewardModel, base: Answers) -> Objective:
+        """That of the algorithm, and beside it the imitation of what is liked of `base`, and of edits; each
+        vote counts by its age and its rater's reliability, and judges' together no more than they may."""
+        rl = self._settings.rl
         votes, _ = self.votes()
         reliabilities = model.reliability_U[votes.rater_of_each].clamp(0, 1).tolist()
         weights = [age * known for age, known in zip(votes.weights, reliabilities, strict=True)]
         weighed = list(zip(self.training, weights, strict=True))
-        objective, weight = self._of_algorithm(seen, weighed), self._settings.rl.imitation
-        if not weight:
-            return objective
-        demonstrations = [
-            (seen.judged(self.corpus, example.about[0]), weight_of_vote)
-            for example, weight_of_vote in weighed
+        objective = self._of_algorithm(seen, weighed, exemplars(self.practice, base, model, rl.kl_penalty))
+        edits = [
+            Demonstration(reply.prompt_ids, reply.token_ids, weight)
+            for example, weight in weighed
             if example.type == "edit"
+            for reply in [self.corpus.replies[example.about[0]]]
         ]
-        if not demonstrations:
-            return objective
-        return Imitating(objective, demonstrations, weight, IMITATED, self.generator("imitation"))
+        if rl.imitation and edits:
+            objective = Imitating(objective, edits, rl.imitation, IMITATED, self.generator("imitation"))
+        return objective
 
-    def _of_algorithm(self, seen: Seen, weighed: list[tuple[Example, float]]) -> Objective:
+    def _of_algorithm(
+        self, seen: Seen, weighed: list[tuple[Example, float]], liked: list[Demonstration]
+    ) -> Objective:
         rl = self._settings.rl
         objective = on_samples(rl)
+        if objective is not None and rl.exemplars and liked:
+            return Imitating(objective, liked, rl.exemplars, EXEMPLARS, self.generator("exemplars"))
         if objective is not None:
             return objective
         generator = self.generator("votes")

@@ -10,10 +10,21 @@ import torch
 
 from schemas.settings import RLSettings
 from tests.service import write_base
+from trainer import objectives
 from trainer.backbone import Backbone
 from trainer.improve import measure
 from trainer.losses import above_group, leave_one_out
-from trainer.objectives import DPO, KTO, Imitating, Judged, Objective, OnlineDPO, PolicyGradient, Samples
+from trainer.objectives import (
+    DPO,
+    KTO,
+    Demonstration,
+    Imitating,
+    Judged,
+    Objective,
+    OnlineDPO,
+    PolicyGradient,
+    Samples,
+)
 from trainer.rollouts import in_process
 
 torch.set_num_threads(1)
@@ -44,6 +55,10 @@ def samples(backbone: Backbone, seed: int = 0, beta: float = 0.0) -> Samples:
 
 def judged(of: Samples, index: int) -> Judged:
     return Judged(list(of.rows[index]), of.rollouts[index].token_ids, sum(of.base_logprobs[index]))
+
+
+def demonstration(of: Samples, index: int, weight: float) -> Demonstration:
+    return Demonstration(list(of.rows[index]), of.rollouts[index].token_ids, weight)
 
 
 def log_ratios(backbone: Backbone, of: Samples) -> torch.Tensor:
@@ -206,16 +221,31 @@ class Nothing:
 
 def test_what_was_demonstrated_becomes_likelier_if_it_weighs_anything(backbone: Backbone) -> None:
     of = samples(backbone, beta=0.1)
-    shown = [(judged(of, 0), 1.0), (judged(of, 5), 0.0)]
+    shown = [demonstration(of, 0, 1.0), demonstration(of, 5, 0.0)]
     descend(backbone, Imitating(Nothing(), shown, 1.0, 8, torch.Generator().manual_seed(0)), of)
     ratios_B = log_ratios(backbone, of).view(-1)
     assert ratios_B[0] > 1
     assert ratios_B[0] > ratios_B[5] + 1
 
 
+def test_imitation_is_the_same_in_batches_of_any_size(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = samples(backbone, beta=0.1)
+    shown = [demonstration(of, index, 1 / (1 + index)) for index in range(len(of.rows))]
+    gradients = []
+    for at_once in (len(shown), 5):
+        monkeypatch.setattr(objectives, "MICRO_BATCH", at_once)
+        imitating = Imitating(Nothing(), shown, 0.5, len(shown), torch.Generator().manual_seed(0))
+        with backbone.exact():
+            gradients.append(gradient(backbone, imitating, of))
+    for whole, in_parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(in_parts, whole, rtol=1e-3, atol=1e-6)
+
+
 def test_imitation_adds_to_the_objective_beside_it(backbone: Backbone) -> None:
     of = samples(backbone, beta=0.1)
-    shown = [(judged(of, 3), 1.0)]
+    shown = [demonstration(of, 3, 1.0)]
     parts = [
         gradient(backbone, OnlineDPO(), of),
         gradient(backbone, Imitating(Nothing(), shown, 0.5, 1, torch.Generator()), of),

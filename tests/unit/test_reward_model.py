@@ -69,6 +69,14 @@ def test_the_reward_is_standardised_on_the_bases_replies() -> None:
     assert abs(float(reward_N.std()) - 1) < 1e-3
 
 
+def test_no_reply_is_rewarded_more_than_the_most() -> None:
+    views, votes, _ = crowd_votes(raters=10, each=20, contrarians=0, seed=2)
+    model = fitted(views, votes)
+    adored = replace(model, members=[replace(each, bias=each.bias + 20) for each in model.members])
+    torch.testing.assert_close(adored.reward(views), torch.full((200,), model.most))
+    assert float(model.reward(views).max()) < model.most
+
+
 def test_what_is_liked_already_gains_little() -> None:
     views, votes, _ = crowd_votes(raters=10, each=40, contrarians=0, seed=9)
     model = fitted(views, votes)
