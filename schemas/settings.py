@@ -159,7 +159,7 @@ class RLSettings(BaseModel):
     kl_penalty: float = Field(
         0.15,
         ge=0,
-        description="β on KL(π‖π_base), reward per nat; grows as the budget is used up",
+        description="β on KL(π‖π_base), reward per nat; grows as a budget is used up or little is left",
     )
     drift_penalty: float = Field(
         1.0,
@@ -174,7 +174,7 @@ class RLSettings(BaseModel):
         0.0, ge=0, description="weight of imitating edits beside the algorithm's own loss, nats per token"
     )
     exemplars: float = Field(
-        1.0,
+        0.3,
         ge=0,
         description="weight of imitating the base's own replies that are liked, beside the algorithm's loss",
     )

@@ -10,6 +10,7 @@ mean of its last steps (Polyak and Juditsky 1992): each is noisy, and the noise 
 """
 
 import ctypes
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,9 @@ NOISE = 1.1
 B_FASTER = 2.0
 """How much faster LoRA's B learns than its A. B begins at zero, and A learns nothing where B is zero: at one
 rate for both a first round moves hardly at all (LoRA+: Hayou, Ghosh and Yu 2024)."""
+
+NEAR = 0.6
+"""Share of the way from the base's reward to the most that there is, from which on β grows."""
 
 Reward = Callable[[Views], Tensor]
 """Views of N replies to their rewards (N,)."""
@@ -132,14 +136,16 @@ def improve(
     sampler: Sampler,
     report: Callable[[int, Step], None] = lambda number, step: None,
     guard: Callable[[], str | None] = lambda: None,
+    most: float = math.inf,
     spent: float = 0.0,
     least_entropy: float = 0.0,
     drift: Drift | None = None,
 ) -> Improvement:
     """Train the backbone's adapter for at most `rl.steps` steps; `generator` draws the prompts, `report`
     hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
-    those steps are taken back. `spent` is what is used up of another budget than the KL's, as a share;
-    `least_entropy` is in nats per token; without `drift`, none is charged."""
+    those steps are taken back. `most` is the highest reward that there is, where the base's is 0; `spent` is
+    what is used up of another budget than the KL's, as a share; `least_entropy` is in nats per token; without
+    `drift`, none is charged."""
     a_side, b_side = backbone.sides()
     optimizer = torch.optim.AdamW(
         [{"params": a_side, "faster": 1.0}, {"params": b_side, "faster": B_FASTER}],
@@ -179,7 +185,8 @@ def improve(
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
         rewards_B = raw_B - rl.drift_penalty * drift_B - rl.unended_penalty * unfinished_B
         rewards_PK = rewards_B.view(len(chosen), rl.replies)
-        beta, kl = kl_penalty(max(step.kl / rl.kl_budget, spent), rl), float(kl_B.mean())
+        beta = kl_penalty(max(step.kl / rl.kl_budget, spent), step.reward / most, rl)
+        kl = float(kl_B.mean())
         objective.descend(backbone, Samples(rows, rollouts, rewards_PK, measured.base_logprobs, beta, kl))
         backbone.processes.add_up([each.grad for each in backbone.trainable() if each.grad is not None])
         torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
@@ -223,9 +230,13 @@ def release_memory() -> None:
         trim(0)
 
 
-def kl_penalty(spent: float, rl: RLSettings) -> float:
-    """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold."""
-    return rl.kl_penalty / max(0.25, 1 - max(spent, 0.0) ** 2)
+def kl_penalty(spent: float, way: float, rl: RLSettings) -> float:
+    """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold. And it
+    grows with the share of the way to the most reward that is gone: up to twofold when a policy is half as
+    far from it as at NEAR. A reward's errors move a policy by what they are over β, and where little is
+    left to win, they are most of what moves it."""
+    nearness = min(2.0, max(1.0, (1 - NEAR) / max(1 - way, 1e-6)))
+    return nearness * rl.kl_penalty / max(0.25, 1 - max(spent, 0.0) ** 2)
 
 
 def learning_rate(step: int, rl: RLSettings) -> float:

@@ -1,5 +1,6 @@
 """The policy gradient on a tiny model: it moves towards the reward, and the guard takes back what it must."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -173,6 +174,24 @@ def test_a_round_hands_on_the_mean_of_its_last_three_steps(base: Path) -> None:
     assert len(seen) == 5
     for found, *last in zip(backbone.snapshot(), *seen[2:], strict=True):
         torch.testing.assert_close(found, torch.stack(last).mean(0))
+
+
+@pytest.mark.parametrize(("most", "times"), [(math.inf, 1), (4.0, 1), (1.0, 2)])
+def test_kl_is_dearer_where_the_reward_is_near_its_most(base: Path, most: float, times: float) -> None:
+    class Listening:
+        def descend(self, backbone: Backbone, samples: Samples) -> None:
+            heard.append(samples.beta)
+
+    heard: list[float] = []
+    rl = RL.model_copy(update={"steps": 1})
+    backbone = Backbone(base, rl)
+    prompt = backbone.render([{"role": "user", "content": "hello"}])
+    generator = torch.Generator().manual_seed(0)
+    improve(
+        backbone, [prompt], lambda views: torch.ones(len(views["length"])), rl, generator, Listening(),
+        in_process(backbone, rl.replies, rl.max_tokens, generator), most=most,
+    )  # fmt: skip
+    assert heard == [pytest.approx(times * rl.kl_penalty)]
 
 
 def test_a_reply_that_does_not_end_is_worth_less(base: Path) -> None:
