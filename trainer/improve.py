@@ -185,7 +185,8 @@ def improve(
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
         rewards_B = raw_B - rl.drift_penalty * drift_B - rl.unended_penalty * unfinished_B
         rewards_PK = rewards_B.view(len(chosen), rl.replies)
-        beta = kl_penalty(max(step.kl / rl.kl_budget, spent), step.reward / most, rl)
+        way = step.reward / most if most > 0 else 1.0  # people may like all that the base says
+        beta = kl_penalty(max(step.kl / rl.kl_budget, spent), way, rl)
         kl = float(kl_B.mean())
         objective.descend(backbone, Samples(rows, rollouts, rewards_PK, measured.base_logprobs, beta, kl))
         backbone.processes.add_up([each.grad for each in backbone.trainable() if each.grad is not None])

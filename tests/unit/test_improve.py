@@ -176,7 +176,7 @@ def test_a_round_hands_on_the_mean_of_its_last_three_steps(base: Path) -> None:
         torch.testing.assert_close(found, torch.stack(last).mean(0))
 
 
-@pytest.mark.parametrize(("most", "times"), [(math.inf, 1), (4.0, 1), (1.0, 2)])
+@pytest.mark.parametrize(("most", "times"), [(math.inf, 1), (4.0, 1), (1.0, 2), (0.0, 2)])
 def test_kl_is_dearer_where_the_reward_is_near_its_most(base: Path, most: float, times: float) -> None:
     class Listening:
         def descend(self, backbone: Backbone, samples: Samples) -> None:
