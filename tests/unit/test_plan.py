@@ -72,7 +72,9 @@ def test_more_and_longer_replies_take_more() -> None:
     some = planned()
     assert some.fits
     assert not some.savings
-    assert planned(replies=16).seconds > 1.4 * some.seconds
+    alone = planned(exemplars=0)
+    assert alone.seconds < some.seconds
+    assert planned(replies=16, exemplars=0).seconds > 1.5 * alone.seconds
     longer = planned(max_tokens=96)
     assert longer.peak > some.peak
     assert longer.seconds > 2 * some.seconds
