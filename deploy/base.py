@@ -10,19 +10,21 @@ from schemas.errors import StartError
 from schemas.policies import base_digest
 from trainer.starter import MODEL_DIR
 
-_NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+_WEIGHTS = "*.safetensors"
+_BESIDE = ["*.json", "*.jinja", "*.model", "*.txt"]
 
 
-def base_directory(model: str) -> Path:
-    """The directory of `model`: `starter`, a path, or a hub id such as `Qwen/Qwen3-0.6B`.
+def base_directory(model: str, *, weights: bool = True) -> Path:
+    """The directory of `model`: `starter`, a path, or a hub id such as `Qwen/Qwen3-0.6B`. Without
+    `weights` these need not be there, which are most of a download.
 
     Raises StartError when there is none, or when it cannot chat.
     """
     directory = MODEL_DIR if model == "starter" else Path(model).expanduser()
     if not directory.is_dir():
-        directory = _download(model)
-    if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):
-        raise StartError(f"{directory} is no model: it needs config.json and *.safetensors.")
+        directory = _download(model, [*_BESIDE, *([_WEIGHTS] if weights else [])])
+    if not (directory / "config.json").is_file() or (weights and not any(directory.glob(_WEIGHTS))):
+        raise StartError(f"{directory} is no model: it needs config.json and {_WEIGHTS}.")
     if not _has_chat_template(directory):
         raise StartError(f"{directory} has no chat template. Use an instruction-tuned model.")
     return directory.resolve()
@@ -47,12 +49,12 @@ def place(base: Path, directory: Path) -> None:
                 ) from None
 
 
-def _download(model: str) -> Path:
+def _download(model: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=_NEEDED))
+        return Path(snapshot_download(model, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise StartError(
             f"There is no directory {model}, and no model of that name could be downloaded ({error}). "

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,21 +80,38 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 async def write_file(rows: AsyncIterator[dict[str, Any]], path: Path | None) -> None:
-    """As JSON lines, to standard output without a path; or as Parquet, by the path's ending."""
-    if path is not None and path.suffix == ".parquet":
-        await _write_parquet(rows, path)
-        return
-    file = sys.stdout if path is None else path.open("w", encoding="utf-8")
-    try:
+    """As JSON lines, to standard output without a path; or as Parquet, by the path's ending. A file is there
+    when all of it is."""
+    if path is None:
         async for row in rows:
-            file.write(line(row))
+            sys.stdout.write(line(row))
+        return
+    with _whole(path) as draft:
+        if path.suffix == ".parquet":
+            await _write_parquet(rows, draft)
+            return
+        with draft.open("w", encoding="utf-8") as file:
+            async for row in rows:
+                file.write(line(row))
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when it was written without an error; a pipe or a device is
+    written to as it is."""
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        yield draft
+        draft.replace(path)
     finally:
-        if path is not None:
-            file.close()
+        draft.unlink(missing_ok=True)
 
 
 async def _write_parquet(rows: AsyncIterator[dict[str, Any]], path: Path) -> None:
-    """In groups, whose schema is the first one's."""
+    """In groups, whose schema is the first one's; without a row, without a column."""
     parquet = _pyarrow()
     import pyarrow
 
@@ -117,7 +135,7 @@ async def _write_parquet(rows: AsyncIterator[dict[str, Any]], path: Path) -> Non
             batch.append(row)
             if len(batch) == _WRITTEN:
                 flush()
-        if batch:
+        if batch or writer is None:
             flush()
     finally:
         if writer is not None:

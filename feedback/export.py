@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from feedback.layouts import Judgement, Layout
+from schemas.feedback import JUDGE
 from schemas.times import rfc3339
 
 # `policy` of a ranking is the one that wrote all the replies, or null when several did (see `replies`).
@@ -54,11 +55,11 @@ async def everything(connection: AsyncConnection[DictRow], project: str) -> Asyn
 async def rows(
     connection: AsyncConnection[DictRow], project: str, layout: Layout
 ) -> AsyncIterator[dict[str, Any]]:
-    """The votes that stand as rows of a layout, `connection` being as for `everything`. Preferences are what
-    was ranked above what, and edits above what they replaced; good completions are edits and what got a
-    thumb up."""
+    """The votes of people that stand as rows of a layout, `connection` being as for `everything`. Preferences
+    are what was ranked above what, and edits above what they replaced; good completions are edits and what
+    got a thumb up. Judges' are left out: no row says who voted, so they would come back as people's."""
     async for vote in _votes(connection, project):
-        if vote["superseded_by"] is None:
+        if vote["superseded_by"] is None and not vote["user"].startswith(JUDGE):
             for judgement in _judgements(vote, layout):
                 yield judgement.row()
 

@@ -133,7 +133,7 @@ class Judge:
             return verdict(answer.json()["choices"][0]["message"]["content"])
         except httpx.HTTPError as error:
             raise NoVerdict(f"{type(error).__name__}: {error}") from None
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise NoVerdict(f"not a chat completion: {type(error).__name__}") from None
 
 

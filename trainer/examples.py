@@ -69,6 +69,11 @@ class Example:
     def by_judge(self) -> bool:
         return self.rater.startswith(JUDGE)
 
+    @property
+    def by_person(self) -> bool:
+        """Whether it is a vote, which a signal is not, and no judge's."""
+        return not self.by_judge and self.type != "signal"
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
@@ -87,8 +92,8 @@ class Corpus:
         self, examples: Iterable[Example], reward: RewardSettings, past: tuple[float, float] = (0.0, 0.0)
     ) -> tuple[Votes, list[Key]]:
         """The same as numbers, and the replies that these count by. What is older by the half-life than the
-        newest weighs half as much, and judges together no more than their share of what people do; `past` is
-        what people and judges weigh beside these."""
+        newest weighs half as much, and judges together no more than their share of what people's votes do;
+        `past` is what these and judges weigh beside."""
         chosen = list(examples)
         keys = list(dict.fromkeys(key for example in chosen for key in example.about))
         reply = {key: index for index, key in enumerate(keys)}
@@ -117,7 +122,9 @@ class Corpus:
         weights = [weight_of_age(newest - example.created_at, reward) for example in chosen]
         judged = [example.by_judge for example in chosen]
         of_judges = sum(weight for weight, by_judge in zip(weights, judged, strict=True) if by_judge)
-        of_people = sum(weights) - of_judges + past_people
+        of_people = past_people + sum(
+            weight for weight, example in zip(weights, chosen, strict=True) if example.by_person
+        )
         most = max(0.0, reward.judges_share * of_people - past_judges)
         if of_judges <= most:
             return weights

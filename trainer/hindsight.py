@@ -4,8 +4,8 @@ The gate asks a model before anyone has seen a candidate; this asks people after
 the share of thumbs up on the policy's replies is set against that on its parent's: one is more lenient than
 another, and a person's votes are not independent of each other, so the person is the unit. Where the mean
 difference is below zero by more than twice its standard error, the step was a bad one, and the next round
-starts from the parent. It does so once for each parent: if the second step from there fares no better, it is
-the crowd that has changed. What is served meanwhile is not decided here.
+starts from the parent. It does so once for each parent: if the second step from there that everybody was
+served fares no better, it is the crowd that has changed. What is served meanwhile is not decided here.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ FEWEST = 5
 class Hindsight:
     """By how much `people` give a thumb up to `policy` more often than to its parent, which is in
     `directory`, on average, and the standard error of that; `again` where the step is not the first from this
-    parent."""
+    parent that was live."""
 
     policy: str
     parent: str
@@ -50,7 +50,8 @@ def look_back(pool: Pool, project: str, policy: str) -> Hindsight | None:
         step = connection.execute(
             "select parent.id, parent.directory, exists (select from policies other where"
             " other.project = p.project and other.parent = p.parent and other.created_at < p.created_at"
-            ") as again from policies p join policies parent on parent.project = p.project"
+            " and other.live_at is not null) as again"
+            " from policies p join policies parent on parent.project = p.project"
             " and parent.id = p.parent where p.project = %s and p.id = %s",
             [project, policy],
         ).fetchone()

@@ -107,8 +107,9 @@ class Trainer:
         before, self.working = self.working, False
         if self.standby.active():
             if not before:
+                record.close_interrupted(self.pool, self.settings.project)  # first: nobody publishes now
                 publish.ensure_base(self.pool, self.backbone, self.settings, self.learner.zero)
-                record.close_interrupted(self.pool, self.settings.project)
+                record.complete(self.pool, self.settings)
                 log.info("trainer active", project=self.settings.project)
             self.working = True
         return self.working
@@ -122,7 +123,8 @@ class Trainer:
             ingest(self.pool, self.log)
             self._trim()
             if self.due():
-                record.close_interrupted(self.pool, self.settings.project)
+                if record.close_interrupted(self.pool, self.settings.project):
+                    record.complete(self.pool, self.settings)
                 self.round()
         except psycopg.OperationalError as error:
             log.warning("database is away", error=type(error).__name__)
@@ -201,6 +203,9 @@ class Trainer:
             past,
         )
         figures |= {
+            "seed": settings.seed,
+            "draw": inputs.draw,
+            "versions": publish.versions(backbone),
             "examples": len(work.training),
             "examples_past": len(past.events) if past else 0,
             "examples_new": sum(not example.learned for example in work.training),
@@ -230,7 +235,6 @@ class Trainer:
         }
         figures["samples"] = account.of_replies(trial.before, trial.after)
         figures |= account.of_votes(work, learned.model, self.learner.seen)
-        figures |= {"seed": settings.seed, "draw": inputs.draw, "versions": publish.versions(backbone)}
         verdict = gate.judge(
             trial.candidate, trial.live, learned.base, learned.model, learned.judge, trial.knows,
             settings.gate, settings.rl,
@@ -243,9 +247,10 @@ class Trainer:
         event_ids = work.learned_from()
         manifest = publish.write(
             backbone, self.settings, number, trial.probe, inputs, learned.improvement.rollouts, event_ids,
-            {"gate": verdict.figures, **learned.improvement.figures()}, past,
+            {"gate": verdict.figures, **learned.improvement.figures()},
+            self.learner.past_file if past else None,
         )  # fmt: skip
-        publish.announce(self.pool, self.settings, manifest, event_ids, round_id, verdict.as_json())
+        publish.announce(self.pool, self.settings, manifest, event_ids, round_id, verdict.as_json(), figures)
         figures["policy"] = manifest.id
         return "published", None
 

@@ -1,9 +1,10 @@
 """What is left of older votes, so that a round costs what the newer ones cost.
 
-When more than WINDOW votes stand side by side, the oldest of them are folded, down to half as many: what they
-say is kept as a quadratic (`quadratic`) for each member of the reward model and each fold of votes, and they
-are not loaded, read or looked at again. A round adds up the folds that it does not keep back. Each vote was
-drawn for each member when it was folded, and stays so.
+When more than WINDOW votes stand side by side, the oldest of them are folded, down to half as many, and so
+with signals, which would else push votes out. What they say is kept as a quadratic (`quadratic`) for each
+member of the reward model and each fold of votes, and they are not loaded, read or looked at again. A round
+adds up the folds that it does not keep back. Each vote was drawn for each member when it was folded, and
+stays so.
 
 A quadratic holds in the coordinates that it was made in, so the lenses are those of the first time. It cannot
 be taken apart: when one of its votes no longer stands, or another base or setting takes over, the past is
@@ -32,11 +33,11 @@ from trainer.quadratic import Quadratic
 from trainer.reward_model import Recalled
 
 WINDOW = 4_000
-"""Votes and signals that are learned from as they are; where there are more, the newest half of it. With a
-quarter of that, votes were folded before it was found out which of many raters are hostile, and accuracy was
-up to three points below that of a full refit."""
+"""Votes that are learned from as they are, and as many signals; where there are more, the newest half of it.
+With a quarter of that, votes were folded before it was found out which of many raters are hostile, and
+accuracy was up to three points below that of a full refit."""
 
-VERSION = 4
+VERSION = 5
 """Of what a past means: another looks at other things, or reckons otherwise."""
 
 OF_LENS = ("centre_D", "spread_D", "basis_DK", "size")
@@ -50,8 +51,9 @@ UNREAD = -1
 @dataclass(frozen=True, slots=True)
 class Past:
     """`events` were folded, each in its fold of `folds_E`; they weigh as on the day `newest`. `weights_F2` is
-    what people's votes and judges' weigh in all. Each of `members` has the folds as its groups, and knows the
-    `raters`, in that order. The table of examples knows what was folded by the past's `name`."""
+    what people's votes and judges' weigh in all, signals left out. Each of `members` has the folds as its
+    groups, and knows the `raters`, in that order. The table of examples knows what was folded by the past's
+    `name`."""
 
     name: str
     made_for: str
@@ -191,7 +193,8 @@ class Past:
             if example.event_id in fold_of:
                 fold = fold_of[example.event_id] = example.fold(len(folds))
                 groups_FV[fold, number] = 1
-                weights_F2[fold, int(example.by_judge)] += votes.weights[number]
+                if example.by_judge or example.by_person:
+                    weights_F2[fold, int(example.by_judge)] += votes.weights[number]
         here = examples.raters(corpus.examples)
         said = reward_model.expand(views(keys), votes, self.recall(folds, here), groups_FV, reward, generator)
         raters = list(dict.fromkeys([*self.raters, *here]))
@@ -217,7 +220,8 @@ def forget(pool: Pool, project: str, path: Path) -> None:
 
 
 def oldest(events: Sequence[str]) -> Sequence[str]:
-    """Those of a round's votes, oldest first, that are to be folded after it: none while they are few."""
+    """Those of a round's votes, or signals, oldest first, that are to be folded after it: none while they are
+    few."""
     return events[: -(WINDOW // 2)] if len(events) > WINDOW else []
 
 

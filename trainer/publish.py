@@ -2,13 +2,15 @@
 
 The directory is written under another name, flushed and renamed, so a policy is whole or absent. Its row,
 the record of its round and the names of the votes it learned from are one transaction: a trainer killed
-before it leaves a directory that nobody knows, which the next start removes.
+before it leaves a directory that nobody knows, which the next start removes. It removes nothing else: a
+database that knows none of the policies that are there is the wrong one, or was not restored.
 """
 
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,17 +25,19 @@ from safetensors.torch import save_file
 
 from schemas.database import Pool
 from schemas.errors import StartError
-from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, file_digest
+from schemas.policies import BASE, CONFIG, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
 from trainer import device
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
 from trainer.knowledge import GREETING
-from trainer.past import Past
+from trainer.record import finite
 from trainer.rollouts import Rollout, pack
 
 INPUTS, ROLLOUTS, PAST = "inputs.json", "rollouts.safetensors", "past.safetensors"
 """Beside the adapter: what it was made from, so that it can be made again."""
+
+_DRAFT = ".draft-"
 
 _PROBE = [{"role": "user", "content": GREETING}]
 _PROBE_REPLY = "Hello! I am glad that you ask. I can chat with you, answer questions, and help you think."
@@ -64,20 +68,24 @@ def write(
     rollouts: Sequence[list[Rollout]] = (),
     event_ids: Sequence[str] = (),
     metrics: dict[str, Any] | None = None,
-    past: Past | None = None,
+    past: Path | None = None,
 ) -> Manifest:
     """The directory of the adapter as it is now, of which `probe` is: named by `number` and its weights, `p0`
-    without inputs."""
+    without inputs. `past` is the file of what was left of older votes (`past`): one of many megabytes, which
+    is never written to again, and so is shared by the policies that have the same."""
     folder = settings.policies_dir / settings.project
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".draft-{number}"
+    draft = folder / f"{_DRAFT}{number}"
     shutil.rmtree(draft, ignore_errors=True)
     save_adapter(backbone, draft)
     if inputs is not None:
         (draft / INPUTS).write_text(inputs.model_dump_json() + "\n", encoding="utf-8")
         save_file(pack(rollouts), draft / ROLLOUTS)
     if past is not None:
-        past.write(draft / PAST)
+        try:
+            (draft / PAST).hardlink_to(past)
+        except OSError:  # it lies on another file system, or on one that has no links
+            shutil.copyfile(past, draft / PAST)
     policy = BASE if inputs is None else f"p{number}-{file_digest(draft / WEIGHTS)[:6]}"
     manifest = Manifest(
         id=policy,
@@ -130,14 +138,15 @@ def announce(
     event_ids: list[str],
     round_id: int,
     gate: dict[str, Any],
+    record: dict[str, Any],
 ) -> None:
-    """One transaction: the registry row, the votes' first policy, the round's outcome, and the news. Raises
-    Overtaken when the round was closed meanwhile."""
+    """One transaction: the registry row, the votes' first policy, the round's outcome and record, and the
+    news. Raises Overtaken when the round was closed meanwhile."""
     with pool.connection() as connection, connection.transaction():
         closed = connection.execute(
-            "update rounds set outcome = 'published', policy = %s, ended_at = now()"
+            "update rounds set outcome = 'published', policy = %s, record = %s, ended_at = now()"
             " where id = %s and outcome = 'running'",
-            [manifest.id, round_id],
+            [manifest.id, Jsonb(finite(record)), round_id],
         )
         if closed.rowcount == 0:
             raise Overtaken(f"another trainer took over before {manifest.id} was published")
@@ -154,22 +163,34 @@ def announce(
 
 def ensure_base(pool: Pool, backbone: Backbone, settings: Settings, probe: Probe) -> None:
     """Make `p0`, the zero adapter, whose probe is given, and route everybody to it, where the project has
-    none; remove directories that no row knows.
+    none; remove what killed trainers left.
 
-    Raises StartError when the project's policies belong to another base model.
+    Raises StartError when the project's policies belong to another base model, or are adapters of another
+    shape, and when the database knows none and there are some.
     """
     with pool.connection() as connection:
         rows = connection.execute(
-            "select id, base_digest from policies where project = %s", [settings.project]
+            "select id, base_digest, manifest #> '{configuration,rl}' as rl from policies where project = %s",
+            [settings.project],
         ).fetchall()
+        rounds = connection.execute(
+            "select count(*) from rounds where project = %s", [settings.project]
+        ).fetchone()
     base = next((row for row in rows if row["id"] == BASE), None)
-    if base is not None and base["base_digest"] != backbone.digest:
+    if base is not None:
+        _require(base, backbone, settings)
+    folder = settings.policies_dir / settings.project
+    strangers = _policies(folder) - {row["id"] for row in rows}
+    if base is None and strangers - {BASE}:
         raise StartError(
-            f"The policies of project {settings.project} adapt base {base['base_digest'][:12]}, and "
-            f"{settings.model} is {backbone.digest[:12]}. Use the model they were trained on, or another "
-            "data_dir."
+            f"{folder} has policies that the database knows nothing of. Is database_url the one that they "
+            "were made with, and restored? Else use another data_dir."
         )
-    _remove_unknown(settings.policies_dir / settings.project, {row["id"] for row in rows})
+    assert rounds is not None  # noqa: S101  (an aggregate gives its row)
+    _remove_drafts(folder)
+    for name in strangers:
+        if _round_of(name) <= rounds["count"]:
+            shutil.rmtree(folder / name)
     if base is None:
         manifest = write(backbone, settings, 0, probe)
         with pool.connection() as connection, connection.transaction():
@@ -217,11 +238,37 @@ def versions(backbone: Backbone) -> dict[str, str]:
     return found
 
 
-def _remove_unknown(folder: Path, known: set[str]) -> None:
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if path.is_dir() and path.name not in known:
-                shutil.rmtree(path)
+def _require(base: dict[str, Any], backbone: Backbone, settings: Settings) -> None:
+    """That this is the base that `p0` adapts, and these are the settings that its adapter has; all that is
+    learned begins with it. Raises StartError."""
+    if base["base_digest"] != backbone.digest:
+        raise StartError(
+            f"The policies of project {settings.project} adapt base {base['base_digest'][:12]}, and "
+            f"{settings.model} is {backbone.digest[:12]}. Use the model they were trained on, or another "
+            "data_dir."
+        )
+    for name in ("rank", "alpha"):
+        had, wanted = base["rl"][name], getattr(settings.trainer.rl, name)
+        if had != wanted:
+            raise StartError(
+                f"trainer.rl.{name} is {wanted}, and the policies of project {settings.project} have {had}."
+                f" Leave it at {had}, or use another data_dir."
+            )
+
+
+def _policies(folder: Path) -> set[str]:
+    """The names of what looks like a policy."""
+    found = folder.glob("p*/") if folder.is_dir() else ()
+    return {path.name for path in found if re.fullmatch(r"p\d+(-[0-9a-f]+)?", path.name)}
+
+
+def _round_of(policy: str) -> int:
+    return int(policy[1:].partition("-")[0])
+
+
+def _remove_drafts(folder: Path) -> None:
+    for path in [*folder.glob(f"{_DRAFT}*/"), *folder.glob(f"{TRAINING}*/")]:
+        shutil.rmtree(path)
 
 
 def _flush(path: Path) -> None:

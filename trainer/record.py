@@ -1,7 +1,8 @@
 """The record of a round: a row of `rounds`, and a JSON file and a page for people beside it.
 
 The row is opened before the work and closed with its outcome, so a round whose process died is found open
-by the next start, which closes it as failed.
+by the next start, which closes it as failed. The files follow the row, and are written by the next start
+where the process died between the two.
 """
 
 import json
@@ -24,6 +25,21 @@ def close_interrupted(pool: Pool, project: str) -> int:
             " where project = %s and outcome = 'running'",
             [project],
         ).rowcount
+
+
+def complete(pool: Pool, settings: Settings) -> None:
+    """Write the files of the last round, where they are missing."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select outcome, reason, policy, record, count(*) over () as number from rounds"
+            " where project = %s order by id desc limit 1",
+            [settings.project],
+        ).fetchone()
+    if row is None or row["outcome"] == "running":
+        return
+    if not all(path.exists() for path in _paths(settings, row["number"])):
+        policy = {"policy": row["policy"]} if row["policy"] else {}
+        _write(settings, row["number"], row["outcome"], row["reason"], {**row["record"], **policy})
 
 
 def was_cut_off(pool: Pool, project: str) -> bool:
@@ -90,11 +106,7 @@ def finish(
         )
     if closed.rowcount == 0:
         return False
-    folder = settings.rounds_dir / settings.project
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = {"round": number, "outcome": outcome, "reason": reason, **record}
-    _write(folder / f"{number:05d}.json", json.dumps(whole, indent=2) + "\n")
-    _write(folder / f"{number:05d}.html", page(whole))
+    _write(settings, number, outcome, reason, record)
     return True
 
 
@@ -111,7 +123,17 @@ def finite(value: Any) -> Any:
             return value
 
 
-def _write(path: Path, text: str) -> None:
-    draft = path.with_suffix(path.suffix + ".draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+def _paths(settings: Settings, number: int) -> tuple[Path, Path]:
+    """Of a round's figures, and of its page."""
+    folder = settings.rounds_dir / settings.project
+    return folder / f"{number:05d}.json", folder / f"{number:05d}.html"
+
+
+def _write(settings: Settings, number: int, outcome: str, reason: str | None, record: dict[str, Any]) -> None:
+    whole = {"round": number, "outcome": outcome, "reason": reason, **record}
+    texts = json.dumps(whole, indent=2) + "\n", page(whole)
+    for path, text in zip(_paths(settings, number), texts, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(path.suffix + ".draft")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)

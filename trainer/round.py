@@ -235,7 +235,11 @@ class Round:
 
     def fold(self, seen: Seen, model: RewardModel) -> Past | None:
         """The past for the next round, after one that made `model`; None where this one's will do."""
-        events = past.oldest(self.inputs.events)
+        signals = {example.event_id for example in self.corpus.examples if example.type == "signal"}
+        events = [
+            *past.oldest([event for event in self.inputs.events if event not in signals]),
+            *past.oldest([event for event in self.inputs.events if event in signals]),
+        ]
         if not events:
             return None
         settings = self._settings

@@ -237,7 +237,7 @@ def main() -> int:
     parser.add_argument("--round-votes", type=int, default=100)
     parser.add_argument("--probes", type=int, default=256)
     parser.add_argument("--model", type=Path, default=MODEL_DIR)
-    parser.add_argument("--set", nargs="*", default=[], help="rl.steps=6 reward.caution=1 …")
+    parser.add_argument("--set", nargs="*", default=[], help="rl.steps=6 rl.algorithm=grpo …")
     args = parser.parse_args()
     torch.set_num_threads(1)
     settings = TrainerSettings()
@@ -245,7 +245,8 @@ def main() -> int:
         path, value = assignment.split("=")
         section, name = path.split(".")
         holder = getattr(settings, section)
-        setattr(holder, name, type(getattr(holder, name))(float(value)))
+        kind = type(getattr(holder, name))
+        setattr(holder, name, value if kind is str else kind(float(value)))
     rows = [run(seed, args, settings) for seed in args.seeds]
     for name in rows[0]:
         values = sorted(row[name] for row in rows)

@@ -1,10 +1,12 @@
 """Data sets go in as votes and come out as they were; broken rows are named, and nothing counts twice."""
 
+import asyncio
 import json
 import random
 import shutil
 import sys
 import tracemalloc
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,41 @@ async def test_what_went_in_comes_out(
         assert pyarrow.parquet.read_table(again).to_pylist() == SETS[layout]
     else:
         assert [json.loads(line) for line in again.read_text().splitlines()] == SETS[layout]
+
+
+async def test_a_judges_votes_would_come_back_as_a_persons_and_are_left_out(async_pool: AsyncPool) -> None:
+    store = Store(async_pool)
+    turn = a_turn("chatcmpl-1", replies=("fine", "awful"))
+    await store.record_turn(turn)
+    for choice, rater in enumerate(("judge:wise", turn.rater)):
+        ballot = await store.ballot(turn.id)
+        assert ballot is not None
+        vote = parse_vote({"completion_id": turn.id, "type": "thumb", "choice": choice, "value": "up"})
+        await store.submit(ballot, vote, rater)
+    for layout in ("unpaired", "prompt-completion"):
+        assert [row["completion"][0]["content"] for row in await exported(async_pool, layout)] == ["awful"]
+
+
+async def given(found: list[dict[str, Any]], broken: bool = False) -> AsyncIterator[dict[str, Any]]:
+    for row in found:
+        yield row
+    if broken:
+        raise ConnectionError
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows.{ending}"
+    with pytest.raises(ConnectionError):
+        asyncio.run(write_file(given(GOOD * 200, broken=True), path))
+    assert list(tmp_path.iterdir()) == []
+    asyncio.run(write_file(given([]), path))
+    assert [row.found for row in read_file(path)] == []
+    asyncio.run(write_file(given(GOOD), path))
+    with pytest.raises(ConnectionError):
+        asyncio.run(write_file(given(GOOD * 200, broken=True), path))
+    assert [row.found for row in read_file(path)] == GOOD
+    assert list(tmp_path.iterdir()) == [path]
 
 
 async def test_a_file_that_is_imported_again_counts_once(

@@ -35,7 +35,7 @@ def settings(
     settings = small_settings(database_url, tmp_path, tiny_base)
     assert loop.run(settings, once=True) == 0
     with pool.connection() as connection:
-        connection.execute("update policies set state = 'live' where id <> %s", [BASE])
+        connection.execute("update policies set state = 'live', live_at = now() where id <> %s", [BASE])
         connection.execute("update routes set live = (select id from policies where id <> %s)", [BASE])
     return settings
 
@@ -110,7 +110,8 @@ def test_a_second_step_from_the_same_policy_is_not_taken_back(
     assert loop.run(settings, once=True) == 0
     with pool.connection() as connection:
         connection.execute(
-            "update policies set state = 'live' where created_at = (select max(created_at) from policies)"
+            "update policies set state = 'live', live_at = now()"
+            " where created_at = (select max(created_at) from policies)"
         )
         connection.execute(
             "update routes set live = (select id from policies order by created_at desc limit 1)"
@@ -124,6 +125,24 @@ def test_a_second_step_from_the_same_policy_is_not_taken_back(
     assert found.change < -2 * found.error
     assert not found.regrets
     assert parents(pool) == [BASE, BASE, second]
+
+
+def test_an_earlier_step_that_nobody_was_served_is_no_first_one(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    policy = live(pool)
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into policies (project, id, parent, base_digest, directory, digest, manifest, state,"
+            " created_at) select project, 'p9-unseen', parent, base_digest, directory, digest, manifest,"
+            " 'rejected', created_at - interval '1 minute' from policies where id = %s",
+            [policy],
+        )
+    vote(database_url, backbone, policy, 2, up=set())
+    assert loop.run(settings, once=True) == 0
+    found = look_back(pool, "default", policy)
+    assert found is not None
+    assert found.regrets
 
 
 def test_a_step_that_people_like_as_much_is_kept(

@@ -40,6 +40,8 @@ class Endpoint:
                 said = "good"
             case "broken":
                 return web.Response(status=500)
+            case "deep":
+                return web.Response(text="[" * 100_000, content_type="application/json")
             case _:
                 return web.Response(text="<html>", content_type="text/html")
         return web.json_response({"choices": [{"message": {"role": "assistant", "content": said}}]})
@@ -93,7 +95,7 @@ async def test_verdicts_are_votes(judge: Judge, endpoint: Endpoint, async_pool: 
     assert "What is the capital of France?" in question
 
 
-@pytest.mark.parametrize("reply", ["strange", "slow", "broken", "page"])
+@pytest.mark.parametrize("reply", ["strange", "slow", "broken", "page", "deep"])
 async def test_nonsense_is_no_vote_and_is_not_asked_for_again(
     judge: Judge, async_pool: AsyncPool, reply: str
 ) -> None:

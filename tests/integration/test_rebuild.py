@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from feedback.log import open_log
 from schemas.database import Pool
+from schemas.feedback import Signal
 from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, file_digest
 from schemas.settings import Settings
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
@@ -269,6 +270,8 @@ def test_a_policy_that_learned_from_folded_votes_is_rebuilt(
     assert after is not None
     assert len(after.events) == 28
     assert rebuild(folding, pool, policy).identical
+    kept = folding.policies_dir / "default" / policy / publish.PAST
+    assert file_digest(kept) == inputs.past
     manifest = folding.policies_dir / "default" / policy / "manifest.json"
     learned = Manifest.model_validate_json(manifest.read_bytes()).examples
     assert learned > len(inputs.events)
@@ -276,6 +279,35 @@ def test_a_policy_that_learned_from_folded_votes_is_rebuilt(
         connection.execute("delete from turns where id = 'chatcmpl-1-3'")
     with pytest.raises(CannotRebuild, match="1 of the 16 votes"):
         rebuild(folding, pool, policy)
+
+
+def test_policies_share_the_file_of_the_past_that_they_have_in_common(
+    folding: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    assert loop.run(folding, once=True) == 0
+    for seed in (2, 3):
+        turns = some_turns(backbone, 4, seed=seed)
+        send(database_url, turns, thumbs_by_parity(turns))
+        assert loop.run(folding, once=True) == 0
+    one, other = (folding.policies_dir / "default" / each / publish.PAST for each in published(pool)[1:])
+    assert one.samefile(other)
+    assert one.samefile(folding.rounds_dir / "default" / publish.PAST)
+
+
+def test_many_signals_fold_no_votes(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(past, "WINDOW", 30)
+    turns = some_turns(backbone, 40, seed=3)
+    votes = [(turn, Signal(type="signal", completion_id=turn.id, signal="copied")) for turn in turns]
+    send(database_url, turns, [*votes])
+    assert loop.run(settings, once=True) == 0
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select type = 'signal' as signal, count(*) as all, count(past) as folded from examples"
+            " group by 1 order by 1"
+        ).fetchall()
+    assert [tuple(row.values()) for row in rows] == [(False, 24, 0), (True, 40, 25)]
 
 
 def test_every_vote_is_learned_from_by_a_policy_though_it_was_folded(

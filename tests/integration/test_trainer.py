@@ -331,6 +331,34 @@ def test_a_trainer_that_was_overtaken_publishes_nothing(
         assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
 
 
+@pytest.mark.parametrize("last", ["_write", "finish"])
+def test_a_trainer_killed_after_it_published_leaves_the_same_record_and_does_no_other_round(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch,
+    last: str, a_trainer: MakeTrainer,
+) -> None:  # fmt: skip
+    turns = some_turns(backbone, 20, seed=9)
+    send(database_url, turns, thumbs_by_parity(turns))
+    monkeypatch.setattr(gate.Verdict, "passed", True)
+    trainer = a_trainer()
+    with monkeypatch.context() as patch:
+
+        def die(*arguments: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(record, last, die)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.look()
+    trainer.standby.leave()
+    a_trainer().look()
+    (row,) = rounds(pool)
+    assert row["outcome"] == "published"
+    folder = settings.rounds_dir / "default"
+    kept = json.loads((folder / "00001.json").read_text())
+    assert (kept["round"], kept["policy"], kept["votes"]) == (1, row["policy"], 20)
+    assert kept["gate"]["passed"] is True
+    assert "Round 1:" in (folder / "00001.html").read_text()
+
+
 def test_a_round_that_fails_is_recorded_and_the_live_policy_stays(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
@@ -341,6 +369,10 @@ def test_a_round_that_fails_is_recorded_and_the_live_policy_stays(
     (row,) = rounds(pool)
     assert row["outcome"] == "failed"
     assert row["reason"]
+    kept = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
+    assert kept["traceback"].splitlines()[-1].endswith(str(row["reason"]).partition(": ")[2])
+    assert kept["seed"] == settings.trainer.seed
+    assert "torch" in kept["versions"]
     with pool.connection() as connection:
         assert connection.execute("select live from routes").fetchone() == {"live": BASE}
         assert len(connection.execute("select from policies").fetchall()) == 1

@@ -5,7 +5,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from deploy.base import place
+import pytest
+
+from deploy.base import base_directory, place
+from schemas.errors import StartError
 from schemas.policies import base_digest
 
 
@@ -15,6 +18,15 @@ def another(starter: Path, directory: Path) -> Path:
     with (directory / "chat_template.jinja").open("a") as template:
         template.write(" ")
     return directory
+
+
+def test_weights_are_asked_for_only_where_they_are_needed(starter: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(starter, tmp_path / "model"))
+    assert base_directory(str(model)) == model
+    (model / "model.safetensors").unlink()
+    assert base_directory(str(model), weights=False) == model
+    with pytest.raises(StartError, match="safetensors"):
+        base_directory(str(model))
 
 
 def test_what_is_there_already_is_left_alone(starter: Path, tmp_path: Path) -> None:

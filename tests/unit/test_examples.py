@@ -83,3 +83,12 @@ def test_judges_together_weigh_no_more_than_their_share() -> None:
     assert votes.weights == pytest.approx([1, 0.5, 0.75])
     votes, _ = corpus(*judges).votes(judges, reward)
     assert votes.weights == [0, 0, 0]
+
+
+def test_signals_lend_judges_no_weight() -> None:
+    up = {"value": "up"}
+    person, judge = an_example("thumb", up, (A,)), an_example("thumb", up, (B,), rater="judge:wise")
+    signals = [an_example("signal", {"signal": "copied"}, (C,), rater=f"u{each}") for each in range(40)]
+    reward = RewardSettings(judges_share=0.5)
+    votes, _ = corpus(person, judge, *signals).votes([person, judge, *signals], reward)
+    assert votes.weights == pytest.approx([1, 0.5] + [1] * 40)

@@ -11,7 +11,7 @@ from schemas.errors import StartError
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, file_digest, verify
 from schemas.settings import RLSettings, Settings
 from tests.service import write_base
-from trainer import publish
+from trainer import publish, record
 from trainer.backbone import Backbone
 from trainer.inputs import Inputs
 
@@ -103,3 +103,51 @@ def test_policies_of_another_base_stop_the_start(
         connection.execute("update policies set base_digest = 'another'")
     with pytest.raises(StartError, match="adapt base another"):
         publish.ensure_base(pool, backbone, settings, probe)
+
+
+@pytest.fixture
+def settings(backbone: Backbone, tmp_path: Path, pool: Pool, database_url: str) -> Settings:
+    """Of a project that has a base and one policy that was published, in its first round."""
+    settings = Settings(data_dir=tmp_path, model=str(backbone.directory), database_url=database_url)
+    publish.ensure_base(pool, backbone, settings, publish.probe(backbone))
+    round_id, number = record.begin(pool, "default", BASE)
+    change(backbone, 8)
+    publish.announce(pool, settings, write(backbone, tmp_path, number), [], round_id, {}, {"votes": 2})
+    return settings
+
+
+def folders(settings: Settings) -> set[str]:
+    return {path.name[:3] for path in (settings.policies_dir / "default").iterdir()}
+
+
+def test_a_database_that_knows_none_of_the_policies_is_refused_and_nothing_is_removed(
+    backbone: Backbone, settings: Settings, pool: Pool
+) -> None:
+    with pool.connection() as connection:
+        connection.execute("truncate rounds, routes, rollouts, policies")
+    with pytest.raises(StartError, match="knows nothing of"):
+        publish.ensure_base(pool, backbone, settings, publish.probe(backbone))
+    assert folders(settings) == {"p0", "p1-"}
+
+
+def test_what_a_killed_trainer_left_is_removed_and_nothing_else(
+    backbone: Backbone, settings: Settings, pool: Pool
+) -> None:
+    record.begin(pool, "default", BASE)
+    change(backbone, 9)
+    write(backbone, settings.data_dir, 2)  # and then it was killed
+    write(backbone, settings.data_dir, 3)  # of rounds that this database, restored, has not seen
+    for name in (".draft-4", "training-f00"):
+        (settings.policies_dir / "default" / name).mkdir()
+    publish.ensure_base(pool, backbone, settings, publish.probe(backbone))
+    assert folders(settings) == {"p0", "p1-", "p3-"}
+
+
+@pytest.mark.parametrize(("name", "value"), [("rank", 8), ("alpha", 64)])
+def test_a_shape_that_the_adapters_do_not_have_stops_the_start(
+    backbone: Backbone, settings: Settings, pool: Pool, name: str, value: int
+) -> None:
+    rl = settings.trainer.rl.model_copy(update={name: value})
+    settings.trainer = settings.trainer.model_copy(update={"rl": rl})
+    with pytest.raises(StartError, match=f"trainer.rl.{name} is {value}"):
+        publish.ensure_base(pool, backbone, settings, publish.probe(backbone))

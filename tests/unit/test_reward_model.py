@@ -1,7 +1,7 @@
 """What the ensemble learns from votes of known origin."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
@@ -174,6 +174,17 @@ def test_who_votes_at_random_has_little_influence() -> None:
     assert float(found.reliability_U[:2].abs().max()) < 0.3
 
 
+def test_who_downvotes_everything_has_little_influence() -> None:
+    views, everybody, truth = crowd_votes(raters=10, each=40, contrarians=0, seed=3)
+    votes = Votes(10)
+    for _, rater, reply, up in everybody.thumbs:
+        votes.thumb(rater, reply, up and rater > 2)
+    model = fitted(views, votes)
+    found = influence(model, views, votes)
+    assert float(found.of_raters_U[:3].max()) < 0.5 * float(found.of_raters_U[3:].mean())
+    assert correlation(model.logits(views).mean(1), truth) > 0.85
+
+
 def test_that_the_pleased_are_silent_does_not_bend_the_reward() -> None:
     views, everybody, truth = crowd_votes(raters=10, each=120, contrarians=0, seed=5)
     chance = torch.rand(len(everybody.thumbs), generator=torch.Generator().manual_seed(9)).tolist()
@@ -209,15 +220,26 @@ def test_what_weighs_less_teaches_less() -> None:
     assert correlation(fitted(views, votes).logits(views).mean(1), truth) > 0.8
 
 
+def thumb(rater: str, reply: int, up: bool, days: float = 0) -> Example:
+    """On a reply, so many days ago."""
+    about, when = ((f"t{reply}", "0"),), NOW - timedelta(days=days)
+    value = {"value": "up" if up else "down"}
+    return Example(f"{rater} {reply}", about[0][0], "thumb", value, rater, about, when, learned=False)
+
+
+def test_a_crowd_that_changed_its_mind_is_followed() -> None:
+    views, thumbs, truth = crowd_votes(raters=10, each=60, contrarians=0, seed=7)
+    found = []
+    for _, rater, reply, up in thumbs.thumbs:
+        old = reply % 3 != 0  # two in three votes are half a year old, and said the opposite
+        found.append(thumb(f"u{rater}", reply, up != old, 180 if old else reply / 100))
+    votes, _ = Corpus(found, {}).votes(found, RewardSettings())
+    assert correlation(fitted(views, votes).logits(views).mean(1), truth) > 0.7
+
+
 def test_a_judge_counts_as_far_as_it_agrees_with_people() -> None:
     views, thumbs, truth = crowd_votes(raters=10, each=40, contrarians=0, seed=8)
     luck = torch.rand(len(truth), generator=torch.Generator().manual_seed(10)).tolist()
-
-    def thumb(rater: str, reply: int, up: bool) -> Example:
-        about = ((f"t{reply}", "0"),)
-        value = {"value": "up" if up else "down"}
-        return Example(f"{rater} {reply}", about[0][0], "thumb", value, rater, about, NOW, learned=False)
-
     found = [thumb(f"u{rater}", reply, up) for _, rater, reply, up in thumbs.thumbs]
     for reply in range(0, len(truth), 2):
         found.append(thumb(f"{JUDGE}wise", reply, bool(truth[reply] > 0)))
