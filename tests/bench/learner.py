@@ -65,7 +65,7 @@ class Ours:
 
     @staticmethod
     def _reward(views: Views) -> torch.Tensor:
-        return -views["length"].float().squeeze(1).exp() / 10
+        return -views["length"].float().sum(1)
 
 
 class Turns(TrainerCallback):

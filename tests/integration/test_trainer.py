@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from feedback.log import open_log
 from schemas.database import Pool
 from schemas.errors import StartError
+from schemas.feedback import Signal
 from schemas.policies import BASE, WEIGHTS, verify
 from schemas.settings import Settings
 from tests.events import ingest_until, read_until
@@ -151,6 +153,35 @@ def test_the_base_is_published_as_an_adapter_that_changes_nothing(
     assert all(not tensor.any() for name, tensor in weights.items() if "lora_B" in name)
     (row,) = rounds(pool)
     assert (row["outcome"], row["reason"]) == ("skipped", "no prompts to practise on")
+
+
+def test_signals_and_judges_are_learned_from_and_begin_no_round(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 24, seed=3)
+    judged = [replace(turn, rater="judge:wise") for turn in turns[8:12]]
+    send(database_url, turns[:8] + judged, thumbs_by_parity(turns[:8] + judged))
+    signals = [(turn, Signal(type="signal", completion_id=turn.id, signal="copied")) for turn in turns[12:]]
+    send(database_url, turns[12:], [*signals])
+    ingest(pool, open_log(settings, pool))
+    assert examples.count(pool, "default") == 8
+    corpus = examples.load(pool, "default", backbone, examples.standing(pool, "default"))
+    votes, _ = corpus.votes(corpus.examples, settings.trainer.reward)
+    assert (len(votes.thumbs), len(votes.signals)) == (12, 12)
+    assert sum(votes.weights) == pytest.approx(8 + 8 * settings.trainer.reward.judges_share + 12, rel=1e-3)
+
+
+def test_single_thumbs_are_no_lesson_for_dpo(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    rl = settings.trainer.rl.model_copy(update={"algorithm": "dpo"})
+    settings.trainer = settings.trainer.model_copy(update={"rl": rl})
+    turns = some_turns(backbone, 12, seed=3)
+    send(database_url, turns, thumbs_by_parity(turns))
+    assert loop.run(settings, once=True) == 0
+    (row,) = rounds(pool)
+    assert row["outcome"] == "skipped"
+    assert "which is all that DPO learns from" in str(row["reason"])
 
 
 def test_one_class_of_thumbs_is_no_lesson(
