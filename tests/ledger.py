@@ -13,7 +13,7 @@ from feedback.log import Entry
 from schemas.feedback import FeedbackEvent
 from tests.installation import Installation, wait
 
-DRAINED = 300.0  # seconds for the backlog: the trainer reads between its rounds
+DRAINED = 600.0  # seconds for the backlog: the trainer reads between its rounds, one of which may take 200
 
 
 @dataclass(frozen=True, slots=True)
