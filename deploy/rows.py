@@ -102,6 +102,7 @@ def _whole(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
+    path = path.resolve()  # a link stays one
     draft = path.with_name(f".{path.name}.draft")
     try:
         yield draft

@@ -179,7 +179,7 @@ def policies_after(installation: Installation, data_dir: Path) -> str:
     for person in people:
         person.pause = 1.0
         person.start()
-    deadline = time.monotonic() + 10 * PATIENCE
+    deadline = time.monotonic() + 4 * PATIENCE
     try:
         while not (fresh := set(policies(installation)) - before):
             assert time.monotonic() < deadline, "no policy after the faults:\n" + rounds(data_dir)

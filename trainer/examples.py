@@ -70,8 +70,8 @@ class Example:
         return self.rater.startswith(JUDGE)
 
     @property
-    def by_person(self) -> bool:
-        """Whether it is a vote, which a signal is not, and no judge's."""
+    def of_person(self) -> bool:
+        """Whether it is a person's vote: no judge's, and no signal."""
         return not self.by_judge and self.type != "signal"
 
 
@@ -123,7 +123,7 @@ class Corpus:
         judged = [example.by_judge for example in chosen]
         of_judges = sum(weight for weight, by_judge in zip(weights, judged, strict=True) if by_judge)
         of_people = past_people + sum(
-            weight for weight, example in zip(weights, chosen, strict=True) if example.by_person
+            weight for weight, example in zip(weights, chosen, strict=True) if example.of_person
         )
         most = max(0.0, reward.judges_share * of_people - past_judges)
         if of_judges <= most:

@@ -193,7 +193,7 @@ class Past:
             if example.event_id in fold_of:
                 fold = fold_of[example.event_id] = example.fold(len(folds))
                 groups_FV[fold, number] = 1
-                if example.by_judge or example.by_person:
+                if example.by_judge or example.of_person:
                     weights_F2[fold, int(example.by_judge)] += votes.weights[number]
         here = examples.raters(corpus.examples)
         said = reward_model.expand(views(keys), votes, self.recall(folds, here), groups_FV, reward, generator)
