@@ -101,14 +101,19 @@ def ours(
     backbone = exam.backbone
     ballots, seen = Ballots(), Seen(backbone)
     older = newer = backbone.snapshot()
-    taken = MOST_VOTES + 1
+    taken, lost = MOST_VOTES + 1, 0.0
     for number in range(1, MOST_VOTES // ROUND_VOTES + 1):
         backbone.restore(older)
         vote(backbone, ballots, people, ROUND_VOTES, 100 * seed + number)
         backbone.restore(newer)
-        work = ballots.round(backbone, settings, 1000 * seed + number)
-        if work.useless() is None:
-            learn(work, settings, seen, exam)
+        work = ballots.round(backbone, settings, 1000 * seed + number, lost)
+        if work.useless() is not None:
+            continue
+        _, verdict = learn(work, settings, seen, exam)
+        lost = verdict.figures["knowledge_lost"]
+        if not verdict.passed:
+            print(f"  ours, {len(ballots.examples)} votes: {'; '.join(verdict.reasons)}", flush=True)
+            continue
         older, newer = newer, backbone.snapshot()
         reached = examiner.look()
         print(f"  ours, {len(ballots.examples)} votes: {reached}", flush=True)
