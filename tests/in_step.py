@@ -38,7 +38,7 @@ def learned(processes: Processes = ALONE) -> dict[str, Tensor]:
         reply = found.rollouts[0][0].token_ids
         [base_logprobs] = measure(backbone, prompts[:1], [reply]).base_logprobs
         vote = KTO([(Judged(prompts[0], reply, sum(base_logprobs)), True, 1.0)], 1, generator)
-        vote.descend(backbone, Samples([], [], torch.empty(0, 0), [], 0.1, 0.0))
+        vote.descend(backbone, Samples([], [], torch.empty(0, 0), [], beta=0.1, held=0.0, kl=0.0))
     gradient = [weight.grad for weight in backbone.trainable() if weight.grad is not None]
     processes.add_up(gradient)
     weights = [getattr(weight, "_local_tensor", weight) for weight in backbone.model.parameters()]

@@ -24,7 +24,7 @@ from trainer import features, losses
 from trainer.backbone import Backbone
 from trainer.drift import Drift
 from trainer.features import Views
-from trainer.objectives import MICRO_BATCH, Objective, Samples, by_length
+from trainer.objectives import HELD, MICRO_BATCH, Objective, Samples, by_length
 from trainer.rollouts import Rollout, Sampler
 
 GUARD_STEPS = 4
@@ -186,9 +186,12 @@ def improve(
         rewards_B = raw_B - rl.drift_penalty * drift_B - rl.unended_penalty * unfinished_B
         rewards_PK = rewards_B.view(len(chosen), rl.replies)
         way = step.reward / most if most > 0 else 1.0  # people may like all that the base says
-        beta = kl_penalty(max(step.kl / rl.kl_budget, spent), way, rl)
-        kl = float(kl_B.mean())
-        objective.descend(backbone, Samples(rows, rollouts, rewards_PK, measured.base_logprobs, beta, kl))
+        beta = kl_penalty(max(step.kl / rl.kl_budget, spent), rl)
+        samples = Samples(
+            rows, rollouts, rewards_PK, measured.base_logprobs, nearness(way) * beta, HELD * beta,
+            float(kl_B.mean()),
+        )  # fmt: skip
+        objective.descend(backbone, samples)
         backbone.processes.add_up([each.grad for each in backbone.trainable() if each.grad is not None])
         torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
         for group in optimizer.param_groups:
@@ -231,13 +234,17 @@ def release_memory() -> None:
         trim(0)
 
 
-def kl_penalty(spent: float, way: float, rl: RLSettings) -> float:
-    """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold. And it
-    grows with the share of the way to the most reward that is gone: up to twofold when a policy is half as
-    far from it as at NEAR. A reward's errors move a policy by what they are over β, and where little is
-    left to win, they are most of what moves it."""
-    nearness = min(2.0, max(1.0, (1 - NEAR) / max(1 - way, 1e-6)))
-    return nearness * rl.kl_penalty / max(0.25, 1 - max(spent, 0.0) ** 2)
+def kl_penalty(spent: float, rl: RLSettings) -> float:
+    """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold."""
+    return rl.kl_penalty / max(0.25, 1 - max(spent, 0.0) ** 2)
+
+
+def nearness(way: float) -> float:
+    """By how much dearer KL is after this share of the way to the most reward: up to twofold when a policy is
+    half as far from it as at NEAR. A reward's errors move a policy by what they are over β, and where little
+    is left to win, they are most of what moves it. Where the base was sure it is no dearer for that: what is
+    held there is no reward's error, and a policy was thrown back by it in every other round."""
+    return min(2.0, max(1.0, (1 - NEAR) / max(1 - way, 1e-6)))
 
 
 def learning_rate(step: int, rl: RLSettings) -> float:

@@ -38,13 +38,15 @@ rewards' noise wears facts away."""
 @dataclass(frozen=True, slots=True)
 class Samples:
     """A step's replies to its prompts, in the order of the prompts: `rows` is the prompt of each. `beta` is
-    the price of KL at this step, `kl` what was measured on the samples, nats a reply."""
+    the price of KL at this step, `held` where the base was sure, `kl` what was measured on the samples, nats
+    a reply."""
 
     rows: Sequence[list[int]]
     rollouts: Sequence[Rollout]
     rewards_PK: Tensor
     base_logprobs: Sequence[Sequence[float]]
     beta: float
+    held: float
     kl: float
 
     @property
@@ -67,7 +69,7 @@ def by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
 class PolicyGradient:
     """Token by token, clipped, with importance weights against the sampler. A token's advantage is what the
     reply earns from there on, KL to the base charged at β, against what the others of the prompt do. Where
-    the base was sure, KL is charged at HELD times β besides."""
+    the base was sure, KL is charged at another price besides."""
 
     advantages: Callable[[Tensor], Tensor]
     clip: float
@@ -94,7 +96,7 @@ class PolicyGradient:
                 clip=self.clip, truncation=self.truncation,
             )  # fmt: skip
             unsure = losses.unsure(logprobs_BR, base_BR, batch.reply_mask_BR, SURE)
-            loss = loss + HELD * samples.beta * unsure
+            loss = loss + samples.held * unsure
             (loss * batch.reply_mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
 
 

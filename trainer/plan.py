@@ -196,8 +196,9 @@ class _Each:
             with Ledger(backbone, self._rates) as ledger:
                 rollouts = [Rollout(0, [0] * reply, [0.0] * reply, False)] * rows
                 samples = Samples(
-                    [[0] * length] * rows, rollouts, torch.zeros(1, rows), [[0.0] * reply] * rows, 0.0, 0.0
-                )
+                    [[0] * length] * rows, rollouts, torch.zeros(1, rows), [[0.0] * reply] * rows,
+                    beta=0.0, held=0.0, kl=0.0,
+                )  # fmt: skip
                 self._objective.descend(backbone, samples)
         return _of(ledger)
 

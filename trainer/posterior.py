@@ -15,7 +15,9 @@ from trainer.likelihood import Likelihood, Terms
 from trainer.quadratic import SHARED, Quadratic, join, split
 
 PRIOR = 4.0
-"""Standard deviation of a member's logit before any vote, over the base's replies."""
+"""Standard deviation of a member's logit before any vote, over the base's replies, and of its bias. Without
+one of the bias a thumb up among many down was best explained as a slip, at a bias of minus infinity, where
+no reply is any better than another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Posterior:
     def loss(self, weights_K: Tensor, rest: Tensor) -> Tensor:
         """−log posterior, up to a constant, in nats."""
         terms = Terms.unpack(rest[1:], self.raters)
-        prior = terms.log_prior() - 0.5 * weights_K.square().sum()
+        prior = terms.log_prior() - 0.5 * (weights_K.square().sum() + (rest[0] / PRIOR).square())
         value = -self.likelihood(self._r(weights_K, rest[0]), terms, self.draws_V) - prior
         return value if self.past is None else value - self.past(torch.cat([weights_K, rest]))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from schemas.settings import RewardSettings
 from trainer.features import Views
-from trainer.lens import Lenses, beside, lenses, look, narrow
+from trainer.lens import Lenses, beside, directions, lenses, look, narrow
 from trainer.likelihood import Likelihood, Terms, Votes
 from trainer.posterior import PRIOR, Posterior
 from trainer.quadratic import SHARED, Quadratic
@@ -131,12 +131,16 @@ def fit(
     """Members fitted to `votes` about the replies of `views`, and to the `past`; `base` are views of the
     base's own replies, `per_prompt` of them in a row to each prompt."""
     likelihood = Likelihood(votes)
-    through = lenses(base, per_prompt, votes.count) if past is None else past.lenses
-    seen = narrow(through, views)
+    seen: dict[int, tuple[Lenses, Views]] = {}
     members = []
     for number, (names, draws_V) in enumerate(_members(settings, votes, generator)):
+        fineness = directions(number, votes.count)
+        if fineness not in seen:
+            through = lenses(base, per_prompt, fineness) if past is None else past.lenses
+            seen[fineness] = through, narrow(through, views)
+        through, narrowed = seen[fineness]
         older = past.members[number] if past is not None else None
-        members.append(_fit_member(through, names, seen, likelihood, votes.raters, draws_V, older))
+        members.append(_fit_member(through, names, narrowed, likelihood, votes.raters, draws_V, older))
     return RewardModel(members, settings.caution).standardised(base)
 
 

@@ -37,8 +37,8 @@ from trainer.backbone import Backbone
 from trainer.examples import Corpus, Example, Key
 from trainer.features import Views
 from trainer.inputs import Inputs
-from trainer.lens import lenses
-from trainer.past import WINDOW, Past, made_for, oldest
+from trainer.lens import DIRECTIONS, lenses
+from trainer.past import Past, made_for, oldest
 from trainer.reward_model import RewardModel
 from trainer.round import BASE_PROMPTS, BASE_REPLIES, Round, Seen
 from trainer.starter import MODEL_DIR
@@ -134,7 +134,9 @@ def accuracies(everything: Replies, seed: int, people: int, hostile: float) -> A
 
 
 def nothing(base: Views, made: str) -> Past:
-    return Past.none(made, START, lenses(base, BASE_REPLIES, votes=WINDOW), FOLDS, RewardSettings().members)
+    return Past.none(
+        made, START, lenses(base, BASE_REPLIES, max(DIRECTIONS)), FOLDS, RewardSettings().members
+    )
 
 
 class Project:

@@ -21,7 +21,7 @@ def base() -> Views:
 
 @pytest.fixture(scope="module")
 def through(base: Views) -> Lenses:
-    return lenses(base, 4, votes=100)
+    return lenses(base, 4, directions=24)
 
 
 def reward(views: Views) -> torch.Tensor:
@@ -87,7 +87,7 @@ def test_steps_before_are_remembered(base: Views, through: Lenses) -> None:
 
 def test_a_base_that_says_one_thing_only_drifts_nowhere() -> None:
     same = {"mean": torch.ones(8, 3), "length": torch.ones(8, 1)}
-    drift = Drift(lenses(same, 4, votes=100), same, torch.zeros(8))
+    drift = Drift(lenses(same, 4, directions=24), same, torch.zeros(8))
     charge_N = drift.charge(same, torch.zeros(8))
     assert charge_N.isfinite().all()
     assert charge_N.abs().max() == 0

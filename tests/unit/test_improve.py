@@ -16,7 +16,7 @@ from trainer.features import Views
 from trainer.improve import Improvement, Step, improve, learning_rate, measure
 from trainer.lens import lenses
 from trainer.losses import leave_one_out
-from trainer.objectives import PolicyGradient, Samples
+from trainer.objectives import HELD, PolicyGradient, Samples
 from trainer.rollouts import Rollout, in_process, sample
 
 torch.set_num_threads(1)
@@ -180,9 +180,9 @@ def test_a_round_hands_on_the_mean_of_its_last_three_steps(base: Path) -> None:
 def test_kl_is_dearer_where_the_reward_is_near_its_most(base: Path, most: float, times: float) -> None:
     class Listening:
         def descend(self, backbone: Backbone, samples: Samples) -> None:
-            heard.append(samples.beta)
+            heard.append((samples.beta, samples.held))
 
-    heard: list[float] = []
+    heard: list[tuple[float, float]] = []
     rl = RL.model_copy(update={"steps": 1})
     backbone = Backbone(base, rl)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
@@ -191,7 +191,7 @@ def test_kl_is_dearer_where_the_reward_is_near_its_most(base: Path, most: float,
         backbone, [prompt], lambda views: torch.ones(len(views["length"])), rl, generator, Listening(),
         in_process(backbone, rl.replies, rl.max_tokens, generator), most=most,
     )  # fmt: skip
-    assert heard == [pytest.approx(times * rl.kl_penalty)]
+    assert heard == [pytest.approx((times * rl.kl_penalty, HELD * rl.kl_penalty))]
 
 
 def test_a_reply_that_does_not_end_is_worth_less(base: Path) -> None:
@@ -247,7 +247,7 @@ def test_drift_is_held_by_its_penalty(base: Path) -> None:
 
     def drifted(penalty: float) -> Step:
         rl = RL.model_copy(update={"drift_penalty": penalty, "steps": 16})
-        drift = Drift(lenses(views, 64, votes=100), views, torch.zeros(64))
+        drift = Drift(lenses(views, 64, directions=24), views, torch.zeros(64))
         return run(Backbone(base, rl), rl, drift=drift)[0][-1]
 
     free, held = drifted(0.0), drifted(3.0)

@@ -16,6 +16,7 @@ from trainer.improve import measure
 from trainer.losses import above_group, leave_one_out
 from trainer.objectives import (
     DPO,
+    HELD,
     KTO,
     Demonstration,
     Imitating,
@@ -50,7 +51,8 @@ def samples(backbone: Backbone, seed: int = 0, beta: float = 0.0) -> Samples:
     rows = [prompts[rollout.prompt] for rollout in rollouts]
     low = [sum(token < 160 for token in rollout.token_ids) / len(rollout.token_ids) for rollout in rollouts]
     base_logprobs = measure(backbone, rows, [rollout.token_ids for rollout in rollouts]).base_logprobs
-    return Samples(rows, rollouts, torch.tensor(low).view(3, RL.replies), base_logprobs, beta, 0.0)
+    rewards_PK = torch.tensor(low).view(3, RL.replies)
+    return Samples(rows, rollouts, rewards_PK, base_logprobs, beta, held=HELD * beta, kl=0.0)
 
 
 def judged(of: Samples, index: int) -> Judged:
@@ -115,6 +117,7 @@ def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable
         of.rewards_PK[[2, 0, 1]],
         [of.base_logprobs[index] for index in order],
         of.beta,
+        of.held,
         of.kl,
     )
     with backbone.exact():
@@ -131,7 +134,7 @@ def test_what_the_base_was_sure_of_is_held(backbone: Backbone, given: float, hel
     rollouts = [
         replace(rollout, logprobs=row) for rollout, row in zip(of.rollouts, base_logprobs, strict=True)
     ]
-    same = Samples(of.rows, rollouts, torch.zeros(3, RL.replies), base_logprobs, of.beta, of.kl)
+    same = replace(of, rollouts=rollouts, rewards_PK=torch.zeros(3, RL.replies), base_logprobs=base_logprobs)
     before_PK = log_ratios(backbone, of)
     descend(backbone, PolicyGradient(leave_one_out, 0.2, 2.0), same)
     assert bool((log_ratios(backbone, of) > before_PK + 0.3).all()) == held
@@ -209,7 +212,7 @@ def test_each_vote_is_taken_once_before_any_is_taken_again(backbone: Backbone) -
 
 def test_replies_of_equal_reward_are_no_pair(backbone: Backbone) -> None:
     of = samples(backbone, beta=0.1)
-    even = Samples(of.rows, of.rollouts, torch.zeros(3, 4), of.base_logprobs, 0.1, 0.0)
+    even = replace(of, rewards_PK=torch.zeros(3, 4))
     OnlineDPO().descend(backbone, even)
     assert all(weight.grad is None for weight in backbone.trainable())
 

@@ -44,7 +44,7 @@ class Crowd:
             up = bool(luck_N[number] < torch.sigmoid(2 * self.truth_N[number])) != (number % RATERS == 0)
             self.examples.append(self.thumb(number, up, f"u{number % RATERS}"))
         self.base = {name: view[-200:] for name, view in self.all_views.items()}
-        self.lenses = lenses(self.base, 4, votes=100)
+        self.lenses = lenses(self.base, 4, directions=24)
 
     @staticmethod
     def thumb(number: int, up: bool, rater: str) -> Example:

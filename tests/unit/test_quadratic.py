@@ -4,7 +4,7 @@ import torch
 from torch.autograd.functional import hessian
 
 from trainer.likelihood import Likelihood, Terms, Votes
-from trainer.posterior import Posterior
+from trainer.posterior import PRIOR, Posterior
 from trainer.quadratic import Quadratic, join, split
 
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def some_parameters(seed: int, size: float) -> torch.Tensor:
 def log_p(of: Posterior, flat: torch.Tensor) -> torch.Tensor:
     """What the votes alone say: the posterior less the prior."""
     terms = Terms.unpack(flat[WIDTH + 1 :], RATERS)
-    prior = terms.log_prior() - 0.5 * flat[:WIDTH].square().sum()
+    prior = terms.log_prior() - 0.5 * (flat[:WIDTH].square().sum() + (flat[WIDTH] / PRIOR).square())
     return -of.loss(flat[:WIDTH], flat[WIDTH:]) - prior
 
 
