@@ -153,13 +153,13 @@ class RLSettings(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, description="of AdamW, at its highest in a round")
     warmup_steps: int = Field(3, ge=0, description="steps")
     steps: int = Field(8, ge=1, description="policy-gradient steps of a round, steps")
-    prompts: int = Field(16, ge=1, description="prompts of a step, prompts")
-    replies: int = Field(8, ge=2, description="k, replies sampled for each prompt")
+    prompts: int = Field(32, ge=1, description="prompts of a step, prompts")
+    replies: int = Field(4, ge=2, description="k, replies sampled for each prompt")
     max_tokens: int = Field(90, ge=1, description="longest reply sampled, tokens")
     kl_penalty: float = Field(
         0.15,
         ge=0,
-        description="β on KL(π‖π_base), reward per nat; grows as a budget is used up or little is left",
+        description="β on KL(π‖π_base), reward per nat; grows as a budget is used up",
     )
     drift_penalty: float = Field(
         1.0,
@@ -196,7 +196,7 @@ class GateSettings(BaseModel):
 
     folds: int = Field(5, ge=2, description="one fold is held out for the gate each round")
     prompts: int = Field(32, ge=4, description="held-out prompts answered by candidate and live, prompts")
-    probes: int = Field(256, ge=1, description="knowledge probes asked, probes")
+    probes: int = Field(512, ge=1, description="knowledge probes asked, probes")
     knowledge_loss: float = Field(0.03, gt=0, description="largest loss of knowledge against the base, share")
     length_ratio: float = Field(
         3.0, gt=1, description="mean reply length may change by at most this factor against the base"

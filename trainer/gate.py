@@ -166,7 +166,7 @@ def judge(
         figures |= {"knowledge": round(sum(after) / len(after), 4)}
         figures |= {"knowledge_lost": round(lost, 4), "knowledge_error": round(error, 4)}
         verdict.require(
-            lost + error <= gate.knowledge_loss, f"{lost:.1%} ± {error:.1%} of the probes are known no more"
+            knowledge.enough(lost, error, gate), f"{lost:.1%} ± {error:.1%} of the probes are known no more"
         )
     return verdict
 

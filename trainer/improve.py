@@ -7,10 +7,11 @@ looks at every step's samples before it moves on: above the KL budget, or below 
 back to the last step that was within them, or no further beyond them than the round began, and goes on half
 as boldly, but not for ever; and now and then it asks whether knowledge was lost. What a round hands on is the
 mean of its last steps (Polyak and Juditsky 1992): each is noisy, and the noise costs KL and buys nothing.
+Where that knows too little, half of the way is taken back, and half again (the backtracking line search of
+TRPO: Schulman et al. 2015), so that a round is not lost for it.
 """
 
 import ctypes
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ from trainer.objectives import HELD, MICRO_BATCH, Objective, Samples, by_length
 from trainer.rollouts import Rollout, Sampler
 
 GUARD_STEPS = 4
+MOST_HALVINGS = 2
 MOMENTUM = 0.6
 """Of Adam, whose usual 0.9 remembers more steps than a round has: replies got shorter in one round and longer
 in the next."""
@@ -37,9 +39,6 @@ NOISE = 1.1
 B_FASTER = 2.0
 """How much faster LoRA's B learns than its A. B begins at zero, and A learns nothing where B is zero: at one
 rate for both a first round moves hardly at all (LoRA+: Hayou, Ghosh and Yu 2024)."""
-
-NEAR = 0.6
-"""Share of the way from the base's reward to the most that there is, from which on β grows."""
 
 Reward = Callable[[Views], Tensor]
 """Views of N replies to their rewards (N,)."""
@@ -61,16 +60,19 @@ class Step:
 
 @dataclass
 class Improvement:
-    """The steps taken, and every step's samples; `stopped` says why steps were taken back, if some were, and
-    `moved` whether the adapter is another than before."""
+    """The steps taken, and every step's samples; `stopped` says why steps were taken back, if some were,
+    `halvings` how often half of the way was, for what it knew no more, and `moved` whether the adapter is
+    another than before."""
 
     steps: list[Step] = field(default_factory=list)
     stopped: str | None = None
+    halvings: int = 0
     moved: bool = False
     rollouts: list[list[Rollout]] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
-        return {"steps": [asdict(step) for step in self.steps], "stopped": self.stopped}
+        steps = [asdict(step) for step in self.steps]
+        return {"steps": steps, "stopped": self.stopped, "halvings": self.halvings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +138,15 @@ def improve(
     sampler: Sampler,
     report: Callable[[int, Step], None] = lambda number, step: None,
     guard: Callable[[], str | None] = lambda: None,
-    most: float = math.inf,
-    spent: float = 0.0,
+    knows: Callable[[], bool] = lambda: True,
+    forgotten: float = 0.0,
     least_entropy: float = 0.0,
     drift: Drift | None = None,
 ) -> Improvement:
     """Train the backbone's adapter for at most `rl.steps` steps; `generator` draws the prompts, `report`
     hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
-    those steps are taken back. `most` is the highest reward that there is, where the base's is 0; `spent` is
-    what is used up of another budget than the KL's, as a share; `least_entropy` is in nats per token; without
+    those steps are taken back. `knows` is asked whether what is handed on knows enough. `forgotten` is what
+    was used up, as a share, of the knowledge that may be lost; `least_entropy` is in nats per token; without
     `drift`, none is charged."""
     a_side, b_side = backbone.sides()
     optimizer = torch.optim.AdamW(
@@ -185,11 +187,10 @@ def improve(
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
         rewards_B = raw_B - rl.drift_penalty * drift_B - rl.unended_penalty * unfinished_B
         rewards_PK = rewards_B.view(len(chosen), rl.replies)
-        way = step.reward / most if most > 0 else 1.0  # people may like all that the base says
-        beta = kl_penalty(max(step.kl / rl.kl_budget, spent), rl)
+        used = step.kl / rl.kl_budget
         samples = Samples(
-            rows, rollouts, rewards_PK, measured.base_logprobs, nearness(way) * beta, HELD * beta,
-            float(kl_B.mean()),
+            rows, rollouts, rewards_PK, measured.base_logprobs, kl_penalty(used, rl),
+            HELD * kl_penalty(max(used, forgotten), rl), float(kl_B.mean()),
         )  # fmt: skip
         objective.descend(backbone, samples)
         backbone.processes.add_up([each.grad for each in backbone.trainable() if each.grad is not None])
@@ -213,6 +214,10 @@ def improve(
         latest.append(backbone.snapshot())
     if latest:
         backbone.restore([torch.stack(weights).mean(0) for weights in zip(*latest, strict=True)])
+        while result.halvings < MOST_HALVINGS and not knows():
+            halfway = [(one + two) / 2 for one, two in zip(start, backbone.snapshot(), strict=True)]
+            backbone.restore(halfway)
+            result.halvings += 1
     result.moved = not all(map(torch.equal, start, backbone.snapshot()))
     return result
 
@@ -235,16 +240,10 @@ def release_memory() -> None:
 
 
 def kl_penalty(spent: float, rl: RLSettings) -> float:
-    """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold."""
+    """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold. That of
+    knowledge only makes dearer what holds knowledge: β of all besides threw a policy back to near the base
+    for one round's loss, which the gate did not let pass anyway."""
     return rl.kl_penalty / max(0.25, 1 - max(spent, 0.0) ** 2)
-
-
-def nearness(way: float) -> float:
-    """By how much dearer KL is after this share of the way to the most reward: up to twofold when a policy is
-    half as far from it as at NEAR. A reward's errors move a policy by what they are over β, and where little
-    is left to win, they are most of what moves it. Where the base was sure it is no dearer for that: what is
-    held there is no reward's error, and a policy was thrown back by it in every other round."""
-    return min(2.0, max(1.0, (1 - NEAR) / max(1 - way, 1e-6)))
 
 
 def learning_rate(step: int, rl: RLSettings) -> float:

@@ -101,6 +101,12 @@ class Exam:
         with self.backbone.merged():
             return ask(self.backbone, self._probes, ASKED, self._tokens, generator)
 
+    def passes(self, generator: torch.Generator) -> bool:
+        """Whether the adapter as it is now knows enough for the gate."""
+        if not self._probes:
+            return True
+        return enough(*loss(self.of_base(), self.of_adapter(generator)), self._settings.gate)
+
     def samples(self, generator: torch.Generator) -> list[tuple[str, str]]:
         """(prompt, reply) of the adapter as it is now: to some of the probes, or to REQUESTS without any."""
         asked = [probe.prompt for probe in self._probes[:SAMPLES]] or list(REQUESTS)
@@ -127,3 +133,8 @@ def loss(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]
     """By how much the share of right replies fell, and the standard error of that, probe by probe."""
     falls = torch.tensor(before) - torch.tensor(after)
     return float(falls.mean()), float(falls.std(correction=min(1, len(falls) - 1)) / len(falls) ** 0.5)
+
+
+def enough(lost: float, error: float, gate: GateSettings) -> bool:
+    """Whether it is likely (by a standard error) that no more was lost than may be."""
+    return lost + error <= gate.knowledge_loss

@@ -155,7 +155,7 @@ def _plan(
         phases["knowledge probes"] = (
             each.sampled(longest, min(knowledge.GUARD_PROBES, len(probes)), 1)
             .times(guarded)
-            .then(each.sampled(longest, len(probes), knowledge.ASKED))
+            .then(each.sampled(longest, len(probes), knowledge.ASKED).times(2))
             .then(each.sampled(longest, len(probes), knowledge.BASE_ASKED))
         )
     useful = min(train.flops, otherwise.flops)

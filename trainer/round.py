@@ -174,7 +174,7 @@ class Round:
         improvement = improve(
             self._backbone, self.practice, model.reward, self._settings.rl, self.generator("prompts"),
             self._objective(seen, model, base), sampler, report, lambda: exam.lost(knowledge),
-            model.most,
+            lambda: exam.passes(knowledge),
             self.inputs.knowledge_lost / self._settings.gate.knowledge_loss,
             self._settings.rl.entropy_floor * base.entropy,
             Drift(model.members[0].lenses, base.views, model.reward(base.views)),

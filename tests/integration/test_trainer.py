@@ -424,6 +424,17 @@ def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
         assert connection.execute("select from examples where first_policy is not null").fetchall() == []
 
 
+def test_of_a_round_that_forgot_a_quarter_of_the_way_is_left(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exam, "passes", lambda exam, generator: False)
+    turns = some_turns(backbone, 20, seed=11)
+    send(database_url, turns, thumbs_by_parity(turns))
+    assert loop.run(settings, once=True) == 0
+    kept = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
+    assert kept["improvement"]["halvings"] == 2
+
+
 @pytest.mark.parametrize("algorithm", ["grpo", "online_dpo", "dpo", "kto", "imitation"])
 def test_a_round_of_each_algorithm_moves_the_adapter(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, algorithm: str

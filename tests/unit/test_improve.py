@@ -1,6 +1,5 @@
 """The policy gradient on a tiny model: it moves towards the reward, and the guard takes back what it must."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -176,22 +175,46 @@ def test_a_round_hands_on_the_mean_of_its_last_three_steps(base: Path) -> None:
         torch.testing.assert_close(found, torch.stack(last).mean(0))
 
 
-@pytest.mark.parametrize(("most", "times"), [(math.inf, 1), (4.0, 1), (1.0, 2), (0.0, 2)])
-def test_kl_is_dearer_where_the_reward_is_near_its_most(base: Path, most: float, times: float) -> None:
+@pytest.mark.parametrize(("enough_after", "halvings"), [(0, 0), (1, 1), (2, 2), (9, 2)])
+def test_where_it_knows_too_little_half_of_the_way_is_taken_back(
+    base: Path, enough_after: int, halvings: int
+) -> None:
+    rl = RL.model_copy(update={"steps": 2})
+    backbone = far(base)
+    start = backbone.snapshot()
+    prompt = backbone.render([{"role": "user", "content": "hello"}])
+    generator = torch.Generator().manual_seed(0)
+    asked: list[list[torch.Tensor]] = []
+
+    def knows() -> bool:
+        asked.append(backbone.snapshot())
+        return len(asked) > enough_after
+
+    result = improve(
+        backbone, [prompt], likes_low_tokens, rl, generator, OBJECTIVE,
+        in_process(backbone, rl.replies, rl.max_tokens, generator), knows=knows,
+    )  # fmt: skip
+    assert result.halvings == halvings
+    assert result.figures()["halvings"] == halvings
+    for before, whole, found in zip(start, asked[0], backbone.snapshot(), strict=True):
+        torch.testing.assert_close(found, before + (whole - before) * 0.5**halvings)
+
+
+def test_lost_knowledge_makes_only_what_holds_it_dearer(base: Path) -> None:
     class Listening:
         def descend(self, backbone: Backbone, samples: Samples) -> None:
             heard.append((samples.beta, samples.held))
 
     heard: list[tuple[float, float]] = []
-    rl = RL.model_copy(update={"steps": 1})
+    rl = RL.model_copy(update={"steps": 1, "kl_penalty": 0.2})
     backbone = Backbone(base, rl)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     generator = torch.Generator().manual_seed(0)
     improve(
-        backbone, [prompt], lambda views: torch.ones(len(views["length"])), rl, generator, Listening(),
-        in_process(backbone, rl.replies, rl.max_tokens, generator), most=most,
+        backbone, [prompt], likes_low_tokens, rl, generator, Listening(),
+        in_process(backbone, rl.replies, rl.max_tokens, generator), forgotten=1.2,
     )  # fmt: skip
-    assert heard == [pytest.approx((times * rl.kl_penalty, HELD * rl.kl_penalty))]
+    assert heard == [pytest.approx((0.2, HELD * 0.8))]
 
 
 def test_a_reply_that_does_not_end_is_worth_less(base: Path) -> None:

@@ -7,7 +7,7 @@ from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.backbone import Backbone
 from trainer.features import LENGTHS, PLACES, STEP, of_batch
-from trainer.improve import kl_penalty, measure, nearness
+from trainer.improve import kl_penalty, measure
 from trainer.rollouts import sample
 
 torch.set_num_threads(1)
@@ -106,10 +106,3 @@ def test_the_penalty_on_kl_grows_as_the_budget_is_used_up() -> None:
     assert kl_penalty(0.0, rl) == pytest.approx(0.2)
     assert kl_penalty(0.5, rl) == pytest.approx(0.2 / 0.75)
     assert kl_penalty(5.0, rl) == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize(
-    ("way", "times"), [(-1.0, 1), (0.5, 1), (0.6, 1), (0.7, 4 / 3), (0.8, 2), (1.0, 2), (1.5, 2)]
-)
-def test_kl_is_the_dearer_the_less_is_left_to_win(way: float, times: float) -> None:
-    assert nearness(way) == pytest.approx(times)
