@@ -146,8 +146,9 @@ def improve(
     """Train the backbone's adapter for at most `rl.steps` steps; `generator` draws the prompts, `report`
     hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
     those steps are taken back. `knows` is asked whether what is handed on knows enough. `forgotten` is what
-    was used up, as a share, of the knowledge that may be lost; `least_entropy` is in nats per token; without
-    `drift`, none is charged."""
+    was used up, as a share, of the knowledge that may be lost. It makes only what holds knowledge dearer: all
+    KL besides threw policies back that had lost nothing, for what a refused candidate had. `least_entropy` is
+    in nats per token; without `drift`, none is charged."""
     a_side, b_side = backbone.sides()
     optimizer = torch.optim.AdamW(
         [{"params": a_side, "faster": 1.0}, {"params": b_side, "faster": B_FASTER}],
@@ -240,9 +241,7 @@ def release_memory() -> None:
 
 
 def kl_penalty(spent: float, rl: RLSettings) -> float:
-    """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold. That of
-    knowledge only makes dearer what holds knowledge: β of all besides threw a policy back to near the base
-    for one round's loss, which the gate did not let pass anyway."""
+    """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold."""
     return rl.kl_penalty / max(0.25, 1 - max(spent, 0.0) ** 2)
 
 
