@@ -1,6 +1,6 @@
 """Tokens per second of the learner against TRL's GRPO trainer: `python -m tests.bench.learner`.
 
-Both take the same starter with the same LoRA, sample 8 replies to each of 16 prompts, compare with the base
+Both take the same starter with the same LoRA, sample 4 replies to each of 32 prompts, compare with the base
 and take one step on them; steps alternate in one process, and the medians are compared. TRL generates through
 transformers, as it does without vLLM, computes in bfloat16 where the machine is fast at that, as we do, keeps
 activations and takes micro-batches of the size that was fastest for it here. A second trainer of ours in

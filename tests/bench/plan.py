@@ -3,8 +3,8 @@
 Llama-type models of random weights, each planned in one fresh process and trained in another: two steps of
 `improve`, sampling, base pass and training, on prompts of 64 tokens and replies of 90. Memory is the
 process's highest resident set (without a GPU) or what torch allocated (with one), and may be off by 10%; time
-is the processor's (without a GPU), and may be off by a factor of 2. Sizes: small, medium, large; all without
-any.
+is the processor's (without a GPU), and may be off by a factor of 2; both at the median of RUNS, as what
+malloc keeps differs from run to run. Sizes: small, medium, large; all without any.
 
 Found on a busy machine of two cores, planned and taken: small 867 and 899 MiB, 20 and 21 s (with recompute
 783 and 800 MiB, 18 and 23 s); with 32,768 tokens 1,068 and 1,099 MiB, 50 and 56 s (900 and 912 MiB, 48 and
@@ -14,6 +14,7 @@ three times as long.
 """
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ VOCABULARIES = (2_560, 32_768)
 PROMPT = 64
 RL = RLSettings(steps=2, kl_budget=1e9, entropy_floor=0, exemplars=0)
 PHASES = ("sampling", "base pass", "training")
+RUNS = 5
 
 
 def make(directory: Path, hidden: int, layers: int, vocabulary: int) -> None:
@@ -94,8 +96,8 @@ def _highest(device: torch.device) -> int:
 
 def _apart(what: str, model: Path, recompute: bool) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.bench.plan", what, str(model), str(int(recompute))]
-    found: dict[str, float] = json.loads(subprocess.check_output(command).splitlines()[-1])
-    return found
+    found = [json.loads(subprocess.check_output(command).splitlines()[-1]) for _ in range(RUNS)]
+    return {name: statistics.median(each[name] for each in found) for name in found[0]}
 
 
 def main(sizes: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Votes needed to reach 80% approval, against TRL: `python -m tests.bench.sample_efficiency --seeds 501 502`.
+"""Votes needed to reach 80% approval, against TRL: `python -m tests.bench.sample_efficiency --seeds 543 544`.
 
 First ours: rounds as the trainer does them, on votes of people with a hidden taste (`offline_learning`), till
 the policy is liked at 80% within the limits of our gate, which are what it costs in KL to the base and in
@@ -222,7 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[501, 502, 503, 504, 505])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[543, 544, 545, 546, 547])
     args = parser.parse_args()
     torch.set_num_threads(1)
     settings = TrainerSettings()
