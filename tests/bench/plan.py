@@ -6,9 +6,10 @@ process's highest resident set (without a GPU) or what torch allocated (with one
 is the processor's (without a GPU), and may be off by a factor of 2; both at the median of RUNS, as what
 malloc keeps differs from run to run. Sizes: small, medium, large; all without any.
 
-Found on a busy machine of two cores, planned and taken: small 867 and 899 MiB, 20 and 21 s (with recompute
-783 and 800 MiB, 18 and 23 s); with 32,768 tokens 1,068 and 1,099 MiB, 50 and 56 s (900 and 912 MiB, 48 and
-64 s); medium 2,028 and 2,130 MiB, 103 and 82 s. With glibc's threshold for fresh pages fixed at 128 KiB, it
+Found on a busy machine of two cores, planned and taken: small 868 and 881 MiB, 29 and 26 s (with recompute
+783 and 793 MiB, 34 and 32 s); with 32,768 tokens 1,069 and 1,098 MiB, 77 and 60 s (901 and 930 MiB, 71 and
+67 s). Single runs of the first took 865 to 994 MiB. Medium, once and before: 2,028 and 2,130 MiB, 103 and
+82 s. With glibc's threshold for fresh pages fixed at 128 KiB, it
 keeps nothing: training batches of the first then take 642 MiB, of 637 planned without what malloc keeps, and
 three times as long.
 """
@@ -43,7 +44,7 @@ VOCABULARIES = (2_560, 32_768)
 PROMPT = 64
 RL = RLSettings(steps=2, kl_budget=1e9, entropy_floor=0, exemplars=0)
 PHASES = ("sampling", "base pass", "training")
-RUNS = 5
+RUNS = 3
 
 
 def make(directory: Path, hidden: int, layers: int, vocabulary: int) -> None:
