@@ -22,7 +22,6 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +43,9 @@ from trainer.starter.world import prompts as world_prompts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
+ROUND_VOTES = 100
 SAID = 1200  # replies before and after: a style's share is known to two points
+PROBES = 1024  # of knowledge, before and after: what was lost is known to 0.6 points
 
 
 class Ballots:
@@ -170,12 +171,12 @@ def first(replies: list[list[int]], tokens: int) -> list[list[int]]:
 
 def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[str, float]:
     """One taste: what was won, and what was lost for it."""
-    backbone = Backbone(args.model, settings.rl)
+    backbone = Backbone(MODEL_DIR, settings.rl)
     people = crowd(seed, 20)
     judge = next(person for person in people if not person.contrarian)
     ballots = Ballots()
     seen, exam = Seen(backbone), Exam(backbone, settings)
-    probes = [knowledge.Probe(p.prompt, p.accept or ()) for p in world_probes(args.probes, 77)]
+    probes = [knowledge.Probe(p.prompt, p.accept or ()) for p in world_probes(PROBES, 77)]
     before = Sayings.of(backbone, SAID, seed)
     known = known_share(backbone, probes, torch.Generator().manual_seed(1))
     print(
@@ -184,9 +185,9 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     )
     older = newer = backbone.snapshot()
     kl = lost = 0.0
-    for number in range(1, args.votes // args.round_votes + 1):
+    for number in range(1, args.votes // ROUND_VOTES + 1):
         backbone.restore(older)
-        vote(backbone, ballots, people, args.round_votes, 100 * seed + number)
+        vote(backbone, ballots, people, ROUND_VOTES, 100 * seed + number)
         backbone.restore(newer)
         wall = time.monotonic()
         work = ballots.round(backbone, settings, 1000 * seed + number, lost)
@@ -205,7 +206,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         )
         first, last = result.steps[0], result.steps[-1]
         print(
-            f"  {number * args.round_votes:4d} votes: approval {said.approval(judge):.3f} ({axes})"
+            f"  {number * ROUND_VOTES:4d} votes: approval {said.approval(judge):.3f} ({axes})"
             f"  reward {first.reward:+.2f}→{last.reward:+.2f}  KL {last.kl:.3f}  entropy {last.entropy:.2f}"
             f"  length {last.length:.0f}  lost {lost:+.3f}  {wall:.0f} s"
             f"  {result.stopped or ''} {'; '.join(verdict.reasons)}",
@@ -234,9 +235,6 @@ def main() -> int:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[956, 957, 958, 959, 960])
     parser.add_argument("--votes", type=int, default=1000)
-    parser.add_argument("--round-votes", type=int, default=100)
-    parser.add_argument("--probes", type=int, default=1024)
-    parser.add_argument("--model", type=Path, default=MODEL_DIR)
     parser.add_argument("--set", nargs="*", default=[], help="rl.steps=6 rl.algorithm=grpo …")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -9,9 +9,8 @@ malloc keeps differs from run to run. Sizes: small, medium, large; all without a
 Found on a busy machine of two cores, planned and taken: small 868 and 881 MiB, 29 and 26 s (with recompute
 783 and 793 MiB, 34 and 32 s); with 32,768 tokens 1,069 and 1,098 MiB, 77 and 60 s (901 and 930 MiB, 71 and
 67 s). Single runs of the first took 865 to 994 MiB. Medium, once and before: 2,028 and 2,130 MiB, 103 and
-82 s. With glibc's threshold for fresh pages fixed at 128 KiB, it
-keeps nothing: training batches of the first then take 642 MiB, of 637 planned without what malloc keeps, and
-three times as long.
+82 s. With glibc's threshold for fresh pages fixed at 128 KiB, it keeps nothing: training batches of the first
+then take 642 MiB, of 637 planned without what malloc keeps, and three times as long.
 """
 
 import json

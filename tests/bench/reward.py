@@ -33,7 +33,7 @@ from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
 
-SEEDS = tuple(range(601, 611))
+SEEDS = tuple(range(925, 949))
 PEOPLE, EACH = 20, 20
 NOISE = 0.1
 HOSTILE = 0.3  # half of them against the taste, half at random

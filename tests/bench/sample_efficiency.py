@@ -7,8 +7,8 @@ those 2n votes, its online DPO from 2n comparisons of its own samples by the sam
 base with the same LoRA, each with every learning rate of a grid. We need at most half the votes of the best
 of them if none reaches 80% so, within the same limits. What the best reaches beyond them is printed too.
 The later half of those votes is about replies of a policy that is liked at 80%, which only our loop has made:
-that is what "the same votes" means, and it helps KTO. Promised of the median, so of most seeds. 25 minutes
-a seed on one core.
+that is what "the same votes" means, and it helps KTO. Promised of the median, so of most seeds. 25 to
+45 minutes a seed on one core.
 """
 
 import argparse
