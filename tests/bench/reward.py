@@ -7,7 +7,7 @@ right, so this is the share of what the truth allows. Then three of ten people v
 random; the same votes also go to a model that knows nothing of raters. Promised: 0.90; 0.95 of that with the
 hostile ones, and at most half of the error that the model without raters makes. And how well its probability
 of a thumb up is calibrated: by how much it is off the share of such votes of an honest person, on average
-over tenths of the scale (expected calibration error: Naeini, Cooper and Hauskrecht 2015). About 2 minutes.
+over tenths of the scale (expected calibration error: Naeini, Cooper and Hauskrecht 2015). About 4 minutes.
 """
 
 import argparse
