@@ -85,8 +85,8 @@ def train(
     from schemas import figures, logs
     from trainer.learner import Learner
     from trainer.loop import run
-    from trainer.processes import Processes
-    from trainer.progress import progress
+    from trainer.model.distributed import Processes
+    from trainer.records.metrics import progress
 
     settings = load()
     logs.configure(settings.log_level)

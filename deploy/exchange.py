@@ -32,7 +32,7 @@ from serving.auth import Seals
 from serving.keys import ensure_seal
 
 if TYPE_CHECKING:
-    from trainer.text import Text
+    from trainer.model.tokenizer import Text
 
 POLICY = "imported"
 """Whose replies they are: nobody's that serves here."""
@@ -64,7 +64,7 @@ class Report:
 async def import_file(settings: Settings, path: Path, rater: str) -> Report:
     """`settings` name the database, which has keys, and the base's directory. Raises StartError for a file
     that cannot be read at all."""
-    from trainer.text import Text
+    from trainer.model.tokenizer import Text
 
     text = Text(Path(settings.model))
     report = Report()

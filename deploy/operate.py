@@ -94,7 +94,7 @@ def rebuild(policy: str, data_dir: DataDir = None, as_json: Json = False) -> Non
 
     from deploy.prepare import prepared
     from schemas.database import open_pool
-    from trainer.rebuild import rebuild as run
+    from trainer.reproduce import rebuild as run
 
     with prepared(load(data_dir=data_dir)) as settings, open_pool(settings.database_url or "") as pool:
         found = run(settings, pool, policy)
@@ -185,8 +185,8 @@ def dead_letters(
 
     from deploy.postgres import database
     from schemas.database import open_pool
-    from trainer.dead_letters import dead_letters as all_there_are
-    from trainer.dead_letters import retry as give_back
+    from trainer.data.dead_letters import dead_letters as all_there_are
+    from trainer.data.dead_letters import retry as give_back
 
     with database(_existing(data_dir)) as url, open_pool(url) as pool:
         given_back = give_back(pool) if retry else 0

@@ -14,7 +14,7 @@ _MIB = 2**20
 
 def show(settings: Settings, prompt_tokens: int | None, as_json: bool) -> int:
     """Print the plan; returns 0 when it fits into free memory, else 1. Raises StartError without a model."""
-    from trainer.plan import plan
+    from trainer.planning.plan import plan
 
     found = plan(settings.trainer, base_directory(settings.model, weights=False), prompt_tokens)
     figures = found.as_json()

@@ -9,8 +9,8 @@ wait for each other. And oneDNN keeps the kernels that it makes for every number
 had, of every matrix and adapter: 6 MiB for each number with the starter and `p0`, until 1,024 are kept. With
 64 of them the same 419 numbers take 0.5 GiB and not 2.4, and as many tokens a second come out.
 
-Weights are of the type that the trainer computes in on such a device (`trainer.backbone`). vLLM's own choice
-would make bfloat16 of a base kept in float32 on a CPU too, and what it records another model's logprobs.
+Weights have the type that the trainer computes in on such a device (`trainer.model.backbone`). vLLM's own
+choice would turn a float32 base into bfloat16 on a CPU too, and its logprobs would be another model's.
 """
 
 import os

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from feedback.log import Entry, Log
 from schemas.database import Pool
 from schemas.feedback import FeedbackEvent
-from trainer.ingest import ingest
+from trainer.data.ingest import ingest
 
 
 def event(name: str, conversation: str = "conv-1") -> FeedbackEvent:

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from schemas.settings import RLSettings
-from trainer.backbone import Backbone
-from trainer.improve import improve, measure
-from trainer.losses import leave_one_out
-from trainer.objectives import KTO, Judged, PolicyGradient, Samples
-from trainer.processes import ALONE, Processes
-from trainer.rollouts import in_process, pack
+from trainer.model.backbone import Backbone
+from trainer.model.distributed import ALONE, Processes
+from trainer.model.rollouts import in_process, pack
+from trainer.rl.losses import leave_one_out
+from trainer.rl.objectives import KTO, Judged, PolicyGradient, Samples
+from trainer.rl.optimize import improve, measure
 from trainer.starter import MODEL_DIR
 
 RL = RLSettings(steps=3, prompts=5, replies=4, max_tokens=16)

@@ -11,8 +11,8 @@ from schemas.database import Pool, open_async_pool
 from schemas.feedback import Edit, Ranking, Thumb, Vote
 from schemas.settings import Settings
 from schemas.turns import Reply, Turn
-from trainer.backbone import Backbone
-from trainer.rollouts import sample
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import sample
 
 WORDS = ["red", "blue", "green", "yellow", "tree", "river", "stone", "cloud", "bird", "fish"]
 

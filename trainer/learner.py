@@ -14,20 +14,20 @@ from pydantic import BaseModel, ConfigDict
 from schemas.errors import HearkenError
 from schemas.policies import Probe, file_digest
 from schemas.settings import Settings
-from trainer import gate
-from trainer.account import Said
-from trainer.backbone import Backbone
-from trainer.examples import Corpus, Example, Key, Reply
-from trainer.gate import Answers
-from trainer.improve import Step
-from trainer.inputs import Inputs
-from trainer.knowledge import Exam
-from trainer.past import Past, made_for
-from trainer.processes import ALONE, Processes
-from trainer.publish import PAST, probe
-from trainer.rollouts import Sampler, gathered, in_process
+from trainer.data.examples import Corpus, Example, Key, Reply
+from trainer.data.round_inputs import Inputs
+from trainer.data.vote_summary import Past, made_for
+from trainer.evaluation import gate
+from trainer.evaluation.gate import Answers
+from trainer.evaluation.knowledge import Exam
+from trainer.model.backbone import Backbone
+from trainer.model.distributed import ALONE, Processes
+from trainer.model.rollouts import Sampler, gathered, in_process
+from trainer.model.vllm_rollouts import VllmSampler
+from trainer.records.attribution import Said
+from trainer.records.publish import PAST, probe
+from trainer.rl.optimize import Step
 from trainer.round import Learned, Round, Seen
-from trainer.vllm_rollouts import VllmSampler
 
 
 class OutOfStep(HearkenError):

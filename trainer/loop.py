@@ -28,18 +28,20 @@ from schemas.database import Pool, open_pool
 from schemas.errors import StartError
 from schemas.policies import file_digest
 from schemas.settings import Settings
-from trainer import account, examples, gate, prompts, publish, record
-from trainer.hindsight import look_back
-from trainer.improve import Step
-from trainer.ingest import ingest, positions
-from trainer.inputs import Inputs
+from trainer.data import examples, prompts
+from trainer.data.ingest import ingest, positions
+from trainer.data.round_inputs import Inputs
+from trainer.data.vote_summary import Past, forget
+from trainer.evaluation import gate
+from trainer.evaluation.regression import look_back
+from trainer.evaluation.style_stats import style
+from trainer.leader_election import Standby
 from trainer.learner import Learner, OutOfStep
-from trainer.past import Past, forget
-from trainer.processes import ALONE, Processes
-from trainer.reward_model import RewardModel
+from trainer.model.distributed import ALONE, Processes
+from trainer.records import attribution, publish, record
+from trainer.reward.ensemble import RewardModel
+from trainer.rl.optimize import Step
 from trainer.round import Round
-from trainer.standby import Standby
-from trainer.style import style
 
 POLL = 0.5
 """Seconds between looks at the log."""
@@ -227,14 +229,14 @@ class Trainer:
         trial = self.learner.attempt(parent, live, work, report)
         learned = trial.learned
         self._lesson = work, learned.model
-        figures["reward_model"] = account.of_model(work, learned.model, self.learner.seen)
+        figures["reward_model"] = attribution.of_model(work, learned.model, self.learner.seen)
         figures["improvement"] = learned.improvement.figures()
         figures["style"] = {
             name: style([backbone.decode(reply) for reply in answers.token_ids])
             for name, answers in (("live", trial.live), ("candidate", trial.candidate))
         }
-        figures["samples"] = account.of_replies(trial.before, trial.after)
-        figures |= account.of_votes(work, learned.model, self.learner.seen)
+        figures["samples"] = attribution.of_replies(trial.before, trial.after)
+        figures |= attribution.of_votes(work, learned.model, self.learner.seen)
         verdict = gate.judge(
             trial.candidate, trial.live, learned.base, learned.model, learned.judge, trial.knows,
             settings.gate, settings.rl,

@@ -12,20 +12,22 @@ from dataclasses import dataclass
 import torch
 
 from schemas.settings import TrainerSettings
-from trainer import examples, gate, past, reward_model
-from trainer.backbone import Backbone
-from trainer.drift import Drift
-from trainer.examples import Corpus, Example, Key
-from trainer.features import Views
-from trainer.gate import Answers
-from trainer.improve import Improvement, Step, improve, measure
-from trainer.inputs import Inputs
-from trainer.knowledge import Exam
-from trainer.likelihood import Votes
-from trainer.objectives import DPO, KTO, Demonstration, Imitating, Judged, Objective, on_samples
-from trainer.past import Past
-from trainer.reward_model import RewardModel
-from trainer.rollouts import Sampler
+from trainer.data import examples, vote_summary
+from trainer.data.examples import Corpus, Example, Key
+from trainer.data.round_inputs import Inputs
+from trainer.data.vote_summary import Past
+from trainer.evaluation import gate
+from trainer.evaluation.gate import Answers
+from trainer.evaluation.knowledge import Exam
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Sampler
+from trainer.reward import ensemble
+from trainer.reward.ensemble import RewardModel
+from trainer.reward.features import Views
+from trainer.reward.likelihood import Votes
+from trainer.rl.objectives import DPO, KTO, Demonstration, Imitating, Judged, Objective, on_samples
+from trainer.rl.optimize import Improvement, Step, improve, measure
+from trainer.rl.style_drift import Drift
 
 BASE_PROMPTS, BASE_REPLIES = 128, 4
 """What the base says to recent prompts sets the scale of the reward; it is what policies drift from, and what
@@ -228,7 +230,7 @@ class Round:
             return None
         raters = examples.raters(self.held_out if held_out else self.training)
         older = self.past.recall(self._folds(held_out), raters) if self.past else None
-        return reward_model.fit(
+        return ensemble.fit(
             seen.of(keys), votes, base, BASE_REPLIES, self._settings.reward,
             self.generator("judges" if held_out else "members"), older,
         )  # fmt: skip
@@ -237,14 +239,14 @@ class Round:
         """The past for the next round, after one that made `model`; None where this one's will do."""
         signals = {example.event_id for example in self.corpus.examples if example.type == "signal"}
         events = [
-            *past.oldest([event for event in self.inputs.events if event not in signals]),
-            *past.oldest([event for event in self.inputs.events if event in signals]),
+            *vote_summary.oldest([event for event in self.inputs.events if event not in signals]),
+            *vote_summary.oldest([event for event in self.inputs.events if event in signals]),
         ]
         if not events:
             return None
         settings = self._settings
         before = self.past or Past.none(
-            past.made_for(self._backbone.digest, settings), self.corpus.newest,
+            vote_summary.made_for(self._backbone.digest, settings), self.corpus.newest,
             model.members[0].lenses, settings.gate.folds, settings.reward.members,
         )  # fmt: skip
         return before.fold(self.corpus, events, seen.of, settings.reward, self.generator("past"))

@@ -36,7 +36,7 @@ from tests.bench.replicas import Server, in_rotation, servers
 from tests.bench.service import hearken_up
 from tests.bench.swaps import announce, wait_until_live, write_random
 from tests.installation import ADMIN_KEY, Installation
-from trainer.backbone import Backbone
+from trainer.model.backbone import Backbone
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
 

@@ -32,14 +32,15 @@ from deploy.postgres import database
 from schemas.database import Pool, migrate, open_pool
 from schemas.settings import RewardSettings, Settings, TrainerSettings
 from tests.bench.reward import HELD_OUT, NOISE, Replies, accuracy, replies
-from trainer import examples, reward_model
-from trainer.backbone import Backbone
-from trainer.examples import Corpus, Example, Key
-from trainer.features import Views
-from trainer.inputs import Inputs
-from trainer.lens import DIRECTIONS, lenses
-from trainer.past import Past, made_for, oldest
-from trainer.reward_model import RewardModel
+from trainer.data import examples
+from trainer.data.examples import Corpus, Example, Key
+from trainer.data.round_inputs import Inputs
+from trainer.data.vote_summary import Past, made_for, oldest
+from trainer.model.backbone import Backbone
+from trainer.reward import ensemble
+from trainer.reward.ensemble import RewardModel
+from trainer.reward.features import Views
+from trainer.reward.projection import DIRECTIONS, lenses
 from trainer.round import BASE_PROMPTS, BASE_REPLIES, Round, Seen
 from trainer.starter import MODEL_DIR
 
@@ -109,7 +110,7 @@ def fitted(
     numbers, keys = Corpus(votes, {}).votes(votes, reward)
     older = past.recall(range(FOLDS), examples.raters(votes)) if past else None
     generator = torch.Generator().manual_seed(seed)
-    return reward_model.fit(seen.of(keys), numbers, base, BASE_REPLIES, reward, generator, older)
+    return ensemble.fit(seen.of(keys), numbers, base, BASE_REPLIES, reward, generator, older)
 
 
 Accuracies = dict[int, tuple[float, float]]

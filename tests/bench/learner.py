@@ -22,11 +22,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import GRPOConfig, GRPOTrainer
 
 from schemas.settings import RLSettings
-from trainer.backbone import Backbone
-from trainer.features import Views
-from trainer.improve import improve
-from trainer.objectives import on_samples
-from trainer.rollouts import in_process
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import in_process
+from trainer.reward.features import Views
+from trainer.rl.objectives import on_samples
+from trainer.rl.optimize import improve
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts as world_prompts
 

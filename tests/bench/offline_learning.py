@@ -28,13 +28,13 @@ import torch
 
 from deploy.people import Person, crowd
 from schemas.settings import TrainerSettings
-from trainer import gate, knowledge
-from trainer.backbone import Backbone
-from trainer.examples import Corpus, Example, Key, Reply
-from trainer.improve import Improvement
-from trainer.inputs import Inputs
-from trainer.knowledge import Exam
-from trainer.rollouts import in_process, sample
+from trainer.data.examples import Corpus, Example, Key, Reply
+from trainer.data.round_inputs import Inputs
+from trainer.evaluation import gate, knowledge
+from trainer.evaluation.knowledge import Exam
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import in_process, sample
+from trainer.rl.optimize import Improvement
 from trainer.round import Round, Seen
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES, styles

@@ -27,14 +27,14 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from schemas.settings import RLSettings, TrainerSettings
-from trainer.backbone import Backbone
-from trainer.features import Views
-from trainer.improve import improve
-from trainer.objectives import on_samples
-from trainer.plan import plan
-from trainer.rollouts import in_process
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import in_process
+from trainer.model.tokenizer import Text
+from trainer.planning.plan import plan
+from trainer.reward.features import Views
+from trainer.rl.objectives import on_samples
+from trainer.rl.optimize import improve
 from trainer.starter import MODEL_DIR
-from trainer.text import Text
 
 SHAPES = {"small": (256, 4), "medium": (512, 8), "large": (768, 16)}
 """Hidden size and layers: 4, 27 and 118 million parameters with the starter's vocabulary."""

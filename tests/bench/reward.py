@@ -22,13 +22,13 @@ from torch import Tensor
 
 from deploy.people import Taste, draw_taste
 from schemas.settings import TrainerSettings
-from trainer import reward_model
-from trainer.backbone import Backbone
-from trainer.features import Views
-from trainer.improve import measure
-from trainer.likelihood import LAPSE, Votes
-from trainer.reward_model import RewardModel
-from trainer.rollouts import sample
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import sample
+from trainer.reward import ensemble
+from trainer.reward.ensemble import RewardModel
+from trainer.reward.features import Views
+from trainer.reward.likelihood import LAPSE, Votes
+from trainer.rl.optimize import measure
 from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
@@ -105,7 +105,7 @@ def learned(
     for number, (person, up) in enumerate(found):
         votes.thumb(person if raters else 0, number, up)
     generator = torch.Generator().manual_seed(seed)
-    model = reward_model.fit(training.views, votes, base.views, BASE_REPLIES, settings.reward, generator)
+    model = ensemble.fit(training.views, votes, base.views, BASE_REPLIES, settings.reward, generator)
     liked = [taste.likes(text) for text in held_out.texts]
     return accuracy(model.reward(held_out.views), liked), calibration_error(model, held_out, liked)
 

@@ -31,10 +31,10 @@ from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from deploy.people import Person, crowd
 from schemas.settings import TrainerSettings
 from tests.bench.offline_learning import Ballots, Sayings, learn, vote
-from trainer import gate
-from trainer.backbone import Backbone
-from trainer.examples import Corpus, Key
-from trainer.knowledge import Exam, loss
+from trainer.data.examples import Corpus, Key
+from trainer.evaluation import gate
+from trainer.evaluation.knowledge import Exam, loss
+from trainer.model.backbone import Backbone
 from trainer.round import Seen
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts as world_prompts

@@ -26,9 +26,9 @@ from schemas.policies import BASE, Manifest
 from schemas.settings import Settings, load
 from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY
-from trainer import publish
-from trainer.backbone import Backbone
-from trainer.inputs import Inputs
+from trainer.data.round_inputs import Inputs
+from trainer.model.backbone import Backbone
+from trainer.records import publish
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
 

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from deploy.people import Person, crowd
 from schemas.settings import TrainerSettings
-from trainer import reward_model
-from trainer.backbone import Backbone
-from trainer.features import Views
-from trainer.improve import measure
-from trainer.likelihood import Votes
-from trainer.rollouts import sample
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import sample
+from trainer.reward import ensemble
+from trainer.reward.features import Views
+from trainer.reward.likelihood import Votes
+from trainer.rl.optimize import measure
 from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES, styles
@@ -99,7 +99,7 @@ def run(seed: int, pool: Pool, base: Pool, settings: TrainerSettings) -> dict[fl
         vote(pool, older_PK, people, 100 * seed + number, votes, about)
         views = {name: view[about] for name, view in pool.views.items()}
         generator = torch.Generator().manual_seed(100 * seed + number)
-        model = reward_model.fit(views, votes, base.views, BASE_REPLIES, settings.reward, generator)
+        model = ensemble.fit(views, votes, base.views, BASE_REPLIES, settings.reward, generator)
         reward_N = model.reward(pool.views)
         older_PK, newer_PK = newer_PK, tilted(reward_N, VOTED_AT)
     found = {}

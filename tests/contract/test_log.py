@@ -17,8 +17,8 @@ from schemas.database import Pool
 from schemas.settings import KafkaSettings, Settings
 from tests.broker import Broker, relaying
 from tests.events import Reader, event, ingest_until, learned, put, put_each, put_json, read_until
-from trainer.dead_letters import dead_letters, retry
-from trainer.ingest import ingest
+from trainer.data.dead_letters import dead_letters, retry
+from trainer.data.ingest import ingest
 
 
 @pytest.fixture(params=["postgres", "kafka"])

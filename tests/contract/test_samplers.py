@@ -11,9 +11,9 @@ from engines import World, start_vllm
 from schemas.errors import EngineError
 from schemas.policies import TRAINING
 from schemas.settings import RLSettings
-from trainer.backbone import Backbone
-from trainer.rollouts import Sampler, in_process
-from trainer.vllm_rollouts import VllmSampler
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Sampler, in_process
+from trainer.model.vllm_rollouts import VllmSampler
 
 torch.set_num_threads(1)
 

@@ -21,10 +21,10 @@ from tests.points import ROUNDS, Points
 
 SIDES = ("before", "after")
 OF_ROUNDS = (
-    "trainer.ingest._take",
-    "trainer.record.begin",
-    "trainer.publish.announce",
-    "trainer.record.finish",
+    "trainer.data.ingest._take",
+    "trainer.records.record.begin",
+    "trainer.records.publish.announce",
+    "trainer.records.record.finish",
 )
 """What comes up in a round; the others need not wait for that."""
 OF_REQUESTS = (
@@ -66,7 +66,7 @@ def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None
 
     try:
         for side in SIDES:
-            points.crash(f"trainer.publish.ensure_base {side}", installation.start)
+            points.crash(f"trainer.records.publish.ensure_base {side}", installation.start)
             installation.stop()
         with installation:
             crowd = Crowd(installation, kafka=KafkaSettings(servers=[broker.address]))

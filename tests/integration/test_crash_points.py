@@ -14,8 +14,8 @@ from schemas.database import Pool
 from tests.points import Points
 
 RUNNING: LiteralString = "insert into rounds (project, parent, outcome) values ('default', 'p0', 'running')"
-BEGUN_BY_ITSELF = "from trainer.record import close_interrupted; close_interrupted(pool, 'default')"
-BEGUN_EXPLICITLY = "from trainer.record import begin; begin(pool, 'default', 'p0')"
+BEGUN_BY_ITSELF = "from trainer.records.record import close_interrupted; close_interrupted(pool, 'default')"
+BEGUN_EXPLICITLY = "from trainer.records.record import begin; begin(pool, 'default', 'p0')"
 PROGRAM = "from schemas.database import open_pool\nwith open_pool({url!r}) as pool: {work}"
 
 
@@ -41,7 +41,7 @@ def test_one_that_began_with_its_first_statement(
 ) -> None:
     with pool.connection() as connection:
         connection.execute(RUNNING)
-    die(tmp_path, f"trainer.record.close_interrupted {side}", database_url, BEGUN_BY_ITSELF)
+    die(tmp_path, f"trainer.records.record.close_interrupted {side}", database_url, BEGUN_BY_ITSELF)
     assert outcomes(pool) == after
 
 
@@ -49,7 +49,7 @@ def test_one_that_began_with_its_first_statement(
 def test_one_that_was_begun_explicitly(
     side: str, after: list[str], pool: Pool, database_url: str, tmp_path: Path
 ) -> None:
-    die(tmp_path, f"trainer.record.begin {side}", database_url, BEGUN_EXPLICITLY)
+    die(tmp_path, f"trainer.records.record.begin {side}", database_url, BEGUN_EXPLICITLY)
     assert outcomes(pool) == after
     with pool.connection() as connection:
         row = connection.execute(RUNNING + " returning id").fetchone()

@@ -7,9 +7,9 @@ from schemas.database import Pool
 from schemas.feedback import Thumb
 from schemas.settings import RewardSettings, Settings
 from tests.training import add_key, ranked, send, some_turns
-from trainer import examples
-from trainer.backbone import Backbone
-from trainer.ingest import ingest
+from trainer.data import examples
+from trainer.data.ingest import ingest
+from trainer.model.backbone import Backbone
 
 
 def test_a_vote_on_an_early_turn_of_a_conversation_is_about_that_turn(

@@ -16,7 +16,7 @@ from schemas.errors import Reason
 from tests.integration.test_alerts import ALERTS, RULES
 from tests.scrape import page
 from tests.service import Service
-from trainer.progress import progress
+from trainer.records.metrics import progress
 
 DASHBOARD = json.loads((ALERTS.parents[1] / "grafana" / "hearken.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

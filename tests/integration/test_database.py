@@ -9,7 +9,7 @@ from feedback.postgres_log import PostgresLog
 from schemas.database import Pool, migrate, migrations
 from schemas.errors import StartError
 from tests.events import Reader, put_each, read_until
-from trainer.ingest import positions
+from trainer.data.ingest import positions
 
 NEWEST = migrations()[-1][0]
 

@@ -26,10 +26,10 @@ from schemas.feedback import parse_vote
 from schemas.settings import Settings
 from tests.training import WORDS
 from tests.voting import a_turn
-from trainer import examples
-from trainer.backbone import Backbone
-from trainer.ingest import ingest
-from trainer.reward_model import fit
+from trainer.data import examples
+from trainer.data.ingest import ingest
+from trainer.model.backbone import Backbone
+from trainer.reward.ensemble import fit
 from trainer.round import Seen
 
 PREFERENCES = [

@@ -11,11 +11,12 @@ from schemas.policies import BASE
 from schemas.settings import Settings
 from schemas.turns import Turn
 from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
-from trainer import gate, loop
-from trainer.backbone import Backbone
-from trainer.hindsight import FEWEST, look_back, mean_change
-from trainer.inputs import Inputs
+from trainer import loop
+from trainer.data.round_inputs import Inputs
+from trainer.evaluation import gate
+from trainer.evaluation.regression import FEWEST, look_back, mean_change
 from trainer.learner import Learner
+from trainer.model.backbone import Backbone
 
 
 @pytest.fixture

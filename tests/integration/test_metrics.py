@@ -14,7 +14,7 @@ from schemas.figures import Figures
 from tests.events import event, put
 from tests.scrape import shown
 from tests.training import add_key
-from trainer.progress import FEWEST, progress
+from trainer.records.metrics import FEWEST, progress
 
 AWAY = "postgresql://127.0.0.1:1/nothing"
 

@@ -12,7 +12,7 @@ from schemas.policies import BASE
 from schemas.settings import Settings
 from tests.training import add_key, edited, send, small_settings, some_turns, thumbs_by_parity
 from trainer import loop
-from trainer.backbone import Backbone
+from trainer.model.backbone import Backbone
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from deploy.port import free_port
 from schemas.database import Pool
 from tests.in_step import learned
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
-from trainer.backbone import Backbone
-from trainer.rebuild import rebuild
+from trainer.model.backbone import Backbone
+from trainer.reproduce import rebuild
 
 torch.set_num_threads(1)
 

@@ -9,8 +9,8 @@ import torch
 from schemas.database import Pool
 from schemas.turns import IMPORTED
 from tests.training import add_key
-from trainer.improve import _draw
-from trainer.prompts import FEWEST, NEWEST, OLDER, to_practise
+from trainer.data.prompts import FEWEST, NEWEST, OLDER, to_practise
+from trainer.rl.optimize import _draw
 
 RARE = 7
 """How prompts of a rare skill begin; the others begin with 1."""

@@ -15,7 +15,7 @@ from serving.pulse import pulse
 from tests.events import event, put
 from tests.scrape import shown
 from tests.voting import a_turn
-from trainer.standby import Standby
+from trainer.leader_election import Standby
 
 BROKER = KafkaSettings(servers=["broker:9092"])
 

@@ -14,13 +14,16 @@ from schemas.feedback import Signal
 from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, file_digest
 from schemas.settings import Settings
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
-from trainer import examples, gate, loop, past, publish
-from trainer.backbone import Backbone
-from trainer.inputs import Inputs
+from trainer import loop
+from trainer.data import examples, vote_summary
+from trainer.data.round_inputs import Inputs
+from trainer.data.vote_summary import Past
+from trainer.evaluation import gate
 from trainer.learner import Learner
-from trainer.past import Past
-from trainer.rebuild import CannotRebuild, rebuild
-from trainer.rollouts import Rollout, pack, unpack
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Rollout, pack, unpack
+from trainer.records import publish
+from trainer.reproduce import CannotRebuild, rebuild
 
 Steps = list[list[Rollout]]
 
@@ -203,7 +206,7 @@ def test_a_round_killed_between_two_steps_ends_in_the_same_bytes_as_one_that_was
 
     trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.improve.release_memory", die)
+        patch.setattr("trainer.rl.optimize.release_memory", die)
         with pytest.raises(Killed):
             trainer.look()
     trainer.standby.leave()
@@ -238,14 +241,14 @@ def test_a_round_that_ends_its_trainer_again_and_again_is_given_up(
 @pytest.fixture
 def folding(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Where sixteen votes are many."""
-    monkeypatch.setattr(past, "WINDOW", 16)
+    monkeypatch.setattr(vote_summary, "WINDOW", 16)
     return settings
 
 
 def kept_past(settings: Settings) -> Past | None:
     backbone = Backbone(Path(settings.model), settings.trainer.rl)
     path = settings.rounds_dir / "default" / "past.safetensors"
-    return Past.read(path, past.made_for(backbone.digest, settings.trainer))
+    return Past.read(path, vote_summary.made_for(backbone.digest, settings.trainer))
 
 
 def another_round(settings: Settings, backbone: Backbone, database_url: str, seed: int) -> None:
@@ -297,7 +300,7 @@ def test_policies_share_the_file_of_the_past_that_they_have_in_common(
 def test_many_signals_fold_no_votes(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(past, "WINDOW", 30)
+    monkeypatch.setattr(vote_summary, "WINDOW", 30)
     turns = some_turns(backbone, 40, seed=3)
     votes = [(turn, Signal(type="signal", completion_id=turn.id, signal="copied")) for turn in turns]
     send(database_url, turns, [*votes])

@@ -15,7 +15,7 @@ from schemas.database import Pool
 from schemas.settings import KafkaSettings
 from tests.broker import Broker, relaying
 from tests.events import Reader, event, ingest_until, put, put_each, put_json
-from trainer.ingest import ingest, positions
+from trainer.data.ingest import ingest, positions
 
 
 @pytest.fixture

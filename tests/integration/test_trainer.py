@@ -30,12 +30,15 @@ from tests.training import (
     some_turns,
     thumbs_by_parity,
 )
-from trainer import examples, gate, loop, publish, record
-from trainer.backbone import Backbone
-from trainer.improve import GUARD_STEPS
-from trainer.ingest import apply, ingest, positions
-from trainer.knowledge import REQUESTS, Exam
+from trainer import loop
+from trainer.data import examples
+from trainer.data.ingest import apply, ingest, positions
+from trainer.evaluation import gate
+from trainer.evaluation.knowledge import REQUESTS, Exam
 from trainer.learner import Learner
+from trainer.model.backbone import Backbone
+from trainer.records import publish, record
+from trainer.rl.optimize import GUARD_STEPS
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import losses
+from trainer.rl import losses
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports vLLM and much else

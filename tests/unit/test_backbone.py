@@ -9,8 +9,8 @@ from torch import Tensor
 from schemas.errors import StartError
 from schemas.settings import RLSettings
 from tests.contract.engines import random_model, shared_tokenizer
-from trainer import backbone as module
-from trainer.backbone import Backbone, Padded
+from trainer.model import backbone as module
+from trainer.model.backbone import Backbone, Padded
 
 torch.set_num_threads(1)
 

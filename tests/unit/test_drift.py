@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from trainer.drift import MEMORY, RIDGE, Drift
-from trainer.features import Views
-from trainer.lens import Lenses, lenses, look
+from trainer.reward.features import Views
+from trainer.reward.projection import Lenses, lenses, look
+from trainer.rl.style_drift import MEMORY, RIDGE, Drift
 
 BASE = 4000
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.settings import RewardSettings
-from trainer.examples import Corpus, Example, Key, Reply
+from trainer.data.examples import Corpus, Example, Key, Reply
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 A, B, C = ("t1", "0"), ("t1", "1"), ("t2", "0")

@@ -7,12 +7,22 @@ import torch
 
 from schemas.settings import GateSettings, RLSettings
 from tests.service import write_base
-from trainer.backbone import Backbone
-from trainer.gate import REPLIES, Answers, Verdict, alike, answer, compare, distinct, judge, repeated
-from trainer.improve import measure
-from trainer.lens import Lens
-from trainer.likelihood import Terms
-from trainer.reward_model import Member, RewardModel
+from trainer.evaluation.gate import (
+    REPLIES,
+    Answers,
+    Verdict,
+    alike,
+    answer,
+    compare,
+    distinct,
+    judge,
+    repeated,
+)
+from trainer.model.backbone import Backbone
+from trainer.reward.ensemble import Member, RewardModel
+from trainer.reward.likelihood import Terms
+from trainer.reward.projection import Lens
+from trainer.rl.optimize import measure
 
 torch.set_num_threads(1)
 

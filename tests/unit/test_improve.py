@@ -9,14 +9,14 @@ import torch
 
 from schemas.settings import RLSettings
 from tests.service import write_base
-from trainer.backbone import Backbone
-from trainer.drift import Drift
-from trainer.features import Views
-from trainer.improve import Improvement, Step, improve, learning_rate, measure
-from trainer.lens import lenses
-from trainer.losses import leave_one_out
-from trainer.objectives import HELD, PolicyGradient, Samples
-from trainer.rollouts import Rollout, in_process, sample
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Rollout, in_process, sample
+from trainer.reward.features import Views
+from trainer.reward.projection import lenses
+from trainer.rl.losses import leave_one_out
+from trainer.rl.objectives import HELD, PolicyGradient, Samples
+from trainer.rl.optimize import Improvement, Step, improve, learning_rate, measure
+from trainer.rl.style_drift import Drift
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from trainer.likelihood import LAPSE, MOST_RANKED, Likelihood, Terms, Votes, subsets
+from trainer.reward.likelihood import LAPSE, MOST_RANKED, Likelihood, Terms, Votes, subsets
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, tensor
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from trainer import losses
+from trainer.rl import losses
 
 torch.set_num_threads(1)
 

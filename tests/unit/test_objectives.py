@@ -10,11 +10,11 @@ import torch
 
 from schemas.settings import RLSettings
 from tests.service import write_base
-from trainer import objectives
-from trainer.backbone import Backbone
-from trainer.improve import measure
-from trainer.losses import above_group, leave_one_out
-from trainer.objectives import (
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import in_process
+from trainer.rl import objectives
+from trainer.rl.losses import above_group, leave_one_out
+from trainer.rl.objectives import (
     DPO,
     HELD,
     KTO,
@@ -26,7 +26,7 @@ from trainer.objectives import (
     PolicyGradient,
     Samples,
 )
-from trainer.rollouts import in_process
+from trainer.rl.optimize import measure
 
 torch.set_num_threads(1)
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
-from trainer import examples, past, reward_model
-from trainer.examples import Corpus, Example, Key
-from trainer.features import Views
-from trainer.lens import lenses
-from trainer.past import UNREAD, Past, oldest
-from trainer.reward_model import RewardModel
+from trainer.data import examples, vote_summary
+from trainer.data.examples import Corpus, Example, Key
+from trainer.data.vote_summary import UNREAD, Past, oldest
+from trainer.reward import ensemble
+from trainer.reward.ensemble import RewardModel
+from trainer.reward.features import Views
+from trainer.reward.projection import lenses
 
 torch.set_num_threads(1)
 
@@ -68,7 +69,7 @@ class Crowd:
     def fit(self, window: list[Example], before: Past | None = None) -> RewardModel:
         votes, keys = Corpus(window, {}).votes(window, REWARD)
         older = before.recall(range(FOLDS), examples.raters(window)) if before else None
-        return reward_model.fit(
+        return ensemble.fit(
             self.views(keys), votes, self.base, 4, REWARD, torch.Generator().manual_seed(1), older
         )
 
@@ -83,9 +84,9 @@ def parts(of: Past) -> list[Tensor]:
 
 
 def test_few_votes_are_not_folded() -> None:
-    events = [str(number) for number in range(past.WINDOW + 1)]
+    events = [str(number) for number in range(vote_summary.WINDOW + 1)]
     assert oldest(events[:-1]) == []
-    assert oldest(events) == events[: past.WINDOW // 2 + 1]
+    assert oldest(events) == events[: vote_summary.WINDOW // 2 + 1]
 
 
 def test_beside_no_older_votes_a_model_is_what_it_is_without() -> None:
@@ -239,7 +240,7 @@ def test_killed_while_it_is_written_the_old_one_stays(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(past, "save_file", die)
+        patch.setattr(vote_summary, "save_file", die)
         with pytest.raises(KeyboardInterrupt):
             crowd.fold(first, crowd.examples[40:], 40).write(path)
     assert path.read_bytes() == before

@@ -10,11 +10,11 @@ import torch
 
 from schemas.settings import RLSettings, TrainerSettings
 from tests.contract.engines import random_model, shared_tokenizer
-from trainer import plan as module
-from trainer.backbone import Backbone
-from trainer.device import Rates
-from trainer.imagined import ACTIVATIONS, CACHE, LOGITS, MERGED
-from trainer.plan import Plan, plan
+from trainer.model.backbone import Backbone
+from trainer.model.device import Rates
+from trainer.planning import plan as module
+from trainer.planning.fake_model import ACTIVATIONS, CACHE, LOGITS, MERGED
+from trainer.planning.plan import Plan, plan
 from trainer.starter import MODEL_DIR
 
 torch.set_num_threads(1)

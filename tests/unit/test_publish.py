@@ -11,9 +11,9 @@ from schemas.errors import StartError
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, file_digest, verify
 from schemas.settings import RLSettings, Settings
 from tests.service import write_base
-from trainer import publish, record
-from trainer.backbone import Backbone
-from trainer.inputs import Inputs
+from trainer.data.round_inputs import Inputs
+from trainer.model.backbone import Backbone
+from trainer.records import publish, record
 
 torch.set_num_threads(1)
 

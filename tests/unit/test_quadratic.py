@@ -3,9 +3,9 @@
 import torch
 from torch.autograd.functional import hessian
 
-from trainer.likelihood import Likelihood, Terms, Votes
-from trainer.posterior import PRIOR, Posterior
-from trainer.quadratic import Quadratic, join, split
+from trainer.reward.laplace import Quadratic, join, split
+from trainer.reward.likelihood import Likelihood, Terms, Votes
+from trainer.reward.posterior import PRIOR, Posterior
 
 torch.set_num_threads(1)
 

@@ -3,8 +3,8 @@
 import json
 import math
 
-from trainer.knowledge import loss
-from trainer.record import finite
+from trainer.evaluation.knowledge import loss
+from trainer.records.record import finite
 
 
 def test_numbers_that_are_not_finite_are_left_open() -> None:

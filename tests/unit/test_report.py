@@ -2,8 +2,8 @@
 
 import re
 
-from trainer.report import page
-from trainer.style import style
+from trainer.evaluation.style_stats import style
+from trainer.records.report import page
 
 RECORD = {
     "round": 7,

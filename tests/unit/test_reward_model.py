@@ -9,11 +9,11 @@ from torch import Tensor
 
 from schemas.feedback import JUDGE
 from schemas.settings import RewardSettings
-from trainer.examples import Corpus, Example, raters
-from trainer.lens import Lens, directions, look, narrow, principal_directions
-from trainer.likelihood import Likelihood, Votes
-from trainer.posterior import Posterior
-from trainer.reward_model import RewardModel, _fit_member, _members, fit, influence, pairwise_accuracy
+from trainer.data.examples import Corpus, Example, raters
+from trainer.reward.ensemble import RewardModel, _fit_member, _members, fit, influence, pairwise_accuracy
+from trainer.reward.likelihood import Likelihood, Votes
+from trainer.reward.posterior import Posterior
+from trainer.reward.projection import Lens, directions, look, narrow, principal_directions
 
 torch.set_num_threads(1)
 

@@ -5,10 +5,10 @@ import torch
 
 from schemas.settings import RLSettings
 from tests.service import write_base
-from trainer.backbone import Backbone
-from trainer.features import LENGTHS, PLACES, STEP, of_batch
-from trainer.improve import kl_penalty, measure
-from trainer.rollouts import sample
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import sample
+from trainer.reward.features import LENGTHS, PLACES, STEP, of_batch
+from trainer.rl.optimize import kl_penalty, measure
 
 torch.set_num_threads(1)
 

@@ -8,13 +8,13 @@ import torch
 
 from schemas.settings import RLSettings, TrainerSettings
 from tests.service import write_base
-from trainer.backbone import Backbone
-from trainer.examples import Corpus
-from trainer.gate import Answers
-from trainer.improve import measure
-from trainer.inputs import Inputs
-from trainer.reward_model import RewardModel
-from trainer.rollouts import sample
+from trainer.data.examples import Corpus
+from trainer.data.round_inputs import Inputs
+from trainer.evaluation.gate import Answers
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import sample
+from trainer.reward.ensemble import RewardModel
+from trainer.rl.optimize import measure
 from trainer.round import BASE_REPLIES, Round, exemplars
 
 torch.set_num_threads(1)

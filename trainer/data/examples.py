@@ -16,8 +16,8 @@ from schemas.errors import HearkenError
 from schemas.feedback import JUDGE
 from schemas.settings import RewardSettings
 from schemas.turns import IMPORTED
-from trainer.backbone import Backbone
-from trainer.likelihood import Votes
+from trainer.model.backbone import Backbone
+from trainer.reward.likelihood import Votes
 
 MOST_EXAMPLES = 20_000
 """Votes that a round reads as they are, and as many signals. Where more stand, the newest; most of these are

@@ -25,12 +25,13 @@ from torch import Tensor
 
 from schemas.database import Pool
 from schemas.settings import RewardSettings, TrainerSettings
-from trainer import examples, reward_model
-from trainer.examples import Corpus, Erased, Key
-from trainer.features import Views
-from trainer.lens import Lens, Lenses
-from trainer.quadratic import Quadratic
-from trainer.reward_model import Recalled
+from trainer.data import examples
+from trainer.data.examples import Corpus, Erased, Key
+from trainer.reward import ensemble
+from trainer.reward.ensemble import Recalled
+from trainer.reward.features import Views
+from trainer.reward.laplace import Quadratic
+from trainer.reward.projection import Lens, Lenses
 
 WINDOW = 4_000
 """Votes that are learned from as they are, and as many signals; where there are more, the newest half of it.
@@ -68,7 +69,7 @@ class Past:
     @classmethod
     def none(cls, made_for: str, newest: datetime, lenses: Lenses, folds: int, members: int) -> "Past":
         """That of no votes."""
-        sizes = [reward_model.parameters(lenses, number) for number in range(members)]
+        sizes = [ensemble.parameters(lenses, number) for number in range(members)]
         return cls(
             uuid.uuid4().hex, made_for, newest, lenses, [], torch.zeros(0, dtype=torch.int16), [],
             torch.zeros(folds, 2, dtype=torch.float64), [Quadratic.zero(folds, size) for size in sizes],
@@ -196,7 +197,7 @@ class Past:
                 if example.by_judge or example.of_person:
                     weights_F2[fold, int(example.by_judge)] += votes.weights[number]
         here = examples.raters(corpus.examples)
-        said = reward_model.expand(views(keys), votes, self.recall(folds, here), groups_FV, reward, generator)
+        said = ensemble.expand(views(keys), votes, self.recall(folds, here), groups_FV, reward, generator)
         raters = list(dict.fromkeys([*self.raters, *here]))
         before, now = _places(raters, self.raters), _places(raters, here)
         return Past(

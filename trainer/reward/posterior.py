@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacrev
 
-from trainer.likelihood import Likelihood, Terms
-from trainer.quadratic import SHARED, Quadratic, join, split
+from trainer.reward.laplace import SHARED, Quadratic, join, split
+from trainer.reward.likelihood import Likelihood, Terms
 
 PRIOR = 4.0
 """Standard deviation of a member's logit before any vote, over the base's replies, and of its bias. Without

@@ -23,8 +23,8 @@ from transformers.cache_utils import Cache
 from schemas.errors import StartError
 from schemas.policies import base_digest
 from schemas.settings import RLSettings
-from trainer.processes import ALONE, Processes, shard
-from trainer.text import Text
+from trainer.model.distributed import ALONE, Processes, shard
+from trainer.model.tokenizer import Text
 
 LOGITS = 2**24
 """Kept at once, of a large vocabulary."""

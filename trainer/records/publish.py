@@ -27,12 +27,12 @@ from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.policies import BASE, CONFIG, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
-from trainer import device
-from trainer.backbone import Backbone
-from trainer.inputs import Inputs
-from trainer.knowledge import GREETING
-from trainer.record import finite
-from trainer.rollouts import Rollout, pack
+from trainer.data.round_inputs import Inputs
+from trainer.evaluation.knowledge import GREETING
+from trainer.model import device
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Rollout, pack
+from trainer.records.record import finite
 
 INPUTS, ROLLOUTS, PAST = "inputs.json", "rollouts.safetensors", "past.safetensors"
 """Beside the adapter: what it was made from, so that it can be made again."""

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from schemas.settings import RLSettings
-from trainer import losses
-from trainer.backbone import Backbone, Padded
-from trainer.rollouts import Rollout
+from trainer.model.backbone import Backbone, Padded
+from trainer.model.rollouts import Rollout
+from trainer.rl import losses
 
 MICRO_BATCH = 16
 """Replies that one process takes at once."""

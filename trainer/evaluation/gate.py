@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from schemas.settings import GateSettings, RLSettings
-from trainer import knowledge
-from trainer.backbone import Backbone
-from trainer.features import Views
-from trainer.improve import cost, entropy, measure
-from trainer.reward_model import RewardModel
-from trainer.rollouts import sample
+from trainer.evaluation import knowledge
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import sample
+from trainer.reward.ensemble import RewardModel
+from trainer.reward.features import Views
+from trainer.rl.optimize import cost, entropy, measure
 
 REPLIES = 2
 """Replies of candidate and live policy to each held-out prompt."""

@@ -9,7 +9,7 @@ from psycopg.rows import DictRow, class_row
 
 from feedback.log import Newer, Unreadable, read_event
 from schemas.database import Pool
-from trainer.ingest import apply, reason
+from trainer.data.ingest import apply, reason
 
 _ALL = (
     "select log, partition, position, reason, payload, created_at from dead_letters order by created_at, log"

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from schemas.database import Pool
 from schemas.settings import Settings
-from trainer.report import page
+from trainer.records.report import page
 
 
 def close_interrupted(pool: Pool, project: str) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.features import Views
+from trainer.reward.features import Views
 
 DIRECTIONS = (24, 48, 96)
 """Of each view, at most, for one member of the reward model after the other. With 24 alone what nobody had

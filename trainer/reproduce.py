@@ -20,13 +20,14 @@ from schemas.database import Pool
 from schemas.errors import HearkenError, NotFound
 from schemas.policies import WEIGHTS, Manifest, base_digest, file_digest, verify
 from schemas.settings import Settings, TrainerSettings
-from trainer import examples, publish
-from trainer.backbone import Backbone
-from trainer.inputs import Inputs
-from trainer.knowledge import Exam
-from trainer.objectives import MICRO_BATCH, by_length
-from trainer.past import Past, made_for
-from trainer.rollouts import Diverged, Rollout, as_kept, unpack
+from trainer.data import examples
+from trainer.data.round_inputs import Inputs
+from trainer.data.vote_summary import Past, made_for
+from trainer.evaluation.knowledge import Exam
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Diverged, Rollout, as_kept, unpack
+from trainer.records import publish
+from trainer.rl.objectives import MICRO_BATCH, by_length
 from trainer.round import Round, Seen
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.backbone import Backbone, Padded
+from trainer.model.backbone import Backbone, Padded
 
 LAYERS = 5
 WIDTH = 256

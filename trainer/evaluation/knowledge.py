@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from schemas.settings import GateSettings, TrainerSettings
-from trainer.backbone import Backbone
-from trainer.rollouts import sample
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import sample
 from trainer.starter import MODEL_DIR
 
 GUARD_PROBES = 96

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from schemas.errors import HearkenError
-from trainer.backbone import Backbone
-from trainer.processes import Processes
+from trainer.model.backbone import Backbone
+from trainer.model.distributed import Processes
 
 
 @dataclass(frozen=True, slots=True)

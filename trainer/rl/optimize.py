@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from schemas.settings import RLSettings
-from trainer import features, losses
-from trainer.backbone import Backbone
-from trainer.drift import Drift
-from trainer.features import Views
-from trainer.objectives import HELD, MICRO_BATCH, Objective, Samples, by_length
-from trainer.rollouts import Rollout, Sampler
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Rollout, Sampler
+from trainer.reward import features
+from trainer.reward.features import Views
+from trainer.rl import losses
+from trainer.rl.objectives import HELD, MICRO_BATCH, Objective, Samples, by_length
+from trainer.rl.style_drift import Drift
 
 GUARD_STEPS = 4
 MOST_HALVINGS = 2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.likelihood import Terms
+from trainer.reward.likelihood import Terms
 
 SHARED = Terms.size(0)
 """Free parameters of the terms that all raters share."""

@@ -10,8 +10,8 @@ charged as the KL of two Gaussians that far apart, ½·ΔᵀC⁻¹Δ with C the 
 import torch
 from torch import Tensor
 
-from trainer.features import Views
-from trainer.lens import Lenses, look
+from trainer.reward.features import Views
+from trainer.reward.projection import Lenses, look
 
 RIDGE = 0.02
 """Of all variance, added to that of each direction: how little there is of the least, a few replies of the

@@ -22,8 +22,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from schemas.settings import RLSettings
-from trainer.backbone import Backbone
-from trainer.device import MAPPED, Rates
+from trainer.model.backbone import Backbone
+from trainer.model.device import MAPPED, Rates
 
 ROUNDED, MERGED, CACHE = "weights in bfloat16", "merged copy of the weights", "KV cache"
 LOGITS, ACTIVATIONS = "logits", "activations"

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
-from trainer.features import Views
-from trainer.lens import Lenses, beside, directions, lenses, look, narrow
-from trainer.likelihood import Likelihood, Terms, Votes
-from trainer.posterior import PRIOR, Posterior
-from trainer.quadratic import SHARED, Quadratic
+from trainer.reward.features import Views
+from trainer.reward.laplace import SHARED, Quadratic
+from trainer.reward.likelihood import Likelihood, Terms, Votes
+from trainer.reward.posterior import PRIOR, Posterior
+from trainer.reward.projection import Lenses, beside, directions, lenses, look, narrow
 
 LOOKS: tuple[tuple[str, ...], ...] = (
     ("peak", "tokens", "length"),

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from trainer import examples, reward_model
-from trainer.reward_model import RewardModel
+from trainer.data import examples
+from trainer.reward import ensemble
+from trainer.reward.ensemble import RewardModel
 from trainer.round import Round, Seen
 
 SHOWN = 20
@@ -26,7 +27,7 @@ def of_model(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
     votes, keys = work.votes(held_out=True)
     if not keys:
         return {"held_out_accuracy": None}
-    accuracy = reward_model.pairwise_accuracy(model.reward(seen.of(keys)), votes)
+    accuracy = ensemble.pairwise_accuracy(model.reward(seen.of(keys)), votes)
     return {"held_out_accuracy": None if accuracy is None else round(accuracy, 4)}
 
 
@@ -34,7 +35,7 @@ def of_votes(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
     """Whose votes, and which, the reward model owes most to, and what it makes of the raters. Older votes
     are no longer told apart: those that are named are newer, and so are the raters."""
     votes, keys = work.votes()
-    weight = reward_model.influence(model, seen.of(keys), votes)
+    weight = ensemble.influence(model, seen.of(keys), votes)
     raters = examples.raters(work.training)
     return {
         "weightiest": [

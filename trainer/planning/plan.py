@@ -15,12 +15,14 @@ import torch
 from transformers import DynamicCache
 
 from schemas.settings import RLSettings, TrainerSettings
-from trainer import features, gate, knowledge, losses
-from trainer.device import Rates, free_memory, held
-from trainer.imagined import Imagined, Ledger
-from trainer.improve import AVERAGED, GUARD_STEPS, release_memory
-from trainer.objectives import MICRO_BATCH, PolicyGradient, Samples, on_samples
-from trainer.rollouts import ROWS, Rollout, drawn
+from trainer.evaluation import gate, knowledge
+from trainer.model.device import Rates, free_memory, held
+from trainer.model.rollouts import ROWS, Rollout, drawn
+from trainer.planning.fake_model import Imagined, Ledger
+from trainer.reward import features
+from trainer.rl import losses
+from trainer.rl.objectives import MICRO_BATCH, PolicyGradient, Samples, on_samples
+from trainer.rl.optimize import AVERAGED, GUARD_STEPS, release_memory
 from trainer.round import BASE_PROMPTS, BASE_REPLIES, EXEMPLARS
 
 PROMPT_TOKENS = 512
