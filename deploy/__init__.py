@@ -1,1 +1,1 @@
-"""Every way to run Hearken, and the only place that knows all the rooms."""
+"""This package holds every way to run Hearken. It is the only one that may import all the others."""

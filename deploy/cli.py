@@ -38,7 +38,7 @@ def up(
     engine: Annotated[str | None, typer.Option(help="Which engine to start: embedded or vllm.")] = None,
 ) -> None:
     """Run everything on this machine: Postgres, engine, chat API, trainer."""
-    from deploy.local import up as run
+    from deploy.local.supervisor import up as run
 
     settings = load(host=host, port=port, data_dir=data_dir, model=model)
     if engine is not None:
@@ -51,7 +51,7 @@ def up(
 @app.command()
 def serve() -> None:
     """Run one chat API process; `up` does this for you. Several may run, behind any balancer."""
-    from deploy.prepare import keys, keys_shown, prepared
+    from deploy.local.prepare import keys, keys_shown, prepared
     from serving.app import serve as run
 
     with prepared(_with_own_database("Serving")) as settings:
@@ -80,8 +80,8 @@ def train(
         from deploy.plan import show
 
         raise typer.Exit(show(load(), prompt_tokens, as_json))
-    from deploy.base import base_directory
-    from deploy.prepare import prepared
+    from deploy.local.base_model import base_directory
+    from deploy.local.prepare import prepared
     from schemas import figures, logs
     from trainer.learner import Learner
     from trainer.loop import run
@@ -108,7 +108,7 @@ def train(
 @app.command()
 def relay(metrics_port: MetricsPort = None) -> None:
     """Carry votes from Postgres to the Kafka broker; `up` does this for you when one is named."""
-    from deploy.prepare import prepared_database
+    from deploy.local.prepare import prepared_database
     from feedback.backlog import backlog
     from feedback.relay import run
     from schemas import figures, logs
@@ -128,7 +128,7 @@ def relay(metrics_port: MetricsPort = None) -> None:
 @app.command()
 def judge() -> None:
     """Have a model rate replies beside the people; `up` does this for you when an endpoint is named."""
-    from deploy.prepare import prepared_database
+    from deploy.local.prepare import prepared_database
     from feedback.judge import run
     from schemas import logs
 
@@ -145,7 +145,7 @@ def judge() -> None:
 def fetch(directory: Path) -> None:
     """Put the base model into DIRECTORY, for engines and replicas that read it from there. One that is there
     already stays as it is; another is replaced at once."""
-    from deploy.base import base_directory, place
+    from deploy.local.base_model import base_directory, place
 
     base = base_directory(load().model)
     place(base, directory)
@@ -164,8 +164,8 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Let people with a hidden taste chat and vote, and watch the service learn it."""
-    from deploy.simulate import SimulateOptions
-    from deploy.simulate import simulate as run
+    from deploy.simulation.simulate import SimulateOptions
+    from deploy.simulation.simulate import simulate as run
 
     if not admin_key:
         raise StartError("The simulation measures policies, which needs the admin key: --admin-key.")

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from deploy.base import base_directory
+from deploy.local.base_model import base_directory
 from feedback.broker import connection
 from schemas.database import migrations
 from schemas.errors import StartError

@@ -92,7 +92,7 @@ def rebuild(policy: str, data_dir: DataDir = None, as_json: Json = False) -> Non
     """Train POLICY again from what is kept of it, and compare. Exit code 0: the same, or as good as."""
     from dataclasses import asdict
 
-    from deploy.prepare import prepared
+    from deploy.local.prepare import prepared
     from schemas.database import open_pool
     from trainer.reproduce import rebuild as run
 
@@ -129,7 +129,7 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Write the feedback, one JSON object a line or as Parquet."""
-    from deploy.rows import write_file
+    from deploy.datasets.row_files import write_file
     from feedback.export import everything, rows
     from feedback.layouts import LAYOUTS
 
@@ -157,8 +157,8 @@ def import_votes(
     code 1. To do it again does nothing twice."""
     from dataclasses import asdict
 
-    from deploy.exchange import import_file
-    from deploy.prepare import keys, prepared
+    from deploy.datasets.import_votes import import_file
+    from deploy.local.prepare import keys, prepared
 
     with prepared(load(data_dir=data_dir)) as settings:
         keys(settings)
@@ -183,7 +183,7 @@ def dead_letters(
     """List the events that could not be read or kept, and why. Exit code 1: there are some."""
     from dataclasses import asdict
 
-    from deploy.postgres import database
+    from deploy.local.postgres import database
     from schemas.database import open_pool
     from trainer.data.dead_letters import dead_letters as all_there_are
     from trainer.data.dead_letters import retry as give_back
@@ -231,7 +231,7 @@ def _with_database(
     """Run `work` in one transaction on the installation's database."""
     from psycopg.rows import dict_row
 
-    from deploy.postgres import database
+    from deploy.local.postgres import database
     from schemas.database import conninfo
 
     settings = _existing(data_dir)

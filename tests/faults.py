@@ -1,5 +1,5 @@
 """Faults under load: processes are killed with -9 or paused while a crowd chats and votes (`tests.crowd`);
-then what people were told is compared with what there is (`tests.ledger`)."""
+then what people were told is compared with what there is (`tests.audit`)."""
 
 import json
 import random
@@ -16,7 +16,7 @@ import psutil
 from tests.broker import Broker
 from tests.crowd import PATIENCE, Crowd, Person
 from tests.installation import PROCESSES, Installation, wait
-from tests.spares import COMMANDS, Spares
+from tests.second_replica import COMMANDS, SecondReplica
 
 LONGEST_PAUSE = 3.0  # seconds that a process is stopped
 BETWEEN = (0.3, 5.0)  # seconds from one fault to the next: what is starting again is often struck again
@@ -94,14 +94,14 @@ Strike = Callable[[str, random.Random], float]
 it was killed or stopped."""
 
 
-def victims(installation: Installation, spares: Spares, broker: Broker) -> dict[str, Strike]:
+def victims(installation: Installation, replica: SecondReplica, broker: Broker) -> dict[str, Strike]:
     """Everything that runs: the processes of an installation, one of two where there are two, and the
     broker."""
     found: dict[str, list[Find]] = {}
     for name in (*PROCESSES, "relay"):
         found[name] = [partial(installation.find, name)]
         if name in COMMANDS:
-            found[name].append(partial(spares.find, name))
+            found[name].append(partial(replica.find, name))
     own = {name: partial(strike, name, processes) for name, processes in found.items()}
     return {**own, "broker": partial(strike_broker, broker)}
 

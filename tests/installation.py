@@ -14,8 +14,8 @@ from typing import Self
 import httpx
 import psutil
 
-from deploy.port import free_port
-from deploy.postgres import EmbeddedPostgres
+from deploy.local.ports import free_port
+from deploy.local.postgres import EmbeddedPostgres
 
 ADMIN_KEY = "sk-hearken-test-admin-0123456789abcdef"
 PUBLIC_KEY = "pk-hearken-test-public-0123456789abcdef"

@@ -2,7 +2,7 @@
 
 import httpx
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from schemas import figures
 
 

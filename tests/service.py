@@ -19,7 +19,7 @@ from peft import PeftModel
 from psycopg.types.json import Jsonb
 from transformers import AutoModelForCausalLM
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from schemas.database import open_async_pool
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, base_digest, file_digest
 from schemas.settings import EngineSettings, ServingSettings, Settings, VllmSettings

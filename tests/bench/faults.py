@@ -27,7 +27,7 @@ from tests.bench.replicas import Server, in_rotation, servers
 from tests.broker import Broker
 from tests.crowd import Crowd
 from tests.installation import Installation
-from tests.spares import Spares
+from tests.second_replica import SecondReplica
 
 FAULTS = 1_000
 SEED = 11
@@ -86,14 +86,14 @@ def main() -> int:
             if found:
                 settings["HEARKEN_VLLM__URLS"] = json.dumps([server.url for server in found])
             installation = stack.enter_context(Installation(data_dir, **settings))
-            spares = stack.enter_context(Spares(installation))
+            replica = stack.enter_context(SecondReplica(installation))
             fleet = Fleet(found, installation)
-            victims = faults.victims(installation, spares, broker)
+            victims = faults.victims(installation, replica, broker)
             if found:
                 del victims["engine"]
                 victims["vllm"] = fleet.strike
             between = BETWEEN if found else faults.BETWEEN
-            crowd = Crowd(installation, spares.url, kafka=KafkaSettings(servers=[broker.address]))
+            crowd = Crowd(installation, replica.url, kafka=KafkaSettings(servers=[broker.address]))
             report = faults.run(crowd, victims, wanted, seed, partial(print, flush=True), between)
             policy = faults.policies_after(installation, data_dir)
     finally:

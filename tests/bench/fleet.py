@@ -26,7 +26,7 @@ import aiohttp
 import httpx
 import torch
 
-from deploy.postgres import database
+from deploy.local.postgres import database
 from schemas.database import Pool, open_pool
 from schemas.policies import BASE
 from schemas.settings import Settings, load

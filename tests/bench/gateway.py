@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 import httpx
 import psycopg
 
-from deploy.port import free_port
-from deploy.postgres import EmbeddedPostgres
+from deploy.local.ports import free_port
+from deploy.local.postgres import EmbeddedPostgres
 from schemas.database import migrate
 from schemas.policies import BASE, Probe
 from schemas.settings import Settings

@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 from psycopg.types.json import Jsonb
 
-from deploy.people import draw_taste
-from deploy.postgres import database
+from deploy.local.postgres import database
+from deploy.simulation.people import draw_taste
 from schemas.database import Pool, migrate, open_pool
 from schemas.settings import RewardSettings, Settings, TrainerSettings
 from tests.bench.reward import HELD_OUT, NOISE, Replies, accuracy, replies

@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 
-from deploy.simulate import Report, SimulateOptions, simulate
+from deploy.simulation.simulate import Report, SimulateOptions, simulate
 from schemas.policies import BASE
 from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY, Installation, wait

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import psutil
 
-from deploy.simulate import SimulateOptions, simulate
+from deploy.simulation.simulate import SimulateOptions, simulate
 from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY, PROCESSES, Installation
 

@@ -4,7 +4,7 @@ sampled replies, and rounds follow each other as they do under `hearken up`.
     python -m tests.bench.offline_learning --seeds 956 957
 
 Rounds and gate are the trainer's own (`trainer.round`, `trainer.gate`). The tastes and the noise are those of
-the simulated people (`deploy.people`); the trainer never sees them. While a round trains, people vote on the
+the simulated people (`deploy.simulation.people`); the trainer never sees them. While a round trains, people vote on the
 policy before it, so a batch of votes is one policy old, as live. In the end: which part of the way to full
 approval was gone, and what it cost: knowledge, KL in nats per token, different pairs of words against the
 base's, and by how much a style changed that nobody voted on. Promised after ten rounds of 100 votes: in every
@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from deploy.people import Person, crowd
+from deploy.simulation.people import Person, crowd
 from schemas.settings import TrainerSettings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.round_inputs import Inputs

@@ -18,7 +18,7 @@ from kafka import KafkaProducer
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from deploy.postgres import EmbeddedPostgres
+from deploy.local.postgres import EmbeddedPostgres
 from feedback import relay
 from feedback.broker import connection as broker_connection
 from schemas.database import migrate

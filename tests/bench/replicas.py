@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import psutil
 
-from deploy import vllm
-from deploy.port import free_port
+from deploy.local import vllm
+from deploy.local.ports import free_port
 from schemas.settings import EngineSettings, Settings, VllmSettings
 from trainer.starter import MODEL_DIR
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deploy.people import Taste, draw_taste
+from deploy.simulation.people import Taste, draw_taste
 from schemas.settings import TrainerSettings
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import sample

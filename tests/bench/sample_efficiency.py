@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
-from deploy.people import Person, crowd
+from deploy.simulation.people import Person, crowd
 from schemas.settings import TrainerSettings
 from tests.bench.offline_learning import Ballots, Sayings, learn, vote
 from trainer.data.examples import Corpus, Key

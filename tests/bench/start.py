@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import httpx
 from openai import OpenAI
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from tests.installation import ADMIN_KEY
 
 ROOT = Path(__file__).resolve().parents[2]

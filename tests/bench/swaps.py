@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from openai import AsyncOpenAI, OpenAIError
 
-from deploy.postgres import database
+from deploy.local.postgres import database
 from schemas.database import Pool, open_pool
 from schemas.policies import BASE, Manifest
 from schemas.settings import Settings, load

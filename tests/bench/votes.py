@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 import httpx
 import psycopg
 
-from deploy.port import free_port
-from deploy.postgres import EmbeddedPostgres
+from deploy.local.ports import free_port
+from deploy.local.postgres import EmbeddedPostgres
 from tests.bench.load import at, request, send
 from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
 

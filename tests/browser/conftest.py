@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from psycopg.rows import DictRow, dict_row
 
-from deploy.postgres import EmbeddedPostgres
+from deploy.local.postgres import EmbeddedPostgres
 from tests.installation import Installation
 
 _PATIENCE = 20_000  # milliseconds; a busy machine writes replies slowly

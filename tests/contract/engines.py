@@ -24,8 +24,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from deploy import vllm
-from deploy.port import free_port
+from deploy.local import vllm
+from deploy.local.ports import free_port
 from schemas.settings import EngineSettings, Settings, VllmSettings
 
 SLOTS = 5

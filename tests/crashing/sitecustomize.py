@@ -1,4 +1,4 @@
-"""Crash points around every commit, for tests: a Python process whose PYTHONPATH names this folder loads this
+"""Failpoints around every commit, for tests: a Python process whose PYTHONPATH names this folder loads this
 file by itself, and dies by SIGKILL at the commit that is asked for.
 
 A commit of what was written is named by the function of Hearken that asked for it, and a side: `before` it
@@ -27,7 +27,7 @@ def _asked_by() -> str | None:
     return None
 
 
-class _Points:
+class _Failpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seen: set[str] = set()
@@ -44,7 +44,7 @@ class _Points:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _install(points: _Points) -> None:
+def _install(failpoints: _Failpoints) -> None:
     from psycopg import pq
     from psycopg._connection_base import BaseConnection
     from psycopg._cursor_base import BaseCursor
@@ -60,10 +60,10 @@ def _install(points: _Points) -> None:
         if statement in (b"COMMIT", b"ROLLBACK"):
             wrote.discard(id(self))
         if name is not None:
-            points.reach(name, "before")
+            failpoints.reach(name, "before")
         result = yield from command(self, statement, *rest, **more)
         if name is not None and self._pipeline is None:
-            points.reach(name, "after")
+            failpoints.reach(name, "after")
         elif name is not None:
             in_pipeline[id(self)] = name
         return result
@@ -71,7 +71,7 @@ def _install(points: _Points) -> None:
     def synced(self: Any) -> Any:
         yield from sync(self)
         if name := in_pipeline.pop(id(self._conn), None):
-            points.reach(name, "after")
+            failpoints.reach(name, "after")
 
     def executed(self: Any, query: Any, *rest: Any, **more: Any) -> Any:
         text = query.decode() if isinstance(query, bytes) else str(query)
@@ -79,12 +79,12 @@ def _install(points: _Points) -> None:
         alone = self._conn.autocommit and self._conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
         name = _asked_by() if writes and alone else None
         if name is not None:
-            points.reach(name, "before")
+            failpoints.reach(name, "before")
         elif writes:
             wrote.add(id(self._conn))
         yield from execute(self, query, *rest, **more)
         if name is not None:
-            points.reach(name, "after")
+            failpoints.reach(name, "after")
 
     BaseConnection._exec_command = commanded  # type: ignore[method-assign]
     BasePipeline._sync_gen = synced  # type: ignore[method-assign]
@@ -92,4 +92,4 @@ def _install(points: _Points) -> None:
 
 
 if _FOLDER := os.environ.get("HEARKEN_TEST_CRASHES"):
-    _install(_Points(Path(_FOLDER)))
+    _install(_Failpoints(Path(_FOLDER)))

@@ -15,9 +15,9 @@ import pytest
 from schemas.settings import KafkaSettings
 from tests.broker import Broker
 from tests.crowd import Crowd
+from tests.failpoints import ROUNDS, Failpoints
 from tests.faults import SETTINGS, policies_after
 from tests.installation import Installation, wait
-from tests.points import ROUNDS, Points
 
 SIDES = ("before", "after")
 OF_ROUNDS = (
@@ -49,15 +49,15 @@ RESTS: LiteralString = """
 def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None:
     broker = Broker()
     broker.start()
-    points = Points(tmp_path / "crashes")
+    failpoints = Failpoints(tmp_path / "crashes")
     kafka = {"HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]'}
-    installation = Installation(tmp_path / "data", **SETTINGS, **kafka, **points.environment)
+    installation = Installation(tmp_path / "data", **SETTINGS, **kafka, **failpoints.environment)
 
     def die(*commits: str, cause: Callable[[], object] = lambda: None) -> None:
         for commit in commits:
             for side in SIDES:
                 print("crash", side, commit)
-                points.crash(f"{commit} {side}", cause)
+                failpoints.crash(f"{commit} {side}", cause)
                 installation.wait_until_ready()
 
     def restart_broker() -> None:
@@ -66,7 +66,7 @@ def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None
 
     try:
         for side in SIDES:
-            points.crash(f"trainer.records.publish.ensure_base {side}", installation.start)
+            failpoints.crash(f"trainer.records.publish.ensure_base {side}", installation.start)
             installation.stop()
         with installation:
             crowd = Crowd(installation, kafka=KafkaSettings(servers=[broker.address]))
@@ -81,7 +81,7 @@ def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None
                     die("feedback.retention._alone", cause=lambda: installation.kill("serving"))
                     for each in waiting:
                         each.result()
-                operate(installation, points)
+                operate(installation, failpoints)
             assert crowd.problems == []
             assert crowd.told > 40
             assert policies_after(installation, tmp_path / "data")
@@ -89,7 +89,7 @@ def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None
         broker.kill()
 
 
-def operate(installation: Installation, points: Points) -> None:
+def operate(installation: Installation, failpoints: Failpoints) -> None:
     """What an operator asks for is done or not done, though who does it dies; and so is what serving does by
     itself with a damaged policy. Two policies have been live."""
     with psycopg.connect(installation.database_url(), autocommit=True) as connection:
@@ -111,7 +111,7 @@ def operate(installation: Installation, points: Points) -> None:
         ) -> None:  # fmt: skip
             for side, expected in zip(SIDES, (before, after), strict=True):
                 print("crash", side, commit)
-                points.crash(f"{commit} {side}", cause, insist)
+                failpoints.crash(f"{commit} {side}", cause, insist)
                 assert state(policy) == expected, (commit, side)
                 installation.wait_until_ready()
 
@@ -126,7 +126,9 @@ def operate(installation: Installation, points: Points) -> None:
         for side in SIDES:
             print("crash", side, "serving.rollout.reject")
             damaged = f"p9000-{side[:3]}000"
-            points.crash(f"serving.rollout.reject {side}", partial(connection.execute, DAMAGED, [damaged]))
+            failpoints.crash(
+                f"serving.rollout.reject {side}", partial(connection.execute, DAMAGED, [damaged])
+            )
             wait(partial(one, REJECTED, damaged), "the damaged policy is rejected")
             installation.wait_until_ready()
         wait(lambda: one(RESTS), "training rests and all that it made is live", ROUNDS)

@@ -11,7 +11,7 @@ from tests import faults
 from tests.broker import Broker
 from tests.crowd import Crowd
 from tests.installation import Installation
-from tests.spares import Spares
+from tests.second_replica import SecondReplica
 
 FAULTS = 50
 SEED = 7
@@ -27,10 +27,10 @@ def test_nothing_acknowledged_is_lost_and_learning_goes_on(tmp_path: Path) -> No
     try:
         with (
             Installation(tmp_path, **faults.SETTINGS, **kafka) as installation,
-            Spares(installation) as spares,
+            SecondReplica(installation) as replica,
         ):
-            crowd = Crowd(installation, spares.url, kafka=KafkaSettings(servers=[broker.address]))
-            victims = faults.victims(installation, spares, broker)
+            crowd = Crowd(installation, replica.url, kafka=KafkaSettings(servers=[broker.address]))
+            victims = faults.victims(installation, replica, broker)
             report = faults.run(crowd, victims, FAULTS, SEED, print)
             print(report.table(), report.told, sep="\n")
             assert report.problems == []

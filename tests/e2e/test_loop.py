@@ -62,7 +62,7 @@ def outbox_is_free_of_text(installation: Installation, lines: list[str]) -> None
     """No word that people wrote is in the log: only ids and numbers."""
     import psycopg
 
-    from deploy.postgres import database
+    from deploy.local.postgres import database
     from schemas.settings import load
 
     prompts = {json.loads(line)["prompt"][-1]["content"] for line in lines}

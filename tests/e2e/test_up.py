@@ -10,8 +10,8 @@ import psutil
 import psycopg
 import pytest
 
-from deploy import local
-from deploy.postgres import EmbeddedPostgres
+from deploy.local import supervisor
+from deploy.local.postgres import EmbeddedPostgres
 from schemas.errors import StartError
 from schemas.settings import load
 from tests.installation import ADMIN_KEY, Installation
@@ -94,9 +94,9 @@ def test_an_engine_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_FREE_BYTES", 2**62)
+    monkeypatch.setattr(supervisor, "_FREE_BYTES", 2**62)
     with pytest.raises(StartError, match=r"The disk of .* is full"):
-        local.up(load(data_dir=tmp_path), print)
+        supervisor.up(load(data_dir=tmp_path), print)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -126,6 +126,6 @@ def test_a_command_on_a_folder_without_hearken(tmp_path: Path) -> None:
 
 
 def test_the_api_and_the_command_line_start_without_torch() -> None:
-    code = "import sys, deploy.cli, deploy.local, serving.app; print('torch' in sys.modules)"
+    code = "import sys, deploy.cli, deploy.local.supervisor, serving.app; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

@@ -13,9 +13,9 @@ import httpx
 import psycopg
 import pytest
 
-from deploy.port import free_port
-from deploy.postgres import EmbeddedPostgres
-from deploy.prepare import keys
+from deploy.local.ports import free_port
+from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.prepare import keys
 from feedback.log import open_log
 from schemas.database import Pool, open_pool
 from schemas.settings import Settings

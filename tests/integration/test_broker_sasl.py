@@ -20,7 +20,7 @@ from kafka.protocol.sasl import (
     SaslHandshakeResponse,
 )
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from feedback.kafka_log import KafkaLog
 from feedback.relay import Relay
 from schemas.database import Pool

@@ -11,7 +11,7 @@ import pytest
 import trustme
 from kafka.errors import KafkaError
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from feedback.kafka_log import KafkaLog
 from feedback.relay import Relay
 from schemas.database import Pool

@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from serving.fleet import preferred
 from tests.conftest import new_database
 from tests.service import Service, events, run_service, write_base

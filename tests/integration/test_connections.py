@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from schemas.database import connect, conninfo, open_async_pool, open_pool
 from trainer.leader_election import Standby
 

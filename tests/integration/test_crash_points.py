@@ -11,7 +11,7 @@ from typing import LiteralString
 import pytest
 
 from schemas.database import Pool
-from tests.points import Points
+from tests.failpoints import Failpoints
 
 RUNNING: LiteralString = "insert into rounds (project, parent, outcome) values ('default', 'p0', 'running')"
 BEGUN_BY_ITSELF = "from trainer.records.record import close_interrupted; close_interrupted(pool, 'default')"
@@ -20,11 +20,11 @@ PROGRAM = "from schemas.database import open_pool\nwith open_pool({url!r}) as po
 
 
 def die(folder: Path, point: str, url: str, work: str) -> None:
-    points = Points(folder)
+    failpoints = Failpoints(folder)
     (folder / "armed" / point).touch()
     program = PROGRAM.format(url=url, work=work)
     ended = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **points.environment}, cwd=Path.cwd()
+        [sys.executable, "-c", program], env={**os.environ, **failpoints.environment}, cwd=Path.cwd()
     )
     assert ended.returncode == -signal.SIGKILL
     assert (folder / "fired" / point).exists()

@@ -14,7 +14,7 @@ import promql_parser
 import pytest
 import yaml
 
-from deploy import vllm
+from deploy.local import vllm
 from schemas.settings import RLSettings, Settings, TrainerSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

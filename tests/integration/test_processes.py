@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from schemas.database import Pool
-from tests.in_step import learned
+from tests.distributed_worker import learned
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
 from trainer.model.backbone import Backbone
 from trainer.reproduce import rebuild
@@ -59,7 +59,7 @@ def difference(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole", "in parts"])
 def test_two_learn_what_one_does(sharded: bool, alone: dict[str, Tensor], tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("first", "second")]
-    launch(sharded, *(["tests.in_step", str(file)] for file in files))
+    launch(sharded, *(["tests.distributed_worker", str(file)] for file in files))
     first, second = map(load_file, files)
     for name in ("step", "prompt", "ended", "length", "token_ids"):
         assert torch.equal(first[name], alone[name]), name

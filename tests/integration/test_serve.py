@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from deploy.port import free_port
+from deploy.local.ports import free_port
 from tests.conftest import new_database
 from tests.service import ADMIN, PUBLIC, Service, events, run_service
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy import local, vllm
+from deploy.local import supervisor, vllm
 from schemas.errors import StartError
 from schemas.settings import EngineSettings, Settings, VllmSettings
 
@@ -17,7 +17,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cap(settings: Settings) -> str | None:
     """On the GPU memory of the trainer that `hearken up` would start."""
-    children = {child.name: child for child in local._children(settings, lambda name, line: None)}
+    children = {child.name: child for child in supervisor._children(settings, lambda name, line: None)}
     return children["trainer"].environment.get("PYTORCH_ALLOC_CONF")
 
 

@@ -1,0 +1,1 @@
+"""This package reads and writes data sets: files of rows in TRL's layouts."""

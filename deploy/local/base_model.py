@@ -1,0 +1,69 @@
+"""Where the base model lies: the starter, a local directory, or a download from a model hub."""
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from schemas.errors import StartError
+from schemas.policies import base_digest
+from trainer.starter import MODEL_DIR
+
+_WEIGHTS = "*.safetensors"
+_BESIDE = ["*.json", "*.jinja", "*.model", "*.txt"]
+
+
+def base_directory(model: str, *, weights: bool = True) -> Path:
+    """The directory of `model`: `starter`, a path, or a hub id such as `Qwen/Qwen3-0.6B`. Without
+    `weights` these need not be there, which are most of a download.
+
+    Raises StartError when there is none, or when it cannot chat.
+    """
+    directory = MODEL_DIR if model == "starter" else Path(model).expanduser()
+    if not directory.is_dir():
+        directory = _download(model, [*_BESIDE, *([_WEIGHTS] if weights else [])])
+    if not (directory / "config.json").is_file() or (weights and not any(directory.glob(_WEIGHTS))):
+        raise StartError(f"{directory} is no model: it needs config.json and {_WEIGHTS}.")
+    if not _has_chat_template(directory):
+        raise StartError(f"{directory} has no chat template. Use an instruction-tuned model.")
+    return directory.resolve()
+
+
+def place(base: Path, directory: Path) -> None:
+    """Make `directory` a copy of `base` unless it is one by its digest. It is written aside, then renamed:
+    whoever reads finds a whole model, and of several that do this at once one is first. Raises StartError."""
+    if directory.is_dir() and base_digest(directory) == base_digest(base):
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".base-", dir=directory.parent) as aside:
+        shutil.copytree(base, Path(aside, "new"))
+        with suppress(FileNotFoundError):
+            directory.rename(Path(aside, "old"))
+        try:
+            Path(aside, "new").rename(directory)
+        except OSError as error:  # another was quicker
+            if not directory.is_dir() or base_digest(directory) != base_digest(base):
+                raise StartError(
+                    f"{directory} cannot be replaced: {error}. Is another base put there too?"
+                ) from None
+
+
+def _download(model: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise StartError(
+            f"There is no directory {model}, and no model of that name could be downloaded ({error}). "
+            "Give a directory, a hub id, or `starter`."
+        ) from None
+
+
+def _has_chat_template(directory: Path) -> bool:
+    if (directory / "chat_template.jinja").is_file() or (directory / "chat_template.json").is_file():
+        return True
+    config = directory / "tokenizer_config.json"
+    return config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))

@@ -1,0 +1,142 @@
+"""What the reward model asks for, whoever optimises it: `python -m tests.bench.reward_reweighting --seeds 871 872`.
+
+The best policy for a reward r at a KL penalty β says what the base says, each reply exp(r/β) times as often.
+So many replies of the base to each prompt, weighted so, are that policy, without a step of RL: ten rounds of
+votes on it and of refitting take half a minute, and what comes out is the reward model's own doing. By β: the
+true approval, the largest change of a style that nobody voted on, the KL in nats a reply, and of how many
+replies to a prompt the weights are worth (below 3 they tell little). People vote by thumbs and side by side;
+an edit is no reply of the base's.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deploy.simulation.people import Person, crowd
+from schemas.settings import TrainerSettings
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import sample
+from trainer.reward import ensemble
+from trainer.reward.features import Views
+from trainer.reward.likelihood import Votes
+from trainer.rl.optimize import measure
+from trainer.round import BASE_PROMPTS, BASE_REPLIES
+from trainer.starter import MODEL_DIR
+from trainer.starter.styles import AXES, styles
+from trainer.starter.world import prompts
+
+PROMPTS, REPLIES = 96, 128
+ROUNDS, VOTES = 10, 100
+THUMBS = 7 / 9  # the others are side by side
+VOTED_AT = 0.3  # β of the policy that people vote on
+PENALTIES = (0.15, 0.3, 0.45)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """N replies of the base, those to one prompt in a row, and which axes hold for each."""
+
+    texts: list[str]
+    views: Views
+    styles_NA: Tensor
+
+    @classmethod
+    def of(cls, backbone: Backbone, settings: TrainerSettings, count: int, replies: int, seed: int) -> "Pool":
+        asked = [each.prompt for each in prompts(count, seed)]
+        ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
+        generator = torch.Generator().manual_seed(seed)
+        token_ids: list[list[int]] = []
+        with backbone.reference():
+            for prompt in ids:
+                found = sample(backbone, [prompt], replies, settings.rl.max_tokens, generator)
+                token_ids += [rollout.token_ids for rollout in found]
+        rows = [prompt for prompt in ids for _ in range(replies)]
+        texts = [backbone.decode(tokens) for tokens in token_ids]
+        found_NA = torch.tensor([[styles(text)[axis] for axis in AXES] for text in texts]).float()
+        return cls(texts, measure(backbone, rows, token_ids).views, found_NA)
+
+
+def tilted(reward_N: Tensor, beta: float) -> Tensor:
+    """(P, K) what the best policy says."""
+    return (reward_N.view(PROMPTS, REPLIES) / beta).softmax(1)
+
+
+def vote(
+    pool: Pool, policy_PK: Tensor, people: list[Person], seed: int, votes: Votes, about: list[int]
+) -> None:
+    """VOTES more on what the policy says; `about` are the pool's replies that `votes` counts by."""
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    for prompt in torch.randint(PROMPTS, (VOTES,), generator=generator).tolist():
+        pair = torch.multinomial(policy_PK[prompt], 2, generator=generator) + prompt * REPLIES
+        rater = rng.randrange(len(people))
+        texts = [pool.texts[row] for row in pair.tolist()]
+        first = len(about)
+        if rng.random() < THUMBS:
+            votes.thumb(rater, first, people[rater].thumb(texts[0], rng))
+            about.append(int(pair[0]))
+        else:
+            groups, acceptable = people[rater].ranking(texts, rng)
+            votes.ranking(rater, [[first + each for each in group] for group in groups], first, acceptable)
+            about.extend(pair.tolist())
+
+
+def run(seed: int, pool: Pool, base: Pool, settings: TrainerSettings) -> dict[float, list[float]]:
+    """By β: approval, the most that a style moved, KL in nats a reply, replies that the weights are worth."""
+    people = crowd(seed, 20)
+    taste = next(person for person in people if not person.contrarian).taste
+    liked_N = torch.tensor([float(taste.likes(text)) for text in pool.texts])
+    silent = [number for number, axis in enumerate(AXES) if axis not in dict(taste.wants)]
+    votes, about = Votes(len(people)), list[int]()
+    older_PK = newer_PK = torch.full((PROMPTS, REPLIES), 1 / REPLIES)
+    for number in range(1, ROUNDS + 1):
+        vote(pool, older_PK, people, 100 * seed + number, votes, about)
+        views = {name: view[about] for name, view in pool.views.items()}
+        generator = torch.Generator().manual_seed(100 * seed + number)
+        model = ensemble.fit(views, votes, base.views, BASE_REPLIES, settings.reward, generator)
+        reward_N = model.reward(pool.views)
+        older_PK, newer_PK = newer_PK, tilted(reward_N, VOTED_AT)
+    found = {}
+    for beta in PENALTIES:
+        policy_PK = tilted(reward_N, beta)
+        weights_N = policy_PK.flatten() / PROMPTS
+        moved_A = weights_N @ pool.styles_NA - pool.styles_NA.mean(0)
+        kl = (policy_PK * (policy_PK * REPLIES).clamp_min(1e-12).log()).sum(1).mean()
+        worth = (1 / policy_PK.square().sum(1)).mean()
+        figures = (weights_N @ liked_N, moved_A[silent].abs().max(), kl, worth)
+        found[beta] = [float(figure) for figure in figures]
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(871, 881)))
+    seeds = parser.parse_args().seeds
+    settings = TrainerSettings()
+    torch.set_num_threads(1)
+    backbone = Backbone(MODEL_DIR, settings.rl)
+    pool = Pool.of(backbone, settings, PROMPTS, REPLIES, seed=4242)
+    base = Pool.of(backbone, settings, BASE_PROMPTS, BASE_REPLIES, seed=4243)
+    rows = []
+    for seed in seeds:
+        rows.append(run(seed, pool, base, settings))
+        figures = (f"β {beta}: {row[0]:.2f} liked, {row[1]:.2f} moved" for beta, row in rows[-1].items())
+        print(seed, *figures, sep="  ", flush=True)
+    for beta in PENALTIES:
+        middle = [statistics.median(each) for each in zip(*(row[beta] for row in rows), strict=True)]
+        print(f"β {beta}: median {middle[0]:.3f} liked, {middle[1]:.3f} moved, KL {middle[2]:.2f}", end=", ")
+        print(f"worth {middle[3]:.1f} replies")
+    print(json.dumps([{str(beta): found for beta, found in row.items()} for row in rows]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

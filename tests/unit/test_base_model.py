@@ -1,0 +1,70 @@
+"""The base that `hearken fetch` puts where others read it: whole, and only when it is another."""
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from deploy.local.base_model import base_directory, place
+from schemas.errors import StartError
+from schemas.policies import base_digest
+
+
+def another(starter: Path, directory: Path) -> Path:
+    """A base that answers otherwise."""
+    shutil.copytree(starter, directory)
+    with (directory / "chat_template.jinja").open("a") as template:
+        template.write(" ")
+    return directory
+
+
+def test_weights_are_asked_for_only_where_they_are_needed(starter: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(starter, tmp_path / "model"))
+    assert base_directory(str(model)) == model
+    (model / "model.safetensors").unlink()
+    assert base_directory(str(model), weights=False) == model
+    with pytest.raises(StartError, match="safetensors"):
+        base_directory(str(model))
+
+
+def test_what_is_there_already_is_left_alone(starter: Path, tmp_path: Path) -> None:
+    place(starter, tmp_path / "base")
+    before = {path: path.stat().st_ino for path in (tmp_path / "base").iterdir()}
+    place(starter, tmp_path / "base")
+    assert {path: path.stat().st_ino for path in (tmp_path / "base").iterdir()} == before
+
+
+def test_another_is_replaced_whole(starter: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    place(starter, base)
+    (base / "of the old one").touch()
+    weights = (base / "model.safetensors").open("rb")
+    place(another(starter, tmp_path / "other"), base)
+    assert base_digest(base) == base_digest(tmp_path / "other")
+    assert not (base / "of the old one").exists()
+    with weights:  # whoever had it open reads the old one to its end
+        assert weights.read() == (starter / "model.safetensors").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "other"}
+
+
+def test_several_at_once_and_a_reader_who_never_sees_half(starter: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    whole = base_digest(starter)
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.wait(0.001):
+            if base.is_dir():
+                seen.add(base_digest(base))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: place(starter, base), range(8)))
+    done.set()
+    reader.join()
+    assert seen == {whole}
+    assert {path.name for path in tmp_path.iterdir()} == {"base"}
