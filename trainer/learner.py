@@ -20,12 +20,13 @@ from trainer.data.vote_summary import Past, made_for
 from trainer.evaluation import gate
 from trainer.evaluation.gate import Answers
 from trainer.evaluation.knowledge import Exam
+from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
 from trainer.model.distributed import ALONE, Processes
 from trainer.model.rollouts import Sampler, gathered, in_process
 from trainer.model.vllm_rollouts import VllmSampler
 from trainer.records.attribution import Said
-from trainer.records.publish import PAST, probe
+from trainer.records.publish import PAST
 from trainer.rl.optimize import Step
 from trainer.round import Learned, Round, Seen
 

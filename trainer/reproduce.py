@@ -24,10 +24,11 @@ from trainer.data import examples
 from trainer.data.round_inputs import Inputs
 from trainer.data.vote_summary import Past, made_for
 from trainer.evaluation.knowledge import Exam
+from trainer.model.adapter import probe, save_weights
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Diverged, Rollout, as_kept, unpack
 from trainer.records import publish
-from trainer.rl.objectives import MICRO_BATCH, by_length
+from trainer.reward.scoring import MICRO_BATCH, by_length
 from trainer.round import Round, Seen
 
 
@@ -127,9 +128,9 @@ def _compare(
     """The backbone's adapter, which is lost, with the one in `directory`."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / WEIGHTS
-        publish.save_weights(backbone, weights)
+        save_weights(backbone, weights)
         identical = file_digest(weights) == manifest.files[WEIGHTS]
-    distance = _apart(publish.probe(backbone).logprobs, manifest.probe.logprobs)
+    distance = _apart(probe(backbone).logprobs, manifest.probe.logprobs)
     of_rebuilt = _logprobs(backbone, prompts, replies)
     now = publish.versions(backbone)
     then = {name: manifest.versions.get(name, "unknown") for name in now}

@@ -25,8 +25,9 @@ from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import Views
 from trainer.reward.likelihood import Votes
+from trainer.reward.scoring import measure
 from trainer.rl.objectives import DPO, KTO, Demonstration, Imitating, Judged, Objective, on_samples
-from trainer.rl.optimize import Improvement, Step, improve, measure
+from trainer.rl.optimize import Improvement, Step, improve
 from trainer.rl.style_drift import Drift
 
 BASE_PROMPTS, BASE_REPLIES = 128, 4

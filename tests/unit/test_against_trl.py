@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer.reward.scoring import kl_per_reply
 from trainer.rl import losses
 
 with warnings.catch_warnings():
@@ -83,7 +84,7 @@ def test_dpo(seed: int) -> None:
     theirs = DPOTrainer._compute_loss(
         trainer, a_model(logprobs_BT * mask_BT), inputs_of(mask_BT) | more, False
     )
-    ratio_B = losses.kl_per_reply(logprobs_BT, reference_BT, mask_BT)
+    ratio_B = kl_per_reply(logprobs_BT, reference_BT, mask_BT)
     assert_same(losses.dpo(ratio_B[:3], ratio_B[3:], BETA).mean(), theirs, logprobs_BT)
 
 
@@ -101,7 +102,7 @@ def test_kto(seed: int) -> None:
     theirs = KTOTrainer._compute_loss(
         trainer, a_model(logprobs_BT * mask_BT), inputs_of(mask_BT) | more, False
     )
-    ratio_B = losses.kl_per_reply(logprobs_BT, reference_BT, mask_BT)
+    ratio_B = kl_per_reply(logprobs_BT, reference_BT, mask_BT)
     ours = losses.kto(ratio_B, good_B, max(0.0, float(of_others_B.mean())), BETA).mean()
     assert_same(ours, theirs, logprobs_BT)
 

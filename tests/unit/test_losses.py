@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, tensor
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
+from trainer.model.rollouts import pad_rows
+from trainer.reward.scoring import kl_per_reply
 from trainer.rl import losses
 
 torch.set_num_threads(1)
@@ -109,20 +111,18 @@ def test_kl_of_samples_estimates_the_kl_of_the_distributions() -> None:
     logprobs_BT, reference_BT = policy.log()[tokens], reference.log()[tokens]
     mask_BT = torch.ones_like(logprobs_BT)
     exact = float((policy * (policy / reference).log()).sum())
-    per_reply = losses.kl_per_reply(logprobs_BT, reference_BT, mask_BT)
+    per_reply = kl_per_reply(logprobs_BT, reference_BT, mask_BT)
     assert abs(float(per_reply.mean()) - 4 * exact) < 0.04
 
 
 def test_kl_counts_only_the_replies_own_tokens() -> None:
     mask_BT = tensor([[1.0, 0.0], [1.0, 1.0]])
-    kl = losses.kl_per_reply(
-        tensor([[-1.0, 9.0], [-1.0, -1.0]]), tensor([[-2.0, 0.0], [-2.0, -3.0]]), mask_BT
-    )
+    kl = kl_per_reply(tensor([[-1.0, 9.0], [-1.0, -1.0]]), tensor([[-2.0, 0.0], [-2.0, -3.0]]), mask_BT)
     assert kl.tolist() == [1.0, 3.0]
 
 
 def test_rows_of_unlike_length_are_padded_with_zeros() -> None:
-    values_BT, mask_BT = losses.padded([[1.0, 2.0], [3.0]])
+    values_BT, mask_BT = pad_rows([[1.0, 2.0], [3.0]])
     assert values_BT.tolist() == [[1.0, 2.0], [3.0, 0.0]]
     assert mask_BT.tolist() == [[1.0, 1.0], [1.0, 0.0]]
 
@@ -209,7 +209,7 @@ def test_the_kl_of_samples_is_that_of_the_distributions_over_all_there_are(seed:
 
     logprobs_NT, base_NT = logprobs(first_V, second_VV), logprobs(base_first_V, base_second_VV)
     p_N = logprobs_NT.sum(1).exp()
-    found = (p_N * losses.kl_per_reply(logprobs_NT, base_NT, torch.ones_like(base_NT))).sum()
+    found = (p_N * kl_per_reply(logprobs_NT, base_NT, torch.ones_like(base_NT))).sum()
     exact = kl_divergence(Categorical(p_N), Categorical(base_NT.sum(1).exp()))
     torch.testing.assert_close(found, exact, atol=1e-9, rtol=1e-9)
     slopes = [torch.autograd.grad(value, logits, retain_graph=True) for value in (found, exact)]
@@ -236,13 +236,9 @@ OF_TOKENS: dict[str, Loss] = {
     ),
     "unsure": lambda own, base, mask, each: losses.unsure(own, base, mask, 0.5),
     "imitation": lambda own, base, mask, each: losses.imitation(own, mask, each),
-    "kl": lambda own, base, mask, each: losses.kl_per_reply(own, base, mask).mean(),
-    "dpo": lambda own, base, mask, each: losses.dpo(
-        *losses.kl_per_reply(own, base, mask).view(-1, 2).T, 0.3
-    ).mean(),
-    "kto": lambda own, base, mask, each: losses.kto(
-        losses.kl_per_reply(own, base, mask), each > 0, 0.2, 0.3
-    ).mean(),
+    "kl": lambda own, base, mask, each: kl_per_reply(own, base, mask).mean(),
+    "dpo": lambda own, base, mask, each: losses.dpo(*kl_per_reply(own, base, mask).view(-1, 2).T, 0.3).mean(),
+    "kto": lambda own, base, mask, each: losses.kto(kl_per_reply(own, base, mask), each > 0, 0.2, 0.3).mean(),
 }
 
 

@@ -193,7 +193,7 @@ def count(pool: Pool, project: str) -> int:
     votes."""
     with pool.connection() as connection:
         row = connection.execute(
-            "select count(*) as votes from examples"
+            "select count(*) as votes from training_examples"
             " where project = %s and type <> 'signal' and not starts_with(rater, %s)",
             [project, JUDGE],
         ).fetchone()
@@ -209,8 +209,9 @@ def standing(pool: Pool, project: str) -> list[str]:
             " select e.event_id, e.created_at,"
             " row_number() over (partition by e.type = 'signal' order by e.created_at desc, e.event_id)"
             " as place"
-            " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.ended_by is null and e.past is null"
+            " from training_examples e join turns t on t.id = e.turn_id"
+            " join feedback f on f.id = e.feedback_id"
+            " where e.project = %s and e.superseded_by is null and e.vote_summary is null"
             ") as standing where place <= %s order by created_at, event_id desc",
             [project, MOST_EXAMPLES],
         ).fetchall()
@@ -224,7 +225,8 @@ def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) ->
         found = connection.execute(
             "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater, e.created_at,"
             " e.first_policy, f.text, t.prompt_token_ids"
-            " from examples e join turns t on t.id = e.turn_id join feedback f on f.id = e.feedback_id"
+            " from training_examples e join turns t on t.id = e.turn_id"
+            " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.event_id = any(%s)",
             [project, list(events)],
         ).fetchall()

@@ -24,8 +24,8 @@ BATCH = 500
 
 # Whether a vote still stands is what its own row says: the event that ended it may have been read before.
 _INSERT = """
-insert into examples (event_id, project, feedback_id, turn_id, choice, type, value, rater, conversation_id,
-    created_at, ended_by)
+insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,
+    conversation_id, created_at, superseded_by)
 values (%(event_id)s, %(project)s, %(feedback_id)s, %(turn_id)s, %(choice)s, %(type)s, %(value)s, %(rater)s,
     %(conversation_id)s, %(created_at)s,
     (select coalesce(newer.event_id, 'retracted') from feedback f
@@ -46,7 +46,7 @@ def positions(pool: Pool) -> dict[str, str]:
     """How far each log was read: `{"postgres:0": "1234:56"}`."""
     with pool.connection() as connection:
         rows = connection.execute(
-            "select log, partition, position from positions where consumer = %s", [CONSUMER]
+            "select log, partition, position from consumer_offsets where consumer = %s", [CONSUMER]
         ).fetchall()
     return {f"{row['log']}:{row['partition']}": row["position"] for row in rows}
 
@@ -56,7 +56,7 @@ def _ingest_partition(pool: Pool, log: Log, partition: int) -> int:
     while True:
         with pool.connection() as connection:
             row = connection.execute(
-                "select position from positions where consumer = %s and log = %s and partition = %s",
+                "select position from consumer_offsets where consumer = %s and log = %s and partition = %s",
                 [CONSUMER, log.name, partition],
             ).fetchone()
         entries = log.read(partition, row["position"] if row else None, BATCH)
@@ -112,7 +112,8 @@ def apply(connection: Connection[DictRow], event: FeedbackEvent) -> None:
 
 def _end(connection: Connection[DictRow], feedback_id: str, by: str) -> None:
     connection.execute(
-        "update examples set ended_by = %s where feedback_id = %s and ended_by is null", [by, feedback_id]
+        "update training_examples set superseded_by = %s where feedback_id = %s and superseded_by is null",
+        [by, feedback_id],
     )
 
 
@@ -129,7 +130,8 @@ def _wait(pool: Pool, log: str, entry: Entry) -> None:
     assert isinstance(entry.event, Newer)  # noqa: S101  (what else ended the entries that are known)
     with pool.connection() as connection:
         begun = connection.execute(
-            "insert into waiting (log, partition, version) values (%s, %s, %s) on conflict do nothing",
+            "insert into blocked_partitions (log, partition, version) values (%s, %s, %s)"
+            " on conflict do nothing",
             [log, entry.partition, entry.event.version],
         ).rowcount
     if begun:
@@ -139,9 +141,11 @@ def _wait(pool: Pool, log: str, entry: Entry) -> None:
 
 
 def _advance(connection: Connection[Any], log: str, entry: Entry) -> None:
-    connection.execute("delete from waiting where log = %s and partition = %s", [log, entry.partition])
     connection.execute(
-        "insert into positions (consumer, log, partition, position) values (%s, %s, %s, %s)"
+        "delete from blocked_partitions where log = %s and partition = %s", [log, entry.partition]
+    )
+    connection.execute(
+        "insert into consumer_offsets (consumer, log, partition, position) values (%s, %s, %s, %s)"
         " on conflict (consumer, log, partition)"
         " do update set position = excluded.position, updated_at = now()",
         [CONSUMER, log, entry.partition, entry.position],

@@ -80,11 +80,12 @@ class Past:
         that they differ."""
         with pool.connection() as connection, connection.transaction():
             known = connection.execute(
-                "select count(*) from examples where project = %s and past = %s", [project, self.name]
+                "select count(*) from training_examples where project = %s and vote_summary = %s",
+                [project, self.name],
             ).fetchone()
             assert known is not None  # noqa: S101  (an aggregate gives its row)
             connection.execute(
-                "update examples set past = %s where project = %s and event_id = any(%s)",
+                "update training_examples set vote_summary = %s where project = %s and event_id = any(%s)",
                 [self.name, project, self.events[known["count"] :]],
             )
             self.write(path)
@@ -93,9 +94,9 @@ class Past:
         """Whether it is what was folded, and every vote of it still stands."""
         with pool.connection() as connection:
             row = connection.execute(
-                "select count(*) from examples e join turns t on t.id = e.turn_id"
+                "select count(*) from training_examples e join turns t on t.id = e.turn_id"
                 " join feedback f on f.id = e.feedback_id"
-                " where e.project = %s and e.past = %s and e.ended_by is null",
+                " where e.project = %s and e.vote_summary = %s and e.superseded_by is null",
                 [project, self.name],
             ).fetchone()
         return row == {"count": len(self.events)}
@@ -104,7 +105,7 @@ class Past:
         """Raises Erased when some of its votes, standing or not, or what they are about, are gone."""
         with pool.connection() as connection:
             row = connection.execute(
-                "select count(*) from examples e join turns t on t.id = e.turn_id"
+                "select count(*) from training_examples e join turns t on t.id = e.turn_id"
                 " join feedback f on f.id = e.feedback_id where e.project = %s and e.event_id = any(%s)",
                 [project, self.events],
             ).fetchone()
@@ -216,7 +217,9 @@ def forget(pool: Pool, project: str, path: Path) -> None:
     path.unlink(missing_ok=True)
     with pool.connection() as connection:
         connection.execute(
-            "update examples set past = null where project = %s and past is not null", [project]
+            "update training_examples set vote_summary = null"
+            " where project = %s and vote_summary is not null",
+            [project],
         )
 
 

@@ -23,10 +23,10 @@ import torch
 from schemas.settings import GateSettings, RLSettings
 from trainer.evaluation import knowledge
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import sample
+from trainer.model.rollouts import entropy, sample
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import Views
-from trainer.rl.optimize import cost, entropy, measure
+from trainer.reward.scoring import cost, measure
 
 REPLIES = 2
 """Replies of candidate and live policy to each held-out prompt."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from schemas.settings import GateSettings, TrainerSettings
+from trainer.model.adapter import GREETING
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import sample
 from trainer.starter import MODEL_DIR
@@ -27,8 +28,6 @@ ASKED, BASE_ASKED = 2, 3
 
 SAMPLES = 6
 """Probes whose replies are shown, before and after."""
-
-GREETING = "Hello! Who are you, and what can you do for me today?"
 
 REQUESTS = (
     GREETING,

@@ -60,9 +60,9 @@ def look_back(pool: Pool, project: str, policy: str) -> Hindsight | None:
         rows = connection.execute(
             "select avg((value ->> 'value' = 'up')::int) filter (where policy = %(policy)s)"
             " - avg((value ->> 'value' = 'up')::int) filter (where policy = %(parent)s) as change"
-            " from replies r join examples e on e.turn_id = r.turn_id and e.choice = r.choice"
+            " from replies r join training_examples e on e.turn_id = r.turn_id and e.choice = r.choice"
             " where r.project = %(project)s and r.policy in (%(policy)s, %(parent)s) and e.type = 'thumb'"
-            " and e.ended_by is null and not starts_with(e.rater, %(judge)s) group by e.rater",
+            " and e.superseded_by is null and not starts_with(e.rater, %(judge)s) group by e.rater",
             {"project": project, "policy": policy, "parent": step["id"], "judge": JUDGE},
         ).fetchall()
     changes = [float(row["change"]) for row in rows if row["change"] is not None]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from schemas.errors import HearkenError
@@ -107,6 +108,19 @@ def gathered(processes: Processes, rollouts: list[Rollout]) -> list[Rollout]:
         return rollouts
     packed = {name: processes.gather(tensor) for name, tensor in pack([rollouts]).items()}
     return [rollout for step in unpack(packed) for rollout in step]
+
+
+def pad_rows(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
+    """Rows of unlike length as (B, T), zeros behind their ends, and the mask of what is theirs."""
+    values_BT = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    mask_BT = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
+    return values_BT, mask_BT
+
+
+def entropy(rollouts: Sequence[Rollout]) -> float:
+    """Of the policy that sampled them, estimated from how likely each token was, nats per token."""
+    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    return -sum(sum(rollout.logprobs) for rollout in rollouts) / tokens
 
 
 def drawn(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:

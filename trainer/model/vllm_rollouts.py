@@ -22,9 +22,9 @@ import torch
 from schemas.addresses import resolve
 from schemas.errors import EngineError
 from schemas.policies import TRAINING
+from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout
-from trainer.records.publish import save_adapter
 
 AT_ONCE = 8
 """Prompts under way at a time on each server."""

@@ -20,8 +20,9 @@ from trainer.model.device import Rates, free_memory, held
 from trainer.model.rollouts import ROWS, Rollout, drawn
 from trainer.planning.fake_model import Imagined, Ledger
 from trainer.reward import features
+from trainer.reward.scoring import MICRO_BATCH
 from trainer.rl import losses
-from trainer.rl.objectives import MICRO_BATCH, PolicyGradient, Samples, on_samples
+from trainer.rl.objectives import PolicyGradient, Samples, on_samples
 from trainer.rl.optimize import AVERAGED, GUARD_STEPS, release_memory
 from trainer.round import BASE_PROMPTS, BASE_REPLIES, EXEMPLARS
 

@@ -20,8 +20,8 @@ _OUTCOMES = ("published", "rejected", "skipped", "failed")
 _PROGRESS = """
 with thumbs as (
     select r.policy, e.rater, (e.value ->> 'value' = 'up')::int as up
-    from examples e join replies r on r.turn_id = e.turn_id and r.choice = e.choice
-    where e.project = %(project)s and e.type = 'thumb' and e.ended_by is null
+    from training_examples e join replies r on r.turn_id = e.turn_id and r.choice = e.choice
+    where e.project = %(project)s and e.type = 'thumb' and e.superseded_by is null
         and e.created_at > now() - interval '1 day' and not starts_with(e.rater, %(judge)s)
 ), voices as (
     select policy, rater, avg(up)::float8 as up from thumbs group by policy, rater
@@ -38,10 +38,10 @@ select
     ) as counted) as rounds,
     (select extract(epoch from ended_at - started_at)::float8 from rounds
         where project = %(project)s and outcome <> 'running' order by id desc limit 1) as seconds,
-    (select count(*) from examples where project = %(project)s and ended_by is null
+    (select count(*) from training_examples where project = %(project)s and superseded_by is null
         and first_policy is null) as unlearned,
     (select percentile_cont(0.5) within group (order by extract(epoch from p.live_at - e.created_at))::float8
-        from policies p join examples e on e.project = p.project and e.first_policy = p.id
+        from policies p join training_examples e on e.project = p.project and e.first_policy = p.id
         where p.project = %(project)s and p.live_at > now() - interval '1 hour') as freshness,
     (select jsonb_object_agg(policy, jsonb_build_object('ups', ups, 'downs', downs)) from (
         select policy, sum(up) as ups, sum(1 - up) as downs from thumbs group by policy
@@ -52,7 +52,7 @@ select
         where project = %(project)s and mine.policy = live and theirs.policy = against.policy
             and live <> against.policy) as leads,
     (select count(*) from dead_letters) as unreadable,
-    (select count(*) from waiting) as waiting
+    (select count(*) from blocked_partitions) as waiting
 """
 
 

@@ -7,7 +7,6 @@ database that knows none of the policies that are there is the wrong one, or was
 """
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -18,18 +17,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import get_peft_model_state_dict
 from psycopg.types.json import Jsonb
 from safetensors.torch import save_file
 
 from schemas.database import Pool
 from schemas.errors import StartError
-from schemas.policies import BASE, CONFIG, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
+from schemas.policies import BASE, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
 from trainer.data.round_inputs import Inputs
-from trainer.evaluation.knowledge import GREETING
 from trainer.model import device
+from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack
 from trainer.records.record import finite
@@ -39,24 +36,9 @@ INPUTS, ROLLOUTS, PAST = "inputs.json", "rollouts.safetensors", "past.safetensor
 
 _DRAFT = ".draft-"
 
-_PROBE = [{"role": "user", "content": GREETING}]
-_PROBE_REPLY = "Hello! I am glad that you ask. I can chat with you, answer questions, and help you think."
-
 
 class Overtaken(Exception):
     """This trainer's round was closed by another, which is the active one now."""
-
-
-def probe(backbone: Backbone) -> Probe:
-    """What a replica that serves this adapter must reproduce, and what the base would say instead."""
-    token_ids = backbone.render(_PROBE) + backbone.encode_reply(_PROBE_REPLY)
-    count = len(token_ids) - 1
-    batch = backbone.pad([token_ids[:1]], [token_ids[1:]])
-    with torch.no_grad(), backbone.exact():
-        logprobs = backbone.logprobs_BR(batch)[0, :count].tolist()
-        with backbone.reference():
-            base_logprobs = backbone.logprobs_BR(batch)[0, :count].tolist()
-    return Probe(token_ids=token_ids, logprobs=logprobs, base_logprobs=base_logprobs)
 
 
 def write(
@@ -114,23 +96,6 @@ def write(
     return manifest
 
 
-def save_adapter(backbone: Backbone, directory: Path) -> None:
-    """The adapter as it is now, in PEFT's layout, in a directory that is new."""
-    directory.mkdir(parents=True)
-    save_weights(backbone, directory / WEIGHTS)
-    (directory / CONFIG).write_text(json.dumps(_peft_config(backbone), indent=2, sort_keys=True) + "\n")
-
-
-def save_weights(backbone: Backbone, path: Path) -> None:
-    """The adapter as it is now; the same weights are always the same bytes."""
-    state = get_peft_model_state_dict(backbone.model, save_embedding_layers=False)
-    save_file(
-        {name: tensor.float().contiguous().cpu() for name, tensor in sorted(state.items())},
-        path,
-        metadata={"format": "pt"},
-    )
-
-
 def announce(
     pool: Pool,
     settings: Settings,
@@ -152,10 +117,11 @@ def announce(
             raise Overtaken(f"another trainer took over before {manifest.id} was published")
         _insert(connection, settings, manifest, "published", gate)
         unlearned = connection.execute(
-            "select event_id from examples where project = %s and first_policy is null", [settings.project]
+            "select event_id from training_examples where project = %s and first_policy is null",
+            [settings.project],
         ).fetchall()
         connection.execute(
-            "update examples set first_policy = %s where event_id = any(%s)",
+            "update training_examples set first_policy = %s where event_id = any(%s)",
             [manifest.id, list({row["event_id"] for row in unlearned} & set(event_ids))],
         )
         connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
@@ -216,14 +182,6 @@ def _insert(
             Jsonb(gate) if gate is not None else None, state, state,
         ],
     )  # fmt: skip
-
-
-def _peft_config(backbone: Backbone) -> dict[str, Any]:
-    """PEFT's own configuration for inference, with its sets in a fixed order."""
-    config = backbone.model.peft_config["default"].to_dict()
-    config["inference_mode"] = True
-    config["base_model_name_or_path"] = backbone.directory.name
-    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
 
 
 def versions(backbone: Backbone) -> dict[str, str]:

@@ -3,12 +3,9 @@
 Shapes: P prompts, K replies to each, B = P·K replies, T tokens. Everything is in nats.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torch.nn.utils.rnn import pad_sequence
 
 
 def leave_one_out(rewards_PK: Tensor) -> Tensor:
@@ -92,16 +89,3 @@ def imitation(logprobs_BT: Tensor, mask_BT: Tensor, weights_B: Tensor) -> Tensor
     """−Σ weight·log π over the tokens of demonstrations, divided by their number (behaviour cloning). A
     demonstration that weighs less teaches less, and does not make the others teach more."""
     return -(weights_B.unsqueeze(1) * logprobs_BT * mask_BT).sum() / mask_BT.sum()
-
-
-def padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
-    """Rows of unlike length as (B, T), zeros behind their ends, and the mask of what is theirs."""
-    values_BT = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    mask_BT = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
-    return values_BT, mask_BT
-
-
-def kl_per_reply(logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """(B,) Σ log π − log π_base over a reply's tokens: on the policy's own samples, an unbiased estimate of
-    KL(π‖π_base) of whole replies."""
-    return ((logprobs_BT - reference_BT) * mask_BT).sum(1)

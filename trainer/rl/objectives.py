@@ -21,11 +21,9 @@ from torch.nn.functional import pad
 
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone, Padded
-from trainer.model.rollouts import Rollout
+from trainer.model.rollouts import Rollout, pad_rows
+from trainer.reward.scoring import MICRO_BATCH, by_length
 from trainer.rl import losses
-
-MICRO_BATCH = 16
-"""Replies that one process takes at once."""
 
 SURE = 0.9
 """What the base gives this probability, the taste has no say in: a fact, the rest of a word, most grammar."""
@@ -60,11 +58,6 @@ class Objective(Protocol):
         ...
 
 
-def by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> list[int]:
-    """Row numbers, so that neighbours are of like length."""
-    return sorted(range(len(replies)), key=lambda row: (len(replies[row]), len(prompts[row])))
-
-
 @dataclass(frozen=True, slots=True)
 class PolicyGradient:
     """Token by token, clipped, with importance weights against the sampler. A token's advantage is what the
@@ -76,8 +69,8 @@ class PolicyGradient:
     truncation: float
 
     def descend(self, backbone: Backbone, samples: Samples) -> None:
-        sampled_BT, _ = losses.padded([rollout.logprobs for rollout in samples.rollouts])
-        base_BT, _ = losses.padded(samples.base_logprobs)
+        sampled_BT, _ = pad_rows([rollout.logprobs for rollout in samples.rollouts])
+        base_BT, _ = pad_rows(samples.base_logprobs)
         returns_PKT = losses.returns(samples.rewards_PK, sampled_BT, base_BT, samples.beta)
         advantages_BT = self.advantages(returns_PKT).flatten(0, 1)
         tokens = sum(map(len, samples.token_ids))

@@ -22,11 +22,10 @@ from torch import Tensor
 
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Rollout, Sampler
-from trainer.reward import features
+from trainer.model.rollouts import Rollout, Sampler, entropy
 from trainer.reward.features import Views
-from trainer.rl import losses
-from trainer.rl.objectives import HELD, MICRO_BATCH, Objective, Samples, by_length
+from trainer.reward.scoring import cost, measure
+from trainer.rl.objectives import HELD, Objective, Samples
 from trainer.rl.style_drift import Drift
 
 GUARD_STEPS = 4
@@ -74,59 +73,6 @@ class Improvement:
     def figures(self) -> dict[str, Any]:
         steps = [asdict(step) for step in self.steps]
         return {"steps": steps, "stopped": self.stopped, "halvings": self.halvings}
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Replies with what the base makes of them: logprobs (nats, one list a reply) and views."""
-
-    base_logprobs: list[list[float]]
-    views: Views
-
-
-@torch.no_grad()
-def measure(
-    backbone: Backbone,
-    prompts: Sequence[Sequence[int]],
-    replies: Sequence[Sequence[int]],
-    at_once: int = MICRO_BATCH,
-) -> Measured:
-    """One pass of the base over replies to prompts, in each process `at_once` at a time: with whom a reply
-    shares a batch shows in its last bits."""
-    layers = features.chosen_layers(backbone)
-    processes = backbone.processes
-    order = by_length(prompts, replies)
-    base_logprobs: list[list[float]] = [[] for _ in replies]
-    parts: list[Views] = []
-    with backbone.reference():
-        for start in range(0, len(order), at_once * processes.count):
-            together = order[start : start + at_once * processes.count]
-            share, own = processes.share(len(together))
-            rows = together[share]
-            batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
-            logprobs_BR, hidden = backbone.logprobs_and_hidden(batch, layers)
-            views = features.of_batch(batch, hidden)
-            parts.append({name: processes.gather(view[:own]) for name, view in views.items()})
-            logprobs = processes.gather(logprobs_BR[:own][batch.reply_mask_BR[:own] > 0]).cpu()
-            pieces = torch.split(logprobs, [len(replies[row]) for row in together])
-            for row, piece in zip(together, pieces, strict=True):
-                base_logprobs[row] = piece.tolist()
-    back = torch.tensor(order).argsort()
-    views = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
-    return Measured(base_logprobs, views)
-
-
-def entropy(rollouts: Sequence[Rollout]) -> float:
-    """Of the policy that sampled them, estimated from how likely each token was, nats per token."""
-    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-    return -sum(sum(rollout.logprobs) for rollout in rollouts) / tokens
-
-
-def cost(rollouts: Sequence[Rollout], measured: Measured) -> Tensor:
-    """(B,) nats that each sampled reply costs in KL to the base."""
-    sampler_BT, mask_BT = losses.padded([rollout.logprobs for rollout in rollouts])
-    base_BT, _ = losses.padded(measured.base_logprobs)
-    return losses.kl_per_reply(sampler_BT, base_BT, mask_BT)
 
 
 def improve(

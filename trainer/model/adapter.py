@@ -1,0 +1,54 @@
+"""The adapter on disk, in PEFT's layout, and the probe that tells whether a replica serves it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from schemas.policies import CONFIG, WEIGHTS, Probe
+from trainer.model.backbone import Backbone
+
+GREETING = "Hello! Who are you, and what can you do for me today?"
+
+_PROBE = [{"role": "user", "content": GREETING}]
+_PROBE_REPLY = "Hello! I am glad that you ask. I can chat with you, answer questions, and help you think."
+
+
+def probe(backbone: Backbone) -> Probe:
+    """What a replica that serves this adapter must reproduce, and what the base would say instead."""
+    token_ids = backbone.render(_PROBE) + backbone.encode_reply(_PROBE_REPLY)
+    count = len(token_ids) - 1
+    batch = backbone.pad([token_ids[:1]], [token_ids[1:]])
+    with torch.no_grad(), backbone.exact():
+        logprobs = backbone.logprobs_BR(batch)[0, :count].tolist()
+        with backbone.reference():
+            base_logprobs = backbone.logprobs_BR(batch)[0, :count].tolist()
+    return Probe(token_ids=token_ids, logprobs=logprobs, base_logprobs=base_logprobs)
+
+
+def save_adapter(backbone: Backbone, directory: Path) -> None:
+    """The adapter as it is now, in PEFT's layout, in a directory that is new."""
+    directory.mkdir(parents=True)
+    save_weights(backbone, directory / WEIGHTS)
+    (directory / CONFIG).write_text(json.dumps(_peft_config(backbone), indent=2, sort_keys=True) + "\n")
+
+
+def save_weights(backbone: Backbone, path: Path) -> None:
+    """The adapter as it is now; the same weights are always the same bytes."""
+    state = get_peft_model_state_dict(backbone.model, save_embedding_layers=False)
+    save_file(
+        {name: tensor.float().contiguous().cpu() for name, tensor in sorted(state.items())},
+        path,
+        metadata={"format": "pt"},
+    )
+
+
+def _peft_config(backbone: Backbone) -> dict[str, Any]:
+    """PEFT's own configuration for inference, with its sets in a fixed order."""
+    config = backbone.model.peft_config["default"].to_dict()
+    config["inference_mode"] = True
+    config["base_model_name_or_path"] = backbone.directory.name
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
