@@ -27,6 +27,7 @@ from schemas.settings import Settings, load
 from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY
 from trainer.data.round_inputs import Inputs
+from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
 from trainer.records import publish
 from trainer.starter import MODEL_DIR
@@ -82,7 +83,7 @@ def write_random(backbone: Backbone, settings: Settings, number: int, parent: st
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=_SPREAD)
     inputs = Inputs(draw=number, parent=parent, votes=0, events=[], turns=[], positions={})
-    return publish.write(backbone, settings, number, publish.probe(backbone), inputs)
+    return publish.write(backbone, settings, number, probe(backbone), inputs)
 
 
 def announce(settings: Settings, pool: Pool, manifest: Manifest) -> None:

@@ -22,7 +22,7 @@ from trainer.model.backbone import Backbone
 from trainer.reward.ensemble import Member, RewardModel
 from trainer.reward.likelihood import Terms
 from trainer.reward.projection import Lens
-from trainer.rl.optimize import measure
+from trainer.reward.scoring import measure
 
 torch.set_num_threads(1)
 

@@ -13,9 +13,10 @@ from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, in_process, sample
 from trainer.reward.features import Views
 from trainer.reward.projection import lenses
+from trainer.reward.scoring import measure
 from trainer.rl.losses import leave_one_out
 from trainer.rl.objectives import HELD, PolicyGradient, Samples
-from trainer.rl.optimize import Improvement, Step, improve, learning_rate, measure
+from trainer.rl.optimize import Improvement, Step, improve, learning_rate
 from trainer.rl.style_drift import Drift
 
 torch.set_num_threads(1)

@@ -12,6 +12,7 @@ from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import in_process
+from trainer.reward.scoring import measure
 from trainer.rl import objectives
 from trainer.rl.losses import above_group, leave_one_out
 from trainer.rl.objectives import (
@@ -26,7 +27,6 @@ from trainer.rl.objectives import (
     PolicyGradient,
     Samples,
 )
-from trainer.rl.optimize import measure
 
 torch.set_num_threads(1)
 

@@ -12,6 +12,7 @@ from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, file_dig
 from schemas.settings import RLSettings, Settings
 from tests.service import write_base
 from trainer.data.round_inputs import Inputs
+from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
 from trainer.records import publish, record
 
@@ -26,7 +27,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = BASE) -> Manifest:
     settings = Settings(data_dir=data_dir, model=str(backbone.directory))
     if parent is None:
-        return publish.write(backbone, settings, number, publish.probe(backbone))
+        return publish.write(backbone, settings, number, probe(backbone))
     inputs = Inputs(
         draw=number,
         parent=parent,
@@ -35,7 +36,7 @@ def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = 
         turns=[],
         positions={"postgres:0": "7:3"},
     )
-    probe = publish.probe(backbone)
+    adapter_probe = probe(backbone)
     return publish.write(backbone, settings, number, probe, inputs, [], ["ev_b", "ev_a"], {"kl": 0.05})
 
 
@@ -96,7 +97,7 @@ def test_policies_of_another_base_stop_the_start(
     backbone: Backbone, tmp_path: Path, pool: Pool, database_url: str
 ) -> None:
     settings = Settings(data_dir=tmp_path, model=str(backbone.directory), database_url=database_url)
-    probe = publish.probe(backbone)
+    adapter_probe = probe(backbone)
     publish.ensure_base(pool, backbone, settings, probe)
     publish.ensure_base(pool, backbone, settings, probe)
     with pool.connection() as connection:
@@ -109,7 +110,7 @@ def test_policies_of_another_base_stop_the_start(
 def settings(backbone: Backbone, tmp_path: Path, pool: Pool, database_url: str) -> Settings:
     """Of a project that has a base and one policy that was published, in its first round."""
     settings = Settings(data_dir=tmp_path, model=str(backbone.directory), database_url=database_url)
-    publish.ensure_base(pool, backbone, settings, publish.probe(backbone))
+    publish.ensure_base(pool, backbone, settings, probe(backbone))
     round_id, number = record.begin(pool, "default", BASE)
     change(backbone, 8)
     publish.announce(pool, settings, write(backbone, tmp_path, number), [], round_id, {}, {"votes": 2})
@@ -126,7 +127,7 @@ def test_a_database_that_knows_none_of_the_policies_is_refused_and_nothing_is_re
     with pool.connection() as connection:
         connection.execute("truncate rounds, routes, rollouts, policies")
     with pytest.raises(StartError, match="knows nothing of"):
-        publish.ensure_base(pool, backbone, settings, publish.probe(backbone))
+        publish.ensure_base(pool, backbone, settings, probe(backbone))
     assert folders(settings) == {"p0", "p1-"}
 
 
@@ -139,7 +140,7 @@ def test_what_a_killed_trainer_left_is_removed_and_nothing_else(
     write(backbone, settings.data_dir, 3)  # of rounds that this database, restored, has not seen
     for name in (".draft-4", "training-f00"):
         (settings.policies_dir / "default" / name).mkdir()
-    publish.ensure_base(pool, backbone, settings, publish.probe(backbone))
+    publish.ensure_base(pool, backbone, settings, probe(backbone))
     assert folders(settings) == {"p0", "p1-", "p3-"}
 
 
@@ -150,4 +151,4 @@ def test_a_shape_that_the_adapters_do_not_have_stops_the_start(
     rl = settings.trainer.rl.model_copy(update={name: value})
     settings.trainer = settings.trainer.model_copy(update={"rl": rl})
     with pytest.raises(StartError, match=f"trainer.rl.{name} is {value}"):
-        publish.ensure_base(pool, backbone, settings, publish.probe(backbone))
+        publish.ensure_base(pool, backbone, settings, probe(backbone))

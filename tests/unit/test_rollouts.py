@@ -8,7 +8,8 @@ from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import sample
 from trainer.reward.features import LENGTHS, PLACES, STEP, of_batch
-from trainer.rl.optimize import kl_penalty, measure
+from trainer.reward.scoring import measure
+from trainer.rl.optimize import kl_penalty
 
 torch.set_num_threads(1)
 

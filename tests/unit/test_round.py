@@ -14,7 +14,7 @@ from trainer.evaluation.gate import Answers
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import sample
 from trainer.reward.ensemble import RewardModel
-from trainer.rl.optimize import measure
+from trainer.reward.scoring import measure
 from trainer.round import BASE_REPLIES, Round, exemplars
 
 torch.set_num_threads(1)
