@@ -37,7 +37,7 @@ def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = 
         positions={"postgres:0": "7:3"},
     )
     adapter_probe = probe(backbone)
-    return publish.write(backbone, settings, number, probe, inputs, [], ["ev_b", "ev_a"], {"kl": 0.05})
+    return publish.write(backbone, settings, number, adapter_probe, inputs, [], ["ev_b", "ev_a"], {"kl": 0.05})
 
 
 def change(backbone: Backbone, seed: int) -> None:
@@ -98,12 +98,12 @@ def test_policies_of_another_base_stop_the_start(
 ) -> None:
     settings = Settings(data_dir=tmp_path, model=str(backbone.directory), database_url=database_url)
     adapter_probe = probe(backbone)
-    publish.ensure_base(pool, backbone, settings, probe)
-    publish.ensure_base(pool, backbone, settings, probe)
+    publish.ensure_base(pool, backbone, settings, adapter_probe)
+    publish.ensure_base(pool, backbone, settings, adapter_probe)
     with pool.connection() as connection:
         connection.execute("update policies set base_digest = 'another'")
     with pytest.raises(StartError, match="adapt base another"):
-        publish.ensure_base(pool, backbone, settings, probe)
+        publish.ensure_base(pool, backbone, settings, adapter_probe)
 
 
 @pytest.fixture
