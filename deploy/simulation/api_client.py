@@ -1,7 +1,7 @@
-"""The public API as simulated people and whoever measures them use it, with every failure counted.
+"""An asynchronous client of the public API serves simulated users and the evaluation.
 
-A request that is told to come later (429) does so; any other failure raises RequestFailed, and whoever
-asked goes on without it.
+It retries a request that was rate-limited (429). Any other failure is counted and raises RequestFailed, so
+that the caller can go on without that request.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ import httpx
 
 from schemas.errors import HearkenError, StartError
 
-_TIMEOUT = 120.0
-_POLITE_RETRIES = 20
+_TIMEOUT = 120.0  # seconds
+_RATE_LIMIT_RETRIES = 20
 
 
 class RequestFailed(HearkenError):
-    """A request had no answer, or an error for an answer."""
+    """Raised when a request got no answer, or an error as its answer; the simulation goes on without it."""
 
 
-class Api:
-    """One key's view of a running Hearken. `failures` counts what went wrong, by what was said."""
+class ApiClient:
+    """A client with one API key. `failures` counts failed requests by message."""
 
     def __init__(self, url: str, key: str) -> None:
         self.failures: Counter[str] = Counter()
@@ -31,7 +31,7 @@ class Api:
             base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT
         )
 
-    async def __aenter__(self) -> "Api":
+    async def __aenter__(self) -> "ApiClient":
         return self
 
     async def __aexit__(
@@ -40,7 +40,7 @@ class Api:
         await self._client.aclose()
 
     async def check(self) -> None:
-        """Raises StartError unless somebody answers there and knows the key."""
+        """Raises StartError unless the service answers and accepts the key."""
         try:
             await self._request("GET", "/v1/models")
         except RequestFailed as error:
@@ -50,12 +50,12 @@ class Api:
             ) from None
 
     async def chat(self, messages: list[dict[str, str]], **fields: Any) -> dict[str, Any]:
-        """A completion; `fields` are the request's own (model, n, user, metadata, store, …)."""
+        """Returns a completion; `fields` are fields of the request (model, n, user, metadata, store, …)."""
         body = {"model": "default", "messages": messages, "temperature": 1.0, **fields}
         return await self._request("POST", "/v1/chat/completions", json=body)
 
     async def vote(self, completion: dict[str, Any], **vote: Any) -> str:
-        """Votes on a completion, with the token that it came with; the id of the acknowledged vote."""
+        """Votes on a completion with its own feedback token; returns the id of the acknowledged vote."""
         token = completion["hearken"]["feedback_token"]
         body = {"completion_id": completion["id"], "feedback_token": token, **vote}
         headers = {"Idempotency-Key": uuid.uuid4().hex}
@@ -63,11 +63,11 @@ class Api:
         return str(recorded["id"])
 
     async def feedback(self, vote: str) -> dict[str, Any]:
-        """What is known of a vote, the policy that learned from it included."""
+        """Returns the record of a vote, which names the policy that first learned from it."""
         return await self._request("GET", f"/v1/feedback/{vote}")
 
     async def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        for _ in range(_POLITE_RETRIES):
+        for _ in range(_RATE_LIMIT_RETRIES):
             try:
                 response = await self._client.request(method, path, **options)
             except httpx.HTTPError as error:
@@ -79,6 +79,6 @@ class Api:
             raise self._failed(f"{response.status_code} {response.text[:200]}")
         return dict(response.json())
 
-    def _failed(self, what: str) -> RequestFailed:
-        self.failures[what] += 1
-        return RequestFailed(what)
+    def _failed(self, message: str) -> RequestFailed:
+        self.failures[message] += 1
+        return RequestFailed(message)

@@ -1,7 +1,8 @@
-"""How good a policy truly is: its replies to fresh prompts, judged by the taste itself or by the facts.
+"""The evaluation measures a policy's true approval and knowledge with fresh samples.
 
-Policies are pinned by id, and nothing that is asked here is stored, so measuring teaches nothing. The same
-prompts serve the base and what came of it, so that luck with prompts cancels out.
+Replies to held-out prompts are scored by the simulated preference itself, replies to factual questions by the
+facts. Policies are pinned by id and nothing is stored, so the evaluation leaves no training data. Every
+policy gets the same prompts, so that the choice of prompts cancels out of comparisons.
 """
 
 import asyncio
@@ -10,79 +11,80 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.simulation.api_client import Api, RequestFailed
-from deploy.simulation.people import Taste
+from deploy.simulation.api_client import ApiClient, RequestFailed
+from deploy.simulation.people import Preference
 from schemas.policies import BASE
 from trainer.starter.world import Prompt, correct, probes, prompts
 
-_PROMPTS = (8, 40)
-_VOTES_PER_PROMPT = 15  # a short simulation is measured in proportion, between these bounds
-_REPLIES = 64  # of the base to each prompt: attainable is the best of them
-_BATCH = 8  # replies asked for at once
-_PROBES_PER_PROMPT = 5
-_PROBE_REPLIES = 4
-_AT_ONCE = 4  # requests in flight
+_PROMPTS = (8, 40)  # bounds of the number of prompts
+_VOTES_PER_PROMPT = 15  # the number of prompts is proportional to the votes, within the bounds
+_BASE_SAMPLES = 64  # replies of the base to each prompt; `attainable` is the best of them
+_BATCH = 8  # replies in one request
+_QUESTIONS_PER_PROMPT = 5
+_SAMPLES_PER_QUESTION = 4
+_CONCURRENCY = 4  # requests in flight
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """What the base does, before anybody has voted: shares between 0 and 1."""
+class BaseEvaluation:
+    """The figures of the base before the first vote: shares between 0 and 1."""
 
     approval: float
     attainable: float
     knowledge: float
 
 
-class Measure:
-    """One run's prompts and probes, the same for every policy. `fresh` are the prompts that approval is
-    measured on: nobody should send them while people vote."""
+class PolicyEvaluator:
+    """Evaluates policies on one fixed set of prompts and factual questions. `held_out` are the prompts on
+    which approval is measured: no simulated user may send them."""
 
-    def __init__(self, api: Api, taste: Taste, *, seed: int, votes: int) -> None:
+    def __init__(self, api: ApiClient, preference: Preference, *, seed: int, votes: int) -> None:
         count = min(max(votes // _VOTES_PER_PROMPT, _PROMPTS[0]), _PROMPTS[1])
         self._api = api
-        self._taste = taste
+        self._preference = preference
         self._prompts = prompts(count, seed + 1_000_003)
-        self.fresh = {prompt.prompt for prompt in self._prompts}
-        self._probes = probes(_PROBES_PER_PROMPT * count, seed + 2_000_003)
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self.held_out = {prompt.prompt for prompt in self._prompts}
+        self._questions = probes(_QUESTIONS_PER_PROMPT * count, seed + 2_000_003)
+        self._slots = asyncio.Semaphore(_CONCURRENCY)
 
-    async def start(self) -> Start:
-        """The base's approval; the mean over prompts of the best of 64 of its replies; its knowledge."""
-        asked = [prompt for prompt in self._prompts for _ in range(_REPLIES // _BATCH)]
-        replies = await self._ask(BASE, asked, _BATCH)
-        liked = [[self._taste.likes(reply) for reply in batch] for batch in replies]
-        per_prompt = _REPLIES // _BATCH
+    async def base(self) -> BaseEvaluation:
+        """Returns the base's approval, its best-of-64 approval averaged over prompts, and its knowledge."""
+        per_prompt = _BASE_SAMPLES // _BATCH
+        asked = [prompt for prompt in self._prompts for _ in range(per_prompt)]
+        replies = await self._sample(BASE, asked, _BATCH)
+        liked = [[self._preference.likes(reply) for reply in batch] for batch in replies]
         best = [
             any(any(batch) for batch in liked[start : start + per_prompt])
             for start in range(0, len(liked), per_prompt)
         ]
-        return Start(_share(liked), sum(best) / len(best), await self.knowledge(BASE))
+        return BaseEvaluation(_share(liked), sum(best) / len(best), await self.knowledge(BASE))
 
     async def approval(self, policy: str) -> float:
-        """The share of the policy's replies that the taste likes."""
-        replies = await self._ask(policy, self._prompts, _BATCH)
-        return _share([[self._taste.likes(reply) for reply in batch] for batch in replies])
+        """Returns the share of the policy's replies that the preference likes."""
+        replies = await self._sample(policy, self._prompts, _BATCH)
+        return _share([[self._preference.likes(reply) for reply in batch] for batch in replies])
 
     async def knowledge(self, policy: str) -> float:
-        """The share of the policy's replies to factual probes that are right."""
-        replies = await self._ask(policy, self._probes, _PROBE_REPLIES)
+        """Returns the share of the policy's replies to factual questions that are right."""
+        replies = await self._sample(policy, self._questions, _SAMPLES_PER_QUESTION)
         return _share(
             [
-                [correct(probe, reply) for reply in batch]
-                for probe, batch in zip(self._probes, replies, strict=True)
+                [correct(question, reply) for reply in batch]
+                for question, batch in zip(self._questions, replies, strict=True)
             ]
         )
 
     async def live(self) -> str:
-        """The policy that answers people now, as its answers say; the base answers a few for good."""
+        """Returns the policy that answers most of a few requests: a small share always goes to the base.
+        Raises RequestFailed if none is answered."""
         answers = await self._complete("default", self._prompts[:9], 1)
         named = Counter(str(answer["system_fingerprint"]) for answer in answers if answer)
         if not named:
-            raise RequestFailed("Nobody answered at the end.")
+            raise RequestFailed("No request was answered at the end of the simulation.")
         return named.most_common(1)[0][0]
 
-    async def _ask(self, policy: str, asked: Sequence[Prompt], n: int) -> list[list[str]]:
-        """`n` replies to each prompt; none where the request failed."""
+    async def _sample(self, policy: str, asked: Sequence[Prompt], n: int) -> list[list[str]]:
+        """Returns `n` replies to each prompt, or none where the request failed."""
         return [
             [choice["message"]["content"] for choice in completion["choices"]] if completion else []
             for completion in await self._complete(policy, asked, n)
@@ -91,7 +93,7 @@ class Measure:
     async def _complete(self, model: str, asked: Sequence[Prompt], n: int) -> list[dict[str, Any] | None]:
         async def complete(prompt: Prompt) -> dict[str, Any] | None:
             messages = [{"role": "user", "content": prompt.prompt}]
-            async with self._room:
+            async with self._slots:
                 try:
                     return await self._api.chat(messages, model=model, n=n, store=False)
                 except RequestFailed:

@@ -1,103 +1,107 @@
-"""People with hidden tastes: who they are, what they like, and how they vote.
+"""Simulated users have a hidden preference, on which they base their votes, rankings and edits.
 
-A crowd shares one taste, a conjunction of three values on the eight style axes, drawn uniformly from all
-448 of them. A reply is liked when all three hold and not otherwise: there is no half-liking to guide a
-learner, and a wrong fact is nobody's concern (knowledge is measured apart). Each person errs in a way of
-their own, and a few vote against what everybody else likes. Everything here is pure and seeded; how people
-reword a reply is in `edits`, how they reach the service in `simulate`.
+All users of a simulation share one preference, a conjunction of three values on the eight style axes, drawn
+uniformly from all 448. They like a reply if all three hold, and dislike it otherwise: no partial credit
+guides the learner, and wrong facts do not count (knowledge is measured apart). Each person errs at rates of
+their own, and one in twenty votes against the preference. Everything here is pure and seeded; `edits`
+rewrites replies, `visits` reaches the service.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations, product
 
 from deploy.simulation.edits import rewrite
 from trainer.starter.styles import AXES, styles
 
-AXES_OF_A_TASTE = 3
-MOST_NOISE = 0.1
-MOST_LENIENCY = 0.15
+AXES_PER_PREFERENCE = 3
+MAX_NOISE = 0.1
+MAX_LENIENCY = 0.15
 PEOPLE_PER_CONTRARIAN = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Taste:
-    """What a crowd likes: every one of `wants`, pairs of an axis and whether it must hold."""
+class Preference:
+    """A simulated preference: a conjunction of style axes. `wants` pairs each axis with its wanted value."""
 
     wants: tuple[tuple[str, bool], ...]
 
     def likes(self, text: str) -> bool:
-        """The true approval of a reply, without anyone's errors."""
+        """Returns the true approval of a reply, without anyone's errors."""
         found = styles(text)
         return all(found[axis] == value for axis, value in self.wants)
 
-    def inverted(self) -> "Taste":
-        """The same axes, each the other way round."""
-        return Taste(tuple((axis, not value) for axis, value in self.wants))
+    def inverted(self) -> "Preference":
+        """Returns the preference for the opposite value on each of the same axes."""
+        return Preference(tuple((axis, not value) for axis, value in self.wants))
 
     def __str__(self) -> str:
         return ", ".join(axis if value else f"not {axis}" for axis, value in self.wants)
 
 
-def family() -> Iterator[Taste]:
-    """Every taste there is: 56 choices of three axes times 8 values."""
-    for axes in combinations(AXES, AXES_OF_A_TASTE):
-        for values in product((True, False), repeat=AXES_OF_A_TASTE):
-            yield Taste(tuple(zip(axes, values, strict=True)))
+@cache
+def all_preferences() -> tuple[Preference, ...]:
+    """Returns all 448 preferences: 56 choices of three axes, times 8 combinations of values."""
+    return tuple(
+        Preference(tuple(zip(axes, values, strict=True)))
+        for axes in combinations(AXES, AXES_PER_PREFERENCE)
+        for values in product((True, False), repeat=AXES_PER_PREFERENCE)
+    )
 
 
-def draw_taste(seed: int) -> Taste:
-    """A taste at random from the whole family; the same for the same seed."""
-    return random.Random(f"taste {seed}").choice(list(family()))
+def draw_preference(seed: int) -> Preference:
+    """Draws a preference uniformly from all of them; the same seed gives the same one."""
+    return random.Random(f"taste {seed}").choice(all_preferences())
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Someone who chats and votes.
+    """A simulated user.
 
-    `leniency` above zero is the chance to let pass a reply that they do not like, below zero (negated) to
-    find fault with one that they do; after that, `noise` is the chance that the vote is not what they
-    meant. A contrarian votes against the taste.
+    `leniency` above zero is the probability of approving a reply that they dislike; below zero, its absolute
+    value is the probability of rejecting one that they like. After that, `noise` is the probability that the
+    vote is flipped. A contrarian votes against the preference.
     """
 
     name: str
-    taste: Taste
+    preference: Preference
     noise: float
     leniency: float
     contrarian: bool
 
     def thumb(self, text: str, rng: random.Random) -> bool:
-        """Whether they vote the reply up."""
-        up = self.taste.likes(text) != self.contrarian
+        """Draws a thumb: True is up."""
+        up = self.preference.likes(text) != self.contrarian
         if rng.random() < abs(self.leniency):
             up = self.leniency > 0
         return up != (rng.random() < self.noise)
 
     def ranking(self, texts: Sequence[str], rng: random.Random) -> tuple[list[list[int]], bool]:
-        """Groups of replies, best first, and whether any is acceptable: the ones that they would have
-        voted up before the others, those that they judge equal together."""
+        """Draws a thumb for each reply, and returns the groups of a ranking, those with thumbs up first, and
+        whether any reply is acceptable."""
         up = [self.thumb(text, rng) for text in texts]
         groups = [[index for index, liked in enumerate(up) if liked is value] for value in (True, False)]
         return [group for group in groups if group], any(up)
 
     def edit(self, text: str, keep: Sequence[str], rng: random.Random) -> str:
-        """What the reply should have said, with one of the answers in `keep` left in it if it was there."""
-        taste = self.taste.inverted() if self.contrarian else self.taste
-        return rewrite(text, dict(taste.wants), keep, rng)
+        """Rewrites a reply to their preference. One of the answers in `keep` stays in it, if it was there."""
+        preference = self.preference.inverted() if self.contrarian else self.preference
+        return rewrite(text, dict(preference.wants), keep, rng)
 
 
-def crowd(seed: int, users: int) -> list[Person]:
-    """`users` people who share one taste; one in twenty (rounded down) is a contrarian."""
+def draw_people(seed: int, users: int) -> list[Person]:
+    """Draws `users` people who share one preference; one in twenty (rounded down) is a contrarian."""
     rng = random.Random(f"crowd {seed}")
-    taste = draw_taste(seed)
+    preference = draw_preference(seed)
     contrarians = set(rng.sample(range(users), users // PEOPLE_PER_CONTRARIAN))
     return [
         Person(
             name=f"person-{seed}-{index}",
-            taste=taste,
-            noise=rng.uniform(0, MOST_NOISE),
-            leniency=rng.uniform(-MOST_LENIENCY, MOST_LENIENCY),
+            preference=preference,
+            noise=rng.uniform(0, MAX_NOISE),
+            leniency=rng.uniform(-MAX_LENIENCY, MAX_LENIENCY),
             contrarian=index in contrarians,
         )
         for index in range(users)

@@ -1,8 +1,8 @@
-"""`hearken simulate`: people with a hidden taste chat and vote, and one watches the service learn it.
+"""`hearken simulate` measures how well the service learns a hidden preference of simulated users.
 
-Through the public API only. Before the first vote the base is measured; then people come by; at the end the
-policy that answers is measured on the same fresh prompts. The clock (`minutes`) covers the visits and the
-wait for the last policy, not the measurements. The report goes to standard output, progress to standard
+It uses only the public API. It evaluates the base before the first vote, lets users visit, and evaluates the
+policy that is live in the end on the same held-out prompts. The time limit (`minutes`) covers the visits and
+the wait for the last policy, not the evaluations. The report goes to standard output, progress to standard
 error.
 """
 
@@ -14,20 +14,22 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.live import Live
 
-from deploy.simulation.api_client import Api, RequestFailed
-from deploy.simulation.evaluation import Measure
-from deploy.simulation.people import crowd
+from deploy.simulation.api_client import ApiClient, RequestFailed
+from deploy.simulation.evaluation import BaseEvaluation, PolicyEvaluator
+from deploy.simulation.people import Person, draw_people
 from deploy.simulation.visits import PolicyRow, Visits
 
-_LATENCIES = 200  # votes asked about at the end
-_LAST_VOTES = 10  # of which half must be learned before the wait for the last policy ends
+_LATENCY_SAMPLE = 200  # votes whose time to a live policy is looked up at the end
+_LAST_VOTES = 10  # the wait for the last policy ends when half of these are learned
+_POLL = 2  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class SimulateOptions:
-    """What to simulate. `rate` is in votes a second, `minutes` the longest time that people keep coming.
+    """Options of a simulation. `rate` is in votes a second; users come for at most `minutes`.
 
-    People chat and vote with `publishable_key` where there is one; measuring needs `admin_key`.
+    Users chat and vote with `publishable_key`, or the admin key without one; the evaluation needs
+    `admin_key`.
     """
 
     url: str
@@ -42,8 +44,8 @@ class SimulateOptions:
 
 
 class VoteToLive(BaseModel):
-    """Seconds from a vote to the moment that a policy which learned from it went live. Votes that no live
-    policy has learned from count as later than all others; a quantile that falls among them is None."""
+    """Seconds from a vote to the moment when a policy that learned from it went live. Votes without one count
+    as later than all others; a quantile that falls among them is None."""
 
     asked: int
     learned: int
@@ -52,11 +54,14 @@ class VoteToLive(BaseModel):
 
 
 class Report(BaseModel):
-    """What came of it. Approvals and knowledge are shares between 0 and 1; `share_of_the_way` is how far
-    true approval came from the base's towards the best attainable; `vote_ids` were all acknowledged."""
+    """The result of a simulation. Approvals and knowledge are shares between 0 and 1.
+
+    `share_of_achievable_gain` is (final - base) / (attainable - base) in true approval. All of `vote_ids`
+    were acknowledged.
+    """
 
     seed: int
-    taste: dict[str, bool]
+    preference: dict[str, bool]
     users: int
     votes: int
     votes_by_type: dict[str, int]
@@ -65,7 +70,7 @@ class Report(BaseModel):
     attainable: float
     final: float
     final_policy: str
-    share_of_the_way: float
+    share_of_achievable_gain: float
     knowledge_before: float
     knowledge_after: float
     policies: list[PolicyRow]
@@ -76,49 +81,54 @@ class Report(BaseModel):
 
 
 async def simulate(options: SimulateOptions) -> Report:
-    """Run it and print the report. Raises StartError when the service cannot be talked to at all."""
-    people = crowd(options.seed, options.users)
+    """Runs a simulation and prints its report. Raises StartError if the service does not answer or refuses
+    the key, RequestFailed if no policy answers in the end."""
+    people = draw_people(options.seed, options.users)
     people_key = options.publishable_key or options.admin_key
-    async with Api(options.url, options.admin_key) as operator, Api(options.url, people_key) as public:
-        await operator.check()
-        measure = Measure(operator, people[0].taste, seed=options.seed, votes=options.votes)
-        visits = Visits(
-            public,
-            people,
-            seed=options.seed,
-            votes=options.votes,
-            seconds=60 * options.minutes,
-            rate=options.rate,
-        )
-        news = "measuring the base"
-        console = Console(stderr=True)
-        with Live(get_renderable=lambda: visits.table(news), console=console, refresh_per_second=2):
-            start = await measure.start()
-            news = f"the base: {start.approval:.0%} liked, {start.attainable:.0%} attainable"
-            await visits.run(measure.fresh)
-            news = "waiting for the last policy"
-            await _wait_for_the_last_policy(operator, visits)
-            visits.close()
-            news = "measuring the policy that answers now"
-            policy = await measure.live()
-            final, knowledge = await measure.approval(policy), await measure.knowledge(policy)
-            vote_to_live = await _vote_to_live(operator, visits.vote_ids)
-            news = f"{policy}: {final:.0%} liked on fresh prompts"
-        failures = operator.failures + public.failures
-    room = start.attainable - start.approval
-    report = Report(
+    async with (
+        ApiClient(options.url, options.admin_key) as admin,
+        ApiClient(options.url, people_key) as users,
+    ):
+        await admin.check()
+        report = await _run(options, people, admin, users)
+    print(report.model_dump_json() if options.json else _summary(report))
+    return report
+
+
+async def _run(options: SimulateOptions, people: list[Person], admin: ApiClient, users: ApiClient) -> Report:
+    """Evaluates the base, runs the visits, waits for the last policy and evaluates it."""
+    evaluator = PolicyEvaluator(admin, people[0].preference, seed=options.seed, votes=options.votes)
+    visits = Visits(
+        users, people, seed=options.seed, votes=options.votes, seconds=60 * options.minutes, rate=options.rate
+    )
+    status = "evaluating the base"
+    console = Console(stderr=True)
+    with Live(get_renderable=lambda: visits.table(status), console=console, refresh_per_second=2):
+        base = await evaluator.base()
+        status = f"the base: {base.approval:.0%} liked, {base.attainable:.0%} attainable"
+        await visits.run(evaluator.held_out)
+        status = "waiting for the last policy"
+        await _wait_for_last_policy(admin, visits)
+        visits.close()
+        status = "evaluating the live policy"
+        policy = await evaluator.live()
+        final, knowledge = await evaluator.approval(policy), await evaluator.knowledge(policy)
+        vote_to_live = await _vote_to_live(admin, visits.vote_ids)
+        status = f"{policy}: {final:.0%} liked on held-out prompts"
+    failures = admin.failures + users.failures
+    return Report(
         seed=options.seed,
-        taste=dict(people[0].taste.wants),
+        preference=dict(people[0].preference.wants),
         users=options.users,
         votes=len(visits.vote_ids),
         votes_by_type=dict(visits.types),
         seconds=visits.clock(),
-        base=start.approval,
-        attainable=start.attainable,
+        base=base.approval,
+        attainable=base.attainable,
         final=final,
         final_policy=policy,
-        share_of_the_way=(final - start.approval) / room if room > 0 else 0.0,
-        knowledge_before=start.knowledge,
+        share_of_achievable_gain=_share_of_achievable_gain(base, final),
+        knowledge_before=base.knowledge,
         knowledge_after=knowledge,
         policies=list(visits.rows.values()),
         vote_to_live=vote_to_live,
@@ -126,22 +136,25 @@ async def simulate(options: SimulateOptions) -> Report:
         failures=dict(failures),
         vote_ids=visits.vote_ids,
     )
-    print(report.model_dump_json() if options.json else _summary(report))
-    return report
 
 
-async def _wait_for_the_last_policy(api: Api, visits: Visits) -> None:
-    """Within the time, until half of the last votes have been learned from."""
+def _share_of_achievable_gain(base: BaseEvaluation, final: float) -> float:
+    achievable = base.attainable - base.approval
+    return (final - base.approval) / achievable if achievable > 0 else 0.0
+
+
+async def _wait_for_last_policy(api: ApiClient, visits: Visits) -> None:
+    """Waits until a live policy has learned half of the last votes, or the time is up."""
     last = visits.vote_ids[-_LAST_VOTES:]
     while last and not visits.over():
         if (await _vote_to_live(api, last)).learned >= len(last) / 2:
             return
-        await asyncio.sleep(2)
+        await asyncio.sleep(_POLL)
 
 
-async def _vote_to_live(api: Api, votes: list[str]) -> VoteToLive:
-    """Asks about votes spread evenly over all of them."""
-    asked = votes[:: max(1, -(-len(votes) // _LATENCIES))]
+async def _vote_to_live(api: ApiClient, votes: list[str]) -> VoteToLive:
+    """Returns the quantiles over a sample spread evenly over all votes."""
+    asked = votes[:: max(1, -(-len(votes) // _LATENCY_SAMPLE))]
     seconds: list[float] = []
     for vote in asked:
         try:
@@ -154,8 +167,8 @@ async def _vote_to_live(api: Api, votes: list[str]) -> VoteToLive:
     seconds.sort()
 
     def quantile(share: float) -> float | None:
-        place = int(share * len(asked))
-        return seconds[place] if place < len(seconds) else None
+        index = int(share * len(asked))
+        return seconds[index] if index < len(seconds) else None
 
     return VoteToLive(asked=len(asked), learned=len(seconds), median=quantile(0.5), p90=quantile(0.9))
 
@@ -166,12 +179,12 @@ def _summary(report: Report) -> str:
 
     lines = [
         f"true approval    {report.base:.1%} → {report.final:.1%} of {report.attainable:.1%} attainable: "
-        f"{report.share_of_the_way:.0%} of the way",
+        f"{report.share_of_achievable_gain:.0%} of the achievable gain",
         f"facts right      {report.knowledge_before:.1%} → {report.knowledge_after:.1%}",
         f"vote to live     {in_seconds(report.vote_to_live.median)} at the median, "
         f"{in_seconds(report.vote_to_live.p90)} at the 90th percentile",
         f"votes            {report.votes} in {report.seconds:.0f} s by {report.users} people",
         f"failed requests  {report.failed_requests}",
-        *(f"  {count} x {what}" for what, count in report.failures.items()),
+        *(f"  {count} x {message}" for message, count in report.failures.items()),
     ]
     return "\n".join(lines)

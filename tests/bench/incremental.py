@@ -28,7 +28,7 @@ import torch
 from psycopg.types.json import Jsonb
 
 from deploy.local.postgres import database
-from deploy.simulation.people import draw_taste
+from deploy.simulation.people import draw_preference
 from schemas.database import Pool, migrate, open_pool
 from schemas.settings import RewardSettings, Settings, TrainerSettings
 from tests.bench.reward import HELD_OUT, NOISE, Replies, accuracy, replies
@@ -73,7 +73,7 @@ def thumbs(
     everything: Replies, name: str, seed: int, count: int, people: int, hostile: float
 ) -> list[Example]:
     """A second apart, each on a reply at random; `name` tells votes of one project from those of another."""
-    taste, rng = draw_taste(seed), random.Random(seed)
+    taste, rng = draw_preference(seed), random.Random(seed)
     liked = [taste.likes(text) for text in everything.texts[:VOTED]]
     found = []
     for number in range(count):
@@ -120,7 +120,7 @@ Accuracies = dict[int, tuple[float, float]]
 def accuracies(everything: Replies, seed: int, people: int, hostile: float) -> Accuracies:
     reward, seen, base = RewardSettings(), AtHand(everything), of_base(everything)
     held_out = everything.part(VOTED, VOTED + HELD_OUT)
-    truth = [draw_taste(seed).likes(text) for text in held_out.texts]
+    truth = [draw_preference(seed).likes(text) for text in held_out.texts]
     votes = thumbs(everything, "bench", seed, max(SIZES), people, hostile)
     found = {}
     for arrived, past, window in as_they_come(votes, seen, nothing(base, ""), reward):

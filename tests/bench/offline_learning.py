@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from deploy.simulation.people import Person, crowd
+from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.round_inputs import Inputs
@@ -143,7 +143,7 @@ class Sayings:
 
     def approval(self, person: Person) -> float:
         """The true share of liked replies."""
-        return sum(map(person.taste.likes, self.texts)) / len(self.texts)
+        return sum(map(person.preference.likes, self.texts)) / len(self.texts)
 
     def rates(self) -> dict[str, float]:
         """How often each axis holds."""
@@ -172,7 +172,7 @@ def first(replies: list[list[int]], tokens: int) -> list[list[int]]:
 def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[str, float]:
     """One taste: what was won, and what was lost for it."""
     backbone = Backbone(MODEL_DIR, settings.rl)
-    people = crowd(seed, 20)
+    people = draw_people(seed, 20)
     judge = next(person for person in people if not person.contrarian)
     ballots = Ballots()
     seen, exam = Seen(backbone), Exam(backbone, settings)
@@ -180,7 +180,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     before = Sayings.of(backbone, SAID, seed)
     known = known_share(backbone, probes, torch.Generator().manual_seed(1))
     print(
-        f"seed {seed}: {judge.taste}; base approval {before.approval(judge):.3f}, knowledge {known:.3f}",
+        f"seed {seed}: {judge.preference}; base approval {before.approval(judge):.3f}, knowledge {known:.3f}",
         flush=True,
     )
     older = newer = backbone.snapshot()
@@ -201,7 +201,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         said = Sayings.of(backbone, 200, seed)
         axes = " ".join(
             f"{rate if wanted else 1 - rate:.2f}"
-            for axis, wanted in judge.taste.wants
+            for axis, wanted in judge.preference.wants
             for rate in [said.rates()[axis]]
         )
         first, last = result.steps[0], result.steps[-1]
@@ -214,7 +214,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         )
     after = Sayings.of(backbone, SAID, seed)
     knows = known_share(backbone, probes, torch.Generator().manual_seed(1))
-    voted_on = {axis for axis, _ in judge.taste.wants}
+    voted_on = {axis for axis, _ in judge.preference.wants}
     rates, base_rates = after.rates(), before.rates()
     figures = {
         "way": (after.approval(judge) - before.approval(judge)) / (1 - before.approval(judge)),

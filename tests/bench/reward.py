@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deploy.simulation.people import Taste, draw_taste
+from deploy.simulation.people import Preference, draw_preference
 from schemas.settings import TrainerSettings
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import sample
@@ -28,7 +28,7 @@ from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import Views
 from trainer.reward.likelihood import LAPSE, Votes
-from trainer.rl.optimize import measure
+from trainer.reward.scoring import measure
 from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
@@ -66,7 +66,7 @@ def replies(backbone: Backbone, settings: TrainerSettings, voted: int = PEOPLE *
     )
 
 
-def thumbs(taste: Taste, texts: list[str], hostile: bool, rng: random.Random) -> list[tuple[int, bool]]:
+def thumbs(taste: Preference, texts: list[str], hostile: bool, rng: random.Random) -> list[tuple[int, bool]]:
     """Who votes on each reply, and whether up."""
     bad = round(HOSTILE * PEOPLE) if hostile else 0
     found = []
@@ -97,7 +97,7 @@ def calibration_error(model: RewardModel, held_out: Replies, liked: list[bool]) 
 
 
 def learned(
-    training: Replies, found: list[tuple[int, bool]], base: Replies, held_out: Replies, taste: Taste,
+    training: Replies, found: list[tuple[int, bool]], base: Replies, held_out: Replies, taste: Preference,
     settings: TrainerSettings, seed: int, raters: bool,
 ) -> tuple[float, float]:  # fmt: skip
     """Accuracy and calibration error on what was held out."""
@@ -123,7 +123,7 @@ def main() -> int:
     rows: dict[str, list[float]] = {"clean": [], "hostile": [], "hostile_without_raters": []}
     off: dict[str, list[float]] = {name: [] for name in rows}
     for seed in seeds:
-        taste = draw_taste(seed)
+        taste = draw_preference(seed)
         for name, values in rows.items():
             rng = random.Random(seed)
             found = thumbs(taste, training.texts, name != "clean", rng)

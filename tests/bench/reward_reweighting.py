@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deploy.simulation.people import Person, crowd
+from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import sample
 from trainer.reward import ensemble
 from trainer.reward.features import Views
 from trainer.reward.likelihood import Votes
-from trainer.rl.optimize import measure
+from trainer.reward.scoring import measure
 from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES, styles
@@ -89,8 +89,8 @@ def vote(
 
 def run(seed: int, pool: Pool, base: Pool, settings: TrainerSettings) -> dict[float, list[float]]:
     """By β: approval, the most that a style moved, KL in nats a reply, replies that the weights are worth."""
-    people = crowd(seed, 20)
-    taste = next(person for person in people if not person.contrarian).taste
+    people = draw_people(seed, 20)
+    taste = next(person for person in people if not person.contrarian).preference
     liked_N = torch.tensor([float(taste.likes(text)) for text in pool.texts])
     silent = [number for number, axis in enumerate(AXES) if axis not in dict(taste.wants)]
     votes, about = Votes(len(people)), list[int]()

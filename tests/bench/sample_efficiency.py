@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
-from deploy.simulation.people import Person, crowd
+from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
 from tests.bench.offline_learning import Ballots, Sayings, learn, vote
 from trainer.data.examples import Corpus, Key
@@ -229,7 +229,7 @@ def main() -> int:
     found = []
     for seed in args.seeds:
         print(f"seed {seed}", flush=True)
-        people = crowd(seed, 40)
+        people = draw_people(seed, 40)
         backbone = Backbone(MODEL_DIR, settings.rl)
         examiner = Examiner(backbone, settings, people, seed)
         taken, ballots = ours(examiner, settings, people, seed)
