@@ -14,7 +14,7 @@ select count(*) filter (where "offset" is null) as unpublished,
         select max(place) as highest from (
             select partition, "offset" + 1 as place from outbox where "offset" is not null
             union all
-            select partition, split_part(position, ':', 2)::bigint from positions
+            select partition, split_part(position, ':', 2)::bigint from consumer_offsets
             where log = 'kafka' and split_part(position, ':', 1)::integer
                 = (select max(generation) from generations where topic = %(topic)s)
         ) as places group by partition

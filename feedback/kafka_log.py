@@ -28,7 +28,7 @@ with consumers as (
     select consumer, partition,
         case when split_part(position, ':', 1)::integer = %(generation)s
             then split_part(position, ':', 2)::bigint else 0 end as place
-    from positions where log = 'kafka'
+    from consumer_offsets where log = 'kafka'
 ), slowest as (
     select partition, min(place) as place from consumers
     where partition in (select partition from consumers where consumer = 'trainer')

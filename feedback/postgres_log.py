@@ -23,7 +23,7 @@ limit %s
 _TRIM = """
 with consumers as (
     select consumer, split_part(position, ':', 1)::xid8 as xid, split_part(position, ':', 2)::bigint as id
-    from positions where log = %(log)s
+    from consumer_offsets where log = %(log)s
 ), slowest as (
     select xid, id from consumers
     where exists (select from consumers where consumer = 'trainer')

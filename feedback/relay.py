@@ -65,7 +65,7 @@ _HIGHEST = """
 select partition, max(place) as place from (
     select partition, "offset" as place from outbox where "offset" is not null
     union all
-    select partition, split_part(position, ':', 2)::bigint - 1 from positions
+    select partition, split_part(position, ':', 2)::bigint - 1 from consumer_offsets
     where log = 'kafka' and split_part(position, ':', 1)::integer = %s
 ) as known group by partition
 """

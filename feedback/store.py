@@ -4,7 +4,7 @@ A vote is one statement: its row in `feedback` and in `outbox`, the end of the v
 the answer to its Idempotency-Key stand or fall together, in one round trip and without holding a lock. The
 statement can end only votes that its snapshot shows, and gets its transaction id after its snapshot, so in
 the log a vote always stands before what ends it. Of two votes for one slot at once, the unique index
-`feedback_standing` stops the later, which is then sent again and sees the earlier.
+`feedback_active` stops the later, which is then sent again and sees the earlier.
 
 Leaves out who may vote (`serving.votes`) and reading the log (`feedback.log`).
 """
@@ -80,7 +80,7 @@ select f.id, f.project, f.turn_id as completion_id, f.choice, f.type, f.value, f
     e.first_policy as policy, p.live_at
 from feedback f
 join turns t on t.id = f.turn_id
-left join examples e on e.feedback_id = f.id
+left join training_examples e on e.feedback_id = f.id
 left join policies p on p.project = f.project and p.id = e.first_policy
 where f.id = %s
 """
@@ -238,7 +238,8 @@ class Store:
         """The votes that `policy` was the first to learn from."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
-                "select feedback_id, turn_id, rater from examples where project = %s and first_policy = %s"
+                "select feedback_id, turn_id, rater from training_examples"
+                " where project = %s and first_policy = %s"
                 " order by created_at, feedback_id",
                 [project, policy],
             )

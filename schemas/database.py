@@ -164,6 +164,6 @@ def _settle(connection: Connection[DictRow]) -> None:
         return
     if known is not None:
         connection.execute("update outbox set xid = pg_current_xact_id()")
-        connection.execute("delete from positions where log = 'postgres'")
+        connection.execute("delete from consumer_offsets where log = 'postgres'")
         connection.execute("delete from cluster")
     connection.execute("insert into cluster (system_identifier) values (%(system_identifier)s)", here)

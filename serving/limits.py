@@ -23,7 +23,7 @@ _IDLE = "1 hour"
 _BUSY = 10  # seconds until one of few may have ended
 
 _EXCHANGE: LiteralString = """
-insert into spending as known (key, total)
+insert into rate_limit_usage as known (key, total)
 select key, count from unnest(%s::text[], %s::bigint[]) as own (key, count)
 on conflict (key) do update set total = known.total + excluded.total, updated_at = now()
 returning key, total
@@ -82,7 +82,9 @@ class Limiter:
         async with pool.connection() as connection:
             cursor = await connection.execute(_EXCHANGE, [list(own), list(own.values())])
             totals = {row["key"]: row["total"] for row in await cursor.fetchall()}
-            await connection.execute("delete from spending where updated_at < now() - %s::interval", [_IDLE])
+            await connection.execute(
+                "delete from rate_limit_usage where updated_at < now() - %s::interval", [_IDLE]
+            )
         now = time.monotonic()
         for key, total in totals.items():
             others = total - own[key] - self._totals.get(key, total - own[key])

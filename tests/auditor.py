@@ -28,7 +28,8 @@ class Auditor(threading.Thread):
             for log in ("kafka", "postgres"):
                 for partition in range(kafka.partitions):
                     connection.execute(
-                        "insert into positions (consumer, log, partition, position) values (%s, %s, %s, %s)",
+                        "insert into consumer_offsets (consumer, log, partition, position)"
+                        " values (%s, %s, %s, %s)",
                         [NAME, log, partition, BEGINNING],
                     )
 
@@ -49,7 +50,8 @@ class Auditor(threading.Thread):
         with pool.connection() as connection:
             mine = [NAME, log.name, partition]
             row = connection.execute(
-                "select position from positions where consumer = %s and log = %s and partition = %s", mine
+                "select position from consumer_offsets where consumer = %s and log = %s and partition = %s",
+                mine,
             ).fetchone()
             assert row is not None
         entries = log.read(partition, row["position"], BATCH)
@@ -58,7 +60,7 @@ class Auditor(threading.Thread):
         self.entries += entries
         with pool.connection() as connection:
             connection.execute(
-                "update positions set position = %s, updated_at = now()"
+                "update consumer_offsets set position = %s, updated_at = now()"
                 " where consumer = %s and log = %s and partition = %s",
                 [entries[-1].position, *mine],
             )

@@ -68,7 +68,7 @@ def read_until(log: Log, after: str | None, count: int, seconds: float = 30) -> 
 def learned(pool: Pool) -> list[str]:
     """The events of the votes that the trainer has, in order."""
     with pool.connection() as connection:
-        rows = connection.execute("select event_id from examples order by event_id").fetchall()
+        rows = connection.execute("select event_id from training_examples order by event_id").fetchall()
     return [row["event_id"] for row in rows]
 
 

@@ -177,7 +177,7 @@ def test_a_reload_keeps_the_conversation_and_tells_when_the_vote_went_live(
     vote = eventually(database, "thumb", "Who are you?", value="up")
     expect(page.get_by_role("button", name="1 being learned")).to_be_visible()
     database.execute(
-        "insert into examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
+        "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
         " conversation_id, created_at, first_policy)"
         " select event_id, project, id, turn_id, choice, type, value, rater, 'conv', created_at, 'p0'"
         " from feedback where id = %s on conflict (event_id) do update set first_policy = 'p0'",

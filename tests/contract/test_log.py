@@ -39,7 +39,7 @@ def log(request: pytest.FixtureRequest, pool: Pool, database_url: str) -> Iterat
 def pass_to(url: str, consumer: str, log: Log, position: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
-            "insert into positions (consumer, log, partition, position) values (%s, %s, 0, %s)"
+            "insert into consumer_offsets (consumer, log, partition, position) values (%s, %s, 0, %s)"
             " on conflict (consumer, log, partition) do update set position = excluded.position",
             [consumer, log.name, position],
         )
@@ -47,7 +47,9 @@ def pass_to(url: str, consumer: str, log: Log, position: str) -> None:
 
 def waits_for(pool: Pool) -> list[str]:
     with pool.connection() as connection:
-        return [row["version"] for row in connection.execute("select version from waiting").fetchall()]
+        return [
+            row["version"] for row in connection.execute("select version from blocked_partitions").fetchall()
+        ]
 
 
 def test_an_empty_log_has_nothing_to_read(log: Log) -> None:

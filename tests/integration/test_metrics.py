@@ -46,7 +46,7 @@ def test_what_was_published_stays_counted_when_it_was_passed(database_url: str) 
             "insert into generations (topic, generation, reason) values ('t', 1, 'new'), ('t', 2, '')"
         )
         connection.execute(
-            "insert into positions (consumer, log, partition, position) values"
+            "insert into consumer_offsets (consumer, log, partition, position) values"
             " ('trainer', 'kafka', 0, '2:30'), ('other', 'kafka', 0, '2:12'), ('trainer', 'kafka', 1, '1:99')"
         )
     assert shown(backlog(database_url, "t"))["hearken_relay_published_total"] == 30
@@ -70,7 +70,7 @@ def test_how_learning_goes(database_url: str, pool: Pool) -> None:
             " values ('default', 'p1-aaaaaa', '', '', '', '{}', 'live', now())"
         )
         connection.execute(
-            "insert into examples (event_id, project, feedback_id, turn_id, type, value, rater,"
+            "insert into training_examples (event_id, project, feedback_id, turn_id, type, value, rater,"
             " conversation_id, created_at, first_policy)"
             " select n, 'default', n, n, 'thumb', '{}', 'u', 'c', now() - n::integer * interval '10 seconds',"
             " case when n::integer < 4 then 'p1-aaaaaa' end from (values ('1'), ('3'), ('9')) as votes (n)"
@@ -87,7 +87,7 @@ def test_how_learning_goes(database_url: str, pool: Pool) -> None:
 def test_what_of_the_log_could_not_be_learned(database_url: str, pool: Pool) -> None:
     with pool.connection() as connection:
         connection.execute("insert into dead_letters values ('kafka', 0, '1:4', 'odd', '[]')")
-        connection.execute("insert into waiting values ('kafka', 1, 'hearken.feedback.v2')")
+        connection.execute("insert into blocked_partitions values ('kafka', 1, 'hearken.feedback.v2')")
     found = shown(progress(database_url, "default"))
     assert found["hearken_log_unreadable"] == 1
     assert found["hearken_log_waiting"] == 1
@@ -108,8 +108,8 @@ def test_what_people_think_of_each_policy(database_url: str, pool: Pool) -> None
             " from generate_series(1, 5) as n"
         )
         connection.execute(
-            "insert into examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
-            " conversation_id, created_at, ended_by) select n, 'default', n, 't' || n, 0, 'thumb',"
+            "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value,"
+            " rater, conversation_id, created_at, superseded_by) select n, 'default', n, 't' || n, 0, 'thumb',"
             " jsonb_build_object('value', case when n % 2 = 0 then 'up' else 'down' end), 'u', 'c', now(),"
             " case when n = 3 then 'e' end from generate_series(1, 5) as n"
         )
@@ -137,8 +137,8 @@ def judge(pool: Pool, thumbs: Iterable[tuple[str, str, bool]]) -> None:
                 [turn, policy],
             )
             connection.execute(
-                "insert into examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
-                " conversation_id, created_at)"
+                "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type,"
+                " value, rater, conversation_id, created_at)"
                 " values (%s, 'default', %s, %s, 0, 'thumb', %s, %s, 'c', now())",
                 [turn, turn, turn, Jsonb({"value": "up" if up else "down"}), rater],
             )

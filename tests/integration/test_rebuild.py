@@ -177,7 +177,7 @@ def test_it_is_made_of_its_own_configuration_and_of_its_votes(settings: Settings
     settings.trainer.seed = 5  # what this process was given does not count
     assert rebuild(settings, pool, policy).identical
     with pool.connection() as connection:
-        connection.execute("update examples set value = '{\"value\": \"up\"}' where type = 'thumb'")
+        connection.execute("update training_examples set value = '{\"value\": \"up\"}' where type = 'thumb'")
     assert not rebuild(settings, pool, policy).identical
 
 
@@ -307,7 +307,8 @@ def test_many_signals_fold_no_votes(
     assert loop.run(settings, once=True) == 0
     with pool.connection() as connection:
         rows = connection.execute(
-            "select type = 'signal' as signal, count(*) as all, count(past) as folded from examples"
+            "select type = 'signal' as signal, count(*) as all, count(vote_summary) as folded"
+            " from training_examples"
             " group by 1 order by 1"
         ).fetchall()
     assert [tuple(row.values()) for row in rows] == [(False, 24, 0), (True, 40, 25)]
@@ -319,9 +320,11 @@ def test_every_vote_is_learned_from_by_a_policy_though_it_was_folded(
     loop.run(folding, once=True)
     another_round(folding, backbone, database_url, seed=2)
     with pool.connection() as connection:
-        rows = connection.execute("select event_id from examples where past is not null").fetchall()
+        rows = connection.execute(
+            "select event_id from training_examples where vote_summary is not null"
+        ).fetchall()
         left = connection.execute(
-            "select count(*) from examples where past is not null and first_policy is null"
+            "select count(*) from training_examples where vote_summary is not null and first_policy is null"
             " and event_id = any(%s)",
             [inputs_of(folding, published(pool)[0]).events],
         ).fetchone()
@@ -339,8 +342,8 @@ def test_more_votes_than_a_round_reads_are_folded_round_by_round(
     for seed in (2, 3, 4):
         another_round(folding, backbone, database_url, seed)
     with pool.connection() as connection:
-        rows = connection.execute("select past from examples order by created_at").fetchall()
-    assert [row["past"] is None for row in rows] == [False] * 88 + [True] * 8
+        rows = connection.execute("select vote_summary from training_examples order by created_at").fetchall()
+    assert [row["vote_summary"] is None for row in rows] == [False] * 88 + [True] * 8
 
 
 @pytest.mark.parametrize("change", ["retracted", "erased", "broken", "other settings"])
@@ -355,7 +358,8 @@ def test_a_past_that_is_no_more_true_is_forgotten(
         match change:
             case "retracted":
                 connection.execute(
-                    "update examples set ended_by = 'ev_other' where event_id = %s", [before.events[0]]
+                    "update training_examples set superseded_by = 'ev_other' where event_id = %s",
+                    [before.events[0]],
                 )
             case "erased":
                 connection.execute("delete from turns where id = 'chatcmpl-1-0'")

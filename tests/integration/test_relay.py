@@ -206,11 +206,11 @@ def test_trimming_waits_for_a_consumer_that_is_a_generation_behind(
         ingest_until(pool, log, 3)
         with psycopg.connect(database_url) as connection:
             connection.execute(
-                "insert into positions (consumer, log, partition, position)"
-                " select 'other', log, partition, '0:99' from positions where consumer = 'trainer'"
+                "insert into consumer_offsets (consumer, log, partition, position)"
+                " select 'other', log, partition, '0:99' from consumer_offsets where consumer = 'trainer'"
             )
         assert log.trim() == 0
         with psycopg.connect(database_url) as connection:
-            connection.execute("delete from positions where consumer = 'other'")
+            connection.execute("delete from consumer_offsets where consumer = 'other'")
 
         assert log.trim() == 3

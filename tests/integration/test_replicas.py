@@ -68,8 +68,8 @@ def learned_by(service: Service, policy: str) -> str:
     """A vote on a reply to ada that `policy` was the first to learn from; as the trainer leaves it behind."""
     _, recorded = vote(service, service.chat(user="ada", max_tokens=1)["id"])
     service.rows(
-        "insert into examples (event_id, project, feedback_id, turn_id, type, value, rater, conversation_id,"
-        " created_at, first_policy)"
+        "insert into training_examples (event_id, project, feedback_id, turn_id, type, value, rater,"
+        " conversation_id, created_at, first_policy)"
         " select event_id, project, id, turn_id, type, value, rater, 'c', now(), %s"
         " from feedback where id = %s returning 1",
         policy,

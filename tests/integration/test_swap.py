@@ -141,7 +141,7 @@ def test_the_swap_outlives_an_error_that_nobody_foresaw(swapping: Service) -> No
 
 def test_work_that_ended_is_seen(swapping: Service) -> None:
     swapping.chat(max_tokens=1)
-    change(swapping, "alter table spending rename to mislaid")
+    change(swapping, "alter table rate_limit_usage rename to mislaid")
     swapping.chat(max_tokens=1)
     swapping.until(lambda: httpx.get(f"{swapping.url}/healthz").status_code == 503)
     assert httpx.get(f"{swapping.url}/healthz").json() == {"status": "failed", "ended": ["limiter"]}
@@ -367,7 +367,7 @@ def test_the_live_socket_tells_who_answers_now_and_whose_votes_it_learned(swappi
         socket.send(json.dumps({"type": "feedback", "id": "v", "feedback": vote}))
         recorded = json.loads(socket.recv(timeout=10))["feedback"]
         swapping.rows(
-            "insert into examples (event_id, project, feedback_id, turn_id, type, value, rater,"
+            "insert into training_examples (event_id, project, feedback_id, turn_id, type, value, rater,"
             " conversation_id, created_at, first_policy)"
             " select event_id, project, id, turn_id, type, value, rater, 'c', now(), 'p1-aaaaaa'"
             " from feedback where id = %s returning 1",

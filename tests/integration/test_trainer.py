@@ -84,7 +84,7 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     with pool.connection() as connection:
         policy = connection.execute("select * from policies where id = %s", [row["policy"]]).fetchone()
         learned = connection.execute(
-            "select event_id, first_policy from examples where first_policy is not null"
+            "select event_id, first_policy from training_examples where first_policy is not null"
         ).fetchall()
     assert policy is not None
     assert policy["state"] == "published"
@@ -233,7 +233,9 @@ def test_a_vote_that_is_read_after_what_ended_it_does_not_stand(
     with pool.connection() as connection:
         for entry in reversed(entries):
             apply(connection, entry.event)
-        standing = connection.execute("select feedback_id from examples where ended_by is null").fetchall()
+        standing = connection.execute(
+            "select feedback_id from training_examples where superseded_by is null"
+        ).fetchall()
 
     assert {row["feedback_id"] for row in standing} == {again[0], first[2]}
 
@@ -424,7 +426,7 @@ def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
     assert (row["outcome"], row["reason"]) == ("rejected", "Paris is known no more")
     with pool.connection() as connection:
         assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
-        assert connection.execute("select from examples where first_policy is not null").fetchall() == []
+        assert connection.execute("select from training_examples where first_policy > ''").fetchall() == []
 
 
 def test_of_a_round_that_forgot_a_quarter_of_the_way_is_left(

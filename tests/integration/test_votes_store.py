@@ -288,8 +288,8 @@ async def test_a_vote_knows_who_first_learned_from_it(store: Store, pool: AsyncP
             " values ('default', 'p1-abc123', '', '', '', '{}', 'live', now())"
         )
         await connection.execute(
-            "insert into examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
-            " conversation_id, created_at, first_policy)"
+            "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value,"
+            " rater, conversation_id, created_at, first_policy)"
             " select event_id, project, id, turn_id, choice, type, value, rater, 'conv', created_at,"
             " 'p1-abc123' from feedback"
         )
