@@ -155,7 +155,9 @@ def _examples(
     }
 
     def read() -> dict[str, tuple[dict[str, Any], tuple[str, str] | None]]:
-        rows = connection.execute("select feedback_id, value, superseded_by from training_examples").fetchall()
+        rows = connection.execute(
+            "select feedback_id, value, superseded_by from training_examples"
+        ).fetchall()
         return {
             name: (value, ("retracted", name) if by == "retracted" else said.get(by))
             for name, value, by in rows
