@@ -171,7 +171,7 @@ def import_votes(
             print(f"  row {row}: {reason}")
         if report.broken_off is not None:
             print(f"The rest was not read: {report.broken_off}")
-    raise typer.Exit(0 if report.whole else 1)
+    raise typer.Exit(0 if report.complete else 1)
 
 
 @app.command("dead-letters")

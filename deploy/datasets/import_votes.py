@@ -1,8 +1,8 @@
-"""Data sets in: the rows of a file in TRL's layouts become votes.
+"""`hearken import` turns the rows of a preference data set, in one of TRL's layouts, into votes.
 
-A row becomes a turn with the replies that it judges and one vote on them, kept as those of people are; a
-ranking of two, or a thumb. Its id follows from the rater, the row and its place, so that a file that is
-imported again, or was cut off, changes nothing that is there already.
+Each row becomes a turn with its replies and one vote, a ranking of two or a thumb, stored like a person's.
+The turn's id is a hash of the rater, the row's number and the row, so the import is idempotent: repeating
+one, or completing an interrupted one, duplicates nothing.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from rich.console import Console
 from rich.progress import Progress
 
-from deploy.datasets.row_files import BrokenOff, read_file, size
+from deploy.datasets.row_files import FileDamaged, file_size, read_file
 from feedback.ballot import Ballot
 from feedback.layouts import Judgement, Malformed, read
 from feedback.store import Store
@@ -32,19 +32,20 @@ from serving.auth import Seals
 from serving.keys import ensure_seal
 
 if TYPE_CHECKING:
-    from trainer.model.tokenizer import Text
+    from trainer.model.tokenizer import ChatTokenizer
 
 POLICY = "imported"
-"""Whose replies they are: nobody's that serves here."""
+"""The policy id of imported replies; no policy of this name ever serves."""
 
-NAMED = 100
-"""Refused rows that a report names."""
+MAX_REPORTED_ROWS = 100
+"""Refused rows that a report lists, count."""
 
 
 @dataclass
-class Report:
-    """Rows that are in and rows that were left out; `refused` are the first NAMED of these, by number from 1,
-    and why. `broken_off` says why the file was read no further, if it was not."""
+class ImportReport:
+    """The number of rows `imported` and `left_out`. `refused` lists the first MAX_REPORTED_ROWS of the
+    latter, each with its number, from 1, and the reason. `broken_off` says why the rest of the file was not
+    read."""
 
     imported: int = 0
     left_out: int = 0
@@ -52,53 +53,57 @@ class Report:
     broken_off: str | None = None
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
+        """Returns whether every row was imported."""
         return not self.left_out and self.broken_off is None
 
     def refuse(self, number: int, reason: str) -> None:
+        """Counts a row as left out."""
         self.left_out += 1
-        if len(self.refused) < NAMED:
+        if len(self.refused) < MAX_REPORTED_ROWS:
             self.refused.append((number, reason))
 
 
-async def import_file(settings: Settings, path: Path, rater: str) -> Report:
-    """`settings` name the database, which has keys, and the base's directory. Raises StartError for a file
-    that cannot be read at all."""
-    from trainer.model.tokenizer import Text
+async def import_file(settings: Settings, path: Path, rater: str) -> ImportReport:
+    """Imports a file as votes of `rater`. The database of `settings` must have keys, and its model must be a
+    directory. Raises StartError if the file cannot be read at all."""
+    from trainer.model.tokenizer import ChatTokenizer
 
     text = Text(Path(settings.model))
-    report = Report()
-    ready: list[Said] = []
+    report = ImportReport()
+    batch: list[ImportedRow] = []
     async with open_async_pool(settings.database_url or "") as pool:
-        importer = await Importer.of(pool, settings.project, rater, text)
+        importer = await Importer.open(pool, settings.project, rater, text)
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task(path.name, total=size(path))
+            task = progress.add_task(path.name, total=file_size(path))
             try:
                 for row in read_file(path):
                     try:
-                        if isinstance(row.found, Malformed):
-                            raise row.found
-                        ready.append(importer.said(row.number, read(row.found)))
+                        if isinstance(row.value, Malformed):
+                            raise row.value
+                        batch.append(importer.convert(row.number, read(row.value)))
                     except Malformed as error:
                         report.refuse(row.number, error.message)
-                    if len(ready) == MOST:
-                        report.imported += await importer.keep(ready)
-                        ready.clear()
-                    progress.update(task, completed=row.read)
-            except BrokenOff as error:
+                    if len(batch) == MOST:
+                        report.imported += await importer.store(batch)
+                        batch.clear()
+                    progress.update(task, completed=row.bytes_read)
+            except FileDamaged as error:
                 report.broken_off = error.message
-            report.imported += await importer.keep(ready)
+            report.imported += await importer.store(batch)
     return report
 
 
-class Said(NamedTuple):
-    """What a row becomes."""
+class ImportedRow(NamedTuple):
+    """A row as it is stored."""
 
     turn: Turn
     vote: Vote
 
 
 class Importer:
+    """Converts rows to turns and votes of one rater in one project, and stores them."""
+
     def __init__(self, pool: AsyncPool, project: str, key_id: str, rater: str, text: "Text") -> None:
         self._pool = pool
         self._store = Store(pool)
@@ -108,7 +113,9 @@ class Importer:
         self._text = text
 
     @classmethod
-    async def of(cls, pool: AsyncPool, project: str, rater: str, text: "Text") -> "Importer":
+    async def open(cls, pool: AsyncPool, project: str, rater: str, text: "Text") -> "Importer":
+        """Looks up the project's admin key, under which the turns are stored. Raises StartError without
+        one."""
         async with pool.connection() as connection:
             seals = Seals(await ensure_seal(connection))
             cursor = await connection.execute(
@@ -121,20 +128,20 @@ class Importer:
             raise StartError(f"The project {project} has no admin key.")
         return cls(pool, project, row["id"], seals.rater(project, rater, "admin"), text)
 
-    def said(self, number: int, judgement: Judgement) -> Said:
-        """Raises Malformed where the base cannot hold the row."""
+    def convert(self, number: int, judgement: Judgement) -> ImportedRow:
+        """Returns the row's turn and vote. Raises Malformed if the base's template or context refuses it."""
         seed = json.dumps([self._rater, number, judgement.row()], sort_keys=True)
         turn = self._turn(IMPORTED + hashlib.sha256(seed.encode()).hexdigest()[:32], judgement)
-        return Said(turn, _vote(turn.id, judgement))
+        return ImportedRow(turn, _vote(turn.id, judgement))
 
-    async def keep(self, rows: Sequence[Said]) -> int:
-        """Their turns in one transaction, and then their votes; returns how many rows. Of one that was
-        imported before, what is not there yet."""
+    async def store(self, rows: Sequence[ImportedRow]) -> int:
+        """Stores the turns in one transaction, then the votes, each where it is missing. Returns the number
+        of rows."""
         voted = await self._voted([turn.id for turn, _ in rows])
         await asyncio.gather(*(self._store.record_turn(turn) for turn, _ in rows if turn.id not in voted))
         await asyncio.gather(
             *(
-                self._store.submit(_ballot(turn), vote, self._rater)
+                self._store.submit(_votable(turn), vote, self._rater)
                 for turn, vote in rows
                 if not voted.get(turn.id, False)
             )
@@ -142,8 +149,8 @@ class Importer:
         return len(rows)
 
     async def _voted(self, turns: list[str]) -> dict[str, bool]:
-        """Of these turns those that are there, and whether they have a vote, standing or not: what was taken
-        back stays so."""
+        """Returns the turns that are stored, and whether each has a vote, active or not: a retracted vote is
+        not imported again."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "select id, exists (select from feedback where turn_id = turns.id) as voted"
@@ -163,8 +170,8 @@ class Importer:
             for choice, reply in enumerate(judgement.replies)
         ]
         longest = len(prompt) + max(len(reply.token_ids) for reply in replies)
-        if longest > self._text.context:
-            raise Malformed(f"it is {longest} tokens long, and the model's context is {self._text.context}")
+        if longest > self._text.context_length:
+            raise Malformed(f"it is {longest} tokens long, and the model's context is {self._text.context_length}")
         return Turn(
             id=id,
             project=self._project,
@@ -179,7 +186,7 @@ class Importer:
         )
 
 
-def _ballot(turn: Turn) -> Ballot:
+def _votable(turn: Turn) -> Ballot:
     return Ballot(
         turn.id, turn.project, turn.conversation_id, turn.rater, turn.key_id, len(turn.prompt_token_ids),
         [reply.choice for reply in turn.replies],

@@ -1,4 +1,4 @@
-"""Files of rows, as JSON lines or, by their ending, Parquet: read as they go, and written."""
+"""Row files are JSON Lines or Parquet (by suffix), read as a stream and written atomically."""
 
 import json
 import sys
@@ -7,50 +7,53 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from feedback.export import line
+from feedback.export import line as json_line
 from feedback.layouts import Malformed
 from schemas.errors import HearkenError, StartError
 
-_READ, _WRITTEN = 64, 1_000  # rows of a Parquet file at once
+_READ_BATCH, _WRITE_BATCH = 64, 1_000  # rows of a Parquet file in memory
 
 
 class Row(NamedTuple):
-    """`number` counts from 1, lines where there are lines; `found` is Malformed where it is no JSON; `read`
-    are the bytes of the file that are behind us, or their share of a Parquet file."""
+    """A row of a file. `number` counts from 1, by line in JSON Lines. `value` is Malformed if the line is not
+    JSON. `bytes_read` is the position in the file; of a Parquet file, the same share of its size as of its
+    rows.
+    """
 
     number: int
-    found: Any
-    read: int
+    value: Any
+    bytes_read: int
 
 
-class BrokenOff(HearkenError):
-    """A file that was read so far and can be read no further."""
+class FileDamaged(HearkenError):
+    """Raised when the rest of a file cannot be read; the rows before it are good."""
 
 
-def size(path: Path) -> int:
-    """Bytes. Raises StartError."""
+def file_size(path: Path) -> int:
+    """Returns the size in bytes. Raises StartError if there is no such file."""
     if not path.is_file():
         raise StartError(f"There is no file {path}.")
     return path.stat().st_size
 
 
 def read_file(path: Path) -> Iterator[Row]:
-    """Raises StartError for a file that cannot be read at all, and BrokenOff."""
+    """Yields the rows of a file. Raises StartError if it cannot be read at all, FileDamaged part of the
+    way."""
     return _read_parquet(path) if path.suffix == ".parquet" else _read_lines(path)
 
 
 def _read_lines(path: Path) -> Iterator[Row]:
-    """Lines that are blank are no rows."""
+    """Yields the rows of a JSON Lines file; blank lines are skipped."""
     read = 0
     with path.open("rb") as lines:
-        for number, found in enumerate(lines, 1):
-            read += len(found)
-            if found.isspace():
+        for number, line in enumerate(lines, 1):
+            read += len(line)
+            if line.isspace():
                 continue
             try:
-                yield Row(number, json.loads(found), read)
+                yield Row(number, json.loads(line), read)
             except ValueError:
-                yield Row(number, Malformed("it is no JSON"), read)
+                yield Row(number, Malformed("it is not JSON"), read)
             except RecursionError:
                 yield Row(number, Malformed("it is nested too deeply"), read)
 
@@ -59,50 +62,50 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     parquet = _pyarrow()
     from pyarrow import ArrowException
 
-    whole, read = size(path), 0
+    size, read = file_size(path), 0
     try:
-        file = parquet.ParquetFile(path, pre_buffer=False)  # else all of it is held
+        file = parquet.ParquetFile(path, pre_buffer=False)  # pre-buffering would hold all of it
     except (ArrowException, OSError, ValueError) as error:
-        raise StartError(f"{path} is no Parquet file: {error}") from None
+        raise StartError(f"{path} is not a Parquet file: {error}") from None
     with file:
-        batches = file.iter_batches(_READ)
+        batches = file.iter_batches(_READ_BATCH)
         while True:
             try:
                 batch = next(batches, None)
-                found = [] if batch is None else batch.to_pylist()
+                values = [] if batch is None else batch.to_pylist()
             except (ArrowException, OSError, ValueError) as error:
-                raise BrokenOff(f"{path} is damaged behind row {read}: {error}") from None
+                raise FileDamaged(f"{path} is damaged after row {read}: {error}") from None
             if batch is None:
                 return
-            for row in found:
+            for value in values:
                 read += 1
-                yield Row(read, row, whole * read // file.metadata.num_rows)
+                yield Row(read, value, size * read // file.metadata.num_rows)
 
 
 async def write_file(rows: AsyncIterator[dict[str, Any]], path: Path | None) -> None:
-    """As JSON lines, to standard output without a path; or as Parquet, by the path's ending. A file is there
-    when all of it is."""
+    """Writes JSON Lines, to standard output without a path, or Parquet, by the path's suffix. A file appears
+    only when it is complete."""
     if path is None:
         async for row in rows:
-            sys.stdout.write(line(row))
+            sys.stdout.write(json_line(row))
         return
-    with _whole(path) as draft:
+    with _atomic(path) as draft:
         if path.suffix == ".parquet":
             await _write_parquet(rows, draft)
             return
         with draft.open("w", encoding="utf-8") as file:
             async for row in rows:
-                file.write(line(row))
+                file.write(json_line(row))
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when it was written without an error; a pipe or a device is
-    written to as it is."""
+def _atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary file beside `path` that replaces it after the block ends without an error. A pipe or
+    a device is written directly."""
     if path.exists() and not path.is_file():
         yield path
         return
-    path = path.resolve()  # a link stays one
+    path = path.resolve()  # a symbolic link keeps its target
     draft = path.with_name(f".{path.name}.draft")
     try:
         yield draft
@@ -112,7 +115,7 @@ def _whole(path: Path) -> Iterator[Path]:
 
 
 async def _write_parquet(rows: AsyncIterator[dict[str, Any]], path: Path) -> None:
-    """In groups, whose schema is the first one's; without a row, without a column."""
+    """Writes in batches; the first one sets the schema. Without rows the file has no columns."""
     parquet = _pyarrow()
     import pyarrow
 
@@ -125,7 +128,7 @@ async def _write_parquet(rows: AsyncIterator[dict[str, Any]], path: Path) -> Non
             table = pyarrow.Table.from_pylist(batch, schema=writer.schema if writer else None)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
             raise StartError(
-                "The rows are not all of one shape, which a Parquet file's columns need; export .jsonl."
+                "The rows do not all have the same columns, which Parquet needs. Export .jsonl instead."
             ) from None
         writer = writer or parquet.ParquetWriter(path, table.schema)
         writer.write_table(table)
@@ -134,7 +137,7 @@ async def _write_parquet(rows: AsyncIterator[dict[str, Any]], path: Path) -> Non
     try:
         async for row in rows:
             batch.append(row)
-            if len(batch) == _WRITTEN:
+            if len(batch) == _WRITE_BATCH:
                 flush()
         if batch or writer is None:
             flush()

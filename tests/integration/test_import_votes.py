@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from deploy.datasets.import_votes import NAMED, Report, import_file
+from deploy.datasets.import_votes import MAX_REPORTED_ROWS, ImportReport, import_file
 from deploy.datasets.row_files import read_file, write_file
 from feedback.export import rows
 from feedback.layouts import Layout
@@ -74,7 +74,7 @@ async def test_what_went_in_comes_out(
     async_pool: AsyncPool, settings: Settings, tmp_path: Path, layout: Layout, ending: str
 ) -> None:
     file = write(tmp_path / f"rows.{ending}", SETS[layout])
-    assert await import_file(settings, file, "somebody") == Report(12)
+    assert await import_file(settings, file, "somebody") == ImportReport(12)
     assert await exported(async_pool, layout) == SETS[layout]
 
     again = tmp_path / f"again.{ending}"
@@ -113,11 +113,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, ending: str) -> N
         asyncio.run(write_file(given(GOOD * 200, broken=True), path))
     assert list(tmp_path.iterdir()) == []
     asyncio.run(write_file(given([]), path))
-    assert [row.found for row in read_file(path)] == []
+    assert [row.value for row in read_file(path)] == []
     asyncio.run(write_file(given(GOOD), path))
     with pytest.raises(ConnectionError):
         asyncio.run(write_file(given(GOOD * 200, broken=True), path))
-    assert [row.found for row in read_file(path)] == GOOD
+    assert [row.value for row in read_file(path)] == GOOD
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -149,10 +149,10 @@ async def test_broken_rows_are_named_and_the_others_taken(
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(lines))
     report = await import_file(settings, file, "somebody")
-    assert (report.imported, report.left_out, report.whole) == (8, 4, False)
+    assert (report.imported, report.left_out, report.complete) == (8, 4, False)
     assert [row for row, _ in report.refused] == [4, 6, 8, 10]
     reasons = [reason for _, reason in report.refused]
-    assert reasons[:2] == ["it is no JSON", "label must be true or false"]
+    assert reasons[:2] == ["it is not JSON", "label must be true or false"]
     assert "context is 256" in reasons[2]
     assert reasons[3] == "it is nested too deeply"
     assert await exported(async_pool, "unpaired") == [
@@ -172,7 +172,7 @@ async def test_what_the_bases_template_refuses_is_a_broken_row(
              for number, row in enumerate(UNPAIRED)]  # fmt: skip
     settings = settings.model_copy(update={"model": str(base)})
     report = await import_file(settings, write(tmp_path / "rows.jsonl", found), "somebody")
-    assert report == Report(11, 1, [(3, "the base's chat template refuses it: no system role")])
+    assert report == ImportReport(11, 1, [(3, "the base's chat template refuses it: no system role")])
 
 
 async def test_of_a_file_that_is_damaged_half_way_what_was_read_counts(
@@ -187,9 +187,9 @@ async def test_of_a_file_that_is_damaged_half_way_what_was_read_counts(
     whole[begin : begin + damaged.total_compressed_size] = b"\xff" * damaged.total_compressed_size
     file.write_bytes(whole)
     report = await import_file(settings, file, "somebody")
-    assert (report.imported, report.left_out, report.whole) == (128, 0, False)
+    assert (report.imported, report.left_out, report.complete) == (128, 0, False)
     assert report.broken_off is not None
-    assert "damaged behind row 128" in report.broken_off
+    assert "damaged after row 128" in report.broken_off
     assert await exported(async_pool, "prompt-completion") == found[:128]
 
 
@@ -203,7 +203,7 @@ async def test_a_file_of_nothing_but_broken_rows_takes_no_memory(
         report = await import_file(settings, file, "somebody")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert (report.left_out, len(report.refused)) == (count, NAMED)
+        assert (report.left_out, len(report.refused)) == (count, MAX_REPORTED_ROWS)
     assert peaks[1] < peaks[0] + 2**20 < file.stat().st_size
 
 
@@ -213,7 +213,7 @@ def test_a_parquet_file_is_read_as_it_goes(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(found), file, row_group_size=500)
     before, most, number = pyarrow.total_allocated_bytes(), 0, 0
     for number, row in enumerate(read_file(file), 1):
-        assert (row.number, row.found) == (number, found[number - 1])
+        assert (row.number, row.value) == (number, found[number - 1])
         most = max(most, pyarrow.total_allocated_bytes() - before)
     assert number == len(found)
     assert most < file.stat().st_size / 5
@@ -225,7 +225,7 @@ async def test_progress_is_shown_and_ends_with_the_file(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     file = write(tmp_path / f"rows.{ending}", GOOD)
-    behind = [row.read for row in read_file(file)]
+    behind = [row.bytes_read for row in read_file(file)]
     assert 0 < behind[0] < behind[-1] == file.stat().st_size
     assert behind == sorted(behind)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -244,7 +244,7 @@ async def test_rows_share_transactions_and_what_is_missing_is_added(
         cursor = await connection.execute("select count(distinct xmin::text) as shared from turns_undated")
         assert await cursor.fetchone() == {"shared": 1}
         await connection.execute("delete from feedback where id in (select id from feedback limit 5)")
-    assert await import_file(settings, file, "somebody") == Report(12)
+    assert await import_file(settings, file, "somebody") == ImportReport(12)
     assert sorted(map(str, await exported(async_pool, "prompt-completion"))) == sorted(map(str, GOOD))
 
 
@@ -260,7 +260,7 @@ async def test_the_trainer_learns_from_what_was_imported(
     assert len(corpus.pairs((example, 1.0) for example in corpus.examples)) == 12
 
 
-async def test_a_taste_is_learned_from_pairs_that_nobody_was_shown(
+async def test_a_preference_is_learned_from_imported_pairs(
     async_pool: AsyncPool, settings: Settings, tmp_path: Path, pool: Pool, backbone: Backbone
 ) -> None:
     """Replies with one word in them are liked, in nine pairs of ten. That what is liked always comes first
