@@ -12,7 +12,7 @@ from schemas import places
 from schemas.database import connect
 
 
-class Standby:
+class LeaderElection:
     """A trainer's place for `project`, on the database at `url`: taken, or waited for."""
 
     def __init__(self, url: str, project: str) -> None:
@@ -21,7 +21,7 @@ class Standby:
         self._connection: psycopg.Connection[DictRow] | None = None
         self._held = False
 
-    def active(self) -> bool:
+    def try_acquire(self) -> bool:
         """Whether this trainer has the place; takes it when it is free. Raises psycopg.OperationalError when
         the database is away, and with it the place."""
         try:
@@ -36,11 +36,11 @@ class Standby:
                 ).fetchone()
                 self._held = row is not None and bool(row["locked"])
         except psycopg.OperationalError:
-            self.leave()
+            self.release()
             raise
         return self._held
 
-    def leave(self) -> None:
+    def release(self) -> None:
         self._held = False
         if self._connection is not None:
             self._connection.close()

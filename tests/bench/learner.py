@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import in_process
+from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.reward.features import Views
 from trainer.rl.objectives import on_samples
 from trainer.rl.optimize import improve
@@ -46,7 +46,7 @@ class Ours:
 
     def __init__(self, rl: RLSettings) -> None:
         self.backbone = Backbone(MODEL_DIR, rl)
-        self.rl = rl.model_copy(update={"steps": 1, "warmup_steps": 0})
+        self.rl = rl.model_copy(update={"steps_per_round": 1, "warmup_steps": 0})
         self.prompts = [self.backbone.render([{"role": "user", "content": text}]) for text in PROMPTS]
         self.generator = torch.Generator().manual_seed(0)
         self.speeds: list[float] = []
@@ -55,7 +55,9 @@ class Ours:
         objective = on_samples(self.rl)
         assert objective is not None
         began = time.perf_counter()
-        sampler = in_process(self.backbone, self.rl.replies, self.rl.max_tokens, self.generator)
+        sampler = in_process_sampler(
+            self.backbone, SamplingSpec(self.rl.samples_per_prompt, self.rl.max_tokens), self.generator
+        )
         result = improve(
             self.backbone, self.prompts, self._reward, self.rl, self.generator, objective, sampler
         )
@@ -101,7 +103,7 @@ def main() -> int:
     rl = RLSettings()
     turns = Turns([Ours(rl), Ours(rl)])
     prompts = [[{"role": "user", "content": text}] for text in PROMPTS]
-    batch = rl.prompts * rl.replies
+    batch = rl.prompts_per_step * rl.samples_per_prompt
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             model=str(MODEL_DIR),
@@ -110,11 +112,11 @@ def main() -> int:
                 output_dir=folder,
                 per_device_train_batch_size=MICRO_BATCH,
                 gradient_accumulation_steps=batch // MICRO_BATCH,
-                num_generations=rl.replies,
+                num_generations=rl.samples_per_prompt,
                 max_completion_length=rl.max_tokens,
                 max_steps=STEPS,
                 learning_rate=rl.learning_rate,
-                beta=rl.kl_penalty,
+                beta=rl.kl_coef,
                 use_cpu=True,
                 bf16=bool(torch.cpu.get_capabilities().get("avx512_bf16")),
                 gradient_checkpointing=False,

@@ -1,7 +1,7 @@
 """What `hearken train --plan` says against what training takes: `python -m tests.bench.plan [SIZE …]`.
 
 Llama-type models of random weights, each planned in one fresh process and trained in another: two steps of
-`improve`, sampling, base pass and training, on prompts of 64 tokens and replies of 90. Memory is the
+`improve`, sampling, reference pass and training, on prompts of 64 tokens and replies of 90. Memory is the
 process's highest resident set (without a GPU) or what torch allocated (with one), and may be off by 10%; time
 is the processor's (without a GPU), and may be off by a factor of 2; both at the median of RUNS, as what
 malloc keeps differs from run to run. Sizes: small, medium, large; all without any.
@@ -28,8 +28,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from schemas.settings import RLSettings, TrainerSettings
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import in_process
-from trainer.model.tokenizer import Text
+from trainer.model.rollouts import SamplingSpec, in_process_sampler
+from trainer.model.tokenizer import ChatTokenizer
 from trainer.planning.plan import plan
 from trainer.reward.features import Views
 from trainer.rl.objectives import on_samples
@@ -41,8 +41,8 @@ SHAPES = {"small": (256, 4), "medium": (512, 8), "large": (768, 16)}
 
 VOCABULARIES = (2_560, 32_768)
 PROMPT = 64
-RL = RLSettings(steps=2, kl_budget=1e9, entropy_floor=0, exemplars=0)
-PHASES = ("sampling", "base pass", "training")
+RL = RLSettings(steps_per_round=2, kl_budget=1e9, entropy_floor=0, base_sft_coef=0)
+PHASES = ("sampling", "reference pass", "training")
 RUNS = 3
 
 
@@ -54,16 +54,16 @@ def make(directory: Path, hidden: int, layers: int, vocabulary: int) -> None:
         max_position_embeddings=1024, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(directory)
-    Text(MODEL_DIR).tokenizer.save_pretrained(directory)
+    ChatTokenizer(MODEL_DIR).tokenizer.save_pretrained(directory)
 
 
 def planned(model: Path, rl: RLSettings) -> dict[str, float]:
     """Of the phases that `trained` goes through."""
     found = plan(TrainerSettings(rl=rl), model, PROMPT)
     work = [found.phases[name] for name in PHASES]
-    standing = sum(found.standing.values())
+    resident = sum(found.resident.values())
     return {
-        "bytes": standing + max(each.peak.total() for each in work),
+        "bytes": resident + max(each.peak.total() for each in work),
         "seconds": sum(each.seconds for each in work),
     }
 
@@ -81,7 +81,7 @@ def trained(model: Path, rl: RLSettings) -> dict[str, float]:
 
     clock = time.perf_counter if backbone.device.type == "cuda" else time.process_time
     began = clock()
-    sampler = in_process(backbone, rl.replies, rl.max_tokens, generator)
+    sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
     improve(backbone, prompts, reward, rl, generator, objective, sampler)
     return {"bytes": _highest(backbone.device), "seconds": clock() - began}
 
@@ -136,7 +136,7 @@ def main(sizes: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] in (["planned"], ["trained"]):
         measure = planned if sys.argv[1] == "planned" else trained
-        settings = RL.model_copy(update={"recompute": sys.argv[3] == "1"})
+        settings = RL.model_copy(update={"gradient_checkpointing": sys.argv[3] == "1"})
         print(json.dumps(measure(Path(sys.argv[2]), settings)))
     else:
         sys.exit(main(sys.argv[1:]))

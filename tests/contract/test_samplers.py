@@ -12,12 +12,13 @@ from schemas.errors import EngineError
 from schemas.policies import TRAINING
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Sampler, in_process
+from trainer.model.rollouts import Sampler, SamplingSpec, in_process_sampler
 from trainer.model.vllm_rollouts import VllmSampler
 
 torch.set_num_threads(1)
 
 REPLIES, MOST_TOKENS = 4, 24
+SPEC = SamplingSpec(REPLIES, MOST_TOKENS)
 
 MakeSampler = Callable[[Backbone, int], Sampler]
 
@@ -43,9 +44,9 @@ def sampler(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSampler:
     def make(backbone: Backbone, seed: int) -> Sampler:
         generator = torch.Generator().manual_seed(seed)
         if request.param == "in_process":
-            return in_process(backbone, REPLIES, MOST_TOKENS, generator)
+            return in_process_sampler(backbone, SPEC, generator)
         url = request.getfixturevalue("vllm_url")
-        return VllmSampler(backbone, [url], tmp_path, REPLIES, MOST_TOKENS, generator)
+        return VllmSampler(backbone, [url], tmp_path, SPEC, generator)
 
     return make
 
@@ -66,7 +67,7 @@ def test_logprobs_are_those_of_the_adapter(backbone: Backbone, sampler: MakeSamp
     rollouts = sampler(backbone, 1)(prompts(backbone))
     for rollout in rollouts:
         batch = backbone.pad([prompts(backbone)[rollout.prompt]], [rollout.token_ids])
-        with torch.no_grad(), backbone.exact():
+        with torch.no_grad(), backbone.full_precision():
             expected = backbone.logprobs_BR(batch)[0, : len(rollout.token_ids)]
             with backbone.reference():
                 of_base = backbone.logprobs_BR(batch)[0, : len(rollout.token_ids)]
@@ -81,8 +82,8 @@ def test_a_reply_has_ended_if_its_last_token_says_so(backbone: Backbone, sampler
             weight.zero_()  # the base of these tests ends soon enough
     rollouts = [each for seed in range(4) for each in sampler(backbone, seed)(prompts(backbone))]
     for rollout in rollouts:
-        assert rollout.ended == (rollout.token_ids[-1] in backbone.end_ids)
-        assert not set(rollout.token_ids[:-1]) & set(backbone.end_ids)
+        assert rollout.ended == (rollout.token_ids[-1] in backbone.eos_ids)
+        assert not set(rollout.token_ids[:-1]) & set(backbone.eos_ids)
         assert rollout.ended or len(rollout.token_ids) == MOST_TOKENS
 
 
@@ -94,13 +95,13 @@ def test_a_step_samples_from_the_adapter_as_it_is_then(backbone: Backbone, sampl
             weight.zero_()
     [first, *_] = sample(prompts(backbone))
     batch = backbone.pad([prompts(backbone)[0]], [first.token_ids])
-    with torch.no_grad(), backbone.exact(), backbone.reference():
+    with torch.no_grad(), backbone.full_precision(), backbone.reference():
         of_base = backbone.logprobs_BR(batch)[0, : len(first.token_ids)]
     assert float((torch.tensor(first.logprobs) - of_base).abs().max()) < 0.02
 
 
 def test_nothing_is_left_on_a_server_or_the_disk(backbone: Backbone, vllm_url: str, tmp_path: Path) -> None:
-    sample = VllmSampler(backbone, [vllm_url], tmp_path, REPLIES, MOST_TOKENS, torch.Generator())
+    sample = VllmSampler(backbone, [vllm_url], tmp_path, SPEC, torch.Generator())
     for _ in range(6):  # more than there are places
         sample(prompts(backbone))
     models = httpx.get(f"{vllm_url}/v1/models").json()["data"]
@@ -109,7 +110,7 @@ def test_nothing_is_left_on_a_server_or_the_disk(backbone: Backbone, vllm_url: s
 
 
 def test_a_server_that_is_not_there_is_said_to_be_away(backbone: Backbone, tmp_path: Path) -> None:
-    sample = VllmSampler(backbone, ["http://127.0.0.1:9"], tmp_path, REPLIES, MOST_TOKENS, torch.Generator())
+    sample = VllmSampler(backbone, ["http://127.0.0.1:9"], tmp_path, SPEC, torch.Generator())
     with pytest.raises(EngineError, match="cannot be reached"):
         sample(prompts(backbone))
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from schemas.errors import StartError
 from schemas.settings import RLSettings
 from tests.contract.engines import random_model, shared_tokenizer
 from trainer.model import backbone as module
-from trainer.model.backbone import Backbone, Padded
+from trainer.model.backbone import Backbone, PaddedBatch
 
 torch.set_num_threads(1)
 
@@ -38,13 +38,13 @@ def with_adapter(base: Path, rl: RLSettings = RL) -> Backbone:
 
 def test_the_sides_are_all_that_is_trained_and_b_begins_at_zero(base: Path) -> None:
     backbone = Backbone(base, RL)
-    a_side, b_side = backbone.sides()
+    a_side, b_side = backbone.lora_parameters()
     assert {id(each) for each in (*a_side, *b_side)} == {id(each) for each in backbone.trainable()}
     assert all(bool((each != 0).any()) for each in a_side)
     assert all(bool((each == 0).all()) for each in b_side)
 
 
-def batch_of(backbone: Backbone) -> Padded:
+def batch_of(backbone: Backbone) -> PaddedBatch:
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a", "tell me")]
     return backbone.pad(prompts, REPLIES)
 
@@ -52,7 +52,7 @@ def batch_of(backbone: Backbone) -> Padded:
 def computed(backbone: Backbone) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Logprobs, a layer's hidden states and gradients."""
     weights_BR = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
-    with backbone.exact():
+    with backbone.full_precision():
         logprobs_BR, hidden = backbone.logprobs_and_hidden(batch_of(backbone), [1])
         loss = (logprobs_BR * weights_BR[:, : logprobs_BR.shape[1]]).sum()
         gradients = list(torch.autograd.grad(loss, backbone.trainable()))
@@ -68,7 +68,7 @@ def test_logits_in_parts_change_nothing(base: Path, monkeypatch: pytest.MonkeyPa
     whole = with_adapter(base)
     assert whole._head is None
     monkeypatch.setattr(module, "SMALL_VOCABULARY", 0)
-    monkeypatch.setattr(module, "LOGITS", 5 * whole.vocabulary)
+    monkeypatch.setattr(module, "LOGITS", 5 * whole.vocab_size)
     parts = with_adapter(base)
     assert parts._head is not None
     assert_same(whole, parts)
@@ -77,7 +77,7 @@ def test_logits_in_parts_change_nothing(base: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_computing_activations_again_changes_nothing(base: Path) -> None:
-    again = with_adapter(base, RL.model_copy(update={"recompute": True}))
+    again = with_adapter(base, RL.model_copy(update={"gradient_checkpointing": True}))
     assert_same(with_adapter(base), again)
     assert not again.model.training
 
@@ -103,7 +103,7 @@ def test_a_model_that_does_more_to_its_logits_does_it_itself(
 def test_padding_changes_nothing(base: Path) -> None:
     backbone = with_adapter(base)
     together = batch_of(backbone)
-    with torch.no_grad(), backbone.exact():
+    with torch.no_grad(), backbone.full_precision():
         logprobs_BR = backbone.logprobs_BR(together)
         for row, reply in enumerate(REPLIES):
             length = int(together.mask_BT[row].sum()) - len(reply)
@@ -117,22 +117,22 @@ def test_padding_changes_nothing(base: Path) -> None:
 
 def test_what_fills_the_context_is_read_whole(base: Path) -> None:
     backbone = with_adapter(base)
-    reply = [5] * (backbone.context - 3)
-    assert backbone.reads([1, 2, 3], reply)
-    assert not backbone.reads([1, 2, 3, 4], reply)
-    assert not backbone.reads([1, backbone.vocabulary], [5])
+    reply = [5] * (backbone.context_length - 3)
+    assert backbone.fits([1, 2, 3], reply)
+    assert not backbone.fits([1, 2, 3, 4], reply)
+    assert not backbone.fits([1, backbone.vocab_size], [5])
     batch = backbone.pad([[1, 2, 3]], [reply])
     assert batch.tokens_BT[batch.mask_BT.bool()].tolist() == [1, 2, 3, *reply]
     with pytest.raises(ValueError, match="in a context of"):
-        backbone.pad([[1, 2, 3]], [[5] * (backbone.context - 2)])
+        backbone.pad([[1, 2, 3]], [[5] * (backbone.context_length - 2)])
 
 
 def test_a_long_reply_takes_nothing_from_its_neighbours_prompt(base: Path) -> None:
     backbone = with_adapter(base)
-    long = [3 + number % 200 for number in range(backbone.context - 3)]
+    long = [3 + number % 200 for number in range(backbone.context_length - 3)]
     rows = [(long, [9, 17, 40]), ([1, 2, 3], long)]
     together = backbone.pad(*zip(*rows, strict=True))
-    with torch.no_grad(), backbone.exact():
+    with torch.no_grad(), backbone.full_precision():
         logprobs_BR = backbone.logprobs_BR(together)
         for row, (prompt, reply) in enumerate(rows):
             alone_R = backbone.logprobs_BR(backbone.pad([prompt], [reply]))[0]

@@ -13,7 +13,7 @@ from tests.contract.engines import random_model, shared_tokenizer
 from trainer.model.backbone import Backbone
 from trainer.model.device import Rates
 from trainer.planning import plan as module
-from trainer.planning.fake_model import ACTIVATIONS, CACHE, LOGITS, MERGED
+from trainer.planning.op_profiler import ACTIVATIONS, CACHE, LOGITS, MERGED
 from trainer.planning.plan import Plan, plan
 from trainer.starter import MODEL_DIR
 
@@ -24,7 +24,7 @@ RATES = Rates({torch.float32: 1e11, torch.bfloat16: 4e11}, 5e10, 4e9, 2e-6)
 
 @pytest.fixture(autouse=True)
 def _known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rates, "of", classmethod(lambda cls, device, width: RATES))
+    monkeypatch.setattr(Rates, "measure", classmethod(lambda cls, device, width: RATES))
 
 
 def planned(base: Path = MODEL_DIR, **rl: int | bool | str) -> Plan:
@@ -45,10 +45,10 @@ def test_it_counts_as_the_loaded_model_and_needs_no_weights(base: Path) -> None:
     loaded = Backbone(base, rl)
     (base / "model.safetensors").unlink()
     found = planned(base)
-    assert found.parameters == loaded.parameters
+    assert found.parameters == loaded.parameter_count
     assert found.trainable == sum(weight.numel() for weight in loaded.trainable())
     weights = sum(weight.nbytes for weight in loaded.model.parameters() if not weight.requires_grad)
-    assert found.standing["weights of the base"] == weights
+    assert found.resident["weights of the base"] == weights
 
 
 def test_its_cache_is_as_large_as_its_shape_says() -> None:
@@ -64,7 +64,7 @@ def test_computing_again_takes_less_memory_and_more_time() -> None:
     kept, again = planned(), planned(recompute=True)
     assert again.phases["training"].peak[ACTIVATIONS] < 0.5 * kept.phases["training"].peak[ACTIVATIONS]
     assert again.phases["training"].flops > 1.2 * kept.phases["training"].flops
-    assert kept.otherwise.peak == again.phases["training"].peak
+    assert kept.toggled.peak == again.phases["training"].peak
     assert again.phases["sampling"].peak == kept.phases["sampling"].peak
 
 
@@ -96,7 +96,7 @@ def test_it_says_what_would_save_memory_where_there_is_too_little(monkeypatch: p
     monkeypatch.setattr(module, "free_memory", lambda device: -(2**40))
     found = planned(max_tokens=90)
     assert not found.fits
-    assert found.savings["trainer.rl.recompute = true"] < found.peak
+    assert found.savings["trainer.rl.gradient_checkpointing = true"] < found.peak
 
 
 def test_the_command_prints_it_for_scripts() -> None:
@@ -105,5 +105,5 @@ def test_the_command_prints_it_for_scripts() -> None:
     found = json.loads(done.stdout)
     assert done.returncode == (0 if found["fits"] else 1)
     assert found["prompt_tokens"] == 40
-    assert found["peak"] > sum(found["standing"].values())
+    assert found["peak"] > sum(found["resident"].values())
     assert found["seconds"] == pytest.approx(sum(phase["seconds"] for phase in found["phases"].values()))

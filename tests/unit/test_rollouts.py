@@ -6,7 +6,7 @@ import torch
 from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import sample
+from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward.features import LENGTHS, PLACES, STEP, of_batch
 from trainer.reward.scoring import measure
 from trainer.rl.optimize import kl_penalty
@@ -35,7 +35,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_the_samplers_logprobs_are_those_of_a_plain_forward_pass(backbone: Backbone) -> None:
     asked = prompts(backbone)
-    for rollout in sample(backbone, asked, 3, 20, generator()):
+    for rollout in sample(backbone, asked, SamplingSpec(3, 20), generator()):
         row = asked[rollout.prompt] + rollout.token_ids
         with torch.no_grad():
             logits = backbone.model(torch.tensor([row])).logits[0].float()
@@ -45,29 +45,33 @@ def test_the_samplers_logprobs_are_those_of_a_plain_forward_pass(backbone: Backb
 
 
 def test_every_prompt_gets_its_replies_in_order_and_within_the_limit(backbone: Backbone) -> None:
-    rollouts = sample(backbone, prompts(backbone), 3, 20, generator(), rows=6)
+    rollouts = sample(backbone, prompts(backbone), SamplingSpec(3, 20), generator(), max_rows=6)
     assert [rollout.prompt for rollout in rollouts] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     for rollout in rollouts:
         assert 1 <= len(rollout.token_ids) == len(rollout.logprobs) <= 20
-        assert rollout.ended == (rollout.token_ids[-1] in backbone.end_ids)
-        assert not set(rollout.token_ids[:-1]) & set(backbone.end_ids)
+        assert rollout.ended == (rollout.token_ids[-1] in backbone.eos_ids)
+        assert not set(rollout.token_ids[:-1]) & set(backbone.eos_ids)
 
 
 def test_a_seed_decides_everything(backbone: Backbone) -> None:
     asked = prompts(backbone)
-    assert sample(backbone, asked, 2, 20, generator(1)) == sample(backbone, asked, 2, 20, generator(1))
-    assert sample(backbone, asked, 2, 20, generator(1)) != sample(backbone, asked, 2, 20, generator(2))
+    assert sample(backbone, asked, SamplingSpec(2, 20), generator(1)) == sample(
+        backbone, asked, SamplingSpec(2, 20), generator(1)
+    )
+    assert sample(backbone, asked, SamplingSpec(2, 20), generator(1)) != sample(
+        backbone, asked, SamplingSpec(2, 20), generator(2)
+    )
 
 
 def test_merging_changes_the_speed_only_and_leaves_the_base_bit_by_bit(backbone: Backbone) -> None:
     asked = prompts(backbone)
     weights = [p.detach().clone() for name, p in backbone.model.named_parameters() if "lora" not in name]
-    apart = sample(backbone, asked, 1, 12, generator(), greedy=True)
+    apart = sample(backbone, asked, SamplingSpec(1, 12, greedy=True), generator())
     with backbone.merged():
-        together = sample(backbone, asked, 1, 12, generator(), greedy=True)
+        together = sample(backbone, asked, SamplingSpec(1, 12, greedy=True), generator())
     assert [r.token_ids for r in apart] == [r.token_ids for r in together]
     with backbone.reference():
-        base = sample(backbone, asked, 1, 12, generator(), greedy=True)
+        base = sample(backbone, asked, SamplingSpec(1, 12, greedy=True), generator())
     assert [r.token_ids for r in base] != [r.token_ids for r in apart]
     after = [p for name, p in backbone.model.named_parameters() if "lora" not in name]
     assert all(torch.equal(one, two) for one, two in zip(weights, after, strict=True))
@@ -75,10 +79,10 @@ def test_merging_changes_the_speed_only_and_leaves_the_base_bit_by_bit(backbone:
 
 def test_what_the_base_makes_of_replies_does_not_depend_on_their_neighbours(backbone: Backbone) -> None:
     asked = prompts(backbone)
-    rollouts = sample(backbone, asked, 12, 20, generator())
+    rollouts = sample(backbone, asked, SamplingSpec(12, 20), generator())
     rows = [asked[rollout.prompt] for rollout in rollouts]
     replies = [rollout.token_ids for rollout in rollouts]
-    with backbone.exact():
+    with backbone.full_precision():
         together = measure(backbone, rows, replies)
         for index in (0, 17, 40):
             alone = measure(backbone, [rows[index]], [replies[index]])
@@ -103,7 +107,7 @@ def test_views_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(backb
 
 
 def test_the_penalty_on_kl_grows_as_the_budget_is_used_up() -> None:
-    rl = RLSettings(kl_penalty=0.2, kl_budget=0.1)
+    rl = RLSettings(kl_coef=0.2, kl_budget=0.1)
     assert kl_penalty(0.0, rl) == pytest.approx(0.2)
     assert kl_penalty(0.5, rl) == pytest.approx(0.2 / 0.75)
     assert kl_penalty(5.0, rl) == pytest.approx(0.8)

@@ -22,7 +22,7 @@ def probe(backbone: Backbone) -> Probe:
     token_ids = backbone.render(_PROBE) + backbone.encode_reply(_PROBE_REPLY)
     count = len(token_ids) - 1
     batch = backbone.pad([token_ids[:1]], [token_ids[1:]])
-    with torch.no_grad(), backbone.exact():
+    with torch.no_grad(), backbone.full_precision():
         logprobs = backbone.logprobs_BR(batch)[0, :count].tolist()
         with backbone.reference():
             base_logprobs = backbone.logprobs_BR(batch)[0, :count].tolist()

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-ENOUGH = 0.2
+MEASURE_SECONDS = 0.2
 """Seconds that each measurement takes. The fastest turn counts, by this thread's own time without a GPU:
 nobody else's work is to be measured."""
 
-MAPPED = 2**25
+MMAP_THRESHOLD = 2**25
 """Bytes from which on glibc asks the system for fresh pages for each tensor, and hands them back with it."""
 
 
@@ -25,16 +25,16 @@ class Rates:
 
     matmul: dict[torch.dtype, float]
     bandwidth: float
-    fresh: float
+    page_bandwidth: float
     overhead: float
 
     def seconds(self, flops: int, moved: int, fresh: int, dtype: torch.dtype) -> float:
         """An operation's, by what holds it up (the roofline: Williams et al. 2009)."""
         computing = flops / self.matmul.get(dtype, min(self.matmul.values()))
-        return self.overhead + max(computing, moved / self.bandwidth) + fresh / self.fresh
+        return self.overhead + max(computing, moved / self.bandwidth) + fresh / self.page_bandwidth
 
     @classmethod
-    def of(cls, device: torch.device, width: int) -> "Rates":
+    def measure(cls, device: torch.device, width: int) -> "Rates":
         """Matrix products as wide as the model's hidden states."""
         matmul = {}
         for dtype in (torch.float32, torch.bfloat16):
@@ -42,7 +42,10 @@ class Rates:
             weight = torch.ones(width, width, device=device, dtype=dtype)
             product = functools.partial(torch.matmul, rows, weight)
             matmul[dtype] = 2 * rows.numel() * width / _fastest(device, product)
-        much, other = torch.ones(2 * MAPPED // 4, device=device), torch.ones(2 * MAPPED // 4, device=device)
+        much, other = (
+            torch.ones(2 * MMAP_THRESHOLD // 4, device=device),
+            torch.ones(2 * MMAP_THRESHOLD // 4, device=device),
+        )
         copying = _fastest(device, lambda: other.copy_(much))
         paging = max(_fastest(device, much.clone) - copying, 1e-9)
         tiny = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(20))).to(device)
@@ -53,7 +56,7 @@ class Rates:
         return cls(matmul, 2 * much.nbytes / copying, much.nbytes / paging, overhead)
 
 
-def kind(device: torch.device, processes: int) -> str:
+def device_kind(device: torch.device, processes: int) -> str:
     """What of a machine an adapter's bytes depend on: its GPU, or what its processor can compute with."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name()
@@ -68,7 +71,7 @@ def kind(device: torch.device, processes: int) -> str:
 def _fastest(device: torch.device, work: Callable[[], object]) -> float:
     clock = time.perf_counter if device.type == "cuda" else time.thread_time
     best, began = float("inf"), clock()
-    while (before := clock()) - began < ENOUGH:
+    while (before := clock()) - began < MEASURE_SECONDS:
         work()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -83,7 +86,7 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def held(device: torch.device) -> int:
+def memory_in_use(device: torch.device) -> int:
     """Bytes that this process has taken: on a GPU, of tensors only."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated())

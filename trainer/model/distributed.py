@@ -24,45 +24,47 @@ from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
-PATIENCE = timedelta(days=365)
+GROUP_TIMEOUT = timedelta(days=365)
 """A trainer waits as long as nobody votes. Who dies is noticed by the launcher, which ends the others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Processes:
+class ProcessGroup:
     """`count` processes, of which this is number `rank`. The first is the trainer; the others follow it."""
 
     rank: int = 0
-    count: int = 1
+    size: int = 1
     sharded: bool = False
 
     @classmethod
     @contextmanager
-    def launched(cls) -> "Iterator[Processes]":
+    def from_environment(cls) -> "Iterator[ProcessGroup]":
         """Those that `accelerate launch` or torchrun started, else this one alone."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             yield cls()
             return
         gpu = torch.cuda.is_available()
-        state = PartialState(cpu=not gpu, backend="cuda:nccl,cpu:gloo" if gpu else "gloo", timeout=PATIENCE)
+        state = PartialState(
+            cpu=not gpu, backend="cuda:nccl,cpu:gloo" if gpu else "gloo", timeout=GROUP_TIMEOUT
+        )
         sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
         yield cls(state.process_index, state.num_processes, sharded)
         distributed.destroy_process_group()  # not after an error: the others may wait for this one for ever
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, count: int) -> tuple[slice, int]:
+    def shard_rows(self, count: int) -> tuple[slice, int]:
         """Which of `count` rows this process computes, and how many of them it contributes: one whose share
         is empty computes a row all the same, since all must make the same passes."""
-        start, end = count * self.rank // self.count, count * (self.rank + 1) // self.count
+        start, end = count * self.rank // self.size, count * (self.rank + 1) // self.size
         return slice(start, max(end, start + 1)), end - start
 
-    def gather(self, part: Tensor) -> Tensor:
+    def all_gather(self, part: Tensor) -> Tensor:
         """The rows of all processes, in their order. The gradient of a process's own flows back, and that of
         the others' in theirs."""
-        if self.count == 1:
+        if self.size == 1:
             return part
         lengths = self._lengths(len(part))
         padded = part.new_zeros(max(lengths), *part.shape[1:])
@@ -73,16 +75,16 @@ class Processes:
         parts[self.rank] = part
         return torch.cat(parts)
 
-    def place(self, length: int) -> tuple[int, int]:
+    def row_offset(self, length: int) -> tuple[int, int]:
         """Where `length` rows begin among those of all processes, and how many these are."""
-        if self.count == 1:
+        if self.size == 1:
             return 0, length
         lengths = self._lengths(length)
         return sum(lengths[: self.rank]), sum(lengths)
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
         """Each becomes the sum of what the processes have of it."""
-        if self.count == 1 or not tensors:
+        if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         distributed.all_reduce(flat)
@@ -90,21 +92,21 @@ class Processes:
         for tensor, piece in zip(tensors, pieces, strict=True):
             tensor.copy_(piece.view_as(tensor))
 
-    def hear(self, said: bytes = b"") -> bytes:
+    def broadcast(self, message: bytes = b"") -> bytes:
         """What the first process says; the others, which say nothing, wait for it."""
-        return self.gather(torch.from_numpy(np.frombuffer(said, np.uint8).copy())).numpy().tobytes()
+        return self.all_gather(torch.from_numpy(np.frombuffer(message, np.uint8).copy())).numpy().tobytes()
 
     def _lengths(self, length: int) -> list[int]:
         own = torch.tensor([length])
-        found = [torch.empty_like(own) for _ in range(self.count)]
+        found = [torch.empty_like(own) for _ in range(self.size)]
         distributed.all_gather(found, own)
         return [int(each) for each in found]
 
 
-ALONE = Processes()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def shard(base: PreTrainedModel, trunk: PreTrainedModel) -> None:
+def shard_base(base: PreTrainedModel, trunk: PreTrainedModel) -> None:
     """Of each layer's frozen weights keep this process's part. The adapter stays whole, and so do the
     embeddings, which the first and the last layer may share."""
     embeddings = [base.get_input_embeddings(), base.get_output_embeddings()]

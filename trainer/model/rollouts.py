@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from schemas.errors import HearkenError
 from trainer.model.backbone import Backbone
-from trainer.model.distributed import Processes
+from trainer.model.distributed import ProcessGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,18 @@ class Rollout:
     ended: bool
 
 
-ROWS = 128
-"""Sampled at once, about."""
+@dataclass(frozen=True, slots=True)
+class SamplingSpec:
+    """How many replies a sampler draws for each prompt, and of at most how many tokens. The temperature is
+    always 1; `greedy` takes the most likely token instead."""
+
+    samples_per_prompt: int
+    max_tokens: int
+    greedy: bool = False
+
+
+MAX_ROWS = 128
+"""Replies sampled in one batch, about."""
 
 Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
 """Where a step's replies to its prompts come from; called once a step, in the order of the steps."""
@@ -47,17 +57,17 @@ class Diverged(HearkenError):
         self.step = step
 
 
-def in_process(backbone: Backbone, replies: int, max_tokens: int, generator: torch.Generator) -> Sampler:
+def in_process_sampler(backbone: Backbone, spec: SamplingSpec, generator: torch.Generator) -> Sampler:
     """Sampled from the backbone's adapter as it is then."""
 
     def now(prompts: Sequence[list[int]]) -> list[Rollout]:
         with backbone.merged():
-            return sample(backbone, prompts, replies, max_tokens, generator)
+            return sample(backbone, prompts, spec, generator)
 
     return now
 
 
-def as_kept(steps: Sequence[list[Rollout]]) -> Sampler:
+def replay(steps: Sequence[list[Rollout]]) -> Sampler:
     """Those of a round before. Raises Diverged when that took fewer steps."""
     left = iter(steps)
 
@@ -102,11 +112,11 @@ def unpack(tensors: dict[str, Tensor]) -> list[list[Rollout]]:
     return steps
 
 
-def gathered(processes: Processes, rollouts: list[Rollout]) -> list[Rollout]:
+def all_gather_rollouts(group: ProcessGroup, rollouts: list[Rollout]) -> list[Rollout]:
     """Those of all processes."""
-    if processes.count == 1:
+    if group.size == 1:
         return rollouts
-    packed = {name: processes.gather(tensor) for name, tensor in pack([rollouts]).items()}
+    packed = {name: group.all_gather(tensor) for name, tensor in pack([rollouts]).items()}
     return [rollout for step in unpack(packed) for rollout in step]
 
 
@@ -123,7 +133,7 @@ def entropy(rollouts: Sequence[Rollout]) -> float:
     return -sum(sum(rollout.logprobs) for rollout in rollouts) / tokens
 
 
-def drawn(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
+def sample_tokens(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
     """(B,) a token of each row's distribution: the first whose cumulative probability passes a uniform
     number. Takes one random number a row, of `total` from `first` on, where `torch.multinomial` takes one for
     each token of the vocabulary, which was a fifth of the time to sample."""
@@ -138,12 +148,9 @@ def drawn(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -
 def sample(
     backbone: Backbone,
     prompts: Sequence[Sequence[int]],
-    replies: int,
-    max_tokens: int,
+    spec: SamplingSpec,
     generator: torch.Generator,
-    *,
-    greedy: bool = False,
-    rows: int = ROWS,
+    max_rows: int = MAX_ROWS,
 ) -> list[Rollout]:
     """`replies` replies at temperature 1 to each prompt, in the order of the prompts; at most about `rows`
     at once. The prompts leave room for them (`Backbone.with_room`); those of like length share a batch.
@@ -153,15 +160,15 @@ def sample(
         seed = int(torch.randint(2**62, (1,), generator=generator))
         generator = torch.Generator(backbone.device).manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    per_batch = max(1, rows // replies)
+    per_batch = max(1, max_rows // spec.samples_per_prompt)
     mine: list[Rollout] = []
     for start in range(0, len(order), per_batch):
         indices = order[start : start + per_batch]
-        share, own = backbone.processes.share(len(indices))
+        share, own = backbone.group.shard_rows(len(indices))
         indices = indices[share][:own]
-        mine += _sample_batch(backbone, prompts, indices, replies, max_tokens, generator, greedy)
+        mine += _sample_batch(backbone, prompts, indices, spec, generator)
     found: dict[int, list[Rollout]] = {}
-    for rollout in gathered(backbone.processes, mine):
+    for rollout in all_gather_rollouts(backbone.group, mine):
         found.setdefault(rollout.prompt, []).append(rollout)
     return [rollout for index in range(len(prompts)) for rollout in found[index]]
 
@@ -170,11 +177,10 @@ def _sample_batch(
     backbone: Backbone,
     prompts: Sequence[Sequence[int]],
     indices: list[int],
-    replies: int,
-    max_tokens: int,
+    spec: SamplingSpec,
     generator: torch.Generator,
-    greedy: bool,
 ) -> list[Rollout]:
+    replies, max_tokens = spec.samples_per_prompt, spec.max_tokens
     asked = [list(prompts[index]) for index in indices]
     width = max(map(len, asked), default=1)
     pad = backbone.pad_id
@@ -188,16 +194,16 @@ def _sample_batch(
     cache.batch_repeat_interleave(replies)
     mask_BT = mask_PT.repeat_interleave(replies, 0)
     position_B = positions_PT[:, -1].repeat_interleave(replies, 0)
-    end = torch.tensor(backbone.end_ids, device=backbone.device)
+    end = torch.tensor(backbone.eos_ids, device=backbone.device)
 
     alive = list(range(len(indices) * replies))
     token_ids: list[list[int]] = [[] for _ in alive]
     logprobs: list[list[float]] = [[] for _ in alive]
     ended = [False] * len(alive)
-    first, total = backbone.processes.place(len(alive))
+    first, total = backbone.group.row_offset(len(alive))
     for step in range(max_tokens):
         logp_BV = logits_BV.log_softmax(1)
-        token_B = logp_BV.argmax(1) if greedy else drawn(logp_BV, first, total, generator)
+        token_B = logp_BV.argmax(1) if spec.greedy else sample_tokens(logp_BV, first, total, generator)
         chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
         over_B: Tensor = torch.isin(token_B, end)
         for row, token, logprob, over in zip(
@@ -207,7 +213,7 @@ def _sample_batch(
             logprobs[row].append(logprob)
             ended[row] = over
         going = (~over_B).nonzero().squeeze(1)
-        first, total = backbone.processes.place(len(going))
+        first, total = backbone.group.row_offset(len(going))
         if step + 1 == max_tokens or total == 0:
             break
         if len(going) < len(alive):

@@ -9,22 +9,22 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 Messages = list[dict[str, Any]]
 
 
-class Text:
-    """`context` is the longest sequence, tokens; `end_ids` are the tokens that end a reply, the tokenizer's
+class ChatTokenizer:
+    """`context_length` is the longest sequence, tokens; `eos_ids` are the tokens that end a reply, the tokenizer's
     own first."""
 
     def __init__(self, directory: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         config = AutoConfig.from_pretrained(directory)
-        self.context = int(getattr(config.get_text_config(), "max_position_embeddings", 2048))
+        self.context_length = int(getattr(config.get_text_config(), "max_position_embeddings", 2048))
         try:
             configured = GenerationConfig.from_pretrained(directory).eos_token_id
         except OSError:  # it has no file for it
             configured = config.get_text_config().eos_token_id
         configured = configured if isinstance(configured, list) else [configured]
         candidates = [self.tokenizer.eos_token_id, *configured]
-        self.end_ids = list(dict.fromkeys(token for token in candidates if token is not None))
+        self.eos_ids = list(dict.fromkeys(token for token in candidates if token is not None))
 
     def render(self, messages: Messages) -> list[int]:
         """Token ids of a conversation up to where the reply begins."""
@@ -33,7 +33,7 @@ class Text:
 
     def encode_reply(self, text: str) -> list[int]:
         """Token ids of a reply that somebody wrote, end token included."""
-        return [*self.tokenizer.encode(text, add_special_tokens=False), self.end_ids[0]]
+        return [*self.tokenizer.encode(text, add_special_tokens=False), self.eos_ids[0]]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))

@@ -24,12 +24,12 @@ from schemas.errors import EngineError
 from schemas.policies import TRAINING
 from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Rollout
+from trainer.model.rollouts import Rollout, SamplingSpec
 
-AT_ONCE = 8
+CONCURRENT_PROMPTS = 8
 """Prompts under way at a time on each server."""
 
-PATIENCE = 300.0
+REQUEST_TIMEOUT = 300.0
 """Seconds for the replies to one prompt, which may wait behind those that people asked for."""
 
 
@@ -42,8 +42,7 @@ class VllmSampler:
         backbone: Backbone,
         urls: Sequence[str],
         folder: Path,
-        replies: int,
-        max_tokens: int,
+        spec: SamplingSpec,
         generator: torch.Generator,
     ) -> None:
         self._backbone = backbone
@@ -52,8 +51,7 @@ class VllmSampler:
             names = ", ".join(urls)
             raise EngineError(f"none of vllm.urls can be found: {names}", url=names)
         self._folder = folder
-        self._replies = replies
-        self._max_tokens = max_tokens
+        self._spec = spec
         self._generator = generator
 
     def __call__(self, prompts: Sequence[list[int]]) -> list[Rollout]:
@@ -63,13 +61,13 @@ class VllmSampler:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
             save_adapter(self._backbone, directory)
-            client = stack.enter_context(httpx.Client(timeout=PATIENCE))
+            client = stack.enter_context(httpx.Client(timeout=REQUEST_TIMEOUT))
             for url in self._urls:
                 adapter = {"lora_name": name, "lora_path": str(directory)}
                 _post(client, f"{url}/v1/load_lora_adapter", adapter)
                 stack.callback(_post, client, f"{url}/v1/unload_lora_adapter", {"lora_name": name})
             seeds = torch.randint(2**31, (len(prompts),), generator=self._generator).tolist()
-            threads = stack.enter_context(ThreadPoolExecutor(AT_ONCE * len(self._urls)))
+            threads = stack.enter_context(ThreadPoolExecutor(CONCURRENT_PROMPTS * len(self._urls)))
             asked = zip(itertools.cycle(self._urls), range(len(prompts)), prompts, seeds, strict=False)
             found = list(threads.map(lambda each: self._ask(client, name, *each), asked))
         return [rollout for rollouts in found for rollout in rollouts]
@@ -83,11 +81,11 @@ class VllmSampler:
             {
                 "model": name,
                 "prompt": prompt,
-                "n": self._replies,
-                "max_tokens": self._max_tokens,
+                "n": self._spec.samples_per_prompt,
+                "max_tokens": self._spec.max_tokens,
                 "temperature": 1.0,
                 "seed": seed,
-                "stop_token_ids": self._backbone.end_ids,
+                "stop_token_ids": self._backbone.eos_ids,
                 "logprobs": 0,
                 "return_token_ids": True,
             },
