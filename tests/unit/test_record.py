@@ -3,7 +3,7 @@
 import json
 import math
 
-from trainer.evaluation.knowledge import loss
+from trainer.evaluation.knowledge import accuracy_drop
 from trainer.records.record import finite
 
 
@@ -14,5 +14,5 @@ def test_numbers_that_are_not_finite_are_left_open() -> None:
     json.dumps(kept, allow_nan=False)
 
 
-def test_a_single_probe_has_an_error_that_is_a_number() -> None:
-    assert loss([1.0], [0.0]) == (1.0, 0.0)
+def test_a_single_question_has_an_error_that_is_a_number() -> None:
+    assert accuracy_drop([1.0], [0.0]) == (1.0, 0.0)

@@ -2,7 +2,7 @@
 
 import re
 
-from trainer.evaluation.style_stats import style
+from trainer.evaluation.style_stats import style_stats
 from trainer.records.report import page
 
 RECORD = {
@@ -60,11 +60,11 @@ def test_a_curve_goes_up_where_the_figure_does() -> None:
 
 
 def test_style_is_told_in_shares() -> None:
-    found = style(["Why not? I do!", "- one\n- two", "Plain words here.", "1. first 🙂"])
+    found = style_stats(["Why not? I do!", "- one\n- two", "Plain words here.", "1. first 🙂"])
     assert found["ask a question"] == 0.25
     assert found["exclaim"] == 0.25
     assert found["have a list"] == 0.5
     assert found["have an emoji"] == 0.25
     assert found["say I"] == 0.25
     assert found["words"] == 3.5
-    assert style([])["words"] == 0
+    assert style_stats([])["words"] == 0

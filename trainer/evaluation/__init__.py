@@ -1,1 +1,1 @@
-"""x"""
+"""Evaluation of candidate and live policies."""

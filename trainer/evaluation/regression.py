@@ -1,11 +1,11 @@
-"""What people's votes say of the step that led to a policy, now that they have seen it.
+"""The live regression test compares people's votes on a policy with their votes on its parent.
 
-The gate asks a model before anyone has seen a candidate; this asks people after. Of each who voted on both,
-the share of thumbs up on the policy's replies is set against that on its parent's: one is more lenient than
-another, and a person's votes are not independent of each other, so the person is the unit. Where the mean
-difference is below zero by more than twice its standard error, the step was a bad one, and the next round
-starts from the parent. It does so once for each parent: if the second step from there that everybody was
-served fares no better, it is the crowd that has changed. What is served meanwhile is not decided here.
+The gate uses a reward model before anyone has seen a candidate; this test uses votes after. For each rater
+who voted on both policies, it takes the difference of the share of thumbs up. Raters differ in leniency, and
+the votes of one rater are not independent, so the unit is the rater. The policy regressed when the mean
+difference is below zero by more than two standard errors; the next round then starts from the parent. This
+happens once per parent: when the second policy from the same parent regresses too, the cause is a change of
+the raters. The test does not change which policy is served.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ import torch
 from schemas.database import Pool
 from schemas.feedback import JUDGE
 
-FEWEST = 5
-"""People who must have voted on both."""
+MIN_RATERS = 5
+"""Raters who must have voted on both policies."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hindsight:
-    """By how much `people` give a thumb up to `policy` more often than to its parent, which is in
-    `directory`, on average, and the standard error of that; `again` where the step is not the first from this
-    parent that was live."""
+class RegressionTest:
+    """The result of the test. `change` is the mean difference, over `people`, in the share of thumbs up
+    between `policy` and its parent, `error` its standard error, `directory` the parent's, and `repeated`
+    whether another policy of the same parent was live before."""
 
     policy: str
     parent: str
@@ -34,23 +34,24 @@ class Hindsight:
     people: int
     change: float
     error: float
-    again: bool
+    repeated: bool
 
     @property
-    def regrets(self) -> bool:
-        return not self.again and self.change < -2 * self.error
+    def regressed(self) -> bool:
+        return not self.repeated and self.change < -2 * self.error
 
-    def figures(self) -> dict[str, Any]:
-        return asdict(self) | {"directory": str(self.directory), "regrets": self.regrets}
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"directory": str(self.directory), "regressed": self.regressed}
 
 
-def look_back(pool: Pool, project: str, policy: str) -> Hindsight | None:
-    """At the step to `policy`; None for the base, and while too few people have voted."""
+def live_regression_test(pool: Pool, project: str, policy: str) -> RegressionTest | None:
+    """Tests `policy` against its parent; None for the base, and while fewer than MIN_RATERS have voted on
+    both."""
     with pool.connection() as connection:
         step = connection.execute(
             "select parent.id, parent.directory, exists (select from policies other where"
             " other.project = p.project and other.parent = p.parent and other.created_at < p.created_at"
-            " and other.live_at is not null) as again"
+            " and other.live_at is not null) as repeated"
             " from policies p join policies parent on parent.project = p.project"
             " and parent.id = p.parent where p.project = %s and p.id = %s",
             [project, policy],
@@ -66,14 +67,16 @@ def look_back(pool: Pool, project: str, policy: str) -> Hindsight | None:
             {"project": project, "policy": policy, "parent": step["id"], "judge": JUDGE},
         ).fetchall()
     changes = [float(row["change"]) for row in rows if row["change"] is not None]
-    if len(changes) < FEWEST:
+    if len(changes) < MIN_RATERS:
         return None
     change, error = mean_change(changes)
-    return Hindsight(policy, step["id"], Path(step["directory"]), len(changes), change, error, step["again"])
+    return RegressionTest(
+        policy, step["id"], Path(step["directory"]), len(changes), change, error, step["repeated"]
+    )
 
 
 def mean_change(changes: Sequence[float]) -> tuple[float, float]:
-    """And its standard error. One person more for either is counted than there are: a few who all say the
-    same leave one unsure (Agresti and Min 2005)."""
-    seen = torch.tensor([*changes, 1.0, -1.0], dtype=torch.float64)
-    return float(seen.mean()), float(seen.std() / len(seen) ** 0.5)
+    """Returns the mean and its standard error, with one pseudo-observation at +1 and one at -1, so that a few
+    equal values do not give an error of zero (Agresti and Min 2005)."""
+    smoothed = torch.tensor([*changes, 1.0, -1.0], dtype=torch.float64)
+    return float(smoothed.mean()), float(smoothed.std() / len(smoothed) ** 0.5)

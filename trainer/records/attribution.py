@@ -1,48 +1,55 @@
-"""What a round changed and who and what made it so, for its record."""
+"""This module attributes a round's reward model to votes and raters, for the round's record."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer.data import examples
+from trainer.data.examples import Example, Key
 from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
-from trainer.round import Round, Seen
+from trainer.reward.features import Views
+from trainer.reward.likelihood import Votes
 
 SHOWN = 20
-"""Votes and raters that are named, those of most weight."""
-
-Said = list[tuple[str, str]]
-"""Prompts and replies."""
+"""Votes and raters that a record names: those with the largest influence."""
 
 
-def of_replies(before: Said, after: Said) -> list[dict[str, str]]:
-    """What the two policies say, side by side."""
+def side_by_side(before: list[tuple[str, str]], after: list[tuple[str, str]]) -> list[dict[str, str]]:
+    """Joins the (prompt, reply) samples of two policies by prompt."""
     return [
         {"prompt": prompt, "before": one, "after": other}
         for (prompt, one), (_, other) in zip(before, after, strict=True)
     ]
 
 
-def of_model(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
-    """How the reward model orders replies whose votes it has not seen."""
-    votes, keys = work.votes(held_out=True)
+def held_out_accuracy(
+    model: RewardModel, votes: Votes, keys: list[Key], features_of: Callable[[list[Key]], Views]
+) -> dict[str, Any]:
+    """Returns the pairwise accuracy of the reward model on the held-out votes, which are on the replies
+    `keys`; None without votes."""
     if not keys:
         return {"held_out_accuracy": None}
-    accuracy = ensemble.pairwise_accuracy(model.reward(seen.of(keys)), votes)
+    accuracy = ensemble.pairwise_accuracy(model.reward(features_of(keys)), votes)
     return {"held_out_accuracy": None if accuracy is None else round(accuracy, 4)}
 
 
-def of_votes(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
-    """Whose votes, and which, the reward model owes most to, and what it makes of the raters. Older votes
-    are no longer told apart: those that are named are newer, and so are the raters."""
-    votes, keys = work.votes()
-    weight = ensemble.influence(model, seen.of(keys), votes)
-    raters = examples.raters(work.training)
+def vote_influence(
+    model: RewardModel,
+    votes: Votes,
+    keys: list[Key],
+    features_of: Callable[[list[Key]], Views],
+    training: Sequence[Example],
+) -> dict[str, Any]:
+    """Returns the training votes and the raters with the largest influence on the reward model, and the
+    raters' estimated reliability and leniency. Votes compacted into the vote summary are not included."""
+    weight = ensemble.influence(model, features_of(keys), votes)
+    raters = examples.raters(training)
     return {
         "weightiest": [
             {
-                "vote": work.training[index].event_id,
-                "rater": work.training[index].rater,
-                "kind": work.training[index].type,
+                "vote": training[index].event_id,
+                "rater": training[index].rater,
+                "kind": training[index].type,
                 "weight": round(float(weight.of_votes_V[index]), 4),
             }
             for index in weight.of_votes_V.argsort(descending=True)[:SHOWN].tolist()
@@ -50,7 +57,7 @@ def of_votes(work: Round, model: RewardModel, seen: Seen) -> dict[str, Any]:
         "raters": [
             {
                 "rater": raters[index],
-                "votes": sum(example.rater == raters[index] for example in work.training),
+                "votes": sum(example.rater == raters[index] for example in training),
                 "weight": round(float(weight.of_raters_U[index]), 4),
                 "reliability": round(float(weight.reliability_U[index]), 3),
                 "leniency": round(float(weight.leniency_U[index]), 3),

@@ -9,7 +9,7 @@ from schemas.feedback import JUDGE
 from schemas.figures import Figures, Metric
 from schemas.policies import BASE
 
-FEWEST = 20
+MIN_RATERS = 20
 """People who must have judged each of two policies before these are compared."""
 
 _OUTCOMES = ("published", "rejected", "skipped", "failed")
@@ -30,7 +30,7 @@ with thumbs as (
         (values (0.0), (1.0)) as voice (imagined)
 ), approval as (
     select policy, avg(up) as share, var_samp(up) / count(*) as variance
-    from voices group by policy having count(rater) >= %(fewest)s
+    from voices group by policy having count(rater) >= %(min_raters)s
 )
 select
     (select jsonb_object_agg(outcome, number) from (
@@ -56,8 +56,8 @@ select
 """
 
 
-def progress(url: str, project: str) -> Figures:
-    parameters = {"project": project, "judge": JUDGE, "base": BASE, "fewest": FEWEST}
+def training_metrics(url: str, project: str) -> Figures:
+    parameters = {"project": project, "judge": JUDGE, "base": BASE, "min_raters": MIN_RATERS}
     return Figures(url, _PROGRESS, parameters, _metrics)
 
 
@@ -78,7 +78,7 @@ def _metrics(row: DictRow) -> Iterator[Metric]:
     leads = GaugeMetricFamily(
         "hearken_approval_lead",
         "People's approval of the live policy above that of the base, or of the one before it, in standard"
-        f" errors: the last day, once {FEWEST} people have judged each.",
+        f" errors: the last day, once {MIN_RATERS} people have judged each.",
         labels=["against"],
     )
     for rival, lead in (row["leads"] or {}).items():

@@ -14,7 +14,7 @@ from tests.training import add_key, send, small_settings, some_turns, thumbs_by_
 from trainer import loop
 from trainer.data.round_inputs import Inputs
 from trainer.evaluation import gate
-from trainer.evaluation.regression import FEWEST, look_back, mean_change
+from trainer.evaluation.regression import MIN_RATERS, live_regression_test, mean_change
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 
@@ -77,9 +77,9 @@ def test_a_step_that_people_like_less_is_taken_back(
     policy = live(pool)
     vote(database_url, backbone, policy, 2, up=set())
     assert loop.run(settings, once=True) == 0
-    found = look_back(pool, "default", policy)
+    found = live_regression_test(pool, "default", policy)
     assert found is not None
-    assert found.regrets
+    assert found.regressed
     assert found.people == 12
     assert parents(pool) == [BASE, BASE]
 
@@ -120,11 +120,11 @@ def test_a_second_step_from_the_same_policy_is_not_taken_back(
     second = live(pool)
     vote(database_url, backbone, second, 3, up=set())
     assert loop.run(settings, once=True) == 0
-    found = look_back(pool, "default", second)
+    found = live_regression_test(pool, "default", second)
     assert found is not None
     assert found.parent == BASE
     assert found.change < -2 * found.error
-    assert not found.regrets
+    assert not found.regressed
     assert parents(pool) == [BASE, BASE, second]
 
 
@@ -141,9 +141,9 @@ def test_an_earlier_step_that_nobody_was_served_is_no_first_one(
         )
     vote(database_url, backbone, policy, 2, up=set())
     assert loop.run(settings, once=True) == 0
-    found = look_back(pool, "default", policy)
+    found = live_regression_test(pool, "default", policy)
     assert found is not None
-    assert found.regrets
+    assert found.regressed
 
 
 def test_a_step_that_people_like_as_much_is_kept(
@@ -152,21 +152,21 @@ def test_a_step_that_people_like_as_much_is_kept(
     policy = live(pool)
     vote(database_url, backbone, policy, 2, up=set(range(0, 24, 2)) | set(range(1, 12)))
     assert loop.run(settings, once=True) == 0
-    found = look_back(pool, "default", policy)
+    found = live_regression_test(pool, "default", policy)
     assert found is not None
-    assert not found.regrets
+    assert not found.regressed
     assert parents(pool) == [BASE, policy]
 
 
 def test_nothing_is_said_of_the_base_nor_by_too_few(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
-    assert look_back(pool, "default", BASE) is None
-    assert look_back(pool, "default", live(pool)) is None
+    assert live_regression_test(pool, "default", BASE) is None
+    assert live_regression_test(pool, "default", live(pool)) is None
 
 
 def test_a_few_people_who_all_say_the_same_are_not_sure() -> None:
-    change, error = mean_change([-0.5] * FEWEST)
+    change, error = mean_change([-0.5] * MIN_RATERS)
     assert change > -2 * error
     change, error = mean_change([-0.5] * 20)
     assert change < -2 * error
