@@ -1,4 +1,5 @@
-"""All figures, one bench after the other: `python -m tests.bench`. About eight hours on two cores."""
+"""This command runs all benches one after the other: `python -m tests.bench`. About eight hours on two
+cores."""
 
 import subprocess
 import sys
@@ -15,7 +16,7 @@ def main() -> int:
         print(f"\n== {bench}", flush=True)
         if subprocess.run([sys.executable, "-m", f"tests.bench.{bench}"], check=False).returncode:
             failed.append(bench)
-    print(f"\nNot kept: {', '.join(failed)}" if failed else "\nAll promises kept.")
+    print(f"\nTargets missed: {', '.join(failed)}" if failed else "\nAll targets reached.")
     return 1 if failed else 0
 
 

@@ -1,9 +1,9 @@
-"""The table of how well it learns: `python -m tests.bench.learning [BENCH …]`.
+"""This command runs the benches of learning and prints one table: `python -m tests.bench.learning [BENCH …]`.
 
-Each bench is run as its own command, and of its last line, which is JSON, come the figures of the rows below:
-by seed the median, and in brackets the least and the most, which hold the true median of five seeds with 94%
-confidence, since it lies outside only when all five fall on one side of it (2·½⁵). Names of benches take only
-these. About five hours on two cores.
+Each bench runs as its own command, and its last line, which is JSON, gives the figures of the rows below. The
+table shows the median over seeds, the least and the most; the last two are a 94% confidence interval of the
+median of five seeds, which lies outside only when all five fall on one side of it (2·½⁵). Names of benches
+select only these. About five hours on two cores.
 """
 
 import json
@@ -26,12 +26,13 @@ BENCHES = {
     "plan": ["small"],
     "live_learning": ["--seeds", *map(str, range(451, 456)), "--votes", "60", "--minutes", "1"],
 }
-"""With what they are asked. Of the service's learning only the rebuilding is looked at here."""
+"""The arguments of each bench. Of `live_learning`, this table shows only reproducibility."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`figures` are picked from what a bench found, and `kept` says whether they do what is promised."""
+    """A row of the table: `figures` selects the figures from a bench's JSON, and `kept` tests whether they
+    reach the target `aim`."""
 
     what: str
     bench: str
@@ -53,10 +54,13 @@ def each(least: float, most: float) -> Callable[[list[float]], bool]:
 
 
 ROWS = (
-    Row("reward model, 400 thumbs: held-out pairs set right", "reward", of("clean"), "0.90", middle(0.9)),
-    Row("with three of ten raters hostile, of that", "reward", of("hostile_to_clean"), "0.95", middle(0.95)),
+    Row("reward model, 400 thumbs: held-out pairwise accuracy", "reward", of("clean"), "0.90", middle(0.9)),
     Row(
-        "its error then, against a model without raters'", "reward", of("error_ratio"), "at most 0.5",
+        "with three of ten raters hostile, share of that", "reward", of("hostile_to_clean"), "0.95",
+        middle(0.95),
+    ),
+    Row(
+        "its error then, against a model without rater terms", "reward", of("error_ratio"), "at most 0.5",
         lambda figures: statistics.median(figures) <= 0.5,
     ),
     Row(
@@ -70,22 +74,25 @@ ROWS = (
         "its accuracy less a full refit's, points", "incremental",
         lambda found: [value for name, value in found.items() if name != "ratio"], "-1", each(-1, 100),
     ),
-    Row("ten rounds of 100 votes: way", "offline_learning", of("way"), "", each(0, 1)),
+    Row(
+        "ten rounds of 100 votes: share of the achievable gain", "offline_learning",
+        of("share_of_achievable_gain"), "", each(0, 1),
+    ),
     Row("knowledge gained, share", "offline_learning", of("knowledge"), "-0.02 in each", each(-0.02, 1)),
     Row("KL, nats a token", "offline_learning", of("kl"), "0.3 in each", each(-1, 0.3)),
-    Row("distinct-2 of the base's", "offline_learning", of("distinct"), "0.8 in each", each(0.8, 9)),
+    Row("distinct-2 against the base's", "offline_learning", of("distinct"), "0.8 in each", each(0.8, 9)),
     Row(
-        "style that moved most of those not voted on", "offline_learning", of("other_styles"), "at most 0.10",
+        "largest change of a style not voted on", "offline_learning", of("other_styles"), "at most 0.10",
         lambda figures: statistics.median(figures) <= 0.1,
     ),
-    Row("memory planned, by how much it is off", "plan", lambda found: [one["off"] for one in found],
+    Row("relative error of the planned memory", "plan", lambda found: [one["off"] for one in found],
         "0.1 in each", each(-0.1, 0.1)),
-    Row("policies rebuilt byte by byte", "live_learning", of("rebuilt"), "all", each(1, 1)),
+    Row("policies reproduced byte by byte", "live_learning", of("rebuilt"), "all", each(1, 1)),
 )  # fmt: skip
 
 
-def ask(bench: str) -> Any:
-    """What a bench found; shows what it says meanwhile."""
+def run(bench: str) -> Any:
+    """Runs a bench, echoing its output; returns the figures of its last JSON line."""
     command = [sys.executable, "-m", f"tests.bench.{bench}", *BENCHES[bench]]
     print(f"\n== {bench}", flush=True)
     last = ""
@@ -98,7 +105,7 @@ def ask(bench: str) -> Any:
 
 
 def main(chosen: list[str]) -> int:
-    found = {bench: ask(bench) for bench in chosen or BENCHES}
+    found = {bench: run(bench) for bench in chosen or BENCHES}
     table = Table("what", "aim", "median", "least", "most", "kept")
     kept = []
     for row in ROWS:

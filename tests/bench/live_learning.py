@@ -22,7 +22,8 @@ from tests.installation import ADMIN_KEY, Installation, wait
 
 
 def learn(seed: int, votes: int, minutes: float) -> tuple[Report, bool]:
-    """One seed on a service of its own, and whether its last policy can be made again byte by byte."""
+    """Runs one seed on a fresh service; returns its report, and whether its last policy reproduces byte by
+    byte."""
     with hearken_up() as service:
         options = SimulateOptions(
             url=service.url, admin_key=ADMIN_KEY, seed=seed, votes=votes, minutes=minutes
@@ -36,7 +37,7 @@ def learn(seed: int, votes: int, minutes: float) -> tuple[Report, bool]:
 
 
 def learned(service: Installation) -> list[str]:
-    """The policies that were live and are not the base, newest first."""
+    """Returns the policies that were live, without the base, newest first."""
     with service.client() as client:
         rows = client.get("/v1/policies").json()["data"]
     return [row["id"] for row in rows if row["id"] != BASE and row["state"] in ("live", "retired")]

@@ -1,15 +1,15 @@
-"""How well the trainer learns a hidden taste, without the service around it: votes are cast directly on
-sampled replies, and rounds follow each other as they do under `hearken up`.
+"""This bench measures how well the trainer learns a simulated preference, without the service.
 
     python -m tests.bench.offline_learning --seeds 956 957
 
-Rounds and gate are the trainer's own (`trainer.round`, `trainer.gate`). The tastes and the noise are those of
-the simulated people (`deploy.simulation.people`); the trainer never sees them. While a round trains, people vote on the
-policy before it, so a batch of votes is one policy old, as live. In the end: which part of the way to full
-approval was gone, and what it cost: knowledge, KL in nats per token, different pairs of words against the
-base's, and by how much a style changed that nobody voted on. Promised after ten rounds of 100 votes: in every
-seed at most 2 points of knowledge lost, KL within budget, 0.8 of the pairs; 10 points at the median. About 12
-minutes a seed on one core.
+Simulated people (`deploy.simulation.people`) vote directly on sampled replies, and rounds follow each other
+as under `hearken up`: the rounds and the gate are the trainer's own, and while a round trains, people vote on
+the policy before it, so a batch of votes is one policy old. The trainer never sees the preference. The
+figures after the last round are the share of the achievable gain (from the base's true approval to 1), the
+change in knowledge, the KL to the base in nats per token, distinct-2 against the base's, and the largest
+change of a style that the preference does not mention. Targets after ten rounds of 100 votes: in every seed
+at most 2 points of knowledge lost, KL within the budget and 0.8 of the base's distinct-2; at the median at
+most 10 points of change in another style. About 12 minutes a seed on one core.
 """
 
 import argparse
@@ -30,10 +30,11 @@ from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.round_inputs import Inputs
-from trainer.evaluation import gate, knowledge
-from trainer.evaluation.knowledge import Exam
+from trainer.evaluation import gate
+from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval, Question, answer_accuracy
+from trainer.evaluation.style_stats import distinct_2
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import in_process, sample
+from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
 from trainer.rl.optimize import Improvement
 from trainer.round import Round, Seen
 from trainer.starter import MODEL_DIR
@@ -44,19 +45,22 @@ from trainer.starter.world import prompts as world_prompts
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 ROUND_VOTES = 100
-SAID = 1200  # replies before and after: a style's share is known to two points
-PROBES = 1024  # of knowledge, before and after: what was lost is known to 0.6 points
+EVAL_REPLIES = 1200
+"""Replies before and after: a style's share is known to two points."""
+
+QUESTIONS = 1024
+"""Knowledge questions before and after: the drop is known to 0.6 points."""
 
 
-class Ballots:
-    """All votes so far."""
+class VoteHistory:
+    """All votes so far, with the replies and prompts that they are on."""
 
     def __init__(self) -> None:
         self.examples: list[Example] = []
         self.replies: dict[Key, Reply] = {}
-        self.prompts: dict[str, list[int]] = {}  # of the turns, newest first
+        self.prompts: dict[str, list[int]] = {}  # by turn, newest first
 
-    def cast(self, turn: str, type: str, value: dict[str, Any], rater: str, about: tuple[Key, ...]) -> None:
+    def add(self, turn: str, type: str, value: dict[str, Any], rater: str, about: tuple[Key, ...]) -> None:
         event = f"e{len(self.examples)}"
         self.examples.append(Example(event, turn, type, value, rater, about, NOW, learned=False))
 
@@ -77,48 +81,60 @@ class Ballots:
         return Round(backbone, settings, inputs, corpus, dict(self.prompts))
 
 
-def vote(backbone: Backbone, ballots: Ballots, people: list[Person], count: int, seed: int) -> None:
-    """`count` votes on the policy as it is: 70% thumbs, 20% side by side, 10% edits."""
+def simulate_votes(
+    backbone: Backbone, history: VoteHistory, people: list[Person], count: int, seed: int
+) -> None:
+    """Adds `count` votes on replies of the current adapter: 70% thumbs, 20% rankings of two, 10% edits."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     asked = world_prompts(count, seed)
     ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
     with backbone.merged():
-        rollouts = sample(backbone, ids, 2, 90, generator)
+        rollouts = sample(backbone, ids, SamplingSpec(2, 90), generator)
     for index, prompt in enumerate(asked):
         turn, person = f"chatcmpl-{seed}-{index}", people[rng.randrange(len(people))]
         pair = [rollout.token_ids for rollout in rollouts[2 * index : 2 * index + 2]]
         texts = [backbone.decode(tokens) for tokens in pair]
         keys: list[Key] = [(turn, "0"), (turn, "1")]
-        ballots.replies |= {key: Reply(ids[index], tokens) for key, tokens in zip(keys, pair, strict=True)}
+        history.replies |= {key: Reply(ids[index], tokens) for key, tokens in zip(keys, pair, strict=True)}
         kind = rng.random()
         if kind < 0.7:
             value = "up" if person.thumb(texts[0], rng) else "down"
-            ballots.cast(turn, "thumb", {"value": value}, person.name, (keys[0],))
+            history.add(turn, "thumb", {"value": value}, person.name, (keys[0],))
         elif kind < 0.9:
             groups, acceptable = person.ranking(texts, rng)
             ranking = {"ranking": groups, "acceptable": acceptable}
-            ballots.cast(turn, "ranking", ranking, person.name, (keys[0], keys[1]))
+            history.add(turn, "ranking", ranking, person.name, (keys[0], keys[1]))
         else:
             edited = person.edit(texts[0], prompt.accept or (), rng)
-            ballots.replies[turn, "edit"] = Reply(ids[index], backbone.encode_reply(edited))
-            ballots.cast(turn, "edit", {}, person.name, ((turn, "edit"), keys[0]))
-        ballots.prompts = {turn: ids[index]} | ballots.prompts
+            history.replies[turn, "edit"] = Reply(ids[index], backbone.encode_reply(edited))
+            history.add(turn, "edit", {}, person.name, ((turn, "edit"), keys[0]))
+        history.prompts = {turn: ids[index]} | history.prompts
 
 
-def learn(work: Round, settings: TrainerSettings, seen: Seen, exam: Exam) -> tuple[Improvement, gate.Verdict]:
-    """A round as the trainer does it; a candidate that the gate rejects is taken back."""
-    backbone, rl = exam.backbone, settings.rl
-    sampler = in_process(backbone, rl.replies, rl.max_tokens, work.generator("rollouts"))
+def train_round(
+    work: Round, settings: TrainerSettings, seen: Seen, questions: KnowledgeEval
+) -> tuple[Improvement, gate.Verdict]:
+    """Runs one round as the trainer does; the adapter is restored when the gate refuses the candidate."""
+    backbone, rl = questions.backbone, settings.rl
+    sampler = in_process_sampler(
+        backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), work.generator("rollouts")
+    )
 
-    def answers(purpose: str) -> gate.Answers:
-        return gate.answer(backbone, work.exam, gate.REPLIES, rl.max_tokens, work.generator(purpose))
+    def samples(purpose: str) -> gate.EvalSamples:
+        spec = SamplingSpec(gate.SAMPLES_PER_PROMPT, rl.max_tokens)
+        return gate.sample_eval(backbone, work.exam, spec, work.generator(purpose))
 
-    before, live = backbone.snapshot(), answers("live")
-    learned = work.learn(seen, exam, sampler)
-    knows = (exam.of_adapter(work.generator("knowledge")), exam.of_base())
-    verdict = gate.judge(
-        answers("candidate"), live, learned.base, learned.model, learned.judge, knows, settings.gate, rl
+    before, live = backbone.snapshot(), samples("live")
+    learned = work.learn(seen, questions, sampler)
+    accuracy = KnowledgeAccuracy(
+        candidate=questions.adapter_accuracy(work.generator("knowledge")), base=questions.base_accuracy()
+    )
+    verdict = gate.evaluate(
+        gate.GateSamples(samples("candidate"), live, learned.base),
+        gate.GateModels(learned.model, learned.judge),
+        accuracy,
+        settings,
     )
     if not verdict.passed:
         backbone.restore(before)
@@ -126,59 +142,61 @@ def learn(work: Round, settings: TrainerSettings, seen: Seen, exam: Exam) -> tup
 
 
 @dataclass(frozen=True)
-class Sayings:
-    """What a policy says to `count` prompts that were never seen in training."""
+class PolicySamples:
+    """A policy's replies, one to each of `count` prompts that are never used in training."""
 
     token_ids: list[list[int]]
     texts: list[str]
 
     @classmethod
-    def of(cls, backbone: Backbone, count: int, seed: int) -> "Sayings":
+    def sample(cls, backbone: Backbone, count: int, seed: int) -> "PolicySamples":
         asked = world_prompts(count, 10_000 + seed)
         ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
         with backbone.merged():
-            rollouts = sample(backbone, ids, 1, 90, torch.Generator().manual_seed(seed))
+            rollouts = sample(backbone, ids, SamplingSpec(1, 90), torch.Generator().manual_seed(seed))
         tokens = [rollout.token_ids for rollout in rollouts]
         return cls(tokens, [backbone.decode(each) for each in tokens])
 
     def approval(self, person: Person) -> float:
-        """The true share of liked replies."""
+        """Returns the true share of liked replies."""
         return sum(map(person.preference.likes, self.texts)) / len(self.texts)
 
-    def rates(self) -> dict[str, float]:
-        """How often each axis holds."""
+    def style_rates(self) -> dict[str, float]:
+        """Returns how often each style axis holds."""
         found = [styles(text) for text in self.texts]
         return {axis: sum(each[axis] for each in found) / len(found) for axis in AXES}
 
 
-def known_share(backbone: Backbone, probes: list[knowledge.Probe], generator: torch.Generator) -> float:
-    """Share of the probes that the policy answers rightly, over two replies to each."""
+def mean_accuracy(backbone: Backbone, questions: list[Question]) -> float:
+    """Returns the current adapter's accuracy on the questions, with two replies to each."""
+    generator = torch.Generator().manual_seed(1)
     with backbone.merged():
-        return sum(knowledge.ask(backbone, probes, 2, 90, generator)) / len(probes)
+        accuracies = answer_accuracy(backbone, questions, SamplingSpec(2, 90), generator)
+    return sum(accuracies) / len(questions)
 
 
 def distinct_ratio(replies: list[list[int]], base: list[list[int]]) -> float:
-    """Different pairs of tokens against the base's, in as much text: the more there is, the fewer are new."""
+    """Returns distinct-2 against the base's, on as many tokens: it falls with the amount of text."""
     tokens = min(sum(map(len, replies)), sum(map(len, base)))
-    return gate.distinct(first(replies, tokens)) / gate.distinct(first(base, tokens))
+    return distinct_2(truncate(replies, tokens)) / distinct_2(truncate(base, tokens))
 
 
-def first(replies: list[list[int]], tokens: int) -> list[list[int]]:
-    """The first `tokens` of them."""
+def truncate(replies: list[list[int]], tokens: int) -> list[list[int]]:
+    """Returns the first `tokens` tokens of the replies together."""
     ends = list(accumulate(map(len, replies)))
     return [reply[: max(0, tokens - end + len(reply))] for reply, end in zip(replies, ends, strict=True)]
 
 
 def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[str, float]:
-    """One taste: what was won, and what was lost for it."""
+    """Returns the figures of one seed, which draws one preference."""
     backbone = Backbone(MODEL_DIR, settings.rl)
     people = draw_people(seed, 20)
     judge = next(person for person in people if not person.contrarian)
-    ballots = Ballots()
-    seen, exam = Seen(backbone), Exam(backbone, settings)
-    probes = [knowledge.Probe(p.prompt, p.accept or ()) for p in world_probes(PROBES, 77)]
-    before = Sayings.of(backbone, SAID, seed)
-    known = known_share(backbone, probes, torch.Generator().manual_seed(1))
+    history = VoteHistory()
+    seen, gate_questions = Seen(backbone), KnowledgeEval(backbone, settings)
+    questions = [Question(each.prompt, each.accept or ()) for each in world_probes(QUESTIONS, 77)]
+    before = PolicySamples.sample(backbone, EVAL_REPLIES, seed)
+    known = mean_accuracy(backbone, questions)
     print(
         f"seed {seed}: {judge.preference}; base approval {before.approval(judge):.3f}, knowledge {known:.3f}",
         flush=True,
@@ -187,37 +205,38 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     kl = lost = 0.0
     for number in range(1, args.votes // ROUND_VOTES + 1):
         backbone.restore(older)
-        vote(backbone, ballots, people, ROUND_VOTES, 100 * seed + number)
+        simulate_votes(backbone, history, people, ROUND_VOTES, 100 * seed + number)
         backbone.restore(newer)
         wall = time.monotonic()
-        work = ballots.round(backbone, settings, 1000 * seed + number, lost)
+        work = history.round(backbone, settings, 1000 * seed + number, lost)
         if work.useless():
             continue
-        result, verdict = learn(work, settings, seen, exam)
+        result, verdict = train_round(work, settings, seen, gate_questions)
         wall = time.monotonic() - wall
         lost = verdict.figures["knowledge_lost"]
         if verdict.passed:
             older, newer, kl = newer, backbone.snapshot(), verdict.figures["kl"]
-        said = Sayings.of(backbone, 200, seed)
+        replies = PolicySamples.sample(backbone, 200, seed)
         axes = " ".join(
             f"{rate if wanted else 1 - rate:.2f}"
             for axis, wanted in judge.preference.wants
-            for rate in [said.rates()[axis]]
+            for rate in [replies.style_rates()[axis]]
         )
         first, last = result.steps[0], result.steps[-1]
         print(
-            f"  {number * ROUND_VOTES:4d} votes: approval {said.approval(judge):.3f} ({axes})"
+            f"  {number * ROUND_VOTES:4d} votes: approval {replies.approval(judge):.3f} ({axes})"
             f"  reward {first.reward:+.2f}→{last.reward:+.2f}  KL {last.kl:.3f}  entropy {last.entropy:.2f}"
             f"  length {last.length:.0f}  lost {lost:+.3f}  {wall:.0f} s"
             f"  {result.stopped or ''} {'; '.join(verdict.reasons)}",
             flush=True,
         )
-    after = Sayings.of(backbone, SAID, seed)
-    knows = known_share(backbone, probes, torch.Generator().manual_seed(1))
+    after = PolicySamples.sample(backbone, EVAL_REPLIES, seed)
+    knows = mean_accuracy(backbone, questions)
     voted_on = {axis for axis, _ in judge.preference.wants}
-    rates, base_rates = after.rates(), before.rates()
+    rates, base_rates = after.style_rates(), before.style_rates()
     figures = {
-        "way": (after.approval(judge) - before.approval(judge)) / (1 - before.approval(judge)),
+        "share_of_achievable_gain": (after.approval(judge) - before.approval(judge))
+        / (1 - before.approval(judge)),
         "knowledge": knows - known,
         "kl": kl,
         "distinct": distinct_ratio(after.token_ids, before.token_ids),
@@ -235,7 +254,7 @@ def main() -> int:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[956, 957, 958, 959, 960])
     parser.add_argument("--votes", type=int, default=1000)
-    parser.add_argument("--set", nargs="*", default=[], help="rl.steps=6 rl.algorithm=grpo …")
+    parser.add_argument("--set", nargs="*", default=[], help="rl.steps_per_round=6 rl.algorithm=grpo …")
     args = parser.parse_args()
     torch.set_num_threads(1)
     settings = TrainerSettings()
@@ -249,7 +268,7 @@ def main() -> int:
     for name in rows[0]:
         values = sorted(row[name] for row in rows)
         print(
-            f"{name:13} least {values[0]:.3f}, median {statistics.median(values):.3f}, most {values[-1]:.3f}"
+            f"{name:24} least {values[0]:.3f}, median {statistics.median(values):.3f}, most {values[-1]:.3f}"
         )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     print(json.dumps({name: [row[name] for row in rows] for name in rows[0]}))

@@ -1,14 +1,14 @@
-"""Votes needed to reach 80% approval, against TRL: `python -m tests.bench.sample_efficiency --seeds 543 544`.
+"""This bench compares the votes needed to reach 80% approval with TRL's DPO, KTO and online DPO.
 
-First ours: rounds as the trainer does them, on votes of people with a hidden taste (`offline_learning`), till
-the policy is liked at 80% within the limits of our gate, which are what it costs in KL to the base and in
-knowledge; say after n votes. People then go on voting on it, up to 2n votes. TRL's DPO and KTO learn from
-those 2n votes, its online DPO from 2n comparisons of its own samples by the same people, all from the same
-base with the same LoRA, each with every learning rate of a grid. We need at most half the votes of the best
-of them if none reaches 80% so, within the same limits. What the best reaches beyond them is printed too.
-The later half of those votes is about replies of a policy that is liked at 80%, which only our loop has made:
-that is what "the same votes" means, and it helps KTO. Promised of the median, so of most seeds. 25 to
-45 minutes a seed on one core.
+    python -m tests.bench.sample_efficiency --seeds 543 544
+
+First, our rounds run on votes of simulated people (`offline_learning`) until the true approval of the policy
+is 80% within the gate's limits of KL to the base and of knowledge lost; this takes n votes. The people then
+vote on it until there are 2n votes. TRL's DPO and KTO train on those 2n votes, its online DPO on 2n
+comparisons of its own samples by the same people, all from the same base with the same LoRA, each with every
+learning rate of a grid. The target, in most seeds: none of them reaches 80% within the same limits. The best
+approval beyond the limits is printed too. The later n votes are on replies of a policy with 80% approval,
+which only our loop has made; this helps KTO. 25 to 45 minutes a seed on one core.
 """
 
 import argparse
@@ -30,20 +30,23 @@ from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
-from tests.bench.offline_learning import Ballots, Sayings, learn, vote
+from tests.bench.offline_learning import PolicySamples, VoteHistory, simulate_votes, train_round
 from trainer.data.examples import Corpus, Key
 from trainer.evaluation import gate
-from trainer.evaluation.knowledge import Exam, loss
+from trainer.evaluation.knowledge import KnowledgeEval, accuracy_drop
 from trainer.model.backbone import Backbone
+from trainer.model.rollouts import SamplingSpec
 from trainer.round import Seen
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts as world_prompts
 
-AIM = 0.8
+TARGET_APPROVAL = 0.8
 ROUND_VOTES = 30
-MOST_VOTES = 600
-ASKED = 400  # prompts of an estimate of true approval
-RATES = (5e-4, 1e-3, 2e-3)
+MAX_VOTES = 600
+EVAL_PROMPTS = 400
+"""Prompts of an estimate of true approval."""
+
+LEARNING_RATES = (5e-4, 1e-3, 2e-3)
 EPOCHS = 3
 BATCH = 16
 COMMON: dict[str, Any] = {
@@ -54,78 +57,79 @@ COMMON: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Reached:
-    """What a policy is worth and what it costs: the share of replies that is liked, nats per token from the
-    base, the share of the knowledge probes that it lost, and whether our gate would let it pass for these."""
+class Outcome:
+    """A policy's true approval, its KL to the base (nats per token), its drop in knowledge accuracy, and
+    whether these two are within the gate's limits."""
 
-    liked: float
+    approval: float
     kl: float
     lost: float
     allowed: bool
 
 
-class Examiner:
-    """Knows the taste, as nobody who learns does."""
+class Evaluator:
+    """The evaluator knows the simulated preference, which no trainer sees."""
 
     def __init__(
         self, backbone: Backbone, settings: TrainerSettings, people: list[Person], seed: int
     ) -> None:
-        self.exam = Exam(backbone, settings)
+        self.questions = KnowledgeEval(backbone, settings)
         self.seed = seed
         self._settings = settings
         self._judge = next(person for person in people if not person.contrarian)
 
-    def look(self) -> Reached:
-        """At the adapter as it is now."""
+    def evaluate(self) -> Outcome:
+        """Evaluates the current adapter."""
         backbone, rl, generator = (
-            self.exam.backbone,
+            self.questions.backbone,
             self._settings.rl,
             torch.Generator().manual_seed(self.seed),
         )
         asked = [
             backbone.render([{"role": "user", "content": each.prompt}])
-            for each in world_prompts(ASKED, 20_000 + self.seed)
+            for each in world_prompts(EVAL_PROMPTS, 20_000 + self.seed)
         ]
-        kl = gate.answer(backbone, asked, 1, rl.max_tokens, generator).kl
-        lost, _ = loss(self.exam.of_base(), self.exam.of_adapter(generator))
-        allowed = kl <= gate.SLACK * rl.kl_budget and lost <= self._settings.gate.knowledge_loss
-        liked = Sayings.of(backbone, ASKED, self.seed).approval(self._judge)
-        return Reached(liked, kl, lost, allowed)
+        kl = gate.sample_eval(backbone, asked, SamplingSpec(1, rl.max_tokens), generator).kl
+        after = self.questions.adapter_accuracy(generator)
+        lost, _ = accuracy_drop(self.questions.base_accuracy(), after)
+        allowed = kl <= gate.GUARD_TOLERANCE * rl.kl_budget and lost <= self._settings.gate.max_knowledge_loss
+        approval = PolicySamples.sample(backbone, EVAL_PROMPTS, self.seed).approval(self._judge)
+        return Outcome(approval, kl, lost, allowed)
 
 
-def ours(
-    examiner: Examiner, settings: TrainerSettings, people: list[Person], seed: int
-) -> tuple[int, Ballots]:
-    """Votes that it took, MOST_VOTES + 1 if those were not enough, and twice as many of them."""
-    exam = examiner.exam
-    backbone = exam.backbone
-    ballots, seen = Ballots(), Seen(backbone)
+def train_ours(
+    evaluator: Evaluator, settings: TrainerSettings, people: list[Person], seed: int
+) -> tuple[int, VoteHistory]:
+    """Returns the number of votes needed, MAX_VOTES + 1 if those were not enough, and twice as many votes."""
+    questions = evaluator.questions
+    backbone = questions.backbone
+    history, seen = VoteHistory(), Seen(backbone)
     older = newer = backbone.snapshot()
-    taken, lost = MOST_VOTES + 1, 0.0
-    for number in range(1, MOST_VOTES // ROUND_VOTES + 1):
+    taken, lost = MAX_VOTES + 1, 0.0
+    for number in range(1, MAX_VOTES // ROUND_VOTES + 1):
         backbone.restore(older)
-        vote(backbone, ballots, people, ROUND_VOTES, 100 * seed + number)
+        simulate_votes(backbone, history, people, ROUND_VOTES, 100 * seed + number)
         backbone.restore(newer)
-        work = ballots.round(backbone, settings, 1000 * seed + number, lost)
+        work = history.round(backbone, settings, 1000 * seed + number, lost)
         if work.useless() is not None:
             continue
-        _, verdict = learn(work, settings, seen, exam)
+        _, verdict = train_round(work, settings, seen, questions)
         lost = verdict.figures["knowledge_lost"]
         if not verdict.passed:
-            print(f"  ours, {len(ballots.examples)} votes: {'; '.join(verdict.reasons)}", flush=True)
+            print(f"  ours, {len(history.examples)} votes: {'; '.join(verdict.reasons)}", flush=True)
             continue
         older, newer = newer, backbone.snapshot()
-        reached = examiner.look()
-        print(f"  ours, {len(ballots.examples)} votes: {reached}", flush=True)
-        if reached.liked >= AIM and reached.allowed:
-            taken = len(ballots.examples)
-            vote(backbone, ballots, people, taken, 100 * seed + 99)
+        reached = evaluator.evaluate()
+        print(f"  ours, {len(history.examples)} votes: {reached}", flush=True)
+        if reached.approval >= TARGET_APPROVAL and reached.allowed:
+            taken = len(history.examples)
+            simulate_votes(backbone, history, people, taken, 100 * seed + 99)
             break
-    return taken, ballots
+    return taken, history
 
 
-class Rows:
-    """The votes of a corpus in TRL's layouts."""
+class TrlRows:
+    """The votes of a corpus in TRL's data set formats."""
 
     def __init__(self, corpus: Corpus, backbone: Backbone) -> None:
         self.corpus = corpus
@@ -133,13 +137,17 @@ class Rows:
 
     def pairs(self) -> list[dict[str, Any]]:
         return [
-            {"prompt": self._prompt(better), "chosen": self._says(better), "rejected": self._says(worse)}
+            {
+                "prompt": self._prompt(better),
+                "chosen": self._completion(better),
+                "rejected": self._completion(worse),
+            }
             for better, worse, _ in self.corpus.pairs((example, 1.0) for example in self.corpus.examples)
         ]
 
     def judged(self) -> list[dict[str, Any]]:
         return [
-            {"prompt": self._prompt(key), "completion": self._says(key), "label": good}
+            {"prompt": self._prompt(key), "completion": self._completion(key), "label": good}
             for key, good, _ in self.corpus.judged((example, 1.0) for example in self.corpus.examples)
         ]
 
@@ -148,12 +156,12 @@ class Rows:
             {"role": "user", "content": self.backbone.decode(self.corpus.replies[key].prompt_ids).strip()}
         ]
 
-    def _says(self, key: Key) -> list[dict[str, str]]:
+    def _completion(self, key: Key) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": self.backbone.decode(self.corpus.replies[key].token_ids)}]
 
 
-def theirs(kind: str, rate: float, rows: list[dict[str, Any]], people: list[Person], seed: int) -> Path:
-    """Train with TRL; returns the adapter's directory."""
+def train_trl(kind: str, rate: float, rows: list[dict[str, Any]], people: list[Person], seed: int) -> Path:
+    """Trains an adapter with TRL; returns its directory."""
     settings = TrainerSettings().rl
     folder = Path(tempfile.mkdtemp(prefix="hearken-trl-"))
     common = COMMON | {"output_dir": str(folder), "learning_rate": rate, "seed": seed}
@@ -174,7 +182,7 @@ def theirs(kind: str, rate: float, rows: list[dict[str, Any]], people: list[Pers
         rng = random.Random(f"online {seed}")
 
         def compared(completions: list[Any], **_: Any) -> list[float]:
-            """Each by whoever it is shown to; who cannot tell says either."""
+            """Returns the thumbs of one random person for each pair; ties are broken at random."""
             texts = [each if isinstance(each, str) else each[0]["content"] for each in completions]
             half = len(texts) // 2
             asked = [people[rng.randrange(len(people))] for _ in range(half)]
@@ -190,22 +198,22 @@ def theirs(kind: str, rate: float, rows: list[dict[str, Any]], people: list[Pers
     return folder
 
 
-def against(
-    examiner: Examiner, ballots: Ballots, taken: int, people: list[Person], seed: int
-) -> dict[str, list[Reached]]:
-    """What each of TRL's reaches on twice the votes, with each learning rate."""
-    backbone = examiner.exam.backbone
-    corpus = Corpus(ballots.examples[: 2 * taken], ballots.replies)
-    rows = Rows(corpus, backbone)
+def evaluate_trl(
+    evaluator: Evaluator, history: VoteHistory, taken: int, people: list[Person], seed: int
+) -> dict[str, list[Outcome]]:
+    """Returns the outcomes of each TRL method on twice the votes, one per learning rate."""
+    backbone = evaluator.exam.backbone
+    corpus = Corpus(history.examples[: 2 * taken], history.replies)
+    rows = TrlRows(corpus, backbone)
     fresh = [
         {"prompt": [{"role": "user", "content": each.prompt}]} for each in world_prompts(2 * taken, seed + 7)
     ]
     sets = {"dpo": rows.pairs(), "kto": rows.judged(), "online_dpo": fresh}
-    found: dict[str, list[Reached]] = {}
+    found: dict[str, list[Outcome]] = {}
     for kind, of_kind in sets.items():
-        for rate in RATES:
-            backbone.load_adapter(theirs(kind, rate, of_kind, people, seed))
-            found.setdefault(kind, []).append(examiner.look())
+        for rate in LEARNING_RATES:
+            backbone.load_adapter(train_trl(kind, rate, of_kind, people, seed))
+            found.setdefault(kind, []).append(evaluator.evaluate())
             print(
                 f"  {kind}, {len(of_kind)} rows of {2 * taken} votes, rate {rate}: {found[kind][-1]}",
                 flush=True,
@@ -213,9 +221,9 @@ def against(
     return found
 
 
-def best(reached: Iterable[Reached]) -> float:
-    """The highest approval, 0 of none."""
-    return max((each.liked for each in reached), default=0.0)
+def best(reached: Iterable[Outcome]) -> float:
+    """Returns the highest approval, 0 without outcomes."""
+    return max((each.approval for each in reached), default=0.0)
 
 
 def main() -> int:
@@ -231,12 +239,12 @@ def main() -> int:
         print(f"seed {seed}", flush=True)
         people = draw_people(seed, 40)
         backbone = Backbone(MODEL_DIR, settings.rl)
-        examiner = Examiner(backbone, settings, people, seed)
-        taken, ballots = ours(examiner, settings, people, seed)
-        trl = against(examiner, ballots, taken, people, seed) if taken <= MOST_VOTES else {}
+        evaluator = Evaluator(backbone, settings, people, seed)
+        taken, history = train_ours(evaluator, settings, people, seed)
+        trl = evaluate_trl(evaluator, history, taken, people, seed) if taken <= MAX_VOTES else {}
         everything = [each for reached in trl.values() for each in reached]
         within = best(each for each in everything if each.allowed)
-        half = taken <= MOST_VOTES and within < AIM
+        half = taken <= MAX_VOTES and within < TARGET_APPROVAL
         found.append(
             {
                 "seed": seed,
