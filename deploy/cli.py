@@ -51,13 +51,13 @@ def up(
 @app.command()
 def serve() -> None:
     """Run one chat API process; `up` does this for you. Several may run, behind any balancer."""
-    from deploy.local.prepare import keys, keys_shown, prepared
+    from deploy.local.prepare import create_keys, describe_keys, prepared
     from serving.app import serve as run
 
     with prepared(_with_own_database("Serving")) as settings:
-        made = keys(settings)
+        made = create_keys(settings)
         if settings.admin_key is None:  # else its owner knows it, and it does not belong into a log
-            print("\n".join(keys_shown(made)), flush=True)
+            print("\n".join(describe_keys(made)), flush=True)
         run(settings)
 
 
@@ -85,23 +85,23 @@ def train(
     from schemas import figures, logs
     from trainer.learner import Learner
     from trainer.loop import run
-    from trainer.model.distributed import Processes
-    from trainer.records.metrics import progress
+    from trainer.model.distributed import ProcessGroup
+    from trainer.records.metrics import training_metrics
 
     settings = load()
     logs.configure(settings.log_level)
-    with Processes.launched() as processes:
-        if not processes.first:  # it is told what it needs, and has no use for a database
+    with ProcessGroup.from_environment() as group:
+        if not group.is_main:  # it is told what it needs, and has no use for a database
             model = str(base_directory(settings.model))
-            Learner(settings.model_copy(update={"model": model}), processes).follow()
+            Learner(settings.model_copy(update={"model": model}), group).follow()
             return
         # It may be killed anywhere, so it ends where it is.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(once)))
         with prepared(settings) as settings:
             if metrics_port is not None:
-                shown = progress(settings.database_url or "", settings.project)
+                shown = training_metrics(settings.database_url or "", settings.project)
                 figures.show(settings.host, metrics_port, shown)
-            code = run(settings, once=once, processes=processes)
+            code = run(settings, once=once, group=group)
     raise typer.Exit(code)
 
 
@@ -145,10 +145,10 @@ def judge() -> None:
 def fetch(directory: Path) -> None:
     """Put the base model into DIRECTORY, for engines and replicas that read it from there. One that is there
     already stays as it is; another is replaced at once."""
-    from deploy.local.base_model import base_directory, place
+    from deploy.local.base_model import base_directory, copy_base_model
 
     base = base_directory(load().model)
-    place(base, directory)
+    copy_base_model(base, directory)
     print(f"{base} is in {directory}.")
 
 

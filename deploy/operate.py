@@ -158,10 +158,10 @@ def import_votes(
     from dataclasses import asdict
 
     from deploy.datasets.import_votes import import_file
-    from deploy.local.prepare import keys, prepared
+    from deploy.local.prepare import create_keys, prepared
 
     with prepared(load(data_dir=data_dir)) as settings:
-        keys(settings)
+        create_keys(settings)
         report = asyncio.run(import_file(settings, file, rater or f"import:{file.name}"))
     if as_json:
         print(json.dumps(asdict(report)))

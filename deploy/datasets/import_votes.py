@@ -69,7 +69,7 @@ async def import_file(settings: Settings, path: Path, rater: str) -> ImportRepor
     directory. Raises StartError if the file cannot be read at all."""
     from trainer.model.tokenizer import ChatTokenizer
 
-    text = Text(Path(settings.model))
+    text = ChatTokenizer(Path(settings.model))
     report = ImportReport()
     batch: list[ImportedRow] = []
     async with open_async_pool(settings.database_url or "") as pool:
@@ -104,7 +104,7 @@ class ImportedRow(NamedTuple):
 class Importer:
     """Converts rows to turns and votes of one rater in one project, and stores them."""
 
-    def __init__(self, pool: AsyncPool, project: str, key_id: str, rater: str, text: "Text") -> None:
+    def __init__(self, pool: AsyncPool, project: str, key_id: str, rater: str, text: "ChatTokenizer") -> None:
         self._pool = pool
         self._store = Store(pool)
         self._project = project
@@ -113,7 +113,7 @@ class Importer:
         self._text = text
 
     @classmethod
-    async def open(cls, pool: AsyncPool, project: str, rater: str, text: "Text") -> "Importer":
+    async def open(cls, pool: AsyncPool, project: str, rater: str, text: "ChatTokenizer") -> "Importer":
         """Looks up the project's admin key, under which the turns are stored. Raises StartError without
         one."""
         async with pool.connection() as connection:
@@ -171,7 +171,9 @@ class Importer:
         ]
         longest = len(prompt) + max(len(reply.token_ids) for reply in replies)
         if longest > self._text.context_length:
-            raise Malformed(f"it is {longest} tokens long, and the model's context is {self._text.context_length}")
+            raise Malformed(
+                f"it is {longest} tokens long, and the model's context is {self._text.context_length}"
+            )
         return Turn(
             id=id,
             project=self._project,

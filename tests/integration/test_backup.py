@@ -15,7 +15,7 @@ import pytest
 
 from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.prepare import keys
+from deploy.local.prepare import create_keys
 from feedback.log import open_log
 from schemas.database import Pool, open_pool
 from schemas.settings import Settings
@@ -87,7 +87,7 @@ def test_what_was_backed_up_serves_again(
 ) -> None:
     settings = small_settings(database_url, tmp_path / "data", tiny_base)
     settings = settings.model_copy(update={"admin_key": ADMIN_KEY, "public_key": PUBLIC_KEY})
-    keys(settings)
+    create_keys(settings)
     turns = some_turns(backbone, 24, seed=3)
     [vote, *_] = send_votes(database_url, turns, thumbs_by_parity(turns))
     assert run(settings, once=True) == 0

@@ -148,7 +148,7 @@ def test_the_trainer_takes_what_vllm_leaves_of_a_gpu(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(vllm, "installed", lambda: "vllm")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     services = compose()
-    assert vllm.beside(Settings()).items() <= services["trainer-gpu"]["environment"].items()
+    assert vllm.trainer_environment(Settings()).items() <= services["trainer-gpu"]["environment"].items()
     assert services["trainer-gpu"]["deploy"] == services["vllm-gpu"]["deploy"]
     assert "PYTORCH_ALLOC_CONF" not in services["trainer"]["environment"]
 

@@ -36,18 +36,18 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def revived(postgres: EmbeddedPostgres) -> bool:
+def restarted(postgres: EmbeddedPostgres) -> bool:
     """Whether it runs; if not, it is started. What a killed one leaves behind may live a moment longer."""
     if not postgres.running():
-        postgres.revive()
+        postgres.restart()
     return postgres.running()
 
 
 def answers(postgres: EmbeddedPostgres, url: str) -> bool:
-    """Whether it does, as often revived as `hearken up` would."""
+    """Whether it does, restarted as often as `hearken up` would."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        revived(postgres)
+        restarted(postgres)
         try:
             with psycopg.connect(url, connect_timeout=2) as connection:
                 return connection.execute("select count(*) from kept").fetchone() == (1,)
@@ -84,6 +84,6 @@ def test_it_comes_back_from_being_killed_while_it_starts(postgres: EmbeddedPostg
     for pause in (0.0, 0.003, 0.01, 0.03, 0.1):
         with suppress(FileNotFoundError, ProcessLookupError):  # it ended by itself: its predecessor lingers
             kill(postgres)
-        until(lambda: revived(postgres))
+        until(lambda: restarted(postgres))
         time.sleep(pause)
     assert answers(postgres, url)

