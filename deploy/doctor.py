@@ -1,4 +1,4 @@
-"""`hearken doctor`: the effective settings with their source, and what can be checked from here."""
+"""`hearken doctor` prints the effective settings with their sources, and checks the installation."""
 
 import json
 import os
@@ -18,13 +18,14 @@ from deploy.local.base_model import base_directory
 from feedback.broker import connection
 from schemas.database import migrations
 from schemas.errors import StartError
+from schemas.renamed_fields import accepted_names
 from schemas.settings import KafkaSettings, Settings
 
 _SECRET = {"admin_key", "database_url", "sasl_password"}
 
 
 def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:
-    """Print settings and checks; returns 0 when every check passed, else 1."""
+    """Prints settings and checks; returns 0 if every check passed, else 1."""
     rows = list(_rows(settings, data_dir_given))
     checks = list(_checks(settings))
     if as_json:
@@ -35,22 +36,25 @@ def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:
 
 
 def _rows(settings: Settings, data_dir_given: bool) -> Iterator[dict[str, Any]]:
+    """Yields each setting with its value, source and description. Secrets are shown as `set`."""
     path = Path("hearken.toml")
     file = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def walk(model: BaseModel, prefix: tuple[str, ...], in_file: Any) -> Iterator[dict[str, Any]]:
         for name, field in type(model).model_fields.items():
             value = getattr(model, name)
-            here = in_file.get(name) if isinstance(in_file, dict) else None
+            names = accepted_names(type(model), name)
+            in_section = in_file if isinstance(in_file, dict) else {}
+            here = next((in_section[each] for each in names if each in in_section), None)
             if isinstance(value, BaseModel):
                 yield from walk(value, (*prefix, name), here)
                 continue
-            variable = "HEARKEN_" + "__".join((*prefix, name)).upper()
             source = "default"
             if here is not None:
                 source = str(path)
-            if variable in os.environ:
-                source = variable
+            for variable in ("HEARKEN_" + "__".join((*prefix, each)).upper() for each in names):
+                if variable in os.environ:
+                    source = variable
             if name == "data_dir" and data_dir_given:
                 source = "flag"
             shown = "set" if name in _SECRET and value is not None else value
@@ -65,6 +69,7 @@ def _rows(settings: Settings, data_dir_given: bool) -> Iterator[dict[str, Any]]:
 
 
 def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Yields the result of each check: disk, model, database, broker, engines, schema."""
     folder = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.resolve().parent
     free = shutil.disk_usage(folder).free // 2**20
     yield {"check": "disk", "ok": free > 1024, "detail": f"{free} MiB free for {settings.data_dir}"}
@@ -85,7 +90,7 @@ def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
         yield {"check": "broker", **_broker(settings.kafka)}
     for url in settings.vllm.urls:
         yield {"check": "engine", **_engine(url)}
-    yield {"check": "schema", "ok": True, "detail": f"this code knows version {migrations()[-1][0]}"}
+    yield {"check": "schema", "ok": True, "detail": f"this release has version {migrations()[-1][0]}"}
 
 
 def _broker(kafka: KafkaSettings) -> dict[str, Any]:
@@ -97,14 +102,14 @@ def _broker(kafka: KafkaSettings) -> dict[str, Any]:
     except (KafkaError, OSError, ValueError) as error:
         return {"ok": False, "detail": f"{', '.join(kafka.servers)}: {error}"}
     try:
-        there = kafka.topic in admin.list_topics()
+        exists = kafka.topic in admin.list_topics()
     except KafkaError as error:
         return {"ok": False, "detail": f"{', '.join(kafka.servers)}: {error}"}
     finally:
         admin.close()
     return {
         "ok": True,
-        "detail": f"topic {kafka.topic}" if there else f"no topic {kafka.topic} yet; the relay makes it",
+        "detail": f"topic {kafka.topic}" if exists else f"no topic {kafka.topic} yet; the relay creates it",
     }
 
 
@@ -119,7 +124,7 @@ def _engine(url: str) -> dict[str, Any]:
 
 def _print(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
     console = Console()
-    table = Table("setting", "value", "from", "what it is")
+    table = Table("setting", "value", "source", "description")
     for row in rows:
         table.add_row(row["name"], str(row["value"]), row["source"], row["description"])
     console.print(table)

@@ -2,7 +2,7 @@
 the later wins. Nested fields take two underscores: `HEARKEN_TRAINER__ROUND_VOTES=50`."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import (
@@ -11,6 +11,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from schemas.renamed_fields import RenamedFields
 
 
 class ServingSettings(BaseModel):
@@ -117,25 +119,41 @@ class JudgeSettings(BaseModel):
     timeout: float = Field(30, gt=0, description="longest wait for a verdict, seconds")
 
 
-class RewardSettings(BaseModel):
+class RewardSettings(RenamedFields):
     """The reward model."""
 
-    model_config = ConfigDict(extra="forbid")
+    section = "trainer.reward"
+    renamed: ClassVar = {"caution": "uncertainty_penalty", "judges_share": "judge_weight_cap"}
 
     members: int = Field(5, ge=2, description="members, each with its own weights on the votes")
-    caution: float = Field(0.3, ge=0, description="κ: reward is the ensemble's mean minus κ times its std")
+    uncertainty_penalty: float = Field(
+        0.3, ge=0, description="κ: reward is the ensemble's mean minus κ times its std"
+    )
     half_life_days: float = Field(
         60, gt=0, description="a vote so much older than the newest weighs half as much, days"
     )
-    judges_share: float = Field(
+    judge_weight_cap: float = Field(
         0.25, ge=0, description="most that all votes of judges weigh, against people's, share"
     )
 
 
-class RLSettings(BaseModel):
+class RLSettings(RenamedFields):
     """How the policy is improved."""
 
-    model_config = ConfigDict(extra="forbid")
+    section = "trainer.rl"
+    renamed: ClassVar = {
+        "recompute": "gradient_checkpointing",
+        "steps": "steps_per_round",
+        "prompts": "prompts_per_step",
+        "replies": "samples_per_prompt",
+        "kl_penalty": "kl_coef",
+        "drift_penalty": "style_drift_coef",
+        "imitation": "edit_sft_coef",
+        "exemplars": "base_sft_coef",
+        "unended_penalty": "no_eos_penalty",
+        "truncation": "importance_weight_cap",
+    }
+    removed: ClassVar = {"clip": "at one optimizer step on each batch, the ratio that it bounds is 1"}
 
     algorithm: Literal["rloo", "grpo", "online_dpo", "dpo", "kto"] = Field(
         "rloo",
@@ -146,22 +164,22 @@ class RLSettings(BaseModel):
     )
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA α")
-    recompute: bool = Field(
+    gradient_checkpointing: bool = Field(
         False,
         description="activations are computed again on the way back: less memory, a third more time",
     )
     learning_rate: float = Field(2e-3, gt=0, description="of AdamW, at its highest in a round")
     warmup_steps: int = Field(3, ge=0, description="steps")
-    steps: int = Field(8, ge=1, description="policy-gradient steps of a round, steps")
-    prompts: int = Field(32, ge=1, description="prompts of a step, prompts")
-    replies: int = Field(4, ge=2, description="k, replies sampled for each prompt")
+    steps_per_round: int = Field(8, ge=1, description="policy-gradient steps of a round, steps")
+    prompts_per_step: int = Field(32, ge=1, description="prompts of a step, prompts")
+    samples_per_prompt: int = Field(4, ge=2, description="k, replies sampled for each prompt")
     max_tokens: int = Field(90, ge=1, description="longest reply sampled, tokens")
-    kl_penalty: float = Field(
+    kl_coef: float = Field(
         0.15,
         ge=0,
         description="β on KL(π‖π_base), reward per nat; grows as a budget is used up",
     )
-    drift_penalty: float = Field(
+    style_drift_coef: float = Field(
         1.0,
         ge=0,
         description="on what changes in the replies although no vote asks for it, reward per nat",
@@ -170,47 +188,58 @@ class RLSettings(BaseModel):
     entropy_floor: float = Field(
         0.25, ge=0, lt=1, description="the guard stops a round below this share of the base's entropy, share"
     )
-    imitation: float = Field(
+    edit_sft_coef: float = Field(
         0.0, ge=0, description="weight of imitating edits beside the algorithm's own loss, nats per token"
     )
-    exemplars: float = Field(
+    base_sft_coef: float = Field(
         0.3,
         ge=0,
         description="weight of imitating the base's own replies that are liked, beside the algorithm's loss",
     )
-    unended_penalty: float = Field(
+    no_eos_penalty: float = Field(
         2.0, ge=0, description="taken from the reward of a reply that does not end by itself"
     )
-    clip: float = Field(
-        0.2,
-        gt=0,
-        description="ε of the clipped token-level objective; does nothing at one step on each step's samples",
+    importance_weight_cap: float = Field(
+        2.0, ge=1, description="largest importance weight against the sampler"
     )
-    truncation: float = Field(2.0, ge=1, description="largest importance weight against the sampler")
 
 
-class GateSettings(BaseModel):
+class GateSettings(RenamedFields):
     """What a candidate must pass before anyone sees it."""
 
-    model_config = ConfigDict(extra="forbid")
+    section = "trainer.gate"
+    renamed: ClassVar = {
+        "prompts": "eval_prompts",
+        "probes": "knowledge_questions",
+        "knowledge_loss": "max_knowledge_loss",
+        "length_ratio": "max_length_ratio",
+        "unended_gain": "max_no_eos_increase",
+        "repetition_gain": "max_repetition_increase",
+        "distinct_ratio": "min_distinct_ratio",
+        "probe_file": "knowledge_file",
+    }
 
     folds: int = Field(5, ge=2, description="one fold is held out for the gate each round")
-    prompts: int = Field(32, ge=4, description="held-out prompts answered by candidate and live, prompts")
-    probes: int = Field(512, ge=1, description="knowledge probes asked, probes")
-    knowledge_loss: float = Field(0.03, gt=0, description="largest loss of knowledge against the base, share")
-    length_ratio: float = Field(
+    eval_prompts: int = Field(
+        32, ge=4, description="held-out prompts answered by candidate and live, prompts"
+    )
+    knowledge_questions: int = Field(512, ge=1, description="knowledge probes asked, probes")
+    max_knowledge_loss: float = Field(
+        0.03, gt=0, description="largest loss of knowledge against the base, share"
+    )
+    max_length_ratio: float = Field(
         3.0, gt=1, description="mean reply length may change by at most this factor against the base"
     )
-    unended_gain: float = Field(
+    max_no_eos_increase: float = Field(
         0.05, ge=0, description="how many more replies than the base's may not end by themselves, share"
     )
-    repetition_gain: float = Field(
+    max_repetition_increase: float = Field(
         0.1, ge=0, description="how much more of a reply than of the base's may repeat itself, share"
     )
-    distinct_ratio: float = Field(
+    min_distinct_ratio: float = Field(
         0.4, ge=0, le=1, description="least different token pairs, against the base's, share"
     )
-    probe_file: Path | None = Field(
+    knowledge_file: Path | None = Field(
         None, description="knowledge probes of your own model: JSON lines of prompt and accept"
     )
 

@@ -28,7 +28,7 @@ NEEDED: dict[Asked, tuple[str, ...]] = {
 SETTINGS = {
     "HEARKEN_TRAINER__ROUND_VOTES": "20",
     "HEARKEN_TRAINER__MIN_VOTES": "20",
-    "HEARKEN_TRAINER__RL__STEPS": "2",
+    "HEARKEN_TRAINER__RL__STEPS_PER_ROUND": "2",
     "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "1000000",
 }
 """Of an installation that is to learn soon, under people who never pause."""

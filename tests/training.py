@@ -12,7 +12,7 @@ from schemas.feedback import Edit, Ranking, Thumb, Vote
 from schemas.settings import Settings
 from schemas.turns import Reply, Turn
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import sample
+from trainer.model.rollouts import SamplingSpec, sample
 
 WORDS = ["red", "blue", "green", "yellow", "tree", "river", "stone", "cloud", "bird", "fish"]
 
@@ -21,10 +21,16 @@ def small_settings(database_url: str, data_dir: Path, model: Path, **trainer: ob
     """Rounds of seconds: two steps, few prompts, and a gate that a random model can pass."""
     settings = Settings(database_url=database_url, data_dir=data_dir, model=str(model))
     rl = settings.trainer.rl.model_copy(
-        update={"steps": 2, "prompts": 4, "replies": 4, "max_tokens": 12, "unended_penalty": 0.0}
+        update={
+            "steps_per_round": 2,
+            "prompts_per_step": 4,
+            "samples_per_prompt": 4,
+            "max_tokens": 12,
+            "no_eos_penalty": 0.0,
+        }
     )
     gate = settings.trainer.gate.model_copy(
-        update={"prompts": 4, "unended_gain": 1.0, "repetition_gain": 1.0}
+        update={"eval_prompts": 4, "max_no_eos_increase": 1.0, "max_repetition_increase": 1.0}
     )
     settings.trainer = settings.trainer.model_copy(
         update={"rl": rl, "gate": gate, "min_votes": 8, "round_votes": 10, **trainer}
@@ -45,7 +51,7 @@ def some_turns(backbone: Backbone, count: int, seed: int, replies: int = 2) -> l
     messages = [[{"role": "user", "content": " ".join(rng.choices(WORDS, k=4))}] for _ in range(count)]
     prompts = [backbone.render(message) for message in messages]
     with backbone.reference():
-        rollouts = sample(backbone, prompts, replies, 12, torch.Generator().manual_seed(seed))
+        rollouts = sample(backbone, prompts, SamplingSpec(replies, 12), torch.Generator().manual_seed(seed))
     turns = []
     for index, prompt in enumerate(prompts):
         own = [rollout for rollout in rollouts if rollout.prompt == index]

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.doctor import examine
-from schemas.settings import KafkaSettings, Settings, VllmSettings
+from schemas.settings import KafkaSettings, Settings, VllmSettings, load
 from tests.broker import Broker
 
 
@@ -37,7 +37,7 @@ def test_a_machine_that_has_everything(
         broker.kill()
     assert code == 0, checks
     assert set(checks) == {"disk", "model", "database", "broker", "engine", "schema"}
-    assert "the relay makes it" in checks["broker"]["detail"]
+    assert "the relay creates it" in checks["broker"]["detail"]
     assert engine in checks["engine"]["detail"]
     assert "not-to-be-seen" not in said
 
@@ -57,3 +57,22 @@ def test_what_is_away_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     }  # fmt: skip
     assert "127.0.0.1:9" in checks["broker"]["detail"]
     assert "127.0.0.1:9" in checks["engine"]["detail"]
+
+
+def test_a_setting_under_its_old_name_has_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hearken.toml").write_text("[trainer.rl]\nsteps = 5\nprompts_per_step = 6\n")
+    monkeypatch.setenv("HEARKEN_TRAINER__GATE__PROBES", "7")
+    examine(load(), data_dir_given=False, as_json=True)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["settings"]}
+    found = [
+        (rows[name]["value"], rows[name]["source"])
+        for name in (
+            "trainer.rl.steps_per_round",
+            "trainer.rl.prompts_per_step",
+            "trainer.gate.knowledge_questions",
+        )
+    ]
+    assert found == [(5, "hearken.toml"), (6, "hearken.toml"), (7, "HEARKEN_TRAINER__GATE__PROBES")]

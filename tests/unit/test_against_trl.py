@@ -109,10 +109,10 @@ def test_kto(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_policy_gradient(seed: int) -> None:
-    """As GRPO's with one denominator for the batch: clipped, and weighted against the sampler."""
-    logprobs_BT, old_BT, mask_BT = random_replies(seed)
+    """As GRPO's with one denominator for the batch, weighted against the sampler, at a batch's only step."""
+    logprobs_BT, _, mask_BT = random_replies(seed)
     generator = torch.Generator().manual_seed(200 + seed)
-    old_BT = logprobs_BT.detach() + 0.4 * torch.randn(old_BT.shape, generator=generator, dtype=torch.float64)
+    old_BT = logprobs_BT.detach()
     sampler_BT = old_BT + 0.8 * torch.randn(old_BT.shape, generator=generator, dtype=torch.float64)
     advantages_B = losses.above_group(torch.randn(2, 3, generator=generator, dtype=torch.float64)).view(-1)
     trainer = a_trainer(
@@ -133,6 +133,6 @@ def test_policy_gradient(seed: int) -> None:
         },
     )  # fmt: skip
     ours = losses.policy_gradient(
-        logprobs_BT, old_BT, sampler_BT, advantages_B.unsqueeze(1), mask_BT, clip=0.2, truncation=2.0
+        logprobs_BT, sampler_BT, advantages_B.unsqueeze(1), mask_BT, importance_weight_cap=2.0
     )
     assert_same(ours, theirs, logprobs_BT)

@@ -10,7 +10,7 @@ import torch
 from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Rollout, in_process, sample
+from trainer.model.rollouts import Rollout, SamplingSpec, in_process_sampler, sample
 from trainer.reward.features import Views
 from trainer.reward.projection import lenses
 from trainer.reward.scoring import measure
@@ -22,7 +22,7 @@ from trainer.rl.style_drift import Drift
 torch.set_num_threads(1)
 
 RL = RLSettings(
-    steps=12, prompts=8, replies=8, max_tokens=6, unended_penalty=0.0, kl_penalty=0.0, kl_budget=50.0,
+    steps_per_round=12, prompts_per_step=8, samples_per_prompt=8, max_tokens=6, no_eos_penalty=0.0, kl_coef=0.0, kl_budget=50.0,
     learning_rate=1e-2,
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("improve") / "tiny")
 
 
-OBJECTIVE = PolicyGradient(leave_one_out, RL.clip, RL.truncation)
+OBJECTIVE = PolicyGradient(leave_one_out, RL.importance_weight_cap)
 
 
 def likes_low_tokens(views: Views) -> torch.Tensor:
@@ -67,7 +67,7 @@ def run_whole(
     generator = torch.Generator().manual_seed(0)
     result = improve(
         backbone, prompts, likes_low_tokens, rl, generator, OBJECTIVE,
-        in_process(backbone, rl.replies, rl.max_tokens, generator),
+        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator),
         lambda number, step: seen.append(step), lambda: guard, least_entropy=least_entropy, drift=drift,
     )  # fmt: skip
     return seen, result
@@ -76,7 +76,7 @@ def run_whole(
 def test_reward_rises_and_distance_with_it(base: Path) -> None:
     seen, stopped = run(Backbone(base, RL), RL)
     assert stopped is None
-    assert len(seen) == RL.steps
+    assert len(seen) == RL.steps_per_round
     first, last = (fmean(step.reward for step in part) for part in (seen[:4], seen[-4:]))
     assert last > first + 0.05
     assert abs(seen[0].kl) < 0.01 < seen[-1].kl
@@ -85,7 +85,7 @@ def test_reward_rises_and_distance_with_it(base: Path) -> None:
 def test_above_the_kl_budget_nothing_is_kept(base: Path) -> None:
     backbone = Backbone(base, RL)
     before = backbone.snapshot()
-    tight = RL.model_copy(update={"kl_budget": 1e-6, "steps": 2, "learning_rate": 0.05})
+    tight = RL.model_copy(update={"kl_budget": 1e-6, "steps_per_round": 2, "learning_rate": 0.05})
     _, stopped = run(backbone, tight)
     assert stopped is not None
     assert "above the budget" in stopped
@@ -93,13 +93,13 @@ def test_above_the_kl_budget_nothing_is_kept(base: Path) -> None:
 
 
 def test_a_step_below_the_least_entropy_is_taken_back(base: Path) -> None:
-    rl = RL.model_copy(update={"steps": 6, "learning_rate": 0.1, "warmup_steps": 0})
+    rl = RL.model_copy(update={"steps_per_round": 6, "learning_rate": 0.1, "warmup_steps": 0})
     backbone = Backbone(base, rl)
     seen, result = run_whole(backbone, rl, least_entropy=4.2)
     assert result.stopped is not None
     assert result.stopped.startswith("entropy of")
     assert min(step.entropy for step in result.steps) >= 4.2 > min(step.entropy for step in seen)
-    uniform = float(torch.tensor(backbone.vocabulary).log())
+    uniform = float(torch.tensor(backbone.vocab_size).log())
     assert 0.5 * uniform < seen[0].entropy < uniform
 
 
@@ -123,13 +123,13 @@ def far(base: Path, rl: RLSettings = RL) -> Backbone:
 
 def test_a_round_that_was_taken_back_has_moved_nothing(base: Path) -> None:
     assert not run_whole(far(base), RL, guard="it forgot the capital of France")[1].moved
-    tight = RL.model_copy(update={"kl_budget": 1e-6, "steps": 2})
+    tight = RL.model_copy(update={"kl_budget": 1e-6, "steps_per_round": 2})
     assert not run_whole(Backbone(base, RL), tight)[1].moved
-    assert run_whole(Backbone(base, RL), RL.model_copy(update={"steps": 1}))[1].moved
+    assert run_whole(Backbone(base, RL), RL.model_copy(update={"steps_per_round": 1}))[1].moved
 
 
 def test_what_begins_above_the_kl_budget_may_come_nearer_to_it(base: Path) -> None:
-    rl = RL.model_copy(update={"kl_budget": 0.01, "kl_penalty": 3.0, "steps": 8})
+    rl = RL.model_copy(update={"kl_budget": 0.01, "kl_coef": 3.0, "steps_per_round": 8})
     seen, result = run_whole(far(base, rl), rl)
     assert min(step.kl for step in seen) > rl.kl_budget
     assert result.moved
@@ -142,25 +142,25 @@ def test_what_begins_above_the_kl_budget_may_come_nearer_to_it(base: Path) -> No
 
 
 def test_what_begins_below_the_least_entropy_may_rise_towards_it(base: Path) -> None:
-    rl = RL.model_copy(update={"kl_penalty": 1.0, "steps": 4})
+    rl = RL.model_copy(update={"kl_coef": 1.0, "steps_per_round": 4})
     seen, result = run_whole(far(base), rl, least_entropy=50.0)
     assert result.moved
     assert result.steps == seen
 
 
 def test_what_the_guard_goes_back_to_is_not_judged_by_other_samples(base: Path) -> None:
-    rl = RL.model_copy(update={"kl_budget": 1e-6, "steps": 4, "learning_rate": 0.05})
+    rl = RL.model_copy(update={"kl_budget": 1e-6, "steps_per_round": 4, "learning_rate": 0.05})
     seen, result = run_whole(Backbone(base, rl), rl)
     assert [step in result.steps for step in seen] == [True, False, True, False]
     assert not result.moved
 
 
 def test_a_round_hands_on_the_mean_of_its_last_three_steps(base: Path) -> None:
-    rl = RL.model_copy(update={"steps": 4})
+    rl = RL.model_copy(update={"steps_per_round": 4})
     backbone = Backbone(base, rl)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     generator = torch.Generator().manual_seed(0)
-    sampler = in_process(backbone, rl.replies, rl.max_tokens, generator)
+    sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
     seen: list[list[torch.Tensor]] = []
 
     def watched(prompts: Sequence[list[int]]) -> list[Rollout]:
@@ -180,7 +180,7 @@ def test_a_round_hands_on_the_mean_of_its_last_three_steps(base: Path) -> None:
 def test_where_it_knows_too_little_half_of_the_way_is_taken_back(
     base: Path, enough_after: int, halvings: int
 ) -> None:
-    rl = RL.model_copy(update={"steps": 2})
+    rl = RL.model_copy(update={"steps_per_round": 2})
     backbone = far(base)
     start = backbone.snapshot()
     prompt = backbone.render([{"role": "user", "content": "hello"}])
@@ -193,7 +193,7 @@ def test_where_it_knows_too_little_half_of_the_way_is_taken_back(
 
     result = improve(
         backbone, [prompt], likes_low_tokens, rl, generator, OBJECTIVE,
-        in_process(backbone, rl.replies, rl.max_tokens, generator), knows=knows,
+        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator), knows=knows,
     )  # fmt: skip
     assert result.halvings == halvings
     assert result.figures()["halvings"] == halvings
@@ -207,13 +207,13 @@ def test_lost_knowledge_makes_only_what_holds_it_dearer(base: Path) -> None:
             heard.append((samples.beta, samples.held))
 
     heard: list[tuple[float, float]] = []
-    rl = RL.model_copy(update={"steps": 1, "kl_penalty": 0.2})
+    rl = RL.model_copy(update={"steps_per_round": 1, "kl_coef": 0.2})
     backbone = Backbone(base, rl)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     generator = torch.Generator().manual_seed(0)
     improve(
         backbone, [prompt], likes_low_tokens, rl, generator, Listening(),
-        in_process(backbone, rl.replies, rl.max_tokens, generator), forgotten=1.2,
+        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator), forgotten=1.2,
     )  # fmt: skip
     assert heard == [pytest.approx((0.2, HELD * 0.8))]
 
@@ -224,11 +224,11 @@ def test_a_reply_that_does_not_end_is_worth_less(base: Path) -> None:
             heard.append(samples)
 
     heard: list[Samples] = []
-    rl = RL.model_copy(update={"steps": 1, "replies": 32, "unended_penalty": 3.0})
+    rl = RL.model_copy(update={"steps_per_round": 1, "samples_per_prompt": 32, "no_eos_penalty": 3.0})
     backbone = Backbone(base, rl)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     generator = torch.Generator().manual_seed(0)
-    sampler = in_process(backbone, rl.replies, rl.max_tokens, generator)
+    sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
     result = improve(
         backbone,
         [prompt],
@@ -255,7 +255,7 @@ def test_a_reward_that_is_no_number_moves_nothing(base: Path, monkeypatch: pytes
 
 
 def test_the_learning_rate_warms_up_and_settles() -> None:
-    rl = RLSettings(steps=8, warmup_steps=3, learning_rate=1.0)
+    rl = RLSettings(steps_per_round=8, warmup_steps=3, learning_rate=1.0)
     rates = [learning_rate(step, rl) for step in range(8)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[3:] == sorted(rates[3:], reverse=True)
@@ -266,11 +266,11 @@ def test_drift_is_held_by_its_penalty(base: Path) -> None:
     """With a drift that knows of no reward, whatever is learned is drift: held, it soon comes to a rest."""
     backbone = Backbone(base, RL)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
-    replies = sample(backbone, [prompt], 64, RL.max_tokens, torch.Generator().manual_seed(1))
+    replies = sample(backbone, [prompt], SamplingSpec(64, RL.max_tokens), torch.Generator().manual_seed(1))
     views = measure(backbone, [prompt] * 64, [reply.token_ids for reply in replies]).views
 
     def drifted(penalty: float) -> Step:
-        rl = RL.model_copy(update={"drift_penalty": penalty, "steps": 16})
+        rl = RL.model_copy(update={"style_drift_coef": penalty, "steps_per_round": 16})
         drift = Drift(lenses(views, 64, directions=24), views, torch.zeros(64))
         return run(Backbone(base, rl), rl, drift=drift)[0][-1]
 

@@ -11,7 +11,7 @@ import torch
 from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import in_process
+from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.reward.scoring import measure
 from trainer.rl import objectives
 from trainer.rl.losses import above_group, leave_one_out
@@ -30,7 +30,7 @@ from trainer.rl.objectives import (
 
 torch.set_num_threads(1)
 
-RL = RLSettings(prompts=3, replies=4, max_tokens=8)
+RL = RLSettings(prompts_per_step=3, samples_per_prompt=4, max_tokens=8)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def samples(backbone: Backbone, seed: int = 0, beta: float = 0.0) -> Samples:
     """Replies to three prompts; of each four, those with more low tokens are better."""
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell")]
     generator = torch.Generator().manual_seed(seed)
-    rollouts = in_process(backbone, RL.replies, RL.max_tokens, generator)(prompts)
+    rollouts = in_process_sampler(backbone, SamplingSpec(RL.samples_per_prompt, RL.max_tokens), generator)(prompts)
     rows = [prompts[rollout.prompt] for rollout in rollouts]
     low = [sum(token < 160 for token in rollout.token_ids) / len(rollout.token_ids) for rollout in rollouts]
     base_logprobs = measure(backbone, rows, [rollout.token_ids for rollout in rollouts]).base_logprobs
-    rewards_PK = torch.tensor(low).view(3, RL.replies)
+    rewards_PK = torch.tensor(low).view(3, RL.samples_per_prompt)
     return Samples(rows, rollouts, rewards_PK, base_logprobs, beta, held=HELD * beta, kl=0.0)
 
 
@@ -65,7 +65,7 @@ def demonstration(of: Samples, index: int, weight: float) -> Demonstration:
 
 def log_ratios(backbone: Backbone, of: Samples) -> torch.Tensor:
     """(P, K) of each sample as the adapter is now."""
-    with torch.no_grad(), backbone.exact():
+    with torch.no_grad(), backbone.full_precision():
         batch = backbone.pad(of.rows, of.token_ids)
         ratios_B = backbone.logprobs_BR(batch).sum(1) - torch.tensor([sum(row) for row in of.base_logprobs])
     return ratios_B.view(of.rewards_PK.shape)
@@ -89,8 +89,8 @@ def gradient(backbone: Backbone, objective: Objective, of: Samples) -> list[torc
 
 
 ON_SAMPLES: list[Callable[[], Objective]] = [
-    lambda: PolicyGradient(leave_one_out, 0.2, 2.0),
-    lambda: PolicyGradient(above_group, 0.2, 2.0),
+    lambda: PolicyGradient(leave_one_out, 2.0),
+    lambda: PolicyGradient(above_group, 2.0),
     OnlineDPO,
 ]
 
@@ -120,7 +120,7 @@ def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable
         of.held,
         of.kl,
     )
-    with backbone.exact():
+    with backbone.full_precision():
         found = gradient(backbone, make(), of), gradient(backbone, make(), turned)
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
@@ -134,9 +134,9 @@ def test_what_the_base_was_sure_of_is_held(backbone: Backbone, given: float, hel
     rollouts = [
         replace(rollout, logprobs=row) for rollout, row in zip(of.rollouts, base_logprobs, strict=True)
     ]
-    same = replace(of, rollouts=rollouts, rewards_PK=torch.zeros(3, RL.replies), base_logprobs=base_logprobs)
+    same = replace(of, rollouts=rollouts, rewards_PK=torch.zeros(3, RL.samples_per_prompt), base_logprobs=base_logprobs)
     before_PK = log_ratios(backbone, of)
-    descend(backbone, PolicyGradient(leave_one_out, 0.2, 2.0), same)
+    descend(backbone, PolicyGradient(leave_one_out, 2.0), same)
     assert bool((log_ratios(backbone, of) > before_PK + 0.3).all()) == held
 
 
@@ -149,8 +149,8 @@ def test_tokens_weigh_as_much_as_the_sampler_gave_them_too_little(
         replace(rollout, logprobs=[each - math.log(factor) for each in rollout.logprobs])
         for rollout in of.rollouts
     ]
-    objective = PolicyGradient(leave_one_out, 0.2, 2.0)
-    with backbone.exact():
+    objective = PolicyGradient(leave_one_out, 2.0)
+    with backbone.full_precision():
         own = gradient(backbone, objective, of)
         others = gradient(backbone, objective, replace(of, rollouts=rollouts))
     for one, other in zip(own, others, strict=True):
@@ -188,7 +188,7 @@ def test_a_vote_that_weighs_less_teaches_less(backbone: Backbone, kind: str) -> 
         votes = [(judged(of, 4 * row), True, each) for row, each in enumerate(weights)]
         return gradient(backbone, KTO(votes, len(votes), generator), of)
 
-    with backbone.exact():
+    with backbone.full_precision():
         first, second, both = of_weights(1.0, 0.0), of_weights(0.0, 1.0), of_weights(0.5, 0.25)
     for one, other, together in zip(first, second, both, strict=True):
         torch.testing.assert_close(together, 0.5 * one + 0.25 * other, rtol=1e-3, atol=1e-6)
@@ -240,7 +240,7 @@ def test_imitation_is_the_same_in_batches_of_any_size(
     for at_once in (len(shown), 5):
         monkeypatch.setattr(objectives, "MICRO_BATCH", at_once)
         imitating = Imitating(Nothing(), shown, 0.5, len(shown), torch.Generator().manual_seed(0))
-        with backbone.exact():
+        with backbone.full_precision():
             gradients.append(gradient(backbone, imitating, of))
     for whole, in_parts in zip(*gradients, strict=True):
         torch.testing.assert_close(in_parts, whole, rtol=1e-3, atol=1e-6)

@@ -61,7 +61,7 @@ def test_its_cache_is_as_large_as_its_shape_says() -> None:
 
 
 def test_computing_again_takes_less_memory_and_more_time() -> None:
-    kept, again = planned(), planned(recompute=True)
+    kept, again = planned(), planned(gradient_checkpointing=True)
     assert again.phases["training"].peak[ACTIVATIONS] < 0.5 * kept.phases["training"].peak[ACTIVATIONS]
     assert again.phases["training"].flops > 1.2 * kept.phases["training"].flops
     assert kept.toggled.peak == again.phases["training"].peak
@@ -72,9 +72,9 @@ def test_more_and_longer_replies_take_more() -> None:
     some = planned()
     assert some.fits
     assert not some.savings
-    alone = planned(exemplars=0)
+    alone = planned(base_sft_coef=0)
     assert alone.seconds < some.seconds
-    assert planned(replies=16, exemplars=0).seconds > 1.5 * alone.seconds
+    assert planned(samples_per_prompt=16, base_sft_coef=0).seconds > 1.5 * alone.seconds
     longer = planned(max_tokens=96)
     assert longer.peak > some.peak
     assert longer.seconds > 2 * some.seconds

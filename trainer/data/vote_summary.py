@@ -231,7 +231,7 @@ def oldest(events: Sequence[str]) -> Sequence[str]:
 
 def made_for(base: str, trainer: TrainerSettings) -> str:
     """What a past hangs on: this code, the base with that digest, and the settings."""
-    return f"{VERSION} {base} {trainer.gate.folds} {trainer.reward.model_dump_json()}"
+    return f"{VERSION} {base} {trainer.gate.folds} {trainer.reward.json_with_old_names()}"
 
 
 def _packed(names: Sequence[str]) -> Tensor:

@@ -23,32 +23,29 @@ def above_group(rewards_PK: Tensor) -> Tensor:
     return rewards_PK - rewards_PK.mean(1, keepdim=True)
 
 
-def importance_weights(logprobs_BT: Tensor, sampler_BT: Tensor, truncation: float) -> Tensor:
-    """π/μ for each token, at most `truncation` (Ionides 2008): the sampler's arithmetic differs from the
-    trainer's, and its policy may be older. Without gradient."""
-    return (logprobs_BT.detach() - sampler_BT).exp().clamp_max(truncation)
+def importance_weights(logprobs_BT: Tensor, sampler_BT: Tensor, cap: float) -> Tensor:
+    """Returns the truncated importance weight π/μ of each token, at most `cap` (Ionides 2008), without
+    gradient: the sampler's arithmetic differs from the trainer's, and its policy may be older."""
+    return (logprobs_BT.detach() - sampler_BT).exp().clamp_max(cap)
 
 
 def policy_gradient(
     logprobs_BT: Tensor,
-    old_BT: Tensor,
     sampler_BT: Tensor,
     advantages_BT: Tensor,
     mask_BT: Tensor,
     *,
-    clip: float,
-    truncation: float,
+    importance_weight_cap: float,
 ) -> Tensor:
-    """The clipped token-level objective as a loss: summed over tokens, divided by their number (PPO's
-    clipping, Schulman et al. 2017; one denominator for the batch, Yu et al. 2025).
+    """Returns the token-level policy-gradient loss (REINFORCE, Williams 1992): summed over tokens, divided by
+    their number (one denominator for the batch, Yu et al. 2025).
 
-    `old_BT` are the trainer's own logprobs before the first step on this batch, `sampler_BT` those that
-    came with the samples; `advantages_BT` may be (B, 1), the same for all tokens of a reply.
+    `sampler_BT` are the logprobs that came with the samples; `advantages_BT` may be (B, 1), the same for all
+    tokens of a reply. PPO's clipping is left out: each batch of samples gets one optimizer step, where the
+    ratio of the policy to itself is 1.
     """
-    ratio_BT = (logprobs_BT - old_BT).exp()
-    gain_BT = torch.minimum(
-        ratio_BT * advantages_BT, ratio_BT.clamp(1 - clip, 1 + clip) * advantages_BT
-    ) * importance_weights(old_BT, sampler_BT, truncation)
+    ratio_BT = (logprobs_BT - logprobs_BT.detach()).exp()  # 1, with the gradient of log π
+    gain_BT = ratio_BT * advantages_BT * importance_weights(logprobs_BT, sampler_BT, importance_weight_cap)
     return -(gain_BT * mask_BT).sum() / mask_BT.sum()
 
 

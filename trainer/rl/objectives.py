@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from schemas.settings import RLSettings
-from trainer.model.backbone import Backbone, Padded
+from trainer.model.backbone import Backbone, PaddedBatch
 from trainer.model.rollouts import Rollout, pad_rows
 from trainer.reward.scoring import MICRO_BATCH, by_length
 from trainer.rl import losses
@@ -60,13 +60,12 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PolicyGradient:
-    """Token by token, clipped, with importance weights against the sampler. A token's advantage is what the
+    """Token by token, with importance weights against the sampler. A token's advantage is what the
     reply earns from there on, KL to the base charged at β, against what the others of the prompt do. Where
     the base was sure, KL is charged at another price besides."""
 
     advantages: Callable[[Tensor], Tensor]
-    clip: float
-    truncation: float
+    importance_weight_cap: float
 
     def descend(self, backbone: Backbone, samples: Samples) -> None:
         sampled_BT, _ = pad_rows([rollout.logprobs for rollout in samples.rollouts])
@@ -75,7 +74,7 @@ class PolicyGradient:
         advantages_BT = self.advantages(returns_PKT).flatten(0, 1)
         tokens = sum(map(len, samples.token_ids))
         order = by_length(samples.rows, samples.token_ids)
-        at_once = MICRO_BATCH * backbone.processes.count
+        at_once = MICRO_BATCH * backbone.group.size
         for start in range(0, len(order), at_once):
             part = order[start : start + at_once]
             batch = backbone.pad(
@@ -85,8 +84,8 @@ class PolicyGradient:
             advantages_BR = _like(batch, advantages_BT[part])
             logprobs_BR = backbone.logprobs_BR(batch)
             loss = losses.policy_gradient(
-                logprobs_BR, logprobs_BR.detach(), sampler_BR, advantages_BR, batch.reply_mask_BR,
-                clip=self.clip, truncation=self.truncation,
+                logprobs_BR, sampler_BR, advantages_BR, batch.reply_mask_BR,
+                importance_weight_cap=self.importance_weight_cap,
             )  # fmt: skip
             unsure = losses.unsure(logprobs_BR, base_BR, batch.reply_mask_BR, SURE)
             loss = loss + samples.held * unsure
@@ -145,7 +144,7 @@ class KTO:
 
     def descend(self, backbone: Backbone, samples: Samples) -> None:
         chosen = [self._judged[index] for index in self._draw()]
-        at_once = MICRO_BATCH * backbone.processes.count
+        at_once = MICRO_BATCH * backbone.group.size
         for start in range(0, len(chosen), at_once):
             part = chosen[start : start + at_once]
             ratio_B = _log_ratios(backbone, [judged for judged, _, _ in part])
@@ -186,7 +185,7 @@ class Imitating:
         chosen = [self._demonstrations[index] for index in self._draw()]
         prompts, replies = [each.prompt_ids for each in chosen], [each.token_ids for each in chosen]
         order, tokens = by_length(prompts, replies), sum(map(len, replies))
-        at_once = MICRO_BATCH * backbone.processes.count
+        at_once = MICRO_BATCH * backbone.group.size
         for start in range(0, len(order), at_once):
             part = order[start : start + at_once]
             batch = backbone.pad([prompts[row] for row in part], [replies[row] for row in part])
@@ -213,7 +212,7 @@ class _Draw:
 
 
 def _descend_pairs(backbone: Backbone, pairs: Sequence[Pair], beta: float) -> None:
-    half = MICRO_BATCH * backbone.processes.count // 2
+    half = MICRO_BATCH * backbone.group.size // 2
     for start in range(0, len(pairs), half):
         part = pairs[start : start + half]
         replies = [better for better, _, _ in part] + [worse for _, worse, _ in part]
@@ -230,7 +229,7 @@ def _log_ratios(backbone: Backbone, judged: Sequence[Judged]) -> Tensor:
     return backbone.logprobs_BR(batch).sum(1) - base_B
 
 
-def _like(batch: Padded, values_BT: Tensor) -> Tensor:
+def _like(batch: PaddedBatch, values_BT: Tensor) -> Tensor:
     """(B, R) as many columns as the replies of the batch have, zeros where there is no value."""
     return pad(values_BT, (0, batch.reply_length - values_BT.shape[1])).to(batch.reply_mask_BR)
 
@@ -239,9 +238,9 @@ def on_samples(rl: RLSettings) -> Objective | None:
     """Of an algorithm that learns from the step's samples; None for one that learns from the votes."""
     match rl.algorithm:
         case "rloo":
-            return PolicyGradient(losses.leave_one_out, rl.clip, rl.truncation)
+            return PolicyGradient(losses.leave_one_out, rl.importance_weight_cap)
         case "grpo":
-            return PolicyGradient(losses.above_group, rl.clip, rl.truncation)
+            return PolicyGradient(losses.above_group, rl.importance_weight_cap)
         case "online_dpo":
             return OnlineDPO()
         case "dpo" | "kto":

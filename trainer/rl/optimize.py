@@ -90,13 +90,13 @@ def improve(
     least_entropy: float = 0.0,
     drift: Drift | None = None,
 ) -> Improvement:
-    """Train the backbone's adapter for at most `rl.steps` steps; `generator` draws the prompts, `report`
+    """Train the backbone's adapter for at most `rl.steps_per_round` steps; `generator` draws the prompts, `report`
     hears of each step. `guard` is asked every GUARD_STEPS steps whether something was lost, and what: then
     those steps are taken back. `knows` is asked whether what is handed on knows enough. `forgotten` is what
     was used up, as a share, of the knowledge that may be lost. It makes only what holds knowledge dearer: all
     KL besides threw policies back that had lost nothing, for what a refused candidate had. `least_entropy` is
     in nats per token; without `drift`, none is charged."""
-    a_side, b_side = backbone.sides()
+    a_side, b_side = backbone.lora_parameters()
     optimizer = torch.optim.AdamW(
         [{"params": a_side, "faster": 1.0}, {"params": b_side, "faster": B_FASTER}],
         lr=rl.learning_rate, betas=(MOMENTUM, 0.95), weight_decay=0.0,
@@ -106,8 +106,8 @@ def improve(
     known = True
     boldness = 1.0
     latest: deque[list[Tensor]] = deque(maxlen=AVERAGED)
-    for number in range(rl.steps):
-        chosen = _draw(prompts, rl.prompts, generator)
+    for number in range(rl.steps_per_round):
+        chosen = _draw(prompts, rl.prompts_per_step, generator)
         rollouts = sampler(chosen)
         result.rollouts.append(rollouts)
         rows = [chosen[rollout.prompt] for rollout in rollouts]
@@ -133,15 +133,15 @@ def improve(
         result.steps.append(step)
         good = backbone.snapshot()
         unfinished_B = torch.tensor([not rollout.ended for rollout in rollouts])
-        rewards_B = raw_B - rl.drift_penalty * drift_B - rl.unended_penalty * unfinished_B
-        rewards_PK = rewards_B.view(len(chosen), rl.replies)
+        rewards_B = raw_B - rl.style_drift_coef * drift_B - rl.no_eos_penalty * unfinished_B
+        rewards_PK = rewards_B.view(len(chosen), rl.samples_per_prompt)
         used = step.kl / rl.kl_budget
         samples = Samples(
             rows, rollouts, rewards_PK, measured.base_logprobs, kl_penalty(used, rl),
             HELD * kl_penalty(max(used, forgotten), rl), float(kl_B.mean()),
         )  # fmt: skip
         objective.descend(backbone, samples)
-        backbone.processes.add_up([each.grad for each in backbone.trainable() if each.grad is not None])
+        backbone.group.all_reduce_sum([each.grad for each in backbone.trainable() if each.grad is not None])
         torch.nn.utils.clip_grad_norm_(backbone.trainable(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = boldness * learning_rate(number, rl) * group["faster"]
@@ -189,14 +189,14 @@ def release_memory() -> None:
 
 def kl_penalty(spent: float, rl: RLSettings) -> float:
     """β, which grows as a budget is used up (a barrier): twofold when 70% is spent, at most fourfold."""
-    return rl.kl_penalty / max(0.25, 1 - max(spent, 0.0) ** 2)
+    return rl.kl_coef / max(0.25, 1 - max(spent, 0.0) ** 2)
 
 
 def learning_rate(step: int, rl: RLSettings) -> float:
     """Up over the warm-up steps, then in a line down to a fifth: the last settle what the first found."""
     if step < rl.warmup_steps:
         return rl.learning_rate * (step + 1) / (rl.warmup_steps + 1)
-    left = (rl.steps - step) / max(1, rl.steps - rl.warmup_steps)
+    left = (rl.steps_per_round - step) / max(1, rl.steps_per_round - rl.warmup_steps)
     return rl.learning_rate * (0.2 + 0.8 * left)
 
 
