@@ -202,7 +202,7 @@ def evaluate_trl(
     evaluator: Evaluator, history: VoteHistory, taken: int, people: list[Person], seed: int
 ) -> dict[str, list[Outcome]]:
     """Returns the outcomes of each TRL method on twice the votes, one per learning rate."""
-    backbone = evaluator.exam.backbone
+    backbone = evaluator.questions.backbone
     corpus = Corpus(history.examples[: 2 * taken], history.replies)
     rows = TrlRows(corpus, backbone)
     fresh = [

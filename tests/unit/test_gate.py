@@ -1,4 +1,4 @@
-"""The gate: what passes, and what each veto is for."""
+"""The gate passes a better candidate; each veto refuses what it is for."""
 
 from dataclasses import replace
 
@@ -21,10 +21,10 @@ from trainer.evaluation.knowledge import KnowledgeAccuracy
 from trainer.evaluation.style_stats import distinct_2, most_common_share, repetition_rate
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec
-from trainer.reward.ensemble import Member, RewardModel
-from trainer.reward.likelihood import Terms
-from trainer.reward.projection import Lens
-from trainer.reward.scoring import measure
+from trainer.reward.ensemble import EnsembleMember, RewardModel
+from trainer.reward.likelihood import NuisanceParameters
+from trainer.reward.projection import Projection
+from trainer.reward.scoring import score
 
 torch.set_num_threads(1)
 
@@ -34,7 +34,7 @@ PROMPTS = 20
 def samples(
     quality: float, *, seed: int = 0, kl: float = 0.05, eos_rate: float = 1.0, length: int = 12
 ) -> EvalSamples:
-    """Replies of random tokens whose only feature is their quality, give or take."""
+    """Returns replies of random tokens whose only feature is their quality, with noise."""
     generator = torch.Generator().manual_seed(seed)
     count = PROMPTS * SAMPLES_PER_PROMPT
     token_ids = torch.randint(3, 3000, (count, length), generator=generator).tolist()
@@ -43,17 +43,17 @@ def samples(
 
 
 def model(*slopes: float, variance: float = 0.01) -> RewardModel:
-    """Members that like the feature by so much, and know it so well."""
-    lens = Lens(torch.zeros(1), torch.ones(1), torch.ones(1, 1), 1.0)
-    terms = Terms.unpack(torch.zeros(Terms.size(1)), 1)
+    """Returns a reward model whose members have these coefficients on the feature, with this variance."""
+    projection = Projection(torch.zeros(1), torch.ones(1), torch.ones(1, 1), 1.0)
+    nuisance = NuisanceParameters.unpack(torch.zeros(NuisanceParameters.size(1)), 1)
     members = [
-        Member(
-            {"length": lens},
+        EnsembleMember(
+            {"length": projection},
             ("length",),
             torch.tensor([slope]),
             torch.tensor([[variance]]),
             0.0,
-            terms,
+            nuisance,
         )
         for slope in slopes
     ]
@@ -61,7 +61,7 @@ def model(*slopes: float, variance: float = 0.01) -> RewardModel:
 
 
 def correct(share: float) -> list[float]:
-    """Whether the reply to each of 100 questions is correct, for a share of them."""
+    """Returns the accuracy on each of 100 questions, of which a share is answered correctly."""
     return [1.0] * round(100 * share) + [0.0] * round(100 * (1 - share))
 
 
@@ -95,17 +95,17 @@ def test_a_better_candidate_passes_with_its_figures() -> None:
     assert passed.figures["knowledge_error"] > 0
 
 
-def test_one_that_the_held_out_votes_think_worse_does_not() -> None:
+def test_less_reward_by_the_held_out_votes_is_a_veto() -> None:
     failed = verdict(samples(1.0), held_out=model(-1.0, -1.1))
     assert len(failed.reasons) == 1
     assert "held_out votes" in failed.reasons[0]
 
 
-def test_held_out_votes_that_disagree_among_themselves_do_not_stop_it() -> None:
+def test_held_out_members_that_disagree_are_no_veto() -> None:
     assert verdict(samples(1.0), held_out=model(-1.0, 0.8)).passed
 
 
-def test_held_out_votes_that_say_nothing_are_recorded_as_such() -> None:
+def test_without_a_held_out_model_the_gain_is_recorded_as_unknown() -> None:
     passed = verdict(samples(1.0), held_out=None)
     assert passed.passed
     assert passed.figures["held_out_gain"] is None
@@ -131,7 +131,7 @@ def test_entropy_far_below_the_floor_is_a_veto() -> None:
     assert "entropy" in " ".join(verdict(replace(samples(1.0), entropy=0.7 * floor)).reasons)
 
 
-def test_what_is_beyond_a_limit_may_come_nearer_to_it() -> None:
+def test_a_candidate_nearer_to_a_limit_than_the_live_policy_passes() -> None:
     live = replace(samples(0.0, seed=1), kl=0.4, entropy=0.1)
     assert verdict(replace(samples(1.0), kl=0.35, entropy=0.12), live=live).passed
     further = verdict(replace(samples(1.0), kl=0.45, entropy=0.08), live=live)
@@ -161,18 +161,18 @@ def test_collapse_and_repetition_are_vetoes() -> None:
     assert "repeat themselves" in " ".join(verdict(looping).reasons)
 
 
-def test_the_error_of_a_comparison_holds_prompts_and_what_the_votes_leave_open() -> None:
+def test_the_error_of_a_gain_includes_prompt_and_posterior_variance() -> None:
     better, worse = samples(1.0), samples(0.0, seed=1)
     moved = (better.features["length"] - worse.features["length"]).float()
     moved_P = moved.view(PROMPTS, SAMPLES_PER_PROMPT).mean(1)
     gain, error = paired_gain(model(1.0, 0.5, variance=0.3), better.features, worse.features)
     assert gain == pytest.approx(0.75 * float(moved_P.mean()), rel=1e-3)
-    of_prompts = 0.75**2 * float(moved_P.var()) / PROMPTS
-    of_votes = 0.3 * float(moved_P.mean()) ** 2
-    assert error == pytest.approx((of_prompts + of_votes) ** 0.5, rel=1e-3)
+    prompt_variance = 0.75**2 * float(moved_P.var()) / PROMPTS
+    posterior_variance = 0.3 * float(moved_P.mean()) ** 2
+    assert error == pytest.approx((prompt_variance + posterior_variance) ** 0.5, rel=1e-3)
 
 
-def test_a_judge_that_knows_little_rejects_nobody() -> None:
+def test_an_uncertain_reward_model_refuses_nobody() -> None:
     worse = samples(-1.0)
     assert not verdict(worse, held_out=model(1.0, variance=0.01)).passed
     unsure = verdict(worse, trained=model(1.0, variance=4.0), held_out=model(1.0, variance=4.0))
@@ -180,21 +180,21 @@ def test_a_judge_that_knows_little_rejects_nobody() -> None:
     assert unsure.figures["held_out_gain"] < 0
 
 
-def test_measures_of_sameness() -> None:
+def test_repetition_and_diversity_statistics() -> None:
     assert repetition_rate([[1, 2, 3, 4, 1, 2, 3, 4]]) == pytest.approx(1 / 5)
     assert repetition_rate([[1, 2]]) == 0.0
     assert distinct_2([[1, 2, 1, 2], [5, 6]]) == pytest.approx(3 / 4)
     assert most_common_share([[1], [1], [2], [3]]) == 0.5
 
 
-def test_one_prompt_alone_can_be_compared() -> None:
+def test_a_gain_on_a_single_prompt_has_an_error() -> None:
     one = {"length": torch.tensor([[1.0], [1.2]]).half()}
     live = {"length": torch.tensor([[0.1], [0.0]]).half()}
     gain, error = paired_gain(model(1.0, 1.1), one, live)
     assert 0 < error < gain
 
 
-def test_what_a_policy_is_measured_by_is_the_base_and_not_itself(
+def test_samples_are_scored_with_the_base(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     directory = write_base(tmp_path_factory.mktemp("gate") / "tiny")
@@ -206,6 +206,6 @@ def test_what_a_policy_is_measured_by_is_the_base_and_not_itself(
         weight.data += 0.2 * torch.randn(weight.shape, generator=generator)
     changed = sample_eval(backbone, [prompt], spec, generator)
     assert changed.kl > 0.05
-    seen = measure(backbone, [prompt] * 8, changed.token_ids).views
-    assert all(torch.equal(seen[name], changed.features[name]) for name in seen)
+    scored = score(backbone, [prompt] * 8, changed.token_ids).features
+    assert all(torch.equal(scored[name], changed.features[name]) for name in scored)
     assert abs(sample_eval(backbone, [prompt], spec, generator, base=True).kl) < 0.01

@@ -1,4 +1,4 @@
-"""What a round leaves behind is JSON, whatever its figures were."""
+"""A round's record is valid JSON, whatever its figures."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from trainer.evaluation.knowledge import accuracy_drop
 from trainer.records.record import finite
 
 
-def test_numbers_that_are_not_finite_are_left_open() -> None:
+def test_numbers_that_are_not_finite_become_null() -> None:
     figures = {"gain": math.nan, "steps": [{"kl": -math.inf, "reward": 0.5}], "round": 3, "reason": None}
     kept = finite(figures)
     assert kept == {"gain": None, "steps": [{"kl": None, "reward": 0.5}], "round": 3, "reason": None}

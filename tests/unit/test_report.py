@@ -1,4 +1,4 @@
-"""The page of a round shows what its record holds, and nothing in it is taken for markup."""
+"""The page of a round shows its record, and escapes markup."""
 
 import re
 
@@ -27,21 +27,21 @@ RECORD = {
 }
 
 
-def test_everything_of_the_record_is_on_the_page() -> None:
+def test_the_page_shows_everything_of_the_record() -> None:
     found = page(RECORD)
     for text in ("Round 7", "published", "trained gain", "12.5", "Us.", "ev_1", "u_1", "2.13.0"):
         assert text in found
-    assert "held out gain" not in found  # there was none
+    assert "held out gain" not in found  # it is None
     assert len(re.findall("<svg", found)) == 4
     assert not re.search(r"(src|href)=", found)  # it needs nothing else
 
 
-def test_what_is_said_is_not_markup() -> None:
+def test_replies_are_escaped() -> None:
     assert "Me &amp; &lt;b&gt;you&lt;/b&gt;" in page(RECORD)
     assert "<script>" not in page({**RECORD, "reason": "<script>alert(1)</script>"})
 
 
-def test_a_round_that_failed_shows_where() -> None:
+def test_a_failed_round_shows_its_traceback() -> None:
     found = page({"round": 8, "outcome": "failed", "reason": "ValueError: no", "traceback": "line 1\nline 2"})
     assert '<span class="failed">failed</span>' in found
     assert "<pre>line 1\nline 2</pre>" in found
@@ -59,7 +59,7 @@ def test_a_curve_goes_up_where_the_figure_does() -> None:
     assert ended[0] == ended[2] < ended[1]
 
 
-def test_style_is_told_in_shares() -> None:
+def test_style_statistics_are_shares_of_replies() -> None:
     found = style_stats(["Why not? I do!", "- one\n- two", "Plain words here.", "1. first 🙂"])
     assert found["ask a question"] == 0.25
     assert found["exclaim"] == 0.25

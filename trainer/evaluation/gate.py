@@ -25,8 +25,8 @@ from trainer.evaluation.style_stats import distinct_2, most_common_share, repeti
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, entropy, sample
 from trainer.reward.ensemble import RewardModel
-from trainer.reward.features import Views
-from trainer.reward.scoring import cost, measure
+from trainer.reward.features import FeatureGroups
+from trainer.reward.scoring import kl_to_base, score
 
 SAMPLES_PER_PROMPT = 2
 """Replies that candidate and live policy each sample to an eval prompt."""
@@ -49,7 +49,7 @@ class EvalSamples:
     eos_rate: float
     kl: float
     entropy: float
-    features: Views
+    features: FeatureGroups
 
     @property
     def mean_length(self) -> float:
@@ -106,13 +106,13 @@ def sample_eval(
     with backbone.reference() if base else backbone.merged():
         rollouts = sample(backbone, prompts, spec, generator)
     token_ids = [rollout.token_ids for rollout in rollouts]
-    scored = measure(backbone, [prompts[rollout.prompt] for rollout in rollouts], token_ids)
+    scored = score(backbone, [prompts[rollout.prompt] for rollout in rollouts], token_ids)
     return EvalSamples(
         token_ids,
         sum(rollout.ended for rollout in rollouts) / len(rollouts),
-        float(cost(rollouts, scored).sum()) / sum(map(len, token_ids)),
+        float(kl_to_base(rollouts, scored).sum()) / sum(map(len, token_ids)),
         entropy(rollouts),
-        scored.views,
+        scored.features,
     )
 
 
@@ -224,7 +224,7 @@ def check_knowledge(verdict: Verdict, accuracy: KnowledgeAccuracy, gate: GateSet
     )
 
 
-def paired_gain(model: RewardModel, candidate: Views, live: Views) -> tuple[float, float]:
+def paired_gain(model: RewardModel, candidate: FeatureGroups, live: FeatureGroups) -> tuple[float, float]:
     """Returns the candidate's mean gain in reward over the live policy, paired by prompt, in logits of a
     thumb up, and its standard error: the variance over prompts plus the reward model's posterior variance."""
     gains = [member.gain(candidate, live) for member in model.members]

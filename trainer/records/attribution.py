@@ -7,7 +7,7 @@ from trainer.data import examples
 from trainer.data.examples import Example, Key
 from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
-from trainer.reward.features import Views
+from trainer.reward.features import FeatureGroups
 from trainer.reward.likelihood import Votes
 
 SHOWN = 20
@@ -23,7 +23,7 @@ def side_by_side(before: list[tuple[str, str]], after: list[tuple[str, str]]) ->
 
 
 def held_out_accuracy(
-    model: RewardModel, votes: Votes, keys: list[Key], features_of: Callable[[list[Key]], Views]
+    model: RewardModel, votes: Votes, keys: list[Key], features_of: Callable[[list[Key]], FeatureGroups]
 ) -> dict[str, Any]:
     """Returns the pairwise accuracy of the reward model on the held-out votes, which are on the replies
     `keys`; None without votes."""
@@ -37,12 +37,12 @@ def vote_influence(
     model: RewardModel,
     votes: Votes,
     keys: list[Key],
-    features_of: Callable[[list[Key]], Views],
+    features_of: Callable[[list[Key]], FeatureGroups],
     training: Sequence[Example],
 ) -> dict[str, Any]:
     """Returns the training votes and the raters with the largest influence on the reward model, and the
     raters' estimated reliability and leniency. Votes compacted into the vote summary are not included."""
-    weight = ensemble.influence(model, features_of(keys), votes)
+    influence = ensemble.influence(model, features_of(keys), votes)
     raters = examples.raters(training)
     return {
         "weightiest": [
@@ -50,18 +50,18 @@ def vote_influence(
                 "vote": training[index].event_id,
                 "rater": training[index].rater,
                 "kind": training[index].type,
-                "weight": round(float(weight.of_votes_V[index]), 4),
+                "weight": round(float(influence.votes_V[index]), 4),
             }
-            for index in weight.of_votes_V.argsort(descending=True)[:SHOWN].tolist()
+            for index in influence.votes_V.argsort(descending=True)[:SHOWN].tolist()
         ],
         "raters": [
             {
                 "rater": raters[index],
                 "votes": sum(example.rater == raters[index] for example in training),
-                "weight": round(float(weight.of_raters_U[index]), 4),
-                "reliability": round(float(weight.reliability_U[index]), 3),
-                "leniency": round(float(weight.leniency_U[index]), 3),
+                "weight": round(float(influence.raters_U[index]), 4),
+                "reliability": round(float(influence.reliability_U[index]), 3),
+                "leniency": round(float(influence.leniency_U[index]), 3),
             }
-            for index in weight.of_raters_U.argsort(descending=True)[:SHOWN].tolist()
+            for index in influence.raters_U.argsort(descending=True)[:SHOWN].tolist()
         ],
     }

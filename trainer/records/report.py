@@ -1,5 +1,7 @@
-"""The page of a round: what it learned from and what came of it, for people, in one file that needs nothing
-else. Holds no text of theirs: the samples answer the knowledge probes."""
+"""This module renders a round's record as one self-contained HTML page.
+
+The page contains no text of users: its samples are replies to the knowledge questions.
+"""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -20,32 +22,35 @@ _WIDTH, _HEIGHT, _MARGIN = 260, 110, 12
 
 
 def page(whole: Mapping[str, Any]) -> str:
-    """HTML of a round's record, as `record` writes it."""
+    """Returns the HTML of a round's record, of this release or an earlier one."""
     outcome = escape(str(whole["outcome"]))
     parts = [f'<h1>Round {whole["round"]}: <span class="{outcome}">{outcome}</span></h1>']
     if whole.get("reason"):
         parts.append(f"<p>{escape(str(whole['reason']))}.</p>")
     facts = {name: value for name, value in whole.items() if not isinstance(value, dict | list)}
-    parts += ["<h2>What it learned from</h2>", _pairs(facts)]
-    steps = whole.get("improvement", {}).get("steps", [])
+    parts += ["<h2>Inputs</h2>", _pairs(facts)]
+    steps = (whole.get("optimization") or whole.get("improvement") or {}).get("steps", [])
     if steps:
-        parts += ["<h2>Steps</h2>", _curves(steps)]
+        parts += ["<h2>Optimizer steps</h2>", _curves(steps)]
     if gate := whole.get("gate"):
-        parts += ["<h2>The gate</h2>", _pairs(gate["figures"])]
+        parts += ["<h2>Gate</h2>", _pairs(gate["figures"])]
     if style := whole.get("style"):
         rows = [[name, value, style["candidate"][name]] for name, value in style["live"].items()]
-        parts += ["<h2>How it writes</h2>", _table(["", "before", "after"], rows)]
+        parts += ["<h2>Style statistics</h2>", _table(["", "before", "after"], rows)]
     if samples := whole.get("samples"):
         rows = [[each["prompt"], each["before"], each["after"]] for each in samples]
-        parts += ["<h2>What it says</h2>", _table(["asked", "before", "after"], rows)]
-    for title, name in (("The votes that weighed most", "weightiest"), ("Who voted", "raters")):
+        parts += ["<h2>Samples</h2>", _table(["prompt", "before", "after"], rows)]
+    for title, name in (
+        ("Votes with the largest influence", "weightiest"),
+        ("Raters with the largest influence", "raters"),
+    ):
         if found := whole.get(name):
             parts += [f"<h2>{title}</h2>", _table(list(found[0]), [list(each.values()) for each in found])]
-    for name in ("hindsight", "reward_model", "versions"):
+    for name in ("regression_test", "hindsight", "reward_model", "versions"):
         if found := whole.get(name):
             parts += [f"<h2>{name.replace('_', ' ').capitalize()}</h2>", _pairs(found)]
     if trace := whole.get("traceback"):
-        parts += ["<h2>Where it failed</h2>", f"<pre>{escape(str(trace))}</pre>"]
+        parts += ["<h2>Traceback</h2>", f"<pre>{escape(str(trace))}</pre>"]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
