@@ -1,47 +1,48 @@
-"""One trainer works for a project at a time; the others stand by.
+"""LeaderElection makes one trainer of a project the leader, by a Postgres advisory lock; the others stand by.
 
-The lock is Postgres' own and goes with its connection, so a trainer that died, or lost the database, has
-given way, and one whose machine vanished has within a minute. One that still believes itself active can do no
-harm: it publishes only while its round is open, and whoever takes over closes the rounds that it finds open.
+The lock ends with its connection, so a trainer that dies or loses the database loses it, and a trainer whose
+machine vanishes loses it within a minute. A former leader that has not noticed can do no harm: it publishes
+only while its round is open, and the new leader closes all open rounds.
 """
 
 import psycopg
 from psycopg.rows import DictRow
 
-from schemas import places
+from schemas import lock_ids
 from schemas.database import connect
 
 
 class LeaderElection:
-    """A trainer's place for `project`, on the database at `url`: taken, or waited for."""
+    """A trainer's candidacy for `project` on the database at `url`."""
 
     def __init__(self, url: str, project: str) -> None:
         self._url = url
         self._project = project
         self._connection: psycopg.Connection[DictRow] | None = None
-        self._held = False
+        self._is_leader = False
 
     def try_acquire(self) -> bool:
-        """Whether this trainer has the place; takes it when it is free. Raises psycopg.OperationalError when
-        the database is away, and with it the place."""
+        """Returns whether this trainer is the leader; it becomes the leader if there is none. Raises
+        psycopg.OperationalError, and gives up leadership, when the database is away."""
         try:
             if self._connection is None:
                 self._connection = connect(self._url, timeout=5)
-            if self._held:
+            if self._is_leader:
                 self._connection.execute("select 1")
             else:
                 row = self._connection.execute(
                     "select pg_try_advisory_lock(%s, hashtext(%s)) as locked",
-                    [places.TRAINER, self._project],
+                    [lock_ids.TRAINER, self._project],
                 ).fetchone()
-                self._held = row is not None and bool(row["locked"])
+                self._is_leader = row is not None and bool(row["locked"])
         except psycopg.OperationalError:
             self.release()
             raise
-        return self._held
+        return self._is_leader
 
     def release(self) -> None:
-        self._held = False
+        """Gives up leadership and closes the connection."""
+        self._is_leader = False
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -1,1 +1,1 @@
-"""x"""
+"""This package runs the language model: backbone, tokenizer, process group, device and rollouts."""

@@ -1,4 +1,4 @@
-"""The adapter on disk, in PEFT's layout, and the probe that tells whether a replica serves it."""
+"""This module writes adapters in PEFT's layout, and the probe that verifies that an engine has loaded one."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ _PROBE_REPLY = "Hello! I am glad that you ask. I can chat with you, answer quest
 
 
 def probe(backbone: Backbone) -> Probe:
-    """What a replica that serves this adapter must reproduce, and what the base would say instead."""
+    """Returns the log-probabilities that an engine with this adapter must reproduce, and the base's."""
     token_ids = backbone.render(_PROBE) + backbone.encode_reply(_PROBE_REPLY)
     count = len(token_ids) - 1
     batch = backbone.pad([token_ids[:1]], [token_ids[1:]])
@@ -30,14 +30,14 @@ def probe(backbone: Backbone) -> Probe:
 
 
 def save_adapter(backbone: Backbone, directory: Path) -> None:
-    """The adapter as it is now, in PEFT's layout, in a directory that is new."""
+    """Writes the current adapter in PEFT's layout into a new directory."""
     directory.mkdir(parents=True)
     save_weights(backbone, directory / WEIGHTS)
     (directory / CONFIG).write_text(json.dumps(_peft_config(backbone), indent=2, sort_keys=True) + "\n")
 
 
 def save_weights(backbone: Backbone, path: Path) -> None:
-    """The adapter as it is now; the same weights are always the same bytes."""
+    """Writes the current adapter's weights; equal weights give equal bytes."""
     state = get_peft_model_state_dict(backbone.model, save_embedding_layers=False)
     save_file(
         {name: tensor.float().contiguous().cpu() for name, tensor in sorted(state.items())},
@@ -47,7 +47,7 @@ def save_weights(backbone: Backbone, path: Path) -> None:
 
 
 def _peft_config(backbone: Backbone) -> dict[str, Any]:
-    """PEFT's own configuration for inference, with its sets in a fixed order."""
+    """Returns PEFT's configuration for inference, with its sets in a fixed order."""
     config = backbone.model.peft_config["default"].to_dict()
     config["inference_mode"] = True
     config["base_model_name_or_path"] = backbone.directory.name

@@ -1,14 +1,13 @@
-"""The frozen base with one LoRA adapter on it: what samples, what is trained, and what is compared with it.
+"""Backbone is a frozen causal language model with one LoRA adapter (Hu et al. 2021): policy and reference.
 
-The reference is the same model with the adapter switched off, so a second copy of the weights never
-exists. Everything is left-padded: replies end in the same column, and logits are asked for there only.
-Not here: sampling (`rollouts`), and what is made of hidden states (`features`).
+The reference model is the same model with the adapter disabled, so there is no second copy of the weights.
+Batches are left-padded: all replies end in the same columns, and logits are computed there only. Sampling is
+in `rollouts`, and features of hidden states are in `trainer.reward.features`.
 """
 
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,50 +22,26 @@ from transformers.cache_utils import Cache
 from schemas.errors import StartError
 from schemas.policies import base_digest
 from schemas.settings import RLSettings
+from trainer.model.batch import PaddedBatch
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
 from trainer.model.tokenizer import ChatTokenizer
 
 MAX_LOGITS = 2**24
-"""Kept at once, of a large vocabulary."""
+"""Logits computed at a time, where the vocabulary is large."""
 
 SMALL_VOCABULARY = 8192
-"""Whose logits are computed in one go."""
+"""Tokens of the largest vocabulary whose logits are computed all at once."""
 
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
-"""Settings of models that do more to their logits than one matrix does: theirs are computed in one go."""
+"""Model settings that transform logits after the output matrix. Such models compute theirs all at once."""
 
 MERGE_BELOW = 1_000_000_000
-"""Parameters of a base whose matrices may be copied to sample faster."""
-
-
-@dataclass(frozen=True, slots=True)
-class PaddedBatch:
-    """`tokens_BT` left-padded, `mask_BT` 1 where a token is; the last `reply_length` columns hold replies,
-    of which `reply_mask_BR` says what belongs to each row's own (its end token included)."""
-
-    tokens_BT: Tensor
-    mask_BT: Tensor
-    reply_mask_BR: Tensor
-
-    @property
-    def reply_length(self) -> int:
-        return int(self.reply_mask_BR.shape[1])
-
-    @property
-    def reply_tokens_BR(self) -> Tensor:
-        return self.tokens_BT[:, -self.reply_length :]
-
-    @property
-    def positions_BT(self) -> Tensor:
-        return (self.mask_BT.cumsum(1) - 1).clamp_min(0)
-
-    def __getitem__(self, rows: slice) -> "PaddedBatch":
-        return PaddedBatch(self.tokens_BT[rows], self.mask_BT[rows], self.reply_mask_BR[rows])
+"""Parameters of the largest base whose matrices are copied for sampling with a merged adapter."""
 
 
 class Backbone(ChatTokenizer):
-    """A causal language model with a chat template, any whose linear layers PEFT knows. Raises StartError
-    where the replies to be sampled are as long as its context."""
+    """A causal language model with a chat template, of any architecture whose linear layers PEFT supports.
+    Raises StartError if `rl.max_tokens` leaves no room for a prompt in its context."""
 
     def __init__(self, directory: Path, rl: RLSettings, group: ProcessGroup = SINGLE_PROCESS) -> None:
         super().__init__(directory)
@@ -98,7 +73,7 @@ class Backbone(ChatTokenizer):
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
         self.parameter_count = sum(parameter.numel() for parameter in base.parameters())
-        if group.sharded:  # layer by layer on its way to the GPU, which may not hold it whole
+        if group.sharded:  # before it moves to the GPU, which may not hold the whole base
             shard_base(base, self._trunk)
             self.model.to(self.device)
         self._bf16_autocast = self.device.type == "cpu" and bool(
@@ -114,24 +89,25 @@ class Backbone(ChatTokenizer):
         return base_digest(self.directory)
 
     def load_adapter(self, directory: Path) -> None:
-        """Replace the adapter by the one in `directory`, of whatever rank, ready for training."""
+        """Replaces the adapter by the one in `directory`, of any rank, ready for training."""
         self.model.delete_adapter("default")
         self.model.load_adapter(str(directory), adapter_name="default", is_trainable=True)
         self.model.set_adapter("default")
         self.model.eval()
 
     def trainable(self) -> list[Tensor]:
+        """Returns the adapter's parameters."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def lora_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The same, as LoRA's A and its B, whose product is added to a weight of the base."""
+        """Returns the adapter's A matrices and its B matrices; B·A is added to a weight of the base."""
         named = [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
         return [each for name, each in named if "lora_A" in name], [
             each for name, each in named if "lora_B" in name
         ]
 
     def snapshot(self) -> list[Tensor]:
-        """A copy of the adapter's weights, for `restore`."""
+        """Returns a copy of the adapter's weights, for `restore`."""
         return [parameter.detach().clone() for parameter in self.trainable()]
 
     @torch.no_grad()
@@ -141,13 +117,13 @@ class Backbone(ChatTokenizer):
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the model is the base."""
+        """Inside, the adapter is disabled: the model is the reference."""
         with self.model.disable_adapter():
             yield
 
     @contextlib.contextmanager
     def full_precision(self) -> Iterator[None]:
-        """Inside, a CPU computes in float32; outside, it multiplies in bfloat16 where that is faster."""
+        """Inside, a CPU computes in float32; outside, it uses bfloat16 autocast where the CPU supports it."""
         bf16, self._bf16_autocast = self._bf16_autocast, False
         try:
             yield
@@ -156,9 +132,9 @@ class Backbone(ChatTokenizer):
 
     @contextlib.contextmanager
     def _training_mode(self) -> Iterator[None]:
-        """What is different where gradients are wanted. Models compute activations again, if they are to,
-        only in training. If not, attention is computed in its parts on a CPU: backwards, torch's fused kernel
-        is slower there, by a fifth of a training step."""
+        """Inside, the model is set up for a pass with gradients. Gradient checkpointing works in train mode
+        only. Without it, a CPU uses eager attention: its backward pass is faster there than fused
+        attention's."""
         if not torch.is_grad_enabled():
             yield
         elif self._gradient_checkpointing:
@@ -179,9 +155,9 @@ class Backbone(ChatTokenizer):
 
     @contextlib.contextmanager
     def merged(self) -> Iterator[None]:
-        """Inside, the adapter is added into the base's own matrices, which makes sampling a small model much
-        faster and takes a second copy of them; a large model, or one in parts, is left as it is. The base
-        returns bit by bit."""
+        """Inside, the adapter is merged into the base's matrices (W + B·A), which makes sampling faster and
+        needs a second copy of them. Large or sharded models stay as they are. Afterwards the base is the
+        same bit by bit."""
         if self.parameter_count > MERGE_BELOW or self.group.sharded:
             yield
             return
@@ -200,49 +176,34 @@ class Backbone(ChatTokenizer):
                 layer.get_base_layer().weight.data = original
 
     def pad(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> PaddedBatch:
-        """Rows of prompt + reply, left-padded: together they may be wider than the context, of which padding
-        takes no places. Raises ValueError for a row of its own that is longer."""
+        """Returns prompts and replies as a left-padded batch. It may be wider than the context, since padding
+        has no positions. Raises ValueError for a row that is longer than the context."""
         for prompt, reply in zip(prompts, replies, strict=True):
             if len(prompt) + len(reply) > self.context_length:
                 lengths = f"{len(prompt)} and {len(reply)}"
                 raise ValueError(
                     f"prompt and reply of {lengths} tokens in a context of {self.context_length}"
                 )
-        longest_reply = _round_up(max(len(reply) for reply in replies))
-        rows = [
-            [*prompt, *reply, *[self.pad_id] * (longest_reply - len(reply))]
-            for prompt, reply in zip(prompts, replies, strict=True)
-        ]
-        width = _round_up(max(len(row) for row in rows))
-        tokens_BT = torch.tensor(
-            [[self.pad_id] * (width - len(row)) + row for row in rows], device=self.device
-        )
-        mask_BT = torch.zeros_like(tokens_BT)
-        reply_mask_BR = torch.zeros(len(rows), longest_reply, device=self.device)
-        for index, (row, reply) in enumerate(zip(rows, replies, strict=True)):
-            end = width - (longest_reply - len(reply))
-            mask_BT[index, width - len(row) : end] = 1
-            reply_mask_BR[index, : len(reply)] = 1
-        return PaddedBatch(tokens_BT, mask_BT, reply_mask_BR)
+        return PaddedBatch.of(prompts, replies, self.pad_id, self.device)
 
     def truncate_prompt(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
-        """What of a prompt leaves room for a reply of `max_tokens`: its end."""
+        """Returns the end of a prompt that leaves room for a reply of `max_tokens` tokens."""
         return list(prompt)[-(self.context_length - max_tokens) :]
 
     def fits(self, prompt: Sequence[int], reply: Sequence[int] = ()) -> bool:
-        """Whether these are tokens of the base's vocabulary that fit into its context."""
+        """Returns whether these tokens are in the base's vocabulary and fit into its context."""
         known = all(0 <= token < self.vocab_size for token in (*prompt, *reply))
         return known and bool(prompt) and len(prompt) + len(reply) <= self.context_length
 
     def logprobs_BR(self, batch: PaddedBatch) -> Tensor:
-        """Log-probability in nats of every reply token at temperature 1, 0 where padded; with gradient, which
-        each process has of its share."""
+        """Returns the log-probability (nats, temperature 1) of every reply token, 0 at padding. Each process
+        has the gradient of its own shard of the rows."""
         rows, own = self.group.shard_rows(len(batch.tokens_BT))
         return self.group.all_gather(self.logprobs_and_hidden(batch[rows], ())[0][:own])
 
     def logprobs_and_hidden(self, batch: PaddedBatch, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """The same by this process alone, and for each of `layers` (0 is the embedding) the hidden states at
-        the reply's positions, (B, R, D)."""
+        """Returns the log-probabilities computed by this process alone, and the hidden states (B, R, D) at
+        the reply tokens for each of `layers` (0 is the embedding)."""
         kept = batch.reply_length + 1
         inputs = {
             "input_ids": batch.tokens_BT,
@@ -269,8 +230,8 @@ class Backbone(ChatTokenizer):
     def next_logits_BV(
         self, tokens_BT: Tensor, mask_BT: Tensor, positions_BT: Tensor, cache: Cache
     ) -> Tensor:
-        """Of the token behind the last; keys and values go into `cache`. Without rows, one of padding goes
-        through the model in their place, so that processes that share the weights go through together."""
+        """Returns the logits of the next token and appends keys and values to `cache`. Without rows, one row
+        of padding runs instead, since processes that share weights must take part in the same passes."""
         if len(tokens_BT) == 0:
             self.model(input_ids=torch.full((1, 1), self.pad_id, device=self.device), use_cache=False)
             return torch.empty(0, self.vocab_size, device=self.device)
@@ -282,16 +243,16 @@ class Backbone(ChatTokenizer):
         return logits_BV
 
     def _chunked_logprobs(self, states_BRD: Tensor, tokens_BR: Tensor) -> Tensor:
-        """Log-probabilities of the tokens, some places at a time: logits over a large vocabulary are far
-        larger than all else, so they are not kept, but computed again on the way back."""
+        """Returns log-probabilities computed in chunks of tokens with checkpointing: the logits of a large
+        vocabulary would take most memory, so they are recomputed in the backward pass."""
         states_ND, tokens_N = states_BRD.flatten(0, 1), tokens_BR.flatten()
-        most = max(1, MAX_LOGITS // self.vocab_size)
-        parts = [
-            checkpoint(self._state_logprobs, states_ND[start : start + most], tokens_N[start : start + most],
+        size = max(1, MAX_LOGITS // self.vocab_size)
+        chunks = [
+            checkpoint(self._state_logprobs, states_ND[start : start + size], tokens_N[start : start + size],
                        use_reentrant=False)
-            for start in range(0, len(tokens_N), most)
+            for start in range(0, len(tokens_N), size)
         ]  # fmt: skip
-        return torch.cat(parts).view(tokens_BR.shape)
+        return torch.cat(chunks).view(tokens_BR.shape)
 
     def _state_logprobs(self, states_ND: Tensor, tokens_N: Tensor) -> Tensor:
         assert self._head is not None  # noqa: S101
@@ -299,11 +260,6 @@ class Backbone(ChatTokenizer):
 
 
 def _token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probability of each token by its logits (…, V)."""
+    """Returns the log-probability of each token from its logits (…, V)."""
     logits = logits.float()
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-
-
-def _round_up(length: int) -> int:
-    """To a multiple of eight: few different shapes, since a CPU's kernels are made and kept for each."""
-    return -(-length // 8) * 8

@@ -1,4 +1,4 @@
-"""What this machine is, and what its device does in a second, measured in one."""
+"""This module measures the device's throughput (in about a second) and memory, and names its hardware."""
 
 import functools
 import platform
@@ -10,18 +10,17 @@ import psutil
 import torch
 
 MEASURE_SECONDS = 0.2
-"""Seconds that each measurement takes. The fastest turn counts, by this thread's own time without a GPU:
-nobody else's work is to be measured."""
+"""Seconds that each measurement takes. The fastest run counts; without a GPU it is timed in this thread's CPU
+time, so that other work on the machine does not count."""
 
 MMAP_THRESHOLD = 2**25
-"""Bytes from which on glibc asks the system for fresh pages for each tensor, and hands them back with it."""
+"""Bytes of a tensor from which glibc maps fresh pages for it and returns them when it is freed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Floating point operations a second in matrix products by type; bytes a second that are read and written
-    where nothing is computed, and bytes of fresh pages; seconds that an operation takes however small it is.
-    """
+    """The device's limits: `matmul` FLOP/s of matrix products by type, `bandwidth` bytes/s read and written,
+    `page_bandwidth` bytes/s of fresh pages, and `overhead` seconds of the smallest operation."""
 
     matmul: dict[torch.dtype, float]
     bandwidth: float
@@ -29,13 +28,13 @@ class Rates:
     overhead: float
 
     def seconds(self, flops: int, moved: int, fresh: int, dtype: torch.dtype) -> float:
-        """An operation's, by what holds it up (the roofline: Williams et al. 2009)."""
+        """Returns the seconds of an operation by the roofline model (Williams et al. 2009)."""
         computing = flops / self.matmul.get(dtype, min(self.matmul.values()))
         return self.overhead + max(computing, moved / self.bandwidth) + fresh / self.page_bandwidth
 
     @classmethod
     def measure(cls, device: torch.device, width: int) -> "Rates":
-        """Matrix products as wide as the model's hidden states."""
+        """Measures the device, with matrix products as wide as the model's hidden states (`width`)."""
         matmul = {}
         for dtype in (torch.float32, torch.bfloat16):
             rows = torch.ones(2048, width, device=device, dtype=dtype)
@@ -57,7 +56,7 @@ class Rates:
 
 
 def device_kind(device: torch.device, processes: int) -> str:
-    """What of a machine an adapter's bytes depend on: its GPU, or what its processor can compute with."""
+    """Returns the hardware that an adapter's bytes depend on: the GPU, or the CPU with its extensions."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name()
     else:
@@ -80,14 +79,14 @@ def _fastest(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that one process more could have."""
+    """Returns the bytes that another process could allocate."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     return int(psutil.virtual_memory().available)
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes that this process has taken: on a GPU, of tensors only."""
+    """Returns the bytes that this process uses; on a GPU, tensors only."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated())
     return int(psutil.Process().memory_info().rss)

@@ -1,13 +1,13 @@
-"""The processes that train together, one a GPU: the same loop in each, in step.
+"""ProcessGroup implements data parallelism: one process a GPU, and the same training loop in each.
 
-All hold the same adapter and go through the same round. Each computes its share of the rows of every pass
-through the model and gathers the results of the others, so all come to the same figures and decisions; the
-gradients, each of one's own rows, are summed before the optimizer's step. One process alone gathers nothing
-and has no group.
+All processes hold the same adapter and run the same round. Each computes its shard of the rows of every
+forward pass and gathers the others' results, so all get the same metrics and take the same decisions. The
+gradients, which each process has of its own rows, are summed before the optimizer step. A single process
+communicates nothing and needs no group.
 
-Where `sharded`, each holds a part of the base's weights only, and has those of a layer while it is in it
-(FSDP: Zhao et al. 2023). accelerate starts the processes; its `prepare` is not used, since it would shard the
-adapter too and counts on the outermost module being called, where large vocabularies call the trunk.
+If `sharded`, each process holds a part of the base's weights and gathers a layer's weights while it computes
+the layer (FSDP: Zhao et al. 2023). accelerate starts the processes. Its `prepare` is not used: it would shard
+the adapter too, and it expects calls of the outermost module, while large vocabularies call the trunk.
 """
 
 import os
@@ -25,12 +25,13 @@ from transformers import PreTrainedModel
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 GROUP_TIMEOUT = timedelta(days=365)
-"""A trainer waits as long as nobody votes. Who dies is noticed by the launcher, which ends the others."""
+"""Timeout of collective operations. It is long because processes wait for the next round in a broadcast; the
+launcher notices a process that dies and ends the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """`count` processes, of which this is number `rank`. The first is the trainer; the others follow it."""
+    """This process is number `rank` of `size`. Rank 0 is the trainer; the others follow it."""
 
     rank: int = 0
     size: int = 1
@@ -39,7 +40,7 @@ class ProcessGroup:
     @classmethod
     @contextmanager
     def from_environment(cls) -> "Iterator[ProcessGroup]":
-        """Those that `accelerate launch` or torchrun started, else this one alone."""
+        """Yields the group that `accelerate launch` or torchrun started, else this process alone."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             yield cls()
             return
@@ -49,21 +50,20 @@ class ProcessGroup:
         )
         sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
         yield cls(state.process_index, state.num_processes, sharded)
-        distributed.destroy_process_group()  # not after an error: the others may wait for this one for ever
+        distributed.destroy_process_group()  # not after an error: it would wait for the others for ever
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def shard_rows(self, count: int) -> tuple[slice, int]:
-        """Which of `count` rows this process computes, and how many of them it contributes: one whose share
-        is empty computes a row all the same, since all must make the same passes."""
+        """Returns this process's shard of `count` rows and how many of its rows count. A process with an
+        empty shard computes one row all the same: all must take part in the same forward passes."""
         start, end = count * self.rank // self.size, count * (self.rank + 1) // self.size
         return slice(start, max(end, start + 1)), end - start
 
     def all_gather(self, part: Tensor) -> Tensor:
-        """The rows of all processes, in their order. The gradient of a process's own flows back, and that of
-        the others' in theirs."""
+        """Returns the rows of all processes in rank order. Gradients flow back into own rows only."""
         if self.size == 1:
             return part
         lengths = self._lengths(len(part))
@@ -76,14 +76,14 @@ class ProcessGroup:
         return torch.cat(parts)
 
     def row_offset(self, length: int) -> tuple[int, int]:
-        """Where `length` rows begin among those of all processes, and how many these are."""
+        """Returns the offset of this process's `length` rows among all processes' rows, and their total."""
         if self.size == 1:
             return 0, length
         lengths = self._lengths(length)
         return sum(lengths[: self.rank]), sum(lengths)
 
     def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
-        """Each becomes the sum of what the processes have of it."""
+        """Replaces each tensor by its sum over the processes."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -93,7 +93,7 @@ class ProcessGroup:
             tensor.copy_(piece.view_as(tensor))
 
     def broadcast(self, message: bytes = b"") -> bytes:
-        """What the first process says; the others, which say nothing, wait for it."""
+        """Returns the message of rank 0. The other processes wait for it and pass none."""
         return self.all_gather(torch.from_numpy(np.frombuffer(message, np.uint8).copy())).numpy().tobytes()
 
     def _lengths(self, length: int) -> list[int]:
@@ -107,8 +107,8 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def shard_base(base: PreTrainedModel, trunk: PreTrainedModel) -> None:
-    """Of each layer's frozen weights keep this process's part. The adapter stays whole, and so do the
-    embeddings, which the first and the last layer may share."""
+    """Shards the frozen weights of each layer (FSDP). The adapter stays whole, and so do the embeddings, as
+    the first and the last layer may share them."""
     embeddings = [base.get_input_embeddings(), base.get_output_embeddings()]
     whole = {each for each in base.parameters() if each.requires_grad}
     whole |= {each for embedding in embeddings for each in embedding.parameters()}
@@ -116,5 +116,5 @@ def shard_base(base: PreTrainedModel, trunk: PreTrainedModel) -> None:
         if type(module).__name__ in base._no_split_modules:
             fully_shard(module, ignored_params=whole)
     fully_shard(trunk, ignored_params=whole)
-    # transformers knows by its class's name what a model can hand out, and torch has changed the name.
+    # transformers looks up by class name which outputs a model records, and FSDP has changed the name.
     _CAN_RECORD_REGISTRY[str(type(trunk))] = trunk._can_record_outputs

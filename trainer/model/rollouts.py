@@ -1,8 +1,8 @@
-"""Replies sampled in this process from the policy as it is now.
+"""Rollouts are replies sampled from the current policy with their log-probabilities; `sample` generates them.
 
-One prefill for each prompt, its cache repeated for the k replies; then one token a step for all rows at
-once, and rows leave the batch as they end. Not here: top-p and penalties, since the policy gradient needs
-samples of the policy itself.
+Sampling runs one prefill for each prompt and repeats its KV cache for the k replies. It then decodes one
+token a step for all rows, and finished rows leave the batch. There is no top-p and no penalty, since the
+policy gradient needs samples of the policy itself. `vllm_rollouts` samples on vLLM servers instead.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from trainer.model.distributed import ProcessGroup
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A sampled reply. `logprobs` are the sampler's, nats, one per token; `ended` when it stopped by itself
-    (its last token is then the end token)."""
+    """A reply to prompt number `prompt`. `logprobs` are the sampler's, one a token, nats; `ended` tells
+    whether its last token is an end token."""
 
     prompt: int
     token_ids: list[int]
@@ -31,8 +31,8 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSpec:
-    """How many replies a sampler draws for each prompt, and of at most how many tokens. The temperature is
-    always 1; `greedy` takes the most likely token instead."""
+    """The number of replies to each prompt and their greatest length in tokens. Sampling is at temperature 1;
+    `greedy` takes the most likely token instead."""
 
     samples_per_prompt: int
     max_tokens: int
@@ -40,48 +40,49 @@ class SamplingSpec:
 
 
 MAX_ROWS = 128
-"""Replies sampled in one batch, about."""
+"""Replies sampled in one batch, approximately."""
 
 Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
-"""Where a step's replies to its prompts come from; called once a step, in the order of the steps."""
+"""Returns the replies to a step's prompts; it is called once a step, in the order of the steps."""
 
 
 class Diverged(HearkenError):
-    """A round that is done again does another thing at step number `step` than it did before."""
+    """A reproduced round took another number of steps than the original: they differ from step `step` on."""
 
     def __init__(self, step: int) -> None:
         super().__init__(
-            f"at step {step} one of the two rounds went on and the other ended: what the guard looked at was"
-            " so near its limit that another machine's arithmetic decides"
+            f"at step {step} one of the two rounds went on and the other ended: a metric of the guard was so"
+            " near its limit that another machine's arithmetic decides"
         )
         self.step = step
 
 
 def in_process_sampler(backbone: Backbone, spec: SamplingSpec, generator: torch.Generator) -> Sampler:
-    """Sampled from the backbone's adapter as it is then."""
+    """Returns a sampler of the backbone's current adapter."""
 
-    def now(prompts: Sequence[list[int]]) -> list[Rollout]:
+    def sampler(prompts: Sequence[list[int]]) -> list[Rollout]:
         with backbone.merged():
             return sample(backbone, prompts, spec, generator)
 
-    return now
+    return sampler
 
 
 def replay(steps: Sequence[list[Rollout]]) -> Sampler:
-    """Those of a round before. Raises Diverged when that took fewer steps."""
-    left = iter(steps)
+    """Returns a sampler that replays a round's rollouts. It raises Diverged when that round took fewer
+    steps."""
+    remaining = iter(steps)
 
-    def again(prompts: Sequence[list[int]]) -> list[Rollout]:
+    def sampler(_prompts: Sequence[list[int]]) -> list[Rollout]:
         try:
-            return next(left)
+            return next(remaining)
         except StopIteration:
             raise Diverged(len(steps)) from None
 
-    return again
+    return sampler
 
 
 def pack(steps: Sequence[list[Rollout]]) -> dict[str, Tensor]:
-    """A round's rollouts as tensors: a row for each reply, and their tokens one after the other."""
+    """Returns a round's rollouts as tensors: one row for each reply, with all tokens concatenated."""
     rows = [(number, rollout) for number, rollouts in enumerate(steps) for rollout in rollouts]
     return {
         "step": torch.tensor([number for number, _ in rows], dtype=torch.int32),
@@ -94,7 +95,7 @@ def pack(steps: Sequence[list[Rollout]]) -> dict[str, Tensor]:
 
 
 def unpack(tensors: dict[str, Tensor]) -> list[list[Rollout]]:
-    """What `pack` packed, by step."""
+    """Returns packed rollouts by step: the inverse of `pack`."""
     lengths = tensors["length"].tolist()
     pieces = zip(
         tensors["step"].tolist(),
@@ -113,7 +114,7 @@ def unpack(tensors: dict[str, Tensor]) -> list[list[Rollout]]:
 
 
 def all_gather_rollouts(group: ProcessGroup, rollouts: list[Rollout]) -> list[Rollout]:
-    """Those of all processes."""
+    """Returns the rollouts of all processes."""
     if group.size == 1:
         return rollouts
     packed = {name: group.all_gather(tensor) for name, tensor in pack([rollouts]).items()}
@@ -121,26 +122,27 @@ def all_gather_rollouts(group: ProcessGroup, rollouts: list[Rollout]) -> list[Ro
 
 
 def pad_rows(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
-    """Rows of unlike length as (B, T), zeros behind their ends, and the mask of what is theirs."""
+    """Returns rows of different lengths right-padded with zeros, (B, T), and their mask."""
     values_BT = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     mask_BT = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
     return values_BT, mask_BT
 
 
 def entropy(rollouts: Sequence[Rollout]) -> float:
-    """Of the policy that sampled them, estimated from how likely each token was, nats per token."""
+    """Returns the entropy of the policy in nats per token, estimated from its samples' log-probabilities."""
     tokens = sum(len(rollout.token_ids) for rollout in rollouts)
     return -sum(sum(rollout.logprobs) for rollout in rollouts) / tokens
 
 
 def sample_tokens(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
-    """(B,) a token of each row's distribution: the first whose cumulative probability passes a uniform
-    number. Takes one random number a row, of `total` from `first` on, where `torch.multinomial` takes one for
-    each token of the vocabulary, which was a fifth of the time to sample."""
+    """Returns a token (B,) of each row's distribution by inverse transform sampling: the first whose
+    cumulative probability exceeds a uniform number. It draws `total` numbers, one for each row of all
+    processes, and uses those from `first` on; `torch.multinomial` would draw one for each token of the
+    vocabulary."""
     cumulative_BV = logp_BV.exp().cumsum(1)
     uniform_N1 = torch.rand(total, 1, generator=generator, device=logp_BV.device)
-    place_B1 = uniform_N1[first : first + len(logp_BV)] * cumulative_BV[:, -1:]
-    token_B1 = torch.searchsorted(cumulative_BV, place_B1, right=True)
+    target_B1 = uniform_N1[first : first + len(logp_BV)] * cumulative_BV[:, -1:]
+    token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
     return token_B1.squeeze(1).clamp_max(logp_BV.shape[1] - 1)
 
 
@@ -152,25 +154,25 @@ def sample(
     generator: torch.Generator,
     max_rows: int = MAX_ROWS,
 ) -> list[Rollout]:
-    """`replies` replies at temperature 1 to each prompt, in the order of the prompts; at most about `rows`
-    at once. The prompts leave room for them (`Backbone.with_room`); those of like length share a batch.
-    `generator` is the CPU's. Several processes divide each batch among them and take the random numbers that
-    one would take for all its rows: the same replies."""
+    """Samples replies to each prompt, in the order of the prompts, with about `max_rows` rows in a batch.
+    Prompts of similar length share a batch; they must leave room for a reply (`Backbone.truncate_prompt`).
+    `generator` is on the CPU. Several processes shard each batch and draw the random numbers that one process
+    would draw for all rows, so the replies are the same."""
     if backbone.device.type != "cpu":
         seed = int(torch.randint(2**62, (1,), generator=generator))
         generator = torch.Generator(backbone.device).manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     per_batch = max(1, max_rows // spec.samples_per_prompt)
-    mine: list[Rollout] = []
+    rollouts: list[Rollout] = []
     for start in range(0, len(order), per_batch):
         indices = order[start : start + per_batch]
-        share, own = backbone.group.shard_rows(len(indices))
-        indices = indices[share][:own]
-        mine += _sample_batch(backbone, prompts, indices, spec, generator)
-    found: dict[int, list[Rollout]] = {}
-    for rollout in all_gather_rollouts(backbone.group, mine):
-        found.setdefault(rollout.prompt, []).append(rollout)
-    return [rollout for index in range(len(prompts)) for rollout in found[index]]
+        shard, own = backbone.group.shard_rows(len(indices))
+        indices = indices[shard][:own]
+        rollouts += _sample_batch(backbone, prompts, indices, spec, generator)
+    by_prompt: dict[int, list[Rollout]] = {}
+    for rollout in all_gather_rollouts(backbone.group, rollouts):
+        by_prompt.setdefault(rollout.prompt, []).append(rollout)
+    return [rollout for index in range(len(prompts)) for rollout in by_prompt[index]]
 
 
 def _sample_batch(
@@ -180,50 +182,60 @@ def _sample_batch(
     spec: SamplingSpec,
     generator: torch.Generator,
 ) -> list[Rollout]:
-    replies, max_tokens = spec.samples_per_prompt, spec.max_tokens
-    asked = [list(prompts[index]) for index in indices]
-    width = max(map(len, asked), default=1)
-    pad = backbone.pad_id
-    tokens = [[pad] * (width - len(row)) + row for row in asked]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in asked]
-    tokens_PT = torch.tensor(tokens, dtype=torch.long, device=backbone.device).view(len(asked), width)
-    mask_PT = torch.tensor(mask, dtype=torch.long, device=backbone.device).view(len(asked), width)
-    cache = DynamicCache(config=backbone.model.config)
-    positions_PT = (mask_PT.cumsum(1) - 1).clamp_min(0)
-    logits_BV = backbone.next_logits_BV(tokens_PT, mask_PT, positions_PT, cache).repeat_interleave(replies, 0)
-    cache.batch_repeat_interleave(replies)
-    mask_BT = mask_PT.repeat_interleave(replies, 0)
-    position_B = positions_PT[:, -1].repeat_interleave(replies, 0)
-    end = torch.tensor(backbone.eos_ids, device=backbone.device)
-
-    alive = list(range(len(indices) * replies))
+    """Samples replies to `prompts` at `indices` in one batch, which loses its finished rows at each step."""
+    copies = spec.samples_per_prompt
+    logits_BV, mask_BT, position_B, cache = _prefill(backbone, [prompts[index] for index in indices], copies)
+    eos = torch.tensor(backbone.eos_ids, device=backbone.device)
+    alive = list(range(len(indices) * copies))
     token_ids: list[list[int]] = [[] for _ in alive]
     logprobs: list[list[float]] = [[] for _ in alive]
     ended = [False] * len(alive)
     first, total = backbone.group.row_offset(len(alive))
-    for step in range(max_tokens):
+    for step in range(spec.max_tokens):
         logp_BV = logits_BV.log_softmax(1)
         token_B = logp_BV.argmax(1) if spec.greedy else sample_tokens(logp_BV, first, total, generator)
         chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
-        over_B: Tensor = torch.isin(token_B, end)
-        for row, token, logprob, over in zip(
-            alive, token_B.tolist(), chosen_B.tolist(), over_B.tolist(), strict=True
+        eos_B: Tensor = torch.isin(token_B, eos)
+        for row, token, logprob, is_eos in zip(
+            alive, token_B.tolist(), chosen_B.tolist(), eos_B.tolist(), strict=True
         ):
             token_ids[row].append(token)
             logprobs[row].append(logprob)
-            ended[row] = over
-        going = (~over_B).nonzero().squeeze(1)
-        first, total = backbone.group.row_offset(len(going))
-        if step + 1 == max_tokens or total == 0:
+            ended[row] = is_eos
+        unfinished = (~eos_B).nonzero().squeeze(1)
+        first, total = backbone.group.row_offset(len(unfinished))
+        if step + 1 == spec.max_tokens or total == 0:
             break
-        if len(going) < len(alive):
-            alive = [alive[index] for index in going.tolist()]
-            cache.batch_select_indices(going)
-            mask_BT, position_B, token_B = mask_BT[going], position_B[going], token_B[going]
+        if len(unfinished) < len(alive):
+            alive = [alive[index] for index in unfinished.tolist()]
+            cache.batch_select_indices(unfinished)
+            mask_BT, position_B, token_B = mask_BT[unfinished], position_B[unfinished], token_B[unfinished]
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], 1)
         position_B = position_B + 1
         logits_BV = backbone.next_logits_BV(token_B.unsqueeze(1), mask_BT, position_B.unsqueeze(1), cache)
     return [
-        Rollout(indices[row // replies], token_ids[row], logprobs[row], ended[row])
+        Rollout(indices[row // copies], token_ids[row], logprobs[row], ended[row])
         for row in range(len(ended))
     ]
+
+
+def _prefill(
+    backbone: Backbone, prompts: Sequence[Sequence[int]], copies: int
+) -> tuple[Tensor, Tensor, Tensor, DynamicCache]:
+    """Runs each prompt once and repeats the result for its `copies` rows: the logits (B, V) of the first
+    reply token, the mask (B, T), the position (B,) of the last token, and the KV cache."""
+    width, pad, device = max(map(len, prompts), default=1), backbone.pad_id, backbone.device
+    tokens = [[pad] * (width - len(row)) + list(row) for row in prompts]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in prompts]
+    tokens_PT = torch.tensor(tokens, dtype=torch.long, device=device).view(len(prompts), width)
+    mask_PT = torch.tensor(mask, dtype=torch.long, device=device).view(len(prompts), width)
+    positions_PT = (mask_PT.cumsum(1) - 1).clamp_min(0)
+    cache = DynamicCache(config=backbone.model.config)
+    logits_PV = backbone.next_logits_BV(tokens_PT, mask_PT, positions_PT, cache)
+    cache.batch_repeat_interleave(copies)
+    return (
+        logits_PV.repeat_interleave(copies, 0),
+        mask_PT.repeat_interleave(copies, 0),
+        positions_PT[:, -1].repeat_interleave(copies, 0),
+        cache,
+    )

@@ -1,4 +1,4 @@
-"""Text to tokens and back, as a base model does it. Needs the tokenizer and not the weights."""
+"""ChatTokenizer applies a base model's tokenizer and chat template; it does not need the weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +10,8 @@ Messages = list[dict[str, Any]]
 
 
 class ChatTokenizer:
-    """`context_length` is the longest sequence, tokens; `eos_ids` are the tokens that end a reply, the tokenizer's
-    own first."""
+    """The tokenizer of a model: `context_length` is its longest sequence in tokens, `eos_ids` the tokens that
+    end a reply, with the tokenizer's own first, `pad_id` the token of padding."""
 
     def __init__(self, directory: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
@@ -20,19 +20,19 @@ class ChatTokenizer:
         self.context_length = int(getattr(config.get_text_config(), "max_position_embeddings", 2048))
         try:
             configured = GenerationConfig.from_pretrained(directory).eos_token_id
-        except OSError:  # it has no file for it
+        except OSError:  # there is no generation_config.json
             configured = config.get_text_config().eos_token_id
         configured = configured if isinstance(configured, list) else [configured]
         candidates = [self.tokenizer.eos_token_id, *configured]
         self.eos_ids = list(dict.fromkeys(token for token in candidates if token is not None))
 
     def render(self, messages: Messages) -> list[int]:
-        """Token ids of a conversation up to where the reply begins."""
+        """Returns the token ids of a conversation with the generation prompt behind it."""
         encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return list(encoded["input_ids"])
 
     def encode_reply(self, text: str) -> list[int]:
-        """Token ids of a reply that somebody wrote, end token included."""
+        """Returns the token ids of a written reply, end token included."""
         return [*self.tokenizer.encode(text, add_special_tokens=False), self.eos_ids[0]]
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -1,9 +1,9 @@
-"""Replies sampled by vLLM's servers, which are faster at it than this process for any but a small model.
+"""VllmSampler samples rollouts on vLLM servers, which are faster than this process for all but small models.
 
-Each step's adapter is written to disk and loaded under a name of its own, since names are never reused; the
-prompts are divided among the servers, which get token ids and give token ids and logprobs back, so nothing is
-ever tokenised again. Serving, which shares the servers, leaves adapters of that kind alone; what a trainer
-that was killed left on a server goes when its place is wanted.
+Each step's adapter is written to disk and loaded under a new name, since names are never reused. Prompts are
+divided among the servers; requests and replies carry token ids, so nothing is tokenised twice. Serving shares
+the servers and leaves these adapters alone. An adapter that a killed trainer left behind is evicted when its
+slot is needed.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, SamplingSpec
 
 CONCURRENT_PROMPTS = 8
-"""Prompts under way at a time on each server."""
+"""Prompts in flight on each server."""
 
 REQUEST_TIMEOUT = 300.0
-"""Seconds for the replies to one prompt, which may wait behind those that people asked for."""
+"""Seconds for the replies to one prompt, which may queue behind chat requests."""
 
 
 class VllmSampler:
-    """A Sampler (`rollouts`) over the servers at `urls`, which read adapters below `folder`. Raises
-    EngineError when one fails."""
+    """A Sampler (`rollouts`) over the servers at `urls`, which load adapters from below `folder`. Raises
+    EngineError when a server fails."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class VllmSampler:
         self._urls = asyncio.run(resolve(list(urls)))
         if not self._urls:
             names = ", ".join(urls)
-            raise EngineError(f"none of vllm.urls can be found: {names}", url=names)
+            raise EngineError(f"none of vllm.urls can be resolved: {names}", url=names)
         self._folder = folder
         self._spec = spec
         self._generator = generator
 
     def __call__(self, prompts: Sequence[list[int]]) -> list[Rollout]:
-        """Replies of the backbone's adapter as it is now."""
+        """Samples replies from the backbone's current adapter."""
         name = f"{TRAINING}{uuid.uuid4().hex}"
         directory = self._folder.absolute() / name
         with ExitStack() as stack:
@@ -68,14 +68,14 @@ class VllmSampler:
                 stack.callback(_post, client, f"{url}/v1/unload_lora_adapter", {"lora_name": name})
             seeds = torch.randint(2**31, (len(prompts),), generator=self._generator).tolist()
             threads = stack.enter_context(ThreadPoolExecutor(CONCURRENT_PROMPTS * len(self._urls)))
-            asked = zip(itertools.cycle(self._urls), range(len(prompts)), prompts, seeds, strict=False)
-            found = list(threads.map(lambda each: self._ask(client, name, *each), asked))
-        return [rollout for rollouts in found for rollout in rollouts]
+            requests = zip(itertools.cycle(self._urls), range(len(prompts)), prompts, seeds, strict=False)
+            replies = list(threads.map(lambda each: self._complete(client, name, *each), requests))
+        return [rollout for rollouts in replies for rollout in rollouts]
 
-    def _ask(
+    def _complete(
         self, client: httpx.Client, name: str, url: str, number: int, prompt: list[int], seed: int
     ) -> list[Rollout]:
-        answer = _post(
+        completion = _post(
             client,
             f"{url}/v1/completions",
             {
@@ -95,7 +95,7 @@ class VllmSampler:
                 number, choice["token_ids"], choice["logprobs"]["token_logprobs"],
                 choice["finish_reason"] == "stop",
             )
-            for choice in sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+            for choice in sorted(completion["choices"], key=lambda choice: int(choice["index"]))
         ]  # fmt: skip
 
 
@@ -103,9 +103,11 @@ def _post(client: httpx.Client, url: str, body: dict[str, Any]) -> httpx.Respons
     try:
         return client.post(url, json=body).raise_for_status()
     except httpx.HTTPStatusError as error:
-        answer = error.response
+        response = error.response
         raise EngineError(
-            f"{url} answered {answer.status_code}: {answer.text[:200]}", url=url, status=answer.status_code
+            f"{url} answered {response.status_code}: {response.text[:200]}",
+            url=url,
+            status=response.status_code,
         ) from None
     except httpx.HTTPError as error:
         raise EngineError(f"{url} cannot be reached: {type(error).__name__}", url=url) from None

@@ -54,9 +54,9 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`resident` are bytes in use throughout; each of `phases` needs its own peak beside them. `utilisation`
-    is the model FLOPs of training as a share of what the device does in matrix products. `toggled` is training
-    with the other value of `rl.gradient_checkpointing`. `savings` are the peaks (bytes) of settings that need less memory,
-    where the round does not fit."""
+    is the model FLOPs of training as a share of what the device does in matrix products. `toggled` is
+    training with the other value of `rl.gradient_checkpointing`. `savings` are the peaks (bytes) of settings
+    that need less memory, where the round does not fit."""
 
     parameters: int
     trainable: int
