@@ -1,4 +1,4 @@
-"""`hearken train --plan`: what a round takes, as a table for people or JSON for scripts."""
+"""`hearken train --plan` prints the estimated memory and time of a round, as tables or as JSON."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ _MIB = 2**20
 
 
 def show(settings: Settings, prompt_tokens: int | None, as_json: bool) -> int:
-    """Print the plan; returns 0 when it fits into free memory, else 1. Raises StartError without a model."""
+    """Prints the plan; returns 0 if it fits into free memory, else 1. Raises StartError without a model."""
     from trainer.planning.plan import plan
 
     found = plan(settings.trainer, base_directory(settings.model, weights=False), prompt_tokens)
@@ -29,27 +29,28 @@ def _print(plan: dict[str, Any]) -> None:
     console = Console()
     console.print(
         f"{plan['parameters']:,} parameters, {plan['trainable']:,} of them trained, on {plan['device']}; "
-        f"prompts of {plan['prompt_tokens']} and replies of {plan['reply_tokens']} tokens, as if all were so"
-        " long"
+        f"prompts of {plan['prompt_tokens']} and replies of {plan['reply_tokens']} tokens,"
+        " as if all were that long"
     )
     memory = Table("memory", "MiB", "when")
-    for part, size in plan["standing"].items():
+    for part, size in plan["resident"].items():
         memory.add_row(part, f"{size / _MIB:,.0f}", "always")
     for name, phase in plan["phases"].items():
         for part, size in phase["memory"].items():
             memory.add_row(part, f"{size / _MIB:,.0f}", name)
     console.print(memory)
     time = Table("phase of a round", "seconds", "peak, MiB")
-    standing = sum(plan["standing"].values())
+    resident = sum(plan["resident"].values())
     for name, phase in plan["phases"].items():
-        peak = standing + sum(phase["memory"].values())
+        peak = resident + sum(phase["memory"].values())
         time.add_row(name, f"{phase['seconds']:,.1f}", f"{peak / _MIB:,.0f}")
     time.add_row("in all", f"{plan['seconds']:,.1f}", f"{plan['peak'] / _MIB:,.0f}")
     console.print(time)
     console.print(
-        f"Training uses {plan['utilisation']:.0%} of what the device does in matrix products (model FLOPs)."
-        f" With trainer.rl.recompute = {str(not plan['recompute']).lower()} it would take"
-        f" {plan['otherwise']['peak'] / _MIB:,.0f} MiB and {plan['otherwise']['seconds']:,.1f} seconds."
+        f"Training reaches {plan['utilisation']:.0%} of the device's speed in matrix products (model FLOPs)."
+        f" With trainer.rl.gradient_checkpointing = {str(not plan['gradient_checkpointing']).lower()}"
+        f" it would take {plan['toggled']['peak'] / _MIB:,.0f} MiB and"
+        f" {plan['toggled']['seconds']:,.1f} seconds."
     )
     verdict = "It fits" if plan["fits"] else "It does not fit"
     console.print(

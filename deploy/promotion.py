@@ -1,4 +1,4 @@
-"""`hearken promote`: serving is asked through the registry, for only serving can load and prove a policy."""
+"""`hearken promote` requests a promotion in the registry: only serving can load and verify a policy."""
 
 import asyncio
 import time
@@ -10,21 +10,21 @@ from psycopg.rows import DictRow
 from schemas.errors import PolicyRejected, Reason, Unavailable
 from serving import rollout
 
-_PATIENCE = 120.0  # seconds; longer than an engine takes to start and to prove what it has not loaded
+_TIMEOUT = 120.0  # seconds; longer than an engine takes to start and to verify a policy it has not loaded
 _POLL = 0.1  # seconds
 
 
 async def promote(
-    connection: AsyncConnection[DictRow], project: str, policy: str, patience: float = _PATIENCE
+    connection: AsyncConnection[DictRow], project: str, policy: str, seconds: float = _TIMEOUT
 ) -> None:
-    """Returns when `policy` answers everybody.
+    """Requests the promotion and waits until `policy` is live.
 
-    Raises as `rollout.ask`; PolicyRejected when the engines did not prove it; Unavailable when that did not
-    happen in `patience` seconds, and then nobody asks for it any more.
+    Raises what `rollout.ask` raises; PolicyRejected if verification failed on the engines; Unavailable after
+    `seconds`, when it withdraws the request.
     """
     await connection.set_autocommit(True)
     await rollout.ask(connection, project, policy)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + seconds
     while True:
         cursor = await connection.execute(
             "select reason, asked_at, live from policies join routes using (project)"
@@ -35,16 +35,16 @@ async def promote(
         if row is None or row["live"] == policy:
             return
         if row["asked_at"] is None:
-            if row["reason"] is None:  # it went live, and gave way to the next one already
+            if row["reason"] is None:  # it went live, and another one has replaced it
                 return
             raise PolicyRejected(
-                f"{policy} was refused ({row['reason']}); serving's log says more.",
+                f"{policy} was rejected ({row['reason']}). See the log of serving.",
                 policy=policy,
                 reason=cast(Reason, row["reason"]),
             )
         if time.monotonic() > deadline and await rollout.withdraw(connection, project, policy):
             raise Unavailable(
-                f"No serving process made {policy} live in {patience:.0f} s, and it is asked for no more. "
-                "Does one run, and does its /readyz say that it is ready?"
+                f"No serving process made {policy} live in {seconds:.0f} s. The request is withdrawn. "
+                "Check that one runs and that its /readyz answers 200."
             )
         await asyncio.sleep(_POLL)

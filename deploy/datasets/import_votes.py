@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from deploy.datasets.row_files import FileDamaged, file_size, read_file
-from feedback.ballot import Ballot
+from feedback.votable_turn import VotableTurn
 from feedback.layouts import Judgement, Malformed, read
 from feedback.store import Store
 from feedback.turns import MOST
@@ -188,8 +188,8 @@ class Importer:
         )
 
 
-def _votable(turn: Turn) -> Ballot:
-    return Ballot(
+def _votable(turn: Turn) -> VotableTurn:
+    return VotableTurn(
         turn.id, turn.project, turn.conversation_id, turn.rater, turn.key_id, len(turn.prompt_token_ids),
         [reply.choice for reply in turn.replies],
     )  # fmt: skip

@@ -36,8 +36,9 @@ def locked_data_folder(directory: Path) -> Iterator[None]:
         free = shutil.disk_usage(directory).free
         if free < _MIN_FREE_BYTES:
             raise StartError(
-                f"The disk of {directory} is full: {free // 2**20} MiB free,"
-                f" {_MIN_FREE_BYTES // 2**20} needed. Free some, or name a folder on another disk with --data-dir."
+                f"The disk of {directory} is full: {free // 2**20} MiB free, but"
+                f" {_MIN_FREE_BYTES // 2**20} needed. Free some, or name a folder on another disk"
+                " with --data-dir."
             )
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -34,12 +34,12 @@ def test_they_are_listed_with_the_reason_and_given_back(pool: Pool, database_url
     assert json.loads(letter["payload"])["event_id"] == "ev_lost"
     in_vain = dead_letters(database_url, "--retry")
     assert in_vain.returncode == 1
-    assert "0 given back, 1 left" in in_vain.stdout
+    assert "0 retried, 1 left" in in_vain.stdout
     with pool.connection() as connection:
         connection.execute("insert into projects (id) values ('lost')")
 
     mended = dead_letters(database_url, "--retry")
 
     assert mended.returncode == 0, mended.stderr
-    assert "1 given back, 0 left" in mended.stdout
+    assert "1 retried, 0 left" in mended.stdout
     assert learned(pool) == ["ev_behind", "ev_lost"]

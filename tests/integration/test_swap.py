@@ -157,14 +157,14 @@ def hearken(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("swapping", ["direct", "canary"], indirect=True)
 def test_the_command_line_promotes_what_the_engines_have_proved(swapping: Service) -> None:
     swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
-    assert hearken(swapping, "promote", "p1-aaaaaa").stdout == "p1-aaaaaa answers now.\n"
+    assert hearken(swapping, "promote", "p1-aaaaaa").stdout == "p1-aaaaaa is live.\n"
     assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
     assert hearken(swapping, "promote", "p1-aaaaaa").stderr == "hearken: p1-aaaaaa is live already.\n"
 
     lie(swapping, "p2-bbbbbb", state="retired")
     refused = hearken(swapping, "promote", "p2-bbbbbb")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "hearken: p2-bbbbbb was refused (probe); serving's log says more.\n"
+    assert refused.stderr == "hearken: p2-bbbbbb was rejected (probe). See the log of serving.\n"
     assert swapping.registry.state("p2-bbbbbb") == ("rejected", "probe")
     assert swapping.rows("select live_at from policies where id = 'p2-bbbbbb'") == [(None,)]
     assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
@@ -195,8 +195,8 @@ async def test_nobody_asks_for_a_policy_for_ever(database_url: str) -> None:
         await connection.execute(
             "insert into routes (project, live, previous) values ('default', 'p0', 'p0')"
         )
-        with pytest.raises(Unavailable, match="asked for no more"):
-            await promotion.promote(connection, "default", "p1-aaaaaa", patience=0.2)
+        with pytest.raises(Unavailable, match="request is withdrawn"):
+            await promotion.promote(connection, "default", "p1-aaaaaa", seconds=0.2)
         [route] = await fetch_routes(connection)
         cursor = await connection.execute("select from policies where asked_at is not null")
         assert (route.live, cursor.rowcount) == ("p0", 0)

@@ -1,0 +1,58 @@
+"""Command-line helpers: option types, deprecated names, and access to an installation's database."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+from schemas.errors import StartError
+from schemas.settings import Settings, load
+
+T = TypeVar("T")
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the database, policies and logs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+MetricsPort = Annotated[int | None, typer.Option(help="Serve Prometheus metrics at /metrics on this port.")]
+
+
+def add_deprecated_name(app: typer.Typer, old: str, new: str, command: Callable[..., None]) -> None:
+    """Registers a hidden command `old` that prints a warning on standard error and runs `command`."""
+
+    @app.command(old, hidden=True)
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        print(f"hearken: `hearken {old}` is deprecated. Use `hearken {new}`.", file=sys.stderr)
+        command(*args, **options)
+
+
+def existing_installation(data_dir: Path | None) -> Settings:
+    """Returns the settings of an installation. Raises StartError if there is none."""
+    settings = load(data_dir=data_dir)
+    if settings.database_url is None and not (settings.data_dir / "postgres").is_dir():
+        raise StartError(f"There is no Hearken in {settings.data_dir}. Name its folder with --data-dir.")
+    return settings
+
+
+def with_database(
+    data_dir: Path | None, work: Callable[[AsyncConnection[DictRow], Settings], Awaitable[T]]
+) -> T:
+    """Runs `work` in one transaction on the installation's database."""
+    from psycopg.rows import dict_row
+
+    from deploy.local.postgres import database
+    from schemas.database import conninfo
+
+    settings = existing_installation(data_dir)
+
+    async def run(url: str) -> T:
+        async with await AsyncConnection.connect(conninfo(url), row_factory=dict_row) as connection:
+            return await work(connection, settings)
+
+    with database(settings) as url:
+        return asyncio.run(run(url))

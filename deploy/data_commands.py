@@ -1,0 +1,115 @@
+"""These commands move data in and out: export, import, dead-letters and download-model."""
+
+import asyncio
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+from deploy.command_line import DataDir, Json, add_deprecated_name, existing_installation, with_database
+from schemas.errors import StartError
+from schemas.settings import Settings, load
+
+app = typer.Typer()
+
+
+@app.command()
+def export(
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--format", help="jsonl (everything), or a TRL layout: preference, unpaired, prompt-completion."
+        ),
+    ] = "jsonl",
+    output: Annotated[
+        Path | None, typer.Option(help="A .jsonl or .parquet file; default: standard output.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the feedback as JSON Lines or Parquet."""
+    from deploy.datasets.row_files import write_file
+    from feedback.export import everything, rows
+    from feedback.layouts import LAYOUTS
+
+    known = next((name for name in LAYOUTS if name == layout), None)
+    if known is None and layout != "jsonl":
+        raise StartError(f"There is no format {layout}. Use jsonl, {', '.join(LAYOUTS)}.")
+
+    async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
+        if known is not None:
+            await write_file(rows(connection, settings.project, known), output)
+        else:
+            await write_file(everything(connection, settings.project), output)
+
+    with_database(data_dir, run)
+
+
+@app.command("import")
+def import_votes(
+    file: Annotated[
+        Path, typer.Argument(help="Rows in TRL's preference, unpaired or prompt-completion layout.")
+    ],
+    rater: Annotated[str | None, typer.Option(help="The rater of the votes; default: the file name.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Import the rows of a .jsonl or .parquet file as votes, once each; exit code 1 if any row is refused."""
+    from deploy.datasets.import_votes import import_file
+    from deploy.local.prepare import create_keys, prepared
+
+    with prepared(load(data_dir=data_dir)) as settings:
+        create_keys(settings)
+        report = asyncio.run(import_file(settings, file, rater or f"import:{file.name}"))
+    if as_json:
+        print(json.dumps(asdict(report)))
+    else:
+        print(f"{report.imported} rows imported, {report.left_out} refused.")
+        for row, reason in report.refused[:20]:
+            print(f"  row {row}: {reason}")
+        if report.broken_off is not None:
+            print(f"The rest was not read: {report.broken_off}")
+    raise typer.Exit(0 if report.complete else 1)
+
+
+@app.command("dead-letters")
+def dead_letters(
+    retry: Annotated[bool, typer.Option("--retry", help="Return them to the trainer first.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the events that could not be read or stored, with the reasons; exit code 1 if there are any."""
+    from deploy.local.postgres import database
+    from schemas.database import open_pool
+    from trainer.data import dead_letters as letters
+
+    with database(existing_installation(data_dir)) as url, open_pool(url) as pool:
+        retried = letters.retry(pool) if retry else 0
+        left = letters.dead_letters(pool)
+    if as_json:
+        print(json.dumps([asdict(letter) for letter in left], default=str))
+    else:
+        if retry:
+            print(f"{retried} retried, {len(left)} left.")
+        for letter in left:
+            place = f"{letter.log}:{letter.partition} before {letter.position}"
+            print(f"{letter.created_at:%Y-%m-%d %H:%M:%S}  {place}: {letter.reason}\n  {letter.payload}")
+    raise typer.Exit(1 if left else 0)
+
+
+@app.command("download-model")
+def download_model(
+    directory: Annotated[Path, typer.Argument(help="Where engines and replicas read the model.")],
+) -> None:
+    """Download the base model into a directory, unless it is there already."""
+    from deploy.local.base_model import base_directory, copy_base_model
+
+    base = base_directory(load().model)
+    copy_base_model(base, directory)
+    print(f"{base} is in {directory}.")
+
+
+add_deprecated_name(app, "fetch", "download-model", download_model)
