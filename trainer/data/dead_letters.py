@@ -1,5 +1,6 @@
-"""What was set aside from the log: to be looked at, and applied again once this code can read it, or the
-database takes it."""
+"""This module lists the dead letters of the log and retries them.
+
+An event becomes a dead letter if this code cannot read it or the database refuses it (`ingest`)."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,9 +8,9 @@ from datetime import datetime
 from psycopg import Connection, DataError, IntegrityError
 from psycopg.rows import DictRow, class_row
 
-from feedback.log import Newer, Unreadable, read_event
+from feedback.log import NewerVersion, Unreadable, read_event
 from schemas.database import Pool
-from trainer.data.ingest import apply, reason
+from trainer.data.ingest import apply_event, refusal
 
 _ALL = (
     "select log, partition, position, reason, payload, created_at from dead_letters order by created_at, log"
@@ -18,7 +19,8 @@ _ALL = (
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """`position` is just behind it in `log`; `payload` is what was there, ids and no text of people."""
+    """An entry of `log` that was not applied. `position` is just behind it; `payload` holds ids and no text
+    of people."""
 
     log: str
     partition: int
@@ -29,42 +31,42 @@ class DeadLetter:
 
 
 def dead_letters(pool: Pool) -> list[DeadLetter]:
-    """All there are, the oldest first."""
+    """Returns all dead letters, oldest first."""
     with pool.connection() as connection, connection.cursor(row_factory=class_row(DeadLetter)) as cursor:
         return cursor.execute(_ALL).fetchall()
 
 
 def retry(pool: Pool) -> int:
-    """Apply each again; returns how many are dead letters no more. The others keep why, as it is now."""
-    given_back = 0
+    """Applies each dead letter again; returns how many succeeded. The others get their current reason."""
+    succeeded = 0
     for letter in dead_letters(pool):
         with pool.connection() as connection:
-            refusal = _apply(connection, letter)
-            place = [letter.log, letter.partition, letter.position]
-            if refusal is None:
+            reason = _apply(connection, letter)
+            key = [letter.log, letter.partition, letter.position]
+            if reason is None:
                 connection.execute(
-                    "delete from dead_letters where log = %s and partition = %s and position = %s", place
+                    "delete from dead_letters where log = %s and partition = %s and position = %s", key
                 )
-                given_back += 1
+                succeeded += 1
             else:
                 connection.execute(
                     "update dead_letters set reason = %s where log = %s and partition = %s and position = %s",
-                    [refusal, *place],
+                    [reason, *key],
                 )
-    return given_back
+    return succeeded
 
 
 def _apply(connection: Connection[DictRow], letter: DeadLetter) -> str | None:
-    """Why it cannot be applied."""
+    """Applies a dead letter; returns the reason if that is impossible."""
     match read_event(letter.payload):
-        case Newer(version):
-            return f"{version} is of a newer Hearken"
-        case Unreadable(refusal):
-            return refusal
+        case NewerVersion(version):
+            return f"{version} is a version of a newer Hearken"
+        case Unreadable(reason):
+            return reason
         case event:
             try:
                 with connection.transaction():
-                    apply(connection, event)
+                    apply_event(connection, event)
             except (DataError, IntegrityError) as error:
-                return reason(error)
+                return refusal(error)
     return None

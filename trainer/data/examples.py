@@ -1,15 +1,18 @@
-"""The votes that stand, joined to what they are about, and prompts by the names of their turns (`prompts`).
+"""This module loads training examples: active votes joined to the replies that they are on, and prompts.
 
-Text and token ids are read from the turns by id each round and never kept: what was erased there is gone
-from the next round on.
+Texts and token ids are read from the turns by id in each round and never copied, so what was erased there is
+gone from the next round on.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import combinations, product
 from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import DictRow
 
 from schemas.database import Pool
 from schemas.errors import HearkenError
@@ -19,66 +22,70 @@ from schemas.turns import IMPORTED
 from trainer.model.backbone import Backbone
 from trainer.reward.likelihood import Votes
 
-MOST_EXAMPLES = 20_000
-"""Votes that a round reads as they are, and as many signals. Where more stand, the newest; most of these are
-then folded (`past`), and the next round reads the next."""
+MAX_EXAMPLES = 20_000
+"""Votes that a round loads, and as many signals, the newest where there are more. Most of them are then
+compacted (`vote_summary`), and the next round loads the next."""
 
 GOOD_SIGNALS = {"copied", "shared"}
-"""The others, regenerated and abandoned, are bad ones."""
+"""Positive signals; the others, regenerated and abandoned, are negative."""
 
 
 class Erased(HearkenError):
-    """Some of the votes or prompts that a round learned from are gone: erased, or older than what is kept."""
+    """Some of the votes or prompts that a round learned from are gone: erased, or past their retention."""
 
     def __init__(self, what: str, gone: int, of: int) -> None:
         super().__init__(f"{gone} of the {of} {what} that it was trained on are gone.")
 
 
 Key = tuple[str, str]
-"""A reply's name: its turn, and its choice or the feedback that wrote it."""
+"""A reply's name: its turn, and its choice, or the feedback whose edit it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """A prompt and a reply to it, as token ids."""
+
     prompt_ids: list[int]
     token_ids: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A vote or signal that stands. `about` names the replies it speaks of, an edit's own text first."""
+    """A vote or signal. `reply_keys` names the replies that it is on, an edit's own text first."""
 
     event_id: str
     turn_id: str
     type: str
     value: dict[str, Any]
     rater: str
-    about: tuple[Key, ...]
+    reply_keys: tuple[Key, ...]
     created_at: datetime
-    learned: bool
+    seen_in_training: bool
 
     def fold(self, folds: int) -> int:
+        """Returns the cross-validation fold of the vote."""
         return fold_of(self.turn_id, folds)
 
     @property
     def imported(self) -> bool:
-        """Whether its replies came from a file, where no order shows which of them was seen first."""
+        """Whether its replies came from a file, where the order in which they were shown is unknown."""
         return self.turn_id.startswith(IMPORTED)
 
     @property
     def by_judge(self) -> bool:
+        """Whether a judge model cast the vote."""
         return self.rater.startswith(JUDGE)
 
     @property
-    def of_person(self) -> bool:
-        """Whether it is a person's vote: no judge's, and no signal."""
+    def by_person(self) -> bool:
+        """Whether it is a person's vote: not a judge's, and not a signal."""
         return not self.by_judge and self.type != "signal"
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """`unreadable` votes were left out, since the base cannot read what they are about: it is longer than the
-    context, or of another vocabulary."""
+    """Examples and the replies that they are on. `unreadable` counts the votes left out because their replies
+    are longer than the context or of another vocabulary."""
 
     examples: list[Example]
     replies: dict[Key, Reply]
@@ -86,66 +93,72 @@ class Corpus:
 
     @property
     def newest(self) -> datetime:
+        """The time of the newest example."""
         return max((example.created_at for example in self.examples), default=datetime.min)
 
     def votes(
-        self, examples: Iterable[Example], reward: RewardSettings, past: tuple[float, float] = (0.0, 0.0)
+        self,
+        examples: Iterable[Example],
+        reward: RewardSettings,
+        history_weights: tuple[float, float] = (0.0, 0.0),
     ) -> tuple[Votes, list[Key]]:
-        """The same as numbers, and the replies that these count by. What is older by the half-life than the
-        newest weighs half as much, and judges together no more than their share of what people's votes do;
-        `past` is what these and judges weigh beside."""
+        """Returns the examples as votes of the likelihood, and the replies that their indices refer to.
+        Weights halve with each half-life of age, and the total weight of judges is capped relative to
+        people's; `history_weights` are the total weights of people's and judges' votes in the vote
+        summary."""
         chosen = list(examples)
-        keys = list(dict.fromkeys(key for example in chosen for key in example.about))
+        keys = list(dict.fromkeys(key for example in chosen for key in example.reply_keys))
         reply = {key: index for index, key in enumerate(keys)}
         rater_of = {name: index for index, name in enumerate(raters(chosen))}
-        weights = self._weights(chosen, reward, *past)
+        weights = self._weights(chosen, reward, *history_weights)
         votes = Votes(len(rater_of))
         for example, weight in zip(chosen, weights, strict=True):
-            rater, about = rater_of[example.rater], [reply[key] for key in example.about]
+            rater, on = rater_of[example.rater], [reply[key] for key in example.reply_keys]
             match example.type:
                 case "thumb":
-                    votes.thumb(rater, about[0], example.value["value"] == "up", weight)
+                    votes.thumb(rater, on[0], example.value["value"] == "up", weight)
                 case "signal":
-                    votes.signal(rater, about[0], example.value["signal"] in GOOD_SIGNALS, weight)
+                    votes.signal(rater, on[0], example.value["signal"] in GOOD_SIGNALS, weight)
                 case "edit":
-                    votes.edit(rater, about[0], about[1], weight)
+                    votes.edit(rater, on[0], on[1], weight)
                 case "ranking":
-                    groups = [[about[choice] for choice in group] for group in example.value["ranking"]]
-                    first = None if example.imported else about[0]
+                    groups = [[on[choice] for choice in group] for group in example.value["ranking"]]
+                    first = None if example.imported else on[0]
                     votes.ranking(rater, groups, first, example.value["acceptable"], weight)
         return votes, keys
 
     def _weights(
-        self, chosen: Sequence[Example], reward: RewardSettings, past_people: float, past_judges: float
+        self, chosen: Sequence[Example], reward: RewardSettings, history_people: float, history_judges: float
     ) -> list[float]:
         newest = self.newest
-        weights = [weight_of_age(newest - example.created_at, reward) for example in chosen]
-        judged = [example.by_judge for example in chosen]
-        of_judges = sum(weight for weight, by_judge in zip(weights, judged, strict=True) if by_judge)
-        of_people = past_people + sum(
-            weight for weight, example in zip(weights, chosen, strict=True) if example.of_person
+        weights = [age_weight(newest - example.created_at, reward) for example in chosen]
+        by_judge = [example.by_judge for example in chosen]
+        judges = sum(weight for weight, judge in zip(weights, by_judge, strict=True) if judge)
+        people = history_people + sum(
+            weight for weight, example in zip(weights, chosen, strict=True) if example.by_person
         )
-        most = max(0.0, reward.judges_share * of_people - past_judges)
-        if of_judges <= most:
+        most = max(0.0, reward.judge_weight_cap * people - history_judges)
+        if judges <= most:
             return weights
         return [
-            weight * most / of_judges if by_judge else weight
-            for weight, by_judge in zip(weights, judged, strict=True)
+            weight * most / judges if judge else weight
+            for weight, judge in zip(weights, by_judge, strict=True)
         ]
 
-    def pairs(self, weighed: Iterable[tuple[Example, float]]) -> list[tuple[Key, Key, float]]:
-        """Of replies to one prompt, the better one first: as ranked or edited, or thumbed up and down by one
-        person; and what the vote weighs, or the lighter of two thumbs."""
+    def pairs(self, weighted: Iterable[tuple[Example, float]]) -> list[tuple[Key, Key, float]]:
+        """Returns preference pairs with weights: (preferred, other) replies to one prompt, from rankings and
+        edits, or from a person's thumbs up and down, with the lower of the two weights."""
         found: list[tuple[Key, Key, float]] = []
         thumbs: dict[tuple[str, str], dict[str, list[tuple[Key, float]]]] = {}
-        for example, weight in weighed:
+        for example, weight in weighted:
+            keys = example.reply_keys
             if example.type == "edit":
-                found.append((example.about[0], example.about[1], weight))
+                found.append((keys[0], keys[1], weight))
             elif example.type == "thumb":
                 mine = thumbs.setdefault((example.turn_id, example.rater), {"up": [], "down": []})
-                mine[example.value["value"]].append((example.about[0], weight))
+                mine[example.value["value"]].append((keys[0], weight))
             elif example.type == "ranking":
-                groups = [[example.about[choice] for choice in group] for group in example.value["ranking"]]
+                groups = [[keys[choice] for choice in group] for group in example.value["ranking"]]
                 for better, worse in combinations(groups, 2):
                     found += [(one, other, weight) for one, other in product(better, worse)]
         for mine in thumbs.values():
@@ -153,44 +166,45 @@ class Corpus:
                 found.append((liked, disliked, min(one, other)))
         return found
 
-    def judged(self, weighed: Iterable[tuple[Example, float]]) -> list[tuple[Key, bool, float]]:
-        """Replies that were called good or not: by thumbs; an edit and what it replaced; the first and the
-        last of a ranking, or all of them where none was good enough; and what the vote weighs."""
+    def labelled(self, weighted: Iterable[tuple[Example, float]]) -> list[tuple[Key, bool, float]]:
+        """Returns binary labels of replies with weights, from thumbs, from edits and their originals, and
+        from the first and last group of a ranking, or from all its replies where none was acceptable."""
         found: list[tuple[Key, bool, float]] = []
-        for example, weight in weighed:
+        for example, weight in weighted:
+            keys = example.reply_keys
             if example.type == "edit":
-                found += [(example.about[0], True, weight), (example.about[1], False, weight)]
+                found += [(keys[0], True, weight), (keys[1], False, weight)]
             elif example.type == "thumb":
-                found.append((example.about[0], example.value["value"] == "up", weight))
+                found.append((keys[0], example.value["value"] == "up", weight))
             elif example.type == "ranking":
                 groups = example.value["ranking"]
                 if not example.value["acceptable"]:
-                    found += [(key, False, weight) for key in example.about]
+                    found += [(key, False, weight) for key in keys]
                 elif len(groups) > 1:
-                    found += [(example.about[choice], True, weight) for choice in groups[0]]
-                    found += [(example.about[choice], False, weight) for choice in groups[-1]]
+                    found += [(keys[choice], True, weight) for choice in groups[0]]
+                    found += [(keys[choice], False, weight) for choice in groups[-1]]
         return found
 
 
 def raters(examples: Iterable[Example]) -> list[str]:
-    """Who voted, in the order in which `Corpus.votes` numbers them."""
+    """Returns the distinct raters, in the order of their indices in `Corpus.votes`."""
     return list(dict.fromkeys(example.rater for example in examples))
 
 
-def weight_of_age(age: timedelta, reward: RewardSettings) -> float:
-    """Of what is so much older than the newest."""
+def age_weight(age: timedelta, reward: RewardSettings) -> float:
+    """Returns the weight of a vote that is so much older than the newest: exponential decay."""
     weight: float = 0.5 ** (age / timedelta(days=reward.half_life_days))
     return weight
 
 
 def fold_of(turn_id: str, folds: int) -> int:
-    """Which fold a turn, its prompt and all votes on it belong to."""
+    """Returns the cross-validation fold of a turn, its prompt and all votes on it, from a hash of its id."""
     return int.from_bytes(hashlib.sha256(turn_id.encode()).digest()[:8]) % folds
 
 
-def count(pool: Pool, project: str) -> int:
-    """Votes of people that ever arrived, those since ended included, so that it only grows; signals are no
-    votes."""
+def count_votes(pool: Pool, project: str) -> int:
+    """Returns the number of people's votes that ever arrived, superseded ones included, without signals; it
+    only grows."""
     with pool.connection() as connection:
         row = connection.execute(
             "select count(*) as votes from training_examples"
@@ -200,9 +214,9 @@ def count(pool: Pool, project: str) -> int:
     return int(row["votes"]) if row else 0
 
 
-def standing(pool: Pool, project: str) -> list[str]:
-    """The newest MOST_EXAMPLES votes, and as many signals, that stand, that are not folded (`past`) and whose
-    turns are still there, oldest first."""
+def active_events(pool: Pool, project: str) -> list[str]:
+    """Returns the newest MAX_EXAMPLES votes, and as many signals, oldest first, that are active, not
+    compacted (`vote_summary`) and whose turns exist."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select event_id from ("
@@ -212,15 +226,15 @@ def standing(pool: Pool, project: str) -> list[str]:
             " from training_examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.superseded_by is null and e.vote_summary is null"
-            ") as standing where place <= %s order by created_at, event_id desc",
-            [project, MOST_EXAMPLES],
+            ") as active where place <= %s order by created_at, event_id desc",
+            [project, MAX_EXAMPLES],
         ).fetchall()
     return [row["event_id"] for row in rows]
 
 
 def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) -> Corpus:
-    """The votes of these events, in their order, whether they still stand or not. Raises Erased when some, or
-    what they are about, are gone."""
+    """Loads the votes of these events, in their order, whether they are still active or not. Raises Erased
+    when some of them, or their turns, are gone."""
     with pool.connection() as connection:
         found = connection.execute(
             "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater, e.created_at,"
@@ -234,44 +248,51 @@ def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) ->
         rows = [by_event[event] for event in events if event in by_event]
         if len(rows) < len(events):
             raise Erased("votes", len(events) - len(rows), len(events))
-        turns = list({row["turn_id"] for row in rows})
-        answers = connection.execute(
-            "select turn_id, choice, token_ids from replies where turn_id = any(%s) order by turn_id, choice",
-            [turns],
-        ).fetchall()
-    prompts = {row["turn_id"]: row["prompt_token_ids"] for row in rows}
-    replies: dict[Key, Reply] = {}
-    choices: dict[str, list[Key]] = {}
-    for answer in answers:
-        key = (answer["turn_id"], str(answer["choice"]))
-        if answer["token_ids"] and backbone.reads(prompts[answer["turn_id"]], answer["token_ids"]):
-            replies[key] = Reply(prompts[answer["turn_id"]], answer["token_ids"])
-        choices.setdefault(answer["turn_id"], []).append(key)
+        prompt_ids = {row["turn_id"]: row["prompt_token_ids"] for row in rows}
+        replies, choices = _load_replies(connection, backbone, prompt_ids)
     examples = []
     for row in rows:
-        about = choices.get(row["turn_id"], [])
+        keys = choices.get(row["turn_id"], [])
         if row["type"] != "ranking":
-            about = [key for key in about if key[1] == str(row["choice"])]
+            keys = [key for key in keys if key[1] == str(row["choice"])]
         if row["type"] == "edit":
-            written: Key = (row["turn_id"], row["feedback_id"])
-            said = backbone.encode_reply(row["text"] or "")
-            if backbone.reads(row["prompt_token_ids"], said):
-                replies[written] = Reply(row["prompt_token_ids"], said)
-            about = [written, *about]
-        whole = len(about) > (row["type"] == "edit") and all(key in replies for key in about)
-        if whole:
+            edited: Key = (row["turn_id"], row["feedback_id"])
+            token_ids = backbone.encode_reply(row["text"] or "")
+            if backbone.fits(row["prompt_token_ids"], token_ids):
+                replies[edited] = Reply(row["prompt_token_ids"], token_ids)
+            keys = [edited, *keys]
+        complete = len(keys) > (row["type"] == "edit") and all(key in replies for key in keys)
+        if complete:
             examples.append(
                 Example(
                     row["event_id"], row["turn_id"], row["type"], row["value"], row["rater"],
-                    tuple(about), row["created_at"], row["first_policy"] is not None,
+                    tuple(keys), row["created_at"], row["first_policy"] is not None,
                 )
             )  # fmt: skip
     return Corpus(examples, replies, unreadable=len(rows) - len(examples))
 
 
-def prompts(pool: Pool, project: str, backbone: Backbone, turns: Sequence[str]) -> dict[str, list[int]]:
-    """The prompts' token ids by turn, in the order of `turns`, of those that the base can read. Raises Erased
-    when some are gone."""
+def _load_replies(
+    connection: Connection[DictRow], backbone: Backbone, prompt_ids: Mapping[str, list[int]]
+) -> tuple[dict[Key, Reply], dict[str, list[Key]]]:
+    """Returns the replies of these turns that fit the base, and the keys of all replies by turn."""
+    rows = connection.execute(
+        "select turn_id, choice, token_ids from replies where turn_id = any(%s) order by turn_id, choice",
+        [list(prompt_ids)],
+    ).fetchall()
+    replies: dict[Key, Reply] = {}
+    choices: dict[str, list[Key]] = {}
+    for row in rows:
+        key = (row["turn_id"], str(row["choice"]))
+        if row["token_ids"] and backbone.fits(prompt_ids[row["turn_id"]], row["token_ids"]):
+            replies[key] = Reply(prompt_ids[row["turn_id"]], row["token_ids"])
+        choices.setdefault(row["turn_id"], []).append(key)
+    return replies, choices
+
+
+def load_prompts(pool: Pool, project: str, backbone: Backbone, turns: Sequence[str]) -> dict[str, list[int]]:
+    """Loads the prompts' token ids by turn, in the order of `turns`, of those that fit the base. Raises
+    Erased when some are gone."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select id, prompt_token_ids from turns where project = %s and id = any(%s)",
@@ -280,4 +301,4 @@ def prompts(pool: Pool, project: str, backbone: Backbone, turns: Sequence[str]) 
     found = {row["id"]: list(row["prompt_token_ids"]) for row in rows}
     if len(found) < len(turns):
         raise Erased("prompts", len(turns) - len(found), len(turns))
-    return {turn: found[turn] for turn in turns if backbone.reads(found[turn])}
+    return {turn: found[turn] for turn in turns if backbone.fits(found[turn])}

@@ -1,19 +1,22 @@
-"""What a round learns from, by name. With the votes and prompts that the names stand for, it is enough to do
-the round again: after a crash, or to see that a policy is what its manifest says."""
+"""This module defines the inputs of a round, by name. With the votes and prompts that the names stand for,
+they determine the round: after a crash, or to reproduce a policy from its manifest."""
 
 import hashlib
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 
-class Inputs(BaseModel):
-    """`draw` seeds every random choice: the round's number, or that of the round it does again. `votes` had
-    ever arrived; `events` are those that stood, oldest first; `turns` are those whose prompts it may
-    practise on, newest first; `positions` tells how far each log was read. `knowledge_lost` is the share of
-    the probes that the candidate before no longer knew, as the gate measured. `past` is the digest of the
-    file of older votes (`past`) that it adds to these, if any. `attempts` counts how often it was begun."""
+class RoundInputs(BaseModel):
+    """The inputs of a round, in JSON.
+
+    `draw` seeds every random choice; it is the round's number, or the number of the round that it repeats.
+    `votes` counts the votes that had arrived; `events` are the active ones, oldest first; `turns` are the
+    turns whose prompts the round uses, newest first; `positions` is the offset in each log. `knowledge_lost`
+    is the share of questions that the previous candidate no longer knew, as the gate measured. `vote_summary`
+    is the digest of the file of older votes, which was called `past`. `attempts` counts the starts of the
+    round."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,23 +27,24 @@ class Inputs(BaseModel):
     turns: list[str]
     positions: dict[str, str]
     knowledge_lost: float = 0.0
-    past: str | None = None
+    vote_summary: str | None = Field(None, validation_alias=AliasChoices("vote_summary", "past"))
     attempts: int = 1
 
     def generator(self, seed: int, purpose: str) -> torch.Generator:
-        """Random numbers of one purpose: how many another took does not change them."""
+        """Returns the random generator of one purpose, independent of the use of all others."""
         digest = hashlib.sha256(f"{seed} {self.draw} {purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
     def write(self, path: Path) -> None:
+        """Writes the file atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".draft")
         draft.write_text(self.model_dump_json(), encoding="utf-8")
         draft.replace(path)
 
     @classmethod
-    def read(cls, path: Path) -> "Inputs | None":
-        """None where there are none, whole."""
+    def read(cls, path: Path) -> "RoundInputs | None":
+        """Reads the file; returns None where it is missing or incomplete."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):

@@ -1,20 +1,19 @@
-"""What is left of older votes, so that a round costs what the newer ones cost.
+"""This module summarises older votes by Laplace approximations, so that a round's cost depends on newer
+votes.
 
-When more than WINDOW votes stand side by side, the oldest of them are folded, down to half as many, and so
-with signals, which would else push votes out. What they say is kept as a quadratic (`quadratic`) for each
-member of the reward model and each fold of votes, and they are not loaded, read or looked at again. A round
-adds up the folds that it does not keep back. Each vote was drawn for each member when it was folded, and
-stays so.
+When more than WINDOW votes are active, the oldest of them are compacted, down to half as many; signals
+likewise, with a window of their own. Compacted votes are kept as one Laplace summary (`laplace`) for each
+member of the reward model and each cross-validation fold, and are not loaded again. A round adds up the
+summaries of its training folds. A vote's bootstrap weights are drawn when it is compacted and stay.
 
-A quadratic holds in the coordinates that it was made in, so the lenses are those of the first time. It cannot
-be taken apart: when one of its votes no longer stands, or another base or setting takes over, the past is
-forgotten, the next round is fitted to all votes that stand, and a new past begins.
-"""
+A summary holds for the projections that it was made with, so these stay too. No vote can be taken out of it:
+when one of its votes is superseded, or the base or a setting changes, the summary is discarded, the next
+round is fitted to all active votes, and a new summary begins."""
 
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -28,56 +27,64 @@ from schemas.settings import RewardSettings, TrainerSettings
 from trainer.data import examples
 from trainer.data.examples import Corpus, Erased, Key
 from trainer.reward import ensemble
-from trainer.reward.ensemble import Recalled
-from trainer.reward.features import Views
-from trainer.reward.laplace import Quadratic
-from trainer.reward.projection import Lens, Lenses
+from trainer.reward.ensemble import HistoryPrior
+from trainer.reward.features import FeatureGroups
+from trainer.reward.laplace import LaplaceSummary
+from trainer.reward.projection import Projection, Projections
 
 WINDOW = 4_000
-"""Votes that are learned from as they are, and as many signals; where there are more, the newest half of it.
-With a quarter of that, votes were folded before it was found out which of many raters are hostile, and
-accuracy was up to three points below that of a full refit."""
+"""Most votes that are not compacted, and as many signals. Chosen on tests.bench.incremental."""
 
 VERSION = 5
-"""Of what a past means: another looks at other things, or reckons otherwise."""
+"""Version of what a summary means. It changes with the features, the members or the likelihood."""
 
-OF_LENS = ("centre_D", "spread_D", "basis_DK", "size")
-OF_MEMBER = ("precision_DD", "linear_D", "precision_U22", "linear_U2")
-"""Their parts, as the file names them."""
+FILE, OLD_FILE = "vote_summary.safetensors", "past.safetensors"
+"""Names of a summary's file: this release's, and the name in the release before."""
 
-UNREAD = -1
-"""The fold of a vote that the base cannot read."""
+UNREADABLE = -1
+"""The fold of a compacted vote whose replies do not fit the base."""
+
+_PROJECTION_TENSORS = ("mean_D", "std_D", "basis_DK", "scale")
+_MEMBER_TENSORS = ("precision_DD", "linear_D", "precision_U22", "linear_U2")
+_OLD_PROJECTION_TENSORS = dict(
+    zip(("centre_D", "spread_D", "basis_DK", "size"), _PROJECTION_TENSORS, strict=True)
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """`events` were folded, each in its fold of `folds_E`; they weigh as on the day `newest`. `weights_F2` is
-    what people's votes and judges' weigh in all, signals left out. Each of `members` has the folds as its
-    groups, and knows the `raters`, in that order. The table of examples knows what was folded by the past's
-    `name`."""
+class VoteSummary:
+    """A summary of the votes `events`, each in its fold of `folds_E`, weighted as at the time `newest`.
+
+    `weights_F2` holds the total weights of people's and of judges' votes by fold, without signals. `members`
+    holds a summary for each member of the ensemble, with the folds as its groups and `raters` in this order.
+    The table of training examples refers to the summary by `name`.
+    """
 
     name: str
-    made_for: str
+    compatibility_key: str
     newest: datetime
-    lenses: Lenses
+    projections: Projections
     events: list[str]
     folds_E: Tensor
     raters: list[str]
     weights_F2: Tensor
-    members: list[Quadratic]
+    members: list[LaplaceSummary]
 
     @classmethod
-    def none(cls, made_for: str, newest: datetime, lenses: Lenses, folds: int, members: int) -> "Past":
-        """That of no votes."""
-        sizes = [ensemble.parameters(lenses, number) for number in range(members)]
+    def empty(
+        cls, compatibility_key: str, newest: datetime, projections: Projections, folds: int, members: int
+    ) -> "VoteSummary":
+        """Returns the summary of no votes."""
+        sizes = [ensemble.parameter_count(projections, number) for number in range(members)]
         return cls(
-            uuid.uuid4().hex, made_for, newest, lenses, [], torch.zeros(0, dtype=torch.int16), [],
-            torch.zeros(folds, 2, dtype=torch.float64), [Quadratic.zero(folds, size) for size in sizes],
+            uuid.uuid4().hex, compatibility_key, newest, projections,
+            [], torch.zeros(0, dtype=torch.int16), [], torch.zeros(folds, 2, dtype=torch.float64),
+            [LaplaceSummary.zero(folds, size) for size in sizes],
         )  # fmt: skip
 
-    def keep(self, pool: Pool, project: str, path: Path) -> None:
-        """In its file and in the table of examples. Of one killed between the two, the next trainer sees
-        that they differ."""
+    def save(self, pool: Pool, project: str, path: Path) -> None:
+        """Writes the file and marks its votes in the database. After a crash between the two, `is_active` is
+        False."""
         with pool.connection() as connection, connection.transaction():
             known = connection.execute(
                 "select count(*) from training_examples where project = %s and vote_summary = %s",
@@ -90,8 +97,8 @@ class Past:
             )
             self.write(path)
 
-    def stands(self, pool: Pool, project: str) -> bool:
-        """Whether it is what was folded, and every vote of it still stands."""
+    def is_active(self, pool: Pool, project: str) -> bool:
+        """Whether the database agrees that these votes are compacted, and all of them are active."""
         with pool.connection() as connection:
             row = connection.execute(
                 "select count(*) from training_examples e join turns t on t.id = e.turn_id"
@@ -101,8 +108,8 @@ class Past:
             ).fetchone()
         return row == {"count": len(self.events)}
 
-    def require(self, pool: Pool, project: str) -> None:
-        """Raises Erased when some of its votes, standing or not, or what they are about, are gone."""
+    def require_present(self, pool: Pool, project: str) -> None:
+        """Raises Erased when some of its votes, active or not, or their turns, are gone."""
         with pool.connection() as connection:
             row = connection.execute(
                 "select count(*) from training_examples e join turns t on t.id = e.turn_id"
@@ -114,107 +121,130 @@ class Past:
             raise Erased("votes", len(self.events) - row["count"], len(self.events))
 
     def write(self, path: Path) -> None:
-        """Whole or not at all. The same is always the same bytes."""
+        """Writes the file atomically. The same summary always gives the same bytes."""
         tensors = {
             "events": _packed(self.events), "folds": self.folds_E, "raters": _packed(self.raters),
             "weights": self.weights_F2,
         }  # fmt: skip
-        for name, lens in self.lenses.items():
-            tensors |= {f"lens.{name}.{part}": torch.as_tensor(getattr(lens, part)) for part in OF_LENS}
+        for name, projection in self.projections.items():
+            for part in _PROJECTION_TENSORS:
+                tensors[f"projection.{name}.{part}"] = torch.as_tensor(getattr(projection, part))
         for number, member in enumerate(self.members):
-            tensors |= {f"member.{number}.{part}": getattr(member, part).contiguous() for part in OF_MEMBER}
+            for part in _MEMBER_TENSORS:
+                tensors[f"member.{number}.{part}"] = getattr(member, part).contiguous()
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".draft")
-        about = {"name": self.name, "made_for": self.made_for, "newest": self.newest.isoformat()}
-        save_file(tensors, draft, metadata={"past": json.dumps(about)})
+        header = {
+            "name": self.name,
+            "compatibility_key": self.compatibility_key,
+            "newest": self.newest.isoformat(),
+        }
+        save_file(tensors, draft, metadata={"vote_summary": json.dumps(header)})
         draft.replace(path)
 
     @classmethod
-    def read(cls, path: Path, made_for: str) -> "Past | None":
-        """None where there is none, whole, that was made for this."""
+    def read(cls, path: Path, compatibility_key: str) -> "VoteSummary | None":
+        """Reads a file of this release or the one before; returns None where it is missing, broken or has
+        another key."""
         try:
             with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["past"])
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                header = _header(file.metadata())
+                found = {_new_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return None
-        if about["made_for"] != made_for or not all(tensor.isfinite().all() for tensor in found.values()):
+        if header["compatibility_key"] != compatibility_key:
             return None
-        lenses: Lenses = {}
-        members: list[Quadratic] = []
-        for view in sorted({name.split(".")[1] for name in found if name.startswith("lens.")}):
-            centre_D, spread_D, basis_DK, size = (found[f"lens.{view}.{part}"] for part in OF_LENS)
-            lenses[view] = Lens(centre_D, spread_D, basis_DK, float(size))
+        if not all(tensor.isfinite().all() for tensor in found.values()):
+            return None
+        projections: Projections = {}
+        members: list[LaplaceSummary] = []
+        for group in sorted({name.split(".")[1] for name in found if name.startswith("projection.")}):
+            mean_D, std_D, basis_DK, scale = (
+                found[f"projection.{group}.{part}"] for part in _PROJECTION_TENSORS
+            )
+            projections[group] = Projection(mean_D, std_D, basis_DK, float(scale))
         while f"member.{len(members)}.linear_D" in found:
-            members.append(Quadratic(*(found[f"member.{len(members)}.{part}"] for part in OF_MEMBER)))
+            parts = (found[f"member.{len(members)}.{part}"] for part in _MEMBER_TENSORS)
+            members.append(LaplaceSummary(*parts))
         return cls(
-            about["name"], made_for, datetime.fromisoformat(about["newest"]), lenses,
+            header["name"], compatibility_key, datetime.fromisoformat(header["newest"]), projections,
             _unpacked(found["events"]), found["folds"], _unpacked(found["raters"]), found["weights"], members,
         )  # fmt: skip
 
-    def recall(self, folds: Sequence[int], raters: Sequence[str]) -> Recalled:
-        """What the votes of these folds say of the reward and of these raters."""
-        places = _places(raters, self.raters)
-        return Recalled(
-            self.lenses, [each.of_raters(places).of_groups(folds).convex() for each in self.members]
+    def prior(self, folds: Sequence[int], raters: Sequence[str]) -> HistoryPrior:
+        """Returns the prior from the votes of these folds, on these raters."""
+        indices = _indices(raters, self.raters)
+        return HistoryPrior(
+            self.projections,
+            [each.select_raters(indices).sum_groups(folds).positive_semidefinite() for each in self.members],
         )
 
     def weights(self, folds: Sequence[int]) -> tuple[float, float]:
-        """What people's votes and judges' weigh in these folds."""
+        """Returns the total weights of people's and of judges' votes in these folds."""
         people, judges = self.weights_F2[list(folds)].sum(0).tolist()
         return people, judges
 
-    def of_folds(self, folds: Sequence[int]) -> list[str]:
-        """The votes of these folds."""
-        of_each = zip(self.events, self.folds_E.tolist(), strict=True)
-        return [event for event, fold in of_each if fold in folds]
+    def events_of_folds(self, folds: Sequence[int]) -> list[str]:
+        """Returns the votes of these folds."""
+        return [
+            event for event, fold in zip(self.events, self.folds_E.tolist(), strict=True) if fold in folds
+        ]
 
-    def on(self, newest: datetime, reward: RewardSettings) -> "Past":
-        """The same when votes as new as that have come: it weighs less."""
-        factor = examples.weight_of_age(newest - self.newest, reward)
-        return Past(
-            self.name, self.made_for, newest, self.lenses, self.events, self.folds_E, self.raters,
-            factor * self.weights_F2, [each.times(factor) for each in self.members],
-        )  # fmt: skip
+    def aged_to(self, newest: datetime, reward: RewardSettings) -> "VoteSummary":
+        """Returns the summary with its weights decayed to the time of the newest vote."""
+        factor = examples.age_weight(newest - self.newest, reward)
+        members = [each.scaled(factor) for each in self.members]
+        return replace(self, newest=newest, weights_F2=factor * self.weights_F2, members=members)
 
-    def fold(
+    def compact(
         self,
         corpus: Corpus,
         events: Sequence[str],
-        views: Callable[[list[Key]], Views],
+        features_of: Callable[[list[Key]], FeatureGroups],
         reward: RewardSettings,
         generator: torch.Generator,
-    ) -> "Past":
-        """This, as on the day of the corpus, and the votes of `corpus` that are named by `events`."""
+    ) -> "VoteSummary":
+        """Returns this summary, which must be aged to the corpus, with the votes `events` of the corpus
+        added."""
         folds = range(len(self.weights_F2))
         votes, keys = corpus.votes(corpus.examples, reward, self.weights(folds))
-        fold_of = dict.fromkeys(events, UNREAD)
+        fold_of = dict.fromkeys(events, UNREADABLE)
         groups_FV = torch.zeros(len(folds), votes.count, dtype=torch.float64)
         weights_F2 = self.weights_F2.clone()
         for number, example in enumerate(corpus.examples):
             if example.event_id in fold_of:
                 fold = fold_of[example.event_id] = example.fold(len(folds))
                 groups_FV[fold, number] = 1
-                if example.by_judge or example.of_person:
+                if example.by_judge or example.by_person:
                     weights_F2[fold, int(example.by_judge)] += votes.weights[number]
-        here = examples.raters(corpus.examples)
-        said = ensemble.expand(views(keys), votes, self.recall(folds, here), groups_FV, reward, generator)
-        raters = list(dict.fromkeys([*self.raters, *here]))
-        before, now = _places(raters, self.raters), _places(raters, here)
-        return Past(
-            self.name, self.made_for, self.newest, self.lenses, [*self.events, *events],
-            torch.cat([self.folds_E, torch.tensor(list(fold_of.values()), dtype=torch.int16)]), raters,
-            weights_F2,
-            [
-                old.of_raters(before) + new.of_raters(now)
-                for old, new in zip(self.members, said, strict=True)
+        newer = examples.raters(corpus.examples)
+        prior = self.prior(folds, newer)
+        summaries = ensemble.summarise(features_of(keys), votes, prior, groups_FV, reward, generator)
+        raters = list(dict.fromkeys([*self.raters, *newer]))
+        before, now = _indices(raters, self.raters), _indices(raters, newer)
+        return replace(
+            self,
+            events=[*self.events, *events],
+            folds_E=torch.cat([self.folds_E, torch.tensor(list(fold_of.values()), dtype=torch.int16)]),
+            raters=raters,
+            weights_F2=weights_F2,
+            members=[
+                old.select_raters(before) + new.select_raters(now)
+                for old, new in zip(self.members, summaries, strict=True)
             ],
-        )  # fmt: skip
+        )
 
 
-def forget(pool: Pool, project: str, path: Path) -> None:
-    """No vote is folded any more."""
-    path.unlink(missing_ok=True)
+def find(directory: Path) -> Path:
+    """Returns the path of the summary in a directory, under its old name if only that exists."""
+    new, old = directory / FILE, directory / OLD_FILE
+    return old if old.exists() and not new.exists() else new
+
+
+def discard(pool: Pool, project: str, directory: Path) -> None:
+    """Removes the summary in a directory and unmarks its votes."""
+    for name in (FILE, OLD_FILE):
+        (directory / name).unlink(missing_ok=True)
     with pool.connection() as connection:
         connection.execute(
             "update training_examples set vote_summary = null"
@@ -223,15 +253,31 @@ def forget(pool: Pool, project: str, path: Path) -> None:
         )
 
 
-def oldest(events: Sequence[str]) -> Sequence[str]:
-    """Those of a round's votes, or signals, oldest first, that are to be folded after it: none while they are
-    few."""
+def to_compact(events: Sequence[str]) -> Sequence[str]:
+    """Returns which of a round's votes, or signals, oldest first, are to be compacted after it."""
     return events[: -(WINDOW // 2)] if len(events) > WINDOW else []
 
 
-def made_for(base: str, trainer: TrainerSettings) -> str:
-    """What a past hangs on: this code, the base with that digest, and the settings."""
+def compatibility_key(base: str, trainer: TrainerSettings) -> str:
+    """Returns what a summary depends on: this code, the base with that digest, and the settings."""
     return f"{VERSION} {base} {trainer.gate.folds} {trainer.reward.json_with_old_names()}"
+
+
+def _header(metadata: dict[str, str]) -> dict[str, str]:
+    """Returns the header of a file, that of the release before under its new names."""
+    if "past" in metadata:
+        header = json.loads(metadata["past"])
+        return {**header, "compatibility_key": header["made_for"]}
+    found: dict[str, str] = json.loads(metadata["vote_summary"])
+    return found
+
+
+def _new_name(tensor: str) -> str:
+    """Returns the name of a tensor, given its name in this release or the one before."""
+    if not tensor.startswith("lens."):
+        return tensor
+    _, group, part = tensor.split(".")
+    return f"projection.{group}.{_OLD_PROJECTION_TENSORS[part]}"
 
 
 def _packed(names: Sequence[str]) -> Tensor:
@@ -243,6 +289,6 @@ def _unpacked(packed: Tensor) -> list[str]:
     return names
 
 
-def _places(names: Sequence[str], within: Sequence[str]) -> list[int | None]:
-    place = {name: index for index, name in enumerate(within)}
-    return [place.get(name) for name in names]
+def _indices(names: Sequence[str], within: Sequence[str]) -> list[int | None]:
+    index_of = {name: index for index, name in enumerate(within)}
+    return [index_of.get(name) for name in names]

@@ -1,16 +1,14 @@
-"""The reward model: one scalar r(x, y) for a reply to a prompt, learned from every vote together.
+"""This module implements the reward model: an ensemble of Bayesian linear models on features of a reply.
 
-An ensemble of linear models on the frozen base's views of a reply (`features`). Each view is first brought
-down to the directions in which the base's replies to one and the same prompt differ most: what is alike in
-all replies to a prompt is its subject, and cannot be chosen. Members differ in the views that they see and
-in their weights on the votes, so they disagree where little is known.
-Each is the maximum a posteriori under the one likelihood (`likelihood`), with its rater terms of its own,
-found by L-BFGS. r is their mean less κ times their std, as logits of a thumb up from an average rater; the
-reward is which side of even it is on, softly (of what a tenth of the base's replies reach, where those do not
-reach even), standardised on replies of the base, so that its scale means the same in every round. So nothing
-is gained by ever more of what was liked, and little by what matters little: a reply that people like is not
-made better by words that are a bit more usual in others that they like. Each round is fitted afresh, to newer
-votes as they are and to older ones by what is left of them (`past`).
+Each member is the maximum a posteriori estimate under the likelihood of all votes (`likelihood`), with rater
+parameters of its own, found by L-BFGS. Members differ in the feature groups that they use and in their
+bootstrap weights on the votes, so they disagree where votes are few. r is the members' mean less κ times
+their std, in logits of a thumb up from an average rater.
+
+The reward is a sigmoid of r, standardised on replies of the base, so that its scale is the same in every
+round. The sigmoid saturates: a reply gains little reward from more of what is already liked. Its midpoint is
+r = 0, or the 90th percentile of the base's replies where that is lower. The model is fitted afresh in each
+round, to newer votes as they are and to older ones by their summary (`vote_summary`).
 """
 
 from collections.abc import Iterator
@@ -20,223 +18,231 @@ import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
-from trainer.reward.features import Views
-from trainer.reward.laplace import SHARED, Quadratic
-from trainer.reward.likelihood import Likelihood, Terms, Votes
-from trainer.reward.posterior import PRIOR, Posterior
-from trainer.reward.projection import Lenses, beside, directions, lenses, look, narrow
+from trainer.reward.features import FeatureGroups
+from trainer.reward.laplace import SHARED_SIZE, LaplaceSummary
+from trainer.reward.likelihood import Likelihood, NuisanceParameters, Votes
+from trainer.reward.posterior import PRIOR_STD, Posterior
+from trainer.reward.projection import (
+    BaseFeatures,
+    Projections,
+    component_count,
+    concatenate,
+    fit_projections,
+    member_features,
+    project,
+)
 
-LOOKS: tuple[tuple[str, ...], ...] = (
+MEMBER_FEATURES: tuple[tuple[str, ...], ...] = (
     ("peak", "tokens", "length"),
     ("peak", "last", "mean", "tokens", "length"),
     ("peak", "mean", "tokens", "length"),
     ("peak", "last", "tokens", "length"),
 )
-"""What members look at, in turn."""
+"""Feature groups of the members, in turn."""
 
+BOOTSTRAP_SHAPE = 4
+"""Shape of the gamma distribution of a member's weights on the votes. 1 is the Bayesian bootstrap (Rubin
+1981). Chosen on tests.bench.reward."""
 
-EVENNESS = 4
-"""Shape of the gamma distribution that a member's weights on the votes are drawn from: 1 is the Bayesian
-bootstrap (Rubin 1981), by which a third of the votes weigh less than 0.41 in each member."""
-
-
-SHARPNESS = 4.0
-"""What r is multiplied by before it goes through a sigmoid: 1 is the probability of a thumb up, and more says
-rather whether that is likelier than not."""
+SIGMOID_SCALE = 4.0
+"""Factor on r before the sigmoid. At 1 the reward would be the probability of a thumb up; more makes it
+steeper."""
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """r = seen·direction + bias, in logits. `covariance_KK` is the direction's, given the votes (Laplace's
-    approximation: MacKay 1992)."""
+class EnsembleMember:
+    """One linear model: r = features·coefficients + bias, in logits. `covariance_KK` is the Laplace
+    approximation of the coefficients' posterior covariance (MacKay 1992)."""
 
-    lenses: Lenses
+    projections: Projections
     names: tuple[str, ...]
-    direction_K: Tensor
+    coefficients_K: Tensor
     covariance_KK: Tensor
     bias: float
-    terms: Terms
+    nuisance: NuisanceParameters
 
-    def __call__(self, views: Views) -> Tensor:
-        """(N,) logits of a thumb up from an average rater."""
-        r_N: Tensor = look(self.lenses, self.names, views) @ self.direction_K + self.bias
+    def __call__(self, features: FeatureGroups) -> Tensor:
+        """Returns (N,) logits of a thumb up from an average rater."""
+        r_N: Tensor = self.inputs(features) @ self.coefficients_K + self.bias
         return r_N
 
-    def gain(self, to: Views, of: Views) -> tuple[Tensor, float]:
-        """(N,) by how much the logit of each reply of `to` is above its fellow's of `of`, and the variance of
-        their mean that comes from knowing the direction no better than the votes tell it."""
-        moves_NK = look(self.lenses, self.names, to) - look(self.lenses, self.names, of)
-        mean_K = moves_NK.mean(0)
-        return torch.mv(moves_NK, self.direction_K), float(mean_K @ self.covariance_KK @ mean_K)
+    def inputs(self, features: FeatureGroups) -> Tensor:
+        """Returns the (N, K) projected features that the member uses."""
+        return member_features(self.projections, self.names, features)
+
+    def gain(self, features: FeatureGroups, reference: FeatureGroups) -> tuple[Tensor, float]:
+        """Returns the (N,) differences in logits between each reply and its reference, and the variance of
+        their mean under the posterior of the coefficients."""
+        differences_NK = self.inputs(features) - self.inputs(reference)
+        mean_K = differences_NK.mean(0)
+        return torch.mv(differences_NK, self.coefficients_K), float(mean_K @ self.covariance_KK @ mean_K)
 
 
 @dataclass(frozen=True, slots=True)
 class RewardModel:
-    """`even` is the r in the middle of the sigmoid; `centre` and `spread` are of what comes out of it for the
-    base's replies."""
+    """An ensemble with the uncertainty penalty κ. `midpoint` is the r at the middle of the sigmoid; `mean`
+    and `std` are of the sigmoid on replies of the base."""
 
-    members: list[Member]
-    caution: float
-    even: float = 0.0
-    centre: float = 0.0
-    spread: float = 1.0
+    members: list[EnsembleMember]
+    uncertainty_penalty: float
+    midpoint: float = 0.0
+    mean: float = 0.0
+    std: float = 1.0
 
     @property
     def reliability_U(self) -> Tensor:
-        """(U,) what it makes of the raters, on average over its members."""
-        return torch.stack([member.terms.reliability_U for member in self.members]).mean(0)
+        """The (U,) reliabilities of the raters, averaged over the members."""
+        return torch.stack([member.nuisance.reliability_U for member in self.members]).mean(0)
 
-    def logits(self, views: Views) -> Tensor:
-        """(N, M) r by member."""
-        return torch.stack([member(views) for member in self.members], 1)
+    def logits(self, features: FeatureGroups) -> Tensor:
+        """Returns the (N, M) r by member."""
+        return torch.stack([member(features) for member in self.members], 1)
 
-    def reward(self, views: Views) -> Tensor:
-        """(N,)"""
-        return ((SHARPNESS * (self.cautious(views) - self.even)).sigmoid() - self.centre) / self.spread
+    def reward(self, features: FeatureGroups) -> Tensor:
+        """Returns (N,) rewards, standardised on replies of the base."""
+        sigmoid_N = (SIGMOID_SCALE * (self.penalised(features) - self.midpoint)).sigmoid()
+        return (sigmoid_N - self.mean) / self.std
 
     @property
-    def most(self) -> float:
-        """The reward that none is above."""
-        return (1 - self.centre) / self.spread
+    def max_reward(self) -> float:
+        """The upper bound of the reward."""
+        return (1 - self.mean) / self.std
 
-    def cautious(self, views: Views) -> Tensor:
-        """(N,) mean − κ·std of r over the members: where they disagree, less."""
-        r_NM = self.logits(views)
-        return r_NM.mean(1) - self.caution * r_NM.std(1)
+    def penalised(self, features: FeatureGroups) -> Tensor:
+        """Returns (N,) mean − κ·std of r over the members."""
+        r_NM = self.logits(features)
+        return r_NM.mean(1) - self.uncertainty_penalty * r_NM.std(1)
 
-    def standardised(self, base: Views) -> "RewardModel":
-        """The same, its reward of mean 0 and spread 1 on replies of the base."""
-        model = replace(self, even=min(0.0, float(self.cautious(base).quantile(0.9))))
+    def standardised(self, base: FeatureGroups) -> "RewardModel":
+        """Returns the model with a reward of mean 0 and std 1 on replies of the base."""
+        model = replace(self, midpoint=min(0.0, float(self.penalised(base).quantile(0.9))))
         rewards_N = model.reward(base)
-        return replace(model, centre=float(rewards_N.mean()), spread=max(float(rewards_N.std()), 1e-3))
+        return replace(model, mean=float(rewards_N.mean()), std=max(float(rewards_N.std()), 1e-3))
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
-    """What older votes say, by member, of the raters of the newer votes and seen through `lenses`."""
+class HistoryPrior:
+    """A prior from history: the summary of older votes for each member, on the raters of the newer votes,
+    with the projections that it was made with."""
 
-    lenses: Lenses
-    members: list[Quadratic]
+    projections: Projections
+    members: list[LaplaceSummary]
 
 
 def fit(
-    views: Views,
+    features: FeatureGroups,
     votes: Votes,
-    base: Views,
-    per_prompt: int,
+    base: BaseFeatures,
     settings: RewardSettings,
     generator: torch.Generator,
-    past: Recalled | None = None,
+    history: HistoryPrior | None = None,
 ) -> RewardModel:
-    """Members fitted to `votes` about the replies of `views`, and to the `past`; `base` are views of the
-    base's own replies, `per_prompt` of them in a row to each prompt."""
+    """Fits the ensemble to `votes` on the replies of `features`, and to the summary of older votes."""
     likelihood = Likelihood(votes)
-    seen: dict[int, tuple[Lenses, Views]] = {}
+    projected: dict[int, tuple[Projections, FeatureGroups]] = {}
     members = []
-    for number, (names, draws_V) in enumerate(_members(settings, votes, generator)):
-        fineness = directions(number, votes.count)
-        if fineness not in seen:
-            through = lenses(base, per_prompt, fineness) if past is None else past.lenses
-            seen[fineness] = through, narrow(through, views)
-        through, narrowed = seen[fineness]
-        older = past.members[number] if past is not None else None
-        members.append(_fit_member(through, names, narrowed, likelihood, votes.raters, draws_V, older))
-    return RewardModel(members, settings.caution).standardised(base)
+    for number, (names, bootstrap_V) in enumerate(_bootstrap(settings, votes, generator)):
+        count = component_count(number, votes.count)
+        if count not in projected:
+            projections = fit_projections(base, count) if history is None else history.projections
+            projected[count] = projections, project(projections, features)
+        projections, groups = projected[count]
+        older = history.members[number] if history is not None else None
+        features_NK = concatenate(groups, names).double()
+        posterior = Posterior(features_NK, likelihood, votes.raters, bootstrap_V, older)
+        members.append(_fit_member(projections, names, posterior))
+    return RewardModel(members, settings.uncertainty_penalty).standardised(base.groups)
 
 
-def expand(
-    views: Views,
+def summarise(
+    features: FeatureGroups,
     votes: Votes,
-    past: Recalled,
+    history: HistoryPrior,
     groups_GV: Tensor,
     settings: RewardSettings,
     generator: torch.Generator,
-) -> list[Quadratic]:
-    """By member, what each group of `votes` says; expanded where the votes and the past together put the
-    member. A group is a row of zeros and ones."""
-    likelihood, seen = Likelihood(votes), narrow(past.lenses, views)
-    found = []
-    for number, (names, draws_V) in enumerate(_members(settings, votes, generator)):
-        seen_NK = beside(seen, names).double()
-        posterior = Posterior(seen_NK, likelihood, votes.raters, draws_V, past.members[number])
-        at = posterior.mode()
-        found.append(Quadratic.stack([posterior.said(at, kept_V) for kept_V in groups_GV * draws_V]))
-    return found
+) -> list[LaplaceSummary]:
+    """Returns for each member the Laplace summary of each group of `votes`, expanded at the mode of all votes
+    and the history. A group is a row of zeros and ones."""
+    likelihood, projected = Likelihood(votes), project(history.projections, features)
+    summaries = []
+    for number, (names, bootstrap_V) in enumerate(_bootstrap(settings, votes, generator)):
+        features_NK = concatenate(projected, names).double()
+        posterior = Posterior(features_NK, likelihood, votes.raters, bootstrap_V, history.members[number])
+        mode = posterior.mode()
+        groups = [posterior.laplace_summary(mode, weights_V) for weights_V in groups_GV * bootstrap_V]
+        summaries.append(LaplaceSummary.stack(groups))
+    return summaries
 
 
-def parameters(through: Lenses, member: int) -> int:
-    """Free parameters of a member that are no rater's."""
-    return sum(through[name].basis_DK.shape[1] for name in LOOKS[member % len(LOOKS)]) + 1 + SHARED
+def parameter_count(projections: Projections, member: int) -> int:
+    """Returns the number of a member's free parameters that belong to no rater."""
+    names = MEMBER_FEATURES[member % len(MEMBER_FEATURES)]
+    return sum(projections[name].basis_DK.shape[1] for name in names) + 1 + SHARED_SIZE
 
 
-def _members(
+def _bootstrap(
     settings: RewardSettings, votes: Votes, generator: torch.Generator
 ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """What each looks at, and how it weighs the votes."""
+    """Yields the feature groups and the (V,) bootstrap weights of each member."""
     for number in range(settings.members):
-        draws_EV = torch.empty(EVENNESS, votes.count, dtype=torch.float64).exponential_(generator=generator)
-        yield LOOKS[number % len(LOOKS)], draws_EV.mean(0)
+        draws_SV = torch.empty(BOOTSTRAP_SHAPE, votes.count, dtype=torch.float64)
+        draws_SV.exponential_(generator=generator)
+        yield MEMBER_FEATURES[number % len(MEMBER_FEATURES)], draws_SV.mean(0)
 
 
-def _fit_member(
-    through: Lenses,
-    names: tuple[str, ...],
-    seen: Views,
-    likelihood: Likelihood,
-    raters: int,
-    weights_V: Tensor,
-    past: Quadratic | None = None,
-) -> Member:
-    seen_NK = beside(seen, names).double()
-    width = seen_NK.shape[1]
-    posterior = Posterior(seen_NK, likelihood, raters, weights_V, past)
+def _fit_member(projections: Projections, names: tuple[str, ...], posterior: Posterior) -> EnsembleMember:
+    width = posterior.features_NK.shape[1]
     mode = posterior.mode()
-    direction_K = (PRIOR * mode[:width]).float()
-    return Member(
-        through, names, direction_K, (PRIOR**2 * posterior.covariance_KK(mode)).float(), float(mode[width]),
-        Terms.unpack(mode[width + 1 :], raters),
-    )  # fmt: skip
+    return EnsembleMember(
+        projections,
+        names,
+        (PRIOR_STD * mode[:width]).float(),
+        (PRIOR_STD**2 * posterior.covariance_KK(mode)).float(),
+        float(mode[width]),
+        NuisanceParameters.unpack(mode[width + 1 :], posterior.raters),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Influence:
-    """By how much the reward of the replies voted on would change (root mean square, in logits) without each
-    vote, and without all votes of each rater; and what the model makes of the raters, on average over its
-    members."""
+    """The influence of each vote, and of all votes of each rater: the change of the voted replies' r without
+    them (root mean square, in logits); and the raters' parameters, averaged over the members."""
 
-    of_votes_V: Tensor
-    of_raters_U: Tensor
+    votes_V: Tensor
+    raters_U: Tensor
     reliability_U: Tensor
     leniency_U: Tensor
 
 
-def influence(model: RewardModel, views: Views, votes: Votes) -> Influence:
-    """To first order (influence functions: Koh and Liang 2017), for the votes that `model` was fitted to."""
+def influence(model: RewardModel, features: FeatureGroups, votes: Votes) -> Influence:
+    """Computes influence functions (Koh and Liang 2017), to first order, of the votes that `model` was fitted
+    to."""
     likelihood = Likelihood(votes)
-    rater_V = torch.tensor(votes.rater_of_each)
-    of_votes, of_raters = [], []
+    rater_V = torch.tensor(votes.rater_of_vote)
+    by_vote, by_rater = [], []
     for member in model.members:
-        seen_NK = look(member.lenses, member.names, views)
-        r_N = (seen_NK @ member.direction_K + member.bias).double()
-        vote, reply, pull = likelihood.pulls(r_N, member.terms)
-        pulls_VK = torch.zeros(votes.count, seen_NK.shape[1]).index_add_(
-            0, vote, pull.float().unsqueeze(1) * seen_NK[reply]
+        inputs_NK = member.inputs(features)
+        r_N = (inputs_NK @ member.coefficients_K + member.bias).double()
+        vote, reply, gradient = likelihood.gradients(r_N, member.nuisance)
+        gradients_VK = torch.zeros(votes.count, inputs_NK.shape[1]).index_add_(
+            0, vote, gradient.float().unsqueeze(1) * inputs_NK[reply]
         )
-        pulls_UK = torch.zeros(votes.raters, seen_NK.shape[1]).index_add_(0, rater_V, pulls_VK)
-        effect_KK = member.covariance_KK @ (seen_NK.T @ seen_NK / len(seen_NK)) @ member.covariance_KK
-        of_votes.append(((pulls_VK @ effect_KK) * pulls_VK).sum(1).clamp_min(0).sqrt())
-        of_raters.append(((pulls_UK @ effect_KK) * pulls_UK).sum(1).clamp_min(0).sqrt())
+        gradients_UK = torch.zeros(votes.raters, inputs_NK.shape[1]).index_add_(0, rater_V, gradients_VK)
+        effect_KK = member.covariance_KK @ (inputs_NK.T @ inputs_NK / len(inputs_NK)) @ member.covariance_KK
+        by_vote.append(((gradients_VK @ effect_KK) * gradients_VK).sum(1).clamp_min(0).sqrt())
+        by_rater.append(((gradients_UK @ effect_KK) * gradients_UK).sum(1).clamp_min(0).sqrt())
     return Influence(
-        torch.stack(of_votes).mean(0),
-        torch.stack(of_raters).mean(0),
+        torch.stack(by_vote).mean(0),
+        torch.stack(by_rater).mean(0),
         model.reliability_U,
-        torch.stack([member.terms.leniency_U for member in model.members]).mean(0),
+        torch.stack([member.nuisance.leniency_U for member in model.members]).mean(0),
     )
 
 
 def pairwise_accuracy(reward_N: Tensor, votes: Votes) -> float | None:
-    """Share of the pairs (a thumbed-up reply, a thumbed-down one) that the reward orders as people did, ties
-    counting half; None where there is no such pair."""
+    """Returns the share of (thumbed-up, thumbed-down) pairs of replies that the reward orders correctly, ties
+    counting half; None without such a pair."""
     up = [reply for _, _, reply, liked in votes.thumbs if liked]
     down = [reply for _, _, reply, liked in votes.thumbs if not liked]
     if not up or not down:

@@ -1,7 +1,8 @@
-"""What a member of the reward model is fitted by: the prior, the votes, and what is left of older ones.
+"""This module implements the posterior of one ensemble member, with its mode and Laplace approximation.
 
-A member's free parameters are one vector: its direction (in standard deviations of the prior), its bias, and
-the terms of the likelihood (`likelihood.Terms`).
+The posterior is the product of a normal prior, the likelihood of the votes, and the summary of older votes. A
+member's free parameters are one vector: its coefficients (in standard deviations of the prior), its bias, and
+the nuisance parameters of the likelihood.
 """
 
 from collections.abc import Callable
@@ -11,37 +12,37 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacrev
 
-from trainer.reward.laplace import SHARED, Quadratic, join, split
-from trainer.reward.likelihood import Likelihood, Terms
+from trainer.reward.laplace import SHARED_SIZE, LaplaceSummary, join, split
+from trainer.reward.likelihood import Likelihood, NuisanceParameters
 
-PRIOR = 4.0
-"""Standard deviation of a member's logit before any vote, over the base's replies, and of its bias. Without
-one of the bias a thumb up among many down was best explained as a slip, at a bias of minus infinity, where
-no reply is any better than another."""
+PRIOR_STD = 4.0
+"""Standard deviation of the prior on a member's bias, and on its logit over the base's replies. The prior on
+the bias keeps it finite where nearly all thumbs are down. Chosen on tests.bench.reward."""
 
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """Of the parameters of a member that sees `seen_NK` of the replies and weighs the votes by `draws_V`."""
+    """The posterior of a member with inputs `features_NK`, on votes with weights `bootstrap_V`."""
 
-    seen_NK: Tensor
+    features_NK: Tensor
     likelihood: Likelihood
     raters: int
-    draws_V: Tensor
-    past: Quadratic | None
+    bootstrap_V: Tensor
+    history: LaplaceSummary | None
 
     def loss(self, weights_K: Tensor, rest: Tensor) -> Tensor:
-        """−log posterior, up to a constant, in nats."""
-        terms = Terms.unpack(rest[1:], self.raters)
-        prior = terms.log_prior() - 0.5 * (weights_K.square().sum() + (rest[0] / PRIOR).square())
-        value = -self.likelihood(self._r(weights_K, rest[0]), terms, self.draws_V) - prior
-        return value if self.past is None else value - self.past(torch.cat([weights_K, rest]))
+        """Returns −log posterior, up to a constant, in nats."""
+        nuisance = NuisanceParameters.unpack(rest[1:], self.raters)
+        prior = nuisance.log_prior() - 0.5 * (weights_K.square().sum() + (rest[0] / PRIOR_STD).square())
+        value = -self.likelihood(self._rewards(weights_K, rest[0]), nuisance, self.bootstrap_V) - prior
+        return value if self.history is None else value - self.history(torch.cat([weights_K, rest]))
 
     def mode(self) -> Tensor:
-        """The parameters where it is highest, by L-BFGS."""
-        width = self.seen_NK.shape[1]
-        place: Callable[[Tensor], Tensor] = _as_it_is if self.past is None else self.past.coordinates()
-        free = torch.zeros(width + 1 + Terms.size(self.raters), dtype=torch.float64, requires_grad=True)
+        """Returns the maximum a posteriori parameters, found by L-BFGS."""
+        width = self.features_NK.shape[1]
+        size = width + 1 + NuisanceParameters.size(self.raters)
+        unwhiten: Callable[[Tensor], Tensor] = _identity if self.history is None else self.history.whitening()
+        free = torch.zeros(size, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.LBFGS(
             [free], max_iter=150, history_size=20, tolerance_grad=1e-4, tolerance_change=1e-7,
             line_search_fn="strong_wolfe",
@@ -49,58 +50,60 @@ class Posterior:
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            flat = place(free)
+            flat = unwhiten(free)
             value = self.loss(flat[:width], flat[width:])
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-        return place(free.detach())
+        return unwhiten(free.detach())
 
     def covariance_KK(self, at: Tensor) -> Tensor:
-        """Of the direction, around the mode `at`, by Laplace's approximation."""
-        width = self.seen_NK.shape[1]
-        terms = Terms.unpack(at[width + 1 :], self.raters)
-        by_r_NN = self.likelihood.curvature(self._r(at[:width], at[width]), terms, self.draws_V)
-        votes_KK = -(PRIOR**2) * self.seen_NK.T @ (by_r_NN @ self.seen_NK)
-        if self.past is not None:
-            votes_KK = votes_KK + self.past.precision_DD[:width, :width]
-        # Where a vote is taken for a slip the likelihood curves the other way; there the prior alone counts.
+        """Returns the covariance of the coefficients around the mode `at`, by Laplace's approximation."""
+        width = self.features_NK.shape[1]
+        nuisance = NuisanceParameters.unpack(at[width + 1 :], self.raters)
+        hessian_NN = self.likelihood.hessian(self._rewards(at[:width], at[width]), nuisance, self.bootstrap_V)
+        votes_KK = -(PRIOR_STD**2) * self.features_NK.T @ (hessian_NN @ self.features_NK)
+        if self.history is not None:
+            votes_KK = votes_KK + self.history.precision_DD[:width, :width]
+        # Votes explained as lapses have negative curvature; there the prior alone counts.
         eye_KK = torch.eye(width, dtype=torch.float64)
         values_K, vectors_KK = torch.linalg.eigh(votes_KK)
-        curvature_KK = eye_KK + (vectors_KK * values_K.clamp_min(0)) @ vectors_KK.T
-        inverse_KK: Tensor = torch.linalg.inv(curvature_KK)
+        precision_KK = eye_KK + (vectors_KK * values_K.clamp_min(0)) @ vectors_KK.T
+        inverse_KK: Tensor = torch.linalg.inv(precision_KK)
         return inverse_KK
 
-    def said(self, at: Tensor, draws_V: Tensor) -> Quadratic:
-        """What the votes say, weighed by `draws_V`, to second order around `at`: first in the replies' r and
-        in the terms, and in the direction and the bias by the chain rule, as r is linear in them."""
-        x_D, own_U2 = split(at, self.raters)
-        by_x_NX = torch.cat([PRIOR * self.seen_NK, torch.ones_like(self.seen_NK[:, :1])], 1)
-        r_N, shared_S = by_x_NX @ x_D[:-SHARED], x_D[-SHARED:]
+    def laplace_summary(self, at: Tensor, bootstrap_V: Tensor) -> LaplaceSummary:
+        """Returns the second-order expansion of the likelihood around `at`, of votes with weights
+        `bootstrap_V`. The derivatives in coefficients and bias follow from those in the rewards by the chain
+        rule, as the rewards are linear in them."""
+        x_D, raters_U2 = split(at, self.raters)
+        by_x_NX = torch.cat([PRIOR_STD * self.features_NK, torch.ones_like(self.features_NK[:, :1])], 1)
+        r_N, shared_S = by_x_NX @ x_D[:-SHARED_SIZE], x_D[-SHARED_SIZE:]
 
-        def log_p(r_N: Tensor, shared_S: Tensor, own_U2: Tensor) -> Tensor:
-            return self.likelihood(r_N, Terms.unpack(join(shared_S, own_U2), self.raters), draws_V)
+        def log_p(r_N: Tensor, shared_S: Tensor, raters_U2: Tensor) -> Tensor:
+            nuisance = NuisanceParameters.unpack(join(shared_S, raters_U2), self.raters)
+            return self.likelihood(r_N, nuisance, bootstrap_V)
 
-        slope_N, slope_S, slope_U2 = grad(log_p, (0, 1, 2))(r_N, shared_S, own_U2)
-        slope_D = torch.cat([slope_N @ by_x_NX, slope_S])
-        terms = Terms.unpack(join(shared_S, own_U2), self.raters)
-        by_r_NN = self.likelihood.curvature(r_N, terms, draws_V)
-        by_r_SN, by_shared_SS = jacrev(grad(log_p, 1), (0, 1))(r_N, shared_S, own_U2)
-        by_x_SX = by_r_SN @ by_x_NX
-        of_x_XD = torch.cat([by_x_NX.T @ (by_r_NN @ by_x_NX), by_x_SX.T], 1)
-        precision_DD = -torch.cat([of_x_XD, torch.cat([by_x_SX, by_shared_SS], 1)])
-        # No vote is of two raters: the sum over them has the derivatives of each.
-        by_own_2U2 = jacrev(lambda own_U2: grad(log_p, 2)(r_N, shared_S, own_U2).sum(0))(own_U2)
-        precision_U22 = -by_own_2U2.transpose(0, 1)
-        return Quadratic(
-            precision_DD, slope_D + precision_DD @ x_D,
-            precision_U22, slope_U2 + (precision_U22 @ own_U2.unsqueeze(2)).squeeze(2),
+        gradient_N, gradient_S, gradient_U2 = grad(log_p, (0, 1, 2))(r_N, shared_S, raters_U2)
+        gradient_D = torch.cat([gradient_N @ by_x_NX, gradient_S])
+        nuisance = NuisanceParameters.unpack(join(shared_S, raters_U2), self.raters)
+        hessian_NN = self.likelihood.hessian(r_N, nuisance, bootstrap_V)
+        hessian_SN, hessian_SS = jacrev(grad(log_p, 1), (0, 1))(r_N, shared_S, raters_U2)
+        hessian_SX = hessian_SN @ by_x_NX
+        hessian_XD = torch.cat([by_x_NX.T @ (hessian_NN @ by_x_NX), hessian_SX.T], 1)
+        precision_DD = -torch.cat([hessian_XD, torch.cat([hessian_SX, hessian_SS], 1)])
+        # Each vote is by one rater, so the derivatives of the sum over raters are those of each rater.
+        hessian_2U2 = jacrev(lambda raters_U2: grad(log_p, 2)(r_N, shared_S, raters_U2).sum(0))(raters_U2)
+        precision_U22 = -hessian_2U2.transpose(0, 1)
+        return LaplaceSummary(
+            precision_DD, gradient_D + precision_DD @ x_D,
+            precision_U22, gradient_U2 + (precision_U22 @ raters_U2.unsqueeze(2)).squeeze(2),
         )  # fmt: skip
 
-    def _r(self, weights_K: Tensor, bias: Tensor) -> Tensor:
-        return PRIOR * (self.seen_NK @ weights_K) + bias
+    def _rewards(self, weights_K: Tensor, bias: Tensor) -> Tensor:
+        return PRIOR_STD * (self.features_NK @ weights_K) + bias
 
 
-def _as_it_is(free: Tensor) -> Tensor:
+def _identity(free: Tensor) -> Tensor:
     return free

@@ -1,4 +1,4 @@
-"""Scoring replies with the frozen base: log-probabilities and features from one forward pass."""
+"""This module scores replies with the frozen base: log-probabilities and features from one forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,66 +8,65 @@ from torch import Tensor
 
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pad_rows
-from trainer.reward import features
-from trainer.reward.features import Views
+from trainer.reward.features import FeatureGroups, extract_features, select_layers
 
 MICRO_BATCH = 16
-"""Replies that one process takes at once."""
+"""Replies that one process scores in one forward pass."""
 
 
-def by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> list[int]:
-    """Row numbers, so that neighbours are of like length."""
+def sort_by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> list[int]:
+    """Returns row numbers sorted by the length of the reply, so that batches need little padding."""
     return sorted(range(len(replies)), key=lambda row: (len(replies[row]), len(prompts[row])))
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Replies with what the base makes of them: logprobs (nats, one list a reply) and views."""
+class Scored:
+    """The base's log-probabilities (nats, one list of tokens a reply) and features of replies."""
 
     base_logprobs: list[list[float]]
-    views: Views
+    features: FeatureGroups
 
 
 @torch.no_grad()
-def measure(
+def score(
     backbone: Backbone,
     prompts: Sequence[Sequence[int]],
     replies: Sequence[Sequence[int]],
-    at_once: int = MICRO_BATCH,
-) -> Measured:
-    """One pass of the base over replies to prompts, in each process `at_once` at a time: with whom a reply
-    shares a batch shows in its last bits."""
-    layers = features.chosen_layers(backbone)
-    processes = backbone.processes
-    order = by_length(prompts, replies)
+    micro_batch: int = MICRO_BATCH,
+) -> Scored:
+    """Scores replies to prompts with the base, `micro_batch` at a time in each process. The last bits of a
+    score depend on the other replies of its batch."""
+    layers = select_layers(backbone)
+    group = backbone.group
+    order = sort_by_length(prompts, replies)
     base_logprobs: list[list[float]] = [[] for _ in replies]
-    parts: list[Views] = []
+    parts: list[FeatureGroups] = []
     with backbone.reference():
-        for start in range(0, len(order), at_once * processes.count):
-            together = order[start : start + at_once * processes.count]
-            share, own = processes.share(len(together))
+        for start in range(0, len(order), micro_batch * group.size):
+            together = order[start : start + micro_batch * group.size]
+            share, own = group.shard_rows(len(together))
             rows = together[share]
             batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             logprobs_BR, hidden = backbone.logprobs_and_hidden(batch, layers)
-            views = features.of_batch(batch, hidden)
-            parts.append({name: processes.gather(view[:own]) for name, view in views.items()})
-            logprobs = processes.gather(logprobs_BR[:own][batch.reply_mask_BR[:own] > 0]).cpu()
+            features = extract_features(batch, hidden)
+            parts.append({name: group.all_gather(each[:own]) for name, each in features.items()})
+            logprobs = group.all_gather(logprobs_BR[:own][batch.reply_mask_BR[:own] > 0]).cpu()
             pieces = torch.split(logprobs, [len(replies[row]) for row in together])
             for row, piece in zip(together, pieces, strict=True):
                 base_logprobs[row] = piece.tolist()
-    back = torch.tensor(order).argsort()
-    views = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
-    return Measured(base_logprobs, views)
+    inverse = torch.tensor(order).argsort()
+    features = {name: torch.cat([part[name] for part in parts])[inverse] for name in parts[0]}
+    return Scored(base_logprobs, features)
 
 
-def cost(rollouts: Sequence[Rollout], measured: Measured) -> Tensor:
-    """(B,) nats that each sampled reply costs in KL to the base."""
+def kl_to_base(rollouts: Sequence[Rollout], scored: Scored) -> Tensor:
+    """Returns the (B,) KL estimates of sampled replies to the base, in nats a reply."""
     sampler_BT, mask_BT = pad_rows([rollout.logprobs for rollout in rollouts])
-    base_BT, _ = pad_rows(measured.base_logprobs)
+    base_BT, _ = pad_rows(scored.base_logprobs)
     return kl_per_reply(sampler_BT, base_BT, mask_BT)
 
 
 def kl_per_reply(logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """(B,) Σ log π − log π_base over a reply's tokens: on the policy's own samples, an unbiased estimate of
-    KL(π‖π_base) of whole replies."""
+    """Returns (B,) Σ log π − log π_base over a reply's tokens: on the policy's own samples, an unbiased
+    estimate of the KL(π‖π_base) of whole replies."""
     return ((logprobs_BT - reference_BT) * mask_BT).sum(1)

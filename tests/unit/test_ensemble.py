@@ -265,7 +265,7 @@ def test_a_judge_counts_as_far_as_it_agrees_with_people() -> None:
         found.append(thumb(f"{JUDGE}coin", reply, luck[reply] < 0.5))
         found.append(thumb(f"{JUDGE}contrary", reply, bool(truth[reply] < 0)))
     votes, _ = Corpus(found, {}).votes(found, RewardSettings())
-    assert sum(votes.weights[400:]) == pytest.approx(RewardSettings().judges_share * 400)
+    assert sum(votes.weights[400:]) == pytest.approx(RewardSettings().judge_weight_cap * 400)
     model = fitted(views, votes)
     of = dict(zip(raters(found), model.reliability_U.tolist(), strict=True))
     assert of[f"{JUDGE}wise"] > 0.8

@@ -168,10 +168,10 @@ def test_judges_are_capped_with_what_they_said_before() -> None:
     folded = crowd.fold(crowd.none(), [*crowd.examples, *judge], 130)
     people, judges = folded.weights(range(FOLDS))
     assert people == pytest.approx(100, rel=0.01)
-    assert 0 < judges < REWARD.judges_share * people
+    assert 0 < judges < REWARD.judge_weight_cap * people
     rest = judge[30:]
     votes, _ = Corpus(rest, {}).votes(rest, REWARD, (people, judges))
-    assert sum(votes.weights) == pytest.approx(REWARD.judges_share * people - judges)
+    assert sum(votes.weights) == pytest.approx(REWARD.judge_weight_cap * people - judges)
 
 
 def test_a_vote_that_the_base_cannot_read_is_folded_with_the_others() -> None:
