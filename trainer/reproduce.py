@@ -20,15 +20,15 @@ from schemas.database import Pool
 from schemas.errors import HearkenError, NotFound
 from schemas.policies import WEIGHTS, Manifest, base_digest, file_digest, verify
 from schemas.settings import Settings, TrainerSettings
-from trainer.data import examples
-from trainer.data.round_inputs import Inputs
-from trainer.data.vote_summary import Past, made_for
+from trainer.data import examples, vote_summary
+from trainer.data.round_inputs import RoundInputs
+from trainer.data.vote_summary import VoteSummary, compatibility_key
 from trainer.evaluation.knowledge import Exam
 from trainer.model.adapter import probe, save_weights
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Diverged, Rollout, as_kept, unpack
+from trainer.model.rollouts import Diverged, Rollout, replay, unpack
 from trainer.records import publish
-from trainer.reward.scoring import MICRO_BATCH, by_length
+from trainer.reward.scoring import MICRO_BATCH, sort_by_length
 from trainer.round import Round, Seen
 
 
@@ -58,7 +58,7 @@ def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
     """`settings.model` is the base's directory. Raises NotFound, PolicyRejected where a directory is not what
     was published, and CannotRebuild."""
     manifest, directory = _published(settings, pool, policy)
-    inputs = Inputs.read(directory / publish.INPUTS)
+    inputs = RoundInputs.read(directory / publish.INPUTS)
     if inputs is None:
         raise CannotRebuild(f"{policy} keeps no inputs: it is the base, or of an older Hearken.")
     _, parent = _published(settings, pool, inputs.parent)
@@ -72,21 +72,21 @@ def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
         ) from None
     torch.set_num_threads(trainer.threads)
     backbone = Backbone(Path(settings.model), trainer.rl)
-    past = Past.read(directory / publish.PAST, made_for(backbone.digest, trainer))
-    if inputs.past and past is None:
+    past = VoteSummary.read(vote_summary.find(directory), compatibility_key(backbone.digest, trainer))
+    if inputs.vote_summary and past is None:
         raise CannotRebuild(f"What {policy} kept of older votes is broken, or of another Hearken.")
     try:
         if past is not None:
-            past.require(pool, settings.project)
+            past.require_present(pool, settings.project)
         corpus = examples.load(pool, settings.project, backbone, inputs.events)
-        prompts = examples.prompts(pool, settings.project, backbone, inputs.turns)
+        prompts = examples.load_prompts(pool, settings.project, backbone, inputs.turns)
     except examples.Erased as error:
         raise CannotRebuild(f"{policy} cannot be rebuilt: {error.message}") from None
     work = Round(backbone, trainer, inputs, corpus, prompts, past)
     kept = unpack(load_file(directory / publish.ROLLOUTS))
     backbone.load_adapter(parent)
     asked: list[list[list[int]]] = []
-    again = as_kept(kept)
+    again = replay(kept)
 
     def sampler(prompts: Sequence[list[int]]) -> list[Rollout]:
         asked.append(list(prompts))
@@ -146,8 +146,8 @@ def _compare(
 def _logprobs(backbone: Backbone, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> list[float]:
     """Of all tokens of the replies, by the adapter as it is now."""
     found: list[float] = []
-    order = by_length(prompts, replies)
-    with backbone.exact():
+    order = sort_by_length(prompts, replies)
+    with backbone.full_precision():
         for start in range(0, len(order), MICRO_BATCH):
             rows = order[start : start + MICRO_BATCH]
             batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])

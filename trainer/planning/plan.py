@@ -223,7 +223,7 @@ class _Batches:
 
     def reference_pass(self, length: int, rows: int) -> Work:
         """Log-probabilities and features of `rows` replies by the base."""
-        backbone, layers = self._backbone, features.chosen_layers(self._backbone)
+        backbone, layers = self._backbone, features.select_layers(self._backbone)
         with (
             backbone.mode,
             OpProfiler(backbone, self._rates) as profiler,
@@ -232,7 +232,7 @@ class _Batches:
         ):
             batch = backbone.pad([[0] * length] * rows, [[0] * self._reply] * rows)
             _, hidden = backbone.logprobs_and_hidden(batch, layers)
-            features.of_batch(batch, hidden)
+            features.extract_features(batch, hidden)
         return _work(profiler)
 
     def evaluate(self, length: int, prompts: int, samples_per_prompt: int) -> Work:

@@ -24,7 +24,7 @@ from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.policies import BASE, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
-from trainer.data.round_inputs import Inputs
+from trainer.data.round_inputs import RoundInputs
 from trainer.model import device
 from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
@@ -46,7 +46,7 @@ def write(
     settings: Settings,
     number: int,
     probe: Probe,
-    inputs: Inputs | None = None,
+    inputs: RoundInputs | None = None,
     rollouts: Sequence[list[Rollout]] = (),
     event_ids: Sequence[str] = (),
     metrics: dict[str, Any] | None = None,
@@ -186,7 +186,7 @@ def _insert(
 
 def versions(backbone: Backbone) -> dict[str, str]:
     """Of what an adapter's bytes depend on, the kind of machine being one."""
-    machine = device.kind(backbone.device, backbone.processes.count)
+    machine = device.device_kind(backbone.device, backbone.group.size)
     found = {"python": platform.python_version(), "machine": machine}
     for name in ("hearken", "torch", "transformers", "peft", "safetensors"):
         try:
