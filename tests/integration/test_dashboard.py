@@ -16,7 +16,7 @@ from schemas.errors import Reason
 from tests.integration.test_alerts import ALERTS, RULES
 from tests.scrape import page
 from tests.service import Service
-from trainer.records.metrics import progress
+from trainer.records.metrics import training_metrics
 
 DASHBOARD = json.loads((ALERTS.parents[1] / "grafana" / "hearken.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -25,7 +25,7 @@ EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]
 
 def test_what_is_asked_for_is_shown(service: Service, database_url: str) -> None:
     pages = httpx.get(f"{service.url}/metrics").text, page(
-        backlog(database_url, "hearken.feedback.v1"), progress(database_url, "default")
+        backlog(database_url, "hearken.feedback.v1"), training_metrics(database_url, "default")
     )  # fmt: skip
     shown = {family.name for text in pages for family in text_string_to_metric_families(text)}
     alerting = " ".join(rule["expr"] for rule in RULES.values())

@@ -1,4 +1,4 @@
-"""What the relay and the trainer show to Prometheus."""
+"""Relay and trainer export metrics to Prometheus."""
 
 import time
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ from psycopg.types.json import Jsonb
 
 from feedback.backlog import backlog
 from schemas.database import Pool
+from schemas.database_metrics import DatabaseMetrics
 from schemas.feedback import JUDGE
-from schemas.figures import Figures
 from tests.events import event, put
 from tests.scrape import shown
 from tests.training import add_key
-from trainer.records.metrics import FEWEST, progress
+from trainer.records.metrics import MIN_RATERS, training_metrics
 
 AWAY = "postgresql://127.0.0.1:1/nothing"
 
@@ -57,7 +57,7 @@ def test_nothing_to_relay(database_url: str) -> None:
     assert found["hearken_relay_unpublished"] == found["hearken_relay_kept"] == 0
 
 
-def test_how_learning_goes(database_url: str, pool: Pool) -> None:
+def test_rounds_and_votes_are_counted(database_url: str, pool: Pool) -> None:
     with pool.connection() as connection:
         connection.execute(
             "insert into rounds (project, parent, outcome, started_at, ended_at) values"
@@ -75,25 +75,25 @@ def test_how_learning_goes(database_url: str, pool: Pool) -> None:
             " select n, 'default', n, n, 'thumb', '{}', 'u', 'c', now() - n::integer * interval '10 seconds',"
             " case when n::integer < 4 then 'p1-aaaaaa' end from (values ('1'), ('3'), ('9')) as votes (n)"
         )
-    found = shown(progress(database_url, "default"))
+    found = shown(training_metrics(database_url, "default"))
     assert found['hearken_rounds_total{outcome="published"}'] == 1
     assert found['hearken_rounds_total{outcome="rejected"}'] == 1
     assert found['hearken_rounds_total{outcome="failed"}'] == 0
     assert found["hearken_round_last_seconds"] == pytest.approx(30)
-    assert found["hearken_freshness_seconds"] == pytest.approx(20, abs=1)
+    assert found["hearken_feedback_to_live_seconds"] == pytest.approx(20, abs=1)
     assert found["hearken_votes_unlearned"] == 1
 
 
-def test_what_of_the_log_could_not_be_learned(database_url: str, pool: Pool) -> None:
+def test_dead_letters_and_blocked_partitions_are_counted(database_url: str, pool: Pool) -> None:
     with pool.connection() as connection:
         connection.execute("insert into dead_letters values ('kafka', 0, '1:4', 'odd', '[]')")
         connection.execute("insert into blocked_partitions values ('kafka', 1, 'hearken.feedback.v2')")
-    found = shown(progress(database_url, "default"))
-    assert found["hearken_log_unreadable"] == 1
-    assert found["hearken_log_waiting"] == 1
+    found = shown(training_metrics(database_url, "default"))
+    assert found["hearken_dead_letters"] == 1
+    assert found["hearken_blocked_partitions"] == 1
 
 
-def test_what_people_think_of_each_policy(database_url: str, pool: Pool) -> None:
+def test_thumbs_are_counted_by_policy(database_url: str, pool: Pool) -> None:
     add_key(pool)
     with pool.connection() as connection:
         connection.execute(
@@ -109,19 +109,20 @@ def test_what_people_think_of_each_policy(database_url: str, pool: Pool) -> None
         )
         connection.execute(
             "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value,"
-            " rater, conversation_id, created_at, superseded_by) select n, 'default', n, 't' || n, 0, 'thumb',"
+            " rater, conversation_id, created_at, superseded_by)"
+            " select n, 'default', n, 't' || n, 0, 'thumb',"
             " jsonb_build_object('value', case when n % 2 = 0 then 'up' else 'down' end), 'u', 'c', now(),"
             " case when n = 3 then 'e' end from generate_series(1, 5) as n"
         )
-    found = shown(progress(database_url, "default"))
+    found = shown(training_metrics(database_url, "default"))
     assert found['hearken_thumbs{policy="p0",value="up"}'] == 1
     assert found['hearken_thumbs{policy="p0",value="down"}'] == 1
     assert found['hearken_thumbs{policy="p1-aaaaaa",value="up"}'] == 1
     assert found['hearken_thumbs{policy="p1-aaaaaa",value="down"}'] == 1
 
 
-def judge(pool: Pool, thumbs: Iterable[tuple[str, str, bool]]) -> None:
-    """Thumbs by (policy, rater, up), each on a turn of its own."""
+def give_thumbs(pool: Pool, thumbs: Iterable[tuple[str, str, bool]]) -> None:
+    """Inserts thumbs by (policy, rater, up), each on a turn of its own."""
     add_key(pool)
     with pool.connection() as connection:
         for number, (policy, rater, up) in enumerate(thumbs):
@@ -157,48 +158,65 @@ def make_live(pool: Pool, policy: str, previous: str) -> None:
         )
 
 
-def test_how_the_live_policy_fares_against_the_base_and_the_one_before(database_url: str, pool: Pool) -> None:
-    people = range(FEWEST)
-    judge(
+def test_approval_against_the_base_and_the_policy_before(database_url: str, pool: Pool) -> None:
+    people = range(MIN_RATERS)
+    give_thumbs(
         pool,
         [("p0", f"u_{each}", each % 2 == 0) for each in people]
         + [("p1-aaaaaa", f"u_{each}", each % 10 > 0) for each in people]
         + [("p2-bbbbbb", f"u_{each}", each % 10 == 0) for each in people],
     )
     make_live(pool, "p2-bbbbbb", "p1-aaaaaa")
-    found = shown(progress(database_url, "default"))
-    assert found['hearken_approval_lead{against="base"}'] == pytest.approx(-2.75, abs=0.01)
-    assert found['hearken_approval_lead{against="previous"}'] == pytest.approx(-6.87, abs=0.01)
+    found = shown(training_metrics(database_url, "default"))
+    assert found['hearken_approval_z{against="base"}'] == pytest.approx(-2.75, abs=0.01)
+    assert found['hearken_approval_z{against="previous"}'] == pytest.approx(-6.87, abs=0.01)
 
 
-def test_one_person_is_one_voice_and_a_judge_is_none(database_url: str, pool: Pool) -> None:
-    few = range(FEWEST - 1)
-    judge(
+def test_the_unit_of_approval_is_the_person_and_judges_do_not_count(database_url: str, pool: Pool) -> None:
+    few = range(MIN_RATERS - 1)
+    give_thumbs(
         pool,
         [("p0", f"u_{each}", True) for each in few] * 2
         + [("p0", f"{JUDGE}strict", True)]
-        + [("p1-aaaaaa", f"u_{each}", False) for each in range(FEWEST)],
+        + [("p1-aaaaaa", f"u_{each}", False) for each in range(MIN_RATERS)],
     )
     make_live(pool, "p1-aaaaaa", "p0")
-    found = shown(progress(database_url, "default"))
+    found = shown(training_metrics(database_url, "default"))
     assert found['hearken_thumbs{policy="p0",value="up"}'] == 2 * len(few)
-    assert not any("approval_lead" in name for name in found)
+    assert not any("approval" in name for name in found)
 
 
-def test_entries_set_aside_are_counted_whichever_log_they_came_by(database_url: str, pool: Pool) -> None:
+def test_dead_letters_of_every_log_are_counted(database_url: str, pool: Pool) -> None:
     with pool.connection() as connection:
         connection.execute(
             "insert into dead_letters (log, partition, position, reason, payload)"
             " values ('postgres', 0, '1:1', 'version', '{}'), ('kafka', 3, '1:8', 'version', '{}')"
         )
-    assert shown(progress(database_url, "default"))["hearken_log_unreadable"] == 2
+    assert shown(training_metrics(database_url, "default"))["hearken_dead_letters"] == 2
+
+
+def test_old_names_are_kept_for_one_release(database_url: str, pool: Pool) -> None:
+    people = [f"u_{each}" for each in range(MIN_RATERS)]
+    give_thumbs(
+        pool, [("p0", each, True) for each in people] + [("p1-aaaaaa", each, False) for each in people]
+    )
+    make_live(pool, "p1-aaaaaa", "p0")
+    found = shown(training_metrics(database_url, "default"))
+    for new, old in (
+        ('hearken_approval_z{against="base"}', 'hearken_approval_lead{against="base"}'),
+        ("hearken_dead_letters", "hearken_log_unreadable"),
+        ("hearken_blocked_partitions", "hearken_log_waiting"),
+    ):
+        assert found[new] == found[old]
 
 
 def test_a_database_that_is_too_slow_for_a_scrape_shows_nothing(database_url: str) -> None:
     begun = time.monotonic()
-    assert list(Figures(database_url, "select pg_sleep(60)", {}, lambda row: iter([])).collect()) == []
+    assert (
+        list(DatabaseMetrics(database_url, "select pg_sleep(60)", {}, lambda row: iter([])).collect()) == []
+    )
     assert time.monotonic() - begun < 9  # Prometheus gives up after ten seconds
 
 
 def test_a_database_that_is_away_shows_nothing_and_breaks_nothing() -> None:
-    assert shown(backlog(AWAY, "t"), progress(AWAY, "default")) == {}
+    assert shown(backlog(AWAY, "t"), training_metrics(AWAY, "default")) == {}

@@ -1,4 +1,4 @@
-"""People's votes may say that a step was a bad one; then learning goes back to where it was before."""
+"""The live regression test sends the next round back to the parent of a policy that people like less."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +28,10 @@ def settings(
     backbone: Backbone,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Settings:
-    """With a first policy, trained on thumbs of which half were up, that is live."""
+    """Returns the settings of a project whose live policy was trained once, on thumbs half of them up."""
     monkeypatch.setattr(gate.Verdict, "passed", True)
     add_key(pool)
-    turns = by_twelve(some_turns(backbone, 24, seed=1))
+    turns = from_twelve_people(some_turns(backbone, 24, seed=1))
     send(database_url, turns, thumbs_by_parity(turns))
     settings = small_settings(database_url, tmp_path, tiny_base)
     assert loop.run(settings, once=True) == 0
@@ -41,8 +41,8 @@ def settings(
     return settings
 
 
-def by_twelve(turns: list[Turn]) -> list[Turn]:
-    """Of twelve people, one after the other."""
+def from_twelve_people(turns: list[Turn]) -> list[Turn]:
+    """Assigns the turns to twelve people in rotation."""
     return [replace(turn, rater=f"u_{number % 12}") for number, turn in enumerate(turns)]
 
 
@@ -54,10 +54,10 @@ def live(pool: Pool) -> str:
 
 
 def vote(database_url: str, backbone: Backbone, policy: str, seed: int, up: set[int]) -> None:
-    """24 thumbs of twelve people on replies of `policy`: those numbered in `up` are up."""
+    """Sends 24 thumbs of twelve people on replies of `policy`; those numbered in `up` are up."""
     turns = [
         replace(turn, replies=[replace(reply, policy=policy) for reply in turn.replies])
-        for turn in by_twelve(some_turns(backbone, 24, seed=seed))
+        for turn in from_twelve_people(some_turns(backbone, 24, seed=seed))
     ]
     votes: list[tuple[Turn, Vote]] = [
         (turn, Thumb(type="thumb", completion_id=turn.id, value="up" if number in up else "down"))
@@ -71,7 +71,7 @@ def parents(pool: Pool) -> list[str]:
         return [row["parent"] for row in connection.execute("select parent from rounds order by id")]
 
 
-def test_a_step_that_people_like_less_is_taken_back(
+def test_a_round_starts_from_the_parent_of_a_regressed_policy(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     policy = live(pool)
@@ -84,7 +84,7 @@ def test_a_step_that_people_like_less_is_taken_back(
     assert parents(pool) == [BASE, BASE]
 
 
-def test_what_is_learned_from_its_parent_is_compared_with_what_people_are_served(
+def test_a_candidate_from_the_parent_is_compared_with_the_live_policy(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     policy = live(pool)
@@ -104,7 +104,7 @@ def test_what_is_learned_from_its_parent_is_compared_with_what_people_are_served
     assert [each["before"] for each in recorded] == [text for _, text in said]
 
 
-def test_a_second_step_from_the_same_policy_is_not_taken_back(
+def test_a_second_regression_from_the_same_parent_has_no_effect(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     vote(database_url, backbone, live(pool), 2, up=set())
@@ -128,7 +128,7 @@ def test_a_second_step_from_the_same_policy_is_not_taken_back(
     assert parents(pool) == [BASE, BASE, second]
 
 
-def test_an_earlier_step_that_nobody_was_served_is_no_first_one(
+def test_an_earlier_child_that_was_never_live_does_not_count(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     policy = live(pool)
@@ -146,7 +146,7 @@ def test_an_earlier_step_that_nobody_was_served_is_no_first_one(
     assert found.regressed
 
 
-def test_a_step_that_people_like_as_much_is_kept(
+def test_a_policy_that_people_like_as_much_has_not_regressed(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     policy = live(pool)
@@ -158,14 +158,14 @@ def test_a_step_that_people_like_as_much_is_kept(
     assert parents(pool) == [BASE, policy]
 
 
-def test_nothing_is_said_of_the_base_nor_by_too_few(
+def test_there_is_no_result_for_the_base_nor_from_too_few_raters(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     assert live_regression_test(pool, "default", BASE) is None
     assert live_regression_test(pool, "default", live(pool)) is None
 
 
-def test_a_few_people_who_all_say_the_same_are_not_sure() -> None:
+def test_a_few_raters_who_agree_are_not_significant() -> None:
     change, error = mean_change([-0.5] * MIN_RATERS)
     assert change > -2 * error
     change, error = mean_change([-0.5] * 20)

@@ -1,36 +1,36 @@
-"""How learning goes: what an operator watches of the trainer."""
+"""This module exports the trainer's Prometheus metrics, which are read from the database at each scrape."""
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from psycopg.rows import DictRow
 
+from schemas.database_metrics import DatabaseMetrics, with_old_name
 from schemas.feedback import JUDGE
-from schemas.figures import Figures, Metric
 from schemas.policies import BASE
 
 MIN_RATERS = 20
-"""People who must have judged each of two policies before these are compared."""
+"""Raters who must have voted on each of two policies before these are compared."""
 
 _OUTCOMES = ("published", "rejected", "skipped", "failed")
 
-# A person is one voice, however many thumbs they gave: those of one are not independent of each other. One
-# voice for and one against each policy are counted beside them, so that a few who all agree leave one unsure
-# (Agresti and Caffo 2000).
-_PROGRESS = """
+# The unit of the approval z-score is the rater, since the thumbs of one rater are not independent. Each
+# policy gets one pseudo-rater with approval 0 and one with 1, so that a few raters who agree do not give a
+# variance of zero (Agresti and Caffo 2000).
+_QUERY = """
 with thumbs as (
     select r.policy, e.rater, (e.value ->> 'value' = 'up')::int as up
     from training_examples e join replies r on r.turn_id = e.turn_id and r.choice = e.choice
     where e.project = %(project)s and e.type = 'thumb' and e.superseded_by is null
         and e.created_at > now() - interval '1 day' and not starts_with(e.rater, %(judge)s)
-), voices as (
+), raters as (
     select policy, rater, avg(up)::float8 as up from thumbs group by policy, rater
     union all
-    select policy, null, imagined from (select distinct policy from thumbs) as judged,
-        (values (0.0), (1.0)) as voice (imagined)
+    select policy, null, pseudo from (select distinct policy from thumbs) as rated,
+        (values (0.0), (1.0)) as pseudo_raters (pseudo)
 ), approval as (
     select policy, avg(up) as share, var_samp(up) / count(*) as variance
-    from voices group by policy having count(rater) >= %(min_raters)s
+    from raters group by policy having count(rater) >= %(min_raters)s
 )
 select
     (select jsonb_object_agg(outcome, number) from (
@@ -42,23 +42,24 @@ select
         and first_policy is null) as unlearned,
     (select percentile_cont(0.5) within group (order by extract(epoch from p.live_at - e.created_at))::float8
         from policies p join training_examples e on e.project = p.project and e.first_policy = p.id
-        where p.project = %(project)s and p.live_at > now() - interval '1 hour') as freshness,
+        where p.project = %(project)s and p.live_at > now() - interval '1 hour') as feedback_to_live,
     (select jsonb_object_agg(policy, jsonb_build_object('ups', ups, 'downs', downs)) from (
         select policy, sum(up) as ups, sum(1 - up) as downs from thumbs group by policy
-    ) as judged) as thumbs,
-    (select jsonb_object_agg(rival, (mine.share - theirs.share) / sqrt(mine.variance + theirs.variance))
-        from routes, lateral (values ('base', %(base)s), ('previous', previous)) as against (rival, policy),
+    ) as counted) as thumbs,
+    (select jsonb_object_agg(name, (mine.share - theirs.share) / sqrt(mine.variance + theirs.variance))
+        from routes, lateral (values ('base', %(base)s), ('previous', previous)) as against (name, policy),
             approval as mine, approval as theirs
         where project = %(project)s and mine.policy = live and theirs.policy = against.policy
-            and live <> against.policy) as leads,
-    (select count(*) from dead_letters) as unreadable,
-    (select count(*) from blocked_partitions) as waiting
+            and live <> against.policy) as approval_z,
+    (select count(*) from dead_letters) as dead_letters,
+    (select count(*) from blocked_partitions) as blocked_partitions
 """
 
 
-def training_metrics(url: str, project: str) -> Figures:
+def training_metrics(url: str, project: str) -> DatabaseMetrics:
+    """Returns the collector of the metrics of a project, in the database at `url`."""
     parameters = {"project": project, "judge": JUDGE, "base": BASE, "min_raters": MIN_RATERS}
-    return Figures(url, _PROGRESS, parameters, _metrics)
+    return DatabaseMetrics(url, _QUERY, parameters, _metrics)
 
 
 def _metrics(row: DictRow) -> Iterator[Metric]:
@@ -68,34 +69,41 @@ def _metrics(row: DictRow) -> Iterator[Metric]:
     yield rounds
     thumbs = GaugeMetricFamily(
         "hearken_thumbs",
-        "People's standing thumbs of the last day, by the policy they judge.",
+        "People's active thumbs of the last day, by the policy of the reply.",
         labels=["policy", "value"],
     )
     for policy, counted in (row["thumbs"] or {}).items():
         thumbs.add_metric([policy, "up"], counted["ups"])
         thumbs.add_metric([policy, "down"], counted["downs"])
     yield thumbs
-    leads = GaugeMetricFamily(
-        "hearken_approval_lead",
-        "People's approval of the live policy above that of the base, or of the one before it, in standard"
-        f" errors: the last day, once {MIN_RATERS} people have judged each.",
+    approval = GaugeMetricFamily(
+        "hearken_approval_z",
+        "Z-score of the difference in people's approval between the live policy and the base, or the policy"
+        f" before it: thumbs of the last day, once {MIN_RATERS} people have voted on each.",
         labels=["against"],
     )
-    for rival, lead in (row["leads"] or {}).items():
-        leads.add_metric([rival], lead)
-    yield leads
+    for against, z in (row["approval_z"] or {}).items():
+        approval.add_metric([against], z)
+    yield from with_old_name(approval, "hearken_approval_lead")
     yield GaugeMetricFamily(
-        "hearken_votes_unlearned", "Standing votes that no policy has learned from.", row["unlearned"]
+        "hearken_votes_unlearned", "Active votes that no policy has learned from.", row["unlearned"]
     )
     yield GaugeMetricFamily(
-        "hearken_round_last_seconds", "How long the last round took, seconds.", row["seconds"]
+        "hearken_round_last_seconds", "Duration of the last round, seconds.", row["seconds"]
     )
-    yield GaugeMetricFamily(
-        "hearken_freshness_seconds",
-        "From a vote to a live policy that learned from it: median of the last hour, seconds.",
-        row["freshness"],
+    feedback_to_live = GaugeMetricFamily(
+        "hearken_feedback_to_live_seconds",
+        "Time from a vote until a policy that learned from it is live: median of the last hour, seconds.",
+        row["feedback_to_live"],
     )
-    yield GaugeMetricFamily("hearken_log_unreadable", "Entries of the log set aside.", row["unreadable"])
-    yield GaugeMetricFamily(
-        "hearken_log_waiting", "Partitions whose next event only a newer trainer can read.", row["waiting"]
+    yield from with_old_name(feedback_to_live, "hearken_freshness_seconds")
+    dead_letters = GaugeMetricFamily(
+        "hearken_dead_letters", "Entries of the log in the dead-letter table.", row["dead_letters"]
     )
+    yield from with_old_name(dead_letters, "hearken_log_unreadable")
+    blocked = GaugeMetricFamily(
+        "hearken_blocked_partitions",
+        "Partitions whose next event only a newer trainer can read.",
+        row["blocked_partitions"],
+    )
+    yield from with_old_name(blocked, "hearken_log_waiting")
