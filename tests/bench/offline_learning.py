@@ -29,7 +29,7 @@ import torch
 from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
 from trainer.data.examples import Corpus, Example, Key, Reply
-from trainer.data.round_inputs import Inputs
+from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation import gate
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval, Question, answer_accuracy
 from trainer.evaluation.style_stats import distinct_2
@@ -60,15 +60,19 @@ class VoteHistory:
         self.replies: dict[Key, Reply] = {}
         self.prompts: dict[str, list[int]] = {}  # by turn, newest first
 
-    def add(self, turn: str, type: str, value: dict[str, Any], rater: str, about: tuple[Key, ...]) -> None:
+    def add(
+        self, turn: str, type: str, value: dict[str, Any], rater: str, reply_keys: tuple[Key, ...]
+    ) -> None:
         event = f"e{len(self.examples)}"
-        self.examples.append(Example(event, turn, type, value, rater, about, NOW, learned=False))
+        self.examples.append(
+            Example(event, turn, type, value, rater, reply_keys, NOW, seen_in_training=False)
+        )
 
     def round(
         self, backbone: Backbone, settings: TrainerSettings, draw: int, knowledge_lost: float = 0.0
     ) -> Round:
         events = [example.event_id for example in self.examples]
-        inputs = Inputs(
+        inputs = RoundInputs(
             draw=draw,
             parent="p",
             votes=len(events),
@@ -149,7 +153,7 @@ class PolicySamples:
     texts: list[str]
 
     @classmethod
-    def sample(cls, backbone: Backbone, count: int, seed: int) -> "PolicySamples":
+    def draw(cls, backbone: Backbone, count: int, seed: int) -> "PolicySamples":
         asked = world_prompts(count, 10_000 + seed)
         ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
         with backbone.merged():
@@ -195,7 +199,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     history = VoteHistory()
     seen, gate_questions = Seen(backbone), KnowledgeEval(backbone, settings)
     questions = [Question(each.prompt, each.accept or ()) for each in world_probes(QUESTIONS, 77)]
-    before = PolicySamples.sample(backbone, EVAL_REPLIES, seed)
+    before = PolicySamples.draw(backbone, EVAL_REPLIES, seed)
     known = mean_accuracy(backbone, questions)
     print(
         f"seed {seed}: {judge.preference}; base approval {before.approval(judge):.3f}, knowledge {known:.3f}",
@@ -216,7 +220,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         lost = verdict.figures["knowledge_lost"]
         if verdict.passed:
             older, newer, kl = newer, backbone.snapshot(), verdict.figures["kl"]
-        replies = PolicySamples.sample(backbone, 200, seed)
+        replies = PolicySamples.draw(backbone, 200, seed)
         axes = " ".join(
             f"{rate if wanted else 1 - rate:.2f}"
             for axis, wanted in judge.preference.wants
@@ -230,7 +234,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
             f"  {result.stopped or ''} {'; '.join(verdict.reasons)}",
             flush=True,
         )
-    after = PolicySamples.sample(backbone, EVAL_REPLIES, seed)
+    after = PolicySamples.draw(backbone, EVAL_REPLIES, seed)
     knows = mean_accuracy(backbone, questions)
     voted_on = {axis for axis, _ in judge.preference.wants}
     rates, base_rates = after.style_rates(), before.style_rates()

@@ -93,7 +93,7 @@ class Evaluator:
         after = self.questions.adapter_accuracy(generator)
         lost, _ = accuracy_drop(self.questions.base_accuracy(), after)
         allowed = kl <= gate.GUARD_TOLERANCE * rl.kl_budget and lost <= self._settings.gate.max_knowledge_loss
-        approval = PolicySamples.sample(backbone, EVAL_PROMPTS, self.seed).approval(self._judge)
+        approval = PolicySamples.draw(backbone, EVAL_PROMPTS, self.seed).approval(self._judge)
         return Outcome(approval, kl, lost, allowed)
 
 
@@ -145,10 +145,10 @@ class TrlRows:
             for better, worse, _ in self.corpus.pairs((example, 1.0) for example in self.corpus.examples)
         ]
 
-    def judged(self) -> list[dict[str, Any]]:
+    def labelled(self) -> list[dict[str, Any]]:
         return [
             {"prompt": self._prompt(key), "completion": self._completion(key), "label": good}
-            for key, good, _ in self.corpus.judged((example, 1.0) for example in self.corpus.examples)
+            for key, good, _ in self.corpus.labelled((example, 1.0) for example in self.corpus.examples)
         ]
 
     def _prompt(self, key: Key) -> list[dict[str, str]]:
@@ -208,7 +208,7 @@ def evaluate_trl(
     fresh = [
         {"prompt": [{"role": "user", "content": each.prompt}]} for each in world_prompts(2 * taken, seed + 7)
     ]
-    sets = {"dpo": rows.pairs(), "kto": rows.judged(), "online_dpo": fresh}
+    sets = {"dpo": rows.pairs(), "kto": rows.labelled(), "online_dpo": fresh}
     found: dict[str, list[Outcome]] = {}
     for kind, of_kind in sets.items():
         for rate in LEARNING_RATES:

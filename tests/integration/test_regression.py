@@ -12,7 +12,7 @@ from schemas.settings import Settings
 from schemas.turns import Turn
 from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
 from trainer import loop
-from trainer.data.round_inputs import Inputs
+from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation import gate
 from trainer.evaluation.regression import MIN_RATERS, live_regression_test, mean_change
 from trainer.learner import Learner
@@ -99,7 +99,7 @@ def test_a_candidate_from_the_parent_is_compared_with_the_live_policy(
     recorded = rows[-1]["record"]["samples"]
     learner = Learner(settings)
     learner.backbone.load_adapter(served)
-    inputs = Inputs(draw=2, parent=BASE, votes=0, events=[], turns=[], positions={})
+    inputs = RoundInputs(draw=2, parent=BASE, votes=0, events=[], turns=[], positions={})
     said = learner.exam.samples(inputs.generator(settings.trainer.seed, "samples"))
     assert [each["before"] for each in recorded] == [text for _, text in said]
 
