@@ -1,6 +1,6 @@
 #!/bin/sh
-# Adds vLLM's CPU build to .venv, at the versions of constraints.txt. Of the torch add-ons that it asks for,
-# the registry has only builds for GPUs: they break imports, and nothing here needs them.
+# This script adds vLLM's CPU build to .venv, at the versions of constraints.txt. It removes torchvision, torchaudio,
+# torchcodec and triton, which exist only as GPU builds: they break imports on a CPU, and nothing here needs them.
 set -eu
 
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }

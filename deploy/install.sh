@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs Hearken and everything it needs into .venv, at the versions of constraints.txt.
-# A machine without a GPU gets torch's CPU build: where pip would fetch CUDA's gigabytes, uv takes the CPU
-# build instead (it knows where that lies).
+# This script installs Hearken and its dependencies into .venv, at the versions of constraints.txt.
+# Without a GPU it installs torch's CPU build: if pip would download the CUDA libraries, uv, which knows the index
+# of CPU builds, installs torch instead.
 set -eu
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {

@@ -1,4 +1,4 @@
-# The chat API and the relay: no torch.
+# Image of the chat API, the relay and the judge, without torch.
 FROM python:3.12-slim
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE constraints.txt ./

@@ -1,4 +1,4 @@
-# The trainer, with torch as the registry has it: on x86 with CUDA.
+# Image of the trainer, with the default torch wheel: on x86 with CUDA.
 FROM python:3.12-slim
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE constraints.txt ./

@@ -1,4 +1,4 @@
-# vLLM's server where there is no GPU. With one, take vLLM's own image.
+# Image of vLLM for machines without a GPU. With one, use vLLM's own image.
 FROM python:3.12-slim
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
@@ -10,7 +10,8 @@ RUN apt-get update \
     && pip uninstall --yes torchvision torchaudio torchcodec triton \
     && useradd --uid 10001 --create-home hearken
 USER 10001
-# What deploy/vllm.py sets on a CPU, which says why; a test compares them. Threads and GiB of cache are yours.
+# deploy/local/vllm.py sets the same on a CPU and explains it; a test compares the two. Set threads and cache (GiB)
+# for your machine.
 ENV VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1 \
     VLLM_ENABLE_V1_MULTIPROCESSING=0 ONEDNN_PRIMITIVE_CACHE_CAPACITY=64
 EXPOSE 8000

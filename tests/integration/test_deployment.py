@@ -23,7 +23,7 @@ ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "hearken.json"
 HELM = DEPLOY / "helm" / "hearken"
 KEYS = {"HEARKEN_ADMIN_KEY", "HEARKEN_PUBLIC_KEY"}
-READS_FILES = {"serve", "train", "fetch"}
+READS_FILES = {"serve", "train", "download-model"}
 """Commands that read policies or the base; `test_commands` shows that the others do without."""
 
 
@@ -236,7 +236,7 @@ def test_whom_the_network_policy_lets_in() -> None:
     assert "vllm.scrapers" in helm("vllm.autoscaling.enabled=true").stderr
 
 
-def test_figures_are_not_seen_from_outside() -> None:
+def test_metrics_are_not_served_to_the_outside() -> None:
     manifests = rendered(*EVERYTHING)
     [ingress] = [each for each in manifests if each["kind"] == "Ingress"]
     behind = {
@@ -251,7 +251,7 @@ def test_figures_are_not_seen_from_outside() -> None:
     assert selectors[behind["/"]]["hearken"] == "serving"
     assert selectors[behind["/metrics"]] is None
     balanced = (DEPLOY / "Caddyfile").read_text()
-    assert re.search(r"@figures path /metrics /metrics/\*\n\s+respond @figures 404", balanced)
+    assert re.search(r"@metrics path /metrics /metrics/\*\n\s+respond @metrics 404", balanced)
     replicas = {name for name in compose() if name.startswith("serving")}
     assert set(re.findall(r"(serving-\d):8000", balanced)) == replicas
 

@@ -3,7 +3,7 @@ app.kubernetes.io/name: hearken
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* The variables of a process: the settings, and of the secret the database and what else it needs. */}}
+{{/* Environment of a process: the settings, the database URL, and the other secrets that it needs or may have. */}}
 {{- define "hearken.environment" -}}
 envFrom:
   - configMapRef: {name: {{ .root.Release.Name }}-hearken}
@@ -24,14 +24,14 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* Nothing may be written but the shared volume, by the trainer, and /tmp. */}}
+{{/* Only /tmp is writable, and the shared volume for the trainer. */}}
 {{- define "hearken.security" -}}
 securityContext:
   readOnlyRootFilesystem: true
   {{- include "hearken.unprivileged" . | nindent 2 }}
 {{- end -}}
 
-{{/* Adapters that vLLM has room for: one more where the trainer samples on it. */}}
+{{/* Adapter slots of vLLM: one more if the trainer samples on it. */}}
 {{- define "hearken.adapters" -}}
 {{ add .Values.vllm.maxAdapters (ternary 1 0 (eq (get .Values.settings "TRAINER__RL__SAMPLER") "vllm")) }}
 {{- end -}}
