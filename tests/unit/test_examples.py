@@ -1,4 +1,4 @@
-"""Votes as they stand, made into what each algorithm learns from."""
+"""Examples become votes of the likelihood, preference pairs and labelled replies."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,10 +14,10 @@ EDITED = ("t2", "f9")
 
 
 def an_example(
-    type: str, value: dict[str, Any], about: tuple[Key, ...], days: float = 0, rater: str = "ann"
+    type: str, value: dict[str, Any], keys: tuple[Key, ...], days: float = 0, rater: str = "ann"
 ) -> Example:
     created = NOW - timedelta(days=days)
-    return Example(f"e{days}{type}", about[0][0], type, value, rater, about, created, learned=False)
+    return Example(f"e{days}{type}", keys[0][0], type, value, rater, keys, created, seen_in_training=False)
 
 
 def corpus(*found: Example) -> Corpus:
@@ -57,26 +57,26 @@ def test_older_votes_weigh_less() -> None:
     assert votes.weights == pytest.approx([1, 0.5, 0.25])
 
 
-def test_a_votes_age_does_not_hang_on_which_votes_are_kept_back() -> None:
+def test_ages_count_from_the_newest_vote_of_the_corpus() -> None:
     found = [an_example("thumb", {"value": "up"}, (A,), days) for days in (0, 30, 60)]
     votes, _ = corpus(*found).votes(found[1:], RewardSettings(half_life_days=30))
     assert votes.weights == pytest.approx([0.5, 0.25])
 
 
-def test_signals_are_no_pairs_and_call_nothing_good() -> None:
-    weighed = [(example, 1 - 0.1 * number) for number, example in enumerate(EVERY_KIND.examples)]
-    assert EVERY_KIND.pairs(weighed) == [(B, A, 0.8), (EDITED, C, 0.6), (A, B, 0.9)]
-    assert EVERY_KIND.judged(weighed) == [
+def test_signals_give_neither_pairs_nor_labels() -> None:
+    weighted = [(example, 1 - 0.1 * number) for number, example in enumerate(EVERY_KIND.examples)]
+    assert EVERY_KIND.pairs(weighted) == [(B, A, 0.8), (EDITED, C, 0.6), (A, B, 0.9)]
+    assert EVERY_KIND.labelled(weighted) == [
         (A, True, 1.0), (B, False, 0.9), (B, True, 0.8), (A, False, 0.8), (A, False, 0.7), (B, False, 0.7),
         (EDITED, True, 0.6), (C, False, 0.6),
     ]  # fmt: skip
 
 
-def test_judges_together_weigh_no_more_than_their_share() -> None:
+def test_the_total_weight_of_judges_is_capped() -> None:
     up = {"value": "up"}
     people = [an_example("thumb", up, (A,), days) for days in (0, 30)]
     judges = [an_example("thumb", up, (key,), rater=f"judge:{key}") for key in (A, B, C)]
-    reward = RewardSettings(half_life_days=30, judges_share=0.5)
+    reward = RewardSettings(half_life_days=30, judge_weight_cap=0.5)
     votes, _ = corpus(*people, *judges).votes([*people, *judges], reward)
     assert votes.weights == pytest.approx([1, 0.5, 0.25, 0.25, 0.25])
     votes, _ = corpus(*people, *judges).votes([*people, judges[0]], reward)
@@ -85,10 +85,10 @@ def test_judges_together_weigh_no_more_than_their_share() -> None:
     assert votes.weights == [0, 0, 0]
 
 
-def test_signals_lend_judges_no_weight() -> None:
+def test_signals_do_not_raise_the_cap_of_judges() -> None:
     up = {"value": "up"}
     person, judge = an_example("thumb", up, (A,)), an_example("thumb", up, (B,), rater="judge:wise")
     signals = [an_example("signal", {"signal": "copied"}, (C,), rater=f"u{each}") for each in range(40)]
-    reward = RewardSettings(judges_share=0.5)
+    reward = RewardSettings(judge_weight_cap=0.5)
     votes, _ = corpus(person, judge, *signals).votes([person, judge, *signals], reward)
     assert votes.weights == pytest.approx([1, 0.5] + [1] * 40)
