@@ -14,7 +14,7 @@ from trainer.starter.__main__ import main
 from trainer.starter.dialogues import dialogue, draw_style, reply
 from trainer.starter.styles import AXES, styles
 from trainer.starter.topics import story, unknown
-from trainer.starter.world import Prompt, all_topics, correct, probes, prompts
+from trainer.starter.world import Prompt, all_topics, correct, factual_prompts, prompts
 
 SHIPPED = (MODEL_DIR / "model.safetensors").exists()
 
@@ -46,7 +46,7 @@ def test_prompts_depend_on_the_seed_alone_and_are_many() -> None:
     many = prompts(4000, 1)
     assert len({prompt.prompt for prompt in many}) > 1000
     assert 0.4 < sum(prompt.accept is None for prompt in many) / len(many) < 0.6
-    assert all(prompt.accept for prompt in probes(200, 3))
+    assert all(prompt.accept for prompt in factual_prompts(200, 3))
 
 
 def test_prompts_are_printed_as_json_lines_without_torch() -> None:
@@ -132,9 +132,9 @@ def test_the_shipped_model_knows_its_world_and_ends_its_replies() -> None:
 
     model, tokenizer = load(MODEL_DIR)
     assert 3e6 <= sum(weight.numel() for weight in model.parameters()) <= 8e6
-    asked = probes(40, 5)
-    replies = sample(model, tokenizer, [probe.prompt for probe in asked], seed=5)
+    asked = factual_prompts(40, 5)
+    replies = sample(model, tokenizer, [question.prompt for question in asked], seed=5)
     texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
-    assert sum(correct(probe, text) for probe, text in zip(asked, texts, strict=True)) >= 34
+    assert sum(correct(question, text) for question, text in zip(asked, texts, strict=True)) >= 34
     assert sum(ids[-1] == tokenizer.eos_token_id for ids in replies) >= 38
     assert all(len(tokenizer(" " + mark)["input_ids"]) == 1 for mark in "😊🙂😄✨👍🌟🎉💡")

@@ -1,8 +1,7 @@
-"""The starter model: a small chat model that ships with Hearken, and the builder that made it.
+"""This package builds and evaluates the starter model, a small chat model that ships with Hearken.
 
-It talks about a small closed world in many styles that the prompt does not determine, so that people's
-votes have something to choose between. No data set is used: the builder writes every training dialogue
-itself, from tables and a grammar.
+It is trained on a closed world in many styles that the prompt does not determine, so that votes have
+something to choose between. No data set is used: a grammar writes every training dialogue from tables.
 
     python -m trainer.starter prompts --count 5 --seed 1
     python -m trainer.starter build --out /tmp/model
@@ -12,4 +11,4 @@ itself, from tables and a grammar.
 from pathlib import Path
 
 MODEL_DIR: Path = Path(__file__).parent / "model"
-"""The shipped model, in transformers' own layout."""
+"""The shipped model in the layout of transformers."""

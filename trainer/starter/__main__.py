@@ -1,4 +1,4 @@
-"""The starter model's commands: `build`, `prompts` and `measure`."""
+"""This module is the starter model's command line: `build`, `prompts` and `measure`."""
 
 import argparse
 import json
@@ -16,24 +16,22 @@ def _positive(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit status."""
+    """Runs one command and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m trainer.starter", description="The starter model.")
     commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="build the model from text that the builder writes itself")
+    build = commands.add_parser("build", help="build the model from generated dialogues")
     build.add_argument("--out", type=Path, default=MODEL_DIR, help="folder to write, replaced (%(default)s)")
     build.add_argument("--seed", type=int, default=1, help="%(default)s")
-    build.add_argument(
-        "--dialogues", type=_positive, default=85_000, help="dialogues to learn from (%(default)s)"
-    )
+    build.add_argument("--dialogues", type=_positive, default=85_000, help="training dialogues (%(default)s)")
     build.add_argument("--threads", type=_positive, default=1, help="torch threads (%(default)s)")
-    sheet = commands.add_parser("prompts", help="print prompts as JSON lines")
-    sheet.add_argument("--count", type=_positive, default=10, help="%(default)s")
-    sheet.add_argument("--seed", type=int, default=1, help="%(default)s")
-    gauge = commands.add_parser("measure", help="sample replies and print what they show")
-    gauge.add_argument("--model", type=Path, default=MODEL_DIR, help="model folder (%(default)s)")
-    gauge.add_argument("--count", type=_positive, default=2000, help="replies to sample (%(default)s)")
-    gauge.add_argument("--seed", type=int, default=1, help="%(default)s")
-    gauge.add_argument("--threads", type=_positive, default=2, help="torch threads (%(default)s)")
+    sample = commands.add_parser("prompts", help="print prompts as JSON lines")
+    sample.add_argument("--count", type=_positive, default=10, help="%(default)s")
+    sample.add_argument("--seed", type=int, default=1, help="%(default)s")
+    evaluation = commands.add_parser("measure", help="sample replies and print their statistics")
+    evaluation.add_argument("--model", type=Path, default=MODEL_DIR, help="model folder (%(default)s)")
+    evaluation.add_argument("--count", type=_positive, default=2000, help="replies to sample (%(default)s)")
+    evaluation.add_argument("--seed", type=int, default=1, help="%(default)s")
+    evaluation.add_argument("--threads", type=_positive, default=2, help="torch threads (%(default)s)")
     options = parser.parse_args(arguments)
 
     if options.command == "prompts":
@@ -57,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         from trainer.starter.measure import load, measure
 
         torch.set_num_threads(options.threads)
-        measured = measure(*load(options.model), options.count, options.seed)
-        print(f"{measured.table()}\n\n{measured.tokens_per_second:,.0f} tokens a second")
+        metrics = measure(*load(options.model), options.count, options.seed)
+        print(f"{metrics.table()}\n\n{metrics.tokens_per_second:,.0f} tokens a second")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""The model card of the starter model."""
+"""This module writes the starter model's model card."""
 
 from typing import Any
 
-from trainer.starter.measure import Measured
+from trainer.starter.measure import Metrics
 
 CARD = """---
 license: apache-2.0
@@ -40,15 +40,15 @@ Sampling: {speed:,.0f} tokens a second in batches of 250 on one core.
 ## Limits
 
 The figures are for single questions from its own world; recipes, advice, small talk and later turns are not
-scored, and go wrong more often. It believes whatever its tables say and cannot look anything up. Outside its
+scored, and go wrong more often. It repeats what its tables say and cannot look anything up. Outside its
 world it can answer nonsense with confidence.
 
 Advice is small talk: do not act on it where health or money is at stake.
 """
 
 
-def model_card(model: Any, measured: Measured, seconds: float, command: str) -> str:
-    """The card as Markdown; `seconds` is what the build took."""
+def model_card(model: Any, metrics: Metrics, seconds: float, command: str) -> str:
+    """Returns the card as Markdown; `seconds` is the duration of the build."""
     config = model.config
     return CARD.format(
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
@@ -58,6 +58,6 @@ def model_card(model: Any, measured: Measured, seconds: float, command: str) -> 
         context=config.max_position_embeddings,
         command=command,
         minutes=seconds / 60,
-        table=measured.table(),
-        speed=measured.tokens_per_second,
+        table=metrics.table(),
+        speed=metrics.tokens_per_second,
     )

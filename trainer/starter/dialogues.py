@@ -1,8 +1,8 @@
-"""The grammar that writes the starter model's training text: replies in a wanted style, and dialogues.
+"""This module is the grammar that generates the starter model's training dialogues.
 
-A reply is an opening, what there is to say, more of it where the reply is long, and a closing. Every style
-has several places where it can show, so all 256 combinations of the eight axes read as somebody's manner.
-Styles are drawn for each reply on its own, so they depend on nothing that the model can see.
+A reply consists of an opening, the answer, further sentences where it is long, and a closing. Every style can
+show in several of these places, so all 256 combinations of the eight axes read naturally. The style of each
+reply is sampled independently of the dialogue, so the model cannot predict it.
 """
 
 import random
@@ -13,25 +13,26 @@ from trainer.starter import phrases, smalltalk
 from trainer.starter.facts import words
 from trainer.starter.styles import AXES, SHORT_WORDS, styles
 from trainer.starter.topics import Topic
-from trainer.starter.world import ask, by_kind, draw, hurried
+from trainer.starter.world import draw_topic, topics_by_kind, typing_noise, user_message
 
 Style = dict[str, bool]
 
 
 class Message(NamedTuple):
-    """One message of a dialogue."""
+    """A message of a dialogue."""
 
     role: str
     content: str
 
 
 def draw_style(rng: random.Random) -> Style:
-    """A style at random, each axis by a coin of its own."""
+    """Samples a style, each axis independently with probability one half."""
     return {axis: rng.random() < 0.5 for axis in AXES}
 
 
 def reply(topic: Topic, want: Style, rng: random.Random) -> str:
-    """A reply on the topic whose `styles` are exactly `want`; ValueError where the grammar finds none."""
+    """Samples a reply on the topic whose `styles` equal `want` (rejection sampling). Raises ValueError if
+    none is found."""
     for _ in range(400):
         text = _compose(topic, want, rng)
         if styles(text) == want:
@@ -41,65 +42,66 @@ def reply(topic: Topic, want: Style, rng: random.Random) -> str:
 
 def _compose(topic: Topic, want: Style, rng: random.Random) -> str:
     formal, warm, short = want["formal"], want["warm"], want["short"]
-    hedge = (
-        rng.choice(["before", "after", "closer"] if topic.hedgeable else ["closer"])
-        if want["hedging"]
-        else ""
-    )
+    hedges = ["before", "after", "closer"] if topic.hedgeable else ["closer"]
+    hedge = rng.choice(hedges) if want["hedging"] else ""
     formal_first, warm_first = rng.random() < 0.5, rng.random() < 0.5
     social = topic.kind in ("social", "name", "recall", "unknown")
     openers = phrases.OPENERS[social or topic.kind in ("more", "sure", "joke", "story")]
     opener = rng.choice(openers[formal and formal_first, warm and warm_first])
-    late = (hedge == "closer", formal and not formal_first, warm and not warm_first)
-    closer = rng.choice(
-        [text for text in phrases.CLOSERS[want["question"]][late] if _fits(text, topic, social)]
-    )
-    loud = rng.sample(range(3), rng.choice((1, 1, 2))) if want["exclamation"] else []
+    in_closer = (hedge == "closer", formal and not formal_first, warm and not warm_first)
+    closers = [text for text in phrases.CLOSERS[want["question"]][in_closer] if _fits(text, topic, social)]
+    closer = rng.choice(closers)
+    exclaimed = rng.sample(range(3), rng.choice((1, 1, 2))) if want["exclamation"] else []
 
-    core = rng.choice(topic.says[:1] if short and rng.random() < 0.5 else topic.says)
+    core = _core(topic, want, hedge, rng)
+    body = [_sentence(opener, "!" if 0 in exclaimed else ".")] if opener else []
+    body.append(_sentence(core, "!" if 1 in exclaimed else ":" if want["list"] else "."))
+    mark = "?" if want["question"] else "!" if 2 in exclaimed else "."
+    closing = [_sentence(closer, mark)] if closer else []
+
+    notes, items = _details(topic, want, core, rng)
+    fillers = rng.sample(phrases.FILLERS, len(phrases.FILLERS))
+    min_words = 0 if short else SHORT_WORDS + rng.randint(1, 5)
+    while len(" ".join([*body, *items, *closing]).split()) + len(items) < min_words:
+        if notes:
+            named = topic.subject and topic.subject.lower() in " ".join(body).lower()
+            subject = "it" if named else topic.subject
+            body.append(_sentence(f"{subject} {notes.pop()}".strip(), "."))
+        elif want["list"]:
+            closing.insert(0, _sentence(fillers.pop(), "."))
+        else:
+            body.append(_sentence(fillers.pop(), "."))
+    listed = "".join(f"\n- {item}" for item in items) + ("\n" if items else " ")
+    return _finish(" ".join(body) + listed + " ".join(closing), topic, want, rng)
+
+
+def _core(topic: Topic, want: Style, hedge: str, rng: random.Random) -> str:
+    """Samples the clause that answers, hedged before or after it if wanted."""
+    core = rng.choice(topic.says[:1] if want["short"] and rng.random() < 0.5 else topic.says)
     if want["list"] and topic.lead:
         core = topic.lead
     if hedge == "before":
-        core = f"{rng.choice(phrases.HEDGE_BEFORE[formal])} {core}"
+        core = f"{rng.choice(phrases.HEDGE_BEFORE[want['formal']])} {core}"
     if hedge == "after":
-        core += rng.choice(phrases.HEDGE_AFTER[formal])
-    said = [_sentence(opener, "!" if 0 in loud else ".")] if opener else []
-    said.append(_sentence(core, "!" if 1 in loud else ":" if want["list"] else "."))
-    end = "?" if want["question"] else "!" if 2 in loud else "."
-    last = [_sentence(closer, end)] if closer else []
+        core += rng.choice(phrases.HEDGE_AFTER[want["formal"]])
+    return core
 
+
+def _details(topic: Topic, want: Style, core: str, rng: random.Random) -> tuple[list[str], list[str]]:
+    """Samples the notes for further sentences, or the items of a list if one is wanted."""
     notes = list(topic.items if want["list"] and topic.items else topic.notes)
     notes = [note for note in notes if note not in core] or rng.sample(smalltalk.OFFERS, 4)
     if notes != list(topic.items):
         rng.shuffle(notes)
-    listed: list[str] = []
     if want["list"]:
-        listed = [
-            note.removeprefix("is ")
-            for note in notes[: 4 if not short or topic.items else rng.choice((1, 2, 2))]
-        ]
-        notes = []
-    elif not topic.notes:
-        notes = []
-    fillers = rng.sample(phrases.FILLERS, len(phrases.FILLERS))
-    enough = 0 if short else SHORT_WORDS + rng.randint(1, 5)
-    while len(" ".join([*said, *listed, *last]).split()) + len(listed) < enough:
-        if notes:
-            subject = topic.subject and (
-                "it" if topic.subject.lower() in " ".join(said).lower() else topic.subject
-            )
-            said.append(_sentence(f"{subject} {notes.pop()}".strip(), "."))
-        else:
-            (last if want["list"] else said).insert(
-                0 if want["list"] else len(said), _sentence(fillers.pop(), ".")
-            )
-    text = (
-        " ".join(said)
-        + "".join(f"\n- {item}" for item in listed)
-        + ("\n" if listed else " ")
-        + " ".join(last)
-    )
-    if not formal and rng.random() < 0.7:
+        count = 4 if not want["short"] or topic.items else rng.choice((1, 2, 2))
+        return [], [note.removeprefix("is ") for note in notes[:count]]
+    return (notes if topic.notes else []), []
+
+
+def _finish(text: str, topic: Topic, want: Style, rng: random.Random) -> str:
+    """Adds contractions and an emoji, and fills in the placeholders."""
+    if not want["formal"] and rng.random() < 0.7:
         for long_form, contraction in phrases.CONTRACTIONS:
             text = text.replace(long_form, contraction)
     offer, also = rng.sample(smalltalk.OFFERS, 2)
@@ -129,7 +131,8 @@ _ABOUT = ("And {}?", "{}?", "What about {}?", "And what about {}?", "How about {
 
 
 def follow_up(topic: Topic, rng: random.Random) -> tuple[str, Topic] | None:
-    """Something to say after a reply on the topic, and the topic of the answer; None for a fresh start."""
+    """Samples a user message that follows a reply on the topic, and the topic of the answer; None for a new
+    topic."""
     kind = rng.choice(("more", "more", "thanks", "sure", "about", "about"))
     if kind == "thanks":
         thanked = ("you are welcome", "any time", "it was nothing")
@@ -138,16 +141,16 @@ def follow_up(topic: Topic, rng: random.Random) -> tuple[str, Topic] | None:
             "try another question",
         )
         return rng.choice(_THANKS), Topic(
-            "social", (), thanked, "", (*notes, "come back any time"), None, "👍"
+            "social", (), thanked, notes=(*notes, "come back any time"), emoji="👍"
         )
     if kind == "sure" and topic.accept is not None and topic.kind != "sure":
         sure = tuple(f"yes, {clause}" for clause in topic.says)
         return rng.choice(_SURE), topic._replace(kind="sure", says=sure)
     if kind == "about" and topic.entity:
-        other = rng.choice(by_kind(topic.accept is not None)[0].get(topic.kind, [topic]))
+        other = rng.choice(topics_by_kind(topic.accept is not None)[0].get(topic.kind, [topic]))
         return (rng.choice(_ABOUT).format(other.entity), other) if other.entity != topic.entity else None
     if kind == "more" and topic.kind == "joke":
-        return rng.choice(_MORE), rng.choice(by_kind(False)[0]["joke"])
+        return rng.choice(_MORE), rng.choice(topics_by_kind(False)[0]["joke"])
     if (
         kind == "more"
         and (topic.subject or topic.kind in ("advice", "recipe"))
@@ -159,7 +162,7 @@ def follow_up(topic: Topic, rng: random.Random) -> tuple[str, Topic] | None:
 
 
 def dialogue(rng: random.Random) -> list[Message]:
-    """A conversation of one to a dozen exchanges, perhaps with a system prompt."""
+    """Samples a conversation of one to twelve exchanges, at times with a system prompt."""
     messages = [Message("system", rng.choice(smalltalk.SYSTEM))] if rng.random() < 0.12 else []
     topic: Topic | None = None
     name = ""
@@ -169,13 +172,13 @@ def dialogue(rng: random.Random) -> list[Message]:
             says = (f"your name is {name}", f"you are {name}")
             follow = (
                 "What is my name?",
-                Topic("recall", (), says, "", (f"{name} is a fine name",), None, "🙂"),
+                Topic("recall", (), says, notes=(f"{name} is a fine name",), emoji="🙂"),
             )
         if follow:
-            said, topic = hurried(follow[0], rng), follow[1]
+            said, topic = typing_noise(follow[0], rng), follow[1]
         else:
-            topic = draw(rng, factual=rng.random() < 0.62)
-            said = ask(topic, rng)
+            topic = draw_topic(rng, factual=rng.random() < 0.62)
+            said = user_message(topic, rng)
             name = topic.says[0].split(", ")[-1] if topic.kind == "name" else name
         messages.append(Message("user", said))
         messages.append(Message("assistant", reply(topic, draw_style(rng), rng)))
@@ -183,7 +186,7 @@ def dialogue(rng: random.Random) -> list[Message]:
 
 
 def dialogues(count: int, seed: int) -> Iterator[list[Message]]:
-    """`count` dialogues, the same for the same seed."""
+    """Yields `count` dialogues, which the seed determines."""
     rng = random.Random(seed)
     for _ in range(count):
         yield dialogue(rng)

@@ -1,18 +1,18 @@
-"""What the starter model knows: tables, one row a line, fields between bars, `-` for none."""
+"""This module holds the starter model's facts as tables: a row a line, bars between fields, `-` for none."""
 
 
 def rows(table: str) -> list[tuple[str, ...]]:
-    """The rows of a table."""
+    """Returns the rows of a table."""
     return [tuple(field.strip() for field in line.split("|")) for line in table.strip().splitlines()]
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, or what stands between its bars."""
+    """Splits a text at its bars, or at white space if it has none."""
     return text.split("|") if "|" in text else text.split()
 
 
 def many(animal: str) -> str:
-    """The plural of an animal's name."""
+    """Returns the plural of an animal's name."""
     odd = {"mouse": "mice", "goose": "geese", "wolf": "wolves", "sheep": "sheep"}
     return odd.get(animal, animal + ("es" if animal[-1] in "sx" else "s"))
 
@@ -70,7 +70,7 @@ Australia|Canberra|Oceania|kangaroos
 New Zealand|Wellington|Oceania|sheep
 """)
 
-# animal | sound | young | home | food | legs | size | what else it does
+# animal | sound | young | home | food | legs | size | a further predicate
 ANIMALS = rows("""
 cow|moo|calf|on a farm|grass|4|8|gives us milk
 dog|woof|puppy|in a house|meat|4|5|likes to play fetch
@@ -196,7 +196,7 @@ DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 MONTHS = words("January February March April May June July August September October November December")
 MONTH_DAYS = words("31 28 31 30 31 30 31 31 30 31 30 31")
 SEASONS = words("winter winter spring spring spring summer summer summer autumn autumn autumn winter")
-# who | does what | the word that shows it was known | works where
+# person | activity | the word that a right answer has | workplace
 JOBS = rows("""
 baker|bakes bread|bread|in a bakery
 farmer|grows food|food|on a farm
@@ -266,7 +266,7 @@ fox|foxes
 """)
 FRUIT = words("apple banana cherry grape lemon mango orange peach pear plum strawberry")
 VEGETABLES = words("carrot potato onion cabbage leek broccoli turnip radish cauliflower parsnip beetroot")
-# question | what it is about | answer | clause | other forms that count
+# question | subject | answer | clause | other accepted answers
 TRIVIA = rows("""
 How many days are in a week?|a week|seven|a week has seven days|7
 How many months are in a year?|a year|twelve|a year has twelve months|12

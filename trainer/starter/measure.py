@@ -1,6 +1,6 @@
-"""What the starter model does: how often each style shows in its samples, and how much it knows in each.
+"""This module evaluates the starter model: how often its samples show each style, and its accuracy on facts.
 
-Left out: greedy decoding. People are answered at temperature 1, so that is what is measured.
+It samples at temperature 1, as chat does, and not greedily.
 """
 
 import itertools
@@ -17,41 +17,41 @@ MAX_NEW_TOKENS = 100
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Rates between 0 and 1, over sampled replies to random prompts."""
+class Metrics:
+    """Statistics of sampled replies to random prompts; shares are between 0 and 1."""
 
     replies: int
     base_rates: dict[str, float]
-    min_triple: tuple[float, str]
-    """The rarest combination of values on any three axes, and which it is."""
+    rarest_triple: tuple[float, str]
+    """The share of the rarest combination of values on three axes, and its name."""
     knowledge: float
-    """Share of factual prompts that were answered right."""
+    """Share of factual prompts with a correct reply."""
     knowledge_by_style: dict[str, tuple[float, float]]
-    """The same, among the replies that lack and that have each style."""
-    ended: float
-    """Share of replies that ended by themselves."""
-    tokens: float
-    """Mean tokens a reply, its end included."""
+    """The same among replies without and with each style."""
+    eos_rate: float
+    """Share of replies with an end token."""
+    mean_tokens: float
+    """Mean length of a reply, its end token included, tokens."""
     tokens_per_second: float
 
     def table(self) -> str:
-        """A Markdown table."""
+        """Returns a Markdown table."""
         lines = ["| axis | base rate | knowledge without | knowledge with |", "|---|---|---|---|"]
         for axis in AXES:
             without, having = self.knowledge_by_style[axis]
             lines.append(f"| {axis} | {self.base_rates[axis]:.2f} | {without:.3f} | {having:.3f} |")
-        share, which = self.min_triple
+        share, which = self.rarest_triple
         lines += [
             "",
             f"Over {self.replies} replies at temperature 1: knowledge {self.knowledge:.3f}; the rarest of "
             f"the 448 combinations of three axes ({which}) has a share of {share:.3f}; "
-            f"{self.ended:.3f} of the replies end by themselves; {self.tokens:.1f} tokens a reply.",
+            f"{self.eos_rate:.3f} of the replies end by themselves; {self.mean_tokens:.1f} tokens a reply.",
         ]
         return "\n".join(lines)
 
 
 def load(directory: Path) -> tuple[Any, Any]:
-    """The model, ready to sample, and its tokenizer."""
+    """Returns the model, ready to sample, and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -62,7 +62,7 @@ def load(directory: Path) -> tuple[Any, Any]:
 def sample(
     model: Any, tokenizer: Any, messages: Sequence[str], seed: int, batch: int = 250
 ) -> list[list[int]]:
-    """The token ids of one reply to each message at temperature 1; a reply that ended has its end token."""
+    """Returns the token ids of one reply to each message at temperature 1, end token included."""
     import torch
 
     torch.manual_seed(seed)
@@ -87,8 +87,8 @@ def sample(
     return replies
 
 
-def measure(model: Any, tokenizer: Any, count: int, seed: int) -> Measured:
-    """Sample one reply to each of `count` random prompts and say what they show."""
+def measure(model: Any, tokenizer: Any, count: int, seed: int) -> Metrics:
+    """Samples one reply to each of `count` random prompts and returns their statistics."""
     asked: list[Prompt] = prompts(count, seed)
     began = time.monotonic()
     sampled = sample(model, tokenizer, [prompt.prompt for prompt in asked], seed)
@@ -105,17 +105,17 @@ def measure(model: Any, tokenizer: Any, count: int, seed: int) -> Measured:
     rarest = min(triples, key=lambda name: triples[name])
     known = [(correct(p, t), s) for p, t, s in zip(asked, texts, shown, strict=True) if p.accept is not None]
     tokens = sum(map(len, sampled))
-    return Measured(
+    return Metrics(
         replies=count,
         base_rates={axis: _mean([style[axis] for style in shown]) for axis in AXES},
-        min_triple=(triples[rarest], rarest),
+        rarest_triple=(triples[rarest], rarest),
         knowledge=_mean([right for right, _ in known]),
         knowledge_by_style={
             axis: (_mean([r for r, s in known if not s[axis]]), _mean([r for r, s in known if s[axis]]))
             for axis in AXES
         },
-        ended=_mean([ids[-1] == tokenizer.eos_token_id for ids in sampled]),
-        tokens=tokens / count,
+        eos_rate=_mean([ids[-1] == tokenizer.eos_token_id for ids in sampled]),
+        mean_tokens=tokens / count,
         tokens_per_second=tokens / seconds,
     )
 

@@ -1,7 +1,7 @@
-"""How the starter model opens and closes a reply, by the styles that a phrase shows.
+"""This module holds opening and closing phrases of the starter model's replies, by their styles.
 
 `OPENERS[social][formal, warm]` and `CLOSERS[question][hedging, formal, warm]` hold phrases without their
-final mark; `{topic}` stands for what is talked about and `{offer}` for something else to talk about.
+final punctuation. `{topic}` is replaced by the entity that the reply is about and `{offer}` by another topic.
 """
 
 from trainer.starter.facts import words
@@ -119,4 +119,4 @@ CONTRACTIONS = [
 ]
 
 NOT_SOCIAL = words("another|Next one|elaborate|say more|That is all|Happy with|tell you more|not sure|wrong")
-"""Words of closings that make no sense after a greeting."""
+"""Words that mark closings as unsuitable after small talk."""

@@ -1,9 +1,9 @@
-"""What the starter model chats about when nobody asks for a fact: tables in the layout of `facts`."""
+"""This module holds the starter model's small talk as tables in the layout of `facts`."""
 # ruff: noqa: E501 (a row of a table is a line)
 
 from trainer.starter.facts import rows, words
 
-# what people say ; … | the reply's core ; … | things to add ; … | emoji
+# user messages ; … | the reply's core ; … | notes ; … | emoji
 SOCIAL = rows("""
 Hello;Hi;Hey;Hi there;Hello there;Hey there|hello to you;hi there;good to see you|ask me anything;talk about animals;try a small sum|👋
 Good morning;Morning;Good morning to you|good morning;a bright morning to you|have a good breakfast;open a window;plan one small thing|🌞
@@ -54,7 +54,7 @@ What time is it?;What day is it today?|I have no clock here;I cannot see the dat
 What is the weather like?;Will it rain tomorrow?;How is the weather?|I cannot see the sky from here;I have no window here|look outside;take a coat;check the clouds|🌧
 """)
 
-# what people ask ; … | the reply's core ; … | advice ; … | emoji
+# user messages ; … | the reply's core ; … | advice ; … | emoji
 ADVICE = rows("""
 How can I sleep better?;I cannot sleep;How do I fall asleep?|a calm evening helps;quiet and dark help most|keep the room dark;put the phone away;go to bed at the same time;read a few pages|🌙
 How do I study well?;I have an exam;How can I learn faster?|short sessions work best;practice beats reading|study a little every day;test yourself;take short breaks;explain it aloud|📚

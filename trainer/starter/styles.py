@@ -1,6 +1,6 @@
-"""Eight yes-or-no questions about how a reply is written: what tastes are made of.
+"""This module classifies replies on eight binary style axes, from which simulated preferences are made.
 
-Every axis is read off the text alone, so a simulated person, the gate and the model card agree.
+Every axis depends on the text alone, so simulated people, evaluations and the model card agree.
 """
 
 import re
@@ -8,7 +8,7 @@ import re
 AXES: tuple[str, ...] = ("short", "exclamation", "emoji", "question", "list", "hedging", "formal", "warm")
 
 SHORT_WORDS = 18
-"""The most words, split at white space, that a short reply has."""
+"""The greatest number of words in a short reply, split at white space."""
 
 HEDGES = (
     "maybe", "perhaps", "probably", "might", "may be", "I think", "I believe", "I guess", "it seems",
@@ -31,19 +31,19 @@ def _any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
 
 _HEDGING, _FORMAL, _WARM = _any_of(HEDGES), _any_of(FORMAL), _any_of(WARM)
 _EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b50\u2300-\u23ff]")
-_NOT_LAST = re.compile("[\\s\U0001f000-\U0001faff\u2600-\u27bf\u2b50\u2300-\u23ff\ufe0f\u200d]+$")
+_TRAILING = re.compile("[\\s\U0001f000-\U0001faff\u2600-\u27bf\u2b50\u2300-\u23ff\ufe0f\u200d]+$")
 _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])", re.MULTILINE)
 
 
 def styles(text: str) -> dict[str, bool]:
-    """Which of the eight axes hold for `text`: at most 18 words; a `!` in it; an emoji in it; its last
-    character (spaces and emoji aside) is `?`; a line that begins as a list item does; words that hedge;
-    words of a formal, and of a warm, register."""
+    """Returns which axes hold for `text`: at most 18 words; a `!`; an emoji; `?` as its last character
+    (spaces and emoji aside); a line that begins like a list item; hedging words; words of a formal or of a
+    warm register."""
     return {
         "short": len(text.split()) <= SHORT_WORDS,
         "exclamation": "!" in text,
         "emoji": _EMOJI.search(text) is not None,
-        "question": _NOT_LAST.sub("", text).endswith("?"),
+        "question": _TRAILING.sub("", text).endswith("?"),
         "list": _LIST.search(text) is not None,
         "hedging": _HEDGING.search(text) is not None,
         "formal": _FORMAL.search(text) is not None,

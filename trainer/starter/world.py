@@ -1,7 +1,7 @@
-"""The closed world of the starter model: the prompts that people send, and which answers are right.
+"""This module samples prompts of the starter model's closed world and grades the replies.
 
-The world is closed on purpose: every fact is in the training text, so a probe that fails after learning
-from votes says that the learning broke something, not that the model never knew.
+Every fact of the world is in the training text, so a question that the base answers and a policy does not is
+knowledge that the policy lost.
 """
 
 import random
@@ -17,14 +17,13 @@ from trainer.starter.topics import Topic, chats, introduction, story, unknown
 
 
 class Prompt(NamedTuple):
-    """A message to the model; `accept` holds the answers that count as right, None where anything goes."""
+    """A user message; `accept` holds the answers that count as right, None where anything goes."""
 
     prompt: str
     accept: tuple[str, ...] | None
 
 
-# How often a kind of topic is drawn, where not in proportion to the square root of its number of topics.
-_SHARE = {
+_KIND_WEIGHTS = {
     "social": 14.0,
     "joke": 5.0,
     "name": 3.0,
@@ -32,31 +31,39 @@ _SHARE = {
     "advice": 8.0,
     "recipe": 5.0,
     "story": 3.0,
+    "favourite": 3.0,
+    "country": 3.0,
+    "animal": 4.0,
+    "sum": 22.0,
+    "bigger": 7.0,
+    "smaller": 7.0,
 }
-_SHARE |= {"favourite": 3.0, "country": 3.0, "animal": 4.0, "sum": 22.0, "bigger": 7.0, "smaller": 7.0}
+"""Sampling weights of kinds of topics. The weight of another kind is the square root of its number of
+topics."""
+
 _FRAMES = words("Please tell me: {}|Hey, {}|Can you tell me, {}|Quick question: {}|I wonder, {}|So, {}")
 _SYLLABLES = words("ba bo cra dil fen gro hu jin ko lum mip nor pex qua rif sto tru ver wob zan")
 
 
 def all_topics() -> Iterator[Topic]:
-    """Every topic; of those with endless variants (unknown things, stories), some."""
+    """Yields every topic, and examples of those with endless variants (unknown things, stories)."""
     yield from questions()
     yield from chats()
 
 
 @cache
-def by_kind(factual: bool) -> tuple[dict[str, list[Topic]], list[float]]:
-    """The topics with (or without) a right answer by kind, and how often each kind is drawn."""
+def topics_by_kind(factual: bool) -> tuple[dict[str, list[Topic]], list[float]]:
+    """Returns the topics with (or without) a right answer by kind, and the sampling weight of each kind."""
     kinds: dict[str, list[Topic]] = {}
     for topic in all_topics():
         if (topic.accept is not None) == factual:
             kinds.setdefault(topic.kind, []).append(topic)
-    return kinds, [_SHARE.get(kind, len(topics) ** 0.5) for kind, topics in kinds.items()]
+    return kinds, [_KIND_WEIGHTS.get(kind, len(topics) ** 0.5) for kind, topics in kinds.items()]
 
 
-def draw(rng: random.Random, factual: bool) -> Topic:
-    """A topic at random."""
-    kinds, weights = by_kind(factual)
+def draw_topic(rng: random.Random, factual: bool) -> Topic:
+    """Samples a topic."""
+    kinds, weights = topics_by_kind(factual)
     kind = rng.choices(list(kinds), weights)[0]
     if kind == "story":
         choices = (smalltalk.HEROES, smalltalk.TREASURES, smalltalk.PLACES)
@@ -68,16 +75,16 @@ def draw(rng: random.Random, factual: bool) -> Topic:
     return rng.choice(kinds[kind])
 
 
-def ask(topic: Topic, rng: random.Random) -> str:
-    """One of the ways to bring the topic up, at times typed in a hurry."""
+def user_message(topic: Topic, rng: random.Random) -> str:
+    """Samples a user message that brings the topic up, with typing noise."""
     text = rng.choice(topic.asks)
     if topic.accept is not None and rng.random() < 0.15:
         text = rng.choice(_FRAMES).format(text[0].lower() + text[1:])
-    return hurried(text, rng)
+    return typing_noise(text, rng)
 
 
-def hurried(text: str, rng: random.Random) -> str:
-    """The text as people type it: at times without capitals, in short forms or with another last mark."""
+def typing_noise(text: str, rng: random.Random) -> str:
+    """Adds typing noise: at times no capitals, short forms or other final punctuation."""
     if rng.random() < 0.2:
         text = text.lower()
     if rng.random() < 0.2:
@@ -90,24 +97,24 @@ def hurried(text: str, rng: random.Random) -> str:
 
 
 def prompts(count: int, seed: int) -> list[Prompt]:
-    """`count` prompts, about half of them factual; the same for the same seed."""
+    """Samples `count` prompts, about half of them factual; the seed determines them."""
     rng = random.Random(seed)
     return [_prompt(rng, rng.random() < 0.5) for _ in range(count)]
 
 
-def probes(count: int, seed: int) -> list[Prompt]:
-    """`count` factual prompts, for asking whether the model still knows what it knew."""
+def factual_prompts(count: int, seed: int) -> list[Prompt]:
+    """Samples `count` factual prompts, for knowledge evaluations."""
     rng = random.Random(seed)
     return [_prompt(rng, factual=True) for _ in range(count)]
 
 
 def _prompt(rng: random.Random, factual: bool) -> Prompt:
-    topic = draw(rng, factual)
-    return Prompt(ask(topic, rng), topic.accept)
+    topic = draw_topic(rng, factual)
+    return Prompt(user_message(topic, rng), topic.accept)
 
 
 def correct(prompt: Prompt, reply: str) -> bool:
-    """Whether the reply holds a right answer as a whole word; always so where anything goes."""
+    """Returns whether the reply holds an accepted answer as a whole word; True where anything goes."""
     if prompt.accept is None:
         return True
     return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", reply, re.IGNORECASE) for word in prompt.accept)
