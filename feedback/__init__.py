@@ -1,1 +1,1 @@
-"""From a click to a durable, ordered, deduplicated event."""
+"""This room turns a vote into a durable, ordered, deduplicated event of the feedback log."""

@@ -1,11 +1,11 @@
-"""How far the relay is behind: what an operator watches of it."""
+"""The relay exports how many events it has yet to publish, and how many the outbox keeps."""
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from psycopg.rows import DictRow
 
-from schemas.figures import Figures, Metric
+from schemas.database_metrics import DatabaseMetrics
 
 _BACKLOG = """
 select count(*) filter (where "offset" is null) as unpublished,
@@ -24,13 +24,14 @@ from outbox
 """
 
 
-def backlog(url: str, topic: str) -> Figures:
-    return Figures(url, _BACKLOG, {"topic": topic}, _metrics)
+def backlog(url: str, topic: str) -> DatabaseMetrics:
+    """Returns the relay's metrics, read from the database at `url`."""
+    return DatabaseMetrics(url, _BACKLOG, {"topic": topic}, _metrics)
 
 
 def _metrics(row: DictRow) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "hearken_relay_unpublished", "Events in the outbox that the broker has not.", row["unpublished"]
+        "hearken_relay_unpublished", "Events in the outbox that are not published yet.", row["unpublished"]
     )
     yield GaugeMetricFamily(
         "hearken_relay_kept", "Events published and not yet passed by every consumer.", row["kept"]
@@ -38,4 +39,6 @@ def _metrics(row: DictRow) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "hearken_relay_published", "Events published since the topic began.", row["published"]
     )
-    yield GaugeMetricFamily("hearken_relay_generations", "How often the topic began anew.", row["anew"])
+    yield GaugeMetricFamily(
+        "hearken_relay_generations", "Times that the topic started again from nothing.", row["anew"]
+    )

@@ -1,4 +1,4 @@
-"""What the relay and the Kafka log share: how to reach the broker, and its topic."""
+"""The relay and the Kafka log share these connection settings and the creation of the topic."""
 
 from contextlib import suppress
 from typing import Any
@@ -10,8 +10,7 @@ from schemas.settings import KafkaSettings
 
 
 def connection(kafka: KafkaSettings) -> dict[str, Any]:
-    """The arguments of every client. A broker that does not answer is given up on soon: whoever asked
-    comes again."""
+    """Returns the arguments of every Kafka client. Timeouts are short, since every caller retries."""
     password = kafka.sasl_password
     return {
         "bootstrap_servers": kafka.servers,
@@ -29,11 +28,11 @@ def connection(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def ensure_topic(admin: KafkaAdminClient, kafka: KafkaSettings) -> str | None:
-    """Make the topic unless it is there; returns the id that the broker gave it, where it gives one: another
-    id is another topic, whatever its name. Raises KafkaError."""
+    """Create the topic if it is missing; returns the broker's id of it, where the broker has one. A topic
+    that was deleted and created again has another id. Raises KafkaError."""
     if kafka.topic not in admin.list_topics():
         shape = {"num_partitions": kafka.partitions, "replication_factor": kafka.replication}
-        with suppress(TopicAlreadyExistsError):  # another relay was quicker
+        with suppress(TopicAlreadyExistsError):  # another relay created it meanwhile
             admin.create_topics({kafka.topic: shape}, wait_for_metadata=True)
     topic_id = admin.describe_topics([kafka.topic])[0].get("topic_id")
     return str(topic_id) if topic_id else None

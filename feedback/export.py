@@ -1,8 +1,8 @@
-"""Everything that people said, one object for each vote, oldest first; or what stands, in TRL's layouts.
+"""The export lists every vote, one object each, oldest first; or the active votes, in TRL's dataset layouts.
 
-Votes that were superseded are there, as history, and name their successor; votes that were retracted are
-not: whoever took a vote back took it back from every dataset made afterwards. So `superseded_by` may name
-a vote that is not in the export, and what stands is what has none.
+Superseded votes are included as history and name their successor. Retracted votes are not: a retraction
+applies to every later dataset. So `superseded_by` may name a vote that is not in the export, and the active
+votes are those without it.
 """
 
 import json
@@ -17,7 +17,7 @@ from feedback.layouts import Judgement, Layout
 from schemas.feedback import JUDGE
 from schemas.times import rfc3339
 
-# `policy` of a ranking is the one that wrote all the replies, or null when several did (see `replies`).
+# `policy` of a ranking is the policy of all its replies, or null when they have several (see `replies`).
 _EXPORT = """
 select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value,
     coalesce(r.policy, ranked.policy) as policy, f.rater as "user", f.created_at, f.superseded_by,
@@ -39,8 +39,8 @@ _VALUE = {"thumb": "value", "ranking": "ranking", "signal": "signal"}
 
 
 async def everything(connection: AsyncConnection[DictRow], project: str) -> AsyncIterator[dict[str, Any]]:
-    """The votes of a project as they stand at one moment, through a server-side cursor
-    (so `connection` must be in a transaction, and memory does not grow with the votes).
+    """Yields the votes of a project in one snapshot, through a server-side cursor: `connection` must be in a
+    transaction, and memory does not grow with the votes.
 
     Keys: id, event_id, completion_id, choice, type, value (`up`, the ranking's groups, the signal's name;
     null for an edit), policy, user (the hash), created_at, superseded_by; then prompt (messages), reply
@@ -55,9 +55,10 @@ async def everything(connection: AsyncConnection[DictRow], project: str) -> Asyn
 async def rows(
     connection: AsyncConnection[DictRow], project: str, layout: Layout
 ) -> AsyncIterator[dict[str, Any]]:
-    """The votes of people that stand as rows of a layout, `connection` being as for `everything`. Preferences
-    are what was ranked above what, and edits above what they replaced; good completions are edits and what
-    got a thumb up. Judges' are left out: no row says who voted, so they would come back as people's."""
+    """Yields the active votes of people as rows of a layout; `connection` as for `everything`. Preferences
+    come from rankings and from edits (the edit over the original); good completions are edits and replies
+    with a thumbs-up. Judges' votes are left out: rows name no rater, so they would be imported as votes of
+    people."""
     async for vote in _votes(connection, project):
         if vote["superseded_by"] is None and not vote["user"].startswith(JUDGE):
             for judgement in _judgements(vote, layout):

@@ -1,10 +1,10 @@
-"""An automated rater: a model behind any OpenAI-compatible endpoint is asked, with a rubric, whether a reply
-is good, and its verdict is a thumb like anybody's.
+"""LLM-as-a-judge: a model behind an OpenAI-compatible endpoint rates replies by a rubric, and its verdicts
+are stored as thumbs.
 
-It votes under a name of its own, `judge:MODEL`, so the likelihood learns how far it agrees with people; all
-judges together weigh no more than a share of what people do (`trainer.examples`), and their votes begin no
-round. What it says late, or that is no verdict, is told to the log, and not asked for again.
-Conversations leave the machine for the endpoint: it is off unless somebody names one.
+It votes under its own name, `judge:MODEL`, so the likelihood learns how far it agrees with people. The weight
+of all judges is capped at a share of the people's (`trainer.data.examples`), and their votes start no round.
+A late answer, or one without a verdict, is logged and not requested again. Conversations are sent to the
+endpoint, so there is no judge unless one is configured.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from schemas.feedback import JUDGE, Thumb
 from schemas.settings import JudgeSettings, Settings
 from schemas.turns import IMPORTED
 
-AT_ONCE = 4
-"""Replies that are judged side by side."""
+CONCURRENCY = 4
+"""Replies that are judged at once."""
 
 PAUSE = 2.0
-"""Seconds between looks when there was nothing to judge, or no way to."""
+"""Seconds between attempts when there was nothing to judge, or the database was unavailable."""
 
 _FRESH = """
 select r.turn_id, r.choice, r.text, t.messages
@@ -38,7 +38,7 @@ from turns t join replies r on r.turn_id = t.id
 where t.project = %(project)s and t.created_at > now() - %(seconds)s * interval '1 second'
     and not starts_with(t.id, %(imported)s)
     and ('x' || left(md5(t.id), 8))::bit(32)::bigint < %(share)s * 4294967296
-    and not (t.id || ' ' || r.choice) = any(%(passed)s)
+    and not (t.id || ' ' || r.choice) = any(%(skipped)s)
     and not exists (
         select from feedback f where f.turn_id = t.id and f.rater = %(rater)s and f.choice = r.choice
     )
@@ -50,6 +50,8 @@ log = structlog.get_logger("judge")
 
 
 class Reply(NamedTuple):
+    """A reply to judge, with the messages before it."""
+
     turn_id: str
     choice: int
     text: str
@@ -57,40 +59,40 @@ class Reply(NamedTuple):
 
 
 class NoVerdict(Exception):
-    """The judge did not answer, or not with a verdict."""
+    """The judge gave no answer, or one without a verdict. The reply is skipped."""
 
 
 class Judge:
-    """Asks one model. `passed` are the replies that it gave no verdict on, and when it did not."""
+    """A judge that asks one model. `skipped` holds the replies without a verdict, with the time of asking."""
 
     def __init__(
         self, settings: JudgeSettings, project: str, pool: AsyncPool, client: httpx.AsyncClient
     ) -> None:
         self.rater = JUDGE + settings.model
-        self.passed: dict[str, float] = {}
+        self.skipped: dict[str, float] = {}
         self._settings = settings
         self._project = project
         self._pool = pool
         self._store = Store(pool)
         self._client = client
 
-    async def look(self) -> int:
-        """Judge some of the newest replies; returns how many were looked at."""
+    async def judge_batch(self) -> int:
+        """Judge some of the newest replies; returns how many were attempted."""
         replies = await self._fresh()
         await asyncio.gather(*(self._judge(reply) for reply in replies))
         return len(replies)
 
     async def _fresh(self) -> Sequence[Reply]:
         oldest = time.monotonic() - self._settings.newest_seconds
-        self.passed = {reply: when for reply, when in self.passed.items() if when > oldest}
+        self.skipped = {reply: when for reply, when in self.skipped.items() if when > oldest}
         values = {
             "project": self._project,
             "imported": IMPORTED,
             "seconds": self._settings.newest_seconds,
             "share": self._settings.share,
-            "passed": list(self.passed),
+            "skipped": list(self.skipped),
             "rater": self.rater,
-            "limit": AT_ONCE,
+            "limit": CONCURRENCY,
         }
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_FRESH, values)
@@ -100,16 +102,16 @@ class Judge:
         try:
             good = await self._ask(reply)
         except NoVerdict as error:
-            self.passed[f"{reply.turn_id} {reply.choice}"] = time.monotonic()
+            self.skipped[f"{reply.turn_id} {reply.choice}"] = time.monotonic()
             log.warning("no verdict", turn=reply.turn_id, choice=reply.choice, reason=str(error))
             return
-        ballot = await self._store.ballot(reply.turn_id)
-        if ballot is None:
-            return  # it was erased meanwhile
+        votable = await self._store.votable_turn(reply.turn_id)
+        if votable is None:
+            return  # erased meanwhile
         vote = Thumb(
             type="thumb", completion_id=reply.turn_id, choice=reply.choice, value="up" if good else "down"
         )
-        await self._store.submit(ballot, vote, self.rater)
+        await self._store.submit(votable, vote, self.rater)
         log.debug("judged", turn=reply.turn_id, choice=reply.choice, good=good)
 
     async def _ask(self, reply: Reply) -> bool:
@@ -141,7 +143,7 @@ _ANSWER = "Judge the reply at the end. Answer with one word: good or bad."
 
 
 def verdict(answer: str) -> bool:
-    """Whether the judge says good. Raises NoVerdict for neither, or both."""
+    """Returns whether the answer is "good". Raises NoVerdict if it names neither or both."""
     found = {word.lower() for word in re.findall(r"\b(?:good|bad)\b", answer, re.IGNORECASE)}
     if len(found) != 1:
         raise NoVerdict(f"neither good nor bad: {answer[:80]!r}")
@@ -149,14 +151,14 @@ def verdict(answer: str) -> bool:
 
 
 def _text(content: Any) -> str:
-    """Of a message, whose parts other than text a judge does not see."""
+    """Returns the text of a message's content, without its other parts."""
     if isinstance(content, list):
         return " ".join(part["text"] for part in content if part.get("type") == "text")
     return str(content or "")
 
 
 def run(settings: Settings, stopping: threading.Event) -> None:
-    """Judge until `stopping`."""
+    """Judge until `stopping` is set."""
     asyncio.run(_run(settings, stopping))
 
 
@@ -167,7 +169,7 @@ async def _run(settings: Settings, stopping: threading.Event) -> None:
         log.info("judge ready", rater=judge.rater, url=settings.judge.url)
         while not stopping.is_set():
             try:
-                judged = await judge.look()
+                judged = await judge.judge_batch()
             except (psycopg.OperationalError, PoolTimeout, HearkenError) as error:
                 log.warning("judge waits", error=type(error).__name__)
                 judged = 0

@@ -1,10 +1,10 @@
-"""The log on a Kafka broker, as the relay fills it (`relay`): for more votes, trainers and readers than one
-database should carry.
+"""A Kafka topic is the log for more votes, trainers and readers than one database should carry. The relay
+(`feedback.relay`) fills it.
 
-Partitions are taken explicitly and positions stay in Postgres, beside what was derived: a consumer group
-would keep them apart, and takes tens of seconds to join. A position is "generation:offset", the offset being
-the next to read; one of an older generation means the topic's beginning, since what it pointed at is gone
-(what is then read twice has no effect twice).
+Partitions are assigned explicitly and offsets stay in Postgres, beside the data derived from the events: a
+consumer group would store them elsewhere, and takes tens of seconds to join. A position is
+"generation:offset", the offset of the next message. A position of an older generation reads as the start of
+the topic, since its messages are gone; applying an event twice has no effect.
 """
 
 from collections import defaultdict, deque
@@ -18,10 +18,10 @@ from feedback.log import Entry, read_event
 from schemas.database import Pool
 from schemas.settings import KafkaSettings
 
-FETCHED = 1_000
-"""Messages taken from the client at once."""
+POLL_MESSAGES = 1_000
+"""Messages of one poll."""
 WAIT_MS = 50
-"""For a fetch on its way."""
+"""Longest wait of a poll, milliseconds."""
 
 _TRIM = """
 with consumers as (
@@ -40,8 +40,8 @@ where outbox.partition = slowest.partition and outbox."offset" < slowest.place
 
 
 class KafkaLog:
-    """Reads the topic of `kafka`. While the broker is away there is nothing to read. The pool stays its
-    owner's."""
+    """A consumer of the topic of `kafka`. While the broker is away, reads return nothing. The caller owns the
+    pool."""
 
     name = "kafka"
 
@@ -54,7 +54,7 @@ class KafkaLog:
         self._fetched: defaultdict[int, deque[Any]] = defaultdict(deque)
 
     def partitions(self) -> list[int]:
-        """As the broker has them now: they may become more."""
+        """Returns the partitions that the topic has now; it may gain some later."""
         try:
             found = sorted(self._connected().partitions_for_topic(self._kafka.topic) or ())
         except KafkaError:
@@ -96,20 +96,20 @@ class KafkaLog:
             self._consumer.close(autocommit=False)
 
     def _connected(self) -> KafkaConsumer:
-        """Raises KafkaError when there is no broker to begin with."""
+        """Raises KafkaError while no broker was reached yet."""
         if self._consumer is None:
             self._consumer = KafkaConsumer(
                 **connection(self._kafka), group_id=None, enable_auto_commit=False,
-                auto_offset_reset="earliest", max_poll_records=FETCHED, metadata_max_age_ms=10_000,
+                auto_offset_reset="earliest", max_poll_records=POLL_MESSAGES, metadata_max_age_ms=10_000,
             )  # fmt: skip
         return self._consumer
 
     def _fetch(self) -> None:
-        for place, messages in self._connected().poll(timeout_ms=WAIT_MS, max_records=FETCHED).items():
+        for place, messages in self._connected().poll(timeout_ms=WAIT_MS, max_records=POLL_MESSAGES).items():
             self._fetched[place.partition] += messages
 
     def _generation(self) -> int | None:
-        """None while no relay has published anything."""
+        """Returns the newest generation; None while no relay has published anything."""
         with self._pool.connection() as connection:
             row = connection.execute(
                 "select max(generation) as newest from generations where topic = %s", [self._kafka.topic]

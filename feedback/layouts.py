@@ -1,12 +1,12 @@
-"""TRL's data set layouts: what a row says, and how a vote is written as one.
+"""TRL's dataset layouts are read into judgements, and judgements are written as their rows.
 
 preference           prompt, chosen, rejected       a ranking of two replies
 unpaired             prompt, completion, label      a thumb
-prompt-completion    prompt, completion             a reply that is good
+prompt-completion    prompt, completion             a good reply
 
-A row may be standard, with texts, or conversational, with lists of messages; a preference may also leave out
-`prompt`, where chosen and rejected are whole conversations that begin alike. What is read and written again
-is the same row, but that such a prompt is then written out.
+A row is standard (texts) or conversational (lists of messages). A preference may leave out `prompt` (an
+implicit prompt): then chosen and rejected are whole conversations with a common beginning. Reading and
+writing a row returns the same row, except that an implicit prompt becomes explicit.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ Message = dict[str, str]
 _ROLES = ("system", "user", "assistant")
 
 
-class Malformed(HearkenError):
-    """What is wrong with a row."""
+class MalformedRow(HearkenError):
+    """A row fits no layout; the message says why. The importer reports the row and goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A prompt with the replies that were judged: the preferred one first, or a single one and whether it is
-    `good`. `standard` rows have texts instead of messages."""
+    """A prompt with judged replies: two with the preferred one first, or one and whether it is `good`.
+    `standard` rows have texts instead of messages."""
 
     layout: Layout
     messages: list[Message]
@@ -53,18 +53,18 @@ class Judgement:
 
 
 def layout_of(row: dict[str, Any]) -> Layout:
-    """By the columns that it has. Raises Malformed."""
+    """Returns the layout that a row's columns belong to. Raises MalformedRow."""
     if {"chosen", "rejected"} <= row.keys():
         return "preference"
     if "completion" in row:
         return "unpaired" if "label" in row else "prompt-completion"
-    raise Malformed("it has neither chosen and rejected nor completion")
+    raise MalformedRow("it has neither chosen and rejected nor completion")
 
 
 def read(row: Any) -> Judgement:
-    """Raises Malformed."""
+    """Returns the judgement in a row. Raises MalformedRow."""
     if not isinstance(row, dict):
-        raise Malformed("it is no object")
+        raise MalformedRow("it is no object")
     layout = layout_of(row)
     if layout == "preference":
         whole = "prompt" not in row
@@ -73,15 +73,15 @@ def read(row: Any) -> Judgement:
             prompt, chosen = _split(chosen, "chosen")
             again, rejected = _split(rejected, "rejected")
             if prompt != again:
-                raise Malformed("chosen and rejected do not begin alike")
+                raise MalformedRow("chosen and rejected do not begin alike")
         replies = [_reply(chosen, "chosen"), _reply(rejected, "rejected")]
         if replies[0] == replies[1]:
-            raise Malformed("chosen and rejected are the same")
+            raise MalformedRow("chosen and rejected are the same")
         messages = _prompt(prompt)
         return Judgement(layout, messages, replies, standard=_standard(prompt, chosen, rejected))
     good = row.get("label", True)
     if not isinstance(good, bool):
-        raise Malformed("label must be true or false")
+        raise MalformedRow("label must be true or false")
     prompt = row.get("prompt")
     replies = [_reply(row["completion"], "completion")]
     messages = _prompt(prompt)
@@ -89,21 +89,21 @@ def read(row: Any) -> Judgement:
 
 
 def _standard(*values: Any) -> bool:
-    """Whether they are texts, not lists of messages."""
+    """Returns whether the values are texts instead of lists of messages."""
     kinds = {isinstance(value, str) for value in values}
     if len(kinds) > 1:
-        raise Malformed("it has texts beside lists of messages")
+        raise MalformedRow("it has texts beside lists of messages")
     return kinds.pop()
 
 
 def _prompt(value: Any) -> list[Message]:
     if isinstance(value, str):
         if not value.strip():
-            raise Malformed("prompt is empty")
+            raise MalformedRow("prompt is empty")
         return [{"role": "user", "content": _writable(value, "prompt")}]
     messages = _messages(value, "prompt")
     if messages[-1]["role"] != "user":
-        raise Malformed("the last message of prompt must be the user's")
+        raise MalformedRow("the last message of prompt must be the user's")
     return messages
 
 
@@ -111,38 +111,38 @@ def _reply(value: Any, name: str) -> str:
     if not isinstance(value, str):
         messages = _messages(value, name)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise Malformed(f"{name} must be one message of the assistant")
+            raise MalformedRow(f"{name} must be one message of the assistant")
         value = messages[0]["content"]
     if not value.strip():
-        raise Malformed(f"{name} is empty")
+        raise MalformedRow(f"{name} is empty")
     return _writable(value, name)
 
 
 def _split(value: Any, name: str) -> tuple[list[Message], list[Message]]:
     messages = _messages(value, name)
     if len(messages) < 2:
-        raise Malformed(f"without a prompt, {name} must be a whole conversation")
+        raise MalformedRow(f"without a prompt, {name} must be a whole conversation")
     return messages[:-1], messages[-1:]
 
 
 def _messages(value: Any, name: str) -> list[Message]:
     if not isinstance(value, list) or not value:
-        raise Malformed(f"{name} must be a text or a list of messages")
+        raise MalformedRow(f"{name} must be a text or a list of messages")
     for message in value:
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise Malformed(f"{name} has a message without a role of {', '.join(_ROLES)}")
+            raise MalformedRow(f"{name} has a message without a role of {', '.join(_ROLES)}")
         if not isinstance(message.get("content"), str):
-            raise Malformed(f"{name} has a message whose content is no text")
+            raise MalformedRow(f"{name} has a message whose content is no text")
         _writable(message["content"], name)
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
 def _writable(text: str, name: str) -> str:
-    """What Postgres can keep."""
+    """Returns `text` if Postgres can store it."""
     if "\0" in text:
-        raise Malformed(f"{name} holds a NUL character")
+        raise MalformedRow(f"{name} holds a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Malformed(f"{name} holds half a surrogate pair") from None
+        raise MalformedRow(f"{name} holds half a surrogate pair") from None
     return text

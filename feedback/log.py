@@ -1,7 +1,7 @@
-"""The log of feedback events: the port that the trainer reads.
+"""The log of feedback events is the port that the trainer reads; each transport implements it.
 
-Delivery is in order within a partition and at least once: whoever reads keeps its position in the same
-transaction as what it derived from the entries, and so has each event exactly once.
+Delivery is in order within a partition and at least once. A consumer stores its offset in the transaction of
+what it derives from the entries, and so applies each event exactly once.
 """
 
 from typing import NamedTuple, Protocol
@@ -10,36 +10,34 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from feedback import versions
-from schemas.database import Pool
 from schemas.feedback import FeedbackEvent
-from schemas.settings import Settings
 
 
 class Unreadable(NamedTuple):
-    """What a log delivered in an event's place, and why it is none."""
+    """A payload that is no event, and the reason. The consumer writes it to the dead letters."""
 
     reason: str
     payload: str
 
 
-class Newer(NamedTuple):
-    """An event of a version that this code does not know yet. Whoever reads waits before it for code that
-    does: what is behind may depend on it."""
+class NewerVersion(NamedTuple):
+    """An event of a version that this code does not know yet. The consumer stops before it until newer code
+    takes over: later events may depend on it."""
 
     version: str
 
 
 class Entry(NamedTuple):
-    """An event and the position just after it: store that to go on behind it."""
+    """An event and the position after it, from which reading continues."""
 
     partition: int
     position: str
-    event: FeedbackEvent | Unreadable | Newer
+    event: FeedbackEvent | Unreadable | NewerVersion
 
 
-def read_event(payload: str | bytes) -> FeedbackEvent | Unreadable | Newer:
-    """The event in a payload, an older version's brought up to the newest. Unknown fields are let pass: a
-    newer writer may add some."""
+def read_event(payload: str | bytes) -> FeedbackEvent | Unreadable | NewerVersion:
+    """Returns the event in a payload, upcast to the newest version. Unknown fields are ignored: a newer
+    writer may add some."""
     try:
         found = from_json(payload)
     except ValueError as error:
@@ -48,7 +46,7 @@ def read_event(payload: str | bytes) -> FeedbackEvent | Unreadable | Newer:
         found = versions.upcast(found)
         version = str(found.get("version"))
         if versions.is_newer(version):
-            return Newer(version)
+            return NewerVersion(version)
     try:
         return FeedbackEvent.model_validate(found)
     except ValidationError as error:
@@ -63,32 +61,21 @@ def _unreadable(reason: str, payload: str | bytes) -> Unreadable:
 
 
 class Log(Protocol):
-    """Where events wait for those who learn from them. Positions are opaque outside their log."""
+    """An ordered, partitioned log of events. Positions are opaque outside their log."""
 
     name: str
 
     def partitions(self) -> list[int]:
-        """Every partition. All events of one conversation are in the same one."""
+        """Returns every partition. All events of one conversation are in the same one."""
         ...
 
     def read(self, partition: int, after: str | None, limit: int) -> list[Entry]:
-        """At most `limit` entries behind the position `after` (None: from the start), in order; empty
-        when there are none yet. Never delivers an event that an earlier one could still overtake."""
+        """Returns at most `limit` entries after the position `after` (None: from the start), in order; none
+        when there are no more yet. Never delivers an event while an earlier one may still appear."""
         ...
 
     def trim(self) -> int:
-        """Remove what the trainer and every other consumer have passed; returns how many events."""
+        """Remove the events that the trainer and every other consumer have passed; returns how many."""
         ...
 
     def close(self) -> None: ...
-
-
-def open_log(settings: Settings, pool: Pool) -> Log:
-    """The log of this installation: the broker's where one is named, else the outbox itself."""
-    if settings.kafka.servers:
-        from feedback.kafka_log import KafkaLog
-
-        return KafkaLog(settings.kafka, pool)
-    from feedback.postgres_log import PostgresLog
-
-    return PostgresLog(pool)

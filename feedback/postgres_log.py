@@ -1,11 +1,11 @@
-"""The default log: the outbox table itself, read in order. No broker.
+"""The transactional outbox is the default log: its table is read in order, without a broker.
 
-Ids are handed out before commit, so a reader that went by id alone would step over events that commit
-late. Rows are read in the order (xid, id), and only below `pg_snapshot_xmin`: every transaction below it
-has ended, so nothing can still appear there. The price: one long writing transaction anywhere in the
-server holds the log back until it ends.
+Postgres assigns ids before commit, so a reader that went by id alone would skip events that commit late. Rows
+are read in the order (xid, id), and only below `pg_snapshot_xmin`: every transaction below it has ended, so
+no row can appear there later. The cost: one long writing transaction anywhere in the server delays the log
+until it ends.
 
-In another cluster, after dump and restore, transaction ids begin anew: `schemas.database` sees to that.
+In another cluster, after dump and restore, transaction ids start again: `schemas.database` handles that.
 """
 
 from feedback.log import Entry, read_event
@@ -19,7 +19,7 @@ order by xid, id
 limit %s
 """
 
-# Positions compare as numbers, not as text. Without a position of the trainer nothing was passed.
+# Positions compare as numbers, not as text. While the trainer has no position, nothing is removed.
 _TRIM = """
 with consumers as (
     select consumer, split_part(position, ':', 1)::xid8 as xid, split_part(position, ':', 2)::bigint as id
@@ -34,7 +34,7 @@ delete from outbox using slowest where (outbox.xid, outbox.id) <= (slowest.xid, 
 
 
 class PostgresLog:
-    """One partition over the table `outbox`. A position is "xid:id". The pool stays its owner's."""
+    """A log of one partition over the table `outbox`. A position is "xid:id". The caller owns the pool."""
 
     name = "postgres"
 

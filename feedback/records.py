@@ -1,4 +1,4 @@
-"""What the store takes and answers beside votes and turns."""
+"""These records are the store's parameters and results, beside votes and turns."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class IdempotencyKey(NamedTuple):
-    """`key` as the caller `key_id` sent it, and the sha256 of the request that it belongs to."""
+    """`key` as the API key `key_id` sent it, and the sha256 of its request."""
 
     key_id: str
     key: str
@@ -15,7 +15,7 @@ class IdempotencyKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A durable vote. `new` is false when an Idempotency-Key brought back an earlier answer."""
+    """A durable vote. `new` is false when an Idempotency-Key returned an earlier response."""
 
     id: str
     completion_id: str
@@ -25,7 +25,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A stored vote without its text. `policy` first learned from it and answered everybody at `live_at`."""
+    """A stored vote without its text. `policy` is the first that learned from it, live since `live_at`."""
 
     id: str
     project: str
@@ -44,7 +44,7 @@ class Found:
 
 
 class Learned(NamedTuple):
-    """A vote that some policy was the first to learn from."""
+    """A vote and its rater, of those that a given policy was the first to learn from."""
 
     feedback_id: str
     turn_id: str

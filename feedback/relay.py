@@ -1,14 +1,15 @@
-"""From the outbox to the broker: every event at least once, each conversation's in the order they happened.
+"""The message relay publishes the outbox to Kafka (the transactional outbox pattern): at least once, and each
+conversation in order.
 
-A batch is read in the outbox's own order (`postgres_log` says why), sent with an idempotent producer that
-waits for all replicas, and marked with the places the broker gave it while the next one is on its way. A
-relay that dies between sends both again; whoever reads counts each event once. Rows stay until every
-consumer has passed them, so a broker that lost its data is given again whatever they had not: when the topic
-has another id, or a place is given twice, or the topic ends before what it had acknowledged or begins behind
-what the trainer still needs, a new generation of positions begins and every row is unpublished again.
+It reads a batch in the outbox's order (see `postgres_log`), sends it with an idempotent producer and
+acks=all, and stores the offsets of its events while the next batch is in flight. A relay that dies in between
+sends both batches again, and consumers ignore the duplicates. Rows stay until every consumer has passed them,
+so a broker that lost its data is given them again. Data loss shows as another topic id, an offset that is
+assigned twice, a topic that ends before an acknowledged event, or one that begins after an event that a
+consumer still needs. Then a new generation of offsets begins, and every row counts as unpublished.
 
-One relay works at a time, by a lock that Postgres drops with the connection; others stand by. Everything
-goes over that one connection: a relay that lost it has lost the lock too, and writes nothing more.
+One relay is active at a time, by an advisory lock; others stand by. The active relay uses only the connection
+that holds the lock: without the lock it can write nothing.
 """
 
 import threading
@@ -26,24 +27,24 @@ from psycopg.rows import DictRow, args_row
 
 from feedback.broker import connection as broker_connection
 from feedback.broker import ensure_topic
-from schemas import places
+from schemas import lock_ids
 from schemas.database import connect
 from schemas.settings import KafkaSettings
 
 BATCH = 2_000
 BATCH_BYTES = 512 * 1024
-"""Sent to a partition at once. One request is under way at a time, so that no broker can mix up two."""
+"""Bytes of one request to a partition. One request is in flight at a time, which keeps the order."""
 POLL = 0.1
-"""Seconds between looks at an outbox that had nothing."""
+"""Seconds between reads of an empty outbox."""
 VERIFY = 5.0
-"""Seconds between looks at whether the broker still has what it acknowledged."""
-READ = 5.0
-"""Seconds for a broker that answers to give an event back: longer than that, and it does not have it."""
-ARRIVE = 10.0
-"""Seconds for a batch to be acknowledged. A broker that lost its data may not know a producer any more, which
-then tries without end; the next one it knows."""
+"""Seconds between checks that the broker still has the events that it acknowledged."""
+READ_TIMEOUT = 5.0
+"""Seconds for a reachable broker to return an event; after that, the event counts as lost."""
+ACK_TIMEOUT = 10.0
+"""Seconds for a batch to be acknowledged. A broker that lost its data may not know a producer, which then
+retries without end; a new producer is needed."""
 PAUSE = 1.0
-"""Seconds before the next try when Postgres or the broker is away."""
+"""Seconds before the next attempt when Postgres or the broker is unavailable."""
 
 _UNPUBLISHED = """
 select id, xid::text as transaction, convert_to(conversation_id, 'UTF8'), convert_to(event::text, 'UTF8')
@@ -60,7 +61,7 @@ from unnest(%s::bigint[], %s::integer[], %s::bigint[]) as placed (id, partition,
 where outbox.id = placed.id
 """
 
-# The highest place known to have been given, by partition: of events still kept, or passed by a consumer.
+# The highest offset known in each partition: of events still kept, or passed by a consumer.
 _HIGHEST = """
 select partition, max(place) as place from (
     select partition, "offset" as place from outbox where "offset" is not null
@@ -70,7 +71,7 @@ select partition, max(place) as place from (
 ) as known group by partition
 """
 
-# Of the events still kept, the oldest and the newest in each partition: what lies between lies between.
+# The oldest and the newest kept event of each partition; the others lie between them.
 _KEPT = """
 select kept.*, convert_to(outbox.event::text, 'UTF8') as event
 from (
@@ -85,7 +86,8 @@ log = structlog.get_logger("relay")
 
 
 class Row(NamedTuple):
-    """An event as it is sent: `conversation` and `event` are bytes from the database to the broker."""
+    """An event to publish: `conversation` is the message key, `event` its value, both as Postgres sent
+    them."""
 
     id: int
     transaction: str
@@ -94,18 +96,19 @@ class Row(NamedTuple):
 
 
 class DataLost(Exception):
-    """The broker no longer has what it had acknowledged; says how that shows."""
+    """The broker no longer has an event that it acknowledged. The relay starts a new generation; the message
+    is stored as its reason."""
 
 
 class Relay:
-    """The active relay, on a connection that holds the lock."""
+    """The active relay. `connection` holds the lock."""
 
     def __init__(self, kafka: KafkaSettings, connection: Connection[DictRow]) -> None:
-        """Raises KafkaError when the broker is away."""
+        """Raises KafkaError when the broker is unavailable."""
         self._kafka = kafka
         self._connection = connection
         self._highest: dict[int, int] = {}
-        self._under_way: list[tuple[Row, Any]] = []
+        self._in_flight: list[tuple[Row, Any]] = []
         self._verified = 0.0
         arguments = broker_connection(kafka)
         with ExitStack() as clients:
@@ -124,15 +127,15 @@ class Relay:
             self.close = clients.pop_all().close
 
     def step(self) -> bool:
-        """Send one batch, if there is one, and mark the one before it, which had until now to arrive; whether
-        there was anything to do. Raises KafkaError (nothing is marked: both are sent again) and
+        """Send one batch, if there is one, and store the offsets of the batch before it. Returns whether
+        there was anything to do. Raises KafkaError (no offsets are stored: both batches are sent again) and
         psycopg.OperationalError."""
         try:
             if time.monotonic() - self._verified > VERIFY:
                 self._verify()
-            before = self._under_way
+            before = self._in_flight
             rows = self._unpublished(before[-1][0] if before else None)
-            self._under_way = [
+            self._in_flight = [
                 (row, self._producer.send(self._kafka.topic, key=row.conversation, value=row.event))
                 for row in rows
             ]
@@ -143,8 +146,8 @@ class Relay:
             return True
 
     def _mark(self, sent: Sequence[tuple[Row, Any]]) -> None:
-        """Write down the places that the broker gave. Raises DataLost."""
-        placed = [future.get(timeout=ARRIVE) for _, future in sent]
+        """Store the offsets that the broker assigned. Raises DataLost."""
+        placed = [future.get(timeout=ACK_TIMEOUT) for _, future in sent]
         for place in placed:
             if place.offset <= self._highest.get(place.partition, -1):
                 raise DataLost(f"partition {place.partition} gave offset {place.offset} a second time")
@@ -188,11 +191,11 @@ class Relay:
         self._verified = time.monotonic()
 
     def _read(self, partition: TopicPartition, offset: int) -> bytes | None:
-        """What the broker has there. The end that a broker names for a partition is not asked: it may be
-        another's than a reader's."""
+        """Returns the broker's message at an offset, if any. It reads instead of asking for the end offset,
+        which may differ from what a consumer can read."""
         self._watcher.assign([partition])
         self._watcher.seek(partition, offset)
-        deadline = time.monotonic() + READ
+        deadline = time.monotonic() + READ_TIMEOUT
         try:
             while time.monotonic() < deadline:
                 for message in self._watcher.poll(timeout_ms=200, max_records=1).get(partition, []):
@@ -213,12 +216,12 @@ class Relay:
                 {"topic": self._kafka.topic, "topic_id": self._topic_id, "reason": reason},
             )
         self._highest.clear()
-        self._under_way = []
+        self._in_flight = []
         log.warning("a new generation of the log", topic=self._kafka.topic, reason=reason)
 
 
 def run(url: str, kafka: KafkaSettings, stopping: threading.Event) -> None:
-    """Relay until `stopping` is set; waits out whatever is away."""
+    """Relay until `stopping` is set; retries while Postgres or the broker is unavailable."""
     while not stopping.is_set():
         try:
             with _active(url, kafka, stopping) as relay:
@@ -234,7 +237,7 @@ def run(url: str, kafka: KafkaSettings, stopping: threading.Event) -> None:
 
 @contextmanager
 def _active(url: str, kafka: KafkaSettings, stopping: threading.Event) -> Iterator[Relay | None]:
-    """The relay, once the lock is ours; None when it is time to stop."""
+    """Yields the relay once this process holds the lock, or None when it must stop first."""
     with connect(url) as connection:
         while not _locked(connection):
             if stopping.wait(PAUSE):
@@ -249,5 +252,5 @@ def _active(url: str, kafka: KafkaSettings, stopping: threading.Event) -> Iterat
 
 
 def _locked(connection: Connection[DictRow]) -> bool:
-    row = connection.execute("select pg_try_advisory_lock(%s) as locked", [places.RELAY]).fetchone()
+    row = connection.execute("select pg_try_advisory_lock(%s) as locked", [lock_ids.RELAY]).fetchone()
     return row is not None and bool(row["locked"])

@@ -1,8 +1,8 @@
-"""How long things are kept: partitions for the turns to come, and an end for what is old.
+"""Retention drops old weekly partitions of turns, and creates the coming ones.
 
-Turns lie in weekly partitions, and a week that is over goes with its replies and with the votes on them. What
-the trainer derived from those votes holds no text and stays; without their turns it learns from them no more.
-An answer kept for an Idempotency-Key is forgotten sooner: nobody retries for that long.
+A week is dropped with its replies and the votes on them. The training examples derived from those votes hold
+no text and stay, but without their turns the trainer no longer learns from them. Responses stored for an
+Idempotency-Key are deleted sooner: clients do not retry for that long.
 """
 
 import asyncio
@@ -16,29 +16,31 @@ from schemas.database import AsyncPool
 
 log = structlog.get_logger()
 
-EVERY = 600.0
-"""Seconds between two looks."""
+INTERVAL = 600.0
+"""Seconds between two runs."""
 WEEKS_AHEAD = 8
+"""Partitions that exist in advance, weeks."""
 IDEMPOTENCY_DAYS = 7
+"""Age at which stored responses are deleted, days."""
 
-# Any constant, as long as it never changes: one replica at a time, and the others need not.
+# The advisory lock of maintenance: one replica runs it at a time, the others skip it. It must never change.
 _LOCK = 0x4845_4B45
 
 
 async def run(pool: AsyncPool, retention_days: int | None) -> None:
-    """Keep house until cancelled; what cannot be done now is done at the next look."""
+    """Run maintenance until cancelled; a run that fails is repeated at the next interval."""
     while True:
         try:
-            await keep_house(pool, retention_days)
+            await run_maintenance(pool, retention_days)
         except (psycopg.Error, PoolTimeout) as error:
-            log.warning("housekeeping_waits", error=type(error).__name__, detail=str(error).splitlines()[:1])
-        await asyncio.sleep(EVERY)
+            log.warning("maintenance_failed", error=type(error).__name__, detail=str(error).splitlines()[:1])
+        await asyncio.sleep(INTERVAL)
 
 
-async def keep_house(pool: AsyncPool, retention_days: int | None) -> None:
-    """Add the weeks to come and drop those that ended `retention_days` ago; None drops none.
+async def run_maintenance(pool: AsyncPool, retention_days: int | None) -> None:
+    """Create the coming weeks and drop those that ended `retention_days` ago; None drops none.
 
-    Raises psycopg.OperationalError where it would have to wait for others.
+    Raises psycopg.OperationalError where it would have to wait for a lock.
     """
     await _alone(pool, "select add_turn_weeks(now() + %s * interval '168 hours')", WEEKS_AHEAD)
     await _alone(
@@ -49,7 +51,7 @@ async def keep_house(pool: AsyncPool, retention_days: int | None) -> None:
 
 
 async def _alone(pool: AsyncPool, statement: LiteralString, value: int) -> None:
-    """A statement that may take long, in a transaction; nothing while another replica is at it."""
+    """Run a long statement in a transaction, unless another replica holds the lock."""
     async with pool.connection() as connection, connection.transaction():
         cursor = await connection.execute("select pg_try_advisory_xact_lock(%s) as ours", [_LOCK])
         row = await cursor.fetchone()

@@ -1,12 +1,12 @@
-"""Votes in Postgres, each written in one transaction, and the turns that they are about.
+"""The store writes each vote and its outbox row in one transaction (the transactional outbox), and turns.
 
-A vote is one statement: its row in `feedback` and in `outbox`, the end of the vote that it supersedes and
-the answer to its Idempotency-Key stand or fall together, in one round trip and without holding a lock. The
-statement can end only votes that its snapshot shows, and gets its transaction id after its snapshot, so in
-the log a vote always stands before what ends it. Of two votes for one slot at once, the unique index
-`feedback_active` stops the later, which is then sent again and sees the earlier.
+A vote is one statement and one round trip, without explicit locks: it inserts the rows in `feedback` and
+`outbox`, marks the older vote as superseded, and stores the response for its Idempotency-Key. The statement
+supersedes only votes that its snapshot shows, and gets its transaction id after its snapshot, so in the log a
+vote always precedes the event that supersedes it. Of two simultaneous votes for one slot, the unique index
+`feedback_active` refuses the later, which is then retried and sees the earlier.
 
-Leaves out who may vote (`serving.votes`) and reading the log (`feedback.log`).
+Authorisation is in `serving.votes`, reading the log in `feedback.log`.
 """
 
 import uuid
@@ -21,16 +21,16 @@ from psycopg.errors import ForeignKeyViolation, UniqueViolation
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from feedback.ballot import Ballot
 from feedback.records import Found, IdempotencyKey, Learned, Recorded
 from feedback.turns import Turns
+from feedback.votable_turn import VotableTurn
 from schemas.database import AsyncPool
 from schemas.errors import Conflict, NotFound
 from schemas.feedback import Edit, FeedbackEvent, Ranking, Signal, Vote
 from schemas.turns import Turn
 
-# Each part reads from the one before it, which fixes their order: the key is taken (or, when it is known
-# already, everything after it finds nothing to do), the older vote ends, the new one stands, the log hears.
+# Each part reads from the one before it, which fixes their order: claim the key (when it is taken already,
+# the other parts do nothing), supersede the older vote, insert the new one, append to the outbox.
 _RECORD = """
 with remembered as (
     insert into idempotency (project, key_id, key, request_hash, response)
@@ -87,7 +87,7 @@ where f.id = %s
 
 
 class Store:
-    """What serving writes down. Shares `pool` with whoever opened it."""
+    """The reads and writes of votes and turns. The caller owns `pool`."""
 
     def __init__(self, pool: AsyncPool) -> None:
         self._pool = pool
@@ -96,19 +96,19 @@ class Store:
 
     @asynccontextmanager
     async def at_hand(self) -> AsyncIterator[Self]:
-        """The same store with a connection in its hand, for who asks it several things in a row. Each is
-        still a transaction of its own."""
+        """Yields the same store bound to one connection, for several calls in a row. Each call is still a
+        transaction of its own."""
         async with self._autocommit() as connection:
             store = copy(self)
             store._connection = connection
             yield store
 
     async def record_turn(self, turn: Turn) -> None:
-        """Keep a turn with its replies; durable on return."""
+        """Store a turn with its replies; durable on return."""
         await self._turns.record(turn)
 
-    async def ballot(self, completion_id: str) -> Ballot | None:
-        """The turn as a vote sees it; None when there is none (any more)."""
+    async def votable_turn(self, completion_id: str) -> VotableTurn | None:
+        """Returns the turn for validating a vote; None when it does not exist or was erased."""
         row = await self._row(
             "select id as completion_id, project, conversation_id, rater, key_id,"
             " cardinality(prompt_token_ids) as prompt_tokens,"
@@ -116,32 +116,32 @@ class Store:
             " from turns where id = %s",
             [completion_id],
         )
-        return Ballot(**row) if row else None
+        return VotableTurn(**row) if row else None
 
     async def reply_text(self, completion_id: str, choice: int) -> str | None:
-        """What a stored reply says."""
+        """Returns the text of a stored reply."""
         row = await self._row(
             "select text from replies where turn_id = %s and choice = %s", [completion_id, choice]
         )
         return row["text"] if row else None
 
     async def submit(
-        self, ballot: Ballot, vote: Vote, rater: str, *, idempotency: IdempotencyKey | None = None
+        self, votable: VotableTurn, vote: Vote, rater: str, *, idempotency: IdempotencyKey | None = None
     ) -> Recorded:
-        """Record a vote that fits its ballot, ending the rater's older vote in the same slot.
+        """Record a vote on a turn, superseding the rater's older vote in the same slot.
 
-        Returns only when the vote and its event are durable. With an `idempotency` key that was used
-        before, the first answer comes back and nothing is written. Raises InvalidRequest (the vote is not
-        about this turn), Conflict `idempotency_key_reused`, NotFound (the turn was erased meanwhile).
+        Returns only when the vote and its event are durable. With an `idempotency` key that was used before,
+        returns the first response and writes nothing. Raises InvalidRequest (the vote does not fit the turn),
+        Conflict `idempotency_key_reused`, NotFound (the turn was erased meanwhile).
         """
-        ballot.check(vote)
+        votable.check(vote)
         event = FeedbackEvent(
             event_id=f"ev_{uuid.uuid4().hex}",
             kind="recorded",
             feedback_id=f"fb_{uuid.uuid4().hex}",
-            project=ballot.project,
-            turn_id=ballot.completion_id,
-            conversation_id=ballot.conversation_id,
+            project=votable.project,
+            turn_id=votable.completion_id,
+            conversation_id=votable.conversation_id,
             choice=None if isinstance(vote, Ranking) else vote.choice,
             type=vote.type,
             value=vote.facts,
@@ -173,17 +173,17 @@ class Store:
                 row = await self._row(_RECORD, values)
                 break
             except UniqueViolation:
-                continue  # somebody voted for the same slot at the same moment, and now it is there to see
+                continue  # a simultaneous vote took the slot; the next snapshot shows it
             except ForeignKeyViolation:
-                raise completion_not_found(ballot.completion_id) from None
+                raise completion_not_found(votable.completion_id) from None
         if row is not None:
             return Recorded(event.feedback_id, event.turn_id, new=True, supersedes=row["supersedes"])
-        assert idempotency is not None  # noqa: S101 - only a key that was used before stops a vote
-        return Recorded(**await self._remembered(ballot.project, idempotency), new=False)
+        assert idempotency is not None  # noqa: S101 - only a used key makes the statement insert nothing
+        return Recorded(**await self._remembered(votable.project, idempotency), new=False)
 
     async def claim(self, project: str, idempotency: IdempotencyKey) -> None:
-        """Take a key for a request that has no single answer (a batch); taking it again is fine.
-        Raises Conflict `idempotency_key_reused` when it was taken for another request."""
+        """Claim a key for a request that has no single response (a batch); claiming it again is allowed.
+        Raises Conflict `idempotency_key_reused` when it was claimed for another request."""
         await self._row(
             "insert into idempotency (project, key_id, key, request_hash, response)"
             " values (%s, %s, %s, %s, '{}') on conflict do nothing returning 1",
@@ -192,10 +192,10 @@ class Store:
         await self._remembered(project, idempotency)
 
     async def retract(self, found: Found) -> None:
-        """Take a vote back; it stays as history. Retracting twice is retracting once.
+        """Retract a vote, idempotently; its row stays as history.
 
-        The vote that it had superseded does not come back. Raises Conflict `superseded` when a newer vote
-        took its place: that one is what stands.
+        The vote that it had superseded stays superseded. Raises Conflict `superseded` when a newer vote has
+        replaced it: that one is active.
         """
         event = FeedbackEvent(
             event_id=f"ev_{uuid.uuid4().hex}",
@@ -230,12 +230,12 @@ class Store:
                 )
 
     async def find(self, feedback_id: str) -> Found | None:
-        """A vote, whether it still stands, and what learned from it."""
+        """Returns a vote, its status, and the policy that first learned from it."""
         row = await self._row(_FIND, [feedback_id])
         return Found(**row) if row else None
 
     async def learned_by(self, project: str, policy: str) -> list[Learned]:
-        """The votes that `policy` was the first to learn from."""
+        """Returns the votes that `policy` was the first to learn from."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "select feedback_id, turn_id, rater from training_examples"
@@ -259,7 +259,7 @@ class Store:
         return response
 
     async def _row(self, sql: str, values: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any] | None:
-        """The first row of one statement, which is a transaction of its own and durable on return."""
+        """Returns the first row of one statement, which is a transaction of its own and durable on return."""
         if self._connection is not None:
             return await (await self._connection.execute(sql, values)).fetchone()
         async with self._autocommit() as connection:

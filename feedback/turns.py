@@ -1,7 +1,7 @@
-"""Turns on their way into Postgres: those that end while one transaction is under way share the next.
+"""Group commit writes turns to Postgres: turns that end during one transaction share the next.
 
-Whoever records a turn waits until it is durable, so nothing that was promised is lost; under load many waits
-cost one transaction, and a quiet service writes each turn at once.
+Each caller waits until its turn is durable. Under load many callers share one transaction; an idle service
+writes each turn at once.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from psycopg_pool import PoolTimeout
 from schemas.database import AsyncPool
 from schemas.turns import Turn
 
-MOST = 64
+MAX_BATCH = 64
 """Turns in one transaction."""
 
 _TURN: LiteralString = (
@@ -28,7 +28,7 @@ _REPLY: LiteralString = (
 
 
 class Turns:
-    """Shares `pool` with whoever opened it."""
+    """A writer of turns. The caller owns `pool`."""
 
     def __init__(self, pool: AsyncPool) -> None:
         self._pool = pool
@@ -36,8 +36,8 @@ class Turns:
         self._writing: asyncio.Task[None] | None = None
 
     async def record(self, turn: Turn) -> None:
-        """Keep a turn with its replies; durable on return. Raises psycopg.Error and PoolTimeout, and
-        whatever a value says that cannot be written."""
+        """Store a turn with its replies; durable on return. Raises psycopg.Error, PoolTimeout, and the error
+        of a value that psycopg cannot adapt."""
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, durable))
         if self._writing is None:
@@ -47,13 +47,13 @@ class Turns:
     async def _write(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 await self._insert([(turn, durable) for turn, durable in batch if not durable.cancelled()])
         finally:
             self._writing = None
 
     async def _insert(self, batch: list[tuple[Turn, asyncio.Future[None]]]) -> None:
-        """Every one of them, or of those that cannot be kept the error, to who waits for it."""
+        """Insert a batch and resolve each future: with its own error where a turn cannot be stored."""
         if not batch:
             return
         problem: Exception | None = None
@@ -61,9 +61,7 @@ class Turns:
             await self._transaction([turn for turn, _ in batch])
         except (psycopg.OperationalError, PoolTimeout) as error:
             problem = error
-        except (
-            Exception
-        ) as error:  # of one turn, which must neither take the others with it nor leave them waiting
+        except Exception as error:  # of one turn; the others are inserted one by one
             if len(batch) > 1:
                 for each in batch:
                     await self._insert([each])

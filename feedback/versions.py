@@ -1,8 +1,7 @@
-"""The versions that events have had, and the way from each to the newest, which is `FeedbackEvent`'s.
+"""Upcasting brings events of older versions up to the newest, which `FeedbackEvent` describes.
 
-A field that may be missing needs no new version. What older readers would get wrong does: `FeedbackEvent`
-takes the next version, and UPCASTS a step to it from the one before. A log keeps what was written to it, so
-steps stay.
+An optional field needs no new version. A change that older readers would misread does: `FeedbackEvent` takes
+the next version, and UPCASTS gains a step from the version before. Logs keep old events, so steps stay.
 """
 
 import re
@@ -12,23 +11,24 @@ from typing import Any
 from schemas.feedback import FeedbackEvent
 
 Event = dict[str, Any]
-"""As it was parsed: whether its fields are there is found when it is validated."""
+"""Parsed JSON that is not validated yet."""
 
 UPCASTS: dict[str, Callable[[Event], Event]] = {}
-"""By version: makes of an event of that version one of the next, its `version` included. Raises nothing."""
+"""By version: the function from an event of that version to one of the next, `version` included. It must not
+raise."""
 
 _NUMBERED = re.compile(r"hearken\.feedback\.v([1-9][0-9]{0,8})")
 _NEWEST = int(FeedbackEvent.model_fields["version"].default.rpartition("v")[2])
 
 
 def is_newer(version: str) -> bool:
-    """Whether only code that comes after this can know it."""
+    """Returns whether the version is later than this code's."""
     numbered = _NUMBERED.fullmatch(version)
     return numbered is not None and int(numbered[1]) > _NEWEST
 
 
 def upcast(event: Event) -> Event:
-    """The same event in the newest version that there is a way to."""
+    """Returns the event in the newest version that it can be upcast to."""
     while step := UPCASTS.get(str(event.get("version"))):
         event = step(event)
     return event

@@ -1,7 +1,7 @@
 """What a person can say of a reply (`Vote`), and what the log carries of it (`FeedbackEvent`).
 
-A vote may hold text (a comment, an edit); an event never does: it names ids, and whoever may read the
-text joins by them. Whether a vote fits its turn (choices, ranking, length) is for `feedback.ballot`, and
+A vote may hold text (a comment, an edit); an event never does: it names ids, and whoever may read the text
+joins by them. Whether a vote fits its turn (choices, ranking, length) is for `feedback.votable_turn`, and
 characters that cannot be stored are refused where the bytes are decoded (`schemas.wire`).
 """
 

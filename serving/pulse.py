@@ -6,12 +6,12 @@ each scrape; what is not part of an installation (a broker, promotion by itself)
 
 from collections.abc import Iterator
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.rows import DictRow
 
-from schemas import places
+from schemas import lock_ids
+from schemas.database_metrics import DatabaseMetrics
 from schemas.feedback import JUDGE
-from schemas.figures import Figures, Metric
 from schemas.settings import Settings
 
 _PULSE = """
@@ -39,11 +39,11 @@ select
 """
 
 
-def pulse(settings: Settings) -> Figures:
+def pulse(settings: Settings) -> DatabaseMetrics:
     """Votes wait once there are as many as start a round; fewer may wait as long as they are few."""
     parameters = {
-        "trainer": places.TRAINER,
-        "relay": places.RELAY,
+        "trainer": lock_ids.TRAINER,
+        "relay": lock_ids.RELAY,
         "project": settings.project,
         "judge": JUDGE,
         "enough": max(settings.trainer.round_votes, settings.trainer.min_votes),
@@ -73,4 +73,4 @@ def pulse(settings: Settings) -> Figures:
             row["unpromoted"] if direct else None,
         )
 
-    return Figures(settings.database_url or "", _PULSE, parameters, metrics)
+    return DatabaseMetrics(settings.database_url or "", _PULSE, parameters, metrics)

@@ -29,10 +29,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from feedback.ballot import Ballot, check_edit
 from feedback.export import everything, line
 from feedback.records import Found, IdempotencyKey, Recorded
 from feedback.store import Store, completion_not_found
+from feedback.votable_turn import VotableTurn, check_edit
 from schemas.database import AsyncPool
 from schemas.errors import Conflict, Forbidden, InvalidRequest, NotFound, RequestError, Unauthorized
 from schemas.feedback import Edit, Id, Vote, parse_vote
@@ -105,21 +105,21 @@ async def _record(state: Any, caller: Caller | None, vote: Vote, key: str | None
 
 
 async def _cast(state: Any, store: Store, caller: Caller | None, vote: Vote, key: str | None) -> Recorded:
-    ballot = await store.ballot(vote.completion_id)
-    if ballot is None or (caller is not None and caller.project != ballot.project):
+    votable = await store.votable_turn(vote.completion_id)
+    if votable is None or (caller is not None and caller.project != votable.project):
         raise completion_not_found(vote.completion_id)
-    rater = _rater(state.seals, caller, vote, ballot)
+    rater = _rater(state.seals, caller, vote, votable)
     if isinstance(vote, Edit):
         original = await store.reply_text(vote.completion_id, vote.choice)
         check_edit(
             vote,
             original,
-            ballot,
+            votable,
             context=state.fleet.context,
             most_bytes=state.settings.serving.max_body_bytes,
         )
-    idempotency = None if key is None else _idempotency(caller, ballot, key, vote.model_dump(mode="json"))
-    return await store.submit(ballot, vote, rater, idempotency=idempotency)
+    idempotency = None if key is None else _idempotency(caller, votable, key, vote.model_dump(mode="json"))
+    return await store.submit(votable, vote, rater, idempotency=idempotency)
 
 
 @router.post("/v1/feedback", status_code=201, openapi_extra=body("/v1/feedback", Vote, _KEY_HEADER))
@@ -198,14 +198,16 @@ async def retract(
     return {"id": found.id, "completion_id": found.completion_id, "status": "retracted"}
 
 
-def _rater(seals: Seals, caller: Caller | None, vote: Vote, ballot: Ballot) -> str:
+def _rater(seals: Seals, caller: Caller | None, vote: Vote, votable: VotableTurn) -> str:
     """Whose vote it is. Raises Forbidden when the caller may not give it."""
     if caller is not None and caller.kind != "publishable":
-        return seals.rater(ballot.project, vote.user, caller.kind) if vote.user is not None else ballot.rater
-    _check_token(seals, ballot.completion_id, vote.feedback_token)
+        return (
+            seals.rater(votable.project, vote.user, caller.kind) if vote.user is not None else votable.rater
+        )
+    _check_token(seals, votable.completion_id, vote.feedback_token)
     if vote.user is not None:
         raise Forbidden("Only a secret key may vote for a user that it names.", code="user_not_allowed")
-    return ballot.rater
+    return votable.rater
 
 
 async def _find(state: Any, caller: Caller | None, feedback_id: str, token: str | None) -> Found:
@@ -241,9 +243,9 @@ def _checked(key: str | None) -> str | None:
     return key
 
 
-def _idempotency(caller: Caller | None, ballot: Ballot, key: str, body: Any) -> IdempotencyKey:
+def _idempotency(caller: Caller | None, votable: VotableTurn, key: str, body: Any) -> IdempotencyKey:
     if caller is None:
-        return IdempotencyKey(ballot.key_id, f"{ballot.completion_id}\n{key}", _digest(body))
+        return IdempotencyKey(votable.key_id, f"{votable.completion_id}\n{key}", _digest(body))
     return IdempotencyKey(caller.key_id, key, _digest(body))
 
 

@@ -1,10 +1,11 @@
-"""A second consumer of the log beside the trainer, that only notes what it is delivered."""
+"""The auditor is a second consumer of the log beside the trainer; it only records what is delivered."""
 
 import threading
 
 import psycopg
 
-from feedback.log import Entry, Log, open_log
+from feedback.log import Entry, Log
+from feedback.open_log import open_log
 from schemas.database import Pool, open_pool
 from schemas.settings import KafkaSettings, Settings
 
@@ -15,8 +16,9 @@ BEGINNING = "0:0"  # of either log
 
 
 class Auditor(threading.Thread):
-    """Keeps its position in Postgres, so that nothing is trimmed before it has read it, however often broker
-    and database are away. `entries` is everything in the order of delivery, some of it more than once."""
+    """A consumer thread. Its position is in Postgres, so that nothing is trimmed before it has read it,
+    however often broker and database are down. `entries` are all deliveries in order, some of them
+    repeated."""
 
     def __init__(self, url: str, kafka: KafkaSettings) -> None:
         super().__init__(name=NAME, daemon=True)
@@ -41,7 +43,7 @@ class Auditor(threading.Thread):
                     try:
                         for partition in log.partitions():
                             self._read(pool, log, partition)
-                    except psycopg.OperationalError:  # Postgres is away
+                    except psycopg.OperationalError:  # Postgres is down
                         continue
             finally:
                 log.close()

@@ -111,9 +111,9 @@ def send(database_url: str, turns: list[Turn], votes: list[tuple[Turn, Vote]]) -
                 await store.record_turn(turn)
             ids = []
             for turn, vote in votes:
-                ballot = await store.ballot(turn.id)
-                assert ballot is not None
-                ids.append((await store.submit(ballot, vote, turn.rater)).id)
+                votable = await store.votable_turn(turn.id)
+                assert votable is not None
+                ids.append((await store.submit(votable, vote, turn.rater)).id)
             return ids
 
     return asyncio.run(record())

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from deploy.datasets.row_files import FileDamaged, file_size, read_file
-from feedback.votable_turn import VotableTurn
-from feedback.layouts import Judgement, Malformed, read
+from feedback.layouts import Judgement, MalformedRow, read
 from feedback.store import Store
 from feedback.turns import MOST
+from feedback.votable_turn import VotableTurn
 from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import StartError
 from schemas.feedback import Vote, parse_vote
@@ -79,10 +79,10 @@ async def import_file(settings: Settings, path: Path, rater: str) -> ImportRepor
             try:
                 for row in read_file(path):
                     try:
-                        if isinstance(row.value, Malformed):
+                        if isinstance(row.value, MalformedRow):
                             raise row.value
                         batch.append(importer.convert(row.number, read(row.value)))
-                    except Malformed as error:
+                    except MalformedRow as error:
                         report.refuse(row.number, error.message)
                     if len(batch) == MOST:
                         report.imported += await importer.store(batch)
@@ -129,7 +129,8 @@ class Importer:
         return cls(pool, project, row["id"], seals.rater(project, rater, "admin"), text)
 
     def convert(self, number: int, judgement: Judgement) -> ImportedRow:
-        """Returns the row's turn and vote. Raises Malformed if the base's template or context refuses it."""
+        """Returns the row's turn and vote. Raises MalformedRow if the base's template or context refuses
+        it."""
         seed = json.dumps([self._rater, number, judgement.row()], sort_keys=True)
         turn = self._turn(IMPORTED + hashlib.sha256(seed.encode()).hexdigest()[:32], judgement)
         return ImportedRow(turn, _vote(turn.id, judgement))
@@ -164,14 +165,14 @@ class Importer:
         try:
             prompt = self._text.render(messages)
         except TemplateError as error:
-            raise Malformed(f"the base's chat template refuses it: {error}") from None
+            raise MalformedRow(f"the base's chat template refuses it: {error}") from None
         replies = [
             Reply(choice, POLICY, 1.0, reply, self._text.encode_reply(reply), [], "stop")
             for choice, reply in enumerate(judgement.replies)
         ]
         longest = len(prompt) + max(len(reply.token_ids) for reply in replies)
         if longest > self._text.context_length:
-            raise Malformed(
+            raise MalformedRow(
                 f"it is {longest} tokens long, and the model's context is {self._text.context_length}"
             )
         return Turn(

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feedback.export import line as json_line
-from feedback.layouts import Malformed
+from feedback.layouts import MalformedRow
 from schemas.errors import HearkenError, StartError
 
 _READ_BATCH, _WRITE_BATCH = 64, 1_000  # rows of a Parquet file in memory
 
 
 class Row(NamedTuple):
-    """A row of a file. `number` counts from 1, by line in JSON Lines. `value` is Malformed if the line is not
-    JSON. `bytes_read` is the position in the file; of a Parquet file, the same share of its size as of its
-    rows.
+    """A row of a file. `number` counts from 1, by line in JSON Lines. `value` is MalformedRow if the line is
+    not JSON. `bytes_read` is the position in the file; of a Parquet file, the same share of its size as of
+    its rows.
     """
 
     number: int
@@ -53,9 +53,9 @@ def _read_lines(path: Path) -> Iterator[Row]:
             try:
                 yield Row(number, json.loads(line), read)
             except ValueError:
-                yield Row(number, Malformed("it is not JSON"), read)
+                yield Row(number, MalformedRow("it is not JSON"), read)
             except RecursionError:
-                yield Row(number, Malformed("it is nested too deeply"), read)
+                yield Row(number, MalformedRow("it is nested too deeply"), read)
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

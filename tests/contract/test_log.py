@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from feedback.log import Log, Newer, open_log
+from feedback.log import Log, NewerVersion
+from feedback.open_log import open_log
 from feedback.versions import UPCASTS
 from schemas.database import Pool
 from schemas.settings import KafkaSettings, Settings
@@ -181,7 +182,7 @@ def test_an_event_of_a_newer_version_waits_for_code_that_knows_it(
     newer = event("b").model_dump(mode="json") | {"version": "hearken.feedback.v2"}
     put_json(database_url, "b", newer)
     put_each(database_url, "c")
-    assert read_until(log, None, 3)[1].event == Newer("hearken.feedback.v2")
+    assert read_until(log, None, 3)[1].event == NewerVersion("hearken.feedback.v2")
     assert ingest_until(pool, log, 1) == ["ev_a"]
     assert ingest(pool, log) == 0
     assert waits_for(pool) == ["hearken.feedback.v2"]

@@ -16,7 +16,7 @@ import pytest
 from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.prepare import create_keys
-from feedback.log import open_log
+from feedback.open_log import open_log
 from schemas.database import Pool, open_pool
 from schemas.settings import Settings
 from tests.contract.engines import start_embedded
@@ -127,7 +127,7 @@ def test_what_was_backed_up_serves_again(
 
     with open_pool(elsewhere) as restored:
         ingest(restored, open_log(settings, restored))
-        assert examples.count(restored, settings.project) == 25  # each old one once, and the new one
+        assert examples.count_votes(restored, settings.project) == 25  # each old one once, and the new one
 
 
 def answered_by(client: httpx.Client) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from feedback.log import open_log
+from feedback.open_log import open_log
 from schemas.database import Pool
 from schemas.feedback import Thumb
 from schemas.settings import RewardSettings, Settings
@@ -30,7 +30,7 @@ def test_a_vote_on_an_early_turn_of_a_conversation_is_about_that_turn(
     send(database_url, conversation, [(second, thumb), ranked(first, [[1], [0]])])
     ingest(pool, open_log(Settings(database_url=database_url), pool))
 
-    corpus = examples.load(pool, "default", backbone, examples.standing(pool, "default"))
+    corpus = examples.load(pool, "default", backbone, examples.active_events(pool, "default"))
     votes, keys = corpus.votes(corpus.examples, RewardSettings())
     assert keys == [(second.id, "1"), (first.id, "0"), (first.id, "1")]
     assert votes.thumbs == [(0, 0, 0, False)]

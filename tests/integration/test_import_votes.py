@@ -19,7 +19,7 @@ from deploy.datasets.import_votes import MAX_REPORTED_ROWS, ImportReport, import
 from deploy.datasets.row_files import read_file, write_file
 from feedback.export import rows
 from feedback.layouts import Layout
-from feedback.log import open_log
+from feedback.open_log import open_log
 from feedback.store import Store
 from schemas.database import AsyncPool, Pool
 from schemas.feedback import parse_vote
@@ -30,6 +30,7 @@ from trainer.data import examples
 from trainer.data.ingest import ingest
 from trainer.model.backbone import Backbone
 from trainer.reward.ensemble import fit
+from trainer.reward.projection import BaseFeatures
 from trainer.round import Seen
 
 PREFERENCES = [
@@ -91,10 +92,10 @@ async def test_a_judges_votes_would_come_back_as_a_persons_and_are_left_out(asyn
     turn = a_turn("chatcmpl-1", replies=("fine", "awful"))
     await store.record_turn(turn)
     for choice, rater in enumerate(("judge:wise", turn.rater)):
-        ballot = await store.ballot(turn.id)
-        assert ballot is not None
+        votable = await store.votable_turn(turn.id)
+        assert votable is not None
         vote = parse_vote({"completion_id": turn.id, "type": "thumb", "choice": choice, "value": "up"})
-        await store.submit(ballot, vote, rater)
+        await store.submit(votable, vote, rater)
     for layout in ("unpaired", "prompt-completion"):
         assert [row["completion"][0]["content"] for row in await exported(async_pool, layout)] == ["awful"]
 
@@ -254,7 +255,7 @@ async def test_the_trainer_learns_from_what_was_imported(
     for layout, found in SETS.items():
         await import_file(settings, write(tmp_path / f"{layout}.jsonl", found), layout)
     assert ingest(pool, open_log(settings, pool)) == 36
-    corpus = examples.load(pool, "default", backbone, examples.standing(pool, "default"))
+    corpus = examples.load(pool, "default", backbone, examples.active_events(pool, "default"))
     votes, _ = corpus.votes(corpus.examples, settings.trainer.reward)
     assert (votes.count, votes.raters) == (36, 3)
     assert len(corpus.pairs((example, 1.0) for example in corpus.examples)) == 12
@@ -277,15 +278,15 @@ async def test_a_preference_is_learned_from_imported_pairs(
         pairs.append({"prompt": words(), "chosen": chosen, "rejected": rejected})
     await import_file(settings, write(tmp_path / "rows.jsonl", pairs), "somebody")
     ingest(pool, open_log(settings, pool))
-    corpus = examples.load(pool, "default", backbone, examples.standing(pool, "default"))
+    corpus = examples.load(pool, "default", backbone, examples.active_events(pool, "default"))
     seen = Seen(backbone)
     seen.look(corpus)
     votes, keys = corpus.votes(corpus.examples[:120], settings.trainer.reward)
-    views = seen.of(keys)
-    model = fit(views, votes, views, 2, settings.trainer.reward, torch.Generator().manual_seed(0))
+    features = seen.of(keys)
+    model = fit(features, votes, BaseFeatures(features, 2), settings.trainer.reward, torch.Generator().manual_seed(0))
     assert [float(member.terms.position) for member in model.members] == pytest.approx([0] * 5, abs=1e-6)
     fresh = [example for number, example in enumerate(corpus.examples) if number >= 120 and number % 10]
-    better, worse = (model.reward(seen.of([each.about[place] for each in fresh])) for place in (0, 1))
+    better, worse = (model.reward(seen.of([each.reply_keys[place] for each in fresh])) for place in (0, 1))
     assert float((better > worse).float().mean()) > 0.8
 
 
@@ -293,8 +294,8 @@ async def test_votes_of_people_are_rows_too(async_pool: AsyncPool) -> None:
     store = Store(async_pool)
     turn = a_turn("chatcmpl-1", replies=("Rome.", "Paris!", "Paris."))
     await store.record_turn(turn)
-    ballot = await store.ballot(turn.id)
-    assert ballot is not None
+    votable = await store.votable_turn(turn.id)
+    assert votable is not None
     for vote in (
         {"type": "ranking", "ranking": [[1, 2], [0]]},
         {"type": "edit", "choice": 0, "text": "Paris, of course."},
@@ -302,7 +303,7 @@ async def test_votes_of_people_are_rows_too(async_pool: AsyncPool) -> None:
         {"type": "thumb", "choice": 0, "value": "up"},
         {"type": "thumb", "choice": 0, "value": "down"},
     ):
-        await store.submit(ballot, parse_vote({"completion_id": turn.id, **vote}), "u_ada")
+        await store.submit(votable, parse_vote({"completion_id": turn.id, **vote}), "u_ada")
 
     def said(text: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": text}]

@@ -81,8 +81,8 @@ async def votes(pool: AsyncPool) -> list[tuple[str, int, str, str]]:
 
 async def test_verdicts_are_votes(judge: Judge, endpoint: Endpoint, async_pool: AsyncPool) -> None:
     await Store(async_pool).record_turn(a_turn("chatcmpl-1", replies=("fine", "awful")))
-    assert await judge.look() == 2
-    assert await judge.look() == 0
+    assert await judge.judge_batch() == 2
+    assert await judge.judge_batch() == 0
     assert await votes(async_pool) == [
         ("chatcmpl-1", 0, "up", "judge:wise"),
         ("chatcmpl-1", 1, "down", "judge:wise"),
@@ -102,8 +102,8 @@ async def test_nonsense_is_no_vote_and_is_not_asked_for_again(
     store = Store(async_pool)
     await store.record_turn(a_turn("chatcmpl-1", replies=(reply,)))
     await store.record_turn(a_turn("chatcmpl-2", replies=("fine",)))
-    assert await judge.look() == 2
-    assert await judge.look() == 0
+    assert await judge.judge_batch() == 2
+    assert await judge.judge_batch() == 0
     assert [vote[0] for vote in await votes(async_pool)] == ["chatcmpl-2"]
 
 
@@ -111,7 +111,7 @@ async def test_what_was_imported_is_not_sent_out(
     judge: Judge, endpoint: Endpoint, async_pool: AsyncPool
 ) -> None:
     await Store(async_pool).record_turn(a_turn(f"{IMPORTED}1", replies=("fine",)))
-    assert await judge.look() == 0
+    assert await judge.judge_batch() == 0
     assert endpoint.asked == []
 
 
@@ -127,7 +127,7 @@ async def test_only_its_share_of_new_turns_of_its_project_is_judged(
             "update turns set created_at = now() - interval '1 hour' where id = 'chatcmpl-3'"
         )
     judge._settings = judge._settings.model_copy(update={"share": 0.4})
-    while await judge.look():
+    while await judge.judge_batch():
         pass
     judged = {vote[0] for vote in await votes(async_pool)}
     assert 6 < len(judged) < 26

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from feedback.store import Store
-from schemas import places
+from schemas import lock_ids
 from schemas.database import AsyncPool, Pool
 from schemas.feedback import JUDGE, Thumb
 from schemas.settings import KafkaSettings, ServingSettings, Settings
@@ -15,7 +15,7 @@ from serving.pulse import pulse
 from tests.events import event, put
 from tests.scrape import shown
 from tests.voting import a_turn
-from trainer.leader_election import Standby
+from trainer.leader_election import LeaderElection
 
 BROKER = KafkaSettings(servers=["broker:9092"])
 
@@ -25,20 +25,20 @@ def beats(database_url: str, **settings: Any) -> dict[str, float]:
 
 
 def test_a_trainer_works_as_long_as_one_has_the_place(database_url: str) -> None:
-    mine, standby, others = (Standby(database_url, name) for name in ("default", "default", "another"))
+    mine, standby, others = (LeaderElection(database_url, name) for name in ("default", "default", "another"))
     try:
-        assert others.active()
+        assert others.try_acquire()
         assert beats(database_url)["hearken_trainer_active"] == 0
-        assert mine.active()
-        assert not standby.active()
+        assert mine.try_acquire()
+        assert not standby.try_acquire()
         assert beats(database_url)["hearken_trainer_active"] == 1
-        mine.leave()
+        mine.release()
         assert beats(database_url)["hearken_trainer_active"] == 0
-        assert standby.active()
+        assert standby.try_acquire()
         assert beats(database_url)["hearken_trainer_active"] == 1
     finally:
         for each in (mine, standby, others):
-            each.leave()
+            each.release()
 
 
 def test_the_relay_is_missed_only_where_there_is_a_broker(database_url: str) -> None:
@@ -51,7 +51,7 @@ def test_the_relay_is_missed_only_where_there_is_a_broker(database_url: str) -> 
         assert found["hearken_relay_active"] == 0
         assert found["hearken_relay_oldest_seconds"] == pytest.approx(90, abs=10)
 
-        connection.execute("select pg_advisory_lock(%s)", [places.RELAY])
+        connection.execute("select pg_advisory_lock(%s)", [lock_ids.RELAY])
         connection.execute('update outbox set partition = 0, "offset" = 0')
         found = beats(database_url, kafka=BROKER)
         assert found["hearken_relay_active"] == 1
@@ -66,10 +66,10 @@ async def test_votes_wait_when_a_rounds_worth_of_them_has_come(
     recorded = []
     for number, rater in enumerate(["u_a", "u_b", f"{JUDGE}strict", "u_c"]):
         await store.record_turn(a_turn(f"chatcmpl-{number}", rater=rater))
-        ballot = await store.ballot(f"chatcmpl-{number}")
-        assert ballot is not None
+        votable = await store.votable_turn(f"chatcmpl-{number}")
+        assert votable is not None
         vote = Thumb(completion_id=f"chatcmpl-{number}", type="thumb", value="up")
-        recorded.append(await store.submit(ballot, vote, rater))
+        recorded.append(await store.submit(votable, vote, rater))
     async with async_pool.connection() as connection:
         await connection.execute(
             "update feedback set created_at = now() - interval '10 minutes' where id = %s", [recorded[0].id]
@@ -86,9 +86,9 @@ async def test_votes_wait_when_a_rounds_worth_of_them_has_come(
 
     last = "insert into rounds (project, parent, outcome, started_at) values ('default', 'p0', %s, %s)"
     again = Thumb(completion_id="chatcmpl-3", type="thumb", value="down")
-    ballot = await store.ballot("chatcmpl-3")
-    assert ballot is not None
-    await store.submit(ballot, again, "u_c")
+    votable = await store.votable_turn("chatcmpl-3")
+    assert votable is not None
+    await store.submit(votable, again, "u_c")
     async with async_pool.connection() as connection:
         await connection.execute(last, ["rejected", datetime.now(UTC) - timedelta(minutes=5)])
         await connection.commit()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from feedback.retention import WEEKS_AHEAD, keep_house
+from feedback.retention import WEEKS_AHEAD, run_maintenance
 from feedback.store import Store
 from schemas.database import SQL, AsyncPool, migrate, migrations, open_async_pool
 from schemas.feedback import parse_vote
@@ -32,11 +32,11 @@ async def keep(pool: AsyncPool, id: str) -> str:
     """A turn, and two votes of which the later ended the first."""
     store = Store(pool)
     await store.record_turn(a_turn(id))
-    ballot = await store.ballot(id)
-    assert ballot is not None
+    votable = await store.votable_turn(id)
+    assert votable is not None
     for value in ("up", "down"):
         vote = parse_vote({"completion_id": id, "type": "thumb", "value": value})
-        await store.submit(ballot, vote, "u_ada")
+        await store.submit(votable, vote, "u_ada")
     return id
 
 
@@ -93,12 +93,12 @@ async def test_one_turn_is_looked_for_in_one_week(pool: AsyncPool) -> None:
 
 
 async def test_weeks_are_added_before_they_are_needed(pool: AsyncPool) -> None:
-    await keep_house(pool, None)
+    await run_maintenance(pool, None)
     last = await one(pool, "select max(begins) from turn_weeks()")
     count = await one(pool, "select count(*) from turn_weeks()")
     assert last == monday(-WEEKS_AHEAD)
     assert count == WEEKS_AHEAD + 2  # with this week and the last, for clocks that differ
-    await keep_house(pool, None)
+    await run_maintenance(pool, None)
     assert await one(pool, "select count(*) from turn_weeks()") == count
 
 
@@ -111,9 +111,9 @@ async def test_nobody_waits_behind_the_housekeeping(pool: AsyncPool, database_ur
     with psycopg.connect(database_url) as backup:
         backup.execute("select count(*) from turns")  # as a backup holds it, for hours
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            await keep_house(pool, None)
+            await run_maintenance(pool, None)
         id = await keep(pool, new_id())
-    await keep_house(pool, None)
+    await run_maintenance(pool, None)
     assert await one(pool, "select count(*) from turn_weeks()") == WEEKS_AHEAD + 2
     assert await kept(pool) == {id: (1, 2)}
 
@@ -127,9 +127,9 @@ async def test_what_is_over_goes_and_nothing_else(pool: AsyncPool) -> None:
         )
     now = await keep(pool, new_id())
 
-    await keep_house(pool, None)
+    await run_maintenance(pool, None)
     assert len(await kept(pool)) == 6
-    await keep_house(pool, 30)
+    await run_maintenance(pool, 30)
 
     assert await kept(pool) == dict.fromkeys((ids[3], undated[1], now), (1, 2))
     assert await one(pool, "select count(*) from replies") == 3
@@ -145,7 +145,7 @@ async def test_answers_for_idempotency_keys_are_forgotten(pool: AsyncPool) -> No
             " select 'default', 'default-admin', days::text, '', '{}', now() - days * interval '1 day'"
             " from generate_series(1, 10) as days"
         )
-    await keep_house(pool, None)
+    await run_maintenance(pool, None)
     assert await one(pool, "select max(key::integer) from idempotency") == 6
 
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from feedback.log import open_log
+from feedback.open_log import open_log
 from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.feedback import Signal
@@ -32,9 +32,9 @@ from tests.training import (
 )
 from trainer import loop
 from trainer.data import examples
-from trainer.data.ingest import apply, ingest, positions
+from trainer.data.ingest import apply_event, consumer_offsets, ingest
 from trainer.evaluation import gate
-from trainer.evaluation.knowledge import REQUESTS, Exam
+from trainer.evaluation.knowledge import SAMPLE_PROMPTS, KnowledgeEval
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 from trainer.records import publish, record
@@ -57,7 +57,7 @@ def a_trainer(settings: Settings, pool: Pool) -> Iterator[MakeTrainer]:
 
         def make() -> loop.Trainer:
             trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
-            stack.callback(trainer.standby.leave)
+            stack.callback(trainer.election.release)
             return trainer
 
         yield make
@@ -93,7 +93,7 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert manifest.parent == BASE
     assert manifest.examples == len(learned) > 0
     assert {row["first_policy"] for row in learned} == {policy["id"]}
-    assert manifest.log_positions == positions(pool)
+    assert manifest.log_positions == consumer_offsets(pool)
 
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), directory).eval()
     tokens = torch.tensor([manifest.probe.token_ids])
@@ -114,9 +114,9 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert all(step["drift"] > 0 for step in record["improvement"]["steps"])
     page = (settings.rounds_dir / "default" / "00001.html").read_text()
     assert "Round 1:" in page
-    assert "The votes that weighed most" in page
+    assert "Votes with the largest influence" in page
     assert all(len(record[name]) > 0 for name in ("weightiest", "raters", "style", "versions"))
-    assert [sample["prompt"] for sample in record["samples"]] == list(REQUESTS)
+    assert [sample["prompt"] for sample in record["samples"]] == list(SAMPLE_PROMPTS)
 
 
 def test_the_same_votes_and_seed_give_the_same_bytes(
@@ -167,11 +167,13 @@ def test_signals_and_judges_are_learned_from_and_begin_no_round(
     signals = [(turn, Signal(type="signal", completion_id=turn.id, signal="copied")) for turn in turns[12:]]
     send(database_url, turns[12:], [*signals])
     ingest(pool, open_log(settings, pool))
-    assert examples.count(pool, "default") == 8
-    corpus = examples.load(pool, "default", backbone, examples.standing(pool, "default"))
+    assert examples.count_votes(pool, "default") == 8
+    corpus = examples.load(pool, "default", backbone, examples.active_events(pool, "default"))
     votes, _ = corpus.votes(corpus.examples, settings.trainer.reward)
     assert (len(votes.thumbs), len(votes.signals)) == (12, 12)
-    assert sum(votes.weights) == pytest.approx(8 + 8 * settings.trainer.reward.judges_share + 12, rel=1e-3)
+    assert sum(votes.weights) == pytest.approx(
+        8 + 8 * settings.trainer.reward.judge_weight_cap + 12, rel=1e-3
+    )
 
 
 def test_single_thumbs_are_no_lesson_for_dpo(
@@ -210,14 +212,14 @@ def test_reading_the_log_twice_changes_nothing(
     again = send(database_url, [], thumbs_by_parity(turns[:1]))
     retract(database_url, first[1])
     assert ingest(pool, log) == 2
-    corpus = examples.load(pool, "default", backbone, examples.standing(pool, "default"))
+    corpus = examples.load(pool, "default", backbone, examples.active_events(pool, "default"))
     assert len(corpus.examples) == 5
-    assert examples.count(pool, "default") == 7
+    assert examples.count_votes(pool, "default") == 7
 
     with pool.connection() as connection, connection.transaction():
         for entry in log.read(0, None, 100):
-            apply(connection, entry.event)
-    assert examples.load(pool, "default", backbone, examples.standing(pool, "default")) == corpus
+            apply_event(connection, entry.event)
+    assert examples.load(pool, "default", backbone, examples.active_events(pool, "default")) == corpus
     assert again[0] != first[0]
 
 
@@ -232,7 +234,7 @@ def test_a_vote_that_is_read_after_what_ended_it_does_not_stand(
 
     with pool.connection() as connection:
         for entry in reversed(entries):
-            apply(connection, entry.event)
+            apply_event(connection, entry.event)
         standing = connection.execute(
             "select feedback_id from training_examples where superseded_by is null"
         ).fetchall()
@@ -297,7 +299,7 @@ def test_a_trainer_that_was_killed_leaves_nothing_half_done(
     send(database_url, turns, thumbs_by_parity(turns))
     killed = a_trainer()
     assert killed.active()
-    killed.standby.leave()
+    killed.election.release()
     orphan = settings.policies_dir / "default" / "p1-abcdef"
     orphan.mkdir()
     (orphan / WEIGHTS).write_bytes(b"half")
@@ -326,7 +328,7 @@ def test_one_trainer_works_and_another_takes_over(
     assert first.active()
     second.look()
     assert not second.working
-    assert examples.count(pool, "default") == 0
+    assert examples.count_votes(pool, "default") == 0
     with pytest.raises(StartError, match="Another trainer"):
         loop.run(settings, once=True)
     with pool.connection() as connection:
@@ -384,7 +386,7 @@ def test_a_trainer_killed_after_it_published_leaves_the_same_record_and_does_no_
         patch.setattr(record, last, die)
         with pytest.raises(KeyboardInterrupt):
             trainer.look()
-    trainer.standby.leave()
+    trainer.election.release()
     a_trainer().look()
     (row,) = rounds(pool)
     assert row["outcome"] == "published"
@@ -417,13 +419,13 @@ def test_a_round_that_fails_is_recorded_and_the_live_policy_stays(
 def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Exam, "lost", lambda exam, generator: "Paris is known no more")
-    settings.trainer.rl = settings.trainer.rl.model_copy(update={"steps": GUARD_STEPS})
+    monkeypatch.setattr(KnowledgeEval, "guard_failure", lambda exam, generator: "accuracy fell")
+    settings.trainer.rl = settings.trainer.rl.model_copy(update={"steps_per_round": GUARD_STEPS})
     turns = some_turns(backbone, 20, seed=10)
     send(database_url, turns, thumbs_by_parity(turns))
     assert loop.run(settings, once=True) == 0
     (row,) = rounds(pool)
-    assert (row["outcome"], row["reason"]) == ("rejected", "Paris is known no more")
+    assert (row["outcome"], row["reason"]) == ("rejected", "accuracy fell")
     with pool.connection() as connection:
         assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
         assert connection.execute("select from training_examples where first_policy > ''").fetchall() == []
@@ -432,7 +434,7 @@ def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
 def test_of_a_round_that_forgot_a_quarter_of_the_way_is_left(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Exam, "passes", lambda exam, generator: False)
+    monkeypatch.setattr(KnowledgeEval, "passes", lambda exam, generator: False)
     turns = some_turns(backbone, 20, seed=11)
     send(database_url, turns, thumbs_by_parity(turns))
     assert loop.run(settings, once=True) == 0
@@ -444,7 +446,7 @@ def test_of_a_round_that_forgot_a_quarter_of_the_way_is_left(
 def test_a_round_of_each_algorithm_moves_the_adapter(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, algorithm: str
 ) -> None:
-    change = {"imitation": 0.1} if algorithm == "imitation" else {"algorithm": algorithm}
+    change = {"edit_sft_coef": 0.1} if algorithm == "imitation" else {"algorithm": algorithm}
     settings.trainer.rl = settings.trainer.rl.model_copy(update=change)
     turns = some_turns(backbone, 24, seed=17)
     votes = thumbs_by_parity(turns[:20])
@@ -455,4 +457,4 @@ def test_a_round_of_each_algorithm_moves_the_adapter(
     assert row["outcome"] in {"published", "rejected"}
     assert "no step moved" not in str(row["reason"])
     record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
-    assert len(record["improvement"]["steps"]) == settings.trainer.rl.steps
+    assert len(record["improvement"]["steps"]) == settings.trainer.rl.steps_per_round

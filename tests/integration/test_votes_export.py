@@ -32,9 +32,9 @@ async def store(pool: AsyncPool) -> Store:
 
 
 async def say(store: Store, turn: str, **fields: Any) -> str:
-    ballot = await store.ballot(turn)
-    assert ballot is not None
-    return (await store.submit(ballot, parse_vote({"completion_id": turn, **fields}), ballot.rater)).id
+    votable = await store.votable_turn(turn)
+    assert votable is not None
+    return (await store.submit(votable, parse_vote({"completion_id": turn, **fields}), votable.rater)).id
 
 
 async def export(database_url: str, key: str | None, **params: str) -> httpx.Response:

@@ -47,9 +47,9 @@ async def events(pool: AsyncPool) -> list[FeedbackEvent]:
 async def say(
     store: Store, rater: str = "u_ada", *, key: IdempotencyKey | None = None, **fields: Any
 ) -> Recorded:
-    ballot = await store.ballot(TURN)
-    assert ballot is not None
-    return await store.submit(ballot, parse_vote({"completion_id": TURN, **fields}), rater, idempotency=key)
+    votable = await store.votable_turn(TURN)
+    assert votable is not None
+    return await store.submit(votable, parse_vote({"completion_id": TURN, **fields}), rater, idempotency=key)
 
 
 async def status(store: Store, vote: Recorded) -> str:
@@ -81,7 +81,7 @@ async def test_a_turn_and_its_replies_are_kept_together_or_not_at_all(store: Sto
     with pytest.raises(psycopg.errors.UniqueViolation):
         await store.record_turn(replace(turn, replies=turn.replies * 2))  # the same choice two times
 
-    assert await store.ballot("chatcmpl-2") is None
+    assert await store.votable_turn("chatcmpl-2") is None
 
 
 async def test_a_vote_and_its_event_say_the_same(store: Store, pool: AsyncPool) -> None:
@@ -264,14 +264,14 @@ async def test_a_refused_vote_leaves_its_idempotency_key_free(store: Store) -> N
 
 
 async def test_a_turn_that_was_erased_meanwhile_is_not_found(store: Store, pool: AsyncPool) -> None:
-    ballot = await store.ballot(TURN)
-    assert ballot is not None
+    votable = await store.votable_turn(TURN)
+    assert votable is not None
     async with pool.connection() as connection:
         await connection.execute("delete from turns where id = %s", [TURN])
 
     with pytest.raises(NotFound):
         await store.submit(
-            ballot, parse_vote({"completion_id": TURN, "type": "thumb", "value": "up"}), "u_ada"
+            votable, parse_vote({"completion_id": TURN, "type": "thumb", "value": "up"}), "u_ada"
         )
 
     assert await events(pool) == []
@@ -305,12 +305,12 @@ async def test_a_vote_knows_who_first_learned_from_it(store: Store, pool: AsyncP
 async def test_a_connection_lost_under_a_vote_is_told_and_recovered_from(
     store: Store, pool: AsyncPool, database_url: str
 ) -> None:
-    ballot = await store.ballot(TURN)
-    assert ballot is not None
+    votable = await store.votable_turn(TURN)
+    assert votable is not None
     vote = parse_vote({"completion_id": TURN, "type": "thumb", "value": "up"})
     async with await psycopg.AsyncConnection.connect(database_url) as other:
         await other.execute("lock table outbox")
-        waiting = asyncio.create_task(store.submit(ballot, vote, "u_ada"))
+        waiting = asyncio.create_task(store.submit(votable, vote, "u_ada"))
         killed = 0
         while not killed:
             cursor = await other.execute(

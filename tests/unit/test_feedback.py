@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from feedback.ballot import Ballot, check_edit
+from feedback.votable_turn import VotableTurn, check_edit
 from schemas.errors import InvalidRequest
 from schemas.feedback import Edit, parse_vote
 
-BALLOT = Ballot("chatcmpl-1", "default", "conv-1", "u_ada", "key", prompt_tokens=56, choices=[0, 1, 2])
+VOTABLE = VotableTurn("chatcmpl-1", "default", "conv-1", "u_ada", "key", prompt_tokens=56, choices=[0, 1, 2])
 
 
 def vote(**fields: Any) -> Any:
@@ -84,7 +84,7 @@ def test_a_vote_is_an_object(data: Any) -> None:
 
 @pytest.mark.parametrize("ranking", [[[0, 1, 2]], [[2], [0, 1]], [[1], [0], [2]]])
 def test_a_ranking_names_every_choice_once(ranking: list[list[int]]) -> None:
-    BALLOT.check(vote(type="ranking", ranking=ranking))
+    VOTABLE.check(vote(type="ranking", ranking=ranking))
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_a_ranking_names_every_choice_once(ranking: list[list[int]]) -> None:
 )
 def test_a_ranking_that_does_not_match_the_choices_is_refused(ranking: list[list[int]]) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        BALLOT.check(vote(type="ranking", ranking=ranking))
+        VOTABLE.check(vote(type="ranking", ranking=ranking))
     assert (caught.value.code, caught.value.param) == ("invalid_ranking", "ranking")
 
 
 def test_a_choice_that_was_not_shown_is_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        BALLOT.check(vote(type="signal", choice=3, signal="shared"))
+        VOTABLE.check(vote(type="signal", choice=3, signal="shared"))
     assert caught.value.code == "invalid_choice"
 
 
@@ -107,7 +107,7 @@ def check(text: str, *, context: int | None = 256, most_bytes: int = 10_000) -> 
     edit = vote(type="edit", text=text)
     assert isinstance(edit, Edit)
     try:
-        check_edit(edit, "It is Paris.", BALLOT, context=context, most_bytes=most_bytes)
+        check_edit(edit, "It is Paris.", VOTABLE, context=context, most_bytes=most_bytes)
     except InvalidRequest as error:
         return error.code
     return None

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from feedback.layouts import Malformed, read
+from feedback.layouts import MalformedRow, read
 
 USER = {"role": "user", "content": "What is the capital of France?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -64,5 +64,5 @@ def test_a_prompt_that_both_conversations_begin_with_is_found() -> None:
     ],
 )
 def test_a_broken_row_says_why(row: Any, reason: str) -> None:
-    with pytest.raises(Malformed, match=reason):
+    with pytest.raises(MalformedRow, match=reason):
         read(row)

@@ -1,6 +1,6 @@
-"""A stored turn as a vote sees it, and the rules by which a vote fits it.
+"""A votable turn holds the fields of a stored turn that a vote is validated against.
 
-Turns and replies never change once stored, so a ballot that was read stays true (until it is erased).
+Turns and replies never change once stored, so a votable turn stays valid until the turn is erased.
 """
 
 from dataclasses import dataclass
@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from schemas.errors import InvalidRequest
 from schemas.feedback import Edit, Ranking, Vote
 
-# Prose runs at 3 to 4.5 bytes a token in the byte-level and SentencePiece vocabularies we know.
 BYTES_PER_TOKEN = 4
+"""Most bytes of an edit for each token of room. Prose has 3 to 4.5 bytes a token in byte-level and
+SentencePiece vocabularies."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ballot:
-    """`rater` is who was answered; `key_id` the key that asked; `choices` the indices of its replies."""
+class VotableTurn:
+    """`rater` is the person who asked; `key_id` the API key of the request; `choices` the indices of the
+    replies."""
 
     completion_id: str
     project: str
@@ -25,7 +27,8 @@ class Ballot:
     choices: list[int]
 
     def check(self, vote: Vote) -> None:
-        """Raises InvalidRequest (`invalid_choice`, `invalid_ranking`) for a vote on what was not shown."""
+        """Raises InvalidRequest (`invalid_choice`, `invalid_ranking`) for a vote on replies that the turn
+        does not have."""
         if isinstance(vote, Ranking):
             ranked = sorted(choice for group in vote.ranking for choice in group)
             if ranked != self.choices or not all(vote.ranking):
@@ -43,15 +46,15 @@ class Ballot:
 
 
 def check_edit(
-    vote: Edit, original: str | None, ballot: Ballot, *, context: int | None, most_bytes: int
+    vote: Edit, original: str | None, votable: VotableTurn, *, context: int | None, most_bytes: int
 ) -> None:
-    """Raises InvalidRequest for an edit that says nothing new, or that is too long to learn from.
+    """Raises InvalidRequest for an edit that changes nothing, or that is too long to train on.
 
-    `original` is None for a choice that does not exist, which is for `Ballot.check`. `context` is the
-    engine's, in tokens; None when it is not known. Serving has no tokenizer, so length is judged by what
-    bounds it: no token spans two words, so more words than tokens left beside the prompt is certainly too
-    long; and an edit of more than BYTES_PER_TOKEN bytes for each token left is taken to be. An edit that
-    passes may still be a little too long: the trainer, which counts, has to skip it.
+    `original` is None for a choice that does not exist (`VotableTurn.check` refuses it). `context` is the
+    engine's context length in tokens; None when it is unknown. Serving has no tokenizer, so it bounds the
+    length: no token spans two words, so an edit of more words than there are tokens left is too long, and one
+    of more than BYTES_PER_TOKEN bytes for each token left counts as too long. An edit that passes may still
+    be slightly too long; the trainer counts its tokens and skips it.
     """
     if not vote.text.strip():
         raise InvalidRequest(
@@ -68,7 +71,7 @@ def check_edit(
     size, room = len(vote.text.encode()), f"{most_bytes} bytes"
     too_long = size > most_bytes
     if context is not None:
-        left = max(0, context - ballot.prompt_tokens)
+        left = max(0, context - votable.prompt_tokens)
         room = f"about {left} tokens"
         too_long = too_long or size > BYTES_PER_TOKEN * left or len(vote.text.split()) > left
     if too_long:

@@ -1,0 +1,7 @@
+"""These are the keys of the Postgres advisory locks that elect one process for a job. A lock ends with the
+connection of its holder."""
+
+RELAY = 0x5245_4C41
+"""pg_advisory_lock(RELAY)"""
+TRAINER = 0x5452_4149
+"""pg_advisory_lock(TRAINER, hashtext(project))"""
