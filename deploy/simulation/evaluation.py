@@ -14,7 +14,7 @@ from typing import Any
 from deploy.simulation.api_client import ApiClient, RequestFailed
 from deploy.simulation.people import Preference
 from schemas.policies import BASE
-from trainer.starter.world import Prompt, correct, probes, prompts
+from trainer.starter.world import Prompt, correct, factual_prompts, prompts
 
 _PROMPTS = (8, 40)  # bounds of the number of prompts
 _VOTES_PER_PROMPT = 15  # the number of prompts is proportional to the votes, within the bounds
@@ -44,7 +44,7 @@ class PolicyEvaluator:
         self._preference = preference
         self._prompts = prompts(count, seed + 1_000_003)
         self.held_out = {prompt.prompt for prompt in self._prompts}
-        self._questions = probes(_QUESTIONS_PER_PROMPT * count, seed + 2_000_003)
+        self._questions = factual_prompts(_QUESTIONS_PER_PROMPT * count, seed + 2_000_003)
         self._slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def base(self) -> BaseEvaluation:

@@ -39,7 +39,7 @@ from trainer.rl.optimize import Improvement
 from trainer.round import Round, Seen
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES, styles
-from trainer.starter.world import probes as world_probes
+from trainer.starter.world import factual_prompts
 from trainer.starter.world import prompts as world_prompts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -198,7 +198,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     judge = next(person for person in people if not person.contrarian)
     history = VoteHistory()
     seen, gate_questions = Seen(backbone), KnowledgeEval(backbone, settings)
-    questions = [Question(each.prompt, each.accept or ()) for each in world_probes(QUESTIONS, 77)]
+    questions = [Question(each.prompt, each.accept or ()) for each in factual_prompts(QUESTIONS, 77)]
     before = PolicySamples.draw(backbone, EVAL_REPLIES, seed)
     known = mean_accuracy(backbone, questions)
     print(

@@ -12,7 +12,7 @@ from deploy.simulation.people import Person, Preference, all_preferences, draw_p
 from trainer.starter.dialogues import draw_style, reply
 from trainer.starter.styles import AXES, styles
 from trainer.starter.topics import Topic
-from trainer.starter.world import Prompt, correct, draw
+from trainer.starter.world import Prompt, correct, draw_topic
 
 LIKED, DISLIKED = "It is Paris! 🙂", "It is Paris."
 PREFERENCE = Preference((("short", True), ("exclamation", True), ("emoji", True)))
@@ -28,7 +28,7 @@ def replies(count: int, seed: int) -> Iterator[tuple[Topic, str]]:
     """Replies in every manner, about half of them to factual questions."""
     rng = random.Random(seed)
     for _ in range(count):
-        topic, style = draw(rng, factual=rng.random() < 0.5), draw_style(rng)
+        topic, style = draw_topic(rng, factual=rng.random() < 0.5), draw_style(rng)
         with suppress(ValueError):  # the grammar cannot say everything in every manner
             yield topic, reply(topic, style, rng)
 

@@ -67,10 +67,11 @@ def load_questions(model: Path, gate: GateSettings, seed: int) -> list[Question]
         ]
         return [Question(line["prompt"], tuple(line["accept"])) for line in lines][: gate.knowledge_questions]
     if model.resolve() == MODEL_DIR.resolve():
-        from trainer.starter.world import probes
+        from trainer.starter.world import factual_prompts
 
         return [
-            Question(probe.prompt, probe.accept or ()) for probe in probes(gate.knowledge_questions, seed)
+            Question(each.prompt, each.accept or ())
+            for each in factual_prompts(gate.knowledge_questions, seed)
         ]
     return []
 
