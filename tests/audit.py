@@ -1,5 +1,5 @@
-"""What people were told, compared with what exists: what was exported, what the trainer made of it, what the
-log delivered, and the turns that were kept."""
+"""The audit compares what clients were told with the state of the system: the export, the trainer's examples,
+the delivered log and the stored turns."""
 
 import json
 from collections import defaultdict
@@ -13,13 +13,13 @@ from feedback.log import Entry
 from schemas.feedback import FeedbackEvent
 from tests.installation import Installation, wait
 
-DRAINED = 600.0  # seconds for the backlog: the trainer reads between its rounds, one of which may take 200
+BACKLOG_TIMEOUT = 600.0  # seconds; the trainer reads between rounds, and a round may take 200
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """That the vote `id` was recorded or retracted; its slot is what a newer vote of the same person would
-    take, its value what the log carries of it."""
+class Acknowledgement:
+    """The answer that the vote `id` was recorded or retracted. A newer vote of the same person on the same
+    `slot` supersedes it; `value` is the content of its event."""
 
     kind: Literal["recorded", "retracted"]
     id: str
@@ -30,127 +30,131 @@ class Told:
 
 
 @dataclass
-class Memory:
-    """All that one person was told, in this order; `turns` are completions by conversation."""
+class ClientRecord:
+    """All answers to one client, in order; `turns` are completions by conversation."""
 
-    votes: list[Told] = field(default_factory=list)
+    votes: list[Acknowledgement] = field(default_factory=list)
     turns: dict[str, list[str]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
 
-def compare(installation: Installation, memories: Sequence[Memory], delivered: list[Entry]) -> list[str]:
-    """What is wrong with the world by these memories. Waits until trainer and auditor have read everything;
-    `delivered` grows meanwhile."""
-    told = [each for memory in memories for each in memory.votes]
-    ended = {name: by for memory in memories for name, by in enders(memory.votes).items()}
-    recorded = {each.id: each for each in told if each.kind == "recorded"}
-    problems = [refusal for memory in memories for refusal in memory.refused]
-    if len(recorded) != sum(each.kind == "recorded" for each in told):
-        problems.append("two votes were told under one id")
-    problems += _exported(installation, recorded, ended)
-    problems += log_problems(told, delivered)
+def audit(installation: Installation, records: Sequence[ClientRecord], delivered: list[Entry]) -> list[str]:
+    """Returns the differences between the records and the system. Waits until trainer and auditor have read
+    everything; `delivered` grows meanwhile."""
+    votes = [vote for record in records for vote in record.votes]
+    superseded = {name: by for record in records for name, by in superseding(record.votes).items()}
+    recorded = {vote.id: vote for vote in votes if vote.kind == "recorded"}
+    problems = [refusal for record in records for refusal in record.refused]
+    if len(recorded) != sum(vote.kind == "recorded" for vote in votes):
+        problems.append("two votes were acknowledged with the same id")
+    problems += _exported(installation, recorded, superseded)
+    problems += log_problems(votes, delivered)
     with psycopg.connect(installation.database_url(), autocommit=True) as connection:
-        problems += _turns(connection, memories)
-        problems += _examples(connection, recorded, ended, delivered)
+        problems += _turns(connection, records)
+        problems += _examples(connection, recorded, superseded, delivered)
     return problems
 
 
-def enders(told: Iterable[Told]) -> dict[str, Told]:
-    """What ended each of one person's votes that stands no more, by the vote's id: its retraction, or the
-    next vote for its slot."""
-    ends: dict[str, Told] = {}
-    standing: dict[tuple[str, str], str] = {}
-    for each in told:
-        before = standing.pop((each.completion, each.slot), None)
+def superseding(votes: Iterable[Acknowledgement]) -> dict[str, Acknowledgement]:
+    """Returns what superseded each inactive vote of one person, by the vote's id: its retraction, or the next
+    vote on its slot."""
+    superseded: dict[str, Acknowledgement] = {}
+    active: dict[tuple[str, str], str] = {}
+    for vote in votes:
+        before = active.pop((vote.completion, vote.slot), None)
         if before is not None:
-            ends[before] = each
-        if each.kind == "recorded":
-            standing[each.completion, each.slot] = each.id
-    return ends
+            superseded[before] = vote
+        if vote.kind == "recorded":
+            active[vote.completion, vote.slot] = vote.id
+    return superseded
 
 
-def out_of_order(told: Sequence[Any], found: Iterable[Any]) -> bool:
-    """Whether `told` is no subsequence of `found`, where each may come again and again, and the later once
-    before the earlier if it comes after that again: a log that gives again what a broker lost may do so."""
+def out_of_order(expected: Sequence[Any], found: Iterable[Any]) -> bool:
+    """Returns whether `expected` is not a subsequence of `found`. Repetitions are allowed, even of a later
+    entry before an earlier one, if the later one comes again after it: republishing to a broker does that."""
     rest = iter(found)
-    return not all(each in rest for each in told)
+    return not all(each in rest for each in expected)
 
 
-def _exported(installation: Installation, recorded: dict[str, Told], ended: dict[str, Told]) -> list[str]:
-    """All but what was retracted, each once, and which took the place of which."""
+def _exported(
+    installation: Installation, recorded: dict[str, Acknowledgement], superseded: dict[str, Acknowledgement]
+) -> list[str]:
+    """The export has each vote that was not retracted once, with the vote that superseded it."""
     exported = installation.run("export")
     if exported.returncode != 0:
         return [exported.stderr]
     kept = [json.loads(line) for line in exported.stdout.splitlines()]
     found = {vote["id"]: vote["superseded_by"] for vote in kept}
     expected = {
-        name: ended[name].id if name in ended else None
+        name: superseded[name].id if name in superseded else None
         for name in recorded
-        if name not in ended or ended[name].kind == "recorded"
+        if name not in superseded or superseded[name].kind == "recorded"
     }
     problems = []
     if lost := expected.keys() - found.keys():
         problems.append(f"{len(lost)} acknowledged votes are lost: {sorted(lost)[:3]}")
     if unknown := found.keys() - expected.keys():
-        again = len(unknown & recorded.keys())
-        problems.append(f"{len(unknown)} votes are kept that nobody was told of, {again} of them retracted")
+        retracted = len(unknown & recorded.keys())
+        problems.append(f"{len(unknown)} votes exist without acknowledgement, {retracted} of them retracted")
     if len(kept) != len(found):
-        problems.append(f"{len(kept) - len(found)} votes are kept twice")
+        problems.append(f"{len(kept) - len(found)} votes exist twice")
     if wrong := [name for name in expected.keys() & found.keys() if expected[name] != found[name]]:
-        problems.append(f"{len(wrong)} votes are not superseded by what was voted next: {wrong[:3]}")
+        problems.append(f"{len(wrong)} votes are not superseded by the next vote: {wrong[:3]}")
     return problems
 
 
-def _turns(connection: psycopg.Connection[Any], memories: Sequence[Memory]) -> list[str]:
-    """Each conversation's turns in the order in which they were had; others may lie between, whose reply
-    never arrived."""
-    told = {name: turns for memory in memories for name, turns in memory.turns.items()}
+def _turns(connection: psycopg.Connection[Any], records: Sequence[ClientRecord]) -> list[str]:
+    """The turns of each conversation are stored in order; between them there may be turns whose reply never
+    arrived."""
+    expected = {name: turns for record in records for name, turns in record.turns.items()}
     rows = connection.execute(
         "select conversation_id, array_agg(id order by created_at) from turns"
         " where conversation_id = any(%s) group by conversation_id",
-        [list(told)],
+        [list(expected)],
     ).fetchall()
     kept = defaultdict(list, rows)
-    wrong = [name for name, turns in told.items() if out_of_order(turns, kept[name])]
-    return [f"{len(wrong)} conversations have lost a turn or its place: {wrong[:3]}"] if wrong else []
+    wrong = [name for name, turns in expected.items() if out_of_order(turns, kept[name])]
+    return [f"{len(wrong)} conversations lost a turn or its order: {wrong[:3]}"] if wrong else []
 
 
-def log_problems(told: Sequence[Told], delivered: list[Entry]) -> list[str]:
-    """Each conversation's events in the order in which people were told of them, in one partition, and no
-    others."""
-    wanted = {(each.kind, each.id) for each in told}
-    problems = _drained(
-        lambda: wanted <= {_said(entry) for entry in list(delivered)}, "every event was delivered"
+def log_problems(votes: Sequence[Acknowledgement], delivered: list[Entry]) -> list[str]:
+    """The log delivers the events of each conversation in the order of their acknowledgements, in one
+    partition, and no other events."""
+    wanted = {(vote.kind, vote.id) for vote in votes}
+    problems = _eventually(
+        lambda: wanted <= {_identity(entry) for entry in list(delivered)}, "every event was delivered"
     )
     if unreadable := sum(not isinstance(entry.event, FeedbackEvent) for entry in delivered):
         problems.append(f"{unreadable} events could not be read")
-    if unknown := {_said(entry) for entry in delivered} - wanted:
-        problems.append(f"{len(unknown)} events were delivered that nobody was told of")
+    if unknown := {_identity(entry) for entry in delivered} - wanted:
+        problems.append(f"{len(unknown)} events were delivered without acknowledgement")
     found: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in delivered:
         if isinstance(entry.event, FeedbackEvent):
             found[entry.event.conversation_id].append(entry)
     expected: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for each in told:
-        expected[each.conversation].append((each.kind, each.id))
-    if wrong := [name for name, order in expected.items() if out_of_order(order, map(_said, found[name]))]:
+    for vote in votes:
+        expected[vote.conversation].append((vote.kind, vote.id))
+    wrong = [name for name, order in expected.items() if out_of_order(order, map(_identity, found[name]))]
+    if wrong:
         problems.append(f"{len(wrong)} conversations were delivered out of order: {wrong[:3]}")
     return problems
 
 
 def _examples(
     connection: psycopg.Connection[Any],
-    recorded: dict[str, Told],
-    ended: dict[str, Told],
+    recorded: dict[str, Acknowledgement],
+    superseded: dict[str, Acknowledgement],
     delivered: list[Entry],
 ) -> list[str]:
-    """What the trainer knows: each vote once, as it was told, and ended by what ended it: the next vote, or
-    that it was retracted, of which it may have read the event or not."""
-    said = {
-        entry.event.event_id: _said(entry) for entry in delivered if isinstance(entry.event, FeedbackEvent)
+    """The trainer has each vote once, with its value, superseded by the next vote or the retraction."""
+    identities = {
+        entry.event.event_id: _identity(entry)
+        for entry in delivered
+        if isinstance(entry.event, FeedbackEvent)
     }
     expected = {
-        name: (vote.value, (ended[name].kind, ended[name].id) if name in ended else None)
+        name: (vote.value, (superseded[name].kind, superseded[name].id) if name in superseded else None)
         for name, vote in recorded.items()
     }
 
@@ -158,12 +162,12 @@ def _examples(
         rows = connection.execute(
             "select feedback_id, value, superseded_by from training_examples"
         ).fetchall()
-        return {
-            name: (value, ("retracted", name) if by == "retracted" else said.get(by))
+        return {  # a vote may be marked as retracted before the trainer has read the event
+            name: (value, ("retracted", name) if by == "retracted" else identities.get(by))
             for name, value, by in rows
         }
 
-    problems = _drained(lambda: read() == expected, "the trainer knows what people said, and nothing else")
+    problems = _eventually(lambda: read() == expected, "the trainer's examples are the acknowledged votes")
     found = read()
     missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
     wrong = {name: (expected[name], found[name]) for name in expected.keys() & found.keys()}
@@ -175,8 +179,8 @@ def _examples(
     return problems
 
 
-def _said(entry: Entry) -> tuple[str, str]:
-    """What an event says of which vote."""
+def _identity(entry: Entry) -> tuple[str, str]:
+    """Returns the kind of the event and the id of its vote."""
     event = entry.event
     return (
         (event.kind, event.feedback_id)
@@ -185,10 +189,10 @@ def _said(entry: Entry) -> tuple[str, str]:
     )
 
 
-def _drained(condition: Callable[[], bool], what: str) -> list[str]:
-    """No problem once that is true, one when it is not in time."""
+def _eventually(condition: Callable[[], bool], what: str) -> list[str]:
+    """Returns no problem as soon as the condition holds, or one after the timeout."""
     try:
-        wait(condition, what, DRAINED)
+        wait(condition, what, BACKLOG_TIMEOUT)
     except AssertionError as error:
         return [str(error)]
     return []

@@ -1,9 +1,9 @@
-"""People who chat and vote while the service is struck, two who only watch whether it answers, and all that
-they were told.
+"""Load for fault injection: clients chat and vote, and two more probe whether the service answers.
 
-A person does one thing after the other, and repeats what nobody answered until somebody does: a vote under
-the same Idempotency-Key, through whichever replica is next. So what a person was told is one sequence, and
-what exists afterwards follows from it (`tests.audit`)."""
+A client sends one request at a time, and repeats it until it is answered, a vote with the same
+Idempotency-Key, through the next replica each time. So its answers are one sequence, from which the expected
+state of the system follows (`tests.audit`).
+"""
 
 import random
 import threading
@@ -17,19 +17,19 @@ import httpx
 
 from schemas.feedback import parse_vote
 from schemas.settings import KafkaSettings
-from tests.audit import Memory, Told, compare
+from tests.audit import Acknowledgement, ClientRecord, audit
 from tests.auditor import Auditor
 from tests.installation import ADMIN_KEY, Installation, wait
 
-SHORT = 18  # words
-MOST_TURNS = 3  # of a conversation
-SIDE_BY_SIDE = 0.2  # of the turns have two replies, which are ranked
-CHANGES_MIND = 0.3  # of the votes are followed by the opposite, which may be followed in turn
-RETRACTS = 0.15  # of the votes are taken back, half of them to vote again
-EDITS = 0.2  # of the replies are edited
-HANGS_UP = 0.1  # of the votes are sent first by somebody who does not wait for the answer
-PATIENCE = 60.0  # seconds for an answer
-IMPATIENCE = 0.005  # seconds: about what a vote takes
+SHORT_WORDS = 18  # words
+MAX_TURNS = 3  # per conversation
+RANKING_SHARE = 0.2  # share of turns with two replies, which are ranked
+REVOTE_SHARE = 0.3  # share of votes that are followed by the opposite vote, again and again
+RETRACT_SHARE = 0.15  # share of votes that are retracted, half of them to vote again
+EDIT_SHARE = 0.2  # share of replies that are edited
+HANG_UP_SHARE = 0.1  # share of votes that are first sent without waiting for the answer
+TIMEOUT = 60.0  # seconds to an answer, retries included
+HANG_UP_AFTER = 0.005  # seconds; about the latency of a vote
 PROMPTS = (
     "Hello!", "What is the capital of France?", "Tell me a joke.", "What is 2 plus 3?",
     "How are you today?", "What colour is the sky?", "Tell me about cats.", "What day comes after Monday?",
@@ -37,7 +37,7 @@ PROMPTS = (
 
 
 class Balancer:
-    """A client of all replicas: the next request goes to the next one."""
+    """A round-robin client of all replicas."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -51,7 +51,7 @@ class Balancer:
             replica.close()
 
     def ask(self, method: str, path: str, **request: Any) -> httpx.Response | None:
-        """The answer; None, a moment later, when there was none or it was a 5xx."""
+        """Returns the answer; after a short pause None, if there was none or it was a 5xx."""
         self.replicas.append(self.replicas.pop(0))
         try:
             answer = self.replicas[0].request(method, path, **request)
@@ -64,26 +64,26 @@ class Balancer:
 
 
 class Client(threading.Thread):
-    """Somebody with a client, and what they remember; `live` is what they do until they are `done`."""
+    """A client thread that repeats `act` until it is `done`, and records every answer."""
 
     def __init__(self, urls: Sequence[str], name: str) -> None:
         super().__init__(name=name, daemon=True)
         self.service = Balancer(urls)
-        self.memory = Memory()
+        self.record = ClientRecord()
         self.pause = 0.0
         self.done = threading.Event()
 
     def run(self) -> None:
         with self.service:
             while not self.done.is_set():
-                self.live()
+                self.act()
                 self.done.wait(self.pause)
 
-    def live(self) -> None:
+    def act(self) -> None:
         raise NotImplementedError
 
     def chat(self, conversation: str, **fields: Any) -> dict[str, Any] | None:
-        """A completion; None when we are done before there is one."""
+        """Returns a completion, or None if the client is done before, or is refused."""
         body = {
             "model": "default",
             "user": self.name,
@@ -94,62 +94,64 @@ class Client(threading.Thread):
             answer = self.service.ask("POST", "/v1/chat/completions", json=body)
             if answer is not None and answer.status_code == 200:
                 reply: dict[str, Any] = answer.json()
-                self.memory.turns.setdefault(conversation, []).append(reply["id"])
+                self.record.turns.setdefault(conversation, []).append(reply["id"])
                 return reply
             if answer is not None:
-                self.memory.refused.append(answer.text)
+                self.record.refused.append(answer.text)
                 return None
         return None
 
     def vote(self, conversation: str, completion: str, *, hang_up: bool = False, **fields: Any) -> str | None:
-        """The vote's id; None when it was refused, and the memory says why."""
+        """Returns the vote's id, or None if it was refused, which is recorded."""
         body = {"completion_id": completion, **fields}
         sent = {"json": body, "headers": {"Idempotency-Key": uuid.uuid4().hex}}
         if hang_up:
-            self.service.ask("POST", "/v1/feedback", **sent, timeout=IMPATIENCE)
+            self.service.ask("POST", "/v1/feedback", **sent, timeout=HANG_UP_AFTER)
         answer = self._insist("POST", "/v1/feedback", **sent)
         if answer is None or answer.status_code != 201:
             return None
         vote, identity = parse_vote(body), str(answer.json()["id"])
-        self.memory.votes.append(Told("recorded", identity, conversation, completion, vote.slot, vote.facts))
+        self.record.votes.append(
+            Acknowledgement("recorded", identity, conversation, completion, vote.slot, vote.facts)
+        )
         return identity
 
     def retract(self, identity: str) -> None:
-        """Take back the vote that was told last."""
+        """Retracts a vote that was acknowledged."""
         answer = self._insist("DELETE", f"/v1/feedback/{identity}")
         if answer is not None and answer.status_code == 200:
-            told = next(each for each in reversed(self.memory.votes) if each.id == identity)
-            self.memory.votes.append(
-                Told("retracted", told.id, told.conversation, told.completion, told.slot, {})
+            vote = next(each for each in reversed(self.record.votes) if each.id == identity)
+            self.record.votes.append(
+                Acknowledgement("retracted", vote.id, vote.conversation, vote.completion, vote.slot, {})
             )
 
     def _insist(self, method: str, path: str, **request: Any) -> httpx.Response | None:
-        """The answer, however often it takes to ask; what is no success, and none, is remembered."""
-        deadline = time.monotonic() + PATIENCE
+        """Returns the answer after as many retries as it takes; records an error, or no answer in time."""
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             answer = self.service.ask(method, path, **request)
             if answer is not None:
                 if answer.status_code >= 400:
-                    self.memory.refused.append(f"{method} {path}: {answer.text}")
+                    self.record.refused.append(f"{method} {path}: {answer.text}")
                 return answer
-        self.memory.refused.append(f"{method} {path}: no answer in {PATIENCE} s")
+        self.record.refused.append(f"{method} {path}: no answer in {TIMEOUT} s")
         return None
 
 
 class Person(Client):
-    """Has conversations of several turns without end, likes short replies, thumbs, ranks and edits them, and
-    often thinks again."""
+    """A user with endless conversations of several turns, who prefers short replies, votes on them in every
+    way, and often changes a vote."""
 
     def __init__(self, urls: Sequence[str], number: int) -> None:
         super().__init__(urls, f"person-{number}")
         self.random = random.Random(number)
 
-    def live(self) -> None:
+    def act(self) -> None:
         conversation = f"{self.name}-{uuid.uuid4().hex}"
         messages: list[dict[str, str]] = []
-        for _ in range(self.random.randint(1, MOST_TURNS)):
+        for _ in range(self.random.randint(1, MAX_TURNS)):
             messages.append({"role": "user", "content": self.random.choice(PROMPTS)})
-            choices = 1 + self.happens(SIDE_BY_SIDE)
+            choices = 1 + self.chance(RANKING_SHARE)
             reply = self.chat(conversation, messages=messages, n=choices)
             if reply is None:
                 return
@@ -158,57 +160,57 @@ class Person(Client):
                 self.rank(conversation, reply["id"], texts)
             else:
                 self.thumb(conversation, reply["id"], texts[0])
-            if self.happens(EDITS):
+            if self.chance(EDIT_SHARE):
                 self.edit(conversation, reply["id"], texts[0])
             messages.append({"role": "assistant", "content": texts[0]})
             self.done.wait(self.pause)
 
-    def happens(self, share: float) -> bool:
+    def chance(self, share: float) -> bool:
         return self.random.random() < share
 
     def rank(self, conversation: str, completion: str, texts: list[str]) -> None:
         best = min((0, 1), key=lambda choice: len(texts[choice]))
         rankings = [[[best], [1 - best]], [[0, 1]]]
-        self.think(conversation, completion, [{"type": "ranking", "ranking": each} for each in rankings])
+        self.vote_often(conversation, completion, [{"type": "ranking", "ranking": each} for each in rankings])
 
     def thumb(self, conversation: str, completion: str, text: str) -> None:
-        values = ["up", "down"] if len(text.split()) <= SHORT else ["down", "up"]
-        self.think(conversation, completion, [{"type": "thumb", "value": each} for each in values])
+        values = ["up", "down"] if len(text.split()) <= SHORT_WORDS else ["down", "up"]
+        self.vote_often(conversation, completion, [{"type": "thumb", "value": each} for each in values])
 
     def edit(self, conversation: str, completion: str, text: str) -> None:
         words = text.split()
         if len(words) >= 4:
             shorter = [" ".join(words[: len(words) // part]) for part in (2, 3)]
-            self.think(conversation, completion, [{"type": "edit", "text": each} for each in shorter])
+            self.vote_often(conversation, completion, [{"type": "edit", "text": each} for each in shorter])
 
-    def think(self, conversation: str, completion: str, opinions: list[dict[str, Any]]) -> None:
-        """Vote with the first, and then with the others in turn for as long as we change our mind."""
+    def vote_often(self, conversation: str, completion: str, opinions: list[dict[str, Any]]) -> None:
+        """Votes with the first opinion, then with the others in turn, as often as chance says."""
         turn = 0
         while True:
             opinion = opinions[turn % len(opinions)]
-            identity = self.vote(conversation, completion, hang_up=self.happens(HANGS_UP), **opinion)
+            identity = self.vote(conversation, completion, hang_up=self.chance(HANG_UP_SHARE), **opinion)
             turn += 1
             if identity is None:
                 return
-            if self.happens(RETRACTS):
+            if self.chance(RETRACT_SHARE):
                 self.retract(identity)
-                if self.happens(0.5):
+                if self.chance(0.5):
                     turn -= 1
                     continue
                 return
-            if not self.happens(CHANGES_MIND):
+            if not self.chance(REVOTE_SHARE):
                 return
 
 
 class Watch(Client):
-    """Asks for one thing all the time; `answered` are the moments when it was asked and when it came."""
+    """A probe that repeats one request; `answered` are the times of each answered request and its answer."""
 
     def __init__(self, urls: Sequence[str], name: str) -> None:
         super().__init__(urls, name)
         self.pause = 0.2
         self.answered: list[tuple[float, float]] = []
 
-    def live(self) -> None:
+    def act(self) -> None:
         sent = time.monotonic()
         if self.succeeds():
             self.answered.append((sent, time.monotonic()))
@@ -216,13 +218,14 @@ class Watch(Client):
     def succeeds(self) -> bool:
         raise NotImplementedError
 
-    def back_after(self, moment: float) -> float:
-        """Seconds from `moment` until what was asked after it was answered; infinite for never."""
+    def recovery_after(self, moment: float) -> float:
+        """Returns the seconds from `moment` to the answer of a request sent after it; infinite if none
+        came."""
         return next((came - moment for sent, came in self.answered if sent >= moment), float("inf"))
 
 
 class ChatWatch(Watch):
-    """Asks for a short reply."""
+    """Requests short completions."""
 
     def succeeds(self) -> bool:
         body = {"model": "default", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
@@ -231,8 +234,7 @@ class ChatWatch(Watch):
 
 
 class VoteWatch(Watch):
-    """Says of one reply that it was copied: a signal, which starts no round, or its votes would start them
-    all."""
+    """Sends `copied` signals on one reply: signals, unlike its many votes would, start no round."""
 
     def __init__(self, urls: Sequence[str], name: str) -> None:
         super().__init__(urls, name)
@@ -248,9 +250,9 @@ class VoteWatch(Watch):
 
 
 class Crowd:
-    """Four people and two who watch, while the block runs, before an installation and whatever else serves
-    with it; then the backlog drains, and `problems` is what they were told and is not so. Raises
-    AssertionError when the service stays away."""
+    """Four people and two probes load an installation, and other replicas of it, while the block runs. Then
+    the backlog drains, and `problems` lists the audit's findings. Raises AssertionError if the service stays
+    down."""
 
     def __init__(self, installation: Installation, *others: str, kafka: KafkaSettings) -> None:
         urls = [installation.url, *others]
@@ -262,9 +264,9 @@ class Crowd:
         self.problems: list[str] = []
 
     @property
-    def told(self) -> int:
-        """How often people were told that a vote stands, or that it does not any more."""
-        return sum(len(person.memory.votes) for person in self.people)
+    def acknowledged(self) -> int:
+        """Returns the number of acknowledged votes and retractions."""
+        return sum(len(person.record.votes) for person in self.people)
 
     def __enter__(self) -> Self:
         for thread in (*self._clients, self.auditor):
@@ -278,21 +280,21 @@ class Crowd:
         try:
             if error is None:
                 wait(
-                    lambda: max(self.chat.back_after(end), self.votes.back_after(end)) < PATIENCE,
+                    lambda: max(self.chat.recovery_after(end), self.votes.recovery_after(end)) < TIMEOUT,
                     "chats and votes are answered again",
                 )
         finally:
             for client in self._clients:
                 client.done.set()
         for client in self._clients:
-            client.join(2 * PATIENCE)
+            client.join(2 * TIMEOUT)
         try:
             if error is None:
-                memories = [client.memory for client in self._clients]
-                self.problems = compare(self.installation, memories, self.auditor.entries)
+                records = [client.record for client in self._clients]
+                self.problems = audit(self.installation, records, self.auditor.entries)
         finally:
             self.auditor.done.set()
-            self.auditor.join(PATIENCE)
+            self.auditor.join(TIMEOUT)
 
     @property
     def _clients(self) -> list[Client]:

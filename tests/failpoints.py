@@ -1,15 +1,15 @@
-"""The failpoints of an installation's processes (`tests.crashing`), from outside."""
+"""Failpoints kill a process of an installation at a chosen commit; `tests.crashing` is the part inside it."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.installation import wait
 
-ROUNDS = 900.0  # seconds for a crash point: some wait for a round that passes the gate, and others end rounds
+TIMEOUT = 900.0  # seconds; some failpoints need a round that passes the gate, others end rounds
 
 
 class Failpoints:
-    """Kept in `folder`; `environment` is for the processes that are to have them."""
+    """The failpoints of processes that run with `environment`; their state is files in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,24 +22,25 @@ class Failpoints:
 
     def crash(
         self,
-        point: str,
+        failpoint: str,
         cause: Callable[[], object] = lambda: None,
         insist: Callable[[], object] = lambda: None,
     ) -> None:
-        """Have the next process that reaches `point` die there; returns when it has. Where nothing else leads
-        there, `cause` does, or `insist`, again and again. Raises AssertionError when none comes there."""
-        (self.folder / "armed" / point).touch()
+        """Arms a failpoint, and returns after a process died there. `cause` is called once and `insist`
+        repeatedly, to lead a process there. Raises AssertionError if none reaches it in time."""
+        (self.folder / "armed" / failpoint).touch()
         cause()
-        fired = self.folder / "fired" / point
+        fired = self.folder / "fired" / failpoint
 
-        def came() -> bool:
+        def reached() -> bool:
             insist()
             return fired.exists()
 
         try:
-            wait(came, f"a process came to {point}", ROUNDS)
+            wait(reached, f"a process reached {failpoint}", TIMEOUT)
         except AssertionError as error:
             raise AssertionError(f"{error}; seen: {self.seen()}") from None
 
     def seen(self) -> list[str]:
+        """Returns the names of all failpoints that were reached, armed or not."""
         return sorted(path.name for path in (self.folder / "seen").iterdir())

@@ -1,4 +1,4 @@
-"""An installation as a user runs it: `hearken up` in a process of its own, on a data folder of its own."""
+"""An installation runs `hearken up` as a user would, as a process with its own data folder."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ PROCESSES = ("serving", "engine", "trainer", "postgres")
 
 @contextmanager
 def started(*words: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
-    """One `hearken` command, as a container runs it."""
+    """Runs one `hearken` command, as a container does, and kills it after the block."""
     process = subprocess.Popen(
         Installation.hearken(*words), env=os.environ | settings, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
@@ -36,16 +36,16 @@ def started(*words: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def wait(condition: Callable[[], bool], what: str, patience: float = 60) -> None:
-    """Raises AssertionError when it is not true in time, in seconds."""
-    deadline = time.monotonic() + patience
+def wait(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Waits for the condition. Raises AssertionError if it is not true in time."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"it is not true after {patience} s that {what}"
+        assert time.monotonic() < deadline, f"not true after {seconds} s: {what}"
         time.sleep(0.1)
 
 
 class Installation:
-    """Start with `with`; `settings` are HEARKEN_… variables. The keys are known in advance."""
+    """An installation with known keys, for a `with` block; `settings` are HEARKEN_… variables."""
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
@@ -84,7 +84,7 @@ class Installation:
         return [sys.executable, "-m", "deploy.cli", *words]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A `hearken` command on this installation's data folder, to its end."""
+        """Runs a `hearken` command on this data folder to its end."""
         return subprocess.run(
             [*self.hearken(*words), "--data-dir", str(self.data_dir)],
             env=self.environment,
@@ -116,7 +116,7 @@ class Installation:
         return (self.data_dir / "console.log").read_text(errors="replace")
 
     def find(self, name: str) -> psutil.Process | None:
-        """The process of that name: one of PROCESSES, or the relay; None while there is none that lives."""
+        """Returns the live process of that name, one of PROCESSES or the relay, or None."""
         if name == "postgres":
             with suppress(FileNotFoundError, IndexError, psutil.NoSuchProcess):
                 words = (self.data_dir / "postgres" / "postmaster.pid").read_text().split()
@@ -136,7 +136,7 @@ class Installation:
         return None
 
     def kill(self, name: str) -> bool:
-        """kill -9; False when it was not running just then."""
+        """Sends SIGKILL; returns False if the process was not running."""
         try:
             process = self.find(name)
             if process is None:
@@ -147,11 +147,11 @@ class Installation:
         return True
 
     def database_url(self) -> str:
-        """Of the embedded Postgres, which is running."""
+        """Returns the URL of the embedded Postgres, which must be running."""
         return EmbeddedPostgres(self.data_dir / "postgres").start()
 
     def stop(self) -> int:
-        """The exit code after SIGTERM."""
+        """Sends SIGTERM and returns the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(40)

@@ -1,4 +1,4 @@
-"""A second serving, trainer and relay beside an installation, run by hand as on another machine."""
+"""A second replica of serving, trainer and relay runs beside an installation, as if on another machine."""
 
 import json
 import subprocess
@@ -14,13 +14,13 @@ from deploy.local.ports import free_port
 from tests.installation import Installation, wait
 
 COMMANDS = {"serving": "serve", "trainer": "train", "relay": "relay"}
-NICE = {"trainer": 10}  # which takes a whole core when it works, and would have another machine's
-PAUSE = 0.25  # seconds before what died is started again
+NICE = {"trainer": 10}  # it uses a whole core, which would be another machine's
+PAUSE = 0.25  # seconds before a dead process is restarted
 
 
 class SecondReplica:
-    """For an installation that is ready and has a broker. Each that dies is started again, as a supervisor
-    would."""
+    """The replica of an installation that is ready and has a broker. A process that dies is restarted, as a
+    supervisor would do."""
 
     def __init__(self, installation: Installation) -> None:
         port = free_port()
@@ -35,7 +35,7 @@ class SecondReplica:
             self._environment["HEARKEN_VLLM__URLS"] = json.dumps([_engine(installation)])
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._done = threading.Event()
-        self._supervisor = threading.Thread(target=self._supervise, name="replica", daemon=True)
+        self._supervisor = threading.Thread(target=self._supervise, name="second-replica", daemon=True)
 
     def __enter__(self) -> Self:
         for name in COMMANDS:
@@ -54,7 +54,7 @@ class SecondReplica:
             _end(process)
 
     def find(self, name: str) -> psutil.Process | None:
-        """The process of that name; None while there is none that lives."""
+        """Returns the live process of that name, or None."""
         process = self._processes[name]
         return psutil.Process(process.pid) if process.poll() is None else None
 
@@ -92,7 +92,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _engine(installation: Installation) -> str:
-    """The address of the engine that the installation started."""
+    """Returns the address of the engine that the installation started."""
     engine = installation.find("engine")
     assert engine is not None
     words = engine.cmdline()

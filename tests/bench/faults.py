@@ -1,12 +1,12 @@
-"""A thousand faults under load: `python -m tests.bench.faults [vllm] [FAULTS] [SEED]`; with `vllm`, before
-two vLLM servers instead of the embedded engine, which are struck as well.
+"""This bench injects a thousand faults under load: `python -m tests.bench.faults [vllm] [FAULTS] [SEED]`.
 
-Each process of a `hearken up` with a broker, of which there is a second serving, trainer and relay, is killed
-with -9 or paused, at random moments, while people chat and vote; then what they were told is compared with
-what there is (`tests.faults`). Promised: nothing acknowledged is lost, counted twice or out of order, chats
-and votes are answered again within 10 s at p95, over all faults and over those of what they need (of faults
-that follow too closely, the last), a vLLM server is back in rotation within 60 s while the other carries on,
-and learning goes on. About an hour, and less before vLLM, where faults come faster.
+It kills (SIGKILL) or pauses the processes of a `hearken up` with a broker and a second serving, trainer and
+relay, at random times, while clients chat and vote; then the audit compares their answers with the state of
+the system (`tests.faults`). With `vllm`, two vLLM servers replace the embedded engine and are hit too.
+Targets: nothing acknowledged is lost, repeated or reordered; chats and votes recover within 10 s at p95, over
+all faults and over those of processes they need (of faults in quick succession, the last one counts); a vLLM
+server is back in rotation within 60 s while the other one serves; training continues. About an hour, and less
+with vLLM, where faults come faster.
 """
 
 import json
@@ -31,25 +31,25 @@ from tests.second_replica import SecondReplica
 
 FAULTS = 1_000
 SEED = 11
-BETWEEN = (0.3, 2.0)  # seconds from one fault to the next, where an engine that starts is never the only one
+BETWEEN = (0.3, 2.0)  # seconds between faults; shorter, since another engine serves while one starts
 
 
 class Fleet:
-    """vLLM servers of which one at a time is away, and is then struck again; `back` are the seconds from a
-    kill, the last one, until all were in rotation again."""
+    """vLLM servers of which at most one is down, and is then hit again. `back` lists the seconds from the
+    last kill until all were in rotation again."""
 
     def __init__(self, found: list[Server], installation: Installation) -> None:
         self.servers = found
         self.installation = installation
         self.back: list[float] = []
-        self._away: Server | None = None
+        self._down: Server | None = None
         self._kills = 0
 
-    def strike(self, what: str, chance: random.Random) -> float:
-        server = self._away or chance.choice(self.servers)
+    def inject(self, what: str, chance: random.Random) -> float:
+        server = self._down or chance.choice(self.servers)
         if what == "pause":
             return faults.pause(server.family(), chance)
-        self._away = server
+        self._down = server
         self._kills += 1
         server.kill()
         began = time.monotonic()
@@ -62,7 +62,7 @@ class Fleet:
             time.sleep(0.5)
         if kill == self._kills:
             self.back.append(time.monotonic() - began)
-            self._away = None
+            self._down = None
 
     def _complete(self) -> bool:
         try:
@@ -91,7 +91,7 @@ def main() -> int:
             victims = faults.victims(installation, replica, broker)
             if found:
                 del victims["engine"]
-                victims["vllm"] = fleet.strike
+                victims["vllm"] = fleet.inject
             between = BETWEEN if found else faults.BETWEEN
             crowd = Crowd(installation, replica.url, kafka=KafkaSettings(servers=[broker.address]))
             report = faults.run(crowd, victims, wanted, seed, partial(print, flush=True), between)
@@ -100,13 +100,22 @@ def main() -> int:
         broker.kill()
     replicas = [round(seconds, 1) for seconds in sorted(fleet.back)]
     print(report.table())
-    print(f"{report.told} answers to votes; {report.problems or 'no problems'}; then {policy}")
+    print(f"{report.acknowledged} answers to votes; {report.problems or 'no problems'}; then {policy}")
     print(f"servers back in rotation after, seconds: {replicas}")
     back = {
-        asked: [round(report.back_if_let(0.95, asked, of), 1) for of in (victims, needed)]
+        asked: [round(report.undisturbed_recovery(0.95, asked, of), 1) for of in (victims, needed)]
         for asked, needed in faults.NEEDED.items()
     }
-    print(json.dumps({"faults": len(report.faults), "told": report.told, "p95": back, "replicas": replicas}))
+    print(
+        json.dumps(
+            {
+                "faults": len(report.faults),
+                "acknowledged": report.acknowledged,
+                "p95": back,
+                "replicas": replicas,
+            }
+        )
+    )
     slowest = replicas[int(0.95 * len(replicas))] if replicas else 0.0
     return 0 if not report.problems and max(map(max, back.values())) <= 10 and slowest <= 60 else 1
 

@@ -1,10 +1,10 @@
-"""Failpoints around every commit, for tests: a Python process whose PYTHONPATH names this folder loads this
-file by itself, and dies by SIGKILL at the commit that is asked for.
+"""This startup hook puts failpoints around every commit: Python loads it if PYTHONPATH names this folder.
 
-A commit of what was written is named by the function of Hearken that asked for it, and a side: `before` it
-was sent, or `after` the answer came and before anybody was told; `feedback.store.Store._row after`. In the
-folder of HEARKEN_TEST_CRASHES a file of that name in `armed/` asks for it; the first process that gets there
-moves it to `fired/` and dies. `seen/` collects the names, so that a test can tell what it did not reach.
+A failpoint is named by the function of Hearken that commits a write, and a side: `before` the commit is sent,
+or `after` its answer came and before the caller hears of it, as in `feedback.store.Store._row after`. A file
+of that name in `armed/`, in the folder HEARKEN_TEST_CRASHES, arms it. The first process that reaches it moves
+the file to `fired/` and dies by SIGKILL. `seen/` collects the names of all commits, so that a test can tell
+what it missed.
 """
 
 import os
@@ -16,8 +16,8 @@ from typing import Any
 ROOMS = ("schemas.", "feedback.", "serving.", "trainer.", "deploy.")
 
 
-def _asked_by() -> str | None:
-    """The innermost function of Hearken on the stack."""
+def _caller() -> str | None:
+    """Returns the innermost function of Hearken on the stack."""
     frame = sys._getframe(2)
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
@@ -28,23 +28,27 @@ def _asked_by() -> str | None:
 
 
 class _Failpoints:
+    """The state of the failpoints, as files in `folder`."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seen: set[str] = set()
 
     def reach(self, name: str, side: str) -> None:
+        """Kills this process if the failpoint is armed and no other process was first."""
         if name not in self.seen:
             self.seen.add(name)
             (self.folder / "seen" / name).touch()
-        point = f"{name} {side}"
+        failpoint = f"{name} {side}"
         try:
-            (self.folder / "armed" / point).rename(self.folder / "fired" / point)
+            (self.folder / "armed" / failpoint).rename(self.folder / "fired" / failpoint)
         except FileNotFoundError:  # not armed, or another process was first
             return
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _install(failpoints: _Failpoints) -> None:
+    """Patches psycopg so that every commit of a write passes a failpoint."""
     from psycopg import pq
     from psycopg._connection_base import BaseConnection
     from psycopg._cursor_base import BaseCursor
@@ -56,7 +60,7 @@ def _install(failpoints: _Failpoints) -> None:
 
     def commanded(self: Any, statement: Any, *rest: Any, **more: Any) -> Any:
         commits = statement == b"COMMIT" and (id(self) in wrote or self._pipeline is not None)
-        name = _asked_by() if commits else None
+        name = _caller() if commits else None
         if statement in (b"COMMIT", b"ROLLBACK"):
             wrote.discard(id(self))
         if name is not None:
@@ -75,9 +79,9 @@ def _install(failpoints: _Failpoints) -> None:
 
     def executed(self: Any, query: Any, *rest: Any, **more: Any) -> Any:
         text = query.decode() if isinstance(query, bytes) else str(query)
-        writes = bool(text.strip()) and not text.lstrip().startswith("select")  # "" is a pool's look at it
+        writes = bool(text.strip()) and not text.lstrip().startswith("select")  # "" is a pool's check
         alone = self._conn.autocommit and self._conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        name = _asked_by() if writes and alone else None
+        name = _caller() if writes and alone else None
         if name is not None:
             failpoints.reach(name, "before")
         elif writes:

@@ -1,5 +1,5 @@
-"""Every commit of the loop may be the last thing that a process does, and whether it was made or not: nothing
-that was acknowledged is lost or counted twice, and the service goes on."""
+"""A process may die before or after any commit: nothing acknowledged is lost or repeated, and the service
+continues."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,18 +15,18 @@ import pytest
 from schemas.settings import KafkaSettings
 from tests.broker import Broker
 from tests.crowd import Crowd
-from tests.failpoints import ROUNDS, Failpoints
+from tests.failpoints import TIMEOUT, Failpoints
 from tests.faults import SETTINGS, policies_after
 from tests.installation import Installation, wait
 
 SIDES = ("before", "after")
 OF_ROUNDS = (
-    "trainer.data.ingest._take",
+    "trainer.data.ingest._apply_batch",
     "trainer.records.record.begin",
     "trainer.records.publish.announce",
     "trainer.records.record.finish",
 )
-"""What comes up in a round; the others need not wait for that."""
+"""Commits of a training round; the others do not wait for one."""
 OF_REQUESTS = (
     "feedback.turns.Turns._transaction",
     "feedback.store.Store._row",
@@ -83,15 +83,15 @@ def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None
                         each.result()
                 operate(installation, failpoints)
             assert crowd.problems == []
-            assert crowd.told > 40
+            assert crowd.acknowledged > 40
             assert policies_after(installation, tmp_path / "data")
     finally:
         broker.kill()
 
 
 def operate(installation: Installation, failpoints: Failpoints) -> None:
-    """What an operator asks for is done or not done, though who does it dies; and so is what serving does by
-    itself with a damaged policy. Two policies have been live."""
+    """An operator's command, and the rejection of a damaged policy, happens or does not happen as a whole,
+    even if its process dies. Two policies have been live before."""
     with psycopg.connect(installation.database_url(), autocommit=True) as connection:
 
         def one(query: LiteralString, *values: str) -> Any:
@@ -115,7 +115,7 @@ def operate(installation: Installation, failpoints: Failpoints) -> None:
                 assert state(policy) == expected, (commit, side)
                 installation.wait_until_ready()
 
-        assert installation.run("pause").returncode == 0  # or another may go live before a rollback
+        assert installation.run("pause").returncode == 0  # else another policy may go live before a rollback
         policy = one("select id from policies where state = 'retired' and id <> 'p0' order by created_at")
         canary = {"policy": policy, "share": 0.5}
         begin = partial(ask, "/v1/rollouts", canary)
@@ -131,7 +131,7 @@ def operate(installation: Installation, failpoints: Failpoints) -> None:
             )
             wait(partial(one, REJECTED, damaged), "the damaged policy is rejected")
             installation.wait_until_ready()
-        wait(lambda: one(RESTS), "training rests and all that it made is live", ROUNDS)
+        wait(lambda: one(RESTS), "training is paused and all its policies are live", TIMEOUT)
         live = one("select live from routes")
         die(
             "serving.rollout.rollback", live, "live", "rolled_back",

@@ -1,5 +1,4 @@
-"""That a process dies where it is asked to (`tests.crashing`): before a commit or after it, however its
-transaction was begun."""
+"""Failpoints kill a process before or after a commit, however its transaction began (`tests.crashing`)."""
 
 import os
 import signal
@@ -19,15 +18,15 @@ BEGUN_EXPLICITLY = "from trainer.records.record import begin; begin(pool, 'defau
 PROGRAM = "from schemas.database import open_pool\nwith open_pool({url!r}) as pool: {work}"
 
 
-def die(folder: Path, point: str, url: str, work: str) -> None:
+def die(folder: Path, failpoint: str, url: str, work: str) -> None:
     failpoints = Failpoints(folder)
-    (folder / "armed" / point).touch()
+    (folder / "armed" / failpoint).touch()
     program = PROGRAM.format(url=url, work=work)
     ended = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **failpoints.environment}, cwd=Path.cwd()
     )
     assert ended.returncode == -signal.SIGKILL
-    assert (folder / "fired" / point).exists()
+    assert (folder / "fired" / failpoint).exists()
 
 
 def outcomes(pool: Pool) -> list[str]:
