@@ -24,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
-from trainer.reward.features import Views
+from trainer.reward.features import FeatureGroups
 from trainer.rl.objectives import on_samples
 from trainer.rl.optimize import improve
 from trainer.starter import MODEL_DIR
@@ -66,8 +66,8 @@ class Ours:
         self.speeds.append(tokens / seconds)
 
     @staticmethod
-    def _reward(views: Views) -> torch.Tensor:
-        return -views["length"].float().sum(1)
+    def _reward(features: FeatureGroups) -> torch.Tensor:
+        return -features["length"].float().sum(1)
 
 
 class Turns(TrainerCallback):

@@ -31,7 +31,7 @@ from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.model.tokenizer import ChatTokenizer
 from trainer.planning.plan import plan
-from trainer.reward.features import Views
+from trainer.reward.features import FeatureGroups
 from trainer.rl.objectives import on_samples
 from trainer.rl.optimize import improve
 from trainer.starter import MODEL_DIR
@@ -76,8 +76,8 @@ def trained(model: Path, rl: RLSettings) -> dict[str, float]:
     objective = on_samples(rl)
     assert objective is not None
 
-    def reward(views: Views) -> torch.Tensor:
-        return -views["length"].float().sum(1)
+    def reward(features: FeatureGroups) -> torch.Tensor:
+        return -features["length"].float().sum(1)
 
     clock = time.perf_counter if backbone.device.type == "cuda" else time.process_time
     began = clock()

@@ -26,7 +26,7 @@ from schemas.policies import BASE, Manifest
 from schemas.settings import Settings, load
 from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY
-from trainer.data.round_inputs import Inputs
+from trainer.data.round_inputs import RoundInputs
 from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
 from trainer.records import publish
@@ -82,7 +82,7 @@ def write_random(backbone: Backbone, settings: Settings, number: int, parent: st
     for name, weights in backbone.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=_SPREAD)
-    inputs = Inputs(draw=number, parent=parent, votes=0, events=[], turns=[], positions={})
+    inputs = RoundInputs(draw=number, parent=parent, votes=0, events=[], turns=[], positions={})
     return publish.write(backbone, settings, number, probe(backbone), inputs)
 
 
@@ -133,7 +133,7 @@ def distances(backbone: Backbone, settings: Settings, pool: Pool) -> tuple[list[
 
 @torch.no_grad()
 def _distance(backbone: Backbone, row: dict[str, Any]) -> float:
-    with backbone.exact():
+    with backbone.full_precision():
         logprobs = backbone.logprobs_BR(backbone.pad([row["prompt_token_ids"]], [row["token_ids"]]))[0]
     own = torch.tensor(row["logprobs"])
     return float((logprobs[: len(own)] - own).abs().max())

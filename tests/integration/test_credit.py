@@ -1,4 +1,4 @@
-"""Votes as they are read from the database: each about the reply that it was cast on."""
+"""Each vote is assigned to the reply that it was cast on."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from trainer.data.ingest import ingest
 from trainer.model.backbone import Backbone
 
 
-def test_a_vote_on_an_early_turn_of_a_conversation_is_about_that_turn(
+def test_a_vote_on_an_early_turn_is_assigned_to_that_turn(
     pool: Pool, database_url: str, backbone: Backbone
 ) -> None:
     add_key(pool)
@@ -35,7 +35,7 @@ def test_a_vote_on_an_early_turn_of_a_conversation_is_about_that_turn(
     assert keys == [(second.id, "1"), (first.id, "0"), (first.id, "1")]
     assert votes.thumbs == [(0, 0, 0, False)]
     assert [row[2] for row in votes.stages[2]] == [[2, 1]]
-    about = corpus.replies[second.id, "1"]
-    assert (about.prompt_ids, about.token_ids) == (second.prompt_token_ids, second.replies[1].token_ids)
-    assert len(first.prompt_token_ids) < len(about.prompt_ids) < len(third.prompt_token_ids)
+    reply = corpus.replies[second.id, "1"]
+    assert (reply.prompt_ids, reply.token_ids) == (second.prompt_token_ids, second.replies[1].token_ids)
+    assert len(first.prompt_token_ids) < len(reply.prompt_ids) < len(third.prompt_token_ids)
     assert {turn for turn, _ in corpus.replies} == {first.id, second.id}

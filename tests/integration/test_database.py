@@ -9,7 +9,7 @@ from feedback.postgres_log import PostgresLog
 from schemas.database import Pool, migrate, migrations
 from schemas.errors import StartError
 from tests.events import Reader, put_each, read_until
-from trainer.data.ingest import positions
+from trainer.data.ingest import consumer_offsets
 
 NEWEST = migrations()[-1][0]
 
@@ -50,7 +50,7 @@ def test_a_log_restored_into_another_cluster_is_read_again(pool: Pool, database_
         connection.execute("update cluster set system_identifier = 'another'")
     assert log.read(0, passed, 10) == []
     migrate(database_url)
-    assert positions(pool) == {}
+    assert consumer_offsets(pool) == {}
     read = Reader(log).poll_until(3)
     assert read == ["ev_a", "ev_b", "ev_c"]
     migrate(database_url)

@@ -1,4 +1,4 @@
-"""`hearken dead-letters`, as an operator runs it."""
+"""`hearken dead-letters` lists and retries dead letters."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def dead_letters(database_url: str, *options: str) -> subprocess.CompletedProces
     )
 
 
-def test_they_are_listed_with_the_reason_and_given_back(pool: Pool, database_url: str) -> None:
+def test_dead_letters_are_listed_with_the_reason_and_retried(pool: Pool, database_url: str) -> None:
     put_json(database_url, "lost", event("lost").model_dump(mode="json") | {"project": "lost"})
     put_each(database_url, "behind")
     ingest_until(pool, PostgresLog(pool), 1)

@@ -1,4 +1,4 @@
-"""Votes that are odd, or that nobody can learn from: a round leaves them out, or says why there was none."""
+"""A round leaves out votes that are invalid, or records why it was skipped."""
 
 import json
 from dataclasses import replace
@@ -22,18 +22,18 @@ def settings(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> 
 
 
 def the_round(settings: Settings) -> dict[str, Any]:
-    """The record of the one round that there is."""
+    """Runs one round and returns its record."""
     assert loop.run(settings, once=True) == 0
     record: dict[str, Any] = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
     return record
 
 
 @pytest.mark.parametrize("spare", [-1, 0, 3])
-def test_an_edit_is_learned_from_if_it_fits_into_the_context(
+def test_an_edit_is_used_if_it_fits_into_the_context(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, spare: int
 ) -> None:
     turns = some_turns(backbone, 20, seed=11)
-    room = backbone.context - len(turns[0].prompt_token_ids) - 1 - spare  # one for the end
+    room = backbone.context_length - len(turns[0].prompt_token_ids) - 1 - spare  # one for the end
     assert len(backbone.encode_reply("?" * room)) == room + 1
     send(database_url, turns, [edited(turns[0], "?" * room), *thumbs_by_parity(turns[1:])])
     record = the_round(settings)
@@ -41,7 +41,7 @@ def test_an_edit_is_learned_from_if_it_fits_into_the_context(
     assert record["unreadable"] == (spare < 0)
 
 
-def test_what_is_of_another_vocabulary_is_left_out(
+def test_token_ids_outside_the_vocabulary_are_left_out(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     turns = some_turns(backbone, 20, seed=12)
@@ -49,7 +49,7 @@ def test_what_is_of_another_vocabulary_is_left_out(
     with pool.connection() as connection:
         connection.execute(
             "update replies set token_ids = array[5, %s] where turn_id = %s",
-            [backbone.vocabulary, turns[0].id],
+            [backbone.vocab_size, turns[0].id],
         )
         connection.execute("update turns set prompt_token_ids = array[-1, 5] where id = %s", [turns[1].id])
     record = the_round(settings)
@@ -57,11 +57,11 @@ def test_what_is_of_another_vocabulary_is_left_out(
     assert record["unreadable"] == 2
 
 
-def test_votes_on_empty_or_missing_replies_are_left_out_and_a_truncated_one_teaches(
+def test_votes_on_empty_or_missing_replies_are_left_out_and_a_truncated_one_is_used(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     turns = some_turns(backbone, 22, seed=18)
-    send(database_url, turns, thumbs_by_parity(turns[:20]))  # on the last two nobody votes
+    send(database_url, turns, thumbs_by_parity(turns[:20]))  # the last two have no votes
     with pool.connection() as connection:
         connection.execute("update replies set token_ids = '{}' where turn_id = %s", [turns[0].id])
         connection.execute("delete from replies where turn_id = %s", [turns[1].id])
@@ -75,9 +75,7 @@ def test_votes_on_empty_or_missing_replies_are_left_out_and_a_truncated_one_teac
     assert record["examples"] + record["held_out"] == 18
 
 
-def test_one_rater_alone_can_teach(
-    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
-) -> None:
+def test_one_rater_is_enough(settings: Settings, pool: Pool, backbone: Backbone, database_url: str) -> None:
     turns = [replace(turn, rater="u_only") for turn in some_turns(backbone, 20, seed=13)]
     send(database_url, turns, thumbs_by_parity(turns))
     record = the_round(settings)
@@ -85,7 +83,7 @@ def test_one_rater_alone_can_teach(
     assert [rater["rater"] for rater in record["raters"]] == ["u_only"]
 
 
-def test_people_may_contradict_each_other(
+def test_contradicting_raters_do_not_fail_a_round(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     turns = some_turns(backbone, 20, seed=14)
@@ -102,7 +100,7 @@ def test_people_may_contradict_each_other(
     assert abs(reward) < 10
 
 
-def test_votes_of_which_nothing_can_be_read_are_no_lesson(
+def test_a_round_with_unreadable_votes_only_is_skipped(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     turns = some_turns(backbone, 12, seed=15)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from feedback.log import open_log
+from feedback.open_log import open_log
 from schemas.database import Pool
 from schemas.feedback import Signal
 from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, file_digest
@@ -16,8 +16,8 @@ from schemas.settings import Settings
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
 from trainer import loop
 from trainer.data import examples, vote_summary
-from trainer.data.round_inputs import Inputs
-from trainer.data.vote_summary import Past
+from trainer.data.round_inputs import RoundInputs
+from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation import gate
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
@@ -53,8 +53,8 @@ def published(pool: Pool) -> list[str]:
         return [row["id"] for row in rows.fetchall()]
 
 
-def inputs_of(settings: Settings, policy: str) -> Inputs:
-    found = Inputs.read(settings.policies_dir / "default" / policy / publish.INPUTS)
+def inputs_of(settings: Settings, policy: str) -> RoundInputs:
+    found = RoundInputs.read(settings.policies_dir / "default" / policy / publish.INPUTS)
     assert found is not None
     return found
 
@@ -76,7 +76,7 @@ def cut_off(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> 
         patch.setattr("trainer.round.improve", die)
         with pytest.raises(Killed):
             trainer.look()
-    trainer.standby.leave()
+    trainer.election.release()
 
 
 def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> None:
@@ -190,7 +190,7 @@ def test_a_round_that_was_cut_off_ends_as_it_would_have(
 
     trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
     trainer.look()
-    trainer.standby.leave()
+    trainer.election.release()
     [policy] = published(pool)
     inputs = inputs_of(settings, policy)
     assert (inputs.draw, inputs.attempts, len(inputs.events)) == (1, 2, 24)
@@ -209,7 +209,7 @@ def test_a_round_killed_between_two_steps_ends_in_the_same_bytes_as_one_that_was
         patch.setattr("trainer.rl.optimize.release_memory", die)
         with pytest.raises(Killed):
             trainer.look()
-    trainer.standby.leave()
+    trainer.election.release()
     assert loop.run(settings, once=True) == 0
     [resumed] = published(pool)
     assert resumed.startswith("p2-")
@@ -232,23 +232,23 @@ def test_a_round_that_ends_its_trainer_again_and_again_is_given_up(
     draws = []
     for _ in range(loop.MOST_ATTEMPTS + 1):
         cut_off(settings, pool, monkeypatch)
-        unfinished = Inputs.read(settings.rounds_dir / "default" / "unfinished.json")
+        unfinished = RoundInputs.read(settings.rounds_dir / "default" / "unfinished.json")
         assert unfinished is not None
         draws.append(unfinished.draw)
     assert draws == [1] * loop.MOST_ATTEMPTS + [loop.MOST_ATTEMPTS + 1]
 
 
 @pytest.fixture
-def folding(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Where sixteen votes are many."""
+def compacting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a trainer that compacts beyond sixteen votes."""
     monkeypatch.setattr(vote_summary, "WINDOW", 16)
     return settings
 
 
-def kept_past(settings: Settings) -> Past | None:
+def kept_summary(settings: Settings) -> VoteSummary | None:
     backbone = Backbone(Path(settings.model), settings.trainer.rl)
-    path = settings.rounds_dir / "default" / "past.safetensors"
-    return Past.read(path, vote_summary.made_for(backbone.digest, settings.trainer))
+    key = vote_summary.compatibility_key(backbone.digest, settings.trainer)
+    return VoteSummary.read(settings.rounds_dir / "default" / vote_summary.FILE, key)
 
 
 def another_round(settings: Settings, backbone: Backbone, database_url: str, seed: int) -> None:
@@ -257,47 +257,49 @@ def another_round(settings: Settings, backbone: Backbone, database_url: str, see
     assert loop.run(settings, once=True) == 0
 
 
-def test_a_policy_that_learned_from_folded_votes_is_rebuilt(
-    folding: Settings, pool: Pool, backbone: Backbone, database_url: str
+def test_a_policy_with_a_vote_summary_is_reproduced(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
-    assert loop.run(folding, once=True) == 0
-    folded = kept_past(folding)
-    assert folded is not None
-    assert len(folded.events) == 16
-    another_round(folding, backbone, database_url, seed=2)
+    assert loop.run(compacting, once=True) == 0
+    summary = kept_summary(compacting)
+    assert summary is not None
+    assert len(summary.events) == 16
+    another_round(compacting, backbone, database_url, seed=2)
     policy = published(pool)[-1]
-    inputs = inputs_of(folding, policy)
-    assert (len(inputs.events), inputs.past is None) == (8 + 12, False)
-    assert not set(inputs.events) & set(folded.events)
-    after = kept_past(folding)  # the next round has another by now
+    inputs = inputs_of(compacting, policy)
+    assert (len(inputs.events), inputs.vote_summary is None) == (8 + 12, False)
+    assert not set(inputs.events) & set(summary.events)
+    after = kept_summary(compacting)  # the next round has another by now
     assert after is not None
     assert len(after.events) == 28
-    assert rebuild(folding, pool, policy).identical
-    kept = folding.policies_dir / "default" / policy / publish.PAST
-    assert file_digest(kept) == inputs.past
-    manifest = folding.policies_dir / "default" / policy / "manifest.json"
+    assert rebuild(compacting, pool, policy).identical
+    kept = compacting.policies_dir / "default" / policy / vote_summary.FILE
+    assert file_digest(kept) == inputs.vote_summary
+    manifest = compacting.policies_dir / "default" / policy / "manifest.json"
     learned = Manifest.model_validate_json(manifest.read_bytes()).examples
     assert learned > len(inputs.events)
     with pool.connection() as connection:
         connection.execute("delete from turns where id = 'chatcmpl-1-3'")
     with pytest.raises(CannotRebuild, match="1 of the 16 votes"):
-        rebuild(folding, pool, policy)
+        rebuild(compacting, pool, policy)
 
 
-def test_policies_share_the_file_of_the_past_that_they_have_in_common(
-    folding: Settings, pool: Pool, backbone: Backbone, database_url: str
+def test_policies_share_the_file_of_the_same_vote_summary(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
-    assert loop.run(folding, once=True) == 0
+    assert loop.run(compacting, once=True) == 0
     for seed in (2, 3):
         turns = some_turns(backbone, 4, seed=seed)
         send(database_url, turns, thumbs_by_parity(turns))
-        assert loop.run(folding, once=True) == 0
-    one, other = (folding.policies_dir / "default" / each / publish.PAST for each in published(pool)[1:])
+        assert loop.run(compacting, once=True) == 0
+    one, other = (
+        compacting.policies_dir / "default" / each / vote_summary.FILE for each in published(pool)[1:]
+    )
     assert one.samefile(other)
-    assert one.samefile(folding.rounds_dir / "default" / publish.PAST)
+    assert one.samefile(compacting.rounds_dir / "default" / vote_summary.FILE)
 
 
-def test_many_signals_fold_no_votes(
+def test_many_signals_compact_no_votes(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vote_summary, "WINDOW", 30)
@@ -307,18 +309,18 @@ def test_many_signals_fold_no_votes(
     assert loop.run(settings, once=True) == 0
     with pool.connection() as connection:
         rows = connection.execute(
-            "select type = 'signal' as signal, count(*) as all, count(vote_summary) as folded"
+            "select type = 'signal' as signal, count(*) as all, count(vote_summary) as compacted"
             " from training_examples"
             " group by 1 order by 1"
         ).fetchall()
     assert [tuple(row.values()) for row in rows] == [(False, 24, 0), (True, 40, 25)]
 
 
-def test_every_vote_is_learned_from_by_a_policy_though_it_was_folded(
-    folding: Settings, pool: Pool, backbone: Backbone, database_url: str
+def test_compacted_votes_keep_their_first_policy(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
-    loop.run(folding, once=True)
-    another_round(folding, backbone, database_url, seed=2)
+    loop.run(compacting, once=True)
+    another_round(compacting, backbone, database_url, seed=2)
     with pool.connection() as connection:
         rows = connection.execute(
             "select event_id from training_examples where vote_summary is not null"
@@ -326,34 +328,34 @@ def test_every_vote_is_learned_from_by_a_policy_though_it_was_folded(
         left = connection.execute(
             "select count(*) from training_examples where vote_summary is not null and first_policy is null"
             " and event_id = any(%s)",
-            [inputs_of(folding, published(pool)[0]).events],
+            [inputs_of(compacting, published(pool)[0]).events],
         ).fetchone()
     assert len(rows) == 28
     assert left == {"count": 0}
 
 
-def test_more_votes_than_a_round_reads_are_folded_round_by_round(
-    folding: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+def test_more_votes_than_a_round_loads_are_compacted_round_by_round(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examples, "MOST_EXAMPLES", 30)
+    monkeypatch.setattr(examples, "MAX_EXAMPLES", 30)
     imported = some_turns(backbone, 36, seed=9)
     send(database_url, imported, thumbs_by_parity(imported))
-    loop.run(folding, once=True)
+    loop.run(compacting, once=True)
     for seed in (2, 3, 4):
-        another_round(folding, backbone, database_url, seed)
+        another_round(compacting, backbone, database_url, seed)
     with pool.connection() as connection:
         rows = connection.execute("select vote_summary from training_examples order by created_at").fetchall()
     assert [row["vote_summary"] is None for row in rows] == [False] * 88 + [True] * 8
 
 
 @pytest.mark.parametrize("change", ["retracted", "erased", "broken", "other settings"])
-def test_a_past_that_is_no_more_true_is_forgotten(
-    folding: Settings, pool: Pool, backbone: Backbone, database_url: str, change: str
+def test_an_outdated_vote_summary_is_discarded(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, change: str
 ) -> None:
-    loop.run(folding, once=True)
-    before = kept_past(folding)
+    loop.run(compacting, once=True)
+    before = kept_summary(compacting)
     assert before is not None
-    path = folding.rounds_dir / "default" / "past.safetensors"
+    path = compacting.rounds_dir / "default" / vote_summary.FILE
     with pool.connection() as connection:
         match change:
             case "retracted":
@@ -366,46 +368,46 @@ def test_a_past_that_is_no_more_true_is_forgotten(
             case "broken":
                 path.write_bytes(path.read_bytes()[:1000])
             case "other settings":
-                folding.trainer.reward.half_life_days = 30
-    another_round(folding, backbone, database_url, seed=2)
-    inputs = inputs_of(folding, published(pool)[-1])
+                compacting.trainer.reward.half_life_days = 30
+    another_round(compacting, backbone, database_url, seed=2)
+    inputs = inputs_of(compacting, published(pool)[-1])
     gone = change in ("retracted", "erased")
-    assert (inputs.past, len(inputs.events)) == (None, 24 + 12 - gone)
-    after = kept_past(folding)
+    assert (inputs.vote_summary, len(inputs.events)) == (None, 24 + 12 - gone)
+    after = kept_summary(compacting)
     assert after is not None
     assert after.name != before.name
     assert len(after.events) == 28 - gone
-    assert after.stands(pool, "default")
+    assert after.is_active(pool, "default")
 
 
-def test_a_round_that_was_cut_off_beside_a_past_is_done_again(
-    folding: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_round_with_a_vote_summary_is_repeated(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop.run(folding, once=True)
+    loop.run(compacting, once=True)
     more = some_turns(backbone, 12, seed=2)
     send(database_url, more, thumbs_by_parity(more))
-    cut_off(folding, pool, monkeypatch)
-    another_round(folding, backbone, database_url, seed=3)
+    cut_off(compacting, pool, monkeypatch)
+    another_round(compacting, backbone, database_url, seed=3)
     policy = published(pool)[-1]
-    inputs = inputs_of(folding, policy)
-    assert (inputs.attempts, len(inputs.events), inputs.past is None) == (2, 20, False)
-    assert rebuild(folding, pool, policy).identical
+    inputs = inputs_of(compacting, policy)
+    assert (inputs.attempts, len(inputs.events), inputs.vote_summary is None) == (2, 20, False)
+    assert rebuild(compacting, pool, policy).identical
 
 
-def test_a_trainer_killed_while_it_keeps_the_past_starts_it_anew(
-    folding: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+def test_a_trainer_killed_while_it_saves_the_vote_summary_starts_a_new_one(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(folded: Past, path: Path) -> None:
-        written(folded, path)
+    def die(summary: VoteSummary, path: Path) -> None:
+        written(summary, path)
         raise Killed
 
-    written = Past.write
-    trainer = loop.Trainer(folding, pool, open_log(folding, pool), Learner(folding))
+    written = VoteSummary.write
+    trainer = loop.Trainer(compacting, pool, open_log(compacting, pool), Learner(compacting))
     with monkeypatch.context() as patch:
-        patch.setattr(Past, "write", die)
+        patch.setattr(VoteSummary, "write", die)
         with pytest.raises(Killed):
             trainer.look()
-    trainer.standby.leave()
-    assert kept_past(folding) is not None
-    another_round(folding, backbone, database_url, seed=2)
-    assert len(inputs_of(folding, published(pool)[-1]).events) == 36
+    trainer.election.release()
+    assert kept_summary(compacting) is not None
+    another_round(compacting, backbone, database_url, seed=2)
+    assert len(inputs_of(compacting, published(pool)[-1]).events) == 36

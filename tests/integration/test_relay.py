@@ -15,7 +15,7 @@ from schemas.database import Pool
 from schemas.settings import KafkaSettings
 from tests.broker import Broker, relaying
 from tests.events import Reader, event, ingest_until, put, put_each, put_json
-from trainer.data.ingest import ingest, positions
+from trainer.data.ingest import consumer_offsets, ingest
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_topic_that_has_more_partitions_now_is_read_whole(
         assert ingest_until(pool, log, 16) == [*written, *(f"ev_later-{number}" for number in range(8))]
 
     assert log.partitions() == [0, 1, 2]
-    assert len(positions(pool)) == 3
+    assert len(consumer_offsets(pool)) == 3
 
 
 def test_a_batch_that_was_sent_but_not_marked_is_sent_again_without_effect(

@@ -4,80 +4,82 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from trainer.reward.features import Views
-from trainer.reward.projection import Lenses, lenses, look
+from trainer.reward.features import FeatureGroups
+from trainer.reward.projection import BaseFeatures, Projections, fit_projections, member_features
 from trainer.rl.style_drift import MEMORY, RIDGE, Drift
 
 BASE = 4000
 
 
 @pytest.fixture(scope="module")
-def base() -> Views:
-    """Two views of replies, four to each of 1,000 prompts, whose entries go together."""
+def base() -> FeatureGroups:
+    """Two features of replies, four to each of 1,000 prompts, whose entries go together."""
     generator = torch.Generator().manual_seed(7)
     hidden_ND = torch.randn(BASE, 5, generator=generator) @ torch.randn(5, 5, generator=generator)
     return {"mean": hidden_ND, "length": hidden_ND[:, :1] + torch.randn(BASE, 1, generator=generator)}
 
 
 @pytest.fixture(scope="module")
-def through(base: Views) -> Lenses:
-    return lenses(base, 4, directions=24)
+def projections(base: FeatureGroups) -> Projections:
+    return fit_projections(BaseFeatures(base, 4), components=24)
 
 
-def reward(views: Views) -> torch.Tensor:
-    return views["mean"][:, 1] - 0.5 * views["mean"][:, 3]
+def reward(features: FeatureGroups) -> torch.Tensor:
+    return features["mean"][:, 1] - 0.5 * features["mean"][:, 3]
 
 
-def chosen(base: Views, weights_N: torch.Tensor, count: int = 4000) -> Views:
+def chosen(base: FeatureGroups, weights_N: torch.Tensor, count: int = 4000) -> FeatureGroups:
     rows = torch.multinomial(weights_N, count, replacement=True, generator=torch.Generator().manual_seed(8))
     return {name: view[rows] for name, view in base.items()}
 
 
-def moved(drift: Drift, views: Views) -> float:
+def moved(drift: Drift, features: FeatureGroups) -> float:
     """ΔᵀC⁻¹Δ."""
-    return float(drift.charge(views, reward(views)).mean())
+    return float(drift.charge(features, reward(features)).mean())
 
 
-def test_what_the_reward_asks_for_is_no_drift(base: Views, through: Lenses) -> None:
+def test_what_the_reward_asks_for_is_no_drift(base: FeatureGroups, projections: Projections) -> None:
     liked = chosen(base, (0.5 * reward(base)).exp())
     longer = chosen(base, (0.5 * base["length"][:, 0]).exp())
     assert float(reward(liked).mean()) > float(reward(base).mean()) + 0.5
-    assert moved(Drift(through, base, reward(base)), base) < 1e-6
-    assert moved(Drift(through, base, reward(base)), liked) < 0.02
-    assert moved(Drift(through, base, reward(base)), longer) > 0.3
+    assert moved(Drift(projections, base, reward(base)), base) < 1e-6
+    assert moved(Drift(projections, base, reward(base)), liked) < 0.02
+    assert moved(Drift(projections, base, reward(base)), longer) > 0.3
 
 
-def test_it_is_the_divergence_of_two_gaussians(base: Views, through: Lenses) -> None:
+def test_it_is_the_divergence_of_two_gaussians(base: FeatureGroups, projections: Projections) -> None:
     """When the reward says nothing all change is drift, and the mean charge is twice its KL."""
     nothing_N = torch.zeros(BASE)
     longer = chosen(base, base["length"][:, 0].exp())
-    looks_NK = look(through, tuple(through), base).double()
+    looks_NK = member_features(projections, tuple(projections), base).double()
     covariance_KK = looks_NK.T.cov(correction=0)
     covariance_KK += RIDGE * covariance_KK.trace() * torch.eye(len(covariance_KK))
     before = MultivariateNormal(looks_NK.mean(0), covariance_KK)
-    after = MultivariateNormal(look(through, tuple(through), longer).double().mean(0), covariance_KK)
-    charge_N = Drift(through, base, nothing_N).charge(longer, torch.zeros(4000))
+    after = MultivariateNormal(
+        member_features(projections, tuple(projections), longer).double().mean(0), covariance_KK
+    )
+    charge_N = Drift(projections, base, nothing_N).charge(longer, torch.zeros(4000))
     assert float(charge_N.mean()) == pytest.approx(2 * float(kl_divergence(after, before)), rel=1e-4)
 
 
-def test_a_reply_is_charged_what_it_adds(base: Views, through: Lenses) -> None:
+def test_a_reply_is_charged_what_it_adds(base: FeatureGroups, projections: Projections) -> None:
     """The charge is the derivative of the KL by how often the policy says it."""
     longer = chosen(base, base["length"][:, 0].exp(), 64)
-    charge_N = Drift(through, base, reward(base)).charge(longer, reward(longer)).double()
+    charge_N = Drift(projections, base, reward(base)).charge(longer, reward(longer)).double()
     often = 64 * 100
     for row in (0, 1, 2):
         more = {
             name: torch.cat([view.repeat(100, *(1 for _ in view.shape[1:])), view[row : row + 1]])
             for name, view in longer.items()
         }
-        gained = (moved(Drift(through, base, reward(base)), more) - float(charge_N.mean())) / 2
+        gained = (moved(Drift(projections, base, reward(base)), more) - float(charge_N.mean())) / 2
         assert gained * (often + 1) == pytest.approx(
             float(charge_N[row] - charge_N.mean()), rel=0.05, abs=0.05
         )
 
 
-def test_steps_before_are_remembered(base: Views, through: Lenses) -> None:
-    drift = Drift(through, base, reward(base))
+def test_steps_before_are_remembered(base: FeatureGroups, projections: Projections) -> None:
+    drift = Drift(projections, base, reward(base))
     longer = chosen(base, base["length"][:, 0].exp())
     first = moved(drift, longer)
     charge_N = drift.charge(base, reward(base))
@@ -87,7 +89,7 @@ def test_steps_before_are_remembered(base: Views, through: Lenses) -> None:
 
 def test_a_base_that_says_one_thing_only_drifts_nowhere() -> None:
     same = {"mean": torch.ones(8, 3), "length": torch.ones(8, 1)}
-    drift = Drift(lenses(same, 4, directions=24), same, torch.zeros(8))
+    drift = Drift(fit_projections(BaseFeatures(same, 4), components=24), same, torch.zeros(8))
     charge_N = drift.charge(same, torch.zeros(8))
     assert charge_N.isfinite().all()
     assert charge_N.abs().max() == 0

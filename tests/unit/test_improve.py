@@ -11,9 +11,9 @@ from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, SamplingSpec, in_process_sampler, sample
-from trainer.reward.features import Views
-from trainer.reward.projection import lenses
-from trainer.reward.scoring import measure
+from trainer.reward.features import FeatureGroups
+from trainer.reward.projection import BaseFeatures, fit_projections
+from trainer.reward.scoring import score
 from trainer.rl.losses import leave_one_out
 from trainer.rl.objectives import HELD, PolicyGradient, Samples
 from trainer.rl.optimize import Improvement, Step, improve, learning_rate
@@ -35,13 +35,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OBJECTIVE = PolicyGradient(leave_one_out, RL.importance_weight_cap)
 
 
-def likes_low_tokens(views: Views) -> torch.Tensor:
+def likes_low_tokens(features: FeatureGroups) -> torch.Tensor:
     """Share of the different tokens of a reply that have a number below 160."""
-    return views["tokens"][:, :160].float().sum(1) / views["tokens"].float().sum(1)
+    return features["tokens"][:, :160].float().sum(1) / features["tokens"].float().sum(1)
 
 
-def nonsense(views: Views) -> torch.Tensor:
-    return torch.full((len(views["length"]),), torch.nan)
+def nonsense(features: FeatureGroups) -> torch.Tensor:
+    return torch.full((len(features["length"]),), torch.nan)
 
 
 def run(
@@ -232,7 +232,7 @@ def test_a_reply_that_does_not_end_is_worth_less(base: Path) -> None:
     result = improve(
         backbone,
         [prompt],
-        lambda views: torch.ones(len(views["length"])),
+        lambda features: torch.ones(len(features["length"])),
         rl,
         generator,
         Listening(),
@@ -267,11 +267,11 @@ def test_drift_is_held_by_its_penalty(base: Path) -> None:
     backbone = Backbone(base, RL)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     replies = sample(backbone, [prompt], SamplingSpec(64, RL.max_tokens), torch.Generator().manual_seed(1))
-    views = measure(backbone, [prompt] * 64, [reply.token_ids for reply in replies]).views
+    features = score(backbone, [prompt] * 64, [reply.token_ids for reply in replies]).features
 
     def drifted(penalty: float) -> Step:
         rl = RL.model_copy(update={"style_drift_coef": penalty, "steps_per_round": 16})
-        drift = Drift(lenses(views, 64, directions=24), views, torch.zeros(64))
+        drift = Drift(fit_projections(BaseFeatures(features, 64), components=24), features, torch.zeros(64))
         return run(Backbone(base, rl), rl, drift=drift)[0][-1]
 
     free, held = drifted(0.0), drifted(3.0)

@@ -12,7 +12,7 @@ from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
-from trainer.reward.scoring import measure
+from trainer.reward.scoring import score
 from trainer.rl import objectives
 from trainer.rl.losses import above_group, leave_one_out
 from trainer.rl.objectives import (
@@ -47,10 +47,12 @@ def samples(backbone: Backbone, seed: int = 0, beta: float = 0.0) -> Samples:
     """Replies to three prompts; of each four, those with more low tokens are better."""
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell")]
     generator = torch.Generator().manual_seed(seed)
-    rollouts = in_process_sampler(backbone, SamplingSpec(RL.samples_per_prompt, RL.max_tokens), generator)(prompts)
+    rollouts = in_process_sampler(backbone, SamplingSpec(RL.samples_per_prompt, RL.max_tokens), generator)(
+        prompts
+    )
     rows = [prompts[rollout.prompt] for rollout in rollouts]
     low = [sum(token < 160 for token in rollout.token_ids) / len(rollout.token_ids) for rollout in rollouts]
-    base_logprobs = measure(backbone, rows, [rollout.token_ids for rollout in rollouts]).base_logprobs
+    base_logprobs = score(backbone, rows, [rollout.token_ids for rollout in rollouts]).base_logprobs
     rewards_PK = torch.tensor(low).view(3, RL.samples_per_prompt)
     return Samples(rows, rollouts, rewards_PK, base_logprobs, beta, held=HELD * beta, kl=0.0)
 
@@ -134,7 +136,9 @@ def test_what_the_base_was_sure_of_is_held(backbone: Backbone, given: float, hel
     rollouts = [
         replace(rollout, logprobs=row) for rollout, row in zip(of.rollouts, base_logprobs, strict=True)
     ]
-    same = replace(of, rollouts=rollouts, rewards_PK=torch.zeros(3, RL.samples_per_prompt), base_logprobs=base_logprobs)
+    same = replace(
+        of, rollouts=rollouts, rewards_PK=torch.zeros(3, RL.samples_per_prompt), base_logprobs=base_logprobs
+    )
     before_PK = log_ratios(backbone, of)
     descend(backbone, PolicyGradient(leave_one_out, 2.0), same)
     assert bool((log_ratios(backbone, of) > before_PK + 0.3).all()) == held

@@ -11,7 +11,7 @@ from schemas.errors import StartError
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, file_digest, verify
 from schemas.settings import RLSettings, Settings
 from tests.service import write_base
-from trainer.data.round_inputs import Inputs
+from trainer.data.round_inputs import RoundInputs
 from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
 from trainer.records import publish, record
@@ -28,7 +28,7 @@ def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = 
     settings = Settings(data_dir=data_dir, model=str(backbone.directory))
     if parent is None:
         return publish.write(backbone, settings, number, probe(backbone))
-    inputs = Inputs(
+    inputs = RoundInputs(
         draw=number,
         parent=parent,
         votes=2,
@@ -37,7 +37,9 @@ def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = 
         positions={"postgres:0": "7:3"},
     )
     adapter_probe = probe(backbone)
-    return publish.write(backbone, settings, number, adapter_probe, inputs, [], ["ev_b", "ev_a"], {"kl": 0.05})
+    return publish.write(
+        backbone, settings, number, adapter_probe, inputs, [], ["ev_b", "ev_a"], {"kl": 0.05}
+    )
 
 
 def change(backbone: Backbone, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Sampling: tokens and logprobs are the model's own, whatever else shares the batch."""
+"""Sampling: tokens and log-probabilities are the model's, whatever else shares the batch."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
-from trainer.reward.features import LENGTHS, PLACES, STEP, of_batch
-from trainer.reward.scoring import measure
+from trainer.reward.features import LENGTH_SOFTNESS, LENGTH_THRESHOLDS, TOKEN_BUCKETS, extract_features
+from trainer.reward.scoring import score
 from trainer.rl.optimize import kl_penalty
 
 torch.set_num_threads(1)
@@ -33,7 +33,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_samplers_logprobs_are_those_of_a_plain_forward_pass(backbone: Backbone) -> None:
+def test_the_samplers_logprobs_equal_a_plain_forward_pass(backbone: Backbone) -> None:
     asked = prompts(backbone)
     for rollout in sample(backbone, asked, SamplingSpec(3, 20), generator()):
         row = asked[rollout.prompt] + rollout.token_ids
@@ -53,7 +53,7 @@ def test_every_prompt_gets_its_replies_in_order_and_within_the_limit(backbone: B
         assert not set(rollout.token_ids[:-1]) & set(backbone.eos_ids)
 
 
-def test_a_seed_decides_everything(backbone: Backbone) -> None:
+def test_the_seed_determines_the_samples(backbone: Backbone) -> None:
     asked = prompts(backbone)
     assert sample(backbone, asked, SamplingSpec(2, 20), generator(1)) == sample(
         backbone, asked, SamplingSpec(2, 20), generator(1)
@@ -63,7 +63,7 @@ def test_a_seed_decides_everything(backbone: Backbone) -> None:
     )
 
 
-def test_merging_changes_the_speed_only_and_leaves_the_base_bit_by_bit(backbone: Backbone) -> None:
+def test_merging_changes_no_reply_and_restores_the_base_bit_by_bit(backbone: Backbone) -> None:
     asked = prompts(backbone)
     weights = [p.detach().clone() for name, p in backbone.model.named_parameters() if "lora" not in name]
     apart = sample(backbone, asked, SamplingSpec(1, 12, greedy=True), generator())
@@ -77,33 +77,35 @@ def test_merging_changes_the_speed_only_and_leaves_the_base_bit_by_bit(backbone:
     assert all(torch.equal(one, two) for one, two in zip(weights, after, strict=True))
 
 
-def test_what_the_base_makes_of_replies_does_not_depend_on_their_neighbours(backbone: Backbone) -> None:
+def test_scores_do_not_depend_on_the_batch(backbone: Backbone) -> None:
     asked = prompts(backbone)
     rollouts = sample(backbone, asked, SamplingSpec(12, 20), generator())
     rows = [asked[rollout.prompt] for rollout in rollouts]
     replies = [rollout.token_ids for rollout in rollouts]
     with backbone.full_precision():
-        together = measure(backbone, rows, replies)
+        together = score(backbone, rows, replies)
         for index in (0, 17, 40):
-            alone = measure(backbone, [rows[index]], [replies[index]])
+            alone = score(backbone, [rows[index]], [replies[index]])
             assert together.base_logprobs[index] == pytest.approx(alone.base_logprobs[0], abs=1e-4)
-            for name, view in alone.views.items():
-                assert torch.allclose(view[0].float(), together.views[name][index].float(), atol=2e-2), name
+            for name, group in alone.features.items():
+                assert torch.allclose(group[0].float(), together.features[name][index].float(), atol=2e-2), (
+                    name
+                )
 
 
 def test_views_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(backbone: Backbone) -> None:
     batch = backbone.pad([[5, 6], [7]], [[9, 9, 11], [12]])
     hidden_BRD = torch.tensor([[[1.0, -4.0], [3.0, 0.0], [2.0, 1.0]], [[-5.0, 6.0], [9.0, 9.0], [9.0, 9.0]]])
     beyond = batch.reply_length - 3
-    views = of_batch(batch, [torch.nn.functional.pad(hidden_BRD, (0, 0, 0, beyond), value=9.0)])
-    assert views["mean"].tolist() == [[2.0, -1.0], [-5.0, 6.0]]
-    assert views["peak"].tolist() == [[3.0, 1.0], [-5.0, 6.0]]
-    assert views["last"].tolist() == [[2.0, 1.0], [-5.0, 6.0]]
-    assert [row.nonzero().squeeze(1).tolist() for row in views["tokens"]] == [[9, 11], [12]]
-    assert views["tokens"].shape == (2, PLACES)
-    beyond_four = [1 / (1 + (4 / length) ** (1 / STEP)) for length in (3, 1)]
-    assert views["length"][:, 0].tolist() == pytest.approx(beyond_four, abs=1e-3)
-    assert views["length"].shape == (2, len(LENGTHS))
+    features = extract_features(batch, [torch.nn.functional.pad(hidden_BRD, (0, 0, 0, beyond), value=9.0)])
+    assert features["mean"].tolist() == [[2.0, -1.0], [-5.0, 6.0]]
+    assert features["peak"].tolist() == [[3.0, 1.0], [-5.0, 6.0]]
+    assert features["last"].tolist() == [[2.0, 1.0], [-5.0, 6.0]]
+    assert [row.nonzero().squeeze(1).tolist() for row in features["tokens"]] == [[9, 11], [12]]
+    assert features["tokens"].shape == (2, TOKEN_BUCKETS)
+    beyond_four = [1 / (1 + (4 / length) ** (1 / LENGTH_SOFTNESS)) for length in (3, 1)]
+    assert features["length"][:, 0].tolist() == pytest.approx(beyond_four, abs=1e-3)
+    assert features["length"].shape == (2, len(LENGTH_THRESHOLDS))
 
 
 def test_the_penalty_on_kl_grows_as_the_budget_is_used_up() -> None:

@@ -9,18 +9,18 @@ import torch
 from schemas.settings import RLSettings, TrainerSettings
 from tests.service import write_base
 from trainer.data.examples import Corpus
-from trainer.data.round_inputs import Inputs
+from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation.gate import Answers
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import sample
+from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward.ensemble import RewardModel
-from trainer.reward.scoring import measure
+from trainer.reward.scoring import score
 from trainer.round import BASE_REPLIES, Round, exemplars
 
 torch.set_num_threads(1)
 
 SETTINGS = TrainerSettings(rl=RLSettings(max_tokens=40))
-INPUTS = Inputs(draw=1, parent="p0", votes=0, events=[], turns=[], positions={})
+INPUTS = RoundInputs(draw=1, parent="p0", votes=0, events=[], turns=[], positions={})
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +30,18 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 def test_prompts_are_read_as_they_were_answered_however_long_the_replies_are(backbone: Backbone) -> None:
     prompts = {
-        f"t{turn}": [3 + (7 * turn + place) % 200 for place in range(backbone.context - turn)]
+        f"t{turn}": [3 + (7 * turn + place) % 200 for place in range(backbone.context_length - turn)]
         for turn in range(12)
     }
     work = Round(backbone, SETTINGS, INPUTS, Corpus([], {}), prompts)
     assert len(work.practice) + len(work.exam) == 12
     asked = [*work.practice, *work.exam]
-    assert {len(prompt) for prompt in asked} == {backbone.context - SETTINGS.rl.max_tokens}
-    rollouts = sample(backbone, asked, 1, SETTINGS.rl.max_tokens, torch.Generator().manual_seed(0))
-    with backbone.exact():
-        measured = measure(backbone, asked, [rollout.token_ids[:5] for rollout in rollouts])
+    assert {len(prompt) for prompt in asked} == {backbone.context_length - SETTINGS.rl.max_tokens}
+    rollouts = sample(
+        backbone, asked, SamplingSpec(1, SETTINGS.rl.max_tokens), torch.Generator().manual_seed(0)
+    )
+    with backbone.full_precision():
+        measured = score(backbone, asked, [rollout.token_ids[:5] for rollout in rollouts])
     for rollout, base_logprobs in zip(rollouts, measured.base_logprobs, strict=True):
         assert base_logprobs == pytest.approx(rollout.logprobs[:5], abs=1e-3)
 
