@@ -1,16 +1,10 @@
-"""What `hearken train --plan` says against what training takes: `python -m tests.bench.plan [SIZE …]`.
+"""This bench compares `hearken train --plan` with real training: `python -m tests.bench.plan [SIZE …]`.
 
-Llama-type models of random weights, each planned in one fresh process and trained in another: two steps of
-`improve`, sampling, reference pass and training, on prompts of 64 tokens and replies of 90. Memory is the
-process's highest resident set (without a GPU) or what torch allocated (with one), and may be off by 10%; time
-is the processor's (without a GPU), and may be off by a factor of 2; both at the median of RUNS, as what
-malloc keeps differs from run to run. Sizes: small, medium, large; all without any.
-
-Found on a busy machine of two cores, planned and taken: small 868 and 881 MiB, 29 and 26 s (with recompute
-783 and 793 MiB, 34 and 32 s); with 32,768 tokens 1,069 and 1,098 MiB, 77 and 60 s (901 and 930 MiB, 71 and
-67 s). Single runs of the first took 865 to 994 MiB. Medium, once and before: 2,028 and 2,130 MiB, 103 and
-82 s. With glibc's threshold for fresh pages fixed at 128 KiB, it keeps nothing: training batches of the first
-then take 642 MiB, of 637 planned without what malloc keeps, and three times as long.
+Llama models with random weights are planned in one process and trained in another: two optimizer steps with
+sampling, reference pass and training, on prompts of 64 tokens and replies of 90. Memory is the process's peak
+resident set (without a GPU) or torch's allocations (with one), and may be off by 10%. Time is CPU time
+(without a GPU), and may be off by a factor of 2. Both are medians of RUNS, since malloc's fragmentation
+varies. Sizes are small, medium and large; the default is all.
 """
 
 import json
@@ -47,7 +41,7 @@ RUNS = 3
 
 
 def make(directory: Path, hidden: int, layers: int, vocabulary: int) -> None:
-    """The starter's tokenizer stays as it is: what it does not know is never decoded here."""
+    """Writes a model with the starter's tokenizer; tokens that it does not know are never decoded here."""
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=hidden * 11 // 4,
         num_hidden_layers=layers, num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64,
@@ -58,7 +52,7 @@ def make(directory: Path, hidden: int, layers: int, vocabulary: int) -> None:
 
 
 def planned(model: Path, rl: RLSettings) -> dict[str, float]:
-    """Of the phases that `trained` goes through."""
+    """Returns the plan of the phases that `trained` runs."""
     found = plan(TrainerSettings(rl=rl), model, PROMPT)
     work = [found.phases[name] for name in PHASES]
     resident = sum(found.resident.values())
@@ -87,22 +81,30 @@ def trained(model: Path, rl: RLSettings) -> dict[str, float]:
 
 
 def _highest(device: torch.device) -> int:
-    """Not getrusage's, which a process inherits from the one that started it."""
+    """Returns the peak memory; getrusage would include the parent process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def _apart(what: str, model: Path, recompute: bool) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.bench.plan", what, str(model), str(int(recompute))]
+def _in_own_process(what: str, model: Path, checkpointing: bool) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.bench.plan", what, str(model), str(int(checkpointing))]
     found = [json.loads(subprocess.check_output(command).splitlines()[-1]) for _ in range(RUNS)]
     return {name: statistics.median(each[name] for each in found) for name in found[0]}
 
 
 def main(sizes: list[str]) -> int:
     table = Table(
-        "model", "vocabulary", "recompute", "MiB planned", "taken", "off", "s planned", "taken", "ratio"
+        "model",
+        "vocabulary",
+        "checkpointing",
+        "MiB planned",
+        "taken",
+        "off",
+        "s planned",
+        "taken",
+        "ratio",
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -110,16 +112,18 @@ def main(sizes: list[str]) -> int:
             for vocabulary in VOCABULARIES:
                 model = Path(folder) / f"{size}-{vocabulary}"
                 make(model, *SHAPES[size], vocabulary)
-                for recompute in (False, True):
-                    said, real = (_apart(what, model, recompute) for what in ("planned", "trained"))
-                    off = said["bytes"] / real["bytes"] - 1
-                    ratio = said["seconds"] / real["seconds"]
-                    cells = [f"{each['bytes'] / 2**20:,.0f}" for each in (said, real)]
-                    times = [f"{each['seconds']:.1f}" for each in (said, real)]
+                for checkpointing in (False, True):
+                    estimate, real = (
+                        _in_own_process(what, model, checkpointing) for what in ("planned", "trained")
+                    )
+                    off = estimate["bytes"] / real["bytes"] - 1
+                    ratio = estimate["seconds"] / real["seconds"]
+                    cells = [f"{each['bytes'] / 2**20:,.0f}" for each in (estimate, real)]
+                    times = [f"{each['seconds']:.1f}" for each in (estimate, real)]
                     row = [
                         size,
                         str(vocabulary),
-                        str(recompute),
+                        str(checkpointing),
                         *cells,
                         f"{off:+.1%}",
                         *times,
@@ -127,7 +131,14 @@ def main(sizes: list[str]) -> int:
                     ]
                     print(*row, flush=True)
                     table.add_row(*row)
-                    rows.append({"model": model.name, "recompute": recompute, "off": off, "ratio": ratio})
+                    rows.append(
+                        {
+                            "model": model.name,
+                            "gradient_checkpointing": checkpointing,
+                            "off": off,
+                            "ratio": ratio,
+                        }
+                    )
     Console().print(table)
     print(json.dumps(rows))
     return 0 if all(abs(row["off"]) <= 0.1 and 0.5 <= row["ratio"] <= 2 for row in rows) else 1

@@ -1,4 +1,4 @@
-"""What every sampler must do: replies of the adapter as it is now, with the logprobs that it gives them."""
+"""The contract of samplers: they return replies of the current adapter with its log-probabilities."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +17,8 @@ from trainer.model.vllm_rollouts import VllmSampler
 
 torch.set_num_threads(1)
 
-REPLIES, MOST_TOKENS = 4, 24
-SPEC = SamplingSpec(REPLIES, MOST_TOKENS)
+REPLIES, MAX_TOKENS = 4, 24
+SPEC = SamplingSpec(REPLIES, MAX_TOKENS)
 
 MakeSampler = Callable[[Backbone, int], Sampler]
 
@@ -30,7 +30,7 @@ def vllm_url(world: World) -> Iterator[str]:
 
 @pytest.fixture
 def backbone(world: World) -> Backbone:
-    """With an adapter that is far from the base."""
+    """A backbone whose adapter is far from the base."""
     backbone = Backbone(world.base, RLSettings(rank=8, alpha=16))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -59,11 +59,11 @@ def prompts(backbone: Backbone) -> list[list[int]]:
 def test_each_prompt_gets_its_replies_in_order(backbone: Backbone, sampler: MakeSampler) -> None:
     rollouts = sampler(backbone, 0)(prompts(backbone))
     assert [rollout.prompt for rollout in rollouts] == [0] * REPLIES + [1] * REPLIES + [2] * REPLIES
-    assert all(0 < len(rollout.token_ids) <= MOST_TOKENS for rollout in rollouts)
+    assert all(0 < len(rollout.token_ids) <= MAX_TOKENS for rollout in rollouts)
     assert len({tuple(rollout.token_ids) for rollout in rollouts}) > REPLIES
 
 
-def test_logprobs_are_those_of_the_adapter(backbone: Backbone, sampler: MakeSampler) -> None:
+def test_logprobs_are_the_adapters(backbone: Backbone, sampler: MakeSampler) -> None:
     rollouts = sampler(backbone, 1)(prompts(backbone))
     for rollout in rollouts:
         batch = backbone.pad([prompts(backbone)[rollout.prompt]], [rollout.token_ids])
@@ -76,7 +76,7 @@ def test_logprobs_are_those_of_the_adapter(backbone: Backbone, sampler: MakeSamp
         assert float((found - of_base).abs().mean()) > 0.05
 
 
-def test_a_reply_has_ended_if_its_last_token_says_so(backbone: Backbone, sampler: MakeSampler) -> None:
+def test_a_reply_has_ended_if_its_last_token_ends_it(backbone: Backbone, sampler: MakeSampler) -> None:
     with torch.no_grad():
         for weight in backbone.trainable():
             weight.zero_()  # the base of these tests ends soon enough
@@ -84,10 +84,10 @@ def test_a_reply_has_ended_if_its_last_token_says_so(backbone: Backbone, sampler
     for rollout in rollouts:
         assert rollout.ended == (rollout.token_ids[-1] in backbone.eos_ids)
         assert not set(rollout.token_ids[:-1]) & set(backbone.eos_ids)
-        assert rollout.ended or len(rollout.token_ids) == MOST_TOKENS
+        assert rollout.ended or len(rollout.token_ids) == MAX_TOKENS
 
 
-def test_a_step_samples_from_the_adapter_as_it_is_then(backbone: Backbone, sampler: MakeSampler) -> None:
+def test_a_step_samples_from_the_current_adapter(backbone: Backbone, sampler: MakeSampler) -> None:
     sample = sampler(backbone, 2)
     sample(prompts(backbone))
     with torch.no_grad():
@@ -102,14 +102,14 @@ def test_a_step_samples_from_the_adapter_as_it_is_then(backbone: Backbone, sampl
 
 def test_nothing_is_left_on_a_server_or_the_disk(backbone: Backbone, vllm_url: str, tmp_path: Path) -> None:
     sample = VllmSampler(backbone, [vllm_url], tmp_path, SPEC, torch.Generator())
-    for _ in range(6):  # more than there are places
+    for _ in range(6):  # more than there are adapter slots
         sample(prompts(backbone))
     models = httpx.get(f"{vllm_url}/v1/models").json()["data"]
     assert not [model["id"] for model in models if model["id"].startswith(TRAINING)]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_is_not_there_is_said_to_be_away(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_server_that_is_away_raises_an_engine_error(backbone: Backbone, tmp_path: Path) -> None:
     sample = VllmSampler(backbone, ["http://127.0.0.1:9"], tmp_path, SPEC, torch.Generator())
     with pytest.raises(EngineError, match="cannot be reached"):
         sample(prompts(backbone))

@@ -1,5 +1,5 @@
-"""The same loop under two processes as under one: the same replies, and the same adapter but for the order in
-which floats are summed, whether each holds the whole base or a part of it."""
+"""Two processes train as one does: the same replies, and the same adapter up to the order of float sums, with
+whole and with sharded weights."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deploy.local.ports import free_port
 from schemas.database import Pool
-from tests.distributed_worker import learned
+from tests.distributed_worker import train
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
 from trainer.model.backbone import Backbone
 from trainer.reproduce import rebuild
@@ -21,13 +21,13 @@ from trainer.reproduce import rebuild
 torch.set_num_threads(1)
 
 TOLERANCE = 1e-3
-"""Length of a difference, as a share of what differs: float32 summed in another order."""
+"""Relative norm of a difference: float32 is summed in another order."""
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
 def launch(sharded: bool, *commands: list[str], **more: str) -> None:
-    """Run `python -m …` once for each process, as `accelerate launch` does on GPUs."""
+    """Runs `python -m …` once for each process, as `accelerate launch` does on GPUs."""
     port = str(free_port())
     children = [
         subprocess.Popen(
@@ -41,7 +41,7 @@ def launch(sharded: bool, *commands: list[str], **more: str) -> None:
         for rank, command in enumerate(commands)
     ]  # fmt: skip
     try:
-        assert [child.wait(PATIENCE) for child in children] == [0] * len(commands)
+        assert [child.wait(TIMEOUT) for child in children] == [0] * len(commands)
     finally:
         for child in children:
             child.kill()
@@ -49,15 +49,15 @@ def launch(sharded: bool, *commands: list[str], **more: str) -> None:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Tensor]:
-    return learned()
+    return train()
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "in parts"])
-def test_two_learn_what_one_does(sharded: bool, alone: dict[str, Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_two_processes_learn_what_one_does(sharded: bool, alone: dict[str, Tensor], tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("first", "second")]
     launch(sharded, *(["tests.distributed_worker", str(file)] for file in files))
     first, second = map(load_file, files)
@@ -69,7 +69,7 @@ def test_two_learn_what_one_does(sharded: bool, alone: dict[str, Tensor], tmp_pa
     assert (float(first["held"]) < 0.7 * float(alone["held"])) == sharded
 
 
-def test_what_two_trained_one_rebuilds(
+def test_one_process_reproduces_what_two_trained(
     database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool, backbone: Backbone
 ) -> None:
     add_key(pool)

@@ -1,4 +1,4 @@
-"""The frozen base with its adapter: logprobs and gradients are the same however they are computed."""
+"""The backbone: log-probabilities and gradients do not depend on chunking, checkpointing or padding."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from schemas.errors import StartError
 from schemas.settings import RLSettings
 from tests.contract.engines import random_model, shared_tokenizer
 from trainer.model import backbone as module
-from trainer.model.backbone import Backbone, PaddedBatch
+from trainer.model.backbone import Backbone
+from trainer.model.batch import PaddedBatch
 
 torch.set_num_threads(1)
 
@@ -36,12 +37,12 @@ def with_adapter(base: Path, rl: RLSettings = RL) -> Backbone:
     return backbone
 
 
-def test_the_sides_are_all_that_is_trained_and_b_begins_at_zero(base: Path) -> None:
+def test_a_and_b_matrices_are_all_that_is_trained_and_b_begins_at_zero(base: Path) -> None:
     backbone = Backbone(base, RL)
-    a_side, b_side = backbone.lora_parameters()
-    assert {id(each) for each in (*a_side, *b_side)} == {id(each) for each in backbone.trainable()}
-    assert all(bool((each != 0).any()) for each in a_side)
-    assert all(bool((each == 0).all()) for each in b_side)
+    a_matrices, b_matrices = backbone.lora_parameters()
+    assert {id(each) for each in (*a_matrices, *b_matrices)} == {id(each) for each in backbone.trainable()}
+    assert all(bool((each != 0).any()) for each in a_matrices)
+    assert all(bool((each == 0).all()) for each in b_matrices)
 
 
 def batch_of(backbone: Backbone) -> PaddedBatch:
@@ -50,7 +51,7 @@ def batch_of(backbone: Backbone) -> PaddedBatch:
 
 
 def computed(backbone: Backbone) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Logprobs, a layer's hidden states and gradients."""
+    """Returns log-probabilities, a layer's hidden states, and gradients."""
     weights_BR = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
     with backbone.full_precision():
         logprobs_BR, hidden = backbone.logprobs_and_hidden(batch_of(backbone), [1])
@@ -64,25 +65,25 @@ def assert_same(one: Backbone, other: Backbone) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_logits_in_parts_change_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_logits_change_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = with_adapter(base)
     assert whole._head is None
     monkeypatch.setattr(module, "SMALL_VOCABULARY", 0)
-    monkeypatch.setattr(module, "LOGITS", 5 * whole.vocab_size)
-    parts = with_adapter(base)
-    assert parts._head is not None
-    assert_same(whole, parts)
-    with torch.no_grad(), whole.reference(), parts.reference():
-        torch.testing.assert_close(whole.logprobs_BR(batch_of(whole)), parts.logprobs_BR(batch_of(parts)))
+    monkeypatch.setattr(module, "MAX_LOGITS", 5 * whole.vocab_size)
+    chunked = with_adapter(base)
+    assert chunked._head is not None
+    assert_same(whole, chunked)
+    with torch.no_grad(), whole.reference(), chunked.reference():
+        torch.testing.assert_close(whole.logprobs_BR(batch_of(whole)), chunked.logprobs_BR(batch_of(chunked)))
 
 
-def test_computing_activations_again_changes_nothing(base: Path) -> None:
-    again = with_adapter(base, RL.model_copy(update={"gradient_checkpointing": True}))
-    assert_same(with_adapter(base), again)
-    assert not again.model.training
+def test_gradient_checkpointing_changes_nothing(base: Path) -> None:
+    checkpointed = with_adapter(base, RL.model_copy(update={"gradient_checkpointing": True}))
+    assert_same(with_adapter(base), checkpointed)
+    assert not checkpointed.model.training
 
 
-def test_a_model_that_does_more_to_its_logits_does_it_itself(
+def test_a_model_that_transforms_its_logits_computes_them_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SMALL_VOCABULARY", 0)
@@ -115,7 +116,7 @@ def test_padding_changes_nothing(base: Path) -> None:
             assert not logprobs_BR[row, len(reply) :].any()
 
 
-def test_what_fills_the_context_is_read_whole(base: Path) -> None:
+def test_rows_may_fill_the_context(base: Path) -> None:
     backbone = with_adapter(base)
     reply = [5] * (backbone.context_length - 3)
     assert backbone.fits([1, 2, 3], reply)
@@ -127,7 +128,7 @@ def test_what_fills_the_context_is_read_whole(base: Path) -> None:
         backbone.pad([[1, 2, 3]], [[5] * (backbone.context_length - 2)])
 
 
-def test_a_long_reply_takes_nothing_from_its_neighbours_prompt(base: Path) -> None:
+def test_a_long_reply_does_not_truncate_another_rows_prompt(base: Path) -> None:
     backbone = with_adapter(base)
     long = [3 + number % 200 for number in range(backbone.context_length - 3)]
     rows = [(long, [9, 17, 40]), ([1, 2, 3], long)]
@@ -145,7 +146,7 @@ def test_a_long_reply_takes_nothing_from_its_neighbours_prompt(base: Path) -> No
             torch.testing.assert_close(alone_R[: len(reply)], expected_R, atol=1e-4, rtol=1e-4)
 
 
-def test_replies_as_long_as_the_context_cannot_be_learned_from(base: Path) -> None:
+def test_max_tokens_must_leave_room_for_a_prompt(base: Path) -> None:
     context = with_adapter(base).context
     assert Backbone(base, RL.model_copy(update={"max_tokens": context - 1})).context == context
     with pytest.raises(StartError, match=f"max_tokens = {context}"):

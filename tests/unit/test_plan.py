@@ -1,4 +1,4 @@
-"""The plan of a round: made without weights, exact where it can be."""
+"""The plan of a round needs no weights, and is exact where it can be."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def planned(base: Path = MODEL_DIR, **rl: int | bool | str) -> Plan:
 
 @pytest.fixture(params=["llama", "qwen3", "gemma3"])
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A directory with weights that nobody may read."""
+    """A directory of a base model."""
     tokenizer = shared_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     random_model(request.param, len(tokenizer)).save_pretrained(tmp_path)
@@ -51,7 +51,7 @@ def test_it_counts_as_the_loaded_model_and_needs_no_weights(base: Path) -> None:
     assert found.resident["weights of the base"] == weights
 
 
-def test_its_cache_is_as_large_as_its_shape_says() -> None:
+def test_the_kv_cache_has_the_size_of_its_shape() -> None:
     config = json.loads((MODEL_DIR / "config.json").read_text())
     sampling = planned().phases["sampling"].peak
     width = config["num_key_value_heads"] * config["head_dim"]
@@ -60,12 +60,15 @@ def test_its_cache_is_as_large_as_its_shape_says() -> None:
     assert sampling[MERGED] > 10 * 2**20
 
 
-def test_computing_again_takes_less_memory_and_more_time() -> None:
-    kept, again = planned(), planned(gradient_checkpointing=True)
-    assert again.phases["training"].peak[ACTIVATIONS] < 0.5 * kept.phases["training"].peak[ACTIVATIONS]
-    assert again.phases["training"].flops > 1.2 * kept.phases["training"].flops
-    assert kept.toggled.peak == again.phases["training"].peak
-    assert again.phases["sampling"].peak == kept.phases["sampling"].peak
+def test_gradient_checkpointing_needs_less_memory_and_more_time() -> None:
+    default, checkpointed = planned(), planned(gradient_checkpointing=True)
+    kept, recomputed = (each.phases["training"].peak[ACTIVATIONS] for each in (default, checkpointed))
+    assert (
+        checkpointed.phases["training"].peak[ACTIVATIONS] < 0.5 * default.phases["training"].peak[ACTIVATIONS]
+    )
+    assert checkpointed.phases["training"].flops > 1.2 * default.phases["training"].flops
+    assert default.toggled.peak == checkpointed.phases["training"].peak
+    assert checkpointed.phases["sampling"].peak == default.phases["sampling"].peak
 
 
 def test_more_and_longer_replies_take_more() -> None:
@@ -92,14 +95,16 @@ def test_replies_that_vllm_samples_take_no_time_here() -> None:
     assert planned(sampler="vllm").phases["sampling"].seconds == 0
 
 
-def test_it_says_what_would_save_memory_where_there_is_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_names_settings_that_save_memory_if_it_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "free_memory", lambda device: -(2**40))
     found = planned(max_tokens=90)
     assert not found.fits
     assert found.savings["trainer.rl.gradient_checkpointing = true"] < found.peak
 
 
-def test_the_command_prints_it_for_scripts() -> None:
+def test_the_command_prints_json() -> None:
     command = [sys.executable, "-m", "deploy.cli", "train", "--plan", "--json", "--prompt-tokens", "40"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout)

@@ -54,25 +54,22 @@ def test_every_prompt_gets_its_replies_in_order_and_within_the_limit(backbone: B
 
 
 def test_the_seed_determines_the_samples(backbone: Backbone) -> None:
-    asked = prompts(backbone)
-    assert sample(backbone, asked, SamplingSpec(2, 20), generator(1)) == sample(
-        backbone, asked, SamplingSpec(2, 20), generator(1)
-    )
-    assert sample(backbone, asked, SamplingSpec(2, 20), generator(1)) != sample(
-        backbone, asked, SamplingSpec(2, 20), generator(2)
-    )
+    asked, spec = prompts(backbone), SamplingSpec(2, 20)
+    assert sample(backbone, asked, spec, generator(1)) == sample(backbone, asked, spec, generator(1))
+    assert sample(backbone, asked, spec, generator(1)) != sample(backbone, asked, spec, generator(2))
 
 
 def test_merging_changes_no_reply_and_restores_the_base_bit_by_bit(backbone: Backbone) -> None:
     asked = prompts(backbone)
     weights = [p.detach().clone() for name, p in backbone.model.named_parameters() if "lora" not in name]
-    apart = sample(backbone, asked, SamplingSpec(1, 12, greedy=True), generator())
+    greedy = SamplingSpec(1, 12, greedy=True)
+    unmerged = sample(backbone, asked, greedy, generator())
     with backbone.merged():
-        together = sample(backbone, asked, SamplingSpec(1, 12, greedy=True), generator())
-    assert [r.token_ids for r in apart] == [r.token_ids for r in together]
+        merged = sample(backbone, asked, greedy, generator())
+    assert [r.token_ids for r in unmerged] == [r.token_ids for r in merged]
     with backbone.reference():
-        base = sample(backbone, asked, SamplingSpec(1, 12, greedy=True), generator())
-    assert [r.token_ids for r in base] != [r.token_ids for r in apart]
+        base = sample(backbone, asked, greedy, generator())
+    assert [r.token_ids for r in base] != [r.token_ids for r in unmerged]
     after = [p for name, p in backbone.model.named_parameters() if "lora" not in name]
     assert all(torch.equal(one, two) for one, two in zip(weights, after, strict=True))
 
@@ -93,7 +90,7 @@ def test_scores_do_not_depend_on_the_batch(backbone: Backbone) -> None:
                 )
 
 
-def test_views_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(backbone: Backbone) -> None:
+def test_features_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(backbone: Backbone) -> None:
     batch = backbone.pad([[5, 6], [7]], [[9, 9, 11], [12]])
     hidden_BRD = torch.tensor([[[1.0, -4.0], [3.0, 0.0], [2.0, 1.0]], [[-5.0, 6.0], [9.0, 9.0], [9.0, 9.0]]])
     beyond = batch.reply_length - 3
@@ -108,7 +105,7 @@ def test_views_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(backb
     assert features["length"].shape == (2, len(LENGTH_THRESHOLDS))
 
 
-def test_the_penalty_on_kl_grows_as_the_budget_is_used_up() -> None:
+def test_the_kl_coefficient_grows_as_the_budget_is_used_up() -> None:
     rl = RLSettings(kl_coef=0.2, kl_budget=0.1)
     assert kl_penalty(0.0, rl) == pytest.approx(0.2)
     assert kl_penalty(0.5, rl) == pytest.approx(0.2 / 0.75)
