@@ -63,9 +63,7 @@ def test_the_kv_cache_has_the_size_of_its_shape() -> None:
 def test_gradient_checkpointing_needs_less_memory_and_more_time() -> None:
     default, checkpointed = planned(), planned(gradient_checkpointing=True)
     kept, recomputed = (each.phases["training"].peak[ACTIVATIONS] for each in (default, checkpointed))
-    assert (
-        checkpointed.phases["training"].peak[ACTIVATIONS] < 0.5 * default.phases["training"].peak[ACTIVATIONS]
-    )
+    assert recomputed < 0.5 * kept
     assert checkpointed.phases["training"].flops > 1.2 * default.phases["training"].flops
     assert default.toggled.peak == checkpointed.phases["training"].peak
     assert checkpointed.phases["sampling"].peak == default.phases["sampling"].peak
