@@ -1,16 +1,16 @@
-"""What an update of the reward model costs, and whether it agrees with a full refit:
-`python -m tests.bench.incremental`. About 20 minutes.
+"""This bench compares incremental updates of the reward model with full refits, in accuracy and time.
 
-Accuracy: thumbs of people with a hidden taste, drawn at random for each seed, on replies of the starter's
-base, one in ten not meant; then with three of ten people against the taste or at random, and fewer votes of
-each. Held-out pairwise accuracy after so many votes, folded on the way, less that of a model fitted to all of
-them. Promised: the median is at most one point below.
+    python -m tests.bench.incremental
 
-Time: a trainer's own code on a real database, up to the two models of a round: read what is left of older
-votes, load the newer ones, fit members and judges, fold when it is time. After 1,000 votes with 100 new ones,
-and after 100,000 with 100 new ones each time until it has folded again, interleaved; views of replies, which
-are computed once for each new reply, are at hand. Promised: at most 1.5 times the time, on average, folding
-included.
+Accuracy: simulated people with one preference, drawn for each seed, vote by thumbs on replies of the
+starter's base, one in ten random; then also with three of ten people hostile, and fewer votes of each. The
+figure is the held-out pairwise accuracy, with older votes compacted on the way, less a full refit's. Target:
+the median is at most one point below.
+
+Time: a round's two reward models by the trainer's own code on a real database: read the vote summary, load
+newer votes, fit both models, compact when it is time. The update takes 100 new votes, after 1,000 votes and
+after 100,000, interleaved, until the latter has compacted again. Features of replies, which are computed once
+for each new reply, are precomputed. Target: at most 1.5 times the time, on average. About 20 minutes.
 """
 
 import argparse
@@ -34,13 +34,13 @@ from schemas.settings import RewardSettings, Settings, TrainerSettings
 from tests.bench.reward import HELD_OUT, NOISE, Replies, accuracy, replies
 from trainer.data import examples
 from trainer.data.examples import Corpus, Example, Key
-from trainer.data.round_inputs import Inputs
-from trainer.data.vote_summary import Past, made_for, oldest
+from trainer.data.round_inputs import RoundInputs
+from trainer.data.vote_summary import VoteSummary, compatibility_key, to_compact
 from trainer.model.backbone import Backbone
 from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
-from trainer.reward.features import Views
-from trainer.reward.projection import DIRECTIONS, lenses
+from trainer.reward.features import FeatureGroups
+from trainer.reward.projection import COMPONENTS, BaseFeatures, fit_projections
 from trainer.round import BASE_PROMPTS, BASE_REPLIES, Round, Seen
 from trainer.starter import MODEL_DIR
 
@@ -53,28 +53,29 @@ FOLDS = TrainerSettings().gate.folds
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def of_base(everything: Replies) -> Views:
-    """Of the base's replies that set the scale."""
-    return {name: view[-BASE_REPLIES * BASE_PROMPTS :] for name, view in everything.views.items()}
+def base_features(everything: Replies) -> BaseFeatures:
+    """Returns the features of the base's replies on which the reward is standardised."""
+    groups = {name: group[-BASE_REPLIES * BASE_PROMPTS :] for name, group in everything.features.items()}
+    return BaseFeatures(groups, BASE_REPLIES)
 
 
-class AtHand(Seen):
-    """Views that are there already, of replies named by turns that end in their number."""
+class Precomputed(Seen):
+    """Precomputed features, of replies whose turn's id ends in their row."""
 
     def __init__(self, everything: Replies) -> None:
-        self._everything = everything.views
+        self._everything = everything.features
 
-    def of(self, keys: Sequence[Key]) -> Views:
+    def of(self, keys: Sequence[Key]) -> FeatureGroups:
         rows = [int(turn.rpartition("-")[2]) for turn, _ in keys]
-        return {name: view[rows] for name, view in self._everything.items()}
+        return {name: group[rows] for name, group in self._everything.items()}
 
 
 def thumbs(
     everything: Replies, name: str, seed: int, count: int, people: int, hostile: float
 ) -> list[Example]:
-    """A second apart, each on a reply at random; `name` tells votes of one project from those of another."""
-    taste, rng = draw_preference(seed), random.Random(seed)
-    liked = [taste.likes(text) for text in everything.texts[:VOTED]]
+    """Returns thumbs a second apart, each on a random reply; `name` makes ids distinct between projects."""
+    preference, rng = draw_preference(seed), random.Random(seed)
+    liked = [preference.likes(text) for text in everything.texts[:VOTED]]
     found = []
     for number in range(count):
         person, reply = rng.randrange(people), rng.randrange(VOTED)
@@ -89,64 +90,69 @@ def thumbs(
     return found
 
 
-def as_they_come(
-    votes: list[Example], seen: AtHand, past: Past, reward: RewardSettings
-) -> Iterator[tuple[int, Past, list[Example]]]:
-    """After every NEW votes: how many there are, what is left of older ones, and the newer ones."""
-    folded = 0
+def stream(
+    votes: list[Example], seen: Precomputed, summary: VoteSummary, reward: RewardSettings
+) -> Iterator[tuple[int, VoteSummary, list[Example]]]:
+    """Yields after every NEW votes: their count, the summary of older ones, and the newer ones."""
+    compacted = 0
     for arrived in range(NEW, len(votes) + 1, NEW):
-        window = votes[folded:arrived]
-        past = past.on(window[-1].created_at, reward)
-        yield arrived, past, window
-        if events := oldest([each.event_id for each in window]):
+        window = votes[compacted:arrived]
+        summary = summary.aged_to(window[-1].created_at, reward)
+        yield arrived, summary, window
+        if events := to_compact([each.event_id for each in window]):
             generator = torch.Generator().manual_seed(arrived)
-            past = past.fold(Corpus(window, {}), events, seen.of, reward, generator)
-            folded += len(events)
+            summary = summary.compact(Corpus(window, {}), events, seen.of, reward, generator)
+            compacted += len(events)
 
 
 def fitted(
-    votes: list[Example], past: Past | None, seen: AtHand, base: Views, reward: RewardSettings, seed: int
+    votes: list[Example],
+    summary: VoteSummary | None,
+    seen: Precomputed,
+    base: BaseFeatures,
+    reward: RewardSettings,
+    seed: int,
 ) -> RewardModel:
     numbers, keys = Corpus(votes, {}).votes(votes, reward)
-    older = past.recall(range(FOLDS), examples.raters(votes)) if past else None
+    older = summary.prior(range(FOLDS), examples.raters(votes)) if summary else None
     generator = torch.Generator().manual_seed(seed)
-    return ensemble.fit(seen.of(keys), numbers, base, BASE_REPLIES, reward, generator, older)
+    return ensemble.fit(seen.of(keys), numbers, base, reward, generator, older)
 
 
 Accuracies = dict[int, tuple[float, float]]
-"""By number of votes: when older ones were folded on the way, and of a full refit."""
+"""By number of votes: the accuracy with older votes compacted on the way, and of a full refit."""
 
 
 def accuracies(everything: Replies, seed: int, people: int, hostile: float) -> Accuracies:
-    reward, seen, base = RewardSettings(), AtHand(everything), of_base(everything)
+    reward, seen, base = RewardSettings(), Precomputed(everything), base_features(everything)
     held_out = everything.part(VOTED, VOTED + HELD_OUT)
     truth = [draw_preference(seed).likes(text) for text in held_out.texts]
     votes = thumbs(everything, "bench", seed, max(SIZES), people, hostile)
     found = {}
-    for arrived, past, window in as_they_come(votes, seen, nothing(base, ""), reward):
+    for arrived, summary, window in stream(votes, seen, empty_summary(base, ""), reward):
         if arrived in SIZES:
             models = [
-                fitted(window, past, seen, base, reward, arrived),
+                fitted(window, summary, seen, base, reward, arrived),
                 fitted(votes[:arrived], None, seen, base, reward, arrived),
             ]
-            one, full = (accuracy(model.reward(held_out.views), truth) for model in models)
+            one, full = (accuracy(model.reward(held_out.features), truth) for model in models)
             found[arrived] = (one, full)
     return found
 
 
-def nothing(base: Views, made: str) -> Past:
-    return Past.none(
-        made, START, lenses(base, BASE_REPLIES, max(DIRECTIONS)), FOLDS, RewardSettings().members
+def empty_summary(base: BaseFeatures, key: str) -> VoteSummary:
+    return VoteSummary.empty(
+        key, START, fit_projections(base, max(COMPONENTS)), FOLDS, RewardSettings().members
     )
 
 
 class Project:
-    """The trainer's side of a project, as its votes come."""
+    """A project's votes in the database, and its updates of the reward model."""
 
     def __init__(self, pool: Pool, name: str, everything: Replies, backbone: Backbone, folder: Path) -> None:
         self.pool, self.name, self.backbone = pool, name, backbone
         self.settings = TrainerSettings()
-        self.seen, self.base = AtHand(everything), of_base(everything)
+        self.seen, self.base = Precomputed(everything), base_features(everything)
         self.path = folder / f"{name}.safetensors"
         with pool.connection() as connection:
             connection.execute("insert into projects (id) values (%s) on conflict do nothing", [name])
@@ -173,31 +179,31 @@ class Project:
                 " finish_reason) select turn, 0, project, 'p0', 1, '', tokens, '{}', 'stop'",
                 "feedback (id, event_id, project, turn_id, choice, type, value, rater, slot, created_at)"
                 " select id, id, project, turn, 0, 'thumb', value, rater, '0', created",
-                "examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
+                "training_examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
                 " conversation_id, created_at)"
                 " select id, project, id, turn, 0, 'thumb', value, rater, turn, created",
             ):
                 connection.execute(f"{given} insert into {insert} from vote".encode(), columns)
 
     def update(self, draw: int) -> float:
-        """Seconds that a round needs for its reward models."""
+        """Fits a round's reward models; returns the seconds that it took."""
         begun = time.perf_counter()
-        past = Past.read(self.path, made_for(self.backbone.digest, self.settings))
-        if past is not None and not past.stands(self.pool, self.name):
-            raise RuntimeError("the past does not stand")
-        events = examples.standing(self.pool, self.name)
+        summary = VoteSummary.read(self.path, compatibility_key(self.backbone.digest, self.settings))
+        if summary is not None and not summary.is_active(self.pool, self.name):
+            raise RuntimeError("the vote summary is not active")
+        events = examples.active_events(self.pool, self.name)
         corpus = examples.load(self.pool, self.name, self.backbone, events)
-        inputs = Inputs(draw=draw, parent="p0", votes=0, events=events, turns=[], positions={})
-        work = Round(self.backbone, self.settings, inputs, corpus, {}, past)
+        inputs = RoundInputs(draw=draw, parent="p0", votes=0, events=events, turns=[], positions={})
+        work = Round(self.backbone, self.settings, inputs, corpus, {}, summary)
         model = work.fit(self.base, self.seen)
         work.fit(self.base, self.seen, held_out=True)
         if model is not None and (folded := work.fold(self.seen, model)) is not None:
-            folded.keep(self.pool, self.name, self.path)
+            folded.save(self.pool, self.name, self.path)
         return time.perf_counter() - begun
 
 
 Times = tuple[list[float], list[float]]
-"""Seconds of updates after FEW votes, always the same one, and of those after MANY."""
+"""Seconds of updates after FEW votes, always the same one, and of updates after MANY."""
 
 
 def times(everything: Replies, backbone: Backbone, pool: Pool, folder: Path) -> Times:
@@ -206,11 +212,11 @@ def times(everything: Replies, backbone: Backbone, pool: Pool, folder: Path) -> 
     few.arrive(thumbs(everything, "few", SEEDS[0], FEW + NEW, people=200, hostile=0.0))
     for start in range(0, MANY, 10_000):
         many.arrive(votes[start : start + 10_000])
-    older = nothing(many.base, made_for(backbone.digest, many.settings))
-    for arrived, past, _ in as_they_come(votes[:MANY], many.seen, older, many.settings.reward):
+    older = empty_summary(many.base, compatibility_key(backbone.digest, many.settings))
+    for arrived, summary, _ in stream(votes[:MANY], many.seen, older, many.settings.reward):
         if arrived % 10_000 == 0:
-            print(f"{arrived} votes, {len(past.events)} folded", flush=True)
-    past.keep(pool, many.name, many.path)
+            print(f"{arrived} votes, {len(summary.events)} compacted", flush=True)
+    summary.save(pool, many.name, many.path)
     with pool.connection() as connection:
         connection.execute("analyze")
     of_few, of_many = [], []

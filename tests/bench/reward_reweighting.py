@@ -1,11 +1,13 @@
-"""What the reward model asks for, whoever optimises it: `python -m tests.bench.reward_reweighting --seeds 871 872`.
+"""Reward reweighting evaluates a reward model without RL: the base's samples are weighted by exp(r/β).
 
-The best policy for a reward r at a KL penalty β says what the base says, each reply exp(r/β) times as often.
-So many replies of the base to each prompt, weighted so, are that policy, without a step of RL: ten rounds of
-votes on it and of refitting take half a minute, and what comes out is the reward model's own doing. By β: the
-true approval, the largest change of a style that nobody voted on, the KL in nats a reply, and of how many
-replies to a prompt the weights are worth (below 3 they tell little). People vote by thumbs and side by side;
-an edit is no reply of the base's.
+    python -m tests.bench.reward_reweighting --seeds 871 872
+
+The optimal policy for a reward r and a KL coefficient β is the base, each reply reweighted by exp(r/β). With
+many samples of the base per prompt, the weights give this policy without a step of RL: ten rounds of votes on
+it and refits take half a minute, and show the effect of the reward model alone. By β: the true approval, the
+largest change of a style that nobody voted on, the KL in nats a reply, and the effective sample size (replies
+per prompt; below 3 the figures mean little). Users vote by thumbs and rankings; an edit is not a sample of
+the base.
 """
 
 import argparse
@@ -21,11 +23,12 @@ from torch import Tensor
 from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import sample
+from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
-from trainer.reward.features import Views
+from trainer.reward.features import FeatureGroups
 from trainer.reward.likelihood import Votes
-from trainer.reward.scoring import measure
+from trainer.reward.projection import BaseFeatures
+from trainer.reward.scoring import score
 from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES, styles
@@ -33,17 +36,17 @@ from trainer.starter.world import prompts
 
 PROMPTS, REPLIES = 96, 128
 ROUNDS, VOTES = 10, 100
-THUMBS = 7 / 9  # the others are side by side
-VOTED_AT = 0.3  # β of the policy that people vote on
+THUMBS = 7 / 9  # share of thumbs; the others are rankings of two
+VOTED_AT = 0.3  # β of the policy that users vote on
 PENALTIES = (0.15, 0.3, 0.45)
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """N replies of the base, those to one prompt in a row, and which axes hold for each."""
+    """N replies of the base, grouped by prompt, and which style axes hold for each."""
 
     texts: list[str]
-    views: Views
+    features: FeatureGroups
     styles_NA: Tensor
 
     @classmethod
@@ -54,62 +57,63 @@ class Pool:
         token_ids: list[list[int]] = []
         with backbone.reference():
             for prompt in ids:
-                found = sample(backbone, [prompt], replies, settings.rl.max_tokens, generator)
+                found = sample(backbone, [prompt], SamplingSpec(replies, settings.rl.max_tokens), generator)
                 token_ids += [rollout.token_ids for rollout in found]
         rows = [prompt for prompt in ids for _ in range(replies)]
         texts = [backbone.decode(tokens) for tokens in token_ids]
         found_NA = torch.tensor([[styles(text)[axis] for axis in AXES] for text in texts]).float()
-        return cls(texts, measure(backbone, rows, token_ids).views, found_NA)
+        return cls(texts, score(backbone, rows, token_ids).features, found_NA)
 
 
-def tilted(reward_N: Tensor, beta: float) -> Tensor:
-    """(P, K) what the best policy says."""
+def reweighted(reward_N: Tensor, beta: float) -> Tensor:
+    """Returns the optimal policy's weights of the samples, (P, K)."""
     return (reward_N.view(PROMPTS, REPLIES) / beta).softmax(1)
 
 
 def vote(
-    pool: Pool, policy_PK: Tensor, people: list[Person], seed: int, votes: Votes, about: list[int]
+    pool: Pool, policy_PK: Tensor, people: list[Person], seed: int, votes: Votes, rows: list[int]
 ) -> None:
-    """VOTES more on what the policy says; `about` are the pool's replies that `votes` counts by."""
+    """Adds VOTES votes on samples of the policy; `rows` maps the replies in `votes` to rows of the pool."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     for prompt in torch.randint(PROMPTS, (VOTES,), generator=generator).tolist():
         pair = torch.multinomial(policy_PK[prompt], 2, generator=generator) + prompt * REPLIES
         rater = rng.randrange(len(people))
         texts = [pool.texts[row] for row in pair.tolist()]
-        first = len(about)
+        first = len(rows)
         if rng.random() < THUMBS:
             votes.thumb(rater, first, people[rater].thumb(texts[0], rng))
-            about.append(int(pair[0]))
+            rows.append(int(pair[0]))
         else:
             groups, acceptable = people[rater].ranking(texts, rng)
             votes.ranking(rater, [[first + each for each in group] for group in groups], first, acceptable)
-            about.extend(pair.tolist())
+            rows.extend(pair.tolist())
 
 
 def run(seed: int, pool: Pool, base: Pool, settings: TrainerSettings) -> dict[float, list[float]]:
-    """By β: approval, the most that a style moved, KL in nats a reply, replies that the weights are worth."""
+    """Returns by β: approval, largest change of a style, KL in nats a reply, effective sample size."""
     people = draw_people(seed, 20)
-    taste = next(person for person in people if not person.contrarian).preference
-    liked_N = torch.tensor([float(taste.likes(text)) for text in pool.texts])
-    silent = [number for number, axis in enumerate(AXES) if axis not in dict(taste.wants)]
-    votes, about = Votes(len(people)), list[int]()
+    preference = next(person for person in people if not person.contrarian).preference
+    liked_N = torch.tensor([float(preference.likes(text)) for text in pool.texts])
+    silent = [number for number, axis in enumerate(AXES) if axis not in dict(preference.wants)]
+    base_features = BaseFeatures(base.features, BASE_REPLIES)
+    votes, rows = Votes(len(people)), list[int]()
     older_PK = newer_PK = torch.full((PROMPTS, REPLIES), 1 / REPLIES)
     for number in range(1, ROUNDS + 1):
-        vote(pool, older_PK, people, 100 * seed + number, votes, about)
-        views = {name: view[about] for name, view in pool.views.items()}
+        vote(pool, older_PK, people, 100 * seed + number, votes, rows)
+        features = {name: group[rows] for name, group in pool.features.items()}
         generator = torch.Generator().manual_seed(100 * seed + number)
-        model = ensemble.fit(views, votes, base.views, BASE_REPLIES, settings.reward, generator)
-        reward_N = model.reward(pool.views)
-        older_PK, newer_PK = newer_PK, tilted(reward_N, VOTED_AT)
+        model = ensemble.fit(features, votes, base_features, settings.reward, generator)
+        reward_N = model.reward(pool.features)
+        older_PK, newer_PK = newer_PK, reweighted(reward_N, VOTED_AT)
     found = {}
     for beta in PENALTIES:
-        policy_PK = tilted(reward_N, beta)
+        policy_PK = reweighted(reward_N, beta)
         weights_N = policy_PK.flatten() / PROMPTS
         moved_A = weights_N @ pool.styles_NA - pool.styles_NA.mean(0)
         kl = (policy_PK * (policy_PK * REPLIES).clamp_min(1e-12).log()).sum(1).mean()
-        worth = (1 / policy_PK.square().sum(1)).mean()
-        figures = (weights_N @ liked_N, moved_A[silent].abs().max(), kl, worth)
+        sample_size = (1 / policy_PK.square().sum(1)).mean()
+        figures = (weights_N @ liked_N, moved_A[silent].abs().max(), kl, sample_size)
         found[beta] = [float(figure) for figure in figures]
     return found
 
@@ -133,7 +137,7 @@ def main() -> int:
     for beta in PENALTIES:
         middle = [statistics.median(each) for each in zip(*(row[beta] for row in rows), strict=True)]
         print(f"β {beta}: median {middle[0]:.3f} liked, {middle[1]:.3f} moved, KL {middle[2]:.2f}", end=", ")
-        print(f"worth {middle[3]:.1f} replies")
+        print(f"effective sample size {middle[3]:.1f}")
     print(json.dumps([{str(beta): found for beta, found in row.items()} for row in rows]))
     return 0
 
