@@ -147,7 +147,7 @@ def test_a_long_reply_does_not_truncate_another_rows_prompt(base: Path) -> None:
 
 
 def test_max_tokens_must_leave_room_for_a_prompt(base: Path) -> None:
-    context = with_adapter(base).context
-    assert Backbone(base, RL.model_copy(update={"max_tokens": context - 1})).context == context
+    context = with_adapter(base).context_length
+    assert Backbone(base, RL.model_copy(update={"max_tokens": context - 1})).context_length == context
     with pytest.raises(StartError, match=f"max_tokens = {context}"):
         Backbone(base, RL.model_copy(update={"max_tokens": context}))
