@@ -31,7 +31,8 @@ GOOD_SIGNALS = {"copied", "shared"}
 
 
 class Erased(HearkenError):
-    """Some of the votes or prompts that a round learned from are gone: erased, or past their retention."""
+    """Votes or prompts that a round trained on were erased, or are past their retention. The round cannot be
+    reproduced; the next one trains without them."""
 
     def __init__(self, what: str, gone: int, of: int) -> None:
         super().__init__(f"{gone} of the {of} {what} that it was trained on are gone.")
@@ -132,18 +133,13 @@ class Corpus:
     ) -> list[float]:
         newest = self.newest
         weights = [age_weight(newest - example.created_at, reward) for example in chosen]
-        by_judge = [example.by_judge for example in chosen]
-        judges = sum(weight for weight, judge in zip(weights, by_judge, strict=True) if judge)
-        people = history_people + sum(
-            weight for weight, example in zip(weights, chosen, strict=True) if example.by_person
-        )
-        most = max(0.0, reward.judge_weight_cap * people - history_judges)
-        if judges <= most:
+        weighted = list(zip(weights, chosen, strict=True))
+        judges = sum(weight for weight, example in weighted if example.by_judge)
+        people = history_people + sum(weight for weight, example in weighted if example.by_person)
+        cap = max(0.0, reward.judge_weight_cap * people - history_judges)
+        if judges <= cap:
             return weights
-        return [
-            weight * most / judges if judge else weight
-            for weight, judge in zip(weights, by_judge, strict=True)
-        ]
+        return [weight * cap / judges if example.by_judge else weight for weight, example in weighted]
 
     def pairs(self, weighted: Iterable[tuple[Example, float]]) -> list[tuple[Key, Key, float]]:
         """Returns preference pairs with weights: (preferred, other) replies to one prompt, from rankings and
@@ -261,14 +257,12 @@ def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) ->
             if backbone.fits(row["prompt_token_ids"], token_ids):
                 replies[edited] = Reply(row["prompt_token_ids"], token_ids)
             keys = [edited, *keys]
-        complete = len(keys) > (row["type"] == "edit") and all(key in replies for key in keys)
-        if complete:
-            examples.append(
-                Example(
-                    row["event_id"], row["turn_id"], row["type"], row["value"], row["rater"],
-                    tuple(keys), row["created_at"], row["first_policy"] is not None,
-                )
+        if len(keys) > (row["type"] == "edit") and all(key in replies for key in keys):
+            example = Example(
+                row["event_id"], row["turn_id"], row["type"], row["value"], row["rater"],
+                tuple(keys), row["created_at"], row["first_policy"] is not None,
             )  # fmt: skip
+            examples.append(example)
     return Corpus(examples, replies, unreadable=len(rows) - len(examples))
 
 

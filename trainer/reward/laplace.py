@@ -52,16 +52,19 @@ class LaplaceSummary:
 
     @classmethod
     def stack(cls, summaries: Sequence["LaplaceSummary"]) -> "LaplaceSummary":
+        """Returns one summary with the given ones as its groups."""
         columns = zip(*(each.tensors() for each in summaries), strict=True)
         return cls(*(torch.stack(column) for column in columns))
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns the fields, in order."""
         return self.precision_DD, self.linear_D, self.precision_U22, self.linear_U2
 
     def __add__(self, other: "LaplaceSummary") -> "LaplaceSummary":
         return LaplaceSummary(*(one + two for one, two in zip(self.tensors(), other.tensors(), strict=True)))
 
     def scaled(self, factor: float) -> "LaplaceSummary":
+        """Returns the summary with all votes' weights scaled."""
         return LaplaceSummary(*(factor * tensor for tensor in self.tensors()))
 
     def sum_groups(self, groups: Sequence[int]) -> "LaplaceSummary":

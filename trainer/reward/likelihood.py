@@ -58,15 +58,19 @@ class Votes:
 
     @property
     def count(self) -> int:
+        """The number of votes."""
         return len(self.weights)
 
     def thumb(self, rater: int, reply: int, up: bool, weight: float = 1.0) -> None:
+        """Adds a thumb."""
         self.thumbs.append((self._add(rater, weight), rater, reply, up))
 
     def signal(self, rater: int, reply: int, good: bool, weight: float = 1.0) -> None:
+        """Adds a signal."""
         self.signals.append((self._add(rater, weight), rater, reply, good))
 
     def edit(self, rater: int, edited: int, original: int, weight: float = 1.0) -> None:
+        """Adds an edit: a preference for the edited reply, and a thumb up on it."""
         vote = self._add(rater, weight)
         self.edits.append((vote, rater, edited, original))
         self.thumbs.append((vote, rater, edited, True))
@@ -147,9 +151,11 @@ class NuisanceParameters:
 
     @staticmethod
     def size(raters: int) -> int:
+        """Returns the number of free parameters."""
         return 2 * raters + 5 + MAX_RANKED + 1
 
     def log_prior(self) -> Tensor:
+        """Returns the log density of the normal priors, up to a constant."""
         return -0.5 * (
             (self.leniency_U / LENIENCY_STD).square().sum()
             + ((self.reliability_U - 1) / RELIABILITY_STD).square().sum()
