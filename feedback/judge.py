@@ -58,7 +58,7 @@ class Reply(NamedTuple):
     messages: list[dict[str, Any]]
 
 
-class NoVerdict(Exception):
+class NoVerdict(HearkenError):
     """The judge gave no answer, or one without a verdict. The reply is skipped."""
 
 

@@ -12,17 +12,13 @@ writing a row returns the same row, except that an implicit prompt becomes expli
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never, get_args
 
-from schemas.errors import HearkenError
+from schemas.errors import MalformedRow
 
 Layout = Literal["preference", "unpaired", "prompt-completion"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 Message = dict[str, str]
 _ROLES = ("system", "user", "assistant")
-
-
-class MalformedRow(HearkenError):
-    """A row fits no layout; the message says why. The importer reports the row and goes on."""
 
 
 @dataclass(frozen=True, slots=True)

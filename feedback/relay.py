@@ -29,6 +29,7 @@ from feedback.broker import connection as broker_connection
 from feedback.broker import ensure_topic
 from schemas import lock_ids
 from schemas.database import connect
+from schemas.errors import HearkenError
 from schemas.settings import KafkaSettings
 
 BATCH = 2_000
@@ -95,7 +96,7 @@ class Row(NamedTuple):
     event: bytes
 
 
-class DataLost(Exception):
+class DataLost(HearkenError):
     """The broker no longer has an event that it acknowledged. The relay starts a new generation; the message
     is stored as its reason."""
 

@@ -1,25 +1,40 @@
-"""Every error that Hearken raises on purpose, each carrying what its reader needs.
+"""Hearken's errors form one tree. Each carries what its reader needs, and its message says what to do.
 
 HearkenError
-├── RequestError            answered to a client in OpenAI's envelope
-│   ├── InvalidRequest      400  a field of the request is wrong
-│   ├── Unauthorized        401  no key, or one that we do not know
-│   ├── Forbidden           403  the key may not do this
-│   ├── NotFound            404  no such model, completion, feedback, policy
-│   ├── Conflict            409  contradicts what is stored
-│   ├── TooLarge            413  the body is over the byte limit
-│   ├── RateLimited         429  with Retry-After
-│   └── Unavailable         503  no engine can answer now; with Retry-After
-├── EngineError             an engine process answered with an error, or not at all
-├── PolicyRejected          a policy directory or adapter that must not serve
-└── StartError              this installation cannot start; says what to do
+├── RequestError               answered to a client in OpenAI's envelope, with the status beside it
+│   ├── InvalidRequest         400  a field of the request is wrong
+│   ├── Unauthorized           401  the key is missing or unknown
+│   ├── Forbidden              403  the key may not do this
+│   ├── NotFound               404  there is no such model, completion, feedback, policy
+│   ├── Conflict               409  the request contradicts what is stored
+│   ├── TooLarge               413  the body is over the byte limit
+│   ├── RetryLater             with Retry-After
+│   │   ├── RateLimited        429  too many requests
+│   │   └── Unavailable        503  no engine can answer now
+│   ├── RouteError             404, 405  there is no such route or method     (serving.envelope)
+│   └── InternalError          500  a bug; the log has it                     (serving.envelope)
+├── EngineError                an engine process failed, or does not answer
+├── PolicyRejected             a policy directory or adapter must not serve
+├── StartError                 this installation cannot start
+├── MalformedRow               a row of a dataset fits no layout
+├── DataLost                   the broker lost acknowledged events            (feedback.relay)
+├── NoVerdict                  the judge gave none on a reply                 (feedback.judge)
+├── AdapterError               a directory fits no adapter slot of the base   (serving.embedded.model)
+├── ClientDisconnected         a client left before its answer                (serving.embedded.server)
+├── LeadershipLost             another trainer took over this one's round     (trainer.records.publish)
+├── WorkerOutOfSync            a distributed round failed in one process      (trainer.learner)
+├── Erased                     data that a round trained on is gone           (trainer.data.examples)
+├── Diverged                   a reproduced round took other steps            (trainer.model.rollouts)
+├── NotReproducible            a policy cannot be reproduced                  (trainer.reproduce)
+├── FileDamaged                the rest of an imported file is unreadable     (deploy.datasets.row_files)
+└── RequestFailed              a request of the simulation failed             (deploy.simulation.api_client)
 """
 
 from typing import Any, Literal
 
 
 class HearkenError(Exception):
-    """Base of all errors raised on purpose. `message` says what to do."""
+    """Base of every error that Hearken defines. `message` says what happened and what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -27,7 +42,7 @@ class HearkenError(Exception):
 
 
 class RequestError(HearkenError):
-    """An error answered to a client. `code` is stable and made for machines; `param` names the field."""
+    """An error answered to a client. `code` is stable and for machines; `param` names the field."""
 
     status = 500
     type = "server_error"
@@ -39,7 +54,7 @@ class RequestError(HearkenError):
         self.param = param
 
     def envelope(self) -> dict[str, Any]:
-        """The body: `{"error": {"message", "type", "param", "code"}}`."""
+        """Returns the body: `{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
@@ -47,12 +62,16 @@ class RequestError(HearkenError):
 
 
 class InvalidRequest(RequestError):
+    """Raised when a field of a request is missing, unknown or wrong. The client corrects `param`."""
+
     status = 400
     type = "invalid_request_error"
     default_code = "invalid_value"
 
 
 class Unauthorized(RequestError):
+    """Raised when a request has no key, or an unknown or revoked one. The client sends a valid key."""
+
     status = 401
     type = "authentication_error"
     default_code = "invalid_api_key"
@@ -62,31 +81,40 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
+    """Raised when a valid key may not do this. The client uses the kind of key that the message names."""
+
     status = 403
     type = "permission_error"
     default_code = "forbidden"
 
 
 class NotFound(RequestError):
+    """Raised when a model, completion, feedback or policy does not exist. The client checks its id."""
+
     status = 404
     type = "invalid_request_error"
     default_code = "not_found"
 
 
 class Conflict(RequestError):
+    """Raised when a request contradicts what is stored, as a reused Idempotency-Key does. The client reads
+    the current state and sends another request."""
+
     status = 409
     type = "conflict_error"
     default_code = "conflict"
 
 
 class TooLarge(RequestError):
+    """Raised when a body is over `serving.max_body_bytes`. The client sends less."""
+
     status = 413
     type = "invalid_request_error"
     default_code = "body_too_large"
 
 
-class _Later(RequestError):
-    """Worth trying again after `retry_after` seconds."""
+class RetryLater(RequestError):
+    """An error that passes. The client sends the same request again after `retry_after` seconds."""
 
     def __init__(self, message: str, *, retry_after: int = 1, code: str | None = None) -> None:
         super().__init__(message, code=code)
@@ -96,21 +124,27 @@ class _Later(RequestError):
         return {"Retry-After": str(self.retry_after)}
 
 
-class RateLimited(_Later):
+class RateLimited(RetryLater):
+    """Raised when a key or an address is over its limit. The client waits; an operator may raise the
+    limit."""
+
     status = 429
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
 
 
-class Unavailable(_Later):
+class Unavailable(RetryLater):
+    """Raised when no engine, or no database, can answer now. The client waits; the operator reads the log."""
+
     status = 503
     type = "service_unavailable"
     default_code = "no_engine"
 
 
 class EngineError(HearkenError):
-    """An engine at `url` failed. `status` is its HTTP status, None when there was no answer; then it is
-    `gone` if nothing listens there, and `late` if it said nothing in time."""
+    """Raised when the engine at `url` fails. `status` is its HTTP status, None without an answer; then `gone`
+    means that nothing listens there, and `late` that a timeout passed. Serving tries another replica, or
+    answers Unavailable; the operator looks at the engine."""
 
     def __init__(
         self, message: str, *, url: str, status: int | None = None, gone: bool = False, late: bool = False
@@ -130,7 +164,8 @@ Reason = Literal[
 
 
 class PolicyRejected(HearkenError):
-    """A policy that must not serve. They are counted in the metrics by `reason`."""
+    """Raised when `policy` must not serve. Serving marks it rejected and counts it by `reason` in the
+    metrics; the operator restores its directory, or lets the next round replace it."""
 
     def __init__(self, message: str, *, policy: str, reason: Reason) -> None:
         super().__init__(message)
@@ -139,4 +174,10 @@ class PolicyRejected(HearkenError):
 
 
 class StartError(HearkenError):
-    """This installation cannot start (port taken, disk full, folder locked, database newer…)."""
+    """Raised when a process cannot start: a port is taken, a disk full, a folder locked, a database newer.
+    The command prints the message, which says what to change, and exits."""
+
+
+class MalformedRow(HearkenError):
+    """Raised when a row of a dataset fits no layout. The importer reports the row and continues; its author
+    corrects it."""

@@ -20,8 +20,8 @@ log = structlog.get_logger()
 PASSING = (EngineError, psycopg.OperationalError, PoolTimeout)
 
 
-class _HTTPError(RequestError):
-    """What Starlette itself refuses: no such route, a method that a route does not have."""
+class RouteError(RequestError):
+    """Starlette found no such route, or not with this method. The client should check both."""
 
     type = "invalid_request_error"
 
@@ -38,7 +38,7 @@ class _HTTPError(RequestError):
 
 
 class InternalError(RequestError):
-    """A bug. The client gets an id by which the log can be searched, and nothing else."""
+    """A bug in this service. The client gets an id; the operator finds the traceback in the log under it."""
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"Something broke here; it is in the log as {request_id}.")
@@ -72,7 +72,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unrouted(request: Request, error: HTTPException) -> Response:
-        return respond(request, _HTTPError(error))
+        return respond(request, RouteError(error))
 
     async def passing(request: Request, error: Exception) -> Response:
         log.error("not_answered", error=type(error).__name__, detail=str(error).splitlines()[:1])

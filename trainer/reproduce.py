@@ -50,23 +50,24 @@ class Rebuilt:
         return self.identical or max(self.distance, self.of_replies) <= self.tolerance
 
 
-class CannotRebuild(HearkenError):
-    """Something that the policy was made from is not there, or this machine does not repeat what was done."""
+class NotReproducible(HearkenError):
+    """A policy cannot be reproduced: an input is missing, or this machine's arithmetic differs. The message says
+    which; use the Hearken version or the kind of machine that it names."""
 
 
 def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
     """`settings.model` is the base's directory. Raises NotFound, PolicyRejected where a directory is not what
-    was published, and CannotRebuild."""
+    was published, and NotReproducible."""
     manifest, directory = _published(settings, pool, policy)
     inputs = RoundInputs.read(directory / publish.INPUTS)
     if inputs is None:
-        raise CannotRebuild(f"{policy} keeps no inputs: it is the base, or of an older Hearken.")
+        raise NotReproducible(f"{policy} keeps no inputs: it is the base, or of an older Hearken.")
     _, parent = _published(settings, pool, inputs.parent)
     try:
         trainer = TrainerSettings.model_validate(manifest.configuration)
     except ValidationError as error:
         names = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
-        raise CannotRebuild(
+        raise NotReproducible(
             f"{policy} was trained with settings that this Hearken does not have or allow: {names}. Rebuild"
             f" it with Hearken {manifest.versions.get('hearken', 'of its time')}."
         ) from None
@@ -74,14 +75,14 @@ def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
     backbone = Backbone(Path(settings.model), trainer.rl)
     past = VoteSummary.read(vote_summary.find(directory), compatibility_key(backbone.digest, trainer))
     if inputs.vote_summary and past is None:
-        raise CannotRebuild(f"What {policy} kept of older votes is broken, or of another Hearken.")
+        raise NotReproducible(f"What {policy} kept of older votes is broken, or of another Hearken.")
     try:
         if past is not None:
             past.require_present(pool, settings.project)
         corpus = examples.load(pool, settings.project, backbone, inputs.events)
         prompts = examples.load_prompts(pool, settings.project, backbone, inputs.turns)
     except examples.Erased as error:
-        raise CannotRebuild(f"{policy} cannot be rebuilt: {error.message}") from None
+        raise NotReproducible(f"{policy} cannot be rebuilt: {error.message}") from None
     work = Round(backbone, trainer, inputs, corpus, prompts, past)
     kept = unpack(load_file(directory / publish.ROLLOUTS))
     backbone.load_adapter(parent)
@@ -97,7 +98,7 @@ def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
         if len(learned.improvement.rollouts) < len(kept):
             raise Diverged(len(learned.improvement.rollouts))
     except Diverged as error:
-        raise CannotRebuild(f"{policy} cannot be rebuilt here: {error.message}.") from None
+        raise NotReproducible(f"{policy} cannot be rebuilt here: {error.message}.") from None
     prompts_of_last = [asked[-1][rollout.prompt] for rollout in kept[-1]]
     return _compare(
         backbone, manifest, directory, prompts_of_last, [rollout.token_ids for rollout in kept[-1]],

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from deploy.datasets.row_files import FileDamaged, file_size, read_file
-from feedback.layouts import Judgement, MalformedRow, read
+from feedback.layouts import Judgement, read
 from feedback.store import Store
-from feedback.turns import MOST
+from feedback.turns import MAX_BATCH
 from feedback.votable_turn import VotableTurn
 from schemas.database import AsyncPool, open_async_pool
-from schemas.errors import StartError
+from schemas.errors import MalformedRow, StartError
 from schemas.feedback import Vote, parse_vote
 from schemas.settings import Settings
 from schemas.turns import IMPORTED, Reply, Turn
@@ -84,7 +84,7 @@ async def import_file(settings: Settings, path: Path, rater: str) -> ImportRepor
                         batch.append(importer.convert(row.number, read(row.value)))
                     except MalformedRow as error:
                         report.refuse(row.number, error.message)
-                    if len(batch) == MOST:
+                    if len(batch) == MAX_BATCH:
                         report.imported += await importer.store(batch)
                         batch.clear()
                     progress.update(task, completed=row.bytes_read)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feedback.export import line as json_line
-from feedback.layouts import MalformedRow
-from schemas.errors import HearkenError, StartError
+from schemas.errors import HearkenError, MalformedRow, StartError
 
 _READ_BATCH, _WRITE_BATCH = 64, 1_000  # rows of a Parquet file in memory
 

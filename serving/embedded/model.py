@@ -10,15 +10,15 @@ from peft import LoraConfig, PeftConfig, PeftModel, load_peft_weights, set_peft_
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Cache
 
-from schemas.errors import StartError
+from schemas.errors import HearkenError, StartError
 from schemas.policies import CONFIG, WEIGHTS
 
 _ATTENTION = {"full_attention", "sliding_attention"}
 _NONE = "none"  # an adapter on one layer that adds zero: something for PEFT to hold when nothing is loaded
 
 
-class AdapterError(Exception):
-    """A directory that cannot be served as an adapter of this base."""
+class AdapterError(HearkenError):
+    """A directory cannot be served as an adapter of this base. The engine answers 400 with the message."""
 
 
 class Model:

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
-from schemas.errors import InvalidRequest, RequestError
+from schemas.errors import HearkenError, InvalidRequest, RequestError
 from serving.embedded.model import AdapterError, Model
 from serving.embedded.prompt import encode
 from serving.embedded.protocol import ChatRequest, CompletionRequest, LoadRequest, UnloadRequest
@@ -26,8 +26,8 @@ T = TypeVar("T")
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-class Gone(Exception):
-    """The client hung up."""
+class ClientDisconnected(HearkenError):
+    """The client closed its connection before the answer. The request is cancelled."""
 
 
 def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
@@ -120,8 +120,8 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
         param = ".".join(str(part) for part in first["loc"] if part != "body")
         return await refused(request, InvalidRequest(f"{param}: {first['msg']}", param=param))
 
-    @app.exception_handler(Gone)
-    async def gone(request: Request, error: Gone) -> Response:
+    @app.exception_handler(ClientDisconnected)
+    async def gone(request: Request, error: ClientDisconnected) -> Response:
         return Response(status_code=499)
 
     return app
@@ -148,7 +148,7 @@ def _event(body: dict[str, Any]) -> bytes:
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up. Raises Gone."""
+    """The result of `work`, which is cancelled when the client disconnects. Raises ClientDisconnected."""
 
     async def hang_up() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -158,7 +158,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Gone
+            raise ClientDisconnected("the client closed its connection")
         return working.result()
     finally:
         working.cancel()

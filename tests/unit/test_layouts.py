@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from feedback.layouts import MalformedRow, read
+from feedback.layouts import read
+from schemas.errors import MalformedRow
 
 USER = {"role": "user", "content": "What is the capital of France?"}
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -47,7 +47,8 @@ Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
 
 
 class Diverged(HearkenError):
-    """A reproduced round took another number of steps than the original: they differ from step `step` on."""
+    """A reproduced round took another number of steps than the original, from `step` on. Reproduce it on the
+    kind of machine that trained it."""
 
     def __init__(self, step: int) -> None:
         super().__init__(

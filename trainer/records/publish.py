@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 from safetensors.torch import save_file
 
 from schemas.database import Pool
-from schemas.errors import StartError
+from schemas.errors import HearkenError, StartError
 from schemas.policies import BASE, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
 from trainer.data.round_inputs import RoundInputs
@@ -37,8 +37,8 @@ INPUTS, ROLLOUTS, PAST = "inputs.json", "rollouts.safetensors", "past.safetensor
 _DRAFT = ".draft-"
 
 
-class Overtaken(Exception):
-    """This trainer's round was closed by another, which is the active one now."""
+class LeadershipLost(HearkenError):
+    """Another trainer took over and closed this one's round. The round is dropped; its votes stay for the next."""
 
 
 def write(
@@ -106,7 +106,7 @@ def announce(
     record: dict[str, Any],
 ) -> None:
     """One transaction: the registry row, the votes' first policy, the round's outcome and record, and the
-    news. Raises Overtaken when the round was closed meanwhile."""
+    news. Raises LeadershipLost when the round was closed meanwhile."""
     with pool.connection() as connection, connection.transaction():
         closed = connection.execute(
             "update rounds set outcome = 'published', policy = %s, record = %s, ended_at = now()"
@@ -114,7 +114,7 @@ def announce(
             [manifest.id, Jsonb(finite(record)), round_id],
         )
         if closed.rowcount == 0:
-            raise Overtaken(f"another trainer took over before {manifest.id} was published")
+            raise LeadershipLost(f"another trainer took over before {manifest.id} was published")
         _insert(connection, settings, manifest, "published", gate)
         unlearned = connection.execute(
             "select event_id from training_examples where project = %s and first_policy is null",
