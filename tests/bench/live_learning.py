@@ -30,10 +30,10 @@ def learn(seed: int, votes: int, minutes: float) -> tuple[Report, bool]:
         )
         report = asyncio.run(simulate(options))
         wait(lambda: bool(learned(service)), "a policy that learned", 120)
-        rebuilt = service.run("rebuild", learned(service)[0], "--json")
-        if not rebuilt.stdout:
-            raise RuntimeError(rebuilt.stderr)
-        return report, bool(json.loads(rebuilt.stdout)["identical"])
+        reproduced = service.run("reproduce", learned(service)[0], "--json")
+        if not reproduced.stdout:
+            raise RuntimeError(reproduced.stderr)
+        return report, bool(json.loads(reproduced.stdout)["identical"])
 
 
 def learned(service: Installation) -> list[str]:
@@ -53,7 +53,7 @@ def main() -> int:
     for seed in arguments.seeds:
         print(f"\n— seed {seed}", flush=True)
         found.append(learn(seed, arguments.votes, arguments.minutes))
-    reports, rebuilt = [report for report, _ in found], [same for _, same in found]
+    reports, reproduced = [report for report, _ in found], [same for _, same in found]
 
     print(
         f"\n{'seed':>4} {'base':>6} {'final':>6} {'best':>6} {'gain':>5} "
@@ -77,13 +77,13 @@ def main() -> int:
         "knowledge_lost_most": lost,
         "vote_to_live_median": live if live < float("inf") else None,
         "failed_requests": failed,
-        "rebuilt": [float(same) for same in rebuilt],
+        "reproduced": [float(same) for same in reproduced],
     }
     print(json.dumps(figures))
     kept = (
         min(gains) >= 0.7 and statistics.median(gains) >= 0.8 and lost <= 0.03 and live <= 90 and not failed
     )
-    return 0 if kept and all(rebuilt) else 1
+    return 0 if kept and all(reproduced) else 1
 
 
 def loss(report: Report) -> float:

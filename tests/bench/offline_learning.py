@@ -220,15 +220,10 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         lost = verdict.figures["knowledge_lost"]
         if verdict.passed:
             older, newer, kl = newer, backbone.snapshot(), verdict.figures["kl"]
-        replies = PolicySamples.draw(backbone, 200, seed)
-        axes = " ".join(
-            f"{rate if wanted else 1 - rate:.2f}"
-            for axis, wanted in judge.preference.wants
-            for rate in [replies.style_rates()[axis]]
-        )
+        approval = describe_approval(PolicySamples.draw(backbone, 200, seed), judge)
         first, last = result.steps[0], result.steps[-1]
         print(
-            f"  {number * ROUND_VOTES:4d} votes: approval {replies.approval(judge):.3f} ({axes})"
+            f"  {number * ROUND_VOTES:4d} votes: {approval}"
             f"  reward {first.reward:+.2f}→{last.reward:+.2f}  KL {last.kl:.3f}  entropy {last.entropy:.2f}"
             f"  length {last.length:.0f}  lost {lost:+.3f}  {wall:.0f} s"
             f"  {result.stopped or ''} {'; '.join(verdict.reasons)}",
@@ -250,6 +245,15 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     found = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     print(f"seed {seed}: {found} ({moved})", flush=True)
     return figures
+
+
+def describe_approval(samples: PolicySamples, judge: Person) -> str:
+    """Returns the approval of the samples, and how often each axis has the value that the judge prefers."""
+    rates = samples.style_rates()
+    axes = " ".join(
+        f"{rates[axis] if wanted else 1 - rates[axis]:.2f}" for axis, wanted in judge.preference.wants
+    )
+    return f"approval {samples.approval(judge):.3f} ({axes})"
 
 
 def main() -> int:
