@@ -172,7 +172,7 @@ def _serving() -> Iterator[tuple[Metric, Iterable[str]]]:
 def _families(collector: DatabaseMetrics) -> Iterator[tuple[Metric, Iterable[str]]]:
     """The metrics of a collector and the names of their labels, without its database: every figure is 0."""
     for family in collector.metrics(defaultdict(int)):
-        yield family, family._labelnames
+        yield family, getattr(family, "_labelnames", ())
 
 
 def _metrics(title: str, about: str, families: Iterable[tuple[Metric, Iterable[str]]]) -> Iterator[str]:

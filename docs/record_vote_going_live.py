@@ -29,6 +29,8 @@ SIZE = (800, 560)
 BAR = 44  # pixels of the caption
 COLOURS = 64
 QUESTION = "How can I sleep better?"
+LONG = 60  # characters of a reply
+SEED = 2  # of the simulated people, who like short replies, too
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -110,15 +112,16 @@ def record(page: Page, film: Film) -> None:
     film.take("A chat. Nobody has trained this model yet.", 1.5)
     turn = _ask(page, film)
     film.take("It answers. The base model has written this.", 2)
-    turn.get_by_role("button", name="Bad reply").click()
+    long = len(turn.locator(".reply .text").inner_text()) > LONG
+    turn.get_by_role("button", name="Bad reply" if long else "Good reply").click()
     film.start_clock()
-    turn.get_by_role("button", name="Too long").click()
+    turn.get_by_role("button", name="Too long" if long else "Concise").click()
     expect(page.get_by_role("button", name="1 vote from you")).to_be_visible()
-    film.take("A vote. It is durable before the page says so.", 2)
+    film.take("A vote of somebody who likes short replies.", 2)
     news, waiting = page.locator("#news"), time.monotonic()
     while not news.is_visible():
-        if time.monotonic() - waiting > 15:
-            film.take("Other people vote, too. A round of training runs.", 0.8)
+        if time.monotonic() - waiting > 10:
+            film.take("Others vote, too. A round of training runs.", 0.6)
             waiting = time.monotonic()
         time.sleep(0.1)
     page.wait_for_timeout(500)
@@ -149,7 +152,8 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(service(folder / "data"))
-        stack.enter_context(running("simulate", "--url", url, "--admin-key", ADMIN_KEY, "--votes", "150"))
+        people = ("--admin-key", ADMIN_KEY, "--seed", str(SEED), "--votes", "150")
+        stack.enter_context(running("simulate", "--url", url, *people))
         while _votes(url) < 15:
             time.sleep(0.5)
         chromium = stack.enter_context(sync_playwright()).chromium
