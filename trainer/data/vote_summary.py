@@ -264,7 +264,7 @@ def compatibility_key(base: str, trainer: TrainerSettings) -> str:
 
 
 def _header(metadata: dict[str, str]) -> dict[str, str]:
-    """Returns the header of a file, that of the release before under its new names."""
+    """Returns the header of a file, with new names if it is of the release before."""
     if "past" in metadata:
         header = json.loads(metadata["past"])
         return {**header, "compatibility_key": header["made_for"]}

@@ -93,7 +93,7 @@ class Posterior:
         hessian_SX = hessian_SN @ by_x_NX
         hessian_XD = torch.cat([by_x_NX.T @ (hessian_NN @ by_x_NX), hessian_SX.T], 1)
         precision_DD = -torch.cat([hessian_XD, torch.cat([hessian_SX, hessian_SS], 1)])
-        # Each vote is by one rater, so the derivatives of the sum over raters are those of each rater.
+        # Each vote is by one rater, so the sum over raters has the derivatives of each rater.
         hessian_2U2 = jacrev(lambda raters_U2: grad(log_p, 2)(r_N, shared_S, raters_U2).sum(0))(raters_U2)
         precision_U22 = -hessian_2U2.transpose(0, 1)
         return LaplaceSummary(
