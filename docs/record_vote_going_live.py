@@ -4,7 +4,7 @@ from it answers.
     python -m docs.record_vote_going_live [FILE.gif]
 
 It starts `hearken up` on a data folder of its own, simulated people who vote, and a headless Chromium. A
-frame is a screenshot with a caption that says how many seconds have passed. It takes three to five minutes.
+frame is a screenshot with a caption that says how many seconds have passed. It takes about five minutes.
 """
 
 import io
@@ -27,10 +27,11 @@ from deploy.local.ports import free_port
 ADMIN_KEY = "sk-hearken-recording-0123456789abcdef"
 SIZE = (800, 560)
 BAR = 44  # pixels of the caption
-COLOURS = 64
+COLOURS = 128
 QUESTION = "How can I sleep better?"
 LONG = 60  # characters of a reply
 SEED = 2  # of the simulated people, who like short replies, too
+MORE_ROUNDS = 2  # until the question is asked again
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -127,9 +128,12 @@ def record(page: Page, film: Film) -> None:
     page.wait_for_timeout(500)
     film.take("The vote is live. The page says in which policy.", 3)
     page.locator("#news-close").click()
+    for _ in range(MORE_ROUNDS):
+        live = page.locator("#status-text").inner_text().split()[1]
+        expect(page.locator("#status-text")).not_to_contain_text(live, timeout=600_000)
     turn = _ask(page, film)
     turn.scroll_into_view_if_needed()
-    film.take("The same question. The new policy answers.", 3.5)
+    film.take("Two rounds later, the same question.", 3.5)
 
 
 def _ask(page: Page, film: Film) -> Locator:
@@ -152,7 +156,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(service(folder / "data"))
-        people = ("--admin-key", ADMIN_KEY, "--seed", str(SEED), "--votes", "150")
+        people = ("--admin-key", ADMIN_KEY, "--seed", str(SEED), "--votes", "300")
         stack.enter_context(running("simulate", "--url", url, *people))
         while _votes(url) < 15:
             time.sleep(0.5)
