@@ -1,1 +1,1 @@
-"""What the processes agree on: wire types, events, tables, settings and errors. Imports no other room."""
+"""This room defines what the processes share: wire types, events, tables, settings and errors."""

@@ -1,6 +1,6 @@
-"""Where the engines are: the URLs of the settings, a host name with several addresses being as many engines.
+"""DNS resolution finds the engines: a host name with several addresses counts as several engines.
 
-That is how a headless service of Kubernetes, or a scaled service of Compose, names its replicas.
+A headless service of Kubernetes and a scaled service of Compose name their replicas this way.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ log = structlog.get_logger()
 
 
 async def resolve(urls: list[str]) -> list[str]:
-    """Each engine's own URL, in order, none twice. A name that cannot be resolved just now gives none.
+    """Returns each engine's URL, in order and without duplicates. A name that does not resolve now gives
+    none.
 
-    Only plain http is resolved: behind https the certificate is for the name."""
+    Only http hosts are resolved: with https, the certificate is for the name."""
     found = await asyncio.gather(*map(_engines, urls))
     return list(dict.fromkeys(url for engines in found for url in engines))
 

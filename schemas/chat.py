@@ -1,8 +1,8 @@
-"""What a chat request may say: OpenAI's chat completions, as far as an engine can honour them.
+"""A chat request follows OpenAI's chat completions, as far as the engines support them.
 
-Fields that would change the answer and that no engine here honours are refused by name
-(`unsupported_parameter`), never silently dropped; fields that only tune OpenAI's own platform are ignored;
-anything else is `unknown_parameter`, as at OpenAI.
+Fields that would change the answer and that no engine here supports are refused by name
+(`unsupported_parameter`); fields that only concern OpenAI's own platform are ignored; any other field is an
+`unknown_parameter`, as at OpenAI.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -29,7 +29,7 @@ _IGNORED = {
     "safety_identifier",
     "service_tier",
 }
-# The values that ask for nothing are let through.
+# Each with the values that request nothing, which are accepted.
 _UNSUPPORTED: dict[str, list[Any]] = {
     "audio": [],
     "function_call": ["none"],
@@ -115,7 +115,7 @@ class ChatRequest(BaseModel):
         return self
 
     def sampling(self, max_tokens: int | None) -> dict[str, Any]:
-        """What decides the reply besides policy and prompt, in OpenAI's names; `max_tokens` as resolved."""
+        """Returns the sampling parameters in OpenAI's names, with `max_tokens` as resolved."""
         return {
             "n": self.n,
             "temperature": self.temperature,
@@ -132,7 +132,7 @@ _REQUEST = TypeAdapter(ChatRequest)
 
 
 def parse_chat(value: Any) -> ChatRequest:
-    """The request in a decoded body. Raises InvalidRequest naming the field that is wrong."""
+    """Returns the request in a decoded body. Raises InvalidRequest naming the field that is wrong."""
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object with `messages`.")
     fields: dict[str, Any] = {}

@@ -1,10 +1,9 @@
-"""The one way to Postgres: pools, the numbered migrations, and finding oneself in another cluster.
+"""This module opens connections and pools to Postgres, and applies the numbered migrations.
 
-Every connection returns rows as dictionaries. Both ends notice within half a minute that the other's
-machine is gone, which takes an operating system hours: a service would hang, and a lock outlive its holder.
-A pool checks a connection before handing it out unless it did so within CHECKED seconds, so a Postgres that
-restarted is met as a short wait and rarely as an error, and a busy service does not ask twice for each
-thing that it wants to know.
+Connections return rows as dictionaries. Keepalives let both ends notice a lost machine within half a minute
+instead of hours; otherwise a service would hang, and a lock outlive its holder. A pool checks a connection
+before lending it, at most once in CHECK_INTERVAL seconds, so a restart of Postgres costs a short wait and
+rarely an error, and a busy service pays no extra round trips.
 """
 
 import time
@@ -24,16 +23,16 @@ SQL = Path(__file__).parent / "sql"
 AsyncPool = AsyncConnectionPool[AsyncConnection[DictRow]]
 Pool = ConnectionPool[Connection[DictRow]]
 
-CHECKED = 1.0
+CHECK_INTERVAL = 1.0
+"""Seconds for which a checked connection counts as good."""
 
-# Any constant will do as long as it never changes: whoever holds it migrates, the others wait.
+MAX_STATEMENT_SECONDS = 600.0
+"""Default timeout of a statement, seconds. A statement that takes longer hangs."""
+
+# The advisory lock of migrations: one process migrates, the others wait. It must never change.
 _MIGRATION_LOCK = 0x4845_4152
 
-
-LONGEST = 600.0
-"""Seconds for a statement of those who have no stricter limit: what takes longer is stuck."""
-
-_NOTICES = {
+_KEEPALIVES = {
     "connect_timeout": "10",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -48,14 +47,15 @@ select set_config('statement_timeout', %s, false), set_config('tcp_keepalives_id
 
 
 def conninfo(url: str) -> str:
-    """How to reach the database at `url`, and to notice when its machine is gone; what `url` says of that
-    itself stays."""
-    return make_conninfo("", **{**_NOTICES, **conninfo_to_dict(url)})
+    """Returns the connection string of `url` with keepalives, unless `url` sets them itself."""
+    return make_conninfo("", **{**_KEEPALIVES, **conninfo_to_dict(url)})
 
 
-def connect(url: str, *, timeout: int = 10, statement_timeout: float = LONGEST) -> Connection[DictRow]:
-    """A connection of its own, committing by itself. Both limits are in seconds, `timeout` being for the
-    connecting, and a `statement_timeout` of 0 is none. Raises psycopg.OperationalError."""
+def connect(
+    url: str, *, timeout: int = 10, statement_timeout: float = MAX_STATEMENT_SECONDS
+) -> Connection[DictRow]:
+    """Returns a new connection in autocommit mode. `timeout` limits connecting, `statement_timeout` each
+    statement (0: no limit), both in seconds. Raises psycopg.OperationalError."""
     connection = psycopg.connect(
         conninfo(url), autocommit=True, row_factory=dict_row, connect_timeout=timeout
     )
@@ -67,8 +67,10 @@ def connect(url: str, *, timeout: int = 10, statement_timeout: float = LONGEST) 
     return connection
 
 
-def open_async_pool(url: str, *, size: int = 8, statement_timeout: float = LONGEST) -> AsyncPool:
-    """A pool for an event loop; open it with `async with`. `statement_timeout` is in seconds."""
+def open_async_pool(
+    url: str, *, size: int = 8, statement_timeout: float = MAX_STATEMENT_SECONDS
+) -> AsyncPool:
+    """Returns a pool for an event loop; open it with `async with`. `statement_timeout` is in seconds."""
 
     async def configure(connection: AsyncConnection[DictRow]) -> None:
         await connection.execute(_SESSION, [_milliseconds(statement_timeout)])
@@ -90,16 +92,16 @@ def open_async_pool(url: str, *, size: int = 8, statement_timeout: float = LONGE
 async def _check(connection: AsyncConnection[DictRow]) -> None:
     """Raises psycopg.OperationalError for a connection that is broken."""
     now = time.monotonic()
-    if now - getattr(connection, "checked_at", -CHECKED) >= CHECKED:
+    if now - getattr(connection, "checked_at", -CHECK_INTERVAL) >= CHECK_INTERVAL:
         await AsyncConnectionPool.check_connection(connection)
         connection.checked_at = now  # type: ignore[attr-defined]
 
 
 def open_pool(url: str, *, size: int = 4) -> Pool:
-    """A pool for threads; open it with `with`."""
+    """Returns a pool for threads; open it with `with`."""
 
     def configure(connection: Connection[DictRow]) -> None:
-        connection.execute(_SESSION, [_milliseconds(LONGEST)])
+        connection.execute(_SESSION, [_milliseconds(MAX_STATEMENT_SECONDS)])
         connection.commit()
 
     return ConnectionPool(
@@ -120,14 +122,14 @@ def _milliseconds(seconds: float) -> str:
 
 
 def migrations() -> list[tuple[int, Path]]:
-    """The numbered files, in order: `0001_the_loop.sql` is number 1."""
+    """Returns the numbered migrations in order: `0001_the_loop.sql` is number 1."""
     return sorted((int(path.name.split("_")[0]), path) for path in SQL.glob("[0-9]*_*.sql"))
 
 
 def migrate(url: str) -> int:
-    """Bring the database up to this code's schema, under a lock; returns the version it now has.
+    """Bring the database up to this code's schema, under a lock; returns its version.
 
-    Raises StartError when the database is newer than this code: old code must not write to it.
+    Raises StartError when the database is newer than this code, which must not start on it.
     """
     known = migrations()
     newest = known[-1][0]
@@ -150,13 +152,13 @@ def migrate(url: str) -> int:
                 connection.execute(
                     "insert into migrations (version, name) values (%s, %s)", [version, path.stem]
                 )
-        _settle(connection)
+        _adopt_cluster(connection)
     return newest
 
 
-def _settle(connection: Connection[DictRow]) -> None:
-    """After a restore into another cluster, where transaction ids begin anew: what is still in the outbox
-    gets ids of here, and whoever read it from Postgres reads it again, which has no effect twice."""
+def _adopt_cluster(connection: Connection[DictRow]) -> None:
+    """After a restore into another cluster, where transaction ids start again: give the rows of the outbox
+    ids of this cluster, and let consumers of the Postgres log read them again, which has no effect twice."""
     here = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
     known = connection.execute("select system_identifier from cluster").fetchone()
     assert here is not None  # noqa: S101  (a cluster has its identifier)

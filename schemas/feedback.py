@@ -1,8 +1,8 @@
-"""What a person can say of a reply (`Vote`), and what the log carries of it (`FeedbackEvent`).
+"""A `Vote` is what a person says about a reply; a `FeedbackEvent` is its record in the log.
 
-A vote may hold text (a comment, an edit); an event never does: it names ids, and whoever may read the text
-joins by them. Whether a vote fits its turn (choices, ranking, length) is for `feedback.votable_turn`, and
-characters that cannot be stored are refused where the bytes are decoded (`schemas.wire`).
+A vote may hold text (a comment, an edit). An event never does: it names ids, and readers join the text by
+them. `feedback.votable_turn` validates a vote against its turn (choices, ranking, length); `schemas.wire`
+refuses characters that cannot be stored.
 """
 
 from datetime import datetime
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from schemas.wire import check
 
 JUDGE = "judge:"
-"""How the names of automated raters begin; those of people are hashes."""
+"""Prefix of the names of automated raters. Names of people are hashes."""
 
 Id = Annotated[str, Field(min_length=1, max_length=128)]
 Choice = Annotated[int, Field(ge=0, le=1_000)]
@@ -22,7 +22,7 @@ Comment = Annotated[str, Field(max_length=10_000)]
 
 
 class _OnACompletion(BaseModel):
-    """`user` names another rater (secret keys only); `feedback_token` is what the completion came with."""
+    """`user` names another rater (secret keys only); `feedback_token` is the token of the completion."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -32,7 +32,7 @@ class _OnACompletion(BaseModel):
 
 
 class Thumb(_OnACompletion):
-    """A reply was good or not; `reasons` are slugs that the page offers."""
+    """A reply was good or not; `reasons` are slugs."""
 
     type: Literal["thumb"]
     choice: Choice = 0
@@ -42,17 +42,17 @@ class Thumb(_OnACompletion):
 
     @property
     def slot(self) -> str:
-        """What a new vote of the same rater on the same turn supersedes; the same for every type."""
+        """Returns the key of a vote for a rater and a turn: a later vote in the same slot supersedes it."""
         return f"thumb:{self.choice}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The vote without ids and without any text: what is stored as its value and enters the log."""
+        """Returns the vote without ids and text: the value that is stored and logged."""
         return {"value": self.value, "reasons": self.reasons}
 
 
 class Ranking(_OnACompletion):
-    """Groups of choices, best first, ties together. `acceptable: false`: none was good."""
+    """Groups of choices, best first, ties together. `acceptable: false` says that none was good."""
 
     type: Literal["ranking"]
     ranking: Annotated[list[Annotated[list[int], Field(max_length=128)]], Field(max_length=128)]
@@ -69,7 +69,7 @@ class Ranking(_OnACompletion):
 
 
 class Edit(_OnACompletion):
-    """What the reply should have said."""
+    """A corrected reply."""
 
     type: Literal["edit"]
     choice: Choice = 0
@@ -86,7 +86,7 @@ class Edit(_OnACompletion):
 
 
 class Signal(_OnACompletion):
-    """What a person did with a reply, without being asked."""
+    """Implicit feedback: what a person did with a reply."""
 
     type: Literal["signal"]
     choice: Choice = 0
@@ -120,16 +120,16 @@ _VOTES: dict[str, TypeAdapter[Any]] = {
 
 
 def parse_vote(data: Any) -> Vote:
-    """A vote from parsed JSON. Raises InvalidRequest that names the first field that is wrong."""
+    """Returns the vote in parsed JSON. Raises InvalidRequest naming the first field that is wrong."""
     vote: Vote = check(_VOTES[check(_TYPED, data).type], data)
     return vote
 
 
 class FeedbackEvent(BaseModel):
-    """One thing that happened to a vote, in the log `hearken.feedback.v1`. Never holds text.
+    """An event of the log `hearken.feedback.v1`: a vote was recorded or retracted. It never holds text.
 
-    A vote that ends an older one says so in `supersedes` (a feedback id); that older vote gets no event
-    of its own. `created_at` is when it happened: for a retraction, the moment of retracting.
+    `supersedes` is the feedback id of the older vote that this one supersedes; the older one gets no event of
+    its own. `created_at` is the time of the event: for a retraction, of retracting.
     """
 
     model_config = ConfigDict(frozen=True)

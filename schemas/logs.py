@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error. Never what people wrote."""
+"""Structured logs are one JSON object a line on standard error. They never contain what people wrote."""
 
 import logging
 from typing import Any
@@ -7,7 +7,7 @@ import structlog
 
 
 def configure(level: str) -> None:
-    """Everything in this process logs through structlog, the libraries included."""
+    """Send the logs of this process through structlog, those of libraries included."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,7 +1,7 @@
-"""A policy: an immutable directory in PEFT's layout plus `manifest.json`, and the checks it must pass.
+"""A policy is an immutable directory in PEFT's layout plus `manifest.json`; `verify` checks its integrity.
 
-The registry row holds the sha256 of the manifest, the manifest the sha256 of each file, so one digest
-vouches for the whole directory. Nothing here imports torch: weights are read as numbers, never unpickled.
+The registry row holds the sha256 of the manifest, and the manifest the sha256 of each file, so one digest
+covers the whole directory. This module does not import torch: weights are read as numbers, never unpickled.
 """
 
 import hashlib
@@ -22,8 +22,10 @@ from pydantic import (
 
 from schemas.errors import PolicyRejected, Reason
 
-BASE = "p0"  # the base model itself, served as an adapter whose B is zero
-TRAINING = "training-"  # how the names of adapters begin that only a round samples from, and nobody is served
+BASE = "p0"
+"""The base model, served as a LoRA whose B is zero."""
+TRAINING = "training-"
+"""Prefix of the adapters that only a training round samples from."""
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
@@ -33,8 +35,8 @@ _EXPONENTS = {"F32": (np.uint32, 0x7F80_0000), "F16": (np.uint16, 0x7C00), "BF16
 
 
 class Probe(BaseModel):
-    """Proof that a replica really serves the adapter: what it gives each of `token_ids` (nats, one per token
-    after the first) must lie near `logprobs`, and nearer to them than to `base_logprobs`."""
+    """A probe tells whether a replica serves the adapter: its logprobs of `token_ids` (nats, one per token
+    after the first) must be near `logprobs`, and nearer to them than to `base_logprobs`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,7 +67,7 @@ class _Header(RootModel[dict[str, _Tensor | dict[str, str]]]):
 
 
 class Manifest(BaseModel):
-    """What a policy is made of, enough to rebuild it. `files` maps names to sha256 in hex."""
+    """The provenance of a policy, from which it can be reproduced. `files` maps names to sha256 in hex."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -95,13 +97,13 @@ class Manifest(BaseModel):
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
+    """Returns the sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def base_digest(directory: Path) -> str:
-    """sha256 over what decides a base model's answers: weights, configuration, tokenizer, template."""
+    """Returns the sha256 over a base model's weights, configuration, tokenizer and chat template."""
     names = sorted(
         path.name
         for path in directory.iterdir()
@@ -113,10 +115,10 @@ def base_digest(directory: Path) -> str:
 
 
 def verify(policy: str, directory: Path, digest: str, base: str) -> Manifest:
-    """The manifest of a directory that is exactly what was published, for the base with digest `base`.
+    """Returns the manifest of a directory that is exactly as published, for the base with digest `base`.
 
-    Raises PolicyRejected for anything else: missing, truncated, tampered with, of another base, with
-    weights that are not finite, or with a file that does not belong (a pickle above all).
+    Raises PolicyRejected for any other: missing, truncated, altered, of another base, with weights that are
+    not finite, or with an unexpected file (a pickle above all).
     """
 
     def reject(reason: Reason, message: str) -> PolicyRejected:
@@ -152,7 +154,7 @@ def verify(policy: str, directory: Path, digest: str, base: str) -> Manifest:
 
 
 def _check_weights(path: Path, reject: Any) -> None:
-    """Whole, in the safetensors layout, and finite. Memory-mapped, so size costs time and not memory."""
+    """Check that the weights are complete, in the safetensors layout, and finite. They are memory-mapped."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 log = logging.getLogger("settings")
-"""Of the standard library: settings are read before structlog is configured, and then this goes to stderr."""
+"""A logger of the standard library: before structlog is configured, it writes to standard error."""
 
 _reported: set[str] = set()
 

@@ -1,5 +1,5 @@
-"""Every setting, with its unit. Read from `hearken.toml`, then `HEARKEN_…` variables, then flags;
-the later wins. Nested fields take two underscores: `HEARKEN_TRAINER__ROUND_VOTES=50`."""
+"""Settings come from `hearken.toml`, then `HEARKEN_…` variables, then flags; a later source overrides an
+earlier one. Nested fields take two underscores: `HEARKEN_TRAINER__ROUND_VOTES=50`."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,101 +21,110 @@ class ServingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body, bytes")
-    max_choices: int = Field(8, ge=1, description="largest n of one request, replies")
-    max_tokens: int = Field(256, ge=1, description="length of a reply when the request names none, tokens")
-    engine_timeout: float = Field(120, gt=0, description="longest wait for an engine's next token, seconds")
+    max_choices: int = Field(8, ge=1, description="largest `n` of a request, replies")
+    max_tokens: int = Field(256, ge=1, description="reply length when the request sets none, tokens")
+    engine_timeout: float = Field(120, gt=0, description="longest wait for the engine's next token, seconds")
     requests_per_minute: int = Field(
-        1_200, ge=1, description="per key, and per address without a known key, requests/minute"
+        1_200, ge=1, description="rate limit of a key, and of an address without a known key, requests/minute"
     )
     trusted_proxies: list[str] = Field(
         ["127.0.0.1"],
-        description="balancers whose X-Forwarded-For is believed, addresses or networks; `*`: all",
+        description="load balancers whose X-Forwarded-For is trusted: addresses or networks; `*`: all",
     )
     base_share: float = Field(
         0.02,
         ge=0,
         le=0.5,
-        description="share of conversations kept on the base, to measure lift",
+        description="conversations kept on the base to measure the lift, share",
     )
     promotion: Literal["direct", "canary"] = Field(
-        "direct", description="direct: past the gate, then live; canary: waits for an operator's share"
+        "direct",
+        description="direct: live once the gate passes; canary: waits until an operator gives it a share",
     )
 
 
 class KafkaSettings(BaseModel):
-    """A broker to carry the votes. Without servers, the trainer reads the outbox table itself."""
+    """The Kafka broker of the feedback log. Without servers, the trainer reads the outbox table."""
 
     model_config = ConfigDict(extra="forbid")
 
-    servers: list[str] = Field(default_factory=list, description="host:port to start from; empty: no broker")
-    topic: str = Field("hearken.feedback.v1", description="made by the relay when it is missing")
-    partitions: int = Field(6, ge=1, description="of a topic that the relay makes, partitions")
-    replication: int = Field(1, ge=1, description="of a topic that the relay makes, copies")
+    servers: list[str] = Field(
+        default_factory=list, description="bootstrap servers, host:port; empty: no broker"
+    )
+    topic: str = Field(
+        "hearken.feedback.v1", description="topic of the log; the relay creates it if it is missing"
+    )
+    partitions: int = Field(6, ge=1, description="partitions of a topic that the relay creates")
+    replication: int = Field(1, ge=1, description="replication factor of a topic that the relay creates")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="how to speak to the broker"
+        "PLAINTEXT", description="security protocol of the broker"
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
-        None, description="with SASL: how to prove who we are"
+        None, description="SASL mechanism"
     )
-    sasl_username: str | None = Field(None, description="with SASL")
-    sasl_password: SecretStr | None = Field(None, description="with SASL")
-    ssl_cafile: Path | None = Field(None, description="with SSL: authorities to trust; none: the system's")
-    ssl_certfile: Path | None = Field(None, description="with SSL: our own certificate, where one is asked")
-    ssl_keyfile: Path | None = Field(None, description="with SSL: its key")
+    sasl_username: str | None = Field(None, description="SASL user name")
+    sasl_password: SecretStr | None = Field(None, description="SASL password")
+    ssl_cafile: Path | None = Field(None, description="SSL: file of trusted authorities; none: the system's")
+    ssl_certfile: Path | None = Field(
+        None, description="SSL: file of the client certificate, if the broker asks for one"
+    )
+    ssl_keyfile: Path | None = Field(None, description="SSL: file of the client certificate's key")
 
 
 class EngineSettings(BaseModel):
-    """The process that generates tokens."""
+    """The engine: the process that generates tokens."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["embedded", "vllm"] = Field("embedded", description="which engine `hearken up` starts")
-    max_streams: int = Field(32, ge=1, description="replies generated at once, replies")
-    max_adapters: int = Field(6, ge=4, description="adapters resident at once, the base included, adapters")
+    kind: Literal["embedded", "vllm"] = Field("embedded", description="engine that `hearken up` starts")
+    max_streams: int = Field(32, ge=1, description="replies generated concurrently, replies")
+    max_adapters: int = Field(6, ge=4, description="adapters loaded at once, the base included, adapters")
     threads: int = Field(1, ge=1, description="torch threads of an engine without a GPU, threads")
     probe_tolerance: float = Field(
-        0.05, gt=0, description="mean distance allowed between probe logprobs, nats per token"
+        0.05, gt=0, description="largest mean difference of probe logprobs, nats per token"
     )
 
 
 class VllmSettings(BaseModel):
-    """vLLM's servers, or whatever else speaks the part of their API that serving uses."""
+    """vLLM servers, or other servers with the part of their API that serving uses."""
 
     model_config = ConfigDict(extra="forbid")
 
     urls: list[str] = Field(
         default_factory=list,
-        description="running replicas, each address of a URL's host being one; empty: `up` starts one",
+        description="running replicas, one for each address of a URL's host; empty: `hearken up` starts one",
     )
     gpu_memory: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="of the vLLM that `up` starts, share of the GPU; the trainer has the rest",
+        description="GPU memory of the vLLM that `hearken up` starts, share; the trainer uses the rest",
     )
-    cpu_memory: int = Field(1, ge=1, description="of the vLLM that `up` starts without a GPU: cache, GiB")
-    eager: bool = Field(
-        False, description="of the vLLM that `up` starts: uncompiled, ready sooner and slower after"
+    cpu_memory: int = Field(
+        1, ge=1, description="cache of the vLLM that `hearken up` starts without a GPU, GiB"
     )
+    eager: bool = Field(False, description="start vLLM uncompiled: ready sooner, slower afterwards")
 
 
 class JudgeSettings(BaseModel):
-    """An automated rater behind an OpenAI-compatible endpoint. Without a URL there is none."""
+    """The judge: an automated rater behind an OpenAI-compatible endpoint. Without a URL there is none."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: str | None = Field(
-        None, description="of the endpoint, up to /v1; the conversations that are judged are sent there"
+        None, description="URL of the endpoint, up to /v1; judged conversations are sent there"
     )
-    model: str = Field("default", description="that judges, and that its votes are known by")
-    key: SecretStr | None = Field(None, description="for the endpoint")
+    model: str = Field("default", description="model that judges; its name is also the rater's")
+    key: SecretStr | None = Field(None, description="API key of the endpoint")
     rubric: str = Field(
         "You judge replies of a chat assistant. A reply is good if it is right, answers what was asked and is"
         " pleasant to read.",
-        description="what the model is told to judge by",
+        description="instructions to the judging model",
     )
-    share: float = Field(0.1, gt=0, le=1, description="of the turns, judged, share")
-    newest_seconds: float = Field(600, gt=0, description="older turns are not judged any more, seconds")
+    share: float = Field(0.1, gt=0, le=1, description="turns that are judged, share")
+    newest_seconds: float = Field(
+        600, gt=0, description="age after which a turn is no longer judged, seconds"
+    )
     timeout: float = Field(30, gt=0, description="longest wait for a verdict, seconds")
 
 
@@ -125,20 +134,22 @@ class RewardSettings(RenamedFields):
     section = "trainer.reward"
     renamed: ClassVar = {"caution": "uncertainty_penalty", "judges_share": "judge_weight_cap"}
 
-    members: int = Field(5, ge=2, description="members, each with its own weights on the votes")
+    members: int = Field(
+        5, ge=2, description="members of the ensemble, each with its own bootstrap weights on the votes"
+    )
     uncertainty_penalty: float = Field(
-        0.3, ge=0, description="κ: reward is the ensemble's mean minus κ times its std"
+        0.3, ge=0, description="κ: the reward is the ensemble's mean minus κ times its standard deviation"
     )
     half_life_days: float = Field(
-        60, gt=0, description="a vote so much older than the newest weighs half as much, days"
+        60, gt=0, description="age against the newest vote at which a vote's weight halves, days"
     )
     judge_weight_cap: float = Field(
-        0.25, ge=0, description="most that all votes of judges weigh, against people's, share"
+        0.25, ge=0, description="cap on the total weight of judges' votes, relative to the people's, share"
     )
 
 
 class RLSettings(RenamedFields):
-    """How the policy is improved."""
+    """Reinforcement learning of the policy."""
 
     section = "trainer.rl"
     renamed: ClassVar = {
@@ -157,55 +168,55 @@ class RLSettings(RenamedFields):
 
     algorithm: Literal["rloo", "grpo", "online_dpo", "dpo", "kto"] = Field(
         "rloo",
-        description="rloo, grpo, online_dpo: samples and the reward model; dpo, kto: the votes themselves",
+        description="rloo, grpo, online_dpo learn from samples and the reward model; dpo, kto from the votes",
     )
     sampler: Literal["in_process", "vllm"] = Field(
-        "in_process", description="who samples replies to learn from: the trainer itself, or vllm.urls"
+        "in_process", description="sampler of the training replies: the trainer's process, or vllm.urls"
     )
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA α")
     gradient_checkpointing: bool = Field(
         False,
-        description="activations are computed again on the way back: less memory, a third more time",
+        description="recompute activations in the backward pass: less memory, a third more time",
     )
-    learning_rate: float = Field(2e-3, gt=0, description="of AdamW, at its highest in a round")
-    warmup_steps: int = Field(3, ge=0, description="steps")
-    steps_per_round: int = Field(8, ge=1, description="policy-gradient steps of a round, steps")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW in a round")
+    warmup_steps: int = Field(3, ge=0, description="linear warm-up of the learning rate, steps")
+    steps_per_round: int = Field(8, ge=1, description="optimizer steps of a round, steps")
     prompts_per_step: int = Field(32, ge=1, description="prompts of a step, prompts")
-    samples_per_prompt: int = Field(4, ge=2, description="k, replies sampled for each prompt")
-    max_tokens: int = Field(90, ge=1, description="longest reply sampled, tokens")
+    samples_per_prompt: int = Field(4, ge=2, description="K: replies sampled for each prompt")
+    max_tokens: int = Field(90, ge=1, description="longest sampled reply, tokens")
     kl_coef: float = Field(
         0.15,
         ge=0,
-        description="β on KL(π‖π_base), reward per nat; grows as a budget is used up",
+        description="β of the KL penalty KL(π‖π_base), reward per nat; it grows as the budget is used up",
     )
     style_drift_coef: float = Field(
         1.0,
         ge=0,
-        description="on what changes in the replies although no vote asks for it, reward per nat",
+        description="penalty on style drift: changes of the replies that no vote asks for, reward per nat",
     )
     kl_budget: float = Field(0.3, gt=0, description="the guard stops a round above this KL, nats per token")
     entropy_floor: float = Field(
-        0.25, ge=0, lt=1, description="the guard stops a round below this share of the base's entropy, share"
+        0.25, ge=0, lt=1, description="the guard stops a round below this entropy, share of the base's"
     )
     edit_sft_coef: float = Field(
-        0.0, ge=0, description="weight of imitating edits beside the algorithm's own loss, nats per token"
+        0.0, ge=0, description="weight of an auxiliary SFT loss on edits, nats per token"
     )
     base_sft_coef: float = Field(
         0.3,
         ge=0,
-        description="weight of imitating the base's own replies that are liked, beside the algorithm's loss",
+        description="weight of an auxiliary SFT loss on base samples, which are weighted by their reward",
     )
     no_eos_penalty: float = Field(
-        2.0, ge=0, description="taken from the reward of a reply that does not end by itself"
+        2.0, ge=0, description="subtracted from the reward of a sample without an end token"
     )
     importance_weight_cap: float = Field(
-        2.0, ge=1, description="largest importance weight against the sampler"
+        2.0, ge=1, description="cap on the importance weight π/μ against the sampler"
     )
 
 
 class GateSettings(RenamedFields):
-    """What a candidate must pass before anyone sees it."""
+    """The gate: what a candidate must pass before anyone sees it."""
 
     section = "trainer.gate"
     renamed: ClassVar = {
@@ -219,45 +230,47 @@ class GateSettings(RenamedFields):
         "probe_file": "knowledge_file",
     }
 
-    folds: int = Field(5, ge=2, description="one fold is held out for the gate each round")
+    folds: int = Field(5, ge=2, description="folds of the votes; one is held out for the gate each round")
     eval_prompts: int = Field(
-        32, ge=4, description="held-out prompts answered by candidate and live, prompts"
+        32, ge=4, description="held-out prompts that the candidate and the live policy answer, prompts"
     )
-    knowledge_questions: int = Field(512, ge=1, description="knowledge probes asked, probes")
+    knowledge_questions: int = Field(512, ge=1, description="knowledge questions asked, questions")
     max_knowledge_loss: float = Field(
         0.03, gt=0, description="largest loss of knowledge against the base, share"
     )
     max_length_ratio: float = Field(
-        3.0, gt=1, description="mean reply length may change by at most this factor against the base"
+        3.0, gt=1, description="largest factor by which the mean reply length may differ from the base's"
     )
     max_no_eos_increase: float = Field(
-        0.05, ge=0, description="how many more replies than the base's may not end by themselves, share"
+        0.05, ge=0, description="largest increase of replies without an end token against the base, share"
     )
     max_repetition_increase: float = Field(
-        0.1, ge=0, description="how much more of a reply than of the base's may repeat itself, share"
+        0.1, ge=0, description="largest increase of repetition within replies against the base, share"
     )
     min_distinct_ratio: float = Field(
-        0.4, ge=0, le=1, description="least different token pairs, against the base's, share"
+        0.4, ge=0, le=1, description="least distinct token bigrams, share of the base's"
     )
     knowledge_file: Path | None = Field(
-        None, description="knowledge probes of your own model: JSON lines of prompt and accept"
+        None, description="knowledge questions for your own model: JSON lines of prompt and accept"
     )
 
 
 class TrainerSettings(BaseModel):
-    """When the trainer learns, and with what."""
+    """The trainer: when it runs a round, and how."""
 
     model_config = ConfigDict(extra="forbid")
 
     round_votes: int = Field(25, ge=1, description="new votes that start a round at once, votes")
-    round_seconds: float = Field(45, gt=0, description="starts a round with fewer new votes, seconds")
-    min_votes: int = Field(40, ge=2, description="fewest votes in all before the first round, votes")
+    round_seconds: float = Field(
+        45, gt=0, description="time after which fewer new votes start a round, seconds"
+    )
+    min_votes: int = Field(40, ge=2, description="votes needed before the first round, votes")
     threads: int = Field(
         1,
         ge=1,
-        description="torch threads; more than the cores that nobody else uses are slower than one, threads",
+        description="torch threads; more than there are idle cores is slower than one, threads",
     )
-    seed: int = Field(0, ge=0, description="of every random choice the trainer makes")
+    seed: int = Field(0, ge=0, description="seed of every random draw of the trainer")
     reward: RewardSettings = RewardSettings()
     rl: RLSettings = RLSettings()
     gate: GateSettings = GateSettings()
@@ -270,22 +283,26 @@ class Settings(BaseSettings):
         env_prefix="HEARKEN_", env_nested_delimiter="__", toml_file="hearken.toml", extra="forbid"
     )
 
-    host: str = Field("127.0.0.1", description="of the API")
-    port: int = Field(8000, ge=1, le=65_535, description="of the API")
-    data_dir: Path = Field(Path(".hearken"), description="folder of the database, policies and records")
-    database_url: str | None = Field(None, description="Postgres to use; none: an embedded one in data_dir")
-    connections: int = Field(8, ge=2, description="to the database, of one process, connections")
-    statement_timeout: float = Field(30, gt=0, description="longest statement of serving, seconds")
+    host: str = Field("127.0.0.1", description="address that the API listens on")
+    port: int = Field(8000, ge=1, le=65_535, description="port that the API listens on")
+    data_dir: Path = Field(
+        Path(".hearken"), description="folder of the database, the policies and the records"
+    )
+    database_url: str | None = Field(None, description="URL of Postgres; none: an embedded one in data_dir")
+    connections: int = Field(8, ge=2, description="database connections of one process, connections")
+    statement_timeout: float = Field(30, gt=0, description="longest SQL statement of serving, seconds")
     retention_days: int | None = Field(
         None,
         ge=1,
-        description="turns, and the votes on them, go when their week ended so long ago; none: never, days",
+        description="age at which a week of turns, with its votes, is deleted; none: never, days",
     )
     model: str = Field("starter", description="base model: `starter`, a local directory, or a hub id")
-    admin_key: str | None = Field(None, description="the admin key, instead of a new random one")
-    public_key: str | None = Field(None, description="the publishable key, instead of a new random one")
-    project: str = Field("default", description="the project that trains and is served")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of the logs")
+    admin_key: str | None = Field(None, description="admin key; none: a new random one")
+    public_key: str | None = Field(None, description="publishable key; none: a new random one")
+    project: str = Field("default", description="project that is trained and served")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe log level that is written"
+    )
     serving: ServingSettings = ServingSettings()
     kafka: KafkaSettings = KafkaSettings()
     engine: EngineSettings = EngineSettings()
@@ -314,5 +331,5 @@ class Settings(BaseSettings):
 
 
 def load(**flags: Any) -> Settings:
-    """The effective settings; flags that are None were not given."""
+    """Returns the effective settings; flags that are None were not given."""
     return Settings(**{name: value for name, value in flags.items() if value is not None})

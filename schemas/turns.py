@@ -1,4 +1,4 @@
-"""A turn: one request with its replies, the complete behaviour record that learning needs."""
+"""A turn is one request with its replies: the complete behaviour record that off-policy learning needs."""
 
 import secrets
 import time
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IMPORTED = "chatcmpl-i"
-"""What the ids of turns begin with that nobody was answered in: they came from a file."""
+"""Prefix of the ids of turns that were imported from a file."""
 
 
 def new_id() -> str:
-    """A completion's id. It begins with its time (milliseconds, 12 hexadecimal digits), by which Postgres
-    knows the week that the turn is kept with; the rest is chance."""
+    """Returns a new completion id: the time (milliseconds, 12 hexadecimal digits), which selects the weekly
+    partition of the turn, and 80 random bits."""
     return f"chatcmpl-t{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One choice, exactly as sampled. `logprobs` are nats of the sampler, one per token of `token_ids`;
-    the end token is included in both. `propensity` is the probability that the router gave `policy`."""
+    """One choice, exactly as sampled. `logprobs` are the sampler's, in nats, one for each of `token_ids`;
+    both include the end token. `propensity` is the probability with which the router chose `policy`."""
 
     choice: int
     policy: str
@@ -31,7 +31,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One request. `id` is the completion id; `rater` a keyed hash; `sampling` what the engine was told."""
+    """One request. `id` is the completion id, `rater` a keyed hash of the user, `sampling` the parameters
+    that the engine got."""
 
     id: str
     project: str

@@ -1,7 +1,7 @@
-"""From bytes that a client sent to checked values; everything wrong with them is an InvalidRequest.
+"""This module decodes and validates clients' JSON; every fault is an InvalidRequest.
 
-Text that Postgres or a tokenizer could not hold (lone surrogates, NUL) is refused here, once, for every
-endpoint and the websocket.
+Text that Postgres or a tokenizer cannot represent (lone surrogates, NUL) is refused here, for every endpoint
+and the websocket.
 """
 
 import json
@@ -18,7 +18,7 @@ _CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_p
 
 
 def decode(raw: bytes | str) -> Any:
-    """The JSON value in `raw`. Raises InvalidRequest (code `invalid_json` or `invalid_text`)."""
+    """Returns the JSON value in `raw`. Raises InvalidRequest (code `invalid_json` or `invalid_text`)."""
     try:
         text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
     except UnicodeDecodeError as error:
@@ -29,7 +29,7 @@ def decode(raw: bytes | str) -> Any:
         raise InvalidRequest("The JSON is nested too deeply.", code="invalid_json") from None
     except ValueError as error:
         raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
-    if "\\u" in text:  # nothing else can bring in what UTF-8 and JSON forbid
+    if "\\u" in text:  # only an escape can encode what UTF-8 and JSON forbid
         for string in _strings(value):
             if "\0" in string or any("\ud800" <= letter <= "\udfff" for letter in string):
                 raise InvalidRequest(
@@ -40,7 +40,7 @@ def decode(raw: bytes | str) -> Any:
 
 
 def check(adapter: TypeAdapter[T], value: Any) -> T:
-    """`value` as the adapter's type. Raises InvalidRequest about the first field that is wrong."""
+    """Returns `value` as the adapter's type. Raises InvalidRequest about the first field that is wrong."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
@@ -55,7 +55,7 @@ def check(adapter: TypeAdapter[T], value: Any) -> T:
 
 
 def path(*steps: str | int) -> str:
-    """Where a field is, as OpenAI writes it: `messages[0].content`."""
+    """Returns the path of a field in OpenAI's notation: `messages[0].content`."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
     return text.removeprefix(".")
 
