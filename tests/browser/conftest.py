@@ -11,6 +11,7 @@ from psycopg.rows import DictRow, dict_row
 
 from deploy.local.postgres import EmbeddedPostgres
 from tests.installation import Installation
+from tests.missing_programs import skip_reason
 
 _PATIENCE = 20_000  # milliseconds; a busy machine writes replies slowly
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -30,7 +31,7 @@ def chromium() -> Iterator[Browser]:
     executable = next(filter(None, map(shutil.which, _NAMES)), None)
     if executable is None:
         assert os.environ.get("CI") != "true", "no Chromium here, and CI must have one"
-        pytest.skip("no Chromium is installed")
+        pytest.skip(skip_reason("Chromium"))
     expect.set_options(timeout=_PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, headless=True, args=_QUIET)

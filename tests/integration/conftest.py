@@ -11,6 +11,7 @@ from schemas.database import AsyncPool, open_async_pool
 from schemas.settings import Settings
 from tests.conftest import new_database
 from tests.contract.engines import start_embedded
+from tests.missing_programs import skip_reason
 from tests.service import Service, run_service, write_base
 from tests.voting import add_keys
 from trainer.model.backbone import Backbone
@@ -50,7 +51,7 @@ def promtool() -> str:
     executable = shutil.which("promtool")
     if executable is None:
         assert os.environ.get("CI") != "true", "no promtool here, and CI must have one"
-        pytest.skip("no promtool is installed")
+        pytest.skip(skip_reason("promtool"))
     return executable
 
 

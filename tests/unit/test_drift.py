@@ -8,6 +8,8 @@ from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures, Projections, fit_projections, member_features
 from trainer.rl.style_drift import MEMORY, RIDGE, Drift
 
+pytestmark = pytest.mark.slow
+
 BASE = 4000
 
 

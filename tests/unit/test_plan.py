@@ -19,6 +19,8 @@ from trainer.starter import MODEL_DIR
 
 torch.set_num_threads(1)
 
+pytestmark = pytest.mark.slow
+
 RATES = Rates({torch.float32: 1e11, torch.bfloat16: 4e11}, 5e10, 4e9, 2e-6)
 
 
