@@ -1,4 +1,4 @@
-"""What tests of the log share: events, the outbox as the store fills it, and a reader."""
+"""These helpers of the log's tests write events to the outbox and read logs."""
 
 import time
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ def event(name: str, conversation: str = "conv-1") -> FeedbackEvent:
 
 
 def put(connection: Connection, event: FeedbackEvent) -> None:
-    """What the store does in the transaction of a vote."""
+    """Insert the outbox row of a vote, as the store does."""
     connection.execute(
         "insert into outbox (project, event_id, conversation_id, event) values (%s, %s, %s, %s)",
         [event.project, event.event_id, event.conversation_id, Jsonb(event.model_dump(mode="json"))],
@@ -39,7 +39,7 @@ def put(connection: Connection, event: FeedbackEvent) -> None:
 
 
 def put_json(url: str, name: str, event: Any) -> None:
-    """What no store of this version writes, in a transaction of its own."""
+    """Insert a payload that no store of this version writes, in a transaction of its own."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
             "insert into outbox (project, event_id, conversation_id, event)"
@@ -49,15 +49,15 @@ def put_json(url: str, name: str, event: Any) -> None:
 
 
 def put_each(url: str, *names: str) -> None:
-    """Each in a transaction of its own."""
+    """Insert events, each in a transaction of its own."""
     with psycopg.connect(url, autocommit=True) as connection:
         for name in names:
             put(connection, event(name))
 
 
 def read_until(log: Log, after: str | None, count: int, seconds: float = 30) -> list[Entry]:
-    """The next `count` of partition 0 behind `after`: a read may come back empty while they are on their
-    way."""
+    """Returns the next `count` entries of partition 0 after `after`; a read may be empty while they are in
+    flight."""
     deadline = time.monotonic() + seconds
     entries: list[Entry] = []
     while len(entries) < count and time.monotonic() < deadline:
@@ -66,14 +66,14 @@ def read_until(log: Log, after: str | None, count: int, seconds: float = 30) -> 
 
 
 def learned(pool: Pool) -> list[str]:
-    """The events of the votes that the trainer has, in order."""
+    """Returns the event ids of the trainer's examples, in order."""
     with pool.connection() as connection:
         rows = connection.execute("select event_id from training_examples order by event_id").fetchall()
     return [row["event_id"] for row in rows]
 
 
 def ingest_until(pool: Pool, log: Log, count: int, seconds: float = 40) -> list[str]:
-    """What the trainer has, once it has so many."""
+    """Ingest until there are `count` examples; returns their event ids."""
     deadline = time.monotonic() + seconds
     while len(learned(pool)) < count and time.monotonic() < deadline:
         ingest(pool, log)
@@ -82,7 +82,7 @@ def ingest_until(pool: Pool, log: Log, count: int, seconds: float = 40) -> list[
 
 
 class Reader:
-    """Polls all partitions and goes on behind what it has seen."""
+    """A consumer that polls all partitions and keeps its positions."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -100,7 +100,7 @@ class Reader:
         return [entry.event.event_id for entry in new]
 
     def poll_until(self, count: int, seconds: float = 30) -> list[str]:
-        """Other transactions of the server may hold the log back for a moment."""
+        """Poll until `count` events were seen; other transactions may delay the log briefly."""
         deadline = time.monotonic() + seconds
         while len(self.seen) < count and time.monotonic() < deadline:
             if not self.poll():

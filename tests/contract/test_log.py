@@ -1,4 +1,4 @@
-"""What every log of feedback events must do, whichever adapter is behind the port."""
+"""This contract holds for every log of feedback events, whichever adapter implements the port."""
 
 import random
 import threading
@@ -175,7 +175,7 @@ def test_an_event_of_an_older_version_comes_in_the_newest(
     assert read_until(log, None, 1)[0].event == event("a")
 
 
-def test_an_event_of_a_newer_version_waits_for_code_that_knows_it(
+def test_an_event_of_a_newer_version_blocks_its_partition_until_code_knows_it(
     log: Log, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_each(database_url, "a")
@@ -196,7 +196,9 @@ def test_an_event_of_a_newer_version_waits_for_code_that_knows_it(
     assert dead_letters(pool) == []
 
 
-def test_what_can_never_be_read_is_set_aside_with_the_reason(log: Log, pool: Pool, database_url: str) -> None:
+def test_an_unreadable_payload_becomes_a_dead_letter_with_the_reason(
+    log: Log, pool: Pool, database_url: str
+) -> None:
     put_each(database_url, "before")
     put_json(database_url, "older", event("older").model_dump(mode="json") | {"version": "somebody.else.v1"})
     put_json(database_url, "odd", [1])
@@ -211,7 +213,7 @@ def test_what_can_never_be_read_is_set_aside_with_the_reason(log: Log, pool: Poo
     assert odd.payload == "[1]"
 
 
-def test_what_the_database_refuses_is_set_aside_and_given_back_when_it_is_mended(
+def test_a_refused_event_becomes_a_dead_letter_and_is_retried_once_repaired(
     log: Log, pool: Pool, database_url: str
 ) -> None:
     put_each(database_url, "before")

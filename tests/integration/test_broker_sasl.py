@@ -1,4 +1,4 @@
-"""A broker that asks who is there: consumer, producer and admin prove who they are, by each mechanism."""
+"""The consumer, the producer and the admin client authenticate by each SASL mechanism."""
 
 import base64
 import contextlib
@@ -45,7 +45,7 @@ def plain() -> Exchange:
 
 
 def scram(digest: str) -> Exchange:
-    """The broker's part of RFC 5802."""
+    """The server's side of SCRAM (RFC 5802)."""
 
     def mac(key: bytes, said: bytes) -> bytes:
         return hmac.digest(key, said, digest)
@@ -72,7 +72,7 @@ MECHANISMS: dict[str, Callable[[], Exchange]] = {
 
 
 class Door(socketserver.ThreadingTCPServer):
-    """Before a broker that itself asks nobody: lets those through who prove who they are."""
+    """A proxy that authenticates clients before a broker without authentication."""
 
     daemon_threads = True
     allow_reuse_address = True

@@ -1,4 +1,4 @@
-"""Votes reach the trainer through a broker that speaks TLS only, if it can prove who it is."""
+"""Votes reach the trainer through a broker that requires TLS with a client certificate."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from tests.events import Reader, put_each
 
 
 class Tunnel:
-    """Ends TLS before a broker, as a cluster's listener does; every client must show a certificate of
+    """A proxy that terminates TLS before a broker and requires a client certificate of
     `authority`."""
 
     def __init__(self, authority: trustme.CA) -> None:

@@ -1,4 +1,4 @@
-"""The schema: applied once whoever comes first, and never touched by code that is older than it."""
+"""Migrations run once, under a lock, and old code refuses a newer database."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,7 +57,7 @@ def test_a_log_restored_into_another_cluster_is_read_again(pool: Pool, database_
     assert [entry.event.event_id for entry in read_until(log, None, 3)] == read
 
 
-def test_every_table_but_the_installation_s_own_carries_its_project(pool: Pool) -> None:
+def test_every_table_has_its_project_except_those_of_the_installation(pool: Pool) -> None:
     with pool.connection() as connection:
         rows = connection.execute(
             "select table_name from information_schema.tables t where table_schema = 'public'"

@@ -1,4 +1,4 @@
-"""A model that rates replies, behind a real endpoint: its verdicts are votes, and nonsense is none."""
+"""The judge asks a real HTTP endpoint; its verdicts become votes, and other answers are skipped."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tests.voting import a_turn
 
 
 class Endpoint:
-    """Likes what is said to be fine, dislikes what is said to be awful, and has its ways with the rest."""
+    """Answers good for "fine", bad for "awful", and otherwise with an error or without a verdict."""
 
     def __init__(self) -> None:
         self.asked: list[web.BaseRequest] = []
@@ -54,7 +54,7 @@ def endpoint() -> Endpoint:
 
 @pytest.fixture
 async def judge(async_pool: AsyncPool, endpoint: Endpoint) -> AsyncIterator[Judge]:
-    """Asks about every turn."""
+    """A judge with a share of 1."""
     app = web.Application()
     app.router.add_post("/v1/chat/completions", endpoint.answer)
     runner = web.AppRunner(app)

@@ -1,4 +1,4 @@
-"""The relay against a real broker: one that goes away, comes back empty, or is relayed to twice."""
+"""The relay survives a real broker that stops, comes back empty, or is served by two relays."""
 
 import time
 import uuid
@@ -39,7 +39,7 @@ def log(kafka: KafkaSettings, pool: Pool) -> Iterator[KafkaLog]:
 
 
 def in_conversations(url: str, count: int, each: int = 1) -> list[str]:
-    """Events in the outbox, round robin over `count` conversations; returns their ids."""
+    """Write events to the outbox, round robin over `count` conversations; returns their ids."""
     names = [f"{number:04d}" for number in range(count * each)]
     with psycopg.connect(url, autocommit=True) as connection:
         for number, name in enumerate(names):
@@ -132,7 +132,7 @@ def test_a_topic_that_has_more_partitions_now_is_read_whole(
     assert len(consumer_offsets(pool)) == 3
 
 
-def test_a_batch_that_was_sent_but_not_marked_is_sent_again_without_effect(
+def test_a_batch_without_stored_offsets_is_sent_again_without_effect(
     kafka: KafkaSettings, log: KafkaLog, pool: Pool, database_url: str
 ) -> None:
     with relaying(database_url, kafka):

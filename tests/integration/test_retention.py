@@ -1,4 +1,4 @@
-"""Turns lie in weeks; weeks are added before they are needed and go when their time is over."""
+"""Turns are stored in weekly partitions, which are created in advance and dropped after retention."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -22,14 +22,14 @@ async def pool(database_url: str) -> AsyncIterator[AsyncPool]:
 
 
 async def one(pool: AsyncPool, statement: str, *values: object) -> object:
-    """The first column of the first row; None without one."""
+    """Returns the first column of the first row; None without a row."""
     async with pool.connection() as connection:
         row = await (await connection.execute(statement.encode(), values)).fetchone()
     return next(iter(row.values())) if row else None
 
 
 async def keep(pool: AsyncPool, id: str) -> str:
-    """A turn, and two votes of which the later ended the first."""
+    """Store a turn and two votes, of which the later superseded the first."""
     store = Store(pool)
     await store.record_turn(a_turn(id))
     votable = await store.votable_turn(id)
@@ -41,7 +41,7 @@ async def keep(pool: AsyncPool, id: str) -> str:
 
 
 async def keep_from(pool: AsyncPool, monday: datetime) -> str:
-    """The same in a week of the past, made as if it had been kept since."""
+    """Store the same in a past week, whose partition is created first."""
     suffix = monday.strftime("%Y%m%d")
     async with pool.connection() as connection:
         for table in ("turns", "replies"):
@@ -62,7 +62,7 @@ def monday(weeks_ago: int) -> datetime:
 
 
 async def kept(pool: AsyncPool) -> dict[str, tuple[int, int]]:
-    """By turn, how many replies and votes there are of it."""
+    """Returns the number of replies and votes of each turn."""
     async with pool.connection() as connection:
         cursor = await connection.execute(
             "select t.id, count(distinct r.choice) as replies, count(distinct f.id) as votes from turns t"
@@ -102,7 +102,7 @@ async def test_weeks_are_added_before_they_are_needed(pool: AsyncPool) -> None:
     assert await one(pool, "select count(*) from turn_weeks()") == count
 
 
-async def test_nobody_waits_behind_the_housekeeping(pool: AsyncPool, database_url: str) -> None:
+async def test_maintenance_blocks_nobody(pool: AsyncPool, database_url: str) -> None:
     async with pool.connection() as connection:
         suffix = f"{monday(-WEEKS_AHEAD):%Y%m%d}"
         for table in ("replies", "turns"):
@@ -118,7 +118,7 @@ async def test_nobody_waits_behind_the_housekeeping(pool: AsyncPool, database_ur
     assert await kept(pool) == {id: (1, 2)}
 
 
-async def test_what_is_over_goes_and_nothing_else(pool: AsyncPool) -> None:
+async def test_only_weeks_past_retention_are_dropped(pool: AsyncPool) -> None:
     ids = {weeks: await keep_from(pool, monday(weeks)) for weeks in (8, 6, 3)}
     undated = [await keep(pool, f"chatcmpl-{number}") for number in (1, 2)]
     async with pool.connection() as connection:
@@ -138,7 +138,7 @@ async def test_what_is_over_goes_and_nothing_else(pool: AsyncPool) -> None:
     assert await one(pool, "select to_regclass(%s)", f"turns_{monday(8):%Y%m%d}") is None
 
 
-async def test_answers_for_idempotency_keys_are_forgotten(pool: AsyncPool) -> None:
+async def test_old_responses_of_idempotency_keys_are_deleted(pool: AsyncPool) -> None:
     async with pool.connection() as connection:
         await connection.execute(
             "insert into idempotency (project, key_id, key, request_hash, response, created_at)"

@@ -1,4 +1,4 @@
-"""Turns share transactions and nothing else: each is durable when its recorder hears so, or refused alone."""
+"""Turns are written by group commit: each is durable when `record` returns, or refused by itself."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ async def pool(database_url: str) -> AsyncIterator[AsyncPool]:
 
 
 async def transactions(pool: AsyncPool) -> dict[str, str]:
-    """By turn, the transaction that wrote it."""
+    """Returns the transaction that wrote each turn."""
     async with pool.connection() as connection:
         cursor = await connection.execute("select id, xmin::text as wrote from turns")
         return {row["id"]: row["wrote"] for row in await cursor.fetchall()}
@@ -35,7 +35,7 @@ async def test_turns_that_end_together_share_a_transaction(pool: AsyncPool) -> N
     assert len(set(wrote.values())) < 5
 
 
-async def test_each_is_there_when_its_recorder_hears_so(pool: AsyncPool) -> None:
+async def test_each_is_durable_when_record_returns(pool: AsyncPool) -> None:
     turns = Turns(pool)
 
     async def one(number: int) -> bool:
@@ -46,7 +46,7 @@ async def test_each_is_there_when_its_recorder_hears_so(pool: AsyncPool) -> None
     assert all(await asyncio.gather(*map(one, range(60))))
 
 
-async def test_a_turn_that_cannot_be_kept_is_refused_alone(pool: AsyncPool) -> None:
+async def test_a_turn_that_cannot_be_stored_is_refused_alone(pool: AsyncPool) -> None:
     turns = Turns(pool)
     twice = a_turn("chatcmpl-twice")
     twice = replace(twice, replies=twice.replies * 2)  # the same choice two times
@@ -60,7 +60,7 @@ async def test_a_turn_that_cannot_be_kept_is_refused_alone(pool: AsyncPool) -> N
     assert set(await transactions(pool)) == {"chatcmpl-1", "chatcmpl-2"}
 
 
-async def test_who_gave_up_waiting_takes_nobody_along(pool: AsyncPool) -> None:
+async def test_a_cancelled_caller_leaves_the_others(pool: AsyncPool) -> None:
     turns = Turns(pool)
     waiting = [asyncio.create_task(turns.record(a_turn(f"chatcmpl-{number}"))) for number in range(5)]
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The export: one line for each vote that was not taken back, with its texts, for those who may read them."""
+"""The export has one line for each vote that was not retracted, with texts for admin keys."""
 
 import asyncio
 import json
@@ -138,7 +138,7 @@ async def test_who_may_not_export_and_what(pool: AsyncPool, database_url: str) -
 
 @pytest.fixture
 async def client(store: Store, database_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """An admin's, of a service whose exports are longer than what sockets hold: 24 lines."""
+    """An admin's client of a service whose exports of 24 lines are larger than a socket's buffers."""
     await store.record_turn(a_turn("chatcmpl-1", replies=("x" * 1_000_000,)))
     for _ in range(24):
         await say(store, "chatcmpl-1", type="thumb", value="up")
@@ -148,7 +148,7 @@ async def client(store: Store, database_url: str) -> AsyncIterator[httpx.AsyncCl
 
 
 async def unread(client: httpx.AsyncClient, until: AsyncExitStack) -> list[httpx.Response]:
-    """As many exports as may run, and nobody reads them."""
+    """Open as many exports as are allowed, without reading them."""
     streams = [client.stream("GET", EXPORT) for _ in range(MOST_EXPORTS)]
     responses = [await until.enter_async_context(stream) for stream in streams]
     assert [response.status_code for response in responses] == [200] * MOST_EXPORTS
@@ -156,7 +156,7 @@ async def unread(client: httpx.AsyncClient, until: AsyncExitStack) -> list[httpx
 
 
 async def another(client: httpx.AsyncClient) -> httpx.Response:
-    """One more, once the service has noticed that there is room for it."""
+    """Open one more, once the service has noticed that one ended."""
     for _ in range(100):
         answer = await client.get(EXPORT, timeout=60)
         if answer.status_code != 429:

@@ -1,4 +1,4 @@
-"""A vote in Postgres: one transaction, one standing vote for each slot, history kept, retries safe."""
+"""The store writes a vote in one transaction: one active vote for each slot, history kept, retries safe."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -99,7 +99,7 @@ async def test_a_vote_and_its_event_say_the_same(store: Store, pool: AsyncPool) 
 
 @pytest.mark.parametrize("table", ["outbox", "feedback"])
 async def test_neither_vote_nor_event_without_the_other(store: Store, pool: AsyncPool, table: str) -> None:
-    """The failure comes at the very last moment: at commit."""
+    """The failure comes at commit."""
     async with pool.connection() as connection:
         await connection.execute(
             "create function refuse() returns trigger language plpgsql as $$"
@@ -161,7 +161,7 @@ async def test_other_things_and_other_people_do_not_supersede(store: Store) -> N
 
 
 async def test_votes_for_one_slot_at_once_leave_one_chain(store: Store, pool: AsyncPool) -> None:
-    """However they interleave, each vote ends the one before it, and the log tells it in that order."""
+    """Whatever the interleaving, each vote supersedes the one before it, in the order of the log."""
     votes = await asyncio.gather(*(say(store, type="thumb", value="up") for _ in range(24)))
 
     log = await events(pool)
@@ -186,7 +186,7 @@ async def test_retracting_is_an_event_and_frees_the_slot(store: Store, pool: Asy
     assert kinds == [("recorded", vote.id, None), ("retracted", vote.id, None), ("recorded", again.id, None)]
 
 
-async def test_only_the_vote_that_stands_can_be_retracted(store: Store, pool: AsyncPool) -> None:
+async def test_only_the_active_vote_can_be_retracted(store: Store, pool: AsyncPool) -> None:
     old = await say(store, type="thumb", value="up")
     new = await say(store, type="thumb", value="down")
     found = await store.find(old.id)

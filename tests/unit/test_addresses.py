@@ -1,4 +1,4 @@
-"""Which engines a list of URLs stands for."""
+"""Host names of engine URLs resolve to one engine for each address."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""What a chat request may say. How refusals reach a client: tests/integration/test_chat_refusals.py."""
+"""Chat requests are validated as OpenAI's. tests/integration/test_chat_refusals.py covers the responses."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a vote may say, and which votes are about the same thing."""
+"""Votes are parsed, assigned to slots, and validated against their turns."""
 
 from typing import Any
 
@@ -103,7 +103,7 @@ def test_a_choice_that_was_not_shown_is_refused() -> None:
 
 
 def check(text: str, *, context: int | None = 256, most_bytes: int = 10_000) -> str | None:
-    """The code with which an edit of "It is Paris." is refused."""
+    """Returns the error code for an edit of "It is Paris.", if any."""
     edit = vote(type="edit", text=text)
     assert isinstance(edit, Edit)
     try:

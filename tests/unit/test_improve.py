@@ -22,8 +22,8 @@ from trainer.rl.style_drift import Drift
 torch.set_num_threads(1)
 
 RL = RLSettings(
-    steps_per_round=12, prompts_per_step=8, samples_per_prompt=8, max_tokens=6, no_eos_penalty=0.0, kl_coef=0.0, kl_budget=50.0,
-    learning_rate=1e-2,
+    steps_per_round=12, prompts_per_step=8, samples_per_prompt=8, max_tokens=6, no_eos_penalty=0.0,
+    kl_coef=0.0, kl_budget=50.0, learning_rate=1e-2,
 )  # fmt: skip
 
 
@@ -193,7 +193,8 @@ def test_where_it_knows_too_little_half_of_the_way_is_taken_back(
 
     result = improve(
         backbone, [prompt], likes_low_tokens, rl, generator, OBJECTIVE,
-        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator), knows=knows,
+        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator),
+        knows=knows,
     )  # fmt: skip
     assert result.halvings == halvings
     assert result.figures()["halvings"] == halvings
@@ -213,7 +214,8 @@ def test_lost_knowledge_makes_only_what_holds_it_dearer(base: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     improve(
         backbone, [prompt], likes_low_tokens, rl, generator, Listening(),
-        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator), forgotten=1.2,
+        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator),
+        forgotten=1.2,
     )  # fmt: skip
     assert heard == [pytest.approx((0.2, HELD * 0.8))]
 

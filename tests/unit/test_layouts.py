@@ -1,4 +1,4 @@
-"""TRL's layouts are read as judgements and written again as they were."""
+"""TRL's dataset layouts are read into judgements, and written back unchanged."""
 
 from typing import Any
 

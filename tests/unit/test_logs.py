@@ -1,4 +1,4 @@
-"""What nobody expected becomes a plain 500 that leads to the log and tells nothing else."""
+"""An unexpected exception becomes a 500 with an id of its log entry and no details."""
 
 import re
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A policy directory serves only if it is exactly what was published, and safe."""
+"""A policy directory is accepted only if it is exactly as published, and safe."""
 
 import json
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ BASE = "b" * 64
 
 
 def publish(directory: Path, weights: dict[str, np.ndarray] | None = None, **changes: object) -> str:
-    """Write a policy as the trainer does; returns the digest that the registry keeps."""
+    """Write a policy as the trainer does; returns the digest for the registry."""
     directory.mkdir(parents=True, exist_ok=True)
     save_file(weights or {"lora_A": np.ones((2, 3), np.float32)}, directory / WEIGHTS)
     (directory / CONFIG).write_text(json.dumps({"peft_type": "LORA"}))

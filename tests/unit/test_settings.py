@@ -1,4 +1,5 @@
-"""Settings: file, then variables, then flags; the later wins, and nonsense is refused by name."""
+"""Settings come from file, variables and flags; a later source wins; unknown names are refused, old ones
+read."""
 
 import logging
 from pathlib import Path
