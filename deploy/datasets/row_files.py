@@ -25,7 +25,8 @@ class Row(NamedTuple):
 
 
 class FileDamaged(HearkenError):
-    """Raised when the rest of a file cannot be read; the rows before it are good."""
+    """Raised when the rest of a file cannot be read. The rows before it are imported: repair it and
+    repeat."""
 
 
 def file_size(path: Path) -> int:

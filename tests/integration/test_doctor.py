@@ -1,4 +1,4 @@
-"""`hearken doctor` says what a machine lacks, and keeps secrets to itself."""
+"""`hearken doctor` names what is missing, and does not print secrets."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.broker import Broker
 
 
 def ask(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
-    """The exit code, the checks by name, and everything that was printed."""
+    """Returns the exit code, the checks by name, and the output."""
     code = examine(settings, data_dir_given=True, as_json=True)
     said = capsys.readouterr().out
     return code, {check["check"]: check for check in json.loads(said)["checks"]}, said
@@ -42,7 +42,7 @@ def test_a_machine_that_has_everything(
     assert "not-to-be-seen" not in said
 
 
-def test_what_is_away_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_checks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = Settings(
         data_dir=tmp_path,
         database_url="postgresql://postgres@127.0.0.1:9/hearken",

@@ -1,4 +1,4 @@
-"""The embedded Postgres comes back whatever it was killed in the middle of."""
+"""The embedded Postgres restarts after being killed at any point."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
 
 
 def kill(postgres: EmbeddedPostgres) -> Path:
-    """Returns the file that names the dead."""
+    """Kills the server; returns its pid file."""
     file = postgres.directory / "postmaster.pid"
     os.kill(int(file.read_text().split()[0]), signal.SIGKILL)
     until(lambda: not postgres.running())
@@ -37,14 +37,14 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def restarted(postgres: EmbeddedPostgres) -> bool:
-    """Whether it runs; if not, it is started. What a killed one leaves behind may live a moment longer."""
+    """Restarts a dead server; returns whether it runs. A child of a killed one may live a little longer."""
     if not postgres.running():
         postgres.restart()
     return postgres.running()
 
 
-def answers(postgres: EmbeddedPostgres, url: str) -> bool:
-    """Whether it does, restarted as often as `hearken up` would."""
+def recovers(postgres: EmbeddedPostgres, url: str) -> bool:
+    """Returns whether it answers, restarted as often as `hearken up` would."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         restarted(postgres)
@@ -57,7 +57,7 @@ def answers(postgres: EmbeddedPostgres, url: str) -> bool:
 
 
 @pytest.mark.parametrize("left", ["all", "cut short", "empty", "another's", "nothing"])
-def test_it_comes_back_whatever_its_file_says(postgres: EmbeddedPostgres, left: str) -> None:
+def test_it_restarts_whatever_its_pid_file_says(postgres: EmbeddedPostgres, left: str) -> None:
     url = postgres.start()
     with psycopg.connect(url) as connection:
         connection.execute("create table kept as select 1")
@@ -73,17 +73,17 @@ def test_it_comes_back_whatever_its_file_says(postgres: EmbeddedPostgres, left: 
                 file.write_text("\n".join([str(somebody.pid), *lines[1:]]) + "\n")
             case "nothing":
                 file.unlink()
-        assert answers(postgres, url)
+        assert recovers(postgres, url)
         somebody.kill()
 
 
-def test_it_comes_back_from_being_killed_while_it_starts(postgres: EmbeddedPostgres) -> None:
+def test_it_restarts_after_being_killed_while_starting(postgres: EmbeddedPostgres) -> None:
     url = postgres.start()
     with psycopg.connect(url) as connection:
         connection.execute("create table kept as select 1")
     for pause in (0.0, 0.003, 0.01, 0.03, 0.1):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it ended by itself: its predecessor lingers
+        with suppress(FileNotFoundError, ProcessLookupError):  # a predecessor still runs
             kill(postgres)
         until(lambda: restarted(postgres))
         time.sleep(pause)
-    assert answers(postgres, url)
+    assert recovers(postgres, url)

@@ -1,4 +1,4 @@
-"""Data sets go in as votes and come out as they were; broken rows are named, and nothing counts twice."""
+"""Imported data sets export unchanged; broken rows are reported, and a repeated import changes nothing."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ async def exported(pool: AsyncPool, layout: Layout) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("layout", list(SETS))
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-async def test_what_went_in_comes_out(
+async def test_an_imported_data_set_exports_unchanged(
     async_pool: AsyncPool, settings: Settings, tmp_path: Path, layout: Layout, ending: str
 ) -> None:
     file = write(tmp_path / f"rows.{ending}", SETS[layout])
@@ -283,7 +283,9 @@ async def test_a_preference_is_learned_from_imported_pairs(
     seen.look(corpus)
     votes, keys = corpus.votes(corpus.examples[:120], settings.trainer.reward)
     features = seen.of(keys)
-    model = fit(features, votes, BaseFeatures(features, 2), settings.trainer.reward, torch.Generator().manual_seed(0))
+    model = fit(
+        features, votes, BaseFeatures(features, 2), settings.trainer.reward, torch.Generator().manual_seed(0)
+    )
     assert [float(member.terms.position) for member in model.members] == pytest.approx([0] * 5, abs=1e-6)
     fresh = [example for number, example in enumerate(corpus.examples) if number >= 120 and number % 10]
     better, worse = (model.reward(seen.of([each.reply_keys[place] for each in fresh])) for place in (0, 1))
