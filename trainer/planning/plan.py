@@ -16,21 +16,23 @@ from transformers import DynamicCache
 
 from schemas.settings import RLSettings, TrainerSettings
 from trainer.evaluation import gate, knowledge
-from trainer.model.device import Rates, free_memory, memory_in_use
+from trainer.model.device import Rates, free_memory, memory_in_use, release_memory
 from trainer.model.rollouts import MAX_ROWS, Rollout, sample_tokens
 from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.op_profiler import OpProfiler
 from trainer.reward import features
-from trainer.reward.scoring import MICRO_BATCH
+from trainer.reward.scoring import MICRO_BATCH, Scored
 from trainer.rl import losses
-from trainer.rl.objectives import PolicyGradient, Samples, on_samples
-from trainer.rl.optimize import AVERAGED, GUARD_STEPS, release_memory
-from trainer.round import BASE_PROMPTS, BASE_REPLIES, EXEMPLARS
+from trainer.rl.batch import Batch
+from trainer.rl.guard import AVERAGED_STEPS, CHECK_INTERVAL
+from trainer.rl.objectives import PolicyGradient, policy_objective
+from trainer.rl.training_objective import BASE_SAMPLES_PER_STEP
+from trainer.round import BASE_PROMPTS, BASE_REPLIES
 
 PROMPT_TOKENS = 512
 """Length of the longest prompt, tokens, where the caller names none and the context allows it."""
 
-ADAPTER_COPIES = 1 + 1 + 2 + 2 + AVERAGED
+ADAPTER_COPIES = 1 + 1 + 2 + 2 + AVERAGED_STEPS
 """Tensors of the adapter's size: the adapter, its gradient, AdamW's two moments, the guard's two snapshots
 and the snapshots that are averaged."""
 
@@ -143,7 +145,7 @@ def _plan(
         longest = max(map(len, asked))
         phases["knowledge questions"] = (
             batches.sample(longest, min(knowledge.GUARD_QUESTIONS, len(questions)), 1)
-            .scaled(rl.steps_per_round // GUARD_STEPS)
+            .scaled(rl.steps_per_round // CHECK_INTERVAL)
             .then(batches.sample(longest, len(questions), knowledge.SAMPLES_PER_QUESTION).scaled(2))
             .then(batches.sample(longest, len(questions), knowledge.BASE_SAMPLES_PER_QUESTION))
         )
@@ -169,13 +171,13 @@ def _plan(
 
 def _replies_trained_on(rl: RLSettings) -> int:
     """Rows with gradient in one step."""
-    sampled = on_samples(rl) is not None
+    sampled = policy_objective(rl) is not None
     rows = (
         rl.prompts_per_step * rl.samples_per_prompt
         if sampled and rl.algorithm != "online_dpo"
         else 2 * rl.prompts_per_step
     )
-    return rows + (EXEMPLARS if sampled and rl.base_sft_coef else 0)
+    return rows + (BASE_SAMPLES_PER_STEP if sampled and rl.base_sft_coef else 0)
 
 
 def _phases(settings: TrainerSettings, batches: "_Batches", length: int, training: Work) -> dict[str, Work]:
@@ -214,11 +216,9 @@ class _Batches:
                 weight.grad = torch.zeros_like(weight)
             with OpProfiler(backbone, self._rates) as profiler:
                 rollouts = [Rollout(0, [0] * reply, [0.0] * reply, False)] * rows
-                samples = Samples(
-                    [[0] * length] * rows, rollouts, torch.zeros(1, rows), [[0.0] * reply] * rows,
-                    beta=0.0, held=0.0, kl=0.0,
-                )  # fmt: skip
-                self._objective.descend(backbone, samples)
+                scored = Scored([[0.0] * reply] * rows, {})
+                batch = Batch([[0] * length] * rows, rollouts, scored, torch.zeros(1, rows), 0.0, 0.0)
+                self._objective.backward(backbone, batch)
         return _work(profiler)
 
     def reference_pass(self, length: int, rows: int) -> Work:
