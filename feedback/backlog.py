@@ -11,13 +11,13 @@ _BACKLOG = """
 select count(*) filter (where "offset" is null) as unpublished,
     count(*) filter (where "offset" is not null) as kept,
     coalesce((select sum(highest) from (
-        select max(place) as highest from (
-            select partition, "offset" + 1 as place from outbox where "offset" is not null
+        select max(next_offset) as highest from (
+            select partition, "offset" + 1 as next_offset from outbox where "offset" is not null
             union all
             select partition, split_part(position, ':', 2)::bigint from consumer_offsets
             where log = 'kafka' and split_part(position, ':', 1)::integer
                 = (select max(generation) from generations where topic = %(topic)s)
-        ) as places group by partition
+        ) as known group by partition
     ) as partitions), 0)::bigint as published,
     greatest((select count(*) from generations where topic = %(topic)s) - 1, 0) as anew
 from outbox

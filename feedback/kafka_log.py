@@ -27,21 +27,21 @@ _TRIM = """
 with consumers as (
     select consumer, partition,
         case when split_part(position, ':', 1)::integer = %(generation)s
-            then split_part(position, ':', 2)::bigint else 0 end as place
+            then split_part(position, ':', 2)::bigint else 0 end as "offset"
     from consumer_offsets where log = 'kafka'
 ), slowest as (
-    select partition, min(place) as place from consumers
+    select partition, min("offset") as "offset" from consumers
     where partition in (select partition from consumers where consumer = 'trainer')
     group by partition
 )
 delete from outbox using slowest
-where outbox.partition = slowest.partition and outbox."offset" < slowest.place
+where outbox.partition = slowest.partition and outbox."offset" < slowest."offset"
 """
 
 
 class KafkaLog:
-    """A consumer of the topic of `kafka`. While the broker is away, reads return nothing. The caller owns the
-    pool."""
+    """A consumer of the topic of `kafka`. While the broker is unavailable, reads return nothing. The caller
+    owns the pool."""
 
     name = "kafka"
 
@@ -69,8 +69,8 @@ class KafkaLog:
         generation = self._generation()
         if generation is None or partition not in (self._partitions or self.partitions()):
             return []
-        written_in, _, place = (after or "0:0").partition(":")
-        offset = int(place) if int(written_in) == generation else 0
+        written_in, _, next_offset = (after or "0:0").partition(":")
+        offset = int(next_offset) if int(written_in) == generation else 0
         fetched = self._fetched[partition]
         try:
             if self._next.get(partition) != offset:
@@ -105,8 +105,8 @@ class KafkaLog:
         return self._consumer
 
     def _fetch(self) -> None:
-        for place, messages in self._connected().poll(timeout_ms=WAIT_MS, max_records=POLL_MESSAGES).items():
-            self._fetched[place.partition] += messages
+        for source, messages in self._connected().poll(timeout_ms=WAIT_MS, max_records=POLL_MESSAGES).items():
+            self._fetched[source.partition] += messages
 
     def _generation(self) -> int | None:
         """Returns the newest generation; None while no relay has published anything."""

@@ -57,15 +57,15 @@ limit %s
 """
 
 _PUBLISHED = """
-update outbox set partition = placed.partition, "offset" = placed.place
-from unnest(%s::bigint[], %s::integer[], %s::bigint[]) as placed (id, partition, place)
-where outbox.id = placed.id
+update outbox set partition = acked.partition, "offset" = acked."offset"
+from unnest(%s::bigint[], %s::integer[], %s::bigint[]) as acked (id, partition, "offset")
+where outbox.id = acked.id
 """
 
 # The highest offset known in each partition: of events still kept, or passed by a consumer.
 _HIGHEST = """
-select partition, max(place) as place from (
-    select partition, "offset" as place from outbox where "offset" is not null
+select partition, max("offset") as "offset" from (
+    select partition, "offset" from outbox where "offset" is not null
     union all
     select partition, split_part(position, ':', 2)::bigint - 1 from consumer_offsets
     where log = 'kafka' and split_part(position, ':', 1)::integer = %s
@@ -76,7 +76,7 @@ select partition, max(place) as place from (
 _KEPT = """
 select kept.*, convert_to(outbox.event::text, 'UTF8') as event
 from (
-    select distinct on (partition) partition, "offset" as place, id, min("offset") over each as oldest
+    select distinct on (partition) partition, "offset", id, min("offset") over each as oldest
     from outbox where "offset" is not null
     window each as (partition by partition)
     order by partition, "offset" desc
@@ -148,25 +148,25 @@ class Relay:
 
     def _mark(self, sent: Sequence[tuple[Row, Any]]) -> None:
         """Store the offsets that the broker assigned. Raises DataLost."""
-        placed = [future.get(timeout=ACK_TIMEOUT) for _, future in sent]
-        for place in placed:
-            if place.offset <= self._highest.get(place.partition, -1):
-                raise DataLost(f"partition {place.partition} gave offset {place.offset} a second time")
-            self._highest[place.partition] = place.offset
+        acked = [future.get(timeout=ACK_TIMEOUT) for _, future in sent]
+        for ack in acked:
+            if ack.offset <= self._highest.get(ack.partition, -1):
+                raise DataLost(f"partition {ack.partition} gave offset {ack.offset} a second time")
+            self._highest[ack.partition] = ack.offset
         if sent:
             self._connection.execute(
                 _PUBLISHED,
                 [
                     [row.id for row, _ in sent],
-                    [place.partition for place in placed],
-                    [place.offset for place in placed],
+                    [ack.partition for ack in acked],
+                    [ack.offset for ack in acked],
                 ],
             )
 
     def _unpublished(self, after: Row | None = None) -> list[Row]:
-        place = [after.transaction, after.id] if after else ["0", 0]
+        start = [after.transaction, after.id] if after else ["0", 0]
         with self._connection.cursor(binary=True, row_factory=args_row(Row)) as cursor:
-            return cursor.execute(_UNPUBLISHED, [*place, BATCH]).fetchall()
+            return cursor.execute(_UNPUBLISHED, [*start, BATCH]).fetchall()
 
     def _verify(self) -> None:
         """Raises DataLost."""
@@ -180,15 +180,15 @@ class Relay:
         if self._topic_id != newest["topic_id"]:
             raise DataLost("the topic has another id")
         for row in self._connection.execute(_HIGHEST, [newest["generation"]]).fetchall():
-            self._highest[row["partition"]] = max(row["place"], self._highest.get(row["partition"], -1))
+            self._highest[row["partition"]] = max(row["offset"], self._highest.get(row["partition"], -1))
         kept = self._connection.execute(_KEPT).fetchall()
         partitions = [TopicPartition(self._kafka.topic, row["partition"]) for row in kept]
         begins = self._watcher.beginning_offsets(partitions) if kept else {}
         for row, partition in zip(kept, partitions, strict=True):
             if begins[partition] > row["oldest"]:
                 raise DataLost(f"{partition} begins at {begins[partition]}, {row['oldest']} was not passed")
-            if self._read(partition, row["place"]) != row["event"]:
-                raise DataLost(f"{partition} has not the event that it had at {row['place']}")
+            if self._read(partition, row["offset"]) != row["event"]:
+                raise DataLost(f"{partition} has another message at offset {row['offset']}, or none")
         self._verified = time.monotonic()
 
     def _read(self, partition: TopicPartition, offset: int) -> bytes | None:

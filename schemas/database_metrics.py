@@ -20,7 +20,7 @@ RowMetrics = Callable[[DictRow], Iterator[Metric]]
 
 class DatabaseMetrics(Collector):
     """A collector over the rows of `query` on the database at `url`; `metrics` makes metrics of each row.
-    There are none while the database is away, or so slow that a scrape would not wait for it."""
+    There are none while the database is unavailable, or so slow that a scrape would not wait for it."""
 
     def __init__(
         self, url: str, query: LiteralString, parameters: Mapping[str, object], metrics: RowMetrics
