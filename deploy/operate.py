@@ -86,7 +86,7 @@ def reproduce(policy: Policy, data_dir: DataDir = None, as_json: Json = False) -
     """Train a policy again from its stored inputs and compare the two; exit code 1 if they differ."""
     from deploy.local.prepare import prepared
     from schemas.database import open_pool
-    from trainer.reproduce import rebuild as run
+    from trainer.reproduce import reproduce as run
 
     with prepared(load(data_dir=data_dir)) as settings, open_pool(settings.database_url or "") as pool:
         found = run(settings, pool, policy)
@@ -96,15 +96,15 @@ def reproduce(policy: Policy, data_dir: DataDir = None, as_json: Json = False) -
         print(f"{policy} was reproduced byte by byte.")
     else:
         print(
-            f"{policy} was reproduced with other bytes: its log-probabilities differ by {found.distance:.4f}"
-            f" nats a token on the probe and by {found.of_replies:.4f} on replies that it learned from,"
-            f" {'within' if found.alike else 'beyond'} the tolerance of {found.tolerance}."
+            f"{policy} was reproduced with other bytes: its log-probabilities differ by {found.probe_distance:.4f}"
+            f" nats a token on the probe and by {found.reply_distance:.4f} on replies that it learned from,"
+            f" {'within' if found.equivalent else 'beyond'} the tolerance of {found.tolerance}."
         )
         if found.differs:
             print(f"Different from the original training: {'; '.join(found.differs)}.")
         else:
             print("The original was trained on the same kind of machine, where the bytes should be equal.")
-    raise typer.Exit(0 if found.alike else 1)
+    raise typer.Exit(0 if found.equivalent else 1)
 
 
 add_deprecated_name(app, "rebuild", "reproduce", reproduce)

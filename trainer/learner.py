@@ -1,10 +1,9 @@
-"""What each of a trainer's processes does in a round, in step with the others: all that the model is for.
+"""Learner runs a round on this process's copy of the model; in a process group, all ranks run it in lockstep.
 
-The first is the trainer: it alone reads votes and publishes, and it tells the others what it read. They
-follow it through the round with the same seeds, and so to the same adapter.
+Rank 0 is the trainer: only it reads votes and publishes. It broadcasts the round's data to the other ranks, which
+run the same round with the same seeds and get the same adapter.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,124 +13,129 @@ from pydantic import BaseModel, ConfigDict
 from schemas.errors import HearkenError
 from schemas.policies import Probe, file_digest
 from schemas.settings import Settings
+from trainer.data import vote_summary
 from trainer.data.examples import Corpus, Example, Key, Reply
-from trainer.data.round_inputs import Inputs
-from trainer.data.vote_summary import Past, made_for
-from trainer.evaluation import gate
-from trainer.evaluation.gate import Answers
-from trainer.evaluation.knowledge import Exam
+from trainer.data.feature_cache import FeatureCache
+from trainer.data.round_inputs import RoundInputs
+from trainer.data.split import RoundData
+from trainer.data.vote_summary import VoteSummary
+from trainer.evaluation.gate import SAMPLES_PER_PROMPT, EvalSamples, GateSamples, sample_eval
+from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval
 from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
-from trainer.model.distributed import ALONE, Processes
-from trainer.model.rollouts import Sampler, gathered, in_process
+from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
+from trainer.model.rollouts import Sampler, SamplingSpec, all_gather_rollouts, in_process_sampler
 from trainer.model.vllm_rollouts import VllmSampler
-from trainer.records.attribution import Said
-from trainer.records.publish import PAST
-from trainer.rl.optimize import Step
-from trainer.round import Learned, Round, Seen
+from trainer.records.attribution import side_by_side
+from trainer.round import RoundResult, run_round
 
 
-class OutOfStep(HearkenError):
-    """A round failed in this process, and the others wait for it in the middle of theirs."""
+class WorkerOutOfSync(HearkenError):
+    """A distributed round failed in one process while the others wait in a collective operation. All of them
+    must be started again."""
 
 
-class Task(BaseModel):
-    """A round as the others are told of it: what was read for it, and the directories of its parent and of
-    the live policy. What is left of older votes they read themselves."""
+class RoundBroadcast(BaseModel):
+    """A round as rank 0 broadcasts it: its data, and the directories of the adapters of its parent and of the
+    live policy. Each rank reads the vote summary's file itself."""
 
     model_config = ConfigDict(frozen=True)
 
     parent: Path
     live: Path
-    inputs: Inputs
+    inputs: RoundInputs
     examples: list[Example]
     replies: list[tuple[Key, Reply]]
     prompts: dict[str, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """What came of a round: answers to the prompts held out and some samples, of the live policy and of the
-    candidate, which is the adapter now; `knows` is how well candidate and base answer each probe."""
+class CandidateResult:
+    """A trained candidate, whose adapter is in the backbone, with what the gate and the record need of it:
+    `shown` has replies of the live policy and of the candidate side by side."""
 
-    live: Answers
-    before: Said
-    learned: Learned
-    knows: tuple[list[float], list[float]]
-    candidate: Answers
-    after: Said
+    round: RoundResult
+    samples: GateSamples
+    accuracy: KnowledgeAccuracy
+    shown: list[dict[str, str]]
     probe: Probe
 
 
 class Learner:
-    """One process's model, with what it keeps between rounds: what the base makes of the replies that votes
-    are about, and what it knows."""
+    """One process's model, and what it keeps between rounds: the base's scores of voted replies, and the
+    base's knowledge accuracy."""
 
-    def __init__(self, settings: Settings, processes: Processes = ALONE) -> None:
+    def __init__(self, settings: Settings, group: ProcessGroup = SINGLE_PROCESS) -> None:
         torch.set_num_threads(settings.trainer.threads)
         self.settings = settings
-        self.processes = processes
-        self.backbone = Backbone(Path(settings.model), settings.trainer.rl, processes)
-        self.seen = Seen(self.backbone)
-        self.exam = Exam(self.backbone, settings.trainer)
-        self.zero = probe(self.backbone)
-        self.past_file = settings.rounds_dir / settings.project / PAST
+        self.group = group
+        self.backbone = Backbone(Path(settings.model), settings.trainer.rl, group)
+        self.cache = FeatureCache(self.backbone)
+        self.knowledge = KnowledgeEval(self.backbone, settings.trainer)
+        self.base_probe = probe(self.backbone)
+        self.directory = settings.rounds_dir / settings.project
 
-    def past(self) -> Past | None:
-        """What is left of older votes, if there is any for this base and these settings."""
-        return Past.read(self.past_file, made_for(self.backbone.digest, self.settings.trainer))
+    def summary_file(self) -> Path:
+        """Returns the path of the vote summary, which may not exist."""
+        return vote_summary.find(self.directory)
+
+    def summary(self) -> VoteSummary | None:
+        """Returns the vote summary, if there is one for this base and these settings."""
+        key = vote_summary.compatibility_key(self.backbone.digest, self.settings.trainer)
+        return VoteSummary.read(self.summary_file(), key)
 
     def follow(self) -> None:
-        """Go through the rounds that the first process tells of, until it leaves."""
-        while said := self.processes.hear():
-            task = Task.model_validate_json(said)
+        """Runs the rounds that rank 0 broadcasts, until it ends. Raises WorkerOutOfSync when this process has
+        another vote summary."""
+        while message := self.group.broadcast():
+            task = RoundBroadcast.model_validate_json(message)
+            digest, summary = task.inputs.vote_summary, None
+            if digest:
+                summary = self.summary()
+                if summary is None or file_digest(self.summary_file()) != digest:
+                    raise WorkerOutOfSync(f"{self.summary_file()} is not the file that rank 0 has.")
             corpus = Corpus(task.examples, dict(task.replies))
-            past = self.past() if task.inputs.past else None
-            if task.inputs.past and (past is None or file_digest(self.past_file) != task.inputs.past):
-                raise OutOfStep(f"{self.past_file} is not what the first process has.")
-            work = Round(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, past)
-            self._attempt(task.parent, task.live, work)
+            data = RoundData(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, summary)
+            self._train(task.parent, task.live, data)
 
-    def attempt(self, parent: Path, live: Path, work: Round, report: Callable[[int, Step], None]) -> Trial:
-        """Improve the adapter in `parent`, with whoever follows; `live` has that of the policy that answers
-        people, which is mostly the same. Raises whatever goes wrong."""
-        if self.processes.count > 1:
-            corpus = work.corpus
-            task = Task(
-                parent=parent.absolute(), live=live.absolute(), inputs=work.inputs,
-                examples=corpus.examples, replies=list(corpus.replies.items()), prompts=work.prompts,
+    def train_candidate(self, parent: Path, live: Path, data: RoundData) -> CandidateResult:
+        """Trains the adapter in `parent`, together with the ranks that follow. `live` has the adapter of the
+        policy that people are served, which is mostly the same."""
+        if self.group.size > 1:
+            task = RoundBroadcast(
+                parent=parent.absolute(), live=live.absolute(), inputs=data.inputs,
+                examples=data.corpus.examples, replies=list(data.corpus.replies.items()),
+                prompts=data.prompts,
             )  # fmt: skip
-            self.processes.hear(task.model_dump_json().encode())
-        return self._attempt(parent, live, work, report)
+            self.group.broadcast(task.model_dump_json().encode())
+        return self._train(parent, live, data)
 
-    def _attempt(
-        self,
-        parent: Path,
-        live: Path,
-        work: Round,
-        report: Callable[[int, Step], None] = lambda number, step: None,
-    ) -> Trial:
-        rl, backbone, exam = self.settings.trainer.rl, self.backbone, self.exam
+    def _train(self, parent: Path, live: Path, data: RoundData) -> CandidateResult:
+        spec = SamplingSpec(SAMPLES_PER_PROMPT, self.settings.trainer.rl.max_tokens)
 
-        def answer(purpose: str) -> Answers:
-            """What the adapter says, as it is now, to the prompts that were held out."""
-            return gate.answer(backbone, work.exam, gate.REPLIES, rl.max_tokens, work.generator(purpose))
+        def evaluate(purpose: str) -> EvalSamples:
+            return sample_eval(self.backbone, data.eval_prompts, spec, data.generator(purpose))
 
-        backbone.load_adapter(live)
-        answers, before = answer("live"), exam.samples(work.generator("samples"))
+        self.backbone.load_adapter(live)
+        live_samples = evaluate("live")
+        before = self.knowledge.samples(data.generator("samples"))
         if parent != live:
-            backbone.load_adapter(parent)
-        learned = work.learn(self.seen, exam, self._sampler(work), report)
-        knows = (exam.of_adapter(work.generator("knowledge")), exam.of_base())
-        candidate, after = answer("candidate"), exam.samples(work.generator("samples"))
-        return Trial(answers, before, learned, knows, candidate, after, probe(backbone))
+            self.backbone.load_adapter(parent)
+        result = run_round(data, self.cache, self.knowledge, self._sampler(data))
+        accuracy = self.knowledge.adapter_accuracy(data.generator("knowledge"))
+        return CandidateResult(
+            result,
+            GateSamples(candidate=evaluate("candidate"), live=live_samples, base=result.base),
+            KnowledgeAccuracy(base=self.knowledge.base_accuracy(), candidate=accuracy),
+            side_by_side(before, self.knowledge.samples(data.generator("samples"))),
+            probe(self.backbone),
+        )
 
-    def _sampler(self, work: Round) -> Sampler:
+    def _sampler(self, data: RoundData) -> Sampler:
         rl = self.settings.trainer.rl
-        generator = work.generator("rollouts")
+        spec, generator = SamplingSpec(rl.samples_per_prompt, rl.max_tokens), data.generator("rollouts")
         if rl.sampler == "in_process":
-            return in_process(self.backbone, rl.replies, rl.max_tokens, generator)
+            return in_process_sampler(self.backbone, spec, generator)
         folder = self.settings.policies_dir / self.settings.project
-        urls = self.settings.vllm.urls
-        vllm = VllmSampler(self.backbone, urls, folder, rl.replies, rl.max_tokens, generator)
-        return lambda prompts: gathered(self.processes, vllm(prompts) if self.processes.first else [])
+        vllm = VllmSampler(self.backbone, self.settings.vllm.urls, folder, spec, generator)
+        return lambda prompts: all_gather_rollouts(self.group, vllm(prompts) if self.group.is_main else [])

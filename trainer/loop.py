@@ -1,87 +1,82 @@
-"""The trainer: votes in, policies out.
+"""The trainer is a loop: read votes, train a candidate, evaluate it at the gate, publish it if it passes.
 
-Read the log into examples. When enough new votes have come, or enough time has passed with any: fit the
-reward model to the votes that stand, less one fold; improve the live adapter by policy gradient on prompts
-that people sent; put the candidate before the gate, with the fold that was kept back; publish what
-passes; record the round whatever came of it. The next round keeps back another fold, so every vote is
-learned from. It starts from the live adapter, or from the one before if people like that less (`hindsight`).
+The loop reads the log into training examples. When enough new votes have come, or any and enough time has
+passed, it runs a round (`round`): it fits the reward model to the training folds of the active votes, improves
+the live adapter by policy gradient on prompts that people sent, puts the candidate before the gate with the
+held-out fold, and publishes it if it passes. Every round is recorded, whatever its outcome. A round starts from
+the live adapter, or from its parent if the live regression test fails (`evaluation.regression`).
 
-A trainer may be killed anywhere: votes are safe in the log, a policy is published whole or not at all, and
-a round that was cut off is closed as failed by whoever works next, and done again from the same inputs: of
-several trainers one is active and the others stand by. Nothing here touches what is served: the swap in
+A trainer may be killed at any instruction. Votes are safe in the log, a policy is published completely or not
+at all, and an interrupted round is closed as failed by the next leader and run again from the same inputs: of
+several trainers one leads and the others stand by (`leader_election`). Nothing here changes what is served;
 serving takes published policies live.
 
-A trainer may be several processes (`processes`): all of this is done by the first; the others share its work
-on the model (`learner`).
+A trainer may be a group of processes: rank 0 runs this loop, the others share the work on the model (`learner`).
 """
 
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import structlog
 
-from feedback.log import Log, open_log
+from feedback.log import Log
+from feedback.open_log import open_log
 from schemas.database import Pool, open_pool
 from schemas.errors import StartError
 from schemas.policies import file_digest
 from schemas.settings import Settings
-from trainer.data import examples, prompts
-from trainer.data.ingest import ingest, positions
-from trainer.data.round_inputs import Inputs
-from trainer.data.vote_summary import Past, forget
+from trainer import parent_policy
+from trainer.data import examples, prompts, vote_summary
+from trainer.data.ingest import consumer_offsets, ingest
+from trainer.data.round_inputs import RoundInputs
+from trainer.data.split import RoundData
+from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation import gate
-from trainer.evaluation.regression import look_back
-from trainer.evaluation.style_stats import style
-from trainer.leader_election import Standby
-from trainer.learner import Learner, OutOfStep
-from trainer.model.distributed import ALONE, Processes
+from trainer.evaluation.style_stats import style_stats
+from trainer.leader_election import LeaderElection
+from trainer.learner import CandidateResult, Learner, WorkerOutOfSync
+from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 from trainer.records import attribution, publish, record
+from trainer.records.record import Ending, RoundRecord, RoundRow
 from trainer.reward.ensemble import RewardModel
-from trainer.rl.optimize import Step
-from trainer.round import Round
 
-POLL = 0.5
-"""Seconds between looks at the log."""
+POLL_SECONDS = 0.5
+"""Seconds from one poll of the log to the next."""
 
-TRIM = 60.0
-"""Seconds between removals of what every consumer of the log has passed, training or not."""
+TRIM_SECONDS = 60.0
+"""Seconds from one removal of consumed log entries to the next."""
 
-MOST_ATTEMPTS = 3
-"""How often a round is begun whose trainer dies."""
-
-SETTLE = 10.0
-"""Seconds to wait for a published policy to go live, so that the next round starts from it."""
+MAX_ATTEMPTS = 3
+"""How often a round is started whose trainer dies."""
 
 log = structlog.get_logger("trainer")
 
 
-def run(settings: Settings, *, once: bool = False, processes: Processes = ALONE) -> int:
-    """Train until killed; with `once`, one round on what there is. `processes` are those that follow this
-    one, the first (`Learner.follow`). Returns the exit code: 0, or 1 when the one round failed. Raises
-    StartError when the base is another than the project's policies adapt, or when another trainer has the
-    place for the one round, and OutOfStep."""
+def run(settings: Settings, *, once: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> int:
+    """Trains until killed, or with `once` runs one round; the other ranks of `group` run `Learner.follow`.
+    Returns the exit code: 0, or 1 when the one round failed. Raises StartError when the base is not the one of
+    the project's policies, or when another trainer leads and one round was asked for, and WorkerOutOfSync."""
     if settings.database_url is None:
         raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
-    learner = Learner(settings, processes)
+    learner = Learner(settings, group)
     with open_pool(settings.database_url, size=settings.connections) as pool:
         votes = open_log(settings, pool)
         trainer = Trainer(settings, pool, votes, learner)
         try:
             if once:
-                if not trainer.active():
-                    raise StartError("Another trainer works for this project; it does the rounds.")
+                if not trainer.lead():
+                    raise StartError("Another trainer leads this project; it runs the rounds.")
                 ingest(pool, votes)
                 outcome = trainer.round()
-                processes.hear()
+                group.broadcast()
                 return 1 if outcome == "failed" else 0
             while True:
-                trainer.look()
-                time.sleep(POLL)
+                trainer.poll()
+                time.sleep(POLL_SECONDS)
         finally:
-            trainer.standby.leave()
+            trainer.election.release()
             votes.close()
 
 
@@ -90,247 +85,213 @@ class Trainer:
 
     def __init__(self, settings: Settings, pool: Pool, votes: Log, learner: Learner) -> None:
         self.settings = settings
+        self.project = settings.project
         self.pool = pool
         self.log = votes
         self.learner = learner
         self.backbone = learner.backbone
-        self.standby = Standby(settings.database_url or "", settings.project)
-        self._unfinished = settings.rounds_dir / settings.project / "unfinished.json"
-        self._lesson: tuple[Round, RewardModel] | None = None
-        self._counted: tuple[dict[str, str], int] | None = None
+        self.election = LeaderElection(settings.database_url or "", settings.project)
         self.last_round = time.monotonic()
-        self._trimmed = -TRIM
-        self.working = False
-        log.info("trainer ready", project=settings.project, base=self.backbone.digest[:12])
+        self.leading = False
+        self._unfinished = learner.directory / "unfinished.json"
+        self._fitted: tuple[RoundData, RewardModel] | None = None
+        self._counted: tuple[dict[str, str], int] | None = None
+        self._trimmed = -TRIM_SECONDS
+        log.info("trainer ready", project=self.project, base=self.backbone.digest[:12])
 
-    def active(self) -> bool:
-        """Whether this is the trainer that works. One that takes over puts in order what it finds. Raises
+    def lead(self) -> bool:
+        """Whether this trainer leads. A new leader closes and completes what the last one left. Raises
         StartError as `run`."""
-        before, self.working = self.working, False
-        if self.standby.active():
+        before, self.leading = self.leading, False
+        if self.election.try_acquire():
             if not before:
-                record.close_interrupted(self.pool, self.settings.project)  # first: nobody publishes now
-                publish.ensure_base(self.pool, self.backbone, self.settings, self.learner.zero)
+                record.close_interrupted(self.pool, self.project)  # first: then nobody else can publish
+                publish.ensure_base(self.pool, self.backbone, self.settings, self.learner.base_probe)
                 record.complete(self.pool, self.settings)
-                log.info("trainer active", project=self.settings.project)
-            self.working = True
-        return self.working
+                log.info("trainer leads", project=self.project)
+            self.leading = True
+        return self.leading
 
-    def look(self) -> None:
-        """Read the log, and train if it is time and our place. A database that is away is met again at the
-        next look."""
+    def poll(self) -> None:
+        """Reads the log, and runs a round if one is due and this trainer leads. When the database is away, it
+        returns and the next poll tries again."""
         try:
-            if not self.active():
+            if not self.lead():
                 return
             ingest(self.pool, self.log)
             self._trim()
             if self.due():
-                if record.close_interrupted(self.pool, self.settings.project):
+                if record.close_interrupted(self.pool, self.project):
                     record.complete(self.pool, self.settings)
                 self.round()
         except psycopg.OperationalError as error:
             log.warning("database is away", error=type(error).__name__)
-        except publish.Overtaken as error:
+        except publish.LeadershipLost as error:
             log.warning("round dropped", reason=str(error))
 
     def _trim(self) -> None:
-        if time.monotonic() - self._trimmed >= TRIM:
+        if time.monotonic() - self._trimmed >= TRIM_SECONDS:
             self.log.trim()
             self._trimmed = time.monotonic()
 
     def due(self) -> bool:
-        """Whether enough votes have come since the last round, or any and enough time; never while paused."""
-        project, when = self.settings.project, self.settings.trainer
+        """Whether enough new votes have come since the last round, or any and enough time has passed; False
+        while the project is paused."""
+        when = self.settings.trainer
         with self.pool.connection() as connection:
-            row = connection.execute("select paused from projects where id = %s", [project]).fetchone()
+            row = connection.execute("select paused from projects where id = %s", [self.project]).fetchone()
         if row is None or row["paused"]:
             return False
         arrived = self._arrived()
-        new = arrived - record.votes_at_last_round(self.pool, project)
+        new = arrived - record.votes_at_last_round(self.pool, self.project)
         waited = time.monotonic() - self.last_round >= when.round_seconds
         return arrived >= when.min_votes and (new >= when.round_votes or (new > 0 and waited))
 
     def _arrived(self) -> int:
-        """Votes so far. They are counted when the log was read further, not at each look: counting takes the
-        longer the more there are."""
-        read = positions(self.pool)
-        if self._counted is None or self._counted[0] != read:
-            self._counted = (read, examples.count(self.pool, self.settings.project))
+        """Returns the number of votes, counted anew only when the log was read further."""
+        offsets = consumer_offsets(self.pool)
+        if self._counted is None or self._counted[0] != offsets:
+            self._counted = (offsets, examples.count_votes(self.pool, self.project))
         return self._counted[1]
 
     def round(self) -> str:
-        """One round, recorded; returns its outcome. A round that fails leaves the live policy as it is; where
-        other processes follow, it raises OutOfStep."""
+        """Runs and records one round; returns its outcome. A failed round leaves the live policy as it is; in
+        a process group it raises WorkerOutOfSync."""
         self.last_round = started = time.monotonic()
-        project = self.settings.project
-        self._lesson = None
-        figures: dict[str, Any] = {"votes": self._arrived()}
-        cut_off = Inputs.read(self._unfinished) if record.was_cut_off(self.pool, project) else None
-        live, live_directory = self._live()
-        parent, directory = self._start(live, live_directory, cut_off, figures)
-        figures["parent"] = parent
-        round_id, number = record.begin(self.pool, project, parent)
-        try:
-            past = self._past_that_stands()
-            inputs = self._inputs(number, parent, past, cut_off)
-            figures["votes"] = inputs.votes
-            outcome, reason = self._round(round_id, number, directory, live_directory, inputs, past, figures)
-        except (psycopg.OperationalError, publish.Overtaken):
-            raise
-        except Exception as error:  # whatever it was, the next votes get another chance
-            figures["traceback"] = traceback.format_exc()
-            outcome, reason = "failed", f"{type(error).__name__}: {error}"
-        figures["seconds"] = round(time.monotonic() - started, 1)
-        if not record.finish(self.pool, self.settings, round_id, number, outcome, reason, figures):
-            raise publish.Overtaken(f"another trainer took over before round {number} ended")
-        self._unfinished.unlink(missing_ok=True)
-        self._fold()
-        say = log.error if outcome == "failed" else log.info
-        say("round ended", round=number, outcome=outcome, reason=reason, seconds=figures["seconds"])
-        if outcome == "failed" and self.learner.processes.count > 1:
-            raise OutOfStep(f"Round {number} failed: {reason}. All processes must start again.")
-        return outcome
-
-    def _round(
-        self, round_id: int, number: int, parent: Path, live: Path, inputs: Inputs, past: Past | None,
-        figures: dict[str, Any],
-    ) -> tuple[str, str | None]:  # fmt: skip
-        settings, backbone, project = self.settings.trainer, self.backbone, self.settings.project
-        work = Round(
-            backbone,
-            settings,
-            inputs,
-            examples.load(self.pool, project, backbone, inputs.events),
-            examples.prompts(self.pool, project, backbone, inputs.turns),
-            past,
+        self._fitted = None
+        interrupted = (
+            RoundInputs.read(self._unfinished) if record.was_interrupted(self.pool, self.project) else None
         )
-        figures |= {
-            "seed": settings.seed,
-            "draw": inputs.draw,
-            "versions": publish.versions(backbone),
-            "examples": len(work.training),
-            "examples_past": len(past.events) if past else 0,
-            "examples_new": sum(not example.learned for example in work.training),
-            "unreadable": work.corpus.unreadable,
-            "held_out": len(work.held_out),
-            "held_out_unseen": sum(not example.learned for example in work.held_out),
-            "prompts": len(work.practice),
-        }
-        if (why := work.useless()) is not None:
-            return "skipped", why
+        live = parent_policy.live_policy(self.pool, self.settings)
+        parent, test = parent_policy.choose_parent(self.pool, self.project, live, interrupted)
+        found = RoundRecord(self._arrived(), parent.id, regression_test=test)
+        row = record.begin(self.pool, self.project, found.parent)
+        with structlog.contextvars.bound_contextvars(round=row.number):
+            try:
+                summary = self._active_summary()
+                inputs = self._inputs(row.number, found.parent, summary, interrupted)
+                found.votes = inputs.votes
+                data = self._load(inputs, summary)
+                ending = self._train(row, data, parent.directory, live.directory, found)
+            except (psycopg.OperationalError, publish.LeadershipLost):
+                raise
+            except Exception as error:  # whatever it was, the next votes get another chance
+                found.traceback = traceback.format_exc()
+                ending = Ending("failed", f"{type(error).__name__}: {error}")
+            found.seconds = round(time.monotonic() - started, 1)
+            if not record.finish(self.pool, self.settings, row, ending, found):
+                raise publish.LeadershipLost(f"another trainer took over before round {row.number} ended")
+            self._unfinished.unlink(missing_ok=True)
+            self._compact()
+            say = log.error if ending.outcome == "failed" else log.info
+            say("round ended", outcome=ending.outcome, reason=ending.reason, seconds=found.seconds)
+        if ending.outcome == "failed" and self.learner.group.size > 1:
+            raise WorkerOutOfSync(
+                f"Round {row.number} failed: {ending.reason}. All processes must start again."
+            )
+        return ending.outcome
+
+    def _train(self, row: RoundRow, data: RoundData, parent: Path, live: Path, found: RoundRecord) -> Ending:
+        """Trains a candidate from the adapter in `parent`, evaluates it, and publishes it if it passes."""
+        self._describe_data(data, found)
+        if (reason := data.skip_reason()) is not None:
+            return Ending("skipped", reason)
         log.info(
-            "round begins", round=number, parent=inputs.parent, examples=len(work.training),
-            held_out=len(work.held_out),
-        )  # fmt: skip
-
-        def report(step: int, seen: Step) -> None:
-            log.info("step", round=number, step=step, reward=seen.reward, kl=seen.kl, length=seen.length)
-
-        trial = self.learner.attempt(parent, live, work, report)
-        learned = trial.learned
-        self._lesson = work, learned.model
-        figures["reward_model"] = attribution.of_model(work, learned.model, self.learner.seen)
-        figures["improvement"] = learned.improvement.figures()
-        figures["style"] = {
-            name: style([backbone.decode(reply) for reply in answers.token_ids])
-            for name, answers in (("live", trial.live), ("candidate", trial.candidate))
-        }
-        figures["samples"] = attribution.of_replies(trial.before, trial.after)
-        figures |= attribution.of_votes(work, learned.model, self.learner.seen)
-        verdict = gate.judge(
-            trial.candidate, trial.live, learned.base, learned.model, learned.judge, trial.knows,
-            settings.gate, settings.rl,
-        )  # fmt: skip
-        verdict.require(learned.improvement.moved, learned.improvement.stopped or "no step moved the adapter")
-        figures["gate"] = verdict.as_json()
-        log.info("gate", round=number, passed=verdict.passed, **verdict.figures)
+            "round begins", parent=found.parent, examples=len(data.training), held_out=len(data.held_out)
+        )
+        candidate = self.learner.train_candidate(parent, live, data)
+        self._fitted = data, candidate.round.model
+        self._describe_training(candidate, data, found)
+        models = gate.GateModels(candidate.round.model, candidate.round.held_out_model)
+        verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, self.settings.trainer)
+        optimized = candidate.round.optimized
+        verdict.require(optimized.moved, optimized.stopped or "no step moved the adapter")
+        found.gate = verdict.as_json()
+        log.info("gate", passed=verdict.passed, **verdict.figures)
         if not verdict.passed:
-            return "rejected", "; ".join(verdict.reasons)
-        event_ids = work.learned_from()
-        manifest = publish.write(
-            backbone, self.settings, number, trial.probe, inputs, learned.improvement.rollouts, event_ids,
-            {"gate": verdict.figures, **learned.improvement.figures()},
-            self.learner.past_file if past else None,
+            return Ending("rejected", "; ".join(verdict.reasons))
+        events = data.training_events()
+        artifacts = publish.TrainingArtifacts(
+            data.inputs, optimized.rollouts, events, {"gate": verdict.figures, **optimized.as_json()},
+            self.learner.summary_file() if data.history else None,
         )  # fmt: skip
-        publish.announce(self.pool, self.settings, manifest, event_ids, round_id, verdict.as_json(), figures)
-        figures["policy"] = manifest.id
-        return "published", None
+        manifest = publish.write(self.backbone, self.settings, row.number, candidate.probe, artifacts)
+        publish.register(self.pool, self.settings, manifest, events, row, found)
+        found.policy = manifest.id
+        return Ending("published")
 
-    def _fold(self) -> None:
-        """Have older votes of the round kept as what they say. Without a past that can be made, a new one
-        begins."""
-        if self._lesson is None:
+    def _load(self, inputs: RoundInputs, summary: VoteSummary | None) -> RoundData:
+        corpus = examples.load(self.pool, self.project, self.backbone, inputs.events)
+        turns = examples.load_prompts(self.pool, self.project, self.backbone, inputs.turns)
+        return RoundData(self.backbone, self.settings.trainer, inputs, corpus, turns, summary)
+
+    def _describe_data(self, data: RoundData, found: RoundRecord) -> None:
+        found.seed, found.draw = data.settings.seed, data.inputs.draw
+        found.versions = publish.versions(self.backbone)
+        found.examples = len(data.training)
+        found.examples_past = len(data.history.events) if data.history else 0
+        found.examples_new = sum(not example.seen_in_training for example in data.training)
+        found.unreadable = data.corpus.unreadable
+        found.held_out = len(data.held_out)
+        found.held_out_unseen = sum(not example.seen_in_training for example in data.held_out)
+        found.prompts = len(data.train_prompts)
+
+    def _describe_training(self, candidate: CandidateResult, data: RoundData, found: RoundRecord) -> None:
+        model, features = candidate.round.model, self.learner.cache.features
+        found.reward_model = attribution.held_out_accuracy(model, *data.votes(held_out=True), features)
+        found.optimization = candidate.round.optimized.as_json()
+        found.style = {
+            name: style_stats([self.backbone.decode(reply) for reply in samples.token_ids])
+            for name, samples in (
+                ("live", candidate.samples.live),
+                ("candidate", candidate.samples.candidate),
+            )
+        }
+        found.samples = candidate.shown
+        influence = attribution.vote_influence(model, *data.votes(), features, data.training)
+        found.weightiest, found.raters = influence["weightiest"], influence["raters"]
+
+    def _compact(self) -> None:
+        """Compacts the round's oldest votes into the vote summary. If that fails, the summary is discarded and
+        a new one begins."""
+        if self._fitted is None:
             return
-        work, model = self._lesson
+        data, model = self._fitted
         try:
-            folded = work.fold(self.learner.seen, model)
-            if folded is not None:
-                folded.keep(self.pool, self.settings.project, self.learner.past_file)
+            summary = data.compact(self.learner.cache, model)
+            if summary is not None:
+                summary.save(self.pool, self.project, self.learner.directory / vote_summary.FILE)
         except (ArithmeticError, RuntimeError, ValueError) as error:
-            log.error("votes were not folded", error=str(error))
-            forget(self.pool, self.settings.project, self.learner.past_file)
+            log.error("votes were not compacted", error=str(error))
+            vote_summary.discard(self.pool, self.project, self.learner.directory)
 
-    def _past_that_stands(self) -> Past | None:
-        """What is left of older votes; forgotten when one of them stands no more."""
-        past, project = self.learner.past(), self.settings.project
-        if past is not None and past.stands(self.pool, project):
-            return past
-        forget(self.pool, project, self.learner.past_file)
+    def _active_summary(self) -> VoteSummary | None:
+        """Returns the vote summary; discards it when one of its votes is no longer active."""
+        summary = self.learner.summary()
+        if summary is not None and summary.is_active(self.pool, self.project):
+            return summary
+        vote_summary.discard(self.pool, self.project, self.learner.directory)
         return None
 
-    def _inputs(self, number: int, parent: str, past: Past | None, cut_off: Inputs | None) -> Inputs:
-        """Of the round that begins: those of one that was cut off, if it can be done again, else what there
-        is now."""
-        digest = file_digest(self.learner.past_file) if past else None
-        again = cut_off is not None and (cut_off.parent, cut_off.past) == (parent, digest)
-        if cut_off is not None and again and cut_off.attempts < MOST_ATTEMPTS:
-            inputs = cut_off.model_copy(update={"attempts": cut_off.attempts + 1})
-            log.info("round begins again", round=number, of=cut_off.draw, attempt=inputs.attempts)
+    def _inputs(
+        self, number: int, parent: str, summary: VoteSummary | None, interrupted: RoundInputs | None
+    ) -> RoundInputs:
+        """Returns the inputs of an interrupted round if it can be run again, else what there is now."""
+        digest = file_digest(self.learner.summary_file()) if summary else None
+        same = interrupted is not None and (interrupted.parent, interrupted.vote_summary) == (parent, digest)
+        if interrupted is not None and same and interrupted.attempts < MAX_ATTEMPTS:
+            inputs = interrupted.model_copy(update={"attempts": interrupted.attempts + 1})
+            log.info("round begins again", of=interrupted.draw, attempt=inputs.attempts)
         else:
-            project = self.settings.project
-            inputs = Inputs(
+            inputs = RoundInputs(
                 draw=number,
                 parent=parent,
                 votes=self._arrived(),
-                positions=positions(self.pool),
-                events=examples.standing(self.pool, project),
-                turns=prompts.to_practise(self.pool, project, number),
-                knowledge_lost=record.knowledge_lost(self.pool, project),
-                past=digest,
+                positions=consumer_offsets(self.pool),
+                events=examples.active_events(self.pool, self.project),
+                turns=prompts.select_turns(self.pool, self.project, number),
+                knowledge_lost=record.knowledge_lost(self.pool, self.project),
+                vote_summary=digest,
             )
         inputs.write(self._unfinished)
         return inputs
-
-    def _start(
-        self, live: str, directory: Path, cut_off: Inputs | None, figures: dict[str, Any]
-    ) -> tuple[str, Path]:
-        """The policy that the round starts from, and its directory: the live one, or its parent where people
-        regret the step. One that was cut off starts where it did."""
-        hindsight = look_back(self.pool, self.settings.project, live)
-        if hindsight is None:
-            return live, directory
-        figures["hindsight"] = hindsight.figures()
-        back = hindsight.regrets if cut_off is None else cut_off.parent == hindsight.parent
-        if not back:
-            return live, directory
-        log.warning("step taken back", **hindsight.figures())
-        return hindsight.parent, hindsight.directory
-
-    def _live(self) -> tuple[str, Path]:
-        """The policy that answers everybody, and its directory; waits a little for a newer one on its way."""
-        deadline = time.monotonic() + SETTLE
-        while True:
-            with self.pool.connection() as connection:
-                row = connection.execute(
-                    "select live.id, live.directory, exists (select from policies p"
-                    " where p.project = r.project and p.state = 'published'"
-                    " and p.created_at > live.created_at) as pending"
-                    " from routes r join policies live on live.project = r.project and live.id = r.live"
-                    " where r.project = %s",
-                    [self.settings.project],
-                ).fetchone()
-            assert row is not None  # noqa: S101  (ensure_base made the route)
-            waits = self.settings.serving.promotion == "direct" and row["pending"]
-            if not waits or time.monotonic() >= deadline:
-                return row["id"], Path(row["directory"])
-            time.sleep(POLL / 5)

@@ -1,16 +1,15 @@
-"""A policy made again from what its directory keeps: the names of its votes and prompts, the rollouts, the
-configuration and the seed, from the adapter of its parent.
+"""Reproduction trains a policy again from what its directory keeps, and compares the weights byte by byte.
 
-On the same kind of machine the weights are the same byte by byte; on another they answer alike within a
-tolerance: on the probe that replicas are tried with, and on the replies that the policy's last step sampled.
-Where votes or prompts were erased since, or went with their time, it cannot be made again.
+The directory has the round's inputs (the names of its votes and prompts), all rollouts, the configuration and
+the seed; training starts from the adapter of its parent. On the same kind of machine the weights are identical.
+On another, log-probabilities agree within a tolerance, on the probe and on the replies of the last step. A policy
+whose votes or prompts were erased, or are past their retention, cannot be reproduced.
 """
 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -21,94 +20,124 @@ from schemas.errors import HearkenError, NotFound
 from schemas.policies import WEIGHTS, Manifest, base_digest, file_digest, verify
 from schemas.settings import Settings, TrainerSettings
 from trainer.data import examples, vote_summary
+from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
+from trainer.data.split import RoundData
 from trainer.data.vote_summary import VoteSummary, compatibility_key
-from trainer.evaluation.knowledge import Exam
+from trainer.evaluation.knowledge import KnowledgeEval
 from trainer.model.adapter import probe, save_weights
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Diverged, Rollout, replay, unpack
 from trainer.records import publish
 from trainer.reward.scoring import MICRO_BATCH, sort_by_length
-from trainer.round import Round, Seen
+from trainer.round import run_round
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
-    """`identical` bytes, or how far logprobs are off, nats a token: `distance` those of the probe,
-    `of_replies` those of the replies of the last step. `differs` names what bytes depend on and is not as it
-    was, as "torch 2.13.0 → 2.14.0"; empty on the same kind of machine."""
+class Reproduction:
+    """The result of a reproduction: whether the weights are `identical`, else the mean distances of the
+    log-probabilities in nats per token, on the probe and on the replies of the last step. `differs` lists
+    what the bytes depend on and has changed, as "torch 2.13.0 → 2.14.0"."""
 
     policy: str
     identical: bool
-    distance: float
-    of_replies: float
+    probe_distance: float
+    reply_distance: float
     tolerance: float
     differs: list[str]
 
     @property
-    def alike(self) -> bool:
-        return self.identical or max(self.distance, self.of_replies) <= self.tolerance
+    def equivalent(self) -> bool:
+        """Whether the weights are identical or the log-probabilities agree within the tolerance."""
+        return self.identical or max(self.probe_distance, self.reply_distance) <= self.tolerance
 
 
 class NotReproducible(HearkenError):
-    """A policy cannot be reproduced: an input is missing, or this machine's arithmetic differs. The message says
-    which; use the Hearken version or the kind of machine that it names."""
+    """A policy cannot be reproduced: an input is missing, or this machine's arithmetic differs. The message
+    says which; use the Hearken version or the kind of machine that it names."""
 
 
-def rebuild(settings: Settings, pool: Pool, policy: str) -> Rebuilt:
-    """`settings.model` is the base's directory. Raises NotFound, PolicyRejected where a directory is not what
-    was published, and NotReproducible."""
+@dataclass(frozen=True, slots=True)
+class _LastStep:
+    """The samples of the last step, as token ids."""
+
+    prompts: list[list[int]]
+    replies: list[list[int]]
+
+
+def reproduce(settings: Settings, pool: Pool, policy: str) -> Reproduction:
+    """Reproduces a policy; `settings.model` is the base's directory. Raises NotFound, PolicyRejected when a
+    directory is not what was published, and NotReproducible."""
     manifest, directory = _published(settings, pool, policy)
     inputs = RoundInputs.read(directory / publish.INPUTS)
     if inputs is None:
-        raise NotReproducible(f"{policy} keeps no inputs: it is the base, or of an older Hearken.")
+        raise NotReproducible(f"{policy} has no {publish.INPUTS}: it is the base, or of an older Hearken.")
     _, parent = _published(settings, pool, inputs.parent)
+    trainer = _configuration(manifest)
+    torch.set_num_threads(trainer.threads)
+    backbone = Backbone(Path(settings.model), trainer.rl)
+    data = _data(settings, pool, backbone, trainer, inputs, directory)
+    rollouts = unpack(load_file(directory / publish.ROLLOUTS))
+    backbone.load_adapter(parent)
+    last = _train(data, rollouts, policy)
+    return _compare(backbone, manifest, directory, last, settings.engine.probe_tolerance)
+
+
+def _configuration(manifest: Manifest) -> TrainerSettings:
     try:
-        trainer = TrainerSettings.model_validate(manifest.configuration)
+        return TrainerSettings.model_validate(manifest.configuration)
     except ValidationError as error:
         names = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
         raise NotReproducible(
-            f"{policy} was trained with settings that this Hearken does not have or allow: {names}. Rebuild"
-            f" it with Hearken {manifest.versions.get('hearken', 'of its time')}."
+            f"{manifest.id} was trained with settings that this Hearken does not have or allow: {names}."
+            f" Reproduce it with Hearken {manifest.versions.get('hearken', 'of its time')}."
         ) from None
-    torch.set_num_threads(trainer.threads)
-    backbone = Backbone(Path(settings.model), trainer.rl)
-    past = VoteSummary.read(vote_summary.find(directory), compatibility_key(backbone.digest, trainer))
-    if inputs.vote_summary and past is None:
-        raise NotReproducible(f"What {policy} kept of older votes is broken, or of another Hearken.")
+
+
+def _data(
+    settings: Settings,
+    pool: Pool,
+    backbone: Backbone,
+    trainer: TrainerSettings,
+    inputs: RoundInputs,
+    directory: Path,
+) -> RoundData:
+    summary = VoteSummary.read(vote_summary.find(directory), compatibility_key(backbone.digest, trainer))
+    if inputs.vote_summary and summary is None:
+        raise NotReproducible(f"The vote summary in {directory} is damaged, or of another Hearken.")
     try:
-        if past is not None:
-            past.require_present(pool, settings.project)
+        if summary is not None:
+            summary.require_present(pool, settings.project)
         corpus = examples.load(pool, settings.project, backbone, inputs.events)
         prompts = examples.load_prompts(pool, settings.project, backbone, inputs.turns)
     except examples.Erased as error:
-        raise NotReproducible(f"{policy} cannot be rebuilt: {error.message}") from None
-    work = Round(backbone, trainer, inputs, corpus, prompts, past)
-    kept = unpack(load_file(directory / publish.ROLLOUTS))
-    backbone.load_adapter(parent)
-    asked: list[list[list[int]]] = []
-    again = replay(kept)
+        raise NotReproducible(f"{directory.name} cannot be reproduced: {error.message}") from None
+    return RoundData(backbone, trainer, inputs, corpus, prompts, summary)
+
+
+def _train(data: RoundData, rollouts: Sequence[list[Rollout]], policy: str) -> _LastStep:
+    """Trains on the kept rollouts. Raises NotReproducible when the guard decides otherwise than before."""
+    drawn: list[list[list[int]]] = []
+    replayed = replay(rollouts)
 
     def sampler(prompts: Sequence[list[int]]) -> list[Rollout]:
-        asked.append(list(prompts))
-        return again(prompts)
+        drawn.append(list(prompts))
+        return replayed(prompts)
 
+    backbone = data.backbone
     try:
-        learned = work.learn(Seen(backbone), Exam(backbone, trainer), sampler)
-        if len(learned.improvement.rollouts) < len(kept):
-            raise Diverged(len(learned.improvement.rollouts))
+        result = run_round(data, FeatureCache(backbone), KnowledgeEval(backbone, data.settings), sampler)
+        if len(result.optimized.rollouts) < len(rollouts):
+            raise Diverged(len(result.optimized.rollouts))
     except Diverged as error:
-        raise NotReproducible(f"{policy} cannot be rebuilt here: {error.message}.") from None
-    prompts_of_last = [asked[-1][rollout.prompt] for rollout in kept[-1]]
-    return _compare(
-        backbone, manifest, directory, prompts_of_last, [rollout.token_ids for rollout in kept[-1]],
-        settings.engine.probe_tolerance,
-    )  # fmt: skip
+        raise NotReproducible(f"{policy} cannot be reproduced here: {error.message}.") from None
+    last = rollouts[-1]
+    return _LastStep([drawn[-1][each.prompt] for each in last], [each.token_ids for each in last])
 
 
 def _published(settings: Settings, pool: Pool, policy: str) -> tuple[Manifest, Path]:
     with pool.connection() as connection:
-        row: dict[str, Any] | None = connection.execute(
+        row = connection.execute(
             "select directory, digest from policies where project = %s and id = %s",
             [settings.project, policy],
         ).fetchone()
@@ -119,42 +148,36 @@ def _published(settings: Settings, pool: Pool, policy: str) -> tuple[Manifest, P
 
 
 def _compare(
-    backbone: Backbone,
-    manifest: Manifest,
-    directory: Path,
-    prompts: Sequence[list[int]],
-    replies: Sequence[list[int]],
-    tolerance: float,
-) -> Rebuilt:
-    """The backbone's adapter, which is lost, with the one in `directory`."""
+    backbone: Backbone, manifest: Manifest, directory: Path, last: _LastStep, tolerance: float
+) -> Reproduction:
+    """Compares the backbone's adapter, which it then replaces, with the adapter in `directory`."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / WEIGHTS
         save_weights(backbone, weights)
         identical = file_digest(weights) == manifest.files[WEIGHTS]
-    distance = _apart(probe(backbone).logprobs, manifest.probe.logprobs)
-    of_rebuilt = _logprobs(backbone, prompts, replies)
+    probe_distance = _mean_distance(probe(backbone).logprobs, manifest.probe.logprobs)
+    reproduced = _logprobs(backbone, last)
     now = publish.versions(backbone)
     then = {name: manifest.versions.get(name, "unknown") for name in now}
     backbone.load_adapter(directory)
-    of_published = _logprobs(backbone, prompts, replies)
-    return Rebuilt(
-        manifest.id, identical, distance, _apart(of_rebuilt, of_published), tolerance,
-        [f"{name} {then[name]} → {now[name]}" for name in now if now[name] != then[name]],
+    return Reproduction(
+        manifest.id, identical, probe_distance, _mean_distance(reproduced, _logprobs(backbone, last)),
+        tolerance, [f"{name} {then[name]} → {now[name]}" for name in now if now[name] != then[name]],
     )  # fmt: skip
 
 
 @torch.no_grad()
-def _logprobs(backbone: Backbone, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> list[float]:
-    """Of all tokens of the replies, by the adapter as it is now."""
+def _logprobs(backbone: Backbone, last: _LastStep) -> list[float]:
+    """Returns the current adapter's log-probabilities of all reply tokens."""
     found: list[float] = []
-    order = sort_by_length(prompts, replies)
+    order = sort_by_length(last.prompts, last.replies)
     with backbone.full_precision():
         for start in range(0, len(order), MICRO_BATCH):
             rows = order[start : start + MICRO_BATCH]
-            batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+            batch = backbone.pad([last.prompts[row] for row in rows], [last.replies[row] for row in rows])
             found += backbone.logprobs_BR(batch)[batch.reply_mask_BR > 0].tolist()
     return found
 
 
-def _apart(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(abs(now - then) for now, then in zip(one, other, strict=True)) / len(one)
+def _mean_distance(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)

@@ -1,5 +1,6 @@
 """This module measures the device's throughput (in about a second) and memory, and names its hardware."""
 
+import ctypes
 import functools
 import platform
 import time
@@ -90,3 +91,10 @@ def memory_in_use(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated())
     return int(psutil.Process().memory_info().rss)
+
+
+def release_memory() -> None:
+    """Returns freed memory from glibc's heap to the system: batches of different shapes fragment it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,9 +1,9 @@
-"""Making a policy public: an immutable directory, then one transaction that says it exists.
+"""This module publishes a policy: it writes an immutable directory, then registers it in one transaction.
 
-The directory is written under another name, flushed and renamed, so a policy is whole or absent. Its row,
-the record of its round and the names of the votes it learned from are one transaction: a trainer killed
-before it leaves a directory that nobody knows, which the next start removes. It removes nothing else: a
-database that knows none of the policies that are there is the wrong one, or was not restored.
+The directory is written under another name, flushed to disk and renamed, so a policy is complete or absent.
+Its row, its round's record and the events of its votes are one transaction. A trainer killed before it leaves
+an unregistered directory, which the next start removes. It removes nothing else: a database that knows none of
+the policies in the data folder is the wrong one, or was not restored.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,21 +25,36 @@ from schemas.database import Pool
 from schemas.errors import HearkenError, StartError
 from schemas.policies import BASE, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
+from trainer.data import vote_summary
 from trainer.data.round_inputs import RoundInputs
 from trainer.model import device
 from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack
-from trainer.records.record import finite
+from trainer.records.record import RoundRecord, RoundRow, finite
 
-INPUTS, ROLLOUTS, PAST = "inputs.json", "rollouts.safetensors", "past.safetensors"
-"""Beside the adapter: what it was made from, so that it can be made again."""
+INPUTS, ROLLOUTS = "inputs.json", "rollouts.safetensors"
+"""Files of a policy directory from which the policy can be reproduced, beside the vote summary."""
 
 _DRAFT = ".draft-"
 
 
 class LeadershipLost(HearkenError):
-    """Another trainer took over and closed this one's round. The round is dropped; its votes stay for the next."""
+    """Another trainer took over and closed this one's round. The round is dropped; its votes stay for the
+    next."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingArtifacts:
+    """What a policy was trained from, kept in its directory so that it can be reproduced: the round's inputs,
+    all steps' rollouts, the events of its votes, the file of the vote summary if there was one; and the
+    metrics of the round."""
+
+    inputs: RoundInputs
+    rollouts: Sequence[list[Rollout]]
+    event_ids: Sequence[str]
+    metrics: dict[str, Any]
+    vote_summary: Path | None = None
 
 
 def write(
@@ -46,93 +62,106 @@ def write(
     settings: Settings,
     number: int,
     probe: Probe,
-    inputs: RoundInputs | None = None,
-    rollouts: Sequence[list[Rollout]] = (),
-    event_ids: Sequence[str] = (),
-    metrics: dict[str, Any] | None = None,
-    past: Path | None = None,
+    artifacts: TrainingArtifacts | None = None,
 ) -> Manifest:
-    """The directory of the adapter as it is now, of which `probe` is: named by `number` and its weights, `p0`
-    without inputs. `past` is the file of what was left of older votes (`past`): one of many megabytes, which
-    is never written to again, and so is shared by the policies that have the same."""
+    """Writes the policy directory of the current adapter, whose probe is given. Its name is the round's
+    number and the digest of its weights, or `p0` without artifacts. The file of the vote summary is large and never
+    changes, so policies share it by a hard link."""
     folder = settings.policies_dir / settings.project
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{_DRAFT}{number}"
     shutil.rmtree(draft, ignore_errors=True)
     save_adapter(backbone, draft)
-    if inputs is not None:
-        (draft / INPUTS).write_text(inputs.model_dump_json() + "\n", encoding="utf-8")
-        save_file(pack(rollouts), draft / ROLLOUTS)
-    if past is not None:
+    if artifacts is not None:
+        _write_artifacts(artifacts, draft)
+    name = BASE if artifacts is None else f"p{number}-{file_digest(draft / WEIGHTS)[:6]}"
+    manifest = _manifest(name, backbone, settings, probe, artifacts, draft)
+    (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    for path in [*draft.iterdir(), draft]:
+        _fsync(path)
+    target = folder / name
+    shutil.rmtree(target, ignore_errors=True)  # of a publication that was killed before its transaction
+    draft.rename(target)
+    _fsync(folder)
+    return manifest
+
+
+def _write_artifacts(artifacts: TrainingArtifacts, directory: Path) -> None:
+    (directory / INPUTS).write_text(artifacts.inputs.model_dump_json() + "\n", encoding="utf-8")
+    save_file(pack(artifacts.rollouts), directory / ROLLOUTS)
+    if artifacts.vote_summary is not None:
+        copy = directory / vote_summary.FILE
         try:
-            (draft / PAST).hardlink_to(past)
-        except OSError:  # it lies on another file system, or on one that has no links
-            shutil.copyfile(past, draft / PAST)
-    policy = BASE if inputs is None else f"p{number}-{file_digest(draft / WEIGHTS)[:6]}"
-    manifest = Manifest(
-        id=policy,
+            copy.hardlink_to(artifacts.vote_summary)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(artifacts.vote_summary, copy)
+
+
+def _manifest(
+    name: str,
+    backbone: Backbone,
+    settings: Settings,
+    probe: Probe,
+    artifacts: TrainingArtifacts | None,
+    directory: Path,
+) -> Manifest:
+    inputs = artifacts.inputs if artifacts else None
+    event_ids = artifacts.event_ids if artifacts else []
+    return Manifest(
+        id=name,
         project=settings.project,
         parent=inputs.parent if inputs else None,
         base_model=settings.model,
         base_digest=backbone.digest,
-        files={path.name: file_digest(path) for path in sorted(draft.iterdir())},
+        files={path.name: file_digest(path) for path in sorted(directory.iterdir())},
         log_positions=inputs.positions if inputs else {},
         examples=len(event_ids),
         examples_digest=hashlib.sha256("\n".join(sorted(event_ids)).encode()).hexdigest(),
         configuration=settings.trainer.model_dump(mode="json"),
         seed=settings.trainer.seed,
         versions=versions(backbone),
-        metrics=metrics or {},
+        metrics=artifacts.metrics if artifacts else {},
         probe=probe,
         created_at=datetime.now(UTC),
     )
-    (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-    for path in [*draft.iterdir(), draft]:
-        _flush(path)
-    target = folder / policy
-    shutil.rmtree(target, ignore_errors=True)  # of a publication that was killed before its transaction
-    draft.rename(target)
-    _flush(folder)
-    return manifest
 
 
-def announce(
+def register(
     pool: Pool,
     settings: Settings,
     manifest: Manifest,
     event_ids: list[str],
-    round_id: int,
-    gate: dict[str, Any],
-    record: dict[str, Any],
+    row: RoundRow,
+    record: RoundRecord,
 ) -> None:
-    """One transaction: the registry row, the votes' first policy, the round's outcome and record, and the
-    news. Raises LeadershipLost when the round was closed meanwhile."""
+    """Registers a policy in one transaction: its row, the first policy of its votes, the round's outcome and
+    record, and the notification. Raises LeadershipLost when another trainer has closed the round."""
     with pool.connection() as connection, connection.transaction():
         closed = connection.execute(
             "update rounds set outcome = 'published', policy = %s, record = %s, ended_at = now()"
             " where id = %s and outcome = 'running'",
-            [manifest.id, Jsonb(finite(record)), round_id],
+            [manifest.id, Jsonb(finite(record.as_json())), row.id],
         )
         if closed.rowcount == 0:
             raise LeadershipLost(f"another trainer took over before {manifest.id} was published")
-        _insert(connection, settings, manifest, "published", gate)
-        unlearned = connection.execute(
+        _insert(connection, settings, manifest, "published", record.gate)
+        untrained = connection.execute(
             "select event_id from training_examples where project = %s and first_policy is null",
             [settings.project],
         ).fetchall()
         connection.execute(
             "update training_examples set first_policy = %s where event_id = any(%s)",
-            [manifest.id, list({row["event_id"] for row in unlearned} & set(event_ids))],
+            [manifest.id, list({row["event_id"] for row in untrained} & set(event_ids))],
         )
         connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
 
 
 def ensure_base(pool: Pool, backbone: Backbone, settings: Settings, probe: Probe) -> None:
-    """Make `p0`, the zero adapter, whose probe is given, and route everybody to it, where the project has
-    none; remove what killed trainers left.
+    """Publishes `p0`, the zero adapter with the given probe, and routes everybody to it, if the project has
+    none; removes the unregistered directories of killed trainers.
 
-    Raises StartError when the project's policies belong to another base model, or are adapters of another
-    shape, and when the database knows none and there are some.
+    Raises StartError when the project's policies are of another base model or have another LoRA rank, and
+    when there are policy directories but the database knows none.
     """
     with pool.connection() as connection:
         rows = connection.execute(
@@ -146,15 +175,15 @@ def ensure_base(pool: Pool, backbone: Backbone, settings: Settings, probe: Probe
     if base is not None:
         _require(base, backbone, settings)
     folder = settings.policies_dir / settings.project
-    strangers = _policies(folder) - {row["id"] for row in rows}
-    if base is None and strangers - {BASE}:
+    unregistered = _policies(folder) - {row["id"] for row in rows}
+    if base is None and unregistered - {BASE}:
         raise StartError(
             f"{folder} has policies that the database knows nothing of. Is database_url the one that they "
             "were made with, and restored? Else use another data_dir."
         )
     assert rounds is not None  # noqa: S101  (an aggregate gives its row)
     _remove_drafts(folder)
-    for name in strangers:
+    for name in unregistered:
         if _round_of(name) <= rounds["count"]:
             shutil.rmtree(folder / name)
     if base is None:
@@ -185,7 +214,7 @@ def _insert(
 
 
 def versions(backbone: Backbone) -> dict[str, str]:
-    """Of what an adapter's bytes depend on, the kind of machine being one."""
+    """Returns the versions that an adapter's bytes depend on, with the kind of machine."""
     machine = device.device_kind(backbone.device, backbone.group.size)
     found = {"python": platform.python_version(), "machine": machine}
     for name in ("hearken", "torch", "transformers", "peft", "safetensors"):
@@ -197,8 +226,7 @@ def versions(backbone: Backbone) -> dict[str, str]:
 
 
 def _require(base: dict[str, Any], backbone: Backbone, settings: Settings) -> None:
-    """That this is the base that `p0` adapts, and these are the settings that its adapter has; all that is
-    learned begins with it. Raises StartError."""
+    """Raises StartError unless `p0` adapts this base with these LoRA settings."""
     if base["base_digest"] != backbone.digest:
         raise StartError(
             f"The policies of project {settings.project} adapt base {base['base_digest'][:12]}, and "
@@ -215,7 +243,7 @@ def _require(base: dict[str, Any], backbone: Backbone, settings: Settings) -> No
 
 
 def _policies(folder: Path) -> set[str]:
-    """The names of what looks like a policy."""
+    """Returns the names of the policy directories in a folder."""
     found = folder.glob("p*/") if folder.is_dir() else ()
     return {path.name for path in found if re.fullmatch(r"p\d+(-[0-9a-f]+)?", path.name)}
 
@@ -229,7 +257,7 @@ def _remove_drafts(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def _flush(path: Path) -> None:
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,12 +1,13 @@
-"""The record of a round: a row of `rounds`, and a JSON file and a page for people beside it.
+"""The record of a round is a row of the table `rounds`, with a JSON file and an HTML page beside it.
 
-The row is opened before the work and closed with its outcome, so a round whose process died is found open
-by the next start, which closes it as failed. The files follow the row, and are written by the next start
-where the process died between the two.
+The row is opened before the work and closed with the outcome. A trainer that starts and finds an open row
+closes it as failed: its process died. The files are written after the row; the next start writes them if the
+process died in between.
 """
 
 import json
 import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,61 @@ from schemas.settings import Settings
 from trainer.records.report import page
 
 
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """A round's row: its id in the table, and its number within the project, from 1."""
+
+    id: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a round ended: published, rejected, skipped or failed, and why it was not published."""
+
+    outcome: str
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    """What a round records of its data, its training and its evaluation; None where it did not get so far.
+
+    `votes` had arrived when it began. `examples_past` counts the votes of the vote summary; `examples_new` and
+    `held_out_unseen` count the training and held-out votes that no policy had trained on.
+    """
+
+    votes: int
+    parent: str
+    seed: int | None = None
+    draw: int | None = None
+    versions: dict[str, str] | None = None
+    examples: int | None = None
+    examples_past: int | None = None
+    examples_new: int | None = None
+    unreadable: int | None = None
+    held_out: int | None = None
+    held_out_unseen: int | None = None
+    prompts: int | None = None
+    regression_test: dict[str, Any] | None = None
+    reward_model: dict[str, Any] | None = None
+    optimization: dict[str, Any] | None = None
+    style: dict[str, dict[str, float]] | None = None
+    samples: list[dict[str, str]] | None = None
+    weightiest: list[dict[str, Any]] | None = None
+    raters: list[dict[str, Any]] | None = None
+    gate: dict[str, Any] | None = None
+    policy: str | None = None
+    traceback: str | None = None
+    seconds: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+
 def close_interrupted(pool: Pool, project: str) -> int:
-    """Close the rounds that a dead trainer left open; returns how many."""
+    """Closes the rounds that a dead trainer left open; returns their number."""
     with pool.connection() as connection:
         return connection.execute(
             "update rounds set outcome = 'failed', reason = 'interrupted', ended_at = now()"
@@ -28,7 +82,7 @@ def close_interrupted(pool: Pool, project: str) -> int:
 
 
 def complete(pool: Pool, settings: Settings) -> None:
-    """Write the files of the last round, where they are missing."""
+    """Writes the files of the last round if they are missing."""
     with pool.connection() as connection:
         row = connection.execute(
             "select outcome, reason, policy, record, count(*) over () as number from rounds"
@@ -39,11 +93,11 @@ def complete(pool: Pool, settings: Settings) -> None:
         return
     if not all(path.exists() for path in _paths(settings, row["number"])):
         policy = {"policy": row["policy"]} if row["policy"] else {}
-        _write(settings, row["number"], row["outcome"], row["reason"], {**row["record"], **policy})
+        _write(settings, row["number"], Ending(row["outcome"], row["reason"]), {**row["record"], **policy})
 
 
-def was_cut_off(pool: Pool, project: str) -> bool:
-    """Whether the last round was, by the end of its trainer."""
+def was_interrupted(pool: Pool, project: str) -> bool:
+    """Whether the trainer of the last round died."""
     with pool.connection() as connection:
         row = connection.execute(
             "select reason from rounds where project = %s order by id desc limit 1", [project]
@@ -52,7 +106,7 @@ def was_cut_off(pool: Pool, project: str) -> bool:
 
 
 def knowledge_lost(pool: Pool, project: str) -> float:
-    """What the gate measured last, of a candidate that passed or not, as a share of the probes; 0 before the
+    """Returns the accuracy drop that the gate measured last, on a candidate that passed or not; 0 before the
     first."""
     with pool.connection() as connection:
         row = connection.execute(
@@ -63,8 +117,8 @@ def knowledge_lost(pool: Pool, project: str) -> float:
     return float(row["lost"]) if row else 0.0
 
 
-def begin(pool: Pool, project: str, parent: str) -> tuple[int, int]:
-    """Open a round; returns its row's id and its number within the project, from 1."""
+def begin(pool: Pool, project: str, parent: str) -> RoundRow:
+    """Opens a round."""
     with pool.connection() as connection, connection.transaction():
         row = connection.execute(
             "insert into rounds (project, parent, outcome) values (%s, %s, 'running')"
@@ -72,11 +126,11 @@ def begin(pool: Pool, project: str, parent: str) -> tuple[int, int]:
             [project, parent, project],
         ).fetchone()
     assert row is not None  # noqa: S101  (insert … returning gives its row)
-    return row["id"], row["number"]
+    return RoundRow(row["id"], row["number"])
 
 
 def votes_at_last_round(pool: Pool, project: str) -> int:
-    """How many votes had arrived when the last round began that was not interrupted."""
+    """Returns how many votes had arrived when the last uninterrupted round began."""
     with pool.connection() as connection:
         row = connection.execute(
             "select record -> 'votes' as votes from rounds where project = %s and record ? 'votes'"
@@ -86,32 +140,24 @@ def votes_at_last_round(pool: Pool, project: str) -> int:
     return int(row["votes"]) if row else 0
 
 
-def finish(
-    pool: Pool,
-    settings: Settings,
-    round_id: int,
-    number: int,
-    outcome: str,
-    reason: str | None,
-    record: dict[str, Any],
-) -> bool:
-    """Close the row (a published round's outcome is set with its policy already) and write the files. False
-    for a round that another trainer closed, which stays as that left it."""
-    record = finite(record)
+def finish(pool: Pool, settings: Settings, row: RoundRow, ending: Ending, record: RoundRecord) -> bool:
+    """Closes the round and writes its files. The outcome of a published round is already set, in the
+    transaction of its policy. Returns False if another trainer has closed the round."""
+    found = finite(record.as_json())
     with pool.connection() as connection:
         closed = connection.execute(
             "update rounds set outcome = %s, reason = %s, record = %s, ended_at = now()"
             " where id = %s and outcome in ('running', %s)",
-            [outcome, reason, Jsonb(record), round_id, outcome],
+            [ending.outcome, ending.reason, Jsonb(found), row.id, ending.outcome],
         )
     if closed.rowcount == 0:
         return False
-    _write(settings, number, outcome, reason, record)
+    _write(settings, row.number, ending, found)
     return True
 
 
 def finite(value: Any) -> Any:
-    """The same with None for numbers that are not finite, which JSON does not have."""
+    """Returns the value with None for numbers that are not finite, which JSON does not have."""
     match value:
         case float() if not math.isfinite(value):
             return None
@@ -124,13 +170,13 @@ def finite(value: Any) -> Any:
 
 
 def _paths(settings: Settings, number: int) -> tuple[Path, Path]:
-    """Of a round's figures, and of its page."""
+    """Returns the paths of a round's JSON file and of its page."""
     folder = settings.rounds_dir / settings.project
     return folder / f"{number:05d}.json", folder / f"{number:05d}.html"
 
 
-def _write(settings: Settings, number: int, outcome: str, reason: str | None, record: dict[str, Any]) -> None:
-    whole = {"round": number, "outcome": outcome, "reason": reason, **record}
+def _write(settings: Settings, number: int, ending: Ending, record: dict[str, Any]) -> None:
+    whole = {"round": number, "outcome": ending.outcome, "reason": ending.reason, **record}
     texts = json.dumps(whole, indent=2) + "\n", page(whole)
     for path, text in zip(_paths(settings, number), texts, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)

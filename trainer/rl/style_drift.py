@@ -1,52 +1,54 @@
-"""What a policy changes although no vote asks for it: its replies get shorter, or warmer, or less sure.
+"""Style drift is the change of a policy's replies that its reward does not explain: shorter, warmer, less sure.
 
-The KL penalty hardly feels that: when a style that half of the base's replies have goes to a quarter of them,
-it is 0.14 nats of a whole reply, and almost any other gain pays for it. So it is measured on its own. A
-reply's surprise is what it looks like (`lens`) less what the base's replies of as much reward look like on
-average; a policy that is the base, but for liking what people like, has none on average. What it has is
-charged as the KL of two Gaussians that far apart, ½·ΔᵀC⁻¹Δ with C the covariance over the base's replies.
+The KL penalty hardly limits it: a style of half of the base's replies can fall to a quarter of them for 0.14
+nats a reply. So it has a penalty of its own. A reply's residual is its projected features (`projection`) less
+their linear regression on the reward, fitted to the base's replies. A policy that only gains reward has
+residuals of mean zero. The drift is the KL of two Gaussians whose means differ by the policy's mean residual
+Δ: ½·ΔᵀC⁻¹Δ, with C the covariance of the base's residuals.
 """
 
 import torch
 from torch import Tensor
 
-from trainer.reward.features import Views
-from trainer.reward.projection import Lenses, look
+from trainer.reward.features import FeatureGroups
+from trainer.reward.projection import Projections, member_features
 
 RIDGE = 0.02
-"""Of all variance, added to that of each direction: how little there is of the least, a few replies of the
-base cannot tell."""
+"""Share of the total variance that is added to the variance of each direction (ridge regularisation)."""
 
-MEMORY = 0.3
-"""Share of the drift of the steps before in a step's estimate: its own replies are few."""
+MOMENTUM = 0.3
+"""Weight of the earlier steps' mean residual in the running mean; one step has few replies."""
 
 
-class Drift:
-    """Of a policy's replies from the base's, of which `views` and `rewards_N` are given."""
+class StyleDrift:
+    """Measures the drift of a policy's replies from the base's, given the base's features and rewards."""
 
-    def __init__(self, through: Lenses, views: Views, rewards_N: Tensor) -> None:
-        self._through = through
-        looks_NK = self._look(views)
-        self._centre_K, self._reward = looks_NK.mean(0), rewards_N.mean()
-        above_N = rewards_N - self._reward
-        self._slope_K = above_N @ (looks_NK - self._centre_K) / above_N.square().sum().clamp_min(1e-6)
-        surprises_NK = self._surprises(views, rewards_N).double()
-        covariance_KK = surprises_NK.T @ surprises_NK / len(surprises_NK)
+    def __init__(self, projections: Projections, features: FeatureGroups, rewards_N: Tensor) -> None:
+        self._projections = projections
+        projected_NK = self._project(features)
+        self._mean_features_K, self._mean_reward = projected_NK.mean(0), rewards_N.mean()
+        centred_N = rewards_N - self._mean_reward
+        covariance_K = centred_N @ (projected_NK - self._mean_features_K)
+        self._slope_K = covariance_K / centred_N.square().sum().clamp_min(1e-6)
+        residuals_NK = self._residuals(features, rewards_N).double()
+        covariance_KK = residuals_NK.T @ residuals_NK / len(residuals_NK)
         ridge = RIDGE * covariance_KK.trace().clamp_min(1e-6)
         self._precision_KK = torch.linalg.inv(covariance_KK + ridge * torch.eye(len(covariance_KK))).float()
-        self._mean_K: Tensor | None = None
+        self._running_mean_K: Tensor | None = None
 
-    def charge(self, views: Views, rewards_N: Tensor) -> Tensor:
-        """(N,) nats by which each of a step's replies adds to the drift, less where it takes from it; their
-        mean is twice the drift."""
-        surprises_NK = self._surprises(views, rewards_N)
-        mean_K = surprises_NK.mean(0)
-        self._mean_K = mean_K if self._mean_K is None else torch.lerp(mean_K, self._mean_K, MEMORY)
-        return torch.mv(surprises_NK, torch.mv(self._precision_KK, self._mean_K))
+    def penalty(self, features: FeatureGroups, rewards_N: Tensor) -> Tensor:
+        """Returns the (N,) nats by which each reply of a step adds to the drift (negative where it reduces
+        it), and updates the running mean. Their mean is twice the drift."""
+        residuals_NK = self._residuals(features, rewards_N)
+        mean_K = residuals_NK.mean(0)
+        if self._running_mean_K is not None:
+            mean_K = torch.lerp(mean_K, self._running_mean_K, MOMENTUM)
+        self._running_mean_K = mean_K
+        return torch.mv(residuals_NK, torch.mv(self._precision_KK, mean_K))
 
-    def _look(self, views: Views) -> Tensor:
-        return look(self._through, tuple(self._through), views)
+    def _project(self, features: FeatureGroups) -> Tensor:
+        return member_features(self._projections, tuple(self._projections), features)
 
-    def _surprises(self, views: Views, rewards_N: Tensor) -> Tensor:
-        expected_NK = self._centre_K + (rewards_N - self._reward).unsqueeze(1) * self._slope_K
-        return self._look(views) - expected_NK
+    def _residuals(self, features: FeatureGroups, rewards_N: Tensor) -> Tensor:
+        expected_NK = self._mean_features_K + (rewards_N - self._mean_reward).unsqueeze(1) * self._slope_K
+        return self._project(features) - expected_NK

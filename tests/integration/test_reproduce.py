@@ -23,7 +23,7 @@ from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack, unpack
 from trainer.records import publish
-from trainer.reproduce import CannotRebuild, rebuild
+from trainer.reproduce import NotReproducible, reproduce
 
 Steps = list[list[Rollout]]
 
@@ -82,10 +82,10 @@ def cut_off(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> None:
     assert loop.run(settings, once=True) == 0
     [policy] = published(pool)
-    rebuilt = rebuild(settings, pool, policy)
-    assert rebuilt.identical
-    assert max(rebuilt.distance, rebuilt.of_replies) < 1e-5
-    assert rebuilt.differs == []
+    reproduced = reproduce(settings, pool, policy)
+    assert reproduced.identical
+    assert max(reproduced.probe_distance, reproduced.reply_distance) < 1e-5
+    assert reproduced.differs == []
 
 
 def test_a_second_generation_is_rebuilt_after_votes_have_changed(
@@ -101,7 +101,7 @@ def test_a_second_generation_is_rebuilt_after_votes_have_changed(
     send(database_url, [], [(turn, ranked(turn, [[1], [0]])[1]) for turn in more[:4]])
     second = published(pool)[1]
     assert inputs_of(settings, second).parent == first
-    assert rebuild(settings, pool, second).identical
+    assert reproduce(settings, pool, second).identical
 
 
 def test_what_was_erased_cannot_be_learned_from_again(settings: Settings, pool: Pool) -> None:
@@ -109,10 +109,10 @@ def test_what_was_erased_cannot_be_learned_from_again(settings: Settings, pool: 
     [policy] = published(pool)
     with pool.connection() as connection:
         connection.execute("delete from turns where id in ('chatcmpl-1-3', 'chatcmpl-1-4')")
-    with pytest.raises(CannotRebuild, match="2 of the 24 votes that it was trained on are gone"):
-        rebuild(settings, pool, policy)
-    with pytest.raises(CannotRebuild, match="keeps no inputs"):
-        rebuild(settings, pool, BASE)
+    with pytest.raises(NotReproducible, match="2 of the 24 votes that it was trained on are gone"):
+        reproduce(settings, pool, policy)
+    with pytest.raises(NotReproducible, match="keeps no inputs"):
+        reproduce(settings, pool, BASE)
 
 
 def changed(settings: Settings, pool: Pool, policy: str, **fields: object) -> None:
@@ -140,11 +140,11 @@ def test_a_round_that_goes_another_way_says_at_which_step(settings: Settings, po
     loop.run(settings, once=True)
     [policy] = published(pool)
     kept_rollouts(settings, pool, policy, lambda steps: steps[:1])
-    with pytest.raises(CannotRebuild, match="at step 1 one of the two rounds went on"):
-        rebuild(settings, pool, policy)
+    with pytest.raises(NotReproducible, match="at step 1 one of the two rounds went on"):
+        reproduce(settings, pool, policy)
     kept_rollouts(settings, pool, policy, lambda steps: steps * 4)
-    with pytest.raises(CannotRebuild, match="at step 2 one of the two rounds went on"):
-        rebuild(settings, pool, policy)
+    with pytest.raises(NotReproducible, match="at step 2 one of the two rounds went on"):
+        reproduce(settings, pool, policy)
 
 
 def test_what_was_made_elsewhere_is_compared_by_how_it_answers(settings: Settings, pool: Pool) -> None:
@@ -154,31 +154,31 @@ def test_what_was_made_elsewhere_is_compared_by_how_it_answers(settings: Setting
     manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
     other = manifest.versions | {"machine": "a pocket calculator"}
     changed(settings, pool, policy, versions=other, configuration=manifest.configuration | {"seed": 7})
-    rebuilt = rebuild(settings, pool, policy)
-    assert not rebuilt.identical
-    [difference] = rebuilt.differs
+    reproduced = reproduce(settings, pool, policy)
+    assert not reproduced.identical
+    [difference] = reproduced.differs
     assert difference.startswith("machine a pocket calculator → ")
-    assert rebuilt.of_replies > 1e-4
+    assert reproduced.reply_distance > 1e-4
     for tolerance, alike in ((10.0, True), (1e-6, False)):
-        assert replace(rebuilt, tolerance=tolerance).alike == alike
+        assert replace(reproduced, tolerance=tolerance).equivalent == alike
 
 
 def test_settings_of_another_time_are_named(settings: Settings, pool: Pool) -> None:
     loop.run(settings, once=True)
     [policy] = published(pool)
     changed(settings, pool, policy, configuration={"min_votes": 1, "seed": 0})
-    with pytest.raises(CannotRebuild, match="does not have or allow: min_votes"):
-        rebuild(settings, pool, policy)
+    with pytest.raises(NotReproducible, match="does not have or allow: min_votes"):
+        reproduce(settings, pool, policy)
 
 
 def test_it_is_made_of_its_own_configuration_and_of_its_votes(settings: Settings, pool: Pool) -> None:
     loop.run(settings, once=True)
     [policy] = published(pool)
     settings.trainer.seed = 5  # what this process was given does not count
-    assert rebuild(settings, pool, policy).identical
+    assert reproduce(settings, pool, policy).identical
     with pool.connection() as connection:
         connection.execute("update training_examples set value = '{\"value\": \"up\"}' where type = 'thumb'")
-    assert not rebuild(settings, pool, policy).identical
+    assert not reproduce(settings, pool, policy).identical
 
 
 def test_a_round_that_was_cut_off_ends_as_it_would_have(
@@ -195,7 +195,7 @@ def test_a_round_that_was_cut_off_ends_as_it_would_have(
     inputs = inputs_of(settings, policy)
     assert (inputs.draw, inputs.attempts, len(inputs.events)) == (1, 2, 24)
     assert policy.startswith("p2-")
-    assert rebuild(settings, pool, policy).identical
+    assert reproduce(settings, pool, policy).identical
 
 
 def test_a_round_killed_between_two_steps_ends_in_the_same_bytes_as_one_that_was_not(
@@ -272,7 +272,7 @@ def test_a_policy_with_a_vote_summary_is_reproduced(
     after = kept_summary(compacting)  # the next round has another by now
     assert after is not None
     assert len(after.events) == 28
-    assert rebuild(compacting, pool, policy).identical
+    assert reproduce(compacting, pool, policy).identical
     kept = compacting.policies_dir / "default" / policy / vote_summary.FILE
     assert file_digest(kept) == inputs.vote_summary
     manifest = compacting.policies_dir / "default" / policy / "manifest.json"
@@ -280,8 +280,8 @@ def test_a_policy_with_a_vote_summary_is_reproduced(
     assert learned > len(inputs.events)
     with pool.connection() as connection:
         connection.execute("delete from turns where id = 'chatcmpl-1-3'")
-    with pytest.raises(CannotRebuild, match="1 of the 16 votes"):
-        rebuild(compacting, pool, policy)
+    with pytest.raises(NotReproducible, match="1 of the 16 votes"):
+        reproduce(compacting, pool, policy)
 
 
 def test_policies_share_the_file_of_the_same_vote_summary(
@@ -391,7 +391,7 @@ def test_an_interrupted_round_with_a_vote_summary_is_repeated(
     policy = published(pool)[-1]
     inputs = inputs_of(compacting, policy)
     assert (inputs.attempts, len(inputs.events), inputs.vote_summary is None) == (2, 20, False)
-    assert rebuild(compacting, pool, policy).identical
+    assert reproduce(compacting, pool, policy).identical
 
 
 def test_a_trainer_killed_while_it_saves_the_vote_summary_starts_a_new_one(

@@ -1,0 +1,112 @@
+"""The train/eval split of a round: votes and prompts in K folds by turn, one of which is held out for the gate.
+
+The held-out fold changes with every round, so all votes are trained on in time.
+"""
+
+import torch
+
+from schemas.settings import TrainerSettings
+from trainer.data import examples, vote_summary
+from trainer.data.examples import Corpus, Key
+from trainer.data.feature_cache import FeatureCache
+from trainer.data.round_inputs import RoundInputs
+from trainer.data.vote_summary import VoteSummary
+from trainer.model.backbone import Backbone
+from trainer.reward import ensemble
+from trainer.reward.ensemble import RewardModel
+from trainer.reward.likelihood import Votes
+from trainer.reward.projection import BaseFeatures
+
+
+class RoundData:
+    """The votes and prompts that `inputs` names, split, with the summary of older votes. `train_prompts` and
+    `eval_prompts` are truncated from the left where they leave no room for a reply."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: TrainerSettings,
+        inputs: RoundInputs,
+        corpus: Corpus,
+        prompts: dict[str, list[int]],
+        history: VoteSummary | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.settings = settings
+        self.inputs = inputs
+        self.corpus = corpus
+        self.prompts = prompts
+        self.history = (
+            history.aged_to(corpus.newest, settings.reward) if history and corpus.examples else None
+        )
+        folds = settings.gate.folds
+        eval_fold = self._eval_fold = inputs.draw % folds
+        self.training = [each for each in corpus.examples if each.fold(folds) != eval_fold]
+        self.held_out = [each for each in corpus.examples if each.fold(folds) == eval_fold]
+        train: list[list[int]] = []
+        held_out: list[list[int]] = []
+        for turn, prompt in prompts.items():
+            part = held_out if examples.fold_of(turn, folds) == eval_fold else train
+            part.append(backbone.truncate_prompt(prompt, settings.rl.max_tokens))
+        self.train_prompts = train
+        self.eval_prompts = (held_out or train)[: settings.gate.eval_prompts]
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Returns the random numbers of one purpose, which no other purpose takes from."""
+        return self.inputs.generator(self.settings.seed, purpose)
+
+    def votes(self, *, held_out: bool = False) -> tuple[Votes, list[Key]]:
+        """Returns the training or held-out votes for the likelihood, and the replies that they index."""
+        chosen = self.held_out if held_out else self.training
+        weights = self.history.weights(self._folds(held_out)) if self.history else (0.0, 0.0)
+        return self.corpus.votes(chosen, self.settings.reward, weights)
+
+    def training_events(self) -> list[str]:
+        """Returns the event ids of all training votes, those of the vote summary first."""
+        older = self.history.events_of_folds(self._folds(held_out=False)) if self.history else []
+        return [*older, *(example.event_id for example in self.training)]
+
+    def skip_reason(self) -> str | None:
+        """Returns why the round cannot train on this data, or None."""
+        if not self.train_prompts:
+            return "no prompts to train on"
+        if not self.votes()[0].is_informative():
+            return "the votes say nothing yet: all thumbs alike, and no ranking or edit"
+        if self.settings.rl.algorithm == "dpo" and not self.corpus.pairs(
+            (example, 1.0) for example in self.training
+        ):
+            return "no vote prefers one reply to a prompt to another, and DPO trains on such pairs only"
+        return None
+
+    def fit_reward_model(
+        self, base: BaseFeatures, cache: FeatureCache, *, held_out: bool = False
+    ) -> RewardModel | None:
+        """Fits the reward model to the training or the held-out votes; None when they are not informative."""
+        votes, keys = self.votes(held_out=held_out)
+        if not votes.is_informative():
+            return None
+        raters = examples.raters(self.held_out if held_out else self.training)
+        prior = self.history.prior(self._folds(held_out), raters) if self.history else None
+        generator = self.generator("judges" if held_out else "members")
+        return ensemble.fit(cache.features(keys), votes, base, self.settings.reward, generator, prior)
+
+    def compact(self, cache: FeatureCache, model: RewardModel) -> VoteSummary | None:
+        """Returns the vote summary with this round's oldest votes added, in the projections of the first
+        one, or of `model`; None when no votes are to be compacted."""
+        signals = {example.event_id for example in self.corpus.examples if example.type == "signal"}
+        events = [
+            *vote_summary.to_compact([event for event in self.inputs.events if event not in signals]),
+            *vote_summary.to_compact([event for event in self.inputs.events if event in signals]),
+        ]
+        if not events:
+            return None
+        settings = self.settings
+        before = self.history or VoteSummary.empty(
+            vote_summary.compatibility_key(self.backbone.digest, settings), self.corpus.newest,
+            model.members[0].projections, settings.gate.folds, settings.reward.members,
+        )  # fmt: skip
+        generator = self.generator("past")  # the name seeds the draws of the releases before, too
+        return before.compact(self.corpus, events, cache.features, settings.reward, generator)
+
+    def _folds(self, held_out: bool) -> list[int]:
+        return [each for each in range(self.settings.gate.folds) if (each == self._eval_fold) == held_out]

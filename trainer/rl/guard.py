@@ -1,0 +1,132 @@
+"""The guard keeps a round within its limits of KL, entropy and knowledge, and takes back the steps beyond them.
+
+Before each step it checks the statistics of the samples. Beyond a limit it restores the last adapter within
+it and halves the learning rate, once; the second time it ends the round. An adapter that began beyond a limit
+may come nearer to it. Every CHECK_INTERVAL steps it asks knowledge questions and ends the round if knowledge
+was lost. At the end it averages the adapters of the last steps (Polyak and Juditsky 1992), and halves the
+distance from the start while the average fails the knowledge check (the backtracking line search of TRPO:
+Schulman et al. 2015).
+"""
+
+from collections import deque
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.model.backbone import Backbone
+from trainer.rl.batch import StepStats
+
+CHECK_INTERVAL = 4
+"""Steps from one knowledge check to the next."""
+
+AVERAGED_STEPS = 3
+"""Last steps whose adapters are averaged."""
+
+MAX_HALVINGS = 2
+
+SAMPLING_NOISE = 1.1
+"""Factor by which the KL of two sets of samples of one policy may differ."""
+
+
+class KnowledgeCheck(Protocol):
+    """The knowledge evaluation that the guard asks (`evaluation.knowledge`)."""
+
+    def guard_failure(self, generator: torch.Generator) -> str | None:
+        """Returns why training must stop, if knowledge was lost beyond chance."""
+        ...
+
+    def passes(self, generator: torch.Generator) -> bool:
+        """Whether the gate would accept the adapter's knowledge."""
+        ...
+
+
+class Guard:
+    """The guard of one round. `kl_budget` and `min_entropy` are in nats per token; `knowledge_used` is the
+    share of the allowed knowledge loss that the candidate of the round before had used up."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        kl_budget: float,
+        min_entropy: float = 0.0,
+        knowledge: KnowledgeCheck | None = None,
+        generator: torch.Generator | None = None,
+        knowledge_used: float = 0.0,
+    ) -> None:
+        self.backbone = backbone
+        self.kl_budget = kl_budget
+        self.min_entropy = min_entropy
+        self.knowledge_used = knowledge_used
+        self.lr_scale = 1.0
+        self.accepted: list[StepStats] = []
+        self.stopped: str | None = None
+        self.halvings = 0
+        self._knowledge = knowledge
+        self._generator = generator or torch.Generator()
+        self._start = self._within_limits = self._knowing = backbone.snapshot()
+        self._accepted_before = True  # the next samples come from an adapter whose samples were accepted
+        self._latest: deque[list[Tensor]] = deque(maxlen=AVERAGED_STEPS)
+
+    def accepts(self, stats: StepStats) -> bool:
+        """Checks the samples of the current adapter. If they are beyond a limit, it restores the last adapter
+        that was not, whose next samples are accepted whatever chance makes of them."""
+        violation = None if self._accepted_before else self._violation(stats)
+        self._accepted_before = violation is not None
+        if violation is None:
+            self.accepted.append(stats)
+            self._within_limits = self.backbone.snapshot()
+            return True
+        self.step_back()
+        self.lr_scale /= 2
+        self.stopped = violation
+        return False
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether halving the learning rate once did not help."""
+        return self.lr_scale < 0.5
+
+    def step_back(self) -> None:
+        """Restores the last adapter whose samples were accepted."""
+        self.backbone.restore(self._within_limits)
+        self._latest.clear()
+
+    def keeps(self, step: int) -> bool:
+        """Checks the adapter after optimizer step number `step`; False ends the round. Raises
+        FloatingPointError when its weights are not finite."""
+        if not all(bool(weight.isfinite().all()) for weight in self.backbone.trainable()):
+            self.step_back()
+            raise FloatingPointError(f"step {step} made the adapter's weights not finite")
+        if (step + 1) % CHECK_INTERVAL == 0:
+            failure = self._knowledge.guard_failure(self._generator) if self._knowledge else None
+            if failure is not None:
+                self.stopped = failure
+                self.backbone.restore(self._knowing)
+                self._latest.clear()
+                return False
+            self._knowing = self.backbone.snapshot()
+        self._latest.append(self.backbone.snapshot())
+        return True
+
+    def finish(self) -> bool:
+        """Averages the last adapters and backtracks; returns whether the adapter differs from the start."""
+        if self._latest:
+            self.backbone.restore([torch.stack(each).mean(0) for each in zip(*self._latest, strict=True)])
+            while self.halvings < MAX_HALVINGS and not self._knows_enough():
+                current = self.backbone.snapshot()
+                self.backbone.restore([(a + b) / 2 for a, b in zip(self._start, current, strict=True)])
+                self.halvings += 1
+        return not all(map(torch.equal, self._start, self.backbone.snapshot()))
+
+    def _knows_enough(self) -> bool:
+        return self._knowledge is None or self._knowledge.passes(self._generator)
+
+    def _violation(self, stats: StepStats) -> str | None:
+        """Returns the limit that a step is beyond, and further than the nearest accepted step."""
+        if stats.kl > max(self.kl_budget, SAMPLING_NOISE * min(each.kl for each in self.accepted)):
+            return f"KL of {stats.kl:.3f} nats per token is above the budget of {self.kl_budget}"
+        nearest = max(each.entropy for each in self.accepted)
+        if stats.entropy < min(self.min_entropy, nearest / SAMPLING_NOISE):
+            return f"entropy of {stats.entropy:.3f} nats per token is below {self.min_entropy:.3f}"
+        return None

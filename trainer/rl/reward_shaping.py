@@ -1,0 +1,49 @@
+"""Reward shaping: the reward model's reward, less penalties for style drift and for a missing end token.
+
+The KL to the base is charged token by token in the policy gradient (`losses.returns_to_go`), not here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from schemas.settings import RLSettings
+from trainer.model.rollouts import Rollout
+from trainer.reward.features import FeatureGroups
+from trainer.reward.scoring import Scored, kl_to_base
+from trainer.rl.style_drift import StyleDrift
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """Rewards of a step's B replies: by the reward model, the style drift and the KL to the base (nats a
+    reply), and the shaped reward that the policy is trained on."""
+
+    model_B: Tensor
+    style_drift_B: Tensor
+    kl_B: Tensor
+    shaped_B: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ShapedReward:
+    """A reward function of rollouts. `model` maps features of N replies to rewards (N,); without
+    `style_drift`, no drift is charged."""
+
+    model: Callable[[FeatureGroups], Tensor]
+    rl: RLSettings
+    style_drift: StyleDrift | None = None
+
+    def __call__(self, rollouts: Sequence[Rollout], scored: Scored) -> Rewards:
+        """Raises FloatingPointError when a reward or a KL is not finite."""
+        kl_B, model_B = kl_to_base(rollouts, scored), self.model(scored.features)
+        if not bool(model_B.isfinite().all() and kl_B.isfinite().all()):
+            raise FloatingPointError("a reward or a KL is not finite")
+        drift_B = torch.zeros_like(model_B)
+        if self.style_drift is not None:
+            drift_B = self.style_drift.penalty(scored.features, model_B)
+        no_eos_B = torch.tensor([not rollout.ended for rollout in rollouts])
+        shaped_B = model_B - self.rl.style_drift_coef * drift_B - self.rl.no_eos_penalty * no_eos_B
+        return Rewards(model_B, drift_B, kl_B, shaped_B)

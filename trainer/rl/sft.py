@@ -1,0 +1,79 @@
+"""SFT on demonstrations serves as an auxiliary loss: people's edits, and base samples weighted by their reward."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trainer.model.backbone import Backbone
+from trainer.reward.ensemble import RewardModel
+from trainer.reward.projection import BaseFeatures
+from trainer.reward.scoring import MICRO_BATCH, sort_by_length
+from trainer.rl import losses
+from trainer.rl.batch import Batch
+from trainer.rl.objectives import EpochSampler, Objective
+
+MIN_WEIGHT = 0.05
+"""Base samples of a lower weight are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A reply to train on, with its weight."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class SFTLoss:
+    """The weighted negative log-likelihood of demonstrations, `batch_size` of them a step, times `coef`."""
+
+    demonstrations: Sequence[Demonstration]
+    coef: float
+    batch_size: int
+    generator: torch.Generator
+
+
+class WithSFT:
+    """An objective with an SFT auxiliary loss."""
+
+    def __init__(self, objective: Objective, sft: SFTLoss) -> None:
+        self._objective = objective
+        self._sft = sft
+        count = len(sft.demonstrations)
+        self._draw = EpochSampler(count, min(sft.batch_size, count), sft.generator)
+
+    def backward(self, backbone: Backbone, batch: Batch) -> None:
+        self._objective.backward(backbone, batch)
+        drawn = [self._sft.demonstrations[index] for index in self._draw()]
+        prompts, replies = [each.prompt_ids for each in drawn], [each.token_ids for each in drawn]
+        order, tokens = sort_by_length(prompts, replies), sum(map(len, replies))
+        size = MICRO_BATCH * backbone.group.size
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+            weights_B = torch.tensor([drawn[row].weight for row in rows], device=backbone.device)
+            loss = losses.weighted_nll(backbone.logprobs_BR(padded), padded.reply_mask_BR, weights_B)
+            share = padded.reply_mask_BR.sum() / tokens
+            (self._sft.coef * share * loss).backward()  # type: ignore[no-untyped-call]
+
+
+def weighted_base_samples(
+    prompts: Sequence[list[int]],
+    replies: Sequence[list[int]],
+    base: BaseFeatures,
+    model: RewardModel,
+    kl_coef: float,
+) -> list[Demonstration]:
+    """Returns the base's replies to the first prompts, which `base` has the features of, weighted by
+    exp((reward − max_reward)/β). The optimal policy of a KL-regularised reward is the base reweighted by
+    exp(reward/β) (Peters and Schaal 2007), so these samples come from it."""
+    rewards_N = model.reward(base.groups)
+    weights = ((rewards_N - model.max_reward) / max(kl_coef, 1e-3)).exp().tolist()
+    return [
+        Demonstration(prompts[row // base.samples_per_prompt], token_ids, weight)
+        for row, (token_ids, weight) in enumerate(zip(replies, weights, strict=True))
+        if weight >= MIN_WEIGHT
+    ]

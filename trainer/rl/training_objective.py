@@ -1,0 +1,60 @@
+"""This module builds a round's objective: the algorithm's loss, and SFT on base samples and on people's edits."""
+
+from collections.abc import Sequence
+
+from trainer.data.examples import Example, Key
+from trainer.data.feature_cache import FeatureCache
+from trainer.data.split import RoundData
+from trainer.reward.ensemble import RewardModel
+from trainer.rl.objectives import DPO, KTO, Objective, ScoredReply, policy_objective
+from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
+
+EDITS_PER_STEP, BASE_SAMPLES_PER_STEP = 8, 32
+"""Batch sizes of SFT on edits and on base samples."""
+
+
+def training_objective(
+    data: RoundData, cache: FeatureCache, model: RewardModel, base_samples: Sequence[Demonstration]
+) -> Objective:
+    """Returns the objective. A vote's weight is its age weight times its rater's reliability; `base_samples`
+    are weighted samples of the base (`sft.weighted_base_samples`)."""
+    rl = data.settings.rl
+    votes, _ = data.votes()
+    reliabilities = model.reliability_U[votes.rater_of_vote].clamp(0, 1).tolist()
+    weights = [age * reliability for age, reliability in zip(votes.weights, reliabilities, strict=True)]
+    weighted = list(zip(data.training, weights, strict=True))
+    objective = policy_objective(rl)
+    if objective is None:
+        objective = _preference_objective(data, cache, weighted)
+    elif rl.base_sft_coef and base_samples:
+        generator = data.generator("exemplars")
+        sft = SFTLoss(base_samples, rl.base_sft_coef, BASE_SAMPLES_PER_STEP, generator)
+        objective = WithSFT(objective, sft)
+    edits = [
+        Demonstration(reply.prompt_ids, reply.token_ids, weight)
+        for example, weight in weighted
+        if example.type == "edit"
+        for reply in [data.corpus.replies[example.reply_keys[0]]]
+    ]
+    if rl.edit_sft_coef and edits:
+        sft = SFTLoss(edits, rl.edit_sft_coef, EDITS_PER_STEP, data.generator("imitation"))
+        objective = WithSFT(objective, sft)
+    return objective
+
+
+def _preference_objective(
+    data: RoundData, cache: FeatureCache, weighted: list[tuple[Example, float]]
+) -> Objective:
+    def scored(key: Key) -> ScoredReply:
+        reply = data.corpus.replies[key]
+        return ScoredReply(reply.prompt_ids, reply.token_ids, cache.base_logprob(key))
+
+    rl, generator = data.settings.rl, data.generator("votes")
+    if rl.algorithm == "dpo":
+        pairs = [
+            (scored(chosen), scored(rejected), weight)
+            for chosen, rejected, weight in data.corpus.pairs(weighted)
+        ]
+        return DPO(pairs, rl.prompts_per_step, generator)
+    labelled = [(scored(key), good, weight) for key, good, weight in data.corpus.labelled(weighted)]
+    return KTO(labelled, 2 * rl.prompts_per_step, generator)
