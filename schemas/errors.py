@@ -11,15 +11,15 @@ HearkenError
 │   ├── RetryLater             with Retry-After
 │   │   ├── RateLimited        429  too many requests
 │   │   └── Unavailable        503  no engine can answer now
-│   ├── RouteError             404, 405  there is no such route or method     (serving.envelope)
-│   └── InternalError          500  a bug; the log has it                     (serving.envelope)
+│   ├── RouteError             404, 405  there is no such route or method     (serving.error_handlers)
+│   └── InternalError          500  a bug; the log has it                     (serving.error_handlers)
 ├── EngineError                an engine process failed, or does not answer
 ├── PolicyRejected             a policy directory or adapter must not serve
 ├── StartError                 this installation cannot start
 ├── MalformedRow               a row of a dataset fits no layout
 ├── DataLost                   the broker lost acknowledged events            (feedback.relay)
 ├── NoVerdict                  the judge gave none on a reply                 (feedback.judge)
-├── AdapterError               a directory fits no adapter slot of the base   (serving.embedded.model)
+├── AdapterError               a directory is no adapter of this base         (serving.embedded.model)
 ├── ClientDisconnected         a client left before its answer                (serving.embedded.server)
 ├── LeadershipLost             another trainer took over this one's round     (trainer.records.publish)
 ├── WorkerOutOfSync            a distributed round failed in one process      (trainer.learner)
