@@ -83,28 +83,28 @@ def resume(data_dir: DataDir = None) -> None:
 
 @app.command()
 def reproduce(policy: Policy, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Train a policy again from its stored inputs and compare the two; exit code 1 if they differ."""
+    """Train a policy again from its stored inputs and compare the two; exit code 1 beyond the tolerance."""
     from deploy.local.prepare import prepared
     from schemas.database import open_pool
     from trainer.reproduce import reproduce as run
 
     with prepared(load(data_dir=data_dir)) as settings, open_pool(settings.database_url or "") as pool:
-        found = run(settings, pool, policy)
+        result = run(settings, pool, policy)
     if as_json:
-        print(json.dumps(asdict(found)))
-    elif found.identical:
+        print(json.dumps(asdict(result)))
+    elif result.identical:
         print(f"{policy} was reproduced byte by byte.")
     else:
         print(
-            f"{policy} was reproduced with other bytes: its log-probabilities differ by {found.probe_distance:.4f}"
-            f" nats a token on the probe and by {found.reply_distance:.4f} on replies that it learned from,"
-            f" {'within' if found.equivalent else 'beyond'} the tolerance of {found.tolerance}."
+            f"{policy} was reproduced with other bytes: its log-probabilities differ by"
+            f" {result.probe_distance:.4f} nats a token on the probe and by {result.reply_distance:.4f}"
+            f" on replies of its last step, {'within' if result.equivalent else 'beyond'} the tolerance of {result.tolerance}."
         )
-        if found.differs:
-            print(f"Different from the original training: {'; '.join(found.differs)}.")
+        if result.differs:
+            print(f"Different from the original training: {'; '.join(result.differs)}.")
         else:
             print("The original was trained on the same kind of machine, where the bytes should be equal.")
-    raise typer.Exit(0 if found.equivalent else 1)
+    raise typer.Exit(0 if result.equivalent else 1)
 
 
 add_deprecated_name(app, "rebuild", "reproduce", reproduce)

@@ -19,11 +19,11 @@ async def promote(
 ) -> None:
     """Requests the promotion and waits until `policy` is live.
 
-    Raises what `rollout.ask` raises; PolicyRejected if verification failed on the engines; Unavailable after
-    `seconds`, when it withdraws the request.
+    Raises what `rollout.request_promotion` raises; PolicyRejected if verification failed on the engines;
+    Unavailable after `seconds`, when it cancels the request.
     """
     await connection.set_autocommit(True)
-    await rollout.ask(connection, project, policy)
+    await rollout.request_promotion(connection, project, policy)
     deadline = time.monotonic() + seconds
     while True:
         cursor = await connection.execute(
@@ -42,9 +42,9 @@ async def promote(
                 policy=policy,
                 reason=cast(Reason, row["reason"]),
             )
-        if time.monotonic() > deadline and await rollout.withdraw(connection, project, policy):
+        if time.monotonic() > deadline and await rollout.cancel_request(connection, project, policy):
             raise Unavailable(
-                f"No serving process made {policy} live in {seconds:.0f} s. The request is withdrawn. "
+                f"No serving process made {policy} live in {seconds:.0f} s. The request is cancelled. "
                 "Check that one runs and that its /readyz answers 200."
             )
         await asyncio.sleep(_POLL)

@@ -28,8 +28,8 @@ from schemas.errors import MalformedRow, StartError
 from schemas.feedback import Vote, parse_vote
 from schemas.settings import Settings
 from schemas.turns import IMPORTED, Reply, Turn
-from serving.auth import Seals
-from serving.keys import ensure_seal
+from serving.keys import ensure_signing_secret
+from serving.token_signer import TokenSigner
 
 if TYPE_CHECKING:
     from trainer.model.tokenizer import ChatTokenizer
@@ -69,11 +69,11 @@ async def import_file(settings: Settings, path: Path, rater: str) -> ImportRepor
     directory. Raises StartError if the file cannot be read at all."""
     from trainer.model.tokenizer import ChatTokenizer
 
-    text = ChatTokenizer(Path(settings.model))
+    tokenizer = ChatTokenizer(Path(settings.model))
     report = ImportReport()
     batch: list[ImportedRow] = []
     async with open_async_pool(settings.database_url or "") as pool:
-        importer = await Importer.open(pool, settings.project, rater, text)
+        importer = await Importer.open(pool, settings.project, rater, tokenizer)
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task(path.name, total=file_size(path))
             try:
@@ -104,20 +104,22 @@ class ImportedRow(NamedTuple):
 class Importer:
     """Converts rows to turns and votes of one rater in one project, and stores them."""
 
-    def __init__(self, pool: AsyncPool, project: str, key_id: str, rater: str, text: "ChatTokenizer") -> None:
+    def __init__(
+        self, pool: AsyncPool, project: str, key_id: str, rater: str, tokenizer: "ChatTokenizer"
+    ) -> None:
         self._pool = pool
         self._store = Store(pool)
         self._project = project
         self._key_id = key_id
         self._rater = rater
-        self._text = text
+        self._tokenizer = tokenizer
 
     @classmethod
-    async def open(cls, pool: AsyncPool, project: str, rater: str, text: "ChatTokenizer") -> "Importer":
+    async def open(cls, pool: AsyncPool, project: str, rater: str, tokenizer: "ChatTokenizer") -> "Importer":
         """Looks up the project's admin key, under which the turns are stored. Raises StartError without
         one."""
         async with pool.connection() as connection:
-            seals = Seals(await ensure_seal(connection))
+            signer = TokenSigner(await ensure_signing_secret(connection))
             cursor = await connection.execute(
                 "select id from keys where project = %s and kind = 'admin' and revoked_at is null"
                 " order by created_at limit 1",
@@ -126,7 +128,7 @@ class Importer:
             row = await cursor.fetchone()
         if row is None:
             raise StartError(f"The project {project} has no admin key.")
-        return cls(pool, project, row["id"], seals.rater(project, rater, "admin"), text)
+        return cls(pool, project, row["id"], signer.rater_id(project, rater, "admin"), tokenizer)
 
     def convert(self, number: int, judgement: Judgement) -> ImportedRow:
         """Returns the row's turn and vote. Raises MalformedRow if the base's template or context refuses
@@ -163,17 +165,17 @@ class Importer:
     def _turn(self, id: str, judgement: Judgement) -> Turn:
         messages = [dict(message) for message in judgement.messages]
         try:
-            prompt = self._text.render(messages)
+            prompt = self._tokenizer.render(messages)
         except TemplateError as error:
             raise MalformedRow(f"the base's chat template refuses it: {error}") from None
         replies = [
-            Reply(choice, POLICY, 1.0, reply, self._text.encode_reply(reply), [], "stop")
+            Reply(choice, POLICY, 1.0, reply, self._tokenizer.encode_reply(reply), [], "stop")
             for choice, reply in enumerate(judgement.replies)
         ]
         longest = len(prompt) + max(len(reply.token_ids) for reply in replies)
-        if longest > self._text.context_length:
+        if longest > self._tokenizer.context_length:
             raise MalformedRow(
-                f"it is {longest} tokens long, and the model's context is {self._text.context_length}"
+                f"it is {longest} tokens long, and the model's context is {self._tokenizer.context_length}"
             )
         return Turn(
             id=id,

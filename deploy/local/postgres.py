@@ -53,7 +53,7 @@ class EmbeddedPostgres:
     def restart(self) -> None:
         """Restarts a dead server with the same options, without waiting for a long recovery.
 
-        The wheel's own function does not suit: it waits for ever for a server that dies meanwhile, and always
+        The wheel's own function does not suit: it waits forever for a server that dies meanwhile, and always
         fails on a pid file that is incomplete because its server was killed early.
         """
         pid = self._pid()

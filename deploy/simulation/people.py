@@ -53,7 +53,7 @@ def all_preferences() -> tuple[Preference, ...]:
 
 def draw_preference(seed: int) -> Preference:
     """Draws a preference uniformly from all of them; the same seed gives the same one."""
-    return random.Random(f"taste {seed}").choice(all_preferences())
+    return random.Random(f"taste {seed}").choice(all_preferences())  # the string is part of the seed
 
 
 @dataclass(frozen=True, slots=True)

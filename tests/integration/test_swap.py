@@ -195,7 +195,7 @@ async def test_nobody_asks_for_a_policy_for_ever(database_url: str) -> None:
         await connection.execute(
             "insert into routes (project, live, previous) values ('default', 'p0', 'p0')"
         )
-        with pytest.raises(Unavailable, match="request is withdrawn"):
+        with pytest.raises(Unavailable, match="request is cancelled"):
             await promotion.promote(connection, "default", "p1-aaaaaa", seconds=0.2)
         [route] = await fetch_routes(connection)
         cursor = await connection.execute("select from policies where asked_at is not null")
