@@ -2,7 +2,7 @@
 
     python -m tests.distributed_worker FILE
 
-trains and writes the resulting tensors to FILE.
+The worker trains and writes the resulting tensors to FILE.
 """
 
 import sys
@@ -15,11 +15,15 @@ from torch import Tensor
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
-from trainer.model.rollouts import SamplingSpec, in_process_sampler, pack
-from trainer.reward.scoring import score
+from trainer.model.rollouts import Rollout, SamplingSpec, in_process_sampler, pack
+from trainer.reward.scoring import Scored, score
+from trainer.rl.batch import Batch
+from trainer.rl.guard import Guard
 from trainer.rl.losses import leave_one_out
-from trainer.rl.objectives import KTO, Judged, PolicyGradient, Samples
-from trainer.rl.optimize import improve
+from trainer.rl.objectives import KTO, PolicyGradient, ScoredReply
+from trainer.rl.optimize import optimize
+from trainer.rl.reward_shaping import ShapedReward
+from trainer.rl.sampling import step_sampler
 from trainer.starter import MODEL_DIR
 
 RL = RLSettings(steps_per_round=3, prompts_per_step=5, samples_per_prompt=4, max_tokens=16)
@@ -35,16 +39,22 @@ def train(group: ProcessGroup = SINGLE_PROCESS) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     start = backbone.snapshot()
     with backbone.full_precision():
-        found = improve(
-            backbone, prompts, lambda views: views["length"].float().sum(1), RL, generator,
+        sampler = in_process_sampler(backbone, SamplingSpec(RL.samples_per_prompt, RL.max_tokens), generator)
+        result = optimize(
+            backbone,
+            step_sampler(prompts, RL.prompts_per_step, sampler, generator),
+            ShapedReward(lambda features: features["length"].float().sum(1), RL),
             PolicyGradient(leave_one_out, RL.importance_weight_cap),
-            in_process_sampler(backbone, SamplingSpec(RL.samples_per_prompt, RL.max_tokens), generator),
-        )  # fmt: skip
+            Guard(backbone, RL.kl_budget),
+            RL,
+        )
         moved = [now - then for now, then in zip(backbone.snapshot(), start, strict=True)]
-        reply = found.rollouts[0][0].token_ids
+        reply = result.rollouts[0][0].token_ids
         [base_logprobs] = score(backbone, prompts[:1], [reply]).base_logprobs
-        vote = KTO([(Judged(prompts[0], reply, sum(base_logprobs)), True, 1.0)], 1, generator)
-        vote.descend(backbone, Samples([], [], torch.empty(0, 0), [], beta=0.1, held=0.0, kl=0.0))
+        vote = KTO([(ScoredReply(prompts[0], reply, sum(base_logprobs)), True, 1.0)], 1, generator)
+        sample = Rollout(0, reply, base_logprobs, False)  # its KL to the base is zero
+        scored = Scored([base_logprobs], {})
+        vote.backward(backbone, Batch(prompts[:1], [sample], scored, torch.zeros(1, 1), 0.1, 0.0))
     gradient = [weight.grad for weight in backbone.trainable() if weight.grad is not None]
     group.all_reduce_sum(gradient)
     weights = [getattr(weight, "_local_tensor", weight) for weight in backbone.model.parameters()]
@@ -52,7 +62,7 @@ def train(group: ProcessGroup = SINGLE_PROCESS) -> dict[str, Tensor]:
         "moved": torch.cat([each.flatten() for each in moved]),
         "gradient": torch.cat([each.flatten() for each in gradient]),
         "held": torch.tensor(sum(weight.numel() for weight in weights)),
-        **pack(found.rollouts),
+        **pack(result.rollouts),
     }
 
 

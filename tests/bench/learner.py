@@ -25,8 +25,11 @@ from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.reward.features import FeatureGroups
-from trainer.rl.objectives import on_samples
-from trainer.rl.optimize import improve
+from trainer.rl.guard import Guard
+from trainer.rl.objectives import policy_objective
+from trainer.rl.optimize import optimize
+from trainer.rl.reward_shaping import ShapedReward
+from trainer.rl.sampling import step_sampler
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts as world_prompts
 
@@ -52,15 +55,15 @@ class Ours:
         self.speeds: list[float] = []
 
     def step(self) -> None:
-        objective = on_samples(self.rl)
+        backbone, rl = self.backbone, self.rl
+        objective = policy_objective(rl)
         assert objective is not None
         began = time.perf_counter()
-        sampler = in_process_sampler(
-            self.backbone, SamplingSpec(self.rl.samples_per_prompt, self.rl.max_tokens), self.generator
-        )
-        result = improve(
-            self.backbone, self.prompts, self._reward, self.rl, self.generator, objective, sampler
-        )
+        spec = SamplingSpec(rl.samples_per_prompt, rl.max_tokens)
+        sampler = in_process_sampler(backbone, spec, self.generator)
+        sample = step_sampler(self.prompts, rl.prompts_per_step, sampler, self.generator)
+        reward = ShapedReward(self._reward, rl)
+        result = optimize(backbone, sample, reward, objective, Guard(backbone, rl.kl_budget), rl)
         seconds = time.perf_counter() - began
         tokens = sum(len(rollout.token_ids) for rollout in result.rollouts[0])
         self.speeds.append(tokens / seconds)

@@ -26,8 +26,11 @@ from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.model.tokenizer import ChatTokenizer
 from trainer.planning.plan import plan
 from trainer.reward.features import FeatureGroups
-from trainer.rl.objectives import on_samples
-from trainer.rl.optimize import improve
+from trainer.rl.guard import Guard
+from trainer.rl.objectives import policy_objective
+from trainer.rl.optimize import optimize
+from trainer.rl.reward_shaping import ShapedReward
+from trainer.rl.sampling import step_sampler
 from trainer.starter import MODEL_DIR
 
 SHAPES = {"small": (256, 4), "medium": (512, 8), "large": (768, 16)}
@@ -67,7 +70,7 @@ def trained(model: Path, rl: RLSettings) -> dict[str, float]:
     backbone = Backbone(model, rl)
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(3, 400, (64, PROMPT), generator=generator).tolist()
-    objective = on_samples(rl)
+    objective = policy_objective(rl)
     assert objective is not None
 
     def reward(features: FeatureGroups) -> torch.Tensor:
@@ -76,7 +79,8 @@ def trained(model: Path, rl: RLSettings) -> dict[str, float]:
     clock = time.perf_counter if backbone.device.type == "cuda" else time.process_time
     began = clock()
     sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
-    improve(backbone, prompts, reward, rl, generator, objective, sampler)
+    sample = step_sampler(prompts, rl.prompts_per_step, sampler, generator)
+    optimize(backbone, sample, ShapedReward(reward, rl), objective, Guard(backbone, rl.kl_budget), rl)
     return {"bytes": _highest(backbone.device), "seconds": clock() - began}
 
 

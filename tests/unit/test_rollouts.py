@@ -9,7 +9,7 @@ from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward.features import LENGTH_SOFTNESS, LENGTH_THRESHOLDS, TOKEN_BUCKETS, extract_features
 from trainer.reward.scoring import score
-from trainer.rl.optimize import kl_penalty
+from trainer.rl.schedule import kl_coef
 
 torch.set_num_threads(1)
 
@@ -107,6 +107,6 @@ def test_features_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(ba
 
 def test_the_kl_coefficient_grows_as_the_budget_is_used_up() -> None:
     rl = RLSettings(kl_coef=0.2, kl_budget=0.1)
-    assert kl_penalty(0.0, rl) == pytest.approx(0.2)
-    assert kl_penalty(0.5, rl) == pytest.approx(0.2 / 0.75)
-    assert kl_penalty(5.0, rl) == pytest.approx(0.8)
+    assert kl_coef(0.0, rl) == pytest.approx(0.2)
+    assert kl_coef(0.5, rl) == pytest.approx(0.2 / 0.75)
+    assert kl_coef(5.0, rl) == pytest.approx(0.8)
