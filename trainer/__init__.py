@@ -1,1 +1,1 @@
-"""From votes to a better policy."""
+"""The trainer turns votes into a better policy."""

@@ -1,7 +1,7 @@
 """Learner runs a round on this process's copy of the model; in a process group, all ranks run it in lockstep.
 
-Rank 0 is the trainer: only it reads votes and publishes. It broadcasts the round's data to the other ranks, which
-run the same round with the same seeds and get the same adapter.
+Rank 0 is the trainer: only it reads votes and publishes. It broadcasts the round's data to the other ranks,
+which run the same round with the same seeds and get the same adapter.
 """
 
 from dataclasses import dataclass

@@ -1,17 +1,18 @@
 """The trainer is a loop: read votes, train a candidate, evaluate it at the gate, publish it if it passes.
 
 The loop reads the log into training examples. When enough new votes have come, or any and enough time has
-passed, it runs a round (`round`): it fits the reward model to the training folds of the active votes, improves
-the live adapter by policy gradient on prompts that people sent, puts the candidate before the gate with the
-held-out fold, and publishes it if it passes. Every round is recorded, whatever its outcome. A round starts from
-the live adapter, or from its parent if the live regression test fails (`evaluation.regression`).
+passed, it runs a round (`round`): it fits the reward model to the training folds of the active votes,
+improves the live adapter by policy gradient on prompts that people sent, puts the candidate before the gate
+with the held-out fold, and publishes it if it passes. Every round is recorded, whatever its outcome. A round
+starts from the live adapter, or from its parent if the live regression test fails (`evaluation.regression`).
 
 A trainer may be killed at any instruction. Votes are safe in the log, a policy is published completely or not
 at all, and an interrupted round is closed as failed by the next leader and run again from the same inputs: of
 several trainers one leads and the others stand by (`leader_election`). Nothing here changes what is served;
 serving takes published policies live.
 
-A trainer may be a group of processes: rank 0 runs this loop, the others share the work on the model (`learner`).
+A trainer may be a group of processes: rank 0 runs this loop, the others share the work on the model
+(`learner`).
 """
 
 import time
@@ -56,8 +57,9 @@ log = structlog.get_logger("trainer")
 
 def run(settings: Settings, *, once: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> int:
     """Trains until killed, or with `once` runs one round; the other ranks of `group` run `Learner.follow`.
-    Returns the exit code: 0, or 1 when the one round failed. Raises StartError when the base is not the one of
-    the project's policies, or when another trainer leads and one round was asked for, and WorkerOutOfSync."""
+    Returns the exit code: 0, or 1 when the one round failed. Raises StartError when the base is not the one
+    of the project's policies, or when another trainer leads and one round was asked for, and
+    WorkerOutOfSync."""
     if settings.database_url is None:
         raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
     learner = Learner(settings, group)
@@ -252,8 +254,8 @@ class Trainer:
         found.weightiest, found.raters = influence["weightiest"], influence["raters"]
 
     def _compact(self) -> None:
-        """Compacts the round's oldest votes into the vote summary. If that fails, the summary is discarded and
-        a new one begins."""
+        """Compacts the round's oldest votes into the vote summary. If that fails, the summary is discarded
+        and a new one begins."""
         if self._fitted is None:
             return
         data, model = self._fitted

@@ -1,4 +1,4 @@
-"""This module chooses a round's parent policy: the live policy, or its parent if the live policy regressed."""
+"""This module chooses the policy that a round starts from: the live one, or its parent if it regressed."""
 
 import time
 from dataclasses import dataclass

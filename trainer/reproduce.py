@@ -1,9 +1,9 @@
 """Reproduction trains a policy again from what its directory keeps, and compares the weights byte by byte.
 
 The directory has the round's inputs (the names of its votes and prompts), all rollouts, the configuration and
-the seed; training starts from the adapter of its parent. On the same kind of machine the weights are identical.
-On another, log-probabilities agree within a tolerance, on the probe and on the replies of the last step. A policy
-whose votes or prompts were erased, or are past their retention, cannot be reproduced.
+the seed; training starts from the adapter of its parent. On the same kind of machine the weights are
+identical. On another, log-probabilities agree within a tolerance, on the probe and on the replies of the last
+step. A policy whose votes or prompts were erased, or are past their retention, cannot be reproduced.
 """
 
 import tempfile

@@ -1,7 +1,8 @@
 """One training round fits the reward model to people's votes and optimises the live adapter against it by RL.
 
-The result is a function of the round's data, the adapter at its start and the settings, bit by bit on the same
-kind of machine (`reproduce`): every random choice has its own generator, and caches do not change results.
+The result is a function of the round's data, the adapter at its start and the settings, bit by bit on the
+same kind of machine (`reproduce`): every random choice has its own generator, and caches do not change
+results.
 """
 
 from dataclasses import dataclass

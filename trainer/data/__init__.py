@@ -1,1 +1,1 @@
-"""The data of a round: votes from the log, prompts, and the summary of older votes."""
+"""Training data: votes from the log, prompts, a round's inputs and split, and the summary of older votes."""

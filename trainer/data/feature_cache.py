@@ -1,4 +1,4 @@
-"""FeatureCache keeps the base's features and log-probabilities of the replies that votes are on, between rounds."""
+"""FeatureCache keeps the base's features and log-probabilities of voted replies from round to round."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The train/eval split of a round: votes and prompts in K folds by turn, one of which is held out for the gate.
+"""RoundData splits a round's votes and prompts into K folds by turn, and holds one of them out for the gate.
 
 The held-out fold changes with every round, so all votes are trained on in time.
 """

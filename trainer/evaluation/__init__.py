@@ -1,1 +1,1 @@
-"""Evaluation of candidate and live policies."""
+"""Evaluation of policies: the gate, knowledge questions, the live regression test and style statistics."""

@@ -1,1 +1,1 @@
-"""This package runs the language model: backbone, tokenizer, process group, device and rollouts."""
+"""The base with its LoRA adapter: tokens, sampling, devices and process groups."""

@@ -1,1 +1,1 @@
-"""x"""
+"""The plan estimates a round's memory and time before it runs."""

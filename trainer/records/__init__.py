@@ -1,1 +1,1 @@
-"""x"""
+"""Records of rounds, published policies, and the metrics of training."""

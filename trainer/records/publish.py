@@ -2,8 +2,8 @@
 
 The directory is written under another name, flushed to disk and renamed, so a policy is complete or absent.
 Its row, its round's record and the events of its votes are one transaction. A trainer killed before it leaves
-an unregistered directory, which the next start removes. It removes nothing else: a database that knows none of
-the policies in the data folder is the wrong one, or was not restored.
+an unregistered directory, which the next start removes. It removes nothing else: a database that knows none
+of the policies in the data folder is the wrong one, or was not restored.
 """
 
 import hashlib
@@ -65,8 +65,8 @@ def write(
     artifacts: TrainingArtifacts | None = None,
 ) -> Manifest:
     """Writes the policy directory of the current adapter, whose probe is given. Its name is the round's
-    number and the digest of its weights, or `p0` without artifacts. The file of the vote summary is large and never
-    changes, so policies share it by a hard link."""
+    number and the digest of its weights, or `p0` without artifacts. The file of the vote summary is large and
+    never changes, so policies share it by a hard link."""
     folder = settings.policies_dir / settings.project
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{_DRAFT}{number}"

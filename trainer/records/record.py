@@ -38,8 +38,8 @@ class Ending:
 class RoundRecord:
     """What a round records of its data, its training and its evaluation; None where it did not get so far.
 
-    `votes` had arrived when it began. `examples_past` counts the votes of the vote summary; `examples_new` and
-    `held_out_unseen` count the training and held-out votes that no policy had trained on.
+    `votes` had arrived when it began. `examples_past` counts the votes of the vote summary; `examples_new`
+    and `held_out_unseen` count the training and held-out votes that no policy had trained on.
     """
 
     votes: int

@@ -1,1 +1,1 @@
-"""The reward model: features of replies, the likelihood of votes, and an ensemble of linear models."""
+"""The reward model: features of replies, the likelihood of votes, and the Bayesian ensemble."""

@@ -1,1 +1,1 @@
-"""x"""
+"""Policy optimisation: losses, objectives, the optimizer loop and its guard."""

@@ -1,4 +1,4 @@
-"""A Batch holds the scored samples of one optimizer step; StepStats and OptimizeResult record what came of it."""
+"""A Batch holds the scored samples of an optimizer step; StepStats and OptimizeResult are its statistics."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

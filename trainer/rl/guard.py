@@ -1,4 +1,4 @@
-"""The guard keeps a round within its limits of KL, entropy and knowledge, and takes back the steps beyond them.
+"""The guard keeps a round within limits of KL, entropy and knowledge, and takes back the steps beyond them.
 
 Before each step it checks the statistics of the samples. Beyond a limit it restores the last adapter within
 it and halves the learning rate, once; the second time it ends the round. An adapter that began beyond a limit

@@ -9,8 +9,8 @@ from torch.nn.functional import logsigmoid
 
 
 def leave_one_out(rewards_PK: Tensor) -> Tensor:
-    """Returns leave-one-out advantages of rewards (P, K) or returns (P, K, T): each reply's, minus the mean of
-    the other replies to the same prompt (RLOO: Kool et al. 2019; Ahmadian et al. 2024)."""
+    """Returns leave-one-out advantages of rewards (P, K) or returns (P, K, T): each reply's, minus the mean
+    of the other replies to the same prompt (RLOO: Kool et al. 2019; Ahmadian et al. 2024)."""
     others = rewards_PK.shape[1] - 1
     mean_of_others_PK = (rewards_PK.sum(1, keepdim=True) - rewards_PK) / others
     return rewards_PK - mean_of_others_PK

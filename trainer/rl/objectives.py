@@ -28,8 +28,8 @@ CONFIDENT_PROBABILITY = 0.9
 """Least probability under the base of a confident token: a fact, the rest of a word, most grammar."""
 
 CONFIDENT_KL_SCALE = 10.0
-"""Factor on β for the KL on confident tokens. At β alone, noise in the rewards would erode facts, since a fact
-that is wrong twice as often costs hardly any KL."""
+"""Factor on β for the KL on confident tokens. At β alone, noise in the rewards would erode facts, since a
+fact that is wrong twice as often costs hardly any KL."""
 
 
 class Objective(Protocol):

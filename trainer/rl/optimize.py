@@ -1,7 +1,7 @@
-"""RLOO with a KL penalty (Ahmadian et al. 2024) trains the adapter; the other objectives run in the same loop.
+"""RLOO with a KL penalty (Ahmadian et al. 2024) trains the adapter; the other objectives share the loop.
 
-A step samples k replies to each of a few prompts, scores them with the reward model and the frozen base, takes
-the leave-one-out advantages, and makes one AdamW step. The guard looks at the samples before the step.
+A step samples k replies to each of a few prompts, scores them with the reward model and the frozen base,
+takes the leave-one-out advantages, and makes one AdamW step. The guard looks at the samples before the step.
 """
 
 from collections.abc import Callable

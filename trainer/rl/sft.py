@@ -1,4 +1,4 @@
-"""SFT on demonstrations serves as an auxiliary loss: people's edits, and base samples weighted by their reward."""
+"""SFT is an auxiliary loss on demonstrations: people's edits, and base samples weighted by their reward."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

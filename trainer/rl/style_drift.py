@@ -1,4 +1,4 @@
-"""Style drift is the change of a policy's replies that its reward does not explain: shorter, warmer, less sure.
+"""Style drift is the change of a policy's replies that its reward does not explain, such as their length.
 
 The KL penalty hardly limits it: a style of half of the base's replies can fall to a quarter of them for 0.14
 nats a reply. So it has a penalty of its own. A reply's residual is its projected features (`projection`) less

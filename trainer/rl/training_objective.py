@@ -1,4 +1,5 @@
-"""This module builds a round's objective: the algorithm's loss, and SFT on base samples and on people's edits."""
+"""This module builds a round's objective: the algorithm's loss, with SFT on base samples and people's
+edits."""
 
 from collections.abc import Sequence
 
