@@ -98,7 +98,8 @@ def reproduce(policy: Policy, data_dir: DataDir = None, as_json: Json = False) -
         print(
             f"{policy} was reproduced with other bytes: its log-probabilities differ by"
             f" {result.probe_distance:.4f} nats a token on the probe and by {result.reply_distance:.4f}"
-            f" on replies of its last step, {'within' if result.equivalent else 'beyond'} the tolerance of {result.tolerance}."
+            f" on replies of its last step, {'within' if result.equivalent else 'beyond'} the tolerance"
+            f" of {result.tolerance}."
         )
         if result.differs:
             print(f"Different from the original training: {'; '.join(result.differs)}.")
