@@ -29,14 +29,16 @@ import torch
 from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
 from trainer.data.examples import Corpus, Example, Key, Reply
+from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
+from trainer.data.split import RoundData
 from trainer.evaluation import gate
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval, Question, answer_accuracy
 from trainer.evaluation.style_stats import distinct_2
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
-from trainer.rl.optimize import Improvement
-from trainer.round import Round, Seen
+from trainer.rl.batch import OptimizeResult
+from trainer.round import run_round
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES, styles
 from trainer.starter.world import factual_prompts
@@ -68,9 +70,9 @@ class VoteHistory:
             Example(event, turn, type, value, rater, reply_keys, NOW, seen_in_training=False)
         )
 
-    def round(
+    def round_data(
         self, backbone: Backbone, settings: TrainerSettings, draw: int, knowledge_lost: float = 0.0
-    ) -> Round:
+    ) -> RoundData:
         events = [example.event_id for example in self.examples]
         inputs = RoundInputs(
             draw=draw,
@@ -82,7 +84,7 @@ class VoteHistory:
             knowledge_lost=knowledge_lost,
         )
         corpus = Corpus(list(self.examples), dict(self.replies))
-        return Round(backbone, settings, inputs, corpus, dict(self.prompts))
+        return RoundData(backbone, settings, inputs, corpus, dict(self.prompts))
 
 
 def simulate_votes(
@@ -117,32 +119,32 @@ def simulate_votes(
 
 
 def train_round(
-    work: Round, settings: TrainerSettings, seen: Seen, questions: KnowledgeEval
-) -> tuple[Improvement, gate.Verdict]:
+    data: RoundData, settings: TrainerSettings, cache: FeatureCache, questions: KnowledgeEval
+) -> tuple[OptimizeResult, gate.Verdict]:
     """Runs one round as the trainer does; the adapter is restored when the gate refuses the candidate."""
     backbone, rl = questions.backbone, settings.rl
     sampler = in_process_sampler(
-        backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), work.generator("rollouts")
+        backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), data.generator("rollouts")
     )
 
     def samples(purpose: str) -> gate.EvalSamples:
         spec = SamplingSpec(gate.SAMPLES_PER_PROMPT, rl.max_tokens)
-        return gate.sample_eval(backbone, work.exam, spec, work.generator(purpose))
+        return gate.sample_eval(backbone, data.eval_prompts, spec, data.generator(purpose))
 
     before, live = backbone.snapshot(), samples("live")
-    learned = work.learn(seen, questions, sampler)
+    result = run_round(data, cache, questions, sampler)
     accuracy = KnowledgeAccuracy(
-        candidate=questions.adapter_accuracy(work.generator("knowledge")), base=questions.base_accuracy()
+        candidate=questions.adapter_accuracy(data.generator("knowledge")), base=questions.base_accuracy()
     )
     verdict = gate.evaluate(
-        gate.GateSamples(samples("candidate"), live, learned.base),
-        gate.GateModels(learned.model, learned.judge),
+        gate.GateSamples(samples("candidate"), live, result.base),
+        gate.GateModels(result.model, result.held_out_model),
         accuracy,
         settings,
     )
     if not verdict.passed:
         backbone.restore(before)
-    return learned.improvement, verdict
+    return result.optimized, verdict
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     people = draw_people(seed, 20)
     judge = next(person for person in people if not person.contrarian)
     history = VoteHistory()
-    seen, gate_questions = Seen(backbone), KnowledgeEval(backbone, settings)
+    cache, gate_questions = FeatureCache(backbone), KnowledgeEval(backbone, settings)
     questions = [Question(each.prompt, each.accept or ()) for each in factual_prompts(QUESTIONS, 77)]
     before = PolicySamples.draw(backbone, EVAL_REPLIES, seed)
     known = mean_accuracy(backbone, questions)
@@ -212,10 +214,10 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         simulate_votes(backbone, history, people, ROUND_VOTES, 100 * seed + number)
         backbone.restore(newer)
         wall = time.monotonic()
-        work = history.round(backbone, settings, 1000 * seed + number, lost)
-        if work.useless():
+        data = history.round_data(backbone, settings, 1000 * seed + number, lost)
+        if data.skip_reason():
             continue
-        result, verdict = train_round(work, settings, seen, gate_questions)
+        result, verdict = train_round(data, settings, cache, gate_questions)
         wall = time.monotonic() - wall
         lost = verdict.figures["knowledge_lost"]
         if verdict.passed:
@@ -225,7 +227,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         print(
             f"  {number * ROUND_VOTES:4d} votes: {approval}"
             f"  reward {first.reward:+.2f}→{last.reward:+.2f}  KL {last.kl:.3f}  entropy {last.entropy:.2f}"
-            f"  length {last.length:.0f}  lost {lost:+.3f}  {wall:.0f} s"
+            f"  length {last.mean_length:.0f}  lost {lost:+.3f}  {wall:.0f} s"
             f"  {result.stopped or ''} {'; '.join(verdict.reasons)}",
             flush=True,
         )

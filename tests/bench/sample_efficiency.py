@@ -32,11 +32,11 @@ from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
 from tests.bench.offline_learning import PolicySamples, VoteHistory, simulate_votes, train_round
 from trainer.data.examples import Corpus, Key
+from trainer.data.feature_cache import FeatureCache
 from trainer.evaluation import gate
 from trainer.evaluation.knowledge import KnowledgeEval, accuracy_drop
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec
-from trainer.round import Seen
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts as world_prompts
 
@@ -103,17 +103,17 @@ def train_ours(
     """Returns the number of votes needed, MAX_VOTES + 1 if those were not enough, and twice as many votes."""
     questions = evaluator.questions
     backbone = questions.backbone
-    history, seen = VoteHistory(), Seen(backbone)
+    history, cache = VoteHistory(), FeatureCache(backbone)
     older = newer = backbone.snapshot()
     taken, lost = MAX_VOTES + 1, 0.0
     for number in range(1, MAX_VOTES // ROUND_VOTES + 1):
         backbone.restore(older)
         simulate_votes(backbone, history, people, ROUND_VOTES, 100 * seed + number)
         backbone.restore(newer)
-        work = history.round(backbone, settings, 1000 * seed + number, lost)
-        if work.useless() is not None:
+        data = history.round_data(backbone, settings, 1000 * seed + number, lost)
+        if data.skip_reason() is not None:
             continue
-        _, verdict = train_round(work, settings, seen, questions)
+        _, verdict = train_round(data, settings, cache, questions)
         lost = verdict.figures["knowledge_lost"]
         if not verdict.passed:
             print(f"  ours, {len(history.examples)} votes: {'; '.join(verdict.reasons)}", flush=True)

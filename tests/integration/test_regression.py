@@ -100,7 +100,7 @@ def test_a_candidate_from_the_parent_is_compared_with_the_live_policy(
     learner = Learner(settings)
     learner.backbone.load_adapter(served)
     inputs = RoundInputs(draw=2, parent=BASE, votes=0, events=[], turns=[], positions={})
-    said = learner.exam.samples(inputs.generator(settings.trainer.seed, "samples"))
+    said = learner.knowledge.samples(inputs.generator(settings.trainer.seed, "samples"))
     assert [each["before"] for each in recorded] == [text for _, text in said]
 
 

@@ -10,11 +10,11 @@ RECORD = {
     "outcome": "published",
     "reason": None,
     "votes": 120,
-    "improvement": {
+    "optimization": {
         "steps": [
-            {"reward": 0.1, "kl": 0.0, "length": 20.0, "ended": 1.0},
-            {"reward": 0.4, "kl": 0.02, "length": 22.5, "ended": 0.98},
-            {"reward": 0.6, "kl": 0.03, "length": 21.0, "ended": 1.0},
+            {"reward": 0.1, "kl": 0.0, "mean_length": 20.0, "eos_rate": 1.0},
+            {"reward": 0.4, "kl": 0.02, "mean_length": 22.5, "eos_rate": 0.98},
+            {"reward": 0.6, "kl": 0.03, "mean_length": 21.0, "eos_rate": 1.0},
         ],
         "stopped": None,
     },
@@ -34,6 +34,14 @@ def test_the_page_shows_everything_of_the_record() -> None:
     assert "held out gain" not in found  # it is None
     assert len(re.findall("<svg", found)) == 4
     assert not re.search(r"(src|href)=", found)  # it needs nothing else
+
+
+def test_a_record_of_the_release_before_is_shown() -> None:
+    old = {**RECORD, "improvement": RECORD["optimization"], "hindsight": {"regrets": True}}
+    del old["optimization"]
+    found = page(old)
+    assert len(re.findall("<svg", found)) == 4
+    assert "regrets" in found
 
 
 def test_replies_are_escaped() -> None:
