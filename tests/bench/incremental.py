@@ -34,14 +34,16 @@ from schemas.settings import RewardSettings, Settings, TrainerSettings
 from tests.bench.reward import HELD_OUT, NOISE, Replies, accuracy, replies
 from trainer.data import examples
 from trainer.data.examples import Corpus, Example, Key
+from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
+from trainer.data.split import RoundData
 from trainer.data.vote_summary import VoteSummary, compatibility_key, to_compact
 from trainer.model.backbone import Backbone
 from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import COMPONENTS, BaseFeatures, fit_projections
-from trainer.round import BASE_PROMPTS, BASE_REPLIES, Round, Seen
+from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 
 VOTED = 4_000  # replies that are voted on, again and again
@@ -59,13 +61,13 @@ def base_features(everything: Replies) -> BaseFeatures:
     return BaseFeatures(groups, BASE_REPLIES)
 
 
-class Precomputed(Seen):
+class Precomputed(FeatureCache):
     """Precomputed features, of replies whose turn's id ends in their row."""
 
     def __init__(self, everything: Replies) -> None:
         self._everything = everything.features
 
-    def of(self, keys: Sequence[Key]) -> FeatureGroups:
+    def features(self, keys: Sequence[Key]) -> FeatureGroups:
         rows = [int(turn.rpartition("-")[2]) for turn, _ in keys]
         return {name: group[rows] for name, group in self._everything.items()}
 
@@ -91,7 +93,7 @@ def thumbs(
 
 
 def stream(
-    votes: list[Example], seen: Precomputed, summary: VoteSummary, reward: RewardSettings
+    votes: list[Example], cache: Precomputed, summary: VoteSummary, reward: RewardSettings
 ) -> Iterator[tuple[int, VoteSummary, list[Example]]]:
     """Yields after every NEW votes: their count, the summary of older ones, and the newer ones."""
     compacted = 0
@@ -101,14 +103,14 @@ def stream(
         yield arrived, summary, window
         if events := to_compact([each.event_id for each in window]):
             generator = torch.Generator().manual_seed(arrived)
-            summary = summary.compact(Corpus(window, {}), events, seen.of, reward, generator)
+            summary = summary.compact(Corpus(window, {}), events, cache.features, reward, generator)
             compacted += len(events)
 
 
 def fitted(
     votes: list[Example],
     summary: VoteSummary | None,
-    seen: Precomputed,
+    cache: Precomputed,
     base: BaseFeatures,
     reward: RewardSettings,
     seed: int,
@@ -116,7 +118,7 @@ def fitted(
     numbers, keys = Corpus(votes, {}).votes(votes, reward)
     older = summary.prior(range(FOLDS), examples.raters(votes)) if summary else None
     generator = torch.Generator().manual_seed(seed)
-    return ensemble.fit(seen.of(keys), numbers, base, reward, generator, older)
+    return ensemble.fit(cache.features(keys), numbers, base, reward, generator, older)
 
 
 Accuracies = dict[int, tuple[float, float]]
@@ -124,16 +126,16 @@ Accuracies = dict[int, tuple[float, float]]
 
 
 def accuracies(everything: Replies, seed: int, people: int, hostile: float) -> Accuracies:
-    reward, seen, base = RewardSettings(), Precomputed(everything), base_features(everything)
+    reward, cache, base = RewardSettings(), Precomputed(everything), base_features(everything)
     held_out = everything.part(VOTED, VOTED + HELD_OUT)
     truth = [draw_preference(seed).likes(text) for text in held_out.texts]
     votes = thumbs(everything, "bench", seed, max(SIZES), people, hostile)
     found = {}
-    for arrived, summary, window in stream(votes, seen, empty_summary(base, ""), reward):
+    for arrived, summary, window in stream(votes, cache, empty_summary(base, ""), reward):
         if arrived in SIZES:
             models = [
-                fitted(window, summary, seen, base, reward, arrived),
-                fitted(votes[:arrived], None, seen, base, reward, arrived),
+                fitted(window, summary, cache, base, reward, arrived),
+                fitted(votes[:arrived], None, cache, base, reward, arrived),
             ]
             one, full = (accuracy(model.reward(held_out.features), truth) for model in models)
             found[arrived] = (one, full)
@@ -152,7 +154,7 @@ class Project:
     def __init__(self, pool: Pool, name: str, everything: Replies, backbone: Backbone, folder: Path) -> None:
         self.pool, self.name, self.backbone = pool, name, backbone
         self.settings = TrainerSettings()
-        self.seen, self.base = Precomputed(everything), base_features(everything)
+        self.cache, self.base = Precomputed(everything), base_features(everything)
         self.path = folder / f"{name}.safetensors"
         with pool.connection() as connection:
             connection.execute("insert into projects (id) values (%s) on conflict do nothing", [name])
@@ -194,11 +196,11 @@ class Project:
         events = examples.active_events(self.pool, self.name)
         corpus = examples.load(self.pool, self.name, self.backbone, events)
         inputs = RoundInputs(draw=draw, parent="p0", votes=0, events=events, turns=[], positions={})
-        work = Round(self.backbone, self.settings, inputs, corpus, {}, summary)
-        model = work.fit(self.base, self.seen)
-        work.fit(self.base, self.seen, held_out=True)
-        if model is not None and (folded := work.fold(self.seen, model)) is not None:
-            folded.save(self.pool, self.name, self.path)
+        data = RoundData(self.backbone, self.settings, inputs, corpus, {}, summary)
+        model = data.fit_reward_model(self.base, self.cache)
+        data.fit_reward_model(self.base, self.cache, held_out=True)
+        if model is not None and (compacted := data.compact(self.cache, model)) is not None:
+            compacted.save(self.pool, self.name, self.path)
         return time.perf_counter() - begun
 
 
@@ -213,7 +215,7 @@ def times(everything: Replies, backbone: Backbone, pool: Pool, folder: Path) -> 
     for start in range(0, MANY, 10_000):
         many.arrive(votes[start : start + 10_000])
     older = empty_summary(many.base, compatibility_key(backbone.digest, many.settings))
-    for arrived, summary, _ in stream(votes[:MANY], many.seen, older, many.settings.reward):
+    for arrived, summary, _ in stream(votes[:MANY], many.cache, older, many.settings.reward):
         if arrived % 10_000 == 0:
             print(f"{arrived} votes, {len(summary.events)} compacted", flush=True)
     summary.save(pool, many.name, many.path)

@@ -27,11 +27,11 @@ from schemas.settings import Settings
 from tests.training import WORDS
 from tests.voting import a_turn
 from trainer.data import examples
+from trainer.data.feature_cache import FeatureCache
 from trainer.data.ingest import ingest
 from trainer.model.backbone import Backbone
 from trainer.reward.ensemble import fit
 from trainer.reward.projection import BaseFeatures
-from trainer.round import Seen
 
 PREFERENCES = [
     {"prompt": f"What is {number} plus 2?", "chosen": f"It is {number + 2}.", "rejected": "Go away."}
@@ -279,16 +279,18 @@ async def test_a_preference_is_learned_from_imported_pairs(
     await import_file(settings, write(tmp_path / "rows.jsonl", pairs), "somebody")
     ingest(pool, open_log(settings, pool))
     corpus = examples.load(pool, "default", backbone, examples.active_events(pool, "default"))
-    seen = Seen(backbone)
-    seen.look(corpus)
+    cache = FeatureCache(backbone)
+    cache.update(corpus)
     votes, keys = corpus.votes(corpus.examples[:120], settings.trainer.reward)
-    features = seen.of(keys)
+    features = cache.features(keys)
     model = fit(
         features, votes, BaseFeatures(features, 2), settings.trainer.reward, torch.Generator().manual_seed(0)
     )
     assert [float(member.terms.position) for member in model.members] == pytest.approx([0] * 5, abs=1e-6)
     fresh = [example for number, example in enumerate(corpus.examples) if number >= 120 and number % 10]
-    better, worse = (model.reward(seen.of([each.reply_keys[place] for each in fresh])) for place in (0, 1))
+    better, worse = (
+        model.reward(cache.features([each.reply_keys[place] for each in fresh])) for place in (0, 1)
+    )
     assert float((better > worse).float().mean()) > 0.8
 
 
