@@ -11,7 +11,7 @@ from docs import generate
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FILE = re.compile(r"(?:schemas|feedback|serving|trainer|deploy|tests|docs)(?:/[\w.-]+)+")
+FILE = re.compile(r"(?<![\w/])(?:schemas|feedback|serving|trainer|deploy|tests|docs)(?:/[\w.-]+)+")
 ROW = re.compile(r"^\| (.+) \| `(.+)` \| `(.+)` \|$", re.MULTILINE)
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from schemas.errors import EngineError, PolicyRejected
 from schemas.policies import Probe
-from serving.engine import Engine
-from serving.fleet import Fleet, preferred
-from serving.proof import passes, telling
+from serving.adapter_check import select_positions, verify_adapter
+from serving.engine import EngineClient
+from serving.fleet import Fleet, rank_replicas
 from serving.replica import Replica
 
 BASE = [-1.0, -2.0, -3.0]
@@ -32,32 +32,36 @@ OWN = [-2.0, -1.0, -4.0]
 )
 def test_a_probe_must_be_near_to_the_manifest(measured: list[float], verdict: bool) -> None:
     assert (
-        passes(telling(Probe(token_ids=[1, 2, 3, 4], logprobs=OWN, base_logprobs=BASE)), measured, 0.05)
+        verify_adapter(
+            select_positions(Probe(token_ids=[1, 2, 3, 4], logprobs=OWN, base_logprobs=BASE)), measured, 0.05
+        )
         is verdict
     )
 
 
 def test_a_policy_that_differs_clearly_must_be_nearer_to_itself_than_to_the_base() -> None:
-    probe = telling(Probe(token_ids=[1, 2], logprobs=[-1.06], base_logprobs=[-1.0]))
-    assert passes(probe, [-1.05], 0.05)
-    assert not passes(probe, [-1.02], 0.05)
+    probe = select_positions(Probe(token_ids=[1, 2], logprobs=[-1.06], base_logprobs=[-1.0]))
+    assert verify_adapter(probe, [-1.05], 0.05)
+    assert not verify_adapter(probe, [-1.02], 0.05)
 
 
 def test_a_policy_that_is_still_the_base_need_not_differ_from_it() -> None:
-    assert passes(telling(Probe(token_ids=[1, 2], logprobs=[-1.0], base_logprobs=[-1.0])), [-1.0], 0.05)
+    assert verify_adapter(
+        select_positions(Probe(token_ids=[1, 2], logprobs=[-1.0], base_logprobs=[-1.0])), [-1.0], 0.05
+    )
 
 
 def test_a_probe_asks_where_adapter_and_base_differ_most() -> None:
     base = [-1.0] * 20
     own = [-1.0 - (at in (3, 7, 19)) * 0.5 - at / 1_000 for at in range(20)]
-    short = telling(Probe(token_ids=list(range(21)), logprobs=own, base_logprobs=base))
-    assert len(short.places) == 8
-    assert {4, 8, 20} < set(short.places)
-    assert short.logprobs == [own[at - 1] for at in short.places]
+    selected = select_positions(Probe(token_ids=list(range(21)), logprobs=own, base_logprobs=base))
+    assert len(selected.positions) == 8
+    assert {4, 8, 20} < set(selected.positions)
+    assert selected.logprobs == [own[at - 1] for at in selected.positions]
 
 
 def replicas(*streams: int) -> list[Replica]:
-    found = [Replica(Engine(f"http://10.0.0.{number}:8000", 1)) for number in range(len(streams))]
+    found = [Replica(EngineClient(f"http://10.0.0.{number}:8000", 1)) for number in range(len(streams))]
     for replica, count in zip(found, streams, strict=True):
         replica.streams = count
     return found
@@ -65,8 +69,8 @@ def replicas(*streams: int) -> list[Replica]:
 
 def test_a_conversation_stays_on_its_replica_and_conversations_spread() -> None:
     found = replicas(0, 0, 0, 0)
-    owners = {f"conv-{number}": preferred(found, f"conv-{number}")[0] for number in range(400)}
-    assert all(preferred(found, conversation)[0] is owner for conversation, owner in owners.items())
+    owners = {f"conv-{number}": rank_replicas(found, f"conv-{number}")[0] for number in range(400)}
+    assert all(rank_replicas(found, conversation)[0] is owner for conversation, owner in owners.items())
     shares = Counter(owner.engine.url for owner in owners.values())
     assert min(shares.values()) > 60
 
@@ -74,21 +78,21 @@ def test_a_conversation_stays_on_its_replica_and_conversations_spread() -> None:
 def test_a_replica_that_goes_moves_only_its_own_conversations() -> None:
     found = replicas(0, 0, 0, 0)
     for number in range(100):
-        before = preferred(found, f"conv-{number}")[0]
-        after = preferred(found[1:], f"conv-{number}")[0]
+        before = rank_replicas(found, f"conv-{number}")[0]
+        after = rank_replicas(found[1:], f"conv-{number}")[0]
         assert after is before or before is found[0]
 
 
 def test_a_busy_replica_gives_way_to_the_least_loaded() -> None:
     found = replicas(20, 3, 7, 9)
     for number in range(100):
-        order = [replica.streams for replica in preferred(found, f"conv-{number}")]
+        order = [replica.streams for replica in rank_replicas(found, f"conv-{number}")]
         assert order[0] in (3, 7)
         assert order[1:] == sorted(set(order) - {order[0]})
 
 
 def test_nobody_to_prefer() -> None:
-    assert preferred([], "conv") == []
+    assert rank_replicas([], "conv") == []
 
 
 class StubEngine:
@@ -108,7 +112,7 @@ class StubEngine:
     async def close(self) -> None:
         pass
 
-    async def probe(self, policy: str, token_ids: list[int], places: list[int]) -> list[float]:
+    async def probe(self, policy: str, token_ids: list[int], positions: list[int]) -> list[float]:
         if self.stuck:
             await asyncio.sleep(60)
         if self.logprobs is None:
@@ -119,7 +123,7 @@ class StubEngine:
 def fleet(*answers: list[float] | None) -> tuple[Fleet, list[StubEngine]]:
     engines = [StubEngine(f"http://{number}", logprobs) for number, logprobs in enumerate(answers)]
     fleet = Fleet([], 1)
-    fleet.replicas = [Replica(cast(Engine, engine)) for engine in engines]
+    fleet.replicas = [Replica(cast(EngineClient, engine)) for engine in engines]
     for replica in fleet.replicas:
         replica.healthy = True
     return fleet, engines
@@ -133,28 +137,28 @@ async def test_a_replica_that_fails_where_another_passes_answers_nobody_until_it
     wrong: list[float] | None,
 ) -> None:
     found, engines = fleet(OWN, wrong)
-    found.replicas[1].proved.add("p0")
-    await found.prove("p1", Path("p1"), PROBE, 0.05)
+    found.replicas[1].verified.add("p0")
+    await found.verify("p1", Path("p1"), PROBE, 0.05)
     assert found.in_rotation == found.replicas[:1]
     assert found.served() == {"p1"}
     engines[1].logprobs = OWN
-    await found.prove("p1", Path("p1"), PROBE, 0.05)
+    await found.verify("p1", Path("p1"), PROBE, 0.05)
     await asyncio.sleep(0.01)
     assert found.in_rotation == found.replicas
     assert found.served() == {"p0", "p1"}
 
 
 async def test_an_engine_that_is_stuck_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.replica._PROOF", 0.2)
+    monkeypatch.setattr("serving.replica._VERIFY_TIMEOUT", 0.2)
     found, engines = fleet(OWN, OWN)
     engines[1].stuck = True
     async with asyncio.timeout(1):
-        await found.prove("p1", Path("p1"), PROBE, 0.05)
+        await found.verify("p1", Path("p1"), PROBE, 0.05)
     assert found.in_rotation == found.replicas[:1]
-    monkeypatch.setattr("serving.replica._PROOF", 60)
+    monkeypatch.setattr("serving.replica._VERIFY_TIMEOUT", 60)
     async with asyncio.timeout(1):
-        await found.prove("p1", Path("p1"), PROBE, 0.05)
-        await found.prove("p2", Path("p2"), PROBE, 0.05)
+        await found.verify("p1", Path("p1"), PROBE, 0.05)
+        await found.verify("p2", Path("p2"), PROBE, 0.05)
     assert found.served() == {"p1", "p2"}
     await found.close()
 
@@ -162,11 +166,11 @@ async def test_an_engine_that_is_stuck_keeps_nobody_waiting(monkeypatch: pytest.
 async def test_a_lone_engine_that_is_stuck_is_at_fault_and_not_the_policy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serving.replica._PROOF", 0.05)
+    monkeypatch.setattr("serving.replica._VERIFY_TIMEOUT", 0.05)
     found, engines = fleet(OWN)
     engines[0].stuck = True
-    with pytest.raises(EngineError, match="did not prove p1"):
-        await found.prove("p1", Path("p1"), PROBE, 0.05)
+    with pytest.raises(EngineError, match="did not load and verify p1"):
+        await found.verify("p1", Path("p1"), PROBE, 0.05)
 
 
 async def test_while_names_cannot_be_looked_up_the_known_engines_are_looked_at(
@@ -181,11 +185,11 @@ async def test_while_names_cannot_be_looked_up_the_known_engines_are_looked_at(
         return [(0, 0, 0, "", ("127.0.0.1", 9))]
 
     monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr("serving.fleet._RESOLVING", 0.1)
+    monkeypatch.setattr("serving.fleet._RESOLVE_TIMEOUT", 0.1)
     found = Fleet(["http://vllm:9"], 1)
     async with asyncio.timeout(2):
         for _ in range(3):
-            await found.look()
+            await found.health_check()
     assert [replica.engine.url for replica in found.replicas] == ["http://127.0.0.1:9"]
     assert asked == 2
     await found.close()
@@ -193,8 +197,8 @@ async def test_while_names_cannot_be_looked_up_the_known_engines_are_looked_at(
 
 async def test_a_policy_that_nobody_wants_any_more_keeps_no_replica_out() -> None:
     found, _ = fleet(OWN, BASE)
-    await found.prove("p1", Path("p1"), PROBE, 0.05)
-    await found.keep({"p0"})
+    await found.verify("p1", Path("p1"), PROBE, 0.05)
+    await found.unload_unused({"p0"})
     assert found.in_rotation == found.replicas
 
 
@@ -202,50 +206,50 @@ async def test_a_policy_that_nobody_wants_stays_until_every_process_may_have_hea
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, _ = fleet(OWN)
-    await found.prove("p1", Path("p1"), PROBE, 0.05)
-    await found.keep({"p0"})
+    await found.verify("p1", Path("p1"), PROBE, 0.05)
+    await found.unload_unused({"p0"})
     assert found.serves("p1")
-    monkeypatch.setattr("serving.fleet._GRACE", 0.0)
+    monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.0)
     with found.hold("p1"):
-        await found.keep({"p0"})
+        await found.unload_unused({"p0"})
         assert found.serves("p1")
-    await found.keep({"p0"})
+    await found.unload_unused({"p0"})
     assert not found.serves("p1")
 
 
 async def test_a_policy_that_is_wanted_again_has_its_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = fleet(OWN)
-    await found.prove("p1", Path("p1"), PROBE, 0.05)
-    monkeypatch.setattr("serving.fleet._GRACE", 0.05)
-    await found.keep({"p0"})
+    await found.verify("p1", Path("p1"), PROBE, 0.05)
+    monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.05)
+    await found.unload_unused({"p0"})
     await asyncio.sleep(0.1)
-    await found.keep({"p0", "p1"})
-    await found.keep({"p0"})
+    await found.unload_unused({"p0", "p1"})
+    await found.unload_unused({"p0"})
     assert found.serves("p1")
 
 
 async def test_a_slot_that_is_needed_is_freed_at_once() -> None:
     found, _ = fleet(OWN)
-    await found.prove("p1", Path("p1"), PROBE, 0.05)
-    assert not found.room("p2", most=1)
-    await found.keep({"p0", "p2"}, at_once=True)
-    assert found.room("p2", most=1)
+    await found.verify("p1", Path("p1"), PROBE, 0.05)
+    assert not found.has_slot("p2", max_adapters=1)
+    await found.unload_unused({"p0", "p2"}, at_once=True)
+    assert found.has_slot("p2", max_adapters=1)
 
 
 async def test_when_every_replica_fails_the_policy_is_at_fault() -> None:
     found, _ = fleet(BASE, BASE)
     with pytest.raises(PolicyRejected):
-        await found.prove("p1", Path("p1"), PROBE, 0.05)
+        await found.verify("p1", Path("p1"), PROBE, 0.05)
     assert found.in_rotation == found.replicas
 
 
 async def test_without_an_engine_nothing_is_proved() -> None:
     found, _ = fleet()
-    with pytest.raises(EngineError, match="no engine"):
-        await found.prove("p1", Path("p1"), PROBE, 0.05)
+    with pytest.raises(EngineError, match="no healthy engine"):
+        await found.verify("p1", Path("p1"), PROBE, 0.05)
 
 
 async def test_a_policy_is_not_judged_while_an_engine_cannot_be_reached() -> None:
     found, _ = fleet(BASE, None)
     with pytest.raises(EngineError):
-        await found.prove("p1", Path("p1"), PROBE, 0.05)
+        await found.verify("p1", Path("p1"), PROBE, 0.05)

@@ -43,7 +43,7 @@ def test_the_policy_gradient_is_that_of_reinforce() -> None:
     assert torch.allclose(logprobs_BT.grad, -tensor([[3.0, 3.0], [-1.0, 0.0]]) / 3)
 
 
-@pytest.mark.parametrize(("advantages", "scale"), [(losses.leave_one_out, 1.0), (losses.above_group, 3 / 4)])
+@pytest.mark.parametrize(("advantages", "scale"), [(losses.leave_one_out, 1.0), (losses.group_mean, 3 / 4)])
 def test_advantages_of_returns_ascend_the_reward_less_the_exact_kl_of_replies(
     advantages: Callable[[Tensor], Tensor], scale: float
 ) -> None:
@@ -62,7 +62,7 @@ def test_advantages_of_returns_ascend_the_reward_less_the_exact_kl_of_replies(
     )
     base_BT = torch.stack([base_V[one_N], base_VV[one_N, two_N] * on_N], 1)
     rewards_PK = (one_N == 2).float().view(-1, 4)
-    returns_PKT = losses.returns(rewards_PK, logprobs_BT.detach(), base_BT, beta)
+    returns_PKT = losses.returns_to_go(rewards_PK, logprobs_BT.detach(), base_BT, beta)
     loss = losses.policy_gradient(
         logprobs_BT, logprobs_BT.detach(), advantages(returns_PKT).flatten(0, 1),
         torch.stack([torch.ones(count), on_N], 1), importance_weight_cap=2.0,
@@ -81,7 +81,7 @@ def test_unsure_is_the_kl_of_yes_and_no_where_the_base_was_sure() -> None:
     base_BT = tensor([[0.99, 0.95, 0.89], [0.92, 1.0, 0.99]]).log()
     p_BT = tensor([[0.8, 0.97, 0.2], [0.92, 1.0, 0.5]], requires_grad=True)
     mask_BT = tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
-    found = losses.unsure(p_BT.log(), base_BT, mask_BT, 0.9)
+    found = losses.confident_token_kl(p_BT.log(), base_BT, mask_BT, 0.9)
     expected = kl_divergence(Bernoulli(p_BT[0, :2]), Bernoulli(base_BT[0, :2].exp())).sum() / 5
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
     [slope_BT] = torch.autograd.grad(found, p_BT)
@@ -116,7 +116,7 @@ def test_rows_of_unlike_length_are_padded_with_zeros() -> None:
 
 
 def test_above_the_group_is_the_centred_reward() -> None:
-    advantages_PK = losses.above_group(tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))
+    advantages_PK = losses.group_mean(tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))
     assert torch.allclose(advantages_PK, tensor([[-2.0, -1.0, 3.0], [0.0, 0.0, 0.0]]))
 
 
@@ -143,7 +143,7 @@ def test_kto_weighs_a_reply_against_the_kl() -> None:
 def test_imitation_is_the_weighted_mean_surprise_of_a_token() -> None:
     logprobs_BT = tensor([[-1.0, -3.0], [-2.0, -9.0]], requires_grad=True)
     mask_BT = tensor([[1.0, 1.0], [1.0, 0.0]])
-    loss = losses.imitation(logprobs_BT, mask_BT, tensor([1.0, 0.5]))
+    loss = losses.weighted_nll(logprobs_BT, mask_BT, tensor([1.0, 0.5]))
     assert loss.detach() == pytest.approx((1 + 3 + 0.5 * 2) / 3)
     loss.backward()
     assert logprobs_BT.grad is not None
@@ -158,7 +158,7 @@ def test_advantages_counted_out(seed: int) -> None:
     rewards_PK = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     logprobs_BT, base_BT, _ = ragged(generator)
     beta = 0.3
-    returns_PKT = losses.returns(rewards_PK, logprobs_BT, base_BT, beta)
+    returns_PKT = losses.returns_to_go(rewards_PK, logprobs_BT, base_BT, beta)
     earned = {
         (p, k, t): float(rewards_PK[p, k] - beta * (logprobs_BT - base_BT)[4 * p + k, t:].sum())
         for p, k, t in product(range(3), range(4), range(logprobs_BT.shape[1]))
@@ -167,10 +167,10 @@ def test_advantages_counted_out(seed: int) -> None:
         others = mean(earned[p, other, t] for other in range(4) if other != k)
         everyone = mean(earned[p, other, t] for other in range(4))
         assert float(losses.leave_one_out(returns_PKT)[p, k, t]) == pytest.approx(each - others, abs=1e-9)
-        assert float(losses.above_group(returns_PKT)[p, k, t]) == pytest.approx(each - everyone, abs=1e-9)
+        assert float(losses.group_mean(returns_PKT)[p, k, t]) == pytest.approx(each - everyone, abs=1e-9)
 
 
-@pytest.mark.parametrize("advantages", [losses.leave_one_out, losses.above_group])
+@pytest.mark.parametrize("advantages", [losses.leave_one_out, losses.group_mean])
 def test_what_all_replies_to_a_prompt_earn_alike_is_no_advantage(
     advantages: Callable[[Tensor], Tensor],
 ) -> None:
@@ -222,8 +222,8 @@ OF_TOKENS: dict[str, Loss] = {
     "policy_gradient": lambda own, other, mask, each: losses.policy_gradient(
         own, other + 0.1, each.unsqueeze(1), mask, importance_weight_cap=2.0
     ),
-    "unsure": lambda own, base, mask, each: losses.unsure(own, base, mask, 0.5),
-    "imitation": lambda own, base, mask, each: losses.imitation(own, mask, each),
+    "unsure": lambda own, base, mask, each: losses.confident_token_kl(own, base, mask, 0.5),
+    "imitation": lambda own, base, mask, each: losses.weighted_nll(own, mask, each),
     "kl": lambda own, base, mask, each: kl_per_reply(own, base, mask).mean(),
     "dpo": lambda own, base, mask, each: losses.dpo(*kl_per_reply(own, base, mask).view(-1, 2).T, 0.3).mean(),
     "kto": lambda own, base, mask, each: losses.kto(kl_per_reply(own, base, mask), each > 0, 0.2, 0.3).mean(),

@@ -1,4 +1,4 @@
-"""Each algorithm moves a tiny model the way that it should, whoever shares a batch with whom."""
+"""Each objective moves a tiny model in the right direction, independently of how samples are batched."""
 
 import math
 from collections.abc import Callable
@@ -12,21 +12,20 @@ from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
-from trainer.reward.scoring import score
-from trainer.rl import objectives
-from trainer.rl.losses import above_group, leave_one_out
+from trainer.reward.scoring import Scored, score
+from trainer.rl import sft
+from trainer.rl.batch import Batch
+from trainer.rl.losses import group_mean, leave_one_out
 from trainer.rl.objectives import (
+    CONFIDENT_KL_SCALE,
     DPO,
-    HELD,
     KTO,
-    Demonstration,
-    Imitating,
-    Judged,
     Objective,
     OnlineDPO,
     PolicyGradient,
-    Samples,
+    ScoredReply,
 )
+from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
 
 torch.set_num_threads(1)
 
@@ -43,7 +42,7 @@ def backbone(base: Path) -> Backbone:
     return Backbone(base, RL)
 
 
-def samples(backbone: Backbone, seed: int = 0, beta: float = 0.0) -> Samples:
+def samples(backbone: Backbone, seed: int = 0, kl_coef: float = 0.0) -> Batch:
     """Replies to three prompts; of each four, those with more low tokens are better."""
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell")]
     generator = torch.Generator().manual_seed(seed)
@@ -52,38 +51,38 @@ def samples(backbone: Backbone, seed: int = 0, beta: float = 0.0) -> Samples:
     )
     rows = [prompts[rollout.prompt] for rollout in rollouts]
     low = [sum(token < 160 for token in rollout.token_ids) / len(rollout.token_ids) for rollout in rollouts]
-    base_logprobs = score(backbone, rows, [rollout.token_ids for rollout in rollouts]).base_logprobs
+    scored = score(backbone, rows, [rollout.token_ids for rollout in rollouts])
     rewards_PK = torch.tensor(low).view(3, RL.samples_per_prompt)
-    return Samples(rows, rollouts, rewards_PK, base_logprobs, beta, held=HELD * beta, kl=0.0)
+    return Batch(rows, rollouts, scored, rewards_PK, kl_coef, CONFIDENT_KL_SCALE * kl_coef)
 
 
-def judged(of: Samples, index: int) -> Judged:
-    return Judged(list(of.rows[index]), of.rollouts[index].token_ids, sum(of.base_logprobs[index]))
+def scored_reply(of: Batch, index: int) -> ScoredReply:
+    return ScoredReply(list(of.prompts[index]), of.rollouts[index].token_ids, sum(of.base_logprobs[index]))
 
 
-def demonstration(of: Samples, index: int, weight: float) -> Demonstration:
-    return Demonstration(list(of.rows[index]), of.rollouts[index].token_ids, weight)
+def demonstration(of: Batch, index: int, weight: float) -> Demonstration:
+    return Demonstration(list(of.prompts[index]), of.rollouts[index].token_ids, weight)
 
 
-def log_ratios(backbone: Backbone, of: Samples) -> torch.Tensor:
+def log_ratios(backbone: Backbone, of: Batch) -> torch.Tensor:
     """(P, K) of each sample as the adapter is now."""
     with torch.no_grad(), backbone.full_precision():
-        batch = backbone.pad(of.rows, of.token_ids)
+        batch = backbone.pad(of.prompts, of.replies)
         ratios_B = backbone.logprobs_BR(batch).sum(1) - torch.tensor([sum(row) for row in of.base_logprobs])
     return ratios_B.view(of.rewards_PK.shape)
 
 
-def descend(backbone: Backbone, objective: Objective, of: Samples, steps: int = 12) -> None:
+def train(backbone: Backbone, objective: Objective, of: Batch, steps: int = 12) -> None:
     optimizer = torch.optim.AdamW(backbone.trainable(), lr=5e-3, weight_decay=0.0)
     for _ in range(steps):
-        objective.descend(backbone, of)
+        objective.backward(backbone, of)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
-def gradient(backbone: Backbone, objective: Objective, of: Samples) -> list[torch.Tensor]:
+def gradient(backbone: Backbone, objective: Objective, of: Batch) -> list[torch.Tensor]:
     """At the zero adapter, where only B has one."""
-    objective.descend(backbone, of)
+    objective.backward(backbone, of)
     found = [weight.grad.clone() for weight in backbone.trainable() if weight.grad is not None]
     for weight in backbone.trainable():
         weight.grad = None
@@ -92,7 +91,7 @@ def gradient(backbone: Backbone, objective: Objective, of: Samples) -> list[torc
 
 ON_SAMPLES: list[Callable[[], Objective]] = [
     lambda: PolicyGradient(leave_one_out, 2.0),
-    lambda: PolicyGradient(above_group, 2.0),
+    lambda: PolicyGradient(group_mean, 2.0),
     OnlineDPO,
 ]
 
@@ -101,8 +100,8 @@ ON_SAMPLES: list[Callable[[], Objective]] = [
 def test_what_was_better_becomes_likelier_than_what_was_worse(
     backbone: Backbone, make: Callable[[], Objective]
 ) -> None:
-    of = samples(backbone, beta=0.1)
-    descend(backbone, make(), of)
+    of = samples(backbone, kl_coef=0.1)
+    train(backbone, make(), of)
     ratios_PK = log_ratios(backbone, of)
     best = ratios_PK.gather(1, of.rewards_PK.argmax(1, keepdim=True))
     worst = ratios_PK.gather(1, of.rewards_PK.argmin(1, keepdim=True))
@@ -111,16 +110,14 @@ def test_what_was_better_becomes_likelier_than_what_was_worse(
 
 @pytest.mark.parametrize("make", ON_SAMPLES, ids=["rloo", "grpo", "online_dpo"])
 def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable[[], Objective]) -> None:
-    of = samples(backbone, beta=0.1)
+    of = samples(backbone, kl_coef=0.1)
     order = [index for prompt in (2, 0, 1) for index in range(4 * prompt, 4 * prompt + 4)]
-    turned = Samples(
-        [of.rows[index] for index in order],
-        [of.rollouts[index] for index in order],
-        of.rewards_PK[[2, 0, 1]],
-        [of.base_logprobs[index] for index in order],
-        of.beta,
-        of.held,
-        of.kl,
+    turned = replace(
+        of,
+        prompts=[of.prompts[index] for index in order],
+        rollouts=[of.rollouts[index] for index in order],
+        rewards_PK=of.rewards_PK[[2, 0, 1]],
+        scored=Scored([of.base_logprobs[index] for index in order], {}),
     )
     with backbone.full_precision():
         found = gradient(backbone, make(), of), gradient(backbone, make(), turned)
@@ -129,18 +126,17 @@ def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable
 
 
 @pytest.mark.parametrize(("given", "held"), [(0.95, True), (0.85, False)])
-def test_what_the_base_was_sure_of_is_held(backbone: Backbone, given: float, held: bool) -> None:
-    """Replies that are all worth the same, and cost nothing: their tokens move where they were sure only."""
-    of = samples(backbone, beta=0.1)
+def test_confident_tokens_of_the_base_are_held(backbone: Backbone, given: float, held: bool) -> None:
+    """With equal rewards and no KL, only the loss on confident tokens moves the policy."""
+    of = samples(backbone, kl_coef=0.1)
     base_logprobs = [[math.log(given)] * len(rollout.token_ids) for rollout in of.rollouts]
     rollouts = [
         replace(rollout, logprobs=row) for rollout, row in zip(of.rollouts, base_logprobs, strict=True)
     ]
-    same = replace(
-        of, rollouts=rollouts, rewards_PK=torch.zeros(3, RL.samples_per_prompt), base_logprobs=base_logprobs
-    )
+    rewards_PK = torch.zeros(3, RL.samples_per_prompt)
+    same = replace(of, rollouts=rollouts, rewards_PK=rewards_PK, scored=Scored(base_logprobs, {}))
     before_PK = log_ratios(backbone, of)
-    descend(backbone, PolicyGradient(leave_one_out, 2.0), same)
+    train(backbone, PolicyGradient(leave_one_out, 2.0), same)
     assert bool((log_ratios(backbone, of) > before_PK + 0.3).all()) == held
 
 
@@ -162,10 +158,10 @@ def test_tokens_weigh_as_much_as_the_sampler_gave_them_too_little(
 
 
 def test_pairs_of_votes_are_learned(backbone: Backbone) -> None:
-    of = samples(backbone, beta=0.1)
+    of = samples(backbone, kl_coef=0.1)
     chosen = [(0, 1), (5, 4), (9, 10)]
-    pairs = [(judged(of, better), judged(of, worse), 1.0) for better, worse in chosen]
-    descend(backbone, DPO(pairs, 2, torch.Generator().manual_seed(0)), of, steps=20)
+    pairs = [(scored_reply(of, better), scored_reply(of, worse), 1.0) for better, worse in chosen]
+    train(backbone, DPO(pairs, 2, torch.Generator().manual_seed(0)), of, steps=20)
     ratios_B = log_ratios(backbone, of).view(-1)
     assert ratios_B[0] > ratios_B[1] + 0.3
     assert ratios_B[5] > ratios_B[4] + 0.3
@@ -173,23 +169,26 @@ def test_pairs_of_votes_are_learned(backbone: Backbone) -> None:
 
 
 def test_single_votes_are_learned(backbone: Backbone) -> None:
-    of = samples(backbone, beta=0.1)
-    votes = [(judged(of, index), index % 2 == 0, 1.0) for index in range(12)]
-    descend(backbone, KTO(votes, 6, torch.Generator().manual_seed(0)), of, steps=20)
+    of = samples(backbone, kl_coef=0.1)
+    votes = [(scored_reply(of, index), index % 2 == 0, 1.0) for index in range(12)]
+    train(backbone, KTO(votes, 6, torch.Generator().manual_seed(0)), of, steps=20)
     ratios_B = log_ratios(backbone, of).view(-1)
     assert ratios_B[0::2].mean() > ratios_B[1::2].mean() + 0.5
 
 
 @pytest.mark.parametrize("kind", ["pairs", "single"])
 def test_a_vote_that_weighs_less_teaches_less(backbone: Backbone, kind: str) -> None:
-    of = samples(backbone, beta=0.1)
+    of = samples(backbone, kl_coef=0.1)
 
     def of_weights(*weights: float) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         if kind == "pairs":
-            pairs = [(judged(of, 4 * row), judged(of, 4 * row + 1), each) for row, each in enumerate(weights)]
+            pairs = [
+                (scored_reply(of, 4 * row), scored_reply(of, 4 * row + 1), each)
+                for row, each in enumerate(weights)
+            ]
             return gradient(backbone, DPO(pairs, len(pairs), generator), of)
-        votes = [(judged(of, 4 * row), True, each) for row, each in enumerate(weights)]
+        votes = [(scored_reply(of, 4 * row), True, each) for row, each in enumerate(weights)]
         return gradient(backbone, KTO(votes, len(votes), generator), of)
 
     with backbone.full_precision():
@@ -199,64 +198,62 @@ def test_a_vote_that_weighs_less_teaches_less(backbone: Backbone, kind: str) -> 
 
 
 def test_each_vote_is_taken_once_before_any_is_taken_again(backbone: Backbone) -> None:
-    of = samples(backbone, beta=0.1)
+    of = samples(backbone, kl_coef=0.1)
     seen: list[int] = []
-    numbered = [(Judged([number], [number], 0.0), True, 1.0) for number in range(5)]
+    numbered = [(ScoredReply([number], [number], 0.0), True, 1.0) for number in range(5)]
 
     class Listening(KTO):
-        def descend(self, backbone: Backbone, samples: Samples) -> None:
+        def backward(self, backbone: Backbone, batch: Batch) -> None:
             seen.extend(self._draw())
 
     objective = Listening(numbered, 2, torch.Generator().manual_seed(0))
     for _ in range(5):
-        objective.descend(backbone, of)
+        objective.backward(backbone, of)
     assert sorted(seen) == sorted([*range(5), *range(5)])
     assert sorted(seen[:5]) == list(range(5))
 
 
 def test_replies_of_equal_reward_are_no_pair(backbone: Backbone) -> None:
-    of = samples(backbone, beta=0.1)
+    of = samples(backbone, kl_coef=0.1)
     even = replace(of, rewards_PK=torch.zeros(3, 4))
-    OnlineDPO().descend(backbone, even)
+    OnlineDPO().backward(backbone, even)
     assert all(weight.grad is None for weight in backbone.trainable())
 
 
 class Nothing:
-    def descend(self, backbone: Backbone, samples: Samples) -> None:
+    def backward(self, backbone: Backbone, batch: Batch) -> None:
         pass
 
 
 def test_what_was_demonstrated_becomes_likelier_if_it_weighs_anything(backbone: Backbone) -> None:
-    of = samples(backbone, beta=0.1)
+    of = samples(backbone, kl_coef=0.1)
     shown = [demonstration(of, 0, 1.0), demonstration(of, 5, 0.0)]
-    descend(backbone, Imitating(Nothing(), shown, 1.0, 8, torch.Generator().manual_seed(0)), of)
+    train(backbone, WithSFT(Nothing(), SFTLoss(shown, 1.0, 8, torch.Generator().manual_seed(0))), of)
     ratios_B = log_ratios(backbone, of).view(-1)
     assert ratios_B[0] > 1
     assert ratios_B[0] > ratios_B[5] + 1
 
 
-def test_imitation_is_the_same_in_batches_of_any_size(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    of = samples(backbone, beta=0.1)
-    shown = [demonstration(of, index, 1 / (1 + index)) for index in range(len(of.rows))]
+def test_sft_is_the_same_in_batches_of_any_size(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = samples(backbone, kl_coef=0.1)
+    shown = [demonstration(of, index, 1 / (1 + index)) for index in range(len(of.prompts))]
     gradients = []
     for at_once in (len(shown), 5):
-        monkeypatch.setattr(objectives, "MICRO_BATCH", at_once)
-        imitating = Imitating(Nothing(), shown, 0.5, len(shown), torch.Generator().manual_seed(0))
+        monkeypatch.setattr(sft, "MICRO_BATCH", at_once)
+        with_sft = WithSFT(Nothing(), SFTLoss(shown, 0.5, len(shown), torch.Generator().manual_seed(0)))
         with backbone.full_precision():
-            gradients.append(gradient(backbone, imitating, of))
+            gradients.append(gradient(backbone, with_sft, of))
     for whole, in_parts in zip(*gradients, strict=True):
         torch.testing.assert_close(in_parts, whole, rtol=1e-3, atol=1e-6)
 
 
-def test_imitation_adds_to_the_objective_beside_it(backbone: Backbone) -> None:
-    of = samples(backbone, beta=0.1)
+def test_sft_adds_to_the_objective_beside_it(backbone: Backbone) -> None:
+    of = samples(backbone, kl_coef=0.1)
     shown = [demonstration(of, 3, 1.0)]
     parts = [
         gradient(backbone, OnlineDPO(), of),
-        gradient(backbone, Imitating(Nothing(), shown, 0.5, 1, torch.Generator()), of),
+        gradient(backbone, WithSFT(Nothing(), SFTLoss(shown, 0.5, 1, torch.Generator())), of),
     ]
-    both = gradient(backbone, Imitating(OnlineDPO(), shown, 0.5, 1, torch.Generator()), of)
+    both = gradient(backbone, WithSFT(OnlineDPO(), SFTLoss(shown, 0.5, 1, torch.Generator())), of)
     for one, other, together in zip(*parts, both, strict=True):
         torch.testing.assert_close(together, one + other)

@@ -1,4 +1,4 @@
-"""The policy gradient on a tiny model: it moves towards the reward, and the guard takes back what it must."""
+"""The policy gradient raises the reward of a tiny model, and the guard takes back steps beyond its limits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,19 @@ import torch
 from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Rollout, SamplingSpec, in_process_sampler, sample
+from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
 from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures, fit_projections
 from trainer.reward.scoring import score
+from trainer.rl.batch import Batch, OptimizeResult, StepStats
+from trainer.rl.guard import Guard
 from trainer.rl.losses import leave_one_out
-from trainer.rl.objectives import HELD, PolicyGradient, Samples
-from trainer.rl.optimize import Improvement, Step, improve, learning_rate
-from trainer.rl.style_drift import Drift
+from trainer.rl.objectives import CONFIDENT_KL_SCALE, Objective, PolicyGradient
+from trainer.rl.optimize import optimize
+from trainer.rl.reward_shaping import ShapedReward
+from trainer.rl.sampling import step_sampler
+from trainer.rl.schedule import learning_rate
+from trainer.rl.style_drift import StyleDrift
 
 torch.set_num_threads(1)
 
@@ -29,7 +34,7 @@ RL = RLSettings(
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("improve") / "tiny")
+    return write_base(tmp_path_factory.mktemp("optimize") / "tiny")
 
 
 OBJECTIVE = PolicyGradient(leave_one_out, RL.importance_weight_cap)
@@ -40,42 +45,81 @@ def likes_low_tokens(features: FeatureGroups) -> torch.Tensor:
     return features["tokens"][:, :160].float().sum(1) / features["tokens"].float().sum(1)
 
 
-def nonsense(features: FeatureGroups) -> torch.Tensor:
+def not_finite(features: FeatureGroups) -> torch.Tensor:
     return torch.full((len(features["length"]),), torch.nan)
+
+
+class Knowledge:
+    """A knowledge check with given answers; it keeps the adapters that it was asked about."""
+
+    def __init__(self, backbone: Backbone, failure: str | None = None, passes_after: int = 0) -> None:
+        self.backbone = backbone
+        self.failure = failure
+        self.passes_after = passes_after
+        self.guarded: list[list[torch.Tensor]] = []
+        self.asked: list[list[torch.Tensor]] = []
+
+    def guard_failure(self, generator: torch.Generator) -> str | None:
+        self.guarded.append(self.backbone.snapshot())
+        return self.failure
+
+    def passes(self, generator: torch.Generator) -> bool:
+        self.asked.append(self.backbone.snapshot())
+        return len(self.asked) > self.passes_after
+
+
+class RecordingGuard(Guard):
+    """A guard that keeps the statistics of all steps, accepted or not."""
+
+    def accepts(self, stats: StepStats) -> bool:
+        self.__dict__.setdefault("seen", []).append(stats)
+        return super().accepts(stats)
+
+
+class Recording:
+    """An objective without a gradient, which keeps its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def backward(self, backbone: Backbone, batch: Batch) -> None:
+        self.batches.append(batch)
+
+
+def train(
+    backbone: Backbone,
+    rl: RLSettings,
+    guard: Guard | None = None,
+    reward: ShapedReward | None = None,
+    objective: Objective | None = None,
+    texts: Sequence[str] = ("hello", "a b c", "tell me"),
+) -> OptimizeResult:
+    prompts = [backbone.render([{"role": "user", "content": text}]) for text in texts]
+    generator = torch.Generator().manual_seed(0)
+    sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
+    sample = step_sampler(prompts, rl.prompts_per_step, sampler, generator)
+    reward = reward or ShapedReward(likes_low_tokens, rl)
+    return optimize(
+        backbone, sample, reward, objective or OBJECTIVE, guard or Guard(backbone, rl.kl_budget), rl
+    )
 
 
 def run(
     backbone: Backbone,
     rl: RLSettings,
-    guard: str | None = None,
-    least_entropy: float = 0.0,
-    drift: Drift | None = None,
-) -> tuple[list[Step], str | None]:
-    seen, result = run_whole(backbone, rl, guard, least_entropy, drift)
-    return seen, result.stopped
-
-
-def run_whole(
-    backbone: Backbone,
-    rl: RLSettings,
-    guard: str | None = None,
-    least_entropy: float = 0.0,
-    drift: Drift | None = None,
-) -> tuple[list[Step], Improvement]:
-    seen: list[Step] = []
-    prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell me")]
-    generator = torch.Generator().manual_seed(0)
-    result = improve(
-        backbone, prompts, likes_low_tokens, rl, generator, OBJECTIVE,
-        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator),
-        lambda number, step: seen.append(step), lambda: guard, least_entropy=least_entropy, drift=drift,
-    )  # fmt: skip
-    return seen, result
+    failure: str | None = None,
+    min_entropy: float = 0.0,
+    style_drift: StyleDrift | None = None,
+) -> tuple[list[StepStats], OptimizeResult]:
+    """Trains, and returns the statistics of all steps and the result."""
+    guard = RecordingGuard(backbone, rl.kl_budget, min_entropy, Knowledge(backbone, failure))
+    result = train(backbone, rl, guard, ShapedReward(likes_low_tokens, rl, style_drift))
+    return guard.__dict__["seen"], result
 
 
 def test_reward_rises_and_distance_with_it(base: Path) -> None:
-    seen, stopped = run(Backbone(base, RL), RL)
-    assert stopped is None
+    seen, result = run(Backbone(base, RL), RL)
+    assert result.stopped is None
     assert len(seen) == RL.steps_per_round
     first, last = (fmean(step.reward for step in part) for part in (seen[:4], seen[-4:]))
     assert last > first + 0.05
@@ -86,16 +130,16 @@ def test_above_the_kl_budget_nothing_is_kept(base: Path) -> None:
     backbone = Backbone(base, RL)
     before = backbone.snapshot()
     tight = RL.model_copy(update={"kl_budget": 1e-6, "steps_per_round": 2, "learning_rate": 0.05})
-    _, stopped = run(backbone, tight)
-    assert stopped is not None
-    assert "above the budget" in stopped
+    _, result = run(backbone, tight)
+    assert result.stopped is not None
+    assert "above the budget" in result.stopped
     assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
 
 
 def test_a_step_below_the_least_entropy_is_taken_back(base: Path) -> None:
     rl = RL.model_copy(update={"steps_per_round": 6, "learning_rate": 0.1, "warmup_steps": 0})
     backbone = Backbone(base, rl)
-    seen, result = run_whole(backbone, rl, least_entropy=4.2)
+    seen, result = run(backbone, rl, min_entropy=4.2)
     assert result.stopped is not None
     assert result.stopped.startswith("entropy of")
     assert min(step.entropy for step in result.steps) >= 4.2 > min(step.entropy for step in seen)
@@ -106,8 +150,8 @@ def test_a_step_below_the_least_entropy_is_taken_back(base: Path) -> None:
 def test_lost_knowledge_takes_the_steps_back(base: Path) -> None:
     backbone = Backbone(base, RL)
     before = backbone.snapshot()
-    seen, stopped = run(backbone, RL, guard="it forgot the capital of France")
-    assert stopped == "it forgot the capital of France"
+    seen, result = run(backbone, RL, failure="it forgot the capital of France")
+    assert result.stopped == "it forgot the capital of France"
     assert len(seen) == 4
     assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
 
@@ -122,15 +166,15 @@ def far(base: Path, rl: RLSettings = RL) -> Backbone:
 
 
 def test_a_round_that_was_taken_back_has_moved_nothing(base: Path) -> None:
-    assert not run_whole(far(base), RL, guard="it forgot the capital of France")[1].moved
+    assert not run(far(base), RL, failure="it forgot the capital of France")[1].moved
     tight = RL.model_copy(update={"kl_budget": 1e-6, "steps_per_round": 2})
-    assert not run_whole(Backbone(base, RL), tight)[1].moved
-    assert run_whole(Backbone(base, RL), RL.model_copy(update={"steps_per_round": 1}))[1].moved
+    assert not run(Backbone(base, RL), tight)[1].moved
+    assert run(Backbone(base, RL), RL.model_copy(update={"steps_per_round": 1}))[1].moved
 
 
 def test_what_begins_above_the_kl_budget_may_come_nearer_to_it(base: Path) -> None:
     rl = RL.model_copy(update={"kl_budget": 0.01, "kl_coef": 3.0, "steps_per_round": 8})
-    seen, result = run_whole(far(base, rl), rl)
+    seen, result = run(far(base, rl), rl)
     assert min(step.kl for step in seen) > rl.kl_budget
     assert result.moved
     assert len(result.steps) > 2
@@ -143,116 +187,74 @@ def test_what_begins_above_the_kl_budget_may_come_nearer_to_it(base: Path) -> No
 
 def test_what_begins_below_the_least_entropy_may_rise_towards_it(base: Path) -> None:
     rl = RL.model_copy(update={"kl_coef": 1.0, "steps_per_round": 4})
-    seen, result = run_whole(far(base), rl, least_entropy=50.0)
+    seen, result = run(far(base), rl, min_entropy=50.0)
     assert result.moved
     assert result.steps == seen
 
 
 def test_what_the_guard_goes_back_to_is_not_judged_by_other_samples(base: Path) -> None:
     rl = RL.model_copy(update={"kl_budget": 1e-6, "steps_per_round": 4, "learning_rate": 0.05})
-    seen, result = run_whole(Backbone(base, rl), rl)
+    seen, result = run(Backbone(base, rl), rl)
     assert [step in result.steps for step in seen] == [True, False, True, False]
     assert not result.moved
 
 
-def test_a_round_hands_on_the_mean_of_its_last_three_steps(base: Path) -> None:
+def test_a_round_ends_with_the_mean_of_its_last_three_steps(base: Path) -> None:
     rl = RL.model_copy(update={"steps_per_round": 4})
     backbone = Backbone(base, rl)
-    prompt = backbone.render([{"role": "user", "content": "hello"}])
-    generator = torch.Generator().manual_seed(0)
-    sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
-    seen: list[list[torch.Tensor]] = []
+    knowledge = Knowledge(backbone)
+    before: list[list[torch.Tensor]] = []  # the adapter at each step's samples
 
-    def watched(prompts: Sequence[list[int]]) -> list[Rollout]:
-        seen.append(backbone.snapshot())
-        return sampler(prompts)
+    def reward(features: FeatureGroups) -> torch.Tensor:
+        before.append(backbone.snapshot())
+        return likes_low_tokens(features)
 
-    improve(
-        backbone, [prompt], likes_low_tokens, rl, generator, OBJECTIVE, watched,
-        guard=lambda: seen.append(backbone.snapshot()),
-    )  # fmt: skip
-    assert len(seen) == 5
-    for found, *last in zip(backbone.snapshot(), *seen[2:], strict=True):
+    train(
+        backbone, rl, Guard(backbone, rl.kl_budget, 0.0, knowledge), ShapedReward(reward, rl), texts=["hello"]
+    )
+    assert (len(before), len(knowledge.guarded)) == (4, 1)
+    for found, *last in zip(backbone.snapshot(), *before[2:], *knowledge.guarded, strict=True):
         torch.testing.assert_close(found, torch.stack(last).mean(0))
 
 
-@pytest.mark.parametrize(("enough_after", "halvings"), [(0, 0), (1, 1), (9, 2)])
-def test_where_it_knows_too_little_half_of_the_way_is_taken_back(
-    base: Path, enough_after: int, halvings: int
-) -> None:
+@pytest.mark.parametrize(("passes_after", "halvings"), [(0, 0), (1, 1), (9, 2)])
+def test_lost_knowledge_halves_the_way(base: Path, passes_after: int, halvings: int) -> None:
     rl = RL.model_copy(update={"steps_per_round": 2})
     backbone = far(base)
     start = backbone.snapshot()
-    prompt = backbone.render([{"role": "user", "content": "hello"}])
-    generator = torch.Generator().manual_seed(0)
-    asked: list[list[torch.Tensor]] = []
-
-    def knows() -> bool:
-        asked.append(backbone.snapshot())
-        return len(asked) > enough_after
-
-    result = improve(
-        backbone, [prompt], likes_low_tokens, rl, generator, OBJECTIVE,
-        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator),
-        knows=knows,
-    )  # fmt: skip
+    knowledge = Knowledge(backbone, passes_after=passes_after)
+    result = train(backbone, rl, Guard(backbone, rl.kl_budget, 0.0, knowledge), texts=["hello"])
     assert result.halvings == halvings
-    assert result.figures()["halvings"] == halvings
-    for before, whole, found in zip(start, asked[0], backbone.snapshot(), strict=True):
+    assert result.as_json()["halvings"] == halvings
+    for before, whole, found in zip(start, knowledge.asked[0], backbone.snapshot(), strict=True):
         torch.testing.assert_close(found, before + (whole - before) * 0.5**halvings)
 
 
-def test_lost_knowledge_makes_only_what_holds_it_dearer(base: Path) -> None:
-    class Listening:
-        def descend(self, backbone: Backbone, samples: Samples) -> None:
-            heard.append((samples.beta, samples.held))
-
-    heard: list[tuple[float, float]] = []
+def test_lost_knowledge_raises_the_kl_coef_of_confident_tokens_only(base: Path) -> None:
     rl = RL.model_copy(update={"steps_per_round": 1, "kl_coef": 0.2})
     backbone = Backbone(base, rl)
-    prompt = backbone.render([{"role": "user", "content": "hello"}])
-    generator = torch.Generator().manual_seed(0)
-    improve(
-        backbone, [prompt], likes_low_tokens, rl, generator, Listening(),
-        in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator),
-        forgotten=1.2,
-    )  # fmt: skip
-    assert heard == [pytest.approx((0.2, HELD * 0.8))]
+    objective = Recording()
+    train(backbone, rl, Guard(backbone, rl.kl_budget, knowledge_used=1.2), objective=objective)
+    found = [(batch.kl_coef, batch.confident_kl_coef) for batch in objective.batches]
+    assert found == [pytest.approx((0.2, CONFIDENT_KL_SCALE * 0.8))]
 
 
-def test_a_reply_that_does_not_end_is_worth_less(base: Path) -> None:
-    class Listening:
-        def descend(self, backbone: Backbone, samples: Samples) -> None:
-            heard.append(samples)
-
-    heard: list[Samples] = []
+def test_a_reply_without_an_end_token_has_less_reward(base: Path) -> None:
     rl = RL.model_copy(update={"steps_per_round": 1, "samples_per_prompt": 32, "no_eos_penalty": 3.0})
-    backbone = Backbone(base, rl)
-    prompt = backbone.render([{"role": "user", "content": "hello"}])
-    generator = torch.Generator().manual_seed(0)
-    sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
-    result = improve(
-        backbone,
-        [prompt],
-        lambda features: torch.ones(len(features["length"])),
-        rl,
-        generator,
-        Listening(),
-        sampler,
-    )
-    assert not result.moved
-    [samples] = heard
-    ended = torch.tensor([rollout.ended for rollout in samples.rollouts]).view(samples.rewards_PK.shape)
+    objective = Recording()
+    reward = ShapedReward(lambda features: torch.ones(len(features["length"])), rl)
+    assert not train(Backbone(base, rl), rl, reward=reward, objective=objective, texts=["hello"]).moved
+    [batch] = objective.batches
+    ended = torch.tensor([rollout.ended for rollout in batch.rollouts]).view(batch.rewards_PK.shape)
     assert 0 < int(ended.sum()) < ended.numel()
-    assert torch.equal(samples.rewards_PK, torch.where(ended, 1.0, -2.0))
+    assert torch.equal(batch.rewards_PK, torch.where(ended, 1.0, -2.0))
 
 
-def test_a_reward_that_is_no_number_moves_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_that_is_not_finite_moves_nothing(base: Path) -> None:
     backbone = Backbone(base, RL)
     before = backbone.snapshot()
-    monkeypatch.setitem(globals(), "likes_low_tokens", nonsense)
     with pytest.raises(FloatingPointError):
-        run(backbone, RL)
+        train(backbone, RL, reward=ShapedReward(not_finite, RL))
     assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
 
 
@@ -265,18 +267,20 @@ def test_the_learning_rate_warms_up_and_settles() -> None:
 
 
 def test_drift_is_held_by_its_penalty(base: Path) -> None:
-    """With a drift that knows of no reward, whatever is learned is drift: held, it soon comes to a rest."""
+    """The base's rewards are all equal, so every change counts as drift, and the penalty holds it."""
     backbone = Backbone(base, RL)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     replies = sample(backbone, [prompt], SamplingSpec(64, RL.max_tokens), torch.Generator().manual_seed(1))
     features = score(backbone, [prompt] * 64, [reply.token_ids for reply in replies]).features
 
-    def drifted(penalty: float) -> Step:
+    def drifted(penalty: float) -> StepStats:
         rl = RL.model_copy(update={"style_drift_coef": penalty, "steps_per_round": 16})
-        drift = Drift(fit_projections(BaseFeatures(features, 64), components=24), features, torch.zeros(64))
-        return run(Backbone(base, rl), rl, drift=drift)[0][-1]
+        drift = StyleDrift(
+            fit_projections(BaseFeatures(features, 64), components=24), features, torch.zeros(64)
+        )
+        return run(Backbone(base, rl), rl, style_drift=drift)[0][-1]
 
     free, held = drifted(0.0), drifted(3.0)
-    assert held.drift < 0.5 * free.drift
+    assert held.style_drift < 0.5 * free.style_drift
     assert held.kl < 0.5 * free.kl
     assert held.reward < free.reward

@@ -1,4 +1,4 @@
-"""A policy directory: whole, verifiable, the same bytes for the same weights, and never of another base."""
+"""A policy directory is complete and verifiable, and has the same bytes for the same weights."""
 
 import json
 from pathlib import Path
@@ -36,10 +36,8 @@ def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = 
         turns=[],
         positions={"postgres:0": "7:3"},
     )
-    adapter_probe = probe(backbone)
-    return publish.write(
-        backbone, settings, number, adapter_probe, inputs, [], ["ev_b", "ev_a"], {"kl": 0.05}
-    )
+    artifacts = publish.TrainingArtifacts(inputs, [], ["ev_b", "ev_a"], {"kl": 0.05})
+    return publish.write(backbone, settings, number, probe(backbone), artifacts)
 
 
 def change(backbone: Backbone, seed: int) -> None:
@@ -48,7 +46,7 @@ def change(backbone: Backbone, seed: int) -> None:
         weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
 
 
-def test_what_is_written_verifies(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_written_directory_verifies(backbone: Backbone, tmp_path: Path) -> None:
     change(backbone, 1)
     manifest = write(backbone, tmp_path, 17)
     folder = tmp_path / "policies" / "default"
@@ -72,12 +70,12 @@ def test_a_half_written_policy_of_a_killed_trainer_is_replaced(backbone: Backbon
     change(backbone, 4)
     draft = tmp_path / "policies" / "default" / ".draft-5"
     draft.mkdir(parents=True)
-    (draft / "rubbish").write_text("rubbish")
+    (draft / "unknown").write_text("")
     manifest = write(backbone, tmp_path, 5)
     assert set(manifest.files) == {WEIGHTS, CONFIG, publish.INPUTS, publish.ROLLOUTS}
 
 
-def test_an_adapter_comes_back_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
+def test_an_adapter_is_loaded_as_it_was_saved(backbone: Backbone, tmp_path: Path) -> None:
     change(backbone, 5)
     before = backbone.snapshot()
     manifest = write(backbone, tmp_path, 6)
@@ -95,7 +93,7 @@ def test_the_configuration_names_no_path_and_no_secret(backbone: Backbone, tmp_p
     assert config["inference_mode"] is True
 
 
-def test_policies_of_another_base_stop_the_start(
+def test_policies_of_another_base_are_refused(
     backbone: Backbone, tmp_path: Path, pool: Pool, database_url: str
 ) -> None:
     settings = Settings(data_dir=tmp_path, model=str(backbone.directory), database_url=database_url)
@@ -110,12 +108,13 @@ def test_policies_of_another_base_stop_the_start(
 
 @pytest.fixture
 def settings(backbone: Backbone, tmp_path: Path, pool: Pool, database_url: str) -> Settings:
-    """Of a project that has a base and one policy that was published, in its first round."""
+    """Returns a project with a base and one published policy, of its first round."""
     settings = Settings(data_dir=tmp_path, model=str(backbone.directory), database_url=database_url)
     publish.ensure_base(pool, backbone, settings, probe(backbone))
-    round_id, number = record.begin(pool, "default", BASE)
+    row = record.begin(pool, "default", BASE)
     change(backbone, 8)
-    publish.announce(pool, settings, write(backbone, tmp_path, number), [], round_id, {}, {"votes": 2})
+    manifest = write(backbone, tmp_path, row.number)
+    publish.register(pool, settings, manifest, [], row, record.RoundRecord(2, BASE, gate={}))
     return settings
 
 
@@ -123,23 +122,23 @@ def folders(settings: Settings) -> set[str]:
     return {path.name[:3] for path in (settings.policies_dir / "default").iterdir()}
 
 
-def test_a_database_that_knows_none_of_the_policies_is_refused_and_nothing_is_removed(
+def test_a_database_without_the_policies_is_refused_and_nothing_is_removed(
     backbone: Backbone, settings: Settings, pool: Pool
 ) -> None:
     with pool.connection() as connection:
         connection.execute("truncate rounds, routes, rollouts, policies")
-    with pytest.raises(StartError, match="knows nothing of"):
+    with pytest.raises(StartError, match="not in the database"):
         publish.ensure_base(pool, backbone, settings, probe(backbone))
     assert folders(settings) == {"p0", "p1-"}
 
 
-def test_what_a_killed_trainer_left_is_removed_and_nothing_else(
+def test_only_the_directories_of_killed_trainers_are_removed(
     backbone: Backbone, settings: Settings, pool: Pool
 ) -> None:
     record.begin(pool, "default", BASE)
     change(backbone, 9)
-    write(backbone, settings.data_dir, 2)  # and then it was killed
-    write(backbone, settings.data_dir, 3)  # of rounds that this database, restored, has not seen
+    write(backbone, settings.data_dir, 2)  # then the trainer was killed
+    write(backbone, settings.data_dir, 3)  # of a round that is not in this database, which was restored
     for name in (".draft-4", "training-f00"):
         (settings.policies_dir / "default" / name).mkdir()
     publish.ensure_base(pool, backbone, settings, probe(backbone))
@@ -147,7 +146,7 @@ def test_what_a_killed_trainer_left_is_removed_and_nothing_else(
 
 
 @pytest.mark.parametrize(("name", "value"), [("rank", 8), ("alpha", 64)])
-def test_a_shape_that_the_adapters_do_not_have_stops_the_start(
+def test_another_lora_shape_is_refused(
     backbone: Backbone, settings: Settings, pool: Pool, name: str, value: int
 ) -> None:
     rl = settings.trainer.rl.model_copy(update={name: value})

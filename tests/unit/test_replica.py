@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from schemas.errors import EngineError, Unavailable
-from serving.engine import Engine
+from serving.engine import EngineClient
 from serving.fleet import Fleet
 from serving.replica import Replica
 
@@ -38,41 +38,41 @@ async def engine(says: str) -> AsyncIterator[Replica]:
 
 
 def known(url: str) -> Replica:
-    replica = Replica(Engine(url, timeout=60))
+    replica = Replica(EngineClient(url, timeout=60))
     replica.healthy = True
-    replica.resident = {"p0"}
-    replica.proved = {"p0"}
+    replica.loaded = {"p0"}
+    replica.verified = {"p0"}
     return replica
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.replica._PATIENCE", 0.1)
+    monkeypatch.setattr("serving.replica._HEALTH_TIMEOUT", 0.1)
 
 
 async def test_one_where_nothing_listens_is_lost_at_once_and_its_proofs_are_void() -> None:
     """So that one which restarts is not taken for the one before, when another process loads it again."""
     replica = known("http://127.0.0.1:9")
-    assert not await replica.look()
+    assert not await replica.health_check()
     assert not replica.healthy
-    assert replica.proved == set()
+    assert replica.verified == set()
     await replica.engine.close()
 
 
 @pytest.mark.parametrize("says", [SILENT, ILL])
 async def test_one_that_says_nothing_or_that_it_is_ill_has_a_second_chance(says: str) -> None:
     async with engine(says) as replica:
-        await replica.look()
+        await replica.health_check()
         assert replica.in_rotation
-        await replica.look()
+        await replica.health_check()
         assert not replica.healthy
-        assert replica.proved == set()
+        assert replica.verified == set()
 
 
 async def test_one_that_gives_nobody_a_token_in_time_must_prove_itself_again() -> None:
     """Its API may still say that it is well."""
     async with engine(SILENT) as replica:
-        replica.engine = Engine(replica.engine.url, timeout=0.2)
+        replica.engine = EngineClient(replica.engine.url, timeout=0.2)
         fleet = Fleet([], 1)
         fleet.replicas = [replica]
         with pytest.raises(Unavailable):
@@ -84,7 +84,7 @@ async def test_one_that_takes_no_more_requests_may_end_its_replies() -> None:
     async with engine(SILENT) as replica:
         waiting = asyncio.create_task(replica.engine.adapters())
         await asyncio.sleep(0.05)
-        await replica.lose(EngineError("refused", url=replica.engine.url, gone=True))
+        await replica.mark_down(EngineError("refused", url=replica.engine.url, gone=True))
         await asyncio.sleep(0.05)
         assert not waiting.done()
         await replica.engine.close()
@@ -95,8 +95,8 @@ async def test_one_that_takes_no_more_requests_may_end_its_replies() -> None:
 async def test_one_whose_tokens_come_is_busy_and_not_lost() -> None:
     async with engine(SILENT) as replica:
         for _ in range(4):
-            looking = asyncio.create_task(replica.look())
+            looking = asyncio.create_task(replica.health_check())
             await asyncio.sleep(0.05)
-            replica.heard = time.monotonic()
+            replica.last_token = time.monotonic()
             assert not await looking
             assert replica.in_rotation

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from schemas.errors import Unavailable
-from serving.router import Choice, Route, Router, choose, position
+from serving.router import Assignment, Route, Router, assign, bucket
 
 
 def a_route(**changes: object) -> Route:
@@ -21,20 +21,20 @@ def a_route(**changes: object) -> Route:
     return Route(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def test_positions_are_even_and_never_change() -> None:
-    positions = [position("default", f"conv-{number}") for number in range(10_000)]
-    assert all(0 <= where < 1 for where in positions)
-    deciles = Counter(int(where * 10) for where in positions)
+def test_buckets_are_uniform_and_never_change() -> None:
+    buckets = [bucket("default", f"conv-{number}") for number in range(10_000)]
+    assert all(0 <= where < 1 for where in buckets)
+    deciles = Counter(int(where * 10) for where in buckets)
     assert all(850 < count < 1_150 for count in deciles.values())
-    assert position("default", "conv-1") == positions[1]
-    assert position("other", "conv-1") != positions[1]
+    assert bucket("default", "conv-1") == buckets[1]
+    assert bucket("other", "conv-1") != buckets[1]
 
 
 def test_each_arm_gets_its_share_and_says_so() -> None:
     route = a_route(canary="p4-dddddd", canary_share=0.1)
-    choices = [choose(route, f"conv-{number}", base_share=0.05) for number in range(20_000)]
-    counts = Counter(choice.policy for choice in choices)
-    propensities = {choice.policy: choice.propensity for choice in choices}
+    assignments = [assign(route, f"conv-{number}", base_share=0.05) for number in range(20_000)]
+    counts = Counter(assignment.policy for assignment in assignments)
+    propensities = {assignment.policy: assignment.propensity for assignment in assignments}
     assert propensities == pytest.approx({"p0": 0.05, "p4-dddddd": 0.1, "p3-cccccc": 0.85})
     for policy, propensity in propensities.items():
         assert counts[policy] / 20_000 == pytest.approx(propensity, abs=0.01)
@@ -45,17 +45,17 @@ def test_a_conversation_keeps_its_arm_when_live_changes() -> None:
     after = a_route(live="p5-eeeeee", canary="p4-dddddd", canary_share=0.1)
     for number in range(500):
         name = f"conv-{number}"
-        old, new = choose(before, name, 0.05), choose(after, name, 0.05)
+        old, new = assign(before, name, 0.05), assign(after, name, 0.05)
         assert new.policy == {"p3-cccccc": "p5-eeeeee"}.get(old.policy, old.policy)
 
 
 def test_arms_with_the_same_policy_add_up() -> None:
-    assert choose(a_route(live="p0"), "conv-1", base_share=0.05) == Choice("p0", 1.0)
+    assert assign(a_route(live="p0"), "conv-1", base_share=0.05) == Assignment("p0", 1.0)
 
 
 def test_a_canary_never_takes_the_bases_share() -> None:
     route = a_route(canary="p4-dddddd", canary_share=1.0)
-    policies = {choose(route, f"conv-{number}", base_share=0.05).policy for number in range(1_000)}
+    policies = {assign(route, f"conv-{number}", base_share=0.05).policy for number in range(1_000)}
     assert policies == {"p0", "p4-dddddd"}
 
 
@@ -68,8 +68,8 @@ def test_a_newer_route_is_never_replaced_by_an_older_one() -> None:
     router = Router(base_share=0)
     with pytest.raises(Unavailable):
         router.route("default")
-    router.adopt(a_route(version=2))
-    router.adopt(a_route(version=1, live="p1-aaaaaa"))
-    assert router.choose("default", "conv-1").policy == "p3-cccccc"
-    router.adopt(a_route(version=2, system_prompt="Be brief."))
+    router.update(a_route(version=2))
+    router.update(a_route(version=1, live="p1-aaaaaa"))
+    assert router.assign("default", "conv-1").policy == "p3-cccccc"
+    router.update(a_route(version=2, system_prompt="Be brief."))
     assert router.route("default").system_prompt == "Be brief."

@@ -6,7 +6,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures, Projections, fit_projections, member_features
-from trainer.rl.style_drift import MEMORY, RIDGE, Drift
+from trainer.rl.style_drift import MOMENTUM, RIDGE, StyleDrift
 
 pytestmark = pytest.mark.slow
 
@@ -35,18 +35,18 @@ def chosen(base: FeatureGroups, weights_N: torch.Tensor, count: int = 4000) -> F
     return {name: view[rows] for name, view in base.items()}
 
 
-def moved(drift: Drift, features: FeatureGroups) -> float:
+def moved(drift: StyleDrift, features: FeatureGroups) -> float:
     """ΔᵀC⁻¹Δ."""
-    return float(drift.charge(features, reward(features)).mean())
+    return float(drift.penalty(features, reward(features)).mean())
 
 
 def test_what_the_reward_asks_for_is_no_drift(base: FeatureGroups, projections: Projections) -> None:
     liked = chosen(base, (0.5 * reward(base)).exp())
     longer = chosen(base, (0.5 * base["length"][:, 0]).exp())
     assert float(reward(liked).mean()) > float(reward(base).mean()) + 0.5
-    assert moved(Drift(projections, base, reward(base)), base) < 1e-6
-    assert moved(Drift(projections, base, reward(base)), liked) < 0.02
-    assert moved(Drift(projections, base, reward(base)), longer) > 0.3
+    assert moved(StyleDrift(projections, base, reward(base)), base) < 1e-6
+    assert moved(StyleDrift(projections, base, reward(base)), liked) < 0.02
+    assert moved(StyleDrift(projections, base, reward(base)), longer) > 0.3
 
 
 def test_it_is_the_divergence_of_two_gaussians(base: FeatureGroups, projections: Projections) -> None:
@@ -60,38 +60,38 @@ def test_it_is_the_divergence_of_two_gaussians(base: FeatureGroups, projections:
     after = MultivariateNormal(
         member_features(projections, tuple(projections), longer).double().mean(0), covariance_KK
     )
-    charge_N = Drift(projections, base, nothing_N).charge(longer, torch.zeros(4000))
-    assert float(charge_N.mean()) == pytest.approx(2 * float(kl_divergence(after, before)), rel=1e-4)
+    penalty_N = StyleDrift(projections, base, nothing_N).penalty(longer, torch.zeros(4000))
+    assert float(penalty_N.mean()) == pytest.approx(2 * float(kl_divergence(after, before)), rel=1e-4)
 
 
 def test_a_reply_is_charged_what_it_adds(base: FeatureGroups, projections: Projections) -> None:
     """The charge is the derivative of the KL by how often the policy says it."""
     longer = chosen(base, base["length"][:, 0].exp(), 64)
-    charge_N = Drift(projections, base, reward(base)).charge(longer, reward(longer)).double()
+    penalty_N = StyleDrift(projections, base, reward(base)).penalty(longer, reward(longer)).double()
     often = 64 * 100
     for row in (0, 1, 2):
         more = {
             name: torch.cat([view.repeat(100, *(1 for _ in view.shape[1:])), view[row : row + 1]])
             for name, view in longer.items()
         }
-        gained = (moved(Drift(projections, base, reward(base)), more) - float(charge_N.mean())) / 2
+        gained = (moved(StyleDrift(projections, base, reward(base)), more) - float(penalty_N.mean())) / 2
         assert gained * (often + 1) == pytest.approx(
-            float(charge_N[row] - charge_N.mean()), rel=0.05, abs=0.05
+            float(penalty_N[row] - penalty_N.mean()), rel=0.05, abs=0.05
         )
 
 
 def test_steps_before_are_remembered(base: FeatureGroups, projections: Projections) -> None:
-    drift = Drift(projections, base, reward(base))
+    drift = StyleDrift(projections, base, reward(base))
     longer = chosen(base, base["length"][:, 0].exp())
     first = moved(drift, longer)
-    charge_N = drift.charge(base, reward(base))
-    assert abs(float(charge_N.mean())) < 1e-3, "the base's own replies do not drift"
-    assert moved(drift, longer) == pytest.approx(first * (1 - MEMORY + MEMORY**2), rel=1e-3)
+    penalty_N = drift.penalty(base, reward(base))
+    assert abs(float(penalty_N.mean())) < 1e-3, "the base's own replies do not drift"
+    assert moved(drift, longer) == pytest.approx(first * (1 - MOMENTUM + MOMENTUM**2), rel=1e-3)
 
 
 def test_a_base_that_says_one_thing_only_drifts_nowhere() -> None:
     same = {"mean": torch.ones(8, 3), "length": torch.ones(8, 1)}
-    drift = Drift(fit_projections(BaseFeatures(same, 4), components=24), same, torch.zeros(8))
-    charge_N = drift.charge(same, torch.zeros(8))
-    assert charge_N.isfinite().all()
-    assert charge_N.abs().max() == 0
+    drift = StyleDrift(fit_projections(BaseFeatures(same, 4), components=24), same, torch.zeros(8))
+    penalty_N = drift.penalty(same, torch.zeros(8))
+    assert penalty_N.isfinite().all()
+    assert penalty_N.abs().max() == 0

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from serving.embedded.text import Text, Vocabulary
+from serving.embedded.detokenizer import Detokenizer, Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -19,57 +19,57 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def pushed(tokenizer: PreTrainedTokenizerFast, text: str, stops: list[str]) -> tuple[list[str], Text]:
-    growing = Text(tokenizer, stops)
+def pushed(tokenizer: PreTrainedTokenizerFast, text: str, stops: list[str]) -> tuple[list[str], Detokenizer]:
+    detokenizer = Detokenizer(tokenizer, stops)
     pieces = []
     for token in tokenizer(text)["input_ids"]:
-        pieces.append(growing.push(token))
-        if growing.stopped:
+        pieces.append(detokenizer.push(token))
+        if detokenizer.stopped:
             break
-    return pieces, growing
+    return pieces, detokenizer
 
 
 def test_an_emoji_appears_when_its_last_byte_has_come(tokenizer: PreTrainedTokenizerFast) -> None:
-    pieces, growing = pushed(tokenizer, "a🙂b", [])
+    pieces, detokenizer = pushed(tokenizer, "a🙂b", [])
     assert pieces == ["a", "", "", "", "🙂", "b"]
-    assert growing.rest() == ""
+    assert detokenizer.flush() == ""
 
 
 def test_half_an_emoji_at_the_end_is_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
-    growing = Text(tokenizer, [])
+    detokenizer = Detokenizer(tokenizer, [])
     ids = tokenizer("hi🙂")["input_ids"][:-1]
-    assert "".join(growing.push(token) for token in ids) + growing.rest() == "hi"
+    assert "".join(detokenizer.push(token) for token in ids) + detokenizer.flush() == "hi"
 
 
 def test_bytes_that_are_no_character_show_as_a_replacement(tokenizer: PreTrainedTokenizerFast) -> None:
     stray = tokenizer("🙂")["input_ids"][-1]
-    growing = Text(tokenizer, [])
-    assert growing.push(stray) == ""
-    assert growing.push(tokenizer("a")["input_ids"][0]) == "\ufffda"
+    detokenizer = Detokenizer(tokenizer, [])
+    assert detokenizer.push(stray) == ""
+    assert detokenizer.push(tokenizer("a")["input_ids"][0]) == "\ufffda"
 
 
 def test_what_may_begin_a_stop_string_is_held_back(tokenizer: PreTrainedTokenizerFast) -> None:
-    pieces, growing = pushed(tokenizer, "ab END", [" END."])
+    pieces, detokenizer = pushed(tokenizer, "ab END", [" END."])
     assert pieces == ["a", "b", "", "", "", ""]
-    assert growing.rest() == " END"
+    assert detokenizer.flush() == " END"
 
 
 def test_a_stop_string_ends_the_text_before_it(tokenizer: PreTrainedTokenizerFast) -> None:
-    pieces, growing = pushed(tokenizer, "one two three", ["three", "two"])
-    assert "".join(pieces) + growing.rest() == "one "
-    assert growing.stopped
+    pieces, detokenizer = pushed(tokenizer, "one two three", ["three", "two"])
+    assert "".join(pieces) + detokenizer.flush() == "one "
+    assert detokenizer.stopped
 
 
 def test_a_false_start_of_a_stop_string_is_released(tokenizer: PreTrainedTokenizerFast) -> None:
-    pieces, growing = pushed(tokenizer, "aab", ["ac"])
+    pieces, detokenizer = pushed(tokenizer, "aab", ["ac"])
     assert pieces == ["", "a", "ab"]
-    assert not growing.stopped
+    assert not detokenizer.stopped
 
 
 def test_a_stop_string_of_several_bytes(tokenizer: PreTrainedTokenizerFast) -> None:
-    pieces, growing = pushed(tokenizer, "ok🙂 more", ["🙂"])
+    pieces, detokenizer = pushed(tokenizer, "ok🙂 more", ["🙂"])
     assert "".join(pieces) == "ok"
-    assert growing.stopped
+    assert detokenizer.stopped
 
 
 def test_a_token_shows_its_exact_bytes(tokenizer: PreTrainedTokenizerFast) -> None:
