@@ -178,8 +178,8 @@ def ensure_base(pool: Pool, backbone: Backbone, settings: Settings, probe: Probe
     unregistered = _policies(folder) - {row["id"] for row in rows}
     if base is None and unregistered - {BASE}:
         raise StartError(
-            f"{folder} has policies that the database knows nothing of. Is database_url the one that they "
-            "were made with, and restored? Else use another data_dir."
+            f"{folder} has policies that are not in the database. Set database_url to the database that they "
+            "were made with, and restore it if it was lost; or use another data_dir."
         )
     assert rounds is not None  # noqa: S101  (an aggregate gives its row)
     _remove_drafts(folder)
