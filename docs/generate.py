@@ -22,8 +22,8 @@ from deploy.cli import app
 from feedback.backlog import backlog
 from schemas.database_metrics import DatabaseMetrics
 from schemas.settings import KafkaSettings, Settings
+from serving.loop_metrics import loop_metrics
 from serving.metrics import Metrics
-from serving.pulse import pulse
 from trainer.records.metrics import training_metrics
 
 DOCS = Path(__file__).parent
@@ -153,8 +153,8 @@ def metrics() -> Iterator[str]:
     url = "postgresql://"
     everything = Settings(database_url=url, kafka=KafkaSettings(servers=["broker:9092"]))
     yield from _metrics("Serving", "Counted by each serving process.", _serving())
-    shown = "Asked of Postgres by serving: what waits for the trainer, the relay or a promotion."
-    yield from _metrics("The loop", shown, _families(pulse(everything)))
+    shown = "Read from Postgres by serving: what waits for the trainer, the relay or a promotion."
+    yield from _metrics("The loop", shown, _families(loop_metrics(everything)))
     yield from _metrics(
         "Trainer", "Asked of Postgres by the trainer.", _families(training_metrics(url, "default"))
     )
@@ -177,7 +177,7 @@ def _families(collector: DatabaseMetrics) -> Iterator[tuple[Metric, Iterable[str
 
 def _metrics(title: str, about: str, families: Iterable[tuple[Metric, Iterable[str]]]) -> Iterator[str]:
     yield f"\n## {title}\n\n{about}\n\n| metric | type | labels | meaning |\n|---|---|---|---|"
-    for family, names in families:
+    for family, names in sorted(families, key=lambda each: each[0].documentation.startswith("Deprecated")):
         suffix = "_total" if family.type == "counter" else ""
         labels = ", ".join(f"`{name}`" for name in names)
         yield f"| `{family.name}{suffix}` | {family.type} | {labels} | {_cell(family.documentation)} |"
