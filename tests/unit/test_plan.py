@@ -1,5 +1,6 @@
 """The plan of a round needs no weights, and is exact where it can be."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def _known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rates, "measure", classmethod(lambda cls, device, width: RATES))
 
 
+@functools.cache
 def planned(base: Path = MODEL_DIR, **rl: int | bool | str) -> Plan:
     return plan(TrainerSettings(rl=RLSettings(**{"max_tokens": 24, **rl})), base, 40)
 
