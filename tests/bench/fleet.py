@@ -34,7 +34,7 @@ from tests.bench.listen import Heard, listen
 from tests.bench.load import at
 from tests.bench.replicas import Server, in_rotation, servers
 from tests.bench.service import hearken_up
-from tests.bench.swaps import announce, wait_until_live, write_random
+from tests.bench.swaps import register, wait_until_live, write_random
 from tests.installation import ADMIN_KEY, Installation
 from trainer.model.backbone import Backbone
 from trainer.starter import MODEL_DIR
@@ -112,7 +112,7 @@ class Publisher:
 
     async def next(self) -> str:
         manifest = next(self._waiting)
-        await asyncio.to_thread(announce, self._settings, self.pool, manifest)
+        await asyncio.to_thread(register, self._settings, self.pool, manifest)
         return manifest.id
 
 

@@ -29,7 +29,8 @@ from tests.installation import ADMIN_KEY
 from trainer.data.round_inputs import RoundInputs
 from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
-from trainer.records import publish
+from trainer.records import publish, record
+from trainer.records.record import RoundRecord
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
 
@@ -83,18 +84,14 @@ def write_random(backbone: Backbone, settings: Settings, number: int, parent: st
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=_SPREAD)
     inputs = RoundInputs(draw=number, parent=parent, votes=0, events=[], turns=[], positions={})
-    return publish.write(backbone, settings, number, probe(backbone), inputs)
+    artifacts = publish.TrainingArtifacts(inputs, [], [], {})
+    return publish.write(backbone, settings, number, probe(backbone), artifacts)
 
 
-def announce(settings: Settings, pool: Pool, manifest: Manifest) -> None:
-    """Make an adapter public as the trainer does."""
-    with pool.connection() as connection:
-        row = connection.execute(
-            "insert into rounds (project, parent, outcome) values (%s, %s, 'running') returning id",
-            [settings.project, manifest.parent],
-        ).fetchone()
-    assert row is not None
-    publish.announce(pool, settings, manifest, [], row["id"], {})
+def register(settings: Settings, pool: Pool, manifest: Manifest) -> None:
+    """Registers an adapter as the trainer does."""
+    row = record.begin(pool, settings.project, manifest.parent or BASE)
+    publish.register(pool, settings, manifest, [], row, RoundRecord(0, manifest.parent or BASE))
 
 
 def wait_until_live(pool: Pool, policy: str) -> float:
@@ -153,7 +150,7 @@ async def measure(url: str, data_dir: Path, swaps: int) -> dict[str, Any]:
                     for number in range(1, swaps + 1):
                         time.sleep(_BETWEEN_SECONDS)
                         manifest = write_random(backbone, settings, number, parent)
-                        announce(settings, pool, manifest)
+                        register(settings, pool, manifest)
                         parent = manifest.id
                         seconds.append(wait_until_live(pool, parent))
                     time.sleep(_BETWEEN_SECONDS)

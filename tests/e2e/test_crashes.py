@@ -23,7 +23,7 @@ SIDES = ("before", "after")
 OF_ROUNDS = (
     "trainer.data.ingest._apply_batch",
     "trainer.records.record.begin",
-    "trainer.records.publish.announce",
+    "trainer.records.publish.register",
     "trainer.records.record.finish",
 )
 """Commits of a training round; the others do not wait for one."""
@@ -122,7 +122,7 @@ def operate(installation: Installation, failpoints: Failpoints) -> None:
         die("serving.rollout.start_canary", policy, "retired", "canary", insist=begin)
         rollout = one("select id from rollouts where state = 'running'")
         end = partial(ask, f"/v1/rollouts/{rollout}/rollback", {"reason": "a test"})
-        die("serving.rollout.take_back", policy, "canary", "rolled_back", insist=end)
+        die("serving.rollout.rollback_policy", policy, "canary", "rolled_back", insist=end)
         for side in SIDES:
             print("crash", side, "serving.rollout.reject")
             damaged = f"p9000-{side[:3]}000"

@@ -286,7 +286,7 @@ async def test_a_preference_is_learned_from_imported_pairs(
     model = fit(
         features, votes, BaseFeatures(features, 2), settings.trainer.reward, torch.Generator().manual_seed(0)
     )
-    assert [float(member.terms.position) for member in model.members] == pytest.approx([0] * 5, abs=1e-6)
+    assert [float(member.nuisance.position) for member in model.members] == pytest.approx([0] * 5, abs=1e-6)
     fresh = [example for number, example in enumerate(corpus.examples) if number >= 120 and number % 10]
     better, worse = (
         model.reward(cache.features([each.reply_keys[place] for each in fresh])) for place in (0, 1)

@@ -96,7 +96,7 @@ def test_contradicting_raters_do_not_fail_a_round(
     send(database_url, turns, [*votes, *against])
     record = the_round(settings)
     assert record["outcome"] in {"published", "rejected"}
-    reward = record["improvement"]["steps"][0]["reward"]
+    reward = record["optimization"]["steps"][0]["reward"]
     assert abs(reward) < 10
 
 

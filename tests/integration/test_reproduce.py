@@ -73,9 +73,9 @@ def cut_off(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> 
 
     trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.round.improve", die)
+        patch.setattr("trainer.round.optimize", die)
         with pytest.raises(Killed):
-            trainer.look()
+            trainer.poll()
     trainer.election.release()
 
 
@@ -111,7 +111,7 @@ def test_what_was_erased_cannot_be_learned_from_again(settings: Settings, pool: 
         connection.execute("delete from turns where id in ('chatcmpl-1-3', 'chatcmpl-1-4')")
     with pytest.raises(NotReproducible, match="2 of the 24 votes that it was trained on are gone"):
         reproduce(settings, pool, policy)
-    with pytest.raises(NotReproducible, match="keeps no inputs"):
+    with pytest.raises(NotReproducible, match="has no inputs.json"):
         reproduce(settings, pool, BASE)
 
 
@@ -189,7 +189,7 @@ def test_a_round_that_was_cut_off_ends_as_it_would_have(
     send(database_url, more, thumbs_by_parity(more))
 
     trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
-    trainer.look()
+    trainer.poll()
     trainer.election.release()
     [policy] = published(pool)
     inputs = inputs_of(settings, policy)
@@ -208,7 +208,7 @@ def test_a_round_killed_between_two_steps_ends_in_the_same_bytes_as_one_that_was
     with monkeypatch.context() as patch:
         patch.setattr("trainer.rl.optimize.release_memory", die)
         with pytest.raises(Killed):
-            trainer.look()
+            trainer.poll()
     trainer.election.release()
     assert loop.run(settings, once=True) == 0
     [resumed] = published(pool)
@@ -230,12 +230,12 @@ def test_a_round_that_ends_its_trainer_again_and_again_is_given_up(
     settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = []
-    for _ in range(loop.MOST_ATTEMPTS + 1):
+    for _ in range(loop.MAX_ATTEMPTS + 1):
         cut_off(settings, pool, monkeypatch)
         unfinished = RoundInputs.read(settings.rounds_dir / "default" / "unfinished.json")
         assert unfinished is not None
         draws.append(unfinished.draw)
-    assert draws == [1] * loop.MOST_ATTEMPTS + [loop.MOST_ATTEMPTS + 1]
+    assert draws == [1] * loop.MAX_ATTEMPTS + [loop.MAX_ATTEMPTS + 1]
 
 
 @pytest.fixture
@@ -406,7 +406,7 @@ def test_a_trainer_killed_while_it_saves_the_vote_summary_starts_a_new_one(
     with monkeypatch.context() as patch:
         patch.setattr(VoteSummary, "write", die)
         with pytest.raises(Killed):
-            trainer.look()
+            trainer.poll()
     trainer.election.release()
     assert kept_summary(compacting) is not None
     another_round(compacting, backbone, database_url, seed=2)

@@ -38,7 +38,7 @@ from trainer.evaluation.knowledge import SAMPLE_PROMPTS, KnowledgeEval
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 from trainer.records import publish, record
-from trainer.rl.optimize import GUARD_STEPS
+from trainer.rl.guard import CHECK_INTERVAL
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
 
     record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
     assert record["gate"]["passed"] is True
-    assert len(record["improvement"]["steps"]) == 2
-    assert all(step["drift"] > 0 for step in record["improvement"]["steps"])
+    assert len(record["optimization"]["steps"]) == 2
+    assert all(step["style_drift"] > 0 for step in record["optimization"]["steps"])
     page = (settings.rounds_dir / "default" / "00001.html").read_text()
     assert "Round 1:" in page
     assert "Votes with the largest influence" in page
@@ -254,11 +254,11 @@ def test_a_round_begins_with_enough_votes_and_never_while_paused(
     send(database_url, [], thumbs_by_parity(turns[9:20]))
     with pool.connection() as connection:
         connection.execute("update projects set paused = true")
-    trainer.look()
+    trainer.poll()
     assert rounds(pool) == []
     with pool.connection() as connection:
         connection.execute("update projects set paused = false")
-    trainer.look()
+    trainer.poll()
     assert len(rounds(pool)) == 1
     send(database_url, [], thumbs_by_parity(turns[20:]))
     ingest(pool, log)
@@ -280,15 +280,15 @@ def test_what_was_read_leaves_the_outbox_though_training_is_paused(
     turns = some_turns(backbone, 3, seed=6)
     send(database_url, turns, thumbs_by_parity(turns))
     ingest_until(pool, trainer.log, 3)
-    trainer.look()
+    trainer.poll()
     assert kept() == 0
 
     send(database_url, [], thumbs_by_parity(turns))
     ingest_until(pool, trainer.log, 6)
-    trainer.look()
+    trainer.poll()
     assert kept() == 3  # it is not time yet
     monkeypatch.setattr(loop, "TRIM", 0)
-    trainer.look()
+    trainer.poll()
     assert kept() == 0
 
 
@@ -298,7 +298,7 @@ def test_a_trainer_that_was_killed_leaves_nothing_half_done(
     turns = some_turns(backbone, 20, seed=6)
     send(database_url, turns, thumbs_by_parity(turns))
     killed = a_trainer()
-    assert killed.active()
+    assert killed.lead()
     killed.election.release()
     orphan = settings.policies_dir / "default" / "p1-abcdef"
     orphan.mkdir()
@@ -309,10 +309,10 @@ def test_a_trainer_that_was_killed_leaves_nothing_half_done(
             " values ('default', 'p0', 'running', '{\"votes\": 20}')"
         )
     trainer = a_trainer()
-    assert trainer.active()
+    assert trainer.lead()
     assert not orphan.exists()
     assert [(row["outcome"], row["reason"]) for row in rounds(pool)] == [("failed", "interrupted")]
-    trainer.look()
+    trainer.poll()
     assert [row["outcome"] for row in rounds(pool)][:1] == ["failed"]
     assert len(rounds(pool)) == 2
     assert rounds(pool)[1]["outcome"] in {"published", "rejected"}
@@ -325,9 +325,9 @@ def test_one_trainer_works_and_another_takes_over(
     send(database_url, turns, thumbs_by_parity(turns))
     first = a_trainer()
     second = a_trainer()
-    assert first.active()
-    second.look()
-    assert not second.working
+    assert first.lead()
+    second.poll()
+    assert not second.leading
     assert examples.count_votes(pool, "default") == 0
     with pytest.raises(StartError, match="Another trainer"):
         loop.run(settings, once=True)
@@ -335,11 +335,11 @@ def test_one_trainer_works_and_another_takes_over(
         connection.execute(
             "select pg_terminate_backend(pid, 10000) from pg_locks where locktype = 'advisory'"
         )
-    second.look()
-    assert second.working
-    first.look()  # its connection is gone
-    first.look()
-    assert not first.working
+    second.poll()
+    assert second.leading
+    first.poll()  # its connection is gone
+    first.poll()
+    assert not first.leading
     assert [row["outcome"] for row in rounds(pool)] in (["published"], ["rejected"])
 
 
@@ -360,10 +360,10 @@ def test_a_trainer_that_was_overtaken_publishes_nothing(
         record.close_interrupted(pool, "default")
         return write(*arguments, **more)
 
-    trainer.active()
+    trainer.lead()
     monkeypatch.setattr(publish, "write", overtaken_while_writing)
     monkeypatch.setattr(gate.Verdict, "passed", True)
-    trainer.look()
+    trainer.poll()
     assert [(row["outcome"], row["reason"]) for row in rounds(pool)] == [("failed", "interrupted")]
     with pool.connection() as connection:
         assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
@@ -385,9 +385,9 @@ def test_a_trainer_killed_after_it_published_leaves_the_same_record_and_does_no_
 
         patch.setattr(record, last, die)
         with pytest.raises(KeyboardInterrupt):
-            trainer.look()
+            trainer.poll()
     trainer.election.release()
-    a_trainer().look()
+    a_trainer().poll()
     (row,) = rounds(pool)
     assert row["outcome"] == "published"
     folder = settings.rounds_dir / "default"
@@ -420,7 +420,7 @@ def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(KnowledgeEval, "guard_failure", lambda exam, generator: "accuracy fell")
-    settings.trainer.rl = settings.trainer.rl.model_copy(update={"steps_per_round": GUARD_STEPS})
+    settings.trainer.rl = settings.trainer.rl.model_copy(update={"steps_per_round": CHECK_INTERVAL})
     turns = some_turns(backbone, 20, seed=10)
     send(database_url, turns, thumbs_by_parity(turns))
     assert loop.run(settings, once=True) == 0
@@ -439,7 +439,7 @@ def test_of_a_round_that_forgot_a_quarter_of_the_way_is_left(
     send(database_url, turns, thumbs_by_parity(turns))
     assert loop.run(settings, once=True) == 0
     kept = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
-    assert kept["improvement"]["halvings"] == 2
+    assert kept["optimization"]["halvings"] == 2
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "online_dpo", "dpo", "kto", "imitation"])
@@ -457,4 +457,4 @@ def test_a_round_of_each_algorithm_moves_the_adapter(
     assert row["outcome"] in {"published", "rejected"}
     assert "no step moved" not in str(row["reason"])
     record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
-    assert len(record["improvement"]["steps"]) == settings.trainer.rl.steps_per_round
+    assert len(record["optimization"]["steps"]) == settings.trainer.rl.steps_per_round

@@ -96,6 +96,7 @@ class VoteSummary:
                 [self.name, project, self.events[known["count"] :]],
             )
             self.write(path)
+        path.with_name(OLD_FILE).unlink(missing_ok=True)
 
     def is_active(self, pool: Pool, project: str) -> bool:
         """Whether the database agrees that these votes are compacted, and all of them are active."""
