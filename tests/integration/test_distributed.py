@@ -16,7 +16,7 @@ from schemas.database import Pool
 from tests.distributed_worker import train
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
 from trainer.model.backbone import Backbone
-from trainer.reproduce import rebuild
+from trainer.reproduce import reproduce
 
 torch.set_num_threads(1)
 
@@ -85,6 +85,6 @@ def test_one_process_reproduces_what_two_trained(
     with pool.connection() as connection:
         [row] = connection.execute("select outcome, reason, policy from rounds").fetchall()
     assert row["outcome"] == "published", row["reason"]
-    rebuilt = rebuild(settings, pool, row["policy"])
+    reproduced = reproduce(settings, pool, row["policy"])
     # Adam's first step is a sign: a few weights whose gradient is nearly zero go the other way.
-    assert rebuilt.distance < 0.01, rebuilt
+    assert reproduced.probe_distance < 0.01, reproduced
