@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from schemas.settings import RLSettings, TrainerSettings
 from tests.contract.engines import random_model, shared_tokenizer
+from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.device import Rates
 from trainer.planning import plan as module
@@ -31,8 +33,14 @@ def _known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @functools.cache
-def planned(base: Path = MODEL_DIR, **rl: int | bool | str) -> Plan:
+def planned(base: Path, **rl: int | bool | str) -> Plan:
     return plan(TrainerSettings(rl=RLSettings(**{"max_tokens": 24, **rl})), base, 40)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of two layers, whose plan takes two seconds."""
+    return write_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(params=["llama", "qwen3", "gemma3"])
@@ -57,30 +65,30 @@ def test_it_counts_as_the_loaded_model_and_needs_no_weights(base: Path) -> None:
 
 def test_the_kv_cache_has_the_size_of_its_shape() -> None:
     config = json.loads((MODEL_DIR / "config.json").read_text())
-    sampling = planned().phases["sampling"].peak
+    sampling = planned(MODEL_DIR).phases["sampling"].peak
     width = config["num_key_value_heads"] * config["head_dim"]
     one_more = 2 * config["num_hidden_layers"] + 1  # keys or values of a layer are copied as they grow
     assert sampling[CACHE] == pytest.approx(one_more * 128 * 64 * width * 4, rel=0.02)
     assert sampling[MERGED] > 10 * 2**20
 
 
-def test_gradient_checkpointing_needs_less_memory_and_more_time() -> None:
-    default, checkpointed = planned(), planned(gradient_checkpointing=True)
+def test_gradient_checkpointing_needs_less_memory_and_more_time(tiny: Path) -> None:
+    default, checkpointed = planned(tiny), planned(tiny, gradient_checkpointing=True)
     kept, recomputed = (each.phases["training"].peak[ACTIVATIONS] for each in (default, checkpointed))
-    assert recomputed < 0.5 * kept
+    assert recomputed < 0.75 * kept
     assert checkpointed.phases["training"].flops > 1.2 * default.phases["training"].flops
     assert default.toggled.peak == checkpointed.phases["training"].peak
     assert checkpointed.phases["sampling"].peak == default.phases["sampling"].peak
 
 
-def test_more_and_longer_replies_take_more() -> None:
-    some = planned()
-    assert some.fits
-    assert not some.savings
-    alone = planned(base_sft_coef=0)
+def test_more_and_longer_replies_take_more(tiny: Path) -> None:
+    starter, some = planned(MODEL_DIR), planned(tiny)
+    assert starter.fits
+    assert not starter.savings
+    alone = planned(tiny, base_sft_coef=0)
     assert alone.seconds < some.seconds
-    assert planned(samples_per_prompt=16, base_sft_coef=0).seconds > 1.5 * alone.seconds
-    longer = planned(max_tokens=96)
+    assert planned(tiny, samples_per_prompt=16, base_sft_coef=0).seconds > 1.5 * alone.seconds
+    longer = planned(tiny, max_tokens=96)
     assert longer.peak > some.peak
     assert longer.seconds > 2 * some.seconds
 
@@ -93,22 +101,23 @@ def test_logits_of_a_large_vocabulary_are_never_whole(tmp_path: Path) -> None:
     assert 0 < planned(tmp_path, max_tokens=96).phases["training"].peak[LOGITS] < 1.5 * whole
 
 
-def test_replies_that_vllm_samples_take_no_time_here() -> None:
-    assert planned(sampler="vllm").phases["sampling"].seconds == 0
+def test_replies_that_vllm_samples_take_no_time_here(tiny: Path) -> None:
+    assert planned(tiny, sampler="vllm").phases["sampling"].seconds == 0
 
 
 def test_it_names_settings_that_save_memory_if_it_does_not_fit(
-    monkeypatch: pytest.MonkeyPatch,
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "free_memory", lambda device: -(2**40))
-    found = planned(max_tokens=90)
+    found = planned(tiny, max_tokens=90)
     assert not found.fits
     assert found.savings["trainer.rl.gradient_checkpointing = true"] < found.peak
 
 
-def test_the_command_prints_json() -> None:
+def test_the_command_prints_json(tiny: Path) -> None:
     command = [sys.executable, "-m", "deploy.cli", "train", "--plan", "--json", "--prompt-tokens", "40"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"HEARKEN_MODEL": str(tiny)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     found = json.loads(done.stdout)
     assert done.returncode == (0 if found["fits"] else 1)
     assert found["prompt_tokens"] == 40
