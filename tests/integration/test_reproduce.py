@@ -111,7 +111,7 @@ def test_what_was_erased_cannot_be_learned_from_again(settings: Settings, pool: 
         connection.execute("delete from turns where id in ('chatcmpl-1-3', 'chatcmpl-1-4')")
     with pytest.raises(NotReproducible, match="2 of the 24 votes that it was trained on are gone"):
         reproduce(settings, pool, policy)
-    with pytest.raises(NotReproducible, match="has no inputs.json"):
+    with pytest.raises(NotReproducible, match=r"has no inputs\.json"):
         reproduce(settings, pool, BASE)
 
 

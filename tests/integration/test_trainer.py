@@ -155,7 +155,7 @@ def test_the_base_is_published_as_an_adapter_that_changes_nothing(
     weights = load_file(Path(policy["directory"]) / WEIGHTS)
     assert all(not tensor.any() for name, tensor in weights.items() if "lora_B" in name)
     (row,) = rounds(pool)
-    assert (row["outcome"], row["reason"]) == ("skipped", "no prompts to practise on")
+    assert (row["outcome"], row["reason"]) == ("skipped", "no prompts to train on")
 
 
 def test_signals_and_judges_are_learned_from_and_begin_no_round(
@@ -186,7 +186,7 @@ def test_single_thumbs_are_no_lesson_for_dpo(
     assert loop.run(settings, once=True) == 0
     (row,) = rounds(pool)
     assert row["outcome"] == "skipped"
-    assert "which is all that DPO learns from" in str(row["reason"])
+    assert "DPO trains on such pairs only" in str(row["reason"])
 
 
 def test_one_class_of_thumbs_is_no_lesson(
