@@ -41,7 +41,7 @@ class RoundResult:
 def run_round(
     data: RoundData, cache: FeatureCache, knowledge: KnowledgeEval, sampler: Sampler
 ) -> RoundResult:
-    """Trains the backbone's adapter, which is that of `data.inputs.parent`."""
+    """Trains the backbone's adapter, which must be the adapter of `data.inputs.parent`."""
     backbone, settings, rl, prompts = data.backbone, data.settings, data.settings.rl, data.train_prompts
     # Samples of the base standardise the reward, are the reference of style drift, and are trained on by SFT.
     spec = SamplingSpec(BASE_REPLIES, rl.max_tokens)

@@ -62,7 +62,7 @@ class RoundData:
         return self.corpus.votes(chosen, self.settings.reward, weights)
 
     def training_events(self) -> list[str]:
-        """Returns the event ids of all training votes, those of the vote summary first."""
+        """Returns the event ids of all training votes, the compacted ones first."""
         older = self.history.events_of_folds(self._folds(held_out=False)) if self.history else []
         return [*older, *(example.event_id for example in self.training)]
 
