@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from deploy.simulation.people import Person, draw_people
+from schemas import logs
 from schemas.settings import TrainerSettings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
@@ -266,6 +267,7 @@ def main() -> int:
     parser.add_argument("--votes", type=int, default=1000)
     parser.add_argument("--set", nargs="*", default=[], help="rl.steps_per_round=6 rl.algorithm=grpo …")
     args = parser.parse_args()
+    logs.configure("warning")
     torch.set_num_threads(1)
     settings = TrainerSettings()
     for assignment in args.set:

@@ -29,6 +29,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from deploy.simulation.people import Person, draw_people
+from schemas import logs
 from schemas.settings import TrainerSettings
 from tests.bench.offline_learning import PolicySamples, VoteHistory, simulate_votes, train_round
 from trainer.data.examples import Corpus, Key
@@ -232,6 +233,7 @@ def main() -> int:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[543, 544, 545, 546, 547])
     args = parser.parse_args()
+    logs.configure("warning")
     torch.set_num_threads(1)
     settings = TrainerSettings()
     found = []
