@@ -1,7 +1,7 @@
 """The prompts of a round are the newest and a uniform sample of older ones."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
@@ -10,7 +10,8 @@ from schemas.database import Pool
 from schemas.turns import IMPORTED
 from tests.training import add_key
 from trainer.data.prompts import MAX_TURNS, MIN_PROMPTS, OLDER_PER_NEWEST, select_turns
-from trainer.rl.optimize import _draw
+from trainer.model.rollouts import Rollout
+from trainer.rl.sampling import step_sampler
 
 RARE = 7
 """First token of prompts of a rare skill; the others begin with 1."""
@@ -36,6 +37,11 @@ def send(pool: Pool, prefix: str, prompts: Iterable[list[int]], begin: int = 0) 
         )
 
 
+def one_each(prompts: Sequence[list[int]]) -> list[Rollout]:
+    """A sampler that gives one empty reply to each prompt."""
+    return [Rollout(number, [], [], ended=True) for number in range(len(prompts))]
+
+
 def numbers(turns: list[str]) -> list[int]:
     return [int(turn.rsplit("-", 1)[1]) for turn in turns]
 
@@ -54,7 +60,8 @@ def test_rare_and_old_prompts_stay_in_training(sent: Pool) -> None:
         turns = numbers(select_turns(sent, "default", draw=round))
         prompts = [[RARE if number % 100 == 50 else 1, number] for number in turns]
         for step in range(steps):
-            for kind, number in _draw(prompts, 16, torch.Generator().manual_seed(1_000 * round + step)):
+            generator = torch.Generator().manual_seed(1_000 * round + step)
+            for kind, number in step_sampler(prompts, 16, one_each, generator)()[0]:
                 drawn += number < 8_000 - MAX_TURNS
                 rare += kind == RARE and number < 6_000
     total = 16 * steps * 10

@@ -16,7 +16,7 @@ MAX_TURNS = 1024
 
 OLDER_PER_NEWEST = 7 / 9
 """Most older prompts for each of the newest. A step draws prompts with weight 1/√rank, newest first
-(`optimize`), so a quarter of its draws are older ones: 1 − 1/√(1 + 7/9)."""
+(`rl.sampling`), so a quarter of its draws are older ones: 1 − 1/√(1 + 7/9)."""
 
 MIN_PROMPTS = 128
 """Prompts below which imported ones are added."""
