@@ -4,7 +4,7 @@ from it answers.
     python -m docs.record_vote_going_live [FILE.gif]
 
 It starts `hearken up` on a data folder of its own, simulated people who vote, and a headless Chromium. A
-frame is a screenshot with a caption that says how many seconds have passed. It takes about five minutes.
+frame is a screenshot with a caption that says how many seconds have passed. It takes five to ten minutes.
 """
 
 import io
@@ -31,7 +31,7 @@ COLOURS = 128
 QUESTION = "How can I sleep better?"
 LONG = 60  # characters of a reply
 SEED = 2  # of the simulated people, who like short replies, too
-MORE_ROUNDS = 2  # until the question is asked again
+MORE_POLICIES = 2  # that go live before the question is asked again
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -128,12 +128,12 @@ def record(page: Page, film: Film) -> None:
     page.wait_for_timeout(500)
     film.take("The vote is live. The page says in which policy.", 3)
     page.locator("#news-close").click()
-    for _ in range(MORE_ROUNDS):
+    for _ in range(MORE_POLICIES):
         live = page.locator("#status-text").inner_text().split()[1]
         expect(page.locator("#status-text")).not_to_contain_text(live, timeout=600_000)
     turn = _ask(page, film)
     turn.scroll_into_view_if_needed()
-    film.take("Two rounds later, the same question.", 3.5)
+    film.take("Two policies later, the same question.", 3.5)
 
 
 def _ask(page: Page, film: Film) -> Locator:
