@@ -5,6 +5,7 @@ from it answers.
 
 It starts `hearken up` on a data folder of its own, simulated people who vote, and a headless Chromium. A
 frame is a screenshot with a caption that says how many seconds have passed. It takes five to ten minutes.
+The replies have emoji: install a font for them (Debian: fonts-noto-color-emoji).
 """
 
 import io
