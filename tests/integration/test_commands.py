@@ -72,7 +72,7 @@ def test_a_judge_needs_no_base_and_no_data_folder(database_url: str) -> None:
 @pytest.mark.parametrize(
     ("words", "votes", "mark", "code"),
     [
-        (["train"], 4, "trainer active", 0),
+        (["train"], 4, "trainer leads", 0),
         (["train"], 24, '"step"', 0),
         (["train", "--once"], 24, '"step"', 1),
     ],
