@@ -13,7 +13,16 @@ from schemas.database import Pool
 from schemas.feedback import Signal
 from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, file_digest
 from schemas.settings import Settings
-from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
+from tests.training import (
+    add_key,
+    edited,
+    ranked,
+    send,
+    small_settings,
+    some_turns,
+    thumbs_by_parity,
+    write_summary_as_before,
+)
 from trainer import loop
 from trainer.data import examples, vote_summary
 from trainer.data.round_inputs import RoundInputs
@@ -282,6 +291,45 @@ def test_a_policy_with_a_vote_summary_is_reproduced(
         connection.execute("delete from turns where id = 'chatcmpl-1-3'")
     with pytest.raises(NotReproducible, match="1 of the 16 votes"):
         reproduce(compacting, pool, policy)
+
+
+def as_before(settings: Settings, pool: Pool, policy: str) -> None:
+    """Turns a policy's directory into one of the release before: old names of files, fields and settings."""
+    directory = settings.policies_dir / "default" / policy
+    files = dict(Manifest.model_validate_json((directory / MANIFEST).read_bytes()).files)
+    (directory / vote_summary.FILE).rename(directory / vote_summary.OLD_FILE)
+    files[vote_summary.OLD_FILE] = files.pop(vote_summary.FILE)
+    inputs = directory / publish.INPUTS
+    inputs.write_text(inputs.read_text().replace('"vote_summary":', '"past":'))
+    files[publish.INPUTS] = file_digest(inputs)
+    trainer = settings.trainer
+    configuration = trainer.model_dump(mode="json")
+    for name, section in (("reward", trainer.reward), ("rl", trainer.rl), ("gate", trainer.gate)):
+        for old, new in section.renamed.items():
+            configuration[name][old] = configuration[name].pop(new)
+    configuration["rl"]["clip"] = 0.2
+    changed(settings, pool, policy, files=files, configuration=configuration)
+
+
+def test_a_data_folder_of_the_release_before_is_continued_and_reproduced(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    assert loop.run(compacting, once=True) == 0
+    summary = kept_summary(compacting)
+    assert summary is not None
+    folder = compacting.rounds_dir / "default"
+    (folder / vote_summary.FILE).unlink()
+    write_summary_as_before(summary, folder / vote_summary.OLD_FILE)
+    digest = file_digest(folder / vote_summary.OLD_FILE)
+    another_round(compacting, backbone, database_url, seed=2)
+    policy = published(pool)[-1]
+    inputs = inputs_of(compacting, policy)
+    assert (len(inputs.events), inputs.vote_summary) == (8 + 12, digest)
+    after = kept_summary(compacting)
+    assert after is not None
+    assert after.name == summary.name
+    as_before(compacting, pool, policy)
+    assert reproduce(compacting, pool, policy).identical
 
 
 def test_policies_share_the_file_of_the_same_vote_summary(

@@ -1,16 +1,15 @@
 """Vote summaries are compared with a fit to all votes."""
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from schemas.settings import RewardSettings, TrainerSettings
+from tests.training import write_summary_as_before
 from trainer.data import examples, vote_summary
 from trainer.data.examples import Corpus, Example, Key
 from trainer.data.round_inputs import RoundInputs
@@ -228,25 +227,10 @@ def test_writing_is_deterministic_and_reading_inverts_it(tmp_path: Path) -> None
     assert torch.equal(crowd.fit(rest, found).reward(crowd.base), crowd.fit(rest, kept).reward(crowd.base))
 
 
-def write_as_before(summary: VoteSummary, path: Path) -> None:
-    """Writes the file of the release before: other names of tensors, and another header."""
-    summary.write(path)
-    old = {"mean_D": "centre_D", "std_D": "spread_D", "basis_DK": "basis_DK", "scale": "size"}
-    tensors = {}
-    for name, tensor in load_file(path).items():
-        kind, _, rest = name.partition(".")
-        if kind == "projection":
-            group, part = rest.split(".")
-            name = f"lens.{group}.{old[part]}"
-        tensors[name] = tensor
-    header = {"name": summary.name, "made_for": "this", "newest": summary.newest.isoformat()}
-    save_file(tensors, path, metadata={"past": json.dumps(header)})
-
-
 def test_a_file_of_the_release_before_is_read(tmp_path: Path) -> None:
     crowd = Crowd(120, seed=10)
     kept = crowd.compact(crowd.empty(), crowd.examples, 80)
-    write_as_before(kept, tmp_path / OLD_FILE)
+    write_summary_as_before(kept, tmp_path / OLD_FILE)
     assert VoteSummary.read(find(tmp_path), "another base") is None
     found = VoteSummary.read(find(tmp_path), "this")
     assert found is not None
