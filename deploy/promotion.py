@@ -38,7 +38,7 @@ async def promote(
             if row["reason"] is None:  # it went live, and another one has replaced it
                 return
             raise PolicyRejected(
-                f"{policy} was rejected ({row['reason']}). See the log of serving.",
+                f"{policy} was refused ({row['reason']}). See the log of serving.",
                 policy=policy,
                 reason=cast(Reason, row["reason"]),
             )

@@ -39,13 +39,13 @@ def swapping(
     """A service of the test's own, with p0 live, over an engine that starts empty. What nobody wants goes
     soon. Its parameter is how policies are promoted."""
     promotion = getattr(request, "param", "direct")
-    monkeypatch.setattr("serving.fleet._GRACE", 0.5)
+    monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.5)
     with (
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[engine], promotion=promotion) as service,
     ):
         yield service
-        service.until(lambda: service.counted("hearken_streams") == 0)
+        service.until(lambda: service.counted("hearken_requests_in_flight") == 0)
     with httpx.Client(base_url=engine) as client:
         for card in client.get("/v1/models").json()["data"]:
             client.post("/v1/unload_lora_adapter", json={"lora_name": card["id"]})
@@ -120,10 +120,10 @@ def change(service: Service, statement: LiteralString) -> None:
 def test_an_older_route_changes_nothing(swapping: Service) -> None:
     """As when the registry was read before a swap, and is acted upon after it."""
     go_live(swapping, "p1-aaaaaa", seed=1)
-    older = swapping.app.state.router.find("default")
+    older = swapping.services.router.find("default")
     go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
     swaps = swapping.counted("hearken_policy_swaps_total", project="default")
-    swapping.app.state.swap.adopt(older)
+    swapping.services.swap.use_route(older)
     assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p2-bbbbbb"
     assert swapping.counted("hearken_policy_swaps_total", project="default") == swaps
     assert swapping.counted("hearken_live_policy", policy="p2-bbbbbb", project="default") == 1
@@ -164,7 +164,7 @@ def test_the_command_line_promotes_what_the_engines_have_proved(swapping: Servic
     lie(swapping, "p2-bbbbbb", state="retired")
     refused = hearken(swapping, "promote", "p2-bbbbbb")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "hearken: p2-bbbbbb was rejected (probe). See the log of serving.\n"
+    assert refused.stderr == "hearken: p2-bbbbbb was refused (probe). See the log of serving.\n"
     assert swapping.registry.state("p2-bbbbbb") == ("rejected", "probe")
     assert swapping.rows("select live_at from policies where id = 'p2-bbbbbb'") == [(None,)]
     assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
@@ -176,7 +176,7 @@ def test_what_cannot_be_loaded_today_may_be_asked_for_again(swapping: Service) -
     (directory / CONFIG).write_text(config.replace("q_proj", "c_attn"))
     swapping.registry.announce("p2-bbbbbb", directory, parent="p0", probe=LIE, state="retired")
     refused = hearken(swapping, "promote", "p2-bbbbbb")
-    assert refused.stderr == "hearken: p2-bbbbbb was refused (load); serving's log says more.\n"
+    assert refused.stderr == "hearken: p2-bbbbbb was refused (load). See the log of serving.\n"
     assert swapping.registry.state("p2-bbbbbb") == ("retired", "load")
     assert swapping.live() == "p0"
 
