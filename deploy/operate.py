@@ -85,9 +85,11 @@ def resume(data_dir: DataDir = None) -> None:
 def reproduce(policy: Policy, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Train a policy again from its stored inputs and compare the two; exit code 1 beyond the tolerance."""
     from deploy.local.prepare import prepared
+    from schemas import logs
     from schemas.database import open_pool
     from trainer.reproduce import reproduce as run
 
+    logs.configure("warning")
     with prepared(load(data_dir=data_dir)) as settings, open_pool(settings.database_url or "") as pool:
         result = run(settings, pool, policy)
     if as_json:

@@ -32,7 +32,8 @@ from tests.training import (
 )
 from trainer import loop
 from trainer.data import examples
-from trainer.data.ingest import apply_event, consumer_offsets, ingest
+from trainer.data.apply_event import apply_event
+from trainer.data.ingest import consumer_offsets, ingest
 from trainer.evaluation import gate
 from trainer.evaluation.knowledge import SAMPLE_PROMPTS, KnowledgeEval
 from trainer.learner import Learner

@@ -1,20 +1,25 @@
-"""This module lists the dead letters of the log and retries them.
+"""This module writes, lists and retries dead letters of the log.
 
 An event becomes a dead letter if this code cannot read it or the database refuses it (`ingest`)."""
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+import structlog
 from psycopg import Connection, DataError, IntegrityError
 from psycopg.rows import DictRow, class_row
 
-from feedback.log import NewerVersion, Unreadable, read_event
+from feedback.log import Entry, NewerVersion, Unreadable, read_event
 from schemas.database import Pool
-from trainer.data.ingest import apply_event, refusal
+from trainer.data.apply_event import apply_event, refusal
 
 _ALL = (
     "select log, partition, position, reason, payload, created_at from dead_letters order by created_at, log"
 )
+
+
+logger = structlog.get_logger("trainer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,16 @@ class DeadLetter:
     reason: str
     payload: str
     created_at: datetime
+
+
+def write(connection: Connection[Any], log: str, entry: Entry, found: Unreadable) -> None:
+    """Writes a dead letter, in the transaction that moves on behind it."""
+    logger.error("dead letter", log=log, partition=entry.partition, reason=found.reason)
+    connection.execute(
+        "insert into dead_letters (log, partition, position, reason, payload) values (%s, %s, %s, %s, %s)"
+        " on conflict do nothing",
+        [log, entry.partition, entry.position, found.reason, found.payload],
+    )
 
 
 def dead_letters(pool: Pool) -> list[DeadLetter]:

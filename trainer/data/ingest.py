@@ -11,27 +11,15 @@ from typing import Any
 
 import structlog
 from psycopg import Connection, DataError, IntegrityError
-from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
 
 from feedback.log import Entry, Log, NewerVersion, Unreadable
 from schemas.database import Pool
 from schemas.feedback import FeedbackEvent
+from trainer.data import dead_letters
+from trainer.data.apply_event import apply_event, refusal
 
 CONSUMER = "trainer"
 BATCH = 500
-
-# A superseding event may be read before the vote, so the vote's own row tells whether it is still active.
-_INSERT = """
-insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,
-    conversation_id, created_at, superseded_by)
-values (%(event_id)s, %(project)s, %(feedback_id)s, %(turn_id)s, %(choice)s, %(type)s, %(value)s, %(rater)s,
-    %(conversation_id)s, %(created_at)s,
-    (select coalesce(newer.event_id, 'retracted') from feedback f
-        left join feedback newer on newer.id = f.superseded_by
-        where f.id = %(feedback_id)s and (f.superseded_by is not null or f.retracted_at is not null)))
-on conflict do nothing
-"""
 
 logger = structlog.get_logger("trainer")
 
@@ -79,7 +67,7 @@ def _apply_batch(pool: Pool, log: str, entries: Sequence[Entry]) -> None:
                     case FeedbackEvent():
                         apply_event(connection, entry.event)
                     case Unreadable():
-                        _dead_letter(connection, log, entry, entry.event)
+                        dead_letters.write(connection, log, entry, entry.event)
             _commit_offset(connection, log, entries[-1])
     except (DataError, IntegrityError) as error:
         if len(entries) > 1:
@@ -90,38 +78,6 @@ def _apply_batch(pool: Pool, log: str, entries: Sequence[Entry]) -> None:
             _apply_batch(pool, log, [entries[0]._replace(event=refused)])
         else:
             raise
-
-
-def refusal(error: DataError | IntegrityError) -> str:
-    """Returns the reason for which the database refused an event."""
-    return error.diag.message_primary or str(error)
-
-
-def apply_event(connection: Connection[DictRow], event: FeedbackEvent) -> None:
-    """Applies one event to the training examples: idempotent, and independent of the order of events. Raises
-    psycopg.DataError or psycopg.IntegrityError if the database refuses it."""
-    if event.kind == "retracted":
-        _supersede(connection, event.feedback_id, event.event_id)
-        return
-    if event.supersedes is not None:
-        _supersede(connection, event.supersedes, event.event_id)
-    connection.execute(_INSERT, {**event.model_dump(), "value": Jsonb(event.value)})
-
-
-def _supersede(connection: Connection[DictRow], feedback_id: str, by: str) -> None:
-    connection.execute(
-        "update training_examples set superseded_by = %s where feedback_id = %s and superseded_by is null",
-        [by, feedback_id],
-    )
-
-
-def _dead_letter(connection: Connection[Any], name: str, entry: Entry, found: Unreadable) -> None:
-    logger.error("dead letter", log=name, partition=entry.partition, reason=found.reason)
-    connection.execute(
-        "insert into dead_letters (log, partition, position, reason, payload) values (%s, %s, %s, %s, %s)"
-        " on conflict do nothing",
-        [name, entry.partition, entry.position, found.reason, found.payload],
-    )
 
 
 def _block_partition(pool: Pool, log: str, entry: Entry) -> None:

@@ -74,7 +74,7 @@ def write(
     save_adapter(backbone, draft)
     if artifacts is not None:
         _write_artifacts(artifacts, draft)
-    name = BASE if artifacts is None else f"p{number}-{file_digest(draft / WEIGHTS)[:6]}"
+    name = BASE if artifacts is None else policy_name(number, draft / WEIGHTS)
     manifest = _manifest(name, backbone, settings, probe, artifacts, draft)
     (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     for path in [*draft.iterdir(), draft]:
@@ -84,6 +84,12 @@ def write(
     draft.rename(target)
     _fsync(folder)
     return manifest
+
+
+def policy_name(number: int, weights: Path) -> str:
+    """Returns the name of a round's policy, as `p17-3fa9c1`: the round's number and the start of the weights'
+    digest. A name is never used again."""
+    return f"p{number}-{file_digest(weights)[:6]}"
 
 
 def _write_artifacts(artifacts: TrainingArtifacts, directory: Path) -> None:
