@@ -108,6 +108,6 @@ def test_a_round_with_unreadable_votes_only_is_skipped(
     with pool.connection() as connection:
         connection.execute("update turns set prompt_token_ids = array[-1, 5]")
     record = the_round(settings)
-    assert (record["outcome"], record["reason"]) == ("skipped", "no prompts to practise on")
+    assert (record["outcome"], record["reason"]) == ("skipped", "no prompts to train on")
     with pool.connection() as connection:
         assert connection.execute("select live from routes").fetchone() == {"live": BASE}
