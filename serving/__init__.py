@@ -1,1 +1,1 @@
-"""A message comes in, tokens go out; what people say of the reply is recorded."""
+"""Serving answers chat requests over HTTP and websockets, and records the votes on its replies."""

@@ -1,6 +1,8 @@
-"""For operators: policies, rollouts and training rounds of their project. Admin keys only.
+"""The operators' API shows and changes a project's policies, rollouts and training rounds. It needs an admin
+key.
 
-Promotion loads and probes before it flips, so it goes through the swap; taking back only flips.
+A promotion goes through the swap, which loads and verifies the policy first; a rollback only changes the
+route.
 """
 
 from datetime import datetime
@@ -9,13 +11,13 @@ from typing import Annotated, Any, Literal, LiteralString
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from schemas.database import AsyncPool
 from schemas.errors import Conflict, NotFound, PolicyRejected
 from schemas.times import rfc3339
 from schemas.wire import check, decode
 from serving import rollout
-from serving.auth import Caller, admin
-from serving.swap import Swap
+from serving.auth import admin
+from serving.keys import Caller
+from serving.services import services
 
 router = APIRouter()
 Admin = Annotated[Caller, Depends(admin)]
@@ -45,7 +47,7 @@ _ROUNDS: LiteralString = """
 
 
 class NewRollout(BaseModel):
-    """A canary: `policy` answers a `share` of the conversations."""
+    """A canary, in which `policy` answers a `share` of the conversations."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -56,7 +58,7 @@ class NewRollout(BaseModel):
 class Reason(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    reason: str = Field("taken back by an operator", min_length=1, max_length=500)
+    reason: str = Field("rolled back by an operator", min_length=1, max_length=500)
 
 
 _NEW_ROLLOUT = TypeAdapter(NewRollout)
@@ -65,13 +67,13 @@ _REASON = TypeAdapter(Reason)
 
 @router.get("/v1/policies")
 async def policies(request: Request, caller: Admin, limit: Limit = 100) -> dict[str, Any]:
-    return _listed(await _rows(request, _POLICIES, [caller.project, limit]))
+    return _list(await _rows(request, _POLICIES, [caller.project, limit]))
 
 
 @router.get("/v1/policies/{policy}")
 async def policy(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
-    """The manifest, the gate's report, and the lineage from this policy back to the base."""
-    async with _pool(request).connection() as connection:
+    """Returns the manifest, the gate's report, and the lineage from this policy back to the base."""
+    async with services(request).pool.connection() as connection:
         cursor = await connection.execute(
             "select id, parent, state, reason, digest, manifest, gate, created_at, live_at"
             " from policies where project = %s and id = %s",
@@ -82,34 +84,33 @@ async def policy(request: Request, policy: str, caller: Admin) -> dict[str, Any]
             raise NotFound(f"There is no policy {policy[:64]}.", code="policy_not_found")
         cursor = await connection.execute(_LINEAGE, {"project": caller.project, "policy": policy})
         lineage = [ancestor["id"] for ancestor in await cursor.fetchall()]
-    return {**_plain(row), "lineage": lineage, "served": request.app.state.fleet.serves(policy)}
+    return {**_with_times(row), "lineage": lineage, "served": services(request).fleet.serves(policy)}
 
 
 @router.get("/v1/rollouts")
 async def rollouts(request: Request, caller: Admin, limit: Limit = 100) -> dict[str, Any]:
-    return _listed(await _rows(request, _ROLLOUTS, [caller.project, limit]))
+    return _list(await _rows(request, _ROLLOUTS, [caller.project, limit]))
 
 
 @router.post("/v1/rollouts", status_code=201)
 async def start_rollout(request: Request, caller: Admin) -> dict[str, Any]:
-    wanted = check(_NEW_ROLLOUT, decode(await request.body()))
-    swap: Swap = request.app.state.swap
+    new = check(_NEW_ROLLOUT, decode(await request.body()))
     try:
-        created = await swap.start_canary(caller.project, wanted.policy, wanted.share)
+        rollout_id = await services(request).swap.start_canary(caller.project, new.policy, new.share)
     except PolicyRejected as error:
         raise Conflict(error.message, code=f"policy_{error.reason}", param="policy") from None
-    return await _rollout(request, caller, created)
+    return await _rollout(request, caller, rollout_id)
 
 
 @router.post("/v1/rollouts/{rollout_id}/{action}")
 async def end_rollout(
     request: Request, rollout_id: str, action: Literal["promote", "rollback"], caller: Admin
 ) -> dict[str, Any]:
-    """Promote the running canary, or take back a running canary or the policy that is live."""
+    """Promotes the running canary, or rolls back a running canary or the live policy."""
     found = await _rollout(request, caller, rollout_id)
     body = await request.body()
     reason = check(_REASON, decode(body)).reason if body else Reason().reason
-    swap: Swap = request.app.state.swap
+    swap = services(request).swap
     if action == "promote":
         if found["state"] != "running":
             raise Conflict(f"This rollout is {found['state']}; only a running one can be promoted.")
@@ -118,15 +119,15 @@ async def end_rollout(
         except PolicyRejected as error:
             raise Conflict(error.message, code=f"policy_{error.reason}") from None
     else:
-        async with _pool(request).connection() as connection:
-            route = await rollout.take_back(connection, caller.project, found["policy"], reason)
-        swap.adopt(route)
+        async with services(request).pool.connection() as connection:
+            route = await rollout.rollback_policy(connection, caller.project, found["policy"], reason)
+        swap.use_route(route)
     return await _rollout(request, caller, rollout_id)
 
 
 @router.get("/v1/rounds")
 async def rounds(request: Request, caller: Admin, limit: Limit = 20) -> dict[str, Any]:
-    return _listed(await _rows(request, _ROUNDS, [caller.project, limit]))
+    return _list(await _rows(request, _ROUNDS, [caller.project, limit]))
 
 
 async def _rollout(request: Request, caller: Caller, rollout_id: str) -> dict[str, Any]:
@@ -137,20 +138,15 @@ async def _rollout(request: Request, caller: Caller, rollout_id: str) -> dict[st
 
 
 async def _rows(request: Request, query: LiteralString, values: list[Any]) -> list[dict[str, Any]]:
-    async with _pool(request).connection() as connection:
+    async with services(request).pool.connection() as connection:
         cursor = await connection.execute(query, values)
-        return [_plain(row) for row in await cursor.fetchall()]
+        return [_with_times(row) for row in await cursor.fetchall()]
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its times as the wire has them."""
+def _with_times(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns the row with its times as RFC 3339 strings."""
     return {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in row.items()}
 
 
-def _listed(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _list(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"object": "list", "data": rows}
-
-
-def _pool(request: Request) -> AsyncPool:
-    pool: AsyncPool = request.app.state.pool
-    return pool

@@ -1,20 +1,35 @@
-"""The keys of an installation, and its one secret. Keys are kept as sha256: they are random and long, so
-a slow hash would only slow requests. The publishable key is also kept in the clear, as the page at `/`
-shows it to every browser anyway.
+"""API keys are stored as SHA-256 hashes, looked up through a cache, and created at the first start.
+
+Keys are long and random, so a slow password hash would only slow requests. The publishable key is also stored
+in the clear, as the page at `/` shows it to every browser. The signing secret is here too.
 """
 
 import hashlib
 import secrets
+import time
 from dataclasses import dataclass
+from typing import Literal, cast
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from schemas.database import AsyncPool
-from schemas.errors import StartError
+from schemas.errors import StartError, Unauthorized
 from schemas.settings import Settings
 
-SHORTEST_KEY = 16
+MIN_KEY_LENGTH = 16
+"""The fewest characters of a key, for its plain hash not to be guessed."""
+
+Kind = Literal["admin", "secret", "publishable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The owner of a request's key. `key_id` may be logged."""
+
+    key_id: str
+    project: str
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +40,56 @@ class NewKeys:
     publishable: str
 
 
+class KeyCache:
+    """Looks up callers by key and caches them for `ttl` seconds, after which a revoked key is refused."""
+
+    def __init__(self, pool: AsyncPool, *, ttl: float = 10) -> None:
+        self._pool = pool
+        self._ttl = ttl
+        self._callers: dict[bytes, tuple[float, Caller]] = {}  # key hash -> (expires at, caller)
+
+    def contains(self, key: str) -> bool:
+        """Returns whether this process has found the key valid, and not revoked since."""
+        return key_hash(key) in self._callers
+
+    async def caller(self, key: str) -> Caller:
+        """Returns the owner of the key. Raises Unauthorized for a key that is unknown or revoked."""
+        digest = key_hash(key)
+        cached = self._callers.get(digest)
+        if cached is not None and time.monotonic() < cached[0]:
+            return cached[1]
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "select id, project, kind from keys where hash = %s and revoked_at is null", [digest]
+            )
+            row = await cursor.fetchone()
+        if row is None:
+            self._callers.pop(digest, None)
+            raise Unauthorized(
+                "This key is unknown or was revoked. `hearken up` shows a new installation's keys."
+            )
+        caller = Caller(row["id"], row["project"], cast(Kind, row["kind"]))
+        self._callers[digest] = (time.monotonic() + self._ttl, caller)
+        return caller
+
+
 def key_hash(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
 async def ensure_keys(pool: AsyncPool, settings: Settings) -> NewKeys | None:
-    """Make sure that the project has its admin and its publishable key.
+    """Creates the project's admin key and publishable key where they are missing.
 
-    Keys named in the settings replace those of an earlier start. Returns both only when they are new.
-    Raises StartError for a key too short to be kept as a plain hash.
+    Keys named in the settings replace the stored ones. Returns both keys only when both are new. Raises
+    StartError for a key that is too short for a plain hash.
     """
     for name, key in (("admin_key", settings.admin_key), ("public_key", settings.public_key)):
-        if key is not None and len(key) < SHORTEST_KEY:
-            raise StartError(f"{name} has {len(key)} characters; use at least {SHORTEST_KEY} random ones.")
+        if key is not None and len(key) < MIN_KEY_LENGTH:
+            raise StartError(f"{name} has {len(key)} characters; use at least {MIN_KEY_LENGTH} random ones.")
     async with pool.connection() as connection, connection.transaction():
         await connection.execute("select from projects where id = %s for update", [settings.project])
-        admin = await _ensure(connection, settings.project, "admin", settings.admin_key)
-        publishable = await _ensure(connection, settings.project, "publishable", settings.public_key)
+        admin = await _ensure_key(connection, settings.project, "admin", settings.admin_key)
+        publishable = await _ensure_key(connection, settings.project, "publishable", settings.public_key)
         if publishable is not None:
             await connection.execute(
                 "insert into secrets (name, value) values ('publishable', %s)"
@@ -51,17 +99,17 @@ async def ensure_keys(pool: AsyncPool, settings: Settings) -> NewKeys | None:
     return NewKeys(admin, publishable) if admin and publishable else None
 
 
-async def _ensure(
-    connection: AsyncConnection[DictRow], project: str, kind: str, wanted: str | None
+async def _ensure_key(
+    connection: AsyncConnection[DictRow], project: str, kind: str, configured: str | None
 ) -> str | None:
-    """The key in the clear when this call created it, else None."""
+    """Returns the key in the clear when this call created it, else None."""
     name = f"{project}-{kind}"
     cursor = await connection.execute("select hash from keys where id = %s", [name])
     row = await cursor.fetchone()
-    if row is not None and (wanted is None or bytes(row["hash"]) == key_hash(wanted)):
+    if row is not None and (configured is None or bytes(row["hash"]) == key_hash(configured)):
         return None
     prefix = "sk" if kind == "admin" else "pk"
-    key = wanted or f"{prefix}-hearken-{secrets.token_urlsafe(24)}"
+    key = configured or f"{prefix}-hearken-{secrets.token_urlsafe(24)}"
     await connection.execute(
         "insert into keys (id, project, kind, hash) values (%s, %s, %s, %s)"
         " on conflict (id) do update set hash = excluded.hash",
@@ -71,14 +119,14 @@ async def _ensure(
 
 
 async def publishable_key(connection: AsyncConnection[DictRow]) -> str | None:
-    """The key that the page at `/` uses."""
+    """Returns the key that the page at `/` uses."""
     cursor = await connection.execute("select value from secrets where name = 'publishable'")
     row = await cursor.fetchone()
     return bytes(row["value"]).decode() if row else None
 
 
-async def ensure_seal(connection: AsyncConnection[DictRow]) -> bytes:
-    """The secret that signs feedback tokens and hashes users, made at the first start."""
+async def ensure_signing_secret(connection: AsyncConnection[DictRow]) -> bytes:
+    """Returns the secret of the TokenSigner, which the first start creates."""
     await connection.execute(
         "insert into secrets (name, value) values ('seal', %s) on conflict (name) do nothing",
         [secrets.token_bytes(32)],

@@ -1,6 +1,7 @@
-"""What operators watch, in Prometheus' terms. One registry per application.
+"""Prometheus metrics of the API process, in one registry per application.
 
-What alerts count by label begins at 0: Prometheus sees no increase in a series that is born at 1.
+Counters that alerts select by label are exported as 0 from the start: Prometheus sees no increase in a series
+whose first sample is 1.
 """
 
 import time
@@ -9,75 +10,105 @@ from contextlib import contextmanager
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
+from schemas.database_metrics import with_old_name
 from schemas.errors import Reason, RequestError
 
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
+
+
+class RenamedMetric(Collector):
+    """Exports `metric` under its name and under the name that it had in the release before."""
+
+    def __init__(self, metric: Gauge | Histogram, old_name: str, registry: CollectorRegistry) -> None:
+        self._metric = metric
+        self._old_name = old_name
+        registry.register(self)
+
+    def describe(self) -> Iterator[Metric]:
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._metric.collect():
+            yield from with_old_name(metric, self._old_name)
 
 
 class Metrics:
+    """The metrics that request handlers write."""
+
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "hearken_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
+            "hearken_requests", "Requests answered.", ["route", "method", "status"], registry=registry
         )
-        self.seconds = Histogram(
+        self.request_seconds = Histogram(
             "hearken_request_seconds",
-            "Time to the end of the answer, seconds.",
+            "Time to the end of the response, seconds.",
             ["route"],
-            buckets=_SECONDS,
-            registry=self.registry,
+            buckets=_BUCKETS,
+            registry=registry,
         )
         self.refused = Counter(
-            "hearken_requests_refused", "Requests and messages refused.", ["code"], registry=self.registry
+            "hearken_requests_refused",
+            "Requests and websocket messages answered with an error, by its code.",
+            ["code"],
+            registry=registry,
         )
-        self.first_token = Histogram(
-            "hearken_first_token_seconds",
+        self.requests_in_flight = Gauge(
+            "hearken_requests_in_flight", "Chat requests being answered.", registry=None
+        )
+        RenamedMetric(self.requests_in_flight, "hearken_streams", registry)
+        self.time_to_first_token = Histogram(
+            "hearken_time_to_first_token_seconds",
             "Time to a reply's first token, seconds.",
-            buckets=_SECONDS,
-            registry=self.registry,
+            buckets=_BUCKETS,
+            registry=None,
         )
-        self.tokens = Counter("hearken_tokens", "Tokens of turns answered.", ["kind"], registry=self.registry)
-        self.replies = Counter("hearken_replies", "Replies completed.", ["policy"], registry=self.registry)
-        self.streams = Gauge("hearken_streams", "Requests being answered.", registry=self.registry)
-        self.sockets = Gauge("hearken_live_sockets", "Websockets open.", registry=self.registry)
-        self.feedback = Counter("hearken_feedback", "Votes made durable.", ["type"], registry=self.registry)
+        RenamedMetric(self.time_to_first_token, "hearken_first_token_seconds", registry)
+        self.tokens = Counter("hearken_tokens", "Tokens of completed turns.", ["kind"], registry=registry)
+        self.replies = Counter("hearken_replies", "Replies completed.", ["policy"], registry=registry)
+        self.live_sockets = Gauge("hearken_live_sockets", "Open websockets.", registry=registry)
+        self.feedback = Counter("hearken_feedback", "Votes made durable.", ["type"], registry=registry)
         self.vote_seconds = Histogram(
             "hearken_vote_seconds",
-            "Time until a vote was durable, whichever way it came, seconds.",
-            buckets=_SECONDS,
-            registry=self.registry,
+            "Time until a vote was durable, by HTTP or websocket, seconds.",
+            buckets=_BUCKETS,
+            registry=registry,
         )
         self.votes_failed = Counter(
-            "hearken_votes_failed", "Votes that could not be made durable.", registry=self.registry
+            "hearken_votes_failed", "Votes that could not be made durable.", registry=registry
         )
-        self.swaps = Counter(
-            "hearken_policy_swaps", "Changes of the live policy.", ["project"], registry=self.registry
+        self._add_policy_metrics(registry)
+
+    def _add_policy_metrics(self, registry: CollectorRegistry) -> None:
+        self.policy_swaps = Counter(
+            "hearken_policy_swaps", "Changes of the live policy.", ["project"], registry=registry
         )
-        self.rejected = Counter(
-            "hearken_policies_rejected", "Policies refused.", ["reason"], registry=self.registry
+        self.policies_rejected = Counter(
+            "hearken_policies_rejected", "Policies rejected.", ["reason"], registry=registry
         )
         for reason in get_args(Reason):
-            self.rejected.labels(reason)
-        self.live = Gauge(
-            "hearken_live_policy",
-            "1 for the policy that is live.",
-            ["project", "policy"],
-            registry=self.registry,
+            self.policies_rejected.labels(reason)
+        self.live_policy = Gauge(
+            "hearken_live_policy", "1 for the policy that is live.", ["project", "policy"], registry=registry
         )
-        self.unserved = Gauge(
+        self.policies_unserved = Gauge(
             "hearken_policies_unserved",
             "Policies that a route needs and no engine in rotation serves.",
-            registry=self.registry,
+            registry=registry,
         )
-        self.engines = Gauge(
-            "hearken_engines_in_rotation", "Engines that answer, and rightly.", registry=self.registry
+        self.engines_in_rotation = Gauge(
+            "hearken_engines_in_rotation",
+            "Engines that are healthy and serve their policies correctly.",
+            registry=registry,
         )
 
     @contextmanager
     def vote(self) -> Iterator[None]:
-        """Around the making durable of one vote. What is wrong with the vote itself is no failure."""
-        begun = time.monotonic()
+        """Times one vote until it is durable, and counts it as failed where the service is at fault."""
+        started = time.monotonic()
         try:
             yield
         except RequestError as error:
@@ -87,8 +118,8 @@ class Metrics:
         except Exception:
             self.votes_failed.inc()
             raise
-        self.vote_seconds.observe(time.monotonic() - begun)
+        self.vote_seconds.observe(time.monotonic() - started)
 
-    def text(self) -> bytes:
-        """The page at `/metrics`."""
+    def exposition(self) -> bytes:
+        """Returns the text of `/metrics`."""
         return generate_latest(self.registry)

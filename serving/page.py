@@ -1,4 +1,4 @@
-"""The page at `/`, its files, and the publishable key that it uses (`/config.json`)."""
+"""Static files: the chat page at `/`, its assets, and the publishable key that it uses (`/config.json`)."""
 
 from pathlib import Path
 
@@ -7,18 +7,19 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from serving.keys import publishable_key
+from serving.services import services
 
 WEB = Path(__file__).parent / "web"
-_FRESH = {"Cache-Control": "no-cache"}
+_NO_CACHE = {"Cache-Control": "no-cache"}
 
 
 def install(app: FastAPI) -> None:
-    """A route for each file, so that addresses and methods nobody knows stay plain 404s and 405s."""
+    """Adds one route for each file, so that unknown addresses and methods stay plain 404s and 405s."""
 
     def serve(address: str, path: Path) -> None:
         @app.get(address, include_in_schema=False)
         async def file() -> Response:
-            return FileResponse(path, headers=_FRESH)
+            return FileResponse(path, headers=_NO_CACHE)
 
     for path in sorted(WEB.glob("*.*")):
         serve(f"/{path.name}", path)
@@ -27,5 +28,5 @@ def install(app: FastAPI) -> None:
 
     @app.get("/config.json", include_in_schema=False)
     async def config(request: Request) -> Response:
-        async with request.app.state.pool.connection() as connection:
-            return JSONResponse({"publishable_key": await publishable_key(connection)}, headers=_FRESH)
+        async with services(request).pool.connection() as connection:
+            return JSONResponse({"publishable_key": await publishable_key(connection)}, headers=_NO_CACHE)

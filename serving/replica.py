@@ -1,4 +1,4 @@
-"""One engine of the fleet: how it is, what it has loaded, and what it has proved to serve."""
+"""A replica is one engine behind the fleet: its health, its loaded adapters, and those verified on it."""
 
 import asyncio
 import time
@@ -8,27 +8,27 @@ import structlog
 
 from schemas.errors import EngineError, PolicyRejected
 from schemas.policies import TRAINING, Probe
-from serving.engine import Engine
-from serving.proof import distance, passes, telling
+from serving.adapter_check import mean_difference, select_positions, verify_adapter
+from serving.engine import EngineClient
 
 log = structlog.get_logger()
 
-_PATIENCE = 3.0  # seconds to say how it is
-_FAILURES = 2  # in a row, before an engine that only says nothing counts as lost
-_PROOF = 30.0  # seconds to load and answer a probe; vLLM may compile for 18 before its first reply
+_HEALTH_TIMEOUT = 3.0  # seconds to answer a health check
+_MAX_FAILURES = 2  # failed health checks in a row that mark an engine down
+_VERIFY_TIMEOUT = 30.0  # seconds to load an adapter and answer its probe; vLLM may compile for 18 first
 
 
 class Replica:
-    """One engine. `resident` is what it has loaded, `proved` what it may answer for, `failed` what it could
-    not prove and another replica could. `heard` is when a token last came from it (time.monotonic)."""
+    """One engine. `loaded` are its adapters, `verified` those that may answer requests, `failed` those that
+    did not pass here and did on another replica. `last_token` is when a token last came (time.monotonic)."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineClient) -> None:
         self.engine = engine
         self.healthy = False
         self.streams = 0
-        self.heard = 0.0
-        self.resident: set[str] = set()
-        self.proved: set[str] = set()
+        self.last_token = 0.0
+        self.loaded: set[str] = set()
+        self.verified: set[str] = set()
         self.failed: set[str] = set()
         self._failures = 0
         self._changes = 0
@@ -37,102 +37,106 @@ class Replica:
     def in_rotation(self) -> bool:
         return self.healthy and not self.failed
 
-    async def look(self) -> bool:
-        """Ask the engine how it is and what it holds; whether it answered.
+    async def health_check(self) -> bool:
+        """Asks the engine for its health and its adapters; returns whether it answered.
 
-        It is lost at once when nothing listens there any more, so one that restarts between two looks is
-        never taken for the one before; else when it said nothing, tokens included, twice in a row.
+        A refused connection marks it down at once, so an engine that restarts between two checks is never
+        taken for the one before. Otherwise _MAX_FAILURES in a row without a token do.
         """
-        asked, changes = time.monotonic(), self._changes
+        started, changes = time.monotonic(), self._changes
         try:
-            adapters = await self._ask()
+            adapters = await self._fetch_adapters()
         except EngineError as error:
-            self._failures = 0 if self.heard >= asked else self._failures + 1
-            if error.gone or self._failures >= _FAILURES:
-                await self.lose(error)
+            self._failures = 0 if self.last_token >= started else self._failures + 1
+            if error.gone or self._failures >= _MAX_FAILURES:
+                await self.mark_down(error)
             return False
         if not self.healthy:
-            log.info("engine_found", url=self.engine.url, adapters=len(adapters))
+            log.info("engine_up", url=self.engine.url, adapters=len(adapters))
         self._failures = 0
         self.healthy = True
-        if changes == self._changes:  # else the list may be of before
-            self.resident = {policy for policy in adapters if not policy.startswith(TRAINING)}
-            self.proved &= self.resident
+        if changes == self._changes:  # else the list may be older than a load or unload of ours
+            self.loaded = {policy for policy in adapters if not policy.startswith(TRAINING)}
+            self.verified &= self.loaded
         return True
 
-    async def lose(self, error: EngineError) -> None:
-        """Until it says that it is well, and proves everything again, it answers nobody. Those who still wait
-        for it get EngineError; but one that only takes no more requests may end its replies."""
+    async def mark_down(self, error: EngineError) -> None:
+        """Takes the engine out of rotation until it is healthy and all is verified again. Its running
+        requests raise EngineError; but an engine that only refuses new connections may finish its replies."""
         if not self.healthy:
             return
-        log.error("engine_lost", url=self.engine.url, error=error.message)
+        log.error("engine_down", url=self.engine.url, error=error.message)
         self.healthy = False
-        self.resident.clear()
-        self.proved.clear()
+        self.loaded.clear()
+        self.verified.clear()
         self.failed.clear()
         if not error.gone:
             await self.engine.close()
 
-    async def prove(self, policy: str, directory: Path, probe: Probe, tolerance: float) -> None:
-        """Load `policy` unless it is there, and see that it is what answers. `directory` is absolute.
+    async def verify(self, policy: str, directory: Path, probe: Probe, tolerance: float) -> None:
+        """Loads `policy` unless it is loaded, and checks its probe. `directory` is absolute.
 
-        Raises PolicyRejected (`load`, `probe`) when the policy is at fault, EngineError when the engine is;
-        one that takes too long is.
+        Raises PolicyRejected (`load`, `probe`) when the policy is at fault, EngineError when the engine is,
+        also for its being too slow.
         """
         try:
-            async with asyncio.timeout(_PROOF):
+            async with asyncio.timeout(_VERIFY_TIMEOUT):
                 await self._load(policy, directory)
-                await self._probe(policy, probe, tolerance)
+                await self._check_probe(policy, probe, tolerance)
         except TimeoutError:
             raise EngineError(
-                f"{self.engine.url} did not prove {policy} in {_PROOF:.0f} s", url=self.engine.url, late=True
+                f"{self.engine.url} did not load and verify {policy} in {_VERIFY_TIMEOUT:.0f} s",
+                url=self.engine.url,
+                late=True,
             ) from None
-        self.proved.add(policy)
+        self.verified.add(policy)
         if policy in self.failed:
             self.failed.discard(policy)
             log.info("engine_in_rotation", url=self.engine.url, policy=policy, failing=len(self.failed))
 
-    async def drop(self, policy: str) -> None:
-        self.proved.discard(policy)
-        if policy in self.resident:
+    async def unload(self, policy: str) -> None:
+        self.verified.discard(policy)
+        if policy in self.loaded:
             await self.engine.unload(policy)
             self._changes += 1
-            self.resident.discard(policy)
+            self.loaded.discard(policy)
 
-    async def _ask(self) -> set[str]:
-        """The adapters it has, when it is well. Raises EngineError."""
+    async def _fetch_adapters(self) -> set[str]:
+        """Returns the adapters of a healthy engine. Raises EngineError."""
         try:
-            async with asyncio.timeout(_PATIENCE):
-                await self.engine.check()
+            async with asyncio.timeout(_HEALTH_TIMEOUT):
+                await self.engine.check_health()
                 return await self.engine.adapters()
         except TimeoutError:
             raise EngineError(
-                f"{self.engine.url} said nothing in {_PATIENCE:.0f} s", url=self.engine.url, late=True
+                f"{self.engine.url} did not answer a health check in {_HEALTH_TIMEOUT:.0f} s",
+                url=self.engine.url,
+                late=True,
             ) from None
 
     async def _load(self, policy: str, directory: Path) -> None:
-        if policy in self.resident:
+        if policy in self.loaded:
             return
         try:
             await self.engine.load(policy, directory)
         except EngineError as error:
-            answers = await self.look()
-            if policy not in self.resident:  # another process may have loaded it meanwhile
+            answers = await self.health_check()
+            if policy not in self.loaded:  # another process may have loaded it meanwhile
                 if error.status is None or not answers:
                     raise
                 raise PolicyRejected(f"{policy}: {error.message}", policy=policy, reason="load") from None
         self._changes += 1
-        self.resident.add(policy)
+        self.loaded.add(policy)
 
-    async def _probe(self, policy: str, probe: Probe, tolerance: float) -> None:
-        short = telling(probe)
-        measured = await self.engine.probe(policy, probe.token_ids, short.places)
-        self.heard = time.monotonic()
-        if not passes(short, measured, tolerance):
+    async def _check_probe(self, policy: str, probe: Probe, tolerance: float) -> None:
+        selected = select_positions(probe)
+        measured = await self.engine.probe(policy, probe.token_ids, selected.positions)
+        self.last_token = time.monotonic()
+        if not verify_adapter(selected, measured, tolerance):
             raise PolicyRejected(
-                f"{policy}: {self.engine.url} does not answer as the manifest says "
-                f"({distance(measured, short.logprobs):.3f} nats a token off, "
-                f"{distance(measured, short.base_logprobs):.3f} from the base)",
+                f"{policy}: the log-probabilities of {self.engine.url} differ from the manifest's by "
+                f"{mean_difference(measured, selected.logprobs):.3f} nats a token, and from the base's by "
+                f"{mean_difference(measured, selected.base_logprobs):.3f}",
                 policy=policy,
                 reason="probe",
             )

@@ -1,8 +1,9 @@
-"""The transactions of a rollout: ask, promote, roll back, begin a canary, reject. Each changes the route, the
-policies' states and the rollouts' record together, under the route's row lock, and tells every process.
+"""Rollout transactions promote a policy, roll it back, reject it, or start its canary. Each changes the
+route, the policies' states and the rollouts' record in one transaction under the route's row lock, and
+notifies every process.
 
-Plain functions over a connection, so that the service and the command line share them. What is loaded on
-the engines is not their concern: see serving.swap.
+They are functions over a connection, so that the service and the command line share them. Loading on the
+engines is the task of serving.swap.
 """
 
 import secrets
@@ -17,17 +18,17 @@ from serving.router import Route, fetch_routes
 
 Connection = AsyncConnection[DictRow]
 
-_OF_PARENT: Final = "parent_rolled_back"
+_PARENT_ROLLED_BACK: Final = "parent_rolled_back"
 
 
 async def promote(connection: Connection, project: str, policy: str) -> Route:
-    """Everybody is answered by `policy` from now on; what was live becomes the way back.
+    """Makes `policy` live; the policy that was live becomes the previous one, for a rollback.
 
     Raises Conflict when it is live already or may not go live, PolicyRejected (`parent_rolled_back`) when
-    what it was trained from has been taken back meanwhile, NotFound when it does not exist.
+    its parent was rolled back meanwhile, NotFound when it does not exist.
     """
     async with connection.transaction():
-        route = await _locked(connection, project)
+        route = await _lock_route(connection, project)
         await _check_may_go_live(connection, route, policy)
         await _set_state(connection, project, route.live, "retired")
         await _set_state(connection, project, policy, "live")
@@ -39,58 +40,60 @@ async def promote(connection: Connection, project: str, policy: str) -> Route:
                 " values (%s, %s, %s, %s, 'direct', 1, 'promoted', now())",
                 [_new_id(), project, policy, route.live],
             )
-        return await _announced(connection, project)
+        return await _notify(connection, project)
 
 
-async def ask(connection: Connection, project: str, policy: str) -> None:
-    """Have serving promote `policy` as soon as the engines have proved it. Raises as `promote`."""
+async def request_promotion(connection: Connection, project: str, policy: str) -> None:
+    """Requests that serving promote `policy` as soon as the engines have verified it. Raises as `promote`."""
     async with connection.transaction():
-        await _check_may_go_live(connection, await _locked(connection, project), policy)
+        await _check_may_go_live(connection, await _lock_route(connection, project), policy)
         await connection.execute(
             "update policies set asked_at = now() where project = %s and id = %s", [project, policy]
         )
         await connection.execute("select pg_notify('hearken_policies', %s)", [project])
 
 
-async def withdraw(connection: Connection, project: str, policy: str, reason: str | None = None) -> bool:
-    """Nobody asks for `policy` any more, and `reason` is kept with it; whether anybody did."""
-    withdrawn = await connection.execute(
+async def cancel_request(
+    connection: Connection, project: str, policy: str, reason: str | None = None
+) -> bool:
+    """Cancels the request to promote `policy` and stores the `reason`; returns whether there was one."""
+    cancelled = await connection.execute(
         "update policies set asked_at = null, reason = coalesce(%s, reason)"
         " where project = %s and id = %s and asked_at is not null",
         [reason, project, policy],
     )
-    return withdrawn.rowcount > 0
+    return cancelled.rowcount > 0
 
 
 async def rollback(connection: Connection, project: str, reason: str) -> Route:
-    """Everybody is answered by the previous policy from now on, whatever their conversation had.
+    """Makes the previous policy live, for all conversations.
 
-    Raises Conflict when the base itself is live: there is nothing behind it.
+    Raises Conflict when the base is live, as nothing is before it.
     """
     async with connection.transaction():
-        route = await _locked(connection, project)
+        route = await _lock_route(connection, project)
         if route.live == BASE:
             raise Conflict("The base is live; there is nothing to roll back to.", code="nothing_to_roll_back")
-        await _take_back(connection, route, "rolled_back", reason)
-        return await _announced(connection, project)
+        await _replace_live(connection, route, "rolled_back", reason)
+        return await _notify(connection, project)
 
 
 async def reject(connection: Connection, project: str, policy: str, reason: str) -> Route:
-    """`policy` must not serve. If it is live, its newest good ancestor (or the base) takes its place."""
+    """Rejects `policy` for good. If it is live, the previous policy takes its place."""
     async with connection.transaction():
-        route = await _locked(connection, project)
+        route = await _lock_route(connection, project)
         if policy == route.live:
-            await _take_back(connection, route, "rejected", reason)
+            await _replace_live(connection, route, "rejected", reason)
         else:
-            await _take_out(connection, route, policy, "rejected", reason)
-        return await _announced(connection, project)
+            await _remove(connection, route, policy, "rejected", reason)
+        return await _notify(connection, project)
 
 
 async def start_canary(connection: Connection, project: str, policy: str, share: float) -> str:
-    """Give `policy` a share of the conversations; returns the rollout's id. One canary at a time. Raises as
-    `promote`."""
+    """Gives `policy` a share of the conversations; returns the rollout's id. Raises as `promote`, and
+    Conflict while another canary is running."""
     async with connection.transaction():
-        route = await _locked(connection, project)
+        route = await _lock_route(connection, project)
         state, parent = await _state(connection, project, policy)
         if route.canary is not None:
             raise Conflict(f"{route.canary} is a canary already; promote it or roll it back first.")
@@ -99,60 +102,60 @@ async def start_canary(connection: Connection, project: str, policy: str, share:
         if policy == route.live or state not in ("published", "retired"):
             raise Conflict(f"{policy} is {state}; only a published or retired policy can be a canary.")
         await _check_parent(connection, project, policy, parent)
-        rollout = _new_id()
+        rollout_id = _new_id()
         await connection.execute(
             "insert into rollouts (id, project, policy, replaces, kind, share, state)"
             " values (%s, %s, %s, %s, 'canary', %s, 'running')",
-            [rollout, project, policy, route.live, share],
+            [rollout_id, project, policy, route.live, share],
         )
         await _set_state(connection, project, policy, "canary")
         await _set_route(
             connection, route, live=route.live, previous=route.previous, canary=policy, share=share
         )
-        await _announced(connection, project)
-    return rollout
+        await _notify(connection, project)
+    return rollout_id
 
 
-async def take_back(connection: Connection, project: str, policy: str, reason: str) -> Route:
-    """End what `policy` does now: a canary's conversations return to live, a live policy gives way to the
-    one before it. Raises Conflict when it does neither."""
+async def rollback_policy(connection: Connection, project: str, policy: str, reason: str) -> Route:
+    """Rolls back `policy`: a canary's conversations return to the live policy, a live policy is replaced by
+    the previous one. Raises Conflict when it is neither."""
     async with connection.transaction():
-        route = await _locked(connection, project)
+        route = await _lock_route(connection, project)
         if policy == route.live and policy != BASE:
-            await _take_back(connection, route, "rolled_back", reason)
+            await _replace_live(connection, route, "rolled_back", reason)
         elif policy == route.canary:
-            await _take_out(connection, route, policy, "rolled_back", reason)
+            await _remove(connection, route, policy, "rolled_back", reason)
         else:
             raise Conflict(f"{policy} is neither live nor a canary.")
-        return await _announced(connection, project)
+        return await _notify(connection, project)
 
 
-async def _take_back(connection: Connection, route: Route, state: LiteralString, reason: str) -> None:
-    """The live policy gives way. A canary that takes its place has become live; one that was trained from it
-    ends with it, unless only its files are at fault."""
+async def _replace_live(connection: Connection, route: Route, state: LiteralString, reason: str) -> None:
+    """Makes the previous policy live. A canary that was the previous policy is promoted; a canary that was
+    trained from the live policy ends with it, unless only the live policy's files are at fault."""
     project, canary = route.project, route.canary
     await _set_state(connection, project, route.live, state, reason)
     await _set_state(connection, project, route.previous, "live")
-    await _close_rollouts(connection, project, route.live, reason)
+    await _close_rollout(connection, project, route.live, reason)
     if canary == route.previous:
         await _close_promoted(connection, project, canary)
         canary = None
     elif canary is not None and state == "rolled_back":
         _, parent = await _state(connection, project, canary)
         if parent == route.live:
-            await _set_state(connection, project, canary, "rolled_back", _OF_PARENT)
-            await _close_rollouts(connection, project, canary, _OF_PARENT)
+            await _set_state(connection, project, canary, "rolled_back", _PARENT_ROLLED_BACK)
+            await _close_rollout(connection, project, canary, _PARENT_ROLLED_BACK)
             canary = None
-    before = await _ancestor(connection, project, route.previous)
-    await _set_route(connection, route, live=route.previous, previous=before, canary=canary)
+    previous = await _nearest_ancestor(connection, project, route.previous)
+    await _set_route(connection, route, live=route.previous, previous=previous, canary=canary)
 
 
-async def _take_out(
+async def _remove(
     connection: Connection, route: Route, policy: str, state: LiteralString, reason: str
 ) -> None:
-    """A policy that is not live may answer no more, nor be gone back to."""
+    """Removes a policy that is not live from the route, as a canary and as the previous policy."""
     await _set_state(connection, route.project, policy, state, reason)
-    await _close_rollouts(connection, route.project, policy, reason)
+    await _close_rollout(connection, route.project, policy, reason)
     await _set_route(
         connection,
         route,
@@ -175,12 +178,14 @@ async def _check_may_go_live(connection: Connection, route: Route, policy: str) 
 async def _check_parent(connection: Connection, project: str, policy: str, parent: str | None) -> None:
     if parent is not None and (await _state(connection, project, parent))[0] == "rolled_back":
         raise PolicyRejected(
-            f"{policy} was trained from {parent}, which was rolled back", policy=policy, reason=_OF_PARENT
+            f"{policy} was trained from {parent}, which was rolled back",
+            policy=policy,
+            reason=_PARENT_ROLLED_BACK,
         )
 
 
-async def _ancestor(connection: Connection, project: str, policy: str) -> str:
-    """The nearest ancestor of `policy` that may serve again, or the base."""
+async def _nearest_ancestor(connection: Connection, project: str, policy: str) -> str:
+    """Returns the nearest retired ancestor of `policy`, or the base."""
     cursor = await connection.execute(
         """
         with recursive lineage (id, depth) as (
@@ -198,21 +203,21 @@ async def _ancestor(connection: Connection, project: str, policy: str) -> str:
     return row["id"] if row else BASE
 
 
-async def _locked(connection: Connection, project: str) -> Route:
+async def _lock_route(connection: Connection, project: str) -> Route:
     await connection.execute("select from routes where project = %s for update", [project])
-    return await _route(connection, project)
+    return await _fetch_route(connection, project)
 
 
-async def _route(connection: Connection, project: str) -> Route:
+async def _fetch_route(connection: Connection, project: str) -> Route:
     for route in await fetch_routes(connection):
         if route.project == project:
             return route
     raise NotFound(f"Project {project} has no policies yet.", code="project_not_found")
 
 
-async def _announced(connection: Connection, project: str) -> Route:
+async def _notify(connection: Connection, project: str) -> Route:
     await connection.execute("select pg_notify('hearken_routes', %s)", [project])
-    return await _route(connection, project)
+    return await _fetch_route(connection, project)
 
 
 async def _state(connection: Connection, project: str, policy: str) -> tuple[str, str | None]:
@@ -249,7 +254,7 @@ async def _set_route(
 
 
 async def _close_promoted(connection: Connection, project: str, policy: str) -> bool:
-    """Whether `policy` had a rollout that ran."""
+    """Closes the running rollout of `policy`; returns whether it had one."""
     closed = await connection.execute(
         "update rollouts set state = 'promoted', ended_at = now()"
         " where project = %s and policy = %s and state = 'running'",
@@ -258,8 +263,8 @@ async def _close_promoted(connection: Connection, project: str, policy: str) -> 
     return closed.rowcount > 0
 
 
-async def _close_rollouts(connection: Connection, project: str, policy: str, reason: str) -> None:
-    """The newest rollout of a policy that was taken back says so, and why."""
+async def _close_rollout(connection: Connection, project: str, policy: str, reason: str) -> None:
+    """Marks the newest rollout of `policy` as rolled back, with the reason."""
     await connection.execute(
         """
         update rollouts set state = 'rolled_back', reason = %(reason)s, ended_at = now()

@@ -1,17 +1,18 @@
-"""/v1/feedback: what people think of a reply, acknowledged only when it is durable.
+"""`/v1/feedback` takes votes on replies, and acknowledges a vote only when it is durable.
 
-Who may vote: an admin or secret key on any turn of its project, and in the name of another `user`; a
-publishable key, or no key, only with the completion's own `feedback_token`, as the one who was answered.
-The token comes in the body of a vote; to look at a vote or to retract it, in the header
-`X-Feedback-Token` or the query `feedback_token`.
+An admin or secret key may vote on any turn of its project, also in the name of another `user`. A publishable
+key, or no key, needs the completion's own `feedback_token`, and votes as the person who was answered. The
+token is a field of the vote's body; to read or retract a vote, it is the header `X-Feedback-Token` or the
+query `feedback_token`.
 
-An `Idempotency-Key` belongs to the API key that sent it (without a key: to the completion) and remembers
-the first success: the same request again gets the same answer, another request 409; after an error it is
-still free. A batch takes its key as a whole and each item in it by place, so that sending a batch again
-brings back what was recorded and tries the rest. Its items are votes of their own: one wrong item does not
-touch the others, and an item may supersede an earlier one.
+An `Idempotency-Key` belongs to the API key that sent it (without one: to the completion) and stores the first
+success: the same request again gets the same answer, another request 409; after an error the key is free. A
+batch's key covers the batch and, with its index, each item, so that a repeated batch returns what was
+recorded and tries the rest. The items are independent votes: a wrong item does not affect the others, and an
+item may supersede an earlier one.
 
-A vote asks for its caller itself, as a chat does: FastAPI's dependencies are a tenth of what a vote costs.
+A vote's handler authenticates its caller itself, as a chat's does: FastAPI's dependencies are a tenth of a
+vote's cost.
 """
 
 import asyncio
@@ -38,24 +39,27 @@ from schemas.errors import Conflict, Forbidden, InvalidRequest, NotFound, Reques
 from schemas.feedback import Edit, Id, Vote, parse_vote
 from schemas.times import rfc3339
 from schemas.wire import check, decode
-from serving.answer import UNSTORED
-from serving.auth import Caller, Seals, caller, maybe_caller
-from serving.described import body
-from serving.limits import Limiter
+from serving.auth import caller, maybe_caller
+from serving.completion import UNSTORED_PREFIX
+from serving.keys import Caller
+from serving.limits import RateLimiter
+from serving.openapi import request_body
+from serving.services import Services, services
+from serving.token_signer import TokenSigner
 
-MOST_VOTES = 1_000
-MOST_EXPORTS = 2
-"""At once in one process: each holds a connection for as long as its client takes to read."""
+MAX_BATCH = 1_000
+MAX_EXPORTS = 2
+"""Exports at once in one process; each holds a database connection until its client has read it."""
 
-PATIENCE = 60.0
-"""Seconds for a client to take the next line of its export, or it is cut off."""
+EXPORT_TIMEOUT = 60.0
+"""Seconds for a client to read the next line of its export, after which it is disconnected."""
 
-_LONGEST_KEY = 255
+_MAX_KEY_LENGTH = 255
 _KEY_HEADER = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "makes sending the same again safe",
-    "schema": {"type": "string", "minLength": 1, "maxLength": _LONGEST_KEY},
+    "description": "makes a retry of the same request safe",
+    "schema": {"type": "string", "minLength": 1, "maxLength": _MAX_KEY_LENGTH},
 }
 
 router = APIRouter()
@@ -68,7 +72,7 @@ Idempotency = Annotated[str | None, Header(alias="Idempotency-Key")]
 class _Batch(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    feedback: Annotated[list[Any], Field(max_length=MOST_VOTES)]
+    feedback: Annotated[list[Any], Field(max_length=MAX_BATCH)]
 
 
 _BATCH = TypeAdapter(_Batch)
@@ -76,79 +80,80 @@ _ID = TypeAdapter(Id)
 
 
 async def submit_vote(
-    state: Any, caller: Caller | None, vote: Vote, idempotency_key: str | None = None
+    services: Services, caller: Caller | None, vote: Vote, idempotency_key: str | None = None
 ) -> dict[str, str]:
-    """Record a vote; `state` is the application's. Returns `{"id", "completion_id", "status"}` once it is
-    durable. Raises Unauthorized, Forbidden, NotFound, Conflict (`not_stored`, `idempotency_key_reused`)
-    or InvalidRequest, and then nothing has changed."""
-    return await _submit(state, caller, vote, _checked(idempotency_key))
+    """Records a vote and returns `{"id", "completion_id", "status"}` once it is durable. Raises Unauthorized,
+    Forbidden, NotFound, Conflict (`not_stored`, `idempotency_key_reused`) or InvalidRequest, and then nothing
+    has changed."""
+    return await _submit(services, caller, vote, _checked(idempotency_key))
 
 
-async def _submit(state: Any, caller: Caller | None, vote: Vote, key: str | None) -> dict[str, str]:
-    with state.metrics.vote():
-        recorded = await _record(state, caller, vote, key)
+async def _submit(services: Services, caller: Caller | None, vote: Vote, key: str | None) -> dict[str, str]:
+    with services.metrics.vote():
+        recorded = await _record(services, caller, vote, key)
     if recorded.new:
-        state.metrics.feedback.labels(vote.type).inc()
+        services.metrics.feedback.labels(vote.type).inc()
     return {"id": recorded.id, "completion_id": recorded.completion_id, "status": "recorded"}
 
 
-async def _record(state: Any, caller: Caller | None, vote: Vote, key: str | None) -> Recorded:
-    if vote.completion_id.startswith(UNSTORED):
+async def _record(services: Services, caller: Caller | None, vote: Vote, key: str | None) -> Recorded:
+    if vote.completion_id.startswith(UNSTORED_PREFIX):
         raise Conflict(
-            "Nothing was kept of this reply (`store: false`), so it has no votes.", code="not_stored"
+            "This reply was not stored (`store: false`), so it cannot be voted on.", code="not_stored"
         )
     if caller is None and vote.feedback_token is None:
         raise Unauthorized("Send a key, or the feedback_token that came with the completion.")
-    store: Store
-    async with state.store.at_hand() as store:
-        return await _cast(state, store, caller, vote, key)
+    async with services.store.at_hand() as store:
+        return await _store_vote(services, store, caller, vote, key)
 
 
-async def _cast(state: Any, store: Store, caller: Caller | None, vote: Vote, key: str | None) -> Recorded:
+async def _store_vote(
+    services: Services, store: Store, caller: Caller | None, vote: Vote, key: str | None
+) -> Recorded:
     votable = await store.votable_turn(vote.completion_id)
     if votable is None or (caller is not None and caller.project != votable.project):
         raise completion_not_found(vote.completion_id)
-    rater = _rater(state.seals, caller, vote, votable)
+    rater = _rater(services.signer, caller, vote, votable)
     if isinstance(vote, Edit):
         original = await store.reply_text(vote.completion_id, vote.choice)
         check_edit(
             vote,
             original,
             votable,
-            context=state.fleet.context,
-            most_bytes=state.settings.serving.max_body_bytes,
+            context=services.fleet.context,
+            most_bytes=services.settings.serving.max_body_bytes,
         )
     idempotency = None if key is None else _idempotency(caller, votable, key, vote.model_dump(mode="json"))
     return await store.submit(votable, vote, rater, idempotency=idempotency)
 
 
-@router.post("/v1/feedback", status_code=201, openapi_extra=body("/v1/feedback", Vote, _KEY_HEADER))
+@router.post("/v1/feedback", status_code=201, openapi_extra=request_body("/v1/feedback", Vote, _KEY_HEADER))
 async def vote(request: Request) -> Response:
     caller = await maybe_caller(request)
     data = decode(await request.body())
     idempotency_key = request.headers.get("idempotency-key")
-    recorded = await submit_vote(request.app.state, caller, parse_vote(data), idempotency_key)
+    recorded = await submit_vote(services(request), caller, parse_vote(data), idempotency_key)
     return Response(orjson.dumps(recorded), status_code=201, media_type="application/json")
 
 
-@router.post("/v1/feedback/batch", openapi_extra=body("/v1/feedback/batch", _Batch))
+@router.post("/v1/feedback/batch", openapi_extra=request_body("/v1/feedback/batch", _Batch))
 async def batch(
     request: Request, caller: KnownCaller, idempotency_key: Idempotency = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """For each item, in order, what POST /v1/feedback would have answered."""
-    state = request.app.state
+    """Returns for each item, in order, the response of POST /v1/feedback."""
+    parts = services(request)
     items = check(_BATCH, decode(await request.body())).feedback
     key = _checked(idempotency_key)
     if key is not None:
-        await state.store.claim(caller.project, IdempotencyKey(caller.key_id, key, _digest(items)))
+        await parts.store.claim(caller.project, IdempotencyKey(caller.key_id, key, _digest(items)))
     answers: list[dict[str, Any]] = []
     for index, item in enumerate(items):
-        # A line break cannot be in a header, so no client's own key is ever an item's.
+        # A header cannot contain a line break, so no client's own key equals an item's.
         item_key = None if key is None else f"{key}\n{index}"
         try:
-            answers.append(await _submit(state, caller, parse_vote(item), item_key))
+            answers.append(await _submit(parts, caller, parse_vote(item), item_key))
         except RequestError as error:
-            state.metrics.refused.labels(error.code).inc()
+            parts.metrics.refused.labels(error.code).inc()
             answers.append(error.envelope())
     return {"feedback": answers}
 
@@ -159,19 +164,19 @@ async def export(request: Request, caller: KnownCaller, format: str = "jsonl") -
         raise Forbidden("A publishable key may not export; use a secret key.")
     if format != "jsonl":
         raise InvalidRequest("The only format is jsonl.", code="unsupported_format", param="format")
-    return _Exporting(request.app.state, caller.project)
+    return _ExportResponse(services(request), caller.project)
 
 
 @router.get("/v1/feedback/{feedback_id}")
-async def look(
+async def get_vote(
     request: Request,
     caller: MaybeCaller,
     feedback_id: str,
     x_feedback_token: Annotated[str | None, Header()] = None,
     feedback_token: Annotated[str | None, Query()] = None,
 ) -> dict[str, Any]:
-    """Whether the vote stands, which policy first learned from it, and since when that one answers."""
-    found = await _find(request.app.state, caller, feedback_id, x_feedback_token or feedback_token)
+    """Returns the vote's status, the policy that first learned from it, and when that policy went live."""
+    found = await _find(services(request), caller, feedback_id, x_feedback_token or feedback_token)
     live_at = rfc3339(found.live_at) if found.live_at else None
     return {
         "id": found.id,
@@ -186,58 +191,58 @@ async def look(
 
 
 @router.delete("/v1/feedback/{feedback_id}")
-async def retract(
+async def retract_vote(
     request: Request,
     caller: MaybeCaller,
     feedback_id: str,
     x_feedback_token: Annotated[str | None, Header()] = None,
     feedback_token: Annotated[str | None, Query()] = None,
 ) -> dict[str, str]:
-    found = await _find(request.app.state, caller, feedback_id, x_feedback_token or feedback_token)
-    await request.app.state.store.retract(found)
+    found = await _find(services(request), caller, feedback_id, x_feedback_token or feedback_token)
+    await services(request).store.retract(found)
     return {"id": found.id, "completion_id": found.completion_id, "status": "retracted"}
 
 
-def _rater(seals: Seals, caller: Caller | None, vote: Vote, votable: VotableTurn) -> str:
-    """Whose vote it is. Raises Forbidden when the caller may not give it."""
+def _rater(signer: TokenSigner, caller: Caller | None, vote: Vote, votable: VotableTurn) -> str:
+    """Returns the pseudonym of the vote's author. Raises Forbidden when the caller may not vote for them."""
     if caller is not None and caller.kind != "publishable":
         return (
-            seals.rater(votable.project, vote.user, caller.kind) if vote.user is not None else votable.rater
+            votable.rater if vote.user is None else signer.rater_id(votable.project, vote.user, caller.kind)
         )
-    _check_token(seals, votable.completion_id, vote.feedback_token)
+    _check_token(signer, votable.completion_id, vote.feedback_token)
     if vote.user is not None:
         raise Forbidden("Only a secret key may vote for a user that it names.", code="user_not_allowed")
     return votable.rater
 
 
-async def _find(state: Any, caller: Caller | None, feedback_id: str, token: str | None) -> Found:
-    """A vote that the caller may see: with a token, one of whoever the completion was for."""
+async def _find(services: Services, caller: Caller | None, feedback_id: str, token: str | None) -> Found:
+    """Returns a vote that the caller may read: with a token, only a vote of the person who was answered."""
     if caller is None and token is None:
         raise Unauthorized("Send a key, or the feedback_token that came with the completion.")
     if "\0" in feedback_id:
-        raise InvalidRequest("A feedback id has no NUL.", param="feedback_id")
-    found: Found | None = await state.store.find(check(_ID, feedback_id))
+        raise InvalidRequest("A feedback id contains no NUL character.", param="feedback_id")
+    found = await services.store.find(check(_ID, feedback_id))
     not_found = NotFound("There is no such feedback.", code="feedback_not_found", param="feedback_id")
     if found is None or (caller is not None and caller.project != found.project):
         raise not_found
     if caller is None or caller.kind == "publishable":
-        _check_token(state.seals, found.completion_id, token)
+        _check_token(services.signer, found.completion_id, token)
         if found.rater != found.turn_rater:
             raise not_found
     return found
 
 
-def _check_token(seals: Seals, completion_id: str, token: str | None) -> None:
-    if token is None or not seals.opens(completion_id, token):
+def _check_token(signer: TokenSigner, completion_id: str, token: str | None) -> None:
+    if token is None or not signer.verify(completion_id, token):
         raise Forbidden(
             "Send the feedback_token that came with this completion.", code="invalid_feedback_token"
         )
 
 
 def _checked(key: str | None) -> str | None:
-    if key is not None and not (0 < len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
+    if key is not None and not (0 < len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise InvalidRequest(
-            f"An Idempotency-Key is 1 to {_LONGEST_KEY} printable ASCII characters; a random UUID is best.",
+            f"An Idempotency-Key has 1 to {_MAX_KEY_LENGTH} printable ASCII characters; use a random UUID.",
             code="invalid_idempotency_key",
         )
     return key
@@ -253,26 +258,26 @@ def _digest(body: Any) -> bytes:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
 
 
-class _Exporting(StreamingResponse):
-    """A project's export, line by line. Raises RateLimited while MOST_EXPORTS are running, and breaks off,
-    with ClientDisconnect, when its client has not taken the next line within PATIENCE."""
+class _ExportResponse(StreamingResponse):
+    """A project's export, line by line. Raises RateLimited while MAX_EXPORTS are running, and
+    ClientDisconnect when the client has not read the next line within EXPORT_TIMEOUT."""
 
-    def __init__(self, state: Any, project: str) -> None:
-        self._limiter: Limiter = state.limiter
-        self._lines = _lines(state.pool, project)
+    def __init__(self, services: Services, project: str) -> None:
+        self._limiter: RateLimiter = services.limiter
+        self._lines = _lines(services.pool, project)
         super().__init__(self._lines, media_type="application/x-ndjson")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def in_time(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(EXPORT_TIMEOUT):
                     await send(message)
             except TimeoutError:
                 raise ClientDisconnect from None
 
-        with self._limiter.hold("exports", MOST_EXPORTS):
+        with self._limiter.concurrently("exports", MAX_EXPORTS):
             async with aclosing(self._lines):
-                await super().__call__(scope, receive, in_time)
+                await super().__call__(scope, receive, send_in_time)
 
 
 async def _lines(pool: AsyncPool, project: str) -> AsyncGenerator[str]:

@@ -25,6 +25,7 @@ from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, b
 from schemas.settings import EngineSettings, ServingSettings, Settings, VllmSettings
 from serving.app import create_app
 from serving.keys import ensure_keys
+from serving.services import Services
 from tests.contract.engines import (
     random_model,
     shared_tokenizer,
@@ -129,13 +130,13 @@ class Registry:
 
 
 class Service:
-    """A running service at `url`; `app.state` is at hand for looking, never for changing."""
+    """A running service at `url`. Tests read its `services`, and never change them."""
 
-    def __init__(self, url: str, settings: Settings, registry: Registry, app: Any) -> None:
+    def __init__(self, url: str, settings: Settings, registry: Registry, services: Services) -> None:
         self.url = url
         self.settings = settings
         self.registry = registry
-        self.app = app
+        self.services = services
 
     def client(self, key: str | None = ADMIN) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -201,15 +202,15 @@ def run_service(
         asyncio.run(_make_keys(settings))
         registry = Registry(settings)
         registry.publish(BASE, parent=None, seed=0, state="live")
-        with run_api(settings) as (url, app):
-            service = Service(url, settings, registry, app)
+        with run_api(settings) as (url, services):
+            service = Service(url, settings, registry, services)
             service.until(lambda: httpx.get(f"{url}/readyz").status_code == 200, seconds=60)
             yield service
 
 
 @contextmanager
-def run_api(settings: Settings) -> Iterator[tuple[str, Any]]:
-    """The API alone, in a thread with its own event loop; yields its url and the application."""
+def run_api(settings: Settings) -> Iterator[tuple[str, Services]]:
+    """The API alone, in a thread with its own event loop; yields its url and its services."""
     app = create_app(settings)
     port = free_port()
     config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=3)
@@ -220,7 +221,7 @@ def run_api(settings: Settings) -> Iterator[tuple[str, Any]]:
         while not server.started:
             assert thread.is_alive(), "the API ended while starting"
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}", app
+        yield f"http://127.0.0.1:{port}", app.state.services
     finally:
         server.should_exit = True
         thread.join(20)

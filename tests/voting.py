@@ -14,15 +14,15 @@ from schemas.database import AsyncPool
 from schemas.settings import ServingSettings, Settings, VllmSettings
 from schemas.turns import Reply, Turn
 from serving.app import create_app
-from serving.auth import Seals
 from serving.keys import ensure_keys, key_hash
+from serving.token_signer import TokenSigner
 
 ADMIN = "sk-hearken-admin-0123456789"
 SECRET = "sk-hearken-secret-0123456789"
 PUBLIC = "pk-hearken-public-0123456789"
 STRANGER = "sk-hearken-stranger-0123456789"  # the admin key of another project
-SEAL = b"a secret of the tests"
-SEALS = Seals(SEAL)
+SIGNING_SECRET = b"a secret of the tests"
+SIGNER = TokenSigner(SIGNING_SECRET)
 CONTEXT = 256
 
 
@@ -46,10 +46,10 @@ def a_turn(
 
 
 async def add_keys(pool: AsyncPool) -> None:
-    """The keys and the seal above; STRANGER in the project `other`."""
+    """The keys and the signing secret above; STRANGER in the project `other`."""
     await ensure_keys(pool, Settings(admin_key=ADMIN, public_key=PUBLIC))
     async with pool.connection() as connection:
-        await connection.execute("insert into secrets (name, value) values ('seal', %s)", [SEAL])
+        await connection.execute("insert into secrets (name, value) values ('seal', %s)", [SIGNING_SECRET])
         await connection.execute("insert into projects (id) values ('other')")
         for name, project, kind, key in [
             ("default-secret", "default", "secret", SECRET),

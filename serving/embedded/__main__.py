@@ -1,6 +1,5 @@
-"""`python -m serving.embedded --model DIR --port P`: load the base, then listen until a signal.
-
-It is ready when /health answers."""
+"""The command `python -m serving.embedded` loads the base model, then listens until a signal ends it.
+`/health` answers once it is ready."""
 
 import argparse
 import sys
@@ -13,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 from schemas.errors import StartError
 from serving.embedded.model import Model
 from serving.embedded.scheduler import Scheduler
-from serving.embedded.server import application
+from serving.embedded.server import create_app
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="directory of the base model")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--max-loras", type=int, default=6, help="adapters resident at once")
+    parser.add_argument("--max-loras", type=int, default=6, help="adapters loaded at once")
     parser.add_argument("--max-num-seqs", type=int, default=32, help="replies generated at once")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     arguments = parser.parse_args()
@@ -33,7 +32,7 @@ def main() -> None:
         sys.exit(error.message)
     scheduler = Scheduler(model, max_sequences=arguments.max_num_seqs, max_adapters=arguments.max_loras)
     uvicorn.run(
-        application(model, scheduler, arguments.model.name),
+        create_app(model, scheduler, arguments.model.name),
         host=arguments.host,
         port=arguments.port,
         log_level="warning",

@@ -1,6 +1,6 @@
-"""The requests of vLLM's HTTP API that Hearken uses: OpenAI's, plus `return_token_ids` and adapters.
+"""Request bodies of vLLM's HTTP API, as far as Hearken uses it: OpenAI's, `return_token_ids`, and adapters.
 
-A field that this engine does not know is refused rather than ignored: the reply would not be what was asked.
+A field that this engine does not support is an error: to ignore it would give another reply than asked for.
 """
 
 from random import Random
@@ -9,13 +9,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.errors import InvalidRequest
+from serving.embedded.detokenizer import Detokenizer
 from serving.embedded.model import Model
 from serving.embedded.sampling import Sampling
 from serving.embedded.sequence import Sequence
-from serving.embedded.text import Text
 
-MOST_TOPS = 21
-"""OpenAI's 20, and one more: the client counts as vLLM does, whose first is the token itself."""
+MAX_TOP_LOGPROBS = 21
+"""OpenAI's 20, and one for the sampled token itself, which vLLM counts too."""
 
 _IGNORED = {"user", "metadata", "store"}
 
@@ -41,7 +41,7 @@ class ChatRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     logprobs: bool = False
-    top_logprobs: int = Field(0, ge=0, le=MOST_TOPS)
+    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
     return_token_ids: bool = False
 
     def sampling(self) -> Sampling:
@@ -52,11 +52,12 @@ class ChatRequest(BaseModel):
             frequency_penalty=self.frequency_penalty or 0.0,
         )
 
-    def sequences(self, model: Model, prompt: list[int], tops: int) -> list[Sequence]:
-        """One for each choice, with a generator of its own. Raises InvalidRequest if they cannot fit."""
-        room = model.context - len(prompt)
-        limit = self.max_tokens or room
-        if not prompt or limit > room or room < 1:
+    def sequences(self, model: Model, prompt: list[int], top_logprobs: int) -> list[Sequence]:
+        """Returns one sequence for each choice, with its own random generator. Raises InvalidRequest where
+        the prompt and the reply exceed the context."""
+        left = model.context - len(prompt)
+        max_tokens = self.max_tokens or left
+        if not prompt or max_tokens > left or left < 1:
             raise InvalidRequest(
                 f"This model's maximum context length is {model.context} tokens. The prompt has "
                 f"{len(prompt)} and {self.max_tokens or 'at least 1'} were requested for the reply; shorten "
@@ -69,17 +70,17 @@ class ChatRequest(BaseModel):
             Sequence(
                 choice=choice,
                 prompt=prompt,
-                limit=limit,
+                max_tokens=max_tokens,
                 sampling=self.sampling(),
-                tops=tops,
-                ends=model.ends,
-                text=Text(model.tokenizer, [stop for stop in stops if stop]),
+                top_logprobs=top_logprobs,
+                eos_token_ids=model.eos_token_ids,
+                detokenizer=Detokenizer(model.tokenizer, [stop for stop in stops if stop]),
                 random=Random() if self.seed is None else Random(f"{self.seed}:{choice}"),
             )
             for choice in range(self.n)
         ]
 
-    def refuse_unknown(self) -> None:
+    def check_supported(self) -> None:
         for name, value in (self.model_extra or {}).items():
             if value is not None and name not in _IGNORED:
                 raise InvalidRequest(
@@ -90,7 +91,7 @@ class ChatRequest(BaseModel):
 
 
 class CompletionRequest(BaseModel):
-    """How likely a token is after others: it is generated as the only one that is allowed."""
+    """A request for the log-probability of one token after others: it is the only token allowed."""
 
     model_config = ConfigDict(extra="forbid")
 

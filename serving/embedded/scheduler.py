@@ -1,8 +1,8 @@
-"""The one thread that touches the model: it takes orders between steps, and every step moves each policy's
-batch by one token. Everything that changes the model goes through its inbox, so there are no locks.
+"""The scheduler runs continuous batching in the one thread that uses the model: each step decodes one token
+for every policy's batch. Whatever changes the model goes through the thread's inbox, so there are no locks.
 
-An adapter that was unloaded answers no new request, and its weights go when its last reply has ended. Each
-load gets a slot of its own, so a name that returns never meets what its former owner left behind.
+An unloaded adapter answers no new request, and its weights are freed when its last reply has ended. Each load
+gets a slot of its own, so a name that is loaded again shares nothing with its former adapter.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from serving.embedded.sequence import Sequence, Token
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_PROMPT_TOKENS = 4_096  # padded tokens read at once, so that long prompts do not hold up running replies
+_MAX_PREFILL_TOKENS = 4_096  # padded tokens of one prefill, so that long prompts do not stall running replies
 _log = logging.getLogger(__name__)
 
 Event = Token | Exception
@@ -40,8 +40,8 @@ class Adapter:
 
 
 @dataclass(slots=True, eq=False)
-class _Order:
-    """A reply that waits or runs: whose it is and by which adapter."""
+class _Request:
+    """A reply that waits or runs, with its adapter's slot and the queue of its tokens."""
 
     slot: str
     sequence: Sequence
@@ -49,19 +49,19 @@ class _Order:
 
 
 class Scheduler:
-    """Continuous batching over several policies. `max_sequences` replies run at once; the others wait in
-    line, first come, first served among those of one policy."""
+    """Continuous batching over several policies. `max_sequences` replies run at once; the others wait, first
+    come, first served within a policy."""
 
     def __init__(self, model: Model, *, max_sequences: int, max_adapters: int) -> None:
         self._model = model
         self._max_sequences = max_sequences
         self._max_adapters = max_adapters
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._waiting: deque[_Order] = deque()
-        self._running: dict[Sequence, _Order] = {}
+        self._waiting: deque[_Request] = deque()
+        self._running: dict[Sequence, _Request] = {}
         self._batches: dict[str, Batch] = {}
-        self._retired: set[str] = set()
-        self._numbers = itertools.count()
+        self._unloaded: set[str] = set()  # slots whose last replies are running
+        self._slot_numbers = itertools.count()
         self._stopping = False
         self.adapters: dict[str, Adapter] = {}
 
@@ -79,19 +79,20 @@ class Scheduler:
         self._thread.join()
 
     async def load(self, policy: str, directory: Path) -> None:
-        """Raises AdapterError, and then nothing has changed."""
+        """Loads an adapter. Raises AdapterError, and then nothing has changed."""
         await asyncio.wrap_future(self._between_steps(self._load, policy, directory))
 
     async def unload(self, policy: str) -> None:
-        """Raises NotFound."""
+        """Unloads an adapter. Raises NotFound."""
         await asyncio.wrap_future(self._between_steps(self._unload, policy))
 
-    async def read(self, policy: str, tokens: list[int]) -> Tensor:
-        """Prompt log-probabilities, (T − 1, V). Raises NotFound."""
-        return await asyncio.wrap_future(self._between_steps(self._read, policy, tokens))
+    async def logprobs(self, policy: str, tokens: list[int]) -> Tensor:
+        """Returns the log-probabilities of a prompt, (T − 1, V). Raises NotFound."""
+        return await asyncio.wrap_future(self._between_steps(self._logprobs, policy, tokens))
 
     async def generate(self, policy: str, sequences: list[Sequence]) -> AsyncIterator[list[Token]]:
-        """What became of these replies, as it happens; closing the iterator ends them. Raises NotFound."""
+        """Yields the tokens of these replies as they are sampled; closing the iterator ends them. Raises
+        NotFound."""
         events: asyncio.Queue[Event] = asyncio.Queue()
         self._inbox.put(partial(self._enqueue, policy, sequences, events))
         unfinished = len(sequences)
@@ -109,7 +110,7 @@ class Scheduler:
             for sequence in sequences:
                 sequence.done = True
 
-    # What follows runs in the thread.
+    # The methods below run in the scheduler's thread.
 
     def _run(self) -> None:
         while not self._stopping:
@@ -119,91 +120,92 @@ class Scheduler:
                 busy = True
             self._admit()
             for slot, batch in list(self._batches.items()):
-                self._deliver(slot, batch.step)
+                self._run_step(slot, batch.decode)
                 if not batch.rows:
                     self._batches.pop(slot, None)
             self._running = {
-                sequence: order for sequence, order in self._running.items() if not sequence.done
+                sequence: request for sequence, request in self._running.items() if not sequence.done
             }
-            self._drop_retired()
+            self._free_unloaded()
 
     def _admit(self) -> None:
-        """Read the prompts of the policy that is first in line, as many as there is room for."""
-        self._waiting = deque(order for order in self._waiting if not order.sequence.done)
+        """Prefills the prompts of the policy that has waited longest, within the limits."""
+        self._waiting = deque(request for request in self._waiting if not request.sequence.done)
         if not self._waiting:
             return
         slot = self._waiting[0].slot
         free = self._max_sequences - len(self._running)
-        chosen: list[_Order] = []
+        chosen: list[_Request] = []
         width = 0
-        for order in self._waiting:
-            if order.slot != slot:
+        for request in self._waiting:
+            if request.slot != slot:
                 continue
-            width = max(width, len(order.sequence.prompt))
-            if len(chosen) >= free or (chosen and width * (len(chosen) + 1) > _PROMPT_TOKENS):
+            width = max(width, len(request.sequence.prompt))
+            if len(chosen) >= free or (chosen and width * (len(chosen) + 1) > _MAX_PREFILL_TOKENS):
                 break
-            chosen.append(order)
+            chosen.append(request)
         if not chosen:
             return
-        self._waiting = deque(order for order in self._waiting if order not in chosen)
-        self._running |= {order.sequence: order for order in chosen}
+        self._waiting = deque(request for request in self._waiting if request not in chosen)
+        self._running |= {request.sequence: request for request in chosen}
         batch = self._batches.setdefault(slot, Batch(self._model, slot))
-        self._deliver(slot, partial(batch.join, [order.sequence for order in chosen]))
+        self._run_step(slot, partial(batch.prefill, [request.sequence for request in chosen]))
 
-    def _deliver(self, slot: str, work: Callable[[], list[tuple[Sequence, Token]]]) -> None:
-        """Do one step's work and hand out what it brought. If it fails, the batch is lost and its replies
-        end with the error; the others go on."""
-        news: list[tuple[asyncio.Queue[Event], Event]]
+    def _run_step(self, slot: str, step: Callable[[], list[tuple[Sequence, Token]]]) -> None:
+        """Runs one step of a batch and sends its tokens. If it fails, the batch is dropped and its replies
+        end with the error; other batches continue."""
+        deliveries: list[tuple[asyncio.Queue[Event], Event]]
         try:
-            news = [(self._running[sequence].events, token) for sequence, token in work()]
+            deliveries = [(self._running[sequence].events, token) for sequence, token in step()]
         except Exception as error:
-            _log.exception("a step failed")
-            lost = [order for order in self._running.values() if order.slot == slot]
-            for order in lost:
-                order.sequence.done = True
+            _log.exception("step_failed")
+            failed = [request for request in self._running.values() if request.slot == slot]
+            for request in failed:
+                request.sequence.done = True
             del self._batches[slot]
-            news = [(order.events, error) for order in lost]
-        self._post(news)
+            deliveries = [(request.events, error) for request in failed]
+        self._send(deliveries)
 
-    def _post(self, news: list[tuple[asyncio.Queue[Event], Event]]) -> None:
-        self._loop.call_soon_threadsafe(_put_all, news)
+    def _send(self, deliveries: list[tuple[asyncio.Queue[Event], Event]]) -> None:
+        self._loop.call_soon_threadsafe(_put_all, deliveries)
 
     def _enqueue(self, policy: str, sequences: list[Sequence], events: asyncio.Queue[Event]) -> None:
         try:
             slot = self._find(policy).slot
         except NotFound as error:
-            self._post([(events, error)])
+            self._send([(events, error)])
         else:
-            self._waiting.extend(_Order(slot, sequence, events) for sequence in sequences)
+            self._waiting.extend(_Request(slot, sequence, events) for sequence in sequences)
 
     def _load(self, policy: str, directory: Path) -> None:
         if policy in self.adapters:
             raise AdapterError(f"'{policy}' has already been loaded")
         if len(self.adapters) >= self._max_adapters:
-            raise AdapterError(f"{self._max_adapters} adapters are loaded, and no more fit; unload one first")
-        slot = f"slot{next(self._numbers)}"
-        self._model.add(slot, directory)
+            raise AdapterError(f"all {self._max_adapters} adapter slots are in use; unload an adapter first")
+        slot = f"slot{next(self._slot_numbers)}"
+        self._model.load_adapter(slot, directory)
         self.adapters[policy] = Adapter(slot, directory)
 
     def _unload(self, policy: str) -> None:
-        self._retired.add(self._find(policy).slot)
+        self._unloaded.add(self._find(policy).slot)
         del self.adapters[policy]
 
-    def _read(self, policy: str, tokens: list[int]) -> Tensor:
-        return self._model.read(self._find(policy).slot, tokens)
+    def _logprobs(self, policy: str, tokens: list[int]) -> Tensor:
+        return self._model.logprobs(self._find(policy).slot, tokens)
 
     def _find(self, policy: str) -> Adapter:
         if policy not in self.adapters:
             raise NotFound(f"The model '{policy}' does not exist.", code="model_not_found", param="model")
         return self.adapters[policy]
 
-    def _drop_retired(self) -> None:
-        used = {order.slot for order in (*self._waiting, *self._running.values())}
-        for slot in self._retired - used:
-            self._model.remove(slot)
-            self._retired.remove(slot)
+    def _free_unloaded(self) -> None:
+        used = {request.slot for request in (*self._waiting, *self._running.values())}
+        for slot in self._unloaded - used:
+            self._model.unload_adapter(slot)
+            self._unloaded.remove(slot)
 
     def _between_steps(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Runs `function` in the thread before its next step; returns the future of its result."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -216,6 +218,6 @@ class Scheduler:
         return future
 
 
-def _put_all(news: list[tuple[asyncio.Queue[Event], Event]]) -> None:
-    for events, event in news:
+def _put_all(deliveries: list[tuple[asyncio.Queue[Event], Event]]) -> None:
+    for events, event in deliveries:
         events.put_nowait(event)

@@ -1,5 +1,5 @@
-"""The engine's HTTP API. It listens on loopback or a private network only: whoever reaches it may load
-adapters. The event loop never computes; prompts are tokenised in a thread of their own."""
+"""The engine's HTTP API must be reachable on loopback or a private network only, as it has no authentication:
+its clients may load adapters. Prompts are tokenized in their own thread, so the event loop never computes."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from schemas.errors import HearkenError, InvalidRequest, RequestError
+from serving.embedded.detokenizer import Vocabulary
 from serving.embedded.model import AdapterError, Model
 from serving.embedded.prompt import encode
 from serving.embedded.protocol import ChatRequest, CompletionRequest, LoadRequest, UnloadRequest
-from serving.embedded.replies import ChatReply, usage
+from serving.embedded.responses import ChatResponse, usage
 from serving.embedded.scheduler import Scheduler
 from serving.embedded.sequence import Token
-from serving.embedded.text import Vocabulary
 
 T = TypeVar("T")
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -30,30 +30,33 @@ class ClientDisconnected(HearkenError):
     """The client closed its connection before the answer. The request is cancelled."""
 
 
-def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
-    """The API over one base model, which is called `name` in `/v1/models`."""
-    vocabulary = Vocabulary(model.tokenizer)
-    tokenising = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenising")
+def create_app(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
+    """Returns the API over one base model, which is called `name` in `/v1/models`."""
+    tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         scheduler.start(asyncio.get_running_loop())
         yield
         scheduler.stop()
-        tokenising.shutdown()
+        tokenizer_thread.shutdown()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
+    _add_adapter_routes(app, scheduler, name)
+    _add_generation_routes(app, model, scheduler, tokenizer_thread)
+    _add_error_handlers(app)
+    return app
 
-    async def tokens_of(messages: list[dict[str, Any]]) -> list[int]:
-        return await asyncio.get_running_loop().run_in_executor(tokenising, encode, model.tokenizer, messages)
 
+def _add_adapter_routes(app: FastAPI, scheduler: Scheduler, name: str) -> None:
     @app.get("/health")
     async def health() -> Response:
         return Response(status_code=200 if scheduler.running else 503)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The adapters. The base answers as one of them (a LoRA of zeros), so it is not listed itself."""
+        """Lists the adapters. The base is served as one of them (a LoRA of zeros), and is not listed
+        itself."""
         cards = [
             {"id": policy, "object": "model", "root": str(adapter.directory), "parent": name}
             for policy, adapter in scheduler.adapters.items()
@@ -73,32 +76,39 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
         await scheduler.unload(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
+
+def _add_generation_routes(
+    app: FastAPI, model: Model, scheduler: Scheduler, tokenizer_thread: ThreadPoolExecutor
+) -> None:
+    vocabulary = Vocabulary(model.tokenizer)
+
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        body.refuse_unknown()
+        body.check_supported()
         body.max_tokens = body.max_completion_tokens or body.max_tokens
-        prompt = await tokens_of(body.messages)
+        loop = asyncio.get_running_loop()
+        prompt = await loop.run_in_executor(tokenizer_thread, encode, model.tokenizer, body.messages)
         sequences = body.sequences(model, prompt, body.top_logprobs if body.logprobs else 0)
         generation = scheduler.generate(body.model, sequences)
-        reply = ChatReply(body, prompt, vocabulary)
+        reply = ChatResponse(body, prompt, vocabulary)
         if not body.stream:
-            return JSONResponse(reply.response(await _unless_gone(request, _all(generation))))
-        first = await _unless_gone(request, anext(generation))
+            return JSONResponse(reply.response(await _cancel_on_disconnect(request, _all(generation))))
+        first = await _cancel_on_disconnect(request, anext(generation))
         return StreamingResponse(_chunks(reply, first, generation), media_type="text/event-stream")
 
     @app.post("/v1/completions")
     async def complete(body: CompletionRequest) -> Response:
-        """The one token that is allowed, and how likely it was."""
+        """Returns the one allowed token with its log-probability."""
         tokens = [*body.prompt, *body.allowed_token_ids]
         if not all(0 <= token < len(model.tokenizer) for token in tokens):
-            raise InvalidRequest("There are ids that are not in the vocabulary.", param="prompt")
+            raise InvalidRequest("The prompt has token ids outside the vocabulary.", param="prompt")
         if len(tokens) > model.context:
             raise InvalidRequest(
                 f"This model's maximum context length is {model.context} tokens.",
                 code="context_length_exceeded",
                 param="prompt",
             )
-        logprobs_TV = await scheduler.read(body.model, tokens)
+        logprobs_TV = await scheduler.logprobs(body.model, tokens)
         piece = vocabulary.piece(tokens[-1])[0]
         forced = {"tokens": [piece], "token_logprobs": [float(logprobs_TV[-1, tokens[-1]])]}
         return JSONResponse(
@@ -110,21 +120,21 @@ def application(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
             }
         )
 
+
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
-    async def refused(request: Request, error: RequestError) -> Response:
+    async def request_error(request: Request, error: RequestError) -> Response:
         return JSONResponse(error.envelope(), error.status, error.headers())
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"] if part != "body")
-        return await refused(request, InvalidRequest(f"{param}: {first['msg']}", param=param))
+        return await request_error(request, InvalidRequest(f"{param}: {first['msg']}", param=param))
 
     @app.exception_handler(ClientDisconnected)
-    async def gone(request: Request, error: ClientDisconnected) -> Response:
+    async def disconnected(request: Request, error: ClientDisconnected) -> Response:
         return Response(status_code=499)
-
-    return app
 
 
 async def _all(generation: AsyncIterator[list[Token]]) -> list[Token]:
@@ -132,9 +142,9 @@ async def _all(generation: AsyncIterator[list[Token]]) -> list[Token]:
 
 
 async def _chunks(
-    reply: ChatReply, first: list[Token], generation: AsyncIterator[list[Token]]
+    reply: ChatResponse, first: list[Token], generation: AsyncIterator[list[Token]]
 ) -> AsyncIterator[bytes]:
-    """Server-sent events; tokens that are ready together are sent together."""
+    """Yields server-sent events; tokens that are ready together are sent together."""
     yield b"".join(_event(reply.chunk(token)) for token in first)
     async for tokens in generation:
         yield b"".join(_event(reply.chunk(token)) for token in tokens)
@@ -147,14 +157,15 @@ def _event(body: dict[str, Any]) -> bytes:
     return b"data: " + _to_json(body).encode() + b"\n\n"
 
 
-async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client disconnects. Raises ClientDisconnected."""
+async def _cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
+    """Returns the result of `work`, or cancels it when the client disconnects and raises
+    ClientDisconnected."""
 
-    async def hang_up() -> None:
+    async def disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(hang_up())
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(disconnect())
     try:
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():

@@ -14,7 +14,7 @@ from typing import Any
 
 from engines import ADAPTERS, SLOTS, World, write_adapter
 
-from serving.engine import Engine
+from serving.engine import EngineClient
 
 MORE = 6  # adapters besides those of the suite
 REPLIES = 1_000
@@ -39,7 +39,7 @@ class Reply:
         return True
 
 
-async def greedy(engine: Engine, policy: str, messages: list[dict[str, Any]]) -> Reply:
+async def greedy(engine: EngineClient, policy: str, messages: list[dict[str, Any]]) -> Reply:
     reply = Reply()
     async for delta in engine.stream(policy, messages, GREEDY):
         reply.token_ids += delta.token_ids
@@ -52,7 +52,7 @@ async def greedy(engine: Engine, policy: str, messages: list[dict[str, Any]]) ->
 class Churn:
     """Adapters at `paths`, each loaded under a name of its own every time; the base stays."""
 
-    def __init__(self, engine: Engine, paths: list[Path], base: Path) -> None:
+    def __init__(self, engine: EngineClient, paths: list[Path], base: Path) -> None:
         self.engine = engine
         self.paths = paths
         self.base = base
@@ -104,7 +104,7 @@ class Churn:
 
 
 async def test_every_reply_is_its_own_adapters(url: str, world: World, tmp_path: Path) -> None:
-    engine = Engine(url, timeout=60)
+    engine = EngineClient(url, timeout=60)
     for name in await engine.adapters() - {"p0"}:
         await engine.unload(name)
     await engine.load("p0", world.adapters["p0"])

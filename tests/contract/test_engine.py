@@ -19,11 +19,11 @@ from engines import ADAPTERS, World, change, start_embedded, write_adapter
 from fastapi.testclient import TestClient
 
 from schemas.errors import EngineError, InvalidRequest
+from serving.adapter_check import mean_difference
 from serving.embedded.model import Model
 from serving.embedded.scheduler import Scheduler
-from serving.embedded.server import application
-from serving.engine import Engine
-from serving.proof import distance
+from serving.embedded.server import create_app
+from serving.engine import EngineClient
 
 CAT = [{"role": "user", "content": "Tell me about the cat."}]
 TEA = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Tea? 🙂"}]
@@ -40,7 +40,7 @@ class Reply:
 
 
 async def replies(
-    engine: Engine, policy: str, sampling: dict[str, Any], messages: list[dict[str, Any]] = CAT
+    engine: EngineClient, policy: str, sampling: dict[str, Any], messages: list[dict[str, Any]] = CAT
 ) -> tuple[list[int], list[Reply]]:
     """The prompt's ids and every choice, collected from the stream."""
     found = [Reply() for _ in range(sampling.get("n", 1))]
@@ -58,12 +58,12 @@ async def replies(
 
 
 async def reply(
-    engine: Engine, policy: str, sampling: dict[str, Any], messages: list[dict[str, Any]] = CAT
+    engine: EngineClient, policy: str, sampling: dict[str, Any], messages: list[dict[str, Any]] = CAT
 ) -> Reply:
     return (await replies(engine, policy, sampling, messages))[1][0]
 
 
-async def whole(engine: Engine, policy: str, sampling: dict[str, Any]) -> dict[str, Any]:
+async def whole(engine: EngineClient, policy: str, sampling: dict[str, Any]) -> dict[str, Any]:
     """The same request without streaming."""
     async with httpx.AsyncClient(base_url=engine.url, timeout=30) as client:
         body = {"model": policy, "messages": CAT, "logprobs": True, "return_token_ids": True, **sampling}
@@ -73,9 +73,9 @@ async def whole(engine: Engine, policy: str, sampling: dict[str, Any]) -> dict[s
 
 
 @pytest.fixture
-async def engine(url: str, world: World) -> AsyncIterator[Engine]:
+async def engine(url: str, world: World) -> AsyncIterator[EngineClient]:
     """A client of an engine that holds exactly the four adapters."""
-    engine = Engine(url, timeout=30)
+    engine = EngineClient(url, timeout=30)
     for name in await engine.adapters() - set(ADAPTERS):
         await engine.unload(name)
     for name, path in world.adapters.items():
@@ -84,7 +84,7 @@ async def engine(url: str, world: World) -> AsyncIterator[Engine]:
     await engine.close()
 
 
-async def test_streaming_gives_what_the_whole_response_gives(engine: Engine) -> None:
+async def test_streaming_gives_what_the_whole_response_gives(engine: EngineClient) -> None:
     sampling = {"n": 2, "seed": 5, "max_tokens": 30, "top_logprobs": 3}
     prompt, streamed = await replies(engine, "p1-aaaaaa", sampling)
     body = await whole(engine, "p1-aaaaaa", sampling)
@@ -98,14 +98,14 @@ async def test_streaming_gives_what_the_whole_response_gives(engine: Engine) -> 
         assert all(mine["logprob"] == pytest.approx(theirs["logprob"], abs=1e-4) for mine, theirs in items)
 
 
-async def test_the_chat_template_makes_the_prompt(engine: Engine, world: World) -> None:
+async def test_the_chat_template_makes_the_prompt(engine: EngineClient, world: World) -> None:
     prompt, _ = await replies(engine, "p0", {"max_tokens": 1}, TEA)
     text = "<|system|>Be kind.<|end|><|user|>Tea? 🙂<|end|><|assistant|>"
     assert world.tokenizer.decode(prompt) == text
 
 
 @pytest.mark.parametrize("policy", ADAPTERS)
-async def test_logprobs_are_the_models_own(engine: Engine, world: World, policy: str) -> None:
+async def test_logprobs_are_the_models_own(engine: EngineClient, world: World, policy: str) -> None:
     """Raw ones, whatever the temperature, top_p and penalties with which the tokens were drawn."""
     sampling = {"temperature": 1.7, "top_p": 0.9, "frequency_penalty": 0.5, "seed": 3, "max_tokens": 40}
     prompt, (reply,) = await replies(engine, policy, {**sampling, "top_logprobs": 2}, TEA)
@@ -117,13 +117,13 @@ async def test_logprobs_are_the_models_own(engine: Engine, world: World, policy:
         assert best == pytest.approx(row.topk(2).values.tolist(), abs=1e-3)
 
 
-async def test_greedy_takes_the_likeliest_token(engine: Engine, world: World) -> None:
+async def test_greedy_takes_the_likeliest_token(engine: EngineClient, world: World) -> None:
     prompt, (reply,) = await replies(engine, "p2-bbbbbb", GREEDY)
     table = world.logprobs("p2-bbbbbb", prompt + reply.token_ids)[len(prompt) - 1 :]
     assert table.argmax(-1).tolist() == reply.token_ids
 
 
-async def test_the_text_is_the_tokens(engine: Engine, world: World) -> None:
+async def test_the_text_is_the_tokens(engine: EngineClient, world: World) -> None:
     """Never half a character: what the ids decode to, without a broken end and without special tokens."""
     for seed in range(8):
         found = await reply(engine, "p3-cccccc", {"seed": seed, "max_tokens": 40})
@@ -132,20 +132,20 @@ async def test_the_text_is_the_tokens(engine: Engine, world: World) -> None:
         assert text.removeprefix(found.text).strip("\ufffd ") == ""
 
 
-async def test_a_seed_reproduces_and_another_does_not(engine: Engine) -> None:
+async def test_a_seed_reproduces_and_another_does_not(engine: EngineClient) -> None:
     once = await reply(engine, "p1-aaaaaa", {"seed": 11, "max_tokens": 24})
     again = await reply(engine, "p1-aaaaaa", {"seed": 11, "max_tokens": 24})
     other = await reply(engine, "p1-aaaaaa", {"seed": 12, "max_tokens": 24})
     assert once.token_ids == again.token_ids != other.token_ids
 
 
-async def test_choices_of_one_request_differ(engine: Engine) -> None:
+async def test_choices_of_one_request_differ(engine: EngineClient) -> None:
     _, found = await replies(engine, "p0", {"n": 3, "seed": 1, "max_tokens": 16})
     assert len({tuple(each.token_ids) for each in found}) == 3
     assert all(each.finish_reason for each in found)
 
 
-async def test_a_stop_string_ends_the_reply_and_is_not_shown(engine: Engine) -> None:
+async def test_a_stop_string_ends_the_reply_and_is_not_shown(engine: EngineClient) -> None:
     free = await reply(engine, "p1-aaaaaa", GREEDY)
     stop = free.text[5:9]
     found = await reply(engine, "p1-aaaaaa", {**GREEDY, "stop": ["never there", stop]})
@@ -155,7 +155,7 @@ async def test_a_stop_string_ends_the_reply_and_is_not_shown(engine: Engine) -> 
     assert found.token_ids == free.token_ids[: len(found.token_ids)]
 
 
-async def test_the_end_token_is_part_of_the_record(engine: Engine, world: World) -> None:
+async def test_the_end_token_is_part_of_the_record(engine: EngineClient, world: World) -> None:
     """Sampled hot, one of many replies ends by itself; its last token is the end token, with a logprob."""
     _, found = await replies(engine, "p2-bbbbbb", {"n": 16, "seed": 2, "temperature": 2, "max_tokens": 200})
     ended = [each for each in found if each.finish_reason == "stop"]
@@ -165,7 +165,7 @@ async def test_the_end_token_is_part_of_the_record(engine: Engine, world: World)
     assert not any("<|end|>" in each.text for each in found)
 
 
-async def test_max_tokens_bounds_the_reply(engine: Engine) -> None:
+async def test_max_tokens_bounds_the_reply(engine: EngineClient) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
         found = await reply(engine, "p0", {"temperature": 0, name: 3})
         assert len(found.token_ids) == 3
@@ -173,7 +173,7 @@ async def test_max_tokens_bounds_the_reply(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
-async def test_penalties_make_repetition_rarer(engine: Engine, penalty: str) -> None:
+async def test_penalties_make_repetition_rarer(engine: EngineClient, penalty: str) -> None:
     cold = {"temperature": 0.6, "max_tokens": 60, "seed": 4, "n": 4}
     _, plain = await replies(engine, "p0", cold)
     _, held = await replies(engine, "p0", {**cold, penalty: 2})
@@ -184,12 +184,12 @@ def distinct(found: list[Reply]) -> float:
     return sum(len(set(each.token_ids)) / len(each.token_ids) for each in found)
 
 
-async def test_a_narrow_nucleus_is_greedy(engine: Engine) -> None:
+async def test_a_narrow_nucleus_is_greedy(engine: EngineClient) -> None:
     narrow = await reply(engine, "p1-aaaaaa", {"top_p": 1e-6, "max_tokens": 24})
     assert narrow.token_ids == (await reply(engine, "p1-aaaaaa", GREEDY)).token_ids
 
 
-async def test_usage_counts_the_tokens(engine: Engine) -> None:
+async def test_usage_counts_the_tokens(engine: EngineClient) -> None:
     sampling = {"n": 2, "max_tokens": 7, "seed": 1}
     body = await whole(engine, "p0", sampling)
     completion = sum(len(choice["token_ids"]) for choice in body["choices"])
@@ -205,14 +205,14 @@ async def test_usage_counts_the_tokens(engine: Engine) -> None:
     assert httpx.Response(200, text=last.removeprefix("data: ")).json()["usage"].items() >= usage.items()
 
 
-async def test_a_probe_is_the_prompts_own_logprobs(engine: Engine, world: World) -> None:
+async def test_a_probe_is_the_prompts_own_logprobs(engine: EngineClient, world: World) -> None:
     ids = world.tokenizer("What is the capital of France?")["input_ids"]
     for policy in ADAPTERS:
         found = await engine.probe(policy, ids, range(1, len(ids)))
         assert found == pytest.approx(world.of_tokens(policy, ids), abs=1e-3)
 
 
-async def test_probes_and_replies_share_batches(engine: Engine, world: World) -> None:
+async def test_probes_and_replies_share_batches(engine: EngineClient, world: World) -> None:
     """vLLM 0.32 does not survive `prompt_logprobs` beside replies of adapters."""
     ids = world.tokenizer("What is the capital of France?")["input_ids"]
 
@@ -228,25 +228,25 @@ async def test_probes_and_replies_share_batches(engine: Engine, world: World) ->
     await asyncio.gather(*(work(policy) for work in (replying, probing) for policy in ADAPTERS))
 
 
-async def test_the_zero_adapter_answers_as_the_base(engine: Engine, world: World) -> None:
+async def test_the_zero_adapter_answers_as_the_base(engine: EngineClient, world: World) -> None:
     """And the others do not: otherwise the tests of mixed traffic would prove nothing."""
     found = {policy: tuple((await reply(engine, policy, GREEDY)).token_ids) for policy in ADAPTERS}
     assert len(set(found.values())) == len(ADAPTERS)
 
 
-async def test_a_prompt_beyond_the_context_is_refused(engine: Engine) -> None:
+async def test_a_prompt_beyond_the_context_is_refused(engine: EngineClient) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         await reply(engine, "p0", {}, [{"role": "user", "content": "🙂" * 300}])
     assert refusal.value.code == "context_length_exceeded"
 
 
-async def test_more_tokens_than_the_context_holds_are_refused_or_cut(engine: Engine) -> None:
+async def test_more_tokens_than_the_context_holds_are_refused_or_cut(engine: EngineClient) -> None:
     with suppress(InvalidRequest):
         prompt, (found,) = await replies(engine, "p0", {"max_tokens": 250})
         assert found.finish_reason == "stop" or len(prompt) + len(found.token_ids) == 256
 
 
-async def test_without_max_tokens_a_reply_may_fill_the_context(engine: Engine) -> None:
+async def test_without_max_tokens_a_reply_may_fill_the_context(engine: EngineClient) -> None:
     prompt, (found,) = await replies(engine, "p0", {"temperature": 0})
     assert found.finish_reason == "stop" or len(prompt) + len(found.token_ids) == 256
 
@@ -254,31 +254,31 @@ async def test_without_max_tokens_a_reply_may_fill_the_context(engine: Engine) -
 @pytest.mark.parametrize(
     "sampling", [{"temperature": -1}, {"top_p": 0}, {"n": 0}, {"max_tokens": 0}, {"presence_penalty": 3}]
 )
-async def test_a_wrong_value_is_refused(engine: Engine, sampling: dict[str, Any]) -> None:
+async def test_a_wrong_value_is_refused(engine: EngineClient, sampling: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         await reply(engine, "p0", sampling)
 
 
-async def test_an_unknown_adapter_is_an_error(engine: Engine) -> None:
+async def test_an_unknown_adapter_is_an_error(engine: EngineClient) -> None:
     with pytest.raises(EngineError) as failure:
         await reply(engine, "p9-999999", GREEDY)
     assert failure.value.status == 404
 
 
-async def test_an_engine_that_runs_says_that_it_is_well(engine: Engine) -> None:
-    await engine.check()
+async def test_an_engine_that_runs_says_that_it_is_well(engine: EngineClient) -> None:
+    await engine.check_health()
 
 
 def test_the_embedded_engine_is_ill_when_its_thread_has_ended(world: World) -> None:
     model = Model(world.base)
     scheduler = Scheduler(model, max_sequences=1, max_adapters=1)
-    with TestClient(application(model, scheduler, "base")) as client:
+    with TestClient(create_app(model, scheduler, "base")) as client:
         assert client.get("/health").status_code == 200
         scheduler.stop()
         assert client.get("/health").status_code == 503
 
 
-async def test_load_and_unload(engine: Engine, world: World, tmp_path: Path) -> None:
+async def test_load_and_unload(engine: EngineClient, world: World, tmp_path: Path) -> None:
     write_adapter(world.base, tmp_path / "new", seed=9)
     await engine.load("p4-dddddd", tmp_path / "new")
     assert await engine.adapters() == {*ADAPTERS, "p4-dddddd"}
@@ -296,7 +296,7 @@ async def test_load_and_unload(engine: Engine, world: World, tmp_path: Path) -> 
     "fault", ["missing", "no weights", "truncated", "no json", "narrow", "renamed", "foreign"]
 )
 async def test_a_load_that_fails_changes_nothing(
-    engine: Engine, world: World, tmp_path: Path, fault: str
+    engine: EngineClient, world: World, tmp_path: Path, fault: str
 ) -> None:
     before = await reply(engine, "p1-aaaaaa", GREEDY)
     good, bad = world.adapters["p1-aaaaaa"], tmp_path / "bad"
@@ -319,13 +319,13 @@ async def test_a_load_that_fails_changes_nothing(
     with suppress(EngineError):
         await engine.load("p5-eeeeee", bad)  # vLLM takes some of these, and serves something else
         measured = await engine.probe("p5-eeeeee", PROBE, range(1, len(PROBE)))
-        assert fault == "foreign" or distance(measured, world.of_tokens("p1-aaaaaa", PROBE)) > 0.05
+        assert fault == "foreign" or mean_difference(measured, world.of_tokens("p1-aaaaaa", PROBE)) > 0.05
         await engine.unload("p5-eeeeee")
     assert await engine.adapters() == set(ADAPTERS)
     assert (await reply(engine, "p1-aaaaaa", GREEDY)).token_ids == before.token_ids
 
 
-async def test_sixteen_streams_over_three_adapters_give_what_they_give_alone(engine: Engine) -> None:
+async def test_sixteen_streams_over_three_adapters_give_what_they_give_alone(engine: EngineClient) -> None:
     questions = [
         [{"role": "user", "content": f"{'Well. ' * (i % 5)}Tell me about {i} cats."}] for i in range(16)
     ]
@@ -338,7 +338,7 @@ async def test_sixteen_streams_over_three_adapters_give_what_they_give_alone(eng
     assert [each.token_ids for each in together] == [each.token_ids for each in alone]
 
 
-async def test_a_seeded_reply_does_not_depend_on_its_company(engine: Engine) -> None:
+async def test_a_seeded_reply_does_not_depend_on_its_company(engine: EngineClient) -> None:
     seeded = {"seed": 21, "top_p": 0.95, "max_tokens": 30}
     alone = await reply(engine, "p1-aaaaaa", seeded)
     crowd = [reply(engine, "p1-aaaaaa", {"max_tokens": 5 * i}, TEA) for i in range(1, 9)]
@@ -346,12 +346,12 @@ async def test_a_seeded_reply_does_not_depend_on_its_company(engine: Engine) -> 
     assert among.token_ids == alone.token_ids
 
 
-async def test_more_streams_than_slots_wait_in_line(engine: Engine) -> None:
+async def test_more_streams_than_slots_wait_in_line(engine: EngineClient) -> None:
     found = await asyncio.gather(*(reply(engine, "p0", {"max_tokens": 12, "seed": i}) for i in range(40)))
     assert all(each.finish_reason for each in found)
 
 
-async def test_replies_after_one_another_share_a_connection(engine: Engine) -> None:
+async def test_replies_after_one_another_share_a_connection(engine: EngineClient) -> None:
     host, _, port = engine.url.removeprefix("http://").partition(":")
     opened = 0
 
@@ -371,14 +371,14 @@ async def test_replies_after_one_another_share_a_connection(engine: Engine) -> N
         await asyncio.gather(pass_on(reader, to_engine[1]), pass_on(to_engine[0], writer))
 
     async with await asyncio.start_server(accept, "127.0.0.1", 0) as between:
-        client = Engine(f"http://127.0.0.1:{between.sockets[0].getsockname()[1]}", timeout=30)
+        client = EngineClient(f"http://127.0.0.1:{between.sockets[0].getsockname()[1]}", timeout=30)
         for _ in range(4):
             assert (await reply(client, ADAPTERS[0], {"max_tokens": 3})).token_ids
         await client.close()
     assert opened == 1
 
 
-async def test_closing_a_stream_frees_its_place(engine: Engine) -> None:
+async def test_closing_a_stream_frees_its_place(engine: EngineClient) -> None:
     """Six times as many long replies as places; once their readers leave, a new one need not wait."""
     long = {"max_tokens": 230, "temperature": 0, "frequency_penalty": 2}
     readers = [asyncio.create_task(replies(engine, "p1-aaaaaa", long)) for _ in range(96)]
@@ -390,7 +390,7 @@ async def test_closing_a_stream_frees_its_place(engine: Engine) -> None:
 
 
 async def test_a_reply_finishes_on_the_adapter_it_began_with(
-    engine: Engine, world: World, tmp_path: Path
+    engine: EngineClient, world: World, tmp_path: Path
 ) -> None:
     """Unloaded in the middle, and the name taken by other weights: the running reply does not notice."""
     write_adapter(world.base, tmp_path / "other", seed=31)
@@ -409,7 +409,7 @@ async def test_a_reply_finishes_on_the_adapter_it_began_with(
     await engine.unload("p1-aaaaaa")
 
 
-async def test_no_reply_is_wrong_under_churn(engine: Engine, world: World) -> None:
+async def test_no_reply_is_wrong_under_churn(engine: EngineClient, world: World) -> None:
     """Greedy replies on all adapters, all slots full, while a fifth adapter comes and goes under new names
     with another's weights: each equals what it was alone."""
     alone = {policy: (await reply(engine, policy, GREEDY)).token_ids for policy in ADAPTERS}
@@ -435,7 +435,7 @@ async def test_no_reply_is_wrong_under_churn(engine: Engine, world: World) -> No
 
 
 async def test_an_engine_that_is_not_there_is_an_error() -> None:
-    engine = Engine("http://127.0.0.1:9", timeout=1)
+    engine = EngineClient("http://127.0.0.1:9", timeout=1)
     with pytest.raises(EngineError) as failure:
         await engine.adapters()
     assert failure.value.status is None
@@ -449,7 +449,7 @@ async def test_other_architectures_answer(worlds: Callable[[str], World], archit
     """Batched rows of different lengths, each as the reference computes it."""
     world = worlds(architecture)
     starting = start_embedded(world.base)
-    engine = Engine(next(starting), timeout=30)
+    engine = EngineClient(next(starting), timeout=30)
     for policy in ADAPTERS[:2]:
         await engine.load(policy, world.adapters[policy])
     orders = [(policy, TEA if i % 2 else CAT) for i, policy in enumerate(ADAPTERS[:2] * 3)]
@@ -480,7 +480,7 @@ data: {"id":"c","choices":[{"index":0,"delta":{"content":""},"logprobs":null,"fi
 
 
 @asynccontextmanager
-async def answering(status: str, kind: str, body: str) -> AsyncIterator[Engine]:
+async def answering(status: str, kind: str, body: str) -> AsyncIterator[EngineClient]:
     """A client of a socket that answers any request with this, a few bytes at a time."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -496,7 +496,7 @@ async def answering(status: str, kind: str, body: str) -> AsyncIterator[Engine]:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
-        engine = Engine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=5)
+        engine = EngineClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=5)
         yield engine
         await engine.close()
 
@@ -529,7 +529,7 @@ async def test_to_close_the_client_ends_what_waits(said: bytes) -> None:
         writer.close()
 
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
-        engine = Engine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=60)
+        engine = EngineClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=60)
         waiting = asyncio.create_task(replies(engine, "p1", {}))
         await asked.wait()
         await asyncio.sleep(0.05)

@@ -39,7 +39,7 @@ def test_a_reply_says_who_answered_and_how_to_vote_on_it(service: Service) -> No
     assert hearken["turn_id"] == completion["id"]
     assert hearken["policies"] == ["p0", "p0"]
     assert hearken["conversation_id"].startswith("conv-")
-    assert service.app.state.seals.opens(completion["id"], hearken["feedback_token"])
+    assert service.services.signer.verify(completion["id"], hearken["feedback_token"])
 
 
 def test_streaming_says_the_same_as_not_streaming(service: Service) -> None:
@@ -78,7 +78,7 @@ def test_a_turn_is_stored_exactly_as_it_was_sampled(service: Service) -> None:
         "select rater, messages, prompt_token_ids, sampling, metadata from turns where id = %s",
         completion["id"],
     )
-    assert rater == service.app.state.seals.rater("default", "ada", "admin")
+    assert rater == service.services.signer.rater_id("default", "ada", "admin")
     claimed = service.chat("Hello there", user="ada", key=PUBLIC)
     assert service.rows("select rater from turns where id = %s", claimed["id"]) != [(rater,)]
     assert messages == [{"role": "user", "content": "Hello there"}]
@@ -159,7 +159,7 @@ def test_nothing_is_kept_of_an_unstored_reply(service: Service) -> None:
 def test_the_projects_system_prompt_comes_first_unless_the_messages_bring_one(service: Service) -> None:
     service.rows("update projects set system_prompt = 'Be brief.' returning 1")
     try:
-        service.until(lambda: service.app.state.router.route("default").system_prompt == "Be brief.")
+        service.until(lambda: service.services.router.route("default").system_prompt == "Be brief.")
         own = service.chat("Hello")
         theirs = service.chat(messages=[{"role": "developer", "content": "Be long."}, *ASK])
     finally:
@@ -194,8 +194,8 @@ def test_a_client_that_hangs_up_stops_its_generation(service: Service, streaming
         content = json.dumps(body).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
         connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-        service.until(lambda: service.counted("hearken_streams") == 1)
-    service.until(lambda: service.counted("hearken_streams") == 0)
+        service.until(lambda: service.counted("hearken_requests_in_flight") == 1)
+    service.until(lambda: service.counted("hearken_requests_in_flight") == 0)
     assert turns(service) == before
 
 

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from deploy.local.ports import free_port
-from serving.fleet import preferred
+from serving.fleet import rank_replicas
 from tests.conftest import new_database
 from tests.service import Service, events, run_service, write_base
 
@@ -75,24 +75,24 @@ def fleet(
         new_database(postgres_url) as url,
         run_service(url, directory, tiny_base, engines=urls) as service,
     ):
-        service.until(lambda: len(service.app.state.fleet.healthy) == 2, seconds=60)
+        service.until(lambda: len(service.services.fleet.healthy) == 2, seconds=60)
         service.registry.publish("p1-aaaaaa", seed=1)
-        service.until(lambda: proved(service) == [True, True])
+        service.until(lambda: verified(service) == [True, True])
         service.until(lambda: service.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa")
         yield service
 
 
-def proved(service: Service, policy: str = "p1-aaaaaa") -> list[bool]:
-    return [policy in replica.proved for replica in service.app.state.fleet.replicas]
+def verified(service: Service, policy: str = "p1-aaaaaa") -> list[bool]:
+    return [policy in replica.verified for replica in service.services.fleet.replicas]
 
 
 def of_its_own(service: Service, engine: EngineProcess) -> dict[str, str]:
     """The metadata of a conversation that goes to `engine` first."""
-    replicas = service.app.state.fleet.replicas
+    replicas = service.services.fleet.replicas
     names = (f"conv-{number}" for number in range(100))
     return {
         "conversation_id": next(
-            name for name in names if preferred(replicas, name)[0].engine.url == engine.url
+            name for name in names if rank_replicas(replicas, name)[0].engine.url == engine.url
         )
     }
 
@@ -113,10 +113,10 @@ def test_an_engine_that_hangs(fleet: Service, engines: list[EngineProcess]) -> N
 
     fleet.registry.publish("p2-bbbbbb", seed=2, parent="p1-aaaaaa")
     fleet.until(lambda: fleet.live() == "p2-bbbbbb", seconds=5)
-    assert proved(fleet, "p2-bbbbbb") == [False, True]
+    assert verified(fleet, "p2-bbbbbb") == [False, True]
     engines[0].resume()
-    fleet.until(lambda: proved(fleet, "p2-bbbbbb") == [True, True])
-    fleet.until(lambda: proved(fleet) == [True, True])
+    fleet.until(lambda: verified(fleet, "p2-bbbbbb") == [True, True])
+    fleet.until(lambda: verified(fleet) == [True, True])
 
 
 def test_an_engine_that_hangs_while_a_policy_is_loaded(fleet: Service, engines: list[EngineProcess]) -> None:
@@ -125,7 +125,7 @@ def test_an_engine_that_hangs_while_a_policy_is_loaded(fleet: Service, engines: 
     fleet.until(lambda: fleet.live() == "p3-cccccc", seconds=FOUND_LOST)
     assert fleet.chat(max_tokens=1)["system_fingerprint"] == "p3-cccccc"
     engines[0].resume()
-    fleet.until(lambda: proved(fleet, "p3-cccccc") == [True, True])
+    fleet.until(lambda: verified(fleet, "p3-cccccc") == [True, True])
 
 
 def test_an_engine_that_cannot_prove_what_another_can_answers_nobody(
@@ -144,13 +144,13 @@ def test_an_engine_that_cannot_prove_what_another_can_answers_nobody(
             new_database(postgres_url) as url,
             run_service(url, tmp_path, tiny_base, engines=[right.url, wrong.url]) as service,
         ):
-            service.until(lambda: len(service.app.state.fleet.healthy) == 2, seconds=60)
+            service.until(lambda: len(service.services.fleet.healthy) == 2, seconds=60)
             service.until(lambda: service.counted("hearken_engines_in_rotation") == 1)
             service.registry.publish("p7-eeeeee", seed=7)
             service.until(lambda: service.live() == "p7-eeeeee")
             replies = [service.chat(metadata=of_its_own(service, wrong)) for _ in range(4)]
             assert {reply["system_fingerprint"] for reply in replies} == {"p7-eeeeee"}
-            assert [replica.engine.url for replica in service.app.state.fleet.in_rotation] == [right.url]
+            assert [replica.engine.url for replica in service.services.fleet.in_rotation] == [right.url]
             assert len({reply["choices"][0]["message"]["content"] for reply in replies}) == 1
     finally:
         right.kill()
@@ -214,10 +214,10 @@ def test_another_engine_gives_all_logprobs_where_one_does_not(
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[short, engine]) as service,
     ):
-        service.until(lambda: proved(service, "p0") == [True, True])
-        replicas = service.app.state.fleet.replicas
+        service.until(lambda: verified(service, "p0") == [True, True])
+        replicas = service.services.fleet.replicas
         names = [f"conv-{number}" for number in range(20)]
-        asked = [name for name in names if preferred(replicas, name)[0].engine.url == short]
+        asked = [name for name in names if rank_replicas(replicas, name)[0].engine.url == short]
         assert asked
         for name in asked:
             service.chat(max_tokens=8, metadata={"conversation_id": name})
@@ -247,6 +247,6 @@ def test_engines_that_die(fleet: Service, engines: list[EngineProcess]) -> None:
         fleet.until(lambda: client.get("/readyz").status_code == 503)
 
     engines[0].start()
-    fleet.until(lambda: proved(fleet, LIVE) == [True, False], seconds=60)
+    fleet.until(lambda: verified(fleet, LIVE) == [True, False], seconds=60)
     assert fleet.chat()["system_fingerprint"] == LIVE
     assert httpx.get(f"{fleet.url}/readyz").status_code == 200

@@ -15,7 +15,7 @@ import pytest
 
 from deploy.local.ports import free_port
 from schemas.database import connect, conninfo, open_async_pool, open_pool
-from trainer.leader_election import Standby
+from trainer.leader_election import LeaderElection
 
 _SHOWN = (
     "select current_setting('tcp_keepalives_idle') as idle, current_setting('tcp_user_timeout') as timeout,"
@@ -97,13 +97,13 @@ def test_so_do_those_of_pools(url: str) -> None:
 
 def test_a_standby_s_place_does_not_outlive_its_machine(url: str, port: int) -> None:
     before = len(seconds_to_ask(port))
-    standby = Standby(url, "default")
-    assert standby.active()
+    standby = LeaderElection(url, "default")
+    assert standby.try_acquire()
     time.sleep(0.5)  # until what was said last is acknowledged
 
     found = seconds_to_ask(port)
 
-    standby.leave()
+    standby.release()
     assert len(found) == before + 2
     assert max(found) <= 10
 

@@ -4,15 +4,15 @@ import pytest
 
 from schemas.database import open_async_pool
 from schemas.errors import RateLimited
-from serving.limits import Limiter
+from serving.limits import RateLimiter
 
 
-def spend(limiter: Limiter, count: int, key: str = "k") -> int:
+def spend(limiter: RateLimiter, count: int, key: str = "k") -> int:
     """How many of `count` requests were let pass."""
     passed = 0
     for _ in range(count):
         try:
-            limiter.take(key)
+            limiter.acquire(key)
             passed += 1
         except RateLimited:
             break
@@ -20,34 +20,34 @@ def spend(limiter: Limiter, count: int, key: str = "k") -> int:
 
 
 async def test_what_one_replica_let_pass_the_others_do_not(database_url: str) -> None:
-    first, second, third = (Limiter(60) for _ in range(3))
+    first, second, third = (RateLimiter(60) for _ in range(3))
     async with open_async_pool(database_url, size=2) as pool:
         for limiter in (first, second, third):
-            limiter.take("k")
-            await limiter.share(pool)
+            limiter.acquire("k")
+            await limiter.sync(pool)
         assert spend(first, 30) == 30
         for limiter in (first, second, third):
-            await limiter.share(pool)
+            await limiter.sync(pool)
         assert spend(second, 100) == pytest.approx(28, abs=2)
         for limiter in (second, third, first):
-            await limiter.share(pool)
+            await limiter.sync(pool)
         assert spend(third, 100) <= 2
         assert spend(first, 100) <= 2
         assert spend(third, 100, key="another") == 60
 
 
 async def test_a_key_that_rests_is_forgotten(database_url: str) -> None:
-    limiter = Limiter(60_000)
+    limiter = RateLimiter(60_000)
     async with open_async_pool(database_url, size=1) as pool:
-        limiter.take("k")
-        await limiter.share(pool)
-        await limiter.share(pool)
+        limiter.acquire("k")
+        await limiter.sync(pool)
+        await limiter.sync(pool)
         assert not limiter._buckets
         assert not limiter._totals
         async with pool.connection() as connection:
             await connection.execute("update rate_limit_usage set updated_at = now() - interval '2 hours'")
-        limiter.take("another")
-        await limiter.share(pool)
+        limiter.acquire("another")
+        await limiter.sync(pool)
         async with pool.connection() as connection:
             cursor = await connection.execute("select key, total from rate_limit_usage")
             assert await cursor.fetchall() == [{"key": "another", "total": 1}]

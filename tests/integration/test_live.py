@@ -75,7 +75,7 @@ def test_a_cancelled_chat_stops_and_leaves_nothing(service: Service, socket: Soc
     socket.next("token")
     socket.send(type="cancel", id="a")
     assert socket.next("error", "done")["error"]["code"] == "cancelled"
-    service.until(lambda: service.counted("hearken_streams") == 0)
+    service.until(lambda: service.counted("hearken_requests_in_flight") == 0)
     assert service.rows("select count(*) from turns") == [before]
     socket.send(type="chat", id="a", messages=ASK, max_tokens=2)
     assert socket.next("error", "done")["type"] == "done"
@@ -86,7 +86,7 @@ def test_leaving_stops_what_one_had_begun(service: Service) -> None:
         socket.send(type="auth", key=PUBLIC)
         socket.send(type="chat", id="a", messages=ASK, max_tokens=200, n=8, temperature=0)
         socket.next("token")
-    service.until(lambda: service.counted("hearken_streams") == 0)
+    service.until(lambda: service.counted("hearken_requests_in_flight") == 0)
 
 
 def test_a_vote_is_acknowledged_when_it_is_durable(service: Service, socket: Socket) -> None:
@@ -157,7 +157,7 @@ def test_an_admin_may_pin_a_policy(service: Service) -> None:
 
 
 def test_a_key_that_is_revoked_ends_its_sockets(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.app.state.keyring, "_remember", 0.1)
+    monkeypatch.setattr(service.services.keys, "_ttl", 0.1)
     key = "sk-hearken-soon-to-be-revoked"
     service.rows(
         "insert into keys (id, project, kind, hash) values ('passing', 'default', 'secret', %s) returning 1",

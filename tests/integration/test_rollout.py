@@ -57,7 +57,7 @@ async def test_what_was_taken_back_as_a_canary_is_nothing_to_go_back_to(connecti
     await rollout.promote(connection, "default", P2)
     await rollout.start_canary(connection, "default", P1, 0.5)
     assert (await route(connection)).previous == P1
-    taken = await rollout.take_back(connection, "default", P1, "rude")
+    taken = await rollout.rollback_policy(connection, "default", P1, "rude")
     assert (taken.live, taken.previous, taken.canary) == (P2, "p0", None)
     assert (await states(connection))[P1] == ("rolled_back", "rude")
     assert (await rollout.rollback(connection, "default", "no")).live == "p0"

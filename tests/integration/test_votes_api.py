@@ -10,10 +10,10 @@ import pytest
 
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
-from tests.voting import ADMIN, PUBLIC, SEALS, SECRET, STRANGER, a_turn, add_keys, serve_votes
+from tests.voting import ADMIN, PUBLIC, SECRET, SIGNER, STRANGER, a_turn, add_keys, serve_votes
 
 TURN = "chatcmpl-1"
-TOKEN = SEALS.feedback_token(TURN)
+TOKEN = SIGNER.feedback_token(TURN)
 THUMB = {"completion_id": TURN, "type": "thumb", "value": "up"}
 
 
@@ -155,7 +155,7 @@ async def test_a_body_that_is_no_vote_is_400(api: Api, pool: AsyncPool) -> None:
 
 async def test_who_may_vote(api: Api) -> None:
     token = {"feedback_token": TOKEN}
-    wrong = {"feedback_token": SEALS.feedback_token("chatcmpl-other")}
+    wrong = {"feedback_token": SIGNER.feedback_token("chatcmpl-other")}
     answers = {
         "admin": await api.vote(THUMB, key=ADMIN),
         "secret": await api.vote(THUMB, key=SECRET),
@@ -197,7 +197,7 @@ async def test_the_rater_is_who_was_answered_unless_a_secret_key_names_another(
     async with pool.connection() as connection:
         cursor = await connection.execute("select rater from feedback order by created_at")
         raters = [row["rater"] for row in await cursor.fetchall()]
-    assert raters == ["u_ada", SEALS.rater("default", "ben", "secret")]
+    assert raters == ["u_ada", SIGNER.rater_id("default", "ben", "secret")]
     assert "ben" not in raters[1]
 
 

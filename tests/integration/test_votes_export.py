@@ -13,7 +13,7 @@ import pytest
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.feedback import parse_vote
-from serving.votes import MOST_EXPORTS
+from serving.votes import MAX_EXPORTS
 from tests.voting import ADMIN, PUBLIC, SECRET, STRANGER, a_turn, add_keys, serve_votes
 
 EXPORT = "/v1/feedback/export"
@@ -149,9 +149,9 @@ async def client(store: Store, database_url: str) -> AsyncIterator[httpx.AsyncCl
 
 async def unread(client: httpx.AsyncClient, until: AsyncExitStack) -> list[httpx.Response]:
     """Open as many exports as are allowed, without reading them."""
-    streams = [client.stream("GET", EXPORT) for _ in range(MOST_EXPORTS)]
+    streams = [client.stream("GET", EXPORT) for _ in range(MAX_EXPORTS)]
     responses = [await until.enter_async_context(stream) for stream in streams]
-    assert [response.status_code for response in responses] == [200] * MOST_EXPORTS
+    assert [response.status_code for response in responses] == [200] * MAX_EXPORTS
     return responses
 
 
@@ -177,7 +177,7 @@ async def test_clients_that_read_slowly_leave_connections_for_others(client: htt
 async def test_a_client_that_reads_nothing_is_cut_off(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.votes.PATIENCE", 0.3)
+    monkeypatch.setattr("serving.votes.EXPORT_TIMEOUT", 0.3)
     async with AsyncExitStack() as slow:
         silent = await unread(client, slow)
         assert len(parsed(await another(client))) == 24

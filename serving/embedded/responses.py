@@ -1,39 +1,39 @@
-"""From tokens to the JSON of a chat completion: the chunks of a stream, or the one response."""
+"""Responses are built from tokens as OpenAI's JSON: the chunks of a stream, or one chat completion."""
 
 import time
 import uuid
 from collections import Counter
 from typing import Any
 
+from serving.embedded.detokenizer import Vocabulary
 from serving.embedded.protocol import ChatRequest
 from serving.embedded.sequence import Token
-from serving.embedded.text import Vocabulary
 
 
-class ChatReply:
-    """The completion of one request. `chunk` and `response` are alternatives."""
+class ChatResponse:
+    """The response to one chat request: `chunk` for each token of a stream, or `response` once."""
 
     def __init__(self, request: ChatRequest, prompt: list[int], vocabulary: Vocabulary) -> None:
         self._request = request
         self._prompt = prompt
         self._vocabulary = vocabulary
-        self._head = {
+        self._header = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": request.model,
         }
-        self._seen: Counter[int] = Counter()
+        self._generated: Counter[int] = Counter()
 
     def chunk(self, token: Token) -> dict[str, Any]:
-        first = not self._seen
-        role = {} if self._seen[token.choice] else {"role": "assistant"}
-        self._seen[token.choice] += 1
+        first = not self._generated
+        role = {} if self._generated[token.choice] else {"role": "assistant"}
+        self._generated[token.choice] += 1
         choice: dict[str, Any] = {"index": token.choice, "delta": {**role, "content": token.text}}
         choice["logprobs"] = {"content": [self._item(token)]} if self._request.logprobs else None
         choice["finish_reason"] = token.finish_reason
         if self._request.return_token_ids:
             choice["token_ids"] = [token.id]
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        chunk = {**self._header, "object": "chat.completion.chunk", "choices": [choice]}
         if first and self._request.return_token_ids:
             chunk["prompt_token_ids"] = self._prompt
         return chunk
@@ -41,11 +41,11 @@ class ChatReply:
     def usage_chunk(self) -> dict[str, Any] | None:
         if not (self._request.stream_options and self._request.stream_options.include_usage):
             return None
-        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
+        return {**self._header, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
 
     def response(self, tokens: list[Token]) -> dict[str, Any]:
-        self._seen.update(token.choice for token in tokens)
-        body = {**self._head, "object": "chat.completion", "usage": self._usage()}
+        self._generated.update(token.choice for token in tokens)
+        body = {**self._header, "object": "chat.completion", "usage": self._usage()}
         body["choices"] = [
             self._choice(choice, [token for token in tokens if token.choice == choice])
             for choice in range(self._request.n)
@@ -64,15 +64,15 @@ class ChatReply:
         return choice
 
     def _item(self, token: Token) -> dict[str, Any]:
-        tops = [self._described(*each) for each in token.top]
-        return {**self._described(token.id, token.logprob), "top_logprobs": tops}
+        tops = [self._logprob(*each) for each in token.top_logprobs]
+        return {**self._logprob(token.id, token.logprob), "top_logprobs": tops}
 
-    def _described(self, token: int, logprob: float) -> dict[str, Any]:
+    def _logprob(self, token: int, logprob: float) -> dict[str, Any]:
         text, raw = self._vocabulary.piece(token)
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": raw}
 
     def _usage(self) -> dict[str, int]:
-        return usage(len(self._prompt), self._seen.total())
+        return usage(len(self._prompt), self._generated.total())
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:

@@ -1,46 +1,47 @@
-"""From tokens back to text, one token at a time: whole characters only, and nothing past a stop string."""
+"""Incremental detokenization turns tokens into text one at a time: whole characters only, and no stop
+string."""
 
 import functools
 import re
 from typing import Any
 
-BROKEN = "\N{REPLACEMENT CHARACTER}"
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-class Text:
-    """The growing text of one reply. A character may span several tokens, and so may a stop string: what
-    could still turn into either is held back."""
+class Detokenizer:
+    """The text of one reply. Characters and stop strings may span several tokens, so text that may be the
+    beginning of either is held back."""
 
     def __init__(self, tokenizer: Any, stops: list[str]) -> None:
         self._tokenizer = tokenizer
         self._stops = stops
         self._ids: list[int] = []
-        self._context = 0  # decoding starts here, since some tokenizers treat the first token differently
-        self._read = 0  # tokens before this one are already text
+        self._start = 0  # decoding starts here, as some tokenizers decode the first token differently
+        self._decoded = 0  # tokens before this one are already text
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """The text that became certain with this token; often empty. Sets `stopped` at a stop string."""
+        """Returns the text that is certain with this token; often empty. Sets `stopped` at a stop string."""
         self._ids.append(token)
-        new = self._unread()
-        if not new or new.endswith(BROKEN):
+        new = self._decode_new()
+        if not new or new.endswith(_INCOMPLETE):
             return ""
-        self._context, self._read = self._read, len(self._ids)
+        self._start, self._decoded = self._decoded, len(self._ids)
         return self._release(new)
 
-    def rest(self) -> str:
-        """What was held back, at the end of the reply; a character that never became whole is dropped."""
-        text = self._release(self._unread().rstrip(BROKEN))
+    def flush(self) -> str:
+        """Returns the text held back at the end of the reply, without an incomplete character."""
+        text = self._release(self._decode_new().rstrip(_INCOMPLETE))
         if not self.stopped:
             text, self._held = text + self._held, ""
         return text
 
-    def _unread(self) -> str:
+    def _decode_new(self) -> str:
         decode = functools.partial(self._tokenizer.decode, skip_special_tokens=True)
-        known: str = decode(self._ids[self._context : self._read])
-        whole: str = decode(self._ids[self._context :])
+        known: str = decode(self._ids[self._start : self._decoded])
+        whole: str = decode(self._ids[self._start :])
         return whole[len(known) :]
 
     def _release(self, new: str) -> str:
@@ -56,13 +57,13 @@ class Text:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` could be the beginning of `stop`."""
+    """Returns how many characters at the end of `text` may be the beginning of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if stop.startswith(text[-size:])), 0)
 
 
 class Vocabulary:
-    """Each token as the API shows it: a string, and the exact bytes it stands for."""
+    """The vocabulary as the API shows it: `piece(id)` returns a token's string and its exact bytes."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -84,7 +85,8 @@ class Vocabulary:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The inverse of GPT-2's table: printable bytes stand for themselves, the others from U+0100 on."""
+    """Returns the inverse of GPT-2's byte table: printable bytes are themselves, the others start at
+    U+0100."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),

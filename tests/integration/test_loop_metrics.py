@@ -11,7 +11,7 @@ from schemas import lock_ids
 from schemas.database import AsyncPool, Pool
 from schemas.feedback import JUDGE, Thumb
 from schemas.settings import KafkaSettings, ServingSettings, Settings
-from serving.pulse import pulse
+from serving.loop_metrics import loop_metrics
 from tests.events import event, put
 from tests.scrape import shown
 from tests.voting import a_turn
@@ -20,22 +20,22 @@ from trainer.leader_election import LeaderElection
 BROKER = KafkaSettings(servers=["broker:9092"])
 
 
-def beats(database_url: str, **settings: Any) -> dict[str, float]:
-    return shown(pulse(Settings(database_url=database_url, **settings)))
+def scraped(database_url: str, **settings: Any) -> dict[str, float]:
+    return shown(loop_metrics(Settings(database_url=database_url, **settings)))
 
 
 def test_a_trainer_works_as_long_as_one_has_the_place(database_url: str) -> None:
     mine, standby, others = (LeaderElection(database_url, name) for name in ("default", "default", "another"))
     try:
         assert others.try_acquire()
-        assert beats(database_url)["hearken_trainer_active"] == 0
+        assert scraped(database_url)["hearken_trainer_active"] == 0
         assert mine.try_acquire()
         assert not standby.try_acquire()
-        assert beats(database_url)["hearken_trainer_active"] == 1
+        assert scraped(database_url)["hearken_trainer_active"] == 1
         mine.release()
-        assert beats(database_url)["hearken_trainer_active"] == 0
+        assert scraped(database_url)["hearken_trainer_active"] == 0
         assert standby.try_acquire()
-        assert beats(database_url)["hearken_trainer_active"] == 1
+        assert scraped(database_url)["hearken_trainer_active"] == 1
     finally:
         for each in (mine, standby, others):
             each.release()
@@ -45,17 +45,18 @@ def test_the_relay_is_missed_only_where_there_is_a_broker(database_url: str) -> 
     with psycopg.connect(database_url, autocommit=True) as connection:
         put(connection, event("a"))
         connection.execute("update outbox set created_at = now() - interval '90 seconds'")
-        assert not any("relay" in name for name in beats(database_url))
+        assert not any("relay" in name for name in scraped(database_url))
 
-        found = beats(database_url, kafka=BROKER)
+        found = scraped(database_url, kafka=BROKER)
         assert found["hearken_relay_active"] == 0
-        assert found["hearken_relay_oldest_seconds"] == pytest.approx(90, abs=10)
+        assert found["hearken_relay_lag_seconds"] == pytest.approx(90, abs=10)
+        assert found["hearken_relay_oldest_seconds"] == found["hearken_relay_lag_seconds"]  # its old name
 
         connection.execute("select pg_advisory_lock(%s)", [lock_ids.RELAY])
         connection.execute('update outbox set partition = 0, "offset" = 0')
-        found = beats(database_url, kafka=BROKER)
+        found = scraped(database_url, kafka=BROKER)
         assert found["hearken_relay_active"] == 1
-        assert found["hearken_relay_oldest_seconds"] == 0
+        assert found["hearken_relay_lag_seconds"] == 0
 
 
 async def test_votes_wait_when_a_rounds_worth_of_them_has_come(
@@ -76,7 +77,7 @@ async def test_votes_wait_when_a_rounds_worth_of_them_has_come(
         )
 
     def waiting() -> float:
-        return beats(database_url, trainer=trainer)["hearken_votes_waiting_seconds"]
+        return scraped(database_url, trainer=trainer)["hearken_votes_waiting_seconds"]
 
     assert waiting() == pytest.approx(600, abs=20)
     found = await store.find(recorded[3].id)
@@ -98,16 +99,16 @@ async def test_votes_wait_when_a_rounds_worth_of_them_has_come(
 
 
 def test_a_published_policy_that_does_not_go_live_is_noticed(database_url: str, pool: Pool) -> None:
-    assert beats(database_url)["hearken_promotion_waiting_seconds"] == 0
+    assert scraped(database_url)["hearken_promotion_waiting_seconds"] == 0
     with pool.connection() as connection:
         connection.execute(
             "insert into policies (project, id, base_digest, directory, digest, manifest, state, created_at)"
             " values ('default', 'p1-aaaaaa', '', '', '', '{}', 'published', now() - interval '3 minutes')"
         )
-    assert beats(database_url)["hearken_promotion_waiting_seconds"] == pytest.approx(180, abs=10)
+    assert scraped(database_url)["hearken_promotion_waiting_seconds"] == pytest.approx(180, abs=10)
     canary = ServingSettings(promotion="canary")
-    assert "hearken_promotion_waiting_seconds" not in beats(database_url, serving=canary)
+    assert "hearken_promotion_waiting_seconds" not in scraped(database_url, serving=canary)
 
 
 def test_a_database_that_is_away_shows_nothing_and_breaks_nothing() -> None:
-    assert beats("postgresql://127.0.0.1:1/nothing") == {}
+    assert scraped("postgresql://127.0.0.1:1/nothing") == {}

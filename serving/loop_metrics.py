@@ -1,7 +1,7 @@
-"""The pulse of the loop behind serving: whether anybody works on what waits, and for how long it has waited.
+"""Loop metrics show whether a trainer and a relay are active, and how long votes and policies have waited.
 
-Serving shows it although others do the work, as it is there when they are not. It is asked of Postgres at
-each scrape; what is not part of an installation (a broker, promotion by itself) has no samples.
+Serving exports them for the other processes, since it runs when those do not. Each scrape queries Postgres.
+Parts that an installation does not have (a broker, direct promotion) have no samples.
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.rows import DictRow
 
 from schemas import lock_ids
-from schemas.database_metrics import DatabaseMetrics
+from schemas.database_metrics import DatabaseMetrics, with_old_name
 from schemas.feedback import JUDGE
 from schemas.settings import Settings
 
-_PULSE = """
+_QUERY = """
 with held as (
     select classid::bigint as high, objid::bigint as low, objsubid from pg_locks
     where locktype = 'advisory' and granted
@@ -39,8 +39,8 @@ select
 """
 
 
-def pulse(settings: Settings) -> DatabaseMetrics:
-    """Votes wait once there are as many as start a round; fewer may wait as long as they are few."""
+def loop_metrics(settings: Settings) -> DatabaseMetrics:
+    """Returns the collector. Votes count as waiting once there are as many as start a round."""
     parameters = {
         "trainer": lock_ids.TRAINER,
         "relay": lock_ids.RELAY,
@@ -52,25 +52,26 @@ def pulse(settings: Settings) -> DatabaseMetrics:
     def metrics(row: DictRow) -> Iterator[Metric]:
         broker = bool(settings.kafka.servers)
         direct = settings.serving.promotion == "direct"
-        yield GaugeMetricFamily("hearken_trainer_active", "1 while a trainer works.", row["trainer"])
+        yield GaugeMetricFamily("hearken_trainer_active", "1 while a trainer is active.", row["trainer"])
         yield GaugeMetricFamily(
-            "hearken_relay_active", "1 while a relay works.", row["relay"] if broker else None
+            "hearken_relay_active", "1 while a relay is active.", row["relay"] if broker else None
         )
-        yield GaugeMetricFamily(
-            "hearken_relay_oldest_seconds",
-            "Age of the oldest event in the outbox that the broker has not, seconds.",
+        lag = GaugeMetricFamily(
+            "hearken_relay_lag_seconds",
+            "Age of the oldest event in the outbox that the broker does not have, seconds.",
             row["unpublished"] if broker else None,
         )
+        yield from with_old_name(lag, "hearken_relay_oldest_seconds")
         yield GaugeMetricFamily(
             "hearken_votes_waiting_seconds",
-            "Age of the oldest vote since the last round that published or had nothing to learn from; 0 while"
-            " they are fewer than start a round.",
+            "Age of the oldest vote since the last round that published or was skipped, seconds; 0 while the"
+            " votes are fewer than start a round.",
             row["unlearned"],
         )
         yield GaugeMetricFamily(
             "hearken_promotion_waiting_seconds",
-            "Age of the oldest published policy that is to go live by itself and did not yet, seconds.",
+            "Age of the oldest published policy that awaits its direct promotion, seconds.",
             row["unpromoted"] if direct else None,
         )
 
-    return DatabaseMetrics(settings.database_url or "", _PULSE, parameters, metrics)
+    return DatabaseMetrics(settings.database_url or "", _QUERY, parameters, metrics)

@@ -1,7 +1,5 @@
-"""Every failure in OpenAI's envelope: what a client did wrong, what is missing, what broke here.
-
-Handlers for the whole application, and one translation for places that answer inside a stream or socket.
-"""
+"""Exception handlers answer every failure in OpenAI's error envelope: bad requests, missing resources, failed
+dependencies, and bugs. `to_request_error` does the same where a stream or websocket has begun."""
 
 import psycopg
 import structlog
@@ -13,11 +11,12 @@ from starlette.responses import JSONResponse, Response
 
 from schemas.errors import EngineError, InvalidRequest, RequestError, Unavailable
 from schemas.wire import path
+from serving.services import services
 
 log = structlog.get_logger()
 
-# What the service recovers from by telling the client to come back.
-PASSING = (EngineError, psycopg.OperationalError, PoolTimeout)
+TRANSIENT_ERRORS = (EngineError, psycopg.OperationalError, PoolTimeout)
+"""Failures of a dependency, after which the client is told to retry."""
 
 
 class RouteError(RequestError):
@@ -41,11 +40,11 @@ class InternalError(RequestError):
     """A bug in this service. The client gets an id; the operator finds the traceback in the log under it."""
 
     def __init__(self, request_id: str) -> None:
-        super().__init__(f"Something broke here; it is in the log as {request_id}.")
+        super().__init__(f"An internal error occurred; the server's log has it under {request_id}.")
 
 
-def as_request_error(error: Exception) -> RequestError:
-    """What to tell a client about an error that has a name in PASSING, or is for clients already."""
+def to_request_error(error: Exception) -> RequestError:
+    """Returns the client's version of a RequestError or of one of TRANSIENT_ERRORS."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, EngineError):
@@ -53,30 +52,31 @@ def as_request_error(error: Exception) -> RequestError:
     return Unavailable("The database does not answer; try again soon.", code="database_unavailable")
 
 
-def respond(request: Request, error: RequestError) -> Response:
-    """The error as a response, counted."""
-    request.app.state.metrics.refused.labels(error.code).inc()
+def _respond(request: Request, error: RequestError) -> Response:
+    services(request).metrics.refused.labels(error.code).inc()
     return JSONResponse(error.envelope(), error.status, error.headers())
 
 
 def install(app: FastAPI) -> None:
+    """Registers the handlers on the application."""
+
     @app.exception_handler(RequestError)
-    async def refused(request: Request, error: RequestError) -> Response:
-        return respond(request, error)
+    async def request_error(request: Request, error: RequestError) -> Response:
+        return _respond(request, error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
         problem = error.errors()[0]
         param = path(*problem["loc"][1:])
-        return respond(request, InvalidRequest(f"{param}: {problem['msg']}.", param=param or None))
+        return _respond(request, InvalidRequest(f"{param}: {problem['msg']}.", param=param or None))
 
     @app.exception_handler(HTTPException)
-    async def unrouted(request: Request, error: HTTPException) -> Response:
-        return respond(request, RouteError(error))
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        return _respond(request, RouteError(error))
 
-    async def passing(request: Request, error: Exception) -> Response:
-        log.error("not_answered", error=type(error).__name__, detail=str(error).splitlines()[:1])
-        return respond(request, as_request_error(error))
+    async def transient_error(request: Request, error: Exception) -> Response:
+        log.error("dependency_failed", error=type(error).__name__, detail=str(error).splitlines()[:1])
+        return _respond(request, to_request_error(error))
 
-    for kind in PASSING:
-        app.add_exception_handler(kind, passing)
+    for kind in TRANSIENT_ERRORS:
+        app.add_exception_handler(kind, transient_error)

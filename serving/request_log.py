@@ -1,8 +1,8 @@
-"""The log of requests: which one, how it ended, how long it took. Never what people wrote."""
+"""The request log is ASGI middleware that logs and counts each request: id, route, status, duration. It never
+logs what people wrote."""
 
 import secrets
 import time
-from typing import Any
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -10,19 +10,20 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.errors import InvalidRequest, RequestError
-from serving.envelope import InternalError
+from serving.error_handlers import InternalError
+from serving.metrics import Metrics
 
 log = structlog.get_logger()
 
-_ROUTINE = ("/healthz", "/readyz", "/metrics")  # asked for every few seconds by machines
+_PROBE_ROUTES = ("/healthz", "/readyz", "/metrics")  # requested by machines every few seconds
 
 
 class RequestLog:
-    """Names each request, logs and counts its end, and turns what nobody expected into a plain 500."""
+    """Gives each request an id, logs and counts how it ended, and turns unexpected exceptions into a 500."""
 
-    def __init__(self, app: ASGIApp, state: Any) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
-        self._state = state
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -31,10 +32,10 @@ class RequestLog:
         request_id = f"req-{secrets.token_hex(8)}"
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        begun = time.monotonic()
+        started = time.monotonic()
         status = 0
 
-        async def named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -43,34 +44,34 @@ class RequestLog:
             await send(message)
 
         async def fail(error: RequestError) -> None:
-            self._state.metrics.refused.labels(error.code).inc()
-            await JSONResponse(error.envelope(), error.status)(scope, receive, named)
+            self._metrics.refused.labels(error.code).inc()
+            await JSONResponse(error.envelope(), error.status)(scope, receive, send_with_id)
 
         try:
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-                await fail(InvalidRequest("The address holds a NUL.", code="invalid_text"))
+                await fail(InvalidRequest("The address contains a NUL character.", code="invalid_text"))
             else:
-                await self._app(scope, receive, named)
-        except ClientDisconnect:  # before it had sent its whole request
-            log.info("client_gone")
+                await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:  # before the client had sent its whole request
+            log.info("client_disconnected")
         except Exception:
             log.exception("request_failed")
             if status:
                 raise
             await fail(InternalError(request_id))
         finally:
-            self._record(scope, status, time.monotonic() - begun)
+            self._record(scope, status, time.monotonic() - started)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        self._state.metrics.requests.labels(route, scope["method"], status).inc()
-        self._state.metrics.seconds.labels(route).observe(seconds)
-        tell = log.debug if route in _ROUTINE else log.info
-        tell(
+        self._metrics.requests.labels(route, scope["method"], status).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        write = log.debug if route in _PROBE_ROUTES else log.info
+        write(
             "request",
             method=scope["method"],
             route=route,
-            status=status,  # 0: the client left before there was one
+            status=status,  # 0: the client disconnected before the response began
             seconds=round(seconds, 4),
             key=scope.get("state", {}).get("key_id"),
         )

@@ -1,0 +1,239 @@
+"""A chat completion is one request being answered: it is assigned a policy, streamed, and recorded as a turn.
+
+The turn is durable before its completion id and feedback token reach the client, so everything that a client
+has been given can be voted on. A completion that ends early (the client disconnects, the engine fails) leaves
+nothing behind.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from schemas.chat import DEFAULT_MODEL, ChatRequest
+from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound
+from schemas.turns import Reply, Turn, new_id
+from serving.engine import Delta
+from serving.keys import Caller
+from serving.router import Assignment
+from serving.services import Services
+
+_POLICY_ID = re.compile(r"p\d+(-[0-9a-f]{6})?")
+UNSTORED_PREFIX = "chatcmpl-nostore-"
+"""The beginning of a completion's id where nothing was stored (`store: false`)."""
+
+
+class _Choice:
+    """The text and tokens of one choice so far."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.token_ids: list[int] = []
+        self.logprobs: list[dict[str, Any]] = []
+        self.finish_reason = ""
+
+    def add(self, delta: Delta, text: str) -> None:
+        self.pieces.append(text)
+        self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs
+        self.finish_reason = delta.finish_reason or self.finish_reason
+
+
+class Completion:
+    """The completion of one chat request. The constructor generates nothing yet; it raises Forbidden,
+    NotFound, InvalidRequest or Unavailable when the request cannot be answered."""
+
+    def __init__(self, services: Services, caller: Caller, request: ChatRequest) -> None:
+        max_choices = services.settings.serving.max_choices
+        if request.n > max_choices:
+            raise InvalidRequest(f"n may be at most {max_choices}.", param="n")
+        self._services = services
+        self._caller = caller
+        self._request = request
+        self._started = time.monotonic()
+        self.created = int(time.time())
+        self.id = new_id() if request.store else UNSTORED_PREFIX + secrets.token_hex(12)
+        self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
+        user = request.user or f"conversation:{self.conversation_id}"
+        self.rater = services.signer.rater_id(caller.project, user, caller.kind)
+        self.assignment = _assign(services, caller, request.model, self.conversation_id)
+        self.messages = _with_system_prompt(request, services.router.route(caller.project).system_prompt)
+        self._choices = [_Choice() for _ in range(request.n)]
+        self._prompt: list[int] = []
+        self._max_tokens: int | None = request.max_tokens or services.settings.serving.max_tokens
+
+    async def deltas(self) -> AsyncGenerator[Delta]:
+        """Yields the reply as it is generated; see `Fleet.stream` for its errors. Closing it stops the
+        engine."""
+        fleet, metrics = self._services.fleet, self._services.metrics
+        with fleet.hold(self.assignment.policy), metrics.requests_in_flight.track_inprogress():
+            async with aclosing(self._generate()) as deltas:
+                async for delta in deltas:
+                    if delta.prompt_token_ids is not None:
+                        self._prompt = delta.prompt_token_ids
+                        self._check_length(fleet.context)
+                        metrics.time_to_first_token.observe(time.monotonic() - self._started)
+                    # A byte-level model can generate NUL, which Postgres cannot store.
+                    text = delta.text.replace("\0", "\ufffd")
+                    self._choices[delta.choice].add(delta, text)
+                    yield Delta(
+                        delta.choice, text, delta.token_ids, delta.logprobs, delta.finish_reason, None
+                    )
+
+    def _check_length(self, context: int | None) -> None:
+        """Raises InvalidRequest for a prompt that leaves no room for max_tokens, where vLLM would cut the
+        reply."""
+        wanted = len(self._prompt) + (self._request.max_tokens or 0)
+        if context is not None and wanted > context:
+            raise InvalidRequest(
+                f"The prompt's {len(self._prompt)} tokens and max_tokens are {wanted} tokens; the context "
+                f"holds {context}.",
+                code="context_length_exceeded",
+                param="max_tokens",
+            )
+
+    async def _generate(self) -> AsyncGenerator[Delta]:
+        try:
+            async with aclosing(self._stream()) as deltas:
+                async for delta in deltas:
+                    yield delta
+            return
+        except InvalidRequest as error:
+            if error.code != "context_length_exceeded" or self._request.max_tokens is not None:
+                raise
+        # The default max_tokens did not fit, so the reply may use the rest of the context.
+        self._max_tokens = None
+        async with aclosing(self._stream()) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    def _stream(self) -> AsyncGenerator[Delta]:
+        sampling = {
+            **self._request.sampling(self._max_tokens),
+            "top_logprobs": self._request.top_logprobs or 0,
+        }
+        return self._services.fleet.stream(
+            self.assignment.policy, self.conversation_id, self.messages, sampling
+        )
+
+    async def record(self) -> None:
+        """Stores the turn, unless the client asked that nothing be stored, and counts it. Raises EngineError
+        for a reply without an end."""
+        self._check_finished()
+        metrics = self._services.metrics
+        metrics.tokens.labels("prompt").inc(len(self._prompt))
+        metrics.tokens.labels("completion").inc(self._completion_tokens())
+        metrics.replies.labels(self.assignment.policy).inc(len(self._choices))
+        if not self._request.store:
+            return
+        replies = [
+            Reply(
+                choice=index,
+                policy=self.assignment.policy,
+                propensity=self.assignment.propensity,
+                text="".join(choice.pieces),
+                token_ids=choice.token_ids,
+                logprobs=[item["logprob"] for item in choice.logprobs],
+                finish_reason=choice.finish_reason,
+            )
+            for index, choice in enumerate(self._choices)
+        ]
+        await self._services.store.record_turn(
+            Turn(
+                id=self.id,
+                project=self._caller.project,
+                conversation_id=self.conversation_id,
+                rater=self.rater,
+                key_id=self._caller.key_id,
+                messages=self.messages,
+                prompt_token_ids=self._prompt,
+                sampling=self._request.sampling(self._max_tokens),
+                replies=replies,
+                metadata=dict(self._request.metadata),
+            )
+        )
+
+    def _check_finished(self) -> None:
+        for index, choice in enumerate(self._choices):
+            if not choice.finish_reason:
+                raise EngineError(
+                    f"{self.id}, {self.assignment.policy}: choice {index} has no end after "
+                    f"{len(choice.token_ids)} tokens",
+                    url=", ".join(self._services.settings.vllm.urls),
+                )
+
+    def header(self, kind: str) -> dict[str, Any]:
+        """Returns the fields that a completion and each of its chunks share."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self._request.model,
+            "system_fingerprint": self.assignment.policy,
+        }
+
+    def response(self) -> dict[str, Any]:
+        """Returns OpenAI's whole response; call it after `record`."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": "".join(choice.pieces), "refusal": None},
+                "logprobs": self.logprobs(choice.logprobs),
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(self._choices)
+        ]
+        return {
+            **self.header("chat.completion"),
+            "choices": choices,
+            "usage": self.usage(),
+            "hearken": self.extension(),
+        }
+
+    def logprobs(self, items: list[dict[str, Any]]) -> dict[str, Any] | None:
+        return {"content": items, "refusal": None} if self._request.logprobs else None
+
+    def usage(self) -> dict[str, int]:
+        prompt, completion = len(self._prompt), self._completion_tokens()
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+
+    def extension(self) -> dict[str, Any]:
+        """Returns the `hearken` field, Hearken's addition to OpenAI's response: the policies that answered,
+        and the feedback token."""
+        return {
+            "turn_id": self.id,
+            "conversation_id": self.conversation_id,
+            "policies": [self.assignment.policy] * len(self._choices),
+            "feedback_token": self._services.signer.feedback_token(self.id) if self._request.store else None,
+        }
+
+    def _completion_tokens(self) -> int:
+        return sum(len(choice.token_ids) for choice in self._choices)
+
+
+def _assign(services: Services, caller: Caller, model: str, conversation_id: str) -> Assignment:
+    """Returns the routed policy, or the one that an admin key pins. Raises Forbidden or NotFound."""
+    if model == DEFAULT_MODEL:
+        return services.router.assign(caller.project, conversation_id)
+    if caller.kind != "admin" and _POLICY_ID.fullmatch(model):
+        raise Forbidden(f"Only an admin key may choose a policy; use model {DEFAULT_MODEL}.")
+    if model not in services.router.route(caller.project).policies() or not services.fleet.serves(model):
+        raise NotFound(
+            f"There is no model {model[:64]} here now; GET /v1/models lists those there are.",
+            code="model_not_found",
+            param="model",
+        )
+    return Assignment(model, 1.0)
+
+
+def _with_system_prompt(request: ChatRequest, system_prompt: str | None) -> list[dict[str, Any]]:
+    messages = [message.model_dump() for message in request.messages]
+    if system_prompt and all(message["role"] != "system" for message in messages):
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages

@@ -1,0 +1,116 @@
+"""`Services` is the composition root of the API process: it holds all that request handlers share.
+
+The engines, the database and the first policy may come up later than this process; until then requests are
+answered 503.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from starlette.requests import HTTPConnection
+
+from feedback import retention
+from feedback.store import Store
+from schemas.database import AsyncPool, open_async_pool
+from schemas.settings import Settings
+from serving.fleet import Fleet
+from serving.hub import Hub
+from serving.keys import KeyCache, ensure_signing_secret
+from serving.limits import RateLimiter
+from serving.metrics import Metrics
+from serving.router import Router
+from serving.swap import Swap
+from serving.token_signer import TokenSigner
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The shared parts of one application. They are built before the first request, so none is ever missing.
+
+    `tasks` run beside the requests until the process ends.
+    """
+
+    settings: Settings
+    metrics: Metrics
+    pool: AsyncPool
+    store: Store
+    signer: TokenSigner
+    keys: KeyCache
+    limiter: RateLimiter
+    router: Router
+    fleet: Fleet
+    swap: Swap
+    hub: Hub
+    tasks: list[asyncio.Task[None]]
+
+
+def services(connection: HTTPConnection) -> Services:
+    """Returns the services of the application that handles this request or websocket."""
+    found: Services = connection.app.state.services
+    return found
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+    """Builds the services over `settings.database_url` and starts their tasks; on exit, ends both."""
+    async with open_async_pool(
+        settings.database_url or "", size=settings.connections, statement_timeout=settings.statement_timeout
+    ) as pool:
+        async with pool.connection() as connection:
+            signer = TokenSigner(await ensure_signing_secret(connection))
+        store = Store(pool)
+        limiter = RateLimiter(settings.serving.requests_per_minute)
+        router = Router(settings.serving.base_share)
+        fleet = Fleet(
+            settings.vllm.urls, settings.serving.engine_timeout, _context_length(Path(settings.model))
+        )
+        hub = Hub(pool, store)
+        swap = Swap(settings, pool, fleet, router, metrics, hub.announce)
+        tasks = [
+            asyncio.create_task(swap.run(), name="swap"),
+            asyncio.create_task(limiter.run(pool), name="limiter"),
+            asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
+        ]
+        for task in tasks:
+            task.add_done_callback(_log_end)
+        try:
+            yield Services(
+                settings=settings,
+                metrics=metrics,
+                pool=pool,
+                store=store,
+                signer=signer,
+                keys=KeyCache(pool),
+                limiter=limiter,
+                router=router,
+                fleet=fleet,
+                swap=swap,
+                hub=hub,
+                tasks=tasks,
+            )
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await fleet.close()
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        log.critical("background_task_ended", task=task.get_name(), exc_info=task.exception())
+
+
+def _context_length(model: Path) -> int | None:
+    """Returns the base model's context length in tokens, or None where its configuration has none."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    found = config.get("max_position_embeddings") or config.get("text_config", {}).get(
+        "max_position_embeddings"
+    )
+    return found if isinstance(found, int) else None

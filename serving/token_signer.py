@@ -1,0 +1,36 @@
+"""The token signer computes HMAC-SHA-256 tags under the installation's secret: feedback tokens, which can be
+verified without the database, and pseudonyms of end users."""
+
+import base64
+import hashlib
+import hmac
+
+from serving.keys import Kind
+
+
+class TokenSigner:
+    """Signs and verifies with HMAC-SHA-256 (RFC 2104) under one secret."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def feedback_token(self, completion_id: str) -> str:
+        """Returns the token that allows voting on this completion and on nothing else."""
+        return base64.urlsafe_b64encode(self._mac("feedback", completion_id)[:24]).decode()
+
+    def verify(self, completion_id: str, token: str) -> bool:
+        """Returns whether `token` is this completion's feedback token; the comparison takes constant time."""
+        return hmac.compare_digest(self.feedback_token(completion_id).encode(), token.encode())
+
+    def rater_id(self, project: str, user: str, kind: Kind) -> str:
+        """Returns the pseudonym under which a person's votes are stored; it does not reveal the name.
+
+        Anybody may hold a publishable key and claim to be anyone, so a `user` that such a key names is never
+        the person whom another key names. A `user` therefore has at most two pseudonyms, and both follow from
+        the name.
+        """
+        label = "claimed" if kind == "publishable" else "rater"
+        return "u_" + self._mac(label, project, user).hex()[:32]
+
+    def _mac(self, *parts: str) -> bytes:
+        return hmac.digest(self._secret, "\0".join(parts).encode(), hashlib.sha256)
