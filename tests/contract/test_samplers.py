@@ -1,12 +1,12 @@
 """The contract of samplers: they return replies of the current adapter with its log-probabilities."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 import torch
-from engines import World, start_vllm
+from engines import World
 
 from schemas.errors import EngineError
 from schemas.policies import TRAINING
@@ -21,11 +21,6 @@ REPLIES, MAX_TOKENS = 4, 24
 SPEC = SamplingSpec(REPLIES, MAX_TOKENS)
 
 MakeSampler = Callable[[Backbone, int], Sampler]
-
-
-@pytest.fixture(scope="module")
-def vllm_url(world: World) -> Iterator[str]:
-    yield from start_vllm(world.base, adapters=4, streams=16)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from schemas.settings import KafkaSettings
 from tests.broker import Broker
 from tests.crowd import Crowd
 from tests.failpoints import TIMEOUT, Failpoints
-from tests.faults import SETTINGS, policies_after
+from tests.faults import QUICK_ROUNDS, SETTINGS, policies_after
 from tests.installation import Installation, wait
 
 SIDES = ("before", "after")
@@ -46,12 +46,17 @@ RESTS: LiteralString = """
 
 
 @pytest.mark.timeout(1800)
-def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path) -> None:
+def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path, tiny_base: Path) -> None:
     broker = Broker()
     broker.start()
     failpoints = Failpoints(tmp_path / "crashes")
-    kafka = {"HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]'}
-    installation = Installation(tmp_path / "data", **SETTINGS, **kafka, **failpoints.environment)
+    settings = {
+        **SETTINGS,
+        **QUICK_ROUNDS,
+        "HEARKEN_MODEL": str(tiny_base),
+        "HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]',
+    }
+    installation = Installation(tmp_path / "data", **settings, **failpoints.environment)
 
     def die(*commits: str, cause: Callable[[], object] = lambda: None) -> None:
         for commit in commits:

@@ -12,25 +12,31 @@ from tests.crowd import Crowd
 from tests.installation import Installation
 from tests.second_replica import SecondReplica
 
-FAULTS = 50
+FAULTS = 24  # each process is killed twice and paused twice; tests.bench.faults has 1,000
+BETWEEN = (0.3, 3.0)  # seconds between faults
 SEED = 7
 MAX_RECOVERY = 30.0
 """Limit of the recovery time at p95 on any machine, seconds. tests.bench.faults measures the target."""
 
 
 @pytest.mark.timeout(900)
-def test_nothing_acknowledged_is_lost_and_learning_goes_on(tmp_path: Path) -> None:
+def test_nothing_acknowledged_is_lost_and_learning_goes_on(tmp_path: Path, tiny_base: Path) -> None:
     broker = Broker()
     broker.start()
-    kafka = {"HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]'}
+    settings = {
+        **faults.SETTINGS,
+        **faults.QUICK_ROUNDS,
+        "HEARKEN_MODEL": str(tiny_base),
+        "HEARKEN_KAFKA__SERVERS": f'["{broker.address}"]',
+    }
     try:
         with (
-            Installation(tmp_path, **faults.SETTINGS, **kafka) as installation,
+            Installation(tmp_path, **settings) as installation,
             SecondReplica(installation) as replica,
         ):
             crowd = Crowd(installation, replica.url, kafka=KafkaSettings(servers=[broker.address]))
             victims = faults.victims(installation, replica, broker)
-            report = faults.run(crowd, victims, FAULTS, SEED, print)
+            report = faults.run(crowd, victims, FAULTS, SEED, print, BETWEEN)
             print(report.table(), report.acknowledged, sep="\n")
             assert report.problems == []
             assert report.acknowledged > 40

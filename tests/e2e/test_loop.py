@@ -8,7 +8,11 @@ from tests.installation import ADMIN_KEY, Installation
 
 
 def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
-    settings = {"HEARKEN_TRAINER__ROUND_VOTES": "25", "HEARKEN_TRAINER__MIN_VOTES": "25"}
+    settings = {
+        "HEARKEN_TRAINER__ROUND_VOTES": "25",
+        "HEARKEN_TRAINER__MIN_VOTES": "25",
+        "HEARKEN_TRAINER__GATE__KNOWLEDGE_QUESTIONS": "64",
+    }
     with Installation(tmp_path, **settings) as installation:
         answer = subprocess.run(
             [
@@ -19,7 +23,7 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
                     "--users",
                     "8",
                     "--votes",
-                    "100",
+                    "60",
                     "--minutes",
                     "2.3",
                     "--rate",

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from schemas.database import AsyncPool, open_async_pool
@@ -12,14 +13,9 @@ from schemas.settings import Settings
 from tests.conftest import new_database
 from tests.contract.engines import start_embedded
 from tests.missing_programs import skip_reason
-from tests.service import Service, run_service, write_base
+from tests.service import Service, run_service
 from tests.voting import add_keys
 from trainer.model.backbone import Backbone
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +23,19 @@ def backbone(tiny_base: Path) -> Backbone:
     return Backbone(tiny_base, Settings().trainer.rl)
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_base: Path) -> Iterator[str]:
-    """An engine process over `tiny_base`, with room for six adapters and none loaded."""
+@pytest.fixture(scope="session")
+def engine_url(tiny_base: Path) -> Iterator[str]:
     yield from start_embedded(tiny_base, "--max-loras", "6")
+
+
+@pytest.fixture(scope="module")
+def engine(engine_url: str) -> str:
+    """An engine process over `tiny_base`, with room for six adapters and none loaded."""
+    with httpx.Client(base_url=engine_url, timeout=30) as client:
+        for model in client.get("/v1/models").json()["data"]:
+            if model.get("parent"):
+                client.post("/v1/unload_lora_adapter", json={"lora_name": model["id"]}).raise_for_status()
+    return engine_url
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import torch
 
 from schemas.settings import RLSettings, TrainerSettings
 from tests.contract.engines import random_model, shared_tokenizer
-from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.device import Rates
 from trainer.planning import plan as module
@@ -35,12 +34,6 @@ def _known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 @functools.cache
 def planned(base: Path, **rl: int | bool | str) -> Plan:
     return plan(TrainerSettings(rl=RLSettings(**{"max_tokens": 24, **rl})), base, 40)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base of two layers, whose plan takes two seconds."""
-    return write_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(params=["llama", "qwen3", "gemma3"])
@@ -72,8 +65,8 @@ def test_the_kv_cache_has_the_size_of_its_shape() -> None:
     assert sampling[MERGED] > 10 * 2**20
 
 
-def test_gradient_checkpointing_needs_less_memory_and_more_time(tiny: Path) -> None:
-    default, checkpointed = planned(tiny), planned(tiny, gradient_checkpointing=True)
+def test_gradient_checkpointing_needs_less_memory_and_more_time(tiny_base: Path) -> None:
+    default, checkpointed = planned(tiny_base), planned(tiny_base, gradient_checkpointing=True)
     kept, recomputed = (each.phases["training"].peak[ACTIVATIONS] for each in (default, checkpointed))
     assert recomputed < 0.75 * kept
     assert checkpointed.phases["training"].flops > 1.2 * default.phases["training"].flops
@@ -81,14 +74,14 @@ def test_gradient_checkpointing_needs_less_memory_and_more_time(tiny: Path) -> N
     assert checkpointed.phases["sampling"].peak == default.phases["sampling"].peak
 
 
-def test_more_and_longer_replies_take_more(tiny: Path) -> None:
-    starter, some = planned(MODEL_DIR), planned(tiny)
+def test_more_and_longer_replies_take_more(tiny_base: Path) -> None:
+    starter, some = planned(MODEL_DIR), planned(tiny_base)
     assert starter.fits
     assert not starter.savings
-    alone = planned(tiny, base_sft_coef=0)
+    alone = planned(tiny_base, base_sft_coef=0)
     assert alone.seconds < some.seconds
-    assert planned(tiny, samples_per_prompt=16, base_sft_coef=0).seconds > 1.5 * alone.seconds
-    longer = planned(tiny, max_tokens=96)
+    assert planned(tiny_base, samples_per_prompt=16, base_sft_coef=0).seconds > 1.5 * alone.seconds
+    longer = planned(tiny_base, max_tokens=96)
     assert longer.peak > some.peak
     assert longer.seconds > 2 * some.seconds
 
@@ -101,22 +94,22 @@ def test_logits_of_a_large_vocabulary_are_never_whole(tmp_path: Path) -> None:
     assert 0 < planned(tmp_path, max_tokens=96).phases["training"].peak[LOGITS] < 1.5 * whole
 
 
-def test_replies_that_vllm_samples_take_no_time_here(tiny: Path) -> None:
-    assert planned(tiny, sampler="vllm").phases["sampling"].seconds == 0
+def test_replies_that_vllm_samples_take_no_time_here(tiny_base: Path) -> None:
+    assert planned(tiny_base, sampler="vllm").phases["sampling"].seconds == 0
 
 
 def test_it_names_settings_that_save_memory_if_it_does_not_fit(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "free_memory", lambda device: -(2**40))
-    found = planned(tiny, max_tokens=90)
+    found = planned(tiny_base, max_tokens=90)
     assert not found.fits
     assert found.savings["trainer.rl.gradient_checkpointing = true"] < found.peak
 
 
-def test_the_command_prints_json(tiny: Path) -> None:
+def test_the_command_prints_json(tiny_base: Path) -> None:
     command = [sys.executable, "-m", "deploy.cli", "train", "--plan", "--json", "--prompt-tokens", "40"]
-    environment = os.environ | {"HEARKEN_MODEL": str(tiny)}
+    environment = os.environ | {"HEARKEN_MODEL": str(tiny_base)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     found = json.loads(done.stdout)
     assert done.returncode == (0 if found["fits"] else 1)
