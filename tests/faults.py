@@ -34,6 +34,7 @@ SETTINGS = {
 """Settings of an installation that trains often, under clients that never pause."""
 
 QUICK_ROUNDS = {
+    "HEARKEN_SERVING__MAX_TOKENS": "24",  # three turns of random replies fit the context of 256
     "HEARKEN_TRAINER__RL__PROMPTS_PER_STEP": "4",
     "HEARKEN_TRAINER__RL__MAX_TOKENS": "12",
     "HEARKEN_TRAINER__RL__NO_EOS_PENALTY": "0",
