@@ -59,12 +59,17 @@ class EmbeddedPostgres:
         pid = self._pid()
         if pid is None or psutil.pid_exists(pid):  # else Postgres takes the pid for a running server
             (self.directory / "postmaster.pid").unlink(missing_ok=True)
-        command = [
-            self._server.bin_path / "pg_ctl", "restart", "-w", "-t", "2", "-D", self.directory,
-            "-l", self._server.log,
-        ]  # fmt: skip
+        self._pg_ctl("restart", "-w", "-t", "2", "-l", self._server.log)
+
+    def stop(self) -> None:
+        """Stops the server cleanly, even if others are connected.
+
+        The wheel's own function knows only the process that it started: it would leave a restarted server."""
+        self._pg_ctl("stop", "-w")
+
+    def _pg_ctl(self, *words: str | Path) -> None:
         subprocess.run(
-            command,
+            [self._server.bin_path / "pg_ctl", *words, "-D", self.directory],
             user=self._server.system_user,
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
@@ -72,10 +77,6 @@ class EmbeddedPostgres:
             stderr=subprocess.DEVNULL,
             check=False,
         )
-
-    def stop(self) -> None:
-        """Stops the server cleanly, even if others are connected."""
-        self._server.stop()
 
     def _pid(self) -> int | None:
         """Returns the pid in the server's pid file, if there is one."""

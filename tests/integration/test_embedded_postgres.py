@@ -19,6 +19,7 @@ def postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
     found = EmbeddedPostgres(tmp_path / "postgres")
     yield found
     found.stop()
+    assert not found.running(), "a restarted server is stopped too"
 
 
 def kill(postgres: EmbeddedPostgres) -> Path:
