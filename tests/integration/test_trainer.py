@@ -288,7 +288,7 @@ def test_what_was_read_leaves_the_outbox_though_training_is_paused(
     ingest_until(pool, trainer.log, 6)
     trainer.poll()
     assert kept() == 3  # it is not time yet
-    monkeypatch.setattr(loop, "TRIM", 0)
+    monkeypatch.setattr(loop, "TRIM_SECONDS", 0)
     trainer.poll()
     assert kept() == 0
 
