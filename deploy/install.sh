@@ -1,5 +1,6 @@
 #!/bin/sh
-# This script installs Hearken and its dependencies into .venv, at the versions of constraints.txt.
+# This script installs Hearken and its dependencies into .venv, at the versions of constraints.txt; with VLLM=1 also
+# vLLM's CPU build. Python files are compiled afterwards, by all cores: pip uses one, and takes a minute more.
 # Without a GPU it installs torch's CPU build: if pip would download the CUDA libraries, uv, which knows the index
 # of CPU builds, installs torch instead.
 set -eu
@@ -18,7 +19,15 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
         pip install --quiet uv
         .venv/bin/uv pip install --python .venv/bin/python --torch-backend cpu "$torch"
     else
-        pip install --quiet "$torch"
+        pip install --quiet --no-compile "$torch"
     fi
 fi
-pip install --quiet --constraint constraints.txt --editable '.[local,parquet,dev]'
+if [ -n "${VLLM:-}" ]; then
+    # Everything in constraints.txt, which leaves out what vLLM asks for and exists only as GPU builds: they break
+    # imports on a CPU, and nothing here needs them.
+    pip install --quiet --no-compile --no-deps --requirement constraints.txt --editable .
+    pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+else
+    pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,dev]'
+fi
+.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # some packages ship files for other versions
