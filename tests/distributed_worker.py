@@ -17,9 +17,9 @@ from trainer.model.backbone import Backbone
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 from trainer.model.rollouts import Rollout, SamplingSpec, in_process_sampler, pack
 from trainer.reward.scoring import Scored, score
+from trainer.rl.advantages import leave_one_out
 from trainer.rl.batch import Batch
 from trainer.rl.guard import Guard
-from trainer.rl.losses import leave_one_out
 from trainer.rl.objectives import KTO, PolicyGradient, ScoredReply
 from trainer.rl.optimize import optimize
 from trainer.rl.reward_shaping import ShapedReward

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer.reward.scoring import kl_per_reply
-from trainer.rl import losses
+from trainer.rl import advantages, losses
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports vLLM and much else
@@ -114,7 +114,7 @@ def test_policy_gradient(seed: int) -> None:
     generator = torch.Generator().manual_seed(200 + seed)
     old_BT = logprobs_BT.detach()
     sampler_BT = old_BT + 0.8 * torch.randn(old_BT.shape, generator=generator, dtype=torch.float64)
-    advantages_B = losses.group_mean(torch.randn(2, 3, generator=generator, dtype=torch.float64)).view(-1)
+    advantages_B = advantages.group_mean(torch.randn(2, 3, generator=generator, dtype=torch.float64)).view(-1)
     trainer = a_trainer(
         top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token",
         loss_type="bnpo", epsilon_low=0.2, epsilon_high=0.2, use_vllm=True, _entropy_bonus_enabled=False,

@@ -13,19 +13,20 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 from trainer.model.rollouts import pad_rows
 from trainer.reward.scoring import kl_per_reply
 from trainer.rl import losses
+from trainer.rl.advantages import group_mean, leave_one_out, returns_to_go
 
 torch.set_num_threads(1)
 
 
 def test_leave_one_out_compares_with_the_other_replies() -> None:
-    advantages_PK = losses.leave_one_out(tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))
+    advantages_PK = leave_one_out(tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))
     assert torch.allclose(advantages_PK, tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]))
 
 
 def test_leave_one_out_is_the_centred_reward_scaled() -> None:
     rewards_PK = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     centred = rewards_PK - rewards_PK.mean(1, keepdim=True)
-    assert torch.allclose(losses.leave_one_out(rewards_PK), centred * 8 / 7, atol=1e-6)
+    assert torch.allclose(leave_one_out(rewards_PK), centred * 8 / 7, atol=1e-6)
 
 
 def test_importance_weights_are_the_ratio_cut_off() -> None:
@@ -43,7 +44,7 @@ def test_the_policy_gradient_is_that_of_reinforce() -> None:
     assert torch.allclose(logprobs_BT.grad, -tensor([[3.0, 3.0], [-1.0, 0.0]]) / 3)
 
 
-@pytest.mark.parametrize(("advantages", "scale"), [(losses.leave_one_out, 1.0), (losses.group_mean, 3 / 4)])
+@pytest.mark.parametrize(("advantages", "scale"), [(leave_one_out, 1.0), (group_mean, 3 / 4)])
 def test_advantages_of_returns_ascend_the_reward_less_the_exact_kl_of_replies(
     advantages: Callable[[Tensor], Tensor], scale: float
 ) -> None:
@@ -62,7 +63,7 @@ def test_advantages_of_returns_ascend_the_reward_less_the_exact_kl_of_replies(
     )
     base_BT = torch.stack([base_V[one_N], base_VV[one_N, two_N] * on_N], 1)
     rewards_PK = (one_N == 2).float().view(-1, 4)
-    returns_PKT = losses.returns_to_go(rewards_PK, logprobs_BT.detach(), base_BT, beta)
+    returns_PKT = returns_to_go(rewards_PK, logprobs_BT.detach(), base_BT, beta)
     loss = losses.policy_gradient(
         logprobs_BT, logprobs_BT.detach(), advantages(returns_PKT).flatten(0, 1),
         torch.stack([torch.ones(count), on_N], 1), importance_weight_cap=2.0,
@@ -116,7 +117,7 @@ def test_rows_of_unlike_length_are_padded_with_zeros() -> None:
 
 
 def test_above_the_group_is_the_centred_reward() -> None:
-    advantages_PK = losses.group_mean(tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))
+    advantages_PK = group_mean(tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))
     assert torch.allclose(advantages_PK, tensor([[-2.0, -1.0, 3.0], [0.0, 0.0, 0.0]]))
 
 
@@ -158,7 +159,7 @@ def test_advantages_counted_out(seed: int) -> None:
     rewards_PK = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     logprobs_BT, base_BT, _ = ragged(generator)
     beta = 0.3
-    returns_PKT = losses.returns_to_go(rewards_PK, logprobs_BT, base_BT, beta)
+    returns_PKT = returns_to_go(rewards_PK, logprobs_BT, base_BT, beta)
     earned = {
         (p, k, t): float(rewards_PK[p, k] - beta * (logprobs_BT - base_BT)[4 * p + k, t:].sum())
         for p, k, t in product(range(3), range(4), range(logprobs_BT.shape[1]))
@@ -166,11 +167,11 @@ def test_advantages_counted_out(seed: int) -> None:
     for (p, k, t), each in earned.items():
         others = mean(earned[p, other, t] for other in range(4) if other != k)
         everyone = mean(earned[p, other, t] for other in range(4))
-        assert float(losses.leave_one_out(returns_PKT)[p, k, t]) == pytest.approx(each - others, abs=1e-9)
-        assert float(losses.group_mean(returns_PKT)[p, k, t]) == pytest.approx(each - everyone, abs=1e-9)
+        assert float(leave_one_out(returns_PKT)[p, k, t]) == pytest.approx(each - others, abs=1e-9)
+        assert float(group_mean(returns_PKT)[p, k, t]) == pytest.approx(each - everyone, abs=1e-9)
 
 
-@pytest.mark.parametrize("advantages", [losses.leave_one_out, losses.group_mean])
+@pytest.mark.parametrize("advantages", [leave_one_out, group_mean])
 def test_what_all_replies_to_a_prompt_earn_alike_is_no_advantage(
     advantages: Callable[[Tensor], Tensor],
 ) -> None:

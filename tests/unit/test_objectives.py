@@ -14,8 +14,8 @@ from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.reward.scoring import Scored, score
 from trainer.rl import sft
+from trainer.rl.advantages import group_mean, leave_one_out
 from trainer.rl.batch import Batch
-from trainer.rl.losses import group_mean, leave_one_out
 from trainer.rl.objectives import (
     CONFIDENT_KL_SCALE,
     DPO,

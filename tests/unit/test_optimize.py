@@ -14,9 +14,9 @@ from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
 from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures, fit_projections
 from trainer.reward.scoring import score
+from trainer.rl.advantages import leave_one_out
 from trainer.rl.batch import Batch, OptimizeResult, StepStats
 from trainer.rl.guard import Guard
-from trainer.rl.losses import leave_one_out
 from trainer.rl.objectives import CONFIDENT_KL_SCALE, Objective, PolicyGradient
 from trainer.rl.optimize import optimize
 from trainer.rl.reward_shaping import ShapedReward

@@ -22,7 +22,7 @@ from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.op_profiler import OpProfiler
 from trainer.reward import features
 from trainer.reward.scoring import MICRO_BATCH, Scored
-from trainer.rl import losses
+from trainer.rl import advantages
 from trainer.rl.batch import Batch
 from trainer.rl.guard import AVERAGED_STEPS, CHECK_INTERVAL
 from trainer.rl.objectives import PolicyGradient, policy_objective
@@ -206,7 +206,7 @@ class _Batches:
         self._backbone = backbone
         self._rates = rates
         self._reply = rl.max_tokens
-        self._objective = PolicyGradient(losses.leave_one_out, rl.importance_weight_cap)
+        self._objective = PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap)
 
     def train(self, length: int, rows: int) -> Work:
         """Forward and backward pass of `rows` replies."""

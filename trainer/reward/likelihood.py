@@ -1,11 +1,12 @@
 """This module implements one likelihood for every kind of vote, given a scalar reward r for each reply.
 
-    thumbs     P(up) = σ(a_u·r + b_u): logistic regression with item-response terms for the rater rankings
-    Davidson–Luce (Firth, Kosmidis and Turner 2019), a Plackett–Luce model with ties, best group first; for
-    two replies it is Davidson (1970). The worth is exp(c_s·a_u·r + g·first) edits      P(edit ≻ original) =
-    σ(c_s·a_u·(r_edit − r_original)), Bradley–Terry, and a thumb up on the edit signals    P(good) =
-    σ(c_g·a_u·r + b_g), given that there was a signal; copied and shared are good, regenerated and abandoned
-    are not
+    thumbs     P(up) = σ(a_u·r + b_u): logistic regression with item-response terms for the rater
+    rankings   Davidson–Luce (Firth, Kosmidis and Turner 2019), a Plackett–Luce model with ties, best group
+               first; for two replies it is Davidson (1970). The worth is exp(c_s·a_u·r + g·first)
+    edits      P(edit ≻ original) = σ(c_s·a_u·(r_edit − r_original)), Bradley–Terry, and a thumb up on the
+               edit
+    signals    P(good) = σ(c_g·a_u·r + b_g), given that there was a signal; copied and shared are good,
+               regenerated and abandoned are not
 
 a_u is a rater's reliability (prior mean 1), b_u their leniency (prior mean 0). The reliability of a rater who
 votes at random goes to 0, so their votes lose their weight. The reliability of a rater who votes against

@@ -19,7 +19,7 @@ from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
 from trainer.model.rollouts import pad_rows
 from trainer.reward.scoring import MICRO_BATCH, sort_by_length
-from trainer.rl import losses
+from trainer.rl import advantages, losses
 from trainer.rl.batch import Batch
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class PolicyGradient:
     def backward(self, backbone: Backbone, batch: Batch) -> None:
         sampler_BT, _ = pad_rows([rollout.logprobs for rollout in batch.rollouts])
         base_BT, _ = pad_rows(batch.base_logprobs)
-        returns_PKT = losses.returns_to_go(batch.rewards_PK, sampler_BT, base_BT, batch.kl_coef)
+        returns_PKT = advantages.returns_to_go(batch.rewards_PK, sampler_BT, base_BT, batch.kl_coef)
         advantages_BT = self.advantages(returns_PKT).flatten(0, 1)
         prompts, replies = batch.prompts, batch.replies
         order, tokens = sort_by_length(prompts, replies), sum(map(len, replies))
@@ -154,9 +154,9 @@ def policy_objective(rl: RLSettings) -> Objective | None:
     """Returns the objective of an algorithm that trains on the step's samples; None for DPO and KTO."""
     match rl.algorithm:
         case "rloo":
-            return PolicyGradient(losses.leave_one_out, rl.importance_weight_cap)
+            return PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap)
         case "grpo":
-            return PolicyGradient(losses.group_mean, rl.importance_weight_cap)
+            return PolicyGradient(advantages.group_mean, rl.importance_weight_cap)
         case "online_dpo":
             return OnlineDPO()
         case "dpo" | "kto":
