@@ -1,28 +1,28 @@
-/** The page: puts the conversation, the socket, the votes and the composer together. */
+/** The page connects the conversation, the websocket, the vote history and the composer. */
 
 import { Chat } from "./chat.js";
 import { randomId } from "./dom.js";
-import { Ledger } from "./ledger.js";
-import { Live } from "./live.js";
+import { LiveClient } from "./live.js";
 import { Status } from "./status.js";
+import { VoteHistory } from "./vote_history.js";
 
 const byId = (id) => document.getElementById(id);
-const MOST_QUESTIONS = 20;
+const MAX_REQUESTS = 20; // for the status of pending votes, after a reconnect
 const input = byId("input");
 const send = byId("send");
 const examples = document.querySelectorAll(".example");
 
-const ledger = new Ledger();
-const live = new Live();
-const status = new Status(live, ledger);
+const voteHistory = new VoteHistory();
+const live = new LiveClient();
+const status = new Status(live, voteHistory);
 const chat = new Chat({
   live,
-  ledger,
+  voteHistory,
   list: byId("turns"),
   user: user(),
-  changed,
-  answered: (policy) => (status.policy = policy),
-  complain: (text) => status.say(text),
+  onChange: redraw,
+  onPolicy: (policy) => (status.policy = policy),
+  onError: (text) => status.showMessage(text),
 });
 
 function user() {
@@ -31,7 +31,7 @@ function user() {
   return known;
 }
 
-function changed() {
+function redraw() {
   const empty = chat.turns.length === 0;
   byId("welcome").hidden = !empty;
   byId("new").hidden = empty;
@@ -55,7 +55,7 @@ function submit(text) {
 function fit() {
   input.style.height = "auto";
   input.style.height = `${input.scrollHeight}px`;
-  changed();
+  redraw();
 }
 
 byId("composer").addEventListener("submit", (event) => {
@@ -93,7 +93,7 @@ for (const example of examples) {
   });
 }
 
-// The end of the conversation stays in view while the reader is there.
+// The page scrolls with the conversation while the reader is at its end.
 
 let following = true;
 addEventListener("scroll", () => {
@@ -101,50 +101,50 @@ addEventListener("scroll", () => {
 }, { passive: true });
 new ResizeObserver(() => following && scrollTo(0, document.documentElement.scrollHeight)).observe(byId("turns"));
 
-// What the service tells by itself.
+// Notifications of the service.
 
-async function ask(vote) {
-  const response = await live.call("GET", vote);
-  if (response?.status === 404) ledger.remove(vote.id);
+async function fetchStatus(vote) {
+  const response = await live.request("GET", vote);
+  if (response?.status === 404) voteHistory.remove(vote.id);
   const { learned } = response?.ok ? await response.json() : {};
-  return learned?.live_at ? ledger.learned(vote.id, learned.policy, learned.live_at) : null;
+  return learned?.live_at ? voteHistory.markLive(vote.id, learned.policy, learned.live_at) : null;
 }
 
-async function catchUp() {
-  const found = await Promise.all(ledger.waiting.slice(-MOST_QUESTIONS).map(ask));
-  for (const vote of found) tell(vote);
+async function fetchPending() {
+  const found = await Promise.all(voteHistory.pending.slice(-MAX_REQUESTS).map(fetchStatus));
+  for (const vote of found) showLearned(vote);
 }
 
-let news = [];
+let learnedVotes = [];
 
-/** Votes of one round come in one by one and are told together. */
-function tell(vote) {
+/** Collects the votes of one round, which come one by one, into one message. */
+function showLearned(vote) {
   if (!vote) return;
-  if (news.length === 0) {
+  if (learnedVotes.length === 0) {
     setTimeout(() => {
-      status.tell(news);
-      news = [];
+      status.showLearned(learnedVotes);
+      learnedVotes = [];
       chat.redraw();
-      changed();
+      redraw();
     }, 250);
   }
-  news.push(vote);
+  learnedVotes.push(vote);
 }
 
 live.addEventListener("state", ({ detail }) => {
   if (detail.state === "ready") {
     status.policy = detail.frame.policy;
-    catchUp();
+    fetchPending();
   }
-  changed();
+  redraw();
 });
 live.addEventListener("policy", ({ detail }) => {
   status.policy = detail.policy;
-  changed();
-  catchUp();
+  redraw();
+  fetchPending();
 });
 live.addEventListener("learned", ({ detail }) => {
-  tell(ledger.learned(detail.feedback_id, detail.policy, detail.live_at));
+  showLearned(voteHistory.markLive(detail.feedback_id, detail.policy, detail.live_at));
 });
 
 fit();

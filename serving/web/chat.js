@@ -1,18 +1,18 @@
 /**
- * The conversation: sends messages, takes in replies, turns what a person does into votes. Survives a
- * reload of the tab (sessionStorage) and leaves how it looks to TurnView.
+ * The conversation sends messages, receives replies, and turns the user's actions into votes. It survives a
+ * reload of the tab (sessionStorage); TurnView draws it.
  */
 
 import { announce, randomId } from "./dom.js";
 import { LETTERS, TurnView, answer, newTurn } from "./turn.js";
 import { Voting } from "./voting.js";
-import { inWords } from "./words.js";
+import { errorMessage } from "./messages.js";
 
 const KEY = "hearken.chat";
 const SENT = "hearken.sent";
-const COMPARE_EVERY = 5;
+const COMPARE_EVERY = 5; // messages; one of so many gets two replies to compare
 const RANKINGS = { a: [[0], [1]], b: [[1], [0]], tie: [[0, 1]], neither: [[0, 1]] };
-const WHAT = {
+const LABELS = {
   up: "Good reply",
   down: "Bad reply",
   a: "Preferred A",
@@ -23,29 +23,30 @@ const WHAT = {
 
 export class Chat {
   #live;
-  #ledger;
+  #voteHistory;
   #list;
   #views = new Map();
   #running = null;
   #voting;
 
-  /** Calls `changed()` when a turn began, ended or was voted on, `answered(policy)`, `complain(text)`. */
-  constructor({ live, ledger, list, user, changed, answered, complain }) {
-    Object.assign(this, { user, changed, answered, compare: false });
-    const settled = (turn) => {
+  /** Calls `onChange()` when a turn began, ended or was voted on, `onPolicy(policy)` when one answered, and
+   * `onError(text)`. */
+  constructor({ live, voteHistory, list, user, onChange, onPolicy, onError }) {
+    Object.assign(this, { user, onChange, onPolicy, compare: false });
+    const onSettled = (turn) => {
       this.#views.get(turn)?.draw();
-      this.#changed();
+      this.#saveAndNotify();
     };
-    this.#voting = new Voting(live, ledger, settled, complain);
+    this.#voting = new Voting(live, voteHistory, onSettled, onError);
     this.#live = live;
-    this.#ledger = ledger;
+    this.#voteHistory = voteHistory;
     this.#list = list;
     const kept = JSON.parse(sessionStorage.getItem(KEY) ?? "null");
     this.id = kept?.id ?? randomId("conv");
     this.turns = kept?.turns ?? [];
     this.start = kept?.start ?? 0;
     for (const turn of this.turns) {
-      if (turn.state === "streaming") Object.assign(turn, { state: "failed", problem: inWords({ code: "lost" }) });
+      if (turn.state === "streaming") Object.assign(turn, { state: "failed", problem: errorMessage({ code: "lost" }) });
       this.#show(turn);
     }
   }
@@ -71,7 +72,7 @@ export class Chat {
     this.#end(turn, { state: "stopped" }, "Stopped.");
   }
 
-  /** A new, empty conversation. */
+  /** Starts a new, empty conversation. */
   clear() {
     this.stop();
     this.id = randomId("conv");
@@ -79,7 +80,7 @@ export class Chat {
     this.start = 0;
     this.#views.clear();
     this.#list.replaceChildren();
-    this.#changed();
+    this.#saveAndNotify();
   }
 
   redraw() {
@@ -92,14 +93,14 @@ export class Chat {
       view.last = false;
       view.draw();
     }
-    const view = new TurnView(turn, this.#ledger, this);
+    const view = new TurnView(turn, this.#voteHistory, this);
     this.#views.set(turn, view);
     this.#list.append(view.element);
   }
 
   #ask(turn) {
-    const past = this.turns.slice(this.start, this.turns.indexOf(turn)).filter((one) => answer(one).text);
-    const messages = past.flatMap((one) => [
+    const previous = this.turns.slice(this.start, this.turns.indexOf(turn)).filter((one) => answer(one).text);
+    const messages = previous.flatMap((one) => [
       { role: "user", content: one.prompt },
       { role: "assistant", content: answer(one).text },
     ]);
@@ -112,12 +113,12 @@ export class Chat {
         this.#views.get(turn)?.stream();
       },
       done: (completion) => this.#running?.id === id && this.#done(turn, completion),
-      fail: (error) => this.#running?.id === id && this.#failed(turn, error, past.length),
+      fail: (error) => this.#running?.id === id && this.#failed(turn, error, previous.length),
     });
     this.#running = { id, turn };
     announce(turn.n === 2 ? "Two replies are being written." : "A reply is being written.");
     this.#views.get(turn).draw();
-    this.#changed();
+    this.#saveAndNotify();
   }
 
   #done(turn, completion) {
@@ -125,21 +126,21 @@ export class Chat {
       turn.replies[index].text = choice.message.content;
       turn.replies[index].policy = completion.hearken.policies[index];
     });
-    this.answered(turn.replies[0].policy);
+    this.onPolicy(turn.replies[0].policy);
     const said = turn.replies.map((reply, index) => (turn.n === 2 ? `Reply ${LETTERS[index]}: ${reply.text}` : reply.text));
     const ended = { state: "done", completion: completion.id, token: completion.hearken.feedback_token };
     this.#end(turn, ended, said.join(" "));
   }
 
-  /** When the model cannot take the whole conversation, its older half is left out and it is asked again. */
-  #failed(turn, error, past) {
-    if (error.code === "context_length_exceeded" && past > 0) {
-      this.start = this.turns.indexOf(turn) - Math.floor(past / 2);
+  /** Retries without the older half of the conversation when it exceeds the context. */
+  #failed(turn, error, previous) {
+    if (error.code === "context_length_exceeded" && previous > 0) {
+      this.start = this.turns.indexOf(turn) - Math.floor(previous / 2);
       turn.forgot = true;
       this.#ask(turn);
       return;
     }
-    this.#end(turn, { state: "failed", problem: inWords(error) }, inWords(error));
+    this.#end(turn, { state: "failed", problem: errorMessage(error) }, errorMessage(error));
   }
 
   #end(turn, fields, said) {
@@ -147,17 +148,17 @@ export class Chat {
     Object.assign(turn, fields);
     this.#views.get(turn)?.draw();
     announce(said);
-    this.#changed();
+    this.#saveAndNotify();
   }
 
-  #changed() {
+  #saveAndNotify() {
     sessionStorage.setItem(KEY, JSON.stringify({ id: this.id, turns: this.turns, start: this.start }));
-    this.changed();
+    this.onChange();
   }
 
-  // What a person can do with a turn; called by its view.
+  // The actions of a turn's view.
 
-  again(turn) {
+  regenerate(turn) {
     if (this.busy) return;
     if (turn.state === "done") this.#voting.signal(turn, "regenerated");
     const n = turn.state === "done" ? (this.compare ? 2 : 1) : turn.n;
@@ -171,7 +172,7 @@ export class Chat {
     this.#views.get(turn).draw();
     this.#views.get(turn).focus("verdict");
     const vote = { type: "ranking", ranking: RANKINGS[verdict], acceptable: verdict !== "neither" };
-    this.#voting.cast(turn, vote, "ranking", WHAT[verdict], () => (turn.verdict = null));
+    this.#voting.cast(turn, vote, "ranking", LABELS[verdict], () => (turn.verdict = null));
   }
 
   reconsider(turn) {
@@ -217,6 +218,6 @@ export class Chat {
   #castThumb(turn, reply) {
     const choice = turn.picked ?? 0;
     const vote = { type: "thumb", choice, value: reply.thumb, reasons: reply.reasons };
-    this.#voting.cast(turn, vote, `thumb ${choice}`, WHAT[reply.thumb], () => (reply.thumb = null));
+    this.#voting.cast(turn, vote, `thumb ${choice}`, LABELS[reply.thumb], () => (reply.thumb = null));
   }
 }

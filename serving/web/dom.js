@@ -1,6 +1,6 @@
-/** Elements, built without markup strings: text is only ever set as text. */
+/** DOM helpers build elements without HTML strings, so text is never parsed as markup. */
 
-/** An element. `attributes`: `class`, `on` ({event: listener}), booleans, the rest as they are. */
+/** Returns an element. `attributes`: `class`, `on` ({event: listener}), booleans, the rest as they are. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -14,12 +14,12 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A button that does `click`; `key` is how the focus finds it again after a redraw. */
+/** Returns a button; `key` identifies it for the focus after a redraw. */
 export function button(kind, key, click, attributes, ...children) {
   return h("button", { type: "button", class: kind, "data-key": key, on: { click }, ...attributes }, ...children);
 }
 
-/** A symbol of index.html. */
+/** Returns an icon, a symbol of index.html. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
@@ -29,7 +29,7 @@ export function icon(name) {
   return svg;
 }
 
-/** Say something to a screen reader, politely. */
+/** Announces text to screen readers (aria-live: polite). */
 export function announce(text) {
   document.getElementById("announcer").textContent = text;
 }
@@ -37,7 +37,7 @@ export function announce(text) {
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 
-/** "14:02" today, "3 Mar, 14:02" on other days. */
+/** Formats a time: "14:02" today, "3 Mar, 14:02" on other days. */
 export function when(time) {
   const then = new Date(time);
   const today = then.toDateString() === new Date().toDateString();
@@ -48,13 +48,13 @@ export function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-/** The first words of a text, in quotation marks. */
+/** Returns the first words of a text, in quotation marks. */
 export function quote(text, length = 40) {
   const line = text.replace(/\s+/g, " ").trim();
   return `“${line.length > length ? `${line.slice(0, length - 1).trimEnd()}…` : line}”`;
 }
 
-/** A random name. Not randomUUID: that exists only on https and localhost. */
+/** Returns a random id. crypto.randomUUID exists only on https and localhost. */
 export function randomId(prefix) {
   const bytes = crypto.getRandomValues(new Uint8Array(12));
   return `${prefix}-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;

@@ -1,8 +1,8 @@
-/** The inline editor of a reply. */
+/** The inline editor edits a reply's text. */
 
 import { button, h } from "./dom.js";
 
-/** A form with the reply's text; `close` gets the new text, or null when nothing changes. */
+/** Returns a form with the reply's text; it calls `close` with the new text, or with null when cancelled. */
 export function editor(text, close) {
   const input = h("textarea", {
     "data-key": "editor",

@@ -1,33 +1,34 @@
 /**
- * The socket to /v1/live: chats, votes, and what the service tells by itself. Reconnects with back-off.
+ * The client of WS /v1/live sends chats and votes, and receives notifications. It reconnects with
+ * exponential back-off.
  *
  * Events: `state` (detail: "connecting" | "ready" | "lost"), `policy`, `learned`.
- * Votes cast while the socket is away are sent when it is back: voting again only supersedes, so a vote
- * sent twice counts once. A chat is not repeated by itself: its `fail` is called.
+ * Votes that are unacknowledged when the connection is lost are sent again: a second vote supersedes the
+ * first, so it counts once. A chat is not sent again: its `fail` is called.
  */
 
-const LONGEST_WAIT = 10_000;
+const MAX_DELAY = 10_000; // milliseconds
 
-export class Live extends EventTarget {
+export class LiveClient extends EventTarget {
   #socket = null;
   #chats = new Map();
   #votes = new Map();
-  #tries = 0;
-  #next = 0;
+  #attempts = 0;
+  #lastId = 0;
   #timer = 0;
   state = "connecting";
   key = null;
 
   constructor() {
     super();
-    addEventListener("online", () => this.#retryNow());
-    document.addEventListener("visibilitychange", () => document.hidden || this.#retryNow());
+    addEventListener("online", () => this.#reconnectNow());
+    document.addEventListener("visibilitychange", () => document.hidden || this.#reconnectNow());
     this.#connect();
   }
 
-  /** Starts a reply. `on`: token({choice, text}), done(completion), fail({code, message}). Returns its id. */
+  /** Starts a chat; returns its id. `on`: token({choice, text}), done(completion), fail({code, message}). */
   chat(request, on) {
-    const id = `c${++this.#next}`;
+    const id = `c${++this.#lastId}`;
     if (this.state !== "ready") {
       queueMicrotask(() => on.fail({ code: "offline", message: "" }));
       return id;
@@ -41,9 +42,9 @@ export class Live extends EventTarget {
     if (this.#chats.has(id)) this.#send({ type: "cancel", id });
   }
 
-  /** A vote; resolves to {id, completion_id, status} when it is durable, rejects with {code, message}. */
+  /** Sends a vote; resolves to {id, completion_id, status} once it is durable, rejects with {code, message}. */
   vote(vote) {
-    const id = `v${++this.#next}`;
+    const id = `v${++this.#lastId}`;
     return new Promise((resolve, reject) => {
       const frame = { type: "feedback", id, feedback: vote };
       this.#votes.set(id, { frame, resolve, reject });
@@ -51,8 +52,8 @@ export class Live extends EventTarget {
     });
   }
 
-  /** GET or DELETE one vote over HTTP; null when the service cannot be reached. */
-  async call(method, { id, token }) {
+  /** Reads (GET) or retracts (DELETE) a vote over HTTP; null when the service cannot be reached. */
+  async request(method, { id, token }) {
     const headers = { Authorization: `Bearer ${this.key}`, "X-Feedback-Token": token };
     try {
       return await fetch(`/v1/feedback/${encodeURIComponent(id)}`, { method, headers });
@@ -62,12 +63,12 @@ export class Live extends EventTarget {
   }
 
   async #connect() {
-    this.#become(this.#tries ? "lost" : "connecting");
+    this.#setState(this.#attempts ? "lost" : "connecting");
     try {
       const response = await fetch("/config.json", { cache: "no-store" });
       this.key = (await response.json()).publishable_key;
     } catch {
-      this.#later();
+      this.#scheduleReconnect();
       return;
     }
     const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/live`);
@@ -77,7 +78,7 @@ export class Live extends EventTarget {
     socket.onclose = () => {
       const chats = [...this.#chats.values()];
       this.#chats.clear();
-      this.#later();
+      this.#scheduleReconnect();
       for (const on of chats) on.fail({ code: "lost", message: "" });
     };
   }
@@ -86,9 +87,9 @@ export class Live extends EventTarget {
     const on = this.#chats.get(frame.id);
     const vote = this.#votes.get(frame.id);
     if (frame.type === "ready") {
-      this.#tries = 0;
-      this.#become("ready", frame);
-      for (const { frame: waiting } of this.#votes.values()) this.#send(waiting);
+      this.#attempts = 0;
+      this.#setState("ready", frame);
+      for (const { frame: unsent } of this.#votes.values()) this.#send(unsent);
     } else if (frame.type === "token") {
       on?.token(frame);
     } else if (frame.type === "done") {
@@ -110,23 +111,23 @@ export class Live extends EventTarget {
     this.#socket.send(JSON.stringify(frame));
   }
 
-  #become(state, frame = null) {
+  #setState(state, frame = null) {
     this.state = state;
     this.dispatchEvent(new CustomEvent("state", { detail: { state, frame } }));
   }
 
-  #later() {
-    this.#become("lost");
-    const wait = Math.min(LONGEST_WAIT, 400 * 2 ** this.#tries++) * (0.75 + Math.random() / 2);
+  #scheduleReconnect() {
+    this.#setState("lost");
+    const delay = Math.min(MAX_DELAY, 400 * 2 ** this.#attempts++) * (0.75 + Math.random() / 2);
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#retry(), wait);
+    this.#timer = setTimeout(() => this.#reconnect(), delay);
   }
 
-  #retryNow() {
-    if (this.#timer) this.#retry();
+  #reconnectNow() {
+    if (this.#timer) this.#reconnect();
   }
 
-  #retry() {
+  #reconnect() {
     clearTimeout(this.#timer);
     this.#timer = 0;
     this.#connect();

@@ -1,4 +1,4 @@
-/** A reply's text as paragraphs and simple lists. Nothing else is understood, and nothing is ever markup. */
+/** Renders a reply's text as paragraphs and simple lists, and nothing else; text is never parsed as markup. */
 
 import { h } from "./dom.js";
 

@@ -1,14 +1,14 @@
 /**
- * One turn as it looks: what was said, the reply or the two replies, and everything one can do with them.
+ * The view of one turn: the message, one reply or two to compare, and their controls.
  *
- * A turn is plain data (see `newTurn`), so it survives a reload; a TurnView draws it and calls `actions`:
- * again, choose(verdict), reconsider, thumb(value), reasons(list), edit(text), copy, all of (turn, …).
+ * A turn is plain data (see `newTurn`), so it survives a reload. A TurnView draws it and calls `actions`:
+ * regenerate, choose(verdict), reconsider, thumb(value), reasons(list), edit(text), copy, all of (turn, …).
  */
 
 import { editor } from "./editor.js";
 import { button, h, icon, plural, when } from "./dom.js";
 import { showText } from "./text.js";
-import { REASONS } from "./words.js";
+import { REASONS } from "./messages.js";
 
 export const LETTERS = ["A", "B"];
 const VERDICTS = {
@@ -17,9 +17,9 @@ const VERDICTS = {
   tie: "You called it a tie.",
   neither: "You found neither good.",
 };
-const FORGOT = "The model’s memory is short: it no longer sees the beginning of this chat.";
+const TRUNCATED = "The model’s memory is short: it no longer sees the beginning of this chat.";
 
-/** A turn that has just been sent; `n` is 1 or 2. `state`: streaming, done, stopped or failed. */
+/** Returns a turn that has just been sent; `n` is 1 or 2. `state`: streaming, done, stopped or failed. */
 export function newTurn(prompt, n) {
   const reply = { text: "", policy: null, thumb: null, reasons: [], edited: false };
   return {
@@ -36,7 +36,7 @@ export function newTurn(prompt, n) {
   };
 }
 
-/** The reply that the conversation goes on with. */
+/** Returns the reply with which the conversation continues. */
 export function answer(turn) {
   return turn.replies[turn.picked ?? 0];
 }
@@ -47,16 +47,16 @@ export class TurnView {
   #otherOpen = false;
   #frame = 0;
 
-  constructor(turn, ledger, actions) {
+  constructor(turn, voteHistory, actions) {
     this.turn = turn;
-    this.ledger = ledger;
+    this.voteHistory = voteHistory;
     this.actions = actions;
     this.last = true;
     this.element = h("li", { class: "turn" });
     this.draw();
   }
 
-  /** Shows text that has just come, once a frame. */
+  /** Shows streamed text, once per animation frame. */
   stream() {
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
@@ -64,7 +64,7 @@ export class TurnView {
     });
   }
 
-  /** Draws everything anew; the focus stays on the control that has it. */
+  /** Redraws the turn; the focus stays on the control that has it. */
   draw() {
     const focused = this.element.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     const { turn } = this;
@@ -72,9 +72,9 @@ export class TurnView {
     const undecided = turn.n === 2 && !turn.verdict && turn.state !== "failed";
     this.element.replaceChildren(
       h("article", { class: "you", "aria-label": "You" }, h("p", {}, turn.prompt)),
-      ...(turn.forgot ? [h("p", { class: "aside" }, FORGOT)] : []),
+      ...(turn.forgot ? [h("p", { class: "aside" }, TRUNCATED)] : []),
       ...(undecided ? this.#pair() : this.#reply()),
-      ...this.#fates(),
+      ...this.#liveVotes(),
     );
     if (focused) this.element.querySelector(`[data-key="${focused}"]`)?.focus({ preventScroll: true });
   }
@@ -144,7 +144,7 @@ export class TurnView {
   #problem() {
     const { turn } = this;
     if (turn.state !== "failed" && turn.state !== "stopped") return [];
-    const again = this.last && button("link", "retry", () => this.actions.again(turn), {}, "Try again");
+    const again = this.last && button("link", "retry", () => this.actions.regenerate(turn), {}, "Try again");
     if (turn.state === "stopped") return [h("p", { class: "aside" }, "Stopped. ", again)];
     return [h("p", { class: "problem" }, turn.problem, " ", again)];
   }
@@ -157,7 +157,7 @@ export class TurnView {
       const pressed = reply.thumb === value;
       return tool(value, label, () => actions.thumb(turn, pressed ? null : value), String(pressed));
     };
-    const first = this.last && !reply.thumb && this.ledger.votes.length === 0;
+    const first = this.last && !reply.thumb && this.voteHistory.votes.length === 0;
     return h(
       "div",
       { class: "tools", role: "group", "aria-label": "About this reply" },
@@ -165,7 +165,7 @@ export class TurnView {
       turn.token && thumb("down", "Bad reply"),
       turn.token && tool("edit", "Edit: show how it should have been", () => this.#edit(reply)),
       navigator.clipboard && tool("copy", "Copy", () => actions.copy(turn)),
-      this.last && tool("again", "Another reply", () => actions.again(turn)),
+      this.last && tool("again", "Another reply", () => actions.regenerate(turn)),
       first && h("span", { class: "nudge" }, "Good or bad? Your vote teaches it."),
       reply.policy && h("span", { class: "policy", title: "The policy that wrote this reply" }, reply.policy),
     );
@@ -195,17 +195,17 @@ export class TurnView {
     this.focus("editor");
   }
 
-  /** The votes on this turn that are live, one line for each policy. */
-  #fates() {
+  /** Returns the votes on this turn that are live, one line for each policy. */
+  #liveVotes() {
     const byPolicy = new Map();
-    for (const vote of this.ledger.votes) {
+    for (const vote of this.voteHistory.votes) {
       if (vote.completion !== this.turn.completion || !vote.liveAt) continue;
       byPolicy.set(vote.policy, [...(byPolicy.get(vote.policy) ?? []), vote]);
     }
     return [...byPolicy].map(([policy, votes]) => {
       const subject = votes.length === 1 ? "Your vote is" : `${plural(votes.length, "vote")} of yours are`;
       const words = `${subject} part of policy ${policy}, live since ${when(votes[0].liveAt)}`;
-      return h("p", { class: "fate" }, icon("check"), h("span", {}, words));
+      return h("p", { class: "vote-live" }, icon("check"), h("span", {}, words));
     });
   }
 }

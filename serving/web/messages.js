@@ -1,4 +1,4 @@
-/** What the page says: errors in human words, and the reasons that may go with a thumb. */
+/** Texts of the page: messages for error codes, and the reasons that may go with a thumb. */
 
 const ERRORS = {
   offline: "There is no connection right now. Your message is kept; try again when the page says it is back.",
@@ -10,8 +10,8 @@ const ERRORS = {
   completion_not_found: "This reply is no longer kept, so it cannot be voted on.",
 };
 
-/** A sentence for the person in front of the page. */
-export function inWords(error) {
+/** Returns the message for an error, in a sentence for the user. */
+export function errorMessage(error) {
   return ERRORS[error.code] ?? `Something went wrong: ${error.message || "the service gave no reason."}`;
 }
 

@@ -1,18 +1,18 @@
 /**
- * The votes cast from this browser: what for, and when each went live. Kept in localStorage, with the
- * feedback token that lets us ask about them; the newest 200.
+ * The vote history lists the votes cast from this browser, and when each went live. It is in localStorage,
+ * with the feedback token that allows reading a vote's status; the newest MAX_VOTES are kept.
  */
 
 const KEY = "hearken.votes";
-const MOST = 200;
+const MAX_VOTES = 200;
 
-export class Ledger {
+export class VoteHistory {
   constructor() {
     this.#load();
     addEventListener("storage", (event) => event.key === KEY && this.#load()); // another tab voted
   }
 
-  /** {id, token, completion, slot, what, prompt}; a new vote in a slot takes the old one's place. */
+  /** Adds {id, token, completion, slot, what, prompt}; a new vote replaces the one in the same slot. */
   add(vote) {
     this.votes = this.votes.filter((kept) => kept.slot !== vote.slot);
     this.votes.push({ ...vote, policy: null, liveAt: null });
@@ -24,8 +24,8 @@ export class Ledger {
     this.#save();
   }
 
-  /** Notes that a vote is live; returns it when that is news, else null. */
-  learned(id, policy, liveAt) {
+  /** Marks a vote as part of a live policy; returns it, or null when it is unknown or already marked. */
+  markLive(id, policy, liveAt) {
     const vote = this.votes.find((vote) => vote.id === id);
     if (!vote || vote.liveAt) return null;
     vote.policy = policy;
@@ -34,12 +34,13 @@ export class Ledger {
     return vote;
   }
 
-  /** The standing vote in a slot, or undefined. */
-  in(slot) {
+  /** Returns the active vote in a slot, or undefined. */
+  find(slot) {
     return this.votes.find((vote) => vote.slot === slot);
   }
 
-  get waiting() {
+  /** The votes that no live policy has learned from yet. */
+  get pending() {
     return this.votes.filter((vote) => !vote.liveAt);
   }
 
@@ -48,7 +49,7 @@ export class Ledger {
   }
 
   #save() {
-    this.votes = this.votes.slice(-MOST);
+    this.votes = this.votes.slice(-MAX_VOTES);
     localStorage.setItem(KEY, JSON.stringify(this.votes));
   }
 }
