@@ -1,4 +1,4 @@
-"""The whole of serving on real sockets, for tests: a small random base, an engine process, uvicorn."""
+"""These helpers run all of serving for tests: a small random base, an engine process, uvicorn."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def write_base(directory: Path) -> Path:
 
 
 class Registry:
-    """What the trainer does for serving: policy directories, and rows that say that they exist."""
+    """The registry as the trainer writes it: policy directories and their rows."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -113,7 +113,7 @@ class Registry:
             connection.execute("select pg_notify('hearken_policies', %s)", [self._settings.project])
 
     def state(self, policy: str) -> tuple[str, str | None]:
-        """The policy's state and the reason for it."""
+        """Returns the policy's state and its reason."""
         with psycopg.connect(self._url) as connection:
             row = connection.execute("select state, reason from policies where id = %s", [policy]).fetchone()
         assert row is not None
@@ -143,7 +143,7 @@ class Service:
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, verify=_NO_TLS)
 
     def chat(self, text: str = "Hello there", key: str = ADMIN, **fields: Any) -> dict[str, Any]:
-        """One whole reply, of 8 tokens and the likeliest unless `fields` say otherwise."""
+        """Returns a whole reply, by default greedy and of 8 tokens."""
         body = {
             "model": "default",
             "messages": [{"role": "user", "content": text}],
@@ -162,7 +162,7 @@ class Service:
             return connection.execute(query.encode(), values).fetchall()
 
     def counted(self, metric: str, **labels: str) -> float:
-        """The metric's value now, 0 before it was ever counted."""
+        """Returns the metric's value, 0 where it has no sample."""
         with self.client(None) as client:
             wanted = metric + (
                 "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}" if labels else ""
@@ -173,7 +173,7 @@ class Service:
         return 0.0
 
     def until(self, condition: Any, seconds: float = 20) -> None:
-        """Wait until `condition()` holds."""
+        """Waits until `condition()` holds."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it did not come true in time"
@@ -228,7 +228,7 @@ def run_api(settings: Settings) -> Iterator[tuple[str, Services]]:
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The JSON of each server-sent event, up to [DONE]."""
+    """Yields the JSON of each server-sent event, up to [DONE]."""
     for line in response.iter_lines():
         if line == "data: [DONE]":
             return

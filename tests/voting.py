@@ -1,4 +1,4 @@
-"""What tests of voting share: turns without an engine, and /v1/feedback on a real socket."""
+"""Tests of voting share these helpers: turns without an engine, and /v1/feedback on a real socket."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def a_turn(
 
 
 async def add_keys(pool: AsyncPool) -> None:
-    """The keys and the signing secret above; STRANGER in the project `other`."""
+    """Stores the keys and the signing secret above; STRANGER is a key of the project `other`."""
     await ensure_keys(pool, Settings(admin_key=ADMIN, public_key=PUBLIC))
     async with pool.connection() as connection:
         await connection.execute("insert into secrets (name, value) values ('seal', %s)", [SIGNING_SECRET])

@@ -1,4 +1,4 @@
-"""A headless Chromium and an installation to visit, one of each for the tests of the page."""
+"""The tests of the page share one headless Chromium and one installation."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def installation(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A `hearken up` that nobody trains during the tests: they cast too few votes."""
+    """A `hearken up` without training: the tests cast too few votes for a round."""
     with Installation(tmp_path_factory.mktemp("page") / "data") as installation:
         yield installation
 
@@ -56,7 +56,7 @@ def database(installation: Installation) -> Iterator[psycopg.Connection[DictRow]
 
 @pytest.fixture
 def page(chromium: Browser, installation: Installation) -> Iterator[Page]:
-    """The page as somebody new sees it. Whatever the browser complains of fails the test."""
+    """The page as a new visitor sees it. Any error in the browser's console fails the test."""
     context = chromium.new_context(reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(_PATIENCE)

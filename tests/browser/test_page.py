@@ -1,4 +1,4 @@
-"""The page at `/` in a real browser, against a real service."""
+"""The page at `/` works in a real browser against a real service."""
 
 import time
 from typing import Any
@@ -29,7 +29,7 @@ _STOP_AT_ONCE = """() => {
 
 
 def say(page: Page, text: str) -> Locator:
-    """Send a message with the keyboard; the turn, once its replies have ended."""
+    """Sends a message with the keyboard; returns the turn once its replies have ended."""
     box = page.get_by_label("Your message")
     box.fill(text)
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
@@ -40,8 +40,8 @@ def say(page: Page, text: str) -> Locator:
     return turn
 
 
-def standing(database: Database, kind: str, prompt: str) -> list[dict[str, Any]]:
-    """The standing feedback of a kind on what was asked, as it is stored."""
+def active(database: Database, kind: str, prompt: str) -> list[dict[str, Any]]:
+    """Returns the active feedback of a type on a prompt, as it is stored."""
     return database.execute(
         "select feedback.* from feedback join turns on turns.id = turn_id"
         " where type = %s and turns.messages -> -1 ->> 'content' = %s"
@@ -51,10 +51,10 @@ def standing(database: Database, kind: str, prompt: str) -> list[dict[str, Any]]
 
 
 def eventually(database: Database, kind: str, prompt: str, **value: Any) -> dict[str, Any]:
-    """The one standing feedback, as soon as its value holds `value`."""
+    """Returns the one active feedback, once its value contains `value`."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        rows = standing(database, kind, prompt)
+        rows = active(database, kind, prompt)
         if len(rows) == 1 and value.items() <= rows[0]["value"].items():
             return rows[0]
         time.sleep(0.05)
@@ -78,7 +78,7 @@ def test_a_reply_streams_in_and_a_thumb_with_a_reason_is_recorded(page: Page, da
 
     turn.get_by_role("button", name="Bad reply").click()
     expect(page.get_by_role("button", name="No votes from you yet")).to_be_visible()
-    assert standing(database, "thumb", "How can I sleep better?") == []
+    assert active(database, "thumb", "How can I sleep better?") == []
 
     say(page, "Thank you")
     assert page.evaluate("window.partial") > 0
@@ -90,7 +90,7 @@ def rater_of(database: Database, turn: str) -> str:
     return str(row["rater"])
 
 
-def test_the_better_of_two_replies_goes_on(page: Page, database: Database) -> None:
+def test_the_conversation_continues_with_the_preferred_reply(page: Page, database: Database) -> None:
     page.get_by_role("button", name="Compare two").click()
     turn = say(page, "Tell me about cats")
     turn.get_by_role("button", name="B", exact=True).click()
@@ -135,7 +135,7 @@ def test_an_edit_is_recorded_and_shown(page: Page, database: Database) -> None:
     assert row["text"] == "Lisbon. <b>Of course</b>."
 
 
-def test_another_reply_says_so(page: Page, database: Database) -> None:
+def test_another_reply_is_an_implicit_signal(page: Page, database: Database) -> None:
     turn = say(page, "Tell me a joke")
     turn.get_by_role("button", name="Another reply").click()
     eventually(database, "signal", "Tell me a joke", signal="regenerated")
@@ -171,7 +171,7 @@ def test_the_keyboard_is_enough(page: Page, database: Database) -> None:
 def test_a_reload_keeps_the_conversation_and_tells_when_the_vote_went_live(
     page: Page, database: Database
 ) -> None:
-    """The trainer's part is written by hand here; the whole loop has tests of its own."""
+    """The test writes the trainer's rows itself; the whole loop has tests of its own."""
     turn = say(page, "Who are you?")
     turn.get_by_role("button", name="Good reply").click()
     vote = eventually(database, "thumb", "Who are you?", value="up")
@@ -191,7 +191,7 @@ def test_a_reload_keeps_the_conversation_and_tells_when_the_vote_went_live(
     expect(page.locator(".turn")).to_contain_text("Your vote is part of policy p0, live since")
 
 
-def test_stop_ends_the_reply_and_nothing_is_kept(page: Page, database: Database) -> None:
+def test_stop_ends_the_reply_and_nothing_is_stored(page: Page, database: Database) -> None:
     box = page.get_by_label("Your message")
     box.fill("Tell me a long story")
     expect(page.get_by_role("button", name="Send")).to_be_enabled()

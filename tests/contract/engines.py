@@ -1,4 +1,4 @@
-"""For the engine suite: small random models with a shared tokenizer, adapters that differ, real processes."""
+"""The engine suites use small random models with a shared tokenizer, adapters, and real engine processes."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What every engine must do, through the one client, over a real process on a real port.
+"""Every engine satisfies this contract, through the engine client and a real process.
 
 The suite is parametrised by the kind of engine; the references are plain transformers and PEFT.
 """
@@ -42,7 +42,7 @@ class Reply:
 async def replies(
     engine: EngineClient, policy: str, sampling: dict[str, Any], messages: list[dict[str, Any]] = CAT
 ) -> tuple[list[int], list[Reply]]:
-    """The prompt's ids and every choice, collected from the stream."""
+    """Returns the prompt's ids and every choice, collected from the stream."""
     found = [Reply() for _ in range(sampling.get("n", 1))]
     prompt: list[int] = []
     async for delta in engine.stream(policy, messages, sampling):
@@ -106,7 +106,7 @@ async def test_the_chat_template_makes_the_prompt(engine: EngineClient, world: W
 
 @pytest.mark.parametrize("policy", ADAPTERS)
 async def test_logprobs_are_the_models_own(engine: EngineClient, world: World, policy: str) -> None:
-    """Raw ones, whatever the temperature, top_p and penalties with which the tokens were drawn."""
+    """They do not depend on temperature, top_p and penalties."""
     sampling = {"temperature": 1.7, "top_p": 0.9, "frequency_penalty": 0.5, "seed": 3, "max_tokens": 40}
     prompt, (reply,) = await replies(engine, policy, {**sampling, "top_logprobs": 2}, TEA)
 
@@ -124,7 +124,7 @@ async def test_greedy_takes_the_likeliest_token(engine: EngineClient, world: Wor
 
 
 async def test_the_text_is_the_tokens(engine: EngineClient, world: World) -> None:
-    """Never half a character: what the ids decode to, without a broken end and without special tokens."""
+    """It is the decoded ids, without an incomplete character at the end and without special tokens."""
     for seed in range(8):
         found = await reply(engine, "p3-cccccc", {"seed": seed, "max_tokens": 40})
         text = world.tokenizer.decode(found.token_ids, skip_special_tokens=True)
@@ -213,7 +213,7 @@ async def test_a_probe_is_the_prompts_own_logprobs(engine: EngineClient, world: 
 
 
 async def test_probes_and_replies_share_batches(engine: EngineClient, world: World) -> None:
-    """vLLM 0.32 does not survive `prompt_logprobs` beside replies of adapters."""
+    """vLLM 0.32 dies of `prompt_logprobs` in a batch with replies of adapters."""
     ids = world.tokenizer("What is the capital of France?")["input_ids"]
 
     async def replying(policy: str) -> None:
@@ -229,7 +229,7 @@ async def test_probes_and_replies_share_batches(engine: EngineClient, world: Wor
 
 
 async def test_the_zero_adapter_answers_as_the_base(engine: EngineClient, world: World) -> None:
-    """And the others do not: otherwise the tests of mixed traffic would prove nothing."""
+    """The other adapters do not, so the tests of mixed traffic can fail."""
     found = {policy: tuple((await reply(engine, policy, GREEDY)).token_ids) for policy in ADAPTERS}
     assert len(set(found.values())) == len(ADAPTERS)
 
@@ -265,11 +265,11 @@ async def test_an_unknown_adapter_is_an_error(engine: EngineClient) -> None:
     assert failure.value.status == 404
 
 
-async def test_an_engine_that_runs_says_that_it_is_well(engine: EngineClient) -> None:
+async def test_a_running_engine_is_healthy(engine: EngineClient) -> None:
     await engine.check_health()
 
 
-def test_the_embedded_engine_is_ill_when_its_thread_has_ended(world: World) -> None:
+def test_the_embedded_engine_is_unhealthy_when_its_thread_has_ended(world: World) -> None:
     model = Model(world.base)
     scheduler = Scheduler(model, max_sequences=1, max_adapters=1)
     with TestClient(create_app(model, scheduler, "base")) as client:
@@ -338,7 +338,7 @@ async def test_sixteen_streams_over_three_adapters_give_what_they_give_alone(eng
     assert [each.token_ids for each in together] == [each.token_ids for each in alone]
 
 
-async def test_a_seeded_reply_does_not_depend_on_its_company(engine: EngineClient) -> None:
+async def test_a_seeded_reply_does_not_depend_on_its_batch(engine: EngineClient) -> None:
     seeded = {"seed": 21, "top_p": 0.95, "max_tokens": 30}
     alone = await reply(engine, "p1-aaaaaa", seeded)
     crowd = [reply(engine, "p1-aaaaaa", {"max_tokens": 5 * i}, TEA) for i in range(1, 9)]
@@ -378,8 +378,8 @@ async def test_replies_after_one_another_share_a_connection(engine: EngineClient
     assert opened == 1
 
 
-async def test_closing_a_stream_frees_its_place(engine: EngineClient) -> None:
-    """Six times as many long replies as places; once their readers leave, a new one need not wait."""
+async def test_closing_a_stream_frees_its_slot(engine: EngineClient) -> None:
+    """Six times as many long replies as slots run; once their readers leave, a new one starts at once."""
     long = {"max_tokens": 230, "temperature": 0, "frequency_penalty": 2}
     readers = [asyncio.create_task(replies(engine, "p1-aaaaaa", long)) for _ in range(96)]
     await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
@@ -392,7 +392,7 @@ async def test_closing_a_stream_frees_its_place(engine: EngineClient) -> None:
 async def test_a_reply_finishes_on_the_adapter_it_began_with(
     engine: EngineClient, world: World, tmp_path: Path
 ) -> None:
-    """Unloaded in the middle, and the name taken by other weights: the running reply does not notice."""
+    """The adapter is unloaded in the middle and its name reused for other weights."""
     write_adapter(world.base, tmp_path / "other", seed=31)
     long = {"temperature": 0, "max_tokens": 120}
     expected = (await reply(engine, "p1-aaaaaa", long)).token_ids
@@ -517,8 +517,8 @@ async def test_a_stream_that_breaks_off_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"])
-async def test_to_close_the_client_ends_what_waits(said: bytes) -> None:
-    """Also for an engine that hangs after it began to answer."""
+async def test_closing_the_client_ends_running_requests(said: bytes) -> None:
+    """It does so for an engine that hangs after it began to answer, too."""
     asked = asyncio.Event()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -539,7 +539,7 @@ async def test_to_close_the_client_ends_what_waits(said: bytes) -> None:
                 await waiting
 
 
-async def test_vllms_refusal_of_a_long_prompt_has_our_code() -> None:
+async def test_vllms_refusal_of_a_long_prompt_is_context_length_exceeded() -> None:
     body = '{"error":{"message":"This model\'s maximum context length is 9 tokens.","type":"x","code":400}}'
     async with answering("400 Bad Request", "application/json", body) as engine:
         with pytest.raises(InvalidRequest) as refusal:

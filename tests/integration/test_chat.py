@@ -1,4 +1,4 @@
-"""/v1/chat/completions as a client meets it, on real sockets and a real engine process."""
+"""/v1/chat/completions works over real sockets and a real engine process."""
 
 import json
 import socket
@@ -30,7 +30,7 @@ def turns(service: Service) -> int:
     return int(service.rows("select count(*) from turns")[0][0])
 
 
-def test_a_reply_says_who_answered_and_how_to_vote_on_it(service: Service) -> None:
+def test_a_reply_has_its_policy_and_its_feedback_token(service: Service) -> None:
     completion = service.chat("Hello there", n=2)
     assert completion["object"] == "chat.completion"
     assert completion["system_fingerprint"] == "p0"
@@ -42,7 +42,7 @@ def test_a_reply_says_who_answered_and_how_to_vote_on_it(service: Service) -> No
     assert service.services.signer.verify(completion["id"], hearken["feedback_token"])
 
 
-def test_streaming_says_the_same_as_not_streaming(service: Service) -> None:
+def test_a_stream_equals_the_whole_response(service: Service) -> None:
     whole = service.chat(ASK[0]["content"])
     chunks = stream(service)
     assert said(chunks) == whole["choices"][0]["message"]["content"]
@@ -52,7 +52,7 @@ def test_streaming_says_the_same_as_not_streaming(service: Service) -> None:
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks if "hearken" in chunk] == ["length"]
 
 
-def test_the_last_chunk_lets_vote_on_a_turn_that_is_stored(service: Service) -> None:
+def test_the_turn_is_stored_before_the_last_chunk(service: Service) -> None:
     last = stream(service, n=2)[-1]
     assert last["hearken"]["policies"] == ["p0", "p0"]
     assert service.rows("select count(*) from replies where turn_id = %s", last["id"]) == [(2,)]
@@ -148,7 +148,7 @@ def test_a_conversation_keeps_its_id_and_its_rater(service: Service) -> None:
     ) == [(2, 1)]
 
 
-def test_nothing_is_kept_of_an_unstored_reply(service: Service) -> None:
+def test_an_unstored_reply_leaves_nothing(service: Service) -> None:
     before = turns(service)
     completion = service.chat(store=False)
     assert completion["id"].startswith("chatcmpl-nostore-")
@@ -186,7 +186,7 @@ def test_only_an_admin_may_choose_a_policy(service: Service) -> None:
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_a_client_that_hangs_up_stops_its_generation(service: Service, streaming: bool) -> None:
+def test_a_client_that_disconnects_stops_its_generation(service: Service, streaming: bool) -> None:
     before = turns(service)
     body = {"messages": ASK, "max_tokens": 200, "n": 8, "temperature": 0, "stream": streaming}
     address = service.url.removeprefix("http://").split(":")
@@ -199,7 +199,7 @@ def test_a_client_that_hangs_up_stops_its_generation(service: Service, streaming
     assert turns(service) == before
 
 
-def test_the_text_of_people_is_in_no_log(service: Service) -> None:
+def test_no_log_has_the_text_of_people(service: Service) -> None:
     # Not by capturing standard output: to swap it while the service's thread prints can crash CPython.
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as entries:
         completion = service.chat("my secret is aubergine", user="ada-lovelace")
@@ -209,7 +209,7 @@ def test_the_text_of_people_is_in_no_log(service: Service) -> None:
     assert "lovelace" not in logged
 
 
-def test_it_is_ready_and_has_figures(service: Service) -> None:
+def test_it_is_ready_and_has_metrics(service: Service) -> None:
     with service.client(None) as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         assert client.get("/readyz").json()["checks"] == {"database": True, "engine": True, "policy": True}

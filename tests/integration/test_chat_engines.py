@@ -1,4 +1,4 @@
-"""Engines that hang, die or run another base: before a reply, in the middle of one, and afterwards."""
+"""Engines may hang, die or run another base, before a reply and in the middle of one."""
 
 import re
 import signal
@@ -98,7 +98,7 @@ def of_its_own(service: Service, engine: EngineProcess) -> dict[str, str]:
 
 
 def test_an_engine_that_hangs(fleet: Service, engines: list[EngineProcess]) -> None:
-    """What has no token yet is answered by the other one, what has gets an error, and policies change."""
+    """Requests without a token move to the other engine, those with tokens get an error, policies change."""
     metadata = of_its_own(fleet, engines[0])
     body = {**ASK, "max_tokens": 200, "temperature": 0, "stream": True, "metadata": metadata}
     with fleet.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -128,10 +128,10 @@ def test_an_engine_that_hangs_while_a_policy_is_loaded(fleet: Service, engines: 
     fleet.until(lambda: verified(fleet, "p3-cccccc") == [True, True])
 
 
-def test_an_engine_that_cannot_prove_what_another_can_answers_nobody(
+def test_an_engine_that_fails_where_another_passes_answers_nobody(
     postgres_url: str, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """It runs another base, with the same layers: it loads every adapter, and answers something else."""
+    """It runs another base with the same layers, so it loads every adapter and answers differently."""
     base = write_base(tmp_path / "other")
     model = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_an_engine_that_cannot_prove_what_another_can_answers_nobody(
 
 @contextmanager
 def forgetting(engine: str) -> Iterator[str]:
-    """In front of an engine, what forgets a log-probability of each reply; its url."""
+    """Yields the URL of a proxy that drops one log-probability of each reply."""
 
     class Forgetting(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -191,7 +191,7 @@ def forgetting(engine: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_reply_without_all_its_logprobs_is_none(
+def test_a_reply_without_all_its_logprobs_is_an_error(
     postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path, stream: bool
 ) -> None:
     body = {**ASK, "max_tokens": 8, "temperature": 0, "stream": stream}

@@ -1,4 +1,4 @@
-"""What is wrong gets the documented error in the envelope, stores nothing, and is counted."""
+"""A wrong request gets the documented error in the envelope, stores nothing, and is counted."""
 
 import json
 from collections.abc import Iterator
@@ -99,7 +99,7 @@ def test_a_field_that_is_wrong(
     assert service.rows("select count(*) from turns") == before
 
 
-def test_values_that_ask_for_nothing_are_let_through(service: Service) -> None:
+def test_null_values_are_accepted(service: Service) -> None:
     nothing = {"tools": [], "response_format": {"type": "text"}, "logit_bias": {}, "seed": None}
     assert service.chat(**nothing, service_tier="auto", parallel_tool_calls=True)["choices"]
 
@@ -128,7 +128,7 @@ def test_keys(service: Service) -> None:
             assert refused(service, client.get(path))[:2] == (403, "forbidden")
 
 
-def test_addresses_that_there_are_not(service: Service) -> None:
+def test_unknown_addresses_and_methods(service: Service) -> None:
     with service.client() as client:
         assert refused(service, client.get("/v1/nothing"))[:2] == (404, "not_found")
         assert refused(service, client.get(CHAT))[:2] == (405, "method_not_allowed")
@@ -166,7 +166,7 @@ def test_guesses_of_keys_are_limited_by_address_and_leave_known_keys_alone(servi
         assert ask(PUBLIC).status_code == 200
 
 
-def test_without_an_engine_one_is_asked_to_come_back(service: Service) -> None:
+def test_without_an_engine_the_client_is_told_to_retry(service: Service) -> None:
     nowhere = VllmSettings(urls=["http://127.0.0.1:9"])
     with run_api(service.settings.model_copy(update={"vllm": nowhere})) as (url, _):
         answer = httpx.post(

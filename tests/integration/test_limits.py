@@ -1,4 +1,4 @@
-"""Replicas of serving limit a key together."""
+"""Replicas of serving share the rate limit of a key."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def spend(limiter: RateLimiter, count: int, key: str = "k") -> int:
     return passed
 
 
-async def test_what_one_replica_let_pass_the_others_do_not(database_url: str) -> None:
+async def test_requests_on_one_replica_count_on_the_others(database_url: str) -> None:
     first, second, third = (RateLimiter(60) for _ in range(3))
     async with open_async_pool(database_url, size=2) as pool:
         for limiter in (first, second, third):
@@ -36,7 +36,7 @@ async def test_what_one_replica_let_pass_the_others_do_not(database_url: str) ->
         assert spend(third, 100, key="another") == 60
 
 
-async def test_a_key_that_rests_is_forgotten(database_url: str) -> None:
+async def test_an_idle_key_is_dropped(database_url: str) -> None:
     limiter = RateLimiter(60_000)
     async with open_async_pool(database_url, size=1) as pool:
         limiter.acquire("k")

@@ -1,4 +1,4 @@
-"""/v1/live: chat, cancel, vote, and be told, over one websocket."""
+"""/v1/live takes chats, cancellations and votes, and notifies, over one websocket."""
 
 import json
 import time
@@ -47,7 +47,7 @@ def socket(service: Service) -> Iterator[Socket]:
         yield socket
 
 
-def test_tokens_come_as_they_are_made_and_then_the_completion(service: Service, socket: Socket) -> None:
+def test_tokens_stream_and_then_the_completion_comes(service: Service, socket: Socket) -> None:
     socket.send(type="chat", id="a", messages=ASK, n=2, max_tokens=8, temperature=0)
     texts = ["", ""]
     while (frame := socket.next("token", "done"))["type"] == "token":
@@ -81,7 +81,7 @@ def test_a_cancelled_chat_stops_and_leaves_nothing(service: Service, socket: Soc
     assert socket.next("error", "done")["type"] == "done"
 
 
-def test_leaving_stops_what_one_had_begun(service: Service) -> None:
+def test_a_disconnect_stops_running_chats(service: Service) -> None:
     with dial(service) as socket:
         socket.send(type="auth", key=PUBLIC)
         socket.send(type="chat", id="a", messages=ASK, max_tokens=200, n=8, temperature=0)
@@ -126,7 +126,7 @@ def test_a_vote_is_acknowledged_when_it_is_durable(service: Service, socket: Soc
         ('{"type": "chat", "id": "x", "pad": "' + "x" * 1_100_000 + '"}', "body_too_large"),
     ],
 )  # fmt: skip
-def test_a_message_that_is_wrong_is_answered_and_the_socket_lives(
+def test_a_wrong_message_gets_an_error_and_the_websocket_stays_open(
     socket: Socket, frame: str | bytes, code: str
 ) -> None:
     socket.connection.send(frame)

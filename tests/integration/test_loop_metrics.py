@@ -1,4 +1,4 @@
-"""What serving shows of the loop behind it."""
+"""Serving exports metrics of the trainer, the relay and waiting promotions."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +24,7 @@ def scraped(database_url: str, **settings: Any) -> dict[str, float]:
     return shown(loop_metrics(Settings(database_url=database_url, **settings)))
 
 
-def test_a_trainer_works_as_long_as_one_has_the_place(database_url: str) -> None:
+def test_a_trainer_is_active_while_one_holds_the_lock(database_url: str) -> None:
     mine, standby, others = (LeaderElection(database_url, name) for name in ("default", "default", "another"))
     try:
         assert others.try_acquire()
@@ -59,9 +59,7 @@ def test_the_relay_is_missed_only_where_there_is_a_broker(database_url: str) -> 
         assert found["hearken_relay_lag_seconds"] == 0
 
 
-async def test_votes_wait_when_a_rounds_worth_of_them_has_come(
-    database_url: str, async_pool: AsyncPool
-) -> None:
+async def test_votes_wait_once_they_are_enough_for_a_round(database_url: str, async_pool: AsyncPool) -> None:
     trainer = Settings().trainer.model_copy(update={"min_votes": 3, "round_votes": 2})
     store = Store(async_pool)
     recorded = []
@@ -98,7 +96,7 @@ async def test_votes_wait_when_a_rounds_worth_of_them_has_come(
     assert waiting() == 0
 
 
-def test_a_published_policy_that_does_not_go_live_is_noticed(database_url: str, pool: Pool) -> None:
+def test_a_published_policy_that_is_not_promoted_is_waiting(database_url: str, pool: Pool) -> None:
     assert scraped(database_url)["hearken_promotion_waiting_seconds"] == 0
     with pool.connection() as connection:
         connection.execute(

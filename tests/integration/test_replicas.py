@@ -1,4 +1,4 @@
-"""Two serving processes over one database and one engine: whichever of them one asks, they agree."""
+"""Two serving processes over one database and one engine agree."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The transactions of a rollout: what they leave in routes, policies and rollouts, in any order."""
+"""Rollout transactions leave routes, policies and rollouts consistent, in any order."""
 
 from collections.abc import AsyncIterator
 
@@ -17,7 +17,7 @@ Connection = AsyncConnection[DictRow]
 
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[Connection]:
-    """Of a database in which p1 is live, trained from the base, and p2 and p3 are published, from p1."""
+    """Yields a connection. p1 is live, trained from the base; p2 and p3 are published, trained from p1."""
     async with await psycopg.AsyncConnection.connect(
         database_url, row_factory=dict_row, autocommit=True
     ) as connection:
@@ -53,7 +53,7 @@ async def rollouts(connection: Connection) -> list[tuple[str, str, str | None]]:
     return [(row["policy"], row["state"], row["reason"]) for row in await cursor.fetchall()]
 
 
-async def test_what_was_taken_back_as_a_canary_is_nothing_to_go_back_to(connection: Connection) -> None:
+async def test_a_rolled_back_canary_is_not_the_previous_policy(connection: Connection) -> None:
     await rollout.promote(connection, "default", P2)
     await rollout.start_canary(connection, "default", P1, 0.5)
     assert (await route(connection)).previous == P1
@@ -63,7 +63,7 @@ async def test_what_was_taken_back_as_a_canary_is_nothing_to_go_back_to(connecti
     assert (await rollout.rollback(connection, "default", "no")).live == "p0"
 
 
-async def test_a_canary_that_takes_the_live_ones_place_is_live(connection: Connection) -> None:
+async def test_a_canary_that_replaces_the_live_policy_is_live(connection: Connection) -> None:
     await rollout.promote(connection, "default", P2)
     await rollout.start_canary(connection, "default", P1, 0.5)
     taken = await rollout.rollback(connection, "default", "rude")
@@ -80,13 +80,13 @@ async def test_a_canary_ends_with_the_policy_that_it_was_trained_from(connection
     assert await rollouts(connection) == [(P2, "rolled_back", "parent_rolled_back")]
 
 
-async def test_a_canary_outlives_a_parent_whose_files_are_damaged(connection: Connection) -> None:
+async def test_a_canary_survives_a_parent_whose_files_are_damaged(connection: Connection) -> None:
     await rollout.start_canary(connection, "default", P2, 0.5)
     taken = await rollout.reject(connection, "default", P1, "digest")
     assert (taken.live, taken.canary, taken.canary_share) == ("p0", P2, 0.5)
 
 
-async def test_a_child_of_what_was_taken_back_is_no_canary(connection: Connection) -> None:
+async def test_a_child_of_a_rolled_back_policy_cannot_be_a_canary(connection: Connection) -> None:
     await rollout.rollback(connection, "default", "rude")
     with pytest.raises(PolicyRejected) as refusal:
         await rollout.start_canary(connection, "default", P2, 0.5)
@@ -103,8 +103,8 @@ async def test_one_canary_at_a_time(connection: Connection) -> None:
     assert await rollouts(connection) == [(P2, "promoted", None)]
 
 
-async def test_the_base_is_no_canary(connection: Connection) -> None:
-    """Taken back, it would be nothing that a policy may have been trained from."""
+async def test_the_base_cannot_be_a_canary(connection: Connection) -> None:
+    """A rolled back base could have no children."""
     with pytest.raises(Conflict):
         await rollout.start_canary(connection, "default", "p0", 0.5)
     assert (await states(connection))["p0"] == ("retired", None)

@@ -1,4 +1,4 @@
-"""Policies that go live, are taken back, or must not serve, while people chat."""
+"""The swap promotes, rolls back and rejects policies while people chat."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def swapping(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Service]:
-    """A service of the test's own, with p0 live, over an engine that starts empty. What nobody wants goes
-    soon. Its parameter is how policies are promoted."""
+    """A service of the test's own, with p0 live, over an engine that starts empty. Unused policies are
+    unloaded soon. Its parameter is how policies are promoted."""
     promotion = getattr(request, "param", "direct")
     monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.5)
     with (
@@ -68,7 +68,7 @@ async def roll_back(service: Service) -> None:
         await rollout.rollback(connection, "default", "it was rude")
 
 
-def test_a_published_policy_answers_and_the_ones_before_it_stay(swapping: Service) -> None:
+def test_a_published_policy_answers_and_the_previous_ones_stay_loaded(swapping: Service) -> None:
     go_live(swapping, "p1-aaaaaa", seed=1)
     go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
     go_live(swapping, "p3-cccccc", seed=3, parent="p2-bbbbbb")
@@ -104,7 +104,7 @@ async def test_a_rollback_takes_effect_on_the_next_request(swapping: Service) ->
     assert again.status_code == 409
 
 
-async def test_a_child_of_a_policy_that_was_taken_back_is_refused(swapping: Service) -> None:
+async def test_a_child_of_a_rolled_back_policy_is_rejected(swapping: Service) -> None:
     go_live(swapping, "p1-aaaaaa", seed=1)
     await roll_back(swapping)
     swapping.registry.publish("p2-bbbbbb", parent="p1-aaaaaa", seed=2)
@@ -118,7 +118,7 @@ def change(service: Service, statement: LiteralString) -> None:
 
 
 def test_an_older_route_changes_nothing(swapping: Service) -> None:
-    """As when the registry was read before a swap, and is acted upon after it."""
+    """It may come from a registry read before the swap."""
     go_live(swapping, "p1-aaaaaa", seed=1)
     older = swapping.services.router.find("default")
     go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
@@ -130,7 +130,7 @@ def test_an_older_route_changes_nothing(swapping: Service) -> None:
     assert swapping.counted("hearken_live_policy", policy="p1-aaaaaa", project="default") == 0
 
 
-def test_the_swap_outlives_an_error_that_nobody_foresaw(swapping: Service) -> None:
+def test_the_swap_survives_an_unexpected_error(swapping: Service) -> None:
     change(swapping, "alter table routes rename to mislaid")
     swapping.rows("select pg_notify('hearken_routes', 'default')")
     time.sleep(0.5)
@@ -139,7 +139,7 @@ def test_the_swap_outlives_an_error_that_nobody_foresaw(swapping: Service) -> No
     assert httpx.get(f"{swapping.url}/healthz").status_code == 200
 
 
-def test_work_that_ended_is_seen(swapping: Service) -> None:
+def test_a_background_task_that_ended_fails_the_health_check(swapping: Service) -> None:
     swapping.chat(max_tokens=1)
     change(swapping, "alter table rate_limit_usage rename to mislaid")
     swapping.chat(max_tokens=1)
@@ -155,7 +155,7 @@ def hearken(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("swapping", ["direct", "canary"], indirect=True)
-def test_the_command_line_promotes_what_the_engines_have_proved(swapping: Service) -> None:
+def test_the_command_line_promotes_what_the_engines_have_verified(swapping: Service) -> None:
     swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
     assert hearken(swapping, "promote", "p1-aaaaaa").stdout == "p1-aaaaaa is live.\n"
     assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
@@ -170,7 +170,7 @@ def test_the_command_line_promotes_what_the_engines_have_proved(swapping: Servic
     assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
 
 
-def test_what_cannot_be_loaded_today_may_be_asked_for_again(swapping: Service) -> None:
+def test_a_policy_that_failed_to_load_may_be_requested_again(swapping: Service) -> None:
     directory = copy(swapping, "p2-bbbbbb")
     config = (directory / CONFIG).read_text()
     (directory / CONFIG).write_text(config.replace("q_proj", "c_attn"))
@@ -181,7 +181,7 @@ def test_what_cannot_be_loaded_today_may_be_asked_for_again(swapping: Service) -
     assert swapping.live() == "p0"
 
 
-async def test_nobody_asks_for_a_policy_for_ever(database_url: str) -> None:
+async def test_a_request_to_promote_expires(database_url: str) -> None:
     """No serving process is there to take it."""
     async with await psycopg.AsyncConnection.connect(
         database_url, row_factory=dict_row, autocommit=True
@@ -257,18 +257,18 @@ def copy(service: Service, policy: str) -> Path:
 
 
 def lie(service: Service, policy: str, state: str = "published") -> None:
-    """Announce a policy whose manifest says what its weights do not."""
+    """Announce a policy whose manifest does not match its weights."""
     service.registry.announce(policy, copy(service, policy), parent="p0", probe=LIE, state=state)
 
 
-def test_a_policy_that_does_not_answer_as_its_manifest_says_is_refused(swapping: Service) -> None:
+def test_a_policy_whose_probe_does_not_match_is_rejected(swapping: Service) -> None:
     lie(swapping, "p2-bbbbbb")
     swapping.until(lambda: swapping.registry.state("p2-bbbbbb") == ("rejected", "probe"))
     swapping.until(lambda: resident(swapping) == {"p0"})
     assert swapping.live() == "p0"
 
 
-def test_a_policy_that_is_to_answer_and_cannot_is_shown(swapping: Service) -> None:
+def test_a_policy_that_cannot_be_served_is_counted(swapping: Service) -> None:
     directory = swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
     manifest = json.loads((directory / MANIFEST).read_text()) | {"base_digest": "of another base"}
     (directory / MANIFEST).write_text(json.dumps(manifest))
@@ -356,7 +356,7 @@ def test_a_canary_answers_its_share_until_it_is_promoted(swapping: Service) -> N
     assert {swapping.chat(max_tokens=1)["system_fingerprint"] for _ in range(8)} == {"p1-aaaaaa"}
 
 
-def test_the_live_socket_tells_who_answers_now_and_whose_votes_it_learned(swapping: Service) -> None:
+def test_the_websocket_announces_the_live_policy_and_learned_votes(swapping: Service) -> None:
     with connect(swapping.url.replace("http", "ws") + "/v1/live") as socket:
         socket.send(json.dumps({"type": "auth", "key": ADMIN}))
         socket.send(json.dumps({"type": "chat", "id": "a", **ASK, "max_tokens": 2}))

@@ -1,4 +1,4 @@
-"""/v1/feedback over a socket: who may vote, what is refused, and what is remembered."""
+"""/v1/feedback over a socket: authorisation, validation, idempotency."""
 
 import asyncio
 import json
@@ -84,7 +84,7 @@ def code(response: httpx.Response) -> tuple[int, str]:
         {"type": "signal", "signal": "regenerated"},
     ],
 )
-async def test_a_vote_is_acknowledged_when_it_is_there(
+async def test_a_vote_is_acknowledged_when_it_is_stored(
     api: Api, pool: AsyncPool, vote: dict[str, Any]
 ) -> None:
     response = await api.vote({"completion_id": TURN, **vote})
@@ -133,7 +133,7 @@ async def test_a_wrong_vote_is_refused_and_changes_nothing(api: Api, pool: Async
     assert await count(pool, "feedback") == await count(pool, "outbox") == 0
 
 
-async def test_a_body_that_is_no_vote_is_400(api: Api, pool: AsyncPool) -> None:
+async def test_a_body_that_is_not_a_vote_is_400(api: Api, pool: AsyncPool) -> None:
     bodies = [
         b"{",
         b"\xff\xfe",
@@ -188,7 +188,7 @@ async def test_who_may_vote(api: Api) -> None:
     }
 
 
-async def test_the_rater_is_who_was_answered_unless_a_secret_key_names_another(
+async def test_the_rater_is_the_turns_user_unless_a_secret_key_names_another(
     api: Api, pool: AsyncPool
 ) -> None:
     await api.vote({**THUMB, "feedback_token": TOKEN}, key=None)
@@ -201,7 +201,7 @@ async def test_the_rater_is_who_was_answered_unless_a_secret_key_names_another(
     assert "ben" not in raters[1]
 
 
-async def test_voting_again_supersedes_and_retracting_takes_back(api: Api) -> None:
+async def test_a_second_vote_supersedes_and_may_be_retracted(api: Api) -> None:
     first, second = [(await api.vote({**THUMB, "value": value})).json()["id"] for value in ("up", "down")]
     assert [await api.status(first), await api.status(second)] == ["superseded", "recorded"]
     assert (await api("GET", f"/v1/feedback/{first}")).json()["superseded_by"] == second
@@ -214,7 +214,7 @@ async def test_voting_again_supersedes_and_retracting_takes_back(api: Api) -> No
     assert [await api.status(first), await api.status(second)] == ["superseded", "retracted"]
 
 
-async def test_a_vote_is_only_shown_to_and_taken_back_by_whom_it_concerns(api: Api) -> None:
+async def test_only_its_author_or_the_project_may_read_or_retract_a_vote(api: Api) -> None:
     mine = f"/v1/feedback/{(await api.vote(THUMB)).json()['id']}"
     bens = f"/v1/feedback/{(await api.vote({**THUMB, 'user': 'ben'})).json()['id']}"
     by_header = {"headers": {"X-Feedback-Token": TOKEN}}
@@ -248,7 +248,7 @@ async def test_an_idempotency_key_makes_a_retry_safe(api: Api, pool: AsyncPool) 
     assert await count(pool, "outbox") == 2
 
 
-async def test_the_same_retries_at_once_are_one_vote(api: Api, pool: AsyncPool) -> None:
+async def test_concurrent_retries_are_one_vote(api: Api, pool: AsyncPool) -> None:
     answers = await asyncio.gather(*(api.vote(THUMB, headers={"Idempotency-Key": "k"}) for _ in range(20)))
 
     assert {answer.status_code for answer in answers} == {201}
@@ -259,7 +259,7 @@ async def test_the_same_retries_at_once_are_one_vote(api: Api, pool: AsyncPool) 
 async def test_without_an_api_key_an_idempotency_key_belongs_to_the_completion(
     api: Api, pool: AsyncPool
 ) -> None:
-    """Nobody can use up the keys of the service that asked for the reply."""
+    """A browser cannot use up the idempotency keys of the server that requested the reply."""
     vote, retry = {**THUMB, "feedback_token": TOKEN}, {"Idempotency-Key": "k"}
     first = await api.vote(vote, headers=retry, key=None)
 
@@ -300,7 +300,7 @@ async def test_a_batch_answers_each_item(api: Api, pool: AsyncPool) -> None:
     assert await count(pool, "outbox") == 3
 
 
-async def test_a_batch_takes_a_thousand_and_not_one_more(api: Api) -> None:
+async def test_a_batch_has_1000_votes_at_most(api: Api) -> None:
     full = await api("POST", "/v1/feedback/batch", json={"feedback": [THUMB, *[{}] * 999]})
     too_many = await api("POST", "/v1/feedback/batch", json={"feedback": [THUMB, *[{}] * 1_000]})
 
@@ -308,13 +308,13 @@ async def test_a_batch_takes_a_thousand_and_not_one_more(api: Api) -> None:
     assert code(too_many) == (400, "invalid_value")
 
 
-async def test_a_batch_that_is_none_is_refused(api: Api) -> None:
+async def test_a_body_that_is_not_a_batch_is_refused(api: Api) -> None:
     for body in ({}, [], {"feedback": {}}, {"feedback": [], "more": 1}):
         assert code(await api("POST", "/v1/feedback/batch", json=body))[0] == 400
     assert code(await api("POST", "/v1/feedback/batch", json={"feedback": []}, key=None))[0] == 401
 
 
-async def test_a_batch_sent_again_brings_back_what_was_recorded_and_tries_the_rest(
+async def test_a_repeated_batch_returns_what_was_recorded_and_tries_the_rest(
     api: Api, pool: AsyncPool
 ) -> None:
     items = [THUMB, {**THUMB, "completion_id": "chatcmpl-2"}]

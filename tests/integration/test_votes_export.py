@@ -92,7 +92,7 @@ async def test_a_ranking_of_one_policys_replies_names_it(store: Store, database_
     assert parsed(await export(database_url, SECRET))[0]["policy"] == "p0"
 
 
-async def test_what_was_taken_back_is_not_exported(store: Store, database_url: str) -> None:
+async def test_retracted_votes_are_not_exported(store: Store, database_url: str) -> None:
     await store.record_turn(a_turn("chatcmpl-1"))
     old = await say(store, "chatcmpl-1", type="thumb", value="up")
     new = await say(store, "chatcmpl-1", type="thumb", value="down")
@@ -122,7 +122,7 @@ async def test_more_votes_than_a_page_of_the_cursor_come_once_each(store: Store,
     assert [line["id"] for line in parsed(await export(database_url, ADMIN))] == votes
 
 
-async def test_who_may_not_export_and_what(pool: AsyncPool, database_url: str) -> None:
+async def test_refused_exports(pool: AsyncPool, database_url: str) -> None:
     answers = [
         await export(database_url, PUBLIC),
         await export(database_url, None),
@@ -174,7 +174,7 @@ async def test_clients_that_read_slowly_leave_connections_for_others(client: htt
     assert len(parsed(await another(client))) == 24
 
 
-async def test_a_client_that_reads_nothing_is_cut_off(
+async def test_a_client_that_reads_nothing_is_disconnected(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.votes.EXPORT_TIMEOUT", 0.3)

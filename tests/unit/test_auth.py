@@ -19,7 +19,7 @@ def test_a_feedback_token_is_valid_for_its_completion_only() -> None:
     assert not signer.verify("chatcmpl-1", "ünïcode")
 
 
-def test_a_rater_is_the_same_person_and_never_who() -> None:
+def test_a_rater_id_is_stable_and_does_not_reveal_the_name() -> None:
     signer = TokenSigner(b"secret")
     assert signer.rater_id("default", "ada", "admin") == signer.rater_id("default", "ada", "secret")
     names = [("default", "ada"), ("default", "bob"), ("other", "ada")]
@@ -27,7 +27,7 @@ def test_a_rater_is_the_same_person_and_never_who() -> None:
     assert "ada" not in signer.rater_id("default", "ada", "secret")
 
 
-def test_whom_a_browser_names_is_nobody_that_a_server_names() -> None:
+def test_a_user_named_by_a_publishable_key_is_another_rater() -> None:
     signer = TokenSigner(b"secret")
     assert signer.rater_id("default", "ada", "publishable") == signer.rater_id(
         "default", "ada", "publishable"
@@ -81,7 +81,7 @@ async def test_the_signing_secret_is_made_once(database_url: str) -> None:
         assert await ensure_signing_secret(connection) == await ensure_signing_secret(connection)
 
 
-def test_an_allowance_refills(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_bucket_refills(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(limits.time, "monotonic", lambda: now)
     limiter = limits.RateLimiter(per_minute=2)

@@ -80,7 +80,7 @@ def test_a_token_shows_its_exact_bytes(tokenizer: PreTrainedTokenizerFast) -> No
 
 
 def test_bytes_of_a_token_with_spaces_and_a_byte_fallback(tmp_path: Path) -> None:
-    """As SentencePiece models name them."""
+    """The names are SentencePiece's."""
     backend = Tokenizer(models.BPE({"▁the": 0, "<0xF0>": 1, "<s>": 2}, [], byte_fallback=True))
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]

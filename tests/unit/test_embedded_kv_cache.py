@@ -1,4 +1,4 @@
-"""The cache of a batch: rows aligned on the right, room ahead, nothing but zeros in the padding."""
+"""The KV cache aligns rows on the right, with spare columns and zero padding."""
 
 import torch
 
@@ -39,7 +39,7 @@ def test_rows_of_different_length_meet_on_the_right() -> None:
     assert rows(layer.update(column(2, 3), column(2, 3))[0]) == [[0, 0, 1, 2], [7, 8, 9, 3]]
 
 
-def test_columns_that_nobody_needs_go() -> None:
+def test_columns_that_no_row_needs_are_dropped() -> None:
     layer = KVCacheLayer()
     for step in range(5):
         layer.update(column(step), column(-step))

@@ -1,4 +1,4 @@
-"""Which token is drawn, as worked examples."""
+"""Worked examples of sampling: temperature, top-p, penalties."""
 
 from collections import Counter
 

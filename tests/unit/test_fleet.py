@@ -1,4 +1,4 @@
-"""When a replica has proved that it serves a policy, and which one a request goes to."""
+"""Replicas verify that they serve a policy, and the fleet ranks them for each request."""
 
 import asyncio
 import math
@@ -30,7 +30,7 @@ OWN = [-2.0, -1.0, -4.0]
         ([], False),
     ],
 )
-def test_a_probe_must_be_near_to_the_manifest(measured: list[float], verdict: bool) -> None:
+def test_a_probe_must_match_the_manifest(measured: list[float], verdict: bool) -> None:
     assert (
         verify_adapter(
             select_positions(Probe(token_ids=[1, 2, 3, 4], logprobs=OWN, base_logprobs=BASE)), measured, 0.05
@@ -45,7 +45,7 @@ def test_a_policy_that_differs_clearly_must_be_nearer_to_itself_than_to_the_base
     assert not verify_adapter(probe, [-1.02], 0.05)
 
 
-def test_a_policy_that_is_still_the_base_need_not_differ_from_it() -> None:
+def test_a_policy_equal_to_the_base_need_not_differ_from_it() -> None:
     assert verify_adapter(
         select_positions(Probe(token_ids=[1, 2], logprobs=[-1.0], base_logprobs=[-1.0])), [-1.0], 0.05
     )
@@ -75,7 +75,7 @@ def test_a_conversation_stays_on_its_replica_and_conversations_spread() -> None:
     assert min(shares.values()) > 60
 
 
-def test_a_replica_that_goes_moves_only_its_own_conversations() -> None:
+def test_a_removed_replica_moves_only_its_own_conversations() -> None:
     found = replicas(0, 0, 0, 0)
     for number in range(100):
         before = rank_replicas(found, f"conv-{number}")[0]
@@ -91,12 +91,12 @@ def test_a_busy_replica_gives_way_to_the_least_loaded() -> None:
         assert order[1:] == sorted(set(order) - {order[0]})
 
 
-def test_nobody_to_prefer() -> None:
+def test_no_replica_to_rank() -> None:
     assert rank_replicas([], "conv") == []
 
 
 class StubEngine:
-    """Answers a probe with what it was told to, unless it is stuck."""
+    """An engine that answers a probe with `logprobs`, or hangs while `stuck`."""
 
     def __init__(self, url: str, logprobs: list[float] | None) -> None:
         self.url = url
@@ -133,7 +133,7 @@ PROBE = Probe(token_ids=[1, 2, 3, 4], logprobs=OWN, base_logprobs=BASE)
 
 
 @pytest.mark.parametrize("wrong", [BASE, None])
-async def test_a_replica_that_fails_where_another_passes_answers_nobody_until_it_passes(
+async def test_a_replica_that_fails_where_another_passes_is_out_of_rotation_until_it_passes(
     wrong: list[float] | None,
 ) -> None:
     found, engines = fleet(OWN, wrong)
@@ -148,7 +148,7 @@ async def test_a_replica_that_fails_where_another_passes_answers_nobody_until_it
     assert found.served() == {"p0", "p1"}
 
 
-async def test_an_engine_that_is_stuck_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_hangs_does_not_delay_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.replica._VERIFY_TIMEOUT", 0.2)
     found, engines = fleet(OWN, OWN)
     engines[1].stuck = True
@@ -163,7 +163,7 @@ async def test_an_engine_that_is_stuck_keeps_nobody_waiting(monkeypatch: pytest.
     await found.close()
 
 
-async def test_a_lone_engine_that_is_stuck_is_at_fault_and_not_the_policy(
+async def test_when_the_only_engine_hangs_the_policy_is_not_at_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("serving.replica._VERIFY_TIMEOUT", 0.05)
@@ -173,7 +173,7 @@ async def test_a_lone_engine_that_is_stuck_is_at_fault_and_not_the_policy(
         await found.verify("p1", Path("p1"), PROBE, 0.05)
 
 
-async def test_while_names_cannot_be_looked_up_the_known_engines_are_looked_at(
+async def test_while_name_resolution_hangs_the_known_engines_are_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = 0
@@ -195,14 +195,14 @@ async def test_while_names_cannot_be_looked_up_the_known_engines_are_looked_at(
     await found.close()
 
 
-async def test_a_policy_that_nobody_wants_any_more_keeps_no_replica_out() -> None:
+async def test_a_policy_no_longer_required_keeps_no_replica_out_of_rotation() -> None:
     found, _ = fleet(OWN, BASE)
     await found.verify("p1", Path("p1"), PROBE, 0.05)
     await found.unload_unused({"p0"})
     assert found.in_rotation == found.replicas
 
 
-async def test_a_policy_that_nobody_wants_stays_until_every_process_may_have_heard(
+async def test_an_unused_policy_is_unloaded_after_a_delay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, _ = fleet(OWN)
@@ -217,7 +217,7 @@ async def test_a_policy_that_nobody_wants_stays_until_every_process_may_have_hea
     assert not found.serves("p1")
 
 
-async def test_a_policy_that_is_wanted_again_has_its_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_unload_delay_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = fleet(OWN)
     await found.verify("p1", Path("p1"), PROBE, 0.05)
     monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.05)
@@ -243,13 +243,13 @@ async def test_when_every_replica_fails_the_policy_is_at_fault() -> None:
     assert found.in_rotation == found.replicas
 
 
-async def test_without_an_engine_nothing_is_proved() -> None:
+async def test_without_an_engine_nothing_is_verified() -> None:
     found, _ = fleet()
     with pytest.raises(EngineError, match="no healthy engine"):
         await found.verify("p1", Path("p1"), PROBE, 0.05)
 
 
-async def test_a_policy_is_not_judged_while_an_engine_cannot_be_reached() -> None:
+async def test_a_policy_is_not_rejected_while_an_engine_cannot_be_reached() -> None:
     found, _ = fleet(BASE, None)
     with pytest.raises(EngineError):
         await found.verify("p1", Path("p1"), PROBE, 0.05)

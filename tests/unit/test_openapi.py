@@ -1,4 +1,4 @@
-"""The service's own description: what the bodies that routes read themselves may hold."""
+"""/openapi.json describes the bodies that routes read and validate themselves."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -41,13 +41,13 @@ def body(document: dict[str, Any], path: str) -> dict[str, Any]:
     return schema
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
     every = list(references(document))
     assert len(every) > 10
     assert all(found(document, reference) for reference in every)
 
 
-def test_a_vote_is_one_of_four_and_may_be_sent_again(document: dict[str, Any]) -> None:
+def test_a_vote_is_one_of_four_types_and_has_an_idempotency_key(document: dict[str, Any]) -> None:
     kinds = [found(document, each["$ref"]) for each in body(document, "/v1/feedback")["anyOf"]]
     types = [kind["properties"]["type"]["const"] for kind in kinds]
     assert types == ["thumb", "ranking", "edit", "signal"]

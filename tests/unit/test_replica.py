@@ -1,4 +1,4 @@
-"""When an engine is lost: at once where nothing listens, and not while its tokens still come."""
+"""A replica is marked down at once where nothing listens, and never while its tokens arrive."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ ILL = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 @asynccontextmanager
 async def engine(says: str) -> AsyncIterator[Replica]:
-    """A replica that was well until now; whatever it is asked, it says this."""
+    """Yields a healthy replica whose engine answers every request with `says`."""
 
     ended: list[asyncio.Task[None] | None] = []
 
@@ -50,8 +50,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.replica._HEALTH_TIMEOUT", 0.1)
 
 
-async def test_one_where_nothing_listens_is_lost_at_once_and_its_proofs_are_void() -> None:
-    """So that one which restarts is not taken for the one before, when another process loads it again."""
+async def test_a_refused_connection_marks_down_at_once_and_voids_verification() -> None:
+    """Otherwise an engine that restarted, and where another process loaded adapters, would seem verified."""
     replica = known("http://127.0.0.1:9")
     assert not await replica.health_check()
     assert not replica.healthy
@@ -60,7 +60,7 @@ async def test_one_where_nothing_listens_is_lost_at_once_and_its_proofs_are_void
 
 
 @pytest.mark.parametrize("says", [SILENT, ILL])
-async def test_one_that_says_nothing_or_that_it_is_ill_has_a_second_chance(says: str) -> None:
+async def test_a_failed_health_check_marks_down_at_the_second_time(says: str) -> None:
     async with engine(says) as replica:
         await replica.health_check()
         assert replica.in_rotation
@@ -69,8 +69,8 @@ async def test_one_that_says_nothing_or_that_it_is_ill_has_a_second_chance(says:
         assert replica.verified == set()
 
 
-async def test_one_that_gives_nobody_a_token_in_time_must_prove_itself_again() -> None:
-    """Its API may still say that it is well."""
+async def test_an_engine_without_a_token_in_time_must_be_verified_again() -> None:
+    """Its health check may still pass."""
     async with engine(SILENT) as replica:
         replica.engine = EngineClient(replica.engine.url, timeout=0.2)
         fleet = Fleet([], 1)
@@ -80,7 +80,7 @@ async def test_one_that_gives_nobody_a_token_in_time_must_prove_itself_again() -
         assert not fleet.serves("p0")
 
 
-async def test_one_that_takes_no_more_requests_may_end_its_replies() -> None:
+async def test_an_engine_that_refuses_connections_may_finish_its_replies() -> None:
     async with engine(SILENT) as replica:
         waiting = asyncio.create_task(replica.engine.adapters())
         await asyncio.sleep(0.05)
@@ -92,7 +92,7 @@ async def test_one_that_takes_no_more_requests_may_end_its_replies() -> None:
             await waiting
 
 
-async def test_one_whose_tokens_come_is_busy_and_not_lost() -> None:
+async def test_an_engine_whose_tokens_arrive_is_not_marked_down() -> None:
     async with engine(SILENT) as replica:
         for _ in range(4):
             looking = asyncio.create_task(replica.health_check())

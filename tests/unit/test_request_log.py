@@ -31,7 +31,7 @@ async def test_a_bug_is_answered_with_an_id_that_is_in_the_log(capsys: pytest.Ca
     assert b'code="internal_error"} 1.0' in metrics.exposition()
 
 
-async def test_a_client_that_leaves_within_its_request_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_client_that_disconnects_early_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
     async def reading(scope: Any, receive: Any, send: Any) -> None:
         raise ClientDisconnect
 

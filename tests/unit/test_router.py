@@ -1,4 +1,4 @@
-"""Which policy answers: shares that hold, conversations that stay, propensities that are true."""
+"""The router keeps the arms' shares, sticky assignments, and true propensities."""
 
 from collections import Counter
 
@@ -30,7 +30,7 @@ def test_buckets_are_uniform_and_never_change() -> None:
     assert bucket("other", "conv-1") != buckets[1]
 
 
-def test_each_arm_gets_its_share_and_says_so() -> None:
+def test_each_arm_gets_its_share_and_records_it() -> None:
     route = a_route(canary="p4-dddddd", canary_share=0.1)
     assignments = [assign(route, f"conv-{number}", base_share=0.05) for number in range(20_000)]
     counts = Counter(assignment.policy for assignment in assignments)
