@@ -21,7 +21,7 @@ WORDS = ["red", "blue", "green", "yellow", "tree", "river", "stone", "cloud", "b
 
 
 def small_settings(database_url: str, data_dir: Path, model: Path, **trainer: object) -> Settings:
-    """Rounds of seconds: two steps, few prompts, and a gate that a random model can pass."""
+    """Rounds of a second: two steps, few prompts, three members, and a gate that a random model can pass."""
     settings = Settings(database_url=database_url, data_dir=data_dir, model=str(model))
     rl = settings.trainer.rl.model_copy(
         update={
@@ -35,8 +35,9 @@ def small_settings(database_url: str, data_dir: Path, model: Path, **trainer: ob
     gate = settings.trainer.gate.model_copy(
         update={"eval_prompts": 4, "max_no_eos_increase": 1.0, "max_repetition_increase": 1.0}
     )
+    reward = settings.trainer.reward.model_copy(update={"members": 3})
     settings.trainer = settings.trainer.model_copy(
-        update={"rl": rl, "gate": gate, "min_votes": 8, "round_votes": 10, **trainer}
+        update={"rl": rl, "gate": gate, "reward": reward, "min_votes": 8, "round_votes": 10, **trainer}
     )
     return settings
 

@@ -11,6 +11,7 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
     settings = {
         "HEARKEN_TRAINER__ROUND_VOTES": "25",
         "HEARKEN_TRAINER__MIN_VOTES": "25",
+        "HEARKEN_TRAINER__RL__STEPS_PER_ROUND": "2",
         "HEARKEN_TRAINER__GATE__KNOWLEDGE_QUESTIONS": "64",
     }
     with Installation(tmp_path, **settings) as installation:
@@ -27,7 +28,7 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
                     "--minutes",
                     "2.3",
                     "--rate",
-                    "2",
+                    "3",
                     "--json",
                 ),
             ],

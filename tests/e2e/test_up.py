@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,10 @@ from tests.installation import ADMIN_KEY, Installation
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    return Installation(tmp_path_factory.mktemp("up"))
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Is ready before each test, and after it."""
+    with Installation(tmp_path_factory.mktemp("up")) as installation:
+        yield installation
 
 
 def up(*words: str) -> subprocess.CompletedProcess[str]:
@@ -39,34 +42,32 @@ def chat(installation: Installation) -> str:
 
 
 def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -> None:
-    with installation:
-        assert chat(installation)
-        assert ADMIN_KEY not in (installation.data_dir / "logs" / "serving.log").read_text()
-        family = psutil.Process(installation.process.pid).children(recursive=True)
-        postgres = installation.find("postgres")
-        assert len(family) >= 3
-        assert postgres is not None
-        taken = up("--data-dir", str(installation.data_dir), "--port", "1")
-        assert taken.returncode == 1
-        assert "in use by another Hearken" in taken.stderr
-        assert str(installation.process.pid) in taken.stderr
-        assert installation.stop() == 0
-        _, alive = psutil.wait_procs([*family, postgres], timeout=10)
-        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-        installation.start()
-        installation.wait_until_ready()
-        assert chat(installation)
+    assert chat(installation)
+    assert ADMIN_KEY not in (installation.data_dir / "logs" / "serving.log").read_text()
+    family = psutil.Process(installation.process.pid).children(recursive=True)
+    postgres = installation.find("postgres")
+    assert len(family) >= 3
+    assert postgres is not None
+    taken = up("--data-dir", str(installation.data_dir), "--port", "1")
+    assert taken.returncode == 1
+    assert "in use by another Hearken" in taken.stderr
+    assert str(installation.process.pid) in taken.stderr
+    assert installation.stop() == 0
+    _, alive = psutil.wait_procs([*family, postgres], timeout=10)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    installation.start()
+    installation.wait_until_ready()
+    assert chat(installation)
 
 
 def test_its_children_end_with_it_even_if_it_is_killed(installation: Installation) -> None:
-    with installation:
-        family = psutil.Process(installation.process.pid).children(recursive=True)
-        installation.process.send_signal(signal.SIGKILL)
-        installation.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=20)
-        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-        installation.start()
-        installation.wait_until_ready()
+    family = psutil.Process(installation.process.pid).children(recursive=True)
+    installation.process.send_signal(signal.SIGKILL)
+    installation.process.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    installation.start()
+    installation.wait_until_ready()
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
