@@ -23,7 +23,7 @@ ASK = [{"role": "user", "content": "What is the capital of France?"}]
 def replicas(
     postgres_url: str, engine: str, tiny_base: Path, tmp_path: Path
 ) -> Iterator[tuple[Service, Service]]:
-    """Both wait for an operator before a policy goes live."""
+    """Yields two services whose promotions wait for an operator."""
     with (
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[engine], promotion="canary") as one,
@@ -40,7 +40,7 @@ def replicas(
 
 @contextmanager
 def listening(service: Service, user: str, key: str = ADMIN) -> Iterator[ClientConnection]:
-    """A socket that was answered as `user`, and so hears of that user's votes."""
+    """Yields a websocket that chatted for `user`, and so is notified of that user's votes."""
     with connect(service.url.replace("http", "ws") + "/v1/live") as socket:
         socket.send(json.dumps({"type": "auth", "key": key}))
         chat = {"type": "chat", "id": "a", "messages": ASK, "max_tokens": 1, "user": user}
@@ -51,7 +51,7 @@ def listening(service: Service, user: str, key: str = ADMIN) -> Iterator[ClientC
 
 
 def hear(socket: ClientConnection, count: int) -> list[tuple[str, str]]:
-    """The next news: `policy` and who, or `learned` and which vote."""
+    """Returns the next notification: `policy` and its id, or `learned` and the vote's id."""
     frames = [json.loads(socket.recv(timeout=20)) for _ in range(count)]
     return [(frame["type"], frame.get("feedback_id") or frame["policy"]) for frame in frames]
 
@@ -65,7 +65,7 @@ def vote(service: Service, completion: str, key: str | None = None, **fields: An
 
 
 def learned_by(service: Service, policy: str) -> str:
-    """A vote on a reply to ada that `policy` was the first to learn from; as the trainer leaves it behind."""
+    """Stores, as the trainer does, a vote on a reply to ada that `policy` was the first to learn from."""
     _, recorded = vote(service, service.chat(user="ada", max_tokens=1)["id"])
     service.rows(
         "insert into training_examples (event_id, project, feedback_id, turn_id, type, value, rater,"
@@ -96,7 +96,7 @@ def test_votes_and_idempotency_keys_are_the_same_through_both(replicas: tuple[Se
     assert len(one.rows("select from feedback")) == 3
 
 
-def test_what_an_operator_decides_at_one_both_do(replicas: tuple[Service, Service]) -> None:
+def test_an_operators_change_at_one_reaches_both(replicas: tuple[Service, Service]) -> None:
     one, other = replicas
     one.registry.publish("p1-aaaaaa", seed=1)
     with one.client() as operator:
@@ -113,8 +113,10 @@ def test_what_an_operator_decides_at_one_both_do(replicas: tuple[Service, Servic
     one.until(lambda: {answers(one, each) for each in conversations} == {"p0"})
 
 
-async def test_each_policy_that_went_live_is_told_once_by_both(replicas: tuple[Service, Service]) -> None:
-    """Two in one transaction, so that no process ever sees the first of them live."""
+async def test_both_announce_each_policy_that_went_live_once(
+    replicas: tuple[Service, Service],
+) -> None:
+    """Two go live in one transaction, so that no process sees the first of them live."""
     one, other = replicas
     votes = [learned_by(one, policy) for policy in ("p1-aaaaaa", "p2-bbbbbb", "p3-cccccc")]
     one.registry.publish("p1-aaaaaa", seed=1)
@@ -138,7 +140,7 @@ async def test_each_policy_that_went_live_is_told_once_by_both(replicas: tuple[S
             assert [set(hear(here, 2)), set(hear(there, 2))] == [news, news]
 
 
-def test_a_vote_through_one_is_told_by_the_other(replicas: tuple[Service, Service]) -> None:
+def test_a_vote_through_one_is_announced_by_the_other(replicas: tuple[Service, Service]) -> None:
     one, other = replicas
     recorded = learned_by(one, "p1-aaaaaa")
     one.registry.publish("p1-aaaaaa", seed=1)

@@ -1,4 +1,4 @@
-"""`hearken serve` as a process of its own: how it ends, and whom it takes a request to be from."""
+"""`hearken serve` shuts down gracefully, and takes client addresses from trusted proxies."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.conftest import new_database
 from tests.service import ADMIN, PUBLIC, Service, events, run_service
 
 GRACE = 10.0
-"""Seconds that a stream has to end."""
+"""Seconds for a stream to end."""
 
 LONG = {
     "messages": [{"role": "user", "content": "Tell me everything"}],
@@ -37,7 +37,7 @@ LONG = {
 def beside(
     postgres_url: str, engine: str, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """A service whose database and engine another process is to use."""
+    """Yields a service whose database and engine another process uses."""
     with (
         new_database(postgres_url) as url,
         run_service(url, tmp_path_factory.mktemp("serve"), tiny_base, engines=[engine]) as service,
@@ -47,7 +47,7 @@ def beside(
 
 @contextmanager
 def serving(beside: Service, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    """The process, ready, and a client of it."""
+    """Yields the process, ready, and a client of it."""
     settings, port = beside.settings, free_port()
     environment = {
         **os.environ,
@@ -78,7 +78,7 @@ def ready(client: httpx.Client) -> bool:
 
 
 def reachable(client: httpx.Client) -> bool:
-    """Whether it takes new connections. One that was not taken before the end is reset."""
+    """Returns whether it accepts new connections; at its end, waiting ones are reset."""
     with suppress(httpx.NetworkError):
         httpx.get(f"{client.base_url}/healthz")
         return True
@@ -95,7 +95,7 @@ def engine_of(beside: Service) -> psutil.Process:
 
 @contextmanager
 def engine_paused(beside: Service) -> Iterator[None]:
-    """What the engine has begun goes on only after this."""
+    """Suspends the engine, which continues after the block."""
     process = engine_of(beside)
     process.suspend()
     try:
@@ -106,7 +106,7 @@ def engine_paused(beside: Service) -> Iterator[None]:
 
 @contextmanager
 def engine_slowed(beside: Service) -> Iterator[None]:
-    """It runs for moments only: enough to say that it is well, not to get far with what it has begun."""
+    """Lets the engine run for moments only: its health checks pass, and its replies progress slowly."""
     process, done = engine_of(beside), threading.Event()
 
     def slow() -> None:
@@ -125,7 +125,7 @@ def engine_slowed(beside: Service) -> Iterator[None]:
         slowing.join()
 
 
-def test_a_stream_ends_well_after_sigterm(beside: Service) -> None:
+def test_a_stream_finishes_after_sigterm(beside: Service) -> None:
     with serving(beside) as (process, client):
         with client.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as response:
             chunks = events(response)
@@ -140,14 +140,14 @@ def test_a_stream_ends_well_after_sigterm(beside: Service) -> None:
 
 
 def until(socket: ClientConnection, kind: str) -> dict[str, Any]:
-    """The next frame of that kind."""
+    """Returns the next frame of that type."""
     while True:
         frame: dict[str, Any] = json.loads(socket.recv(timeout=10))
         if frame["type"] == kind:
             return frame
 
 
-def test_so_does_a_chat_on_a_websocket(beside: Service) -> None:
+def test_a_chat_on_a_websocket_finishes_after_sigterm(beside: Service) -> None:
     with (
         serving(beside) as (process, client),
         connect(str(client.base_url).replace("http", "ws") + "/v1/live") as socket,
@@ -184,10 +184,8 @@ def test_a_stream_that_lasts_longer_leaves_nothing(beside: Service) -> None:
 
 
 @pytest.mark.parametrize(("trusted", "counted"), [('["127.0.0.0/8"]', 2), ("[]", 1)])
-def test_a_request_without_a_key_counts_for_where_it_came_from(
-    beside: Service, trusted: str, counted: int
-) -> None:
-    """Of two addresses that a balancer names, where one request a minute is allowed."""
+def test_a_request_without_a_key_counts_for_its_address(beside: Service, trusted: str, counted: int) -> None:
+    """A balancer names two addresses; each may send one request a minute."""
     limits = {"HEARKEN_SERVING__TRUSTED_PROXIES": trusted, "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "1"}
     with serving(beside, **limits) as (_, client):
         del client.headers["Authorization"]
