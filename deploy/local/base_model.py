@@ -34,22 +34,34 @@ def copy_base_model(base: Path, directory: Path) -> None:
     """Replaces `directory` by a copy of `base`, unless their digests are equal.
 
     The copy is written aside and renamed, so that readers never see part of a model, and of several
-    concurrent calls one wins. Raises StartError if another base was copied there at the same time.
+    concurrent calls one wins: an equal copy that another has finished is never moved. Raises StartError if
+    another base was copied there at the same time.
     """
-    if directory.is_dir() and base_digest(directory) == base_digest(base):
+    if _is_copy(directory, base):
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".base-", dir=directory.parent) as aside:
         shutil.copytree(base, Path(aside, "new"))
-        with suppress(FileNotFoundError):
-            directory.rename(Path(aside, "old"))
+        if directory.is_dir():
+            if _is_copy(directory, base):  # another process was faster
+                return
+            with suppress(FileNotFoundError):
+                directory.rename(Path(aside, "old"))
         try:
             Path(aside, "new").rename(directory)
         except OSError as error:  # another process was faster
-            if not directory.is_dir() or base_digest(directory) != base_digest(base):
+            if not _is_copy(directory, base):
                 raise StartError(
                     f"{directory} cannot be replaced: {error}. Is another base being copied there?"
                 ) from None
+
+
+def _is_copy(directory: Path, base: Path) -> bool:
+    """Whether the directory is there and has the digest of `base`."""
+    try:
+        return base_digest(directory) == base_digest(base)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _download(model: str, patterns: list[str]) -> Path:

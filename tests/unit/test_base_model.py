@@ -68,3 +68,21 @@ def test_several_at_once_and_a_reader_who_never_sees_half(starter: Path, tmp_pat
     reader.join()
     assert seen == {whole}
     assert {path.name for path in tmp_path.iterdir()} == {"base"}
+
+
+def test_an_equal_copy_that_another_has_finished_is_not_moved(
+    starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    copytree = shutil.copytree
+    finished: list[int] = []
+
+    def copy_while_another_finishes(source: Path, target: Path) -> None:
+        copytree(source, target)
+        if not finished:
+            copytree(starter, base)
+            finished.append(base.stat().st_ino)
+
+    monkeypatch.setattr(shutil, "copytree", copy_while_another_finishes)
+    copy_base_model(starter, base)
+    assert [base.stat().st_ino] == finished
