@@ -4,7 +4,9 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.installation import ADMIN_KEY, Installation
+import httpx
+
+from tests.installation import ADMIN_KEY, Installation, wait
 
 
 def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
@@ -18,19 +20,7 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
         answer = subprocess.run(
             [
                 *installation.hearken("simulate", "--url", installation.url, "--admin-key", ADMIN_KEY),
-                *(
-                    "--seed",
-                    "3",
-                    "--users",
-                    "8",
-                    "--votes",
-                    "60",
-                    "--minutes",
-                    "2.3",
-                    "--rate",
-                    "3",
-                    "--json",
-                ),
+                *("--seed", "3", "--users", "8", "--votes", "60", "--minutes", "1", "--rate", "3", "--json"),
             ],
             capture_output=True,
             text=True,
@@ -41,14 +31,13 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
         report = json.loads(answer.stdout)
         assert report["failed_requests"] == 0
         with installation.client() as client:
-            rows = client.get("/v1/policies").json()["data"]
-            live = next(row for row in rows if row["state"] == "live")
-            assert live["id"] != "p0"
+            wait(lambda: live_policy(client) != "p0", "a policy is live", 150)
+            live = live_policy(client)
             reply = client.post(
                 "/v1/chat/completions",
                 json={"model": "default", "messages": [{"role": "user", "content": "Hello!"}]},
             )
-            assert reply.json()["system_fingerprint"] in {live["id"], "p0"}
+            assert reply.json()["system_fingerprint"] in {live, "p0"}
             lines = client.get("/v1/feedback/export?format=jsonl").text.splitlines()
             learned = [
                 client.get(f"/v1/feedback/{json.loads(line)['id']}").json()["learned"] for line in lines[:20]
@@ -57,10 +46,15 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
         rolled_back = installation.run("rollback")
         assert rolled_back.returncode == 0, rolled_back.stderr
         with installation.client() as client:
-            state = client.get(f"/v1/policies/{live['id']}").json()["state"]
+            state = client.get(f"/v1/policies/{live}").json()["state"]
             assert state == "rolled_back"
         assert list((tmp_path / "rounds").rglob("*.html"))
         outbox_is_free_of_text(installation, lines)
+
+
+def live_policy(client: httpx.Client) -> str:
+    rows = client.get("/v1/policies").json()["data"]
+    return next(str(row["id"]) for row in rows if row["state"] == "live")
 
 
 def outbox_is_free_of_text(installation: Installation, lines: list[str]) -> None:

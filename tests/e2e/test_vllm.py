@@ -18,8 +18,6 @@ SETTINGS = {
     "HEARKEN_TRAINER__MIN_VOTES": "20",
     "HEARKEN_TRAINER__RL__STEPS_PER_ROUND": "2",
     "HEARKEN_TRAINER__RL__SAMPLER": "vllm",
-    "HEARKEN_TRAINER__RL__PROMPTS_PER_STEP": "8",
-    "HEARKEN_TRAINER__GATE__KNOWLEDGE_QUESTIONS": "64",
     "HEARKEN_SERVING__BASE_SHARE": "0",
 }
 
@@ -43,8 +41,9 @@ def refusal(installation: Installation, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_the_loop_turns_on_vllm(tmp_path: Path) -> None:
-    with Installation(tmp_path, **SETTINGS) as installation:
+def test_the_loop_turns_on_vllm(tmp_path: Path, tiny_base: Path) -> None:
+    settings = {**SETTINGS, **faults.QUICK_ROUNDS, "HEARKEN_MODEL": str(tiny_base)}
+    with Installation(tmp_path, **settings) as installation:
         reply = chat(installation, logprobs=True, seed=3)
         assert reply["system_fingerprint"] == "p0"
         with psycopg.connect(installation.database_url()) as connection:
