@@ -22,7 +22,6 @@ from tests.auditor import Auditor
 from tests.installation import ADMIN_KEY, Installation, wait
 
 SHORT_WORDS = 18  # words
-MAX_TOKENS = 48  # of a reply; a few more words than SHORT_WORDS
 MAX_TURNS = 3  # per conversation
 RANKING_SHARE = 0.2  # share of turns with two replies, which are ranked
 REVOTE_SHARE = 0.3  # share of votes that are followed by the opposite vote, again and again
@@ -89,7 +88,6 @@ class Client(threading.Thread):
             "model": "default",
             "user": self.name,
             "metadata": {"conversation_id": conversation},
-            "max_tokens": MAX_TOKENS,
             **fields,
         }
         while not self.done.is_set():
