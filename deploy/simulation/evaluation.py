@@ -13,6 +13,7 @@ from typing import Any
 
 from deploy.simulation.api_client import ApiClient, RequestFailed
 from deploy.simulation.people import Preference
+from deploy.simulation.prompt_text import normalised
 from schemas.policies import BASE
 from trainer.starter.world import Prompt, correct, factual_prompts, prompts
 
@@ -35,16 +36,16 @@ class BaseEvaluation:
 
 
 class PolicyEvaluator:
-    """Evaluates policies on one fixed set of prompts and factual questions. `held_out` are the prompts on
-    which approval is measured: no simulated user may send them."""
+    """Evaluates policies on one fixed set of prompts and factual questions. `held_out` has their normalised
+    texts: no simulated user may send one of them."""
 
     def __init__(self, api: ApiClient, preference: Preference, *, seed: int, votes: int) -> None:
         count = min(max(votes // _VOTES_PER_PROMPT, _PROMPTS[0]), _PROMPTS[1])
         self._api = api
         self._preference = preference
         self._prompts = prompts(count, seed + 1_000_003)
-        self.held_out = {prompt.prompt for prompt in self._prompts}
         self._questions = factual_prompts(_QUESTIONS_PER_PROMPT * count, seed + 2_000_003)
+        self.held_out = {normalised(each.prompt) for each in (*self._prompts, *self._questions)}
         self._slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def base(self) -> BaseEvaluation:

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from deploy.simulation.api_client import ApiClient, RequestFailed
 from deploy.simulation.people import Person
+from deploy.simulation.prompt_text import normalised
 from trainer.starter.world import Prompt, prompts
 
 _RANKING_SHARE = 0.15  # share of votes that rank two replies
@@ -84,9 +85,11 @@ class Visits:
         return self.clock() >= self._seconds
 
     async def run(self, held_out: Set[str]) -> None:
-        """Runs visits until all votes are cast or the time is up. No prompt of `held_out` is sent."""
+        """Runs visits until all votes are cast or the time is up. No prompt whose normalised text is in
+        `held_out` is sent."""
         rng = random.Random(f"visits {self._seed}")
-        asked = [prompt for prompt in prompts(4 * self._votes, self._seed) if prompt.prompt not in held_out]
+        drawn = prompts(4 * self._votes + 100, self._seed)
+        asked = [prompt for prompt in drawn if normalised(prompt.prompt) not in held_out]
         idle: asyncio.Queue[Person] = asyncio.Queue()
         for person in rng.sample(self._people, len(self._people)):
             idle.put_nowait(person)

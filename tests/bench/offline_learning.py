@@ -4,7 +4,8 @@
 
 Simulated people (`deploy.simulation.people`) vote directly on sampled replies, and rounds follow each other
 as under `hearken up`: the rounds and the gate are the trainer's own, and while a round trains, people vote on
-the policy before it, so a batch of votes is one policy old. The trainer never sees the preference. The
+the policy before it, so a batch of votes is one policy old. The trainer never sees the preference, and nobody
+sends a prompt of the final figures or of the gate's knowledge questions (`world_prompts`). The
 figures after the last round are the share of the achievable gain (from the base's true approval to 1), the
 change in knowledge, the KL to the base in nats per token, distinct-2 against the base's, and the largest
 change of a style that the preference does not mention. Targets after ten rounds of 100 votes: in every seed
@@ -19,6 +20,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -29,6 +31,8 @@ import torch
 from deploy.simulation.people import Person, draw_people
 from schemas import logs
 from schemas.settings import TrainerSettings
+from tests.bench import world_prompts
+from tests.bench.disjoint import assert_disjoint
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
@@ -42,8 +46,6 @@ from trainer.rl.batch import OptimizeResult
 from trainer.round import run_round
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES, styles
-from trainer.starter.world import factual_prompts
-from trainer.starter.world import prompts as world_prompts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -94,7 +96,7 @@ def simulate_votes(
     """Adds `count` votes on replies of the current adapter: 70% thumbs, 20% rankings of two, 10% edits."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    asked = world_prompts(count, seed)
+    asked = world_prompts.traffic(count, seed)
     ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
     with backbone.merged():
         rollouts = sample(backbone, ids, SamplingSpec(2, 90), generator)
@@ -150,14 +152,14 @@ def train_round(
 
 @dataclass(frozen=True)
 class PolicySamples:
-    """A policy's replies, one to each of `count` prompts that are never used in training."""
+    """A policy's replies, one to each of `count` prompts that nobody sends."""
 
     token_ids: list[list[int]]
     texts: list[str]
 
     @classmethod
     def draw(cls, backbone: Backbone, count: int, seed: int) -> "PolicySamples":
-        asked = world_prompts(count, 10_000 + seed)
+        asked = world_prompts.judgment(count, 10_000 + seed)
         ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
         with backbone.merged():
             rollouts = sample(backbone, ids, SamplingSpec(1, 90), torch.Generator().manual_seed(seed))
@@ -172,6 +174,17 @@ class PolicySamples:
         """Returns how often each style axis holds."""
         found = [styles(text) for text in self.texts]
         return {axis: sum(each[axis] for each in found) / len(found) for axis in AXES}
+
+
+def check_prompts(seed: int, sent: Iterable[int]) -> None:
+    """Raises AssertionError when people send a prompt of the final figures or one of the gate's questions;
+    `sent` has the seeds of the votes."""
+    assert_disjoint(
+        sent=[each.prompt for draw in sent for each in world_prompts.traffic(ROUND_VOTES, draw)],
+        judged=[each.prompt for each in world_prompts.judgment(EVAL_REPLIES, 10_000 + seed)],
+        asked_in_the_end=[each.prompt for each in world_prompts.questions(QUESTIONS, 77)],
+        asked_by_the_gate=world_prompts.trainer_questions(),
+    )
 
 
 def mean_accuracy(backbone: Backbone, questions: list[Question]) -> float:
@@ -201,7 +214,9 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     judge = next(person for person in people if not person.contrarian)
     history = VoteHistory()
     cache, gate_questions = FeatureCache(backbone), KnowledgeEval(backbone, settings)
-    questions = [Question(each.prompt, each.accept or ()) for each in factual_prompts(QUESTIONS, 77)]
+    questions = [Question(each.prompt, each.accept or ()) for each in world_prompts.questions(QUESTIONS, 77)]
+    rounds = range(1, args.votes // ROUND_VOTES + 1)
+    check_prompts(seed, [100 * seed + number for number in rounds])
     before = PolicySamples.draw(backbone, EVAL_REPLIES, seed)
     known = mean_accuracy(backbone, questions)
     print(
@@ -210,7 +225,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
     )
     older = newer = backbone.snapshot()
     kl = lost = 0.0
-    for number in range(1, args.votes // ROUND_VOTES + 1):
+    for number in rounds:
         backbone.restore(older)
         simulate_votes(backbone, history, people, ROUND_VOTES, 100 * seed + number)
         backbone.restore(newer)

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from deploy.simulation.people import Preference, draw_preference
 from schemas.settings import TrainerSettings
+from tests.bench.disjoint import assert_disjoint
+from tests.bench.world_prompts import judgment, traffic
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
@@ -33,7 +35,6 @@ from trainer.reward.projection import BaseFeatures
 from trainer.reward.scoring import score
 from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
-from trainer.starter.world import prompts
 
 SEEDS = tuple(range(925, 949))
 PEOPLE, EACH = 20, 20
@@ -58,7 +59,9 @@ class Replies:
 def replies(backbone: Backbone, settings: TrainerSettings, voted: int = PEOPLE * EACH) -> Replies:
     """Samples one reply of the base to each of `voted` and HELD_OUT prompts, and BASE_REPLIES to each of
     BASE_PROMPTS more."""
-    asked = [each.prompt for each in prompts(voted + HELD_OUT + BASE_PROMPTS, seed=600)]
+    sent, held_out = traffic(voted + BASE_PROMPTS, seed=600), judgment(HELD_OUT, seed=600)
+    assert_disjoint(sent=[each.prompt for each in sent], held_out=[each.prompt for each in held_out])
+    asked = [each.prompt for each in (*sent[:voted], *held_out, *sent[voted:])]
     ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
     generator = torch.Generator().manual_seed(600)
     single, several = ids[:-BASE_PROMPTS], ids[-BASE_PROMPTS:]

@@ -4,10 +4,10 @@
 
 The optimal policy for a reward r and a KL coefficient β is the base, each reply reweighted by exp(r/β). With
 many samples of the base per prompt, the weights give this policy without a step of RL: ten rounds of votes on
-it and refits take half a minute, and show the effect of the reward model alone. By β: the true approval, the
-largest change of a style that nobody voted on, the KL in nats a reply, and the effective sample size (replies
-per prompt; below 3 the figures mean little). Users vote by thumbs and rankings; an edit is not a sample of
-the base.
+it and refits take half a minute, and show the effect of the reward model alone. By β, on other prompts than
+those of the votes: the true approval, the largest change of a style that nobody voted on, the KL in nats a
+reply, and the effective sample size (replies per prompt; below 3 the figures mean little). Users vote by
+thumbs and rankings; an edit is not a sample of the base.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from torch import Tensor
 
 from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
+from tests.bench.disjoint import assert_disjoint
+from tests.bench.world_prompts import judgment, traffic
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
@@ -32,9 +34,9 @@ from trainer.reward.scoring import score
 from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES, styles
-from trainer.starter.world import prompts
+from trainer.starter.world import Prompt
 
-PROMPTS, REPLIES = 96, 128
+PROMPTS, JUDGED, REPLIES = 64, 32, 128
 ROUNDS, VOTES = 10, 100
 THUMBS = 7 / 9  # share of thumbs; the others are rankings of two
 VOTED_AT = 0.3  # β of the policy that users vote on
@@ -50,9 +52,10 @@ class Pool:
     styles_NA: Tensor
 
     @classmethod
-    def of(cls, backbone: Backbone, settings: TrainerSettings, count: int, replies: int, seed: int) -> "Pool":
-        asked = [each.prompt for each in prompts(count, seed)]
-        ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
+    def of(
+        cls, backbone: Backbone, settings: TrainerSettings, asked: list[Prompt], replies: int, seed: int
+    ) -> "Pool":
+        ids = [backbone.render([{"role": "user", "content": each.prompt}]) for each in asked]
         generator = torch.Generator().manual_seed(seed)
         token_ids: list[list[int]] = []
         with backbone.reference():
@@ -67,7 +70,7 @@ class Pool:
 
 def reweighted(reward_N: Tensor, beta: float) -> Tensor:
     """Returns the optimal policy's weights of the samples, (P, K)."""
-    return (reward_N.view(PROMPTS, REPLIES) / beta).softmax(1)
+    return (reward_N.view(-1, REPLIES) / beta).softmax(1)
 
 
 def vote(
@@ -90,11 +93,14 @@ def vote(
             rows.extend(pair.tolist())
 
 
-def run(seed: int, pool: Pool, base: Pool, settings: TrainerSettings) -> dict[float, list[float]]:
-    """Returns by β: approval, largest change of a style, KL in nats a reply, effective sample size."""
+def run(
+    seed: int, pool: Pool, judged: Pool, base: Pool, settings: TrainerSettings
+) -> dict[float, list[float]]:
+    """Returns by β, on the replies of `judged`: approval, largest change of a style, KL in nats a reply,
+    effective sample size."""
     people = draw_people(seed, 20)
     preference = next(person for person in people if not person.contrarian).preference
-    liked_N = torch.tensor([float(preference.likes(text)) for text in pool.texts])
+    liked_N = torch.tensor([float(preference.likes(text)) for text in judged.texts])
     silent = [number for number, axis in enumerate(AXES) if axis not in dict(preference.wants)]
     base_features = BaseFeatures(base.features, BASE_REPLIES)
     votes, rows = Votes(len(people)), list[int]()
@@ -104,13 +110,13 @@ def run(seed: int, pool: Pool, base: Pool, settings: TrainerSettings) -> dict[fl
         features = {name: group[rows] for name, group in pool.features.items()}
         generator = torch.Generator().manual_seed(100 * seed + number)
         model = ensemble.fit(features, votes, base_features, settings.reward, generator)
-        reward_N = model.reward(pool.features)
-        older_PK, newer_PK = newer_PK, reweighted(reward_N, VOTED_AT)
+        older_PK, newer_PK = newer_PK, reweighted(model.reward(pool.features), VOTED_AT)
+    reward_N = model.reward(judged.features)
     found = {}
     for beta in PENALTIES:
         policy_PK = reweighted(reward_N, beta)
-        weights_N = policy_PK.flatten() / PROMPTS
-        moved_A = weights_N @ pool.styles_NA - pool.styles_NA.mean(0)
+        weights_N = policy_PK.flatten() / JUDGED
+        moved_A = weights_N @ judged.styles_NA - judged.styles_NA.mean(0)
         kl = (policy_PK * (policy_PK * REPLIES).clamp_min(1e-12).log()).sum(1).mean()
         sample_size = (1 / policy_PK.square().sum(1)).mean()
         figures = (weights_N @ liked_N, moved_A[silent].abs().max(), kl, sample_size)
@@ -127,11 +133,14 @@ def main() -> int:
     settings = TrainerSettings()
     torch.set_num_threads(1)
     backbone = Backbone(MODEL_DIR, settings.rl)
-    pool = Pool.of(backbone, settings, PROMPTS, REPLIES, seed=4242)
-    base = Pool.of(backbone, settings, BASE_PROMPTS, BASE_REPLIES, seed=4243)
+    sent, held_out = traffic(PROMPTS + BASE_PROMPTS, seed=4242), judgment(JUDGED, seed=4243)
+    assert_disjoint(sent=[each.prompt for each in sent], judged=[each.prompt for each in held_out])
+    pool = Pool.of(backbone, settings, sent[:PROMPTS], REPLIES, seed=4242)
+    judged = Pool.of(backbone, settings, held_out, REPLIES, seed=4243)
+    base = Pool.of(backbone, settings, sent[PROMPTS:], BASE_REPLIES, seed=4244)
     rows = []
     for seed in seeds:
-        rows.append(run(seed, pool, base, settings))
+        rows.append(run(seed, pool, judged, base, settings))
         figures = (f"β {beta}: {row[0]:.2f} liked, {row[1]:.2f} moved" for beta, row in rows[-1].items())
         print(seed, *figures, sep="  ", flush=True)
     for beta in PENALTIES:

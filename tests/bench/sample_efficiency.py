@@ -31,7 +31,9 @@ from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from deploy.simulation.people import Person, draw_people
 from schemas import logs
 from schemas.settings import TrainerSettings
+from tests.bench.disjoint import assert_disjoint
 from tests.bench.offline_learning import PolicySamples, VoteHistory, simulate_votes, train_round
+from tests.bench.world_prompts import judgment, traffic, trainer_questions
 from trainer.data.examples import Corpus, Key
 from trainer.data.feature_cache import FeatureCache
 from trainer.evaluation import gate
@@ -39,7 +41,6 @@ from trainer.evaluation.knowledge import KnowledgeEval, accuracy_drop
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec
 from trainer.starter import MODEL_DIR
-from trainer.starter.world import prompts as world_prompts
 
 TARGET_APPROVAL = 0.8
 ROUND_VOTES = 30
@@ -88,7 +89,7 @@ class Evaluator:
         )
         asked = [
             backbone.render([{"role": "user", "content": each.prompt}])
-            for each in world_prompts(EVAL_PROMPTS, 20_000 + self.seed)
+            for each in judgment(EVAL_PROMPTS, 20_000 + self.seed)
         ]
         kl = gate.sample_eval(backbone, asked, SamplingSpec(1, rl.max_tokens), generator).kl
         after = self.questions.adapter_accuracy(generator)
@@ -206,9 +207,8 @@ def evaluate_trl(
     backbone = evaluator.questions.backbone
     corpus = Corpus(history.examples[: 2 * taken], history.replies)
     rows = TrlRows(corpus, backbone)
-    fresh = [
-        {"prompt": [{"role": "user", "content": each.prompt}]} for each in world_prompts(2 * taken, seed + 7)
-    ]
+    fresh = [{"prompt": [{"role": "user", "content": each.prompt}]} for each in traffic(2 * taken, seed + 7)]
+    check_prompts(rows, [row["prompt"][0]["content"] for row in fresh], seed)
     sets = {"dpo": rows.pairs(), "kto": rows.labelled(), "online_dpo": fresh}
     found: dict[str, list[Outcome]] = {}
     for kind, of_kind in sets.items():
@@ -220,6 +220,18 @@ def evaluate_trl(
                 flush=True,
             )
     return found
+
+
+def check_prompts(rows: TrlRows, fresh: list[str], seed: int) -> None:
+    """Raises AssertionError when a prompt of the judgment, or of the gate's questions, is among those of the
+    votes or of TRL's own samples."""
+    judged = [*judgment(EVAL_PROMPTS, 10_000 + seed), *judgment(EVAL_PROMPTS, 20_000 + seed)]
+    voted = [row["prompt"][0]["content"] for row in (*rows.pairs(), *rows.labelled())]
+    assert_disjoint(
+        sent=[*voted, *fresh],
+        judged=[each.prompt for each in judged],
+        asked_by_the_gate=trainer_questions(),
+    )
 
 
 def best(reached: Iterable[Outcome]) -> float:
