@@ -162,7 +162,7 @@ What is the best time to visit a busy museum?
 How do I get my baby to nap?
 How do I write a cover letter for my first job?
 How do I split chores with my partner?
-"""
+""".strip().splitlines()
 
 SPARE = """
 How do I remove grass stains from jeans?
@@ -205,7 +205,7 @@ What can I do with old T-shirts?
 How do I tie a tie?
 How do I ask a neighbour to feed my cat?
 What is a good way to end a presentation?
-"""
+""".strip().splitlines()
 
 HELD_OUT = """
 How do I get coffee stains out of a mug?
@@ -248,9 +248,4 @@ How do I know when a steak is done?
 My printer will not print. What should I check?
 How do I repot a plant?
 What is a kind way to give criticism?
-"""
-
-
-def lines(prompts: str) -> list[str]:
-    """Returns the prompts of a set."""
-    return prompts.strip().splitlines()
+""".strip().splitlines()

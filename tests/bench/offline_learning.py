@@ -33,6 +33,7 @@ from schemas import logs
 from schemas.settings import TrainerSettings
 from tests.bench import world_prompts
 from tests.bench.disjoint import assert_disjoint
+from tests.bench.overrides import trainer_settings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
@@ -284,13 +285,7 @@ def main() -> int:
     args = parser.parse_args()
     logs.configure("warning")
     torch.set_num_threads(1)
-    settings = TrainerSettings()
-    for assignment in args.set:
-        path, value = assignment.split("=")
-        section, name = path.split(".")
-        holder = getattr(settings, section)
-        kind = type(getattr(holder, name))
-        setattr(holder, name, value if kind is str else kind(float(value)))
+    settings = trainer_settings(args.set)
     rows = [run(seed, args, settings) for seed in args.seeds]
     for name in rows[0]:
         values = sorted(row[name] for row in rows)

@@ -3,8 +3,9 @@
 import pytest
 
 from deploy.simulation.prompt_text import normalised
-from tests.bench import everyday_prompts, world_prompts
+from tests.bench import world_prompts
 from tests.bench.disjoint import assert_disjoint
+from tests.bench.everyday_prompts import HELD_OUT, SPARE, TRAFFIC
 from trainer.evaluation.knowledge import SAMPLE_PROMPTS
 
 
@@ -52,11 +53,6 @@ def test_parts_of_the_starters_world_are_disjoint_and_depend_on_the_seed_alone()
 
 
 def test_everyday_prompts_are_distinct_and_disjoint() -> None:
-    sets = {name: everyday_prompts.lines(getattr(everyday_prompts, name)) for name in ("TRAFFIC", "SPARE")}
-    sets["HELD_OUT"] = everyday_prompts.lines(everyday_prompts.HELD_OUT)
+    sets = {"traffic": TRAFFIC, "spare": SPARE, "held_out": HELD_OUT}
     assert_disjoint(**sets, shown=SAMPLE_PROMPTS)
-    assert {name: len(set(map(normalised, found))) for name, found in sets.items()} == {
-        "TRAFFIC": 160,
-        "SPARE": 40,
-        "HELD_OUT": 40,
-    }
+    assert [len(set(map(normalised, each))) for each in sets.values()] == [160, 40, 40]

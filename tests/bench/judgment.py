@@ -1,0 +1,83 @@
+"""The final judgment knows the taste: a policy's approval, length and KL to the base on held-out prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tests.bench.served_replies import BaseReplies, ServedAt
+from tests.bench.tastes import Taste
+from trainer.model.backbone import Backbone
+from trainer.reward.scoring import MICRO_BATCH, score, sort_by_length
+
+BEST_OF = 16
+"""Replies of the base to each held-out prompt: the best of them is what can be achieved."""
+
+REPLIES = 4
+"""Replies of a policy to each held-out prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseJudgment:
+    """The base on the held-out prompts: its approval, how often the best of BEST_OF replies is liked, and the
+    mean lengths of its replies and of those that are liked, in tokens."""
+
+    approval: float
+    best: float
+    length: float
+    liked_length: float
+
+    def share_of_gain(self, approval: float) -> float:
+        """Returns how far a policy came on the way from the base's approval to the best of BEST_OF."""
+        return (approval - self.approval) / max(1e-9, self.best - self.approval)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyJudgment:
+    """A policy on the held-out prompts: its approval, mean reply length (tokens), and KL to the base at
+    temperature 1 (nats a reply)."""
+
+    approval: float
+    length: float
+    kl: float
+
+
+def judge_base(backbone: Backbone, base: BaseReplies, prompts: Sequence[str], taste: Taste) -> BaseJudgment:
+    replies = base.of(prompts, BEST_OF)
+    liked = [[taste.likes(backbone.decode(reply)) for reply in of_prompt] for of_prompt in replies]
+    verdicts = [verdict for of_prompt in liked for verdict in of_prompt]
+    lengths = [len(reply) for of_prompt in replies for reply in of_prompt]
+    liked_lengths = [length for length, verdict in zip(lengths, verdicts, strict=True) if verdict]
+    return BaseJudgment(
+        approval=sum(verdicts) / len(verdicts),
+        best=sum(map(any, liked)) / len(liked),
+        length=sum(lengths) / len(lengths),
+        liked_length=sum(liked_lengths) / max(1, len(liked_lengths)),
+    )
+
+
+def judge_policy(
+    backbone: Backbone, served_at: ServedAt, prompts: Sequence[str], taste: Taste
+) -> PolicyJudgment:
+    """Judges the current adapter."""
+    ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in prompts]
+    with backbone.merged():
+        rollouts = served_at.sample(backbone, ids, REPLIES, torch.Generator().manual_seed(0))
+    replies = [rollout.token_ids for rollout in rollouts]
+    return PolicyJudgment(
+        approval=taste.approval([backbone.decode(reply) for reply in replies]),
+        length=sum(map(len, replies)) / len(replies),
+        kl=_kl(backbone, [ids[rollout.prompt] for rollout in rollouts], replies),
+    )
+
+
+@torch.no_grad()
+def _kl(backbone: Backbone, prompts: list[list[int]], replies: list[list[int]]) -> float:
+    """Returns Σ log π − log π_base over a reply's tokens, on average."""
+    base = sum(sum(logprobs) for logprobs in score(backbone, prompts, replies).base_logprobs)
+    policy, order = 0.0, sort_by_length(prompts, replies)
+    for start in range(0, len(order), MICRO_BATCH):
+        rows = order[start : start + MICRO_BATCH]
+        batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+        policy += float(backbone.logprobs_BR(batch).sum())
+    return (policy - base) / len(replies)

@@ -1,0 +1,137 @@
+"""Replies as people are served them: at a temperature and top-p, up to the length that serving allows.
+
+The base's replies are kept on disk by its digest, the prompt and the settings: all seeds and tastes judge the
+same ones.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from schemas.settings import ServingSettings
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import MAX_ROWS, Rollout, SamplingSpec, sample
+from trainer.model.tokenizer import ChatTokenizer
+
+_LIKELIEST = 512
+"""Most likely tokens that are sorted for top-p; a row whose nucleus is larger is sorted whole."""
+
+CACHE = Path.home() / ".cache" / "hearken-bench"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAt:
+    """How replies are sampled; `max_tokens` is serving's own limit."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+    @classmethod
+    def by_default(cls, base: Path, serving: ServingSettings) -> "ServedAt":
+        """Returns a base's own generation defaults; a reply takes at most half of its context."""
+        try:
+            config = GenerationConfig.from_pretrained(base)
+        except OSError:  # there is no generation_config.json
+            config = GenerationConfig()
+        temperature, top_p = (
+            1.0 if given is None else float(given) for given in (config.temperature, config.top_p)
+        )
+        context = ChatTokenizer(base).context_length
+        return cls(temperature, top_p, min(serving.max_tokens, context // 2))
+
+    def sample(
+        self, backbone: Backbone, prompts: Sequence[list[int]], copies: int, generator: torch.Generator
+    ) -> list[Rollout]:
+        """Samples replies to each prompt of the adapter as it is."""
+        spec = SamplingSpec(copies, self.max_tokens)
+        with self._applied_to(backbone):
+            return sample(backbone, prompts, spec, generator)
+
+    def _applied_to(self, backbone: Backbone) -> AbstractContextManager[object]:
+        plain: Callable[..., Tensor] = backbone.next_logits_BV
+
+        def next_logits_BV(*inputs: object) -> Tensor:
+            return nucleus(plain(*inputs) / self.temperature, self.top_p)
+
+        return patch.object(backbone, "next_logits_BV", next_logits_BV)
+
+
+def nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
+    """Returns the logits of the smallest set of most likely tokens whose mass reaches top_p (Holtzman et al.
+    2019), and minus infinity outside it."""
+    if top_p >= 1 or len(logits_BV) == 0:
+        return logits_BV
+    total_B1 = logits_BV.logsumexp(1, keepdim=True)
+    likely_BK, token_BK = logits_BV.topk(min(_LIKELIEST, logits_BV.shape[1]))
+    before_BK = (likely_BK - total_B1).exp().cumsum(1) - (likely_BK - total_B1).exp()
+    kept_BK = likely_BK.masked_fill(before_BK >= top_p, -torch.inf)
+    kept_BV = torch.full_like(logits_BV, -torch.inf).scatter(1, token_BK, kept_BK)
+    wide_B = kept_BK[:, -1] > -torch.inf
+    if likely_BK.shape[1] < logits_BV.shape[1] and bool(wide_B.any()):
+        sorted_BV, order_BV = logits_BV[wide_B].sort(1, descending=True)
+        p_BV = (sorted_BV - total_B1[wide_B]).exp()
+        outside_BV = p_BV.cumsum(1) - p_BV >= top_p
+        sorted_BV = sorted_BV.masked_fill(outside_BV, -torch.inf)
+        kept_BV[wide_B] = torch.full_like(sorted_BV, -torch.inf).scatter(1, order_BV, sorted_BV)
+    return kept_BV
+
+
+class BaseReplies:
+    """The base's replies to prompts, sampled once and then read from CACHE."""
+
+    def __init__(self, backbone: Backbone, served_at: ServedAt) -> None:
+        self._backbone = backbone
+        self._served_at = served_at
+        self._folder = CACHE / backbone.digest[:16]
+
+    def of(self, prompts: Sequence[str], copies: int) -> list[list[list[int]]]:
+        """Returns the token ids of `copies` replies to each prompt."""
+        missing = [prompt for prompt in prompts if not self._path(prompt, copies).is_file()]
+        per_batch = max(1, MAX_ROWS // copies)
+        for start in range(0, len(missing), per_batch):
+            self._sample(missing[start : start + per_batch], copies)
+            print(
+                f"  base: {min(start + per_batch, len(missing))} of {len(missing)} prompts", file=sys.stderr
+            )
+        return [json.loads(self._path(prompt, copies).read_text())["replies"] for prompt in prompts]
+
+    def speed(self, prompts: Sequence[str], copies: int) -> float:
+        """Returns the tokens per second at which these replies were sampled."""
+        found = [json.loads(self._path(prompt, copies).read_text()) for prompt in prompts]
+        return sum(len(reply) for each in found for reply in each["replies"]) / sum(
+            each["seconds"] for each in found
+        )
+
+    def _sample(self, prompts: list[str], copies: int) -> None:
+        backbone = self._backbone
+        generator = torch.Generator().manual_seed(int(_digest(*prompts)[:15], 16))
+        ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in prompts]
+        began = time.monotonic()
+        with backbone.reference():
+            rollouts = self._served_at.sample(backbone, ids, copies, generator)
+        seconds = (time.monotonic() - began) / len(prompts)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for number, prompt in enumerate(prompts):
+            replies = [rollout.token_ids for rollout in rollouts if rollout.prompt == number]
+            path = self._path(prompt, copies)
+            draft = path.with_suffix(".draft")
+            draft.write_text(json.dumps({"prompt": prompt, "replies": replies, "seconds": seconds}))
+            draft.replace(path)
+
+    def _path(self, prompt: str, copies: int) -> Path:
+        return self._folder / f"{_digest(prompt, copies, *astuple(self._served_at))}.json"
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
