@@ -82,7 +82,7 @@ class Service:
         if count <= 0:
             return
         share = self.settings.serving.base_share
-        visits = voters.visit(count, lambda turn: assign(route, turn, share).policy, self.load)
+        visits = voters.visit(count, lambda turn: assign(route, turn, share), self.load)
         turns = [visit.turn for visit in visits]
         send(self.settings.database_url or "", turns, [(visit.turn, visit.vote) for visit in visits])
         ingest(self.pool, self.trainer.log)

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 
 from schemas.settings import Settings
+from serving.router import Assignment
 from tests.bench.everyday_outcome import Outcome, Rounds, outcome
 from tests.bench.everyday_prompts import HELD_OUT, TRAFFIC
 from tests.bench.everyday_tastes import choose
@@ -53,7 +54,7 @@ def run(seed: int, args: argparse.Namespace, settings: Settings, served_at: Serv
         seconds: list[float] = []
         for _ in range(args.rounds):
             opponent.visits += voters.visit(
-                args.votes // args.rounds, lambda _: "trl", lambda _: opponent.load(backbone)
+                args.votes // args.rounds, lambda _: Assignment("trl", 1.0), lambda _: opponent.load(backbone)
             )
             began = time.monotonic()
             opponent.improve()

@@ -8,6 +8,7 @@ import torch
 
 from schemas.feedback import Ranking, Thumb, Vote
 from schemas.turns import Reply, Turn, new_id
+from serving.router import Assignment
 from tests.bench.served_replies import ServedAt
 from tests.bench.tastes import Taste
 from trainer.model.backbone import Backbone
@@ -44,18 +45,20 @@ class Voters:
         self._generator = torch.Generator().manual_seed(seed)
         self._queue: list[str] = []
 
-    def visit(self, count: int, policy_of: Callable[[str], str], load: Callable[[str], None]) -> list[Visit]:
-        """Returns `count` visits. `policy_of` names the policy that answers a conversation, and `load` puts a
+    def visit(
+        self, count: int, assign: Callable[[str], Assignment], load: Callable[[str], None]
+    ) -> list[Visit]:
+        """Returns `count` visits. `assign` tells which policy answers a conversation, and `load` puts a
         policy's adapter into the backbone."""
         turns = [new_id() for _ in range(count)]
-        policies = {turn: policy_of(turn) for turn in turns}
+        assigned = {turn: assign(turn) for turn in turns}
         prompts = {turn: self._next_prompt() for turn in turns}
         found: list[Visit] = []
-        for policy in sorted(set(policies.values())):
+        for policy in sorted({each.policy for each in assigned.values()}):
             rows = [
                 turn
                 for turn in turns
-                if policies[turn] == policy
+                if assigned[turn].policy == policy
                 for _ in range(2 if self._rng.random() < PAIR_SHARE else 1)
             ]
             ids = [self._backbone.render([_message(prompts[turn])]) for turn in rows]
@@ -64,11 +67,11 @@ class Voters:
                 rollouts = self._served_at.sample(self._backbone, ids, 1, self._generator)
             for turn in dict.fromkeys(rows):
                 shown = [rollout for row, rollout in zip(rows, rollouts, strict=True) if row == turn]
-                found.append(self._vote(turn, policy, prompts[turn], ids[rows.index(turn)], shown))
+                found.append(self._vote(turn, assigned[turn], prompts[turn], ids[rows.index(turn)], shown))
         self.votes += count
         return found
 
-    def _vote(self, turn: str, policy: str, prompt: str, ids: list[int], shown: list[Rollout]) -> Visit:
+    def _vote(self, turn: str, by: Assignment, prompt: str, ids: list[int], shown: list[Rollout]) -> Visit:
         """Returns the visit with a thumb on the reply, or with a ranking of two."""
         rng = self._rng
         texts = [self._backbone.decode(rollout.token_ids).replace("\0", "�") for rollout in shown]
@@ -81,8 +84,8 @@ class Voters:
         else:
             vote = Thumb(type="thumb", completion_id=turn, value="up" if liked[0] else "down")
         replies = [
-            Reply(at, policy, 1.0, text, rollout.token_ids, rollout.logprobs, _finish_reason(rollout))
-            for at, (rollout, text) in enumerate(zip(shown, texts, strict=True))
+            Reply(at, by.policy, by.propensity, text, each.token_ids, each.logprobs, _finish_reason(each))
+            for at, (each, text) in enumerate(zip(shown, texts, strict=True))
         ]
         sampling = {
             "temperature": self._served_at.temperature,

@@ -10,6 +10,7 @@ import torch
 
 from schemas.feedback import Ranking, Thumb, Vote
 from schemas.settings import Settings
+from serving.router import Assignment
 from tests.bench import served_replies
 from tests.bench.everyday_outcome import Outcome, targets_reached
 from tests.bench.judgment import BEST_OF, judge_base, judge_policy
@@ -123,11 +124,13 @@ def test_voters_send_every_prompt_and_err_at_the_stated_rate(backbone: Backbone)
     prompts = [f"red {number}" for number in range(30)]
     voters = Voters(backbone, ServedAt(1.0, 1.0, 3), prompts, Taste("everything", lambda _: True), seed=1)
     loaded: list[str] = []
-    visits = voters.visit(300, lambda turn: "p1" if turn[-1] in "01234567" else "p0", loaded.append)
+    arms = Assignment("p0", 0.4), Assignment("p1", 0.6)
+    visits = voters.visit(300, lambda turn: arms[turn[-1] in "01234567"], loaded.append)
     assert len(visits) == voters.votes == 300
     assert loaded == ["p0", "p1"]
     assert {visit.turn.messages[0]["content"] for visit in visits} == set(prompts)
-    assert {reply.policy for visit in visits for reply in visit.turn.replies} == {"p0", "p1"}
+    replies = [reply for visit in visits for reply in visit.turn.replies]
+    assert {(reply.policy, reply.propensity) for reply in replies} == {("p0", 0.4), ("p1", 0.6)}
     thumbs = [visit.vote for visit in visits if isinstance(visit.vote, Thumb)]
     assert 180 < len(thumbs) < 240
     wrong = sum(thumb.value == "down" for thumb in thumbs) / len(thumbs)
