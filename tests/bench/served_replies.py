@@ -23,7 +23,7 @@ from trainer.model.backbone import Backbone
 from trainer.model.rollouts import MAX_ROWS, Rollout, SamplingSpec, sample
 from trainer.model.tokenizer import ChatTokenizer
 
-_LIKELIEST = 512
+_LIKELIEST = 64
 """Most likely tokens that are sorted for top-p; a row whose nucleus is larger is sorted whole."""
 
 CACHE = Path.home() / ".cache" / "hearken-bench"
