@@ -18,6 +18,7 @@ from deploy.local.base_model import base_directory
 from feedback.broker import connection
 from schemas.database import migrations
 from schemas.errors import StartError
+from schemas.generation_defaults import read_generation_defaults
 from schemas.renamed_fields import accepted_names
 from schemas.settings import KafkaSettings, Settings
 
@@ -74,7 +75,10 @@ def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
     free = shutil.disk_usage(folder).free // 2**20
     yield {"check": "disk", "ok": free > 1024, "detail": f"{free} MiB free for {settings.data_dir}"}
     try:
-        yield {"check": "model", "ok": True, "detail": str(base_directory(settings.model))}
+        model = base_directory(settings.model)
+        served = read_generation_defaults(model)
+        detail = f"{model}, served at temperature {served.temperature:g} and top_p {served.top_p:g}"
+        yield {"check": "model", "ok": True, "detail": detail}
     except StartError as error:
         yield {"check": "model", "ok": False, "detail": error.message}
     if settings.database_url:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from schemas.errors import InvalidRequest
+from schemas.generation_defaults import GenerationDefaults
 from schemas.wire import check, path
 
 DEFAULT_MODEL = "default"
@@ -84,15 +85,15 @@ class ChatRequest(BaseModel):
     n: int = Field(1, ge=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     stop: list[Stop] = Field(default_factory=list, max_length=4)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
     user: str | None = Field(None, min_length=1, max_length=256)
     metadata: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
         default_factory=dict, max_length=16
@@ -114,17 +115,22 @@ class ChatRequest(BaseModel):
             raise ValueError("stream_options needs stream to be true")
         return self
 
-    def sampling(self, max_tokens: int | None) -> dict[str, Any]:
-        """Returns the sampling parameters in OpenAI's names, with `max_tokens` as resolved."""
-        return {
-            "n": self.n,
+    def sampling(self, max_tokens: int | None, defaults: GenerationDefaults) -> dict[str, Any]:
+        """Returns the effective sampling parameters in the names of OpenAI and vLLM: the request's, and the
+        base's defaults for those that it does not name. `max_tokens` is as resolved."""
+        named = {
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+        }
+        return {
+            "n": self.n,
             "max_tokens": max_tokens,
             "stop": self.stop,
             "seed": self.seed,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
+            **defaults.model_dump(),
+            **{name: value for name, value in named.items() if value is not None},
         }
 
 

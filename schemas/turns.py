@@ -32,7 +32,8 @@ class Reply:
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One request. `id` is the completion id, `rater` a keyed hash of the user, `sampling` the parameters
-    that the engine got."""
+    that the engine got: `temperature`, `top_p` and all that `GenerationDefaults` has, as numbers, whether the
+    request named them or not. It is empty where the turn was imported."""
 
     id: str
     project: str

@@ -110,13 +110,14 @@ class Completion:
                 yield delta
 
     def _stream(self) -> AsyncGenerator[Delta]:
-        sampling = {
-            **self._request.sampling(self._max_tokens),
-            "top_logprobs": self._request.top_logprobs or 0,
-        }
+        sampling = {**self._sampling(), "top_logprobs": self._request.top_logprobs or 0}
         return self._services.fleet.stream(
             self.assignment.policy, self.conversation_id, self.messages, sampling
         )
+
+    def _sampling(self) -> dict[str, Any]:
+        """Returns every sampling parameter, so that the reply does not depend on an engine's own defaults."""
+        return self._request.sampling(self._max_tokens, self._services.generation_defaults)
 
     async def record(self) -> None:
         """Stores the turn, unless the client asked that nothing be stored, and counts it. Raises EngineError
@@ -149,7 +150,7 @@ class Completion:
                 key_id=self._caller.key_id,
                 messages=self.messages,
                 prompt_token_ids=self._prompt,
-                sampling=self._request.sampling(self._max_tokens),
+                sampling=self._sampling(),
                 replies=replies,
                 metadata=dict(self._request.metadata),
             )

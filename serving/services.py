@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from feedback import retention
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
+from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import Settings
 from serving.fleet import Fleet
 from serving.hub import Hub
@@ -34,10 +35,11 @@ log = structlog.get_logger()
 class Services:
     """The shared parts of one application. They are built before the first request, so none is ever missing.
 
-    `tasks` run beside the requests until the process ends.
+    `generation_defaults` are the base's; `tasks` run beside the requests until the process ends.
     """
 
     settings: Settings
+    generation_defaults: GenerationDefaults
     metrics: Metrics
     pool: AsyncPool
     store: Store
@@ -58,7 +60,9 @@ def services(connection: HTTPConnection) -> Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, generation_defaults: GenerationDefaults, metrics: Metrics
+) -> AsyncIterator[Services]:
     """Builds the services over `settings.database_url` and starts their tasks; on exit, ends both."""
     async with open_async_pool(
         settings.database_url or "", size=settings.connections, statement_timeout=settings.statement_timeout
@@ -83,6 +87,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         try:
             yield Services(
                 settings=settings,
+                generation_defaults=generation_defaults,
                 metrics=metrics,
                 pool=pool,
                 store=store,

@@ -69,7 +69,7 @@ def some_turns(backbone: Backbone, count: int, seed: int, replies: int = 2) -> l
                 key_id="default-admin",
                 messages=messages[index],
                 prompt_token_ids=prompt,
-                sampling={"temperature": 1.0},
+                sampling={"temperature": 1.0, "top_p": 1.0},
                 replies=[
                     Reply(
                         choice, "p0", 0.98, texts[choice], r.token_ids, r.logprobs,

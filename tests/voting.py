@@ -37,7 +37,7 @@ def a_turn(
         key_id=f"{project}-admin",
         messages=[{"role": "user", "content": "What is the capital of France?"}],
         prompt_token_ids=[1, 2, 3, 4, 5, 6],
-        sampling={"temperature": 1.0},
+        sampling={"temperature": 1.0, "top_p": 1.0},
         replies=[
             Reply(choice, "p0", 0.98, text, [7, 8, 0], [-0.1, -0.2, -0.3], "stop")
             for choice, text in enumerate(replies)

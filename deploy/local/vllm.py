@@ -2,7 +2,9 @@
 
 Why these flags (vLLM 0.32.0):
 
-- `--generation-config vllm`: else the server mixes the model's own sampling defaults into requests.
+- `--generation-config vllm`: serving names every sampling parameter of a request, the base's own defaults
+  among them. Else the server would apply those to the trainer's requests, too, and cut every reply at the
+  base's `max_new_tokens`.
 - VLLM_ALLOW_RUNTIME_LORA_UPDATING: adapters are loaded at run time, which is for trusted networks only; so
   the server listens on loopback.
 - VLLM_CPU_OMP_THREADS_BIND=nobind: else several servers bind their threads to the same cores.

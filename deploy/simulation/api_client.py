@@ -51,7 +51,7 @@ class ApiClient:
 
     async def chat(self, messages: list[dict[str, str]], **fields: Any) -> dict[str, Any]:
         """Returns a completion; `fields` are fields of the request (model, n, user, metadata, store, …)."""
-        body = {"model": "default", "messages": messages, "temperature": 1.0, **fields}
+        body = {"model": "default", "messages": messages, **fields}
         return await self._request("POST", "/v1/chat/completions", json=body)
 
     async def vote(self, completion: dict[str, Any], **vote: Any) -> str:

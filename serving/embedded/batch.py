@@ -79,6 +79,7 @@ def _sample_next(sequences: list[Sequence], logits_BV: Tensor) -> tuple[Tensor, 
     tokens_B = sample(
         logits_BV,
         [sequence.sampling for sequence in sequences],
+        [sequence.prompt for sequence in sequences],
         [sequence.counts for sequence in sequences],
         [sequence.random.random() for sequence in sequences],
     )

@@ -115,12 +115,16 @@ class World:
 
     def logprobs(self, policy: str, token_ids: list[int]) -> torch.Tensor:
         """Log-probabilities (nats) of every token at each position after the first, (T − 1, V)."""
+        return self.logits(policy, token_ids).log_softmax(-1)
+
+    def logits(self, policy: str, token_ids: list[int]) -> torch.Tensor:
+        """Logits of every token at each position after the first, (T − 1, V)."""
         if policy not in self._models:
             base = AutoModelForCausalLM.from_pretrained(self.base)
             self._models[policy] = PeftModel.from_pretrained(base, self.adapters[policy]).eval()
         with torch.inference_mode():
             logits = self._models[policy](input_ids=torch.tensor([token_ids])).logits
-        return logits[0, :-1].log_softmax(-1)
+        return logits[0, :-1].clone()
 
     def of_tokens(self, policy: str, token_ids: list[int]) -> list[float]:
         """Log-probabilities (nats) of the tokens themselves, one for each after the first."""

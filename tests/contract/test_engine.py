@@ -18,7 +18,9 @@ import torch
 from engines import ADAPTERS, World, change, start_embedded, write_adapter
 from fastapi.testclient import TestClient
 
+from schemas.chat import parse_chat
 from schemas.errors import EngineError, InvalidRequest
+from schemas.generation_defaults import GenerationDefaults
 from serving.adapter_check import mean_difference
 from serving.embedded.model import Model
 from serving.embedded.scheduler import Scheduler
@@ -184,9 +186,41 @@ def distinct(found: list[Reply]) -> float:
     return sum(len(set(each.token_ids)) / len(each.token_ids) for each in found)
 
 
-async def test_a_narrow_nucleus_is_greedy(engine: EngineClient) -> None:
-    narrow = await reply(engine, "p1-aaaaaa", {"top_p": 1e-6, "max_tokens": 24})
-    assert narrow.token_ids == (await reply(engine, "p1-aaaaaa", GREEDY)).token_ids
+NARROW = [{"top_p": 1e-6}, {"top_k": 1}, {"min_p": 1.0}]
+
+
+@pytest.mark.parametrize("narrow", NARROW, ids=lambda sampling: next(iter(sampling)))
+async def test_one_token_that_is_left_is_greedy(engine: EngineClient, narrow: dict[str, Any]) -> None:
+    found = await reply(engine, "p1-aaaaaa", {**narrow, "max_tokens": 24})
+    assert found.token_ids == (await reply(engine, "p1-aaaaaa", GREEDY)).token_ids
+
+
+@pytest.mark.parametrize(
+    "defaults", [*NARROW, {"temperature": 0.0}], ids=lambda defaults: next(iter(defaults))
+)
+async def test_a_request_that_names_nothing_has_the_defaults_of_the_base(
+    engine: EngineClient, defaults: dict[str, Any]
+) -> None:
+    """One that names a neutral value has that instead."""
+    unnamed = parse_chat({"messages": CAT, "max_tokens": 24})
+    found = await reply(engine, "p1-aaaaaa", unnamed.sampling(24, GenerationDefaults(**defaults)))
+    greedy = (await reply(engine, "p1-aaaaaa", GREEDY)).token_ids
+    assert found.token_ids == greedy
+
+    named = parse_chat({"messages": CAT, "max_tokens": 24, "temperature": 1.0, "top_p": 1.0, "seed": 3})
+    of_the_request = await reply(engine, "p1-aaaaaa", named.sampling(24, GenerationDefaults()))
+    assert of_the_request.token_ids != greedy
+
+
+async def test_the_repetition_penalty_is_on_prompt_and_reply(engine: EngineClient, world: World) -> None:
+    penalty = 1.5
+    prompt, (found,) = await replies(engine, "p2-bbbbbb", {**GREEDY, "repetition_penalty": penalty})
+    assert found.token_ids != (await reply(engine, "p2-bbbbbb", GREEDY)).token_ids
+    logits = world.logits("p2-bbbbbb", prompt + found.token_ids)[len(prompt) - 1 :]
+    for step, (token, row) in enumerate(zip(found.token_ids, logits, strict=True)):
+        seen = torch.tensor(sorted({*prompt, *found.token_ids[:step]}))
+        row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+        assert row[token] == pytest.approx(float(row.max()), abs=1e-3)
 
 
 async def test_usage_counts_the_tokens(engine: EngineClient) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from schemas.chat import parse_chat
 from schemas.errors import InvalidRequest
+from schemas.generation_defaults import GenerationDefaults
 from schemas.wire import decode, path
 
 ASK = [{"role": "user", "content": "Hello"}]
@@ -12,10 +13,13 @@ ASK = [{"role": "user", "content": "Hello"}]
 def test_the_defaults_are_openais() -> None:
     request = parse_chat({"messages": ASK})
     assert (request.model, request.n, request.stream, request.store) == ("default", 1, False, True)
-    assert request.sampling(256) == {
+    assert request.sampling(256, GenerationDefaults()) == {
         "n": 1,
         "temperature": 1.0,
         "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
         "max_tokens": 256,
         "stop": [],
         "seed": None,
