@@ -270,6 +270,11 @@ class TrainerSettings(BaseModel):
         ge=1,
         description="torch threads; more than there are idle cores is slower than one, threads",
     )
+    max_prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="longest prompt that is trained on; none: what context and free memory allow, tokens",
+    )
     seed: int = Field(0, ge=0, description="seed of every random draw of the trainer")
     reward: RewardSettings = RewardSettings()
     rl: RLSettings = RLSettings()

@@ -7,6 +7,7 @@ which run the same round with the same seeds and get the same adapter.
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 import torch
 from pydantic import BaseModel, ConfigDict
 
@@ -23,11 +24,17 @@ from trainer.evaluation.gate import SAMPLES_PER_PROMPT, EvalSamples, GateSamples
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval
 from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
+from trainer.model.device import free_memory
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
+from trainer.model.memory import TokenBytes, token_budget
 from trainer.model.rollouts import Sampler, SamplingSpec, all_gather_rollouts, in_process_sampler
+from trainer.model.token_budget import TokenBudget
 from trainer.model.vllm_rollouts import VllmSampler
 from trainer.records.attribution import side_by_side
-from trainer.round import RoundResult, run_round
+from trainer.rl.guard import ADAPTER_COPIES
+from trainer.round import BASE_REPLIES, RoundResult, run_round
+
+log = structlog.get_logger("trainer")
 
 
 class WorkerOutOfSync(HearkenError):
@@ -73,7 +80,26 @@ class Learner:
         self.cache = FeatureCache(self.backbone)
         self.knowledge = KnowledgeEval(self.backbone, settings.trainer)
         self.base_probe = probe(self.backbone)
+        self.token_budget = self._token_budget()
         self.directory = settings.rounds_dir / settings.project
+
+    @property
+    def longest_prompt(self) -> int:
+        """The most tokens of a prompt that is trained on."""
+        trainer = self.settings.trainer
+        return self.token_budget.longest_prompt(trainer.rl.max_tokens, trainer.max_prompt_tokens)
+
+    def _token_budget(self) -> TokenBudget:
+        """Returns the budget for the memory that is free now, with the base loaded."""
+        backbone = self.backbone
+        adapter = sum(weight.nbytes for weight in backbone.trainable())
+        memory = free_memory(backbone.device) // self.group.processes_here(backbone.device)
+        count = TokenBytes.count(backbone)
+        copies = max(self.settings.trainer.rl.samples_per_prompt, BASE_REPLIES)
+        found = token_budget(backbone, count, memory - ADAPTER_COPIES * adapter, copies)
+        if self.group.is_main:
+            log.info("token budget", **found.model_dump(), free_mib=memory // 2**20)
+        return found
 
     def summary_file(self) -> Path:
         """Returns the path of the vote summary, which may not exist."""
@@ -111,6 +137,7 @@ class Learner:
         return self._train(parent, live, data)
 
     def _train(self, parent: Path, live: Path, data: RoundData) -> CandidateResult:
+        self.backbone.token_budget = data.inputs.token_budget
         spec = SamplingSpec(SAMPLES_PER_PROMPT, self.settings.trainer.rl.max_tokens)
 
         def evaluate(purpose: str) -> EvalSamples:

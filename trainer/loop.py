@@ -223,7 +223,8 @@ class Trainer:
         return Ending("published")
 
     def _load(self, inputs: RoundInputs, summary: VoteSummary | None) -> RoundData:
-        corpus = examples.load(self.pool, self.project, self.backbone, inputs.events)
+        row = inputs.token_budget.row
+        corpus = examples.load(self.pool, self.project, self.backbone, inputs.events, row)
         turns = examples.load_prompts(self.pool, self.project, self.backbone, inputs.turns)
         return RoundData(self.backbone, self.settings.trainer, inputs, corpus, turns, summary)
 
@@ -234,9 +235,11 @@ class Trainer:
         found.examples_past = len(data.history.events) if data.history else 0
         found.examples_new = sum(not example.seen_in_training for example in data.training)
         found.unreadable = data.corpus.unreadable
+        found.votes_truncated = data.corpus.truncated
         found.held_out = len(data.held_out)
         found.held_out_unseen = sum(not example.seen_in_training for example in data.held_out)
         found.prompts = len(data.train_prompts)
+        found.prompts_too_long = data.inputs.prompts_too_long
 
     def _describe_training(self, candidate: CandidateResult, data: RoundData, found: RoundRecord) -> None:
         model, features = candidate.round.model, self.learner.cache.features
@@ -282,18 +285,22 @@ class Trainer:
         digest = file_digest(self.learner.summary_file()) if summary else None
         same = interrupted is not None and (interrupted.parent, interrupted.vote_summary) == (parent, digest)
         if interrupted is not None and same and interrupted.attempts < MAX_ATTEMPTS:
-            inputs = interrupted.model_copy(update={"attempts": interrupted.attempts + 1})
+            again = {"attempts": interrupted.attempts + 1, "token_budget": self.learner.token_budget}
+            inputs = interrupted.model_copy(update=again)
             log.info("round begins again", of=interrupted.draw, attempt=inputs.attempts)
         else:
+            selected = prompts.select_turns(self.pool, self.project, number, self.learner.longest_prompt)
             inputs = RoundInputs(
                 draw=number,
                 parent=parent,
                 votes=self._arrived(),
                 positions=consumer_offsets(self.pool),
-                events=examples.active_events(self.pool, self.project),
-                turns=prompts.select_turns(self.pool, self.project, number),
+                events=examples.active_events(self.pool, self.project, self.learner.token_budget.row),
+                turns=selected.turns,
                 knowledge_lost=record.knowledge_lost(self.pool, self.project),
                 vote_summary=digest,
+                token_budget=self.learner.token_budget,
+                prompts_too_long=selected.too_long,
             )
         inputs.write(self._unfinished)
         return inputs

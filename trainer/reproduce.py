@@ -29,7 +29,7 @@ from trainer.model.adapter import probe, save_weights
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Diverged, Rollout, replay, unpack
 from trainer.records import publish
-from trainer.reward.scoring import MICRO_BATCH, sort_by_length
+from trainer.reward.scoring import micro_batches
 from trainer.round import run_round
 
 
@@ -76,6 +76,7 @@ def reproduce(settings: Settings, pool: Pool, policy: str) -> Reproduction:
     trainer = _configuration(manifest)
     torch.set_num_threads(trainer.threads)
     backbone = Backbone(Path(settings.model), trainer.rl)
+    backbone.token_budget = inputs.token_budget
     data = _data(settings, pool, backbone, trainer, inputs, directory)
     rollouts = unpack(load_file(directory / publish.ROLLOUTS))
     backbone.load_adapter(parent)
@@ -108,7 +109,7 @@ def _data(
     try:
         if summary is not None:
             summary.require_present(pool, settings.project)
-        corpus = examples.load(pool, settings.project, backbone, inputs.events)
+        corpus = examples.load(pool, settings.project, backbone, inputs.events, inputs.token_budget.row)
         prompts = examples.load_prompts(pool, settings.project, backbone, inputs.turns)
     except examples.Erased as error:
         raise NotReproducible(f"{directory.name} cannot be reproduced: {error.message}") from None
@@ -170,10 +171,8 @@ def _compare(
 def _logprobs(backbone: Backbone, last: _LastStep) -> list[float]:
     """Returns the current adapter's log-probabilities of all reply tokens."""
     found: list[float] = []
-    order = sort_by_length(last.prompts, last.replies)
     with backbone.full_precision():
-        for start in range(0, len(order), MICRO_BATCH):
-            rows = order[start : start + MICRO_BATCH]
+        for rows in micro_batches(backbone, last.prompts, last.replies):
             batch = backbone.pad([last.prompts[row] for row in rows], [last.replies[row] for row in rows])
             found += backbone.logprobs_BR(batch)[batch.reply_mask_BR > 0].tolist()
     return found

@@ -28,17 +28,27 @@ def the_round(settings: Settings) -> dict[str, Any]:
     return record
 
 
-@pytest.mark.parametrize("spare", [-1, 0, 3])
-def test_an_edit_is_used_if_it_fits_into_the_context(
-    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, spare: int
+@pytest.mark.parametrize(
+    ("spare", "truncated", "unreadable"), [(3, 0, 0), (0, 0, 0), (-1, 1, 0), (None, 0, 1)]
+)
+def test_an_edit_is_used_if_it_fits_into_the_context_with_the_end_of_its_prompt(
+    settings: Settings,
+    pool: Pool,
+    backbone: Backbone,
+    database_url: str,
+    spare: int | None,
+    truncated: int,
+    unreadable: int,
 ) -> None:
     turns = some_turns(backbone, 20, seed=11)
-    room = backbone.context_length - len(turns[0].prompt_token_ids) - 1 - spare  # one for the end
+    room = backbone.context_length - 1  # one for the end
+    if spare is not None:
+        room -= len(turns[0].prompt_token_ids) + spare
     assert len(backbone.encode_reply("?" * room)) == room + 1
     send(database_url, turns, [edited(turns[0], "?" * room), *thumbs_by_parity(turns[1:])])
     record = the_round(settings)
     assert record["outcome"] in {"published", "rejected"}
-    assert record["unreadable"] == (spare < 0)
+    assert (record["votes_truncated"], record["unreadable"]) == (truncated, unreadable)
 
 
 def test_token_ids_outside_the_vocabulary_are_left_out(

@@ -9,7 +9,8 @@ import torch
 from schemas.database import Pool
 from schemas.turns import IMPORTED
 from tests.training import add_key
-from trainer.data.prompts import MAX_TURNS, MIN_PROMPTS, OLDER_PER_NEWEST, select_turns
+from trainer.data import prompts
+from trainer.data.prompts import MAX_TURNS, MIN_PROMPTS, OLDER_PER_NEWEST
 from trainer.model.rollouts import Rollout
 from trainer.rl.sampling import step_sampler
 
@@ -26,20 +27,24 @@ def sent(pool: Pool) -> Pool:
     return pool
 
 
-def send(pool: Pool, prefix: str, prompts: Iterable[list[int]], begin: int = 0) -> None:
+def send(pool: Pool, prefix: str, sent: Iterable[list[int]], begin: int = 0) -> None:
     """Inserts turns with these prompts, one a second."""
     with pool.connection() as connection, connection.cursor() as cursor:
         cursor.executemany(
             "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids,"
             " sampling, created_at) values (%s, 'default', 'c', 'u', 'default-admin', '[]', %s, '{}',"
             " timestamptz '2026-05-01' + %s * interval '1 second')",
-            [[f"{prefix}{second}", prompt, second] for second, prompt in enumerate(prompts, begin)],
+            [[f"{prefix}{second}", prompt, second] for second, prompt in enumerate(sent, begin)],
         )
 
 
-def one_each(prompts: Sequence[list[int]]) -> list[Rollout]:
+def select_turns(pool: Pool, project: str, draw: int) -> list[str]:
+    return prompts.select_turns(pool, project, draw, longest=1_000).turns
+
+
+def one_each(asked: Sequence[list[int]]) -> list[Rollout]:
     """A sampler that gives one empty reply to each prompt."""
-    return [Rollout(number, [], [], ended=True) for number in range(len(prompts))]
+    return [Rollout(number, [], [], ended=True) for number in range(len(asked))]
 
 
 def numbers(turns: list[str]) -> list[int]:
@@ -58,10 +63,10 @@ def test_rare_and_old_prompts_stay_in_training(sent: Pool) -> None:
     rare, drawn, steps = 0, 0, 100
     for round in range(10):
         turns = numbers(select_turns(sent, "default", draw=round))
-        prompts = [[RARE if number % 100 == 50 else 1, number] for number in turns]
+        of_turns = [[RARE if number % 100 == 50 else 1, number] for number in turns]
         for step in range(steps):
             generator = torch.Generator().manual_seed(1_000 * round + step)
-            for kind, number in step_sampler(prompts, 16, one_each, generator)()[0]:
+            for kind, number in step_sampler(of_turns, 16, one_each, generator)()[0]:
                 drawn += number < 8_000 - MAX_TURNS
                 rare += kind == RARE and number < 6_000
     total = 16 * steps * 10
@@ -105,3 +110,29 @@ def test_imported_prompts_fill_up_to_the_minimum(sent: Pool) -> None:
         "the newest, none of them twice"
     )
     assert len(few) == MIN_PROMPTS
+
+
+def test_prompts_that_are_too_long_are_left_out_and_counted(pool: Pool) -> None:
+    add_key(pool)
+    send(pool, "chatcmpl-", [[1] * 8, [1] * 9, [2] * 9, [3] * 9, [2] * 8])
+    found = prompts.select_turns(pool, "default", draw=1, longest=8)
+    assert (numbers(found.turns), found.too_long) == ([4, 0], 3)
+
+
+def test_a_flood_of_long_prompts_leaves_the_others(sent: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "READ_TURNS", 1_500)
+    send(sent, "chatcmpl-", ([5] * 1_001 for _ in range(1_000)), begin=8_000)
+    found = prompts.select_turns(sent, "default", draw=1, longest=1_000)
+    assert found.too_long == 1_000
+    assert numbers(found.turns)[:500] == list(range(7_999, 7_499, -1))
+    assert len(found.turns) == 500 + int(OLDER_PER_NEWEST * 500)
+    send(sent, "chatcmpl-", ([5] * 1_001 for _ in range(500)), begin=9_000)
+    assert len(prompts.select_turns(sent, "default", draw=1, longest=1_000).turns) == MIN_PROMPTS
+
+
+def test_the_prompts_of_a_round_are_bounded_together(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_key(pool)
+    send(pool, "chatcmpl-", [[number] * 10 for number in range(20)])
+    monkeypatch.setattr(prompts, "MAX_PROMPT_TOKENS", 75)
+    found = prompts.select_turns(pool, "default", draw=1, longest=1_000)
+    assert (numbers(found.turns), found.too_long) == (list(range(19, 12, -1)), 0)

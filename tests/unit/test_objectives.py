@@ -12,8 +12,8 @@ from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
+from trainer.model.token_budget import TokenBudget
 from trainer.reward.scoring import Scored, score
-from trainer.rl import sft
 from trainer.rl.advantages import group_mean, leave_one_out
 from trainer.rl.batch import Batch
 from trainer.rl.objectives import (
@@ -125,6 +125,25 @@ def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", ON_SAMPLES, ids=["rloo", "grpo", "online_dpo"])
+def test_the_gradient_is_the_same_within_any_token_budget(
+    backbone: Backbone, make: Callable[[], Objective]
+) -> None:
+    of = samples(backbone, kl_coef=0.1)
+    whole: list[tuple[list[torch.Tensor], int]] = []
+    shapes: list[int] = []
+    padded = backbone.pad
+    with backbone.full_precision(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "pad", lambda *rows: (shapes.append(len(rows[0])), padded(*rows))[1])
+        for budget in (TokenBudget(), TokenBudget(training=40)):
+            backbone.token_budget = budget
+            whole.append((gradient(backbone, make(), of), len(shapes)))
+    (one, batches), (other, all_batches) = whole
+    assert all_batches - batches > 2 * batches, "batches are smaller"
+    for ours, theirs in zip(one, other, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(("given", "held"), [(0.95, True), (0.85, False)])
 def test_confident_tokens_of_the_base_are_held(backbone: Backbone, given: float, held: bool) -> None:
     """With equal rewards and no KL, only the loss on confident tokens moves the policy."""
@@ -234,12 +253,12 @@ def test_what_was_demonstrated_becomes_likelier_if_it_weighs_anything(backbone: 
     assert ratios_B[0] > ratios_B[5] + 1
 
 
-def test_sft_is_the_same_in_batches_of_any_size(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sft_is_the_same_in_batches_of_any_size(backbone: Backbone) -> None:
     of = samples(backbone, kl_coef=0.1)
     shown = [demonstration(of, index, 1 / (1 + index)) for index in range(len(of.prompts))]
     gradients = []
-    for at_once in (len(shown), 5):
-        monkeypatch.setattr(sft, "MICRO_BATCH", at_once)
+    for budget in (TokenBudget(), TokenBudget(training=100)):
+        backbone.token_budget = budget
         with_sft = WithSFT(Nothing(), SFTLoss(shown, 0.5, len(shown), torch.Generator().manual_seed(0)))
         with backbone.full_precision():
             gradients.append(gradient(backbone, with_sft, of))

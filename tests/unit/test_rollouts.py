@@ -5,10 +5,12 @@ import torch
 
 from schemas.settings import RLSettings
 from tests.service import write_base
+from trainer.model import rollouts
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
+from trainer.model.token_budget import TokenBudget
 from trainer.reward.features import LENGTH_SOFTNESS, LENGTH_THRESHOLDS, TOKEN_BUCKETS, extract_features
-from trainer.reward.scoring import score
+from trainer.reward.scoring import micro_batches, score
 from trainer.rl.schedule import kl_coef
 
 torch.set_num_threads(1)
@@ -45,12 +47,34 @@ def test_the_samplers_logprobs_equal_a_plain_forward_pass(backbone: Backbone) ->
 
 
 def test_every_prompt_gets_its_replies_in_order_and_within_the_limit(backbone: Backbone) -> None:
-    rollouts = sample(backbone, prompts(backbone), SamplingSpec(3, 20), generator(), max_rows=6)
-    assert [rollout.prompt for rollout in rollouts] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    for rollout in rollouts:
+    found = sample(backbone, prompts(backbone), SamplingSpec(3, 20), generator(), max_rows=6)
+    assert [rollout.prompt for rollout in found] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    for rollout in found:
         assert 1 <= len(rollout.token_ids) == len(rollout.logprobs) <= 20
         assert rollout.ended == (rollout.token_ids[-1] in backbone.eos_ids)
         assert not set(rollout.token_ids[:-1]) & set(backbone.eos_ids)
+
+
+def test_a_token_budget_changes_no_reply(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, spec = prompts(backbone), SamplingSpec(2, 20, greedy=True)
+    whole = sample(backbone, asked, spec, generator())
+    widths: list[int] = []
+    prefill = rollouts._prefill
+    monkeypatch.setattr(rollouts, "_prefill", lambda *of: (widths.append(len(of[1])), prefill(*of))[1])
+    monkeypatch.setattr(backbone, "token_budget", TokenBudget(sampling=200))
+    parts = sample(backbone, asked, spec, generator())
+    assert len(widths) > 1
+    assert [each.token_ids for each in parts] == [each.token_ids for each in whole]
+
+
+def test_long_prompts_share_no_batch_with_short_ones(backbone: Backbone) -> None:
+    prompts, replies = [[5] * 20] * 6 + [[5] * 700] * 2, [[7] * (1 + row % 4) for row in range(8)]
+    assert micro_batches(backbone, prompts, replies) == [[0, 4, 1, 5, 2, 3, 6, 7]]
+    backbone.token_budget, before = TokenBudget(training=2_000), backbone.token_budget
+    try:
+        assert micro_batches(backbone, prompts, replies) == [[0, 4, 1, 5, 2, 3], [6, 7]]
+    finally:
+        backbone.token_budget = before
 
 
 def test_the_seed_determines_the_samples(backbone: Backbone) -> None:
@@ -76,9 +100,9 @@ def test_merging_changes_no_reply_and_restores_the_base_bit_by_bit(backbone: Bac
 
 def test_scores_do_not_depend_on_the_batch(backbone: Backbone) -> None:
     asked = prompts(backbone)
-    rollouts = sample(backbone, asked, SamplingSpec(12, 20), generator())
-    rows = [asked[rollout.prompt] for rollout in rollouts]
-    replies = [rollout.token_ids for rollout in rollouts]
+    found = sample(backbone, asked, SamplingSpec(12, 20), generator())
+    rows = [asked[rollout.prompt] for rollout in found]
+    replies = [rollout.token_ids for rollout in found]
     with backbone.full_precision():
         together = score(backbone, rows, replies)
         for index in (0, 17, 40):

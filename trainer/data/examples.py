@@ -5,26 +5,29 @@ gone from the next round on.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import combinations, product
 from typing import Any
-
-from psycopg import Connection
-from psycopg.rows import DictRow
 
 from schemas.database import Pool
 from schemas.errors import HearkenError
 from schemas.feedback import JUDGE
 from schemas.settings import RewardSettings
 from schemas.turns import IMPORTED
+from trainer.data.voted_replies import VotedReplies
 from trainer.model.backbone import Backbone
+from trainer.model.token_budget import UNLIMITED
 from trainer.reward.likelihood import Votes
 
 MAX_EXAMPLES = 20_000
 """Votes that a round loads, and as many signals, the newest where there are more. Most of them are then
 compacted (`vote_summary`), and the next round loads the next."""
+
+MAX_PROMPT_TOKENS = 2**24
+"""Tokens of the prompts of the votes that a round loads, and of the signals: about 600 MB each. Where the
+newest have more, older ones are left out."""
 
 GOOD_SIGNALS = {"copied", "shared"}
 """Positive signals; the others, regenerated and abandoned, are negative."""
@@ -86,11 +89,13 @@ class Example:
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """Examples and the replies that they are on. `unreadable` counts the votes left out because their replies
-    are longer than the context or of another vocabulary."""
+    are longer than the context or of another vocabulary; `truncated` counts the examples whose replies have
+    only the end of their prompt, since the whole is too long."""
 
     examples: list[Example]
     replies: dict[Key, Reply]
     unreadable: int = 0
+    truncated: int = 0
 
     @property
     def newest(self) -> datetime:
@@ -210,31 +215,36 @@ def count_votes(pool: Pool, project: str) -> int:
     return int(row["votes"]) if row else 0
 
 
-def active_events(pool: Pool, project: str) -> list[str]:
+def active_events(pool: Pool, project: str, longest: int = UNLIMITED) -> list[str]:
     """Returns the newest MAX_EXAMPLES votes, and as many signals, oldest first, that are active, not
-    compacted (`vote_summary`) and whose turns exist."""
+    compacted (`vote_summary`) and whose turns exist. Their prompts, of which at most `longest` tokens each
+    are read, have at most MAX_PROMPT_TOKENS tokens together."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select event_id from ("
             " select e.event_id, e.created_at,"
-            " row_number() over (partition by e.type = 'signal' order by e.created_at desc, e.event_id)"
-            " as place"
+            " row_number() over newest_first as place,"
+            " sum(least(cardinality(t.prompt_token_ids), %s)) over newest_first as tokens"
             " from training_examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.superseded_by is null and e.vote_summary is null"
-            ") as active where place <= %s order by created_at, event_id desc",
-            [project, MAX_EXAMPLES],
+            " window newest_first as (partition by e.type = 'signal' order by e.created_at desc, e.event_id)"
+            ") as active where place <= %s and tokens <= %s order by created_at, event_id desc",
+            [longest, project, MAX_EXAMPLES, MAX_PROMPT_TOKENS],
         ).fetchall()
     return [row["event_id"] for row in rows]
 
 
-def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) -> Corpus:
-    """Loads the votes of these events, in their order, whether they are still active or not. Raises Erased
-    when some of them, or their turns, are gone."""
+def load(
+    pool: Pool, project: str, backbone: Backbone, events: Sequence[str], longest: int = UNLIMITED
+) -> Corpus:
+    """Loads the votes of these events, in their order, whether they are still active or not. A prompt that
+    has more than `longest` tokens with its reply loses its beginning. Raises Erased when some of the votes,
+    or their turns, are gone."""
     with pool.connection() as connection:
         found = connection.execute(
             "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater, e.created_at,"
-            " e.first_policy, f.text, t.prompt_token_ids"
+            " e.first_policy, f.text"
             " from training_examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.event_id = any(%s)",
@@ -244,44 +254,25 @@ def load(pool: Pool, project: str, backbone: Backbone, events: Sequence[str]) ->
         rows = [by_event[event] for event in events if event in by_event]
         if len(rows) < len(events):
             raise Erased("votes", len(events) - len(rows), len(events))
-        prompt_ids = {row["turn_id"]: row["prompt_token_ids"] for row in rows}
-        replies, choices = _load_replies(connection, backbone, prompt_ids)
+        replies = VotedReplies(connection, backbone, [row["turn_id"] for row in rows], longest)
     examples = []
     for row in rows:
-        keys = choices.get(row["turn_id"], [])
+        keys = replies.keys.get(row["turn_id"], [])
         if row["type"] != "ranking":
             keys = [key for key in keys if key[1] == str(row["choice"])]
         if row["type"] == "edit":
             edited: Key = (row["turn_id"], row["feedback_id"])
-            token_ids = backbone.encode_reply(row["text"] or "")
-            if backbone.fits(row["prompt_token_ids"], token_ids):
-                replies[edited] = Reply(row["prompt_token_ids"], token_ids)
+            replies.add(edited, backbone.encode_reply(row["text"] or ""))
             keys = [edited, *keys]
-        if len(keys) > (row["type"] == "edit") and all(key in replies for key in keys):
+        if len(keys) > (row["type"] == "edit") and all(key in replies.found for key in keys):
             example = Example(
                 row["event_id"], row["turn_id"], row["type"], row["value"], row["rater"],
                 tuple(keys), row["created_at"], row["first_policy"] is not None,
             )  # fmt: skip
             examples.append(example)
-    return Corpus(examples, replies, unreadable=len(rows) - len(examples))
-
-
-def _load_replies(
-    connection: Connection[DictRow], backbone: Backbone, prompt_ids: Mapping[str, list[int]]
-) -> tuple[dict[Key, Reply], dict[str, list[Key]]]:
-    """Returns the replies of these turns that fit the base, and the keys of all replies by turn."""
-    rows = connection.execute(
-        "select turn_id, choice, token_ids from replies where turn_id = any(%s) order by turn_id, choice",
-        [list(prompt_ids)],
-    ).fetchall()
-    replies: dict[Key, Reply] = {}
-    choices: dict[str, list[Key]] = {}
-    for row in rows:
-        key = (row["turn_id"], str(row["choice"]))
-        if row["token_ids"] and backbone.fits(prompt_ids[row["turn_id"]], row["token_ids"]):
-            replies[key] = Reply(prompt_ids[row["turn_id"]], row["token_ids"])
-        choices.setdefault(row["turn_id"], []).append(key)
-    return replies, choices
+    truncated = sum(any(key in replies.truncated for key in example.reply_keys) for example in examples)
+    found_replies = {key: Reply(*ids) for key, ids in replies.found.items()}
+    return Corpus(examples, found_replies, unreadable=len(rows) - len(examples), truncated=truncated)
 
 
 def load_prompts(pool: Pool, project: str, backbone: Backbone, turns: Sequence[str]) -> dict[str, list[int]]:

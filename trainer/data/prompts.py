@@ -1,18 +1,31 @@
 """This module selects the prompts of a round: the newest, and a uniform sample of older ones.
 
 Older prompts keep rare and past topics in training. Imported prompts, which nobody sent to the service, are
-used only where people sent few.
+used only where people sent few. Prompts that are too long to train on are left out and counted. Postgres
+compares prompts by a digest, so no token ids are read here.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, LiteralString
 
+import structlog
+from psycopg import Connection
 from psycopg.rows import DictRow
+from psycopg.sql import SQL
 
 from schemas.database import Pool
 from schemas.turns import IMPORTED
 
 MAX_TURNS = 1024
-"""Turns that are read for the newest prompts, and as many again for older and for imported ones."""
+"""Turns of the newest prompts, and as many again for older and for imported ones."""
+
+READ_TURNS = 4 * MAX_TURNS
+"""Turns that are read to find MAX_TURNS whose prompts are not too long."""
+
+MAX_PROMPT_TOKENS = 2**22
+"""Tokens of all prompts of a round, which the trainer holds in memory: about 150 MB."""
 
 OLDER_PER_NEWEST = 7 / 9
 """Most older prompts for each of the newest. A step draws prompts with weight 1/√rank, newest first
@@ -22,42 +35,82 @@ MIN_PROMPTS = 128
 """Prompts below which imported ones are added."""
 
 
-def select_turns(pool: Pool, project: str, draw: int) -> list[str]:
-    """Returns the turns of a round's prompts, newest first, one for each distinct prompt. `draw` seeds the
-    sample of older ones."""
+log = structlog.get_logger("trainer")
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedPrompts:
+    """The `turns` of a round's prompts, newest first, one for each distinct prompt, and how many turns were
+    left out because their prompts are too long."""
+
+    turns: list[str]
+    too_long: int
+
+
+def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedPrompts:
+    """Selects a round's prompts of at most `longest` tokens. `draw` seeds the sample of older ones."""
+    values = {"project": project, "longest": longest, "draw": draw, "imported": IMPORTED, "limit": READ_TURNS}
     with pool.connection() as connection:
-        newest = connection.execute(
-            "select id, prompt_token_ids, created_at from turns"
-            " where project = %s and not starts_with(id, %s) order by created_at desc, id limit %s",
-            [project, IMPORTED, MAX_TURNS],
-        ).fetchall()
-        turn_of = {tuple(row["prompt_token_ids"]): row["id"] for row in reversed(newest)}
-        chosen = list(reversed(turn_of.values()))
-        if len(newest) == MAX_TURNS:
-            older = connection.execute(
-                "select id, prompt_token_ids, created_at from turns"
-                " where project = %s and not starts_with(id, %s) and created_at < %s"
-                " order by hashtextextended(id, %s) limit %s",
-                [project, IMPORTED, newest[-1]["created_at"], draw, MAX_TURNS],
-            ).fetchall()
-            fresh = _new_prompts(older, turn_of)[: int(OLDER_PER_NEWEST * len(chosen))]
-            chosen += [row["id"] for row in sorted(fresh, key=lambda row: row["created_at"], reverse=True)]
+        read = _read(connection, "not starts_with(id, %(imported)s) order by created_at desc, id", values)
+        newest, too_long = _not_too_long(read)
+        first_of = {row["digest"]: row for row in reversed(newest)}
+        chosen = list(reversed(first_of.values()))
+        if len(newest) == MAX_TURNS or len(read) == READ_TURNS:
+            before = {**values, "before": newest[-1]["created_at"] if newest else read[-1]["created_at"]}
+            older, _ = _not_too_long(
+                _read(
+                    connection,
+                    "not starts_with(id, %(imported)s) and created_at < %(before)s"
+                    " order by hashtextextended(id, %(draw)s)",
+                    before,
+                )
+            )
+            wanted = max(int(OLDER_PER_NEWEST * len(chosen)), MIN_PROMPTS - len(chosen))
+            fresh = _new_prompts(older, first_of)[:wanted]
+            chosen += sorted(fresh, key=lambda row: row["created_at"], reverse=True)
         if len(chosen) < MIN_PROMPTS:
-            imported = connection.execute(
-                "select id, prompt_token_ids from turns where project = %s and starts_with(id, %s)"
-                " order by created_at desc, id limit %s",
-                [project, IMPORTED, MAX_TURNS],
-            ).fetchall()
-            chosen += [row["id"] for row in _new_prompts(imported, turn_of)][: MIN_PROMPTS - len(chosen)]
-    return chosen
+            imported, _ = _not_too_long(
+                _read(connection, "starts_with(id, %(imported)s) order by created_at desc, id", values)
+            )
+            chosen += _new_prompts(imported, first_of)[: MIN_PROMPTS - len(chosen)]
+    if too_long:
+        log.warning("prompts too long to train on", left_out=too_long, longest=longest)
+    return SelectedPrompts(_within_memory(chosen), too_long)
 
 
-def _new_prompts(rows: Sequence[DictRow], turn_of: dict[tuple[int, ...], str]) -> list[DictRow]:
-    """Returns the rows whose prompt is not in `turn_of`, and adds them to it."""
+def _read(connection: Connection[DictRow], which: LiteralString, values: dict[str, Any]) -> list[DictRow]:
+    """Returns at most READ_TURNS turns, and the digest of each prompt that is not too long."""
+    statement = SQL(
+        "select id, created_at, cardinality(prompt_token_ids) as tokens,"
+        " case when cardinality(prompt_token_ids) <= %(longest)s"
+        " then sha256(array_send(prompt_token_ids)) end as digest"
+        " from (select * from turns where project = %(project)s and {which} limit %(limit)s) as read"
+    )
+    return connection.execute(statement.format(which=SQL(which)), values).fetchall()
+
+
+def _not_too_long(read: Sequence[DictRow]) -> tuple[list[DictRow], int]:
+    """Returns the first MAX_TURNS rows whose prompt is not too long, and how many others came before them."""
+    found: list[DictRow] = []
+    for place, row in enumerate(read):
+        if len(found) == MAX_TURNS:
+            return found, place - MAX_TURNS
+        if row["digest"] is not None:
+            found.append(row)
+    return found, len(read) - len(found)
+
+
+def _new_prompts(rows: Sequence[DictRow], first_of: dict[bytes, DictRow]) -> list[DictRow]:
+    """Returns the rows whose prompt is not in `first_of`, and adds them to it."""
     found = []
     for row in rows:
-        prompt = tuple(row["prompt_token_ids"])
-        if prompt not in turn_of:
-            turn_of[prompt] = row["id"]
+        if row["digest"] not in first_of:
+            first_of[row["digest"]] = row
             found.append(row)
     return found
+
+
+def _within_memory(chosen: Sequence[DictRow]) -> list[str]:
+    """Returns the turns of as many of the first prompts as have MAX_PROMPT_TOKENS tokens together."""
+    total = accumulate(row["tokens"] for row in chosen)
+    return [row["id"] for row, tokens in zip(chosen, total, strict=True) if tokens <= MAX_PROMPT_TOKENS]

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from trainer.model.token_budget import TokenBudget
+
 
 class RoundInputs(BaseModel):
     """The inputs of a round, in JSON.
@@ -15,8 +17,9 @@ class RoundInputs(BaseModel):
     `votes` counts the votes that had arrived; `events` are the active ones, oldest first; `turns` are the
     turns whose prompts the round uses, newest first; `positions` is the offset in each log. `knowledge_lost`
     is the share of questions that the previous candidate no longer knew, as the gate measured. `vote_summary`
-    is the digest of the file of older votes, which was called `past`. `attempts` counts the starts of the
-    round."""
+    is the digest of the file of older votes, which was called `past`. `token_budget` bounds the batches, and
+    `prompts_too_long` counts the turns whose prompts it left out. `attempts` counts the starts of the round.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,6 +31,8 @@ class RoundInputs(BaseModel):
     positions: dict[str, str]
     knowledge_lost: float = 0.0
     vote_summary: str | None = Field(None, validation_alias=AliasChoices("vote_summary", "past"))
+    token_budget: TokenBudget = TokenBudget()
+    prompts_too_long: int = 0
     attempts: int = 1
 
     def generator(self, seed: int, purpose: str) -> torch.Generator:

@@ -20,7 +20,8 @@ from trainer.reward.projection import BaseFeatures
 
 class RoundData:
     """The votes and prompts that `inputs` names, split, with the summary of older votes. `train_prompts` and
-    `eval_prompts` are truncated from the left where they leave no room for a reply."""
+    `eval_prompts` are truncated from the left where they leave no room for a reply in the context, or in the
+    token budget."""
 
     def __init__(
         self,
@@ -43,11 +44,12 @@ class RoundData:
         eval_fold = self._eval_fold = inputs.draw % folds
         self.training = [each for each in corpus.examples if each.fold(folds) != eval_fold]
         self.held_out = [each for each in corpus.examples if each.fold(folds) == eval_fold]
+        longest = min(backbone.context_length, inputs.token_budget.row) - settings.rl.max_tokens
         train: list[list[int]] = []
         held_out: list[list[int]] = []
         for turn, prompt in prompts.items():
             part = held_out if examples.fold_of(turn, folds) == eval_fold else train
-            part.append(backbone.truncate_prompt(prompt, settings.rl.max_tokens))
+            part.append(prompt[-longest:])
         self.train_prompts = train
         self.eval_prompts = (held_out or train)[: settings.gate.eval_prompts]
 

@@ -24,6 +24,7 @@ from schemas.policies import base_digest
 from schemas.settings import RLSettings
 from trainer.model.batch import PaddedBatch
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
+from trainer.model.token_budget import TokenBudget
 from trainer.model.tokenizer import ChatTokenizer
 
 MAX_LOGITS = 2**24
@@ -39,8 +40,13 @@ MERGE_BELOW = 1_000_000_000
 """Parameters of the largest base whose matrices are copied for sampling with a merged adapter."""
 
 
+EAGER_WIDTH = 512
+"""Widest batch that a CPU trains on with eager attention, whose memory grows with the square of the width."""
+
+
 class Backbone(ChatTokenizer):
     """A causal language model with a chat template, of any architecture whose linear layers PEFT supports.
+    `token_budget` bounds the batches; a round sets its own.
     Raises StartError if `rl.max_tokens` leaves no room for a prompt in its context."""
 
     def __init__(self, directory: Path, rl: RLSettings, group: ProcessGroup = SINGLE_PROCESS) -> None:
@@ -52,6 +58,7 @@ class Backbone(ChatTokenizer):
             )
         self.directory = directory
         self.group = group
+        self.token_budget = TokenBudget()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         base = self._load_base(torch.bfloat16 if self.device.type == "cuda" else torch.float32)
         base.eval().requires_grad_(False)
@@ -65,7 +72,7 @@ class Backbone(ChatTokenizer):
         self._trunk = getattr(base, base.base_model_prefix)
         changed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _LOGIT_TRANSFORMS)
         self._head = None if changed or self.vocab_size <= SMALL_VOCABULARY else base.get_output_embeddings()
-        self._gradient_checkpointing = rl.gradient_checkpointing
+        self.gradient_checkpointing = rl.gradient_checkpointing
         if rl.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
             base.enable_input_require_grads()
@@ -76,9 +83,19 @@ class Backbone(ChatTokenizer):
         if group.sharded:  # before it moves to the GPU, which may not hold the whole base
             shard_base(base, self._trunk)
             self.model.to(self.device)
-        self._bf16_autocast = self.device.type == "cpu" and bool(
+        self.bf16_autocast = self.device.type == "cpu" and bool(
             torch.cpu.get_capabilities().get("avx512_bf16")
         )
+
+    @property
+    def merges(self) -> bool:
+        """Whether `merged` makes a second copy of the base's matrices."""
+        return self.parameter_count <= MERGE_BELOW and not self.group.sharded
+
+    @property
+    def chunks_logits(self) -> bool:
+        """Whether the logits of training are computed in chunks of MAX_LOGITS, and not kept."""
+        return self._head is not None
 
     def _load_base(self, dtype: torch.dtype) -> Any:
         base = AutoModelForCausalLM.from_pretrained(self.directory, dtype=dtype)
@@ -124,26 +141,26 @@ class Backbone(ChatTokenizer):
     @contextlib.contextmanager
     def full_precision(self) -> Iterator[None]:
         """Inside, a CPU computes in float32; outside, it uses bfloat16 autocast where the CPU supports it."""
-        bf16, self._bf16_autocast = self._bf16_autocast, False
+        bf16, self.bf16_autocast = self.bf16_autocast, False
         try:
             yield
         finally:
-            self._bf16_autocast = bf16
+            self.bf16_autocast = bf16
 
     @contextlib.contextmanager
-    def _training_mode(self) -> Iterator[None]:
-        """Inside, the model is set up for a pass with gradients. Gradient checkpointing works in train mode
-        only. Without it, a CPU uses eager attention: its backward pass is faster there than fused
-        attention's."""
+    def _training_mode(self, width: int) -> Iterator[None]:
+        """Inside, the model is set up for a pass with gradients over rows of `width` columns. Gradient
+        checkpointing works in train mode only. Without it, a CPU uses eager attention up to EAGER_WIDTH: its
+        backward pass is faster there than fused attention's."""
         if not torch.is_grad_enabled():
             yield
-        elif self._gradient_checkpointing:
+        elif self.gradient_checkpointing:
             self.model.train()
             try:
                 yield
             finally:
                 self.model.eval()
-        elif self.device.type == "cpu":
+        elif self.device.type == "cpu" and width <= EAGER_WIDTH:
             usual = self.model.config._attn_implementation
             self.model.set_attn_implementation("eager")
             try:
@@ -158,7 +175,7 @@ class Backbone(ChatTokenizer):
         """Inside, the adapter is merged into the base's matrices (W + B·A), which makes sampling faster and
         needs a second copy of them. Large or sharded models stay as they are. Afterwards the base is the
         same bit by bit."""
-        if self.parameter_count > MERGE_BELOW or self.group.sharded:
+        if not self.merges:
             yield
             return
         layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
@@ -213,8 +230,8 @@ class Backbone(ChatTokenizer):
             "use_cache": False,
         }
         with (
-            self._training_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16_autocast),
+            self._training_mode(batch.tokens_BT.shape[1]),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16_autocast),
         ):
             if self._head is None:
                 output = self.model(**inputs, logits_to_keep=kept)

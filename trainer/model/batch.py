@@ -27,12 +27,12 @@ class PaddedBatch:
         pad_id: int,
         device: torch.device,
     ) -> "PaddedBatch":
-        longest_reply = _round_up(max(len(reply) for reply in replies))
+        longest_reply = _round_up(max(map(len, replies)))
         rows = [
             [*prompt, *reply, *[pad_id] * (longest_reply - len(reply))]
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
-        width = _round_up(max(len(row) for row in rows))
+        width = padded_width(max(map(len, prompts)), longest_reply)
         tokens_BT = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
         mask_BT = torch.zeros_like(tokens_BT)
         reply_mask_BR = torch.zeros(len(rows), longest_reply, device=device)
@@ -56,6 +56,11 @@ class PaddedBatch:
 
     def __getitem__(self, rows: slice) -> "PaddedBatch":
         return PaddedBatch(self.tokens_BT[rows], self.mask_BT[rows], self.reply_mask_BR[rows])
+
+
+def padded_width(prompt: int, reply: int) -> int:
+    """Returns the columns of a batch whose longest prompt and longest reply have these lengths."""
+    return _round_up(prompt + _round_up(reply))
 
 
 def _round_up(length: int) -> int:

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -13,6 +14,9 @@ import torch
 MEASURE_SECONDS = 0.2
 """Seconds that each measurement takes. The fastest run counts; without a GPU it is timed in this thread's CPU
 time, so that other work on the machine does not count."""
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux shows a container its own limits (cgroup v2)."""
 
 MMAP_THRESHOLD = 2**25
 """Bytes of a tensor from which glibc maps fresh pages for it and returns them when it is freed."""
@@ -80,10 +84,25 @@ def _fastest(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def free_memory(device: torch.device) -> int:
-    """Returns the bytes that another process could allocate."""
+    """Returns the bytes that this process could allocate, in its container or its share of the GPU."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)
+        free, total = torch.cuda.mem_get_info()
+        share = torch.cuda.get_per_process_memory_fraction()
+        return int(min(free, share * total - torch.cuda.memory_reserved()))
+    return min(int(psutil.virtual_memory().available), _free_in_container())
+
+
+def _free_in_container(cgroup: Path = CGROUP) -> int:
+    """Returns the bytes that the container may still allocate, its reclaimable page cache included; 2**63
+    without a limit."""
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+        cache = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, ValueError):  # no cgroup, or "max": no limit
+        return 2**63
+    return limit - used + cache
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -52,6 +52,11 @@ class ProcessGroup:
         yield cls(state.process_index, state.num_processes, sharded)
         distributed.destroy_process_group()  # not after an error: it would wait for the others for ever
 
+    def processes_here(self, device: torch.device) -> int:
+        """Returns how many processes of the group share the memory of `device`: one a GPU, else all on this
+        machine."""
+        return 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+
     @property
     def is_main(self) -> bool:
         return self.rank == 0
@@ -81,6 +86,11 @@ class ProcessGroup:
             return 0, length
         lengths = self._lengths(length)
         return sum(lengths[: self.rank]), sum(lengths)
+
+    def least(self, numbers: list[int]) -> list[int]:
+        """Returns the least of all processes' numbers, one by one."""
+        rows: list[list[int]] = self.all_gather(torch.tensor([numbers])).tolist()
+        return [min(column) for column in zip(*rows, strict=True)]
 
     def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
         """Replaces each tensor by its sum over the processes."""

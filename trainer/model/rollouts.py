@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from schemas.errors import HearkenError
 from trainer.model.backbone import Backbone
 from trainer.model.distributed import ProcessGroup
+from trainer.model.token_budget import split
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class SamplingSpec:
 
 
 MAX_ROWS = 128
-"""Replies sampled in one batch, approximately."""
+"""Most replies sampled in one batch, or all those of one prompt."""
 
 Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
 """Returns the replies to a step's prompts; it is called once a step, in the order of the steps."""
@@ -155,7 +156,8 @@ def sample(
     generator: torch.Generator,
     max_rows: int = MAX_ROWS,
 ) -> list[Rollout]:
-    """Samples replies to each prompt, in the order of the prompts, with about `max_rows` rows in a batch.
+    """Samples replies to each prompt, in the order of the prompts, in batches of at most `max_rows` rows that
+    keep within the backbone's token budget, all replies to a prompt in one batch.
     Prompts of similar length share a batch; they must leave room for a reply (`Backbone.truncate_prompt`).
     `generator` is on the CPU. Several processes shard each batch and draw the random numbers that one process
     would draw for all rows, so the replies are the same."""
@@ -163,10 +165,11 @@ def sample(
         seed = int(torch.randint(2**62, (1,), generator=generator))
         generator = torch.Generator(backbone.device).manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    per_batch = max(1, max_rows // spec.samples_per_prompt)
+    lengths = [(len(prompts[index]), spec.max_tokens) for index in order]
+    copies = spec.samples_per_prompt
     rollouts: list[Rollout] = []
-    for start in range(0, len(order), per_batch):
-        indices = order[start : start + per_batch]
+    for part in split(lengths, backbone.token_budget.sampling // copies, max(1, max_rows // copies)):
+        indices = order[part]
         shard, own = backbone.group.shard_rows(len(indices))
         indices = indices[shard][:own]
         rollouts += _sample_batch(backbone, prompts, indices, spec, generator)

@@ -35,7 +35,7 @@ class FakeBackbone(Backbone):
     @property
     def compute_dtype(self) -> torch.dtype:
         """The type of the matrix products in scoring and training."""
-        return torch.bfloat16 if self.device.type == "cuda" or self._bf16_autocast else torch.float32
+        return torch.bfloat16 if self.device.type == "cuda" or self.bf16_autocast else torch.float32
 
     def _load_base(self, dtype: torch.dtype) -> Any:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.directory), dtype=dtype)

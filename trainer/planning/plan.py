@@ -24,17 +24,13 @@ from trainer.reward import features
 from trainer.reward.scoring import MICRO_BATCH, Scored
 from trainer.rl import advantages
 from trainer.rl.batch import Batch
-from trainer.rl.guard import AVERAGED_STEPS, CHECK_INTERVAL
+from trainer.rl.guard import ADAPTER_COPIES, CHECK_INTERVAL
 from trainer.rl.objectives import PolicyGradient, policy_objective
 from trainer.rl.training_objective import BASE_SAMPLES_PER_STEP
 from trainer.round import BASE_PROMPTS, BASE_REPLIES
 
 PROMPT_TOKENS = 512
 """Length of the longest prompt, tokens, where the caller names none and the context allows it."""
-
-ADAPTER_COPIES = 1 + 1 + 2 + 2 + AVERAGED_STEPS
-"""Tensors of the adapter's size: the adapter, its gradient, AdamW's two moments, the guard's two snapshots
-and the snapshots that are averaged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class RoundRecord:
 
     `votes` had arrived when it began. `examples_past` counts the votes of the vote summary; `examples_new`
     and `held_out_unseen` count the training and held-out votes that no policy had trained on.
+    `votes_truncated` counts the votes whose replies were read with the end of their prompt only, since the
+    whole is too long, `prompts_too_long` the turns that were left out of training for that.
     """
 
     votes: int
@@ -51,9 +53,11 @@ class RoundRecord:
     examples_past: int | None = None
     examples_new: int | None = None
     unreadable: int | None = None
+    votes_truncated: int | None = None
     held_out: int | None = None
     held_out_unseen: int | None = None
     prompts: int | None = None
+    prompts_too_long: int | None = None
     regression_test: dict[str, Any] | None = None
     reward_model: dict[str, Any] | None = None
     optimization: dict[str, Any] | None = None

@@ -8,15 +8,34 @@ from torch import Tensor
 
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pad_rows
+from trainer.model.token_budget import split
 from trainer.reward.features import FeatureGroups, extract_features, select_layers
 
 MICRO_BATCH = 16
-"""Replies that one process scores in one forward pass."""
+"""Most replies that one process scores in one forward pass."""
+
+SHORT_PROMPT = 512
+"""Tokens of a prompt up to which batches are sorted by the reply alone."""
 
 
-def sort_by_length(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> list[int]:
-    """Returns row numbers sorted by the length of the reply, so that batches need little padding."""
-    return sorted(range(len(replies)), key=lambda row: (len(replies[row]), len(prompts[row])))
+def micro_batches(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+    max_rows: int = MICRO_BATCH,
+) -> list[list[int]]:
+    """Returns the row numbers in batches within the backbone's token budget and of at most `max_rows` rows
+    in each process. Rows of similar length share a batch, so that batches need little padding: rows are
+    sorted by the length of the reply, those with long prompts apart, by doublings of the prompt's length."""
+
+    def key(row: int) -> tuple[int, int, int]:
+        prompt = len(prompts[row])
+        return (max(0, prompt - 1) // SHORT_PROMPT).bit_length(), len(replies[row]), prompt
+
+    order = sorted(range(len(replies)), key=key)
+    lengths = [(len(prompts[row]), len(replies[row])) for row in order]
+    parts = split(lengths, backbone.token_budget.training, max_rows, backbone.group.size)
+    return [order[part] for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +53,15 @@ def score(
     replies: Sequence[Sequence[int]],
     micro_batch: int = MICRO_BATCH,
 ) -> Scored:
-    """Scores replies to prompts with the base, `micro_batch` at a time in each process. The last bits of a
-    score depend on the other replies of its batch."""
+    """Scores replies to prompts with the base, at most `micro_batch` at a time in each process. The last bits
+    of a score depend on the other replies of its batch."""
     layers = select_layers(backbone)
     group = backbone.group
-    order = sort_by_length(prompts, replies)
+    batches = micro_batches(backbone, prompts, replies, micro_batch)
     base_logprobs: list[list[float]] = [[] for _ in replies]
     parts: list[FeatureGroups] = []
     with backbone.reference():
-        for start in range(0, len(order), micro_batch * group.size):
-            together = order[start : start + micro_batch * group.size]
+        for together in batches:
             share, own = group.shard_rows(len(together))
             rows = together[share]
             batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
@@ -54,7 +72,7 @@ def score(
             pieces = torch.split(logprobs, [len(replies[row]) for row in together])
             for row, piece in zip(together, pieces, strict=True):
                 base_logprobs[row] = piece.tolist()
-    inverse = torch.tensor(order).argsort()
+    inverse = torch.tensor([row for together in batches for row in together]).argsort()
     features = {name: torch.cat([part[name] for part in parts])[inverse] for name in parts[0]}
     return Scored(base_logprobs, features)
 

@@ -23,6 +23,10 @@ CHECK_INTERVAL = 4
 AVERAGED_STEPS = 3
 """Last steps whose adapters are averaged."""
 
+ADAPTER_COPIES = 1 + 1 + 2 + 2 + AVERAGED_STEPS
+"""Tensors of the adapter's size: the adapter, its gradient, AdamW's two moments, the guard's two snapshots
+and the snapshots that are averaged."""
+
 MAX_HALVINGS = 2
 
 SAMPLING_NOISE = 1.1

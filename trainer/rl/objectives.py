@@ -8,7 +8,7 @@ dpo, kto      DPO on preference pairs, or KTO on labelled replies, from the vote
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, assert_never
+from typing import Protocol, assert_never
 
 import torch
 from torch import Tensor
@@ -18,11 +18,10 @@ from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
 from trainer.model.rollouts import pad_rows
-from trainer.reward.scoring import MICRO_BATCH, sort_by_length
+from trainer.model.token_budget import split
+from trainer.reward.scoring import MICRO_BATCH, micro_batches
 from trainer.rl import advantages, losses
 from trainer.rl.batch import Batch
-
-T = TypeVar("T")
 
 CONFIDENT_PROBABILITY = 0.9
 """Least probability under the base of a confident token: a fact, the rest of a word, most grammar."""
@@ -55,8 +54,8 @@ class PolicyGradient:
         returns_PKT = advantages.returns_to_go(batch.rewards_PK, sampler_BT, base_BT, batch.kl_coef)
         advantages_BT = self.advantages(returns_PKT).flatten(0, 1)
         prompts, replies = batch.prompts, batch.replies
-        order, tokens = sort_by_length(prompts, replies), sum(map(len, replies))
-        for rows in _micro_batches(order, backbone):
+        tokens = sum(map(len, replies))
+        for rows in micro_batches(backbone, prompts, replies):
             padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             mask_BR, logprobs_BR = padded.reply_mask_BR, backbone.logprobs_BR(padded)
             base_BR, advantages_BR = _align(padded, base_BT[rows]), _align(padded, advantages_BT[rows])
@@ -126,7 +125,9 @@ class KTO:
     def backward(self, backbone: Backbone, batch: Batch) -> None:
         chosen = [self._labelled[index] for index in self._draw()]
         kl = max(batch.kl, 0.0)
-        for part in _micro_batches(chosen, backbone):
+        lengths = [(len(reply.prompt_ids), len(reply.token_ids)) for reply, _, _ in chosen]
+        for rows in split(lengths, backbone.token_budget.training, MICRO_BATCH, backbone.group.size):
+            part = chosen[rows]
             ratio_B = _log_ratios(backbone, [reply for reply, _, _ in part])
             good_B = torch.tensor([good for _, good, _ in part], device=ratio_B.device)
             weight_B = torch.tensor([weight for _, _, weight in part], device=ratio_B.device)
@@ -165,15 +166,14 @@ def policy_objective(rl: RLSettings) -> Objective | None:
             assert_never(rl.algorithm)
 
 
-def _micro_batches(items: list[T], backbone: Backbone) -> list[list[T]]:
-    size = MICRO_BATCH * backbone.group.size
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
 def _dpo_backward(backbone: Backbone, pairs: Sequence[Pair], beta: float) -> None:
-    size = MICRO_BATCH * backbone.group.size // 2
-    for start in range(0, len(pairs), size):
-        part = pairs[start : start + size]
+    lengths = [
+        (max(len(one.prompt_ids), len(other.prompt_ids)), max(len(one.token_ids), len(other.token_ids)))
+        for one, other, _ in pairs
+    ]
+    tokens = backbone.token_budget.training // 2
+    for rows in split(lengths, tokens, MICRO_BATCH // 2, backbone.group.size):
+        part = pairs[rows]
         replies = [chosen for chosen, _, _ in part] + [rejected for _, rejected, _ in part]
         ratio_B = _log_ratios(backbone, replies)
         weight_P = torch.tensor([weight for _, _, weight in part], device=ratio_B.device)

@@ -8,7 +8,7 @@ import torch
 from trainer.model.backbone import Backbone
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
-from trainer.reward.scoring import MICRO_BATCH, sort_by_length
+from trainer.reward.scoring import micro_batches
 from trainer.rl import losses
 from trainer.rl.batch import Batch
 from trainer.rl.objectives import EpochSampler, Objective
@@ -49,10 +49,8 @@ class WithSFT:
         self._objective.backward(backbone, batch)
         drawn = [self._sft.demonstrations[index] for index in self._draw()]
         prompts, replies = [each.prompt_ids for each in drawn], [each.token_ids for each in drawn]
-        order, tokens = sort_by_length(prompts, replies), sum(map(len, replies))
-        size = MICRO_BATCH * backbone.group.size
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
+        tokens = sum(map(len, replies))
+        for rows in micro_batches(backbone, prompts, replies):
             padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             weights_B = torch.tensor([drawn[row].weight for row in rows], device=backbone.device)
             loss = losses.weighted_nll(backbone.logprobs_BR(padded), padded.reply_mask_BR, weights_B)
