@@ -52,6 +52,12 @@ def _print(plan: dict[str, Any]) -> None:
         f" it would take {plan['toggled']['peak'] / _MIB:,.0f} MiB and"
         f" {plan['toggled']['seconds']:,.1f} seconds."
     )
+    budget = plan["budget"]
+    console.print(
+        f"A batch has at most {budget['training']:,} tokens in training and scoring and"
+        f" {budget['sampling']:,} in sampling: powers of two that fit into the free memory. Prompts of more"
+        f" than {plan['longest_prompt']:,} tokens are not trained on; the limit is {plan['longest_reason']}."
+    )
     verdict = "It fits" if plan["fits"] else "It does not fit"
     console.print(
         f"{verdict}: {plan['peak'] / _MIB:,.0f} MiB at the most, {plan['free'] / _MIB:,.0f} MiB free."

@@ -1,7 +1,6 @@
 """No chat stops training: what is too long is left out of practice and counted, and its votes count."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,13 +56,14 @@ def test_batches_keep_within_the_budget_whatever_was_voted_on(
     small = TokenBudget(training=3 * row, sampling=8 * row, row=row)
     monkeypatch.setattr(Learner, "_token_budget", lambda self: small)
     shapes: list[tuple[int, int]] = []
-    compute = Backbone.logprobs_and_hidden
+    pad = Backbone.pad
 
-    def watched(self: Backbone, batch: PaddedBatch, layers: Sequence[int]) -> Any:
+    def watched(self: Backbone, *rows: Any) -> PaddedBatch:
+        batch = pad(self, *rows)
         shapes.append((len(batch.tokens_BT), batch.tokens_BT.shape[1]))
-        return compute(self, batch, layers)
+        return batch
 
-    monkeypatch.setattr(Backbone, "logprobs_and_hidden", watched)
+    monkeypatch.setattr(Backbone, "pad", watched)
     record = the_round(settings)
     assert record["outcome"] in {"published", "rejected"}, record
     assert record["prompts_too_long"] > 1

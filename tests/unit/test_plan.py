@@ -116,3 +116,26 @@ def test_the_command_prints_json(tiny_base: Path) -> None:
     assert found["prompt_tokens"] == 40
     assert found["peak"] > sum(found["resident"].values())
     assert found["seconds"] == pytest.approx(sum(phase["seconds"] for phase in found["phases"].values()))
+
+
+def test_it_says_the_token_budget_and_the_longest_prompt_and_why(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = planned(tiny_base).budget["row"]
+    assert planned(tiny_base).longest_prompt == context - 24
+    assert planned(tiny_base).longest_reason == "the context of the base"
+    lower = TrainerSettings(rl=RLSettings(max_tokens=24), max_prompt_tokens=30)
+    found = plan(lower, tiny_base)
+    assert (found.longest_prompt, found.prompt_tokens) == (30, 30)
+    assert found.longest_reason == "trainer.max_prompt_tokens"
+
+
+def test_batches_shrink_to_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TrainerSettings(rl=RLSettings(max_tokens=90))
+    peaks = {}
+    for free in (2**30, 2**33):
+        monkeypatch.setattr(module, "free_memory", lambda device, free=free: free)
+        found = plan(settings, MODEL_DIR)
+        peaks[free] = found.peak
+        assert found.fits
+    assert peaks[2**30] < 0.7 * peaks[2**33]

@@ -112,7 +112,7 @@ def _kept(backbone: Backbone, width: int) -> int:
         return tensor
 
     with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
-        backbone.logprobs_and_hidden(batch, ())
+        backbone.logprobs_BR(batch)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

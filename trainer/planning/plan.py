@@ -16,8 +16,11 @@ from transformers import DynamicCache
 
 from schemas.settings import RLSettings, TrainerSettings
 from trainer.evaluation import gate, knowledge
+from trainer.model.batch import padded_width
 from trainer.model.device import Rates, free_memory, memory_in_use, release_memory
+from trainer.model.memory import TokenBytes, token_budget
 from trainer.model.rollouts import MAX_ROWS, Rollout, sample_tokens
+from trainer.model.token_budget import TokenBudget
 from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.op_profiler import OpProfiler
 from trainer.reward import features
@@ -54,7 +57,8 @@ class Plan:
     """`resident` are bytes in use throughout; each of `phases` needs its own peak beside them. `utilisation`
     is the model FLOPs of training as a share of what the device does in matrix products. `toggled` is
     training with the other value of `rl.gradient_checkpointing`. `savings` are the peaks (bytes) of settings
-    that need less memory, where the round does not fit."""
+    that need less memory, where the round does not fit. `budget` bounds the batches, and `longest_prompt` the
+    prompts that are trained on, because of `longest_reason`."""
 
     parameters: int
     trainable: int
@@ -67,6 +71,9 @@ class Plan:
     phases: dict[str, Work]
     toggled: Work
     utilisation: float
+    budget: dict[str, int]
+    longest_prompt: int
+    longest_reason: str
     savings: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -127,14 +134,25 @@ def _plan(
 ) -> Plan:
     rl = settings.rl
     backbone = FakeBackbone(model, rl)
-    length = min(prompt_tokens or PROMPT_TOKENS, backbone.context_length - rl.max_tokens)
+    free = free_memory(backbone.device) + framework
+    adapter = sum(weight.numel() * weight.element_size() for weight in backbone.trainable())
+    resident = {
+        "Python, torch and its kernels": framework,
+        "weights of the base": sum(weight.nbytes for weight in backbone.model.parameters()) - adapter,
+        "adapter, gradient, AdamW, snapshots": ADAPTER_COPIES * adapter,
+    }
+    memory = free - sum(resident.values())
+    budget = _budget(backbone, rl, memory)
+    longest_prompt = budget.longest_prompt(rl.max_tokens, settings.max_prompt_tokens)
+    length = max(1, min(prompt_tokens or PROMPT_TOKENS, longest_prompt))
     rows = _replies_trained_on(rl)
-    batch = min(MICRO_BATCH, rows)
     batches = _Batches(backbone, rl, rates)
-    train = batches.train(length, batch)
+    train = batches.train(length, rows)
     other = rl.model_copy(update={"gradient_checkpointing": not rl.gradient_checkpointing})
-    toggled = _Batches(FakeBackbone(model, other), rl, rates).train(length, batch)
-    phases = _phases(settings, batches, length, train.scaled(rl.steps_per_round * rows / MICRO_BATCH))
+    other_backbone = FakeBackbone(model, other)
+    _budget(other_backbone, rl, memory)
+    toggled = _Batches(other_backbone, rl, rates).train(length, rows)
+    phases = _phases(settings, batches, length, train.scaled(rl.steps_per_round))
     questions = knowledge.load_questions(model, settings.gate, settings.seed)
     if questions:
         asked = [backbone.render([{"role": "user", "content": each.prompt}]) for each in questions]
@@ -145,7 +163,6 @@ def _plan(
             .then(batches.sample(longest, len(questions), knowledge.SAMPLES_PER_QUESTION).scaled(2))
             .then(batches.sample(longest, len(questions), knowledge.BASE_SAMPLES_PER_QUESTION))
         )
-    adapter = sum(weight.numel() * weight.element_size() for weight in backbone.trainable())
     return Plan(
         parameters=backbone.parameter_count,
         trainable=sum(weight.numel() for weight in backbone.trainable()),
@@ -153,16 +170,31 @@ def _plan(
         reply_tokens=rl.max_tokens,
         gradient_checkpointing=rl.gradient_checkpointing,
         device=torch.cuda.get_device_name() if backbone.device.type == "cuda" else "cpu",
-        free=free_memory(backbone.device) + framework,
-        resident={
-            "Python, torch and its kernels": framework,
-            "weights of the base": sum(weight.nbytes for weight in backbone.model.parameters()) - adapter,
-            "adapter, gradient, AdamW, snapshots": ADAPTER_COPIES * adapter,
-        },
+        free=free,
+        resident=resident,
         phases=phases,
-        toggled=toggled.scaled(rl.steps_per_round * rows / MICRO_BATCH),
+        toggled=toggled.scaled(rl.steps_per_round),
         utilisation=min(train.flops, toggled.flops) / train.seconds / rates.matmul[backbone.compute_dtype],
+        budget=budget.model_dump(),
+        longest_prompt=longest_prompt,
+        longest_reason=_longest_reason(settings, backbone.context_length, budget),
     )
+
+
+def _budget(backbone: FakeBackbone, rl: RLSettings, memory: int) -> TokenBudget:
+    """Gives the backbone the token budget that the trainer would have with so much memory."""
+    with backbone.mode:
+        count = TokenBytes.count(backbone)
+    backbone.token_budget = token_budget(backbone, count, memory, max(rl.samples_per_prompt, BASE_REPLIES))
+    return backbone.token_budget
+
+
+def _longest_reason(settings: TrainerSettings, context: int, budget: TokenBudget) -> str:
+    if settings.max_prompt_tokens == budget.longest_prompt(
+        settings.rl.max_tokens, settings.max_prompt_tokens
+    ):
+        return "trainer.max_prompt_tokens"
+    return "the context of the base" if budget.row == context else "the free memory"
 
 
 def _replies_trained_on(rl: RLSettings) -> int:
@@ -183,9 +215,7 @@ def _phases(settings: TrainerSettings, batches: "_Batches", length: int, trainin
         "sampling": batches.sample(length, rl.prompts_per_step, rl.samples_per_prompt).scaled(
             rl.steps_per_round * (rl.sampler == "in_process")
         ),
-        "reference pass": batches.reference_pass(length, min(MICRO_BATCH, replies)).scaled(
-            rl.steps_per_round * replies / MICRO_BATCH
-        ),
+        "reference pass": batches.reference_pass(length, replies).scaled(rl.steps_per_round),
         "training": training,
         "evaluation samples": batches.evaluate(length, settings.gate.eval_prompts, gate.SAMPLES_PER_PROMPT)
         .scaled(2)
@@ -205,8 +235,9 @@ class _Batches:
         self._objective = PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap)
 
     def train(self, length: int, rows: int) -> Work:
-        """Forward and backward pass of `rows` replies."""
+        """Forward and backward passes of `rows` replies."""
         backbone, reply = self._backbone, self._reply
+        total, rows = rows, self._rows(length, rows)
         with backbone.mode:
             for weight in backbone.trainable():
                 weight.grad = torch.zeros_like(weight)
@@ -215,11 +246,12 @@ class _Batches:
                 scored = Scored([[0.0] * reply] * rows, {})
                 batch = Batch([[0] * length] * rows, rollouts, scored, torch.zeros(1, rows), 0.0, 0.0)
                 self._objective.backward(backbone, batch)
-        return _work(profiler)
+        return _work(profiler).scaled(total / rows)
 
     def reference_pass(self, length: int, rows: int) -> Work:
         """Log-probabilities and features of `rows` replies by the base."""
         backbone, layers = self._backbone, features.select_layers(self._backbone)
+        total, rows = rows, self._rows(length, rows)
         with (
             backbone.mode,
             OpProfiler(backbone, self._rates) as profiler,
@@ -229,18 +261,19 @@ class _Batches:
             batch = backbone.pad([[0] * length] * rows, [[0] * self._reply] * rows)
             _, hidden = backbone.logprobs_and_hidden(batch, layers)
             features.extract_features(batch, hidden)
-        return _work(profiler)
+        return _work(profiler).scaled(total / rows)
 
     def evaluate(self, length: int, prompts: int, samples_per_prompt: int) -> Work:
         """Replies sampled to all prompts and scored by the base."""
-        scored = self.reference_pass(length, MICRO_BATCH).scaled(prompts * samples_per_prompt / MICRO_BATCH)
+        scored = self.reference_pass(length, prompts * samples_per_prompt)
         return self.sample(length, prompts, samples_per_prompt).then(scored)
 
     def sample(self, length: int, prompts: int, samples_per_prompt: int) -> Work:
         """Replies sampled to all prompts. Decoding steps get longer, so their sum is integrated by Simpson's
         rule from the first, the middle and the last."""
         backbone, reply = self._backbone, self._reply
-        at_once = min(prompts, max(1, MAX_ROWS // samples_per_prompt))
+        most = min(MAX_ROWS, backbone.token_budget.sampling // padded_width(length, reply))
+        at_once = min(prompts, max(1, most // samples_per_prompt))
         rows = at_once * samples_per_prompt
         with backbone.mode, OpProfiler(backbone, self._rates) as profiler, torch.no_grad(), backbone.merged():
             cache = self._cache()
@@ -256,6 +289,11 @@ class _Batches:
                 step = Work(profiler.seconds - before.seconds, profiler.flops - before.flops, profiler.peak)
                 work = work.then(step.scaled(share * reply))
         return work.scaled(prompts / at_once)
+
+    def _rows(self, length: int, rows: int) -> int:
+        """The rows of a batch of training or scoring, if there are so many."""
+        most = self._backbone.token_budget.training // padded_width(length, self._reply)
+        return min(MICRO_BATCH, rows, max(1, most))
 
     def _cache(self) -> Any:
         return DynamicCache(config=self._backbone.model.config)
