@@ -23,7 +23,8 @@ def policies(data_dir: DataDir = None, as_json: Json = False) -> None:
 
     async def read(connection: AsyncConnection[DictRow], settings: Settings) -> list[DictRow]:
         cursor = await connection.execute(
-            "select p.id, p.parent, p.state, p.reason, p.created_at, p.live_at, r.live = p.id as answers"
+            "select p.id, p.parent, p.state, p.reason, p.created_at, p.live_at, p.pinned_at, p.pruned_at,"
+            " r.live = p.id as answers"
             " from policies p left join routes r using (project)"
             " where project = %s order by p.created_at desc",
             [settings.project],
@@ -38,7 +39,9 @@ def policies(data_dir: DataDir = None, as_json: Json = False) -> None:
         mark = "→" if row["answers"] else " "
         live = f"live {row['live_at']:%Y-%m-%d %H:%M:%S}" if row["live_at"] else ""
         parent = row["parent"] or "—"
-        print(f"{mark} {row['id']:14} {row['state']:12} from {parent:14} {live} {row['reason'] or ''}")
+        kept = "pruned" if row["pruned_at"] else "pinned" if row["pinned_at"] else ""
+        words = filter(None, [live, kept, row["reason"]])
+        print(f"{mark} {row['id']:14} {row['state']:12} from {parent:14} {' '.join(words)}")
 
 
 @app.command()
@@ -65,6 +68,20 @@ def rollback(
         return (await flip(connection, settings.project, reason)).live
 
     print(f"{with_database(data_dir, run)} is live.")
+
+
+@app.command()
+def pin(policy: Policy, data_dir: DataDir = None) -> None:
+    """Keep a policy's files whatever its age (see trainer.keep_policies)."""
+    _set_pinned(data_dir, policy, True)
+    print(f"{policy} is pinned.")
+
+
+@app.command()
+def unpin(policy: Policy, data_dir: DataDir = None) -> None:
+    """Let the trainer prune a policy when it is old."""
+    _set_pinned(data_dir, policy, False)
+    print(f"{policy} is not pinned.")
 
 
 @app.command()
@@ -119,6 +136,15 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
     from deploy.doctor import examine
 
     raise typer.Exit(examine(load(data_dir=data_dir), data_dir is not None, as_json))
+
+
+def _set_pinned(data_dir: Path | None, policy: str, pinned: bool) -> None:
+    from serving.rollout import set_pinned
+
+    async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
+        await set_pinned(connection, settings.project, policy, pinned)
+
+    with_database(data_dir, run)
 
 
 def _set_paused(data_dir: Path | None, paused: bool) -> None:

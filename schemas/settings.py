@@ -276,6 +276,11 @@ class TrainerSettings(BaseModel):
         description="longest prompt that is trained on; none: what context and free memory allow, tokens",
     )
     seed: int = Field(0, ge=0, description="seed of every random draw of the trainer")
+    keep_policies: int = Field(
+        20,
+        ge=1,
+        description="newest policies whose files are kept, beside those in use, pinned, and their parents",
+    )
     reward: RewardSettings = RewardSettings()
     rl: RLSettings = RLSettings()
     gate: GateSettings = GateSettings()

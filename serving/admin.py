@@ -25,7 +25,8 @@ Limit = Annotated[int, Query(ge=1, le=1_000)]
 
 _POLICIES: LiteralString = """
     select id, parent, state, reason, base_digest, digest, manifest->'metrics' as metrics, gate,
-           created_at, live_at from policies where project = %s order by created_at desc, id desc limit %s
+           created_at, live_at, pinned_at, pruned_at
+    from policies where project = %s order by created_at desc, id desc limit %s
 """
 _LINEAGE: LiteralString = """
     with recursive lineage (id, parent, depth) as (
@@ -75,8 +76,8 @@ async def policy(request: Request, policy: str, caller: Admin) -> dict[str, Any]
     """Returns the manifest, the gate's report, and the lineage from this policy back to the base."""
     async with services(request).pool.connection() as connection:
         cursor = await connection.execute(
-            "select id, parent, state, reason, digest, manifest, gate, created_at, live_at"
-            " from policies where project = %s and id = %s",
+            "select id, parent, state, reason, digest, manifest, gate, created_at, live_at,"
+            " pinned_at, pruned_at from policies where project = %s and id = %s",
             [caller.project, policy],
         )
         row = await cursor.fetchone()

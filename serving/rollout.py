@@ -95,6 +95,7 @@ async def start_canary(connection: Connection, project: str, policy: str, share:
     async with connection.transaction():
         route = await _lock_route(connection, project)
         state, parent = await _state(connection, project, policy)
+        await check_not_pruned(connection, project, policy)
         if route.canary is not None:
             raise Conflict(f"{route.canary} is a canary already; promote it or roll it back first.")
         if policy == BASE:
@@ -172,6 +173,7 @@ async def _check_may_go_live(connection: Connection, route: Route, policy: str) 
         raise Conflict(f"{policy} is live already.")
     if state not in ("published", "canary", "retired"):
         raise Conflict(f"{policy} is {state}; only a published or retired policy can go live.")
+    await check_not_pruned(connection, route.project, policy)
     await _check_parent(connection, route.project, policy, parent)
 
 
@@ -184,8 +186,37 @@ async def _check_parent(connection: Connection, project: str, policy: str, paren
         )
 
 
+async def check_not_pruned(connection: Connection, project: str, policy: str) -> None:
+    """Raises Conflict (`policy_pruned`) when the trainer has deleted the files of `policy`, or is about
+    to."""
+    cursor = await connection.execute(
+        "select pruned_at from policies where project = %s and id = %s and pruned_at is not null",
+        [project, policy],
+    )
+    if row := await cursor.fetchone():
+        raise Conflict(
+            f"{policy} was pruned on {row['pruned_at']:%Y-%m-%d}: only its manifest is kept. Choose a newer "
+            "policy; `hearken pin` keeps one, and trainer.keep_policies says how many are kept.",
+            code="policy_pruned",
+        )
+
+
+async def set_pinned(connection: Connection, project: str, policy: str, pinned: bool) -> None:
+    """Pins `policy`, so that it is never pruned, or unpins it. Raises NotFound, and Conflict when it is
+    pruned already."""
+    async with connection.transaction():
+        await _state(connection, project, policy)
+        changed = await connection.execute(
+            "update policies set pinned_at = case when %s then coalesce(pinned_at, now()) end"
+            " where project = %s and id = %s and pruned_at is null",
+            [pinned, project, policy],
+        )
+        if not changed.rowcount:
+            await check_not_pruned(connection, project, policy)
+
+
 async def _nearest_ancestor(connection: Connection, project: str, policy: str) -> str:
-    """Returns the nearest retired ancestor of `policy`, or the base."""
+    """Returns the nearest retired ancestor of `policy` that is not pruned, or the base."""
     cursor = await connection.execute(
         """
         with recursive lineage (id, depth) as (
@@ -195,7 +226,7 @@ async def _nearest_ancestor(connection: Connection, project: str, policy: str) -
             where p.project = %(project)s
         )
         select p.id from lineage l join policies p on p.id = l.id and p.project = %(project)s
-        where p.state = 'retired' order by l.depth limit 1
+        where p.state = 'retired' and p.pruned_at is null order by l.depth limit 1
         """,
         {"project": project, "policy": policy},
     )

@@ -173,7 +173,8 @@ class Swap:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "select id, asked_at is not null as asked from policies where project = %s"
-                " and (asked_at is not null or state = 'published' and %s) order by created_at, id",
+                " and pruned_at is null and (asked_at is not null or state = 'published' and %s)"
+                " order by created_at, id",
                 [project, self._settings.serving.promotion == "direct"],
             )
             due = [(row["id"], row["asked"]) for row in await cursor.fetchall()]
@@ -207,6 +208,7 @@ class Swap:
         if healthy and all(policy in replica.verified for replica in healthy):
             return
         async with self._pool.connection() as connection:
+            await rollout.check_not_pruned(connection, project, policy)
             cursor = await connection.execute(
                 "select directory, digest from policies where project = %s and id = %s", [project, policy]
             )

@@ -39,7 +39,7 @@ from trainer.evaluation.style_stats import style_stats
 from trainer.leader_election import LeaderElection
 from trainer.learner import CandidateResult, Learner, WorkerOutOfSync
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
-from trainer.records import attribution, publish, record
+from trainer.records import attribution, prune, publish, record
 from trainer.records.record import Ending, RoundRecord, RoundRow
 from trainer.reward.ensemble import RewardModel
 
@@ -185,6 +185,7 @@ class Trainer:
                 raise publish.LeadershipLost(f"another trainer took over before round {row.number} ended")
             self._unfinished.unlink(missing_ok=True)
             self._compact()
+            prune.prune(self.pool, self.settings)
             say = log.error if ending.outcome == "failed" else log.info
             say("round ended", outcome=ending.outcome, reason=ending.reason, seconds=found.seconds)
         if ending.outcome == "failed" and self.learner.group.size > 1:

@@ -139,11 +139,13 @@ def _train(data: RoundData, rollouts: Sequence[list[Rollout]], policy: str) -> _
 def _published(settings: Settings, pool: Pool, policy: str) -> tuple[Manifest, Path]:
     with pool.connection() as connection:
         row = connection.execute(
-            "select directory, digest from policies where project = %s and id = %s",
+            "select directory, digest, pruned_at from policies where project = %s and id = %s",
             [settings.project, policy],
         ).fetchone()
     if row is None:
         raise NotFound(f"There is no policy {policy}.", code="policy_not_found")
+    if row["pruned_at"] is not None:
+        raise NotReproducible(f"{policy} was pruned on {row['pruned_at']:%Y-%m-%d}: its files are deleted.")
     directory = Path(row["directory"])
     return verify(policy, directory, row["digest"], base_digest(Path(settings.model))), directory
 

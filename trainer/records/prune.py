@@ -1,0 +1,93 @@
+"""Pruning deletes the files of old policies by a retention rule; their rows and their manifests stay.
+
+Kept are the base, the policies of the route (live, previous, canary), those that an operator pinned or asked
+to promote, the newest `trainer.keep_policies`, and the parents of all these, from which they are reproduced
+and to which a rollback leads. Any other policy is marked in the database first, under the lock of the route,
+so that serving promotes no policy whose files go; then its files are deleted. A deletion that fails or is
+interrupted is repeated at the next pass.
+"""
+
+import shutil
+from pathlib import Path
+
+import psycopg
+import structlog
+
+from schemas.database import Pool
+from schemas.policies import BASE, MANIFEST
+from schemas.settings import Settings
+
+PER_PASS = 20
+"""Most policies that one pass marks, and most whose files it deletes, the oldest first."""
+
+LOCK_TIMEOUT = "5s"
+"""Longest wait for the route, which a promotion may hold."""
+
+log = structlog.get_logger("trainer")
+
+_MARK = """
+with kept as (
+    select id, parent from policies where project = %(project)s and (
+        state in ('live', 'canary') or pinned_at is not null or asked_at is not null
+        or id in (select unnest(array[live, previous, canary]) from routes where project = %(project)s)
+        or id in (select id from policies where project = %(project)s
+            order by created_at desc, id desc limit %(newest)s))
+)
+update policies set pruned_at = now() where pinned_at is null and project = %(project)s and id in (
+    select id from policies where project = %(project)s and pruned_at is null and id <> %(base)s
+    and id not in (select id from kept) and id not in (select parent from kept where parent is not null)
+    order by created_at, id limit %(most)s)
+returning id
+"""
+
+
+def prune(pool: Pool, settings: Settings) -> list[str]:
+    """Marks policies as pruned and deletes the files of marked ones; returns the policies whose files are
+    deleted."""
+    try:
+        _mark(pool, settings)
+    except psycopg.errors.LockNotAvailable:
+        log.warning("route is locked, no policy is pruned in this pass")
+    with pool.connection() as connection:
+        marked = connection.execute(
+            "select id, directory from policies where project = %s and pruned_at is not null"
+            " and files_deleted_at is null order by created_at, id limit %s",
+            [settings.project, PER_PASS],
+        ).fetchall()
+    deleted = []
+    for row in marked:
+        try:
+            _delete_files(Path(row["directory"]))
+        except OSError as error:
+            log.warning("policy not deleted", policy=row["id"], error=str(error))
+            continue
+        with pool.connection() as connection:
+            connection.execute(
+                "update policies set files_deleted_at = now() where project = %s and id = %s",
+                [settings.project, row["id"]],
+            )
+        deleted.append(row["id"])
+    if deleted:
+        log.info("policies pruned", policies=deleted)
+    return deleted
+
+
+def _mark(pool: Pool, settings: Settings) -> None:
+    values = {
+        "project": settings.project, "base": BASE, "most": PER_PASS, "newest": settings.trainer.keep_policies,
+    }  # fmt: skip
+    with pool.connection() as connection, connection.transaction():
+        connection.execute("select set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+        connection.execute("select from routes where project = %s for update", [settings.project])
+        connection.execute(_MARK, values)
+
+
+def _delete_files(directory: Path) -> None:
+    """Deletes all but the manifest; a directory that is gone has none."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.name == MANIFEST:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
