@@ -20,11 +20,14 @@ from transformers import GenerationConfig
 
 from schemas.settings import ServingSettings
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import MAX_ROWS, Rollout, SamplingSpec, sample
+from trainer.model.rollouts import Rollout, SamplingSpec, sample
 from trainer.model.tokenizer import ChatTokenizer
 
 _LIKELIEST = 64
 """Most likely tokens that are sorted for top-p; a row whose nucleus is larger is sorted whole."""
+
+_ROWS = 32
+"""Replies of the base that are sampled, and then written, together."""
 
 CACHE = Path.home() / ".cache" / "hearken-bench"
 
@@ -98,7 +101,7 @@ class BaseReplies:
     def of(self, prompts: Sequence[str], copies: int) -> list[list[list[int]]]:
         """Returns the token ids of `copies` replies to each prompt."""
         missing = [prompt for prompt in prompts if not self._path(prompt, copies).is_file()]
-        per_batch = max(1, MAX_ROWS // copies)
+        per_batch = max(1, _ROWS // copies)
         for start in range(0, len(missing), per_batch):
             self._sample(missing[start : start + per_batch], copies)
             print(
