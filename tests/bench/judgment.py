@@ -8,7 +8,7 @@ import torch
 from tests.bench.served_replies import BaseReplies, ServedAt
 from tests.bench.tastes import Taste
 from trainer.model.backbone import Backbone
-from trainer.reward.scoring import MICRO_BATCH, score, sort_by_length
+from trainer.reward.scoring import micro_batches, score
 
 BEST_OF = 16
 """Replies of the base to each held-out prompt: the best of them is what can be achieved."""
@@ -75,9 +75,8 @@ def judge_policy(
 def _kl(backbone: Backbone, prompts: list[list[int]], replies: list[list[int]]) -> float:
     """Returns Σ log π − log π_base over a reply's tokens, on average."""
     base = sum(sum(logprobs) for logprobs in score(backbone, prompts, replies).base_logprobs)
-    policy, order = 0.0, sort_by_length(prompts, replies)
-    for start in range(0, len(order), MICRO_BATCH):
-        rows = order[start : start + MICRO_BATCH]
+    policy = 0.0
+    for rows in micro_batches(backbone, prompts, replies):
         batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
         policy += float(backbone.logprobs_BR(batch).sum())
     return (policy - base) / len(replies)
