@@ -21,8 +21,8 @@ $(VLLM): pyproject.toml constraints.txt deploy/install.sh
 	VLLM=1 PYTHON="$(PYTHON)" GPU="$(GPU)" sh deploy/install.sh
 	@touch $(INSTALLED) $@
 
-up: install ## Run Hearken on this machine: http://127.0.0.1:8000
-	@exec $(BIN)/hearken up
+up: install ## Run Hearken: http://127.0.0.1:8000; with MODEL=smollm2 or a directory: on that model
+	@exec $(BIN)/hearken up $(if $(MODEL),--model "$(MODEL)")
 
 test-unit: install ## Run the light tests: no engine, no vLLM, no browser (under a minute)
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow and not full" \

@@ -30,7 +30,7 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     data_dir: DataDir = None,
-    model: Annotated[str | None, typer.Option(help="`starter`, a directory, or a hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="`starter`, `smollm2`, a directory, or a hub id.")] = None,
     engine: Annotated[str | None, typer.Option(help="Engine to start: embedded or vllm.")] = None,
 ) -> None:
     """Run everything on this machine: Postgres, engine, chat API and trainer."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.base_model import base_directory
+from deploy.local.base_model import base_directory, licence
 from feedback.broker import connection
 from schemas.database import migrations
 from schemas.errors import StartError
@@ -75,10 +75,7 @@ def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
     free = shutil.disk_usage(folder).free // 2**20
     yield {"check": "disk", "ok": free > 1024, "detail": f"{free} MiB free for {settings.data_dir}"}
     try:
-        model = base_directory(settings.model)
-        served = read_generation_defaults(model)
-        detail = f"{model}, served at temperature {served.temperature:g} and top_p {served.top_p:g}"
-        yield {"check": "model", "ok": True, "detail": detail}
+        yield {"check": "model", "ok": True, "detail": _model(base_directory(settings.model))}
     except StartError as error:
         yield {"check": "model", "ok": False, "detail": error.message}
     if settings.database_url:
@@ -95,6 +92,14 @@ def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
     for url in settings.vllm.urls:
         yield {"check": "engine", **_engine(url)}
     yield {"check": "schema", "ok": True, "detail": f"this release has version {migrations()[-1][0]}"}
+
+
+def _model(directory: Path) -> str:
+    """Returns the model's directory, its generation defaults, and the licence that its card states."""
+    served = read_generation_defaults(directory)
+    detail = f"{directory}, served at temperature {served.temperature:g} and top_p {served.top_p:g}"
+    stated = licence(directory)
+    return f"{detail}; licence {stated}, see README.md there" if stated else detail
 
 
 def _broker(kafka: KafkaSettings) -> dict[str, Any]:

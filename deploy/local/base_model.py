@@ -1,11 +1,15 @@
-"""The base model is the starter, a local directory, or a download from the Hugging Face Hub."""
+"""The base model is the starter, SmolLM2, a local directory, or a download from the Hugging Face Hub."""
 
 import json
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from deploy.local.base_check import check_base
+from deploy.local.packaged_model import converted, model_cache
+from deploy.local.smollm2 import SMOLLM2
 from schemas.errors import StartError
 from schemas.policies import base_digest
 from trainer.starter import MODEL_DIR
@@ -15,19 +19,34 @@ _CONFIG = ["*.json", "*.jinja", "*.model", "*.txt"]
 
 
 def base_directory(model: str, *, weights: bool = True) -> Path:
-    """Returns the directory of `model`: `starter`, a path, or a hub id such as `Qwen/Qwen3-0.6B`, which is
-    downloaded. If `weights` is false, they may be missing and are not downloaded.
+    """Returns the directory of `model`: `starter`, `smollm2`, a path, or a hub id such as `Qwen/Qwen3-0.6B`.
+    SmolLM2 and models of the hub are downloaded. If `weights` is false, they may be missing, and those of the
+    hub are not downloaded.
 
-    Raises StartError if there is no such model, or if it has no chat template.
+    Raises StartError if there is no such model, if it has no chat template, or if its files do not fit
+    together.
     """
-    directory = MODEL_DIR if model == "starter" else Path(model).expanduser()
+    if model == "smollm2":
+        directory = converted(SMOLLM2, model_cache())
+    else:
+        directory = MODEL_DIR if model == "starter" else Path(model).expanduser()
     if not directory.is_dir():
         directory = _download(model, [*_CONFIG, *([_WEIGHTS] if weights else [])])
     if not (directory / "config.json").is_file() or (weights and not any(directory.glob(_WEIGHTS))):
         raise StartError(f"{directory} is not a model: it needs config.json and {_WEIGHTS}.")
     if not _has_chat_template(directory):
         raise StartError(f"{directory} has no chat template. Use an instruction-tuned model.")
+    if weights:
+        check_base(directory)
     return directory.resolve()
+
+
+def licence(directory: Path) -> str | None:
+    """Returns the licence that a model's card states, None without one."""
+    card = directory / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    stated = re.match(r"---\n(?:.*\n)*?license: *(\S.*)\n(?:.*\n)*?---\n", text)
+    return stated[1] if stated else None
 
 
 def copy_base_model(base: Path, directory: Path) -> None:
@@ -73,7 +92,7 @@ def _download(model: str, patterns: list[str]) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise StartError(
             f"There is no directory {model}, and no model of that name could be downloaded ({error}). "
-            "Give a directory, a hub id, or `starter`."
+            "Give a directory, a hub id, `starter` or `smollm2`."
         ) from None
 
 

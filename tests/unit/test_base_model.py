@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.base_model import base_directory, copy_base_model
+from deploy.local.base_model import base_directory, copy_base_model, licence
 from schemas.errors import StartError
 from schemas.policies import base_digest
 
@@ -27,6 +27,15 @@ def test_weights_are_asked_for_only_where_they_are_needed(starter: Path, tmp_pat
     assert base_directory(str(model), weights=False) == model
     with pytest.raises(StartError, match="safetensors"):
         base_directory(str(model))
+
+
+def test_the_licence_is_read_from_the_card(starter: Path, tmp_path: Path) -> None:
+    assert licence(starter) == "apache-2.0"
+    assert licence(tmp_path) is None
+    (tmp_path / "README.md").write_text("# A model\n\nlicense: none\n")
+    assert licence(tmp_path) is None
+    (tmp_path / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\n")
+    assert licence(tmp_path) == "mit"
 
 
 def test_what_is_there_already_is_left_alone(starter: Path, tmp_path: Path) -> None:
