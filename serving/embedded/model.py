@@ -38,7 +38,10 @@ class Model:
             raise StartError(f"{directory} has no chat template, so it cannot chat. Use an instruct model.")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        base = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(self.device)
+        base, loading = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+        if loading["missing_keys"]:
+            raise StartError(f"{directory} is not complete: its weights lack {min(loading['missing_keys'])}.")
+        base = base.to(self.device)
         self._base = base.eval().requires_grad_(False)
         self.context: int = config.max_position_embeddings
         self.eos_token_ids = _eos_token_ids(

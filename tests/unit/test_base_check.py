@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from safetensors.torch import load_file, save_file
 from deploy.local.base_check import check_base
 from deploy.local.base_model import base_directory
 from schemas.errors import StartError
+from schemas.settings import RLSettings
+from serving.embedded.model import Model
+from trainer.model.backbone import Backbone
 
 
 def changed(path: Path, **fields: Any) -> None:
@@ -108,6 +112,17 @@ def test_a_head_is_missing_only_if_it_is_not_tied(tied: bool, base: Path) -> Non
     else:
         with pytest.raises(StartError, match=r"no head.*lm_head\.weight"):
             check_base(base)
+
+
+@pytest.mark.parametrize("load", [Model, lambda directory: Backbone(directory, RLSettings())])
+def test_engine_and_trainer_refuse_weights_that_lack_a_tensor(
+    load: Callable[[Path], object], base: Path
+) -> None:
+    weights = load_file(base / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StartError, match=r"its weights lack model\.layers\.1\.mlp\.down_proj\.weight"):
+        load(base)
 
 
 def test_several_files_of_weights(base: Path) -> None:

@@ -98,7 +98,13 @@ class Backbone(ChatTokenizer):
         return self._head is not None
 
     def _load_base(self, dtype: torch.dtype) -> Any:
-        base = AutoModelForCausalLM.from_pretrained(self.directory, dtype=dtype)
+        base, loading = AutoModelForCausalLM.from_pretrained(
+            self.directory, dtype=dtype, output_loading_info=True
+        )
+        if loading["missing_keys"]:
+            raise StartError(
+                f"{self.directory} is not complete: its weights lack {min(loading['missing_keys'])}."
+            )
         return base if self.group.sharded else base.to(self.device)
 
     @functools.cached_property
