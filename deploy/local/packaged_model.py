@@ -109,6 +109,8 @@ def _make(model: PackagedModel, directory: Path) -> None:
             "README.md": model.card,
         }.items():
             (new / name).write_text(text, encoding="utf-8")
+        for path in new.iterdir():
+            path.chmod(0o644)  # engines may run as another user
         record = {"model": model.identity, "files": _digests(new)}
         (new / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         with suppress(FileNotFoundError):

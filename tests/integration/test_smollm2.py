@@ -12,7 +12,7 @@ from deploy.local.smollm2 import TEMPERATURE, TOP_P
 from schemas.policies import base_digest
 from trainer.model.tokenizer import ChatTokenizer
 
-DIGEST = ""
+DIGEST = "3335d752462ae1c9670a3aa3037b9515541402fcf171b896ff3d0b08778ce12e"
 """The digest of the base, by which policies know it: the same on every machine."""
 
 

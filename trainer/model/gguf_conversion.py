@@ -101,3 +101,6 @@ if __name__ == "__main__":
     except StartError as error:
         print(error.message)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("The conversion was interrupted; the next start does it again.")
+        sys.exit(1)
