@@ -306,9 +306,7 @@ class Settings(BaseSettings):
         ge=1,
         description="age at which a week of turns, with its votes, is deleted; none: never, days",
     )
-    model: str = Field(
-        "starter", description="base model: `starter`, `smollm2`, a local directory, or a hub id"
-    )
+    model: str = Field("starter", description="base model: `starter`, `smollm2`, a directory, or a hub id")
     admin_key: str | None = Field(None, description="admin key; none: a new random one")
     public_key: str | None = Field(None, description="publishable key; none: a new random one")
     project: str = Field("default", description="project that is trained and served")
