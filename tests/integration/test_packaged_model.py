@@ -18,7 +18,7 @@ from deploy.local import packaged_model
 from deploy.local.base_check import check_base
 from deploy.local.packaged_model import PackagedModel, converted
 from schemas.errors import StartError
-from tests.gguf_files import with_unknown_quantisation, write_gguf, write_wheel
+from tests.gguf_files import write_gguf, write_wheel
 from tests.installation import wait
 
 LINKS = "links"
@@ -136,14 +136,6 @@ def test_a_wheel_of_another_digest(packaged: PackagedModel, tmp_path: Path) -> N
 def test_a_model_of_another_digest(packaged: PackagedModel, tmp_path: Path) -> None:
     with pytest.raises(StartError, match="not the model that is expected"):
         converted(replace(packaged, digest="0" * 64), tmp_path / CACHE)
-
-
-def test_an_unknown_quantisation(packaged: PackagedModel, tmp_path: Path) -> None:
-    with_unknown_quantisation(tmp_path / "tiny.gguf", "blk.0.ffn_up.weight")
-    unknown = write_wheel(tmp_path / "tiny.gguf", tmp_path / LINKS)
-    with pytest.raises(StartError, match=r"^tiny\.gguf cannot be converted.*99"):
-        converted(unknown, tmp_path / CACHE)
-    assert in_cache(tmp_path) == {WHEEL}
 
 
 @pytest.mark.parametrize(("size", "left"), [(2**14, set()), (2**17, {WHEEL})])

@@ -1,5 +1,6 @@
 """`hearken download-model` replaces a base atomically, and only by a different one."""
 
+import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,16 @@ def test_weights_are_asked_for_only_where_they_are_needed(starter: Path, tmp_pat
     assert base_directory(str(model), weights=False) == model
     with pytest.raises(StartError, match="safetensors"):
         base_directory(str(model))
+
+
+def test_a_model_without_a_chat_template_is_refused(starter: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(starter, tmp_path / "model"))
+    (model / "chat_template.jinja").unlink()
+    with pytest.raises(StartError, match="no chat template"):
+        base_directory(str(model))
+    settings = model / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": "{{ messages }}"}))
+    assert base_directory(str(model)) == model
 
 
 def test_the_licence_is_read_from_the_card(starter: Path, tmp_path: Path) -> None:
