@@ -142,7 +142,7 @@ def write_summary_as_before(summary: VoteSummary, path: Path) -> None:
     for name, tensor in load_file(path).items():
         kind, _, rest = name.partition(".")
         group, _, part = rest.partition(".")
-        tensors[f"lens.{group}.{old[part]}" if kind == "projection" else name] = tensor
+        tensors[f"lens.{group}.{old.get(part, part)}" if kind == "projection" else name] = tensor
     newest = summary.newest.isoformat()
     header = {"name": summary.name, "made_for": summary.compatibility_key, "newest": newest}
     save_file(tensors, path, metadata={"past": json.dumps(header)})

@@ -11,7 +11,7 @@ from schemas.settings import RLSettings
 from tests.service import write_base
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
-from trainer.reward.features import FeatureGroups
+from trainer.reward.features import NO_TOKEN, FeatureGroups
 from trainer.reward.projection import BaseFeatures, fit_projections
 from trainer.reward.scoring import score
 from trainer.rl.advantages import leave_one_out
@@ -42,7 +42,8 @@ OBJECTIVE = PolicyGradient(leave_one_out, RL.importance_weight_cap)
 
 def likes_low_tokens(features: FeatureGroups) -> torch.Tensor:
     """Share of the different tokens of a reply that have a number below 160."""
-    return features["tokens"][:, :160].float().sum(1) / features["tokens"].float().sum(1)
+    ids = features["tokens"]
+    return (ids < 160).sum(1) / (ids != NO_TOKEN).sum(1)
 
 
 def not_finite(features: FeatureGroups) -> torch.Tensor:

@@ -1,5 +1,8 @@
 """Sampling: tokens and log-probabilities are the model's, whatever else shares the batch."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 import torch
 
@@ -9,7 +12,16 @@ from trainer.model import rollouts
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 from trainer.model.token_budget import TokenBudget
-from trainer.reward.features import LENGTH_SOFTNESS, LENGTH_THRESHOLDS, TOKEN_BUCKETS, extract_features
+from trainer.reward.features import (
+    LENGTH_SOFTNESS,
+    LENGTH_THRESHOLDS,
+    MAX_DISTINCT_TOKENS,
+    MAX_STATE_BYTES,
+    NO_TOKEN,
+    answer_mask,
+    extract_features,
+    select_layers,
+)
 from trainer.reward.scoring import micro_batches, score
 from trainer.rl.schedule import kl_coef
 
@@ -122,11 +134,44 @@ def test_features_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(ba
     assert features["mean"].tolist() == [[2.0, -1.0], [-5.0, 6.0]]
     assert features["peak"].tolist() == [[3.0, 1.0], [-5.0, 6.0]]
     assert features["last"].tolist() == [[2.0, 1.0], [-5.0, 6.0]]
-    assert [row.nonzero().squeeze(1).tolist() for row in features["tokens"]] == [[9, 11], [12]]
-    assert features["tokens"].shape == (2, TOKEN_BUCKETS)
+    assert [row[row != NO_TOKEN].tolist() for row in features["tokens"]] == [[9, 11], [12]]
+    assert features["tokens"].shape == (2, MAX_DISTINCT_TOKENS)
     beyond_four = [1 / (1 + (4 / length) ** (1 / LENGTH_SOFTNESS)) for length in (3, 1)]
     assert features["length"][:, 0].tolist() == pytest.approx(beyond_four, abs=1e-3)
     assert features["length"].shape == (2, len(LENGTH_THRESHOLDS))
+
+
+def test_hidden_states_keep_their_width_in_features_of_bounded_size(backbone: Backbone) -> None:
+    batch = backbone.pad([[5, 6]], [[9, 9, 11]])
+    features = extract_features(batch, [torch.randn(1, batch.reply_length, 4_096) for _ in range(5)])
+    assert features["mean"].shape == (1, 5 * 4_096)
+    sizes = {name: group.element_size() * group.shape[1] for name, group in features.items()}
+    assert sizes["mean"] + sizes["peak"] + sizes["last"] <= MAX_STATE_BYTES
+    assert sizes["tokens"] == 4 * MAX_DISTINCT_TOKENS
+
+    def layers_of(width: int) -> list[int]:
+        config = SimpleNamespace(num_hidden_layers=32, hidden_size=width)
+        model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
+        return select_layers(cast(Backbone, SimpleNamespace(model=model)))
+
+    assert layers_of(4_096) == [0, 8, 16, 24, 32]
+    assert layers_of(8_192) == [24, 32]
+    assert layers_of(40_000) == [32]
+
+
+def test_a_thought_before_the_answer_is_no_part_of_the_features(backbone: Backbone) -> None:
+    opening, closing = 20, 21
+    replies = [[opening, 5, 6, closing, 7, 8], [5, closing, 7, 8], [7, 8], [opening, 5, 8], [5, closing]]
+    batch = backbone.pad([[5]] * 5, replies)
+    assert [row.nonzero().squeeze(1).tolist() for row in answer_mask(batch, opening, closing)] == [
+        [4, 5], [2, 3], [0, 1], [2], [1],
+    ]  # fmt: skip
+    states_BRD = batch.reply_tokens_BR.unsqueeze(2).float()
+    features = extract_features(batch, [states_BRD], (opening, closing))
+    assert features["mean"].squeeze(1).tolist() == [7.5, 7.5, 7.5, 8.0, closing]
+    assert [row[row != NO_TOKEN].tolist() for row in features["tokens"][:3]] == [[7, 8]] * 3
+    assert torch.equal(features["length"][0], features["length"][2])
+    assert backbone.think_ids is None
 
 
 def test_the_kl_coefficient_grows_as_the_budget_is_used_up() -> None:

@@ -24,7 +24,7 @@ from trainer.data.vote_summary import (
 )
 from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
-from trainer.reward.features import FeatureGroups
+from trainer.reward.features import NO_TOKEN, FeatureGroups
 from trainer.reward.projection import BaseFeatures, fit_projections
 
 torch.set_num_threads(1)
@@ -46,7 +46,7 @@ class Crowd:
             "mean": torch.cat([hidden_N6, torch.randn(len(hidden_N6), 8, generator=generator)], 1).half(),
             "peak": (hidden_N6 @ torch.randn(6, 12, generator=generator)).half(),
             "last": (hidden_N6 @ torch.randn(6, 12, generator=generator)).half(),
-            "tokens": (hidden_N6 > 0).half(),
+            "tokens": torch.where(hidden_N6 > 0, torch.arange(6), NO_TOKEN).int(),
             "length": torch.randn(len(hidden_N6), 1, generator=generator).half(),
         }
         luck_N = torch.rand(votes, generator=generator)
@@ -254,7 +254,7 @@ def test_the_file_of_this_release_is_preferred(tmp_path: Path) -> None:
 
 def test_the_compatibility_key_of_the_release_before_holds() -> None:
     assert compatibility_key("base", TrainerSettings()) == (
-        '5 base 5 {"members":5,"caution":0.3,"half_life_days":60.0,"judges_share":0.25}'
+        '6 base 5 {"members":5,"caution":0.3,"half_life_days":60.0,"judges_share":0.25}'
     )
 
 

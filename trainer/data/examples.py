@@ -117,7 +117,7 @@ class Corpus:
         reply = {key: index for index, key in enumerate(keys)}
         rater_of = {name: index for index, name in enumerate(raters(chosen))}
         weights = self._weights(chosen, reward, *history_weights)
-        votes = Votes(len(rater_of))
+        votes = Votes(len(rater_of), {rater_of[example.rater] for example in chosen if example.by_judge})
         for example, weight in zip(chosen, weights, strict=True):
             rater, on = rater_of[example.rater], [reply[key] for key in example.reply_keys]
             match example.type:

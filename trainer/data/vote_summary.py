@@ -35,7 +35,7 @@ from trainer.reward.projection import Projection, Projections
 WINDOW = 4_000
 """Most votes that are not compacted, and as many signals. Chosen on tests.bench.incremental."""
 
-VERSION = 5
+VERSION = 6
 """Version of what a summary means. It changes with the features, the members or the likelihood."""
 
 FILE, OLD_FILE = "vote_summary.safetensors", "past.safetensors"
@@ -45,6 +45,7 @@ UNREADABLE = -1
 """The fold of a compacted vote whose replies do not fit the base."""
 
 _PROJECTION_TENSORS = ("mean_D", "std_D", "basis_DK", "scale")
+_VOCABULARY = "vocabulary_D"  # of the token group's projection only
 _MEMBER_TENSORS = ("precision_DD", "linear_D", "precision_U22", "linear_U2")
 _OLD_PROJECTION_TENSORS = dict(
     zip(("centre_D", "spread_D", "basis_DK", "size"), _PROJECTION_TENSORS, strict=True)
@@ -129,7 +130,9 @@ class VoteSummary:
         }  # fmt: skip
         for name, projection in self.projections.items():
             for part in _PROJECTION_TENSORS:
-                tensors[f"projection.{name}.{part}"] = torch.as_tensor(getattr(projection, part))
+                tensors[f"projection.{name}.{part}"] = torch.as_tensor(getattr(projection, part)).contiguous()
+            if projection.vocabulary_D is not None:
+                tensors[f"projection.{name}.{_VOCABULARY}"] = projection.vocabulary_D
         for number, member in enumerate(self.members):
             for part in _MEMBER_TENSORS:
                 tensors[f"member.{number}.{part}"] = getattr(member, part).contiguous()
@@ -163,7 +166,8 @@ class VoteSummary:
             mean_D, std_D, basis_DK, scale = (
                 found[f"projection.{group}.{part}"] for part in _PROJECTION_TENSORS
             )
-            projections[group] = Projection(mean_D, std_D, basis_DK, float(scale))
+            vocabulary_D = found.get(f"projection.{group}.{_VOCABULARY}")
+            projections[group] = Projection(mean_D, std_D, basis_DK, float(scale), vocabulary_D)
         while f"member.{len(members)}.linear_D" in found:
             parts = (found[f"member.{len(members)}.{part}"] for part in _MEMBER_TENSORS)
             members.append(LaplaceSummary(*parts))
@@ -278,7 +282,7 @@ def _new_name(tensor: str) -> str:
     if not tensor.startswith("lens."):
         return tensor
     _, group, part = tensor.split(".")
-    return f"projection.{group}.{_OLD_PROJECTION_TENSORS[part]}"
+    return f"projection.{group}.{_OLD_PROJECTION_TENSORS.get(part, part)}"
 
 
 def _packed(names: Sequence[str]) -> Tensor:

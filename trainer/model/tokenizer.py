@@ -11,11 +11,16 @@ Messages = list[dict[str, Any]]
 
 class ChatTokenizer:
     """The tokenizer of a model: `context_length` is its longest sequence in tokens, `eos_ids` the tokens that
-    end a reply, with the tokenizer's own first, `pad_id` the token of padding."""
+    end a reply, with the tokenizer's own first, `pad_id` the token of padding, `think_ids` the tokens that
+    open and close a thought, None where the tokenizer has no such tokens."""
 
     def __init__(self, directory: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        added = self.tokenizer.added_tokens_encoder
+        self.think_ids: tuple[int, int] | None = (
+            (added["<think>"], added["</think>"]) if {"<think>", "</think>"} <= added.keys() else None
+        )
         config = AutoConfig.from_pretrained(directory)
         self.context_length = int(getattr(config.get_text_config(), "max_position_embeddings", 2048))
         try:

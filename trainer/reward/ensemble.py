@@ -11,7 +11,7 @@ r = 0, or the 90th percentile of the base's replies where that is lower. The mod
 round, to newer votes as they are and to older ones by their summary (`vote_summary`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,10 +25,12 @@ from trainer.reward.posterior import PRIOR_STD, Posterior
 from trainer.reward.projection import (
     BaseFeatures,
     Projections,
+    VotedFeatures,
     component_count,
     concatenate,
     fit_projections,
     member_features,
+    narrow,
     project,
 )
 
@@ -138,15 +140,12 @@ def fit(
     history: HistoryPrior | None = None,
 ) -> RewardModel:
     """Fits the ensemble to `votes` on the replies of `features`, and to the summary of older votes."""
-    likelihood = Likelihood(votes)
-    projected: dict[int, tuple[Projections, FeatureGroups]] = {}
+    likelihood, weight = Likelihood(votes), votes.people_weight
+    counts = [component_count(number, weight) for number in range(settings.members)]
+    views = _views(features, votes, base, counts, history)
     members = []
     for number, (names, bootstrap_V) in enumerate(_bootstrap(settings, votes, generator)):
-        count = component_count(number, votes.count)
-        if count not in projected:
-            projections = fit_projections(base, count) if history is None else history.projections
-            projected[count] = projections, project(projections, features)
-        projections, groups = projected[count]
+        projections, groups = views[counts[number]]
         older = history.members[number] if history is not None else None
         features_NK = concatenate(groups, names).double()
         posterior = Posterior(features_NK, likelihood, votes.raters, bootstrap_V, older)
@@ -179,6 +178,31 @@ def parameter_count(projections: Projections, member: int) -> int:
     """Returns the number of a member's free parameters that belong to no rater."""
     names = MEMBER_FEATURES[member % len(MEMBER_FEATURES)]
     return sum(projections[name].basis_DK.shape[1] for name in names) + 1 + SHARED_SIZE
+
+
+def _views(
+    features: FeatureGroups,
+    votes: Votes,
+    base: BaseFeatures,
+    counts: Sequence[int],
+    history: HistoryPrior | None,
+) -> dict[int, tuple[Projections, FeatureGroups]]:
+    """Returns for each number of components the projections and the projected features of the replies; those
+    of the history, where there is one."""
+    if history is not None:
+        return dict.fromkeys(counts, (history.projections, project(history.projections, features)))
+    voted = VotedFeatures(features, votes.compared(len(next(iter(features.values())))))
+    widest = fit_projections(base, max(counts), voted)
+    projected = project(widest, features)
+    views = {}
+    for count in set(counts):
+        projections = narrow(widest, count, base)
+        groups = {
+            name: group_NK[:, -count:] * (projections[name].scale / widest[name].scale)
+            for name, group_NK in projected.items()
+        }
+        views[count] = projections, groups
+    return views
 
 
 def _bootstrap(

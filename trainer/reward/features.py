@@ -1,24 +1,35 @@
-"""This module extracts pooled hidden-state features of replies from the frozen base.
+"""This module extracts features of replies from the frozen base: pooled hidden states, tokens and length.
 
 Features never come from the policy. There are five groups, and each member of the ensemble uses some of them:
-mean, max and last-token pooling of the hidden states over the reply, each on several layers; a bag of tokens;
-and the length, as a soft threshold at each of LENGTH_THRESHOLDS, because whoever likes short replies likes
-every reply below some length. Hidden states wider than MAX_WIDTH go through a fixed random projection
-(Johnson–Lindenstrauss), and token ids are hashed into TOKEN_BUCKETS, so the size of a reply's features does
-not grow with the model.
+mean, max and last-token pooling of the hidden states over the reply, each on several layers at full width;
+the ids of its distinct tokens; and the length, as a soft threshold at each of LENGTH_THRESHOLDS, because
+whoever likes short replies likes every reply below some length. A thought (`<think>…</think>`) before the
+answer is no part of what is judged.
+
+A reply's features take at most MAX_STATE_BYTES and 4 bytes for each of MAX_DISTINCT_TOKENS, whatever the
+model.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
 
 MAX_LAYERS = 5
-MAX_WIDTH = 256
-TOKEN_BUCKETS = 2048
+MAX_STATE_BYTES = 2**17
+"""Bytes of a reply's pooled hidden states: MAX_LAYERS layers up to a width of 4,369, fewer beyond."""
+
+MAX_DISTINCT_TOKENS = 1_024
+"""Distinct tokens of a reply that are kept: the lowest ids, which are the most frequent ones of a byte-pair
+encoding."""
+
+NO_TOKEN = 2**31 - 1
+"""Padding behind a reply's token ids."""
+
 LENGTH_THRESHOLDS = tuple(2 ** (half / 2) for half in range(4, 25))
 """Lengths of a reply in tokens, from 4 to 4,096, two to each doubling."""
 
@@ -29,47 +40,64 @@ MAX_MAGNITUDE = 60_000.0
 """Limit of a hidden state's components, so that they fit into half precision."""
 
 FeatureGroups = dict[str, Tensor]
-"""(N, D) features of N replies in half precision, by the name of the group."""
+"""Features of N replies by the name of the group: (N, D) in half precision, and for `tokens` the (N,
+MAX_DISTINCT_TOKENS) distinct token ids, padded with NO_TOKEN."""
 
 
 def select_layers(backbone: Backbone) -> list[int]:
-    """Returns at most MAX_LAYERS indices of hidden states, evenly spaced from the embedding to the last."""
-    last = int(backbone.model.config.get_text_config().num_hidden_layers)
+    """Returns at most MAX_LAYERS indices of hidden states, evenly spaced from the embedding to the last; of a
+    very wide model the last ones of these."""
+    config = backbone.model.config.get_text_config()
+    last = int(config.num_hidden_layers)
     count = min(MAX_LAYERS, last + 1)
-    return [round(index * last / (count - 1)) for index in range(count)]
+    layers = [round(index * last / (count - 1)) for index in range(count)]
+    bytes_per_layer = 3 * torch.half.itemsize * int(config.hidden_size)  # mean, peak and last
+    return layers[-max(1, MAX_STATE_BYTES // bytes_per_layer) :]
 
 
-def extract_features(batch: PaddedBatch, hidden: Sequence[Tensor]) -> FeatureGroups:
-    """Returns the features of each reply of a batch. `hidden` are its (B, R, D) hidden states by layer."""
-    mask_BR1 = batch.reply_mask_BR.unsqueeze(2)
-    lengths_B = batch.reply_mask_BR.sum(1)
+def extract_features(
+    batch: PaddedBatch, hidden: Sequence[Tensor], think_ids: tuple[int, int] | None = None
+) -> FeatureGroups:
+    """Returns the features of each reply of a batch. `hidden` are its (B, R, D) hidden states by layer,
+    `think_ids` the tokens that open and close a thought."""
+    mask_BR = batch.reply_mask_BR if think_ids is None else answer_mask(batch, *think_ids)
+    mask_BR1 = mask_BR.unsqueeze(2)
+    lengths_B = mask_BR.sum(1)
+    last_B = batch.reply_mask_BR.sum(1).long() - 1
     mean, peak, last = [], [], []
     for states_BRD in hidden:
-        states_BRD = _random_projection(states_BRD)
         mean.append((states_BRD * mask_BR1).sum(1) / lengths_B.unsqueeze(1))
-        peak.append(states_BRD.masked_fill(mask_BR1 == 0, -1e4).amax(1))
-        rows = torch.arange(len(states_BRD), device=states_BRD.device)
-        last.append(states_BRD[rows, lengths_B.long() - 1])
-    buckets_BR = torch.where(batch.reply_mask_BR > 0, batch.reply_tokens_BR % TOKEN_BUCKETS, TOKEN_BUCKETS)
-    tokens_BV = torch.zeros(len(buckets_BR), TOKEN_BUCKETS + 1, device=buckets_BR.device)
-    tokens_BV.scatter_(1, buckets_BR, 1.0)
+        peak.append(states_BRD.masked_fill(mask_BR1 == 0, -MAX_MAGNITUDE).amax(1))
+        last.append(states_BRD[torch.arange(len(states_BRD), device=states_BRD.device), last_B])
     log_ratio_BS = (
         lengths_B.log().unsqueeze(1) - torch.tensor(LENGTH_THRESHOLDS, device=lengths_B.device).log()
     )
-    features = {
+    dense = {
         "mean": torch.cat(mean, 1),
         "peak": torch.cat(peak, 1),
         "last": torch.cat(last, 1),
-        "tokens": tokens_BV[:, :TOKEN_BUCKETS],
         "length": torch.sigmoid(log_ratio_BS / LENGTH_SOFTNESS),
     }
-    return {name: group.clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE).half().cpu() for name, group in features.items()}
+    features = {name: group.clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE).half() for name, group in dense.items()}
+    features["tokens"] = distinct_tokens(batch.reply_tokens_BR, mask_BR)
+    return {name: group.cpu() for name, group in features.items()}
 
 
-def _random_projection(states_BRD: Tensor) -> Tensor:
-    width = states_BRD.shape[2]
-    if width <= MAX_WIDTH:
-        return states_BRD
-    generator = torch.Generator().manual_seed(width)
-    matrix_DW = torch.randn(width, MAX_WIDTH, generator=generator) / MAX_WIDTH**0.5
-    return torch.matmul(states_BRD, matrix_DW.to(states_BRD.device))
+def answer_mask(batch: PaddedBatch, opening: int, closing: int) -> Tensor:
+    """Returns the (B, R) mask of the tokens behind a reply's thought; of all tokens where it has none, and of
+    the last one where nothing follows the thought."""
+    mask_BR, tokens_BR = batch.reply_mask_BR, batch.reply_tokens_BR
+    closed_BR = ((tokens_BR == closing) & (mask_BR > 0)).cumsum(1)
+    thought_BR = closed_BR.roll(1, 1) == 0
+    thought_BR[:, 0] = True
+    thinks_B1 = (closed_BR[:, -1:] > 0) | (tokens_BR[:, :1] == opening)
+    last_BR = torch.arange(mask_BR.shape[1], device=mask_BR.device) == mask_BR.sum(1, keepdim=True) - 1
+    return mask_BR * (~(thinks_B1 & thought_BR) | last_BR)
+
+
+def distinct_tokens(tokens_BR: Tensor, mask_BR: Tensor) -> Tensor:
+    """Returns the (B, MAX_DISTINCT_TOKENS) distinct ids of each row's tokens in ascending order."""
+    ids_BR = torch.where(mask_BR > 0, tokens_BR, NO_TOKEN).sort(1).values
+    repeated_BR = pad(ids_BR[:, 1:] == ids_BR[:, :-1], (1, 0))
+    ids_BR = ids_BR.masked_fill(repeated_BR, NO_TOKEN).sort(1).values[:, :MAX_DISTINCT_TOKENS]
+    return pad(ids_BR, (0, MAX_DISTINCT_TOKENS - ids_BR.shape[1]), value=NO_TOKEN).int()

@@ -9,10 +9,11 @@
                regenerated and abandoned are not
 
 a_u is a rater's reliability (prior mean 1), b_u their leniency (prior mean 0). The reliability of a rater who
-votes at random goes to 0, so their votes lose their weight. The reliability of a rater who votes against
-everyone goes below 0, so their votes count with the opposite sign. c_s scales a kind of vote relative to
-thumbs, g is the position bias of the reply shown first, and log δ_t is the tie parameter of groups of t
-replies. Each parameter has a normal prior. A share LAPSE_RATE of all votes is noise.
+votes at random or against everyone goes to 0, so their votes lose their weight. It is never below 0: votes
+with the opposite sign would turn round what a minority agrees on with everyone, because of what it does not.
+c_s scales a kind of vote relative to thumbs, g is the position bias of the reply shown first, and log δ_t is
+the tie parameter of groups of t replies. Each free parameter has a normal prior. A share LAPSE_RATE of all
+votes is noise.
 
 A missing vote is not a vote. Raters may be more inclined to vote when they are pleased, or when they are not:
 if P(vote | up) and P(vote | down) differ, the log odds of a thumb up among the votes cast shift by
@@ -28,10 +29,16 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 LENIENCY_STD, RELIABILITY_STD, SCALE_STD, POSITION_STD, TIE_STD, SIGNAL_STD = 1.0, 1.0, 0.5, 0.5, 1.0, 2.0
-"""Standard deviations of the normal priors on b_u, a_u, log c_s, g, log δ_t and b_g."""
+"""Standard deviations of the normal priors on b_u, a_u's free parameter, log c_s, g, log δ_t and b_g."""
+
+RELIABILITY_SHARPNESS = 4.0
+"""Sharpness of the softplus that keeps a reliability above 0: it is nearly 1 + x of the free parameter x down
+to a quarter, and exponential below."""
+
+_INVERSE_SOFTPLUS_OF_1 = math.log(math.expm1(RELIABILITY_SHARPNESS)) / RELIABILITY_SHARPNESS
 
 SIGNAL_LOG_SCALE = -1.0
 """Prior mean of log c_g: a signal is weaker evidence than a thumb."""
@@ -46,9 +53,11 @@ MAX_RANKED = 8
 
 @dataclass
 class Votes:
-    """Votes as indices of raters and replies. Every row names the vote that it came from."""
+    """Votes as indices of raters and replies. Every row names the vote that it came from. `judges` are the
+    raters that are no people."""
 
     raters: int
+    judges: set[int] = field(default_factory=set)
     rater_of_vote: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     thumbs: list[tuple[int, int, int, bool]] = field(default_factory=list)  # vote, rater, reply, up
@@ -61,6 +70,27 @@ class Votes:
     def count(self) -> int:
         """The number of votes."""
         return len(self.weights)
+
+    @property
+    def people_weight(self) -> float:
+        """The total weight of people's votes. Signals and judges' votes are none."""
+        signals = {vote for vote, _, _, _ in self.signals}
+        votes = enumerate(zip(self.rater_of_vote, self.weights, strict=True))
+        return sum(
+            weight for vote, (rater, weight) in votes if vote not in signals and rater not in self.judges
+        )
+
+    def compared(self, replies: int) -> Tensor:
+        """Returns for each of so many replies the lowest reply that it was compared with, by edits and
+        rankings, itself included."""
+        lowest = list(range(replies))
+        together = [[edited, original] for _, _, edited, original in self.edits]
+        together += [row[2] for _, rows in sorted(self.stages.items(), reverse=True) for row in rows]
+        for group in together:
+            smallest = min(lowest[reply] for reply in group)
+            for reply in group:
+                lowest[reply] = smallest
+        return torch.tensor(lowest)
 
     def thumb(self, rater: int, reply: int, up: bool, weight: float = 1.0) -> None:
         """Adds a thumb."""
@@ -133,6 +163,7 @@ class NuisanceParameters:
 
     leniency_U: Tensor
     reliability_U: Tensor
+    reliability_free_U: Tensor
     ranking_scale: Tensor
     edit_scale: Tensor
     position: Tensor
@@ -143,10 +174,11 @@ class NuisanceParameters:
     @classmethod
     def unpack(cls, flat: Tensor, raters: int) -> "NuisanceParameters":
         """Unpacks free parameters, which are all zero at the prior means."""
-        leniency, reliability, rest = flat[:raters], flat[raters : 2 * raters], flat[2 * raters :]
+        leniency, free, rest = flat[:raters], flat[raters : 2 * raters], flat[2 * raters :]
         ranking, edit, position, signal, bias = rest[:5]
+        reliability = softplus(free + _INVERSE_SOFTPLUS_OF_1, RELIABILITY_SHARPNESS)
         return cls(
-            leniency, 1 + reliability, ranking.exp(), edit.exp(), position,
+            leniency, reliability, free, ranking.exp(), edit.exp(), position,
             (signal + SIGNAL_LOG_SCALE).exp(), bias, rest[5:],
         )  # fmt: skip
 
@@ -159,7 +191,7 @@ class NuisanceParameters:
         """Returns the log density of the normal priors, up to a constant."""
         return -0.5 * (
             (self.leniency_U / LENIENCY_STD).square().sum()
-            + ((self.reliability_U - 1) / RELIABILITY_STD).square().sum()
+            + (self.reliability_free_U / RELIABILITY_STD).square().sum()
             + (self.ranking_scale.log() / SCALE_STD).square()
             + (self.edit_scale.log() / SCALE_STD).square()
             + (self.position / POSITION_STD).square()

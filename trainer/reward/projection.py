@@ -1,15 +1,18 @@
-"""This module projects features onto the principal components of the base's within-prompt variation.
+"""This module projects features onto the principal components of the variation within a prompt.
 
 What all replies to one prompt share is the prompt's subject, which a policy cannot choose. So the components
-are computed after each prompt's mean is subtracted.
+are computed after each prompt's mean is subtracted, from the base's replies and from those that people
+compared, standardised on the base's replies. The columns of the token group are the tokens that occur in
+them; none is hashed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
-from trainer.reward.features import FeatureGroups
+from trainer.reward.features import NO_TOKEN, FeatureGroups
 
 COMPONENTS = (24, 48, 96)
 """Components of each feature group, for the members of the ensemble in turn. Chosen on tests.bench.reward:
@@ -22,6 +25,15 @@ largest of COMPONENTS."""
 UNSCALED = ("tokens", "length")
 """Feature groups that are between 0 and 1 and are only centred."""
 
+MAX_VOCABULARY = 8_192
+"""Most columns of the token group: the tokens that occur in the most replies."""
+
+MAX_ROWS = 1_024
+"""Replies that the components are computed from, the base's first. The time grows with the cube."""
+
+CHUNK = 1_024
+"""Replies projected at a time, which bounds the memory of the full width in single precision."""
+
 
 @dataclass(frozen=True, slots=True)
 class BaseFeatures:
@@ -32,57 +44,110 @@ class BaseFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class VotedFeatures:
+    """Features of replies that people voted on. Replies of the same number in `prompt_N` were compared with
+    each other, so they answer the same prompt."""
+
+    groups: FeatureGroups
+    prompt_N: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Projection:
-    """A projection standardises one feature group on the base's replies and reduces it by `basis_DK`."""
+    """A projection standardises one feature group on the base's replies and reduces it by `basis_DK`.
+    `vocabulary_D` has the ids of the columns of the token group, ascending; other groups have none."""
 
     mean_D: Tensor
     std_D: Tensor
     basis_DK: Tensor
     scale: float
+    vocabulary_D: Tensor | None = None
 
     @classmethod
-    def fit(cls, name: str, features_ND: Tensor, samples_per_prompt: int, components: int) -> "Projection":
-        """Fits the projection of group `name` to the base's features, ordered as in BaseFeatures."""
-        mean_D = features_ND.mean(0)
-        std_D = torch.ones_like(mean_D) if name in UNSCALED else features_ND.std(0).clamp_min(1e-3)
-        scaled_ND = ((features_ND - mean_D) / std_D).clamp(-4, 4)
-        scaled_PKD = scaled_ND.view(-1, samples_per_prompt, features_ND.shape[1])
-        within_ND = (scaled_PKD - scaled_PKD.mean(1, keepdim=True)).flatten(0, 1)
-        basis_DK = principal_components(within_ND, components)
-        norm = float((scaled_PKD @ basis_DK).square().sum(2).mean().sqrt())
-        return cls(mean_D, std_D, basis_DK, 1 / max(norm, 1e-6))
+    def fit(
+        cls, name: str, base: BaseFeatures, components: int, voted: VotedFeatures | None = None
+    ) -> "Projection":
+        """Fits the projection of group `name`, with at most `components` components."""
+        base_N = base.groups[name]
+        vocabulary_D = None
+        if name == "tokens":
+            vocabulary_D = frequent_tokens(torch.cat([base_N, voted.groups[name]]) if voted else base_N)
+        dense_ND = _dense(base_N, vocabulary_D)
+        mean_D = dense_ND.mean(0)
+        std_D = torch.ones_like(mean_D) if name in UNSCALED else dense_ND.std(0).clamp_min(1e-3)
+        unfitted = cls(mean_D, std_D, torch.empty(len(mean_D), 0), 1.0, vocabulary_D)
+        scaled_PKD = unfitted.standardised(base_N).view(-1, base.samples_per_prompt, len(mean_D))
+        rows_ND = (scaled_PKD - scaled_PKD.mean(1, keepdim=True)).flatten(0, 1)
+        if voted is not None:
+            row_N, prompt_N = _compared(voted.prompt_N, MAX_ROWS - len(rows_ND))
+            compared_ND = unfitted.standardised(voted.groups[name][row_N])
+            rows_ND = torch.cat([rows_ND, _within(compared_ND, prompt_N)])
+        basis_DK = principal_components(rows_ND, components)
+        return replace(unfitted, basis_DK=basis_DK)._rescaled(base_N)
 
-    def __call__(self, features_ND: Tensor) -> Tensor:
+    def narrowed(self, components: int, base_N: Tensor) -> "Projection":
+        """Returns the projection onto the largest `components` of its components, scaled on the base's
+        features of the group."""
+        return replace(self, basis_DK=self.basis_DK[:, -components:])._rescaled(base_N)
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """Returns the (N, D) standardised features of N replies."""
+        return ((_dense(features, self.vocabulary_D) - self.mean_D) / self.std_D).clamp(-4, 4)
+
+    def __call__(self, features: Tensor) -> Tensor:
         """Returns the (N, K) projected features, with a mean square norm of 1 on the base's replies."""
-        scaled_ND = ((features_ND.float() - self.mean_D) / self.std_D).clamp(-4, 4)
-        projected_NK: Tensor = torch.matmul(scaled_ND, self.basis_DK) * self.scale
-        return projected_NK
+        return torch.cat([self._project(part) for part in features.split(CHUNK)])
+
+    def _project(self, features: Tensor) -> Tensor:
+        if self.vocabulary_D is None:
+            projected_NK = self.standardised(features) @ self.basis_DK
+        else:  # the sum of the rows of the reply's tokens; a last row of zeros is all others'
+            rows_CK = torch.cat([self.basis_DK, self.basis_DK.new_zeros(1, self.basis_DK.shape[1])])
+            column_NL = _columns(features, self.vocabulary_D)
+            projected_NK = embedding_bag(column_NL, rows_CK, mode="sum") - self.mean_D @ self.basis_DK
+        return projected_NK * self.scale
+
+    def _rescaled(self, base_N: Tensor) -> "Projection":
+        norm = float(self(base_N).square().sum(1).mean().sqrt())
+        return replace(self, scale=self.scale / max(norm, 1e-6))
 
 
 Projections = dict[str, Projection]
 """Projections by the name of their feature group."""
 
 
-def fit_projections(base: BaseFeatures, components: int) -> Projections:
-    """Fits a projection to each feature group of the base's replies."""
-    return {
-        name: Projection.fit(name, group_ND.float(), base.samples_per_prompt, components)
-        for name, group_ND in base.groups.items()
-    }
+def fit_projections(base: BaseFeatures, components: int, voted: VotedFeatures | None = None) -> Projections:
+    """Fits a projection to each feature group of the base's replies, and of those that people compared."""
+    return {name: Projection.fit(name, base, components, voted) for name in base.groups}
 
 
-def component_count(member: int, votes: int) -> int:
-    """Returns the number of components that a member uses after so many votes."""
+def narrow(projections: Projections, components: int, base: BaseFeatures) -> Projections:
+    """Returns the projections onto the largest `components` components of each."""
+    return {name: each.narrowed(components, base.groups[name]) for name, each in projections.items()}
+
+
+def component_count(member: int, votes: float) -> int:
+    """Returns the number of components that a member uses after people's votes of so much weight."""
     few, most = COMPONENTS[member % len(COMPONENTS)], max(COMPONENTS)
     return round(min(most, max(few, few * (votes / FEW_VOTES) ** 2)))
 
 
 def principal_components(rows_ND: Tensor, most: int) -> Tensor:
-    """Returns the (D, K) orthonormal directions of largest second moment of the rows, at most `most`."""
+    """Returns the (D, K) orthonormal directions of largest second moment of the rows, at most `most`, the
+    largest last."""
     values, vectors_NN = torch.linalg.eigh((rows_ND @ rows_ND.T).double())
     kept = values > 1e-6 * values[-1]
     values, vectors_NN = values[kept][-most:], vectors_NN[:, kept][:, -most:]
     return torch.matmul(rows_ND.T, (vectors_NN / values.sqrt()).float())
+
+
+def frequent_tokens(ids_NL: Tensor) -> Tensor:
+    """Returns the ids of the tokens that occur in at least two of the replies (in one, where none does), the
+    MAX_VOCABULARY most frequent of them, in ascending order."""
+    ids_D, counts_D = ids_NL[ids_NL != NO_TOKEN].unique(return_counts=True)
+    order = counts_D.argsort(descending=True, stable=True)[:MAX_VOCABULARY]
+    order = order[counts_D[order] >= min(2, int(counts_D.max()))]
+    return ids_D[order.sort().values]
 
 
 def member_features(projections: Projections, names: tuple[str, ...], features: FeatureGroups) -> Tensor:
@@ -99,3 +164,35 @@ def project(projections: Projections, features: FeatureGroups) -> FeatureGroups:
 def concatenate(projected: FeatureGroups, names: tuple[str, ...]) -> Tensor:
     """Joins projected groups into the (N, K) inputs of a member that uses the groups `names`."""
     return torch.cat([projected[name] for name in names], 1).div(len(names) ** 0.5)
+
+
+def _dense(features: Tensor, vocabulary_D: Tensor | None) -> Tensor:
+    """Returns (N, D) single precision features; of the token group, whether each token of the vocabulary
+    occurs."""
+    if vocabulary_D is None:
+        return features.float()
+    occurs_NC = torch.zeros(len(features), len(vocabulary_D) + 1)
+    return occurs_NC.scatter_(1, _columns(features, vocabulary_D), 1.0)[:, :-1]
+
+
+def _columns(ids_NL: Tensor, vocabulary_D: Tensor) -> Tensor:
+    """Returns the column of each token, or the number of columns where the vocabulary does not have it."""
+    ids_NL = ids_NL[:, (ids_NL != NO_TOKEN).any(0)].contiguous()
+    column_NL = torch.searchsorted(vocabulary_D, ids_NL).clamp_max(len(vocabulary_D) - 1)
+    return torch.where(vocabulary_D[column_NL] == ids_NL, column_NL, len(vocabulary_D))
+
+
+def _compared(prompt_N: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Returns the rows of the replies that were compared with another, at most `most` of the last, and the
+    number of the prompt of each, from 0."""
+    _, prompt_N, count_P = prompt_N.unique(return_inverse=True, return_counts=True)
+    row_N = (count_P[prompt_N] > 1).nonzero().squeeze(1)
+    row_N = row_N[max(0, len(row_N) - max(0, most)) :]
+    return row_N, prompt_N[row_N].unique(return_inverse=True)[1]
+
+
+def _within(rows_ND: Tensor, prompt_N: Tensor) -> Tensor:
+    """Returns the rows less their prompt's mean."""
+    count_P = prompt_N.bincount().unsqueeze(1)
+    sum_PD = rows_ND.new_zeros(len(count_P), rows_ND.shape[1]).index_add_(0, prompt_N, rows_ND)
+    return rows_ND - (sum_PD / count_P)[prompt_N]

@@ -66,7 +66,7 @@ def score(
             rows = together[share]
             batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             logprobs_BR, hidden = backbone.logprobs_and_hidden(batch, layers)
-            features = extract_features(batch, hidden)
+            features = extract_features(batch, hidden, backbone.think_ids)
             parts.append({name: group.all_gather(each[:own]) for name, each in features.items()})
             logprobs = group.all_gather(logprobs_BR[:own][batch.reply_mask_BR[:own] > 0]).cpu()
             pieces = torch.split(logprobs, [len(replies[row]) for row in together])

@@ -1,0 +1,72 @@
+"""This module reads preference pairs that people made, for benches that are given them by path."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.model.tokenizer import Messages
+
+HARMLESS, LLMBAR = "hh-harmless-pairs.jsonl.gz", "llmbar-adversarial-neighbor.json"
+"""Names of the files: a part of anthropics/hh-rlhf, and of princeton-nlp/LLMBar (both MIT)."""
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two replies to a prompt, of which people preferred one."""
+
+    messages: Messages
+    better: str
+    worse: str
+
+    @property
+    def prompt(self) -> str:
+        """The text of the whole prompt, normalised: lower case, and nothing but letters and digits."""
+        text = " ".join(str(message["content"]) for message in self.messages)
+        return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def harmless_pairs(directory: Path) -> list[Pair]:
+    """Reads hh-rlhf's pairs. Dialogues that do not end with a reply of both sides to one prompt are left
+    out."""
+    pairs = []
+    with gzip.open(directory / HARMLESS, "rt", encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            chosen, rejected = _dialogue(row["chosen"]), _dialogue(row["rejected"])
+            pair = Pair(chosen[:-1], str(chosen[-1]["content"]), str(rejected[-1]["content"]))
+            ends_alike = chosen[-1]["role"] == rejected[-1]["role"] == "assistant"
+            if ends_alike and chosen[:-1] == rejected[:-1] and pair.messages and pair.better and pair.worse:
+                pairs.append(pair)
+    return pairs
+
+
+def llmbar_pairs(directory: Path) -> list[Pair]:
+    """Reads LLMBar's adversarial pairs, whose worse reply looks better."""
+    rows = json.loads((directory / LLMBAR).read_text(encoding="utf-8"))
+    return [
+        Pair(
+            [{"role": "user", "content": row["input"]}],
+            row[f"output_{row['label']}"],
+            row[f"output_{3 - row['label']}"],
+        )
+        for row in rows
+    ]
+
+
+def require_disjoint(learned: Iterable[Pair], held_out: Iterable[Pair]) -> None:
+    """Raises AssertionError where a prompt is both learned from and judged."""
+    shared = {pair.prompt for pair in learned} & {pair.prompt for pair in held_out}
+    if shared:
+        raise AssertionError(f"{len(shared)} prompts are both learned from and judged: {min(shared)[:80]!r}")
+
+
+def _dialogue(text: str) -> Messages:
+    _, *parts = _TURN.split(text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return [{"role": roles[who], "content": said.strip()} for who, said in turns]
