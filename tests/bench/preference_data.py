@@ -3,10 +3,10 @@
 import gzip
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.simulation.prompt_text import normalised
 from trainer.model.tokenizer import Messages
 
 HARMLESS, LLMBAR = "hh-harmless-pairs.jsonl.gz", "llmbar-adversarial-neighbor.json"
@@ -25,9 +25,8 @@ class Pair:
 
     @property
     def prompt(self) -> str:
-        """The text of the whole prompt, normalised: lower case, and nothing but letters and digits."""
-        text = " ".join(str(message["content"]) for message in self.messages)
-        return " ".join(re.findall(r"\w+", text.casefold()))
+        """The normalised text of the whole prompt."""
+        return normalised(" ".join(str(message["content"]) for message in self.messages))
 
 
 def harmless_pairs(directory: Path) -> list[Pair]:
@@ -56,13 +55,6 @@ def llmbar_pairs(directory: Path) -> list[Pair]:
         )
         for row in rows
     ]
-
-
-def require_disjoint(learned: Iterable[Pair], held_out: Iterable[Pair]) -> None:
-    """Raises AssertionError where a prompt is both learned from and judged."""
-    shared = {pair.prompt for pair in learned} & {pair.prompt for pair in held_out}
-    if shared:
-        raise AssertionError(f"{len(shared)} prompts are both learned from and judged: {min(shared)[:80]!r}")
 
 
 def _dialogue(text: str) -> Messages:

@@ -33,7 +33,8 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from schemas.settings import TrainerSettings
-from tests.bench.preference_data import Pair, harmless_pairs, llmbar_pairs, require_disjoint
+from tests.bench.disjoint import assert_disjoint
+from tests.bench.preference_data import Pair, harmless_pairs, llmbar_pairs
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
@@ -135,7 +136,7 @@ def split(pairs: Sequence[Pair], order: Sequence[int], size: int) -> tuple[list[
     learned = list(order[:size])
     known = {pairs[number].prompt for number in learned}
     held_out = [number for number in order[size:] if pairs[number].prompt not in known]
-    require_disjoint([pairs[number] for number in learned], [pairs[number] for number in held_out])
+    assert_disjoint(learned=known, held_out=[pairs[number].prompt for number in held_out])
     return learned, held_out
 
 
@@ -179,7 +180,7 @@ def reward_trainer(
             disable_tqdm=True, gradient_checkpointing=False, max_length=1_024,
             bf16=bool(torch.cpu.get_capabilities().get("avx512_bf16")),
         )  # fmt: skip
-        lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", modules_to_save=["score"])
+        lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS")
         trainer = RewardTrainer(
             model=str(model), args=config, train_dataset=rows(learned), eval_dataset=rows(held_out),
             peft_config=lora,
@@ -202,7 +203,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         found: dict[str, list[float]] = {}
         for seed in options.seeds:
             learned, held_out = split(pairs, shuffled(pairs, seed), size)
-            require_disjoint([pairs[number] for number in learned], adversarial)
+            assert_disjoint(
+                learned=[pairs[number].prompt for number in learned],
+                adversarial=[pair.prompt for pair in adversarial],
+            )
             begun = time.process_time()
             model = fitted(measured.rows(learned), base, seed)
             seconds = time.process_time() - begun + measured.seconds * size / len(pairs)
