@@ -96,7 +96,7 @@ class Projection:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Returns the (N, K) projected features, with a mean square norm of 1 on the base's replies."""
-        return torch.cat([self._project(part) for part in features.split(CHUNK)])
+        return torch.cat([self._project(part) for part in torch.split(features, CHUNK)])
 
     def _project(self, features: Tensor) -> Tensor:
         if self.vocabulary_D is None:
@@ -144,10 +144,11 @@ def principal_components(rows_ND: Tensor, most: int) -> Tensor:
 def frequent_tokens(ids_NL: Tensor) -> Tensor:
     """Returns the ids of the tokens that occur in at least two of the replies (in one, where none does), the
     MAX_VOCABULARY most frequent of them, in ascending order."""
-    ids_D, counts_D = ids_NL[ids_NL != NO_TOKEN].unique(return_counts=True)
+    ids_D, counts_D = torch.unique(ids_NL[ids_NL != NO_TOKEN], return_counts=True)
     order = counts_D.argsort(descending=True, stable=True)[:MAX_VOCABULARY]
     order = order[counts_D[order] >= min(2, int(counts_D.max()))]
-    return ids_D[order.sort().values]
+    vocabulary_D: Tensor = ids_D[order.sort().values]
+    return vocabulary_D
 
 
 def member_features(projections: Projections, names: tuple[str, ...], features: FeatureGroups) -> Tensor:
@@ -185,10 +186,10 @@ def _columns(ids_NL: Tensor, vocabulary_D: Tensor) -> Tensor:
 def _compared(prompt_N: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Returns the rows of the replies that were compared with another, at most `most` of the last, and the
     number of the prompt of each, from 0."""
-    _, prompt_N, count_P = prompt_N.unique(return_inverse=True, return_counts=True)
+    _, prompt_N, count_P = torch.unique(prompt_N, return_inverse=True, return_counts=True)
     row_N = (count_P[prompt_N] > 1).nonzero().squeeze(1)
     row_N = row_N[max(0, len(row_N) - max(0, most)) :]
-    return row_N, prompt_N[row_N].unique(return_inverse=True)[1]
+    return row_N, torch.unique(prompt_N[row_N], return_inverse=True)[1]
 
 
 def _within(rows_ND: Tensor, prompt_N: Tensor) -> Tensor:
