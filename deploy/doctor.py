@@ -19,8 +19,11 @@ from feedback.broker import connection
 from schemas.database import migrations
 from schemas.errors import StartError
 from schemas.generation_defaults import read_generation_defaults
+from schemas.policies import base_digest
 from schemas.renamed_fields import accepted_names
 from schemas.settings import KafkaSettings, Settings
+from trainer.data.knowledge_probes import ProbeSet, probe_file
+from trainer.evaluation.questions import is_starter, own_questions, unjudged
 
 _SECRET = {"admin_key", "database_url", "sasl_password"}
 
@@ -70,12 +73,14 @@ def _rows(settings: Settings, data_dir_given: bool) -> Iterator[dict[str, Any]]:
 
 
 def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Yields the result of each check: disk, model, database, broker, engines, schema."""
+    """Yields the result of each check: disk, model, knowledge, database, broker, engines, schema."""
     folder = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.resolve().parent
     free = shutil.disk_usage(folder).free // 2**20
     yield {"check": "disk", "ok": free > 1024, "detail": f"{free} MiB free for {settings.data_dir}"}
     try:
-        yield {"check": "model", "ok": True, "detail": _model(base_directory(settings.model))}
+        base = base_directory(settings.model)
+        yield {"check": "model", "ok": True, "detail": _model(base)}
+        yield {"check": "knowledge", **_knowledge(settings, base)}
     except StartError as error:
         yield {"check": "model", "ok": False, "detail": error.message}
     if settings.database_url:
@@ -100,6 +105,25 @@ def _model(directory: Path) -> str:
     detail = f"{directory}, served at temperature {served.temperature:g} and top_p {served.top_p:g}"
     stated = licence(directory)
     return f"{detail}; licence {stated}, see README.md there" if stated else detail
+
+
+def _knowledge(settings: Settings, base: Path) -> dict[str, Any]:
+    """The questions by which lost knowledge is noticed."""
+    try:
+        own = own_questions(base, settings.trainer.gate, settings.trainer.seed)
+    except StartError as error:
+        return {"ok": False, "detail": error.message}
+    detail = f"{len(own)} questions"
+    if is_starter(base):
+        return {"ok": True, "detail": detail}
+    path = probe_file(settings.data_dir, base_digest(base))
+    probes = ProbeSet.parse(path.read_bytes()) if path.is_file() else None
+    if probes is None:
+        return {"ok": True, "detail": f"{detail} of your own; the trainer measures the base's when it starts"}
+    topics = ", ".join(f"{topic} {count}" for topic, count in probes.topics.items())
+    reason = unjudged(len(own) + len(probes.probes))
+    detail += f" of your own, and {len(probes.probes)} that the base answers alike ({topics})"
+    return {"ok": reason is None, "detail": reason or detail}
 
 
 def _broker(kafka: KafkaSettings) -> dict[str, Any]:

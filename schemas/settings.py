@@ -251,7 +251,7 @@ class GateSettings(RenamedFields):
         0.4, ge=0, le=1, description="least distinct token bigrams, share of the base's"
     )
     knowledge_file: Path | None = Field(
-        None, description="knowledge questions for your own model: JSON lines of prompt and accept"
+        None, description="knowledge questions beside the base's own: JSON lines of prompt and accept"
     )
 
 

@@ -22,6 +22,7 @@ from trainer.data.split import RoundData
 from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation.gate import SAMPLES_PER_PROMPT, EvalSamples, GateSamples, sample_eval
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval
+from trainer.evaluation.screening import base_probes
 from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
 from trainer.model.device import free_memory
@@ -69,8 +70,8 @@ class CandidateResult:
 
 
 class Learner:
-    """One process's model, and what it keeps between rounds: the base's scores of voted replies, and the
-    base's knowledge accuracy."""
+    """One process's model, and what it keeps between rounds: the base's scores of voted replies, its
+    knowledge probes and its accuracy on them."""
 
     def __init__(self, settings: Settings, group: ProcessGroup = SINGLE_PROCESS) -> None:
         torch.set_num_threads(settings.trainer.threads)
@@ -78,7 +79,8 @@ class Learner:
         self.group = group
         self.backbone = Backbone(Path(settings.model), settings.trainer.rl, group)
         self.cache = FeatureCache(self.backbone)
-        self.knowledge = KnowledgeEval(self.backbone, settings.trainer)
+        self.probes = base_probes(self.backbone, settings.data_dir)
+        self.knowledge = KnowledgeEval(self.backbone, settings.trainer, self.probes)
         self.base_probe = probe(self.backbone)
         self.token_budget = self._token_budget()
         self.directory = settings.rounds_dir / settings.project

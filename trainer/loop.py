@@ -100,6 +100,8 @@ class Trainer:
         self._counted: tuple[dict[str, str], int] | None = None
         self._trimmed = -TRIM_SECONDS
         log.info("trainer ready", project=self.project, base=self.backbone.digest[:12])
+        if learner.knowledge.unjudged:
+            log.warning("no knowledge check", reason=learner.knowledge.unjudged)
 
     def lead(self) -> bool:
         """Whether this trainer leads. A new leader closes and completes what the last one left. Raises
@@ -241,6 +243,7 @@ class Trainer:
         found.held_out_unseen = sum(not example.seen_in_training for example in data.held_out)
         found.prompts = len(data.train_prompts)
         found.prompts_too_long = data.inputs.prompts_too_long
+        found.knowledge = self.learner.knowledge.facts
 
     def _describe_training(self, candidate: CandidateResult, data: RoundData, found: RoundRecord) -> None:
         model, features = candidate.round.model, self.learner.cache.features
@@ -284,7 +287,10 @@ class Trainer:
     ) -> RoundInputs:
         """Returns the inputs of an interrupted round if it can be run again, else what there is now."""
         digest = file_digest(self.learner.summary_file()) if summary else None
-        same = interrupted is not None and (interrupted.parent, interrupted.vote_summary) == (parent, digest)
+        probes = self.learner.probes
+        same = interrupted is not None and (
+            (interrupted.parent, interrupted.vote_summary, interrupted.probes) == (parent, digest, probes)
+        )
         if interrupted is not None and same and interrupted.attempts < MAX_ATTEMPTS:
             again = {"attempts": interrupted.attempts + 1, "token_budget": self.learner.token_budget}
             inputs = interrupted.model_copy(update=again)
@@ -302,6 +308,7 @@ class Trainer:
                 vote_summary=digest,
                 token_budget=self.learner.token_budget,
                 prompts_too_long=selected.too_long,
+                probes=probes,
             )
         inputs.write(self._unfinished)
         return inputs

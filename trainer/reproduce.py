@@ -127,7 +127,8 @@ def _train(data: RoundData, rollouts: Sequence[list[Rollout]], policy: str) -> _
 
     backbone = data.backbone
     try:
-        result = run_round(data, FeatureCache(backbone), KnowledgeEval(backbone, data.settings), sampler)
+        questions = KnowledgeEval(backbone, data.settings, data.inputs.probes)
+        result = run_round(data, FeatureCache(backbone), questions, sampler)
         if len(result.optimized.rollouts) < len(rollouts):
             raise Diverged(len(result.optimized.rollouts))
     except Diverged as error:

@@ -44,7 +44,8 @@ from tests.bench.served_replies import BaseReplies, ServedAt
 from tests.bench.tastes import tastes
 from tests.bench.voters import Voters
 from tests.training import add_key
-from trainer.evaluation.knowledge import accuracy_drop, load_questions
+from trainer.evaluation.knowledge import accuracy_drop
+from trainer.evaluation.questions import own_questions, shipped_questions
 from trainer.model.backbone import Backbone
 
 
@@ -87,7 +88,7 @@ def knowledge_lost(service: Service) -> float | None:
 
 def check_prompts(directory: Path, trainer: TrainerSettings) -> None:
     """Raises AssertionError when two of the sets share a prompt."""
-    questions = load_questions(directory, trainer.gate, trainer.seed)
+    questions = [*own_questions(directory, trainer.gate, trainer.seed), *shipped_questions()]
     assert_disjoint(
         traffic=TRAFFIC, spare=SPARE, held_out=HELD_OUT, knowledge=[each.prompt for each in questions]
     )

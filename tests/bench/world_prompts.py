@@ -10,7 +10,7 @@ from functools import cache
 
 from deploy.simulation.prompt_text import normalised
 from schemas.settings import TrainerSettings
-from trainer.evaluation.knowledge import load_questions
+from trainer.evaluation.questions import own_questions
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import Prompt, factual_prompts, prompts
 
@@ -36,7 +36,7 @@ def questions(count: int, seed: int) -> list[Prompt]:
 def trainer_questions() -> frozenset[str]:
     """Returns the normalised prompts of the trainer's own knowledge questions about the starter."""
     settings = TrainerSettings()
-    found = load_questions(MODEL_DIR, settings.gate, settings.seed)
+    found = own_questions(MODEL_DIR, settings.gate, settings.seed)
     return frozenset(normalised(question.prompt) for question in found)
 
 

@@ -8,8 +8,10 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.doctor import examine
+from schemas.policies import base_digest
 from schemas.settings import KafkaSettings, Settings, VllmSettings, load
 from tests.broker import Broker
+from trainer.data.knowledge_probes import KnowledgeProbe, ProbeSet, probe_file
 
 
 def ask(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
@@ -36,7 +38,7 @@ def test_a_machine_that_has_everything(
     finally:
         broker.kill()
     assert code == 0, checks
-    assert set(checks) == {"disk", "model", "database", "broker", "engine", "schema"}
+    assert set(checks) == {"disk", "model", "knowledge", "database", "broker", "engine", "schema"}
     assert "the relay creates it" in checks["broker"]["detail"]
     assert engine in checks["engine"]["detail"]
     assert "not-to-be-seen" not in said
@@ -57,6 +59,25 @@ def test_failing_checks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     }  # fmt: skip
     assert "127.0.0.1:9" in checks["broker"]["detail"]
     assert "127.0.0.1:9" in checks["engine"]["detail"]
+
+
+def test_a_base_that_knows_too_little_to_judge_is_named(
+    tmp_path: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(data_dir=tmp_path, model=str(tiny_base))
+    code, checks, _ = ask(settings, capsys)
+    assert (code, checks["knowledge"]["ok"]) == (0, True)
+    assert "measures the base's when it starts" in checks["knowledge"]["detail"]
+    probe = KnowledgeProbe(prompt="Who?", accept=("I",), topic="names", whole=False, base=1.0)
+    path = probe_file(tmp_path, base_digest(tiny_base))
+    ProbeSet(key="k", asked={"names": 9}, probes=(probe,) * 8).write(path)
+    code, checks, _ = ask(settings, capsys)
+    assert code == 0
+    assert "8 that the base answers alike (names 8)" in checks["knowledge"]["detail"]
+    ProbeSet(key="k", asked={"names": 9}, probes=(probe,)).write(path)
+    code, checks, _ = ask(settings, capsys)
+    assert code == 1
+    assert "cannot be judged" in checks["knowledge"]["detail"]
 
 
 def test_a_setting_under_its_old_name_has_its_source(

@@ -1,5 +1,6 @@
 """A policy can be made again from what it keeps, and a round that was cut off ends as it would have."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.training import (
 )
 from trainer import loop
 from trainer.data import examples, vote_summary
+from trainer.data.knowledge_probes import ProbeSet
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation import gate
@@ -91,7 +93,13 @@ def cut_off(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> None:
     assert loop.run(settings, once=True) == 0
     [policy] = published(pool)
+    measured = settings.data_dir / "knowledge"
+    [kept] = [ProbeSet.parse(path.read_bytes()) for path in measured.iterdir()]
+    assert kept is not None
+    assert inputs_of(settings, policy).probes == kept
+    shutil.rmtree(measured)
     reproduced = reproduce(settings, pool, policy)
+    assert not measured.exists()
     assert reproduced.identical
     assert max(reproduced.probe_distance, reproduced.reply_distance) < 1e-5
     assert reproduced.differs == []

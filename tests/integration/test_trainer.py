@@ -118,6 +118,8 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert "Votes with the largest influence" in page
     assert all(len(record[name]) > 0 for name in ("weightiest", "raters", "style", "versions"))
     assert [sample["prompt"] for sample in record["samples"]] == list(SAMPLE_PROMPTS)
+    assert record["gate"]["figures"]["knowledge_unknown"] == record["knowledge"]["notice"]
+    assert "cannot be judged" in page
 
 
 def test_the_same_votes_and_seed_give_the_same_bytes(

@@ -149,6 +149,12 @@ def test_lost_knowledge_is_a_veto_and_unknown_knowledge_is_not() -> None:
     unknown = verdict(samples(1.0), accuracy=KnowledgeAccuracy([], []))
     assert unknown.passed
     assert unknown.figures["probes"] == 0
+    few = verdict(samples(1.0), accuracy=KnowledgeAccuracy([1.0] * 7, [0.0] * 7))
+    assert few.figures["probes"] == 7
+    assert "cannot be judged" in few.figures["knowledge_unknown"]
+    enough = verdict(samples(1.0), accuracy=KnowledgeAccuracy([1.0] * 8, [0.0] * 8))
+    assert "knowledge_unknown" not in enough.figures
+    assert not enough.passed
 
 
 def test_collapse_and_repetition_are_vetoes() -> None:

@@ -94,6 +94,15 @@ def test_logits_of_a_large_vocabulary_are_never_whole(tmp_path: Path) -> None:
     assert 0 < planned(tmp_path, max_tokens=96).phases["training"].peak[LOGITS] < 1.5 * whole
 
 
+def test_another_base_may_have_as_many_probes_as_there_can_be(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = planned(tiny_base).phases["knowledge questions"].seconds
+    monkeypatch.setattr(module.screening, "MAX_PROBES", 16)
+    few = plan(TrainerSettings(rl=RLSettings(max_tokens=24)), tiny_base, 40).phases["knowledge questions"]
+    assert 0 < few.seconds < 0.5 * asked
+
+
 def test_replies_that_vllm_samples_take_no_time_here(tiny_base: Path) -> None:
     assert planned(tiny_base, sampler="vllm").phases["sampling"].seconds == 0
 

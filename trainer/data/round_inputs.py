@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from trainer.data.knowledge_probes import ProbeSet
 from trainer.model.token_budget import TokenBudget
 
 
@@ -18,8 +19,8 @@ class RoundInputs(BaseModel):
     turns whose prompts the round uses, newest first; `positions` is the offset in each log. `knowledge_lost`
     is the share of questions that the previous candidate no longer knew, as the gate measured. `vote_summary`
     is the digest of the file of older votes, which was called `past`. `token_budget` bounds the batches, and
-    `prompts_too_long` counts the turns whose prompts it left out. `attempts` counts the starts of the round.
-    """
+    `prompts_too_long` counts the turns whose prompts it left out. `probes` are the base's; the starter has
+    none. `attempts` counts the starts of the round."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,6 +34,7 @@ class RoundInputs(BaseModel):
     vote_summary: str | None = Field(None, validation_alias=AliasChoices("vote_summary", "past"))
     token_budget: TokenBudget = TokenBudget()
     prompts_too_long: int = 0
+    probes: ProbeSet | None = None
     attempts: int = 1
 
     def generator(self, seed: int, purpose: str) -> torch.Generator:

@@ -21,6 +21,7 @@ import torch
 from schemas.settings import GateSettings, TrainerSettings
 from trainer.evaluation import knowledge
 from trainer.evaluation.knowledge import KnowledgeAccuracy
+from trainer.evaluation.questions import unjudged
 from trainer.evaluation.style_stats import distinct_2, most_common_share, repetition_rate
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, entropy, sample
@@ -119,8 +120,7 @@ def sample_eval(
 def evaluate(
     samples: GateSamples, models: GateModels, accuracy: KnowledgeAccuracy, settings: TrainerSettings
 ) -> Verdict:
-    """Runs every check of the gate on a candidate. `accuracy` is empty when there are no knowledge
-    questions."""
+    """Runs every check of the gate on a candidate."""
     verdict, gate, rl = Verdict(), settings.gate, settings.rl
     check_reward(verdict, "trained", models.trained, samples)
     check_reward(verdict, "held_out", models.held_out, samples)
@@ -208,9 +208,11 @@ def check_common_reply(verdict: Verdict, samples: GateSamples) -> None:
 
 
 def check_knowledge(verdict: Verdict, accuracy: KnowledgeAccuracy, gate: GateSettings) -> None:
-    """Refuses a drop in the accuracy on the knowledge questions, against the base."""
+    """Refuses a drop in the accuracy on the knowledge questions, against the base; says so if they are too
+    few to see one."""
     verdict.figures["probes"] = len(accuracy.base)
-    if not accuracy.base:
+    if (reason := unjudged(len(accuracy.base))) is not None:
+        verdict.figures["knowledge_unknown"] = reason
         return
     drop, error = knowledge.accuracy_drop(accuracy.base, accuracy.candidate)
     verdict.figures |= {

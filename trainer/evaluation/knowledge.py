@@ -1,29 +1,32 @@
 """This module measures forgetting: the accuracy of base and candidate on questions with known answers.
 
-The starter model has its own questions. Operators supply theirs as a file of JSON lines `{"prompt",
-"accept"}`; a reply is correct when it contains one of the accepted answers as a whole word. Without
-questions, nothing is measured, and the record says so.
+The starter has questions of its own, any other base its probes (`screening`), and an operator may add a file.
+With fewer than `questions.MIN_QUESTIONS` nothing is judged, and the record says so.
 """
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from schemas.settings import GateSettings, TrainerSettings
+from trainer.data.knowledge_probes import ProbeSet
+from trainer.evaluation.answers import answer_accuracy, prompt_ids
+from trainer.evaluation.questions import Question, own_questions, unjudged
+from trainer.evaluation.screening import probe_spec
 from trainer.model.adapter import GREETING
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
-from trainer.starter import MODEL_DIR
 
 GUARD_QUESTIONS = 96
 """Questions that the guard asks during training, one reply each; the gate asks all of them."""
 
 SAMPLES_PER_QUESTION, BASE_SAMPLES_PER_QUESTION = 2, 3
 """Replies to each question that the gate samples from a candidate, and once from the base."""
+
+SAMPLES_PER_PROBE = 4
+"""Replies to each probe that the gate samples from a candidate: there are fewer probes than questions."""
 
 SHOWN_SAMPLES = 6
 """Questions whose replies before and after training a round's record shows."""
@@ -38,56 +41,11 @@ SAMPLE_PROMPTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt and its accepted answers."""
-
-    prompt: str
-    accept: tuple[str, ...]
-
-    def is_correct(self, reply: str) -> bool:
-        return any(
-            re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", reply, re.IGNORECASE) for answer in self.accept
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class KnowledgeAccuracy:
     """The share of correct replies to each question, of the base and of a candidate."""
 
     base: Sequence[float]
     candidate: Sequence[float]
-
-
-def load_questions(model: Path, gate: GateSettings, seed: int) -> list[Question]:
-    """Returns up to `gate.knowledge_questions` questions: the operator's, else the starter's own if `model`
-    is the starter, else none."""
-    if gate.knowledge_file is not None:
-        lines = [
-            json.loads(line) for line in gate.knowledge_file.read_text(encoding="utf-8").splitlines() if line
-        ]
-        return [Question(line["prompt"], tuple(line["accept"])) for line in lines][: gate.knowledge_questions]
-    if model.resolve() == MODEL_DIR.resolve():
-        from trainer.starter.world import factual_prompts
-
-        return [
-            Question(each.prompt, each.accept or ())
-            for each in factual_prompts(gate.knowledge_questions, seed)
-        ]
-    return []
-
-
-def answer_accuracy(
-    backbone: Backbone,
-    questions: Sequence[Question],
-    spec: SamplingSpec,
-    generator: torch.Generator,
-) -> list[float]:
-    """Returns, for each question, the share of correct replies among those sampled."""
-    samples = spec.samples_per_prompt
-    prompts = [_prompt_ids(backbone, question.prompt, spec.max_tokens) for question in questions]
-    replies = sample(backbone, prompts, spec, generator)
-    correct = [questions[reply.prompt].is_correct(backbone.decode(reply.token_ids)) for reply in replies]
-    return [sum(correct[start : start + samples]) / samples for start in range(0, len(correct), samples)]
 
 
 def accuracy_drop(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
@@ -102,14 +60,26 @@ def within_limit(drop: float, error: float, gate: GateSettings) -> bool:
 
 
 class KnowledgeEval:
-    """The knowledge evaluation of one base model; the base's accuracy is measured once."""
+    """The knowledge evaluation of one base model; the base's accuracy is measured once. `probes` are the
+    base's; none for the starter."""
 
-    def __init__(self, backbone: Backbone, settings: TrainerSettings) -> None:
+    def __init__(self, backbone: Backbone, settings: TrainerSettings, probes: ProbeSet | None = None) -> None:
         self.backbone = backbone
         self._settings = settings
         self._tokens = settings.rl.max_tokens
-        self._questions = load_questions(backbone.directory, settings.gate, settings.seed)
+        self._own = own_questions(backbone.directory, settings.gate, settings.seed)
+        room = settings.gate.knowledge_questions - len(self._own)
+        self._probes = probes.probes[:room] if probes else ()
+        self._asked = [Question(each.prompt, each.accept, each.topic, each.whole) for each in self._probes]
         self._base: list[float] = []
+        self.unjudged = unjudged(len(self._own) + len(self._asked))
+        self.facts: dict[str, Any] = {"own": len(self._own), "probes": len(self._probes)}
+        if probes:
+            self.facts |= {
+                topic: f"{count} of {probes.asked[topic]}" for topic, count in probes.topics.items()
+            }
+        if self.unjudged:
+            self.facts["notice"] = self.unjudged
 
     def base_accuracy(self) -> list[float]:
         """Returns the base's accuracy on each question; the seed is fixed, so it is always the same."""
@@ -117,45 +87,52 @@ class KnowledgeEval:
             generator = torch.Generator().manual_seed(self._settings.seed)
             with self.backbone.reference():
                 spec = SamplingSpec(BASE_SAMPLES_PER_QUESTION, self._tokens)
-                self._base = answer_accuracy(self.backbone, self._questions, spec, generator)
+                own = answer_accuracy(self.backbone, self._own, spec, generator)
+            self._base = [*own, *(probe.base for probe in self._probes)]
         return self._base
 
     def adapter_accuracy(self, generator: torch.Generator) -> list[float]:
         """Returns the current adapter's accuracy on each question."""
+        spec = SamplingSpec(SAMPLES_PER_QUESTION, self._tokens)
         with self.backbone.merged():
-            spec = SamplingSpec(SAMPLES_PER_QUESTION, self._tokens)
-            return answer_accuracy(self.backbone, self._questions, spec, generator)
+            own = answer_accuracy(self.backbone, self._own, spec, generator)
+            return own + self._probe_accuracy(self._asked, SAMPLES_PER_PROBE, generator)
 
     def passes(self, generator: torch.Generator) -> bool:
-        """Whether the current adapter passes the gate's knowledge check."""
-        if not self._questions:
+        """Whether the current adapter passes the gate's knowledge check, or cannot be judged by it."""
+        if self.unjudged:
             return True
         drop, error = accuracy_drop(self.base_accuracy(), self.adapter_accuracy(generator))
         return within_limit(drop, error, self._settings.gate)
 
     def guard_failure(self, generator: torch.Generator) -> str | None:
         """Returns why the guard stops training: the accuracy of the current adapter fell by more than the
-        gate's limit plus two standard errors. None if it did not."""
-        questions = self._questions[:GUARD_QUESTIONS]
-        if not questions:
+        gate's limit plus two standard errors. None if it did not, or cannot be judged."""
+        if self.unjudged:
             return None
+        own = self._own[:GUARD_QUESTIONS]
+        probes = self._asked[: GUARD_QUESTIONS - len(own)]
         with self.backbone.merged():
-            after = answer_accuracy(self.backbone, questions, SamplingSpec(1, self._tokens), generator)
-        drop, error = accuracy_drop(self.base_accuracy()[: len(questions)], after)
+            after = answer_accuracy(self.backbone, own, SamplingSpec(1, self._tokens), generator)
+            after += self._probe_accuracy(probes, 1, generator)
+        before = self.base_accuracy()
+        before = before[: len(own)] + before[len(self._own) :][: len(probes)]
+        drop, error = accuracy_drop(before, after)
         if drop - 2 * error <= self._settings.gate.max_knowledge_loss:
             return None
-        return f"accuracy on {len(questions)} knowledge questions fell by {drop:.1%} ± {error:.1%}"
+        return f"accuracy on {len(after)} knowledge questions fell by {drop:.1%} ± {error:.1%}"
 
     def samples(self, generator: torch.Generator) -> list[tuple[str, str]]:
-        """Returns (prompt, reply) pairs of the current adapter: to the first questions, or to SAMPLE_PROMPTS
-        when there are none."""
-        prompts = [question.prompt for question in self._questions[:SHOWN_SAMPLES]] or list(SAMPLE_PROMPTS)
-        prompt_ids = [_prompt_ids(self.backbone, prompt, self._tokens) for prompt in prompts]
+        """Returns (prompt, reply) pairs of the current adapter: to the first questions of the starter or of
+        the operator, or to SAMPLE_PROMPTS when there are none."""
+        prompts = [question.prompt for question in self._own[:SHOWN_SAMPLES]] or list(SAMPLE_PROMPTS)
+        prompts_T = [prompt_ids(self.backbone, prompt, self._tokens) for prompt in prompts]
         with self.backbone.merged():
-            replies = sample(self.backbone, prompt_ids, SamplingSpec(1, self._tokens), generator)
+            replies = sample(self.backbone, prompts_T, SamplingSpec(1, self._tokens), generator)
         texts = [self.backbone.decode(reply.token_ids).replace("\0", "�") for reply in replies]
         return [(prompts[reply.prompt], text) for reply, text in zip(replies, texts, strict=True)]
 
-
-def _prompt_ids(backbone: Backbone, prompt: str, max_tokens: int) -> list[int]:
-    return backbone.truncate_prompt(backbone.render([{"role": "user", "content": prompt}]), max_tokens)
+    def _probe_accuracy(
+        self, questions: Sequence[Question], replies: int, generator: torch.Generator
+    ) -> list[float]:
+        return answer_accuracy(self.backbone, questions, probe_spec(self.backbone, replies), generator)

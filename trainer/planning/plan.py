@@ -7,6 +7,7 @@ the reward model (about a second) is left out.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from transformers import DynamicCache
 
 from schemas.settings import RLSettings, TrainerSettings
-from trainer.evaluation import gate, knowledge
+from trainer.evaluation import gate, knowledge, screening
+from trainer.evaluation.questions import Question, is_starter, own_questions, shipped_questions
 from trainer.model.batch import padded_width
 from trainer.model.device import Rates, free_memory, memory_in_use, release_memory
 from trainer.model.memory import TokenBytes, token_budget
@@ -153,16 +155,7 @@ def _plan(
     _budget(other_backbone, rl, memory)
     toggled = _Batches(other_backbone, rl, rates).train(length, rows)
     phases = _phases(settings, batches, length, train.scaled(rl.steps_per_round))
-    questions = knowledge.load_questions(model, settings.gate, settings.seed)
-    if questions:
-        asked = [backbone.render([{"role": "user", "content": each.prompt}]) for each in questions]
-        longest = max(map(len, asked))
-        phases["knowledge questions"] = (
-            batches.sample(longest, min(knowledge.GUARD_QUESTIONS, len(questions)), 1)
-            .scaled(rl.steps_per_round // CHECK_INTERVAL)
-            .then(batches.sample(longest, len(questions), knowledge.SAMPLES_PER_QUESTION).scaled(2))
-            .then(batches.sample(longest, len(questions), knowledge.BASE_SAMPLES_PER_QUESTION))
-        )
+    phases["knowledge questions"] = _knowledge(settings, backbone, batches)
     return Plan(
         parameters=backbone.parameter_count,
         trainable=sum(weight.numel() for weight in backbone.trainable()),
@@ -224,6 +217,37 @@ def _phases(settings: TrainerSettings, batches: "_Batches", length: int, trainin
     }
 
 
+def _knowledge(settings: TrainerSettings, backbone: FakeBackbone, batches: "_Batches") -> Work:
+    """The knowledge questions: the starter's or the operator's, and as many probes as another base may
+    have."""
+    own = own_questions(backbone.directory, settings.gate, settings.seed)
+    room = settings.gate.knowledge_questions - len(own)
+    probes = 0 if is_starter(backbone.directory) else min(screening.MAX_PROBES, room)
+    guard = min(knowledge.GUARD_QUESTIONS, len(own))
+    checks = settings.rl.steps_per_round // CHECK_INTERVAL
+    work = Work()
+    if own:
+        longest = _longest(backbone, own)
+        work = (
+            batches.sample(longest, guard, 1)
+            .scaled(checks)
+            .then(batches.sample(longest, len(own), knowledge.SAMPLES_PER_QUESTION).scaled(2))
+            .then(batches.sample(longest, len(own), knowledge.BASE_SAMPLES_PER_QUESTION))
+        )
+    if probes:
+        longest, reply = _longest(backbone, shipped_questions()), screening.reply_tokens(backbone)
+        guard = min(knowledge.GUARD_QUESTIONS - guard, probes)
+        if guard:
+            work = work.then(batches.sample(longest, guard, 1, reply).scaled(checks))
+        work = work.then(batches.sample(longest, probes, knowledge.SAMPLES_PER_PROBE, reply).scaled(2))
+    return work
+
+
+def _longest(backbone: FakeBackbone, questions: Sequence[Question]) -> int:
+    """The longest prompt of these questions, tokens."""
+    return max(len(backbone.render([{"role": "user", "content": each.prompt}])) for each in questions)
+
+
 class _Batches:
     """Profiles one batch of each kind of work: all prompts have `length` tokens, all replies
     `rl.max_tokens`."""
@@ -268,10 +292,12 @@ class _Batches:
         scored = self.reference_pass(length, prompts * samples_per_prompt)
         return self.sample(length, prompts, samples_per_prompt).then(scored)
 
-    def sample(self, length: int, prompts: int, samples_per_prompt: int) -> Work:
+    def sample(
+        self, length: int, prompts: int, samples_per_prompt: int, reply_tokens: int | None = None
+    ) -> Work:
         """Replies sampled to all prompts. Decoding steps get longer, so their sum is integrated by Simpson's
         rule from the first, the middle and the last."""
-        backbone, reply = self._backbone, self._reply
+        backbone, reply = self._backbone, reply_tokens or self._reply
         most = min(MAX_ROWS, backbone.token_budget.sampling // padded_width(length, reply))
         at_once = min(prompts, max(1, most // samples_per_prompt))
         rows = at_once * samples_per_prompt

@@ -42,6 +42,7 @@ class RoundRecord:
     and `held_out_unseen` count the training and held-out votes that no policy had trained on.
     `votes_truncated` counts the votes whose replies were read with the end of their prompt only, since the
     whole is too long, `prompts_too_long` the turns that were left out of training for that.
+    `knowledge` counts the knowledge questions, and says so if they are too few.
     """
 
     votes: int
@@ -58,6 +59,7 @@ class RoundRecord:
     held_out_unseen: int | None = None
     prompts: int | None = None
     prompts_too_long: int | None = None
+    knowledge: dict[str, Any] | None = None
     regression_test: dict[str, Any] | None = None
     reward_model: dict[str, Any] | None = None
     optimization: dict[str, Any] | None = None

@@ -46,7 +46,7 @@ def page(whole: Mapping[str, Any]) -> str:
     ):
         if found := whole.get(name):
             parts += [f"<h2>{title}</h2>", _table(list(found[0]), [list(each.values()) for each in found])]
-    for name in ("regression_test", "hindsight", "reward_model", "versions"):
+    for name in ("regression_test", "hindsight", "reward_model", "knowledge", "versions"):
         if found := whole.get(name):
             parts += [f"<h2>{name.replace('_', ' ').capitalize()}</h2>", _pairs(found)]
     if trace := whole.get("traceback"):
