@@ -79,6 +79,23 @@ def test_a_token_budget_changes_no_reply(backbone: Backbone, monkeypatch: pytest
     assert [each.token_ids for each in parts] == [each.token_ids for each in whole]
 
 
+def test_a_prefix_that_all_prompts_share_runs_once_and_changes_no_reply(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [[5, 6, 7, 8, 9, *prompt] for prompt in prompts(backbone)]
+    whole = sample(backbone, asked, SamplingSpec(2, 20, greedy=True), generator())
+    shapes: list[tuple[int, ...]] = []
+    forward = backbone.next_logits_BV
+    monkeypatch.setattr(
+        backbone, "next_logits_BV", lambda *of: (shapes.append(tuple(of[0].shape)), forward(*of))[1]
+    )
+    shared = sample(backbone, asked, SamplingSpec(2, 20, greedy=True, shared_prefix=5), generator())
+    assert shapes[:2] == [(1, 5), (4, max(map(len, asked)) - 5)]
+    for one, other in zip(whole, shared, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
 def test_long_prompts_share_no_batch_with_short_ones(backbone: Backbone) -> None:
     prompts, replies = [[5] * 20] * 6 + [[5] * 700] * 2, [[7] * (1 + row % 4) for row in range(8)]
     assert micro_batches(backbone, prompts, replies) == [[0, 4, 1, 5, 2, 3, 6, 7]]

@@ -5,7 +5,8 @@ With fewer than `questions.MIN_QUESTIONS` nothing is judged, and the record says
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -135,4 +136,11 @@ class KnowledgeEval:
     def _probe_accuracy(
         self, questions: Sequence[Question], replies: int, generator: torch.Generator
     ) -> list[float]:
-        return answer_accuracy(self.backbone, questions, probe_spec(self.backbone, replies), generator)
+        if not questions:
+            return []
+        spec = replace(self._probe_spec, samples_per_prompt=replies)
+        return answer_accuracy(self.backbone, questions, spec, generator)
+
+    @cached_property
+    def _probe_spec(self) -> SamplingSpec:
+        return probe_spec(self.backbone)

@@ -9,7 +9,7 @@ did not select the question, or chance would make it too high.
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -17,19 +17,19 @@ import structlog
 import torch
 
 from trainer.data.knowledge_probes import KnowledgeProbe, ProbeSet, probe_file
-from trainer.evaluation.answers import correct_answers
+from trainer.evaluation.answers import correct_answers, prompt_ids
 from trainer.evaluation.questions import Question, is_starter, shipped_questions
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec
 from trainer.model.tokenizer import ChatTokenizer
 
-MAX_PROBES = 128
+MAX_PROBES = 96
 """Probes after which screening ends."""
 
-FIRST_REPLIES, SCREENING_REPLIES, MAX_WRONG = 3, 10, 1
+FIRST_REPLIES, SCREENING_REPLIES, MAX_WRONG = 2, 10, 1
 """Replies sampled first and in all, and how many of them may be wrong."""
 
-BASE_REPLIES = 10
+BASE_REPLIES = 8
 """Replies by which the base's accuracy on a probe is measured."""
 
 PREAMBLE_TOKENS = 16
@@ -47,9 +47,16 @@ def reply_tokens(tokenizer: ChatTokenizer) -> int:
     return PREAMBLE_TOKENS + max(len(tokenizer.encode_reply(answer)) for answer in answers)
 
 
-def probe_spec(tokenizer: ChatTokenizer, replies: int, *, greedy: bool = False) -> SamplingSpec:
-    """Returns how replies to probes are sampled, from the base and from its policies alike."""
-    return SamplingSpec(replies, reply_tokens(tokenizer), greedy)
+def probe_spec(backbone: Backbone) -> SamplingSpec:
+    """Returns how a reply to a shipped question is sampled, from the base and from its policies alike. The
+    prompts begin with the same tokens, which are more than half of them where the chat template has a system
+    prompt."""
+    tokens = reply_tokens(backbone)
+    prompts = [prompt_ids(backbone, question.prompt, tokens) for question in shipped_questions()]
+    first, last = min(prompts), max(prompts)  # if these begin alike, so do those between
+    differ = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    shared = next(differ, len(first) - 1)
+    return SamplingSpec(1, tokens, shared_prefix=shared)
 
 
 def base_probes(backbone: Backbone, data_dir: Path) -> ProbeSet | None:
@@ -57,11 +64,12 @@ def base_probes(backbone: Backbone, data_dir: Path) -> ProbeSet | None:
     starter, which has questions of its own. All processes of a group call it together."""
     if is_starter(backbone.directory):
         return None
-    path, key = probe_file(data_dir, backbone.digest), _key(backbone)
+    spec = probe_spec(backbone)
+    path, key = probe_file(data_dir, backbone.digest), _key(backbone, spec)
     content = path.read_bytes() if backbone.group.is_main and path.is_file() else b""
     found = ProbeSet.parse(backbone.group.broadcast(content))
     if found is None or found.key != key:
-        found = _measure(backbone, key)
+        found = _measure(backbone, spec, key)
         if backbone.group.is_main:
             found.write(path)
     return found
@@ -102,12 +110,12 @@ def by_turns(questions: Sequence[Question]) -> Iterator[Question]:
         yield from (question for question in turn if question is not None)
 
 
-def _measure(backbone: Backbone, key: str) -> ProbeSet:
+def _measure(backbone: Backbone, spec: SamplingSpec, key: str) -> ProbeSet:
     generator = torch.Generator().manual_seed(0)
 
     def ask(questions: Sequence[Question], replies: int, greedy: bool) -> list[list[bool]]:
-        spec = probe_spec(backbone, replies, greedy=greedy)
-        return correct_answers(backbone, questions, spec, generator)
+        how = replace(spec, samples_per_prompt=replies, greedy=greedy)
+        return correct_answers(backbone, questions, how, generator)
 
     began = time.monotonic()
     if backbone.group.is_main:
@@ -121,8 +129,8 @@ def _measure(backbone: Backbone, key: str) -> ProbeSet:
     return found
 
 
-def _key(backbone: Backbone) -> str:
+def _key(backbone: Backbone, spec: SamplingSpec) -> str:
     """Returns a digest of all that the probes follow from."""
     replies = FIRST_REPLIES, SCREENING_REPLIES, MAX_WRONG, BASE_REPLIES, MAX_PROBES
-    parts = backbone.digest, shipped_questions(), asdict(probe_spec(backbone, 1)), replies
+    parts = backbone.digest, shipped_questions(), asdict(spec), replies
     return hashlib.sha256(repr(parts).encode()).hexdigest()

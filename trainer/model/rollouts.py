@@ -33,11 +33,13 @@ class Rollout:
 @dataclass(frozen=True, slots=True)
 class SamplingSpec:
     """The number of replies to each prompt and their greatest length in tokens. Sampling is at temperature 1;
-    `greedy` takes the most likely token instead."""
+    `greedy` takes the most likely token instead. `shared_prefix` is the number of tokens, fewer than those of
+    any prompt, with which all prompts begin; they run once for all."""
 
     samples_per_prompt: int
     max_tokens: int
     greedy: bool = False
+    shared_prefix: int = 0
 
 
 MAX_ROWS = 128
@@ -188,7 +190,7 @@ def _sample_batch(
 ) -> list[Rollout]:
     """Samples replies to `prompts` at `indices` in one batch, which loses its finished rows at each step."""
     copies = spec.samples_per_prompt
-    logits_BV, mask_BT, position_B, cache = _prefill(backbone, [prompts[index] for index in indices], copies)
+    logits_BV, mask_BT, position_B, cache = _prefill(backbone, [prompts[index] for index in indices], spec)
     eos = torch.tensor(backbone.eos_ids, device=backbone.device)
     alive = list(range(len(indices) * copies))
     token_ids: list[list[int]] = [[] for _ in alive]
@@ -224,18 +226,24 @@ def _sample_batch(
 
 
 def _prefill(
-    backbone: Backbone, prompts: Sequence[Sequence[int]], copies: int
+    backbone: Backbone, prompts: Sequence[Sequence[int]], spec: SamplingSpec
 ) -> tuple[Tensor, Tensor, Tensor, DynamicCache]:
-    """Runs each prompt once and repeats the result for its `copies` rows: the logits (B, V) of the first
-    reply token, the mask (B, T), the position (B,) of the last token, and the KV cache."""
+    """Runs each prompt once and repeats the result for its rows: the logits (B, V) of the first reply token,
+    the mask (B, T), the position (B,) of the last token, and the KV cache. Padding is between the shared
+    prefix and the rest."""
     width, pad, device = max(map(len, prompts), default=1), backbone.pad_id, backbone.device
-    tokens = [[pad] * (width - len(row)) + list(row) for row in prompts]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in prompts]
+    shared, copies = spec.shared_prefix, spec.samples_per_prompt
+    tokens = [[*row[:shared], *[pad] * (width - len(row)), *row[shared:]] for row in prompts]
+    mask = [[1] * shared + [0] * (width - len(row)) + [1] * (len(row) - shared) for row in prompts]
     tokens_PT = torch.tensor(tokens, dtype=torch.long, device=device).view(len(prompts), width)
     mask_PT = torch.tensor(mask, dtype=torch.long, device=device).view(len(prompts), width)
     positions_PT = (mask_PT.cumsum(1) - 1).clamp_min(0)
     cache = DynamicCache(config=backbone.model.config)
-    logits_PV = backbone.next_logits_BV(tokens_PT, mask_PT, positions_PT, cache)
+    if shared:
+        first_1S = tokens_PT[:1, :shared], mask_PT[:1, :shared], positions_PT[:1, :shared]
+        backbone.next_logits_BV(*first_1S, cache)
+        cache.batch_repeat_interleave(len(prompts))
+    logits_PV = backbone.next_logits_BV(tokens_PT[:, shared:], mask_PT, positions_PT[:, shared:], cache)
     cache.batch_repeat_interleave(copies)
     return (
         logits_PV.repeat_interleave(copies, 0),
