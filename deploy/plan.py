@@ -55,7 +55,7 @@ def _print(plan: dict[str, Any]) -> None:
     budget = plan["budget"]
     console.print(
         f"A batch has at most {budget['training']:,} tokens in training and scoring and"
-        f" {budget['sampling']:,} in sampling: powers of two that fit into the free memory. Prompts of more"
+        f" {budget['sampling']:,} in sampling: as many as fit into the free memory. Prompts of more"
         f" than {plan['longest_prompt']:,} tokens are not trained on; the limit is {plan['longest_reason']}."
     )
     verdict = "It fits" if plan["fits"] else "It does not fit"

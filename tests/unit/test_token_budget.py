@@ -10,7 +10,7 @@ import torch
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
 from trainer.model.batch import padded_width
-from trainer.model.memory import CPU_SHARE, MIN_TOKENS, TokenBytes, token_budget
+from trainer.model.memory import CPU_SHARE, MIN_TOKENS, STEPS, TokenBytes, token_budget
 from trainer.model.token_budget import MAX_TOKENS, TokenBudget, split
 from trainer.planning.fake_model import FakeBackbone
 
@@ -67,15 +67,15 @@ def test_the_bytes_of_tokens_are_counted_alike_with_and_without_weights(tiny_bas
     assert 2 * cache < counted.sampling < 20 * cache
 
 
-def test_the_budget_follows_the_memory_in_powers_of_two(tiny_base: Path) -> None:
+def test_the_budget_follows_the_memory_in_steps(tiny_base: Path) -> None:
     backbone = Backbone(tiny_base, RLSettings())
     count = TokenBytes.count(backbone)
     none = token_budget(backbone, count, 0, copies=4)
     assert (none.training, none.sampling) == (MIN_TOKENS, MIN_TOKENS)
     some = token_budget(backbone, count, 2**29, copies=4)
     assert MIN_TOKENS < some.training < some.sampling
-    assert {tokens.bit_count() for tokens in (some.training, some.sampling)} == {1}
-    assert count.training_batch(some.training) <= CPU_SHARE * 2**29 < count.training_batch(2 * some.training)
+    following = STEPS[STEPS.index(some.training) + 1]
+    assert count.training_batch(some.training) <= CPU_SHARE * 2**29 < count.training_batch(following)
     assert token_budget(backbone, count, int(2**29 * 1.01), copies=4) == some
     assert some.row == backbone.context_length
     most = token_budget(backbone, count, 2**50, copies=4)

@@ -24,6 +24,7 @@ from schemas.policies import base_digest
 from schemas.settings import RLSettings
 from trainer.model.batch import PaddedBatch
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
+from trainer.model.lora_inputs import keep_inputs_once
 from trainer.model.token_budget import TokenBudget
 from trainer.model.tokenizer import ChatTokenizer
 
@@ -66,6 +67,7 @@ class Backbone(ChatTokenizer):
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the zero adapter is the same on every machine
             self.model: PeftModel = get_peft_model(base, lora)
+        keep_inputs_once(self.model)
         self.model.eval()
         config = base.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
@@ -116,6 +118,7 @@ class Backbone(ChatTokenizer):
         self.model.delete_adapter("default")
         self.model.load_adapter(str(directory), adapter_name="default", is_trainable=True)
         self.model.set_adapter("default")
+        keep_inputs_once(self.model)
         self.model.eval()
 
     def trainable(self) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 What a pass with gradients keeps of each token is counted on three short rows, so it holds for every
 architecture; it grows with the width of a row and, for attention, with its square. Scoring keeps less. Free
-memory is never the same twice, so budgets are powers of two.
+memory is never the same twice, so budgets come in steps: powers of two, and half as much again.
 """
 
 from collections.abc import Callable
@@ -34,6 +34,9 @@ LOGIT_BYTES = 16
 
 MIN_TOKENS = 512
 """Least budget. Where it does not fit, training needs more memory, and `hearken train --plan` says so."""
+
+STEPS = sorted([*(2**power for power in range(9, 18)), *(3 * 2**power for power in range(8, 16))])
+"""The budgets that there are, from MIN_TOKENS to MAX_TOKENS."""
 
 _WIDTHS = (32, 64, 96)
 """Widths of the rows that are counted, in equal steps."""
@@ -94,10 +97,7 @@ def token_budget(backbone: Backbone, count: TokenBytes, memory: int, copies: int
 
 
 def _largest(bytes_of: Callable[[int], float], memory: float) -> int:
-    tokens = MIN_TOKENS
-    while tokens < MAX_TOKENS and bytes_of(2 * tokens) <= memory:
-        tokens *= 2
-    return tokens
+    return max((tokens for tokens in STEPS if bytes_of(tokens) <= memory), default=MIN_TOKENS)
 
 
 def _kept(backbone: Backbone, width: int) -> int:
