@@ -25,7 +25,7 @@ class _CastLinear(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x = (gradient @ weight).to(x.dtype) if ctx.needs_input_grad[0] else None
         rows_NK, x_ND = gradient.flatten(0, -2), x.flatten(0, -2)
