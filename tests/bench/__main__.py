@@ -1,4 +1,4 @@
-"""This command runs all benches in turn: `python -m tests.bench`. About eight hours on two cores."""
+"""This command runs all benches in turn: `python -m tests.bench`. About eleven hours on two cores."""
 
 import subprocess
 import sys

@@ -3,7 +3,7 @@
 Each bench runs as its own command, and its last line, which is JSON, gives the figures of the rows below. The
 table shows the median over seeds, the least and the most; the last two are a 94% confidence interval of the
 median of five seeds, which lies outside only when all five fall on one side of it (2·½⁵). Names of benches
-select only these. About five hours on two cores.
+select only these. About eight hours on two cores.
 """
 
 import json
@@ -24,6 +24,7 @@ BENCHES = {
     "incremental": [],
     "offline_learning": [],
     "plan": ["small"],
+    "everyday": ["--model", "smollm2"],
     "live_learning": ["--seeds", *map(str, range(451, 456)), "--votes", "60", "--minutes", "1"],
 }
 """The arguments of each bench. Of `live_learning`, this table shows only reproducibility."""
@@ -84,6 +85,11 @@ ROWS = (
     Row(
         "largest change of a style not voted on", "offline_learning", of("other_styles"), "at most 0.10",
         lambda figures: statistics.median(figures) <= 0.1,
+    ),
+    Row(
+        "200 votes on everyday prompts, SmolLM2: share of the achievable gain", "everyday",
+        lambda found: [one["share_of_achievable_gain"] for one in found], "0.5, 0.25 in each",
+        lambda gains: statistics.median(gains) >= 0.5 and min(gains) >= 0.25,
     ),
     Row("relative error of the planned memory", "plan", lambda found: [one["off"] for one in found],
         "0.1 in each", each(-0.1, 0.1)),
