@@ -40,7 +40,7 @@ from tests.bench.everyday_service import Service, learn
 from tests.bench.everyday_tastes import choose, print_table
 from tests.bench.judgment import judge_base, judge_policy
 from tests.bench.overrides import trainer_settings
-from tests.bench.served_replies import BaseReplies, ServedAt
+from tests.bench.served_replies import CACHE, BaseReplies, ServedAt
 from tests.bench.tastes import tastes
 from tests.bench.voters import Voters
 from tests.training import add_key
@@ -53,6 +53,7 @@ def run(seed: int, args: argparse.Namespace, settings: Settings, served_at: Serv
     """Returns the figures of one seed on a fresh project."""
     with tempfile.TemporaryDirectory(prefix="hearken-everyday-") as folder:
         settings = settings.model_copy(update={"data_dir": Path(folder)})
+        share_probes(Path(folder))
         with database(settings) as url, open_pool(url) as pool:
             migrate(url)
             add_key(pool)
@@ -62,6 +63,13 @@ def run(seed: int, args: argparse.Namespace, settings: Settings, served_at: Serv
             finally:
                 service.trainer.election.release()
                 service.trainer.log.close()
+
+
+def share_probes(data_dir: Path) -> None:
+    """Lets all runs have the base's knowledge probes, which take minutes to measure."""
+    kept = CACHE / "knowledge"
+    kept.mkdir(parents=True, exist_ok=True)
+    (data_dir / "knowledge").symlink_to(kept)
 
 
 def judged_run(seed: int, args: argparse.Namespace, service: Service, served_at: ServedAt) -> Outcome:
@@ -80,7 +88,7 @@ def knowledge_lost(service: Service) -> float | None:
     """Returns the accuracy that the current adapter lost on the trainer's knowledge questions; None without
     questions."""
     knowledge = service.learner.knowledge
-    if not knowledge.base_accuracy():
+    if knowledge.unjudged:
         return None
     generator = torch.Generator().manual_seed(1)
     return accuracy_drop(knowledge.base_accuracy(), knowledge.adapter_accuracy(generator))[0]
