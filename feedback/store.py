@@ -77,7 +77,7 @@ select f.id, f.project, f.turn_id as completion_id, f.choice, f.type, f.value, f
     case when f.retracted_at is not null then 'retracted'
          when f.superseded_by is not null then 'superseded'
          else 'recorded' end as status,
-    e.first_policy as policy, p.live_at
+    e.first_policy as policy, coalesce(p.live_at, p.inherited_at) as live_at
 from feedback f
 join turns t on t.id = f.turn_id
 left join training_examples e on e.feedback_id = f.id

@@ -39,7 +39,15 @@ class ServingSettings(BaseModel):
     )
     promotion: Literal["direct", "canary"] = Field(
         "direct",
-        description="direct: live once the gate passes; canary: waits until an operator gives it a share",
+        description="direct: live once the gate passes, a canary where it cannot tell; canary: waits until an"
+        " operator gives it a share",
+    )
+    canary_share: float = Field(
+        0.3,
+        gt=0,
+        le=0.5,
+        description="conversations that try a policy that the gate could not judge, with direct promotion,"
+        " share",
     )
 
 
@@ -235,6 +243,12 @@ class GateSettings(RenamedFields):
         32, ge=4, description="held-out prompts that the candidate and the live policy answer, prompts"
     )
     knowledge_questions: int = Field(512, ge=1, description="knowledge questions asked, questions")
+    max_reward_loss: float = Field(
+        0.0,
+        ge=0,
+        description="a candidate goes live at once only where unseen votes show, at 95%, that it loses less,"
+        " logits",
+    )
     max_knowledge_loss: float = Field(
         0.03, gt=0, description="largest loss of knowledge against the base, share"
     )

@@ -38,7 +38,7 @@ _LINEAGE: LiteralString = """
     select id from lineage order by depth
 """
 _ROLLOUTS: LiteralString = """
-    select id, policy, replaces, kind, share, state, reason, started_at, ended_at
+    select id, policy, replaces, kind, share, automatic, state, reason, started_at, ended_at
     from rollouts where project = %s order by started_at desc, id desc limit %s
 """
 _ROUNDS: LiteralString = """

@@ -112,7 +112,8 @@ class Hub:
         another."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
-                "select id, live_at from policies where project = %s and live_at is not null"
+                "select id, coalesce(live_at, inherited_at) as live_at from policies"
+                " where project = %s and coalesce(live_at, inherited_at) is not null"
                 " and id <> all(%s) order by live_at, id",
                 [project, list(self._announced.get(project, ()))],
             )

@@ -35,7 +35,7 @@ select
         order by created_at limit %(enough)s
     ) as waiting having count(*) = %(enough)s), 0)::float8 as unlearned,
     coalesce((select extract(epoch from now() - min(created_at)) from policies
-        where state = 'published'), 0)::float8 as unpromoted
+        where state = 'published' and gate ->> 'outcome' is distinct from 'unknown'), 0)::float8 as unpromoted
 """
 
 

@@ -91,6 +91,14 @@ class Metrics:
         )
         for reason in get_args(Reason):
             self.policies_rejected.labels(reason)
+        self.canaries_ended = Counter(
+            "hearken_canaries_ended",
+            "Automatic canaries that ended: promoted, rolled back, or without a decision.",
+            ["action"],
+            registry=registry,
+        )
+        for action in ("promote", "rollback", "end"):
+            self.canaries_ended.labels(action)
         self.live_policy = Gauge(
             "hearken_live_policy", "1 for the policy that is live.", ["project", "policy"], registry=registry
         )

@@ -14,15 +14,18 @@ from psycopg.rows import DictRow
 
 from schemas.errors import Conflict, NotFound, PolicyRejected
 from schemas.policies import BASE
+from serving import lineage
 from serving.router import Route, fetch_routes
 
 Connection = AsyncConnection[DictRow]
 
 _PARENT_ROLLED_BACK: Final = "parent_rolled_back"
+_REPLACED: Final = "another policy went live"
 
 
-async def promote(connection: Connection, project: str, policy: str) -> Route:
-    """Makes `policy` live; the policy that was live becomes the previous one, for a rollback.
+async def promote(connection: Connection, project: str, policy: str, reason: str | None = None) -> Route:
+    """Makes `policy` live; the policy that was live becomes the previous one, for a rollback. An automatic
+    canary of another policy ends. `reason` is stored with the policy's running canary.
 
     Raises Conflict when it is live already or may not go live, PolicyRejected (`parent_rolled_back`) when
     its parent was rolled back meanwhile, NotFound when it does not exist.
@@ -32,9 +35,12 @@ async def promote(connection: Connection, project: str, policy: str) -> Route:
         await _check_may_go_live(connection, route, policy)
         await _set_state(connection, project, route.live, "retired")
         await _set_state(connection, project, policy, "live")
+        await lineage.mark_inherited(connection, project, policy)
         canary = route.canary if route.canary != policy else None
+        if canary is not None and await _end_automatic(connection, project, canary, _REPLACED):
+            canary = None
         await _set_route(connection, route, live=policy, previous=route.live, canary=canary)
-        if not await _close_promoted(connection, project, policy):
+        if not await _close_promoted(connection, project, policy, reason):
             await connection.execute(
                 "insert into rollouts (id, project, policy, replaces, kind, share, state, ended_at)"
                 " values (%s, %s, %s, %s, 'direct', 1, 'promoted', now())",
@@ -89,12 +95,15 @@ async def reject(connection: Connection, project: str, policy: str, reason: str)
         return await _notify(connection, project)
 
 
-async def start_canary(connection: Connection, project: str, policy: str, share: float) -> str:
-    """Gives `policy` a share of the conversations; returns the rollout's id. Raises as `promote`, and
-    Conflict while another canary is running."""
+async def start_canary(
+    connection: Connection, project: str, policy: str, share: float, *, automatic: bool = False
+) -> str:
+    """Gives `policy` a share of the conversations; returns the rollout's id. An automatic canary is ended by
+    votes (`serving.canary`), another by operators. Raises as `promote`, and Conflict while another canary is
+    running."""
     async with connection.transaction():
         route = await _lock_route(connection, project)
-        state, parent = await _state(connection, project, policy)
+        state = await _state(connection, project, policy)
         await check_not_pruned(connection, project, policy)
         if route.canary is not None:
             raise Conflict(f"{route.canary} is a canary already; promote it or roll it back first.")
@@ -102,12 +111,12 @@ async def start_canary(connection: Connection, project: str, policy: str, share:
             raise Conflict("The base has its own share always (serving.base_share), and cannot be a canary.")
         if policy == route.live or state not in ("published", "retired"):
             raise Conflict(f"{policy} is {state}; only a published or retired policy can be a canary.")
-        await _check_parent(connection, project, policy, parent)
+        await _check_ancestors(connection, project, policy)
         rollout_id = _new_id()
         await connection.execute(
-            "insert into rollouts (id, project, policy, replaces, kind, share, state)"
-            " values (%s, %s, %s, %s, 'canary', %s, 'running')",
-            [rollout_id, project, policy, route.live, share],
+            "insert into rollouts (id, project, policy, replaces, kind, share, state, automatic)"
+            " values (%s, %s, %s, %s, 'canary', %s, 'running', %s)",
+            [rollout_id, project, policy, route.live, share, automatic],
         )
         await _set_state(connection, project, policy, "canary")
         await _set_route(
@@ -115,6 +124,16 @@ async def start_canary(connection: Connection, project: str, policy: str, share:
         )
         await _notify(connection, project)
     return rollout_id
+
+
+async def end_canary(connection: Connection, project: str, policy: str, reason: str) -> Route:
+    """Ends an automatic canary without a verdict: its conversations return to the live policy, and policies
+    that were trained from it may still go live. Does nothing when `policy` is no such canary."""
+    async with connection.transaction():
+        route = await _lock_route(connection, project)
+        if policy == route.canary and await _end_automatic(connection, project, policy, reason):
+            await _set_route(connection, route, live=route.live, previous=route.previous, canary=None)
+        return await _notify(connection, project)
 
 
 async def rollback_policy(connection: Connection, project: str, policy: str, reason: str) -> Route:
@@ -141,13 +160,13 @@ async def _replace_live(connection: Connection, route: Route, state: LiteralStri
     if canary == route.previous:
         await _close_promoted(connection, project, canary)
         canary = None
-    elif canary is not None and state == "rolled_back":
-        _, parent = await _state(connection, project, canary)
-        if parent == route.live:
-            await _set_state(connection, project, canary, "rolled_back", _PARENT_ROLLED_BACK)
-            await _close_rollout(connection, project, canary, _PARENT_ROLLED_BACK)
-            canary = None
-    previous = await _nearest_ancestor(connection, project, route.previous)
+    elif canary is not None and await lineage.rolled_back_ancestor(connection, project, canary):
+        await _set_state(connection, project, canary, "rolled_back", _PARENT_ROLLED_BACK)
+        await _close_rollout(connection, project, canary, _PARENT_ROLLED_BACK)
+        canary = None
+    if canary is not None and await _end_automatic(connection, project, canary, _REPLACED):
+        canary = None
+    previous = await lineage.nearest_ancestor(connection, project, route.previous)
     await _set_route(connection, route, live=route.previous, previous=previous, canary=canary)
 
 
@@ -168,19 +187,20 @@ async def _remove(
 
 async def _check_may_go_live(connection: Connection, route: Route, policy: str) -> None:
     """Raises as `promote`."""
-    state, parent = await _state(connection, route.project, policy)
+    state = await _state(connection, route.project, policy)
     if policy == route.live:
         raise Conflict(f"{policy} is live already.")
     if state not in ("published", "canary", "retired"):
         raise Conflict(f"{policy} is {state}; only a published or retired policy can go live.")
     await check_not_pruned(connection, route.project, policy)
-    await _check_parent(connection, route.project, policy, parent)
+    await _check_ancestors(connection, route.project, policy)
 
 
-async def _check_parent(connection: Connection, project: str, policy: str, parent: str | None) -> None:
-    if parent is not None and (await _state(connection, project, parent))[0] == "rolled_back":
+async def _check_ancestors(connection: Connection, project: str, policy: str) -> None:
+    ancestor = await lineage.rolled_back_ancestor(connection, project, policy)
+    if ancestor is not None:
         raise PolicyRejected(
-            f"{policy} was trained from {parent}, which was rolled back",
+            f"{policy} was trained from {ancestor}, which was rolled back",
             policy=policy,
             reason=_PARENT_ROLLED_BACK,
         )
@@ -215,31 +235,13 @@ async def set_pinned(connection: Connection, project: str, policy: str, pinned: 
             await check_not_pruned(connection, project, policy)
 
 
-async def _nearest_ancestor(connection: Connection, project: str, policy: str) -> str:
-    """Returns the nearest retired ancestor of `policy` that is not pruned, or the base."""
-    cursor = await connection.execute(
-        """
-        with recursive lineage (id, depth) as (
-            select parent, 1 from policies where project = %(project)s and id = %(policy)s
-            union all
-            select p.parent, depth + 1 from policies p join lineage l on p.id = l.id
-            where p.project = %(project)s
-        )
-        select p.id from lineage l join policies p on p.id = l.id and p.project = %(project)s
-        where p.state = 'retired' and p.pruned_at is null order by l.depth limit 1
-        """,
-        {"project": project, "policy": policy},
-    )
-    row = await cursor.fetchone()
-    return row["id"] if row else BASE
-
-
 async def _lock_route(connection: Connection, project: str) -> Route:
     await connection.execute("select from routes where project = %s for update", [project])
-    return await _fetch_route(connection, project)
+    return await fetch_route(connection, project)
 
 
-async def _fetch_route(connection: Connection, project: str) -> Route:
+async def fetch_route(connection: Connection, project: str) -> Route:
+    """Returns the project's route. Raises NotFound when it has none."""
     for route in await fetch_routes(connection):
         if route.project == project:
             return route
@@ -248,17 +250,17 @@ async def _fetch_route(connection: Connection, project: str) -> Route:
 
 async def _notify(connection: Connection, project: str) -> Route:
     await connection.execute("select pg_notify('hearken_routes', %s)", [project])
-    return await _fetch_route(connection, project)
+    return await fetch_route(connection, project)
 
 
-async def _state(connection: Connection, project: str, policy: str) -> tuple[str, str | None]:
+async def _state(connection: Connection, project: str, policy: str) -> str:
     cursor = await connection.execute(
-        "select state, parent from policies where project = %s and id = %s", [project, policy]
+        "select state from policies where project = %s and id = %s", [project, policy]
     )
     row = await cursor.fetchone()
     if row is None:
         raise NotFound(f"There is no policy {policy}.", code="policy_not_found")
-    return row["state"], row["parent"]
+    return str(row["state"])
 
 
 async def _set_state(
@@ -284,13 +286,27 @@ async def _set_route(
     )
 
 
-async def _close_promoted(connection: Connection, project: str, policy: str) -> bool:
+async def _close_promoted(
+    connection: Connection, project: str, policy: str, reason: str | None = None
+) -> bool:
     """Closes the running rollout of `policy`; returns whether it had one."""
     closed = await connection.execute(
-        "update rollouts set state = 'promoted', ended_at = now()"
+        "update rollouts set state = 'promoted', reason = %s, ended_at = now()"
         " where project = %s and policy = %s and state = 'running'",
-        [project, policy],
+        [reason, project, policy],
     )
+    return closed.rowcount > 0
+
+
+async def _end_automatic(connection: Connection, project: str, policy: str, reason: str) -> bool:
+    """Ends the running automatic canary of `policy`, which is retired; returns whether there was one."""
+    closed = await connection.execute(
+        "update rollouts set state = 'rolled_back', reason = %s, ended_at = now()"
+        " where project = %s and policy = %s and state = 'running' and automatic",
+        [reason, project, policy],
+    )
+    if closed.rowcount:
+        await _set_state(connection, project, policy, "retired", reason)
     return closed.rowcount > 0
 
 

@@ -7,19 +7,23 @@ loaded.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import structlog
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
 from psycopg_pool import PoolTimeout
 
 from schemas.database import AsyncPool, conninfo
 from schemas.errors import Conflict, EngineError, PolicyRejected
 from schemas.policies import BASE, Manifest, base_digest, verify
 from schemas.settings import Settings
-from serving import rollout
+from serving import canary, rollout
 from serving.fleet import Fleet
 from serving.metrics import Metrics
 from serving.router import Route, Router, fetch_routes
@@ -27,6 +31,9 @@ from serving.router import Route, Router, fetch_routes
 log = structlog.get_logger()
 
 _INTERVAL = 1.0  # seconds between two reconciliations, health checks and retries
+_CANARY_INTERVAL = 5.0  # seconds between two counts of a canary's votes
+
+Change = Callable[[AsyncConnection[DictRow]], Awaitable[Route]]
 
 
 class Swap:
@@ -52,6 +59,7 @@ class Swap:
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._base_digest: str | None = None
+        self._canaries_judged = -_CANARY_INTERVAL
 
     async def run(self) -> None:
         """Runs until cancelled. The engines' health is checked even while a reconciliation waits."""
@@ -68,6 +76,7 @@ class Swap:
             for route in routes:
                 await self._follow(route)
                 await self._promote_due(route.project)
+                await self._run_canary(route.project)
             needed = {policy for route in routes for policy in route.policies()}
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             await self._fleet.unload_unused(self._required())
@@ -168,31 +177,75 @@ class Swap:
         return error.reason != "probe" or self._fleet.serves(BASE)
 
     async def _promote_due(self, project: str) -> None:
-        """Promotes the policies that an operator requested and, with direct promotion, the published ones, in
-        the order of their publication: each has learned from votes, so each is announced as live."""
+        """Promotes the policies that an operator requested and, with direct promotion, the published ones
+        that passed the gate, in the order of their publication: each has learned from votes, so each is
+        announced as live."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "select id, asked_at is not null as asked from policies where project = %s"
-                " and pruned_at is null and (asked_at is not null or state = 'published' and %s)"
-                " order by created_at, id",
-                [project, self._settings.serving.promotion == "direct"],
+                " and pruned_at is null and (asked_at is not null or state = 'published' and %s"
+                " and gate ->> 'outcome' is distinct from 'unknown') order by created_at, id",
+                [project, self._promotes_directly],
             )
             due = [(row["id"], row["asked"]) for row in await cursor.fetchall()]
         for policy, requested in due:
-            try:
-                await self._load(project, policy)
-                async with self._pool.connection() as connection:
-                    self.use_route(await rollout.promote(connection, project, policy))
-            except PolicyRejected as error:
-                if requested and not self._is_damaged(error):
-                    async with self._pool.connection() as connection:
-                        await rollout.cancel_request(connection, project, policy, error.reason)
-                    log.error("policy_not_served", policy=policy, reason=error.reason, error=error.message)
-                else:
-                    await self._reject(project, error)
-            except Conflict as error:
-                log.info("promotion_postponed", policy=policy, why=error.message)
+            change = partial(rollout.promote, project=project, policy=policy)
+            if not await self._take_up(project, policy, change, requested=requested):
                 return
+
+    async def _run_canary(self, project: str) -> None:
+        """Ends the project's automatic canary if people's votes decide. Without a canary, starts one of the
+        newest candidate that the gate could not judge."""
+        if not self._promotes_directly:
+            return
+        async with self._pool.connection() as connection:
+            candidate = await canary.next_candidate(connection, project)
+            route = await rollout.fetch_route(connection, project)
+        if route.canary is not None and time.monotonic() - self._canaries_judged >= _CANARY_INTERVAL:
+            self._canaries_judged = time.monotonic()
+            route = await self._judge_canary(route, newer=candidate is not None)
+        if candidate is not None and route.canary is None:
+            share = self._settings.serving.canary_share
+            change = partial(canary.start, project=project, policy=candidate, share=share)
+            await self._take_up(project, candidate, change)
+
+    async def _judge_canary(self, route: Route, *, newer: bool) -> Route:
+        """Ends the canary of `route` if its votes decide; returns the route after that."""
+        try:
+            async with self._pool.connection() as connection:
+                ended = await canary.end_if_decided(connection, route, newer=newer)
+        except Conflict:  # another replica was first
+            return route
+        if ended is None:
+            return route
+        changed, action, reason = ended
+        self._metrics.canaries_ended.labels(action).inc()
+        log.info("canary_ended", project=route.project, policy=route.canary, action=action, reason=reason)
+        self.use_route(changed)
+        return changed
+
+    async def _take_up(self, project: str, policy: str, change: Change, *, requested: bool = False) -> bool:
+        """Loads and verifies `policy` on every engine, then makes the change of the route; rejects a policy
+        that is damaged. Returns False when it is postponed."""
+        try:
+            await self._load(project, policy)
+            async with self._pool.connection() as connection:
+                self.use_route(await change(connection))
+        except PolicyRejected as error:
+            if requested and not self._is_damaged(error):
+                async with self._pool.connection() as connection:
+                    await rollout.cancel_request(connection, project, policy, error.reason)
+                log.error("policy_not_served", policy=policy, reason=error.reason, error=error.message)
+            else:
+                await self._reject(project, error)
+        except Conflict as error:
+            log.info("promotion_postponed", policy=policy, why=error.message)
+            return False
+        return True
+
+    @property
+    def _promotes_directly(self) -> bool:
+        return self._settings.serving.promotion == "direct"
 
     async def _load(self, project: str, policy: str, required: Iterable[str] = ()) -> None:
         """Loads and verifies `policy` on every engine, unloading unused policies where no slot is free."""

@@ -13,6 +13,7 @@ from typing import Self
 
 import httpx
 import psutil
+import psycopg
 
 from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
@@ -149,6 +150,18 @@ class Installation:
     def database_url(self) -> str:
         """Returns the URL of the embedded Postgres, which must be running."""
         return EmbeddedPostgres(self.data_dir / "postgres").start()
+
+    def pass_every_candidate(self) -> None:
+        """Lets every candidate that the gate publishes go live at once, where it could not judge it, too."""
+        with psycopg.connect(self.database_url()) as connection:
+            connection.execute(
+                "create function pass_candidate() returns trigger language plpgsql as $$ begin"
+                """ new.gate = new.gate || '{"outcome": "passed"}'; return new; end $$"""
+            )
+            connection.execute(
+                "create trigger pass_candidate before insert on policies"
+                " for each row execute function pass_candidate()"
+            )
 
     def stop(self) -> int:
         """Sends SIGTERM and returns the exit code."""

@@ -58,18 +58,34 @@ class Registry:
         self._digest = base_digest(self._base)
         self._base_logprobs = self._logprobs(None)
 
-    def publish(self, policy: str, *, parent: str | None = BASE, seed: int, state: str = "published") -> Path:
-        """Write the adapter drawn from `seed` (0: all zeros) and announce it; returns its directory."""
+    def publish(
+        self,
+        policy: str,
+        *,
+        parent: str | None = BASE,
+        seed: int,
+        state: str = "published",
+        outcome: str | None = None,
+    ) -> Path:
+        """Write the adapter drawn from `seed` (0: all zeros) and announce it with the gate's outcome; returns
+        its directory."""
         directory = self._settings.policies_dir / self._settings.project / policy
         directory.parent.mkdir(parents=True, exist_ok=True)
         write_adapter(self._base, directory, seed)
         (directory / "README.md").unlink(missing_ok=True)
         probe = Probe(token_ids=PROBE, logprobs=self._logprobs(directory), base_logprobs=self._base_logprobs)
-        self.announce(policy, directory, parent=parent, probe=probe, state=state)
+        self.announce(policy, directory, parent=parent, probe=probe, state=state, outcome=outcome)
         return directory
 
     def announce(
-        self, policy: str, directory: Path, *, parent: str | None, probe: Probe, state: str = "published"
+        self,
+        policy: str,
+        directory: Path,
+        *,
+        parent: str | None,
+        probe: Probe,
+        state: str = "published",
+        outcome: str | None = None,
     ) -> None:
         manifest = Manifest(
             id=policy,
@@ -91,8 +107,9 @@ class Registry:
         (directory / MANIFEST).write_text(manifest.model_dump_json())
         with psycopg.connect(self._url) as connection:
             connection.execute(
-                "insert into policies (project, id, parent, base_digest, directory, digest, manifest, state,"
-                " live_at) values (%s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)",
+                "insert into policies (project, id, parent, base_digest, directory, digest, manifest, gate,"
+                " state, live_at)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)",
                 [
                     self._settings.project,
                     policy,
@@ -101,6 +118,7 @@ class Registry:
                     str(directory),
                     file_digest(directory / MANIFEST),
                     Jsonb(manifest.model_dump(mode="json")),
+                    Jsonb({"outcome": outcome}) if outcome else None,
                     state,
                     state,
                 ],

@@ -17,10 +17,12 @@ from schemas.settings import Settings
 from trainer.data import vote_summary
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
+from trainer.data.prompt_groups import PromptGroup
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
 from trainer.data.vote_summary import VoteSummary
-from trainer.evaluation.gate import SAMPLES_PER_PROMPT, EvalSamples, GateSamples, sample_eval
+from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sample_eval
+from trainer.evaluation.gate import GateSamples
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval
 from trainer.evaluation.screening import base_probes
 from trainer.model.adapter import probe
@@ -54,6 +56,7 @@ class RoundBroadcast(BaseModel):
     inputs: RoundInputs
     examples: list[Example]
     replies: list[tuple[Key, Reply]]
+    groups: dict[str, PromptGroup]
     prompts: dict[str, list[int]]
 
 
@@ -122,7 +125,7 @@ class Learner:
                 summary = self.summary()
                 if summary is None or file_digest(self.summary_file()) != digest:
                     raise WorkerOutOfSync(f"{self.summary_file()} is not the file that rank 0 has.")
-            corpus = Corpus(task.examples, dict(task.replies))
+            corpus = Corpus(task.examples, dict(task.replies), groups=task.groups)
             data = RoundData(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, summary)
             self._train(task.parent, task.live, data)
 
@@ -133,7 +136,7 @@ class Learner:
             task = RoundBroadcast(
                 parent=parent.absolute(), live=live.absolute(), inputs=data.inputs,
                 examples=data.corpus.examples, replies=list(data.corpus.replies.items()),
-                prompts=data.prompts,
+                groups=dict(data.corpus.groups), prompts=data.prompts,
             )  # fmt: skip
             self.group.broadcast(task.model_dump_json().encode())
         return self._train(parent, live, data)

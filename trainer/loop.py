@@ -167,7 +167,7 @@ class Trainer:
             RoundInputs.read(self._unfinished) if record.was_interrupted(self.pool, self.project) else None
         )
         live = parent_policy.live_policy(self.pool, self.settings)
-        parent, test = parent_policy.choose_parent(self.pool, self.project, live, interrupted)
+        parent, test = parent_policy.choose_parent(self.pool, self.settings, live, interrupted)
         found = RoundRecord(self._arrived(), parent.id, regression_test=test)
         row = record.begin(self.pool, self.project, found.parent)
         with structlog.contextvars.bound_contextvars(round=row.number):
@@ -207,13 +207,15 @@ class Trainer:
         candidate = self.learner.train_candidate(parent, live, data)
         self._fitted = data, candidate.round.model
         self._describe_training(candidate, data, found)
-        models = gate.GateModels(candidate.round.model, candidate.round.held_out_model)
+        models = gate.GateModels(
+            candidate.round.model, candidate.round.held_out_model, candidate.round.evidence
+        )
         verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, self.settings.trainer)
         optimized = candidate.round.optimized
         verdict.require(optimized.moved, optimized.stopped or "no step moved the adapter")
         found.gate = verdict.as_json()
-        log.info("gate", passed=verdict.passed, **verdict.figures)
-        if not verdict.passed:
+        log.info("gate", outcome=verdict.outcome, doubts=verdict.doubts, **verdict.figures)
+        if verdict.refused:
             return Ending("rejected", "; ".join(verdict.reasons))
         events = data.training_events()
         artifacts = publish.TrainingArtifacts(
@@ -223,11 +225,11 @@ class Trainer:
         manifest = publish.write(self.backbone, self.settings, row.number, candidate.probe, artifacts)
         publish.register(self.pool, self.settings, manifest, events, row, found)
         found.policy = manifest.id
-        return Ending("published")
+        return Ending("published", "; ".join(verdict.doubts) or None)
 
     def _load(self, inputs: RoundInputs, summary: VoteSummary | None) -> RoundData:
         row = inputs.token_budget.row
-        corpus = examples.load(self.pool, self.project, self.backbone, inputs.events, row)
+        corpus = examples.load(self.pool, self.project, self.backbone, inputs.events, row, inputs.turns)
         turns = examples.load_prompts(self.pool, self.project, self.backbone, inputs.turns)
         return RoundData(self.backbone, self.settings.trainer, inputs, corpus, turns, summary)
 
@@ -240,7 +242,7 @@ class Trainer:
         found.unreadable = data.corpus.unreadable
         found.votes_truncated = data.corpus.truncated
         found.held_out = len(data.held_out)
-        found.held_out_unseen = sum(not example.seen_in_training for example in data.held_out)
+        found.held_out_unseen = len(data.unseen)
         found.prompts = len(data.train_prompts)
         found.prompts_too_long = data.inputs.prompts_too_long
         found.knowledge = self.learner.knowledge.facts

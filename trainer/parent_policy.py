@@ -1,4 +1,11 @@
-"""This module chooses the policy that a round starts from: the live one, or its parent if it regressed."""
+"""This module chooses the policy that a round starts from.
+
+It is the live policy, or its parent if it regressed. With direct promotion it is rather the newest candidate
+that the gate could not judge, while people try it or it waits for that: where votes are few, learning would
+stand still until they decide. Where the held-out votes speak against that candidate, it is the one before. If
+people decide against a candidate, what was trained from it goes with it, and the next round starts from the
+live policy again.
+"""
 
 import time
 from dataclasses import dataclass
@@ -34,6 +41,7 @@ def live_policy(pool: Pool, settings: Settings) -> PolicyDirectory:
             row = connection.execute(
                 "select live.id, live.directory, exists (select from policies p"
                 " where p.project = r.project and p.state = 'published'"
+                " and p.gate ->> 'outcome' is distinct from 'unknown'"
                 " and p.created_at > live.created_at) as pending"
                 " from routes r join policies live on live.project = r.project and live.id = r.live"
                 " where r.project = %s",
@@ -47,15 +55,32 @@ def live_policy(pool: Pool, settings: Settings) -> PolicyDirectory:
 
 
 def choose_parent(
-    pool: Pool, project: str, live: PolicyDirectory, interrupted: RoundInputs | None
+    pool: Pool, settings: Settings, live: PolicyDirectory, interrupted: RoundInputs | None
 ) -> tuple[PolicyDirectory, dict[str, Any] | None]:
     """Returns the policy to start from, and the live regression test in JSON if enough people voted. A round
-    that repeats an interrupted one starts from the same policy."""
-    test = live_regression_test(pool, project, live.id)
-    if test is None:
-        return live, None
-    found = test.as_json()
-    if not (test.regressed if interrupted is None else interrupted.parent == test.parent):
-        return live, found
-    log.warning("the live policy regressed; starting from its parent", **found)
-    return PolicyDirectory(test.parent, test.directory), found
+    that repeats an interrupted one starts from the same policy, if that is still a choice."""
+    test = live_regression_test(pool, settings.project, live.id)
+    found = None if test is None else test.as_json()
+    if test is not None and (test.regressed if interrupted is None else interrupted.parent == test.parent):
+        log.warning("the live policy regressed; starting from its parent", **test.as_json())
+        return PolicyDirectory(test.parent, test.directory), found
+    candidates = _candidates(pool, settings.project, live) if settings.serving.promotion == "direct" else []
+    if interrupted is None:
+        return next(iter(candidates), live), found
+    return next((each for each in candidates if each.id == interrupted.parent), live), found
+
+
+def _candidates(pool: Pool, project: str, live: PolicyDirectory) -> list[PolicyDirectory]:
+    """Returns the policies, newest first, that people try or will, and that held-out votes do not speak
+    against."""
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select p.id, p.directory from policies p join policies live"
+            " on live.project = p.project and live.id = %s"
+            " where p.project = %s and p.state in ('canary', 'published')"
+            " and p.gate ->> 'outcome' = 'unknown' and p.created_at > live.created_at"
+            " and coalesce((p.gate #>> '{figures,held_out_gain}')::double precision, 0) >= 0"
+            " order by p.created_at desc, p.id",
+            [live.id, project],
+        ).fetchall()
+    return [PolicyDirectory(row["id"], Path(row["directory"])) for row in rows]

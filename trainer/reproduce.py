@@ -109,7 +109,8 @@ def _data(
     try:
         if summary is not None:
             summary.require_present(pool, settings.project)
-        corpus = examples.load(pool, settings.project, backbone, inputs.events, inputs.token_budget.row)
+        row = inputs.token_budget.row
+        corpus = examples.load(pool, settings.project, backbone, inputs.events, row, inputs.turns)
         prompts = examples.load_prompts(pool, settings.project, backbone, inputs.turns)
     except examples.Erased as error:
         raise NotReproducible(f"{directory.name} cannot be reproduced: {error.message}") from None

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.split import RoundData
-from trainer.evaluation.gate import EvalSamples, sample_eval
+from trainer.evaluation.eval_samples import EvalSamples, sample_eval
+from trainer.evaluation.evidence import Evidence, unseen_evidence
 from trainer.evaluation.knowledge import KnowledgeEval
 from trainer.model.rollouts import Sampler, SamplingSpec
 from trainer.reward.ensemble import RewardModel
@@ -29,11 +30,13 @@ BASE_PROMPTS, BASE_REPLIES = 128, 4
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """The reward models of the training and of the held-out votes (None when not informative), the base's
-    samples, and the optimisation's result. The new adapter is in the backbone."""
+    """The reward models of the training and of the held-out votes and the evidence of the unseen ones (None
+    when not informative), the base's samples, and the optimisation's result. The new adapter is in the
+    backbone."""
 
     model: RewardModel
     held_out_model: RewardModel | None
+    evidence: Evidence | None
     base: EvalSamples
     optimized: OptimizeResult
 
@@ -47,10 +50,11 @@ def run_round(
     spec = SamplingSpec(BASE_REPLIES, rl.max_tokens)
     base = sample_eval(backbone, prompts[:BASE_PROMPTS], spec, data.generator("base"), base=True)
     base_features = BaseFeatures(base.features, BASE_REPLIES)
-    # The reward model, and a second one of the held-out votes for the gate.
+    # The reward model, and what the held-out votes and the unseen ones among them say, for the gate.
     cache.update(data.corpus)
     model = data.fit_reward_model(base_features, cache)
     held_out_model = data.fit_reward_model(base_features, cache, held_out=True)
+    evidence = unseen_evidence(data, base_features, cache)
     assert model is not None  # noqa: S101  (skip_reason was None)
     # The policy.
     style_drift = StyleDrift(model.members[0].projections, base.features, model.reward(base.features))
@@ -63,4 +67,4 @@ def run_round(
     )  # fmt: skip
     sample = step_sampler(prompts, rl.prompts_per_step, sampler, data.generator("prompts"))
     optimized = optimize(backbone, sample, reward, objective, guard, rl)
-    return RoundResult(model, held_out_model, base, optimized)
+    return RoundResult(model, held_out_model, evidence, base, optimized)

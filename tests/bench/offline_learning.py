@@ -39,6 +39,7 @@ from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
 from trainer.evaluation import gate
+from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sample_eval
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval, Question, answer_accuracy
 from trainer.evaluation.style_stats import distinct_2
 from trainer.model.backbone import Backbone
@@ -131,9 +132,9 @@ def train_round(
         backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), data.generator("rollouts")
     )
 
-    def samples(purpose: str) -> gate.EvalSamples:
-        spec = SamplingSpec(gate.SAMPLES_PER_PROMPT, rl.max_tokens)
-        return gate.sample_eval(backbone, data.eval_prompts, spec, data.generator(purpose))
+    def samples(purpose: str) -> EvalSamples:
+        spec = SamplingSpec(SAMPLES_PER_PROMPT, rl.max_tokens)
+        return sample_eval(backbone, data.eval_prompts, spec, data.generator(purpose))
 
     before, live = backbone.snapshot(), samples("live")
     result = run_round(data, cache, questions, sampler)
@@ -142,11 +143,11 @@ def train_round(
     )
     verdict = gate.evaluate(
         gate.GateSamples(samples("candidate"), live, result.base),
-        gate.GateModels(result.model, result.held_out_model),
+        gate.GateModels(result.model, result.held_out_model, result.evidence),
         accuracy,
         settings,
     )
-    if not verdict.passed:
+    if verdict.refused:
         backbone.restore(before)
     return result.optimized, verdict
 
@@ -237,7 +238,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         result, verdict = train_round(data, settings, cache, gate_questions)
         wall = time.monotonic() - wall
         lost = verdict.figures["knowledge_lost"]
-        if verdict.passed:
+        if not verdict.refused:
             older, newer, kl = newer, backbone.snapshot(), verdict.figures["kl"]
         approval = describe_approval(PolicySamples.draw(backbone, 200, seed), judge)
         first, last = result.steps[0], result.steps[-1]

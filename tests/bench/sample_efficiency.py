@@ -37,6 +37,7 @@ from tests.bench.world_prompts import judgment, traffic, trainer_questions
 from trainer.data.examples import Corpus, Key
 from trainer.data.feature_cache import FeatureCache
 from trainer.evaluation import gate
+from trainer.evaluation.eval_samples import sample_eval
 from trainer.evaluation.knowledge import KnowledgeEval, accuracy_drop
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec
@@ -91,7 +92,7 @@ class Evaluator:
             backbone.render([{"role": "user", "content": each.prompt}])
             for each in judgment(EVAL_PROMPTS, 20_000 + self.seed)
         ]
-        kl = gate.sample_eval(backbone, asked, SamplingSpec(1, rl.max_tokens), generator).kl
+        kl = sample_eval(backbone, asked, SamplingSpec(1, rl.max_tokens), generator).kl
         after = self.questions.adapter_accuracy(generator)
         lost, _ = accuracy_drop(self.questions.base_accuracy(), after)
         allowed = kl <= gate.GUARD_TOLERANCE * rl.kl_budget and lost <= self._settings.gate.max_knowledge_loss
@@ -117,7 +118,7 @@ def train_ours(
             continue
         _, verdict = train_round(data, settings, cache, questions)
         lost = verdict.figures["knowledge_lost"]
-        if not verdict.passed:
+        if verdict.refused:
             print(f"  ours, {len(history.examples)} votes: {'; '.join(verdict.reasons)}", flush=True)
             continue
         older, newer = newer, backbone.snapshot()

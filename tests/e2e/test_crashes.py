@@ -74,6 +74,7 @@ def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path, tiny_ba
             failpoints.crash(f"trainer.records.publish.ensure_base {side}", installation.start)
             installation.stop()
         with installation:
+            installation.pass_every_candidate()
             crowd = Crowd(installation, kafka=KafkaSettings(servers=[broker.address]))
             for person in crowd.people:
                 person.pause = 1.0

@@ -1,4 +1,4 @@
-"""The whole loop on the starter: simulated users vote, and a policy trained on their votes goes live."""
+"""The whole loop on the starter: simulated users vote, and a policy trained on their votes answers."""
 
 import json
 import subprocess
@@ -31,13 +31,16 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
         report = json.loads(answer.stdout)
         assert report["failed_requests"] == 0
         with installation.client() as client:
-            wait(lambda: live_policy(client) != "p0", "a policy is live", 150)
+            wait(lambda: tried_policy(client) is not None, "a policy is live or a canary", 150)
+            assert installation.run("pause").returncode == 0
+            tried = tried_policy(client)
+            assert tried is not None
+            wait(lambda: answers(client) == tried, f"{tried} answers", 30)
+            if live_policy(client) != tried:
+                promoted = installation.run("promote", tried)
+                assert promoted.returncode == 0, promoted.stderr
             live = live_policy(client)
-            reply = client.post(
-                "/v1/chat/completions",
-                json={"model": "default", "messages": [{"role": "user", "content": "Hello!"}]},
-            )
-            assert reply.json()["system_fingerprint"] in {live, "p0"}
+            assert live != "p0"
             lines = client.get("/v1/feedback/export?format=jsonl").text.splitlines()
             learned = [
                 client.get(f"/v1/feedback/{json.loads(line)['id']}").json()["learned"] for line in lines[:20]
@@ -50,6 +53,19 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
             assert state == "rolled_back"
         assert list((tmp_path / "rounds").rglob("*.html"))
         outbox_is_free_of_text(installation, lines)
+
+
+def tried_policy(client: httpx.Client) -> str | None:
+    """Returns the newest policy that answers a share of the conversations, or all."""
+    rows = client.get("/v1/policies").json()["data"]
+    tried = (str(row["id"]) for row in rows if row["id"] != "p0" and row["state"] in ("live", "canary"))
+    return next(tried, None)
+
+
+def answers(client: httpx.Client) -> str:
+    """Returns the policy that answers a new conversation."""
+    body = {"model": "default", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 2}
+    return str(client.post("/v1/chat/completions", json=body).json()["system_fingerprint"])
 
 
 def live_policy(client: httpx.Client) -> str:

@@ -60,6 +60,7 @@ def test_the_loop_turns_on_vllm(tmp_path: Path, tiny_base: Path) -> None:
             refused = refusal(installation, max_tokens=too_many)
             assert refused["code"] == "context_length_exceeded", refused
 
+        installation.pass_every_candidate()
         policy = faults.policies_after(installation, tmp_path)
         wait(lambda: chat(installation)["system_fingerprint"] != "p0", f"{policy} or a later one is live")
 

@@ -104,6 +104,9 @@ def test_a_published_policy_that_is_not_promoted_is_waiting(database_url: str, p
             " values ('default', 'p1-aaaaaa', '', '', '', '{}', 'published', now() - interval '3 minutes')"
         )
     assert scraped(database_url)["hearken_promotion_waiting_seconds"] == pytest.approx(180, abs=10)
+    with pool.connection() as connection:
+        connection.execute("""update policies set gate = '{"outcome": "unknown"}'""")
+    assert scraped(database_url)["hearken_promotion_waiting_seconds"] == 0
     canary = ServingSettings(promotion="canary")
     assert "hearken_promotion_waiting_seconds" not in scraped(database_url, serving=canary)
 

@@ -29,7 +29,7 @@ def settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Settings:
     """Returns the settings of a project whose live policy was trained once, on thumbs half of them up."""
-    monkeypatch.setattr(gate.Verdict, "passed", True)
+    monkeypatch.setattr(gate.Verdict, "refused", False)
     add_key(pool)
     turns = from_twelve_people(some_turns(backbone, 24, seed=1))
     send(database_url, turns, thumbs_by_parity(turns))

@@ -49,7 +49,7 @@ def settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Settings:
     """With votes of each kind, and a gate that lets everything pass."""
-    monkeypatch.setattr(gate.Verdict, "passed", True)
+    monkeypatch.setattr(gate.Verdict, "refused", False)
     add_key(pool)
     turns = some_turns(backbone, 24, seed=1)
     votes = thumbs_by_parity(turns[:21])

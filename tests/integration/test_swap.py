@@ -356,6 +356,59 @@ def test_a_canary_answers_its_share_until_it_is_promoted(swapping: Service) -> N
     assert {swapping.chat(max_tokens=1)["system_fingerprint"] for _ in range(8)} == {"p1-aaaaaa"}
 
 
+def test_what_the_gate_could_not_judge_is_tried_and_people_decide(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
+    swapping.until(lambda: swapping.registry.state("p1-aaaaaa")[0] == "canary")
+    swapping.registry.publish("p2-bbbbbb", seed=2, parent="p1-aaaaaa", outcome="unknown")
+    swapping.registry.publish("p3-cccccc", seed=3, parent="p2-bbbbbb", outcome="unknown")
+    swapping.until(lambda: swapping.registry.state("p2-bbbbbb")[0] == "retired")
+    assert swapping.live() == "p0"
+    assert swapping.registry.state("p3-cccccc") == ("published", None)
+
+    liked = {"p0": "down", "p1-aaaaaa": "up"}
+    votes: dict[str, int] = dict.fromkeys(liked, 0)
+    with swapping.client() as client:
+        while votes["p1-aaaaaa"] < 12:
+            reply = swapping.chat(max_tokens=1)
+            vote = {
+                "completion_id": reply["id"],
+                "type": "thumb",
+                "value": liked[reply["system_fingerprint"]],
+            }
+            assert client.post("/v1/feedback", json=vote).status_code == 201
+            votes[reply["system_fingerprint"]] += 1
+        swapping.until(lambda: swapping.live() == "p1-aaaaaa")
+        rollouts = client.get("/v1/rollouts").json()["data"]
+    assert swapping.registry.state("p1-aaaaaa") == ("live", None)
+    promoted = next(each for each in rollouts if each["policy"] == "p1-aaaaaa")
+    assert (promoted["state"], promoted["kind"], promoted["automatic"]) == ("promoted", "canary", True)
+    assert "people like it no less than p0" in promoted["reason"]
+    swapping.until(lambda: swapping.registry.state("p3-cccccc")[0] == "canary")
+
+
+async def test_a_candidate_goes_with_the_canary_that_it_was_trained_from(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
+    swapping.until(lambda: swapping.registry.state("p1-aaaaaa")[0] == "canary")
+    for number, name in enumerate(["p2-bbbbbb", "p3-cccccc"], 1):
+        parent = ["p1-aaaaaa", "p2-bbbbbb"][number - 1]
+        swapping.registry.publish(name, seed=1 + number, parent=parent, outcome="unknown")
+    with swapping.client() as client:
+        newest = client.get("/v1/rollouts").json()["data"][0]
+        assert client.post(f"/v1/rollouts/{newest['id']}/rollback").status_code == 200
+    swapping.until(lambda: swapping.registry.state("p3-cccccc")[0] == "rejected")
+    assert swapping.registry.state("p3-cccccc")[1] == "parent_rolled_back"
+    assert swapping.rows("select live, canary from routes") == [("p0", None)]
+
+
+@pytest.mark.parametrize("swapping", ["canary"], indirect=True)
+def test_with_canary_promotion_operators_decide(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
+    swapping.registry.publish("p2-bbbbbb", seed=2, outcome="unknown")
+    time.sleep(2)
+    assert swapping.registry.state("p1-aaaaaa") == ("published", None)
+    assert swapping.rows("select live, canary from routes") == [("p0", None)]
+
+
 def test_the_websocket_announces_the_live_policy_and_learned_votes(swapping: Service) -> None:
     with connect(swapping.url.replace("http", "ws") + "/v1/live") as socket:
         socket.send(json.dumps({"type": "auth", "key": ADMIN}))

@@ -110,7 +110,8 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert manifest.probe.logprobs != manifest.probe.base_logprobs
 
     record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
-    assert record["gate"]["passed"] is True
+    assert record["gate"]["outcome"] == "unknown"
+    assert record["reason"] == "; ".join(record["gate"]["doubts"])
     assert len(record["optimization"]["steps"]) == 2
     assert all(step["style_drift"] > 0 for step in record["optimization"]["steps"])
     page = (settings.rounds_dir / "default" / "00001.html").read_text()
@@ -365,7 +366,7 @@ def test_a_trainer_that_was_overtaken_publishes_nothing(
 
     trainer.lead()
     monkeypatch.setattr(publish, "write", overtaken_while_writing)
-    monkeypatch.setattr(gate.Verdict, "passed", True)
+    monkeypatch.setattr(gate.Verdict, "refused", False)
     trainer.poll()
     assert [(row["outcome"], row["reason"]) for row in rounds(pool)] == [("failed", "interrupted")]
     with pool.connection() as connection:
@@ -379,7 +380,7 @@ def test_a_trainer_killed_after_it_published_leaves_the_same_record_and_does_no_
 ) -> None:  # fmt: skip
     turns = some_turns(backbone, 20, seed=9)
     send(database_url, turns, thumbs_by_parity(turns))
-    monkeypatch.setattr(gate.Verdict, "passed", True)
+    monkeypatch.setattr(gate.Verdict, "refused", False)
     trainer = a_trainer()
     with monkeypatch.context() as patch:
 
@@ -396,7 +397,7 @@ def test_a_trainer_killed_after_it_published_leaves_the_same_record_and_does_no_
     folder = settings.rounds_dir / "default"
     kept = json.loads((folder / "00001.json").read_text())
     assert (kept["round"], kept["policy"], kept["votes"]) == (1, row["policy"], 20)
-    assert kept["gate"]["passed"] is True
+    assert kept["gate"]["outcome"] == "unknown"
     assert "Round 1:" in (folder / "00001.html").read_text()
 
 

@@ -5,20 +5,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from schemas.settings import RLSettings, TrainerSettings
+from schemas.settings import GateSettings, RLSettings, TrainerSettings
 from tests.service import write_base
+from trainer.evaluation.estimate import Estimate
+from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sample_eval
+from trainer.evaluation.evidence import Evidence, rank_accuracy
 from trainer.evaluation.gate import (
-    SAMPLES_PER_PROMPT,
-    EvalSamples,
     GateModels,
     GateSamples,
-    Verdict,
+    check_end_tokens,
+    check_evidence,
     evaluate,
     paired_gain,
-    sample_eval,
 )
 from trainer.evaluation.knowledge import KnowledgeAccuracy
 from trainer.evaluation.style_stats import distinct_2, most_common_share, repetition_rate
+from trainer.evaluation.verdict import Verdict
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec
 from trainer.reward.ensemble import EnsembleMember, RewardModel
@@ -39,7 +41,8 @@ def samples(
     count = PROMPTS * SAMPLES_PER_PROMPT
     token_ids = torch.randint(3, 3000, (count, length), generator=generator).tolist()
     features = {"length": (quality + 0.1 * torch.randn(count, 1, generator=generator)).half()}
-    return EvalSamples(token_ids, eos_rate, kl, 0.8, features)
+    ended = [number < round(eos_rate * count) for number in range(count)]
+    return EvalSamples(token_ids, ended, [kl * length] * count, [0.8 * length] * count, features)
 
 
 def model(*slopes: float, variance: float = 0.01) -> RewardModel:
@@ -66,6 +69,7 @@ def correct(share: float) -> list[float]:
 
 
 HELD_OUT = model(0.9, 1.2)
+SURE = Evidence(HELD_OUT, 80, Estimate(0.7, 0.03))
 KNOWN = KnowledgeAccuracy(base=correct(0.96), candidate=correct(0.95))
 
 
@@ -75,40 +79,79 @@ def verdict(
     live: EvalSamples | None = None,
     trained: RewardModel | None = None,
     held_out: RewardModel | None = HELD_OUT,
+    evidence: Evidence | None = SURE,
     accuracy: KnowledgeAccuracy = KNOWN,
+    gate: GateSettings | None = None,
 ) -> Verdict:
     return evaluate(
         GateSamples(candidate, live or samples(0.0, seed=1), samples(0.0, seed=2)),
-        GateModels(trained or model(1.0, 1.1), held_out),
+        GateModels(trained or model(1.0, 1.1), held_out, evidence),
         accuracy,
-        TrainerSettings(rl=RLSettings(kl_budget=0.12)),
+        TrainerSettings(rl=RLSettings(kl_budget=0.12), gate=gate or GateSettings()),
     )
 
 
-def test_a_better_candidate_passes_with_its_figures() -> None:
+def test_a_candidate_shown_to_be_no_worse_passes_with_its_figures() -> None:
     passed = verdict(samples(1.0))
-    assert passed.passed
-    assert passed.as_json()["reasons"] == []
-    assert passed.figures["held_out_gain"] > passed.figures["held_out_error"] > 0
-    assert passed.figures["knowledge"] == 0.95
-    assert passed.figures["knowledge_lost"] == pytest.approx(0.01)
-    assert passed.figures["knowledge_error"] > 0
+    assert (passed.outcome, passed.reasons, passed.doubts) == ("passed", [], [])
+    assert passed.as_json()["passed"] is True
+    figures = passed.figures
+    assert figures["unseen_gain"] > 1.645 * figures["unseen_error"] > 0
+    assert figures["detectable"] == pytest.approx((1.645 + 0.842) * figures["unseen_error"], rel=1e-2)
+    assert 0 < figures["detectable_points"] < 100
+    assert (figures["unseen_votes"], figures["unseen_accuracy"]) == (80, 0.7)
+    assert figures["knowledge"] == 0.95
+    assert figures["knowledge_lost"] == pytest.approx(0.01)
+    assert figures["knowledge_error"] > 0
+
+
+def test_without_unseen_votes_the_verdict_is_unknown() -> None:
+    unknown = verdict(samples(1.0), held_out=None, evidence=None)
+    assert unknown.outcome == "unknown"
+    assert "no difference could be detected" in unknown.doubts[0]
+    assert unknown.as_json()["passed"] is False
+    assert unknown.figures["held_out_gain"] is None
+    assert unknown.figures["detectable"] is None
+
+
+def test_a_certain_model_that_knows_nothing_passes_nobody() -> None:
+    guess = Evidence(HELD_OUT, 8, Estimate(0.6, 0.09))
+    unknown = verdict(samples(1.0), evidence=guess)
+    assert unknown.outcome == "unknown"
+    assert "no better than chance" in unknown.doubts[0]
+
+
+def test_equal_policies_pass_one_time_in_twenty() -> None:
+    passed = 0
+    for seed in range(200):
+        verdict = Verdict()
+        equal = GateSamples(samples(0.0, seed=seed), samples(0.0, seed=1000 + seed), samples(0.0, seed=2))
+        check_evidence(verdict, SURE, equal, 0.0)
+        passed += verdict.outcome == "passed"
+        assert verdict.outcome == "passed" or "could have shown" in verdict.doubts[0]
+    assert 2 <= passed <= 20
+
+
+def test_a_margin_passes_a_candidate_that_loses_no_more_than_it() -> None:
+    found = GateSamples(samples(-0.1), samples(0.0, seed=1), samples(0.0, seed=2))
+
+    def outcome(max_loss: float) -> str:
+        verdict = Verdict()
+        check_evidence(verdict, SURE, found, max_loss)
+        return verdict.outcome
+
+    assert [outcome(0.0), outcome(0.1), outcome(0.3)] == ["unknown", "unknown", "passed"]
 
 
 def test_less_reward_by_the_held_out_votes_is_a_veto() -> None:
     failed = verdict(samples(1.0), held_out=model(-1.0, -1.1))
+    assert failed.outcome == "refused"
     assert len(failed.reasons) == 1
     assert "held_out votes" in failed.reasons[0]
 
 
 def test_held_out_members_that_disagree_are_no_veto() -> None:
-    assert verdict(samples(1.0), held_out=model(-1.0, 0.8)).passed
-
-
-def test_without_a_held_out_model_the_gain_is_recorded_as_unknown() -> None:
-    passed = verdict(samples(1.0), held_out=None)
-    assert passed.passed
-    assert passed.figures["held_out_gain"] is None
+    assert not verdict(samples(1.0), held_out=model(-1.0, 0.8)).refused
 
 
 @pytest.mark.parametrize(
@@ -116,7 +159,7 @@ def test_without_a_held_out_model_the_gain_is_recorded_as_unknown() -> None:
     [
         (samples(-1.0), "worse"),
         (samples(1.0, kl=0.3), "KL"),
-        (samples(1.0, eos_rate=0.8), "end token"),
+        (samples(1.0, eos_rate=0.75), "end token"),
         (samples(1.0, length=60), "times as long"),
     ],
 )
@@ -124,17 +167,53 @@ def test_each_veto(candidate: EvalSamples, word: str) -> None:
     assert word in " ".join(verdict(candidate).reasons)
 
 
+def test_one_end_token_of_ten_is_no_veto_where_the_base_has_one_of_six() -> None:
+    """Such a base would be refused itself every second time by a limit without an error bar."""
+    few = samples(1.0, eos_rate=0.1)
+    ten = replace(
+        few,
+        token_ids=few.token_ids[:10],
+        ended=[True] + [False] * 9,
+        kl_N=few.kl_N[:10],
+        entropy_N=few.entropy_N[:10],
+    )
+    base = replace(samples(0.0, seed=2), ended=[number % 6 == 0 for number in range(2 * PROMPTS)])
+    found = Verdict()
+    check_end_tokens(found, GateSamples(ten, base, base), GateSettings())
+    assert found.outcome == "unknown"
+    check_end_tokens(found, GateSamples(samples(1.0, eos_rate=0), samples(0.0), samples(0.0)), GateSettings())
+    assert found.outcome == "refused"
+
+
+def test_a_figure_beyond_its_limit_within_two_errors_is_unknown() -> None:
+    noisy = samples(1.0, kl=0.16)
+    spread = [0.2] * PROMPTS + [1.8] * PROMPTS
+    noisy = replace(noisy, kl_N=[kl * factor for kl, factor in zip(noisy.kl_N, spread, strict=True)])
+    assert noisy.kl == pytest.approx(0.16)
+    unknown = verdict(noisy)
+    assert unknown.outcome == "unknown"
+    assert "KL" in unknown.doubts[0]
+    assert "may be chance" in unknown.doubts[0]
+
+
 def test_entropy_far_below_the_floor_is_a_veto() -> None:
-    base_entropy = samples(0.0).entropy
-    floor = RLSettings().entropy_floor * base_entropy
-    assert verdict(replace(samples(1.0), entropy=0.9 * floor)).passed
-    assert "entropy" in " ".join(verdict(replace(samples(1.0), entropy=0.7 * floor)).reasons)
+    def with_entropy(share: float) -> Verdict:
+        candidate = samples(1.0)
+        floor = RLSettings().entropy_floor
+        return verdict(replace(candidate, entropy_N=[share * floor * each for each in candidate.entropy_N]))
+
+    assert with_entropy(0.9).outcome == "passed"
+    assert "entropy" in " ".join(with_entropy(0.7).reasons)
 
 
 def test_a_candidate_nearer_to_a_limit_than_the_live_policy_passes() -> None:
-    live = replace(samples(0.0, seed=1), kl=0.4, entropy=0.1)
-    assert verdict(replace(samples(1.0), kl=0.35, entropy=0.12), live=live).passed
-    further = verdict(replace(samples(1.0), kl=0.45, entropy=0.08), live=live)
+    def at(quality: float, kl: float, entropy: float, seed: int = 0) -> EvalSamples:
+        found = samples(quality, kl=kl, seed=seed)
+        return replace(found, entropy_N=[entropy / 0.8 * each for each in found.entropy_N])
+
+    live = at(0.0, 0.4, 0.1, seed=1)
+    assert verdict(at(1.0, 0.35, 0.12), live=live).outcome == "passed"
+    further = verdict(at(1.0, 0.45, 0.08), live=live)
     assert [reason.split()[0] for reason in further.reasons] == ["KL", "entropy"]
 
 
@@ -143,11 +222,11 @@ def test_lost_knowledge_is_a_veto_and_unknown_knowledge_is_not() -> None:
         return verdict(samples(1.0), accuracy=KnowledgeAccuracy(correct(0.96), correct(share)))
 
     assert "knowledge" in " ".join(with_accuracy(0.90).reasons)
-    assert with_accuracy(0.95).passed
-    # A drop of 2 points with a standard error of 1.4: it may well be more than the 3 that are allowed.
-    assert not with_accuracy(0.94).passed
+    assert with_accuracy(0.95).outcome == "passed"
+    # A drop of 2 points with a standard error of 1.4: it may be chance, and more than the 3 that are allowed.
+    assert with_accuracy(0.94).outcome == "unknown"
     unknown = verdict(samples(1.0), accuracy=KnowledgeAccuracy([], []))
-    assert unknown.passed
+    assert unknown.outcome == "passed"
     assert unknown.figures["probes"] == 0
     few = verdict(samples(1.0), accuracy=KnowledgeAccuracy([1.0] * 7, [0.0] * 7))
     assert few.figures["probes"] == 7
@@ -157,13 +236,18 @@ def test_lost_knowledge_is_a_veto_and_unknown_knowledge_is_not() -> None:
     assert not enough.passed
 
 
+def test_a_drop_on_a_few_questions_may_be_chance() -> None:
+    few = KnowledgeAccuracy([1.0] * 10, [0.5] + [1.0] * 9)
+    assert verdict(samples(1.0), accuracy=few).outcome == "unknown"
+
+
 def test_collapse_and_repetition_are_vetoes() -> None:
     fine = samples(1.0)
-    same = EvalSamples([fine.token_ids[0]] * len(fine.token_ids), 1.0, 0.05, 0.8, fine.features)
+    same = replace(fine, token_ids=[fine.token_ids[0]] * len(fine.token_ids))
     reasons = " ".join(verdict(same).reasons)
     assert "same reply" in reasons
     assert "few distinct" in reasons
-    looping = EvalSamples([[7, 8, 9] * 4 for _ in fine.token_ids], 1.0, 0.05, 0.8, fine.features)
+    looping = replace(fine, token_ids=[[7, 8, 9] * 4 for _ in fine.token_ids])
     assert "repeat themselves" in " ".join(verdict(looping).reasons)
 
 
@@ -171,19 +255,29 @@ def test_the_error_of_a_gain_includes_prompt_and_posterior_variance() -> None:
     better, worse = samples(1.0), samples(0.0, seed=1)
     moved = (better.features["length"] - worse.features["length"]).float()
     moved_P = moved.view(PROMPTS, SAMPLES_PER_PROMPT).mean(1)
-    gain, error = paired_gain(model(1.0, 0.5, variance=0.3), better.features, worse.features)
-    assert gain == pytest.approx(0.75 * float(moved_P.mean()), rel=1e-3)
+    found = paired_gain(model(1.0, 0.5, variance=0.3), better.features, worse.features)
+    assert found.value == pytest.approx(0.75 * float(moved_P.mean()), rel=1e-3)
     prompt_variance = 0.75**2 * float(moved_P.var()) / PROMPTS
     posterior_variance = 0.3 * float(moved_P.mean()) ** 2
-    assert error == pytest.approx((prompt_variance + posterior_variance) ** 0.5, rel=1e-3)
+    assert found.error == pytest.approx((prompt_variance + posterior_variance) ** 0.5, rel=1e-3)
 
 
 def test_an_uncertain_reward_model_refuses_nobody() -> None:
     worse = samples(-1.0)
-    assert not verdict(worse, held_out=model(1.0, variance=0.01)).passed
+    assert verdict(worse, held_out=model(1.0, variance=0.01)).refused
     unsure = verdict(worse, trained=model(1.0, variance=4.0), held_out=model(1.0, variance=4.0))
-    assert unsure.passed
+    assert unsure.outcome == "unknown"
     assert unsure.figures["held_out_gain"] < 0
+
+
+def test_the_rank_accuracy_has_the_error_of_chance() -> None:
+    liked = torch.tensor([True] * 30 + [False] * 30)
+    perfect = rank_accuracy(torch.cat([torch.ones(30), torch.zeros(30)]), liked)
+    assert perfect.value == 1.0
+    generator = torch.Generator().manual_seed(0)
+    drawn = [rank_accuracy(torch.rand(60, generator=generator), liked).value for _ in range(500)]
+    assert float(torch.tensor(drawn).std()) == pytest.approx(perfect.error, rel=0.1)
+    assert rank_accuracy(torch.zeros(3), torch.tensor([True] * 3)) == Estimate(0.5, 0.5)
 
 
 def test_repetition_and_diversity_statistics() -> None:
@@ -196,8 +290,8 @@ def test_repetition_and_diversity_statistics() -> None:
 def test_a_gain_on_a_single_prompt_has_an_error() -> None:
     one = {"length": torch.tensor([[1.0], [1.2]]).half()}
     live = {"length": torch.tensor([[0.1], [0.0]]).half()}
-    gain, error = paired_gain(model(1.0, 1.1), one, live)
-    assert 0 < error < gain
+    gain = paired_gain(model(1.0, 1.1), one, live)
+    assert 0 < gain.error < gain.value
 
 
 def test_samples_are_scored_with_the_base(

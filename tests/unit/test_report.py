@@ -18,7 +18,12 @@ RECORD = {
         ],
         "stopped": None,
     },
-    "gate": {"passed": True, "reasons": [], "figures": {"trained_gain": 0.4, "held_out_gain": None}},
+    "gate": {
+        "outcome": "unknown",
+        "passed": False,
+        "reasons": [],
+        "figures": {"trained_gain": 0.4, "held_out_gain": None},
+    },
     "style": {"live": {"words": 20.0}, "candidate": {"words": 12.5}},
     "samples": [{"prompt": "Who?", "before": "Me & <b>you</b>", "after": "Us."}],
     "weightiest": [{"vote": "ev_1", "rater": "u_1", "kind": "thumb", "weight": 0.2}],

@@ -4,9 +4,8 @@ Texts and token ids are read from the turns by id in each round and never copied
 gone from the next round on.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import combinations, product
 from typing import Any
@@ -16,6 +15,7 @@ from schemas.errors import HearkenError
 from schemas.feedback import JUDGE
 from schemas.settings import RewardSettings
 from schemas.turns import IMPORTED
+from trainer.data.prompt_groups import PromptGroup, fold_of, load_groups
 from trainer.data.voted_replies import VotedReplies
 from trainer.model.backbone import Backbone
 from trainer.model.token_budget import UNLIMITED
@@ -55,7 +55,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A vote or signal. `reply_keys` names the replies that it is on, an edit's own text first."""
+    """A vote or signal. `reply_keys` names the replies that it is on, an edit's own text first; without a
+    `group`, its turn is a group by itself."""
 
     event_id: str
     turn_id: str
@@ -65,10 +66,17 @@ class Example:
     reply_keys: tuple[Key, ...]
     created_at: datetime
     seen_in_training: bool
+    group: PromptGroup | None = None
 
     def fold(self, folds: int) -> int:
         """Returns the cross-validation fold of the vote."""
-        return fold_of(self.turn_id, folds)
+        return fold_of(self.turn_id, self.group, folds)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it is a person's vote that no policy has learned from, and on no common prompt."""
+        common = self.group is not None and self.group.common
+        return self.by_person and not self.seen_in_training and not common
 
     @property
     def imported(self) -> bool:
@@ -90,12 +98,14 @@ class Example:
 class Corpus:
     """Examples and the replies that they are on. `unreadable` counts the votes left out because their replies
     are longer than the context or of another vocabulary; `truncated` counts the examples whose replies have
-    only the end of their prompt, since the whole is too long."""
+    only the end of their prompt, since the whole is too long. `groups` has the groups of turns, also of those
+    that only give a prompt."""
 
     examples: list[Example]
     replies: dict[Key, Reply]
     unreadable: int = 0
     truncated: int = 0
+    groups: Mapping[str, PromptGroup] = field(default_factory=dict)
 
     @property
     def newest(self) -> datetime:
@@ -198,11 +208,6 @@ def age_weight(age: timedelta, reward: RewardSettings) -> float:
     return weight
 
 
-def fold_of(turn_id: str, folds: int) -> int:
-    """Returns the cross-validation fold of a turn, its prompt and all votes on it, from a hash of its id."""
-    return int.from_bytes(hashlib.sha256(turn_id.encode()).digest()[:8]) % folds
-
-
 def count_votes(pool: Pool, project: str) -> int:
     """Returns the number of people's votes that ever arrived, superseded ones included, without signals; it
     only grows."""
@@ -236,11 +241,16 @@ def active_events(pool: Pool, project: str, longest: int = UNLIMITED) -> list[st
 
 
 def load(
-    pool: Pool, project: str, backbone: Backbone, events: Sequence[str], longest: int = UNLIMITED
+    pool: Pool,
+    project: str,
+    backbone: Backbone,
+    events: Sequence[str],
+    longest: int = UNLIMITED,
+    prompt_turns: Iterable[str] = (),
 ) -> Corpus:
-    """Loads the votes of these events, in their order, whether they are still active or not. A prompt that
-    has more than `longest` tokens with its reply loses its beginning. Raises Erased when some of the votes,
-    or their turns, are gone."""
+    """Loads the votes of these events, in their order, whether they are still active or not, and the groups
+    of their turns and of `prompt_turns`. A prompt that has more than `longest` tokens with its reply loses
+    its beginning. Raises Erased when some of the votes, or their turns, are gone."""
     with pool.connection() as connection:
         found = connection.execute(
             "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater, e.created_at,"
@@ -255,6 +265,7 @@ def load(
         if len(rows) < len(events):
             raise Erased("votes", len(events) - len(rows), len(events))
         replies = VotedReplies(connection, backbone, [row["turn_id"] for row in rows], longest)
+        groups = load_groups(connection, project, [row["turn_id"] for row in rows], prompt_turns)
     examples = []
     for row in rows:
         keys = replies.keys.get(row["turn_id"], [])
@@ -267,12 +278,12 @@ def load(
         if len(keys) > (row["type"] == "edit") and all(key in replies.found for key in keys):
             example = Example(
                 row["event_id"], row["turn_id"], row["type"], row["value"], row["rater"],
-                tuple(keys), row["created_at"], row["first_policy"] is not None,
+                tuple(keys), row["created_at"], row["first_policy"] is not None, groups[row["turn_id"]],
             )  # fmt: skip
             examples.append(example)
     truncated = sum(any(key in replies.truncated for key in example.reply_keys) for example in examples)
     found_replies = {key: Reply(*ids) for key, ids in replies.found.items()}
-    return Corpus(examples, found_replies, unreadable=len(rows) - len(examples), truncated=truncated)
+    return Corpus(examples, found_replies, len(rows) - len(examples), truncated, groups)
 
 
 def load_prompts(pool: Pool, project: str, backbone: Backbone, turns: Sequence[str]) -> dict[str, list[int]]:

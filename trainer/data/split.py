@@ -1,14 +1,16 @@
-"""RoundData splits a round's votes and prompts into K folds by turn, and holds one of them out for the gate.
+"""RoundData splits a round's votes and prompts into K folds by prompt group, and holds one out for the gate.
 
-The held-out fold changes with every round, so all votes are trained on in time.
+The held-out fold changes with every round, so all votes are trained on in time. A fold with more than half of
+the votes is not held out: the round trains on all, and its gate has nothing to judge by.
 """
 
 import torch
 
 from schemas.settings import TrainerSettings
 from trainer.data import examples, vote_summary
-from trainer.data.examples import Corpus, Key
+from trainer.data.examples import Corpus, Example, Key
 from trainer.data.feature_cache import FeatureCache
+from trainer.data.prompt_groups import fold_of
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.vote_summary import VoteSummary
 from trainer.model.backbone import Backbone
@@ -41,16 +43,21 @@ class RoundData:
             history.aged_to(corpus.newest, settings.reward) if history and corpus.examples else None
         )
         folds = settings.gate.folds
-        eval_fold = self._eval_fold = inputs.draw % folds
-        self.training = [each for each in corpus.examples if each.fold(folds) != eval_fold]
-        self.held_out = [each for each in corpus.examples if each.fold(folds) == eval_fold]
+        fold_of_votes = [each.fold(folds) for each in corpus.examples]
+        fold = inputs.draw % folds
+        self._eval_fold = fold if 2 * fold_of_votes.count(fold) <= len(fold_of_votes) else None
+        self.training: list[Example] = []
+        self.held_out: list[Example] = []
+        for example, fold in zip(corpus.examples, fold_of_votes, strict=True):
+            (self.held_out if fold == self._eval_fold else self.training).append(example)
         longest = min(backbone.context_length, inputs.token_budget.row) - settings.rl.max_tokens
         train: list[list[int]] = []
         held_out: list[list[int]] = []
         for turn, prompt in prompts.items():
-            part = held_out if examples.fold_of(turn, folds) == eval_fold else train
+            fold = fold_of(turn, corpus.groups.get(turn), folds)
+            part = held_out if fold == self._eval_fold else train
             part.append(prompt[-longest:])
-        self.train_prompts = train
+        self.train_prompts = train or held_out
         self.eval_prompts = (held_out or train)[: settings.gate.eval_prompts]
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -91,6 +98,18 @@ class RoundData:
         prior = self.history.prior(self._folds(held_out), raters) if self.history else None
         generator = self.generator("judges" if held_out else "members")
         return ensemble.fit(cache.features(keys), votes, base, self.settings.reward, generator, prior)
+
+    @property
+    def unseen(self) -> list[Example]:
+        """The held-out votes that no policy has learned from."""
+        return [example for example in self.held_out if example.unseen]
+
+    def fit_unseen_model(self, base: BaseFeatures, cache: FeatureCache) -> RewardModel | None:
+        """Fits a reward model to the unseen votes alone; None when they are not informative."""
+        votes, keys = self.corpus.votes(self.unseen, self.settings.reward)
+        if not votes.is_informative():
+            return None
+        return ensemble.fit(cache.features(keys), votes, base, self.settings.reward, self.generator("unseen"))
 
     def compact(self, cache: FeatureCache, model: RewardModel) -> VoteSummary | None:
         """Returns the vote summary with this round's oldest votes added, in the projections of the first

@@ -1,36 +1,35 @@
-"""The gate decides whether a candidate policy may be published; its verdict records every figure.
+"""The gate decides whether a candidate policy may be published, and whether it may go live for everybody.
 
-On eval prompts, the candidate must not be worse than the live policy, neither by the reward model that it was
-trained on nor by a reward model fitted to the held-out votes. It must also not trade reward for length,
-missing end tokens, repetition, KL to the base, entropy or knowledge: one function below for each veto.
+On eval prompts, the candidate is compared with the live policy by three reward models: the one that it was
+trained on, one of all held-out votes, and one of the unseen votes among these (`evidence`). It must also not
+trade reward for length, missing end tokens, repetition, KL to the base, entropy or knowledge: one function
+below for each veto. Every figure has a standard error, which for rewards includes the variance of the reward
+model along the direction in which the candidate moved.
 
-A round's held-out fold of votes is small, so a reward comparison fails only when the candidate is worse by
-more than two standard errors (a limit of one would refuse one in six candidates that are no worse). The
-standard error includes the variance of the reward model along the direction in which the candidate moved,
-which the disagreement of ensemble members fitted to the same few votes does not. Held-out votes may have
-trained an ancestor of the candidate in an earlier round; `held_out_unseen` in the round's record counts the
-others. The knowledge check is stricter: the accuracy drop plus one standard error must be within the limit.
+The verdict (`verdict`) is refused where a figure is beyond its limit by more than two standard errors. It
+passes, and the candidate may go live for everybody, only where the unseen votes show that it is not worse
+than the live policy by more than a margin, and no figure is beyond its limit. Otherwise it is unknown, and
+people decide on a share of the conversations (a canary). It states the smallest difference that it could have
+detected.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from math import log, tanh
 
 import torch
 
 from schemas.settings import GateSettings, TrainerSettings
 from trainer.evaluation import knowledge
+from trainer.evaluation.estimate import Estimate, increase_of_share, jackknife
+from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples
+from trainer.evaluation.evidence import Evidence
 from trainer.evaluation.knowledge import KnowledgeAccuracy
 from trainer.evaluation.questions import unjudged
 from trainer.evaluation.style_stats import distinct_2, most_common_share, repetition_rate
-from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, entropy, sample
+from trainer.evaluation.verdict import REFUSAL_ERRORS, Verdict
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import FeatureGroups
-from trainer.reward.scoring import kl_to_base, score
-
-SAMPLES_PER_PROMPT = 2
-"""Replies that candidate and live policy each sample to an eval prompt."""
 
 GUARD_TOLERANCE = 1.25
 """Factor by which the gate's limits of KL and entropy are wider than the guard's: the guard measures before
@@ -38,24 +37,6 @@ each step, the gate after the last."""
 
 MAX_COMMON_INCREASE = 0.25
 """Increase over the base of the share of replies, over all eval prompts, that may be the same text."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvalSamples:
-    """A policy's replies to the eval prompts, prompt by prompt, with their statistics: `eos_rate` is the
-    share that ended with an end token, `kl` the KL to the base and `entropy` the entropy (both nats per
-    token), `features` the reward model's features of the replies."""
-
-    token_ids: list[list[int]]
-    eos_rate: float
-    kl: float
-    entropy: float
-    features: FeatureGroups
-
-    @property
-    def mean_length(self) -> float:
-        """Tokens per reply."""
-        return sum(map(len, self.token_ids)) / len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,51 +51,12 @@ class GateSamples:
 @dataclass(frozen=True, slots=True)
 class GateModels:
     """The reward models of the gate: `trained` is fitted to the training votes, `held_out` to the held-out
-    votes (None when these are not informative)."""
+    votes, and `evidence` has the one of the unseen votes. The last two are None when their votes are not
+    informative."""
 
     trained: RewardModel
     held_out: RewardModel | None
-
-
-@dataclass
-class Verdict:
-    """The gate's decision with its figures; `reasons` is empty when the candidate passed."""
-
-    figures: dict[str, Any] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        return not self.reasons
-
-    def require(self, condition: bool, reason: str) -> None:
-        if not condition:
-            self.reasons.append(reason)
-
-    def as_json(self) -> dict[str, Any]:
-        return {"passed": self.passed, "reasons": self.reasons, "figures": self.figures}
-
-
-def sample_eval(
-    backbone: Backbone,
-    prompts: Sequence[list[int]],
-    spec: SamplingSpec,
-    generator: torch.Generator,
-    *,
-    base: bool = False,
-) -> EvalSamples:
-    """Samples replies to each prompt from the current adapter, or from the base, and scores them."""
-    with backbone.reference() if base else backbone.merged():
-        rollouts = sample(backbone, prompts, spec, generator)
-    token_ids = [rollout.token_ids for rollout in rollouts]
-    scored = score(backbone, [prompts[rollout.prompt] for rollout in rollouts], token_ids)
-    return EvalSamples(
-        token_ids,
-        sum(rollout.ended for rollout in rollouts) / len(rollouts),
-        float(kl_to_base(rollouts, scored).sum()) / sum(map(len, token_ids)),
-        entropy(rollouts),
-        scored.features,
-    )
+    evidence: Evidence | None
 
 
 def evaluate(
@@ -124,6 +66,7 @@ def evaluate(
     verdict, gate, rl = Verdict(), settings.gate, settings.rl
     check_reward(verdict, "trained", models.trained, samples)
     check_reward(verdict, "held_out", models.held_out, samples)
+    check_evidence(verdict, models.evidence, samples, gate.max_reward_loss)
     check_length(verdict, samples, gate)
     check_end_tokens(verdict, samples, gate)
     check_kl(verdict, samples, rl.kl_budget)
@@ -140,76 +83,115 @@ def check_reward(verdict: Verdict, name: str, model: RewardModel | None, samples
     if model is None:
         verdict.figures[f"{name}_gain"] = None
         return
-    gain, error = paired_gain(model, samples.candidate.features, samples.live.features)
-    verdict.figures |= {f"{name}_gain": round(gain, 4), f"{name}_error": round(error, 4)}
+    gain = paired_gain(model, samples.candidate.features, samples.live.features)
+    verdict.figures |= {f"{name}_gain": round(gain.value, 4), f"{name}_error": round(gain.error, 4)}
     verdict.require(
-        gain + 2 * error >= 0,
-        f"worse than the live policy by the reward model of the {name} votes ({gain:+.3f} ± {error:.3f})",
+        gain.value + REFUSAL_ERRORS * gain.error >= 0,
+        f"worse than the live policy by the reward model of the {name} votes ({gain} logits)",
     )
+
+
+def check_evidence(
+    verdict: Verdict, evidence: Evidence | None, samples: GateSamples, max_loss: float
+) -> None:
+    """Doubts a candidate unless the unseen votes show that it is not worse than the live policy by more than
+    `max_loss` logits. States the smallest difference that they could have detected, in logits and, around an
+    approval of one half, in points."""
+    if evidence is None:
+        verdict.figures |= {"unseen_votes": 0, "detectable": None, "detectable_points": None}
+        verdict.doubts.append("no unseen votes can judge the candidate, so no difference could be detected")
+        return
+    gain = paired_gain(evidence.model, samples.candidate.features, samples.live.features)
+    points = 100 * tanh(gain.detectable / 4)
+    verdict.figures |= {
+        "unseen_votes": evidence.votes,
+        "unseen_accuracy": round(evidence.accuracy.value, 4),
+        "unseen_accuracy_error": round(evidence.accuracy.error, 4),
+        "unseen_gain": round(gain.value, 4),
+        "unseen_error": round(gain.error, 4),
+        "detectable": round(gain.detectable, 4),
+        "detectable_points": round(points, 1),
+    }
+    if not evidence.beats_chance:
+        verdict.doubts.append(
+            f"the reward model of {evidence.votes} unseen votes ranks the other votes no better than chance"
+            f" ({evidence.accuracy})"
+        )
+    elif gain.lower < -max_loss:
+        verdict.doubts.append(
+            f"{evidence.votes} unseen votes do not show that it is no worse than the live policy ({gain}"
+            f" logits); they could have shown a difference of {gain.detectable:.2g} logits, {points:.0f}"
+            " points of approval"
+        )
 
 
 def check_length(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
     """Refuses replies much longer or shorter than the base's."""
-    length = samples.candidate.mean_length
-    ratio = length / samples.base.mean_length
-    verdict.figures |= {"length": round(length, 1), "length_ratio": round(ratio, 3)}
-    verdict.require(
-        1 / gate.max_length_ratio <= ratio <= gate.max_length_ratio,
-        f"replies {ratio:.2f} times as long as the base's",
+    length, base = (each.of_replies(_mean_length) for each in (samples.candidate, samples.base))
+    ratio = length.value / base.value
+    verdict.figures |= {"length": round(length.value, 1), "length_ratio": round(ratio, 3)}
+    # The error of a logarithm is the relative error.
+    log_ratio = Estimate(log(length.value), length.error / length.value) - Estimate(
+        log(base.value), base.error / base.value
     )
+    excess = Estimate(abs(log_ratio.value), log_ratio.error) - log(gate.max_length_ratio)
+    verdict.limit(excess, f"replies {ratio:.2f} times as long as the base's")
 
 
 def check_end_tokens(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
     """Refuses a candidate that leaves out the end token more often than the base."""
-    rate, base = samples.candidate.eos_rate, samples.base.eos_rate
-    verdict.figures |= {"ended": round(rate, 3), "base_ended": round(base, 3)}
-    verdict.require(
-        rate >= base - gate.max_no_eos_increase, f"only {rate:.0%} of replies end with an end token"
-    )
+    candidate, base = samples.candidate, samples.base
+    verdict.figures |= {"ended": round(candidate.eos_rate, 3), "base_ended": round(base.eos_rate, 3)}
+    without = [(each.ended.count(False), len(each.ended)) for each in (base, candidate)]
+    excess = increase_of_share(*without) - gate.max_no_eos_increase
+    verdict.limit(excess, f"only {candidate.eos_rate:.0%} of replies end with an end token")
 
 
 def check_kl(verdict: Verdict, samples: GateSamples, budget: float) -> None:
     """Refuses a KL to the base above the budget, unless the live policy's is as high."""
-    kl, limit = samples.candidate.kl, max(GUARD_TOLERANCE * budget, samples.live.kl)
-    verdict.figures["kl"] = round(kl, 4)
-    verdict.require(kl <= limit, f"KL of {kl:.3f} nats per token is above {limit:.3f}")
+    kl, live = (each.per_token(each.kl_N) for each in (samples.candidate, samples.live))
+    limit = max(Estimate(GUARD_TOLERANCE * budget, 0.0), live, key=lambda each: each.value)
+    verdict.figures |= {"kl": round(kl.value, 4), "kl_error": round(kl.error, 4)}
+    verdict.limit(kl - limit, f"KL of {kl} nats per token is above {limit.value:.3f}")
 
 
 def check_entropy(verdict: Verdict, samples: GateSamples, floor: float) -> None:
     """Refuses an entropy below `floor` times the base's, unless the live policy's is as low."""
-    found, base = samples.candidate.entropy, samples.base.entropy
-    limit = min(floor * base / GUARD_TOLERANCE, samples.live.entropy)
-    verdict.figures |= {"entropy": round(found, 4), "base_entropy": round(base, 4)}
-    verdict.require(found >= limit, f"entropy of {found:.3f} nats per token is below {limit:.3f}")
+    found, live, base = (
+        each.per_token(each.entropy_N) for each in (samples.candidate, samples.live, samples.base)
+    )
+    limit = min(base * (floor / GUARD_TOLERANCE), live, key=lambda each: each.value)
+    verdict.figures |= {"entropy": round(found.value, 4), "base_entropy": round(base.value, 4)}
+    verdict.limit(limit - found, f"entropy of {found} nats per token is below {limit.value:.3f}")
 
 
 def check_repetition(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
     """Refuses replies that repeat their own n-grams more than the base's do."""
-    rate = round(repetition_rate(samples.candidate.token_ids), 4)
-    base = round(repetition_rate(_base_subset(samples)), 4)
-    verdict.figures |= {"repeated": rate, "base_repeated": base}
-    verdict.require(rate <= base + gate.max_repetition_increase, "replies repeat themselves")
+    rate = samples.candidate.of_replies(repetition_rate)
+    base = jackknife(repetition_rate, _base_subset(samples))
+    verdict.figures |= {"repeated": round(rate.value, 4), "base_repeated": round(base.value, 4)}
+    verdict.limit(rate - base - gate.max_repetition_increase, "replies repeat themselves")
 
 
 def check_distinct_bigrams(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
     """Refuses a distinct-2 far below the base's, measured on as many replies."""
-    share = round(distinct_2(samples.candidate.token_ids), 4)
-    base = round(distinct_2(_base_subset(samples)), 4)
-    verdict.figures |= {"distinct": share, "base_distinct": base}
-    verdict.require(share >= gate.min_distinct_ratio * base, "replies have few distinct bigrams")
+    share = samples.candidate.of_replies(distinct_2)
+    base = jackknife(distinct_2, _base_subset(samples))
+    verdict.figures |= {"distinct": round(share.value, 4), "base_distinct": round(base.value, 4)}
+    verdict.limit(base * gate.min_distinct_ratio - share, "replies have few distinct bigrams")
 
 
 def check_common_reply(verdict: Verdict, samples: GateSamples) -> None:
     """Refuses mode collapse: the same reply to many prompts."""
-    share = most_common_share(samples.candidate.token_ids)
-    verdict.figures["alike"] = round(share, 4)
-    limit = most_common_share(samples.base.token_ids) + MAX_COMMON_INCREASE
-    verdict.require(verdict.figures["alike"] <= limit, "different prompts get the same reply")
+    share, base = (each.of_replies(most_common_share) for each in (samples.candidate, samples.base))
+    verdict.figures["alike"] = round(share.value, 4)
+    verdict.limit(share - base - MAX_COMMON_INCREASE, "different prompts get the same reply")
 
 
 def check_knowledge(verdict: Verdict, accuracy: KnowledgeAccuracy, gate: GateSettings) -> None:
-    """Refuses a drop in the accuracy on the knowledge questions, against the base; says so if they are too
-    few to see one."""
+    """Refuses a drop in the accuracy on the knowledge questions, against the base, that may exceed the limit
+    (`knowledge.within_limit`) and is itself beyond chance; says so if they are too few to see one. This is
+    stricter than the other vetoes, because people who vote on a canary do not see what it no longer knows."""
     verdict.figures["probes"] = len(accuracy.base)
     if (reason := unjudged(len(accuracy.base))) is not None:
         verdict.figures["knowledge_unknown"] = reason
@@ -220,23 +202,27 @@ def check_knowledge(verdict: Verdict, accuracy: KnowledgeAccuracy, gate: GateSet
         "knowledge_lost": round(drop, 4),
         "knowledge_error": round(error, 4),
     }
-    verdict.require(
-        knowledge.within_limit(drop, error, gate),
-        f"accuracy on the knowledge questions fell by {drop:.1%} ± {error:.1%}",
-    )
+    if not knowledge.within_limit(drop, error, gate):
+        found = verdict.reasons if drop > REFUSAL_ERRORS * error else verdict.doubts
+        found.append(f"accuracy on the knowledge questions fell by {drop:.1%} ± {error:.1%}")
 
 
-def paired_gain(model: RewardModel, candidate: FeatureGroups, live: FeatureGroups) -> tuple[float, float]:
+def paired_gain(model: RewardModel, candidate: FeatureGroups, live: FeatureGroups) -> Estimate:
     """Returns the candidate's mean gain in reward over the live policy, paired by prompt, in logits of a
-    thumb up, and its standard error: the variance over prompts plus the reward model's posterior variance."""
+    thumb up; the variance is that over prompts plus the reward model's posterior variance."""
     gains = [member.gain(candidate, live) for member in model.members]
     gains_P = torch.stack([gains_N for gains_N, _ in gains], 1).mean(1).view(-1, SAMPLES_PER_PROMPT).mean(1)
     prompt_variance = float(gains_P.var(correction=min(1, len(gains_P) - 1))) / len(gains_P)
     model_variance = sum(variance for _, variance in gains) / len(gains)
-    return float(gains_P.mean()), (prompt_variance + model_variance) ** 0.5
+    return Estimate(float(gains_P.mean()), (prompt_variance + model_variance) ** 0.5)
 
 
-def _base_subset(samples: GateSamples) -> list[list[int]]:
-    """About as many of the base's replies as the candidate has: distinct-2 falls with the amount of text."""
+def _mean_length(replies: Sequence[list[int]]) -> float:
+    return sum(map(len, replies)) / len(replies)
+
+
+def _base_subset(samples: GateSamples) -> list[list[list[int]]]:
+    """About as many of the base's replies as the candidate has, each by itself: distinct-2 falls with the
+    amount of text."""
     base, candidate = samples.base.token_ids, samples.candidate.token_ids
-    return base[:: max(1, len(base) // len(candidate))]
+    return [[reply] for reply in base[:: max(1, len(base) // len(candidate))]]

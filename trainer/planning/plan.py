@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from schemas.settings import RLSettings, TrainerSettings
-from trainer.evaluation import gate, knowledge, screening
+from trainer.evaluation import eval_samples, knowledge, screening
 from trainer.evaluation.questions import Question, is_starter, own_questions, shipped_questions
 from trainer.model.batch import padded_width
 from trainer.model.device import Rates, free_memory, memory_in_use, release_memory
@@ -210,7 +210,9 @@ def _phases(settings: TrainerSettings, batches: "_Batches", length: int, trainin
         ),
         "reference pass": batches.reference_pass(length, replies).scaled(rl.steps_per_round),
         "training": training,
-        "evaluation samples": batches.evaluate(length, settings.gate.eval_prompts, gate.SAMPLES_PER_PROMPT)
+        "evaluation samples": batches.evaluate(
+            length, settings.gate.eval_prompts, eval_samples.SAMPLES_PER_PROMPT
+        )
         .scaled(2)
         .then(batches.evaluate(length, BASE_PROMPTS, BASE_REPLIES)),
         "new votes": batches.reference_pass(length, 1).scaled(settings.round_votes),

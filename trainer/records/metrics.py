@@ -40,9 +40,11 @@ select
         where project = %(project)s and outcome <> 'running' order by id desc limit 1) as seconds,
     (select count(*) from training_examples where project = %(project)s and superseded_by is null
         and first_policy is null) as unlearned,
-    (select percentile_cont(0.5) within group (order by extract(epoch from p.live_at - e.created_at))::float8
-        from policies p join training_examples e on e.project = p.project and e.first_policy = p.id
-        where p.project = %(project)s and p.live_at > now() - interval '1 hour') as feedback_to_live,
+    (select percentile_cont(0.5) within group (order by extract(epoch from p.since - e.created_at))::float8
+        from (select id, coalesce(live_at, inherited_at) as since from policies
+            where project = %(project)s) as p
+        join training_examples e on e.project = %(project)s and e.first_policy = p.id
+        where p.since > now() - interval '1 hour') as feedback_to_live,
     (select jsonb_object_agg(policy, jsonb_build_object('ups', ups, 'downs', downs)) from (
         select policy, sum(up) as ups, sum(1 - up) as downs from thumbs group by policy
     ) as counted) as thumbs,

@@ -33,7 +33,7 @@ def page(whole: Mapping[str, Any]) -> str:
     if steps:
         parts += ["<h2>Optimizer steps</h2>", _curves(steps)]
     if gate := whole.get("gate"):
-        parts += ["<h2>Gate</h2>", _pairs(gate["figures"])]
+        parts += ["<h2>Gate</h2>", _pairs({"outcome": gate.get("outcome"), **gate["figures"]})]
     if style := whole.get("style"):
         rows = [[name, value, style["candidate"][name]] for name, value in style["live"].items()]
         parts += ["<h2>Style statistics</h2>", _table(["", "before", "after"], rows)]

@@ -1,0 +1,90 @@
+"""Where a round starts: from the newest candidate that people try, else from the live policy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from schemas.database import Pool
+from schemas.settings import ServingSettings, Settings
+from trainer.data.round_inputs import RoundInputs
+from trainer.parent_policy import PolicyDirectory, choose_parent, live_policy
+
+LIVE = PolicyDirectory("p1-aaaaaa", Path("/policies/p1-aaaaaa"))
+
+
+def add(pool: Pool, policy: str, state: str, outcome: str = "unknown", **figures: Any) -> None:
+    gate = {"outcome": outcome, "figures": figures}
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into policies (project, id, base_digest, directory, digest, manifest, gate, state)"
+            " values ('default', %s, '', %s, '', '{}', %s, %s)",
+            [policy, f"/policies/{policy}", Jsonb(gate), state],
+        )
+
+
+@pytest.fixture(autouse=True)
+def live(pool: Pool) -> None:
+    """p1 is live; p0 was before it, and p9, older, was a canary."""
+    add(pool, "p9-zzzzzz", "canary")
+    add(pool, "p0", "retired", "passed")
+    add(pool, LIVE.id, "live", "passed")
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into routes (project, live, previous) values ('default', %s, 'p0')", [LIVE.id]
+        )
+
+
+def chosen(pool: Pool, interrupted: str | None = None, promotion: str = "direct") -> str:
+    settings = Settings(serving=ServingSettings.model_validate({"promotion": promotion}))
+    inputs = None
+    if interrupted is not None:
+        inputs = RoundInputs(draw=1, parent=interrupted, votes=0, events=[], turns=[], positions={})
+    return choose_parent(pool, settings, LIVE, inputs)[0].id
+
+
+def test_without_a_candidate_a_round_starts_from_the_live_policy(pool: Pool) -> None:
+    assert chosen(pool) == LIVE.id
+
+
+def test_rounds_go_on_from_the_newest_candidate_that_waits_or_is_tried(pool: Pool) -> None:
+    add(pool, "p2-bbbbbb", "canary", held_out_gain=0.4)
+    assert chosen(pool) == "p2-bbbbbb"
+    add(pool, "p3-cccccc", "published", held_out_gain=None)
+    assert chosen(pool) == "p3-cccccc"
+    assert chosen(pool, promotion="canary") == LIVE.id
+
+
+def test_candidates_that_the_held_out_votes_speak_against_are_left_out(pool: Pool) -> None:
+    add(pool, "p2-bbbbbb", "canary", held_out_gain=0.1)
+    add(pool, "p3-cccccc", "published", held_out_gain=-0.1)
+    assert chosen(pool) == "p2-bbbbbb"
+
+
+@pytest.mark.parametrize("state", ["retired", "rolled_back", "rejected"])
+def test_candidates_that_ended_are_left_out(pool: Pool, state: str) -> None:
+    add(pool, "p2-bbbbbb", state)
+    assert chosen(pool) == LIVE.id
+
+
+def test_an_interrupted_round_starts_from_its_own_parent_while_that_is_a_choice(pool: Pool) -> None:
+    add(pool, "p2-bbbbbb", "canary")
+    add(pool, "p3-cccccc", "published")
+    assert chosen(pool, interrupted="p2-bbbbbb") == "p2-bbbbbb"
+    assert chosen(pool, interrupted=LIVE.id) == LIVE.id
+    assert chosen(pool, interrupted="p0") == LIVE.id
+
+
+def test_a_round_waits_for_what_passed_the_gate_and_not_for_what_people_try(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("trainer.parent_policy.PROMOTION_WAIT", 0.2)
+    add(pool, "p2-bbbbbb", "published")
+    assert live_policy(pool, Settings()) == LIVE
+    assert waited == []
+    add(pool, "p3-cccccc", "published", "passed")
+    assert live_policy(pool, Settings()) == LIVE
+    assert waited

@@ -1,0 +1,88 @@
+"""EvalSamples are replies that a policy gives to prompts of an evaluation, with their statistics."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trainer.evaluation.estimate import Estimate, Row, jackknife
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import SamplingSpec, sample
+from trainer.reward.features import FeatureGroups
+from trainer.reward.scoring import kl_to_base, score
+
+SAMPLES_PER_PROMPT = 2
+"""Replies that candidate and live policy each sample to an eval prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSamples:
+    """A policy's replies, prompt by prompt, `per_prompt` to each. For each reply, `ended` tells whether it
+    has an end token; `kl_N` is its KL to the base and `entropy_N` its entropy, both in nats; `features` are
+    the reward model's."""
+
+    token_ids: list[list[int]]
+    ended: list[bool]
+    kl_N: list[float]
+    entropy_N: list[float]
+    features: FeatureGroups
+    per_prompt: int = SAMPLES_PER_PROMPT
+
+    @property
+    def mean_length(self) -> float:
+        """Tokens per reply."""
+        return sum(map(len, self.token_ids)) / len(self.token_ids)
+
+    @property
+    def eos_rate(self) -> float:
+        """The share of replies with an end token."""
+        return sum(self.ended) / len(self.ended)
+
+    @property
+    def kl(self) -> float:
+        """The KL to the base, nats per token."""
+        return sum(self.kl_N) / sum(map(len, self.token_ids))
+
+    @property
+    def entropy(self) -> float:
+        """The entropy, nats per token."""
+        return sum(self.entropy_N) / sum(map(len, self.token_ids))
+
+    def per_token(self, nats_N: Sequence[float]) -> Estimate:
+        """Returns the sum of a quantity of each reply, per token of all replies."""
+        rows = list(zip(nats_N, map(len, self.token_ids), strict=True))
+        return jackknife(_per_token, self._by_prompt(rows))
+
+    def of_replies(self, statistic: Callable[[Sequence[list[int]]], float]) -> Estimate:
+        """Returns a statistic of the replies' token ids."""
+        return jackknife(statistic, self._by_prompt(self.token_ids))
+
+    def _by_prompt(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        return [rows[start : start + self.per_prompt] for start in range(0, len(rows), self.per_prompt)]
+
+
+def _per_token(rows: Sequence[tuple[float, int]]) -> float:
+    return sum(nats for nats, _ in rows) / sum(tokens for _, tokens in rows)
+
+
+def sample_eval(
+    backbone: Backbone,
+    prompts: Sequence[list[int]],
+    spec: SamplingSpec,
+    generator: torch.Generator,
+    *,
+    base: bool = False,
+) -> EvalSamples:
+    """Samples replies to each prompt from the current adapter, or from the base, and scores them."""
+    with backbone.reference() if base else backbone.merged():
+        rollouts = sample(backbone, prompts, spec, generator)
+    token_ids = [rollout.token_ids for rollout in rollouts]
+    scored = score(backbone, [prompts[rollout.prompt] for rollout in rollouts], token_ids)
+    return EvalSamples(
+        token_ids,
+        [rollout.ended for rollout in rollouts],
+        kl_to_base(rollouts, scored).tolist(),
+        [-sum(rollout.logprobs) for rollout in rollouts],
+        scored.features,
+        spec.samples_per_prompt,
+    )

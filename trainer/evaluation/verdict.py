@@ -1,0 +1,57 @@
+"""The verdict of the gate has three outcomes: refused, passed, or unknown.
+
+A candidate is refused on evidence of harm, and passes on evidence that it is no worse than the live policy.
+Without either the verdict is unknown: that nothing was seen is no reason to give a policy to everybody.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trainer.evaluation.estimate import Estimate
+
+Outcome = Literal["passed", "unknown", "refused"]
+
+REFUSAL_ERRORS = 2
+"""Standard errors by which a figure must be beyond its limit before it refuses a candidate."""
+
+
+@dataclass
+class Verdict:
+    """The gate's decision with its figures. `reasons` say why the candidate is refused, `doubts` what keeps
+    it from passing."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.reasons:
+            return "refused"
+        return "unknown" if self.doubts else "passed"
+
+    @property
+    def refused(self) -> bool:
+        return self.outcome == "refused"
+
+    def require(self, condition: bool, reason: str) -> None:
+        """Refuses the candidate unless `condition` holds."""
+        if not condition:
+            self.reasons.append(reason)
+
+    def limit(self, excess: Estimate, reason: str) -> None:
+        """Refuses a candidate that exceeds a limit by more than REFUSAL_ERRORS standard errors; doubts it
+        where it exceeds the limit by less."""
+        if excess.value > REFUSAL_ERRORS * excess.error:
+            self.reasons.append(reason)
+        elif excess.value > 0:
+            self.doubts.append(f"{reason}, which may be chance")
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "outcome": self.outcome,
+            "passed": self.outcome == "passed",
+            "reasons": self.reasons,
+            "doubts": self.doubts,
+            "figures": self.figures,
+        }
