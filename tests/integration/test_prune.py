@@ -33,8 +33,8 @@ def settings(database_url: str, tmp_path: Path, tiny_base: Path) -> Settings:
                 (directory / name).write_text(name)
             connection.execute(
                 "insert into policies (project, id, parent, base_digest, directory, digest, manifest, state,"
-                " created_at) values ('default', %s, %s, '', %s, '', '{}', %s,"
-                " now() + %s * interval '1 minute')",
+                " created_at, live_at) values ('default', %s, %s, '', %s, '', '{}', %s,"
+                " now() + %s * interval '1 minute', now())",
                 [
                     f"p{number}", f"p{number - 1}" if number else None, str(directory),
                     "live" if number == 10 else "retired", number,
