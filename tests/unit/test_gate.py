@@ -233,7 +233,7 @@ def test_lost_knowledge_is_a_veto_and_unknown_knowledge_is_not() -> None:
     assert "cannot be judged" in few.figures["knowledge_unknown"]
     enough = verdict(samples(1.0), accuracy=KnowledgeAccuracy([1.0] * 8, [0.0] * 8))
     assert "knowledge_unknown" not in enough.figures
-    assert not enough.passed
+    assert enough.refused
 
 
 def test_a_drop_on_a_few_questions_may_be_chance() -> None:
