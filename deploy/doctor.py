@@ -119,7 +119,7 @@ def _knowledge(settings: Settings, base: Path) -> dict[str, Any]:
     path = probe_file(settings.data_dir, base_digest(base))
     probes = ProbeSet.parse(path.read_bytes()) if path.is_file() else None
     if probes is None:
-        return {"ok": True, "detail": f"{detail} of your own; the trainer measures the base's when it starts"}
+        return {"ok": True, "detail": f"{detail} of your own; the base's are measured after the first vote"}
     topics = ", ".join(f"{topic} {count}" for topic, count in probes.topics.items())
     reason = unjudged(len(own) + len(probes.probes))
     detail += f" of your own, and {len(probes.probes)} that the base answers alike ({topics})"

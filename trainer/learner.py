@@ -5,6 +5,7 @@ which run the same round with the same seeds and get the same adapter.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import structlog
@@ -82,8 +83,6 @@ class Learner:
         self.group = group
         self.backbone = Backbone(Path(settings.model), settings.trainer.rl, group)
         self.cache = FeatureCache(self.backbone)
-        self.probes = base_probes(self.backbone, settings.data_dir)
-        self.knowledge = KnowledgeEval(self.backbone, settings.trainer, self.probes)
         self.base_probe = probe(self.backbone)
         self.token_budget = self._token_budget()
         self.directory = settings.rounds_dir / settings.project
@@ -106,6 +105,13 @@ class Learner:
             log.info("token budget", **found.model_dump(), free_mib=memory // 2**20)
         return found
 
+    @cached_property
+    def knowledge(self) -> KnowledgeEval:
+        """The knowledge evaluation. Its first use measures what the base knows, if that was never measured,
+        which takes minutes with a real model; the processes of a group must use it first together."""
+        probes = base_probes(self.backbone, self.settings.data_dir)
+        return KnowledgeEval(self.backbone, self.settings.trainer, probes)
+
     def summary_file(self) -> Path:
         """Returns the path of the vote summary, which may not exist."""
         return vote_summary.find(self.directory)
@@ -118,6 +124,7 @@ class Learner:
     def follow(self) -> None:
         """Runs the rounds that rank 0 broadcasts, until it ends. Raises WorkerOutOfSync when this process has
         another vote summary."""
+        log.info("worker ready", rank=self.group.rank, **self.knowledge.facts)
         while message := self.group.broadcast():
             task = RoundBroadcast.model_validate_json(message)
             digest, summary = task.inputs.vote_summary, None

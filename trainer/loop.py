@@ -99,9 +99,8 @@ class Trainer:
         self._fitted: tuple[RoundData, RewardModel] | None = None
         self._counted: tuple[dict[str, str], int] | None = None
         self._trimmed = -TRIM_SECONDS
+        self._measured = False
         log.info("trainer ready", project=self.project, base=self.backbone.digest[:12])
-        if learner.knowledge.unjudged:
-            log.warning("no knowledge check", reason=learner.knowledge.unjudged)
 
     def lead(self) -> bool:
         """Whether this trainer leads. A new leader closes and completes what the last one left. Raises
@@ -124,6 +123,8 @@ class Trainer:
                 return
             ingest(self.pool, self.log)
             self._trim()
+            if self._arrived():
+                self._measure_base()
             if self.due():
                 if record.close_interrupted(self.pool, self.project):
                     record.complete(self.pool, self.settings)
@@ -132,6 +133,14 @@ class Trainer:
             log.warning("database is away", error=type(error).__name__)
         except publish.LeadershipLost as error:
             log.warning("round dropped", reason=str(error))
+
+    def _measure_base(self) -> None:
+        """Measures what the base knows: not at the start, when people wait for the first reply, but once the
+        first vote has come, so that no round waits for it."""
+        if not self._measured:
+            self._measured = True
+            if (reason := self.learner.knowledge.unjudged) is not None:
+                log.warning("no knowledge check", reason=reason)
 
     def _trim(self) -> None:
         if time.monotonic() - self._trimmed >= TRIM_SECONDS:
@@ -161,6 +170,7 @@ class Trainer:
     def round(self) -> str:
         """Runs and records one round; returns its outcome. A failed round leaves the live policy as it is; in
         a process group it raises WorkerOutOfSync."""
+        self._measure_base()
         self.last_round = started = time.monotonic()
         self._fitted = None
         interrupted = (
@@ -289,7 +299,7 @@ class Trainer:
     ) -> RoundInputs:
         """Returns the inputs of an interrupted round if it can be run again, else what there is now."""
         digest = file_digest(self.learner.summary_file()) if summary else None
-        probes = self.learner.probes
+        probes = self.learner.knowledge.probe_set
         same = interrupted is not None and (
             (interrupted.parent, interrupted.vote_summary, interrupted.probes) == (parent, digest, probes)
         )

@@ -67,7 +67,7 @@ def test_a_base_that_knows_too_little_to_judge_is_named(
     settings = Settings(data_dir=tmp_path, model=str(tiny_base))
     code, checks, _ = ask(settings, capsys)
     assert (code, checks["knowledge"]["ok"]) == (0, True)
-    assert "measures the base's when it starts" in checks["knowledge"]["detail"]
+    assert "measured after the first vote" in checks["knowledge"]["detail"]
     probe = KnowledgeProbe(prompt="Who?", accept=("I",), topic="names", whole=False, base=1.0)
     path = probe_file(tmp_path, base_digest(tiny_base))
     ProbeSet(key="k", asked={"names": 9}, probes=(probe,) * 8).write(path)

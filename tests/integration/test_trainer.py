@@ -162,6 +162,19 @@ def test_the_base_is_published_as_an_adapter_that_changes_nothing(
     assert (row["outcome"], row["reason"]) == ("skipped", "no prompts to train on")
 
 
+def test_what_the_base_knows_is_measured_after_the_first_vote(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, a_trainer: MakeTrainer
+) -> None:
+    trainer, measured = a_trainer(), settings.data_dir / "knowledge"
+    trainer.poll()
+    assert not measured.exists()
+    turns = some_turns(backbone, 2, seed=1)
+    send(database_url, turns, thumbs_by_parity(turns))
+    trainer.poll()
+    assert [path.name for path in measured.iterdir()] == [f"{backbone.digest[:16]}.json"]
+    assert rounds(pool) == []
+
+
 def test_signals_and_judges_are_learned_from_and_begin_no_round(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:

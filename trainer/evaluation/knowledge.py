@@ -68,6 +68,7 @@ class KnowledgeEval:
         self.backbone = backbone
         self._settings = settings
         self._tokens = settings.rl.max_tokens
+        self.probe_set = probes
         self._own = own_questions(backbone.directory, settings.gate, settings.seed)
         room = settings.gate.knowledge_questions - len(self._own)
         self._probes = probes.probes[:room] if probes else ()
