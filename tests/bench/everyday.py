@@ -5,16 +5,16 @@
 Simulated people (`voters`) with one hidden taste (`tastes`; the seed draws it, or `--taste` names it) send
 everyday prompts that nobody wrote for the starter, at the settings at which the base is served, and vote; one
 verdict in ten is wrong. The trainer's own loop reads the votes from Postgres and starts rounds when they are
-due; a policy that passes the gate answers at once. Time is the service's: rounds take what they take, votes
-arrive evenly over the first three quarters of `--minutes` whatever the rounds do, sampling people's replies
-costs nothing, since it is the engine's work, and waiting is skipped. Who votes while a round trains votes on
-the policy before it.
+due; a policy that passes the gate answers at once, and one that it could not judge is a canary. Time is the
+service's: rounds take what they take, votes arrive evenly over the first three quarters of `--minutes`,
+sampling people's replies costs nothing, since it is the engine's work, and waiting is skipped. Who votes
+while a round trains votes on the policies before it.
 
 The figure is the way from the base's approval to the best of 16 of its replies, on held-out prompts. Targets
-over seeds: 0.5 in the median and 0.25 in each; 70% of all rounds published; at most 3 points of knowledge
-lost; a length within 15% of the base's where the taste does not ask for another. `--base-only` prints how
-each taste likes the base, and stops. `--opponent trl` has TRL learn from as many votes in as many rounds
-(`everyday_trl`). Each seed prints a line of JSON; the last line has the figures of all.
+over seeds: 0.5 in the median and 0.25 in each; 70% of all rounds published or taken to a canary; at most 3
+points of knowledge lost; a length within 15% of the base's where the taste does not ask for another.
+`--base-only` prints how each taste likes the base, and stops. `--opponent trl` has TRL learn from as many
+votes in as many rounds (`everyday_trl`). Each seed prints a line of JSON; the last line has all figures.
 """
 
 import argparse
@@ -34,11 +34,12 @@ from schemas import logs
 from schemas.database import migrate, open_pool
 from schemas.settings import Settings, TrainerSettings
 from tests.bench.disjoint import assert_disjoint
-from tests.bench.everyday_outcome import Outcome, outcome, targets_reached
+from tests.bench.everyday_clock import learn
+from tests.bench.everyday_outcome import Outcome, Policies, outcome, targets_reached
 from tests.bench.everyday_prompts import HELD_OUT, SPARE, TRAFFIC
-from tests.bench.everyday_service import Service, learn
+from tests.bench.everyday_service import Service
 from tests.bench.everyday_tastes import choose, print_table
-from tests.bench.judgment import judge_base, judge_policy
+from tests.bench.judgment import judge_base
 from tests.bench.overrides import trainer_settings
 from tests.bench.served_replies import CACHE, BaseReplies, ServedAt
 from tests.bench.tastes import tastes
@@ -79,9 +80,12 @@ def judged_run(seed: int, args: argparse.Namespace, service: Service, served_at:
     print(f"seed {seed}: {taste.name}; {base}", file=sys.stderr)
     voters = Voters(backbone, served_at, TRAFFIC, taste, seed)
     rounds = learn(service, voters, args.votes, args.minutes)
-    service.load(service.route().live)
-    policy = judge_policy(backbone, served_at, HELD_OUT, taste)
-    return outcome(seed, taste, base, policy, rounds, knowledge_lost(service))
+    route = service.route()
+    newest = live = service.judge(route.live, served_at, taste)
+    lost = knowledge_lost(service)
+    if route.canary is not None:
+        newest = service.judge(route.canary, served_at, taste)
+    return outcome(seed, taste, base, Policies(live, newest), rounds, lost)
 
 
 def knowledge_lost(service: Service) -> float | None:

@@ -10,7 +10,7 @@ from tests.bench.tastes import Taste
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """How the rounds of a run ended, the seconds of each, and the run's minutes and votes."""
+    """How the rounds of a run ended, the seconds of each, the minutes until the last ended, and the votes."""
 
     outcomes: list[str]
     seconds: list[float]
@@ -19,14 +19,25 @@ class Rounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Policies:
+    """The live policy in the end, and the one that learned last, which is often the same."""
+
+    live: PolicyJudgment
+    newest: PolicyJudgment
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one seed found; shares between 0 and 1, lengths in tokens, KL in nats a reply."""
+    """What one seed found; shares are between 0 and 1, KL is in nats a reply. `policy` is the live policy in
+    the end, and `newest` the one that learned last: the canary, if there is one."""
 
     seed: int
     taste: str
     share_of_achievable_gain: float
+    newest_share_of_gain: float
     base: float
     policy: float
+    newest: float
     best_of_16: float
     length_ratio: float
     liked_length_ratio: float
@@ -41,15 +52,18 @@ class Outcome:
 
 
 def outcome(
-    seed: int, taste: Taste, base: BaseJudgment, policy: PolicyJudgment, rounds: Rounds, lost: float | None
+    seed: int, taste: Taste, base: BaseJudgment, policies: Policies, rounds: Rounds, lost: float | None
 ) -> Outcome:
-    """Returns the figures of a seed, rounded; `lost` is the loss of knowledge."""
+    """Returns the figures of a seed, rounded; `lost` is the live policy's loss of knowledge."""
+    policy, newest = policies.live, policies.newest
     return Outcome(
         seed=seed,
         taste=taste.name,
         share_of_achievable_gain=round(base.share_of_gain(policy.approval), 3),
+        newest_share_of_gain=round(base.share_of_gain(newest.approval), 3),
         base=round(base.approval, 3),
         policy=round(policy.approval, 3),
+        newest=round(newest.approval, 3),
         best_of_16=round(base.best, 3),
         length_ratio=round(policy.length / base.length, 3),
         liked_length_ratio=round(base.liked_length / base.length, 3),

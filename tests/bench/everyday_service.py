@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,20 +12,17 @@ from psycopg.rows import DictRow
 from feedback.open_log import open_log
 from schemas.database import Pool, open_async_pool
 from schemas.settings import Settings
-from serving import rollout
+from serving import canary, rollout
 from serving.router import Route, assign, fetch_routes
-from tests.bench.everyday_outcome import Rounds
+from tests.bench.everyday_prompts import HELD_OUT
+from tests.bench.judgment import PolicyJudgment, judge_policy
+from tests.bench.served_replies import ServedAt
+from tests.bench.tastes import Taste
 from tests.bench.voters import Voters
 from tests.training import send
 from trainer import loop
 from trainer.data.ingest import ingest
 from trainer.learner import Learner
-
-ARRIVAL_SHARE = 0.75
-"""Share of the time in which the votes arrive."""
-
-WAITING_VOTES = 10
-"""Votes that arrive together while no round is due."""
 
 
 class Service:
@@ -49,18 +45,29 @@ class Service:
 
         return asyncio.run(fetch())
 
-    def promote_published(self) -> None:
-        """Takes published policies live, as serving does once the engines have loaded them."""
+    def follow(self) -> None:
+        """Changes what answers, as serving does once the engines have loaded a policy: those that passed the
+        gate go live, the newest that it could not judge is a canary, and people's votes end it."""
 
-        async def promote() -> None:
+        async def follow() -> None:
+            project, share = self.settings.project, self.settings.serving.canary_share
             async with self._connection() as connection:
-                rows = await connection.execute(
-                    "select id from policies where state = 'published' order by created_at"
+                passed = await connection.execute(
+                    "select id from policies where state = 'published'"
+                    " and gate ->> 'outcome' is distinct from 'unknown' order by created_at"
                 )
-                for row in await rows.fetchall():
-                    await rollout.promote(connection, self.settings.project, row["id"])
+                for row in await passed.fetchall():
+                    await rollout.promote(connection, project, row["id"])
+                candidate = await canary.next_candidate(connection, project)
+                route = await rollout.fetch_route(connection, project)
+                ended = await canary.end_if_decided(connection, route, newer=candidate is not None)
+                if ended is not None:
+                    route, action, reason = ended
+                    print(f"  canary: {action}, {reason}", file=sys.stderr)
+                if candidate is not None and route.canary is None:
+                    await canary.start(connection, project, candidate, share)
 
-        asyncio.run(promote())
+        asyncio.run(follow())
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
@@ -77,51 +84,35 @@ class Service:
         assert row is not None
         self.learner.backbone.load_adapter(Path(row["directory"]))
 
+    def judge(self, policy: str, served_at: ServedAt, taste: Taste) -> PolicyJudgment:
+        """Judges a policy on the held-out prompts; its adapter stays in the backbone."""
+        self.load(policy)
+        return judge_policy(self.learner.backbone, served_at, HELD_OUT, taste)
+
     def receive(self, voters: Voters, count: int, route: Route) -> None:
-        """Answers `count` visits by `route`, and records them with their votes."""
-        if count <= 0:
-            return
-        share = self.settings.serving.base_share
-        visits = voters.visit(count, lambda turn: assign(route, turn, share), self.load)
-        turns = [visit.turn for visit in visits]
-        send(self.settings.database_url or "", turns, [(visit.turn, visit.vote) for visit in visits])
-        ingest(self.pool, self.trainer.log)
+        """Answers `count` visits by `route`, records them with their votes, and changes the route if these
+        or a new policy ask for it."""
+        if count > 0:
+            share = self.settings.serving.base_share
+            visits = voters.visit(count, lambda turn: assign(route, turn, share), self.load)
+            turns = [visit.turn for visit in visits]
+            send(self.settings.database_url or "", turns, [(visit.turn, visit.vote) for visit in visits])
+            ingest(self.pool, self.trainer.log)
+        self.follow()
 
-
-def learn(service: Service, voters: Voters, votes: int, minutes: float) -> Rounds:
-    """Lets votes arrive and rounds run until the time is up or all votes are learned."""
-    limit, per_vote = 60 * minutes, 60 * minutes * ARRIVAL_SHARE / votes
-    clock = round_began = 0.0
-    outcomes: list[str] = []
-    seconds: list[float] = []
-    while clock + max(seconds, default=0.0) <= limit:
-        service.trainer.last_round = time.monotonic() - (clock - round_began)
-        if service.trainer.due():
-            route, began, round_began = service.route(), time.monotonic(), clock
-            outcomes.append(service.trainer.round())
-            seconds.append(time.monotonic() - began)
-            clock += seconds[-1]
-            print(f"  {clock / 60:5.1f} min, {voters.votes} votes: {describe(service)}", file=sys.stderr)
-            service.receive(voters, min(votes, int(clock / per_vote)) - voters.votes, route)
-            service.promote_published()
-        elif voters.votes < votes:
-            arriving = min(WAITING_VOTES, votes - voters.votes)
-            clock = max(clock, (voters.votes + arriving) * per_vote)
-            service.receive(voters, arriving, service.route())
-        else:
-            clock += service.settings.trainer.round_seconds
-    return Rounds(outcomes, seconds, min(clock, limit) / 60, voters.votes)
-
-
-def describe(service: Service) -> str:
-    """Returns a line about the last round."""
-    with service.pool.connection() as connection:
-        row = connection.execute("select * from rounds order by id desc limit 1").fetchone()
-    assert row is not None
-    steps = (row["record"].get("optimization") or {}).get("steps") or [{}]
-    figures = (row["record"].get("gate") or {}).get("figures") or {}
-    first, last = steps[0], steps[-1]
-    return (
-        f"{row['outcome']} ({row['reason']}), {len(steps)} steps, reward {first.get('reward')} → "
-        f"{last.get('reward')}, length {first.get('mean_length')} → {last.get('mean_length')}, gate {figures}"
-    )
+    def describe_round(self) -> tuple[str, str]:
+        """Returns how the last round ended, `canary` if the gate could not judge its candidate, and a line
+        about it."""
+        with self.pool.connection() as connection:
+            row = connection.execute("select * from rounds order by id desc limit 1").fetchone()
+        assert row is not None
+        gate = row["record"].get("gate") or {}
+        unknown = row["outcome"] == "published" and gate.get("outcome") == "unknown"
+        steps = (row["record"].get("optimization") or {}).get("steps") or [{}]
+        first, last = steps[0], steps[-1]
+        return (
+            "canary" if unknown else row["outcome"],
+            f"{row['reason'] or 'no reason'}; {len(steps)} steps, reward {first.get('reward')} → "
+            f"{last.get('reward')}, length {first.get('mean_length')} → {last.get('mean_length')}, "
+            f"gate {gate.get('figures')}",
+        )

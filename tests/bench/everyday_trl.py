@@ -20,7 +20,7 @@ from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 
 from schemas.settings import Settings
 from serving.router import Assignment
-from tests.bench.everyday_outcome import Outcome, Rounds, outcome
+from tests.bench.everyday_outcome import Outcome, Policies, Rounds, outcome
 from tests.bench.everyday_prompts import HELD_OUT, TRAFFIC
 from tests.bench.everyday_tastes import choose
 from tests.bench.judgment import judge_base, judge_policy
@@ -62,7 +62,7 @@ def run(seed: int, args: argparse.Namespace, settings: Settings, served_at: Serv
         opponent.load(backbone)
     policy = judge_policy(backbone, served_at, HELD_OUT, taste)
     rounds = Rounds(["published"] * args.rounds, seconds, sum(seconds) / 60, voters.votes)
-    return outcome(seed, taste, base, policy, rounds, None)
+    return outcome(seed, taste, base, Policies(policy, policy), rounds, None)
 
 
 class Opponent:

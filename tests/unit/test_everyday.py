@@ -171,8 +171,8 @@ def test_settings_are_changed_by_their_path() -> None:
 
 def test_targets_are_on_the_median_the_least_and_each_guard() -> None:
     good = Outcome(
-        1, "plain words", 0.6, 0.4, 0.7, 0.9, 1.1, 1.0, False, {"published": 7, "rejected": 3}, 0.7, 60.0,
-        55.0, 0.01, 5.0, 200,
+        1, "plain words", 0.6, 0.6, 0.4, 0.7, 0.7, 0.9, 1.1, 1.0, False,
+        {"published": 4, "canary": 3, "rejected": 3}, 0.7, 60.0, 55.0, 0.01, 5.0, 200,
     )  # fmt: skip
     assert targets_reached(
         [good, replace(good, share_of_achievable_gain=0.25), replace(good, knowledge_lost=None)]
