@@ -24,6 +24,7 @@ HearkenError
 ├── LeadershipLost             another trainer took over this one's round     (trainer.records.publish)
 ├── WorkerOutOfSync            a distributed round failed in one process      (trainer.learner)
 ├── Erased                     data that a round trained on is gone           (trainer.data.examples)
+├── RowsMissing                the rows of compacted votes are gone          (trainer.data.vote_rows)
 ├── Diverged                   a reproduced round took other steps            (trainer.model.rollouts)
 ├── NotReproducible            a policy cannot be reproduced                  (trainer.reproduce)
 ├── FileDamaged                the rest of an imported file is unreadable     (deploy.datasets.row_files)

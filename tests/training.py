@@ -1,19 +1,16 @@
 """What tests of training share: a tiny base, and votes on replies that it gave, sent as serving does."""
 
 import asyncio
-import json
 import random
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from feedback.store import Store
 from schemas.database import Pool, open_async_pool
 from schemas.feedback import Edit, Ranking, Thumb, Vote
 from schemas.settings import Settings
 from schemas.turns import Reply, Turn
-from trainer.data.vote_summary import VoteSummary
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 
@@ -132,17 +129,3 @@ def retract(database_url: str, feedback_id: str) -> None:
             await store.retract(found)
 
     asyncio.run(take_back())
-
-
-def write_summary_as_before(summary: VoteSummary, path: Path) -> None:
-    """Writes a vote summary as the release before did: other names of tensors, and another header."""
-    summary.write(path)
-    old = {"mean_D": "centre_D", "std_D": "spread_D", "basis_DK": "basis_DK", "scale": "size"}
-    tensors = {}
-    for name, tensor in load_file(path).items():
-        kind, _, rest = name.partition(".")
-        group, _, part = rest.partition(".")
-        tensors[f"lens.{group}.{old.get(part, part)}" if kind == "projection" else name] = tensor
-    newest = summary.newest.isoformat()
-    header = {"name": summary.name, "made_for": summary.compatibility_key, "newest": newest}
-    save_file(tensors, path, metadata={"past": json.dumps(header)})

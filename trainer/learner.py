@@ -15,13 +15,12 @@ from pydantic import BaseModel, ConfigDict
 from schemas.errors import HearkenError
 from schemas.policies import Probe, file_digest
 from schemas.settings import Settings
-from trainer.data import vote_summary
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.prompt_groups import PromptGroup
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
-from trainer.data.vote_summary import VoteSummary
+from trainer.data.vote_summary import FILE, VoteSummary
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sample_eval
 from trainer.evaluation.gate import GateSamples
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval
@@ -112,14 +111,9 @@ class Learner:
         probes = base_probes(self.backbone, self.settings.data_dir)
         return KnowledgeEval(self.backbone, self.settings.trainer, probes)
 
-    def summary_file(self) -> Path:
-        """Returns the path of the vote summary, which may not exist."""
-        return vote_summary.find(self.directory)
-
     def summary(self) -> VoteSummary | None:
         """Returns the vote summary, if there is one for this base and these settings."""
-        key = vote_summary.compatibility_key(self.backbone.digest, self.settings.trainer)
-        return VoteSummary.read(self.summary_file(), key)
+        return VoteSummary.read(self.directory, self.backbone.digest, self.settings.trainer)
 
     def follow(self) -> None:
         """Runs the rounds that rank 0 broadcasts, until it ends. Raises WorkerOutOfSync when this process has
@@ -129,9 +123,9 @@ class Learner:
             task = RoundBroadcast.model_validate_json(message)
             digest, summary = task.inputs.vote_summary, None
             if digest:
-                summary = self.summary()
-                if summary is None or file_digest(self.summary_file()) != digest:
-                    raise WorkerOutOfSync(f"{self.summary_file()} is not the file that rank 0 has.")
+                summary, path = self.summary(), self.directory / FILE
+                if summary is None or summary.lost or file_digest(path) != digest:
+                    raise WorkerOutOfSync(f"{path} is not the vote summary that rank 0 has.")
             corpus = Corpus(task.examples, dict(task.replies), groups=task.groups)
             data = RoundData(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, summary)
             self._train(task.parent, task.live, data)

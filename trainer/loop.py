@@ -29,7 +29,7 @@ from schemas.errors import StartError
 from schemas.policies import file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
-from trainer.data import examples, prompts, vote_summary
+from trainer.data import examples, prompts, summary_store, vote_summary
 from trainer.data.ingest import consumer_offsets, ingest
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
@@ -230,7 +230,7 @@ class Trainer:
         events = data.training_events()
         artifacts = publish.TrainingArtifacts(
             data.inputs, optimized.rollouts, events, {"gate": verdict.figures, **optimized.as_json()},
-            self.learner.summary_file() if data.history else None,
+            vote_summary.files(self.learner.directory) if data.history else [],
         )  # fmt: skip
         manifest = publish.write(self.backbone, self.settings, row.number, candidate.probe, artifacts)
         publish.register(self.pool, self.settings, manifest, events, row, found)
@@ -279,26 +279,29 @@ class Trainer:
             return
         data, model = self._fitted
         try:
-            summary = data.compact(self.learner.cache, model)
-            if summary is not None:
-                summary.save(self.pool, self.project, self.learner.directory / vote_summary.FILE)
+            compacted = data.compact(self.learner.cache, model)
+            if compacted is not None:
+                summary, rows = compacted
+                summary_store.save(summary, self.pool, self.project, self.learner.directory, rows)
         except (ArithmeticError, RuntimeError, ValueError) as error:
             log.error("votes were not compacted", error=str(error))
-            vote_summary.discard(self.pool, self.project, self.learner.directory)
+            summary_store.discard(self.pool, self.project, self.learner.directory)
 
     def _active_summary(self) -> VoteSummary | None:
-        """Returns the vote summary; discards it when one of its votes is no longer active."""
+        """Returns the vote summary without the votes that are no longer active."""
         summary = self.learner.summary()
-        if summary is not None and summary.is_active(self.pool, self.project):
-            return summary
-        vote_summary.discard(self.pool, self.project, self.learner.directory)
+        if summary is not None:
+            summary = summary_store.revise(summary, self.pool, self.project, self.learner.directory)
+            if summary.weeks:
+                return summary
+        summary_store.discard(self.pool, self.project, self.learner.directory)
         return None
 
     def _inputs(
         self, number: int, parent: str, summary: VoteSummary | None, interrupted: RoundInputs | None
     ) -> RoundInputs:
         """Returns the inputs of an interrupted round if it can be run again, else what there is now."""
-        digest = file_digest(self.learner.summary_file()) if summary else None
+        digest = file_digest(self.learner.directory / vote_summary.FILE) if summary else None
         probes = self.learner.knowledge.probe_set
         same = interrupted is not None and (
             (interrupted.parent, interrupted.vote_summary, interrupted.probes) == (parent, digest, probes)

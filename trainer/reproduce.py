@@ -19,11 +19,11 @@ from schemas.database import Pool
 from schemas.errors import HearkenError, NotFound
 from schemas.policies import WEIGHTS, Manifest, base_digest, file_digest, verify
 from schemas.settings import Settings, TrainerSettings
-from trainer.data import examples, vote_summary
+from trainer.data import examples, summary_store
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
-from trainer.data.vote_summary import VoteSummary, compatibility_key
+from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation.knowledge import KnowledgeEval
 from trainer.model.adapter import probe, save_weights
 from trainer.model.backbone import Backbone
@@ -103,12 +103,12 @@ def _data(
     inputs: RoundInputs,
     directory: Path,
 ) -> RoundData:
-    summary = VoteSummary.read(vote_summary.find(directory), compatibility_key(backbone.digest, trainer))
-    if inputs.vote_summary and summary is None:
+    summary = VoteSummary.read(directory, backbone.digest, trainer)
+    if inputs.vote_summary and (summary is None or summary.lost):
         raise NotReproducible(f"The vote summary in {directory} is damaged, or of another Hearken.")
     try:
         if summary is not None:
-            summary.require_present(pool, settings.project)
+            summary_store.require_present(summary, pool, settings.project)
         row = inputs.token_budget.row
         corpus = examples.load(pool, settings.project, backbone, inputs.events, row, inputs.turns)
         prompts = examples.load_prompts(pool, settings.project, backbone, inputs.turns)

@@ -1,5 +1,6 @@
 """A policy can be made again from what it keeps, and a round that was cut off ends as it would have."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,14 +19,14 @@ from tests.training import (
     add_key,
     edited,
     ranked,
+    retract,
     send,
     small_settings,
     some_turns,
     thumbs_by_parity,
-    write_summary_as_before,
 )
 from trainer import loop
-from trainer.data import examples, vote_summary
+from trainer.data import examples, summary_store, vote_summary
 from trainer.data.knowledge_probes import ProbeSet
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.vote_summary import VoteSummary
@@ -264,8 +265,7 @@ def compacting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def kept_summary(settings: Settings) -> VoteSummary | None:
     backbone = Backbone(Path(settings.model), settings.trainer.rl)
-    key = vote_summary.compatibility_key(backbone.digest, settings.trainer)
-    return VoteSummary.read(settings.rounds_dir / "default" / vote_summary.FILE, key)
+    return VoteSummary.read(settings.rounds_dir / "default", backbone.digest, settings.trainer)
 
 
 def another_round(settings: Settings, backbone: Backbone, database_url: str, seed: int) -> None:
@@ -302,11 +302,9 @@ def test_a_policy_with_a_vote_summary_is_reproduced(
 
 
 def as_before(settings: Settings, pool: Pool, policy: str) -> None:
-    """Turns a policy's directory into one of the release before: old names of files, fields and settings."""
+    """Turns a policy's directory into one of the release before: old names of fields and settings."""
     directory = settings.policies_dir / "default" / policy
     files = dict(Manifest.model_validate_json((directory / MANIFEST).read_bytes()).files)
-    (directory / vote_summary.FILE).rename(directory / vote_summary.OLD_FILE)
-    files[vote_summary.OLD_FILE] = files.pop(vote_summary.FILE)
     inputs = directory / publish.INPUTS
     inputs.write_text(inputs.read_text().replace('"vote_summary":', '"past":'))
     files[publish.INPUTS] = file_digest(inputs)
@@ -323,21 +321,21 @@ def test_a_data_folder_of_the_release_before_is_continued_and_reproduced(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     assert loop.run(compacting, once=True) == 0
-    summary = kept_summary(compacting)
-    assert summary is not None
     folder = compacting.rounds_dir / "default"
-    (folder / vote_summary.FILE).unlink()
-    write_summary_as_before(summary, folder / vote_summary.OLD_FILE)
-    digest = file_digest(folder / vote_summary.OLD_FILE)
+    key = vote_summary.compatibility_key(backbone.digest, compacting.trainer)
+    header = {"name": "a1", "compatibility_key": key, "newest": "2026-01-01T00:00:00+00:00"}
+    for name in (vote_summary.FILE, summary_store.FILE_BEFORE):
+        save_file(
+            {"weights": torch.zeros(5, 2)}, folder / name, metadata={"vote_summary": json.dumps(header)}
+        )
     another_round(compacting, backbone, database_url, seed=2)
-    policy = published(pool)[-1]
+    first, policy = published(pool)
     inputs = inputs_of(compacting, policy)
-    assert (len(inputs.events), inputs.vote_summary) == (8 + 12, digest)
-    after = kept_summary(compacting)
-    assert after is not None
-    assert after.name == summary.name
-    as_before(compacting, pool, policy)
-    assert reproduce(compacting, pool, policy).identical
+    assert (len(inputs.events), inputs.vote_summary) == (24 + 12, None)
+    assert not (folder / summary_store.FILE_BEFORE).exists()
+    assert kept_summary(compacting) is not None
+    as_before(compacting, pool, first)
+    assert reproduce(compacting, pool, first).identical
 
 
 def test_policies_share_the_file_of_the_same_vote_summary(
@@ -348,11 +346,17 @@ def test_policies_share_the_file_of_the_same_vote_summary(
         turns = some_turns(backbone, 4, seed=seed)
         send(database_url, turns, thumbs_by_parity(turns))
         assert loop.run(compacting, once=True) == 0
-    one, other = (
-        compacting.policies_dir / "default" / each / vote_summary.FILE for each in published(pool)[1:]
+    one, other, here = (
+        vote_summary.files(folder)
+        for folder in (
+            *(compacting.policies_dir / "default" / each for each in published(pool)[1:]),
+            compacting.rounds_dir / "default",
+        )
     )
-    assert one.samefile(other)
-    assert one.samefile(compacting.rounds_dir / "default" / vote_summary.FILE)
+    assert len(one) == len(other) == len(here) == 2
+    for left, right, kept in zip(one, other, here, strict=True):
+        assert left.samefile(right)
+        assert left.samefile(kept)
 
 
 def test_many_signals_compact_no_votes(
@@ -404,7 +408,35 @@ def test_more_votes_than_a_round_loads_are_compacted_round_by_round(
     assert [row["vote_summary"] is None for row in rows] == [False] * 88 + [True] * 8
 
 
-@pytest.mark.parametrize("change", ["retracted", "erased", "broken", "other settings"])
+@pytest.mark.parametrize("change", ["retracted", "erased"])
+def test_a_vote_that_is_gone_is_taken_out_and_the_others_stay(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, change: str
+) -> None:
+    loop.run(compacting, once=True)
+    before = kept_summary(compacting)
+    assert before is not None
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select feedback_id, turn_id from training_examples where event_id = %s", [before.events[3]]
+        ).fetchone()
+        assert row is not None
+        if change == "erased":
+            connection.execute("delete from turns where id = %s", [row["turn_id"]])
+    if change == "retracted":
+        retract(database_url, row["feedback_id"])
+    another_round(compacting, backbone, database_url, seed=2)
+    policy = published(pool)[-1]
+    inputs = inputs_of(compacting, policy)
+    assert (len(inputs.events), inputs.vote_summary is None) == (8 + 12, False)
+    after = kept_summary(compacting)
+    assert after is not None
+    assert [week.name for week in after.weeks] == [week.name for week in before.weeks]
+    assert len(after.events) == 28 - 1
+    assert before.events[3] not in after.events
+    assert reproduce(compacting, pool, policy).identical
+
+
+@pytest.mark.parametrize("change", ["broken", "other settings"])
 def test_an_outdated_vote_summary_is_discarded(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, change: str
 ) -> None:
@@ -412,28 +444,17 @@ def test_an_outdated_vote_summary_is_discarded(
     before = kept_summary(compacting)
     assert before is not None
     path = compacting.rounds_dir / "default" / vote_summary.FILE
-    with pool.connection() as connection:
-        match change:
-            case "retracted":
-                connection.execute(
-                    "update training_examples set superseded_by = 'ev_other' where event_id = %s",
-                    [before.events[0]],
-                )
-            case "erased":
-                connection.execute("delete from turns where id = 'chatcmpl-1-0'")
-            case "broken":
-                path.write_bytes(path.read_bytes()[:1000])
-            case "other settings":
-                compacting.trainer.reward.half_life_days = 30
+    if change == "broken":
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        compacting.trainer.reward.half_life_days = 30
     another_round(compacting, backbone, database_url, seed=2)
     inputs = inputs_of(compacting, published(pool)[-1])
-    gone = change in ("retracted", "erased")
-    assert (inputs.vote_summary, len(inputs.events)) == (None, 24 + 12 - gone)
+    assert (inputs.vote_summary, len(inputs.events)) == (None, 24 + 12)
     after = kept_summary(compacting)
     assert after is not None
-    assert after.name != before.name
-    assert len(after.events) == 28 - gone
-    assert after.is_active(pool, "default")
+    assert {week.name for week in after.weeks}.isdisjoint(week.name for week in before.weeks)
+    assert len(after.events) == 28
 
 
 def test_an_interrupted_round_with_a_vote_summary_is_repeated(
@@ -453,8 +474,8 @@ def test_an_interrupted_round_with_a_vote_summary_is_repeated(
 def test_a_trainer_killed_while_it_saves_the_vote_summary_starts_a_new_one(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(summary: VoteSummary, path: Path) -> None:
-        written(summary, path)
+    def die(summary: VoteSummary, directory: Path) -> None:
+        written(summary, directory)
         raise Killed
 
     written = VoteSummary.write

@@ -1,105 +1,23 @@
 """Vote summaries are compared with a fit to all votes."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from schemas.settings import RewardSettings, TrainerSettings
-from tests.training import write_summary_as_before
+from schemas.settings import TrainerSettings
+from tests.vote_crowd import FOLDS, RATERS, REWARD, TRAINER, Crowd, tensors
 from trainer.data import examples, vote_summary
-from trainer.data.examples import Corpus, Example, Key
+from trainer.data.examples import Corpus
 from trainer.data.round_inputs import RoundInputs
-from trainer.data.vote_summary import (
-    FILE,
-    OLD_FILE,
-    UNREADABLE,
-    VoteSummary,
-    compatibility_key,
-    find,
-    to_compact,
-)
-from trainer.reward import ensemble
-from trainer.reward.ensemble import RewardModel
-from trainer.reward.features import NO_TOKEN, FeatureGroups
-from trainer.reward.projection import BaseFeatures, fit_projections
+from trainer.data.vote_summary import FILE, VoteSummary, compatibility_key, files, to_compact
 
 torch.set_num_threads(1)
 
-FOLDS, RATERS = 5, 8
-START = datetime(2026, 3, 1, tzinfo=UTC)
-REWARD = RewardSettings(members=2)
 
-
-class Crowd:
-    """Thumbs by a hidden linear preference, one a minute, each on its own reply. One rater in eight votes
-    against it."""
-
-    def __init__(self, votes: int, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        hidden_N6 = torch.randn(votes + 200, 6, generator=generator)
-        self.truth_N = hidden_N6[:, 0] - hidden_N6[:, 1]
-        self.all_features: FeatureGroups = {
-            "mean": torch.cat([hidden_N6, torch.randn(len(hidden_N6), 8, generator=generator)], 1).half(),
-            "peak": (hidden_N6 @ torch.randn(6, 12, generator=generator)).half(),
-            "last": (hidden_N6 @ torch.randn(6, 12, generator=generator)).half(),
-            "tokens": torch.where(hidden_N6 > 0, torch.arange(6), NO_TOKEN).int(),
-            "length": torch.randn(len(hidden_N6), 1, generator=generator).half(),
-        }
-        luck_N = torch.rand(votes, generator=generator)
-        self.examples = []
-        for number in range(votes):
-            up = bool(luck_N[number] < torch.sigmoid(2 * self.truth_N[number])) != (number % RATERS == 0)
-            self.examples.append(self.thumb(number, up, f"u{number % RATERS}"))
-        self.base = {name: group[-200:] for name, group in self.all_features.items()}
-        self.projections = fit_projections(BaseFeatures(self.base, 4), components=24)
-
-    @staticmethod
-    def thumb(number: int, up: bool, rater: str) -> Example:
-        when = START + timedelta(minutes=number)
-        value = {"value": "up" if up else "down"}
-        return Example(f"e{number}", f"t{number}", "thumb", value, rater, ((f"t{number}", "0"),), when, False)
-
-    def features_of(self, keys: Sequence[Key]) -> FeatureGroups:
-        rows = [int(turn[1:]) for turn, _ in keys]
-        return {name: group[rows] for name, group in self.all_features.items()}
-
-    def empty(self) -> VoteSummary:
-        return VoteSummary.empty("this", self.examples[0].created_at, self.projections, FOLDS, REWARD.members)
-
-    def compact(
-        self, before: VoteSummary, window: list[Example], compacted: int, seed: int = 0
-    ) -> VoteSummary:
-        corpus = Corpus(window, {})
-        events = [example.event_id for example in window[:compacted]]
-        generator = torch.Generator().manual_seed(seed)
-        return before.aged_to(corpus.newest, REWARD).compact(
-            corpus, events, self.features_of, REWARD, generator
-        )
-
-    def fit(self, window: list[Example], before: VoteSummary | None = None) -> RewardModel:
-        votes, keys = Corpus(window, {}).votes(window, REWARD)
-        older = before.prior(range(FOLDS), examples.raters(window)) if before else None
-        return ensemble.fit(
-            self.features_of(keys),
-            votes,
-            BaseFeatures(self.base, 4),
-            REWARD,
-            torch.Generator().manual_seed(1),
-            older,
-        )
-
-    def skill(self, model: RewardModel) -> float:
-        """Returns the correlation with the true preference, on replies without votes."""
-        reward_N = model.reward(self.base)
-        return float(torch.corrcoef(torch.stack([reward_N, self.truth_N[-200:]]))[0, 1])
-
-
-def tensors(of: VoteSummary) -> list[Tensor]:
-    return [tensor for member in of.members for tensor in member.tensors()]
+def read(directory: Path) -> VoteSummary | None:
+    return VoteSummary.read(directory, "this", TRAINER)
 
 
 def test_few_votes_are_not_compacted() -> None:
@@ -115,10 +33,11 @@ def test_an_empty_summary_does_not_change_the_fit() -> None:
 
 
 def test_a_compacted_history_agrees_with_a_full_refit() -> None:
-    crowd = Crowd(900, seed=2)
+    crowd = Crowd(900, seed=2, step=timedelta(minutes=50))  # a month
     before = crowd.empty()
     for start in (0, 200, 400):
         before = crowd.compact(before, crowd.examples[start : start + 400], 200, seed=start)
+    assert len(before.weeks) == 3
     found, full = crowd.fit(crowd.examples[600:], before), crowd.fit(crowd.examples)
     assert crowd.skill(found) > crowd.skill(full) - 0.02
     assert crowd.skill(found) > crowd.skill(crowd.fit(crowd.examples[600:])) + 0.01
@@ -145,8 +64,8 @@ def test_each_fold_has_its_own_votes() -> None:
     assert sorted(whole.events_of_folds(range(FOLDS))) == sorted(
         each.event_id for each in crowd.examples[:100]
     )
-    one, two = whole.prior([0, 1], ["u1"]).members[0], whole.members[0]
-    torch.testing.assert_close(one.linear_D, two.linear_D[0] + two.linear_D[1])
+    one, (week,) = whole.prior([0, 1], ["u1"]).members[0], whole.weeks
+    torch.testing.assert_close(one.linear_D, week.members[0].linear_GD[:2].sum(0))
     assert whole.weights(range(FOLDS))[0] == pytest.approx(100, rel=0.01)
 
 
@@ -155,29 +74,31 @@ def test_a_vote_is_in_the_summary_of_its_fold_only() -> None:
     two = [each for each in crowd.examples[:100] if each.fold(FOLDS) == 2]
     events = [each.event_id for each in two]
     corpus = Corpus(crowd.examples, {})
-    only = crowd.empty().compact(corpus, events, crowd.features_of, REWARD, torch.Generator().manual_seed(0))
-    for member in only.members:
-        assert member.linear_D[2].any()
-        assert not member.linear_D[[0, 1, 3, 4]].any()
-        assert not member.precision_U22[[0, 1, 3, 4]].any()
+    only, _ = crowd.empty().compact(corpus, events, crowd.features_of, torch.Generator().manual_seed(0))
+    [week] = only.weeks
+    for member in week.members:
+        assert member.linear_GD[2].any()
+        assert not member.linear_GD[[0, 1, 3, 4]].any()
+        assert not member.precision_GU22[[0, 1, 3, 4]].any()
 
 
 def test_later_votes_are_added_to_the_earlier() -> None:
     crowd = Crowd(300, seed=6)
     before = crowd.compact(crowd.empty(), crowd.examples[:150], 100)
     after = crowd.compact(before, crowd.examples[100:], 100)
-    assert after.events == [f"e{number}" for number in range(200)]
-    assert after.name == before.name
-    for old, new in zip(before.members, after.members, strict=True):
-        assert (
-            new.precision_DD.diagonal(dim1=1, dim2=2).sum() > old.precision_DD.diagonal(dim1=1, dim2=2).sum()
-        )
+    [old], [new] = before.weeks, after.weeks
+    assert sorted(after.events) == sorted(f"e{number}" for number in range(200))
+    assert (new.name, new.events[:100]) == (old.name, old.events)
+    for one, two in zip(old.members, new.members, strict=True):
+        assert two.triangle_GT.sum() != one.triangle_GT.sum()
+        whole, part = two.sum_groups(range(FOLDS)), one.sum_groups(range(FOLDS))
+        assert whole.precision_DD.trace() > part.precision_DD.trace()
 
 
 def test_after_a_half_life_a_summary_weighs_half() -> None:
     crowd = Crowd(120, seed=7)
     now = crowd.compact(crowd.empty(), crowd.examples, 80)
-    later = now.aged_to(now.newest + timedelta(days=REWARD.half_life_days), REWARD)
+    later = now.aged_to(now.newest + timedelta(days=REWARD.half_life_days))
     for one, two in zip(tensors(now), tensors(later), strict=True):
         torch.testing.assert_close(one / 2, two)
     assert later.weights([0, 1]) == pytest.approx(tuple(weight / 2 for weight in now.weights([0, 1])))
@@ -198,64 +119,36 @@ def test_the_cap_of_judges_includes_their_compacted_votes() -> None:
 def test_an_unreadable_vote_is_compacted_without_a_fold() -> None:
     crowd = Crowd(100, seed=9)
     events = ["unread", *(each.event_id for each in crowd.examples[:50])]
-    found = crowd.empty().compact(
-        Corpus(crowd.examples, {}, unreadable=1),
-        events,
-        crowd.features_of,
-        REWARD,
-        torch.Generator().manual_seed(0),
-    )
-    assert found.events == events
-    assert int(found.folds_E[0]) == UNREADABLE
-    assert "unread" not in found.events_of_folds(range(FOLDS))
+    corpus = Corpus(crowd.examples, {}, unreadable=1)
+    found, _ = crowd.empty().compact(corpus, events, crowd.features_of, torch.Generator().manual_seed(0))
+    assert sorted(found.events) == sorted(events)
+    assert sorted(found.events_of_folds(range(FOLDS))) == sorted(events[1:])
+    assert found.weights(range(FOLDS))[0] == pytest.approx(50, rel=0.01)
 
 
 def test_writing_is_deterministic_and_reading_inverts_it(tmp_path: Path) -> None:
     crowd = Crowd(120, seed=10)
     kept = crowd.compact(crowd.empty(), crowd.examples, 80)
     for name in ("one", "two"):
-        kept.write(tmp_path / f"{name}.safetensors")
-    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
-    found = VoteSummary.read(tmp_path / "one.safetensors", "this")
+        (tmp_path / name).mkdir()
+        kept.write(tmp_path / name)
+    one, two = ([path.read_bytes() for path in files(tmp_path / name)] for name in ("one", "two"))
+    assert one == two
+    found = read(tmp_path / "one")
     assert found is not None
-    assert (found.name, found.newest, found.events, found.raters) == (
-        kept.name, kept.newest, kept.events, kept.raters,
-    )  # fmt: skip
-    for one, two in zip([*tensors(kept), kept.weights_F2], [*tensors(found), found.weights_F2], strict=True):
-        assert torch.equal(one, two)
+    assert (found.newest, found.events, found.lost) == (kept.newest, kept.events, 0)
+    assert [week.raters for week in found.weeks] == [week.raters for week in kept.weeks]
+    assert found.weights(range(FOLDS)) == kept.weights(range(FOLDS))
+    for left, right in zip(tensors(kept), tensors(found), strict=True):
+        assert torch.equal(left, right)
     rest = crowd.examples[80:]
     assert torch.equal(crowd.fit(rest, found).reward(crowd.base), crowd.fit(rest, kept).reward(crowd.base))
 
 
-def test_a_file_of_the_release_before_is_read(tmp_path: Path) -> None:
-    crowd = Crowd(120, seed=10)
-    kept = crowd.compact(crowd.empty(), crowd.examples, 80)
-    write_summary_as_before(kept, tmp_path / OLD_FILE)
-    assert VoteSummary.read(find(tmp_path), "another base") is None
-    found = VoteSummary.read(find(tmp_path), "this")
-    assert found is not None
-    assert (found.name, found.newest, found.events) == (kept.name, kept.newest, kept.events)
-    for one, two in zip(tensors(kept), tensors(found), strict=True):
-        assert torch.equal(one, two)
-    rest = crowd.examples[80:]
-    assert torch.equal(crowd.fit(rest, found).reward(crowd.base), crowd.fit(rest, kept).reward(crowd.base))
-    found.write(tmp_path / "new.safetensors")
-    kept.write(tmp_path / "kept.safetensors")
-    assert (tmp_path / "new.safetensors").read_bytes() == (tmp_path / "kept.safetensors").read_bytes()
-
-
-def test_the_file_of_this_release_is_preferred(tmp_path: Path) -> None:
-    assert find(tmp_path) == tmp_path / FILE
-    (tmp_path / OLD_FILE).touch()
-    assert find(tmp_path) == tmp_path / OLD_FILE
-    (tmp_path / FILE).touch()
-    assert find(tmp_path) == tmp_path / FILE
-
-
-def test_the_compatibility_key_of_the_release_before_holds() -> None:
-    assert compatibility_key("base", TrainerSettings()) == (
-        '6 base 5 {"members":5,"caution":0.3,"half_life_days":60.0,"judges_share":0.25}'
-    )
+def test_a_summary_depends_on_the_base_and_the_settings() -> None:
+    key = compatibility_key("base", TrainerSettings())
+    assert key != compatibility_key("other", TrainerSettings())
+    assert key != compatibility_key("base", TRAINER)
 
 
 def test_inputs_of_the_release_before_are_read() -> None:
@@ -268,32 +161,23 @@ def test_inputs_of_the_release_before_are_read() -> None:
 
 def test_a_broken_or_incompatible_file_is_not_read(tmp_path: Path) -> None:
     crowd = Crowd(60, seed=11)
-    path = tmp_path / "vote_summary.safetensors"
-    assert VoteSummary.read(path, "this") is None
-    crowd.compact(crowd.empty(), crowd.examples, 40).write(path)
-    assert VoteSummary.read(path, "another base") is None
+    assert read(tmp_path) is None
+    crowd.compact(crowd.empty(), crowd.examples, 40).write(tmp_path)
+    assert VoteSummary.read(tmp_path, "another base", TRAINER) is None
+    path = tmp_path / FILE
     whole = path.read_bytes()
     for broken in (b"", whole[: len(whole) // 2], b"\x00" * 100, b"{}" + whole):
         path.write_bytes(broken)
-        assert VoteSummary.read(path, "this") is None
-
-
-def test_a_summary_that_is_not_finite_is_not_read(tmp_path: Path) -> None:
-    crowd = Crowd(60, seed=12)
-    kept = crowd.compact(crowd.empty(), crowd.examples, 40)
-    kept.members[0].linear_D[0, 0] = torch.nan
-    kept.write(tmp_path / "vote_summary.safetensors")
-    assert VoteSummary.read(tmp_path / "vote_summary.safetensors", "this") is None
+        assert read(tmp_path) is None
 
 
 def test_an_interrupted_write_keeps_the_previous_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crowd = Crowd(100, seed=13)
-    path = tmp_path / "vote_summary.safetensors"
     first = crowd.compact(crowd.empty(), crowd.examples, 40)
-    first.write(path)
-    before = path.read_bytes()
+    first.write(tmp_path)
+    before = {path: path.read_bytes() for path in files(tmp_path)}
 
     def die(tensors: object, draft: Path, metadata: object) -> None:
         draft.write_bytes(b"half of")
@@ -302,5 +186,6 @@ def test_an_interrupted_write_keeps_the_previous_file(
     with monkeypatch.context() as patch:
         patch.setattr(vote_summary, "save_file", die)
         with pytest.raises(KeyboardInterrupt):
-            crowd.compact(first, crowd.examples[40:], 40).write(path)
-    assert path.read_bytes() == before
+            crowd.compact(first, crowd.examples[40:], 40).write(tmp_path)
+    assert {path: path.read_bytes() for path in files(tmp_path)} == before
+    assert read(tmp_path) is not None

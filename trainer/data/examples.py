@@ -29,6 +29,10 @@ MAX_PROMPT_TOKENS = 2**24
 """Tokens of the prompts of the votes that a round loads, and of the signals: about 600 MB each. Where the
 newest have more, older ones are left out."""
 
+REBUILT = 1_000
+"""Votes to be compacted anew (`summary_store`) that a round loads beside them, and as many signals: what a
+round takes longer for them is bounded."""
+
 GOOD_SIGNALS = {"copied", "shared"}
 """Positive signals; the others, regenerated and abandoned, are negative."""
 
@@ -99,13 +103,15 @@ class Corpus:
     """Examples and the replies that they are on. `unreadable` counts the votes left out because their replies
     are longer than the context or of another vocabulary; `truncated` counts the examples whose replies have
     only the end of their prompt, since the whole is too long. `groups` has the groups of turns, also of those
-    that only give a prompt."""
+    that only give a prompt. `recompact` names the votes that are to be compacted anew, unreadable ones
+    included."""
 
     examples: list[Example]
     replies: dict[Key, Reply]
     unreadable: int = 0
     truncated: int = 0
     groups: Mapping[str, PromptGroup] = field(default_factory=dict)
+    recompact: frozenset[str] = frozenset()
 
     @property
     def newest(self) -> datetime:
@@ -222,20 +228,23 @@ def count_votes(pool: Pool, project: str) -> int:
 
 def active_events(pool: Pool, project: str, longest: int = UNLIMITED) -> list[str]:
     """Returns the newest MAX_EXAMPLES votes, and as many signals, oldest first, that are active, not
-    compacted (`vote_summary`) and whose turns exist. Their prompts, of which at most `longest` tokens each
-    are read, have at most MAX_PROMPT_TOKENS tokens together."""
+    compacted (`vote_summary`) and whose turns exist, and beside them the newest REBUILT of those to be
+    compacted anew. Their prompts, of which at most `longest` tokens each are read, have at most
+    MAX_PROMPT_TOKENS tokens together."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select event_id from ("
-            " select e.event_id, e.created_at,"
+            " select e.event_id, e.created_at, e.recompact,"
             " row_number() over newest_first as place,"
             " sum(least(cardinality(t.prompt_token_ids), %s)) over newest_first as tokens"
             " from training_examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.superseded_by is null and e.vote_summary is null"
-            " window newest_first as (partition by e.type = 'signal' order by e.created_at desc, e.event_id)"
-            ") as active where place <= %s and tokens <= %s order by created_at, event_id desc",
-            [longest, project, MAX_EXAMPLES, MAX_PROMPT_TOKENS],
+            " window newest_first as"
+            " (partition by e.type = 'signal', e.recompact order by e.created_at desc, e.event_id)"
+            ") as active where place <= case when recompact then %s else %s end and tokens <= %s"
+            " order by created_at, event_id desc",
+            [longest, project, REBUILT, MAX_EXAMPLES, MAX_PROMPT_TOKENS],
         ).fetchall()
     return [row["event_id"] for row in rows]
 
@@ -254,7 +263,7 @@ def load(
     with pool.connection() as connection:
         found = connection.execute(
             "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater, e.created_at,"
-            " e.first_policy, f.text"
+            " e.first_policy, e.recompact, f.text"
             " from training_examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.event_id = any(%s)",
@@ -283,7 +292,8 @@ def load(
             examples.append(example)
     truncated = sum(any(key in replies.truncated for key in example.reply_keys) for example in examples)
     found_replies = {key: Reply(*ids) for key, ids in replies.found.items()}
-    return Corpus(examples, found_replies, len(rows) - len(examples), truncated, groups)
+    recompact = frozenset(row["event_id"] for row in rows if row["recompact"])
+    return Corpus(examples, found_replies, len(rows) - len(examples), truncated, groups, recompact)
 
 
 def load_prompts(pool: Pool, project: str, backbone: Backbone, turns: Sequence[str]) -> dict[str, list[int]]:

@@ -18,9 +18,9 @@ class RoundInputs(BaseModel):
     `votes` counts the votes that had arrived; `events` are the active ones, oldest first; `turns` are the
     turns whose prompts the round uses, newest first; `positions` is the offset in each log. `knowledge_lost`
     is the share of questions that the previous candidate no longer knew, as the gate measured. `vote_summary`
-    is the digest of the file of older votes, which was called `past`. `token_budget` bounds the batches, and
-    `prompts_too_long` counts the turns whose prompts it left out. `probes` are the base's; the starter has
-    none. `attempts` counts the starts of the round."""
+    is the digest of the file that names the files of older votes, and was called `past`. `token_budget`
+    bounds the batches, and `prompts_too_long` counts the turns whose prompts it left out. `probes` are the
+    base's; the starter has none. `attempts` counts the starts of the round."""
 
     model_config = ConfigDict(frozen=True)
 

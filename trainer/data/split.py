@@ -12,6 +12,7 @@ from trainer.data.examples import Corpus, Example, Key
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.prompt_groups import fold_of
 from trainer.data.round_inputs import RoundInputs
+from trainer.data.vote_rows import VoteRows
 from trainer.data.vote_summary import VoteSummary
 from trainer.model.backbone import Backbone
 from trainer.reward import ensemble
@@ -39,9 +40,7 @@ class RoundData:
         self.inputs = inputs
         self.corpus = corpus
         self.prompts = prompts
-        self.history = (
-            history.aged_to(corpus.newest, settings.reward) if history and corpus.examples else None
-        )
+        self.history = history.aged_to(corpus.newest) if history and corpus.examples else None
         folds = settings.gate.folds
         fold_of_votes = [each.fold(folds) for each in corpus.examples]
         fold = inputs.draw % folds
@@ -111,23 +110,25 @@ class RoundData:
             return None
         return ensemble.fit(cache.features(keys), votes, base, self.settings.reward, self.generator("unseen"))
 
-    def compact(self, cache: FeatureCache, model: RewardModel) -> VoteSummary | None:
-        """Returns the vote summary with this round's oldest votes added, in the projections of the first
-        one, or of `model`; None when no votes are to be compacted."""
+    def compact(self, cache: FeatureCache, model: RewardModel) -> tuple[VoteSummary, VoteRows] | None:
+        """Returns the vote summary with this round's oldest votes added, and those to be compacted anew, in
+        the projections of the first one, or of `model`, and their rows; None when there are none."""
         signals = {example.event_id for example in self.corpus.examples if example.type == "signal"}
+        anew = self.corpus.recompact
+        newer = [event for event in self.inputs.events if event not in anew]
         events = [
-            *vote_summary.to_compact([event for event in self.inputs.events if event not in signals]),
-            *vote_summary.to_compact([event for event in self.inputs.events if event in signals]),
+            *(event for event in self.inputs.events if event in anew),
+            *vote_summary.to_compact([event for event in newer if event not in signals]),
+            *vote_summary.to_compact([event for event in newer if event in signals]),
         ]
-        if not events:
+        if not events or not self.corpus.examples:
             return None
-        settings = self.settings
-        before = self.history or VoteSummary.empty(
-            vote_summary.compatibility_key(self.backbone.digest, settings), self.corpus.newest,
-            model.members[0].projections, settings.gate.folds, settings.reward.members,
-        )  # fmt: skip
+        projections = model.members[0].projections
+        before = self.history or VoteSummary(
+            self.backbone.digest, self.settings, self.corpus.newest, projections
+        )
         generator = self.generator("past")  # the name seeds the draws of the releases before, too
-        return before.compact(self.corpus, events, cache.features, settings.reward, generator)
+        return before.compact(self.corpus, events, cache.features, generator)
 
     def _folds(self, held_out: bool) -> list[int]:
         return [each for each in range(self.settings.gate.folds) if (each == self._eval_fold) == held_out]

@@ -25,7 +25,6 @@ from schemas.database import Pool
 from schemas.errors import HearkenError, StartError
 from schemas.policies import BASE, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
-from trainer.data import vote_summary
 from trainer.data.round_inputs import RoundInputs
 from trainer.model import device
 from trainer.model.adapter import save_adapter
@@ -34,7 +33,7 @@ from trainer.model.rollouts import Rollout, pack
 from trainer.records.record import RoundRecord, RoundRow, finite
 
 INPUTS, ROLLOUTS = "inputs.json", "rollouts.safetensors"
-"""Files of a policy directory from which the policy can be reproduced, beside the vote summary."""
+"""Files of a policy directory from which the policy can be reproduced, beside those of the vote summary."""
 
 _DRAFT = ".draft-"
 
@@ -47,14 +46,14 @@ class LeadershipLost(HearkenError):
 @dataclass(frozen=True, slots=True)
 class TrainingArtifacts:
     """What a policy was trained from, kept in its directory so that it can be reproduced: the round's inputs,
-    all steps' rollouts, the events of its votes, the file of the vote summary if there was one; and the
+    all steps' rollouts, the events of its votes, the files of the vote summary if there was one; and the
     metrics of the round."""
 
     inputs: RoundInputs
     rollouts: Sequence[list[Rollout]]
     event_ids: Sequence[str]
     metrics: dict[str, Any]
-    vote_summary: Path | None = None
+    vote_summary: Sequence[Path] = ()
 
 
 def write(
@@ -65,8 +64,8 @@ def write(
     artifacts: TrainingArtifacts | None = None,
 ) -> Manifest:
     """Writes the policy directory of the current adapter, whose probe is given. Its name is the round's
-    number and the digest of its weights, or `p0` without artifacts. The file of the vote summary is large and
-    never changes, so policies share it by a hard link."""
+    number and the digest of its weights, or `p0` without artifacts. The files of the vote summary are large
+    and never change, so policies share them by hard links."""
     folder = settings.policies_dir / settings.project
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{_DRAFT}{number}"
@@ -95,12 +94,12 @@ def policy_name(number: int, weights: Path) -> str:
 def _write_artifacts(artifacts: TrainingArtifacts, directory: Path) -> None:
     (directory / INPUTS).write_text(artifacts.inputs.model_dump_json() + "\n", encoding="utf-8")
     save_file(pack(artifacts.rollouts), directory / ROLLOUTS)
-    if artifacts.vote_summary is not None:
-        copy = directory / vote_summary.FILE
+    for path in artifacts.vote_summary:
+        copy = directory / path.name
         try:
-            copy.hardlink_to(artifacts.vote_summary)
+            copy.hardlink_to(path)
         except OSError:  # another file system, or one without hard links
-            shutil.copyfile(artifacts.vote_summary, copy)
+            shutil.copyfile(path, copy)
 
 
 def _manifest(

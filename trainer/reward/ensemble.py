@@ -144,34 +144,13 @@ def fit(
     counts = [component_count(number, weight) for number in range(settings.members)]
     views = _views(features, votes, base, counts, history)
     members = []
-    for number, (names, bootstrap_V) in enumerate(_bootstrap(settings, votes, generator)):
+    for number, (names, bootstrap_V) in enumerate(bootstrap(settings, votes, generator)):
         projections, groups = views[counts[number]]
         older = history.members[number] if history is not None else None
         features_NK = concatenate(groups, names).double()
         posterior = Posterior(features_NK, likelihood, votes.raters, bootstrap_V, older)
         members.append(_fit_member(projections, names, posterior))
     return RewardModel(members, settings.uncertainty_penalty).standardised(base.groups)
-
-
-def summarise(
-    features: FeatureGroups,
-    votes: Votes,
-    history: HistoryPrior,
-    groups_GV: Tensor,
-    settings: RewardSettings,
-    generator: torch.Generator,
-) -> list[LaplaceSummary]:
-    """Returns for each member the Laplace summary of each group of `votes`, expanded at the mode of all votes
-    and the history. A group is a row of zeros and ones."""
-    likelihood, projected = Likelihood(votes), project(history.projections, features)
-    summaries = []
-    for number, (names, bootstrap_V) in enumerate(_bootstrap(settings, votes, generator)):
-        features_NK = concatenate(projected, names).double()
-        posterior = Posterior(features_NK, likelihood, votes.raters, bootstrap_V, history.members[number])
-        mode = posterior.mode()
-        groups = [posterior.laplace_summary(mode, weights_V) for weights_V in groups_GV * bootstrap_V]
-        summaries.append(LaplaceSummary.stack(groups))
-    return summaries
 
 
 def parameter_count(projections: Projections, member: int) -> int:
@@ -205,7 +184,7 @@ def _views(
     return views
 
 
-def _bootstrap(
+def bootstrap(
     settings: RewardSettings, votes: Votes, generator: torch.Generator
 ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """Yields the feature groups and the (V,) bootstrap weights of each member."""

@@ -113,6 +113,47 @@ class LaplaceSummary:
         return parameters
 
 
+@dataclass(frozen=True, slots=True)
+class PackedSummary:
+    """A LaplaceSummary of several groups to be kept: of the symmetric precision the lower triangle, in single
+    precision, which is a quarter of the size."""
+
+    triangle_GT: Tensor
+    linear_GD: Tensor
+    precision_GU22: Tensor
+    linear_GU2: Tensor
+
+    @classmethod
+    def pack(cls, summary: LaplaceSummary) -> "PackedSummary":
+        """Packs a summary."""
+        row, column = torch.tril_indices(*summary.precision_DD.shape[-2:])
+        triangle_GT = summary.precision_DD[:, row, column].float()
+        return cls(triangle_GT, summary.linear_D, summary.precision_U22, summary.linear_U2)
+
+    def unpack(self) -> LaplaceSummary:
+        """Inverts `pack`, up to rounding."""
+        return LaplaceSummary(
+            _symmetric(self.triangle_GT.double(), self.linear_GD.shape[-1]),
+            self.linear_GD, self.precision_GU22, self.linear_GU2,
+        )  # fmt: skip
+
+    def sum_groups(self, groups: Sequence[int]) -> LaplaceSummary:
+        """Returns the summary of the votes of these groups together."""
+        chosen = list(groups)
+        return LaplaceSummary(
+            _symmetric(self.triangle_GT[chosen].double().sum(0), self.linear_GD.shape[-1]),
+            self.linear_GD[chosen].sum(0), self.precision_GU22[chosen].sum(0), self.linear_GU2[chosen].sum(0),
+        )  # fmt: skip
+
+
+def _symmetric(triangle_T: Tensor, size: int) -> Tensor:
+    row, column = torch.tril_indices(size, size)
+    full = triangle_T.new_zeros(*triangle_T.shape[:-1], size, size)
+    full[..., row, column] = triangle_T
+    full[..., column, row] = triangle_T
+    return full
+
+
 def _positive_part(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
     positive: Tensor = (vectors * values.clamp_min(0).unsqueeze(-2)) @ vectors.mT
