@@ -32,12 +32,12 @@ from deploy.simulation.people import draw_preference
 from schemas.database import Pool, migrate, open_pool
 from schemas.settings import RewardSettings, Settings, TrainerSettings
 from tests.bench.reward import HELD_OUT, NOISE, Replies, accuracy, replies
-from trainer.data import examples
+from trainer.data import examples, summary_store
 from trainer.data.examples import Corpus, Example, Key
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
-from trainer.data.vote_summary import VoteSummary, compatibility_key, to_compact
+from trainer.data.vote_summary import VoteSummary, to_compact
 from trainer.model.backbone import Backbone
 from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
@@ -93,17 +93,20 @@ def thumbs(
 
 
 def stream(
-    votes: list[Example], cache: Precomputed, summary: VoteSummary, reward: RewardSettings
+    votes: list[Example], cache: Precomputed, summary: VoteSummary, rows_folder: Path | None = None
 ) -> Iterator[tuple[int, VoteSummary, list[Example]]]:
-    """Yields after every NEW votes: their count, the summary of older ones, and the newer ones."""
+    """Yields after every NEW votes: their count, the summary of older ones, and the newer ones. The rows of
+    compacted votes are written to a folder."""
     compacted = 0
     for arrived in range(NEW, len(votes) + 1, NEW):
         window = votes[compacted:arrived]
-        summary = summary.aged_to(window[-1].created_at, reward)
+        summary = summary.aged_to(window[-1].created_at)
         yield arrived, summary, window
         if events := to_compact([each.event_id for each in window]):
             generator = torch.Generator().manual_seed(arrived)
-            summary = summary.compact(Corpus(window, {}), events, cache.features, reward, generator)
+            summary, rows = summary.compact(Corpus(window, {}), events, cache.features, generator)
+            if rows_folder is not None:
+                rows.write(rows_folder)
             compacted += len(events)
 
 
@@ -131,7 +134,7 @@ def accuracies(everything: Replies, seed: int, people: int, hostile: float) -> A
     truth = [draw_preference(seed).likes(text) for text in held_out.texts]
     votes = thumbs(everything, "bench", seed, max(SIZES), people, hostile)
     found = {}
-    for arrived, summary, window in stream(votes, cache, empty_summary(base, ""), reward):
+    for arrived, summary, window in stream(votes, cache, empty_summary(base, "")):
         if arrived in SIZES:
             models = [
                 fitted(window, summary, cache, base, reward, arrived),
@@ -142,10 +145,8 @@ def accuracies(everything: Replies, seed: int, people: int, hostile: float) -> A
     return found
 
 
-def empty_summary(base: BaseFeatures, key: str) -> VoteSummary:
-    return VoteSummary.empty(
-        key, START, fit_projections(base, max(COMPONENTS)), FOLDS, RewardSettings().members
-    )
+def empty_summary(base: BaseFeatures, digest: str) -> VoteSummary:
+    return VoteSummary(digest, TrainerSettings(), START, fit_projections(base, max(COMPONENTS)))
 
 
 class Project:
@@ -155,7 +156,8 @@ class Project:
         self.pool, self.name, self.backbone = pool, name, backbone
         self.settings = TrainerSettings()
         self.cache, self.base = Precomputed(everything), base_features(everything)
-        self.path = folder / f"{name}.safetensors"
+        self.folder = folder / name
+        self.folder.mkdir()
         with pool.connection() as connection:
             connection.execute("insert into projects (id) values (%s) on conflict do nothing", [name])
             connection.execute(
@@ -190,9 +192,9 @@ class Project:
     def update(self, draw: int) -> float:
         """Fits a round's reward models; returns the seconds that it took."""
         begun = time.perf_counter()
-        summary = VoteSummary.read(self.path, compatibility_key(self.backbone.digest, self.settings))
-        if summary is not None and not summary.is_active(self.pool, self.name):
-            raise RuntimeError("the vote summary is not active")
+        summary = VoteSummary.read(self.folder, self.backbone.digest, self.settings)
+        if summary is not None:
+            summary = summary_store.revise(summary, self.pool, self.name, self.folder)
         events = examples.active_events(self.pool, self.name)
         corpus = examples.load(self.pool, self.name, self.backbone, events)
         inputs = RoundInputs(draw=draw, parent="p0", votes=0, events=events, turns=[], positions={})
@@ -200,7 +202,8 @@ class Project:
         model = data.fit_reward_model(self.base, self.cache)
         data.fit_reward_model(self.base, self.cache, held_out=True)
         if model is not None and (compacted := data.compact(self.cache, model)) is not None:
-            compacted.save(self.pool, self.name, self.path)
+            summary, rows = compacted
+            summary_store.save(summary, self.pool, self.name, self.folder, rows)
         return time.perf_counter() - begun
 
 
@@ -214,11 +217,11 @@ def times(everything: Replies, backbone: Backbone, pool: Pool, folder: Path) -> 
     few.arrive(thumbs(everything, "few", SEEDS[0], FEW + NEW, people=200, hostile=0.0))
     for start in range(0, MANY, 10_000):
         many.arrive(votes[start : start + 10_000])
-    older = empty_summary(many.base, compatibility_key(backbone.digest, many.settings))
-    for arrived, summary, _ in stream(votes[:MANY], many.cache, older, many.settings.reward):
+    older = empty_summary(many.base, backbone.digest)
+    for arrived, summary, _ in stream(votes[:MANY], many.cache, older, many.folder):
         if arrived % 10_000 == 0:
             print(f"{arrived} votes, {len(summary.events)} compacted", flush=True)
-    summary.save(pool, many.name, many.path)
+    summary_store.save(summary, pool, many.name, many.folder)
     with pool.connection() as connection:
         connection.execute("analyze")
     of_few, of_many = [], []
