@@ -10,7 +10,7 @@ from torch import Tensor
 from schemas.feedback import JUDGE
 from schemas.settings import RewardSettings
 from trainer.data.examples import Corpus, Example, raters
-from trainer.reward.ensemble import RewardModel, _bootstrap, _fit_member, fit, influence, pairwise_accuracy
+from trainer.reward.ensemble import RewardModel, _fit_member, bootstrap, fit, influence, pairwise_accuracy
 from trainer.reward.features import NO_TOKEN
 from trainer.reward.likelihood import Likelihood, Votes
 from trainer.reward.posterior import Posterior
@@ -297,9 +297,9 @@ def test_the_influence_of_a_vote_agrees_with_a_refit_without_it() -> None:
     def change(without: set[int]) -> float:
         """Returns the root mean square change of the members' logits when refitted without these votes."""
         kept = Likelihood(votes)
-        bootstrap = _bootstrap(RewardSettings(), votes, torch.Generator().manual_seed(0))
+        draws = bootstrap(RewardSettings(), votes, torch.Generator().manual_seed(0))
         total = 0.0
-        for member, (_, bootstrap_V) in zip(model.members, bootstrap, strict=True):
+        for member, (_, bootstrap_V) in zip(model.members, draws, strict=True):
             weights_V = bootstrap_V.clone()
             weights_V[list(without)] = 0.0
             features_NK = member.inputs(features)
