@@ -32,6 +32,10 @@ def _print(plan: dict[str, Any]) -> None:
         f"prompts of {plan['prompt_tokens']} and replies of {plan['reply_tokens']} tokens,"
         " as if all were that long"
     )
+    derived = Table("trainer.rl", "derived", "reason")
+    for name, found in plan["derived"].items():
+        derived.add_row(name, f"{found['value']:.4g}", found["reason"])
+    console.print(derived)
     memory = Table("memory", "MiB", "when")
     for part, size in plan["resident"].items():
         memory.add_row(part, f"{size / _MIB:,.0f}", "always")

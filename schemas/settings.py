@@ -172,7 +172,10 @@ class RLSettings(RenamedFields):
         "unended_penalty": "no_eos_penalty",
         "truncation": "importance_weight_cap",
     }
-    removed: ClassVar = {"clip": "at one optimizer step on each batch, the ratio that it bounds is 1"}
+    removed: ClassVar = {
+        "clip": "at one optimizer step on each batch, the ratio that it bounds is 1",
+        "kl_budget": "it was in nats per token; trainer.rl.kl_per_reply is the budget, in nats per reply",
+    }
 
     algorithm: Literal["rloo", "grpo", "online_dpo", "dpo", "kto"] = Field(
         "rloo",
@@ -187,12 +190,28 @@ class RLSettings(RenamedFields):
         False,
         description="recompute activations in the backward pass: less memory, a third more time",
     )
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW in a round")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="peak learning rate of AdamW at the start of a round; none: the one that the last round"
+        " found, at first by the model's width",
+    )
+    step_kl: float = Field(
+        0.4,
+        gt=0,
+        description="trust region: largest KL of a step to the policy before it, nats per reply",
+    )
     warmup_steps: int = Field(3, ge=0, description="linear warm-up of the learning rate, steps")
-    steps_per_round: int = Field(8, ge=1, description="optimizer steps of a round, steps")
-    prompts_per_step: int = Field(32, ge=1, description="prompts of a step, prompts")
+    steps_per_round: int | None = Field(
+        None, ge=1, description="optimizer steps of a round; none: in proportion to the new votes, steps"
+    )
+    prompts_per_step: int | None = Field(
+        None, ge=1, description="prompts of a step; none: as many as max_round_seconds allows, prompts"
+    )
     samples_per_prompt: int = Field(4, ge=2, description="K: replies sampled for each prompt")
-    max_tokens: int = Field(90, ge=1, description="longest sampled reply, tokens")
+    max_tokens: int | None = Field(
+        None, ge=1, description="longest sampled reply; none: by the lengths of the replies served, tokens"
+    )
     kl_coef: float = Field(
         0.15,
         ge=0,
@@ -203,7 +222,9 @@ class RLSettings(RenamedFields):
         ge=0,
         description="penalty on style drift: changes of the replies that no vote asks for, reward per nat",
     )
-    kl_budget: float = Field(0.3, gt=0, description="the guard stops a round above this KL, nats per token")
+    kl_per_reply: float = Field(
+        8.0, gt=0, description="the guard stops a round above this KL to the base, nats per reply"
+    )
     entropy_floor: float = Field(
         0.25, ge=0, lt=1, description="the guard stops a round below this entropy, share of the base's"
     )
@@ -216,7 +237,10 @@ class RLSettings(RenamedFields):
         description="weight of an auxiliary SFT loss on base samples, which are weighted by their reward",
     )
     no_eos_penalty: float = Field(
-        2.0, ge=0, description="subtracted from the reward of a sample without an end token"
+        2.0,
+        ge=0,
+        description="subtracted from the reward of a sample without an end token, as far as the policy has"
+        " more of them than the base",
     )
     importance_weight_cap: float = Field(
         2.0, ge=1, description="cap on the importance weight π/μ against the sampler"
@@ -277,6 +301,11 @@ class TrainerSettings(BaseModel):
     round_votes: int = Field(25, ge=1, description="new votes that start a round at once, votes")
     round_seconds: float = Field(
         45, gt=0, description="time after which fewer new votes start a round, seconds"
+    )
+    max_round_seconds: float = Field(
+        420,
+        gt=0,
+        description="time that a round may take: the prompts of a step follow from it, seconds",
     )
     min_votes: int = Field(40, ge=2, description="votes needed before the first round, votes")
     threads: int = Field(

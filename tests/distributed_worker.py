@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from schemas.settings import RLSettings
+from tests.training import hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 from trainer.model.rollouts import Rollout, SamplingSpec, in_process_sampler, pack
@@ -26,7 +26,7 @@ from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sampling import step_sampler
 from trainer.starter import MODEL_DIR
 
-RL = RLSettings(steps_per_round=3, prompts_per_step=5, samples_per_prompt=4, max_tokens=16)
+RL = hyperparameters(steps_per_round=3, prompts_per_step=5, samples_per_prompt=4, max_tokens=16)
 ASKED = ("hello", "what is the capital of France?", "a", "name a color", "tell me about cats", "who are you?")
 
 
@@ -45,7 +45,7 @@ def train(group: ProcessGroup = SINGLE_PROCESS) -> dict[str, Tensor]:
             step_sampler(prompts, RL.prompts_per_step, sampler, generator),
             ShapedReward(lambda features: features["length"].float().sum(1), RL),
             PolicyGradient(leave_one_out, RL.importance_weight_cap),
-            Guard(backbone, RL.kl_budget),
+            Guard(backbone, RL.kl_per_reply),
             RL,
         )
         moved = [now - then for now, then in zip(backbone.snapshot(), start, strict=True)]

@@ -11,8 +11,16 @@ from schemas.database import Pool, open_async_pool
 from schemas.feedback import Edit, Ranking, Thumb, Vote
 from schemas.settings import Settings
 from schemas.turns import Reply, Turn
+from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
+
+
+def hyperparameters(**values: object) -> Hyperparameters:
+    """Hyperparameters of a small round; the trust region is so wide that it changes no step."""
+    small = {"learning_rate": 2e-3, "steps_per_round": 8, "prompts_per_step": 32, "max_tokens": 90}
+    return Hyperparameters.model_validate(small | {"step_kl": 1e9} | values)
+
 
 WORDS = ["red", "blue", "green", "yellow", "tree", "river", "stone", "cloud", "bird", "fish"]
 

@@ -17,9 +17,11 @@ from schemas.policies import Probe, file_digest
 from schemas.settings import Settings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
+from trainer.data.hyperparameters import BASE_SAMPLES, Derivation, Model
 from trainer.data.prompt_groups import PromptGroup
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
+from trainer.data.traffic import Traffic
 from trainer.data.vote_summary import FILE, VoteSummary
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sample_eval
 from trainer.evaluation.gate import GateSamples
@@ -30,12 +32,13 @@ from trainer.model.backbone import Backbone
 from trainer.model.device import free_memory
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 from trainer.model.memory import TokenBytes, token_budget
-from trainer.model.rollouts import Sampler, SamplingSpec, all_gather_rollouts, in_process_sampler
+from trainer.model.rollouts import Sampler, all_gather_rollouts, in_process_sampler
+from trainer.model.speed import Speed
 from trainer.model.token_budget import TokenBudget
 from trainer.model.vllm_rollouts import VllmSampler
 from trainer.records.attribution import side_by_side
 from trainer.rl.guard import ADAPTER_COPIES
-from trainer.round import BASE_REPLIES, RoundResult, run_round
+from trainer.round import RoundResult, run_round
 
 log = structlog.get_logger("trainer")
 
@@ -73,8 +76,8 @@ class CandidateResult:
 
 
 class Learner:
-    """One process's model, and what it keeps between rounds: the base's scores of voted replies, its
-    knowledge probes and its accuracy on them."""
+    """One process's model with its speed, and what it keeps between rounds: the base's scores of voted
+    replies, its knowledge probes and its accuracy on them."""
 
     def __init__(self, settings: Settings, group: ProcessGroup = SINGLE_PROCESS) -> None:
         torch.set_num_threads(settings.trainer.threads)
@@ -84,13 +87,16 @@ class Learner:
         self.cache = FeatureCache(self.backbone)
         self.base_probe = probe(self.backbone)
         self.token_budget = self._token_budget()
+        self.speed = Speed.measure(self.backbone)
         self.directory = settings.rounds_dir / settings.project
 
-    @property
-    def longest_prompt(self) -> int:
-        """The most tokens of a prompt that is trained on."""
-        trainer = self.settings.trainer
-        return self.token_budget.longest_prompt(trainer.rl.max_tokens, trainer.max_prompt_tokens)
+    def derive(self, traffic: Traffic, learning_rate: float | None) -> Derivation:
+        """Returns the derivation of a round's hyperparameters, given what the last round found."""
+        return Derivation(self.settings.trainer, Model.of(self.backbone), traffic, self.speed, learning_rate)
+
+    def longest_prompt(self, reply_tokens: int) -> int:
+        """Returns the most tokens of a prompt that is trained on with replies of so many tokens."""
+        return self.token_budget.longest_prompt(reply_tokens, self.settings.trainer.max_prompt_tokens)
 
     def _token_budget(self) -> TokenBudget:
         """Returns the budget for the memory that is free now, with the base loaded."""
@@ -98,7 +104,7 @@ class Learner:
         adapter = sum(weight.nbytes for weight in backbone.trainable())
         memory = free_memory(backbone.device) // self.group.processes_here(backbone.device)
         count = TokenBytes.count(backbone)
-        copies = max(self.settings.trainer.rl.samples_per_prompt, BASE_REPLIES)
+        copies = max(self.settings.trainer.rl.samples_per_prompt, BASE_SAMPLES)
         found = token_budget(backbone, count, memory - ADAPTER_COPIES * adapter, copies)
         if self.group.is_main:
             log.info("token budget", **found.model_dump(), free_mib=memory // 2**20)
@@ -144,7 +150,7 @@ class Learner:
 
     def _train(self, parent: Path, live: Path, data: RoundData) -> CandidateResult:
         self.backbone.token_budget = data.inputs.token_budget
-        spec = SamplingSpec(SAMPLES_PER_PROMPT, self.settings.trainer.rl.max_tokens)
+        spec = data.spec(SAMPLES_PER_PROMPT)
 
         def evaluate(purpose: str) -> EvalSamples:
             return sample_eval(self.backbone, data.eval_prompts, spec, data.generator(purpose))
@@ -165,8 +171,8 @@ class Learner:
         )
 
     def _sampler(self, data: RoundData) -> Sampler:
-        rl = self.settings.trainer.rl
-        spec, generator = SamplingSpec(rl.samples_per_prompt, rl.max_tokens), data.generator("rollouts")
+        rl, generator = data.rl, data.generator("rollouts")
+        spec = data.spec(rl.samples_per_prompt)
         if rl.sampler == "in_process":
             return in_process_sampler(self.backbone, spec, generator)
         folder = self.settings.policies_dir / self.settings.project

@@ -33,6 +33,7 @@ from trainer.data import examples, prompts, summary_store, vote_summary
 from trainer.data.ingest import consumer_offsets, ingest
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
+from trainer.data.traffic import Traffic
 from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation import gate
 from trainer.evaluation.style_stats import style_stats
@@ -94,6 +95,7 @@ class Trainer:
         self.backbone = learner.backbone
         self.election = LeaderElection(settings.database_url or "", settings.project)
         self.last_round = time.monotonic()
+        self._round_took = 0.0
         self.leading = False
         self._unfinished = learner.directory / "unfinished.json"
         self._fitted: tuple[RoundData, RewardModel] | None = None
@@ -148,8 +150,8 @@ class Trainer:
             self._trimmed = time.monotonic()
 
     def due(self) -> bool:
-        """Whether enough new votes have come since the last round, or any and enough time has passed; False
-        while the project is paused."""
+        """Whether enough new votes have come since the last round, or any and enough time has passed, as much
+        as the last round took at least; False while the project is paused."""
         when = self.settings.trainer
         with self.pool.connection() as connection:
             row = connection.execute("select paused from projects where id = %s", [self.project]).fetchone()
@@ -157,7 +159,7 @@ class Trainer:
             return False
         arrived = self._arrived()
         new = arrived - record.votes_at_last_round(self.pool, self.project)
-        waited = time.monotonic() - self.last_round >= when.round_seconds
+        waited = time.monotonic() - self.last_round >= max(when.round_seconds, 2 * self._round_took)
         return arrived >= when.min_votes and (new >= when.round_votes or (new > 0 and waited))
 
     def _arrived(self) -> int:
@@ -183,7 +185,7 @@ class Trainer:
         with structlog.contextvars.bound_contextvars(round=row.number):
             try:
                 summary = self._active_summary()
-                inputs = self._inputs(row.number, found.parent, summary, interrupted)
+                inputs = self._inputs(row.number, found, summary, interrupted)
                 found.votes = inputs.votes
                 data = self._load(inputs, summary)
                 ending = self._train(row, data, parent.directory, live.directory, found)
@@ -192,7 +194,8 @@ class Trainer:
             except Exception as error:  # whatever it was, the next votes get another chance
                 found.traceback = traceback.format_exc()
                 ending = Ending("failed", f"{type(error).__name__}: {error}")
-            found.seconds = round(time.monotonic() - started, 1)
+            self._round_took = time.monotonic() - started
+            found.seconds = round(self._round_took, 1)
             if not record.finish(self.pool, self.settings, row, ending, found):
                 raise publish.LeadershipLost(f"another trainer took over before round {row.number} ended")
             self._unfinished.unlink(missing_ok=True)
@@ -298,9 +301,10 @@ class Trainer:
         return None
 
     def _inputs(
-        self, number: int, parent: str, summary: VoteSummary | None, interrupted: RoundInputs | None
+        self, number: int, found: RoundRecord, summary: VoteSummary | None, interrupted: RoundInputs | None
     ) -> RoundInputs:
         """Returns the inputs of an interrupted round if it can be run again, else what there is now."""
+        parent = found.parent
         digest = file_digest(self.learner.directory / vote_summary.FILE) if summary else None
         probes = self.learner.knowledge.probe_set
         same = interrupted is not None and (
@@ -311,7 +315,14 @@ class Trainer:
             inputs = interrupted.model_copy(update=again)
             log.info("round begins again", of=interrupted.draw, attempt=inputs.attempts)
         else:
-            selected = prompts.select_turns(self.pool, self.project, number, self.learner.longest_prompt)
+            new = self._arrived() - record.votes_at_last_round(self.pool, self.project)
+            derivation = self.learner.derive(
+                Traffic.read(self.pool, self.project, new),
+                record.last_learning_rate(self.pool, self.project),
+            )
+            found.hyperparameters, rl = derivation.as_json(), derivation.hyperparameters()
+            longest = self.learner.longest_prompt(rl.max_tokens)
+            selected = prompts.select_turns(self.pool, self.project, number, longest)
             inputs = RoundInputs(
                 draw=number,
                 parent=parent,
@@ -324,6 +335,7 @@ class Trainer:
                 token_budget=self.learner.token_budget,
                 prompts_too_long=selected.too_long,
                 probes=probes,
+                rl=rl,
             )
         inputs.write(self._unfinished)
         return inputs

@@ -8,11 +8,12 @@ results.
 from dataclasses import dataclass
 
 from trainer.data.feature_cache import FeatureCache
+from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.split import RoundData
 from trainer.evaluation.eval_samples import EvalSamples, sample_eval
 from trainer.evaluation.evidence import Evidence, unseen_evidence
 from trainer.evaluation.knowledge import KnowledgeEval
-from trainer.model.rollouts import Sampler, SamplingSpec
+from trainer.model.rollouts import Sampler
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 from trainer.rl.batch import OptimizeResult
@@ -23,9 +24,6 @@ from trainer.rl.sampling import step_sampler
 from trainer.rl.sft import weighted_base_samples
 from trainer.rl.style_drift import StyleDrift
 from trainer.rl.training_objective import training_objective
-
-BASE_PROMPTS, BASE_REPLIES = 128, 4
-"""Prompts that the base answers in each round, and its replies to each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +43,11 @@ def run_round(
     data: RoundData, cache: FeatureCache, knowledge: KnowledgeEval, sampler: Sampler
 ) -> RoundResult:
     """Trains the backbone's adapter, which must be the adapter of `data.inputs.parent`."""
-    backbone, settings, rl, prompts = data.backbone, data.settings, data.settings.rl, data.train_prompts
+    backbone, settings, rl, prompts = data.backbone, data.settings, data.rl, data.train_prompts
     # Samples of the base standardise the reward, are the reference of style drift, and are trained on by SFT.
-    spec = SamplingSpec(BASE_REPLIES, rl.max_tokens)
-    base = sample_eval(backbone, prompts[:BASE_PROMPTS], spec, data.generator("base"), base=True)
-    base_features = BaseFeatures(base.features, BASE_REPLIES)
+    spec = data.spec(BASE_SAMPLES)
+    base = sample_eval(backbone, prompts[: rl.base_prompts], spec, data.generator("base"), base=True)
+    base_features = BaseFeatures(base.features, BASE_SAMPLES)
     # The reward model, and what the held-out votes and the unseen ones among them say, for the gate.
     cache.update(data.corpus)
     model = data.fit_reward_model(base_features, cache)
@@ -58,11 +56,11 @@ def run_round(
     assert model is not None  # noqa: S101  (skip_reason was None)
     # The policy.
     style_drift = StyleDrift(model.members[0].projections, base.features, model.reward(base.features))
-    reward = ShapedReward(model.reward, rl, style_drift)
+    reward = ShapedReward(model.reward, rl, style_drift, base_no_eos=1 - base.eos_rate)
     demonstrations = weighted_base_samples(prompts, base.token_ids, base_features, model, rl.kl_coef)
     objective = training_objective(data, cache, model, demonstrations)
     guard = Guard(
-        backbone, rl.kl_budget, rl.entropy_floor * base.entropy, knowledge, data.generator("guard"),
+        backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, knowledge, data.generator("guard"),
         data.inputs.knowledge_lost / settings.gate.max_knowledge_loss,
     )  # fmt: skip
     sample = step_sampler(prompts, rl.prompts_per_step, sampler, data.generator("prompts"))

@@ -31,10 +31,11 @@ from deploy.local.postgres import database
 from deploy.simulation.people import draw_preference
 from schemas.database import Pool, migrate, open_pool
 from schemas.settings import RewardSettings, Settings, TrainerSettings
-from tests.bench.reward import HELD_OUT, NOISE, Replies, accuracy, replies
+from tests.bench.reward import BASE_PROMPTS, HELD_OUT, NOISE, Replies, accuracy, replies
 from trainer.data import examples, summary_store
 from trainer.data.examples import Corpus, Example, Key
 from trainer.data.feature_cache import FeatureCache
+from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
 from trainer.data.vote_summary import VoteSummary, to_compact
@@ -43,7 +44,6 @@ from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import COMPONENTS, BaseFeatures, fit_projections
-from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 
 VOTED = 4_000  # replies that are voted on, again and again
@@ -57,8 +57,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 def base_features(everything: Replies) -> BaseFeatures:
     """Returns the features of the base's replies on which the reward is standardised."""
-    groups = {name: group[-BASE_REPLIES * BASE_PROMPTS :] for name, group in everything.features.items()}
-    return BaseFeatures(groups, BASE_REPLIES)
+    groups = {name: group[-BASE_SAMPLES * BASE_PROMPTS :] for name, group in everything.features.items()}
+    return BaseFeatures(groups, BASE_SAMPLES)
 
 
 class Precomputed(FeatureCache):

@@ -21,7 +21,8 @@ from peft import LoraConfig
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
-from schemas.settings import RLSettings
+from tests.training import hyperparameters
+from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.reward.features import FeatureGroups
@@ -47,7 +48,7 @@ def reward(length: float) -> float:
 class Ours:
     """Takes single optimizer steps as in a round."""
 
-    def __init__(self, rl: RLSettings) -> None:
+    def __init__(self, rl: Hyperparameters) -> None:
         self.backbone = Backbone(MODEL_DIR, rl)
         self.rl = rl.model_copy(update={"steps_per_round": 1, "warmup_steps": 0})
         self.prompts = [self.backbone.render([{"role": "user", "content": text}]) for text in PROMPTS]
@@ -63,7 +64,7 @@ class Ours:
         sampler = in_process_sampler(backbone, spec, self.generator)
         sample = step_sampler(self.prompts, rl.prompts_per_step, sampler, self.generator)
         reward = ShapedReward(self._reward, rl)
-        result = optimize(backbone, sample, reward, objective, Guard(backbone, rl.kl_budget), rl)
+        result = optimize(backbone, sample, reward, objective, Guard(backbone, rl.kl_per_reply), rl)
         seconds = time.perf_counter() - began
         tokens = sum(len(rollout.token_ids) for rollout in result.rollouts[0])
         self.speeds.append(tokens / seconds)
@@ -103,7 +104,7 @@ class Turns(TrainerCallback):
 
 def main() -> int:
     torch.set_num_threads(1)
-    rl = RLSettings()
+    rl = hyperparameters()
     turns = Turns([Ours(rl), Ours(rl)])
     prompts = [[{"role": "user", "content": text}] for text in PROMPTS]
     batch = rl.prompts_per_step * rl.samples_per_prompt

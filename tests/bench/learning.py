@@ -80,7 +80,7 @@ ROWS = (
         of("share_of_achievable_gain"), "", each(0, 1),
     ),
     Row("knowledge gained, share", "offline_learning", of("knowledge"), "-0.02 in each", each(-0.02, 1)),
-    Row("KL, nats a token", "offline_learning", of("kl"), "0.3 in each", each(-1, 0.3)),
+    Row("KL, nats per reply", "offline_learning", of("kl"), "8 in each", each(-1, 8)),
     Row("distinct-2 against the base's", "offline_learning", of("distinct"), "0.8 in each", each(0.8, 9)),
     Row(
         "largest change of a style not voted on", "offline_learning", of("other_styles"), "at most 0.10",

@@ -36,14 +36,17 @@ from tests.bench.disjoint import assert_disjoint
 from tests.bench.overrides import trainer_settings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
+from trainer.data.hyperparameters import Derivation, Model
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
+from trainer.data.traffic import Traffic
 from trainer.evaluation import gate
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sample_eval
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval, Question, answer_accuracy
 from trainer.evaluation.style_stats import distinct_2
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
+from trainer.model.speed import Speed
 from trainer.rl.batch import OptimizeResult
 from trainer.round import run_round
 from trainer.starter import MODEL_DIR
@@ -52,6 +55,8 @@ from trainer.starter.styles import AXES, styles
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 ROUND_VOTES = 100
+REPLY_TOKENS = 90  # the longest reply of the simulated service and of the evaluation
+SPEED = Speed(4_000, 10_000, 30_000)  # of a machine on which a step has 32 prompts
 EVAL_REPLIES = 1200
 """Replies before and after: a style's share is known to two points."""
 
@@ -66,6 +71,7 @@ class VoteHistory:
         self.examples: list[Example] = []
         self.replies: dict[Key, Reply] = {}
         self.prompts: dict[str, list[int]] = {}  # by turn, newest first
+        self.learning_rate: float | None = None  # that the last round found
 
     def add(
         self, turn: str, type: str, value: dict[str, Any], rater: str, reply_keys: tuple[Key, ...]
@@ -79,6 +85,14 @@ class VoteHistory:
         self, backbone: Backbone, settings: TrainerSettings, draw: int, knowledge_lost: float = 0.0
     ) -> RoundData:
         events = [example.event_id for example in self.examples]
+        lengths = sorted(len(reply.token_ids) for reply in self.replies.values())
+        traffic = Traffic(
+            prompt_length=statistics.fmean(map(len, self.prompts.values())),
+            reply_length=statistics.fmean(lengths),
+            longest_reply=lengths[int(0.99 * (len(lengths) - 1))],
+            new_votes=ROUND_VOTES,
+        )
+        derivation = Derivation(settings, Model.of(backbone), traffic, SPEED, self.learning_rate)
         inputs = RoundInputs(
             draw=draw,
             parent="p",
@@ -87,6 +101,7 @@ class VoteHistory:
             turns=list(self.prompts),
             positions={},
             knowledge_lost=knowledge_lost,
+            rl=derivation.hyperparameters(),
         )
         corpus = Corpus(list(self.examples), dict(self.replies))
         return RoundData(backbone, settings, inputs, corpus, dict(self.prompts))
@@ -101,7 +116,7 @@ def simulate_votes(
     asked = world_prompts.traffic(count, seed)
     ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
     with backbone.merged():
-        rollouts = sample(backbone, ids, SamplingSpec(2, 90), generator)
+        rollouts = sample(backbone, ids, SamplingSpec(2, REPLY_TOKENS), generator)
     for index, prompt in enumerate(asked):
         turn, person = f"chatcmpl-{seed}-{index}", people[rng.randrange(len(people))]
         pair = [rollout.token_ids for rollout in rollouts[2 * index : 2 * index + 2]]
@@ -124,17 +139,17 @@ def simulate_votes(
 
 
 def train_round(
-    data: RoundData, settings: TrainerSettings, cache: FeatureCache, questions: KnowledgeEval
+    data: RoundData, history: VoteHistory, cache: FeatureCache, questions: KnowledgeEval
 ) -> tuple[OptimizeResult, gate.Verdict]:
     """Runs one round as the trainer does; the adapter is restored when the gate refuses the candidate."""
-    backbone, rl = questions.backbone, settings.rl
-    sampler = in_process_sampler(
-        backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), data.generator("rollouts")
-    )
+    backbone = questions.backbone
+    spec = data.spec(data.rl.samples_per_prompt)
+    sampler = in_process_sampler(backbone, spec, data.generator("rollouts"))
 
     def samples(purpose: str) -> EvalSamples:
-        spec = SamplingSpec(SAMPLES_PER_PROMPT, rl.max_tokens)
-        return sample_eval(backbone, data.eval_prompts, spec, data.generator(purpose))
+        return sample_eval(
+            backbone, data.eval_prompts, data.spec(SAMPLES_PER_PROMPT), data.generator(purpose)
+        )
 
     before, live = backbone.snapshot(), samples("live")
     result = run_round(data, cache, questions, sampler)
@@ -145,8 +160,9 @@ def train_round(
         gate.GateSamples(samples("candidate"), live, result.base),
         gate.GateModels(result.model, result.held_out_model, result.evidence),
         accuracy,
-        settings,
+        data.settings,
     )
+    history.learning_rate = result.optimized.learning_rate
     if verdict.refused:
         backbone.restore(before)
     return result.optimized, verdict
@@ -164,7 +180,9 @@ class PolicySamples:
         asked = world_prompts.judgment(count, 10_000 + seed)
         ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
         with backbone.merged():
-            rollouts = sample(backbone, ids, SamplingSpec(1, 90), torch.Generator().manual_seed(seed))
+            rollouts = sample(
+                backbone, ids, SamplingSpec(1, REPLY_TOKENS), torch.Generator().manual_seed(seed)
+            )
         tokens = [rollout.token_ids for rollout in rollouts]
         return cls(tokens, [backbone.decode(each) for each in tokens])
 
@@ -193,7 +211,7 @@ def mean_accuracy(backbone: Backbone, questions: list[Question]) -> float:
     """Returns the current adapter's accuracy on the questions, with two replies to each."""
     generator = torch.Generator().manual_seed(1)
     with backbone.merged():
-        accuracies = answer_accuracy(backbone, questions, SamplingSpec(2, 90), generator)
+        accuracies = answer_accuracy(backbone, questions, SamplingSpec(2, REPLY_TOKENS), generator)
     return sum(accuracies) / len(questions)
 
 
@@ -235,7 +253,7 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         data = history.round_data(backbone, settings, 1000 * seed + number, lost)
         if data.skip_reason():
             continue
-        result, verdict = train_round(data, settings, cache, gate_questions)
+        result, verdict = train_round(data, history, cache, gate_questions)
         wall = time.monotonic() - wall
         lost = verdict.figures["knowledge_lost"]
         if not verdict.refused:
@@ -244,8 +262,9 @@ def run(seed: int, args: argparse.Namespace, settings: TrainerSettings) -> dict[
         first, last = result.steps[0], result.steps[-1]
         print(
             f"  {number * ROUND_VOTES:4d} votes: {approval}"
-            f"  reward {first.reward:+.2f}→{last.reward:+.2f}  KL {last.kl:.3f}  entropy {last.entropy:.2f}"
-            f"  length {last.mean_length:.0f}  lost {lost:+.3f}  {wall:.0f} s"
+            f"  reward {first.reward:+.2f}→{last.reward:+.2f}  KL {last.kl_per_reply:.2f},"
+            f" {statistics.fmean(result.step_kl):.3f} a step, rate {result.learning_rate:.1e}"
+            f"  entropy {last.entropy:.2f}  length {last.mean_length:.0f}  lost {lost:+.3f}  {wall:.0f} s"
             f"  {result.stopped or ''} {'; '.join(verdict.reasons)}",
             flush=True,
         )
@@ -296,7 +315,7 @@ def main() -> int:
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     print(json.dumps({name: [row[name] for row in rows] for name in rows[0]}))
     kept = [
-        row["knowledge"] >= -0.02 and row["kl"] <= settings.rl.kl_budget and row["distinct"] >= 0.8
+        row["knowledge"] >= -0.02 and row["kl"] <= settings.rl.kl_per_reply and row["distinct"] >= 0.8
         for row in rows
     ]
     moved = statistics.median(row["other_styles"] for row in rows)

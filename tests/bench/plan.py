@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from schemas.settings import RLSettings, TrainerSettings
+from schemas.settings import TrainerSettings
+from tests.training import hyperparameters
+from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.model.tokenizer import ChatTokenizer
@@ -38,7 +40,7 @@ SHAPES = {"small": (256, 4), "medium": (512, 8), "large": (768, 16)}
 
 VOCABULARIES = (2_560, 32_768)
 PROMPT = 64
-RL = RLSettings(steps_per_round=2, kl_budget=1e9, entropy_floor=0, base_sft_coef=0)
+RL = hyperparameters(steps_per_round=2, kl_per_reply=1e9, entropy_floor=0, base_sft_coef=0)
 PHASES = ("sampling", "reference pass", "training")
 RUNS = 3
 
@@ -54,7 +56,7 @@ def make(directory: Path, hidden: int, layers: int, vocabulary: int) -> None:
     ChatTokenizer(MODEL_DIR).tokenizer.save_pretrained(directory)
 
 
-def planned(model: Path, rl: RLSettings) -> dict[str, float]:
+def planned(model: Path, rl: Hyperparameters) -> dict[str, float]:
     """Returns the plan of the phases that `trained` runs."""
     found = plan(TrainerSettings(rl=rl), model, PROMPT)
     work = [found.phases[name] for name in PHASES]
@@ -65,7 +67,7 @@ def planned(model: Path, rl: RLSettings) -> dict[str, float]:
     }
 
 
-def trained(model: Path, rl: RLSettings) -> dict[str, float]:
+def trained(model: Path, rl: Hyperparameters) -> dict[str, float]:
     torch.set_num_threads(1)
     backbone = Backbone(model, rl)
     generator = torch.Generator().manual_seed(0)
@@ -80,7 +82,7 @@ def trained(model: Path, rl: RLSettings) -> dict[str, float]:
     began = clock()
     sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
     sample = step_sampler(prompts, rl.prompts_per_step, sampler, generator)
-    optimize(backbone, sample, ShapedReward(reward, rl), objective, Guard(backbone, rl.kl_budget), rl)
+    optimize(backbone, sample, ShapedReward(reward, rl), objective, Guard(backbone, rl.kl_per_reply), rl)
     return {"bytes": _highest(backbone.device), "seconds": clock() - began}
 
 

@@ -25,6 +25,7 @@ from deploy.simulation.people import Preference, draw_preference
 from schemas.settings import TrainerSettings
 from tests.bench.disjoint import assert_disjoint
 from tests.bench.world_prompts import judgment, traffic
+from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
@@ -33,9 +34,10 @@ from trainer.reward.features import FeatureGroups
 from trainer.reward.likelihood import LAPSE_RATE, Votes
 from trainer.reward.projection import BaseFeatures
 from trainer.reward.scoring import score
-from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 
+REPLY_TOKENS = 90
+BASE_PROMPTS = 128
 SEEDS = tuple(range(925, 949))
 PEOPLE, EACH = 20, 20
 NOISE = 0.1
@@ -57,7 +59,7 @@ class Replies:
 
 
 def replies(backbone: Backbone, settings: TrainerSettings, voted: int = PEOPLE * EACH) -> Replies:
-    """Samples one reply of the base to each of `voted` and HELD_OUT prompts, and BASE_REPLIES to each of
+    """Samples one reply of the base to each of `voted` and HELD_OUT prompts, and BASE_SAMPLES to each of
     BASE_PROMPTS more."""
     sent, held_out = traffic(voted + BASE_PROMPTS, seed=600), judgment(HELD_OUT, seed=600)
     assert_disjoint(sent=[each.prompt for each in sent], held_out=[each.prompt for each in held_out])
@@ -66,9 +68,9 @@ def replies(backbone: Backbone, settings: TrainerSettings, voted: int = PEOPLE *
     generator = torch.Generator().manual_seed(600)
     single, several = ids[:-BASE_PROMPTS], ids[-BASE_PROMPTS:]
     with backbone.reference():
-        found = sample(backbone, single, SamplingSpec(1, settings.rl.max_tokens), generator)
-        found += sample(backbone, several, SamplingSpec(BASE_REPLIES, settings.rl.max_tokens), generator)
-    rows = [*single, *(prompt for prompt in several for _ in range(BASE_REPLIES))]
+        found = sample(backbone, single, SamplingSpec(1, REPLY_TOKENS), generator)
+        found += sample(backbone, several, SamplingSpec(BASE_SAMPLES, REPLY_TOKENS), generator)
+    rows = [*single, *(prompt for prompt in several for _ in range(BASE_SAMPLES))]
     token_ids = [rollout.token_ids for rollout in found]
     return Replies(
         [backbone.decode(tokens) for tokens in token_ids], score(backbone, rows, token_ids).features
@@ -151,7 +153,7 @@ def main() -> int:
     everything = replies(Backbone(MODEL_DIR, settings.rl), settings)
     count = PEOPLE * EACH
     training, held_out = everything.part(0, count), everything.part(count, count + HELD_OUT)
-    base = BaseFeatures(everything.part(count + HELD_OUT, len(everything.texts)).features, BASE_REPLIES)
+    base = BaseFeatures(everything.part(count + HELD_OUT, len(everything.texts)).features, BASE_SAMPLES)
     rows: dict[str, list[float]] = {"clean": [], "hostile": [], "hostile_without_raters": []}
     errors: dict[str, list[float]] = {name: [] for name in rows}
     for seed in seeds:

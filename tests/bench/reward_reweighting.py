@@ -23,7 +23,9 @@ from torch import Tensor
 from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
 from tests.bench.disjoint import assert_disjoint
+from tests.bench.reward import BASE_PROMPTS
 from tests.bench.world_prompts import judgment, traffic
+from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
@@ -31,13 +33,13 @@ from trainer.reward.features import FeatureGroups
 from trainer.reward.likelihood import Votes
 from trainer.reward.projection import BaseFeatures
 from trainer.reward.scoring import score
-from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES, styles
 from trainer.starter.world import Prompt
 
 PROMPTS, JUDGED, REPLIES = 64, 32, 128
 ROUNDS, VOTES = 10, 100
+REPLY_TOKENS = 90
 THUMBS = 7 / 9  # share of thumbs; the others are rankings of two
 VOTED_AT = 0.3  # β of the policy that users vote on
 PENALTIES = (0.15, 0.3, 0.45)
@@ -60,7 +62,7 @@ class Pool:
         token_ids: list[list[int]] = []
         with backbone.reference():
             for prompt in ids:
-                found = sample(backbone, [prompt], SamplingSpec(replies, settings.rl.max_tokens), generator)
+                found = sample(backbone, [prompt], SamplingSpec(replies, REPLY_TOKENS), generator)
                 token_ids += [rollout.token_ids for rollout in found]
         rows = [prompt for prompt in ids for _ in range(replies)]
         texts = [backbone.decode(tokens) for tokens in token_ids]
@@ -102,7 +104,7 @@ def run(
     preference = next(person for person in people if not person.contrarian).preference
     liked_N = torch.tensor([float(preference.likes(text)) for text in judged.texts])
     silent = [number for number, axis in enumerate(AXES) if axis not in dict(preference.wants)]
-    base_features = BaseFeatures(base.features, BASE_REPLIES)
+    base_features = BaseFeatures(base.features, BASE_SAMPLES)
     votes, rows = Votes(len(people)), list[int]()
     older_PK = newer_PK = torch.full((PROMPTS, REPLIES), 1 / REPLIES)
     for number in range(1, ROUNDS + 1):
@@ -137,7 +139,7 @@ def main() -> int:
     assert_disjoint(sent=[each.prompt for each in sent], judged=[each.prompt for each in held_out])
     pool = Pool.of(backbone, settings, sent[:PROMPTS], REPLIES, seed=4242)
     judged = Pool.of(backbone, settings, held_out, REPLIES, seed=4243)
-    base = Pool.of(backbone, settings, sent[PROMPTS:], BASE_REPLIES, seed=4244)
+    base = Pool.of(backbone, settings, sent[PROMPTS:], BASE_SAMPLES, seed=4244)
     rows = []
     for seed in seeds:
         rows.append(run(seed, pool, judged, base, settings))

@@ -32,7 +32,13 @@ from deploy.simulation.people import Person, draw_people
 from schemas import logs
 from schemas.settings import TrainerSettings
 from tests.bench.disjoint import assert_disjoint
-from tests.bench.offline_learning import PolicySamples, VoteHistory, simulate_votes, train_round
+from tests.bench.offline_learning import (
+    REPLY_TOKENS,
+    PolicySamples,
+    VoteHistory,
+    simulate_votes,
+    train_round,
+)
 from tests.bench.world_prompts import judgment, traffic, trainer_questions
 from trainer.data.examples import Corpus, Key
 from trainer.data.feature_cache import FeatureCache
@@ -92,10 +98,13 @@ class Evaluator:
             backbone.render([{"role": "user", "content": each.prompt}])
             for each in judgment(EVAL_PROMPTS, 20_000 + self.seed)
         ]
-        kl = sample_eval(backbone, asked, SamplingSpec(1, rl.max_tokens), generator).kl
+        samples = sample_eval(backbone, asked, SamplingSpec(1, REPLY_TOKENS), generator)
+        kl = samples.per_reply(samples.kl_N).value
         after = self.questions.adapter_accuracy(generator)
         lost, _ = accuracy_drop(self.questions.base_accuracy(), after)
-        allowed = kl <= gate.GUARD_TOLERANCE * rl.kl_budget and lost <= self._settings.gate.max_knowledge_loss
+        allowed = (
+            kl <= gate.GUARD_TOLERANCE * rl.kl_per_reply and lost <= self._settings.gate.max_knowledge_loss
+        )
         approval = PolicySamples.draw(backbone, EVAL_PROMPTS, self.seed).approval(self._judge)
         return Outcome(approval, kl, lost, allowed)
 
@@ -116,7 +125,7 @@ def train_ours(
         data = history.round_data(backbone, settings, 1000 * seed + number, lost)
         if data.skip_reason() is not None:
             continue
-        _, verdict = train_round(data, settings, cache, questions)
+        _, verdict = train_round(data, history, cache, questions)
         lost = verdict.figures["knowledge_lost"]
         if verdict.refused:
             print(f"  ours, {len(history.examples)} votes: {'; '.join(verdict.reasons)}", flush=True)
@@ -192,7 +201,7 @@ def train_trl(kind: str, rate: float, rows: list[dict[str, Any]], people: list[P
             return [asked[at % half].thumb(text, rng) + 0.1 * rng.random() for at, text in enumerate(texts)]
 
         trainer = OnlineDPOTrainer(
-            args=OnlineDPOConfig(**common, num_train_epochs=1, max_new_tokens=settings.max_tokens),
+            args=OnlineDPOConfig(**common, num_train_epochs=1, max_new_tokens=REPLY_TOKENS),
             reward_funcs=compared,
             **parts,
         )

@@ -14,6 +14,7 @@ from trainer import loop
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
+from trainer.model.speed import Speed
 from trainer.model.token_budget import TokenBudget
 
 LONG = 100_000
@@ -55,6 +56,7 @@ def test_batches_keep_within_the_budget_whatever_was_voted_on(
     row = sorted(len(turn.prompt_token_ids) for turn in turns)[10] + settings.trainer.rl.max_tokens
     small = TokenBudget(training=3 * row, sampling=8 * row, row=row)
     monkeypatch.setattr(Learner, "_token_budget", lambda self: small)
+    monkeypatch.setattr(Speed, "measure", classmethod(lambda cls, backbone: Speed(1e3, 1e3, 1e3)))
     shapes: list[tuple[int, int]] = []
     pad = Backbone.pad
 

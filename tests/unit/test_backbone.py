@@ -54,7 +54,8 @@ def computed(backbone: Backbone) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Returns log-probabilities, a layer's hidden states, and gradients."""
     weights_BR = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
     with backbone.full_precision():
-        logprobs_BR, hidden = backbone.logprobs_and_hidden(batch_of(backbone), [1])
+        scores = backbone.base_scores(batch_of(backbone), [1])
+        logprobs_BR, hidden = scores.logprobs_BR, scores.hidden
         loss = (logprobs_BR * weights_BR[:, : logprobs_BR.shape[1]]).sum()
         gradients = list(torch.autograd.grad(loss, backbone.trainable()))
     return logprobs_BR.detach(), [each.detach() for each in hidden], gradients

@@ -78,12 +78,12 @@ def test_advantages_of_returns_ascend_the_reward_less_the_exact_kl_of_replies(
         assert torch.allclose(sampled, scale * wanted, atol=3e-3)
 
 
-def test_unsure_is_the_kl_of_yes_and_no_where_the_base_was_sure() -> None:
+def test_the_confident_token_kl_is_binary_and_counts_only_where_the_base_is_confident() -> None:
     base_BT = tensor([[0.99, 0.95, 0.89], [0.92, 1.0, 0.99]]).log()
     p_BT = tensor([[0.8, 0.97, 0.2], [0.92, 1.0, 0.5]], requires_grad=True)
     mask_BT = tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
     found = losses.confident_token_kl(p_BT.log(), base_BT, mask_BT, 0.9)
-    expected = kl_divergence(Bernoulli(p_BT[0, :2]), Bernoulli(base_BT[0, :2].exp())).sum() / 5
+    expected = kl_divergence(Bernoulli(base_BT[0, :2].exp()), Bernoulli(p_BT[0, :2])).sum() / 5
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
     [slope_BT] = torch.autograd.grad(found, p_BT)
     [wanted_BT] = torch.autograd.grad(expected, p_BT)

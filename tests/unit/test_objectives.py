@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from schemas.settings import RLSettings
 from tests.service import write_base
+from tests.training import hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.model.token_budget import TokenBudget
@@ -29,7 +29,7 @@ from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
 
 torch.set_num_threads(1)
 
-RL = RLSettings(prompts_per_step=3, samples_per_prompt=4, max_tokens=8)
+RL = hyperparameters(prompts_per_step=3, samples_per_prompt=4, max_tokens=8)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,12 @@ def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable
         prompts=[of.prompts[index] for index in order],
         rollouts=[of.rollouts[index] for index in order],
         rewards_PK=of.rewards_PK[[2, 0, 1]],
-        scored=Scored([of.base_logprobs[index] for index in order], {}),
+        scored=Scored(
+            [of.base_logprobs[index] for index in order],
+            {},
+            [of.scored.top_ids[index] for index in order],
+            [of.scored.top_logprobs[index] for index in order],
+        ),
     )
     with backbone.full_precision():
         found = gradient(backbone, make(), of), gradient(backbone, make(), turned)
@@ -144,19 +149,49 @@ def test_the_gradient_is_the_same_within_any_token_budget(
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("given", "held"), [(0.95, True), (0.85, False)])
-def test_confident_tokens_of_the_base_are_held(backbone: Backbone, given: float, held: bool) -> None:
+@pytest.mark.parametrize(("given", "pulled_back"), [(0.95, True), (0.85, False)])
+def test_what_the_base_was_sure_of_is_pulled_back_though_another_token_was_sampled(
+    backbone: Backbone, given: float, pulled_back: bool
+) -> None:
     """With equal rewards and no KL, only the loss on confident tokens moves the policy."""
     of = samples(backbone, kl_coef=0.1)
-    base_logprobs = [[math.log(given)] * len(rollout.token_ids) for rollout in of.rollouts]
     rollouts = [
-        replace(rollout, logprobs=row) for rollout, row in zip(of.rollouts, base_logprobs, strict=True)
+        replace(rollout, logprobs=base) for rollout, base in zip(of.rollouts, of.base_logprobs, strict=True)
     ]
-    rewards_PK = torch.zeros(3, RL.samples_per_prompt)
-    same = replace(of, rollouts=rollouts, rewards_PK=rewards_PK, scored=Scored(base_logprobs, {}))
-    before_PK = log_ratios(backbone, of)
+    flipped = [[(token + 1) % 200 for token in rollout.token_ids] for rollout in rollouts]
+    top_logprobs = [[math.log(given)] * len(row) for row in flipped]
+    scored = replace(of.scored, top_ids=flipped, top_logprobs=top_logprobs)
+    same = replace(of, rollouts=rollouts, rewards_PK=torch.zeros(3, RL.samples_per_prompt), scored=scored)
+
+    def of_flipped() -> torch.Tensor:
+        batch = backbone.pad(same.prompts, same.replies)
+        tokens_BR = torch.zeros_like(batch.reply_tokens_BR)
+        for row, tokens in enumerate(flipped):
+            tokens_BR[row, : len(tokens)] = torch.tensor(tokens)
+        with torch.no_grad():
+            return backbone.logprobs_with(batch, tokens_BR, 1.0)[1].sum(1)
+
+    before_B = of_flipped()
     train(backbone, PolicyGradient(leave_one_out, 2.0), same)
-    assert bool((log_ratios(backbone, of) > before_PK + 0.3).all()) == held
+    assert bool((of_flipped() > before_B + 0.3).all()) == pulled_back
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_log_probabilities_are_at_the_temperature_of_the_samples(
+    backbone: Backbone, temperature: float
+) -> None:
+    prompt = backbone.render([{"role": "user", "content": "hello"}])
+    spec = SamplingSpec(4, 8, temperature)
+    with backbone.full_precision():
+        rollouts = in_process_sampler(backbone, spec, torch.Generator().manual_seed(1))([prompt])
+        replies = [rollout.token_ids for rollout in rollouts]
+        scored = score(backbone, [prompt] * 4, replies, temperature=temperature)
+        for rollout, base in zip(rollouts, scored.base_logprobs, strict=True):
+            assert rollout.logprobs == pytest.approx(base, abs=1e-4)
+        tokens = torch.tensor([prompt + replies[0]])
+        logits = backbone.model(tokens).logits[0, len(prompt) - 1 : -1] / temperature
+        expected = logits.log_softmax(1).gather(1, torch.tensor(replies[0])[:, None]).squeeze(1)
+    torch.testing.assert_close(torch.tensor(scored.base_logprobs[0]), expected.detach(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("factor", "weight"), [(1.0, 1.0), (1.5, 1.5), (5.0, 2.0)])

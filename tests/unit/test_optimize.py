@@ -7,13 +7,15 @@ from statistics import fmean
 import pytest
 import torch
 
-from schemas.settings import RLSettings
 from tests.service import write_base
+from tests.training import hyperparameters
+from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
 from trainer.reward.features import NO_TOKEN, FeatureGroups
 from trainer.reward.projection import BaseFeatures, fit_projections
 from trainer.reward.scoring import score
+from trainer.rl import trust_region
 from trainer.rl.advantages import leave_one_out
 from trainer.rl.batch import Batch, OptimizeResult, StepStats
 from trainer.rl.guard import Guard
@@ -21,14 +23,14 @@ from trainer.rl.objectives import CONFIDENT_KL_SCALE, Objective, PolicyGradient
 from trainer.rl.optimize import optimize
 from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sampling import step_sampler
-from trainer.rl.schedule import learning_rate
+from trainer.rl.schedule import lr_factor
 from trainer.rl.style_drift import StyleDrift
 
 torch.set_num_threads(1)
 
-RL = RLSettings(
+RL = hyperparameters(
     steps_per_round=12, prompts_per_step=8, samples_per_prompt=8, max_tokens=6, no_eos_penalty=0.0,
-    kl_coef=0.0, kl_budget=50.0, learning_rate=1e-2,
+    kl_coef=0.0, kl_per_reply=50.0, learning_rate=1e-2,
 )  # fmt: skip
 
 
@@ -89,7 +91,7 @@ class Recording:
 
 def train(
     backbone: Backbone,
-    rl: RLSettings,
+    rl: Hyperparameters,
     guard: Guard | None = None,
     reward: ShapedReward | None = None,
     objective: Objective | None = None,
@@ -101,19 +103,19 @@ def train(
     sample = step_sampler(prompts, rl.prompts_per_step, sampler, generator)
     reward = reward or ShapedReward(likes_low_tokens, rl)
     return optimize(
-        backbone, sample, reward, objective or OBJECTIVE, guard or Guard(backbone, rl.kl_budget), rl
+        backbone, sample, reward, objective or OBJECTIVE, guard or Guard(backbone, rl.kl_per_reply), rl
     )
 
 
 def run(
     backbone: Backbone,
-    rl: RLSettings,
+    rl: Hyperparameters,
     failure: str | None = None,
     min_entropy: float = 0.0,
     style_drift: StyleDrift | None = None,
 ) -> tuple[list[StepStats], OptimizeResult]:
     """Trains, and returns the statistics of all steps and the result."""
-    guard = RecordingGuard(backbone, rl.kl_budget, min_entropy, Knowledge(backbone, failure))
+    guard = RecordingGuard(backbone, rl.kl_per_reply, min_entropy, Knowledge(backbone, failure))
     result = train(backbone, rl, guard, ShapedReward(likes_low_tokens, rl, style_drift))
     return guard.__dict__["seen"], result
 
@@ -127,10 +129,10 @@ def test_reward_rises_and_distance_with_it(base: Path) -> None:
     assert abs(seen[0].kl) < 0.01 < seen[-1].kl
 
 
-def test_above_the_kl_budget_nothing_is_kept(base: Path) -> None:
+def test_above_the_kl_per_reply_nothing_is_kept(base: Path) -> None:
     backbone = Backbone(base, RL)
     before = backbone.snapshot()
-    tight = RL.model_copy(update={"kl_budget": 1e-6, "steps_per_round": 2, "learning_rate": 0.05})
+    tight = RL.model_copy(update={"kl_per_reply": 1e-6, "steps_per_round": 2, "learning_rate": 0.05})
     _, result = run(backbone, tight)
     assert result.stopped is not None
     assert "above the budget" in result.stopped
@@ -157,7 +159,7 @@ def test_lost_knowledge_takes_the_steps_back(base: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
 
 
-def far(base: Path, rl: RLSettings = RL) -> Backbone:
+def far(base: Path, rl: Hyperparameters = RL) -> Backbone:
     """An adapter that is some way from the base."""
     backbone = Backbone(base, rl)
     generator = torch.Generator().manual_seed(1)
@@ -168,22 +170,22 @@ def far(base: Path, rl: RLSettings = RL) -> Backbone:
 
 def test_a_round_that_was_taken_back_has_moved_nothing(base: Path) -> None:
     assert not run(far(base), RL, failure="it forgot the capital of France")[1].moved
-    tight = RL.model_copy(update={"kl_budget": 1e-6, "steps_per_round": 2})
+    tight = RL.model_copy(update={"kl_per_reply": 1e-6, "steps_per_round": 2})
     assert not run(Backbone(base, RL), tight)[1].moved
     assert run(Backbone(base, RL), RL.model_copy(update={"steps_per_round": 1}))[1].moved
 
 
-def test_what_begins_above_the_kl_budget_may_come_nearer_to_it(base: Path) -> None:
-    rl = RL.model_copy(update={"kl_budget": 0.01, "kl_coef": 3.0, "steps_per_round": 8})
+def test_what_begins_above_the_kl_per_reply_may_come_nearer_to_it(base: Path) -> None:
+    rl = RL.model_copy(update={"kl_per_reply": 0.01, "kl_coef": 3.0, "steps_per_round": 8})
     seen, result = run(far(base, rl), rl)
-    assert min(step.kl for step in seen) > rl.kl_budget
+    assert min(step.kl_per_reply for step in seen) > rl.kl_per_reply
     assert result.moved
     assert len(result.steps) > 2
-    nearest = seen[0].kl
+    nearest = seen[0].kl_per_reply
     for step in result.steps:
-        assert step.kl < 1.1 * nearest
-        nearest = min(nearest, step.kl)
-    assert nearest < seen[0].kl
+        assert step.kl_per_reply < 1.1 * nearest
+        nearest = min(nearest, step.kl_per_reply)
+    assert nearest < seen[0].kl_per_reply
 
 
 def test_what_begins_below_the_least_entropy_may_rise_towards_it(base: Path) -> None:
@@ -194,7 +196,7 @@ def test_what_begins_below_the_least_entropy_may_rise_towards_it(base: Path) -> 
 
 
 def test_what_the_guard_goes_back_to_is_not_judged_by_other_samples(base: Path) -> None:
-    rl = RL.model_copy(update={"kl_budget": 1e-6, "steps_per_round": 4, "learning_rate": 0.05})
+    rl = RL.model_copy(update={"kl_per_reply": 1e-6, "steps_per_round": 4, "learning_rate": 0.05})
     seen, result = run(Backbone(base, rl), rl)
     assert [step in result.steps for step in seen] == [True, False, True, False]
     assert not result.moved
@@ -210,9 +212,8 @@ def test_a_round_ends_with_the_mean_of_its_last_three_steps(base: Path) -> None:
         before.append(backbone.snapshot())
         return likes_low_tokens(features)
 
-    train(
-        backbone, rl, Guard(backbone, rl.kl_budget, 0.0, knowledge), ShapedReward(reward, rl), texts=["hello"]
-    )
+    guard = Guard(backbone, rl.kl_per_reply, 0.0, knowledge)
+    train(backbone, rl, guard, ShapedReward(reward, rl), texts=["hello"])
     assert (len(before), len(knowledge.guarded)) == (4, 1)
     for found, *last in zip(backbone.snapshot(), *before[2:], *knowledge.guarded, strict=True):
         torch.testing.assert_close(found, torch.stack(last).mean(0))
@@ -224,7 +225,7 @@ def test_lost_knowledge_halves_the_way(base: Path, passes_after: int, halvings: 
     backbone = far(base)
     start = backbone.snapshot()
     knowledge = Knowledge(backbone, passes_after=passes_after)
-    result = train(backbone, rl, Guard(backbone, rl.kl_budget, 0.0, knowledge), texts=["hello"])
+    result = train(backbone, rl, Guard(backbone, rl.kl_per_reply, 0.0, knowledge), texts=["hello"])
     assert result.halvings == halvings
     assert result.as_json()["halvings"] == halvings
     for before, whole, found in zip(start, knowledge.asked[0], backbone.snapshot(), strict=True):
@@ -235,7 +236,7 @@ def test_lost_knowledge_raises_the_kl_coef_of_confident_tokens_only(base: Path) 
     rl = RL.model_copy(update={"steps_per_round": 1, "kl_coef": 0.2})
     backbone = Backbone(base, rl)
     objective = Recording()
-    train(backbone, rl, Guard(backbone, rl.kl_budget, knowledge_used=1.2), objective=objective)
+    train(backbone, rl, Guard(backbone, rl.kl_per_reply, knowledge_used=1.2), objective=objective)
     found = [(batch.kl_coef, batch.confident_kl_coef) for batch in objective.batches]
     assert found == [pytest.approx((0.2, CONFIDENT_KL_SCALE * 0.8))]
 
@@ -260,15 +261,16 @@ def test_a_reward_that_is_not_finite_moves_nothing(base: Path) -> None:
 
 
 def test_the_learning_rate_warms_up_and_settles() -> None:
-    rl = RLSettings(steps_per_round=8, warmup_steps=3, learning_rate=1.0)
-    rates = [learning_rate(step, rl) for step in range(8)]
+    rl = hyperparameters(steps_per_round=8, warmup_steps=3, learning_rate=1.0)
+    rates = [lr_factor(step, rl) for step in range(8)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[-1] == pytest.approx(0.36)
 
 
-def test_drift_is_held_by_its_penalty(base: Path) -> None:
+def test_drift_is_held_by_its_penalty(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base's rewards are all equal, so every change counts as drift, and the penalty holds it."""
+    monkeypatch.setattr(trust_region, "GROWTH", 1.0)
     backbone = Backbone(base, RL)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     replies = sample(backbone, [prompt], SamplingSpec(64, RL.max_tokens), torch.Generator().manual_seed(1))

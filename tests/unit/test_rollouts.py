@@ -8,9 +8,10 @@ import torch
 
 from schemas.settings import RLSettings
 from tests.service import write_base
+from tests.training import hyperparameters
 from trainer.model import rollouts
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, sample
+from trainer.model.rollouts import SamplingSpec, nucleus, sample
 from trainer.model.token_budget import TokenBudget
 from trainer.reward.features import (
     LENGTH_SOFTNESS,
@@ -192,7 +193,24 @@ def test_a_thought_before_the_answer_is_no_part_of_the_features(backbone: Backbo
 
 
 def test_the_kl_coefficient_grows_as_the_budget_is_used_up() -> None:
-    rl = RLSettings(kl_coef=0.2, kl_budget=0.1)
+    rl = hyperparameters(kl_coef=0.2, kl_per_reply=0.1)
     assert kl_coef(0.0, rl) == pytest.approx(0.2)
     assert kl_coef(0.5, rl) == pytest.approx(0.2 / 0.75)
     assert kl_coef(5.0, rl) == pytest.approx(0.8)
+
+
+def test_the_nucleus_is_the_smallest_set_of_likely_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    logp_BV = torch.tensor([[0.1, 0.5, 0.05, 0.35], [0.97, 0.01, 0.01, 0.01]]).log()
+    kept = [[False, True, False, True], [True, False, False, False]]
+    for most in (1, 3, 256):  # with few candidates, the whole vocabulary is sorted
+        monkeypatch.setattr(rollouts, "NUCLEUS_TOKENS", most)
+        found_BV = nucleus(logp_BV, 0.8)
+        assert found_BV.isfinite().tolist() == kept
+        torch.testing.assert_close(found_BV[found_BV.isfinite()], logp_BV[found_BV.isfinite()])
+
+
+def test_a_low_temperature_with_a_small_nucleus_is_greedy(backbone: Backbone) -> None:
+    asked = prompts(backbone)
+    greedy = sample(backbone, asked, SamplingSpec(1, 8, greedy=True), generator())
+    cold = sample(backbone, asked, SamplingSpec(1, 8, 0.01, 0.1), generator())
+    assert [each.token_ids for each in cold] == [each.token_ids for each in greedy]

@@ -7,8 +7,17 @@ from pathlib import Path
 import torch
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from schemas.settings import RLSettings
+from trainer.data.hyperparameters import Hyperparameters
 from trainer.data.knowledge_probes import ProbeSet
 from trainer.model.token_budget import TokenBudget
+
+_OF_OLDER_RELEASES = {
+    "learning_rate": 2e-3,
+    "steps_per_round": 8,
+    "prompts_per_step": 32,
+    "max_tokens": 90,
+}
 
 
 class RoundInputs(BaseModel):
@@ -19,8 +28,9 @@ class RoundInputs(BaseModel):
     turns whose prompts the round uses, newest first; `positions` is the offset in each log. `knowledge_lost`
     is the share of questions that the previous candidate no longer knew, as the gate measured. `vote_summary`
     is the digest of the file that names the files of older votes, and was called `past`. `token_budget`
-    bounds the batches, and `prompts_too_long` counts the turns whose prompts it left out. `probes` are the
-    base's; the starter has none. `attempts` counts the starts of the round."""
+    bounds the batches, and `prompts_too_long` counts the turns whose prompts it left out. `rl` are the
+    hyperparameters; a round of an older release has none. `probes` are the base's; the starter has none.
+    `attempts` counts the starts of the round."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,8 +44,15 @@ class RoundInputs(BaseModel):
     vote_summary: str | None = Field(None, validation_alias=AliasChoices("vote_summary", "past"))
     token_budget: TokenBudget = TokenBudget()
     prompts_too_long: int = 0
+    rl: Hyperparameters | None = None
     probes: ProbeSet | None = None
     attempts: int = 1
+
+    def hyperparameters(self, settings: RLSettings) -> Hyperparameters:
+        """Returns the hyperparameters; of a round of an older release those of its settings."""
+        return self.rl or Hyperparameters(
+            **_OF_OLDER_RELEASES | {name: value for name, value in settings if value is not None}
+        )
 
     def generator(self, seed: int, purpose: str) -> torch.Generator:
         """Returns the random generator of one purpose, independent of the use of all others."""

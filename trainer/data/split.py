@@ -15,6 +15,7 @@ from trainer.data.round_inputs import RoundInputs
 from trainer.data.vote_rows import VoteRows
 from trainer.data.vote_summary import VoteSummary
 from trainer.model.backbone import Backbone
+from trainer.model.rollouts import SamplingSpec
 from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.likelihood import Votes
@@ -38,6 +39,7 @@ class RoundData:
         self.backbone = backbone
         self.settings = settings
         self.inputs = inputs
+        self.rl = inputs.hyperparameters(settings.rl)
         self.corpus = corpus
         self.prompts = prompts
         self.history = history.aged_to(corpus.newest) if history and corpus.examples else None
@@ -49,7 +51,7 @@ class RoundData:
         self.held_out: list[Example] = []
         for example, fold in zip(corpus.examples, fold_of_votes, strict=True):
             (self.held_out if fold == self._eval_fold else self.training).append(example)
-        longest = min(backbone.context_length, inputs.token_budget.row) - settings.rl.max_tokens
+        longest = min(backbone.context_length, inputs.token_budget.row) - self.rl.max_tokens
         train: list[list[int]] = []
         held_out: list[list[int]] = []
         for turn, prompt in prompts.items():
@@ -62,6 +64,11 @@ class RoundData:
     def generator(self, purpose: str) -> torch.Generator:
         """Returns the random numbers of one purpose, which no other purpose takes from."""
         return self.inputs.generator(self.settings.seed, purpose)
+
+    def spec(self, samples_per_prompt: int) -> SamplingSpec:
+        """Returns how this round samples, with so many replies to each prompt."""
+        rl = self.rl
+        return SamplingSpec(samples_per_prompt, rl.max_tokens, rl.temperature, rl.top_p)
 
     def votes(self, *, held_out: bool = False) -> tuple[Votes, list[Key]]:
         """Returns the training or held-out votes for the likelihood, and the replies that they index."""

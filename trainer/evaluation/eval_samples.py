@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 
@@ -53,6 +54,10 @@ class EvalSamples:
         rows = list(zip(nats_N, map(len, self.token_ids), strict=True))
         return jackknife(_per_token, self._by_prompt(rows))
 
+    def per_reply(self, nats_N: Sequence[float]) -> Estimate:
+        """Returns the mean of a quantity of each reply."""
+        return jackknife(fmean, self._by_prompt(nats_N))
+
     def of_replies(self, statistic: Callable[[Sequence[list[int]]], float]) -> Estimate:
         """Returns a statistic of the replies' token ids."""
         return jackknife(statistic, self._by_prompt(self.token_ids))
@@ -77,7 +82,8 @@ def sample_eval(
     with backbone.reference() if base else backbone.merged():
         rollouts = sample(backbone, prompts, spec, generator)
     token_ids = [rollout.token_ids for rollout in rollouts]
-    scored = score(backbone, [prompts[rollout.prompt] for rollout in rollouts], token_ids)
+    asked = [prompts[rollout.prompt] for rollout in rollouts]
+    scored = score(backbone, asked, token_ids, temperature=spec.temperature)
     return EvalSamples(
         token_ids,
         [rollout.ended for rollout in rollouts],

@@ -69,7 +69,7 @@ def evaluate(
     check_evidence(verdict, models.evidence, samples, gate.max_reward_loss)
     check_length(verdict, samples, gate)
     check_end_tokens(verdict, samples, gate)
-    check_kl(verdict, samples, rl.kl_budget)
+    check_kl(verdict, samples, rl.kl_per_reply)
     check_entropy(verdict, samples, rl.entropy_floor)
     check_repetition(verdict, samples, gate)
     check_distinct_bigrams(verdict, samples, gate)
@@ -149,10 +149,10 @@ def check_end_tokens(verdict: Verdict, samples: GateSamples, gate: GateSettings)
 
 def check_kl(verdict: Verdict, samples: GateSamples, budget: float) -> None:
     """Refuses a KL to the base above the budget, unless the live policy's is as high."""
-    kl, live = (each.per_token(each.kl_N) for each in (samples.candidate, samples.live))
+    candidate, live = (each.per_reply(each.kl_N) for each in (samples.candidate, samples.live))
     limit = max(Estimate(GUARD_TOLERANCE * budget, 0.0), live, key=lambda each: each.value)
-    verdict.figures |= {"kl": round(kl.value, 4), "kl_error": round(kl.error, 4)}
-    verdict.limit(kl - limit, f"KL of {kl} nats per token is above {limit.value:.3f}")
+    verdict.figures |= {"kl": round(candidate.value, 4), "kl_error": round(candidate.error, 4)}
+    verdict.limit(candidate - limit, f"KL of {candidate} nats per reply is above {limit.value:.2f}")
 
 
 def check_entropy(verdict: Verdict, samples: GateSamples, floor: float) -> None:

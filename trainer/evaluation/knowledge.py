@@ -26,6 +26,9 @@ GUARD_QUESTIONS = 96
 SAMPLES_PER_QUESTION, BASE_SAMPLES_PER_QUESTION = 2, 3
 """Replies to each question that the gate samples from a candidate, and once from the base."""
 
+ANSWER_TOKENS = 90
+"""Longest answer, tokens, where no setting names the longest reply."""
+
 SAMPLES_PER_PROBE = 4
 """Replies to each probe that the gate samples from a candidate: there are fewer probes than questions."""
 
@@ -67,7 +70,7 @@ class KnowledgeEval:
     def __init__(self, backbone: Backbone, settings: TrainerSettings, probes: ProbeSet | None = None) -> None:
         self.backbone = backbone
         self._settings = settings
-        self._tokens = settings.rl.max_tokens
+        self._tokens = settings.rl.max_tokens or ANSWER_TOKENS
         self.probe_set = probes
         self._own = own_questions(backbone.directory, settings.gate, settings.seed)
         room = settings.gate.knowledge_questions - len(self._own)

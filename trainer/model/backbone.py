@@ -7,7 +7,9 @@ in `rollouts`, and features of hidden states are in `trainer.reward.features`.
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,19 @@ SMALL_VOCABULARY = 8192
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 """Model settings that transform logits after the output matrix. Such models compute theirs all at once."""
 
+
+@dataclass(frozen=True, slots=True)
+class BaseScores:
+    """Scores of a batch's replies by the base: the log-probability of each token (B, R), the most likely
+    token at its place with its log-probability at temperature 1 (B, R), and hidden states (B, R, D) by
+    layer."""
+
+    logprobs_BR: Tensor
+    top_ids_BR: Tensor
+    top_logprobs_BR: Tensor
+    hidden: list[Tensor]
+
+
 MERGE_BELOW = 1_000_000_000
 """Parameters of the largest base whose matrices are copied for sampling with a merged adapter."""
 
@@ -52,7 +67,7 @@ class Backbone(ChatTokenizer):
 
     def __init__(self, directory: Path, rl: RLSettings, group: ProcessGroup = SINGLE_PROCESS) -> None:
         super().__init__(directory)
-        if rl.max_tokens >= self.context_length:
+        if rl.max_tokens is not None and rl.max_tokens >= self.context_length:
             raise StartError(
                 f"trainer.rl.max_tokens = {rl.max_tokens} leaves no room for a prompt: {directory.name} has a"
                 f" context of {self.context_length} tokens."
@@ -221,15 +236,35 @@ class Backbone(ChatTokenizer):
         known = all(0 <= token < self.vocab_size for token in (*prompt, *reply))
         return known and bool(prompt) and len(prompt) + len(reply) <= self.context_length
 
-    def logprobs_BR(self, batch: PaddedBatch) -> Tensor:
-        """Returns the log-probability (nats, temperature 1) of every reply token, 0 at padding. Each process
-        has the gradient of its own shard of the rows."""
-        rows, own = self.group.shard_rows(len(batch.tokens_BT))
-        return self.group.all_gather(self.logprobs_and_hidden(batch[rows], ())[0][:own])
+    def logprobs_BR(self, batch: PaddedBatch, temperature: float = 1.0) -> Tensor:
+        """Returns the log-probability (nats) of every reply token, 0 at padding. Each process has the
+        gradient of its own shard of the rows."""
+        return self.logprobs_with(batch, None, temperature)[0]
 
-    def logprobs_and_hidden(self, batch: PaddedBatch, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """Returns the log-probabilities computed by this process alone, and the hidden states (B, R, D) at
-        the reply tokens for each of `layers` (0 is the embedding)."""
+    def logprobs_with(
+        self, batch: PaddedBatch, others_BR: Tensor | None, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the log-probability of every reply token, as `logprobs_BR`, and of another token in its
+        place at temperature 1 (of the same token, if `others_BR` is None)."""
+        rows, own = self.group.shard_rows(len(batch.tokens_BT))
+        shard = batch[rows]
+        others_BR = shard.reply_tokens_BR if others_BR is None else others_BR[rows]
+        columns_BRC, _ = self._forward(shard, others_BR, temperature, ())
+        gathered_BRC = self.group.all_gather(columns_BRC[:own])
+        return gathered_BRC[..., 0], gathered_BRC[..., 1]
+
+    def base_scores(self, batch: PaddedBatch, layers: Sequence[int], temperature: float = 1.0) -> BaseScores:
+        """Returns the scores of a batch, computed by this process alone with the model as it is (inside
+        `reference`: the base), and the hidden states at the reply tokens for each of `layers` (0 is the
+        embedding)."""
+        columns_BRC, hidden = self._forward(batch, None, temperature, layers)
+        logprobs_BR, top_BR, top_logprobs_BR = columns_BRC.unbind(-1)
+        return BaseScores(logprobs_BR, top_BR.long(), top_logprobs_BR, hidden)
+
+    def _forward(
+        self, batch: PaddedBatch, others_BR: Tensor | None, temperature: float, layers: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Returns what `_read_logits` reads at each reply token (B, R, C), and hidden states."""
         kept = batch.reply_length + 1
         inputs = {
             "input_ids": batch.tokens_BT,
@@ -238,20 +273,20 @@ class Backbone(ChatTokenizer):
             "output_hidden_states": bool(layers),
             "use_cache": False,
         }
+        tokens_BR = batch.reply_tokens_BR
         with (
             self._training_mode(batch.tokens_BT.shape[1]),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16_autocast),
         ):
             if self._head is None:
                 output = self.model(**inputs, logits_to_keep=kept)
-                logprobs_BR = _token_logprobs(output.logits[:, -kept:-1], batch.reply_tokens_BR)
+                columns_BRC = _read_logits(output.logits[:, -kept:-1], tokens_BR, others_BR, temperature)
             else:
                 output = self._trunk(**inputs)
-                logprobs_BR = self._chunked_logprobs(
-                    output.last_hidden_state[:, -kept:-1], batch.reply_tokens_BR
-                )
+                states_BRD = output.last_hidden_state[:, -kept:-1]
+                columns_BRC = self._read_states(states_BRD, tokens_BR, others_BR, temperature)
         hidden = [output.hidden_states[layer][:, 1 - kept :].float() for layer in layers]
-        return logprobs_BR * batch.reply_mask_BR, hidden
+        return columns_BRC * batch.reply_mask_BR.unsqueeze(-1), hidden
 
     def next_logits_BV(
         self, tokens_BT: Tensor, mask_BT: Tensor, positions_BT: Tensor, cache: Cache
@@ -268,24 +303,38 @@ class Backbone(ChatTokenizer):
         logits_BV: Tensor = output.logits[:, -1].float()
         return logits_BV
 
-    def _chunked_logprobs(self, states_BRD: Tensor, tokens_BR: Tensor) -> Tensor:
-        """Returns log-probabilities computed in chunks of tokens with checkpointing: the logits of a large
+    def _read_states(
+        self, states_BRD: Tensor, tokens_BR: Tensor, others_BR: Tensor | None, temperature: float
+    ) -> Tensor:
+        """Reads the logits of hidden states in chunks of tokens with checkpointing: the logits of a large
         vocabulary would take most memory, so they are recomputed in the backward pass."""
-        states_ND, tokens_N = states_BRD.flatten(0, 1), tokens_BR.flatten()
-        size = max(1, MAX_LOGITS // self.vocab_size)
-        chunks = [
-            checkpoint(self._state_logprobs, states_ND[start : start + size], tokens_N[start : start + size],
-                       use_reentrant=False)
-            for start in range(0, len(tokens_N), size)
-        ]  # fmt: skip
-        return torch.cat(chunks).view(tokens_BR.shape)
-
-    def _state_logprobs(self, states_ND: Tensor, tokens_N: Tensor) -> Tensor:
         assert self._head is not None  # noqa: S101
-        return _token_logprobs(self._head(states_ND), tokens_N)
+        head = self._head
+
+        def read(states_ND: Tensor, tokens_N: Tensor, others_N: Tensor | None) -> Tensor:
+            return _read_logits(head(states_ND), tokens_N, others_N, temperature)
+
+        size = max(1, MAX_LOGITS // self.vocab_size)
+        chunks = zip(
+            torch.split(states_BRD.flatten(0, 1), size), torch.split(tokens_BR.flatten(), size),
+            itertools.repeat(None) if others_BR is None else torch.split(others_BR.flatten(), size),
+            strict=False,
+        )  # fmt: skip
+        read_NC = torch.cat([checkpoint(read, *chunk, use_reentrant=False) for chunk in chunks])
+        return read_NC.view(*tokens_BR.shape, -1)
 
 
-def _token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Returns the log-probability of each token from its logits (…, V)."""
+def _read_logits(logits: Tensor, tokens: Tensor, others: Tensor | None, temperature: float) -> Tensor:
+    """Returns (…, 2) log-probabilities, of `tokens` at the temperature and of `others` at temperature 1, from
+    logits (…, V). Without `others`, (…, 3): the most likely token and its log-probability follow."""
     logits = logits.float()
-    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    normaliser = logits.logsumexp(-1)
+    if temperature == 1:
+        logprobs = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - normaliser
+    else:
+        scaled = logits / temperature
+        logprobs = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
+    if others is not None:
+        return torch.stack([logprobs, logits.gather(-1, others.unsqueeze(-1)).squeeze(-1) - normaliser], -1)
+    largest, top = logits.max(-1)
+    return torch.stack([logprobs, top.float(), largest - normaliser], -1)

@@ -32,18 +32,24 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSpec:
-    """The number of replies to each prompt and their greatest length in tokens. Sampling is at temperature 1;
-    `greedy` takes the most likely token instead. `shared_prefix` is the number of tokens, fewer than those of
-    any prompt, with which all prompts begin; they run once for all."""
+    """The number of replies to each prompt, their greatest length in tokens, and the temperature and top-p.
+    Log-probabilities of samples are at the temperature, before top-p removes the least likely tokens, which
+    are at most 1 − top_p of the mass. `greedy` takes the most likely token instead. `shared_prefix` is the
+    number of tokens, fewer than those of any prompt, with which all prompts begin; they run once for all."""
 
     samples_per_prompt: int
     max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
     greedy: bool = False
     shared_prefix: int = 0
 
 
 MAX_ROWS = 128
 """Most replies sampled in one batch, or all those of one prompt."""
+
+NUCLEUS_TOKENS = 256
+"""Most likely tokens among which the nucleus is sought first, before the whole vocabulary is sorted."""
 
 Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
 """Returns the replies to a step's prompts; it is called once a step, in the order of the steps."""
@@ -138,6 +144,20 @@ def entropy(rollouts: Sequence[Rollout]) -> float:
     return -sum(sum(rollout.logprobs) for rollout in rollouts) / tokens
 
 
+def nucleus(logp_BV: Tensor, top_p: float) -> Tensor:
+    """Returns the log-probabilities of the nucleus, the smallest set of most likely tokens whose mass reaches
+    `top_p` (Holtzman et al. 2019), and −inf outside it; they are not normalised again."""
+    likeliest = min(NUCLEUS_TOKENS, logp_BV.shape[1])
+    values_BK, indices_BK = logp_BV.topk(likeliest, dim=1)
+    mass_BK = values_BK.exp().cumsum(1)
+    if likeliest < logp_BV.shape[1] and bool((mass_BK[:, -1] < top_p).any()):
+        values_BK, indices_BK = logp_BV.sort(dim=1, descending=True, stable=True)
+        mass_BK = values_BK.exp().cumsum(1)
+    outside_BK = mass_BK - values_BK.exp() >= top_p
+    kept_BK = values_BK.masked_fill(outside_BK, -torch.inf)
+    return torch.full_like(logp_BV, -torch.inf).scatter(1, indices_BK, kept_BK)
+
+
 def sample_tokens(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
     """Returns a token (B,) of each row's distribution by inverse transform sampling: the first whose
     cumulative probability exceeds a uniform number. It draws `total` numbers, one for each row of all
@@ -198,8 +218,12 @@ def _sample_batch(
     ended = [False] * len(alive)
     first, total = backbone.group.row_offset(len(alive))
     for step in range(spec.max_tokens):
-        logp_BV = logits_BV.log_softmax(1)
-        token_B = logp_BV.argmax(1) if spec.greedy else sample_tokens(logp_BV, first, total, generator)
+        logp_BV = (logits_BV / spec.temperature).log_softmax(1)
+        if spec.greedy:
+            token_B = logp_BV.argmax(1)
+        else:
+            kept_BV = logp_BV if spec.top_p >= 1 else nucleus(logp_BV, spec.top_p)
+            token_B = sample_tokens(kept_BV, first, total, generator)
         chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
         eos_B: Tensor = torch.isin(token_B, eos)
         for row, token, logprob, is_eos in zip(

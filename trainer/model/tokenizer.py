@@ -12,7 +12,8 @@ Messages = list[dict[str, Any]]
 class ChatTokenizer:
     """The tokenizer of a model: `context_length` is its longest sequence in tokens, `eos_ids` the tokens that
     end a reply, with the tokenizer's own first, `pad_id` the token of padding, `think_ids` the tokens that
-    open and close a thought, None where the tokenizer has no such tokens."""
+    open and close a thought (None where the tokenizer has no such tokens), `temperature` and `top_p` the
+    model's own defaults of generation."""
 
     def __init__(self, directory: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
@@ -24,9 +25,12 @@ class ChatTokenizer:
         config = AutoConfig.from_pretrained(directory)
         self.context_length = int(getattr(config.get_text_config(), "max_position_embeddings", 2048))
         try:
-            configured = GenerationConfig.from_pretrained(directory).eos_token_id
+            generation = GenerationConfig.from_pretrained(directory)
         except OSError:  # there is no generation_config.json
-            configured = config.get_text_config().eos_token_id
+            generation = GenerationConfig(eos_token_id=config.get_text_config().eos_token_id)
+        self.temperature = 1.0 if generation.temperature is None else float(generation.temperature)
+        self.top_p = 1.0 if generation.top_p is None else float(generation.top_p)
+        configured = generation.eos_token_id
         configured = configured if isinstance(configured, list) else [configured]
         candidates = [self.tokenizer.eos_token_id, *configured]
         self.eos_ids = list(dict.fromkeys(token for token in candidates if token is not None))

@@ -15,13 +15,23 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from schemas.settings import RLSettings, TrainerSettings
+from schemas.settings import TrainerSettings
+from trainer.data.hyperparameters import (
+    BASE_SAMPLES,
+    DEFAULT_PROMPT,
+    DEFAULT_REPLY,
+    Derivation,
+    Hyperparameters,
+    Model,
+)
+from trainer.data.traffic import Traffic
 from trainer.evaluation import eval_samples, knowledge, screening
 from trainer.evaluation.questions import Question, is_starter, own_questions, shipped_questions
 from trainer.model.batch import padded_width
 from trainer.model.device import Rates, free_memory, memory_in_use, release_memory
 from trainer.model.memory import TokenBytes, token_budget
 from trainer.model.rollouts import MAX_ROWS, Rollout, sample_tokens
+from trainer.model.speed import Speed
 from trainer.model.token_budget import TokenBudget
 from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.op_profiler import OpProfiler
@@ -31,8 +41,7 @@ from trainer.rl import advantages
 from trainer.rl.batch import Batch
 from trainer.rl.guard import ADAPTER_COPIES, CHECK_INTERVAL
 from trainer.rl.objectives import PolicyGradient, policy_objective
-from trainer.rl.training_objective import BASE_SAMPLES_PER_STEP
-from trainer.round import BASE_PROMPTS, BASE_REPLIES
+from trainer.rl.training_objective import BASE_SAMPLES_SHARE
 
 PROMPT_TOKENS = 512
 """Length of the longest prompt, tokens, where the caller names none and the context allows it."""
@@ -59,7 +68,8 @@ class Plan:
     """`resident` are bytes in use throughout; each of `phases` needs its own peak beside them. `utilisation`
     is the model FLOPs of training as a share of what the device does in matrix products. `toggled` is
     training with the other value of `rl.gradient_checkpointing`. `savings` are the peaks (bytes) of settings
-    that need less memory, where the round does not fit. `budget` bounds the batches, and `longest_prompt` the
+    that need less memory, where the round does not fit. `derived` has the hyperparameters that no setting
+    names, each with its value and where it comes from. `budget` bounds the batches, and `longest_prompt` the
     prompts that are trained on, because of `longest_reason`."""
 
     parameters: int
@@ -73,6 +83,7 @@ class Plan:
     phases: dict[str, Work]
     toggled: Work
     utilisation: float
+    derived: dict[str, Any]
     budget: dict[str, int]
     longest_prompt: int
     longest_reason: str
@@ -113,16 +124,19 @@ def plan(settings: TrainerSettings, model: Path, prompt_tokens: int | None = Non
     rates = Rates.measure(backbone.device, backbone.model.config.get_text_config().hidden_size)
     release_memory()
     framework = memory_in_use(backbone.device)
-    found = _plan(settings, model, prompt_tokens, rates, framework)
+    derivation = _derive(settings, backbone, rates)
+    rl = derivation.hyperparameters()
+    machine = _Machine(rates, framework, derivation.as_json())
+    found = _plan(settings, model, rl, prompt_tokens, machine)
     if not found.fits:
-        shorter = max(1, settings.rl.max_tokens // 2)
+        shorter = max(1, rl.max_tokens // 2)
         for change in (
             {"gradient_checkpointing": True},
             {"max_tokens": shorter},
             {"gradient_checkpointing": True, "max_tokens": shorter},
         ):
-            changed = settings.model_copy(update={"rl": settings.rl.model_copy(update=change)})
-            peak = _plan(changed, model, found.prompt_tokens, rates, framework).peak
+            changed = rl.model_copy(update=change)
+            peak = _plan(settings, model, changed, found.prompt_tokens, machine).peak
             if peak < found.peak:
                 names = ", ".join(
                     f"trainer.rl.{name} = {str(value).lower()}" for name, value in change.items()
@@ -131,10 +145,34 @@ def plan(settings: TrainerSettings, model: Path, prompt_tokens: int | None = Non
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """The device's rates, the bytes that the process uses anyway, and what was derived from its speed."""
+
+    rates: Rates
+    framework: int
+    derived: dict[str, Any]
+
+
+def _derive(settings: TrainerSettings, backbone: FakeBackbone, rates: Rates) -> Derivation:
+    """Derives the hyperparameters before the first turn, with the speed that the device's rates give."""
+    prompts, rows, reply = 8, 4, int(DEFAULT_REPLY)
+    given = {"learning_rate": 1.0, "steps_per_round": 1, "prompts_per_step": prompts}
+    rl = Hyperparameters(**settings.rl.model_dump() | given | {"max_tokens": reply})
+    batches = _Batches(backbone, rl, rates)
+    row = int(DEFAULT_PROMPT) + reply
+    speed = Speed(
+        sampling=prompts * rows * reply / batches.sample(row - reply, prompts, rows).seconds,
+        training=rows * row / batches.train(row - reply, rows).seconds,
+        scoring=rows * row / batches.reference_pass(row - reply, rows).seconds,
+    )
+    return Derivation(settings, Model.of(backbone), Traffic(), speed)
+
+
 def _plan(
-    settings: TrainerSettings, model: Path, prompt_tokens: int | None, rates: Rates, framework: int
+    settings: TrainerSettings, model: Path, rl: Hyperparameters, prompt_tokens: int | None, machine: _Machine
 ) -> Plan:
-    rl = settings.rl
+    rates, framework = machine.rates, machine.framework
     backbone = FakeBackbone(model, rl)
     free = free_memory(backbone.device) + framework
     adapter = sum(weight.numel() * weight.element_size() for weight in backbone.trainable())
@@ -154,8 +192,8 @@ def _plan(
     other_backbone = FakeBackbone(model, other)
     _budget(other_backbone, rl, memory)
     toggled = _Batches(other_backbone, rl, rates).train(length, rows)
-    phases = _phases(settings, batches, length, train.scaled(rl.steps_per_round))
-    phases["knowledge questions"] = _knowledge(settings, backbone, batches)
+    phases = _phases(settings, rl, batches, length, train.scaled(rl.steps_per_round))
+    phases["knowledge questions"] = _knowledge(settings, rl, backbone, batches)
     return Plan(
         parameters=backbone.parameter_count,
         trainable=sum(weight.numel() for weight in backbone.trainable()),
@@ -167,30 +205,29 @@ def _plan(
         resident=resident,
         phases=phases,
         toggled=toggled.scaled(rl.steps_per_round),
+        derived=machine.derived,
         utilisation=min(train.flops, toggled.flops) / train.seconds / rates.matmul[backbone.compute_dtype],
         budget=budget.model_dump(),
         longest_prompt=longest_prompt,
-        longest_reason=_longest_reason(settings, backbone.context_length, budget),
+        longest_reason=_longest_reason(settings, rl, backbone.context_length, budget),
     )
 
 
-def _budget(backbone: FakeBackbone, rl: RLSettings, memory: int) -> TokenBudget:
+def _budget(backbone: FakeBackbone, rl: Hyperparameters, memory: int) -> TokenBudget:
     """Gives the backbone the token budget that the trainer would have with so much memory."""
     with backbone.mode:
         count = TokenBytes.count(backbone)
-    backbone.token_budget = token_budget(backbone, count, memory, max(rl.samples_per_prompt, BASE_REPLIES))
+    backbone.token_budget = token_budget(backbone, count, memory, max(rl.samples_per_prompt, BASE_SAMPLES))
     return backbone.token_budget
 
 
-def _longest_reason(settings: TrainerSettings, context: int, budget: TokenBudget) -> str:
-    if settings.max_prompt_tokens == budget.longest_prompt(
-        settings.rl.max_tokens, settings.max_prompt_tokens
-    ):
+def _longest_reason(settings: TrainerSettings, rl: Hyperparameters, context: int, budget: TokenBudget) -> str:
+    if settings.max_prompt_tokens == budget.longest_prompt(rl.max_tokens, settings.max_prompt_tokens):
         return "trainer.max_prompt_tokens"
     return "the context of the base" if budget.row == context else "the free memory"
 
 
-def _replies_trained_on(rl: RLSettings) -> int:
+def _replies_trained_on(rl: Hyperparameters) -> int:
     """Rows with gradient in one step."""
     sampled = policy_objective(rl) is not None
     rows = (
@@ -198,12 +235,15 @@ def _replies_trained_on(rl: RLSettings) -> int:
         if sampled and rl.algorithm != "online_dpo"
         else 2 * rl.prompts_per_step
     )
-    return rows + (BASE_SAMPLES_PER_STEP if sampled and rl.base_sft_coef else 0)
+    base_samples = round(BASE_SAMPLES_SHARE * rl.prompts_per_step * rl.samples_per_prompt)
+    return rows + (base_samples if sampled and rl.base_sft_coef else 0)
 
 
-def _phases(settings: TrainerSettings, batches: "_Batches", length: int, training: Work) -> dict[str, Work]:
+def _phases(
+    settings: TrainerSettings, rl: Hyperparameters, batches: "_Batches", length: int, training: Work
+) -> dict[str, Work]:
     """The phases of a round, without the knowledge questions."""
-    rl, replies = settings.rl, settings.rl.prompts_per_step * settings.rl.samples_per_prompt
+    replies = rl.prompts_per_step * rl.samples_per_prompt
     return {
         "sampling": batches.sample(length, rl.prompts_per_step, rl.samples_per_prompt).scaled(
             rl.steps_per_round * (rl.sampler == "in_process")
@@ -214,19 +254,21 @@ def _phases(settings: TrainerSettings, batches: "_Batches", length: int, trainin
             length, settings.gate.eval_prompts, eval_samples.SAMPLES_PER_PROMPT
         )
         .scaled(2)
-        .then(batches.evaluate(length, BASE_PROMPTS, BASE_REPLIES)),
+        .then(batches.evaluate(length, rl.base_prompts, BASE_SAMPLES)),
         "new votes": batches.reference_pass(length, 1).scaled(settings.round_votes),
     }
 
 
-def _knowledge(settings: TrainerSettings, backbone: FakeBackbone, batches: "_Batches") -> Work:
+def _knowledge(
+    settings: TrainerSettings, rl: Hyperparameters, backbone: FakeBackbone, batches: "_Batches"
+) -> Work:
     """The knowledge questions: the starter's or the operator's, and as many probes as another base may
     have."""
     own = own_questions(backbone.directory, settings.gate, settings.seed)
     room = settings.gate.knowledge_questions - len(own)
     probes = 0 if is_starter(backbone.directory) else min(screening.MAX_PROBES, room)
     guard = min(knowledge.GUARD_QUESTIONS, len(own))
-    checks = settings.rl.steps_per_round // CHECK_INTERVAL
+    checks = rl.steps_per_round // CHECK_INTERVAL
     work = Work()
     if own:
         longest = _longest(backbone, own)
@@ -254,7 +296,7 @@ class _Batches:
     """Profiles one batch of each kind of work: all prompts have `length` tokens, all replies
     `rl.max_tokens`."""
 
-    def __init__(self, backbone: FakeBackbone, rl: RLSettings, rates: Rates) -> None:
+    def __init__(self, backbone: FakeBackbone, rl: Hyperparameters, rates: Rates) -> None:
         self._backbone = backbone
         self._rates = rates
         self._reply = rl.max_tokens
@@ -269,7 +311,7 @@ class _Batches:
                 weight.grad = torch.zeros_like(weight)
             with OpProfiler(backbone, self._rates) as profiler:
                 rollouts = [Rollout(0, [0] * reply, [0.0] * reply, False)] * rows
-                scored = Scored([[0.0] * reply] * rows, {})
+                scored = Scored([[0.0] * reply] * rows, {}, [[0] * reply] * rows, [[0.0] * reply] * rows)
                 batch = Batch([[0] * length] * rows, rollouts, scored, torch.zeros(1, rows), 0.0, 0.0)
                 self._objective.backward(backbone, batch)
         return _work(profiler).scaled(total / rows)
@@ -285,8 +327,7 @@ class _Batches:
             backbone.reference(),
         ):
             batch = backbone.pad([[0] * length] * rows, [[0] * self._reply] * rows)
-            _, hidden = backbone.logprobs_and_hidden(batch, layers)
-            features.extract_features(batch, hidden)
+            features.extract_features(batch, backbone.base_scores(batch, layers).hidden)
         return _work(profiler).scaled(total / rows)
 
     def evaluate(self, length: int, prompts: int, samples_per_prompt: int) -> Work:

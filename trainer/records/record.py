@@ -43,6 +43,7 @@ class RoundRecord:
     `votes_truncated` counts the votes whose replies were read with the end of their prompt only, since the
     whole is too long, `prompts_too_long` the turns that were left out of training for that.
     `knowledge` counts the knowledge questions, and says so if they are too few.
+    `hyperparameters` are the derived ones, each with its value and where it comes from.
     """
 
     votes: int
@@ -60,6 +61,7 @@ class RoundRecord:
     prompts: int | None = None
     prompts_too_long: int | None = None
     knowledge: dict[str, Any] | None = None
+    hyperparameters: dict[str, Any] | None = None
     regression_test: dict[str, Any] | None = None
     reward_model: dict[str, Any] | None = None
     optimization: dict[str, Any] | None = None
@@ -121,6 +123,17 @@ def knowledge_lost(pool: Pool, project: str) -> float:
             [project],
         ).fetchone()
     return float(row["lost"]) if row else 0.0
+
+
+def last_learning_rate(pool: Pool, project: str) -> float | None:
+    """Returns the learning rate that the trust region of the last round found; None before the first."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select (record #>> '{optimization,learning_rate}')::double precision as rate from rounds"
+            " where project = %s and record -> 'optimization' ? 'learning_rate' order by id desc limit 1",
+            [project],
+        ).fetchone()
+    return float(row["rate"]) if row else None
 
 
 def begin(pool: Pool, project: str, parent: str) -> RoundRow:

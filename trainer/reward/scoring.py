@@ -1,7 +1,7 @@
 """This module scores replies with the frozen base: log-probabilities and features from one forward pass."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,10 +40,13 @@ def micro_batches(
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The base's log-probabilities (nats, one list of tokens a reply) and features of replies."""
+    """The base's log-probabilities (nats, one list of tokens a reply), its most likely token at each place
+    with its log-probability at temperature 1, and the features of replies."""
 
     base_logprobs: list[list[float]]
     features: FeatureGroups
+    top_ids: list[list[int]] = field(default_factory=list)
+    top_logprobs: list[list[float]] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -52,29 +55,40 @@ def score(
     prompts: Sequence[Sequence[int]],
     replies: Sequence[Sequence[int]],
     micro_batch: int = MICRO_BATCH,
+    temperature: float = 1.0,
 ) -> Scored:
-    """Scores replies to prompts with the base, at most `micro_batch` at a time in each process. The last bits
-    of a score depend on the other replies of its batch."""
+    """Scores replies to prompts with the base, at most `micro_batch` at a time in each process; the
+    log-probabilities are at `temperature`. The last bits of a score depend on the other replies of its
+    batch."""
     layers = select_layers(backbone)
     group = backbone.group
     batches = micro_batches(backbone, prompts, replies, micro_batch)
     base_logprobs: list[list[float]] = [[] for _ in replies]
+    top_ids: list[list[int]] = [[] for _ in replies]
+    top_logprobs: list[list[float]] = [[] for _ in replies]
     parts: list[FeatureGroups] = []
     with backbone.reference():
         for together in batches:
             share, own = group.shard_rows(len(together))
             rows = together[share]
             batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
-            logprobs_BR, hidden = backbone.logprobs_and_hidden(batch, layers)
-            features = extract_features(batch, hidden, backbone.think_ids)
+            found = backbone.base_scores(batch, layers, temperature)
+            features = extract_features(batch, found.hidden, backbone.think_ids)
             parts.append({name: group.all_gather(each[:own]) for name, each in features.items()})
-            logprobs = group.all_gather(logprobs_BR[:own][batch.reply_mask_BR[:own] > 0]).cpu()
-            pieces = torch.split(logprobs, [len(replies[row]) for row in together])
-            for row, piece in zip(together, pieces, strict=True):
-                base_logprobs[row] = piece.tolist()
+            written_BR = batch.reply_mask_BR[:own] > 0
+            for lists, values_BR in (
+                (base_logprobs, found.logprobs_BR),
+                (top_ids, found.top_ids_BR),
+                (top_logprobs, found.top_logprobs_BR),
+            ):
+                values_N = group.all_gather(values_BR[:own][written_BR]).cpu()
+                for row, piece in zip(
+                    together, torch.split(values_N, [len(replies[row]) for row in together]), strict=True
+                ):
+                    lists[row] = piece.tolist()
     inverse = torch.tensor([row for together in batches for row in together]).argsort()
     features = {name: torch.cat([part[name] for part in parts])[inverse] for name in parts[0]}
-    return Scored(base_logprobs, features)
+    return Scored(base_logprobs, features, top_ids, top_logprobs)
 
 
 def kl_to_base(rollouts: Sequence[Rollout], scored: Scored) -> Tensor:

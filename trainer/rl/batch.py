@@ -40,10 +40,12 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class StepStats:
     """Statistics of one step's samples, before the step: `reward` of the reward model, `kl` and `entropy` in
-    nats per token, `style_drift` in nats, `mean_length` in tokens, `eos_rate` as a share of the replies."""
+    nats per token, `kl_per_reply` and `style_drift` in nats, `mean_length` in tokens, `eos_rate` as a share
+    of the replies."""
 
     reward: float
     kl: float
+    kl_per_reply: float
     style_drift: float
     entropy: float
     mean_length: float
@@ -56,6 +58,7 @@ class StepStats:
         return cls(
             reward=round(float(rewards.model_B.mean()), 4),
             kl=round(float(rewards.kl_B.sum()) / tokens, 4),
+            kl_per_reply=round(float(rewards.kl_B.mean()), 4),
             style_drift=round(float(rewards.style_drift_B.mean()) / 2, 4),
             entropy=round(entropy(rollouts), 4),
             mean_length=round(tokens / len(rollouts), 1),
@@ -66,14 +69,20 @@ class StepStats:
 @dataclass(frozen=True, slots=True)
 class OptimizeResult:
     """The accepted steps, all steps' samples, why steps were taken back, how often the guard halved the way,
-    and whether the adapter moved."""
+    whether the adapter moved, the learning rate that the trust region found, and each step's KL to the policy
+    before it (nats per reply)."""
 
     steps: list[StepStats]
     rollouts: list[list[Rollout]]
     stopped: str | None
     halvings: int
     moved: bool
+    learning_rate: float
+    step_kl: list[float]
 
     def as_json(self) -> dict[str, Any]:
         steps = [asdict(step) for step in self.steps]
-        return {"steps": steps, "stopped": self.stopped, "halvings": self.halvings}
+        return {
+            "steps": steps, "stopped": self.stopped, "halvings": self.halvings,
+            "learning_rate": self.learning_rate, "step_kl": self.step_kl,
+        }  # fmt: skip

@@ -1,11 +1,10 @@
 """The guard keeps a round within limits of KL, entropy and knowledge, and takes back the steps beyond them.
 
 Before each step it checks the statistics of the samples. Beyond a limit it restores the last adapter within
-it and halves the learning rate, once; the second time it ends the round. An adapter that began beyond a limit
-may come nearer to it. Every CHECK_INTERVAL steps it asks knowledge questions and ends the round if knowledge
-was lost. At the end it averages the adapters of the last steps (Polyak and Juditsky 1992), and halves the
-distance from the start while the average fails the knowledge check (the backtracking line search of TRPO:
-Schulman et al. 2015).
+it, once; the second time it ends the round. An adapter that began beyond a limit may come nearer to it. Every
+CHECK_INTERVAL steps it asks knowledge questions and ends the round if knowledge was lost. At the end it
+averages the adapters of the last steps (Polyak and Juditsky 1992), and halves the distance from the start
+while the average fails the knowledge check (the backtracking line search of TRPO: Schulman et al. 2015).
 """
 
 from collections import deque
@@ -46,8 +45,9 @@ class KnowledgeCheck(Protocol):
 
 
 class Guard:
-    """The guard of one round. `kl_budget` and `min_entropy` are in nats per token; `knowledge_used` is the
-    share of the allowed knowledge loss that the candidate of the round before had used up."""
+    """The guard of one round. `kl_budget` is in nats per reply, `min_entropy` in nats per token;
+    `knowledge_used` is the share of the allowed knowledge loss that the candidate of the round before had
+    used up."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Guard:
         self.kl_budget = kl_budget
         self.min_entropy = min_entropy
         self.knowledge_used = knowledge_used
-        self.lr_scale = 1.0
+        self.steps_back = 0
         self.accepted: list[StepStats] = []
         self.stopped: str | None = None
         self.halvings = 0
@@ -82,14 +82,14 @@ class Guard:
             self._within_limits = self.backbone.snapshot()
             return True
         self.step_back()
-        self.lr_scale /= 2
+        self.steps_back += 1
         self.stopped = violation
         return False
 
     @property
     def gives_up(self) -> bool:
-        """Whether halving the learning rate once did not help."""
-        return self.lr_scale < 0.5
+        """Whether a smaller learning rate did not help."""
+        return self.steps_back > 1
 
     def step_back(self) -> None:
         """Restores the last adapter whose samples were accepted."""
@@ -128,9 +128,10 @@ class Guard:
 
     def _violation(self, stats: StepStats) -> str | None:
         """Returns the limit that a step is beyond, and further than the nearest accepted step."""
-        if stats.kl > max(self.kl_budget, SAMPLING_NOISE * min(each.kl for each in self.accepted)):
-            return f"KL of {stats.kl:.3f} nats per token is above the budget of {self.kl_budget}"
-        nearest = max(each.entropy for each in self.accepted)
-        if stats.entropy < min(self.min_entropy, nearest / SAMPLING_NOISE):
+        nearest = min(each.kl_per_reply for each in self.accepted)
+        if stats.kl_per_reply > max(self.kl_budget, SAMPLING_NOISE * nearest):
+            return f"KL of {stats.kl_per_reply:.2f} nats per reply is above the budget of {self.kl_budget}"
+        highest = max(each.entropy for each in self.accepted)
+        if stats.entropy < min(self.min_entropy, highest / SAMPLING_NOISE):
             return f"entropy of {stats.entropy:.3f} nats per token is below {self.min_entropy:.3f}"
         return None

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+MAX_SURPRISE = 20.0
+"""Largest surprise of a token, nats: beyond, the loss has no gradient."""
+
 
 def importance_weights(logprobs_BT: Tensor, sampler_BT: Tensor, cap: float) -> Tensor:
     """Returns the truncated importance weight π/μ of each token, at most `cap` (Ionides 2008), without
@@ -35,15 +38,15 @@ def policy_gradient(
 
 
 def confident_token_kl(
-    logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor, min_probability: float
+    logprobs_BT: Tensor, base_BT: Tensor, mask_BT: Tensor, min_probability: float
 ) -> Tensor:
-    """Returns the KL(π‖π_base) on confident tokens, where the base gave the sampled token at least
-    `min_probability`: the binary KL between this token and any other, summed and divided by the number of
-    all tokens. It is exact at each token; the estimate log π − log π_base changes only when another token is
-    sampled, which is rare there."""
-    token_BT, base_BT = (each.clamp_max(-1e-6) for each in (logprobs_BT, reference_BT))
+    """Returns the KL(π_base‖π) where the base is confident: where it gives its most likely token at least
+    `min_probability`. Both log-probabilities are of that token, whatever was sampled, and the KL is the
+    binary one between it and any other, summed and divided by the number of all tokens. It grows without
+    bound as the policy drops the token, so a fact that has flipped is pulled back."""
+    token_BT, base_BT = (each.clamp(-MAX_SURPRISE, -1e-6) for each in (logprobs_BT, base_BT))
     other_BT, base_other_BT = (torch.log(-torch.expm1(each)) for each in (token_BT, base_BT))
-    kl_BT = token_BT.exp() * (token_BT - base_BT) + other_BT.exp() * (other_BT - base_other_BT)
+    kl_BT = base_BT.exp() * (base_BT - token_BT) + base_other_BT.exp() * (base_other_BT - other_BT)
     return (kl_BT * (base_BT.exp() >= min_probability) * mask_BT).sum() / mask_BT.sum()
 
 

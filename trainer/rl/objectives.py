@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from schemas.settings import RLSettings
+from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
 from trainer.model.rollouts import pad_rows
@@ -24,7 +24,8 @@ from trainer.rl import advantages, losses
 from trainer.rl.batch import Batch
 
 CONFIDENT_PROBABILITY = 0.9
-"""Least probability under the base of a confident token: a fact, the rest of a word, most grammar."""
+"""Least probability of the base's most likely token where it is confident: a fact, the rest of a word, most
+grammar."""
 
 CONFIDENT_KL_SCALE = 10.0
 """Factor on β for the KL on confident tokens. At β alone, noise in the rewards would erode facts, since a
@@ -47,23 +48,28 @@ class PolicyGradient:
 
     advantages: Callable[[Tensor], Tensor]
     importance_weight_cap: float
+    temperature: float = 1.0
 
     def backward(self, backbone: Backbone, batch: Batch) -> None:
         sampler_BT, _ = pad_rows([rollout.logprobs for rollout in batch.rollouts])
         base_BT, _ = pad_rows(batch.base_logprobs)
+        top_ids_BT, _ = pad_rows(batch.scored.top_ids)
+        base_top_BT, _ = pad_rows(batch.scored.top_logprobs)
         returns_PKT = advantages.returns_to_go(batch.rewards_PK, sampler_BT, base_BT, batch.kl_coef)
         advantages_BT = self.advantages(returns_PKT).flatten(0, 1)
         prompts, replies = batch.prompts, batch.replies
         tokens = sum(map(len, replies))
         for rows in micro_batches(backbone, prompts, replies):
             padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
-            mask_BR, logprobs_BR = padded.reply_mask_BR, backbone.logprobs_BR(padded)
-            base_BR, advantages_BR = _align(padded, base_BT[rows]), _align(padded, advantages_BT[rows])
+            mask_BR, top_ids_BR = padded.reply_mask_BR, _align(padded, top_ids_BT[rows]).long()
+            logprobs_BR, top_BR = backbone.logprobs_with(padded, top_ids_BR, self.temperature)
+            advantages_BR = _align(padded, advantages_BT[rows])
             loss = losses.policy_gradient(
                 logprobs_BR, _align(padded, sampler_BT[rows]), advantages_BR, mask_BR,
                 importance_weight_cap=self.importance_weight_cap,
             )  # fmt: skip
-            kl = losses.confident_token_kl(logprobs_BR, base_BR, mask_BR, CONFIDENT_PROBABILITY)
+            base_top_BR = _align(padded, base_top_BT[rows])
+            kl = losses.confident_token_kl(top_BR, base_top_BR, mask_BR, CONFIDENT_PROBABILITY)
             loss = loss + batch.confident_kl_coef * kl
             (loss * mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
 
@@ -81,8 +87,11 @@ Pair = tuple[ScoredReply, ScoredReply, float]
 """A chosen reply, a rejected reply, and the pair's weight."""
 
 
+@dataclass(frozen=True, slots=True)
 class OnlineDPO:
     """DPO between the best and the worst sample of each prompt."""
+
+    temperature: float = 1.0
 
     def backward(self, backbone: Backbone, batch: Batch) -> None:
         count = batch.rewards_PK.shape[1]
@@ -96,7 +105,7 @@ class OnlineDPO:
             for prompt, (chosen, rejected) in enumerate(zip(best, worst, strict=True))
             if chosen != rejected
         ]
-        _dpo_backward(backbone, pairs, batch.kl_coef)
+        _dpo_backward(backbone, pairs, batch.kl_coef, self.temperature)
 
 
 class DPO:
@@ -151,22 +160,22 @@ class EpochSampler:
         return drawn
 
 
-def policy_objective(rl: RLSettings) -> Objective | None:
+def policy_objective(rl: Hyperparameters) -> Objective | None:
     """Returns the objective of an algorithm that trains on the step's samples; None for DPO and KTO."""
     match rl.algorithm:
         case "rloo":
-            return PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap)
+            return PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap, rl.temperature)
         case "grpo":
-            return PolicyGradient(advantages.group_mean, rl.importance_weight_cap)
+            return PolicyGradient(advantages.group_mean, rl.importance_weight_cap, rl.temperature)
         case "online_dpo":
-            return OnlineDPO()
+            return OnlineDPO(rl.temperature)
         case "dpo" | "kto":
             return None
         case _:
             assert_never(rl.algorithm)
 
 
-def _dpo_backward(backbone: Backbone, pairs: Sequence[Pair], beta: float) -> None:
+def _dpo_backward(backbone: Backbone, pairs: Sequence[Pair], beta: float, temperature: float = 1.0) -> None:
     lengths = [
         (max(len(one.prompt_ids), len(other.prompt_ids)), max(len(one.token_ids), len(other.token_ids)))
         for one, other, _ in pairs
@@ -175,17 +184,17 @@ def _dpo_backward(backbone: Backbone, pairs: Sequence[Pair], beta: float) -> Non
     for rows in split(lengths, tokens, MICRO_BATCH // 2, backbone.group.size):
         part = pairs[rows]
         replies = [chosen for chosen, _, _ in part] + [rejected for _, rejected, _ in part]
-        ratio_B = _log_ratios(backbone, replies)
+        ratio_B = _log_ratios(backbone, replies, temperature)
         weight_P = torch.tensor([weight for _, _, weight in part], device=ratio_B.device)
         loss_P = losses.dpo(ratio_B[: len(part)], ratio_B[len(part) :], beta)
         ((weight_P * loss_P).sum() / len(pairs)).backward()  # type: ignore[no-untyped-call]
 
 
-def _log_ratios(backbone: Backbone, replies: Sequence[ScoredReply]) -> Tensor:
+def _log_ratios(backbone: Backbone, replies: Sequence[ScoredReply], temperature: float = 1.0) -> Tensor:
     """Returns (B,) log π − log π_base of whole replies, with gradient."""
     batch = backbone.pad([each.prompt_ids for each in replies], [each.token_ids for each in replies])
     base_B = torch.tensor([each.base_logprob for each in replies], device=backbone.device)
-    return backbone.logprobs_BR(batch).sum(1) - base_B
+    return backbone.logprobs_BR(batch, temperature).sum(1) - base_B
 
 
 def _align(batch: PaddedBatch, values_BT: Tensor) -> Tensor:

@@ -30,11 +30,13 @@ class Rewards:
 @dataclass(frozen=True, slots=True)
 class ShapedReward:
     """A reward function of rollouts. `model` maps features of N replies to rewards (N,); without
-    `style_drift`, no drift is charged."""
+    `style_drift`, no drift is charged. A missing end token is charged as far as it is more frequent than
+    among the base's replies, of which a share `base_no_eos` has none."""
 
     model: Callable[[FeatureGroups], Tensor]
     rl: RLSettings
     style_drift: StyleDrift | None = None
+    base_no_eos: float = 0.0
 
     def __call__(self, rollouts: Sequence[Rollout], scored: Scored) -> Rewards:
         """Raises FloatingPointError when a reward or a KL is not finite."""
@@ -45,5 +47,8 @@ class ShapedReward:
         if self.style_drift is not None:
             drift_B = self.style_drift.penalty(scored.features, model_B)
         no_eos_B = torch.tensor([not rollout.ended for rollout in rollouts])
-        shaped_B = model_B - self.rl.style_drift_coef * drift_B - self.rl.no_eos_penalty * no_eos_B
+        rate = float(no_eos_B.float().mean())
+        excess = max(0.0, 1 - self.base_no_eos / rate) if rate else 0.0
+        penalty_B = self.rl.no_eos_penalty * excess * no_eos_B
+        shaped_B = model_B - self.rl.style_drift_coef * drift_B - penalty_B
         return Rewards(model_B, drift_B, kl_B, shaped_B)

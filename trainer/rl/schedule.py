@@ -1,14 +1,16 @@
 """Schedules of a round: the learning rate by step, and the KL coefficient by the budget that is used."""
 
 from schemas.settings import RLSettings
+from trainer.data.hyperparameters import Hyperparameters
 
 
-def learning_rate(step: int, rl: RLSettings) -> float:
-    """Returns the learning rate: a linear warm-up, then a linear decay to a fifth of the peak."""
+def lr_factor(step: int, rl: Hyperparameters) -> float:
+    """Returns the learning rate of a step, relative to the peak: a linear warm-up, then a linear decay to a
+    fifth."""
     if step < rl.warmup_steps:
-        return rl.learning_rate * (step + 1) / (rl.warmup_steps + 1)
+        return (step + 1) / (rl.warmup_steps + 1)
     left = (rl.steps_per_round - step) / max(1, rl.steps_per_round - rl.warmup_steps)
-    return rl.learning_rate * (0.2 + 0.8 * left)
+    return 0.2 + 0.8 * left
 
 
 def kl_coef(used: float, rl: RLSettings) -> float:

@@ -34,6 +34,7 @@ class SFTLoss:
     coef: float
     batch_size: int
     generator: torch.Generator
+    temperature: float = 1.0
 
 
 class WithSFT:
@@ -53,7 +54,8 @@ class WithSFT:
         for rows in micro_batches(backbone, prompts, replies):
             padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             weights_B = torch.tensor([drawn[row].weight for row in rows], device=backbone.device)
-            loss = losses.weighted_nll(backbone.logprobs_BR(padded), padded.reply_mask_BR, weights_B)
+            logprobs_BR = backbone.logprobs_BR(padded, self._sft.temperature)
+            loss = losses.weighted_nll(logprobs_BR, padded.reply_mask_BR, weights_B)
             share = padded.reply_mask_BR.sum() / tokens
             (self._sft.coef * share * loss).backward()  # type: ignore[no-untyped-call]
 

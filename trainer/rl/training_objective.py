@@ -10,8 +10,11 @@ from trainer.reward.ensemble import RewardModel
 from trainer.rl.objectives import DPO, KTO, Objective, ScoredReply, policy_objective
 from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
 
-EDITS_PER_STEP, BASE_SAMPLES_PER_STEP = 8, 32
-"""Batch sizes of SFT on edits and on base samples."""
+EDITS_PER_STEP = 8
+"""Batch size of SFT on edits."""
+
+BASE_SAMPLES_SHARE = 0.25
+"""Batch size of SFT on base samples, relative to the step's samples."""
 
 
 def training_objective(
@@ -19,7 +22,7 @@ def training_objective(
 ) -> Objective:
     """Returns the objective. A vote's weight is its age weight times its rater's reliability; `base_samples`
     are weighted samples of the base (`sft.weighted_base_samples`)."""
-    rl = data.settings.rl
+    rl = data.rl
     votes, _ = data.votes()
     reliabilities = model.reliability_U[votes.rater_of_vote].clamp(0, 1).tolist()
     weights = [age * reliability for age, reliability in zip(votes.weights, reliabilities, strict=True)]
@@ -29,7 +32,8 @@ def training_objective(
         objective = _preference_objective(data, cache, weighted)
     elif rl.base_sft_coef and base_samples:
         generator = data.generator("exemplars")
-        sft = SFTLoss(base_samples, rl.base_sft_coef, BASE_SAMPLES_PER_STEP, generator)
+        size = max(1, round(BASE_SAMPLES_SHARE * rl.prompts_per_step * rl.samples_per_prompt))
+        sft = SFTLoss(base_samples, rl.base_sft_coef, size, generator, rl.temperature)
         objective = WithSFT(objective, sft)
     edits = [
         Demonstration(reply.prompt_ids, reply.token_ids, weight)
@@ -38,7 +42,7 @@ def training_objective(
         for reply in [data.corpus.replies[example.reply_keys[0]]]
     ]
     if rl.edit_sft_coef and edits:
-        sft = SFTLoss(edits, rl.edit_sft_coef, EDITS_PER_STEP, data.generator("imitation"))
+        sft = SFTLoss(edits, rl.edit_sft_coef, EDITS_PER_STEP, data.generator("imitation"), rl.temperature)
         objective = WithSFT(objective, sft)
     return objective
 
@@ -50,7 +54,7 @@ def _preference_objective(
         reply = data.corpus.replies[key]
         return ScoredReply(reply.prompt_ids, reply.token_ids, cache.base_logprob(key))
 
-    rl, generator = data.settings.rl, data.generator("votes")
+    rl, generator = data.rl, data.generator("votes")
     if rl.algorithm == "dpo":
         pairs = [
             (scored(chosen), scored(rejected), weight)

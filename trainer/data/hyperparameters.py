@@ -1,0 +1,169 @@
+"""Hyperparameters are the settings of RL with every value filled in.
+
+What no setting names is derived from the model (its width), the traffic (lengths of the replies served,
+temperature, new votes) and the machine (its speed). A round keeps them in its inputs, so it can be repeated.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ConfigDict
+
+from schemas.settings import RLSettings, TrainerSettings
+from trainer.data.traffic import Traffic
+from trainer.model.backbone import Backbone
+from trainer.model.speed import Speed
+
+FULL_STEPS = 8
+"""Steps of a round with `round_votes` new votes or more."""
+
+PROMPTS_PER_STEP = (32, 16, 8, 4)
+"""Prompts of a step: the most for which a round takes no longer than it may, and the fewest in any case."""
+
+BASE_PROMPTS_PER_PROMPT = 4
+"""Prompts that the base answers, for each prompt of a step."""
+
+BASE_SAMPLES = 4
+"""Replies of the base to each of its prompts."""
+
+LEARNING_RATE, WIDTH = 2e-3, 256
+"""First learning rate of a model with hidden states of that width; it falls with the width. The trust region
+(`rl.trust_region`) corrects it from the first step on."""
+
+LENGTH_MARGIN = 1.25
+"""Factor on the longest reply served, where replies were not cut off there."""
+
+MIN_TOKENS, DEFAULT_TOKENS = 32, 256
+"""Bounds of the longest sampled reply: the shortest, and the one where nobody was served yet, tokens."""
+
+MIN_TEMPERATURE = 0.3
+"""Lowest temperature of samples: below, the replies to a prompt hardly differ, and nothing can be learned."""
+
+DEFAULT_PROMPT, DEFAULT_REPLY = 64.0, 64.0
+"""Mean lengths assumed before the first turn, tokens."""
+
+
+class Hyperparameters(RLSettings):
+    """The hyperparameters of one round. `base_prompts` is the number of prompts that the base answers;
+    `temperature` and `top_p` are those of all samples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float
+    steps_per_round: int
+    prompts_per_step: int
+    max_tokens: int
+    base_prompts: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What hyperparameters need to know of a base: the width of its hidden states, its context in tokens, and
+    the temperature and top-p of its generation defaults."""
+
+    width: int
+    context_length: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> "Model":
+        """Returns the facts of a base."""
+        width = int(backbone.model.config.get_text_config().hidden_size)
+        return cls(width, backbone.context_length, backbone.temperature, backbone.top_p)
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """Derives the hyperparameters of a round. `learning_rate` is the one that the last round ended with."""
+
+    settings: TrainerSettings
+    model: Model
+    traffic: Traffic
+    speed: Speed
+    learning_rate: float | None = None
+
+    def hyperparameters(self) -> Hyperparameters:
+        """Returns the settings of RL, with what they leave out derived."""
+        rl = self.settings.rl
+        prompts = rl.prompts_per_step or self._prompts_per_step()
+        derived = {
+            "learning_rate": rl.learning_rate or self.learning_rate or self._first_learning_rate(),
+            "steps_per_round": rl.steps_per_round or self._steps(),
+            "prompts_per_step": prompts,
+            "max_tokens": rl.max_tokens or self._max_tokens(),
+            "base_prompts": BASE_PROMPTS_PER_PROMPT * prompts,
+            "temperature": self._temperature(),
+            "top_p": self.traffic.top_p or self.model.top_p,
+        }
+        return Hyperparameters(**rl.model_dump() | derived)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns each derived value and, in words, where it comes from."""
+        values, reasons = self.hyperparameters(), self._reasons()
+        return {name: {"value": getattr(values, name), "reason": reasons[name]} for name in reasons}
+
+    def _reasons(self) -> dict[str, str]:
+        rl, traffic = self.settings.rl, self.traffic
+        found = {
+            "temperature": "as people are served" if traffic.temperature is not None else "the model's own",
+            "top_p": "as people are served" if traffic.top_p is not None else "the model's own",
+        }
+        if rl.max_tokens is None:
+            found["max_tokens"] = (
+                f"of a hundred replies served, one is longer than {traffic.longest_reply} tokens"
+                if traffic.longest_reply
+                else "nobody was served yet"
+            )
+        if rl.learning_rate is None:
+            found["learning_rate"] = (
+                "found by the trust region in the last round"
+                if self.learning_rate
+                else f"for hidden states of width {self.model.width}; the trust region corrects it"
+            )
+        if rl.steps_per_round is None:
+            found["steps_per_round"] = (
+                f"{traffic.new_votes} new votes; {self.settings.round_votes} give {FULL_STEPS} steps"
+            )
+        if rl.prompts_per_step is None:
+            found["prompts_per_step"] = (
+                f"a round then takes about {self.seconds(self._prompts_per_step()):,.0f} s of"
+                f" {self.settings.max_round_seconds:,.0f} s"
+            )
+        return found
+
+    def seconds(self, prompts: int) -> float:
+        """Returns the estimated time of a whole round with so many prompts a step."""
+        traffic, gate, count = self.traffic, self.settings.gate, self.settings.rl.samples_per_prompt
+        reply = traffic.reply_length or DEFAULT_REPLY
+        row = reply + (traffic.prompt_length or DEFAULT_PROMPT)
+        sampled = reply / self.speed.sampling + row / self.speed.scoring
+        step = prompts * count * (sampled + row / self.speed.training)
+        evaluated = BASE_SAMPLES * BASE_PROMPTS_PER_PROMPT * prompts + 4 * gate.eval_prompts
+        return FULL_STEPS * step + evaluated * sampled
+
+    def _prompts_per_step(self) -> int:
+        fitting = (each for each in PROMPTS_PER_STEP if self.seconds(each) <= self.settings.max_round_seconds)
+        return next(fitting, PROMPTS_PER_STEP[-1])
+
+    def _steps(self) -> int:
+        new = self.traffic.new_votes or self.settings.round_votes  # a round that was asked for by hand
+        return min(FULL_STEPS, math.ceil(FULL_STEPS * new / self.settings.round_votes))
+
+    def _max_tokens(self) -> int:
+        longest = self.traffic.longest_reply
+        if longest is None:
+            wanted = DEFAULT_TOKENS
+        else:
+            wanted = longest if self.traffic.cut_off else math.ceil(LENGTH_MARGIN * longest)
+        return min(max(wanted, MIN_TOKENS), self.model.context_length // 2)
+
+    def _first_learning_rate(self) -> float:
+        return LEARNING_RATE * min(1.0, WIDTH / self.model.width)
+
+    def _temperature(self) -> float:
+        served = self.traffic.temperature
+        return max(self.model.temperature if served is None else served, MIN_TEMPERATURE)

@@ -1,0 +1,47 @@
+"""Traffic is what the newest turns tell of how people are served: lengths, temperature and top-p."""
+
+from dataclasses import dataclass
+
+from schemas.database import Pool
+from schemas.turns import IMPORTED
+
+NEWEST_TURNS = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Facts of the newest turns: mean lengths of prompts and replies, and the length that one reply of a
+    hundred exceeds (tokens; None without replies); whether replies were cut off there; and the most frequent
+    temperature and top-p (None where none was recorded). `new_votes` came since the last round."""
+
+    prompt_length: float | None = None
+    reply_length: float | None = None
+    longest_reply: int | None = None
+    cut_off: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    new_votes: int = 0
+
+    @classmethod
+    def read(cls, pool: Pool, project: str, new_votes: int) -> "Traffic":
+        """Reads the newest turns, imported ones only where there are no others."""
+        with pool.connection() as connection:
+            found = connection.execute(
+                "with newest as ("
+                " select id, cardinality(prompt_token_ids) as length, sampling from turns where project = %s"
+                " order by starts_with(id, %s), created_at desc limit %s),"
+                " lengths as (select cardinality(r.token_ids) as length, r.finish_reason from replies r"
+                " join newest n on n.id = r.turn_id)"
+                " select (select avg(length) from newest)::float8 as prompt_length,"
+                " avg(length)::float8 as reply_length,"
+                " (percentile_cont(0.99) within group (order by length))::int as longest_reply,"
+                " coalesce(bool_or(finish_reason = 'length' and length >= (select"
+                "  percentile_cont(0.99) within group (order by length) from lengths)), false) as cut_off,"
+                " (select mode() within group (order by (sampling ->> 'temperature')::float8) from newest)"
+                " as temperature,"
+                " (select mode() within group (order by (sampling ->> 'top_p')::float8) from newest) as top_p"
+                " from lengths",
+                [project, IMPORTED, NEWEST_TURNS],
+            ).fetchone()
+        assert found is not None  # noqa: S101  (an aggregate gives its row)
+        return cls(**found, new_votes=new_votes)

@@ -1,0 +1,75 @@
+"""The trust region limits the KL of each optimizer step to the policy before it (TRPO: Schulman et al. 2015).
+
+How far a learning rate moves a policy depends on the model, its depth and its replies, so no rate suits every
+model. After each step the KL is measured on some of the step's replies. A step beyond the limit is shortened,
+and the learning rate follows the measured KL, which grows with its square. The next round starts with the
+rate that this one found.
+"""
+
+import torch
+from torch import Tensor
+
+from trainer.data.hyperparameters import Hyperparameters
+from trainer.model.backbone import Backbone
+from trainer.model.batch import PaddedBatch
+from trainer.reward.scoring import MICRO_BATCH, micro_batches
+from trainer.rl.batch import Batch
+
+MEASURED_REPLIES = MICRO_BATCH
+"""Replies of a step on which the KL is measured: one micro-batch."""
+
+TOLERANCE = 2.0
+"""Factor by which a step may exceed the limit before it is shortened: the measurement is noisy."""
+
+GROWTH, SHRINKAGE = 1.25, 0.25
+"""Bounds of the factor by which the learning rate changes after a step."""
+
+
+class TrustRegion:
+    """The trust region of one round: the peak learning rate as found so far, and the KL of each step before
+    it was shortened, nats per reply."""
+
+    def __init__(self, backbone: Backbone, rl: Hyperparameters) -> None:
+        self.learning_rate = rl.learning_rate
+        self.step_kl: list[float] = []
+        self._backbone = backbone
+        self._rl = rl
+        self._start: list[Tensor] = []
+        self._batches: list[PaddedBatch] = []
+        self._before: list[Tensor] = []
+
+    def begin(self, batch: Batch) -> None:
+        """Remembers the policy before a step on `batch`."""
+        chosen = range(0, len(batch.replies), -(-len(batch.replies) // MEASURED_REPLIES))
+        prompts, replies = [batch.prompts[row] for row in chosen], [batch.replies[row] for row in chosen]
+        self._batches = [
+            self._backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+            for rows in micro_batches(self._backbone, prompts, replies)
+        ]
+        self._before = self._logprobs()
+        self._start = self._backbone.snapshot()
+
+    def end(self, factor: float) -> None:
+        """Measures a step made with `factor` times the learning rate; shortens it if it went too far."""
+        limit = self._rl.step_kl * factor**2
+        kl = self._kl()
+        ratio = (limit / max(kl, 1e-9)) ** 0.5
+        if kl > TOLERANCE * limit:
+            after = self._backbone.snapshot()
+            self._backbone.restore([torch.lerp(a, b, ratio) for a, b in zip(self._start, after, strict=True)])
+        self.learning_rate *= min(GROWTH, max(SHRINKAGE, ratio))
+        self.step_kl.append(round(kl, 4))
+
+    def _kl(self) -> float:
+        """Returns an unbiased, non-negative estimate of KL(old‖new): Σ over tokens of ρ − 1 − log ρ, with ρ
+        the ratio of new to old probability (Schulman 2020, the estimator k3)."""
+        replies, total = sum(map(len, self._before)), 0.0
+        for after_BR, before_BR in zip(self._logprobs(), self._before, strict=True):
+            log_ratio_BR = after_BR - before_BR
+            total += float((log_ratio_BR.exp() - 1 - log_ratio_BR).sum())
+        return total / replies
+
+    @torch.no_grad()
+    def _logprobs(self) -> list[Tensor]:
+        """Returns the (B, R) log-probabilities of each batch."""
+        return [self._backbone.logprobs_BR(batch, self._rl.temperature) for batch in self._batches]
