@@ -87,7 +87,7 @@ def verdict(
         GateSamples(candidate, live or samples(0.0, seed=1), samples(0.0, seed=2)),
         GateModels(trained or model(1.0, 1.1), held_out, evidence),
         accuracy,
-        TrainerSettings(rl=RLSettings(kl_per_reply=0.12), gate=gate or GateSettings()),
+        TrainerSettings(rl=RLSettings(kl_per_reply=1.44), gate=gate or GateSettings()),
     )
 
 
