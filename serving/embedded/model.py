@@ -1,28 +1,22 @@
-"""The model is a frozen base with its tokenizer and LoRA adapters (PEFT). Only one thread may use it."""
+"""The model is a frozen base with its tokenizer and LoRA adapters. Only one thread may use it."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Cache
 
-from schemas.errors import HearkenError, StartError
-from schemas.policies import CONFIG, WEIGHTS
+from schemas.errors import StartError
+from serving.embedded.attention import use_grouped_decode
+from serving.embedded.lora import Adapters
 
 _ATTENTION = {"full_attention", "sliding_attention"}
-_NO_ADAPTER = "none"  # a zero adapter on one layer, since PEFT needs one when none is loaded
-
-
-class AdapterError(HearkenError):
-    """A directory cannot be served as an adapter of this base. The engine answers 400 with the message."""
 
 
 class Model:
-    """A causal language model in float32 on the CPU, in bfloat16 on a GPU. `context` (tokens) and
+    """A causal language model, in bfloat16 on a GPU. On a CPU it is in float32, with the matrices of its
+    layers in bfloat16 where they are stored so and the CPU multiplies that. `context` (tokens) and
     `eos_token_ids` come from its configuration. Raises StartError for a model that it cannot serve."""
 
     def __init__(self, directory: Path) -> None:
@@ -37,7 +31,9 @@ class Model:
         if not self.tokenizer.chat_template:
             raise StartError(f"{directory} has no chat template, so it cannot chat. Use an instruct model.")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        on_gpu = self.device.type == "cuda"
+        pack = not on_gpu and config.dtype == torch.bfloat16 and _multiplies_bfloat16()
+        dtype = torch.bfloat16 if on_gpu or pack else torch.float32
         base, loading = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
         if loading["missing_keys"]:
             raise StartError(f"{directory} is not complete: its weights lack {min(loading['missing_keys'])}.")
@@ -47,33 +43,15 @@ class Model:
         self.eos_token_ids = _eos_token_ids(
             self._base.generation_config.eos_token_id, self.tokenizer.eos_token_id
         )
-        layer = next(name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear))
-        self._peft = PeftModel(base, LoraConfig(r=1, target_modules=[layer]), _NO_ADAPTER)
-        self._active = _NO_ADAPTER
+        use_grouped_decode(base)
+        self._adapters = Adapters(base, pack=pack)
 
     def load_adapter(self, slot: str, directory: Path) -> None:
-        """Loads an adapter in PEFT's layout under a name without dots. Raises AdapterError, and then nothing
-        has changed."""
-        try:
-            config, weights = _read_adapter(directory, self.device)
-        except Exception as error:
-            raise AdapterError(f"{directory} cannot be read: {error}") from error
-        try:
-            self._peft.add_adapter(slot, config, autocast_adapter_dtype=False)
-            result = set_peft_model_state_dict(self._peft, weights, adapter_name=slot)
-            missing = [name for name in result.missing_keys if f".{slot}." in name]
-            if missing or result.unexpected_keys:
-                raise AdapterError(
-                    f"its modules are not those of this base: {(missing + result.unexpected_keys)[0]}"
-                )
-        except Exception as error:
-            self._peft.peft_config.setdefault(slot, config)  # PEFT drops it where the injection fails
-            self.unload_adapter(slot)
-            raise AdapterError(f"{directory} does not fit this base: {error}") from error
+        """Loads an adapter in PEFT's layout. Raises AdapterError, and then nothing has changed."""
+        self._adapters.load(slot, directory)
 
     def unload_adapter(self, slot: str) -> None:
-        self._activate(_NO_ADAPTER)
-        self._peft.delete_adapter(slot)
+        self._adapters.unload(slot)
 
     def forward(self, slot: str, tokens_BT: Tensor, lengths_B: Tensor, cache: Cache) -> Tensor:
         """Returns the logits (float32) of each row's next token, logits_BV, after `tokens_BT`, which follow
@@ -82,7 +60,8 @@ class Model:
         new = tokens_BT.shape[1]
         columns_L = torch.arange(cache.get_seq_length() + new, device=self.device)
         padding_B1 = (len(columns_L) - lengths_B)[:, None]
-        with self._with_adapter(slot):
+        self._adapters.use(slot)
+        with torch.inference_mode():
             logits_B1V: Tensor = self._base(
                 input_ids=tokens_BT,
                 attention_mask=columns_L >= padding_B1,
@@ -96,33 +75,17 @@ class Model:
     def logprobs(self, slot: str, tokens: list[int]) -> Tensor:
         """Returns the log-probabilities (nats) of every token of the vocabulary at each position after the
         first, (T − 1, V)."""
-        with self._with_adapter(slot):
+        self._adapters.use(slot)
+        with torch.inference_mode():
             tokens_1T = torch.tensor([tokens], device=self.device)
             logits_1TV: Tensor = self._base(input_ids=tokens_1T, use_cache=False).logits
             return logits_1TV[0, :-1].float().log_softmax(-1)
 
-    @contextlib.contextmanager
-    def _with_adapter(self, slot: str) -> Iterator[None]:
-        self._activate(slot)
-        with torch.inference_mode():
-            yield
 
-    def _activate(self, slot: str) -> None:
-        if slot != self._active:
-            self._peft.base_model.set_adapter(slot, inference_mode=True)
-            self._active = slot
-
-
-def _read_adapter(directory: Path, device: torch.device) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """Returns configuration and weights, from safetensors only: nothing is ever unpickled."""
-    for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            raise AdapterError(f"there is no {name}")
-    config = PeftConfig.from_pretrained(str(directory))
-    if not isinstance(config, LoraConfig) or config.init_lora_weights not in (True, False, "gaussian"):
-        raise AdapterError("only LoRA adapters that leave the base weights alone can share a base")
-    config.inference_mode = True
-    return config, load_peft_weights(str(directory), device=str(device))
+def _multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; others are slower than float32."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def _eos_token_ids(*values: Any) -> frozenset[int]:

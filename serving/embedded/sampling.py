@@ -14,6 +14,7 @@ from torch import Tensor
 
 GREEDY_TEMPERATURE = 1e-5  # at lower temperatures the most likely token is taken, as in vLLM
 _FIRST_CANDIDATES = 64  # likeliest tokens sorted at first: all of a vocabulary take milliseconds a row
+_ROUNDING = 1e-6  # of a sum of float32 probabilities: a mass this near to top_p has reached it
 _MORE_CANDIDATES = 8  # factor by which there are more where those do not suffice
 
 
@@ -55,10 +56,12 @@ def sample(
     inverted through the cumulative distribution over token ids. `prompts` and `counts` are the tokens of each
     prompt, and how often each token is in the reply."""
     scores_BV = _penalised(logits_BV, settings, prompts, counts)
-    tokens_B = scores_BV.argmax(-1)
-    for truncated in (False, True):
-        rows = [row for row, each in enumerate(settings) if not each.greedy and each.truncated == truncated]
-        if not rows:
+    tokens_B = torch.empty(len(settings), dtype=torch.long, device=logits_BV.device)
+    kinds = [(each.greedy, each.truncated) for each in settings]
+    for greedy, truncated in set(kinds):
+        rows = [row for row, kind in enumerate(kinds) if kind == (greedy, truncated)]
+        if greedy:
+            tokens_B[rows] = scores_BV[rows].argmax(-1)
             continue
         of_rows = [settings[row] for row in rows]
         temperature_R1 = _column(scores_BV, [each.temperature for each in of_rows])
@@ -112,17 +115,18 @@ def _candidates(scaled_RV: Tensor, settings: list[Sampling]) -> tuple[Tensor, Te
     top_k_R1 = _column(scaled_RV, [each.top_k or vocabulary for each in settings])
     top_p_R1 = _column(scaled_RV, [each.top_p for each in settings])
     min_p_R1 = _column(scaled_RV, [each.min_p for each in settings])
-    total_R1 = scaled_RV.double().logsumexp(-1, keepdim=True)
+    logp_RV = scaled_RV.log_softmax(-1)
     count = max(_FIRST_CANDIDATES, *(each.top_k + 1 for each in settings))
     while True:
         count = min(count, vocabulary)
-        scores_RK, ids_RK = scaled_RV.topk(count, dim=-1)
-        p_RK = (scores_RK - total_R1).exp()
+        logp_RK, ids_RK = logp_RV.topk(count, dim=-1)
+        p_RK = logp_RK.double().exp()
         ranks_K = torch.arange(count, device=scaled_RV.device)
         p_RK = p_RK.where((ranks_K < top_k_R1) & (p_RK >= min_p_R1 * p_RK[:, :1]), 0)
         uncut_R1 = p_RK[:, -1:] > 0  # then the tokens beyond the candidates belong to the mass
         mass_R1 = torch.where(uncut_R1, 1, p_RK.sum(-1, keepdim=True))
-        p_RK = p_RK.where(p_RK.cumsum(-1) - p_RK < top_p_R1 * mass_R1, 0)
+        nucleus_RK = p_RK.cumsum(-1) - p_RK < top_p_R1 * mass_R1 - _ROUNDING
+        p_RK = p_RK.where(nucleus_RK | (ranks_K == 0), 0)
         unsettled_R1 = (p_RK[:, -1:] > 0) | (uncut_R1 & (min_p_R1 > 0))
         if count == vocabulary or not bool(unsettled_R1.any()):
             break

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from schemas.errors import NotFound
 from serving.embedded.batch import Batch
-from serving.embedded.model import AdapterError, Model
+from serving.embedded.lora import AdapterError
+from serving.embedded.model import Model
 from serving.embedded.sequence import Sequence, Token
 
 P = ParamSpec("P")

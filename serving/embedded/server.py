@@ -15,7 +15,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from schemas.errors import HearkenError, InvalidRequest, RequestError
 from serving.embedded.detokenizer import Vocabulary
-from serving.embedded.model import AdapterError, Model
+from serving.embedded.lora import AdapterError
+from serving.embedded.model import Model
 from serving.embedded.prompt import encode
 from serving.embedded.protocol import ChatRequest, CompletionRequest, LoadRequest, UnloadRequest
 from serving.embedded.responses import ChatResponse, usage

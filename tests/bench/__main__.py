@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 BENCHES = (
-    "start", "memory", "swaps", "votes", "gateway", "streams", "relay", "sockets", "first_token", "fleet",
-    "faults", "learning", "live_learning",
+    "start", "memory", "swaps", "votes", "gateway", "streams", "relay", "sockets", "engine", "first_token",
+    "fleet", "faults", "learning", "live_learning",
 )  # fmt: skip
 
 

@@ -37,7 +37,9 @@ def test_temperature_flattens() -> None:
     assert [drawn(Sampling(temperature=1e6), draw) for draw in (0.32, 0.35, 0.65, 0.68)] == [0, 1, 1, 2]
 
 
-@pytest.mark.parametrize(("top_p", "nucleus"), [(0.4, {1}), (0.5, {1}), (0.6, {0, 1}), (0.9, {0, 1, 2})])
+@pytest.mark.parametrize(
+    ("top_p", "nucleus"), [(1e-9, {1}), (0.4, {1}), (0.5, {1}), (0.6, {0, 1}), (0.9, {0, 1, 2})]
+)
 def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, nucleus: set[int]) -> None:
     assert kept(Sampling(top_p=top_p)) == nucleus
 
