@@ -24,6 +24,8 @@ from schemas.settings import TrainerSettings
 from tests.training import hyperparameters
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
+from trainer.model.device import free_memory
+from trainer.model.memory import TokenBytes, token_budget
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.model.tokenizer import ChatTokenizer
 from trainer.planning.plan import plan
@@ -78,6 +80,8 @@ def trained(model: Path, rl: Hyperparameters) -> dict[str, float]:
     def reward(features: FeatureGroups) -> torch.Tensor:
         return -features["length"].float().sum(1)
 
+    count, memory = TokenBytes.count(backbone), free_memory(backbone.device)
+    backbone.token_budget = token_budget(backbone, count, memory, rl.samples_per_prompt)
     clock = time.perf_counter if backbone.device.type == "cuda" else time.process_time
     began = clock()
     sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)

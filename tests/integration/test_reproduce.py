@@ -34,6 +34,7 @@ from trainer.evaluation import gate
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack, unpack
+from trainer.model.token_budget import TokenBudget
 from trainer.records import publish
 from trainer.reproduce import NotReproducible, reproduce
 
@@ -69,6 +70,19 @@ def inputs_of(settings: Settings, policy: str) -> RoundInputs:
     found = RoundInputs.read(settings.policies_dir / "default" / policy / publish.INPUTS)
     assert found is not None
     return found
+
+
+def test_a_rebuilt_policy_has_the_batches_of_its_own_budget(
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = TokenBudget(training=150, sampling=400, row=100)
+    monkeypatch.setattr(Learner, "_token_budget", lambda learner: small)
+    assert loop.run(settings, once=True) == 0
+    [policy] = published(pool)
+    assert inputs_of(settings, policy).token_budget == small
+    monkeypatch.undo()
+    monkeypatch.setattr(gate.Verdict, "passed", True)
+    assert reproduce(settings, pool, policy).identical
 
 
 class Killed(BaseException):

@@ -92,13 +92,13 @@ def free_memory(device: torch.device) -> int:
     return min(int(psutil.virtual_memory().available), _free_in_container())
 
 
-def _free_in_container(cgroup: Path = CGROUP) -> int:
+def _free_in_container() -> int:
     """Returns the bytes that the container may still allocate, its reclaimable page cache included; 2**63
     without a limit."""
     try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-        lines = (cgroup / "memory.stat").read_text().splitlines()
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
         cache = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
     except (OSError, ValueError):  # no cgroup, or "max": no limit
         return 2**63
