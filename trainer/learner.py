@@ -5,7 +5,6 @@ which run the same round with the same seeds and get the same adapter.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import structlog
@@ -89,6 +88,7 @@ class Learner:
         self.token_budget = self._token_budget()
         self.speed = Speed.measure(self.backbone)
         self.directory = settings.rounds_dir / settings.project
+        self._knowledge = self._knowledge_eval() if group.size > 1 else None  # the processes measure together
 
     def derive(self, traffic: Traffic, learning_rate: float | None) -> Derivation:
         """Returns the derivation of a round's hyperparameters, given what the last round found."""
@@ -110,10 +110,15 @@ class Learner:
             log.info("token budget", **found.model_dump(), free_mib=memory // 2**20)
         return found
 
-    @cached_property
+    @property
     def knowledge(self) -> KnowledgeEval:
-        """The knowledge evaluation. Its first use measures what the base knows, if that was never measured,
-        which takes minutes with a real model; the processes of a group must use it first together."""
+        """The knowledge evaluation. A single process measures what the base knows at the first use, if that
+        was never measured: it takes minutes with a real model."""
+        if self._knowledge is None:
+            self._knowledge = self._knowledge_eval()
+        return self._knowledge
+
+    def _knowledge_eval(self) -> KnowledgeEval:
         probes = base_probes(self.backbone, self.settings.data_dir)
         return KnowledgeEval(self.backbone, self.settings.trainer, probes)
 
