@@ -46,7 +46,7 @@ VOTES = (40, 100, 200, 400)
 WORSE = (0, 20, 40, 100)
 """Points of approval by which the candidate is worse."""
 
-EVAL_PROMPTS, EVAL_REPLIES = 96, 16
+EVAL_PROMPTS, EVAL_REPLIES = 64, 12
 """Prompts from whose replies live policy and candidate are chosen, and replies to each."""
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

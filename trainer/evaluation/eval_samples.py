@@ -54,12 +54,12 @@ class EvalSamples:
         rows = list(zip(nats_N, map(len, self.token_ids), strict=True))
         return jackknife(_per_token, self._by_prompt(rows))
 
-    def per_reply(self, nats_N: Sequence[float]) -> Estimate:
+    def per_reply(self, values_N: Sequence[float]) -> Estimate:
         """Returns the mean of a quantity of each reply."""
-        return jackknife(fmean, self._by_prompt(nats_N))
+        return jackknife(fmean, self._by_prompt(values_N))
 
     def of_replies(self, statistic: Callable[[Sequence[list[int]]], float]) -> Estimate:
-        """Returns a statistic of the replies' token ids."""
+        """Returns a statistic of the replies' token ids together."""
         return jackknife(statistic, self._by_prompt(self.token_ids))
 
     def _by_prompt(self, rows: Sequence[Row]) -> list[Sequence[Row]]:

@@ -13,9 +13,9 @@ people decide on a share of the conversations (a canary). It states the smallest
 detected.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, tanh
+from statistics import fmean
 
 import torch
 
@@ -127,7 +127,9 @@ def check_evidence(
 
 def check_length(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
     """Refuses replies much longer or shorter than the base's."""
-    length, base = (each.of_replies(_mean_length) for each in (samples.candidate, samples.base))
+    length, base = (
+        each.per_reply([len(reply) for reply in each.token_ids]) for each in (samples.candidate, samples.base)
+    )
     ratio = length.value / base.value
     verdict.figures |= {"length": round(length.value, 1), "length_ratio": round(ratio, 3)}
     # The error of a logarithm is the relative error.
@@ -167,8 +169,8 @@ def check_entropy(verdict: Verdict, samples: GateSamples, floor: float) -> None:
 
 def check_repetition(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
     """Refuses replies that repeat their own n-grams more than the base's do."""
-    rate = samples.candidate.of_replies(repetition_rate)
-    base = jackknife(repetition_rate, _base_subset(samples))
+    rate = samples.candidate.per_reply([repetition_rate([reply]) for reply in samples.candidate.token_ids])
+    base = jackknife(fmean, [[repetition_rate(reply)] for reply in _base_subset(samples)])
     verdict.figures |= {"repeated": round(rate.value, 4), "base_repeated": round(base.value, 4)}
     verdict.limit(rate - base - gate.max_repetition_increase, "replies repeat themselves")
 
@@ -215,10 +217,6 @@ def paired_gain(model: RewardModel, candidate: FeatureGroups, live: FeatureGroup
     prompt_variance = float(gains_P.var(correction=min(1, len(gains_P) - 1))) / len(gains_P)
     model_variance = sum(variance for _, variance in gains) / len(gains)
     return Estimate(float(gains_P.mean()), (prompt_variance + model_variance) ** 0.5)
-
-
-def _mean_length(replies: Sequence[list[int]]) -> float:
-    return sum(map(len, replies)) / len(replies)
 
 
 def _base_subset(samples: GateSamples) -> list[list[list[int]]]:
