@@ -9,7 +9,7 @@ import torch
 
 from schemas.turns import new_id
 from tests.vote_crowd import FOLDS, REWARD, TRAINER, Crowd, tensors
-from trainer.data.examples import Corpus
+from trainer.data.examples import Corpus, Example
 from trainer.data.vote_rows import RowsMissing, VoteRows
 from trainer.data.vote_summary import VoteSummary, files
 from trainer.data.week_summary import WeekSummary
@@ -114,6 +114,38 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
         assert torch.equal(left.linear_GD, right.linear_GD)
     rows.without(rows.events).write(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def of_each_kind(crowd: Crowd) -> list[Example]:
+    """Returns the crowd's thumbs, some as signals, rankings, edits and a judge's thumbs."""
+    found = list(crowd.examples)
+    for number in range(0, len(found), 8):
+        thumb, pair = found[number], (("t1", "0"), (f"t{number}", "0"))
+        found[number] = replace(thumb, type="signal", value={"signal": "copied"})
+        ranking = {"ranking": [[1], [0]] if number % 16 else [[0, 1]], "acceptable": number % 16 > 0}
+        found[number + 1] = replace(found[number + 1], type="ranking", value=ranking, reply_keys=pair)
+        found[number + 2] = replace(found[number + 2], type="edit", value={}, reply_keys=pair)
+        found[number + 3] = replace(found[number + 3], rater="judge:m")
+    return found
+
+
+def test_votes_of_each_kind_are_taken_out(tmp_path: Path) -> None:
+    crowd = Crowd(96, seed=9)
+    crowd.examples = of_each_kind(crowd)
+    gone = {f"e{number}" for number in (8, 9, 10, 11, 12, 17)}
+    whole, rows = compacted(crowd, 80)
+    expected, _ = compacted(crowd, 80, without=gone)
+    rows.write(tmp_path)
+    left = replace(
+        whole,
+        weeks=tuple(
+            week.without(gone, lambda name: VoteRows.read(tmp_path, name), REWARD) for week in whole.weeks
+        ),
+    )
+    assert left.weights(range(FOLDS)) == pytest.approx(expected.weights(range(FOLDS)))
+    assert left.weights(range(FOLDS))[1] > 0
+    for one, two in zip(tensors(left), tensors(expected), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 
 
 def test_missing_rows_are_told(tmp_path: Path) -> None:
