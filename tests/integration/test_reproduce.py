@@ -76,12 +76,11 @@ def test_a_rebuilt_policy_has_the_batches_of_its_own_budget(
     settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = TokenBudget(training=150, sampling=400, row=100)
-    monkeypatch.setattr(Learner, "_token_budget", lambda learner: small)
-    assert loop.run(settings, once=True) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "_token_budget", lambda learner: small)
+        assert loop.run(settings, once=True) == 0
     [policy] = published(pool)
     assert inputs_of(settings, policy).token_budget == small
-    monkeypatch.undo()
-    monkeypatch.setattr(gate.Verdict, "passed", True)
     assert reproduce(settings, pool, policy).identical
 
 
