@@ -34,8 +34,8 @@ class BaseJudgment:
 
 @dataclass(frozen=True, slots=True)
 class PolicyJudgment:
-    """A policy on the held-out prompts: its approval, mean reply length (tokens), and KL to the base at
-    temperature 1 (nats a reply)."""
+    """A policy on the held-out prompts: its approval, mean reply length (tokens), and KL to the base at the
+    temperature of its replies (nats a reply)."""
 
     approval: float
     length: float
@@ -67,16 +67,17 @@ def judge_policy(
     return PolicyJudgment(
         approval=taste.approval([backbone.decode(reply) for reply in replies]),
         length=sum(map(len, replies)) / len(replies),
-        kl=_kl(backbone, [ids[rollout.prompt] for rollout in rollouts], replies),
+        kl=_kl(backbone, [ids[rollout.prompt] for rollout in rollouts], replies, served_at.temperature),
     )
 
 
 @torch.no_grad()
-def _kl(backbone: Backbone, prompts: list[list[int]], replies: list[list[int]]) -> float:
+def _kl(backbone: Backbone, prompts: list[list[int]], replies: list[list[int]], temperature: float) -> float:
     """Returns Σ log π − log π_base over a reply's tokens, on average."""
-    base = sum(sum(logprobs) for logprobs in score(backbone, prompts, replies).base_logprobs)
+    scored = score(backbone, prompts, replies, temperature=temperature)
+    base = sum(sum(logprobs) for logprobs in scored.base_logprobs)
     policy = 0.0
     for rows in micro_batches(backbone, prompts, replies):
         batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
-        policy += float(backbone.logprobs_BR(batch).sum())
+        policy += float(backbone.logprobs_BR(batch, temperature).sum())
     return (policy - base) / len(replies)

@@ -8,23 +8,16 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
-from torch import Tensor
-from transformers import GenerationConfig
 
 from schemas.settings import ServingSettings
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, SamplingSpec, sample
 from trainer.model.tokenizer import ChatTokenizer
-
-_LIKELIEST = 64
-"""Most likely tokens that are sorted for top-p; a row whose nucleus is larger is sorted whole."""
 
 _ROWS = 32
 """Replies of the base that are sampled, and then written, together."""
@@ -43,51 +36,16 @@ class ServedAt:
     @classmethod
     def by_default(cls, base: Path, serving: ServingSettings) -> "ServedAt":
         """Returns a base's own generation defaults; a reply takes at most half of its context."""
-        try:
-            config = GenerationConfig.from_pretrained(base)
-        except OSError:  # there is no generation_config.json
-            config = GenerationConfig()
-        temperature, top_p = (
-            1.0 if given is None else float(given) for given in (config.temperature, config.top_p)
-        )
-        context = ChatTokenizer(base).context_length
-        return cls(temperature, top_p, min(serving.max_tokens, context // 2))
+        tokenizer = ChatTokenizer(base)
+        longest = min(serving.max_tokens, tokenizer.context_length // 2)
+        return cls(tokenizer.temperature, tokenizer.top_p, longest)
 
     def sample(
         self, backbone: Backbone, prompts: Sequence[list[int]], copies: int, generator: torch.Generator
     ) -> list[Rollout]:
         """Samples replies to each prompt of the adapter as it is."""
-        spec = SamplingSpec(copies, self.max_tokens)
-        with self._applied_to(backbone):
-            return sample(backbone, prompts, spec, generator)
-
-    def _applied_to(self, backbone: Backbone) -> AbstractContextManager[object]:
-        plain: Callable[..., Tensor] = backbone.next_logits_BV
-
-        def next_logits_BV(*inputs: object) -> Tensor:
-            return nucleus(plain(*inputs) / self.temperature, self.top_p)
-
-        return patch.object(backbone, "next_logits_BV", next_logits_BV)
-
-
-def nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
-    """Returns the logits of the smallest set of most likely tokens whose mass reaches top_p (Holtzman et al.
-    2019), and minus infinity outside it."""
-    if top_p >= 1 or len(logits_BV) == 0:
-        return logits_BV
-    total_B1 = logits_BV.logsumexp(1, keepdim=True)
-    likely_BK, token_BK = logits_BV.topk(min(_LIKELIEST, logits_BV.shape[1]))
-    before_BK = (likely_BK - total_B1).exp().cumsum(1) - (likely_BK - total_B1).exp()
-    kept_BK = likely_BK.masked_fill(before_BK >= top_p, -torch.inf)
-    kept_BV = torch.full_like(logits_BV, -torch.inf).scatter(1, token_BK, kept_BK)
-    wide_B = kept_BK[:, -1] > -torch.inf
-    if likely_BK.shape[1] < logits_BV.shape[1] and bool(wide_B.any()):
-        sorted_BV, order_BV = logits_BV[wide_B].sort(1, descending=True)
-        p_BV = (sorted_BV - total_B1[wide_B]).exp()
-        outside_BV = p_BV.cumsum(1) - p_BV >= top_p
-        sorted_BV = sorted_BV.masked_fill(outside_BV, -torch.inf)
-        kept_BV[wide_B] = torch.full_like(sorted_BV, -torch.inf).scatter(1, order_BV, sorted_BV)
-    return kept_BV
+        spec = SamplingSpec(copies, self.max_tokens, self.temperature, self.top_p)
+        return sample(backbone, prompts, spec, generator)
 
 
 class BaseReplies:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from schemas.feedback import Ranking, Thumb, Vote
 from schemas.settings import Settings
@@ -16,7 +15,7 @@ from tests.bench.everyday_outcome import Outcome, targets_reached
 from tests.bench.judgment import BEST_OF, judge_base, judge_policy
 from tests.bench.overrides import trainer_settings
 from tests.bench.preference_rows import preference_rows
-from tests.bench.served_replies import BaseReplies, ServedAt, nucleus
+from tests.bench.served_replies import BaseReplies, ServedAt
 from tests.bench.tastes import Taste, draw, tastes, with_room
 from tests.bench.voters import NOISE, Visit, Voters
 from tests.voting import a_turn
@@ -59,23 +58,6 @@ def test_thresholds_come_from_the_bases_replies_and_leave_room() -> None:
     assert len({draw(seed, {"a": found["brief"], "b": found["concrete"]}).name for seed in range(9)}) == 2
     with pytest.raises(ValueError, match="no taste leaves room"):
         draw(1, {})
-
-
-@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 0.999])
-def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(
-    top_p: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(served_replies, "_LIKELIEST", 8)  # wide rows take the whole vocabulary
-    logits_BV = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) * torch.tensor(
-        [[0.01], [0.1], [1.0], [2.0], [5.0], [20.0]]
-    )
-    kept_BV = nucleus(logits_BV, top_p) > -torch.inf
-    for row, p_V in enumerate(logits_BV.softmax(1)):
-        ordered = sorted(p_V.tolist(), reverse=True)
-        count = next((n for n in range(1, 51) if sum(ordered[:n]) >= top_p), 50)
-        assert int(kept_BV[row].sum()) == count
-        assert float(p_V[kept_BV[row]].sum()) == pytest.approx(sum(ordered[:count]))
-    assert nucleus(logits_BV, 1.0) is logits_BV
 
 
 @pytest.fixture(scope="module")

@@ -147,15 +147,22 @@ def entropy(rollouts: Sequence[Rollout]) -> float:
 def nucleus(logp_BV: Tensor, top_p: float) -> Tensor:
     """Returns the log-probabilities of the nucleus, the smallest set of most likely tokens whose mass reaches
     `top_p` (Holtzman et al. 2019), and −inf outside it; they are not normalised again."""
+    kept_BV = torch.full_like(logp_BV, -torch.inf)
     likeliest = min(NUCLEUS_TOKENS, logp_BV.shape[1])
     values_BK, indices_BK = logp_BV.topk(likeliest, dim=1)
     mass_BK = values_BK.exp().cumsum(1)
-    if likeliest < logp_BV.shape[1] and bool((mass_BK[:, -1] < top_p).any()):
-        values_BK, indices_BK = logp_BV.sort(dim=1, descending=True, stable=True)
-        mass_BK = values_BK.exp().cumsum(1)
-    outside_BK = mass_BK - values_BK.exp() >= top_p
-    kept_BK = values_BK.masked_fill(outside_BK, -torch.inf)
-    return torch.full_like(logp_BV, -torch.inf).scatter(1, indices_BK, kept_BK)
+    kept_BV.scatter_(1, indices_BK, _within(values_BK, mass_BK, top_p))
+    wide_B = mass_BK[:, -1] < top_p
+    if likeliest < logp_BV.shape[1] and bool(wide_B.any()):
+        values_WV, indices_WV = logp_BV[wide_B].sort(dim=1, descending=True, stable=True)
+        kept_WV = _within(values_WV, values_WV.exp().cumsum(1), top_p)
+        kept_BV[wide_B] = torch.full_like(kept_WV, -torch.inf).scatter_(1, indices_WV, kept_WV)
+    return kept_BV
+
+
+def _within(sorted_BK: Tensor, mass_BK: Tensor, top_p: float) -> Tensor:
+    """Returns sorted log-probabilities, with −inf for tokens before which the mass had reached `top_p`."""
+    return sorted_BK.masked_fill(mass_BK - sorted_BK.exp() >= top_p, -torch.inf)
 
 
 def sample_tokens(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
