@@ -28,6 +28,11 @@ class Pair:
         """The normalised text of the whole prompt."""
         return normalised(" ".join(str(message["content"]) for message in self.messages))
 
+    def characters(self) -> int:
+        """Returns the length of both dialogues together."""
+        prompt = sum(len(str(message["content"])) for message in self.messages)
+        return 2 * prompt + len(self.better) + len(self.worse)
+
 
 def harmless_pairs(directory: Path) -> list[Pair]:
     """Reads hh-rlhf's pairs. Dialogues that do not end with a reply of both sides to one prompt are left

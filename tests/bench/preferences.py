@@ -195,7 +195,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Prints the figures of each seed and size, and returns them."""
     backbone = Backbone(options.model, TrainerSettings().rl)
     files = FeatureFiles(backbone)
-    pairs, adversarial = harmless_pairs(options.data)[: options.limit], llmbar_pairs(options.data)
+    pairs, adversarial = harmless_pairs(options.data), llmbar_pairs(options.data)
+    pairs = sorted(pairs, key=Pair.characters)[: options.limit] if options.limit else pairs
     base = files.base(pairs)
     measured, worse_looks_better = files.pairs(pairs), files.pairs(adversarial)
     figures: dict[str, Any] = {}
@@ -239,7 +240,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True, help="folder of a base model")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--limit", type=int, help="pairs of the file that are used at most")
+    parser.add_argument("--limit", type=int, help="use only so many pairs of hh-rlhf, the shortest dialogues")
     parser.add_argument("--trl", type=int, default=0, help="held-out pairs on which RewardTrainer is judged")
     options = parser.parse_args()
     torch.set_num_threads(1)
