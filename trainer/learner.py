@@ -85,7 +85,7 @@ class Learner:
         self.backbone = Backbone(Path(settings.model), settings.trainer.rl, group)
         self.cache = FeatureCache(self.backbone)
         self.base_probe = probe(self.backbone)
-        self.token_budget = self._token_budget()
+        self.token_budget = self.backbone.token_budget = self._token_budget()
         self.speed = Speed.measure(self.backbone)
         self.directory = settings.rounds_dir / settings.project
         self._knowledge = self._knowledge_eval() if group.size > 1 else None  # the processes measure together
