@@ -51,7 +51,8 @@ class RoundData:
         self.held_out: list[Example] = []
         for example, fold in zip(corpus.examples, fold_of_votes, strict=True):
             (self.held_out if fold == self._eval_fold else self.training).append(example)
-        longest = min(backbone.context_length, inputs.token_budget.row) - self.rl.max_tokens
+        row = min(backbone.context_length, inputs.token_budget.row)
+        longest = max(1, row - self.rl.max_tokens)
         train: list[list[int]] = []
         held_out: list[list[int]] = []
         for turn, prompt in prompts.items():
