@@ -4,9 +4,10 @@
 
 Simulated people with one preference (drawn for each seed) vote on replies of the starter's base. The "live
 policy" and the "candidate" are replies of the base to other prompts, chosen by the true preference: the
-candidate is liked less by 20, 40 or 100 points, or equally (A/A). A flattering candidate takes, of the
-replies with the approval that it must have, those that the reward model of the training votes likes best, as
-a policy that exploits this model would. Everything else is the trainer's own: folds, reward models, vetoes.
+candidate is liked less by 20, 40 or 100 points, equally (A/A), or more by 40. A flattering candidate takes,
+of the replies with the approval that it must have, those that the reward model of the training votes likes
+best, as a policy that exploits this model would. Everything else is the trainer's own: folds, reward models,
+vetoes.
 Targets at 40, 100, 200 and 400 votes: wrongly live for all at most 5%, wrongly refused (A/A) at most 10%.
 About 10 minutes for 40 seeds on one core.
 """
@@ -43,8 +44,8 @@ from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
 
 VOTES = (40, 100, 200, 400)
-WORSE = (0, 20, 40, 100)
-"""Points of approval by which the candidate is worse."""
+GAINS = (40, 0, -20, -40, -100)
+"""Points of approval by which the candidate differs from the live policy."""
 
 EVAL_PROMPTS, EVAL_REPLIES = 64, 12
 """Prompts from whose replies live policy and candidate are chosen, and replies to each."""
@@ -109,7 +110,7 @@ def voted(
 
 
 def policies(
-    pool: Pool, person: Person, worse: int, model: RewardModel, *, flattering: bool, rng: random.Random
+    pool: Pool, person: Person, gain: int, model: RewardModel, *, flattering: bool, rng: random.Random
 ) -> tuple[list[int], list[int]]:
     """Returns the replies of a live policy and of a candidate, SAMPLES_PER_PROMPT to each prompt that has
     liked and disliked ones."""
@@ -125,8 +126,8 @@ def policies(
         if not all(by_liking.values()) or len(live) == limit * SAMPLES_PER_PROMPT:
             continue
         for _ in range(SAMPLES_PER_PROMPT):
-            live.append(rng.choice(by_liking[rng.random() < 0.5 + worse / 200]))
-            found = by_liking[rng.random() < 0.5 - worse / 200]
+            live.append(rng.choice(by_liking[rng.random() < 0.5 - gain / 200]))
+            found = by_liking[rng.random() < 0.5 + gain / 200]
             candidate.append(max(found, key=rewards_N.__getitem__) if flattering else rng.choice(found))
     return live, candidate
 
@@ -151,15 +152,15 @@ def run(seed: int, backbone: Backbone, pools: tuple[Pool, Pool, Pool]) -> list[t
             data.fit_reward_model(base_features, cache, held_out=True),
             unseen_evidence(data, base_features, cache),
         )
-        for worse in WORSE:
+        for gain in GAINS:
             for flattering in (False, True):
-                rng = random.Random(f"policies {seed} {votes} {worse} {flattering}")
-                live, candidate = policies(evaluated, judge, worse, trained, flattering=flattering, rng=rng)
+                rng = random.Random(f"policies {seed} {votes} {gain} {flattering}")
+                live, candidate = policies(evaluated, judge, gain, trained, flattering=flattering, rng=rng)
                 if len(live) < 8 * SAMPLES_PER_PROMPT:
                     continue
                 samples = GateSamples(evaluated.chosen(candidate), evaluated.chosen(live), base.samples)
                 verdict = evaluate(samples, models, KnowledgeAccuracy([], []), settings)
-                kind = f"{'A/A' if not worse else f'-{worse}'}{' flattering' if flattering else ''}"
+                kind = f"{f'{gain:+}' if gain else 'A/A'}{' flattering' if flattering else ''}"
                 found.append((votes, kind, verdict.outcome))
                 if kind == "A/A" and verdict.reasons:
                     print(f"  seed {seed}, {votes} votes, A/A refused: {verdict.reasons}", flush=True)
@@ -198,7 +199,8 @@ def main() -> int:
                 outcomes[name] / max(1, outcomes.total()) for name in ("passed", "unknown", "refused")
             )
             print(f"{kind:>16} {votes:>6} {outcomes.total():>9} {live:>7.1%} {unknown:>7.1%} {refused:>8.1%}")
-            wrong_live.append(live)
+            if kind[0] != "+":
+                wrong_live.append(live)
             if kind == "A/A":
                 wrong_refused.append(refused)
     figures = {"wrongly_live": max(wrong_live), "wrongly_refused": max(wrong_refused)}
