@@ -11,12 +11,13 @@ import torch
 
 from schemas.errors import StartError
 from schemas.settings import GateSettings, RLSettings, TrainerSettings
+from trainer.data.hyperparameters import MIN_TEMPERATURE
 from trainer.data.knowledge_probes import KnowledgeProbe, ProbeSet, probe_file
 from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation import screening
 from trainer.evaluation.knowledge import KnowledgeEval
 from trainer.evaluation.questions import MIN_QUESTIONS, Question, own_questions, shipped_questions
-from trainer.evaluation.screening import BASE_REPLIES, MAX_PROBES, base_probes, screen
+from trainer.evaluation.screening import BASE_REPLIES, MAX_PROBES, base_probes, probe_spec, screen
 from trainer.model.backbone import Backbone
 from trainer.starter import MODEL_DIR
 
@@ -174,6 +175,20 @@ def test_probes_are_measured_once_per_base(
     assert base_probes(tiny, tmp_path) == found
     assert ProbeSet.parse(path.read_bytes()) == found
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("served_at", "sampled_at"), [(0.7, 0.7), (0.0, MIN_TEMPERATURE)])
+def test_probes_are_sampled_as_the_base_is_served(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch, served_at: float, sampled_at: float
+) -> None:
+    monkeypatch.setattr(tiny, "temperature", served_at)
+    monkeypatch.setattr(tiny, "top_p", 0.9)
+    spec = probe_spec(tiny)
+    assert (spec.temperature, spec.top_p) == (sampled_at, 0.9)
+    prompts = [tiny.render([{"role": "user", "content": each.prompt}]) for each in shipped_questions()]
+    shared = {tuple(prompt[: spec.shared_prefix]) for prompt in prompts}
+    longer = {tuple(prompt[: spec.shared_prefix + 1]) for prompt in prompts}
+    assert len(shared) == 1 < len(longer)
 
 
 def probes(count: int) -> ProbeSet:

@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 import torch
 
+from trainer.data.hyperparameters import MIN_TEMPERATURE
 from trainer.data.knowledge_probes import KnowledgeProbe, ProbeSet, probe_file
 from trainer.evaluation.answers import correct_answers, prompt_ids
 from trainer.evaluation.questions import Question, is_starter, shipped_questions
@@ -48,15 +49,16 @@ def reply_tokens(tokenizer: ChatTokenizer) -> int:
 
 
 def probe_spec(backbone: Backbone) -> SamplingSpec:
-    """Returns how a reply to a shipped question is sampled, from the base and from its policies alike. The
-    prompts begin with the same tokens, which are more than half of them where the chat template has a system
-    prompt."""
+    """Returns how a reply to a shipped question is sampled, from the base and from its policies alike: at the
+    base's own generation defaults. The prompts begin with the same tokens, which are more than half of them
+    where the chat template has a system prompt."""
     tokens = reply_tokens(backbone)
     prompts = [prompt_ids(backbone, question.prompt, tokens) for question in shipped_questions()]
     first, last = min(prompts), max(prompts)  # if these begin alike, so do those between
     differ = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
     shared = next(differ, len(first) - 1)
-    return SamplingSpec(1, tokens, shared_prefix=shared)
+    temperature = max(backbone.temperature, MIN_TEMPERATURE)
+    return SamplingSpec(1, tokens, temperature, backbone.top_p, shared_prefix=shared)
 
 
 def base_probes(backbone: Backbone, data_dir: Path) -> ProbeSet | None:
