@@ -27,13 +27,13 @@ from deploy.local.postgres import database
 from schemas.database import Pool, migrate, open_pool
 from schemas.settings import Settings, TrainerSettings
 from tests.bench.incremental import START, VOTED, Precomputed, Project, empty_summary
-from tests.bench.reward import Replies
+from tests.bench.reward import BASE_PROMPTS, Replies
 from trainer.data import examples, summary_store
 from trainer.data.examples import Corpus, Example
+from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.vote_summary import VoteSummary
 from trainer.model.backbone import Backbone
 from trainer.reward.features import LENGTH_THRESHOLDS, MAX_DISTINCT_TOKENS
-from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 
 VOTES, RECENT, WEEKS, PEOPLE, NEW = 100_000, 2_100, 20, 2_000, 100
@@ -47,7 +47,7 @@ def synthetic(seed: int) -> tuple[Replies, list[bool]]:
     """Returns replies with random features of the starter's widths, the last ones the base's, and which are
     liked."""
     generator = torch.Generator().manual_seed(seed)
-    count = VOTED + BASE_PROMPTS * BASE_REPLIES
+    count = VOTED + BASE_PROMPTS * BASE_SAMPLES
     hidden_NH = torch.randn(count, 40, generator=generator)
 
     def view(width: int) -> torch.Tensor:
