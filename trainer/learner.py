@@ -31,10 +31,10 @@ from trainer.model.backbone import Backbone
 from trainer.model.device import free_memory
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 from trainer.model.memory import TokenBytes, token_budget
-from trainer.model.rollouts import Sampler, all_gather_rollouts, in_process_sampler
+from trainer.model.rollouts import Sampler, in_process_sampler
 from trainer.model.speed import Speed
 from trainer.model.token_budget import TokenBudget
-from trainer.model.vllm_rollouts import VllmSampler
+from trainer.model.vllm_rollouts import vllm_sampler
 from trainer.records.attribution import side_by_side
 from trainer.rl.guard import ADAPTER_COPIES
 from trainer.round import RoundResult, run_round
@@ -181,5 +181,4 @@ class Learner:
         if rl.sampler == "in_process":
             return in_process_sampler(self.backbone, spec, generator)
         folder = self.settings.policies_dir / self.settings.project
-        vllm = VllmSampler(self.backbone, self.settings.vllm.urls, folder, spec, generator)
-        return lambda prompts: all_gather_rollouts(self.group, vllm(prompts) if self.group.is_main else [])
+        return vllm_sampler(self.backbone, self.settings.vllm.urls, folder, spec, generator)

@@ -13,14 +13,17 @@ from schemas.policies import TRAINING
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Sampler, SamplingSpec, in_process_sampler
-from trainer.model.vllm_rollouts import VllmSampler
+from trainer.model.vllm_rollouts import VllmSampler, vllm_sampler
 
 torch.set_num_threads(1)
 
 REPLIES, MAX_TOKENS = 4, 24
 SPEC = SamplingSpec(REPLIES, MAX_TOKENS)
 
-MakeSampler = Callable[[Backbone, int], Sampler]
+AS_SERVED = SamplingSpec(REPLIES, MAX_TOKENS, temperature=0.5, top_p=0.8)
+
+MakeSampler = Callable[..., Sampler]
+"""Of a backbone, a seed and, where it is not SPEC, a SamplingSpec."""
 
 
 @pytest.fixture
@@ -36,12 +39,12 @@ def backbone(world: World) -> Backbone:
 
 @pytest.fixture(params=["in_process", "vllm"])
 def sampler(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSampler:
-    def make(backbone: Backbone, seed: int) -> Sampler:
+    def make(backbone: Backbone, seed: int, spec: SamplingSpec = SPEC) -> Sampler:
         generator = torch.Generator().manual_seed(seed)
         if request.param == "in_process":
-            return in_process_sampler(backbone, SPEC, generator)
+            return in_process_sampler(backbone, spec, generator)
         url = request.getfixturevalue("vllm_url")
-        return VllmSampler(backbone, [url], tmp_path, SPEC, generator)
+        return vllm_sampler(backbone, [url], tmp_path, spec, generator)
 
     return make
 
@@ -69,6 +72,20 @@ def test_logprobs_are_the_adapters(backbone: Backbone, sampler: MakeSampler) -> 
         found = torch.tensor(rollout.logprobs)
         assert float((found - expected).abs().max()) < 0.02
         assert float((found - of_base).abs().mean()) > 0.05
+
+
+def test_replies_are_sampled_as_people_are_served(backbone: Backbone, sampler: MakeSampler) -> None:
+    """Each token is of the nucleus at the temperature, and its log-probability is at the temperature, too."""
+    for rollout in sampler(backbone, 1, AS_SERVED)(prompts(backbone)):
+        prompt = prompts(backbone)[rollout.prompt]
+        ids = torch.tensor([prompt + rollout.token_ids])
+        with torch.no_grad():
+            logits_RV = backbone.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+        logp_RV = (logits_RV / AS_SERVED.temperature).log_softmax(-1)
+        expected_R = logp_RV.gather(1, torch.tensor(rollout.token_ids)[:, None]).squeeze(1)
+        assert rollout.logprobs == pytest.approx(expected_R.tolist(), abs=0.02)
+        likelier_R = logp_RV.exp().where(logp_RV > expected_R[:, None] + 0.02, 0).sum(1)
+        assert float(likelier_R.max()) < AS_SERVED.top_p + 0.02
 
 
 def test_a_reply_has_ended_if_its_last_token_ends_it(backbone: Backbone, sampler: MakeSampler) -> None:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,22 @@ from schemas.errors import EngineError
 from schemas.policies import TRAINING
 from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Rollout, SamplingSpec
+from trainer.model.rollouts import Rollout, Sampler, SamplingSpec, all_gather_rollouts
+from trainer.model.token_budget import split
 
 CONCURRENT_PROMPTS = 8
 """Prompts in flight on each server."""
+
+SCORED_ROWS = 16
+"""Replies scored in one batch, at most."""
 
 REQUEST_TIMEOUT = 300.0
 """Seconds for the replies to one prompt, which may queue behind chat requests."""
 
 
 class VllmSampler:
-    """A Sampler (`rollouts`) over the servers at `urls`, which load adapters from below `folder`. Raises
-    EngineError when a server fails."""
+    """A Sampler (`rollouts`) over the servers at `urls`, which load adapters from below `folder`. Its
+    log-probabilities are at temperature 1. Raises EngineError when a server fails."""
 
     def __init__(
         self,
@@ -83,7 +88,11 @@ class VllmSampler:
                 "prompt": prompt,
                 "n": self._spec.samples_per_prompt,
                 "max_tokens": self._spec.max_tokens,
-                "temperature": 1.0,
+                "temperature": self._spec.temperature,
+                "top_p": self._spec.top_p,
+                "top_k": 0,  # this and the next two, lest a server apply the base's own defaults
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
                 "seed": seed,
                 "stop_token_ids": self._backbone.eos_ids,
                 "logprobs": 0,
@@ -97,6 +106,42 @@ class VllmSampler:
             )
             for choice in sorted(completion["choices"], key=lambda choice: int(choice["index"]))
         ]  # fmt: skip
+
+
+def vllm_sampler(
+    backbone: Backbone,
+    urls: Sequence[str],
+    folder: Path,
+    spec: SamplingSpec,
+    generator: torch.Generator,
+) -> Sampler:
+    """Returns a sampler of the current adapter on the servers, which the main process asks. Servers
+    report log-probabilities at temperature 1; at another, all processes compute them here."""
+    ask = VllmSampler(backbone, urls, folder, spec, generator)
+
+    def sampler(prompts: Sequence[list[int]]) -> list[Rollout]:
+        group = backbone.group
+        rollouts = all_gather_rollouts(group, ask(prompts) if group.is_main else [])
+        return rollouts if spec.temperature == 1 else _rescore(backbone, prompts, rollouts, spec.temperature)
+
+    return sampler
+
+
+@torch.no_grad()
+def _rescore(
+    backbone: Backbone, prompts: Sequence[list[int]], rollouts: list[Rollout], temperature: float
+) -> list[Rollout]:
+    """Returns the rollouts with their log-probabilities at `temperature`."""
+    lengths = [(len(prompts[each.prompt]), len(each.token_ids)) for each in rollouts]
+    scored: list[Rollout] = []
+    for rows in split(lengths, backbone.token_budget.training, SCORED_ROWS, backbone.group.size):
+        part = rollouts[rows]
+        padded = backbone.pad([prompts[each.prompt] for each in part], [each.token_ids for each in part])
+        with backbone.full_precision():
+            logprobs_BR = backbone.logprobs_BR(padded, temperature)
+        for each, logprobs_R, mask_R in zip(part, logprobs_BR, padded.reply_mask_BR.bool(), strict=True):
+            scored.append(replace(each, logprobs=logprobs_R[mask_R].tolist()))
+    return scored
 
 
 def _post(client: httpx.Client, url: str, body: dict[str, Any]) -> httpx.Response:
