@@ -76,15 +76,16 @@ def share_probes(data_dir: Path) -> None:
 def judged_run(seed: int, args: argparse.Namespace, service: Service, served_at: ServedAt) -> Outcome:
     backbone = service.learner.backbone
     taste = choose(backbone, served_at, seed, args.taste)
-    base = judge_base(backbone, BaseReplies(backbone, served_at), HELD_OUT, taste)
+    judged = HELD_OUT[: args.judged]
+    base = judge_base(backbone, BaseReplies(backbone, served_at), judged, taste)
     print(f"seed {seed}: {taste.name}; {base}", file=sys.stderr)
     voters = Voters(backbone, served_at, TRAFFIC, taste, seed)
     rounds = learn(service, voters, args.votes, args.minutes)
     route = service.route()
-    newest = live = service.judge(route.live, served_at, taste)
+    newest = live = service.judge(route.live, served_at, judged, taste)
     lost = knowledge_lost(service)
     if route.canary is not None:
-        newest = service.judge(route.canary, served_at, taste)
+        newest = service.judge(route.canary, served_at, judged, taste)
     return outcome(seed, taste, base, Policies(live, newest), rounds, lost)
 
 
@@ -115,6 +116,7 @@ def main() -> int:
     parser.add_argument("--taste", choices=sorted(tastes(["."])), help="none: each seed draws one")
     parser.add_argument("--votes", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--judged", type=int, default=len(HELD_OUT), help="held-out prompts, at least 1")
     parser.add_argument("--temperature", type=float, help="none: the base's own default")
     parser.add_argument("--top-p", type=float, help="none: the base's own default")
     parser.add_argument("--base-only", action="store_true")

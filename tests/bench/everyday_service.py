@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from schemas.database import Pool, open_async_pool
 from schemas.settings import Settings
 from serving import canary, rollout
 from serving.router import Route, assign, fetch_routes
-from tests.bench.everyday_prompts import HELD_OUT
 from tests.bench.judgment import PolicyJudgment, judge_policy
 from tests.bench.served_replies import ServedAt
 from tests.bench.tastes import Taste
@@ -84,10 +83,10 @@ class Service:
         assert row is not None
         self.learner.backbone.load_adapter(Path(row["directory"]))
 
-    def judge(self, policy: str, served_at: ServedAt, taste: Taste) -> PolicyJudgment:
-        """Judges a policy on the held-out prompts; its adapter stays in the backbone."""
+    def judge(self, policy: str, served_at: ServedAt, prompts: Sequence[str], taste: Taste) -> PolicyJudgment:
+        """Judges a policy; its adapter stays in the backbone."""
         self.load(policy)
-        return judge_policy(self.learner.backbone, served_at, HELD_OUT, taste)
+        return judge_policy(self.learner.backbone, served_at, prompts, taste)
 
     def receive(self, voters: Voters, count: int, route: Route) -> None:
         """Answers `count` visits by `route`, records them with their votes, and changes the route if these

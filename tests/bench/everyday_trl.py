@@ -47,7 +47,8 @@ def run(seed: int, args: argparse.Namespace, settings: Settings, served_at: Serv
     torch.set_num_threads(settings.trainer.threads)
     backbone = Backbone(Path(settings.model), settings.trainer.rl)
     taste = choose(backbone, served_at, seed, args.taste)
-    base = judge_base(backbone, BaseReplies(backbone, served_at), HELD_OUT, taste)
+    judged = HELD_OUT[: args.judged]
+    base = judge_base(backbone, BaseReplies(backbone, served_at), judged, taste)
     voters = Voters(backbone, served_at, TRAFFIC, taste, seed)
     with tempfile.TemporaryDirectory(prefix="hearken-trl-") as folder:
         opponent = Opponent(settings, served_at, Path(folder), seed)
@@ -60,7 +61,7 @@ def run(seed: int, args: argparse.Namespace, settings: Settings, served_at: Serv
             opponent.improve()
             seconds.append(time.monotonic() - began)
         opponent.load(backbone)
-    policy = judge_policy(backbone, served_at, HELD_OUT, taste)
+    policy = judge_policy(backbone, served_at, judged, taste)
     rounds = Rounds(["published"] * args.rounds, seconds, sum(seconds) / 60, voters.votes)
     return outcome(seed, taste, base, Policies(policy, policy), rounds, None)
 
