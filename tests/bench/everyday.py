@@ -78,7 +78,7 @@ def judged_run(seed: int, args: argparse.Namespace, service: Service, served_at:
     taste = choose(backbone, served_at, seed, args.taste)
     judged = HELD_OUT[: args.judged]
     base = judge_base(backbone, BaseReplies(backbone, served_at), judged, taste)
-    print(f"seed {seed}: {taste.name}; {base}", file=sys.stderr)
+    print(f"seed {seed}: {taste.name}; base {base.approval:.3f}, best {base.best:.3f}", file=sys.stderr)
     voters = Voters(backbone, served_at, TRAFFIC, taste, seed)
     rounds = learn(service, voters, args.votes, args.minutes)
     route = service.route()

@@ -29,11 +29,13 @@ class Policies:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one seed found; shares are between 0 and 1, KL is in nats a reply. `policy` is the live policy in
-    the end, and `newest` the one that learned last: the canary, if there is one."""
+    the end, and `newest` the one that learned last: the canary, if there is one. `share_error` is the
+    standard error over prompts."""
 
     seed: int
     taste: str
     share_of_achievable_gain: float
+    share_error: float
     newest_share_of_gain: float
     base: float
     policy: float
@@ -60,6 +62,7 @@ def outcome(
         seed=seed,
         taste=taste.name,
         share_of_achievable_gain=round(base.share_of_gain(policy.approval), 3),
+        share_error=round(base.share_error(policy), 3),
         newest_share_of_gain=round(base.share_of_gain(newest.approval), 3),
         base=round(base.approval, 3),
         policy=round(policy.approval, 3),

@@ -1,5 +1,6 @@
 """The final judgment knows the taste: a policy's approval, length and KL to the base on held-out prompts."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,26 +21,34 @@ REPLIES = 4
 @dataclass(frozen=True, slots=True)
 class BaseJudgment:
     """The base on the held-out prompts: its approval, how often the best of BEST_OF replies is liked, and the
-    mean lengths of its replies and of those that are liked, in tokens."""
+    mean lengths of its replies and of those that are liked, in tokens; `approval_P` is by prompt."""
 
     approval: float
     best: float
     length: float
     liked_length: float
+    approval_P: list[float]
 
     def share_of_gain(self, approval: float) -> float:
         """Returns how far a policy came on the way from the base's approval to the best of BEST_OF."""
         return (approval - self.approval) / max(1e-9, self.best - self.approval)
 
+    def share_error(self, policy: "PolicyJudgment") -> float:
+        """Returns the standard error of a policy's share of the gain, over prompts."""
+        gains = [new - old for new, old in zip(policy.approval_P, self.approval_P, strict=True)]
+        spread = statistics.stdev(gains) if len(gains) > 1 else 1.0
+        return spread / len(gains) ** 0.5 / max(1e-9, self.best - self.approval)
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyJudgment:
     """A policy on the held-out prompts: its approval, mean reply length (tokens), and KL to the base at the
-    temperature of its replies (nats a reply)."""
+    temperature of its replies (nats a reply); `approval_P` is by prompt."""
 
     approval: float
     length: float
     kl: float
+    approval_P: list[float]
 
 
 def judge_base(backbone: Backbone, base: BaseReplies, prompts: Sequence[str], taste: Taste) -> BaseJudgment:
@@ -53,6 +62,7 @@ def judge_base(backbone: Backbone, base: BaseReplies, prompts: Sequence[str], ta
         best=sum(map(any, liked)) / len(liked),
         length=sum(lengths) / len(lengths),
         liked_length=sum(liked_lengths) / max(1, len(liked_lengths)),
+        approval_P=[sum(of_prompt) / len(of_prompt) for of_prompt in liked],
     )
 
 
@@ -64,10 +74,12 @@ def judge_policy(
     with backbone.merged():
         rollouts = served_at.sample(backbone, ids, REPLIES, torch.Generator().manual_seed(0))
     replies = [rollout.token_ids for rollout in rollouts]
+    liked = [taste.likes(backbone.decode(reply)) for reply in replies]
     return PolicyJudgment(
-        approval=taste.approval([backbone.decode(reply) for reply in replies]),
+        approval=sum(liked) / len(liked),
         length=sum(map(len, replies)) / len(replies),
         kl=_kl(backbone, [ids[rollout.prompt] for rollout in rollouts], replies, served_at.temperature),
+        approval_P=[sum(liked[at : at + REPLIES]) / REPLIES for at in range(0, len(liked), REPLIES)],
     )
 
 

@@ -99,6 +99,9 @@ def test_the_base_itself_gains_nothing_and_has_no_kl(backbone: Backbone) -> None
     )
     assert (nothing.approval, nothing.best, nothing.liked_length) == (0.0, 0.0, 0.0)
     assert replace(base, approval=0.3, best=0.8).share_of_gain(0.55) == pytest.approx(0.5)
+    assert base.share_error(policy) == 0
+    half = replace(base, approval=0.5, best=1.0, approval_P=[0.0, 1.0])
+    assert half.share_error(policy) == pytest.approx(0.5**0.5 / 2**0.5 / 0.5)
     assert BEST_OF == 16
 
 
@@ -153,7 +156,7 @@ def test_settings_are_changed_by_their_path() -> None:
 
 def test_targets_are_on_the_median_the_least_and_each_guard() -> None:
     good = Outcome(
-        1, "plain words", 0.6, 0.6, 0.4, 0.7, 0.7, 0.9, 1.1, 1.0, False,
+        1, "plain words", 0.6, 0.1, 0.6, 0.4, 0.7, 0.7, 0.9, 1.1, 1.0, False,
         {"published": 4, "canary": 3, "rejected": 3}, 0.7, 60.0, 55.0, 0.01, 5.0, 200,
     )  # fmt: skip
     assert targets_reached(
