@@ -177,14 +177,14 @@ def test_probes_are_measured_once_per_base(
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize(("served_at", "sampled_at"), [(0.7, 0.7), (0.0, MIN_TEMPERATURE)])
-def test_probes_are_sampled_as_the_base_is_served(
+@pytest.mark.parametrize(("served_at", "sampled_at"), [(0.6, 0.6), (0.0, MIN_TEMPERATURE), (1.0, 0.7)])
+def test_probes_are_sampled_as_the_base_is_served_but_not_hot(
     tiny: Backbone, monkeypatch: pytest.MonkeyPatch, served_at: float, sampled_at: float
 ) -> None:
     monkeypatch.setattr(tiny, "temperature", served_at)
-    monkeypatch.setattr(tiny, "top_p", 0.9)
+    monkeypatch.setattr(tiny, "top_p", served_at or 1.0)
     spec = probe_spec(tiny)
-    assert (spec.temperature, spec.top_p) == (sampled_at, 0.9)
+    assert (spec.temperature, spec.top_p) == (sampled_at, 0.6 if served_at == 0.6 else 0.9)
     prompts = [tiny.render([{"role": "user", "content": each.prompt}]) for each in shipped_questions()]
     shared = {tuple(prompt[: spec.shared_prefix]) for prompt in prompts}
     longer = {tuple(prompt[: spec.shared_prefix + 1]) for prompt in prompts}

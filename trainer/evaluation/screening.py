@@ -36,6 +36,9 @@ BASE_REPLIES = 8
 PREAMBLE_TOKENS = 16
 """Tokens that a reply may have beside the longest accepted answer."""
 
+MAX_TEMPERATURE, MAX_TOP_P = 0.7, 0.9
+"""Highest temperature and top-p of a reply to a probe: above, a small base answers hardly anything alike."""
+
 Ask = Callable[[Sequence[Question], int, bool], list[list[bool]]]
 """Returns which of so many replies, sampled or greedy, to each question are correct."""
 
@@ -50,15 +53,15 @@ def reply_tokens(tokenizer: ChatTokenizer) -> int:
 
 def probe_spec(backbone: Backbone) -> SamplingSpec:
     """Returns how a reply to a shipped question is sampled, from the base and from its policies alike: at the
-    base's own generation defaults. The prompts begin with the same tokens, which are more than half of them
-    where the chat template has a system prompt."""
+    base's own generation defaults, but not above MAX_TEMPERATURE and MAX_TOP_P. The prompts begin with the
+    same tokens, which are more than half of them where the chat template has a system prompt."""
     tokens = reply_tokens(backbone)
     prompts = [prompt_ids(backbone, question.prompt, tokens) for question in shipped_questions()]
     first, last = min(prompts), max(prompts)  # if these begin alike, so do those between
     differ = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
     shared = next(differ, len(first) - 1)
-    temperature = max(backbone.temperature, MIN_TEMPERATURE)
-    return SamplingSpec(1, tokens, temperature, backbone.top_p, shared_prefix=shared)
+    temperature = min(max(backbone.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
+    return SamplingSpec(1, tokens, temperature, min(backbone.top_p, MAX_TOP_P), shared_prefix=shared)
 
 
 def base_probes(backbone: Backbone, data_dir: Path) -> ProbeSet | None:
