@@ -25,8 +25,10 @@ import torch
 
 from deploy.simulation.people import Person, draw_people
 from schemas.settings import TrainerSettings
+from tests.bench.reward import BASE_PROMPTS, REPLY_TOKENS
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
+from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.prompt_groups import PromptGroup
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
@@ -39,7 +41,6 @@ from trainer.model.rollouts import SamplingSpec
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures
-from trainer.round import BASE_PROMPTS, BASE_REPLIES
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
 
@@ -63,7 +64,7 @@ class Pool:
 
     @classmethod
     def draw(cls, backbone: Backbone, asked: list[list[int]], replies: int, seed: int) -> "Pool":
-        spec = SamplingSpec(replies, TrainerSettings().rl.max_tokens)
+        spec = SamplingSpec(replies, REPLY_TOKENS)
         generator = torch.Generator().manual_seed(seed)
         samples = sample_eval(backbone, asked, spec, generator, base=True)
         return cls(asked, samples, [backbone.decode(reply) for reply in samples.token_ids])
@@ -138,7 +139,7 @@ def run(seed: int, backbone: Backbone, pools: tuple[Pool, Pool, Pool]) -> list[t
     settings = TrainerSettings()
     people = draw_people(seed, 20)
     judge = next(person for person in people if not person.contrarian)
-    base_features = BaseFeatures(base.samples.features, BASE_REPLIES)
+    base_features = BaseFeatures(base.samples.features, BASE_SAMPLES)
     found = []
     for votes in VOTES:
         data = voted(backbone, settings, train, people, votes, seed)
@@ -180,7 +181,7 @@ def main() -> int:
         for each in prompts(max(VOTES) + EVAL_PROMPTS + BASE_PROMPTS, seed=2100)
     ]
     parts = asked[: max(VOTES)], asked[max(VOTES) : -BASE_PROMPTS], asked[-BASE_PROMPTS:]
-    counts = (1, EVAL_REPLIES, BASE_REPLIES)
+    counts = (1, EVAL_REPLIES, BASE_SAMPLES)
     train, evaluated, base = (
         Pool.draw(backbone, part, count, 2100 + count) for part, count in zip(parts, counts, strict=True)
     )
