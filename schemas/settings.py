@@ -197,7 +197,7 @@ class RLSettings(RenamedFields):
         " found, at first by the model's width",
     )
     step_kl: float = Field(
-        0.4,
+        1.0,
         gt=0,
         description="trust region: largest KL of a step to the policy before it, nats per reply",
     )
