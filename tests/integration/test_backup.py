@@ -119,7 +119,6 @@ def test_what_was_backed_up_serves_again(
             time.sleep(0.2)
         learned = client.get(f"/v1/feedback/{vote}").json()["learned"]
         assert learned["policy"] == policy
-        assert learned["live_at"]
         reply = client.post("/v1/chat/completions", json=CHAT).json()
         body = {"completion_id": reply["id"], "choice": 0, "type": "thumb", "value": "up"}
         assert client.post("/v1/feedback", json=body).status_code == 201

@@ -190,7 +190,8 @@ def test_the_release_before_goes_on_working_while_the_database_is_migrated(
         ("table blocked_partitions", "table waiting"),
         ("table rate_limit_usage", "table spending"),
     ]:
-        assert rows(old, new) == rows(old, view)
+        shown = rows(old, view)  # without the columns that later releases have added at the end
+        assert [row[: len(shown[0])] for row in rows(old, new)] == shown
 
 
 async def test_replicas_of_both_releases_limit_a_key_together(
