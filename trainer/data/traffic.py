@@ -25,11 +25,16 @@ class Traffic:
     @classmethod
     def read(cls, pool: Pool, project: str, new_votes: int) -> "Traffic":
         """Reads the newest turns, imported ones only where there are no others."""
+        sent = cls._read(pool, project, new_votes, imported=False)
+        return sent if sent.prompt_length is not None else cls._read(pool, project, new_votes, imported=True)
+
+    @classmethod
+    def _read(cls, pool: Pool, project: str, new_votes: int, *, imported: bool) -> "Traffic":
         with pool.connection() as connection:
             found = connection.execute(
                 "with newest as ("
                 " select id, cardinality(prompt_token_ids) as length, sampling from turns where project = %s"
-                " order by starts_with(id, %s), created_at desc limit %s),"
+                " and starts_with(id, %s) = %s order by created_at desc, id limit %s),"
                 " lengths as (select cardinality(r.token_ids) as length, r.finish_reason from replies r"
                 " join newest n on n.id = r.turn_id)"
                 " select (select avg(length) from newest)::float8 as prompt_length,"
@@ -41,7 +46,7 @@ class Traffic:
                 " as temperature,"
                 " (select mode() within group (order by (sampling ->> 'top_p')::float8) from newest) as top_p"
                 " from lengths",
-                [project, IMPORTED, NEWEST_TURNS],
+                [project, IMPORTED, imported, NEWEST_TURNS],
             ).fetchone()
         assert found is not None  # noqa: S101  (an aggregate gives its row)
         return cls(**found, new_votes=new_votes)

@@ -52,10 +52,10 @@ class Speed:
                 backbone.logprobs_BR(batch)
 
         tokens = ROWS * ROW_TOKENS
-        return cls(counts_per_second(sample, counts), tokens / _fastest(train), tokens / _fastest(score))
+        return cls(_counts_per_second(sample, counts), tokens / _fastest(train), tokens / _fastest(score))
 
 
-def counts_per_second(work: Callable[[], None], counts: list[int]) -> float:
+def _counts_per_second(work: Callable[[], None], counts: list[int]) -> float:
     """Returns the larger of two runs' counts (which `work` appends) a second."""
     seconds = [_seconds(work) for _ in range(2)]
     return max(count / each for count, each in zip(counts, seconds, strict=True))
