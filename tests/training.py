@@ -1,8 +1,10 @@
 """What tests of training share: a tiny base, and votes on replies that it gave, sent as serving does."""
 
 import asyncio
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,6 +13,7 @@ from schemas.database import Pool, open_async_pool
 from schemas.feedback import Edit, Ranking, Thumb, Vote
 from schemas.settings import Settings
 from schemas.turns import Reply, Turn
+from trainer import loop
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
@@ -45,6 +48,13 @@ def small_settings(database_url: str, data_dir: Path, model: Path, **trainer: ob
         update={"rl": rl, "gate": gate, "reward": reward, "min_votes": 8, "round_votes": 10, **trainer}
     )
     return settings
+
+
+def the_round(settings: Settings) -> dict[str, Any]:
+    """Runs one round and returns its record."""
+    assert loop.run(settings, once=True) == 0
+    record: dict[str, Any] = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
+    return record
 
 
 def add_key(pool: Pool) -> None:

@@ -1,6 +1,5 @@
 """No chat stops training: what is too long is left out of practice and counted, and its votes count."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ import pytest
 
 from schemas.database import Pool
 from schemas.settings import Settings
-from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
-from trainer import loop
+from tests.training import add_key, send, small_settings, some_turns, the_round, thumbs_by_parity
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
@@ -25,13 +23,6 @@ LONG = 100_000
 def settings(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> Settings:
     add_key(pool)
     return small_settings(database_url, tmp_path, tiny_base)
-
-
-def the_round(settings: Settings) -> dict[str, Any]:
-    """Runs one round and returns its record."""
-    assert loop.run(settings, once=True) == 0
-    record: dict[str, Any] = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
-    return record
 
 
 def test_votes_on_a_chat_of_100_000_tokens_count_and_it_is_not_practised_on(

@@ -1,17 +1,14 @@
 """A round leaves out votes that are invalid, or records why it was skipped."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from schemas.database import Pool
 from schemas.policies import BASE
 from schemas.settings import Settings
-from tests.training import add_key, edited, send, small_settings, some_turns, thumbs_by_parity
-from trainer import loop
+from tests.training import add_key, edited, send, small_settings, some_turns, the_round, thumbs_by_parity
 from trainer.model.backbone import Backbone
 
 
@@ -19,13 +16,6 @@ from trainer.model.backbone import Backbone
 def settings(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> Settings:
     add_key(pool)
     return small_settings(database_url, tmp_path, tiny_base)
-
-
-def the_round(settings: Settings) -> dict[str, Any]:
-    """Runs one round and returns its record."""
-    assert loop.run(settings, once=True) == 0
-    record: dict[str, Any] = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
-    return record
 
 
 @pytest.mark.parametrize(
