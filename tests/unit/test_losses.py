@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 from trainer.model.rollouts import pad_rows
 from trainer.reward.scoring import kl_per_reply
 from trainer.rl import losses
-from trainer.rl.advantages import group_mean, leave_one_out, returns_to_go
+from trainer.rl.advantages import generalised_advantages, group_mean, kl_to_go, leave_one_out
 
 torch.set_num_threads(1)
 
@@ -49,7 +49,8 @@ def test_advantages_of_returns_ascend_the_reward_less_the_exact_kl_of_replies(
     advantages: Callable[[Tensor], Tensor], scale: float
 ) -> None:
     """Replies of two tokens or, where the first is an end (0), of one: which token comes first decides what
-    may be dear later. The reward is 1 for a reply that begins with token 2."""
+    may be dear later. The reward is 1 for a reply that begins with token 2. The values of the prefixes are
+    wrong on purpose: with λ = 1 they change no mean."""
     generator = torch.Generator().manual_seed(0)
     first_V = tensor([0.5, 0.0, -0.5], requires_grad=True)
     second_VV = tensor([[0.0, 0.0, 0.0], [2.0, 0.0, -1.0], [-1.0, 0.0, 1.0]], requires_grad=True)
@@ -63,7 +64,9 @@ def test_advantages_of_returns_ascend_the_reward_less_the_exact_kl_of_replies(
     )
     base_BT = torch.stack([base_V[one_N], base_VV[one_N, two_N] * on_N], 1)
     rewards_PK = (one_N == 2).float().view(-1, 4)
-    returns_PKT = returns_to_go(rewards_PK, logprobs_BT.detach(), base_BT, beta)
+    values_BT = torch.stack([torch.zeros(count), tensor([0.0, 0.7, -0.4])[one_N] * on_N], 1)
+    gains_PKT = generalised_advantages(rewards_PK, values_BT, 1 + on_N, gae_lambda=1.0)
+    returns_PKT = gains_PKT - beta * kl_to_go(logprobs_BT.detach(), base_BT).view(gains_PKT.shape)
     loss = losses.policy_gradient(
         logprobs_BT, logprobs_BT.detach(), advantages(returns_PKT).flatten(0, 1),
         torch.stack([torch.ones(count), on_N], 1), importance_weight_cap=2.0,
@@ -159,7 +162,9 @@ def test_advantages_counted_out(seed: int) -> None:
     rewards_PK = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     logprobs_BT, base_BT, _ = ragged(generator)
     beta = 0.3
-    returns_PKT = returns_to_go(rewards_PK, logprobs_BT, base_BT, beta)
+    whole_B = torch.full((12,), logprobs_BT.shape[1])
+    gains_PKT = generalised_advantages(rewards_PK, torch.zeros_like(logprobs_BT), whole_B, gae_lambda=1.0)
+    returns_PKT = gains_PKT - beta * kl_to_go(logprobs_BT, base_BT).view(gains_PKT.shape)
     earned = {
         (p, k, t): float(rewards_PK[p, k] - beta * (logprobs_BT - base_BT)[4 * p + k, t:].sum())
         for p, k, t in product(range(3), range(4), range(logprobs_BT.shape[1]))
@@ -169,6 +174,14 @@ def test_advantages_counted_out(seed: int) -> None:
         everyone = mean(earned[p, other, t] for other in range(4))
         assert float(leave_one_out(returns_PKT)[p, k, t]) == pytest.approx(each - others, abs=1e-9)
         assert float(group_mean(returns_PKT)[p, k, t]) == pytest.approx(each - everyone, abs=1e-9)
+
+
+def test_generalised_advantages_discount_later_changes_and_end_with_the_reply() -> None:
+    values_BT = tensor([[0.0, 0.5, 0.2], [0.0, 1.0, 9.0]])
+    found_PKT = generalised_advantages(tensor([[1.0, 3.0]]), values_BT, tensor([3, 2]), gae_lambda=0.5)
+    torch.testing.assert_close(
+        found_PKT, tensor([[[0.5 - 0.15 + 0.2, -0.3 + 0.4, 0.8], [1.0 + 1.0, 2.0, 0.0]]])
+    )
 
 
 @pytest.mark.parametrize("advantages", [leave_one_out, group_mean])

@@ -13,7 +13,8 @@ from tests.training import hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, in_process_sampler
 from trainer.model.token_budget import TokenBudget
-from trainer.reward.scoring import Scored, score
+from trainer.reward.features import FeatureGroups
+from trainer.reward.scoring import PREFIX_STRIDE, score
 from trainer.rl.advantages import group_mean, leave_one_out
 from trainer.rl.batch import Batch
 from trainer.rl.objectives import (
@@ -25,6 +26,7 @@ from trainer.rl.objectives import (
     PolicyGradient,
     ScoredReply,
 )
+from trainer.rl.replay import ReplayBuffer, WithReplay
 from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
 
 torch.set_num_threads(1)
@@ -108,6 +110,33 @@ def test_what_was_better_becomes_likelier_than_what_was_worse(
     assert bool((best > worst + 0.3).all()), (best, worst)
 
 
+def test_replay_adds_the_gradient_on_the_kept_samples(backbone: Backbone) -> None:
+    fresh, kept = samples(backbone, kl_coef=0.1), samples(backbone, seed=1, kl_coef=0.1)
+    prompts = kept.prompts[:: RL.samples_per_prompt]
+    buffer = ReplayBuffer(prompts, kept.rollouts, kept.scored, kept.rewards_PK)
+    objective = PolicyGradient(leave_one_out, 2.0)
+    with backbone.full_precision():
+        apart = [gradient(backbone, objective, batch) for batch in (fresh, kept)]
+        replay = WithReplay(objective, buffer, 8, torch.Generator().manual_seed(0))
+        together = gradient(backbone, replay, fresh)
+    for one, other, both in zip(*apart, together, strict=True):
+        torch.testing.assert_close(one + other, both, rtol=1e-4, atol=1e-5)
+
+
+def test_the_value_before_a_token_is_the_reward_of_what_was_written(backbone: Backbone) -> None:
+    def reward(features: FeatureGroups) -> torch.Tensor:
+        return features["last"].float().sum(1) + features["length"].float().sum(1)
+
+    prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c")]
+    replies = [list(range(20, 20 + 2 * PREFIX_STRIDE + 3)), list(range(60, 60 + PREFIX_STRIDE + 1))]
+    with backbone.full_precision():
+        scored = score(backbone, prompts, replies, reward=reward)
+        begun = score(backbone, prompts, [reply[:PREFIX_STRIDE] for reply in replies]).features
+    for values, wanted in zip(scored.values, reward(begun).tolist(), strict=True):
+        assert values[:PREFIX_STRIDE] == [0.0] * PREFIX_STRIDE
+        assert values[PREFIX_STRIDE] == pytest.approx(wanted, rel=1e-2)
+
+
 @pytest.mark.parametrize("make", ON_SAMPLES, ids=["rloo", "grpo", "online_dpo"])
 def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable[[], Objective]) -> None:
     of = samples(backbone, kl_coef=0.1)
@@ -117,12 +146,7 @@ def test_the_order_of_prompts_changes_nothing(backbone: Backbone, make: Callable
         prompts=[of.prompts[index] for index in order],
         rollouts=[of.rollouts[index] for index in order],
         rewards_PK=of.rewards_PK[[2, 0, 1]],
-        scored=Scored(
-            [of.base_logprobs[index] for index in order],
-            {},
-            [of.scored.top_ids[index] for index in order],
-            [of.scored.top_logprobs[index] for index in order],
-        ),
+        scored=of.scored.of(order),
     )
     with backbone.full_precision():
         found = gradient(backbone, make(), of), gradient(backbone, make(), turned)

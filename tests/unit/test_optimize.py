@@ -176,7 +176,7 @@ def test_a_round_that_was_taken_back_has_moved_nothing(base: Path) -> None:
 
 
 def test_what_begins_above_the_kl_per_reply_may_come_nearer_to_it(base: Path) -> None:
-    rl = RL.model_copy(update={"kl_per_reply": 0.01, "kl_coef": 3.0, "steps_per_round": 8})
+    rl = RL.model_copy(update={"kl_per_reply": 0.01, "kl_coef": 3.0, "prompts_per_step": 32})
     seen, result = run(far(base, rl), rl)
     assert min(step.kl_per_reply for step in seen) > rl.kl_per_reply
     assert result.moved

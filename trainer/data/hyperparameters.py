@@ -141,9 +141,10 @@ class Derivation:
         reply = traffic.reply_length or DEFAULT_REPLY
         row = reply + (traffic.prompt_length or DEFAULT_PROMPT)
         sampled = reply / self.speed.sampling + row / self.speed.scoring
-        step = prompts * count * (sampled + row / self.speed.training)
-        evaluated = BASE_SAMPLES * BASE_PROMPTS_PER_PROMPT * prompts + 4 * gate.eval_prompts
-        return FULL_STEPS * step + evaluated * sampled
+        step = prompts * count * (sampled + 2 * row / self.speed.training)  # with as many replayed samples
+        base = BASE_SAMPLES * BASE_PROMPTS_PER_PROMPT * prompts
+        evaluated = (base + 4 * gate.eval_prompts) * sampled + base * row / self.speed.scoring
+        return FULL_STEPS * step + evaluated
 
     def _prompts_per_step(self) -> int:
         fitting = (each for each in PROMPTS_PER_STEP if self.seconds(each) <= self.settings.max_round_seconds)

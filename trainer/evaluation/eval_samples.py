@@ -1,14 +1,14 @@
 """EvalSamples are replies that a policy gives to prompts of an evaluation, with their statistics."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
 
 from trainer.evaluation.estimate import Estimate, Row, jackknife
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, sample
+from trainer.model.rollouts import Rollout, SamplingSpec, sample
 from trainer.reward.features import FeatureGroups
 from trainer.reward.scoring import kl_to_base, score
 
@@ -20,7 +20,7 @@ SAMPLES_PER_PROMPT = 2
 class EvalSamples:
     """A policy's replies, prompt by prompt, `per_prompt` to each. For each reply, `ended` tells whether it
     has an end token; `kl_N` is its KL to the base and `entropy_N` its entropy, both in nats; `features` are
-    the reward model's."""
+    the reward model's; `rollouts` are the replies as they were sampled."""
 
     token_ids: list[list[int]]
     ended: list[bool]
@@ -28,6 +28,7 @@ class EvalSamples:
     entropy_N: list[float]
     features: FeatureGroups
     per_prompt: int = SAMPLES_PER_PROMPT
+    rollouts: list[Rollout] = field(default_factory=list)
 
     @property
     def mean_length(self) -> float:
@@ -91,4 +92,5 @@ def sample_eval(
         [-sum(rollout.logprobs) for rollout in rollouts],
         scored.features,
         spec.samples_per_prompt,
+        rollouts,
     )

@@ -228,13 +228,10 @@ def _longest_reason(settings: TrainerSettings, rl: Hyperparameters, context: int
 
 
 def _replies_trained_on(rl: Hyperparameters) -> int:
-    """Rows with gradient in one step."""
+    """Rows with gradient in one step: the step's samples, the replayed ones and SFT's."""
     sampled = policy_objective(rl) is not None
-    rows = (
-        rl.prompts_per_step * rl.samples_per_prompt
-        if sampled and rl.algorithm != "online_dpo"
-        else 2 * rl.prompts_per_step
-    )
+    of_prompt = rl.samples_per_prompt if sampled and rl.algorithm != "online_dpo" else 2
+    rows = (2 if sampled else 1) * rl.prompts_per_step * of_prompt
     base_samples = round(BASE_SAMPLES_SHARE * rl.prompts_per_step * rl.samples_per_prompt)
     return rows + (base_samples if sampled and rl.base_sft_coef else 0)
 
@@ -248,7 +245,9 @@ def _phases(
         "sampling": batches.sample(length, rl.prompts_per_step, rl.samples_per_prompt).scaled(
             rl.steps_per_round * (rl.sampler == "in_process")
         ),
-        "reference pass": batches.reference_pass(length, replies).scaled(rl.steps_per_round),
+        "reference pass": batches.reference_pass(length, replies)
+        .scaled(rl.steps_per_round)
+        .then(batches.reference_pass(length, BASE_SAMPLES * rl.base_prompts)),
         "training": training,
         "evaluation samples": batches.evaluate(
             length, settings.gate.eval_prompts, eval_samples.SAMPLES_PER_PROMPT
@@ -311,7 +310,8 @@ class _Batches:
                 weight.grad = torch.zeros_like(weight)
             with OpProfiler(backbone, self._rates) as profiler:
                 rollouts = [Rollout(0, [0] * reply, [0.0] * reply, False)] * rows
-                scored = Scored([[0.0] * reply] * rows, {}, [[0] * reply] * rows, [[0.0] * reply] * rows)
+                zeros = [[0.0] * reply] * rows
+                scored = Scored(zeros, {}, [[0] * reply] * rows, zeros, zeros)
                 batch = Batch([[0] * length] * rows, rollouts, scored, torch.zeros(1, rows), 0.0, 0.0)
                 self._objective.backward(backbone, batch)
         return _work(profiler).scaled(total / rows)

@@ -60,10 +60,19 @@ def extract_features(
 ) -> FeatureGroups:
     """Returns the features of each reply of a batch. `hidden` are its (B, R, D) hidden states by layer,
     `think_ids` the tokens that open and close a thought."""
-    mask_BR = batch.reply_mask_BR if think_ids is None else answer_mask(batch, *think_ids)
+    return masked_features(batch, hidden, judged_mask(batch, think_ids))
+
+
+def judged_mask(batch: PaddedBatch, think_ids: tuple[int, int] | None) -> Tensor:
+    """Returns the (B, R) mask of the tokens that are judged: a reply's, less its thought."""
+    return batch.reply_mask_BR if think_ids is None else answer_mask(batch, *think_ids)
+
+
+def masked_features(batch: PaddedBatch, hidden: Sequence[Tensor], mask_BR: Tensor) -> FeatureGroups:
+    """Returns the features of the reply tokens in a mask, at least one in each row."""
     mask_BR1 = mask_BR.unsqueeze(2)
     lengths_B = mask_BR.sum(1)
-    last_B = batch.reply_mask_BR.sum(1).long() - 1
+    last_B = (mask_BR * torch.arange(1, mask_BR.shape[1] + 1, device=mask_BR.device)).argmax(1)
     mean, peak, last = [], [], []
     for states_BRD in hidden:
         mean.append((states_BRD * mask_BR1).sum(1) / lengths_B.unsqueeze(1))

@@ -1,18 +1,33 @@
 """This module scores replies with the frozen base: log-probabilities and features from one forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.model.backbone import Backbone
+from trainer.model.batch import PaddedBatch
 from trainer.model.rollouts import Rollout, pad_rows
 from trainer.model.token_budget import split
-from trainer.reward.features import FeatureGroups, extract_features, select_layers
+from trainer.reward.features import (
+    FeatureGroups,
+    extract_features,
+    judged_mask,
+    masked_features,
+    select_layers,
+)
 
 MICRO_BATCH = 16
 """Most replies that one process scores in one forward pass."""
+
+PREFIX_STRIDE, MAX_PREFIXES = 8, 32
+"""Tokens from one prefix of a reply that is valued to the next, and the most of them: replies of more than
+256 tokens have larger strides."""
+
+Reward = Callable[[FeatureGroups], Tensor]
+"""Maps the features of N replies to rewards (N,)."""
 
 SHORT_PROMPT = 512
 """Tokens of a prompt up to which batches are sorted by the reply alone."""
@@ -41,12 +56,24 @@ def micro_batches(
 @dataclass(frozen=True, slots=True)
 class Scored:
     """The base's log-probabilities (nats, one list of tokens a reply), its most likely token at each place
-    with its log-probability at temperature 1, and the features of replies."""
+    with its log-probability at temperature 1, and the features of replies. `values` has the reward of the
+    reply before each of its tokens (`prefix_values`), zeros where no reward was given."""
 
     base_logprobs: list[list[float]]
     features: FeatureGroups
     top_ids: list[list[int]] = field(default_factory=list)
     top_logprobs: list[list[float]] = field(default_factory=list)
+    values: list[list[float]] = field(default_factory=list)
+
+    def of(self, rows: Sequence[int]) -> "Scored":
+        """Returns the scores of some of the replies."""
+        return Scored(
+            [self.base_logprobs[row] for row in rows],
+            {name: group[list(rows)] for name, group in self.features.items()},
+            [self.top_ids[row] for row in rows],
+            [self.top_logprobs[row] for row in rows],
+            [self.values[row] for row in rows],
+        )
 
 
 @torch.no_grad()
@@ -56,16 +83,18 @@ def score(
     replies: Sequence[Sequence[int]],
     micro_batch: int = MICRO_BATCH,
     temperature: float = 1.0,
+    reward: Reward | None = None,
 ) -> Scored:
     """Scores replies to prompts with the base, at most `micro_batch` at a time in each process; the
-    log-probabilities are at `temperature`. The last bits of a score depend on the other replies of its
-    batch."""
+    log-probabilities are at `temperature`. With a `reward`, the prefixes of the replies are valued too. The
+    last bits of a score depend on the other replies of its batch."""
     layers = select_layers(backbone)
     group = backbone.group
     batches = micro_batches(backbone, prompts, replies, micro_batch)
     base_logprobs: list[list[float]] = [[] for _ in replies]
     top_ids: list[list[int]] = [[] for _ in replies]
     top_logprobs: list[list[float]] = [[] for _ in replies]
+    values: list[list[float]] = [[] for _ in replies]
     parts: list[FeatureGroups] = []
     with backbone.reference():
         for together in batches:
@@ -76,19 +105,40 @@ def score(
             features = extract_features(batch, found.hidden, backbone.think_ids)
             parts.append({name: group.all_gather(each[:own]) for name, each in features.items()})
             written_BR = batch.reply_mask_BR[:own] > 0
-            for lists, values_BR in (
+            values_BR = torch.zeros_like(found.logprobs_BR)
+            if reward is not None:
+                values_BR = prefix_values(backbone, batch, found.hidden, reward)
+            columns: list[tuple[Any, Tensor]] = [
                 (base_logprobs, found.logprobs_BR),
                 (top_ids, found.top_ids_BR),
                 (top_logprobs, found.top_logprobs_BR),
-            ):
-                values_N = group.all_gather(values_BR[:own][written_BR]).cpu()
+                (values, values_BR),
+            ]
+            for lists, column_BR in columns:
+                values_N = group.all_gather(column_BR[:own][written_BR]).cpu()
                 for row, piece in zip(
                     together, torch.split(values_N, [len(replies[row]) for row in together]), strict=True
                 ):
                     lists[row] = piece.tolist()
     inverse = torch.tensor([row for together in batches for row in together]).argsort()
     features = {name: torch.cat([part[name] for part in parts])[inverse] for name in parts[0]}
-    return Scored(base_logprobs, features, top_ids, top_logprobs)
+    return Scored(base_logprobs, features, top_ids, top_logprobs, values)
+
+
+def prefix_values(backbone: Backbone, batch: PaddedBatch, hidden: Sequence[Tensor], reward: Reward) -> Tensor:
+    """Returns the (B, R) reward of each reply as it was before each token, in strides of PREFIX_STRIDE judged
+    tokens; 0 within the first stride, where there is too little to judge. The hidden states of a causal model
+    do not depend on later tokens, so one forward pass has those of all prefixes."""
+    mask_BR = judged_mask(batch, backbone.think_ids)
+    upto_BR = mask_BR.cumsum(1)
+    longest = int(upto_BR.max())
+    stride = max(PREFIX_STRIDE, -(-longest // MAX_PREFIXES))
+    values = [torch.zeros(len(mask_BR))]
+    for tokens in range(stride, longest, stride):
+        values.append(reward(masked_features(batch, hidden, mask_BR * (upto_BR <= tokens))).float())
+    values_BC = torch.stack(values, 1).to(mask_BR.device)
+    before_BR = (upto_BR - mask_BR).long() // stride
+    return values_BC.gather(1, before_BR.clamp_max(len(values) - 1)) * batch.reply_mask_BR
 
 
 def kl_to_base(rollouts: Sequence[Rollout], scored: Scored) -> Tensor:

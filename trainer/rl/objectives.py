@@ -43,8 +43,8 @@ class Objective(Protocol):
 @dataclass(frozen=True, slots=True)
 class PolicyGradient:
     """The token-level policy gradient with truncated importance weights against the sampler. A token's
-    advantage is its return to go, KL penalty included, above the baseline that `advantages` subtracts. The
-    KL on confident tokens is a loss of its own."""
+    advantage is the generalised advantage estimate, less the KL penalty to go, above the baseline that
+    `advantages` subtracts. The KL on confident tokens is a loss of its own."""
 
     advantages: Callable[[Tensor], Tensor]
     importance_weight_cap: float
@@ -55,8 +55,11 @@ class PolicyGradient:
         base_BT, _ = pad_rows(batch.base_logprobs)
         top_ids_BT, _ = pad_rows(batch.scored.top_ids)
         base_top_BT, _ = pad_rows(batch.scored.top_logprobs)
-        returns_PKT = advantages.returns_to_go(batch.rewards_PK, sampler_BT, base_BT, batch.kl_coef)
-        advantages_BT = self.advantages(returns_PKT).flatten(0, 1)
+        values_BT, _ = pad_rows(batch.scored.values)
+        lengths_B = torch.tensor([len(reply) for reply in batch.replies])
+        gains_PKT = advantages.generalised_advantages(batch.rewards_PK, values_BT, lengths_B)
+        penalty_BT = batch.kl_coef * advantages.kl_to_go(sampler_BT, base_BT)
+        advantages_BT = self.advantages(gains_PKT - penalty_BT.view(gains_PKT.shape)).flatten(0, 1)
         prompts, replies = batch.prompts, batch.replies
         tokens = sum(map(len, replies))
         for rows in micro_batches(backbone, prompts, replies):

@@ -43,9 +43,8 @@ def optimize(
         # Sample k replies to each prompt, then score them.
         prompts, rollouts = sample()
         every_step.append(rollouts)
-        scored = score(
-            backbone, prompts, [rollout.token_ids for rollout in rollouts], temperature=rl.temperature
-        )
+        replies = [rollout.token_ids for rollout in rollouts]
+        scored = score(backbone, prompts, replies, temperature=rl.temperature, reward=reward.model)
         rewards = reward(rollouts, scored)
         stats = StepStats.of(rollouts, rewards)
         if backbone.group.is_main:

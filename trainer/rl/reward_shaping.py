@@ -1,6 +1,6 @@
 """Reward shaping: the reward model's reward, less penalties for style drift and for a missing end token.
 
-The KL to the base is charged token by token in the policy gradient (`advantages.returns_to_go`), not here.
+The KL to the base is charged token by token in the policy gradient (`advantages.kl_to_go`), not here.
 """
 
 from collections.abc import Callable, Sequence

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from trainer.data.examples import Example, Key
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.split import RoundData
+from trainer.model.rollouts import Rollout
 from trainer.reward.ensemble import RewardModel
 from trainer.rl.objectives import DPO, KTO, Objective, ScoredReply, policy_objective
+from trainer.rl.replay import ReplayBuffer, WithReplay
 from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
 
 EDITS_PER_STEP = 8
@@ -18,22 +20,27 @@ BASE_SAMPLES_SHARE = 0.25
 
 
 def training_objective(
-    data: RoundData, cache: FeatureCache, model: RewardModel, base_samples: Sequence[Demonstration]
-) -> Objective:
-    """Returns the objective. A vote's weight is its age weight times its rater's reliability; `base_samples`
-    are weighted samples of the base (`sft.weighted_base_samples`)."""
-    rl = data.rl
+    data: RoundData, cache: FeatureCache, model: RewardModel, base: Sequence[Rollout],
+    demonstrations: Sequence[Demonstration],
+) -> Objective:  # fmt: skip
+    """Returns the objective. A vote's weight is its age weight times its rater's reliability; `base` are the
+    base's samples to the first of the prompts, `demonstrations` the same weighted
+    (`sft.weighted_base_samples`)."""
+    rl, on_policy = data.rl, policy_objective(data.rl)
     votes, _ = data.votes()
     reliabilities = model.reliability_U[votes.rater_of_vote].clamp(0, 1).tolist()
     weights = [age * reliability for age, reliability in zip(votes.weights, reliabilities, strict=True)]
     weighted = list(zip(data.training, weights, strict=True))
-    objective = policy_objective(rl)
-    if objective is None:
+    if on_policy is None:
         objective = _preference_objective(data, cache, weighted)
-    elif rl.base_sft_coef and base_samples:
+    else:
+        prompts = data.train_prompts[: rl.base_prompts]
+        buffer = ReplayBuffer.of(data.backbone, prompts, base, model, rl.temperature)
+        objective = WithReplay(on_policy, buffer, rl.prompts_per_step, data.generator("replay"))
+    if on_policy is not None and rl.base_sft_coef and demonstrations:
         generator = data.generator("exemplars")
         size = max(1, round(BASE_SAMPLES_SHARE * rl.prompts_per_step * rl.samples_per_prompt))
-        sft = SFTLoss(base_samples, rl.base_sft_coef, size, generator, rl.temperature)
+        sft = SFTLoss(demonstrations, rl.base_sft_coef, size, generator, rl.temperature)
         objective = WithSFT(objective, sft)
     edits = [
         Demonstration(reply.prompt_ids, reply.token_ids, weight)

@@ -12,11 +12,11 @@ from torch import Tensor
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
-from trainer.reward.scoring import MICRO_BATCH, micro_batches
+from trainer.reward.scoring import micro_batches
 from trainer.rl.batch import Batch
 
-MEASURED_REPLIES = MICRO_BATCH
-"""Replies of a step on which the KL is measured: one micro-batch."""
+MEASURED_REPLIES = 8
+"""Replies of a step on which the KL is measured."""
 
 TOLERANCE = 2.0
 """Factor by which a step may exceed the limit before it is shortened: the measurement is noisy."""
