@@ -58,7 +58,7 @@ def run_round(
     style_drift = StyleDrift(model.members[0].projections, base.features, model.reward(base.features))
     reward = ShapedReward(model.reward, rl, style_drift, base_no_eos=1 - base.eos_rate)
     demonstrations = weighted_base_samples(prompts, base.token_ids, base_features, model, rl.kl_coef)
-    objective = training_objective(data, cache, model, base.rollouts, demonstrations)
+    objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
     guard = Guard(
         backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, knowledge, data.generator("guard"),
         data.inputs.knowledge_lost / settings.gate.max_knowledge_loss,

@@ -27,6 +27,7 @@ from trainer.rl.objectives import (
     ScoredReply,
 )
 from trainer.rl.replay import ReplayBuffer, WithReplay
+from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
 
 torch.set_num_threads(1)
@@ -113,7 +114,10 @@ def test_what_was_better_becomes_likelier_than_what_was_worse(
 def test_replay_adds_the_gradient_on_the_kept_samples(backbone: Backbone) -> None:
     fresh, kept = samples(backbone, kl_coef=0.1), samples(backbone, seed=1, kl_coef=0.1)
     prompts = kept.prompts[:: RL.samples_per_prompt]
-    buffer = ReplayBuffer(prompts, kept.rollouts, kept.scored, kept.rewards_PK)
+    rewards_N = kept.rewards_PK.flatten()
+    reward = ShapedReward(lambda features: features["length"].float().sum(1), RL)
+    residuals_NK = reward.residuals(kept.scored.features, rewards_N)
+    buffer = ReplayBuffer(prompts, kept.rollouts, kept.scored, rewards_N, residuals_NK, reward)
     objective = PolicyGradient(leave_one_out, 2.0)
     with backbone.full_precision():
         apart = [gradient(backbone, objective, batch) for batch in (fresh, kept)]

@@ -13,21 +13,23 @@ import torch
 
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout
-from trainer.reward.ensemble import RewardModel
 from trainer.reward.scoring import Scored, score
 from trainer.rl.batch import Batch
 from trainer.rl.objectives import EpochSampler, Objective
+from trainer.rl.reward_shaping import ShapedReward
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayBuffer:
-    """Rollouts of the base, `samples_per_prompt` to each of the prompts in turn, with their scores and the
-    reward model's rewards."""
+    """Rollouts of the base, as many to each of the prompts in turn, with their scores. Their rewards are
+    shaped by the style drift of the policy at each step."""
 
     prompts: Sequence[list[int]]
     rollouts: Sequence[Rollout]
     scored: Scored
-    rewards_PK: torch.Tensor
+    rewards_N: torch.Tensor
+    residuals_NK: torch.Tensor
+    reward: ShapedReward
 
     @classmethod
     def of(
@@ -35,24 +37,26 @@ class ReplayBuffer:
         backbone: Backbone,
         prompts: Sequence[list[int]],
         rollouts: Sequence[Rollout],
-        model: RewardModel,
+        reward: ShapedReward,
         temperature: float,
     ) -> "ReplayBuffer":
         """Scores rollouts of the base to prompts, in the order of the prompts."""
         asked = [prompts[rollout.prompt] for rollout in rollouts]
         replies = [rollout.token_ids for rollout in rollouts]
-        scored = score(backbone, asked, replies, temperature=temperature, reward=model.reward)
-        return cls(prompts, rollouts, scored, model.reward(scored.features).view(len(prompts), -1))
+        scored = score(backbone, asked, replies, temperature=temperature, reward=reward.model)
+        rewards_N = reward.model(scored.features)
+        residuals_NK = reward.residuals(scored.features, rewards_N)
+        return cls(prompts, rollouts, scored, rewards_N, residuals_NK, reward)
 
     def batch(self, chosen: Sequence[int], like: Batch) -> Batch:
         """Returns the samples to the chosen prompts as a batch, with the coefficients of another."""
-        count = self.rewards_PK.shape[1]
+        count = len(self.rollouts) // len(self.prompts)
         rows = [count * prompt + sample for prompt in chosen for sample in range(count)]
         return Batch(
             [self.prompts[prompt] for prompt in chosen for _ in range(count)],
             [self.rollouts[row] for row in rows],
             self.scored.of(rows),
-            self.rewards_PK[list(chosen)],
+            self.reward.drifted(self.rewards_N[rows], self.residuals_NK[rows]).view(len(chosen), count),
             like.kl_coef,
             like.confident_kl_coef,
         )

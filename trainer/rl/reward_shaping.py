@@ -38,6 +38,18 @@ class ShapedReward:
     style_drift: StyleDrift | None = None
     base_no_eos: float = 0.0
 
+    def residuals(self, features: FeatureGroups, rewards_N: Tensor) -> Tensor:
+        """Returns the (N, K) residuals of replies for `drifted`."""
+        if self.style_drift is None:
+            return torch.zeros(len(rewards_N), 0)
+        return self.style_drift.residuals(features, rewards_N)
+
+    def drifted(self, rewards_N: Tensor, residuals_NK: Tensor) -> Tensor:
+        """Returns the (N,) rewards of replies of another policy, shaped by the drift of the last step's."""
+        if self.style_drift is None:
+            return rewards_N
+        return rewards_N - self.rl.style_drift_coef * self.style_drift.charge(residuals_NK)
+
     def __call__(self, rollouts: Sequence[Rollout], scored: Scored) -> Rewards:
         """Raises FloatingPointError when a reward or a KL is not finite."""
         kl_B, model_B = kl_to_base(rollouts, scored), self.model(scored.features)

@@ -30,7 +30,7 @@ class StyleDrift:
         centred_N = rewards_N - self._mean_reward
         covariance_K = centred_N @ (projected_NK - self._mean_features_K)
         self._slope_K = covariance_K / centred_N.square().sum().clamp_min(1e-6)
-        residuals_NK = self._residuals(features, rewards_N).double()
+        residuals_NK = self.residuals(features, rewards_N).double()
         covariance_KK = residuals_NK.T @ residuals_NK / len(residuals_NK)
         ridge = RIDGE * covariance_KK.trace().clamp_min(1e-6)
         self._precision_KK = torch.linalg.inv(covariance_KK + ridge * torch.eye(len(covariance_KK))).float()
@@ -39,16 +39,24 @@ class StyleDrift:
     def penalty(self, features: FeatureGroups, rewards_N: Tensor) -> Tensor:
         """Returns the (N,) nats by which each reply of a step adds to the drift (negative where it reduces
         it), and updates the running mean. Their mean is twice the drift."""
-        residuals_NK = self._residuals(features, rewards_N)
+        residuals_NK = self.residuals(features, rewards_N)
         mean_K = residuals_NK.mean(0)
         if self._running_mean_K is not None:
             mean_K = torch.lerp(mean_K, self._running_mean_K, MOMENTUM)
         self._running_mean_K = mean_K
-        return torch.mv(residuals_NK, torch.mv(self._precision_KK, mean_K))
+        return self.charge(residuals_NK)
+
+    def charge(self, residuals_NK: Tensor) -> Tensor:
+        """Returns the (N,) nats by which replies with these residuals would add to the drift of the last
+        step's."""
+        if self._running_mean_K is None:
+            return torch.zeros(len(residuals_NK))
+        return torch.mv(residuals_NK, torch.mv(self._precision_KK, self._running_mean_K))
 
     def _project(self, features: FeatureGroups) -> Tensor:
         return member_features(self._projections, tuple(self._projections), features)
 
-    def _residuals(self, features: FeatureGroups, rewards_N: Tensor) -> Tensor:
+    def residuals(self, features: FeatureGroups, rewards_N: Tensor) -> Tensor:
+        """Returns the (N, K) projected features of replies, less what their rewards explain."""
         expected_NK = self._mean_features_K + (rewards_N - self._mean_reward).unsqueeze(1) * self._slope_K
         return self._project(features) - expected_NK

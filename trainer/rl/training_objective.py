@@ -10,6 +10,7 @@ from trainer.model.rollouts import Rollout
 from trainer.reward.ensemble import RewardModel
 from trainer.rl.objectives import DPO, KTO, Objective, ScoredReply, policy_objective
 from trainer.rl.replay import ReplayBuffer, WithReplay
+from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
 
 EDITS_PER_STEP = 8
@@ -20,11 +21,11 @@ BASE_SAMPLES_SHARE = 0.25
 
 
 def training_objective(
-    data: RoundData, cache: FeatureCache, model: RewardModel, base: Sequence[Rollout],
-    demonstrations: Sequence[Demonstration],
+    data: RoundData, cache: FeatureCache, model: RewardModel, reward: ShapedReward,
+    base: Sequence[Rollout], demonstrations: Sequence[Demonstration],
 ) -> Objective:  # fmt: skip
-    """Returns the objective. A vote's weight is its age weight times its rater's reliability; `base` are the
-    base's samples to the first of the prompts, `demonstrations` the same weighted
+    """Returns the objective. A vote's weight is its age weight times its rater's reliability by `model`;
+    `base` are the base's samples to the first of the prompts, `demonstrations` the same weighted
     (`sft.weighted_base_samples`)."""
     rl, on_policy = data.rl, policy_objective(data.rl)
     votes, _ = data.votes()
@@ -35,7 +36,7 @@ def training_objective(
         objective = _preference_objective(data, cache, weighted)
     else:
         prompts = data.train_prompts[: rl.base_prompts]
-        buffer = ReplayBuffer.of(data.backbone, prompts, base, model, rl.temperature)
+        buffer = ReplayBuffer.of(data.backbone, prompts, base, reward, rl.temperature)
         objective = WithReplay(on_policy, buffer, rl.prompts_per_step, data.generator("replay"))
     if on_policy is not None and rl.base_sft_coef and demonstrations:
         generator = data.generator("exemplars")

@@ -18,6 +18,10 @@ from trainer.rl.batch import Batch
 MEASURED_REPLIES = 8
 """Replies of a step on which the KL is measured."""
 
+EVIDENCE = 128
+"""Sampled replies of a step that may spend all of `rl.step_kl`; fewer may spend as much less, since more of
+their gradient is noise, and noise costs KL for nothing."""
+
 TOLERANCE = 2.0
 """Factor by which a step may exceed the limit before it is shortened: the measurement is noisy."""
 
@@ -34,6 +38,7 @@ class TrustRegion:
         self.step_kl: list[float] = []
         self._backbone = backbone
         self._rl = rl
+        self._limit = rl.step_kl * min(1.0, rl.prompts_per_step * rl.samples_per_prompt / EVIDENCE)
         self._start: list[Tensor] = []
         self._batches: list[PaddedBatch] = []
         self._before: list[Tensor] = []
@@ -51,7 +56,7 @@ class TrustRegion:
 
     def end(self, factor: float) -> None:
         """Measures a step made with `factor` times the learning rate; shortens it if it went too far."""
-        limit = self._rl.step_kl * factor**2
+        limit = self._limit * factor**2
         kl = self._kl()
         ratio = (limit / max(kl, 1e-9)) ** 0.5
         if kl > TOLERANCE * limit:
