@@ -88,6 +88,21 @@ def test_steps_before_are_remembered(base: FeatureGroups, projections: Projectio
     assert moved(drift, longer) == pytest.approx(first * (1 - MOMENTUM + MOMENTUM**2), rel=1e-3)
 
 
+def test_other_replies_are_charged_by_the_drift_of_the_last_step(
+    base: FeatureGroups, projections: Projections
+) -> None:
+    drift = StyleDrift(projections, base, reward(base))
+    residuals_NK = drift.residuals(base, reward(base))
+    assert not drift.charge(residuals_NK).any(), "nothing has drifted yet"
+    longer = chosen(base, base["length"][:, 0].exp())
+    charged_N = drift.penalty(longer, reward(longer))
+    again_N = drift.charge(drift.residuals(longer, reward(longer)))
+    torch.testing.assert_close(again_N, charged_N)
+    long_N = base["length"][:, 0] > base["length"][:, 0].median()
+    charge_N = drift.charge(residuals_NK)
+    assert charge_N[long_N].mean() > charge_N[~long_N].mean()
+
+
 def test_a_base_that_says_one_thing_only_drifts_nowhere() -> None:
     same = {"mean": torch.ones(8, 3), "length": torch.ones(8, 1)}
     drift = StyleDrift(fit_projections(BaseFeatures(same, 4), components=24), same, torch.zeros(8))

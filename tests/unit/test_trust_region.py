@@ -21,9 +21,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("trust") / "tiny")
 
 
-def moved(base: Path, size: float, step_kl: float, factor: float = 1.0) -> tuple[TrustRegion, float]:
+def moved(
+    base: Path, size: float, step_kl: float, factor: float = 1.0, prompts: int = 32
+) -> tuple[TrustRegion, float]:
     """Makes a random step of some size; returns what is left of it, as a share."""
-    rl = hyperparameters(step_kl=step_kl, learning_rate=1e-3)
+    rl = hyperparameters(step_kl=step_kl, learning_rate=1e-3, prompts_per_step=prompts)
     backbone = Backbone(base, rl)
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     rollouts = sample(backbone, [prompt], SamplingSpec(24, 8), torch.Generator().manual_seed(0))
@@ -91,3 +93,8 @@ def test_the_kl_is_of_the_distributions(base: Path) -> None:
         region.end(1.0)
     exact = [float((p.exp() * (p - q)).sum()) for p, q in zip(old, new, strict=True)]
     assert region.step_kl[0] == pytest.approx(sum(exact) / len(exact), rel=0.5)
+
+
+def test_a_step_of_few_samples_may_spend_less(base: Path) -> None:
+    region, left = moved(base, 0.2, step_kl=0.08, prompts=8)
+    assert left == pytest.approx((0.02 / region.step_kl[0]) ** 0.5, rel=1e-2)
