@@ -199,8 +199,8 @@ class RLSettings(RenamedFields):
     step_kl: float = Field(
         1.0,
         gt=0,
-        description="trust region: largest KL of a step of 128 samples to the policy before it (of fewer:"
-        " as much less), nats per reply",
+        description="trust region: largest KL of a step of 128 samples, replayed ones included, to the"
+        " policy before it (of fewer: as much less), nats per reply",
     )
     warmup_steps: int = Field(3, ge=0, description="linear warm-up of the learning rate, steps")
     steps_per_round: int | None = Field(

@@ -64,7 +64,7 @@ async def judge(async_pool: AsyncPool, endpoint: Endpoint) -> AsyncIterator[Judg
     port = runner.addresses[0][1]
     settings = JudgeSettings(
         url=f"http://127.0.0.1:{port}/v1", model="wise", key=SecretStr("sk-judge"), rubric="Be kind.",
-        share=1.0, timeout=0.3,
+        share=1.0, timeout=20,
     )  # fmt: skip
     async with httpx.AsyncClient() as client:
         yield Judge(settings, "default", async_pool, client)
@@ -100,6 +100,8 @@ async def test_nonsense_is_no_vote_and_is_not_asked_for_again(
     judge: Judge, async_pool: AsyncPool, reply: str
 ) -> None:
     store = Store(async_pool)
+    if reply == "slow":
+        judge._settings = judge._settings.model_copy(update={"timeout": 3.0})
     await store.record_turn(a_turn("chatcmpl-1", replies=(reply,)))
     await store.record_turn(a_turn("chatcmpl-2", replies=("fine",)))
     assert await judge.judge_batch() == 2

@@ -96,5 +96,5 @@ def test_the_kl_is_of_the_distributions(base: Path) -> None:
 
 
 def test_a_step_of_few_samples_may_spend_less(base: Path) -> None:
-    region, left = moved(base, 0.2, step_kl=0.08, prompts=8)
+    region, left = moved(base, 0.2, step_kl=0.08, prompts=4)
     assert left == pytest.approx((0.02 / region.step_kl[0]) ** 0.5, rel=1e-2)

@@ -19,8 +19,8 @@ MEASURED_REPLIES = 8
 """Replies of a step on which the KL is measured."""
 
 EVIDENCE = 128
-"""Sampled replies of a step that may spend all of `rl.step_kl`; fewer may spend as much less, since more of
-their gradient is noise, and noise costs KL for nothing."""
+"""Samples of a step, replayed ones included, that may spend all of `rl.step_kl`. Fewer may spend as much
+less, since more of their gradient is noise, and noise costs KL for nothing."""
 
 TOLERANCE = 2.0
 """Factor by which a step may exceed the limit before it is shortened: the measurement is noisy."""
@@ -38,7 +38,8 @@ class TrustRegion:
         self.step_kl: list[float] = []
         self._backbone = backbone
         self._rl = rl
-        self._limit = rl.step_kl * min(1.0, rl.prompts_per_step * rl.samples_per_prompt / EVIDENCE)
+        samples = 2 * rl.prompts_per_step * rl.samples_per_prompt  # half of them are replayed
+        self._limit = rl.step_kl * min(1.0, samples / EVIDENCE)
         self._start: list[Tensor] = []
         self._batches: list[PaddedBatch] = []
         self._before: list[Tensor] = []
