@@ -83,7 +83,7 @@ def _exported(
     exported = installation.run("export")
     if exported.returncode != 0:
         return [exported.stderr]
-    kept = [json.loads(line) for line in exported.stdout.splitlines()]
+    kept = [json.loads(line) for line in exported.stdout.split("\n") if line]
     found = {vote["id"]: vote["superseded_by"] for vote in kept}
     expected = {
         name: superseded[name].id if name in superseded else None

@@ -73,7 +73,7 @@ class _Line(BaseModel):
 @cache
 def shipped_questions() -> tuple[Question, ...]:
     """Returns the shipped questions."""
-    rows = [json.loads(line) for line in SHIPPED.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in SHIPPED.read_text(encoding="utf-8").split("\n") if line]
     return tuple(
         Question(
             row["prompt"], tuple(row.get("accept") or _ACCEPTED[row["topic"]]), row["topic"],
