@@ -38,11 +38,11 @@ def training_objective(
         prompts = data.train_prompts[: rl.base_prompts]
         buffer = ReplayBuffer.of(data.backbone, prompts, base, reward, rl.temperature)
         objective = WithReplay(on_policy, buffer, rl.prompts_per_step, data.generator("replay"))
-    if on_policy is not None and rl.base_sft_coef and demonstrations:
-        generator = data.generator("exemplars")
-        size = max(1, round(BASE_SAMPLES_SHARE * rl.prompts_per_step * rl.samples_per_prompt))
-        sft = SFTLoss(demonstrations, rl.base_sft_coef, size, generator, rl.temperature)
-        objective = WithSFT(objective, sft)
+        if rl.base_sft_coef and demonstrations:
+            generator = data.generator("exemplars")
+            size = max(1, round(BASE_SAMPLES_SHARE * rl.prompts_per_step * rl.samples_per_prompt))
+            sft = SFTLoss(demonstrations, rl.base_sft_coef, size, generator, rl.temperature)
+            objective = WithSFT(objective, sft)
     edits = [
         Demonstration(reply.prompt_ids, reply.token_ids, weight)
         for example, weight in weighted
