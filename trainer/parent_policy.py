@@ -2,9 +2,9 @@
 
 It is the live policy, or its parent if it regressed. With direct promotion it is rather the newest candidate
 that the gate could not judge, while people try it or it waits for that: where votes are few, learning would
-stand still until they decide. Where the held-out votes speak against that candidate, it is the one before. If
-people decide against a candidate, what was trained from it goes with it, and the next round starts from the
-live policy again.
+stand still until they decide. Where the held-out votes speak against that candidate by more than a standard
+error, it is the one before. If people decide against a candidate, what was trained from it goes with it, and
+the next round starts from the live policy again.
 """
 
 import time
@@ -72,14 +72,15 @@ def choose_parent(
 
 def _candidates(pool: Pool, project: str, live: PolicyDirectory) -> list[PolicyDirectory]:
     """Returns the policies, newest first, that people try or will, and that held-out votes do not speak
-    against."""
+    against: few votes are below zero for every other candidate by chance."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select p.id, p.directory from policies p join policies live"
             " on live.project = p.project and live.id = %s"
             " where p.project = %s and p.state in ('canary', 'published')"
             " and p.gate ->> 'outcome' = 'unknown' and p.created_at > live.created_at"
-            " and coalesce((p.gate #>> '{figures,held_out_gain}')::double precision, 0) >= 0"
+            " and coalesce((p.gate #>> '{figures,held_out_gain}')::double precision"
+            " + (p.gate #>> '{figures,held_out_error}')::double precision, 0) >= 0"
             " order by p.created_at desc, p.id",
             [live.id, project],
         ).fetchall()

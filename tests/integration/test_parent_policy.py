@@ -49,7 +49,7 @@ def test_without_a_candidate_a_round_starts_from_the_live_policy(pool: Pool) -> 
 
 
 def test_rounds_go_on_from_the_newest_candidate_that_waits_or_is_tried(pool: Pool) -> None:
-    add(pool, "p2-bbbbbb", "canary", held_out_gain=0.4)
+    add(pool, "p2-bbbbbb", "canary", held_out_gain=0.4, held_out_error=0.1)
     assert chosen(pool) == "p2-bbbbbb"
     add(pool, "p3-cccccc", "published", held_out_gain=None)
     assert chosen(pool) == "p3-cccccc"
@@ -57,8 +57,13 @@ def test_rounds_go_on_from_the_newest_candidate_that_waits_or_is_tried(pool: Poo
 
 
 def test_candidates_that_the_held_out_votes_speak_against_are_left_out(pool: Pool) -> None:
-    add(pool, "p2-bbbbbb", "canary", held_out_gain=0.1)
-    add(pool, "p3-cccccc", "published", held_out_gain=-0.1)
+    add(pool, "p2-bbbbbb", "canary", held_out_gain=0.1, held_out_error=0.6)
+    add(pool, "p3-cccccc", "published", held_out_gain=-0.7, held_out_error=0.6)
+    assert chosen(pool) == "p2-bbbbbb"
+
+
+def test_a_gain_below_zero_within_its_error_does_not_speak_against_a_candidate(pool: Pool) -> None:
+    add(pool, "p2-bbbbbb", "canary", held_out_gain=-0.5, held_out_error=0.6)
     assert chosen(pool) == "p2-bbbbbb"
 
 

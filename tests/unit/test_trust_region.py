@@ -22,23 +22,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def moved(
-    base: Path, size: float, step_kl: float, factor: float = 1.0, prompts: int = 32
+    base: Path, size: float, step_kl: float, factor: float = 1.0, prompts: int = 32, logit_scale: float = 1.0
 ) -> tuple[TrustRegion, float]:
     """Makes a random step of some size; returns what is left of it, as a share."""
     rl = hyperparameters(step_kl=step_kl, learning_rate=1e-3, prompts_per_step=prompts)
     backbone = Backbone(base, rl)
+    backbone.model.get_output_embeddings().weight.data *= logit_scale
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     rollouts = sample(backbone, [prompt], SamplingSpec(24, 8), torch.Generator().manual_seed(0))
     scored = score(backbone, [prompt] * 24, [rollout.token_ids for rollout in rollouts])
     batch = Batch([prompt] * 24, rollouts, scored, torch.zeros(1, 24), 0.0, 0.0)
     region = TrustRegion(backbone, rl)
-    with backbone.full_precision():
-        region.begin(batch)
-        start, generator = backbone.snapshot(), torch.Generator().manual_seed(1)
-        for weight in backbone.trainable():
-            weight.data += size * torch.randn(weight.shape, generator=generator)
-        after = backbone.snapshot()
-        region.end(factor)
+    region.begin(batch)
+    start, generator = backbone.snapshot(), torch.Generator().manual_seed(1)
+    for weight in backbone.trainable():
+        weight.data += size * torch.randn(weight.shape, generator=generator)
+    after = backbone.snapshot()
+    region.end(factor)
     whole = torch.cat([(b - a).flatten() for a, b in zip(start, after, strict=True)])
     left = torch.cat([(b - a).flatten() for a, b in zip(start, backbone.snapshot(), strict=True)])
     torch.testing.assert_close(left, whole * (left.norm() / whole.norm()), rtol=1e-4, atol=1e-6)
@@ -84,13 +84,12 @@ def test_the_kl_is_of_the_distributions(base: Path) -> None:
         return logits.log_softmax(1)
 
     region = TrustRegion(backbone, rl)
-    with backbone.full_precision():
-        region.begin(batch)
-        old = [logprobs(reply) for reply in replies]
-        for weight in backbone.trainable():
-            weight.data += 0.03 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-        new = [logprobs(reply) for reply in replies]
-        region.end(1.0)
+    region.begin(batch)
+    old = [logprobs(reply) for reply in replies]
+    for weight in backbone.trainable():
+        weight.data += 0.03 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    new = [logprobs(reply) for reply in replies]
+    region.end(1.0)
     exact = [float((p.exp() * (p - q)).sum()) for p, q in zip(old, new, strict=True)]
     assert region.step_kl[0] == pytest.approx(sum(exact) / len(exact), rel=0.5)
 
@@ -98,3 +97,9 @@ def test_the_kl_is_of_the_distributions(base: Path) -> None:
 def test_a_step_of_few_samples_may_spend_less(base: Path) -> None:
     region, left = moved(base, 0.2, step_kl=0.08, prompts=4)
     assert left == pytest.approx((0.02 / region.step_kl[0]) ** 0.5, rel=1e-2)
+
+
+def test_rounding_is_no_step(base: Path) -> None:
+    region, left = moved(base, 1e-7, step_kl=0.01, logit_scale=40.0)
+    assert left == 1
+    assert region.step_kl[0] < 1e-4
