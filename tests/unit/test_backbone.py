@@ -78,6 +78,28 @@ def test_chunked_logits_change_nothing(base: Path, monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(whole.logprobs_BR(batch_of(whole)), chunked.logprobs_BR(batch_of(chunked)))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_gradients_of_chunked_logits_are_those_of_autograd(
+    base: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    whole = with_adapter(base)
+    monkeypatch.setattr(module, "SMALL_VOCABULARY", 0)
+    monkeypatch.setattr(module, "MAX_LOGITS", 5 * whole.vocab_size)
+    chunked = with_adapter(base)
+
+    def gradients(backbone: Backbone) -> list[torch.Tensor]:
+        batch = batch_of(backbone)
+        others_BR = (batch.reply_tokens_BR + 1) % backbone.vocab_size
+        weights_BR = torch.randn(batch.reply_mask_BR.shape, generator=torch.Generator().manual_seed(2))
+        with backbone.full_precision():
+            own_BR, other_BR = backbone.logprobs_with(batch, others_BR, temperature)
+            loss = (own_BR * weights_BR).sum() + (other_BR * weights_BR.flip(1)).sum()
+            return [own_BR.detach(), other_BR.detach(), *torch.autograd.grad(loss, backbone.trainable())]
+
+    for ours, theirs in zip(gradients(whole), gradients(chunked), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 def test_gradient_checkpointing_changes_nothing(base: Path) -> None:
     checkpointed = with_adapter(base, RL.model_copy(update={"gradient_checkpointing": True}))
     assert_same(with_adapter(base), checkpointed)

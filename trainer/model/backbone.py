@@ -17,7 +17,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache
 
@@ -28,6 +27,7 @@ from trainer.model.batch import PaddedBatch
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
 from trainer.model.lora_inputs import keep_inputs_once
 from trainer.model.token_budget import TokenBudget
+from trainer.model.token_logprobs import TokenLogprobs
 from trainer.model.tokenizer import ChatTokenizer
 
 MAX_LOGITS = 2**24
@@ -306,13 +306,18 @@ class Backbone(ChatTokenizer):
     def _read_states(
         self, states_BRD: Tensor, tokens_BR: Tensor, others_BR: Tensor | None, temperature: float
     ) -> Tensor:
-        """Reads the logits of hidden states in chunks of tokens with checkpointing: the logits of a large
-        vocabulary would take most memory, so they are recomputed in the backward pass."""
+        """Reads the logits of hidden states in chunks of tokens: those of a large vocabulary would take most
+        memory, and are not kept for the backward pass."""
         assert self._head is not None  # noqa: S101
         head = self._head
 
         def read(states_ND: Tensor, tokens_N: Tensor, others_N: Tensor | None) -> Tensor:
-            return _read_logits(head(states_ND), tokens_N, others_N, temperature)
+            if others_N is None or not torch.is_grad_enabled():
+                return _read_logits(head(states_ND), tokens_N, others_N, temperature)
+            found_N2: Tensor = TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+                states_ND, head.weight, head.bias, tokens_N, others_N, temperature
+            )
+            return found_N2
 
         size = max(1, MAX_LOGITS // self.vocab_size)
         chunks = zip(
@@ -320,7 +325,7 @@ class Backbone(ChatTokenizer):
             itertools.repeat(None) if others_BR is None else torch.split(others_BR.flatten(), size),
             strict=False,
         )  # fmt: skip
-        read_NC = torch.cat([checkpoint(read, *chunk, use_reentrant=False) for chunk in chunks])
+        read_NC = torch.cat([read(*chunk) for chunk in chunks])
         return read_NC.view(*tokens_BR.shape, -1)
 
 
