@@ -5,6 +5,8 @@ machine vanishes loses it within a minute. A former leader that has not noticed 
 only while its round is open, and the new leader closes all open rounds.
 """
 
+import contextlib
+
 import psycopg
 from psycopg.rows import DictRow
 
@@ -41,8 +43,15 @@ class LeaderElection:
         return self._is_leader
 
     def release(self) -> None:
-        """Gives up leadership and closes the connection."""
-        self._is_leader = False
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Gives up leadership and closes the connection. The lock is released first: Postgres notices only a
+        moment later that a connection was closed, and the next trainer would find the lock taken."""
+        connection, leads = self._connection, self._is_leader
+        self._connection, self._is_leader = None, False
+        if connection is None:
+            return
+        if leads and not connection.closed:
+            with contextlib.suppress(psycopg.Error):
+                connection.execute(
+                    "select pg_advisory_unlock(%s, hashtext(%s))", [lock_ids.TRAINER, self._project]
+                )
+        connection.close()

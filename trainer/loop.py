@@ -232,7 +232,8 @@ class Trainer:
             return Ending("rejected", "; ".join(verdict.reasons))
         events = data.training_events()
         artifacts = publish.TrainingArtifacts(
-            data.inputs, optimized.rollouts, events, {"gate": verdict.figures, **optimized.as_json()},
+            data.inputs, optimized.rollouts, candidate.round.base.rollouts, events,
+            {"gate": verdict.figures, **optimized.as_json()},
             vote_summary.files(self.learner.directory) if data.history else [],
         )  # fmt: skip
         manifest = publish.write(self.backbone, self.settings, row.number, candidate.probe, artifacts)

@@ -78,9 +78,8 @@ def reproduce(settings: Settings, pool: Pool, policy: str) -> Reproduction:
     backbone = Backbone(Path(settings.model), trainer.rl)
     backbone.token_budget = inputs.token_budget
     data = _data(settings, pool, backbone, trainer, inputs, directory)
-    rollouts = unpack(load_file(directory / publish.ROLLOUTS))
     backbone.load_adapter(parent)
-    last = _train(data, rollouts, policy)
+    last = _train(data, directory)
     return _compare(backbone, manifest, directory, last, settings.engine.probe_tolerance)
 
 
@@ -117,8 +116,12 @@ def _data(
     return RoundData(backbone, trainer, inputs, corpus, prompts, summary)
 
 
-def _train(data: RoundData, rollouts: Sequence[list[Rollout]], policy: str) -> _LastStep:
-    """Trains on the kept rollouts. Raises NotReproducible when the guard decides otherwise than before."""
+def _train(data: RoundData, directory: Path) -> _LastStep:
+    """Trains on the samples kept in a policy's directory; an older Hearken did not keep the base's, which are
+    then sampled again. Raises NotReproducible when the guard decides otherwise than before."""
+    rollouts, base = unpack(load_file(directory / publish.ROLLOUTS)), None
+    if (directory / publish.BASE_SAMPLES).is_file():
+        [base] = unpack(load_file(directory / publish.BASE_SAMPLES))
     drawn: list[list[list[int]]] = []
     replayed = replay(rollouts)
 
@@ -129,11 +132,11 @@ def _train(data: RoundData, rollouts: Sequence[list[Rollout]], policy: str) -> _
     backbone = data.backbone
     try:
         questions = KnowledgeEval(backbone, data.settings, data.inputs.probes)
-        result = run_round(data, FeatureCache(backbone), questions, sampler)
+        result = run_round(data, FeatureCache(backbone), questions, sampler, base)
         if len(result.optimized.rollouts) < len(rollouts):
             raise Diverged(len(result.optimized.rollouts))
     except Diverged as error:
-        raise NotReproducible(f"{policy} cannot be reproduced here: {error.message}.") from None
+        raise NotReproducible(f"{directory.name} cannot be reproduced here: {error.message}.") from None
     last = rollouts[-1]
     return _LastStep([drawn[-1][each.prompt] for each in last], [each.token_ids for each in last])
 

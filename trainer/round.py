@@ -13,7 +13,7 @@ from trainer.data.split import RoundData
 from trainer.evaluation.eval_samples import EvalSamples, sample_eval
 from trainer.evaluation.evidence import Evidence, unseen_evidence
 from trainer.evaluation.knowledge import KnowledgeEval
-from trainer.model.rollouts import Sampler
+from trainer.model.rollouts import Rollout, Sampler
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 from trainer.rl.batch import OptimizeResult
@@ -40,13 +40,17 @@ class RoundResult:
 
 
 def run_round(
-    data: RoundData, cache: FeatureCache, knowledge: KnowledgeEval, sampler: Sampler
-) -> RoundResult:
-    """Trains the backbone's adapter, which must be the adapter of `data.inputs.parent`."""
+    data: RoundData, cache: FeatureCache, knowledge: KnowledgeEval, sampler: Sampler,
+    base_samples: list[Rollout] | None = None,
+) -> RoundResult:  # fmt: skip
+    """Trains the backbone's adapter, which must be the adapter of `data.inputs.parent`. A round that is
+    reproduced has its `base_samples`; else they are sampled."""
     backbone, settings, rl, prompts = data.backbone, data.settings, data.rl, data.train_prompts
     # Samples of the base standardise the reward, are the reference of style drift, and are trained on by SFT.
     spec = data.spec(BASE_SAMPLES)
-    base = sample_eval(backbone, prompts[: rl.base_prompts], spec, data.generator("base"), base=True)
+    base = sample_eval(
+        backbone, prompts[: rl.base_prompts], spec, data.generator("base"), base=True, rollouts=base_samples
+    )
     base_features = BaseFeatures(base.features, BASE_SAMPLES)
     # The reward model, and what the held-out votes and the unseen ones among them say, for the gate.
     cache.update(data.corpus)

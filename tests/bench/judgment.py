@@ -71,8 +71,7 @@ def judge_policy(
 ) -> PolicyJudgment:
     """Judges the current adapter."""
     ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in prompts]
-    with backbone.merged():
-        rollouts = served_at.sample(backbone, ids, REPLIES, torch.Generator().manual_seed(0))
+    rollouts = served_at.sample(backbone, ids, REPLIES, torch.Generator().manual_seed(0))
     replies = [rollout.token_ids for rollout in rollouts]
     liked = [taste.likes(backbone.decode(reply)) for reply in replies]
     return PolicyJudgment(

@@ -115,8 +115,7 @@ def simulate_votes(
     generator = torch.Generator().manual_seed(seed)
     asked = world_prompts.traffic(count, seed)
     ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
-    with backbone.merged():
-        rollouts = sample(backbone, ids, SamplingSpec(2, REPLY_TOKENS), generator)
+    rollouts = sample(backbone, ids, SamplingSpec(2, REPLY_TOKENS), generator)
     for index, prompt in enumerate(asked):
         turn, person = f"chatcmpl-{seed}-{index}", people[rng.randrange(len(people))]
         pair = [rollout.token_ids for rollout in rollouts[2 * index : 2 * index + 2]]
@@ -179,10 +178,7 @@ class PolicySamples:
     def draw(cls, backbone: Backbone, count: int, seed: int) -> "PolicySamples":
         asked = world_prompts.judgment(count, 10_000 + seed)
         ids = [backbone.render([{"role": "user", "content": prompt.prompt}]) for prompt in asked]
-        with backbone.merged():
-            rollouts = sample(
-                backbone, ids, SamplingSpec(1, REPLY_TOKENS), torch.Generator().manual_seed(seed)
-            )
+        rollouts = sample(backbone, ids, SamplingSpec(1, REPLY_TOKENS), torch.Generator().manual_seed(seed))
         tokens = [rollout.token_ids for rollout in rollouts]
         return cls(tokens, [backbone.decode(each) for each in tokens])
 
@@ -210,8 +206,7 @@ def check_prompts(seed: int, sent: Iterable[int]) -> None:
 def mean_accuracy(backbone: Backbone, questions: list[Question]) -> float:
     """Returns the current adapter's accuracy on the questions, with two replies to each."""
     generator = torch.Generator().manual_seed(1)
-    with backbone.merged():
-        accuracies = answer_accuracy(backbone, questions, SamplingSpec(2, REPLY_TOKENS), generator)
+    accuracies = answer_accuracy(backbone, questions, SamplingSpec(2, REPLY_TOKENS), generator)
     return sum(accuracies) / len(questions)
 
 

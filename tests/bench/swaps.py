@@ -84,7 +84,7 @@ def write_random(backbone: Backbone, settings: Settings, number: int, parent: st
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=_SPREAD)
     inputs = RoundInputs(draw=number, parent=parent, votes=0, events=[], turns=[], positions={})
-    artifacts = publish.TrainingArtifacts(inputs, [], [], {})
+    artifacts = publish.TrainingArtifacts(inputs, [], [], [], {})
     return publish.write(backbone, settings, number, probe(backbone), artifacts)
 
 

@@ -63,8 +63,7 @@ class Voters:
             ]
             ids = [self._backbone.render([_message(prompts[turn])]) for turn in rows]
             load(policy)
-            with self._backbone.merged():
-                rollouts = self._served_at.sample(self._backbone, ids, 1, self._generator)
+            rollouts = self._served_at.sample(self._backbone, ids, 1, self._generator)
             for turn in dict.fromkeys(rows):
                 shown = [rollout for row, rollout in zip(rows, rollouts, strict=True) if row == turn]
                 found.append(self._vote(turn, assigned[turn], prompts[turn], ids[rows.index(turn)], shown))

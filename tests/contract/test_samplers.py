@@ -62,7 +62,8 @@ def test_each_prompt_gets_its_replies_in_order(backbone: Backbone, sampler: Make
 
 
 def test_logprobs_are_the_adapters(backbone: Backbone, sampler: MakeSampler) -> None:
-    rollouts = sampler(backbone, 1)(prompts(backbone))
+    with backbone.full_precision():
+        rollouts = sampler(backbone, 1)(prompts(backbone))
     for rollout in rollouts:
         batch = backbone.pad([prompts(backbone)[rollout.prompt]], [rollout.token_ids])
         with torch.no_grad(), backbone.full_precision():
@@ -76,7 +77,9 @@ def test_logprobs_are_the_adapters(backbone: Backbone, sampler: MakeSampler) -> 
 
 def test_replies_are_sampled_as_people_are_served(backbone: Backbone, sampler: MakeSampler) -> None:
     """Each token is of the nucleus at the temperature, and its log-probability is at the temperature, too."""
-    for rollout in sampler(backbone, 1, AS_SERVED)(prompts(backbone)):
+    with backbone.full_precision():
+        rollouts = sampler(backbone, 1, AS_SERVED)(prompts(backbone))
+    for rollout in rollouts:
         prompt = prompts(backbone)[rollout.prompt]
         ids = torch.tensor([prompt + rollout.token_ids])
         with torch.no_grad():
@@ -105,7 +108,8 @@ def test_a_step_samples_from_the_current_adapter(backbone: Backbone, sampler: Ma
     with torch.no_grad():
         for weight in backbone.trainable():
             weight.zero_()
-    [first, *_] = sample(prompts(backbone))
+    with backbone.full_precision():
+        [first, *_] = sample(prompts(backbone))
     batch = backbone.pad([prompts(backbone)[0]], [first.token_ids])
     with torch.no_grad(), backbone.full_precision(), backbone.reference():
         of_base = backbone.logprobs_BR(batch)[0, : len(first.token_ids)]

@@ -16,7 +16,7 @@ from serving import rollout
 from trainer.records import prune
 from trainer.reproduce import NotReproducible, reproduce
 
-FILES = {MANIFEST, WEIGHTS, "rollouts.safetensors", "inputs.json"}
+FILES = {MANIFEST, WEIGHTS, "rollouts.safetensors", "base_samples.safetensors", "inputs.json"}
 Connection = AsyncConnection[DictRow]
 
 

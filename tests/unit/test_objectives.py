@@ -226,7 +226,8 @@ def test_log_probabilities_are_at_the_temperature_of_the_samples(
 def test_tokens_weigh_as_much_as_the_sampler_gave_them_too_little(
     backbone: Backbone, factor: float, weight: float
 ) -> None:
-    of = samples(backbone)
+    with backbone.full_precision():
+        of = samples(backbone)
     rollouts = [
         replace(rollout, logprobs=[each - math.log(factor) for each in rollout.logprobs])
         for rollout in of.rollouts

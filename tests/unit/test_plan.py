@@ -15,7 +15,7 @@ from tests.contract.engines import random_model, shared_tokenizer
 from trainer.model.backbone import Backbone
 from trainer.model.device import Rates
 from trainer.planning import plan as module
-from trainer.planning.op_profiler import ACTIVATIONS, CACHE, LOGITS, MERGED
+from trainer.planning.op_profiler import ACTIVATIONS, BF16_WEIGHTS, CACHE, LOGITS
 from trainer.planning.plan import Plan, plan
 from trainer.starter import MODEL_DIR
 
@@ -62,7 +62,7 @@ def test_the_kv_cache_has_the_size_of_its_shape() -> None:
     width = config["num_key_value_heads"] * config["head_dim"]
     one_more = 2 * config["num_hidden_layers"] + 1  # keys or values of a layer are copied as they grow
     assert sampling[CACHE] == pytest.approx(one_more * 128 * 64 * width * 4, rel=0.02)
-    assert sampling[MERGED] > 10 * 2**20
+    assert sampling[BF16_WEIGHTS] > 5 * 2**20
 
 
 def test_gradient_checkpointing_needs_less_memory_and_more_time(tiny_base: Path) -> None:
@@ -83,7 +83,7 @@ def test_more_and_longer_replies_take_more(tiny_base: Path) -> None:
     assert planned(tiny_base, samples_per_prompt=16, base_sft_coef=0).seconds > 1.5 * alone.seconds
     longer = planned(tiny_base, max_tokens=96)
     assert longer.peak > some.peak
-    assert longer.seconds > 2 * some.seconds
+    assert longer.seconds > 1.8 * some.seconds
 
 
 def test_logits_of_a_large_vocabulary_are_never_whole(tmp_path: Path) -> None:

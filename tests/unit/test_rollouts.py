@@ -5,12 +5,14 @@ from typing import cast
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from schemas.settings import RLSettings
 from tests.service import write_base
 from tests.training import hyperparameters
 from trainer.model import rollouts
 from trainer.model.backbone import Backbone
+from trainer.model.decoding import SPARE_COLUMNS, kv_cache
 from trainer.model.rollouts import SamplingSpec, nucleus, sample
 from trainer.model.token_budget import TokenBudget
 from trainer.reward.features import (
@@ -50,7 +52,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_the_samplers_logprobs_equal_a_plain_forward_pass(backbone: Backbone) -> None:
     asked = prompts(backbone)
-    for rollout in sample(backbone, asked, SamplingSpec(3, 20), generator()):
+    with backbone.full_precision():
+        found = sample(backbone, asked, SamplingSpec(3, 20), generator())
+    for rollout in found:
         row = asked[rollout.prompt] + rollout.token_ids
         with torch.no_grad():
             logits = backbone.model(torch.tensor([row])).logits[0].float()
@@ -84,13 +88,15 @@ def test_a_prefix_that_all_prompts_share_runs_once_and_changes_no_reply(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [[5, 6, 7, 8, 9, *prompt] for prompt in prompts(backbone)]
-    whole = sample(backbone, asked, SamplingSpec(2, 20, greedy=True), generator())
+    with backbone.full_precision():
+        whole = sample(backbone, asked, SamplingSpec(2, 20, greedy=True), generator())
     shapes: list[tuple[int, ...]] = []
     forward = backbone.next_logits_BV
     monkeypatch.setattr(
         backbone, "next_logits_BV", lambda *of: (shapes.append(tuple(of[0].shape)), forward(*of))[1]
     )
-    shared = sample(backbone, asked, SamplingSpec(2, 20, greedy=True, shared_prefix=5), generator())
+    with backbone.full_precision():
+        shared = sample(backbone, asked, SamplingSpec(2, 20, greedy=True, shared_prefix=5), generator())
     assert shapes[:2] == [(1, 5), (4, max(map(len, asked)) - 5)]
     for one, other in zip(whole, shared, strict=True):
         assert one.token_ids == other.token_ids
@@ -113,19 +119,51 @@ def test_the_seed_determines_the_samples(backbone: Backbone) -> None:
     assert sample(backbone, asked, spec, generator(1)) != sample(backbone, asked, spec, generator(2))
 
 
-def test_merging_changes_no_reply_and_restores_the_base_bit_by_bit(backbone: Backbone) -> None:
+def test_sampling_in_bfloat16_is_near_the_exact_policy(backbone: Backbone) -> None:
     asked = prompts(backbone)
-    weights = [p.detach().clone() for name, p in backbone.model.named_parameters() if "lora" not in name]
-    greedy = SamplingSpec(1, 12, greedy=True)
-    unmerged = sample(backbone, asked, greedy, generator())
-    with backbone.merged():
-        merged = sample(backbone, asked, greedy, generator())
-    assert [r.token_ids for r in unmerged] == [r.token_ids for r in merged]
+    found = sample(backbone, asked, SamplingSpec(3, 12), generator())
+    with torch.no_grad(), backbone.full_precision():
+        rows, replies = [asked[rollout.prompt] for rollout in found], [each.token_ids for each in found]
+        exact_BR = backbone.logprobs_BR(backbone.pad(rows, replies))
+    errors = [
+        abs(one - exact)
+        for rollout, exact_R in zip(found, exact_BR.tolist(), strict=True)
+        for one, exact in zip(rollout.logprobs, exact_R, strict=False)
+    ]
+    assert sum(errors) / len(errors) < 0.03
+
+
+def test_the_reference_decodes_without_the_adapter(backbone: Backbone) -> None:
+    asked, greedy = prompts(backbone), SamplingSpec(1, 12, greedy=True)
     with backbone.reference():
         base = sample(backbone, asked, greedy, generator())
-    assert [r.token_ids for r in base] != [r.token_ids for r in unmerged]
-    after = [p for name, p in backbone.model.named_parameters() if "lora" not in name]
-    assert all(torch.equal(one, two) for one, two in zip(weights, after, strict=True))
+    assert [each.token_ids for each in base] != [
+        each.token_ids for each in sample(backbone, asked, greedy, generator())
+    ]
+
+
+def test_after_decoding_the_model_is_as_before(backbone: Backbone) -> None:
+    attention = backbone.model.config._attn_implementation
+    with backbone.decoding():
+        assert backbone.model.config._attn_implementation != attention
+    assert backbone.model.config._attn_implementation == attention
+    assert not any("forward" in vars(module) for module in backbone.model.modules())
+
+
+def test_a_kv_cache_keeps_its_columns_when_rows_are_repeated_and_leave(backbone: Backbone) -> None:
+    cache, plain = kv_cache(backbone.model.config), DynamicCache(config=backbone.model.config)
+    numbers = torch.Generator().manual_seed(0)
+    for each in (cache, plain):
+        numbers.manual_seed(0)
+        for new, rows in ((5, 2), (1, 6), (SPARE_COLUMNS, 6), (1, 4), (2 * SPARE_COLUMNS, 4)):
+            if each.layers and each.get_seq_length() and len(each.layers[0].keys) < rows:
+                each.batch_repeat_interleave(3)
+            elif each.layers and each.get_seq_length() and len(each.layers[0].keys) > rows:
+                each.batch_select_indices(torch.tensor([0, 2, 3, 5]))
+            keys, values = torch.randn(2, rows, 2, new, 4, generator=numbers)
+            each.update(keys, values, 0)
+    assert torch.equal(cache.layers[0].keys, plain.layers[0].keys)
+    assert torch.equal(cache.layers[0].values, plain.layers[0].values)
 
 
 def test_scores_do_not_depend_on_the_batch(backbone: Backbone) -> None:

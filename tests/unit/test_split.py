@@ -32,10 +32,10 @@ def test_prompts_are_read_as_they_were_answered_however_long_the_replies_are(bac
     assert len(data.train_prompts) + len(data.eval_prompts) == 12
     asked = [*data.train_prompts, *data.eval_prompts]
     assert {len(prompt) for prompt in asked} == {backbone.context_length - SETTINGS.rl.max_tokens}
-    rollouts = sample(
-        backbone, asked, SamplingSpec(1, SETTINGS.rl.max_tokens), torch.Generator().manual_seed(0)
-    )
     with backbone.full_precision():
+        rollouts = sample(
+            backbone, asked, SamplingSpec(1, SETTINGS.rl.max_tokens), torch.Generator().manual_seed(0)
+        )
         measured = score(backbone, asked, [rollout.token_ids[:5] for rollout in rollouts])
     for rollout, base_logprobs in zip(rollouts, measured.base_logprobs, strict=True):
         assert base_logprobs == pytest.approx(rollout.logprobs[:5], abs=1e-3)

@@ -1,5 +1,6 @@
 """EvalSamples are replies that a policy gives to prompts of an evaluation, with their statistics."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -78,10 +79,13 @@ def sample_eval(
     generator: torch.Generator,
     *,
     base: bool = False,
+    rollouts: list[Rollout] | None = None,
 ) -> EvalSamples:
-    """Samples replies to each prompt from the current adapter, or from the base, and scores them."""
-    with backbone.reference() if base else backbone.merged():
-        rollouts = sample(backbone, prompts, spec, generator)
+    """Samples replies to each prompt from the current adapter, or from the base, if there are no `rollouts`
+    yet, and scores them."""
+    if rollouts is None:
+        with backbone.reference() if base else contextlib.nullcontext():
+            rollouts = sample(backbone, prompts, spec, generator)
     token_ids = [rollout.token_ids for rollout in rollouts]
     asked = [prompts[rollout.prompt] for rollout in rollouts]
     scored = score(backbone, asked, token_ids, temperature=spec.temperature)

@@ -99,9 +99,8 @@ class KnowledgeEval:
     def adapter_accuracy(self, generator: torch.Generator) -> list[float]:
         """Returns the current adapter's accuracy on each question."""
         spec = SamplingSpec(SAMPLES_PER_QUESTION, self._tokens)
-        with self.backbone.merged():
-            own = answer_accuracy(self.backbone, self._own, spec, generator)
-            return own + self._probe_accuracy(self._asked, SAMPLES_PER_PROBE, generator)
+        own = answer_accuracy(self.backbone, self._own, spec, generator)
+        return own + self._probe_accuracy(self._asked, SAMPLES_PER_PROBE, generator)
 
     def passes(self, generator: torch.Generator) -> bool:
         """Whether the current adapter passes the gate's knowledge check, or cannot be judged by it."""
@@ -117,9 +116,8 @@ class KnowledgeEval:
             return None
         own = self._own[:GUARD_QUESTIONS]
         probes = self._asked[: GUARD_QUESTIONS - len(own)]
-        with self.backbone.merged():
-            after = answer_accuracy(self.backbone, own, SamplingSpec(1, self._tokens), generator)
-            after += self._probe_accuracy(probes, 1, generator)
+        after = answer_accuracy(self.backbone, own, SamplingSpec(1, self._tokens), generator)
+        after += self._probe_accuracy(probes, 1, generator)
         before = self.base_accuracy()
         before = before[: len(own)] + before[len(self._own) :][: len(probes)]
         drop, error = accuracy_drop(before, after)
@@ -132,8 +130,7 @@ class KnowledgeEval:
         the operator, or to SAMPLE_PROMPTS when there are none."""
         prompts = [question.prompt for question in self._own[:SHOWN_SAMPLES]] or list(SAMPLE_PROMPTS)
         prompts_T = [prompt_ids(self.backbone, prompt, self._tokens) for prompt in prompts]
-        with self.backbone.merged():
-            replies = sample(self.backbone, prompts_T, SamplingSpec(1, self._tokens), generator)
+        replies = sample(self.backbone, prompts_T, SamplingSpec(1, self._tokens), generator)
         texts = [self.backbone.decode(reply.token_ids).replace("\0", "�") for reply in replies]
         return [(prompts[reply.prompt], text) for reply, text in zip(replies, texts, strict=True)]
 

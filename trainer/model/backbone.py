@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache
@@ -24,6 +23,7 @@ from schemas.errors import StartError
 from schemas.policies import base_digest
 from schemas.settings import RLSettings
 from trainer.model.batch import PaddedBatch
+from trainer.model.decoding import fast_decoding, packed_product
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
 from trainer.model.lora_inputs import keep_inputs_once
 from trainer.model.token_budget import TokenBudget
@@ -52,10 +52,6 @@ class BaseScores:
     hidden: list[Tensor]
 
 
-MERGE_BELOW = 1_000_000_000
-"""Parameters of the largest base whose matrices are copied for sampling with a merged adapter."""
-
-
 EAGER_WIDTH = 512
 """Widest batch that a CPU trains on with eager attention, whose memory grows with the square of the width."""
 
@@ -64,6 +60,8 @@ class Backbone(ChatTokenizer):
     """A causal language model with a chat template, of any architecture whose linear layers PEFT supports.
     `token_budget` bounds the batches; a round sets its own.
     Raises StartError if `rl.max_tokens` leaves no room for a prompt in its context."""
+
+    _product = staticmethod(packed_product)
 
     def __init__(self, directory: Path, rl: RLSettings, group: ProcessGroup = SINGLE_PROCESS) -> None:
         super().__init__(directory)
@@ -105,9 +103,9 @@ class Backbone(ChatTokenizer):
         )
 
     @property
-    def merges(self) -> bool:
-        """Whether `merged` makes a second copy of the base's matrices."""
-        return self.parameter_count <= MERGE_BELOW and not self.group.sharded
+    def packs(self) -> bool:
+        """Whether `decoding` makes a second copy of the base's matrices, in bfloat16."""
+        return self.bf16_autocast and not self.group.sharded
 
     @property
     def chunks_logits(self) -> bool:
@@ -195,26 +193,10 @@ class Backbone(ChatTokenizer):
             yield
 
     @contextlib.contextmanager
-    def merged(self) -> Iterator[None]:
-        """Inside, the adapter is merged into the base's matrices (W + B·A), which makes sampling faster and
-        needs a second copy of them. Large or sharded models stay as they are. Afterwards the base is the
-        same bit by bit."""
-        if not self.merges:
+    def decoding(self) -> Iterator[None]:
+        """Inside, the model decodes faster, and its passes have no gradient."""
+        with fast_decoding(self.model, self._product if self.packs else None):
             yield
-            return
-        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
-        originals = [layer.get_base_layer().weight.data for layer in layers]
-        with torch.no_grad():
-            for layer, original in zip(layers, originals, strict=True):
-                layer.get_base_layer().weight.data = original + layer.get_delta_weight("default").to(
-                    original.dtype
-                )
-        try:
-            with self.model.disable_adapter():
-                yield
-        finally:
-            for layer, original in zip(layers, originals, strict=True):
-                layer.get_base_layer().weight.data = original
 
     def pad(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> PaddedBatch:
         """Returns prompts and replies as a left-padded batch. It may be wider than the context, since padding

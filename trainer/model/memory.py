@@ -67,13 +67,13 @@ class TokenBytes:
         training = (middle - short) / step - attention * (_WIDTHS[0] + _WIDTHS[1])
         cache = (_cached(backbone, 16) - _cached(backbone, 8)) / 8
         rounded = 2 * backbone.parameter_count if backbone.bf16_autocast else 0
-        merged = sum(each.nbytes for each in backbone.model.parameters()) if backbone.merges else 0
+        packed = 2 * backbone.parameter_count if backbone.packs else 0
         return cls(
             training + (layer if backbone.gradient_checkpointing else 0.0), attention,
             EAGER_WIDTH if backbone.device.type == "cpu" else MAX_TOKENS,
             2 * cache + layer / 2,
             rounded + (LOGIT_BYTES * MAX_LOGITS if backbone.chunks_logits else 0),
-            merged + LOGIT_BYTES * MAX_ROWS * backbone.vocab_size,
+            packed + LOGIT_BYTES * MAX_ROWS * backbone.vocab_size,
         )  # fmt: skip
 
     def training_batch(self, tokens: int) -> float:

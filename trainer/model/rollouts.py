@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
+from transformers import Cache
 
 from schemas.errors import HearkenError
 from trainer.model.backbone import Backbone
+from trainer.model.decoding import kv_cache
 from trainer.model.distributed import ProcessGroup
 from trainer.model.token_budget import split
 
@@ -71,8 +72,7 @@ def in_process_sampler(backbone: Backbone, spec: SamplingSpec, generator: torch.
     """Returns a sampler of the backbone's current adapter."""
 
     def sampler(prompts: Sequence[list[int]]) -> list[Rollout]:
-        with backbone.merged():
-            return sample(backbone, prompts, spec, generator)
+        return sample(backbone, prompts, spec, generator)
 
     return sampler
 
@@ -201,7 +201,8 @@ def sample(
         indices = order[part]
         shard, own = backbone.group.shard_rows(len(indices))
         indices = indices[shard][:own]
-        rollouts += _sample_batch(backbone, prompts, indices, spec, generator)
+        with backbone.decoding():
+            rollouts += _sample_batch(backbone, prompts, indices, spec, generator)
     by_prompt: dict[int, list[Rollout]] = {}
     for rollout in all_gather_rollouts(backbone.group, rollouts):
         by_prompt.setdefault(rollout.prompt, []).append(rollout)
@@ -258,7 +259,7 @@ def _sample_batch(
 
 def _prefill(
     backbone: Backbone, prompts: Sequence[Sequence[int]], spec: SamplingSpec
-) -> tuple[Tensor, Tensor, Tensor, DynamicCache]:
+) -> tuple[Tensor, Tensor, Tensor, Cache]:
     """Runs each prompt once and repeats the result for its rows: the logits (B, V) of the first reply token,
     the mask (B, T), the position (B,) of the last token, and the KV cache. Padding is between the shared
     prefix and the rest."""
@@ -269,7 +270,7 @@ def _prefill(
     tokens_PT = torch.tensor(tokens, dtype=torch.long, device=device).view(len(prompts), width)
     mask_PT = torch.tensor(mask, dtype=torch.long, device=device).view(len(prompts), width)
     positions_PT = (mask_PT.cumsum(1) - 1).clamp_min(0)
-    cache = DynamicCache(config=backbone.model.config)
+    cache = kv_cache(backbone.model.config)
     if shared:
         first_1S = tokens_PT[:1, :shared], mask_PT[:1, :shared], positions_PT[:1, :shared]
         backbone.next_logits_BV(*first_1S, cache)

@@ -14,10 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
+from trainer.model.decoding import plain_product
 
 
 class FakeBackbone(Backbone):
     """It computes shapes only, and works only inside `mode`."""
+
+    _product = staticmethod(plain_product)
 
     def __init__(self, directory: Path, rl: RLSettings) -> None:
         with torch.device("meta"):

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from trainer.model.device import MMAP_THRESHOLD, Rates
 from trainer.planning.fake_model import FakeBackbone
 
-BF16_WEIGHTS, MERGED, CACHE = "weights in bfloat16", "merged copy of the weights", "KV cache"
+BF16_WEIGHTS, CACHE = "weights in bfloat16", "KV cache"
 LOGITS, ACTIVATIONS = "logits", "activations"
 """The kinds of tensors that memory is counted by."""
 
@@ -91,8 +91,6 @@ class OpProfiler(TorchDispatchMode):  # type: ignore[no-untyped-call]
         of_weights = bool(inputs) and _storage(inputs[0]) in self._weights
         if func is torch.ops.aten._to_copy.default and of_weights:
             return BF16_WEIGHTS
-        if func is torch.ops.aten.add.Tensor and of_weights:
-            return MERGED
         if func is torch.ops.aten.cat.default and args[1:] == (-2,):  # keys and values grow in this dimension
             return CACHE
         return LOGITS if tensor.shape[-1:] == (self._vocab_size,) else ACTIVATIONS

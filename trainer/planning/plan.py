@@ -344,7 +344,12 @@ class _Batches:
         most = min(MAX_ROWS, backbone.token_budget.sampling // padded_width(length, reply))
         at_once = min(prompts, max(1, most // samples_per_prompt))
         rows = at_once * samples_per_prompt
-        with backbone.mode, OpProfiler(backbone, self._rates) as profiler, torch.no_grad(), backbone.merged():
+        with (
+            backbone.mode,
+            OpProfiler(backbone, self._rates) as profiler,
+            torch.no_grad(),
+            backbone.decoding(),
+        ):
             cache = self._cache()
             self._forward(cache, at_once, length, length)
             cache.batch_repeat_interleave(samples_per_prompt)

@@ -32,7 +32,7 @@ from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack
 from trainer.records.record import RoundRecord, RoundRow, finite
 
-INPUTS, ROLLOUTS = "inputs.json", "rollouts.safetensors"
+INPUTS, ROLLOUTS, BASE_SAMPLES = "inputs.json", "rollouts.safetensors", "base_samples.safetensors"
 """Files of a policy directory from which the policy can be reproduced, beside those of the vote summary."""
 
 _DRAFT = ".draft-"
@@ -46,11 +46,12 @@ class LeadershipLost(HearkenError):
 @dataclass(frozen=True, slots=True)
 class TrainingArtifacts:
     """What a policy was trained from, kept in its directory so that it can be reproduced: the round's inputs,
-    all steps' rollouts, the events of its votes, the files of the vote summary if there was one; and the
-    metrics of the round."""
+    all steps' rollouts, the base's, the events of its votes, the files of the vote summary if there was one;
+    and the metrics of the round."""
 
     inputs: RoundInputs
     rollouts: Sequence[list[Rollout]]
+    base: list[Rollout]
     event_ids: Sequence[str]
     metrics: dict[str, Any]
     vote_summary: Sequence[Path] = ()
@@ -94,6 +95,7 @@ def policy_name(number: int, weights: Path) -> str:
 def _write_artifacts(artifacts: TrainingArtifacts, directory: Path) -> None:
     (directory / INPUTS).write_text(artifacts.inputs.model_dump_json() + "\n", encoding="utf-8")
     save_file(pack(artifacts.rollouts), directory / ROLLOUTS)
+    save_file(pack([artifacts.base]), directory / BASE_SAMPLES)
     for path in artifacts.vote_summary:
         copy = directory / path.name
         try:
