@@ -71,6 +71,22 @@ def rollback(
 
 
 @app.command()
+def reinstate(
+    policy: Policy,
+    reason: Annotated[str, typer.Option(help="Stored with the policy.")] = "reinstated by an operator",
+    data_dir: DataDir = None,
+) -> None:
+    """Retire a policy that was rejected or rolled back, so that it can be promoted or a canary again."""
+    from serving.rollout import reinstate as retire
+
+    async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
+        await retire(connection, settings.project, policy, reason)
+
+    with_database(data_dir, run)
+    print(f"{policy} is retired. `hearken promote {policy}` makes it live.")
+
+
+@app.command()
 def pin(policy: Policy, data_dir: DataDir = None) -> None:
     """Keep a policy's files whatever its age (see trainer.keep_policies)."""
     _set_pinned(data_dir, policy, True)

@@ -22,7 +22,7 @@ _EXPORT = """
 select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value,
     coalesce(r.policy, ranked.policy) as policy, f.rater as "user", f.created_at, f.superseded_by,
     t.messages as prompt, r.text as reply, ranked.replies, f.text, f.comment,
-    t.metadata ->> 'layout' as layout
+    case when t.sampling = '{}' then t.metadata ->> 'layout' end as layout  -- imported, not sampled
 from feedback f
 join turns t on t.id = f.turn_id
 left join replies r on r.turn_id = f.turn_id and r.choice = f.choice

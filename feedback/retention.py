@@ -2,11 +2,12 @@
 
 A week is dropped with its replies and the votes on them. The training examples derived from those votes hold
 no text and stay, but without their turns the trainer no longer learns from them. Responses stored for an
-Idempotency-Key are deleted sooner: clients do not retry for that long.
+Idempotency-Key are deleted sooner: clients do not retry for that long. Rows are deleted in batches and weeks
+dropped one by one, each in a transaction of its own, so chats and votes wait for none of it.
 """
 
 import asyncio
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 import structlog
@@ -22,9 +23,38 @@ WEEKS_AHEAD = 8
 """Partitions that exist in advance, weeks."""
 IDEMPOTENCY_DAYS = 7
 """Age at which stored responses are deleted, days."""
+BATCH = 500
+"""Turns whose votes are deleted in one transaction, or rows."""
 
 # The advisory lock of maintenance: one replica runs it at a time, the others skip it. It must never change.
 _LOCK = 0x4845_4B45
+
+_OLD_RESPONSES: LiteralString = """
+with old as (
+    select project, key_id, key from idempotency
+    where created_at < now() - %(days)s * interval '24 hours' limit %(most)s
+)
+delete from idempotency using old
+where (idempotency.project, idempotency.key_id, idempotency.key) = (old.project, old.key_id, old.key)
+returning 1 as found
+"""
+_ENDED_VOTES: LiteralString = """
+with ended as (
+    select distinct turn_id from feedback
+    where turn_id > %(after)s and turn_id < ended_turns_bound(now() - %(days)s * interval '24 hours')
+    order by turn_id limit %(most)s
+), gone as (
+    delete from feedback using ended where feedback.turn_id = ended.turn_id
+)
+select max(turn_id) as found from ended
+"""
+_UNDATED_TURNS: LiteralString = """
+with old as (
+    select id from turns_undated where created_at < now() - %(days)s * interval '24 hours' limit %(most)s
+)
+delete from turns_undated using old where turns_undated.id = old.id returning 1 as found
+"""
+_ENDED_WEEK: LiteralString = "select drop_turn_week(now() - %(days)s * interval '24 hours') as found"
 
 
 async def run(pool: AsyncPool, retention_days: int | None) -> None:
@@ -42,19 +72,26 @@ async def run_maintenance(pool: AsyncPool, retention_days: int | None) -> None:
 
     Raises psycopg.OperationalError where it would have to wait for a lock.
     """
-    await _alone(pool, "select add_turn_weeks(now() + %s * interval '168 hours')", WEEKS_AHEAD)
-    await _alone(
-        pool, "delete from idempotency where created_at < now() - %s * interval '24 hours'", IDEMPOTENCY_DAYS
-    )
-    if retention_days is not None:
-        await _alone(pool, "select drop_turn_weeks(now() - %s * interval '24 hours')", retention_days)
+    await _alone(pool, "select add_turn_weeks(now() + %(weeks)s * interval '168 hours')", weeks=WEEKS_AHEAD)
+    while await _alone(pool, _OLD_RESPONSES, days=IDEMPOTENCY_DAYS, most=BATCH):
+        pass
+    if retention_days is None:
+        return
+    after: Any = "chatcmpl-t"  # before the id of any turn that has a week
+    while after := await _alone(pool, _ENDED_VOTES, days=retention_days, most=BATCH, after=after):
+        pass
+    while await _alone(pool, _ENDED_WEEK, days=retention_days):
+        pass
+    while await _alone(pool, _UNDATED_TURNS, days=retention_days, most=BATCH):
+        pass
 
 
-async def _alone(pool: AsyncPool, statement: LiteralString, value: int) -> None:
-    """Run a long statement in a transaction, unless another replica holds the lock."""
+async def _alone(pool: AsyncPool, statement: LiteralString, **values: object) -> Any:
+    """Run a statement in a transaction, unless another replica holds the lock; return the first `found`."""
     async with pool.connection() as connection, connection.transaction():
         cursor = await connection.execute("select pg_try_advisory_xact_lock(%s) as ours", [_LOCK])
         row = await cursor.fetchone()
-        if row is not None and row["ours"]:
-            await connection.execute("set local statement_timeout = 0")
-            await connection.execute(statement, [value])
+        if row is None or not row["ours"]:
+            return None
+        row = await (await connection.execute(statement, values)).fetchone()
+        return row.get("found") if row else None

@@ -62,7 +62,16 @@ class Reason(BaseModel):
     reason: str = Field("rolled back by an operator", min_length=1, max_length=500)
 
 
+class Reinstatement(BaseModel):
+    """Why an operator takes back that a policy was rejected or rolled back."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    reason: str = Field("reinstated by an operator", min_length=1, max_length=500)
+
+
 _NEW_ROLLOUT = TypeAdapter(NewRollout)
+_REINSTATEMENT = TypeAdapter(Reinstatement)
 _REASON = TypeAdapter(Reason)
 
 
@@ -74,6 +83,10 @@ async def policies(request: Request, caller: Admin, limit: Limit = 100) -> dict[
 @router.get("/v1/policies/{policy}")
 async def policy(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
     """Returns the manifest, the gate's report, and the lineage from this policy back to the base."""
+    return await _policy(request, policy, caller)
+
+
+async def _policy(request: Request, policy: str, caller: Caller) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         cursor = await connection.execute(
             "select id, parent, state, reason, digest, manifest, gate, created_at, live_at,"
@@ -86,6 +99,16 @@ async def policy(request: Request, policy: str, caller: Admin) -> dict[str, Any]
         cursor = await connection.execute(_LINEAGE, {"project": caller.project, "policy": policy})
         lineage = [ancestor["id"] for ancestor in await cursor.fetchall()]
     return {**_with_times(row), "lineage": lineage, "served": services(request).fleet.serves(policy)}
+
+
+@router.post("/v1/policies/{policy}/reinstate")
+async def reinstate(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
+    """Retires a policy that was rejected or rolled back, so that it may be tried again."""
+    body = await request.body()
+    reason = (check(_REINSTATEMENT, decode(body)) if body else Reinstatement()).reason
+    async with services(request).pool.connection() as connection:
+        await rollout.reinstate(connection, caller.project, policy, reason)
+    return await _policy(request, policy, caller)
 
 
 @router.get("/v1/rollouts")

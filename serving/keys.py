@@ -78,23 +78,27 @@ def key_hash(key: str) -> bytes:
 
 
 async def ensure_keys(pool: AsyncPool, settings: Settings) -> NewKeys | None:
-    """Creates the project's admin key and publishable key where they are missing.
+    """Creates the project's admin key and publishable key where they are missing, and the project.
 
-    Keys named in the settings replace the stored ones. Returns both keys only when both are new. Raises
+    Keys named in the settings replace the stored ones, revoked ones too. Returns both keys only when both are
+    new. Raises
     StartError for a key that is too short for a plain hash.
     """
     for name, key in (("admin_key", settings.admin_key), ("public_key", settings.public_key)):
         if key is not None and len(key) < MIN_KEY_LENGTH:
             raise StartError(f"{name} has {len(key)} characters; use at least {MIN_KEY_LENGTH} random ones.")
     async with pool.connection() as connection, connection.transaction():
+        await connection.execute(
+            "insert into projects (id) values (%s) on conflict do nothing", [settings.project]
+        )
         await connection.execute("select from projects where id = %s for update", [settings.project])
         admin = await _ensure_key(connection, settings.project, "admin", settings.admin_key)
         publishable = await _ensure_key(connection, settings.project, "publishable", settings.public_key)
         if publishable is not None:
             await connection.execute(
-                "insert into secrets (name, value) values ('publishable', %s)"
+                "insert into secrets (name, value) values (%s, %s)"
                 " on conflict (name) do update set value = excluded.value",
-                [publishable.encode()],
+                [_page_key(settings.project), publishable.encode()],
             )
     return NewKeys(admin, publishable) if admin and publishable else None
 
@@ -112,15 +116,19 @@ async def _ensure_key(
     key = configured or f"{prefix}-hearken-{secrets.token_urlsafe(24)}"
     await connection.execute(
         "insert into keys (id, project, kind, hash) values (%s, %s, %s, %s)"
-        " on conflict (id) do update set hash = excluded.hash",
+        " on conflict (id) do update set hash = excluded.hash, revoked_at = null",
         [name, project, kind, key_hash(key)],
     )
     return key
 
 
-async def publishable_key(connection: AsyncConnection[DictRow]) -> str | None:
-    """Returns the key that the page at `/` uses."""
-    cursor = await connection.execute("select value from secrets where name = 'publishable'")
+def _page_key(project: str) -> str:
+    return f"publishable:{project}"
+
+
+async def publishable_key(connection: AsyncConnection[DictRow], project: str) -> str | None:
+    """Returns the key that the project's page at `/` uses."""
+    cursor = await connection.execute("select value from secrets where name = %s", [_page_key(project)])
     row = await cursor.fetchone()
     return bytes(row["value"]).decode() if row else None
 

@@ -28,5 +28,7 @@ def install(app: FastAPI) -> None:
 
     @app.get("/config.json", include_in_schema=False)
     async def config(request: Request) -> Response:
-        async with services(request).pool.connection() as connection:
-            return JSONResponse({"publishable_key": await publishable_key(connection)}, headers=_NO_CACHE)
+        parts = services(request)
+        async with parts.pool.connection() as connection:
+            key = await publishable_key(connection, parts.settings.project)
+        return JSONResponse({"publishable_key": key}, headers=_NO_CACHE)

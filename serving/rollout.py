@@ -84,8 +84,23 @@ async def rollback(connection: Connection, project: str, reason: str) -> Route:
         return await _notify(connection, project)
 
 
+async def reinstate(connection: Connection, project: str, policy: str, reason: str) -> None:
+    """Retires a rejected policy, or one that was rolled back, so that an operator may start its canary or
+    promote it again; what was trained from it may go live again, too. `reason` is stored with it. Raises
+    Conflict when it is neither, or pruned, and NotFound when it does not exist."""
+    async with connection.transaction():
+        await _lock_route(connection, project)
+        state = await _state(connection, project, policy)
+        await check_not_pruned(connection, project, policy)
+        if state not in ("rejected", "rolled_back"):
+            raise Conflict(f"{policy} is {state}; only a rejected or rolled back policy is reinstated.")
+        await _set_state(connection, project, policy, "retired", f"{reason} (was {state})")
+        await connection.execute("select pg_notify('hearken_policies', %s)", [project])
+
+
 async def reject(connection: Connection, project: str, policy: str, reason: str) -> Route:
-    """Rejects `policy` for good. If it is live, the previous policy takes its place."""
+    """Rejects `policy`, until an operator reinstates it. If it is live, the previous policy takes its
+    place."""
     async with connection.transaction():
         route = await _lock_route(connection, project)
         if policy == route.live:

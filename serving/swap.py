@@ -21,7 +21,7 @@ from psycopg_pool import PoolTimeout
 
 from schemas.database import AsyncPool, conninfo
 from schemas.errors import Conflict, EngineError, PolicyRejected
-from schemas.policies import BASE, Manifest, base_digest, verify
+from schemas.policies import BASE, MANIFEST, Manifest, base_digest, verify
 from schemas.settings import Settings
 from serving import canary, rollout
 from serving.fleet import Fleet
@@ -32,6 +32,9 @@ log = structlog.get_logger()
 
 _INTERVAL = 1.0  # seconds between two reconciliations, health checks and retries
 _CANARY_INTERVAL = 5.0  # seconds between two counts of a canary's votes
+_DAMAGED_SECONDS = 120.0  # for which a policy fails in the same way before it is rejected
+_MISSING_SECONDS = 600.0  # the same where its files cannot be read, though the base's can
+_NOT_ITS_OWN = ("load", "missing", "wrong_base")  # for these a policy of a route is never rejected
 
 Change = Callable[[AsyncConnection[DictRow]], Awaitable[Route]]
 
@@ -60,6 +63,7 @@ class Swap:
         self._lock = asyncio.Lock()
         self._base_digest: str | None = None
         self._canaries_judged = -_CANARY_INTERVAL
+        self._failing_since: dict[tuple[str, str, str], float] = {}
 
     async def run(self) -> None:
         """Runs until cancelled. The engines' health is checked even while a reconciliation waits."""
@@ -151,13 +155,14 @@ class Swap:
             return await fetch_routes(connection)
 
     async def _follow(self, route: Route) -> None:
-        """Loads and verifies the route's policies, rejects those that are damaged, then answers by the route.
-        The base is first: an engine that does not serve the base proves nothing about the others."""
+        """Loads and verifies the route's policies, rejects those that are damaged for good, then answers by
+        the route. The base is first: an engine that does not serve the base proves nothing about the
+        others."""
         for policy in sorted(route.policies(), key=lambda policy: policy != BASE):
             try:
                 await self._load(route.project, policy, route.policies())
             except PolicyRejected as error:
-                if self._is_damaged(error):
+                if error.reason not in _NOT_ITS_OWN and self._fails_for_good(route.project, error):
                     await self._reject(route.project, error)
                     self._wake.set()
                     return
@@ -166,15 +171,24 @@ class Swap:
                 log.warning("load_postponed", policy=policy, why=error.message)
         self.use_route(route)
 
-    def _is_damaged(self, error: PolicyRejected) -> bool:
-        """Returns whether the policy itself is at fault, so that it must be rejected for good.
+    def _fails_for_good(self, project: str, error: PolicyRejected) -> bool:
+        """Returns whether a policy has failed in the same way for so long that it must be rejected.
 
-        A policy whose files an engine cannot read, or whose base model is another, may serve again later; the
-        base has no replacement; and a failed probe counts only where the engines serve the base.
+        It may be the replica that is at fault: a disk that is away for a while, or a mount without the newest
+        files. So it counts only while the engines serve the base, the time is longer where files are missing,
+        and the base, which has no replacement, never fails for good.
         """
-        if error.policy == BASE or error.reason in ("load", "wrong_base"):
+        if error.policy == BASE or not self._fleet.serves(BASE):
             return False
-        return error.reason != "probe" or self._fleet.serves(BASE)
+        if error.reason == "parent_rolled_back":
+            return True
+        base_is_there = (self._settings.policies_dir / project / BASE / MANIFEST).is_file()
+        now, failure = time.monotonic(), (project, error.policy, error.reason)
+        if not base_is_there:
+            self._failing_since.pop(failure, None)
+            return False
+        limit = _MISSING_SECONDS if error.reason in ("load", "missing") else _DAMAGED_SECONDS
+        return now - self._failing_since.setdefault(failure, now) >= limit
 
     async def _promote_due(self, project: str) -> None:
         """Promotes the policies that an operator requested and, with direct promotion, the published ones
@@ -225,19 +239,23 @@ class Swap:
         return changed
 
     async def _take_up(self, project: str, policy: str, change: Change, *, requested: bool = False) -> bool:
-        """Loads and verifies `policy` on every engine, then makes the change of the route; rejects a policy
-        that is damaged. Returns False when it is postponed."""
+        """Loads and verifies `policy` on every engine, then makes the change of the route. A policy that
+        fails for good is rejected; an operator's request is cancelled at the first failure. Returns False
+        when the change is postponed."""
         try:
             await self._load(project, policy)
             async with self._pool.connection() as connection:
                 self.use_route(await change(connection))
         except PolicyRejected as error:
-            if requested and not self._is_damaged(error):
+            if requested:
                 async with self._pool.connection() as connection:
                     await rollout.cancel_request(connection, project, policy, error.reason)
                 log.error("policy_not_served", policy=policy, reason=error.reason, error=error.message)
-            else:
+            elif self._fails_for_good(project, error):
                 await self._reject(project, error)
+            else:
+                log.warning("promotion_postponed", policy=policy, reason=error.reason, why=error.message)
+                return False
         except Conflict as error:
             log.info("promotion_postponed", policy=policy, why=error.message)
             return False
@@ -255,6 +273,11 @@ class Swap:
         if not self._fleet.has_slot(policy, max_adapters):
             raise Conflict(f"No adapter slot is free for {policy}: all {max_adapters} are in use.")
         await self._verify(project, policy)
+        self._failing_since = {
+            failure: since
+            for failure, since in self._failing_since.items()
+            if failure[:2] != (project, policy)
+        }
 
     async def _verify(self, project: str, policy: str) -> None:
         healthy = self._fleet.healthy

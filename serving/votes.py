@@ -5,11 +5,12 @@ key, or no key, needs the completion's own `feedback_token`, and votes as the pe
 token is a field of the vote's body; to read or retract a vote, it is the header `X-Feedback-Token` or the
 query `feedback_token`.
 
-An `Idempotency-Key` belongs to the API key that sent it (without one: to the completion) and stores the first
-success: the same request again gets the same answer, another request 409; after an error the key is free. A
-batch's key covers the batch and, with its index, each item, so that a repeated batch returns what was
-recorded and tries the rest. The items are independent votes: a wrong item does not affect the others, and an
-item may supersede an earlier one.
+An `Idempotency-Key` belongs to the API key that sent it (without one, or with a page's publishable key, which
+all of its visitors share: to the completion, or to what a batch sends) and stores the first success: the same
+request again gets the same answer, another request 409; after an error the key is free. A batch's key covers
+the batch and, with its index, each item, so that a repeated batch returns what was recorded and tries the
+rest. The items are independent votes: a wrong item does not affect the others, and an item may supersede an
+earlier one.
 
 A vote's handler authenticates its caller itself, as a chat's does: FastAPI's dependencies are a tenth of a
 vote's cost.
@@ -145,7 +146,9 @@ async def batch(
     items = check(_BATCH, decode(await request.body())).feedback
     key = _checked(idempotency_key)
     if key is not None:
-        await parts.store.claim(caller.project, IdempotencyKey(caller.key_id, key, _digest(items)))
+        # All of a page's visitors share its publishable key, so theirs belongs to what they sent.
+        own = f"{_digest(items).hex()}\n{key}" if caller.kind == "publishable" else key
+        await parts.store.claim(caller.project, IdempotencyKey(caller.key_id, own, _digest(items)))
     answers: list[dict[str, Any]] = []
     for index, item in enumerate(items):
         # A header cannot contain a line break, so no client's own key equals an item's.
@@ -249,7 +252,7 @@ def _checked(key: str | None) -> str | None:
 
 
 def _idempotency(caller: Caller | None, votable: VotableTurn, key: str, body: Any) -> IdempotencyKey:
-    if caller is None:
+    if caller is None or caller.kind == "publishable":
         return IdempotencyKey(votable.key_id, f"{votable.completion_id}\n{key}", _digest(body))
     return IdempotencyKey(caller.key_id, key, _digest(body))
 

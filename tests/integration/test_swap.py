@@ -40,6 +40,8 @@ def swapping(
     unloaded soon. Its parameter is how policies are promoted."""
     promotion = getattr(request, "param", "direct")
     monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.5)
+    monkeypatch.setattr("serving.swap._DAMAGED_SECONDS", 0.5)
+    monkeypatch.setattr("serving.swap._MISSING_SECONDS", 1.5)
     with (
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[engine], promotion=promotion) as service,
@@ -165,7 +167,7 @@ def test_the_command_line_promotes_what_the_engines_have_verified(swapping: Serv
     refused = hearken(swapping, "promote", "p2-bbbbbb")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == "hearken: p2-bbbbbb was refused (probe). See the log of serving.\n"
-    assert swapping.registry.state("p2-bbbbbb") == ("rejected", "probe")
+    assert swapping.registry.state("p2-bbbbbb") == ("retired", "probe")
     assert swapping.rows("select live_at from policies where id = 'p2-bbbbbb'") == [(None,)]
     assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
 
@@ -241,6 +243,45 @@ def test_a_damaged_directory_never_serves(
     swapping.until(lambda: swapping.registry.state("p1-aaaaaa") == ("rejected", reason))
     assert swapping.chat()["system_fingerprint"] == "p0"
     assert swapping.counted("hearken_policies_rejected_total", reason=reason) == 1
+
+
+def test_policies_wait_while_their_folder_is_away(swapping: Service, tmp_path: Path) -> None:
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    swapping.registry.publish("p2-bbbbbb", seed=2, parent="p1-aaaaaa", state="retired")
+    folder = swapping.settings.policies_dir / "default"
+    folder.rename(tmp_path / "away")
+    swapping.rows("update policies set state = 'published' where id = 'p2-bbbbbb' returning 1")
+    with run_api(swapping.settings) as (url, _), httpx.Client(base_url=url) as client:
+        time.sleep(3)  # twice as long as what is missing is waited for
+        assert client.get("/readyz").status_code == 503
+        assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
+        assert [swapping.registry.state(policy)[0] for policy in ("p0", "p1-aaaaaa", "p2-bbbbbb")] == [
+            "retired", "live", "published",
+        ]  # fmt: skip
+        (tmp_path / "away").rename(folder)
+        swapping.until(lambda: client.get("/readyz").status_code == 200)
+    swapping.until(lambda: swapping.registry.state("p2-bbbbbb")[0] == "live")
+
+
+def test_an_operator_takes_a_rejection_and_a_rollback_back(swapping: Service) -> None:
+    directory = swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
+    weights = (directory / WEIGHTS).read_bytes()
+    tamper(directory)
+    swapping.rows("update policies set state = 'published' where id = 'p1-aaaaaa' returning 1")
+    swapping.until(lambda: swapping.registry.state("p1-aaaaaa") == ("rejected", "digest"))
+    (directory / WEIGHTS).write_bytes(weights)
+    assert hearken(swapping, "promote", "p1-aaaaaa").returncode == 1
+    assert hearken(swapping, "reinstate", "p1-aaaaaa", "--reason", "the disk is whole").returncode == 0
+    assert swapping.registry.state("p1-aaaaaa") == ("retired", "the disk is whole (was rejected)")
+    assert hearken(swapping, "promote", "p1-aaaaaa").returncode == 0
+    assert hearken(swapping, "rollback").returncode == 0
+    with swapping.client() as client:
+        again = client.post("/v1/policies/p1-aaaaaa/reinstate", json={"reason": "a mistake"})
+        assert (again.status_code, again.json()["state"]) == (200, "retired")
+        twice = client.post("/v1/policies/p1-aaaaaa/reinstate")
+        assert (twice.status_code, twice.json()["error"]["code"]) == (409, "conflict")
+        assert client.post("/v1/policies/p7-eeeeee/reinstate").status_code == 404
+    assert hearken(swapping, "promote", "p1-aaaaaa").stdout == "p1-aaaaaa is live.\n"
 
 
 LIE = Probe(token_ids=PROBE, logprobs=[-1.0] * 11, base_logprobs=[-5.0] * 11)

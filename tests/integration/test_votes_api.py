@@ -256,19 +256,35 @@ async def test_concurrent_retries_are_one_vote(api: Api, pool: AsyncPool) -> Non
     assert await count(pool, "outbox") == 1
 
 
-async def test_without_an_api_key_an_idempotency_key_belongs_to_the_completion(
-    api: Api, pool: AsyncPool
-) -> None:
-    """A browser cannot use up the idempotency keys of the server that requested the reply."""
+@pytest.mark.parametrize("key", [None, PUBLIC])
+async def test_a_browsers_idempotency_key_belongs_to_the_completion(api: Api, key: str | None) -> None:
+    """It cannot use up those of the server that requested the reply, nor those of another browser."""
     vote, retry = {**THUMB, "feedback_token": TOKEN}, {"Idempotency-Key": "k"}
-    first = await api.vote(vote, headers=retry, key=None)
+    first = await api.vote(vote, headers=retry, key=key)
 
-    assert (await api.vote(vote, headers=retry, key=None)).json() == first.json()
-    assert code(await api.vote({**vote, "value": "down"}, headers=retry, key=None)) == (
+    assert (await api.vote(vote, headers=retry, key=key)).json() == first.json()
+    assert code(await api.vote({**vote, "value": "down"}, headers=retry, key=key)) == (
         409,
         "idempotency_key_reused",
     )
     assert (await api.vote({**THUMB, "value": "down"}, headers=retry, key=ADMIN)).status_code == 201
+
+
+async def test_two_browsers_batches_with_one_idempotency_key_are_two(api: Api) -> None:
+    vote = {**THUMB, "feedback_token": TOKEN}
+    answers = [
+        await api(
+            "POST",
+            "/v1/feedback/batch",
+            key=PUBLIC,
+            headers={"Idempotency-Key": "1"},
+            json={"feedback": items},
+        )
+        for items in ([vote], [vote, {**vote, "value": "down"}], [vote])
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    one, _, again = (answer.json()["feedback"] for answer in answers)
+    assert one == again
 
 
 async def test_a_wrong_idempotency_key_is_refused(api: Api) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from feedback.export import rows
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.feedback import parse_vote
@@ -46,6 +47,16 @@ async def export(database_url: str, key: str | None, **params: str) -> httpx.Res
 def parsed(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.headers["content-type"].startswith("application/x-ndjson")
     return [json.loads(line) for line in response.content.splitlines()]
+
+
+async def test_metadata_of_clients_does_not_change_the_shape_of_rows(store: Store, pool: AsyncPool) -> None:
+    turn = replace(a_turn("chatcmpl-1"), metadata={"layout": "standard"})
+    await store.record_turn(turn)
+    await say(store, turn.id, type="thumb", value="up")
+    async with pool.connection() as connection, connection.transaction():
+        [row] = [row async for row in rows(connection, "default", "unpaired")]
+    assert row["prompt"] == turn.messages
+    assert row["completion"] == [{"role": "assistant", "content": "It is Paris."}]
 
 
 async def test_every_type_has_its_line(store: Store, database_url: str) -> None:

@@ -45,7 +45,7 @@ async def test_keys_are_made_once_and_kept_hashed(database_url: str) -> None:
         assert await cache.caller(keys.admin) == Caller("default-admin", "default", "admin")
         assert (await cache.caller(keys.publishable)).kind == "publishable"
         async with pool.connection() as connection:
-            assert await publishable_key(connection) == keys.publishable
+            assert await publishable_key(connection, "default") == keys.publishable
             cursor = await connection.execute("select hash from keys where kind = 'admin'")
             assert [bytes(row["hash"]) for row in await cursor.fetchall()] == [key_hash(keys.admin)]
 
@@ -62,6 +62,33 @@ async def test_keys_of_the_settings_replace_those_before(database_url: str) -> N
             await cache.caller(old.admin)
         with pytest.raises(StartError, match="admin_key"):
             await ensure_keys(pool, Settings(admin_key="short"))
+
+
+async def test_a_new_project_is_made_with_keys_and_a_page_key_of_its_own(database_url: str) -> None:
+    async with open_async_pool(database_url) as pool:
+        first, second = [await ensure_keys(pool, Settings(project=name)) for name in ("default", "shop")]
+        assert first is not None
+        assert second is not None
+        assert (await KeyCache(pool).caller(second.admin)).project == "shop"
+        async with pool.connection() as connection:
+            assert await publishable_key(connection, "default") == first.publishable
+            assert await publishable_key(connection, "shop") == second.publishable
+            assert await publishable_key(connection, "other") is None
+
+
+async def test_a_key_that_replaces_a_revoked_one_is_valid(database_url: str) -> None:
+    async with open_async_pool(database_url) as pool:
+        old = await ensure_keys(pool, Settings())
+        assert old is not None
+        async with pool.connection() as connection:
+            await connection.execute("update keys set revoked_at = now()")
+        assert await ensure_keys(pool, Settings()) is None  # a restart alone brings no revoked key back
+        with pytest.raises(Unauthorized):
+            await KeyCache(pool).caller(old.admin)
+        await ensure_keys(pool, Settings(admin_key="sk-hearken-another-admin-key"))
+        assert (await KeyCache(pool).caller("sk-hearken-another-admin-key")).kind == "admin"
+        with pytest.raises(Unauthorized):
+            await KeyCache(pool).caller(old.publishable)
 
 
 async def test_a_revoked_key_ends(database_url: str) -> None:
