@@ -83,7 +83,8 @@ class Swap:
                 await self._run_canary(route.project)
             needed = {policy for route in routes for policy in route.policies()}
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
-            await self._fleet.unload_unused(self._required())
+            # Another process may answer by a route that this one cannot use yet, on the same engines.
+            await self._fleet.unload_unused(self._required() | needed)
 
     async def promote(self, project: str, policy: str) -> None:
         """Loads and verifies `policy` on every engine, then makes it live. Raises as `rollout.promote`, and
