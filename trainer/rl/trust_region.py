@@ -15,8 +15,8 @@ from trainer.model.batch import PaddedBatch
 from trainer.reward.scoring import micro_batches
 from trainer.rl.batch import Batch
 
-MEASURED_REPLIES = 8
-"""Replies of a step on which the KL is measured."""
+MEASURED_TOKENS, MIN_REPLIES, MAX_REPLIES = 1024, 4, 16
+"""Tokens of a step's replies on which the KL is measured, in so many replies at least and at most."""
 
 EVIDENCE = 128
 """Samples of a step, replayed ones included, that may spend all of `rl.step_kl`. Fewer may spend as much
@@ -46,7 +46,9 @@ class TrustRegion:
 
     def begin(self, batch: Batch) -> None:
         """Remembers the policy before a step on `batch`."""
-        chosen = range(0, len(batch.replies), -(-len(batch.replies) // MEASURED_REPLIES))
+        mean_length = sum(map(len, batch.replies)) / len(batch.replies)
+        measured = min(MAX_REPLIES, max(MIN_REPLIES, round(MEASURED_TOKENS / mean_length)))
+        chosen = range(0, len(batch.replies), -(-len(batch.replies) // measured))
         prompts, replies = [batch.prompts[row] for row in chosen], [batch.replies[row] for row in chosen]
         self._batches = [
             self._backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
