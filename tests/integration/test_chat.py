@@ -190,16 +190,19 @@ def test_only_an_admin_may_choose_a_policy(service: Service) -> None:
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_client_that_disconnects_stops_its_generation(service: Service, streaming: bool) -> None:
-    before = turns(service)
     body = {"messages": ASK, "max_tokens": 200, "n": 8, "temperature": 0, "stream": streaming}
     address = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((address[0], int(address[1]))) as connection:
-        content = json.dumps(body).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
-        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-        service.until(lambda: service.counted("hearken_requests_in_flight") == 1)
-    service.until(lambda: service.counted("hearken_requests_in_flight") == 0)
-    assert turns(service) == before
+    content = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
+    for _ in range(5):  # on a busy machine the tiny engine may have ended before its client leaves
+        before = turns(service)
+        with socket.create_connection((address[0], int(address[1]))) as connection:
+            connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            service.until(lambda: service.counted("hearken_requests_in_flight") == 1)
+        service.until(lambda: service.counted("hearken_requests_in_flight") == 0)
+        if turns(service) == before:
+            return
+    pytest.fail("each reply was recorded, though its client had left")
 
 
 def test_no_log_has_the_text_of_people(service: Service) -> None:

@@ -338,8 +338,8 @@ class _Batches:
     def sample(
         self, length: int, prompts: int, samples_per_prompt: int, reply_tokens: int | None = None
     ) -> Work:
-        """Replies sampled to all prompts. Decoding steps get longer, so their sum is integrated by Simpson's
-        rule from the first, the middle and the last."""
+        """Replies sampled to all prompts. Decoding steps get longer in proportion to a row, so their mean is
+        that of the first and the last."""
         backbone, reply = self._backbone, reply_tokens or self._reply
         most = min(MAX_ROWS, backbone.token_budget.sampling // padded_width(length, reply))
         at_once = min(prompts, max(1, most // samples_per_prompt))
@@ -354,14 +354,15 @@ class _Batches:
             self._forward(cache, at_once, length, length)
             cache.batch_repeat_interleave(samples_per_prompt)
             work = _work(profiler)
-            for width, share in ((length + 1, 1 / 6), (length + reply // 2, 4 / 6), (length + reply, 1 / 6)):
+            for width in (length + 1, length + reply):
+                if width > length + 1:
+                    with profiler.paused():
+                        cache = self._cache()
+                        self._forward(cache, rows, width - 1, width - 1)
                 before = _work(profiler)
-                with profiler.paused():
-                    cache = self._cache()
-                    self._forward(cache, rows, width - 1, width - 1)
                 self._choose_token(self._forward(cache, rows, 1, width))
                 step = Work(profiler.seconds - before.seconds, profiler.flops - before.flops, profiler.peak)
-                work = work.then(step.scaled(share * reply))
+                work = work.then(step.scaled(reply / 2))
         return work.scaled(prompts / at_once)
 
     def _rows(self, length: int, rows: int) -> int:
