@@ -3,10 +3,11 @@
 A week is dropped with its replies and the votes on them. The training examples derived from those votes hold
 no text and stay, but without their turns the trainer no longer learns from them. Responses stored for an
 Idempotency-Key are deleted sooner: clients do not retry for that long. Rows are deleted in batches and weeks
-dropped one by one, each in a transaction of its own, so chats and votes wait for none of it.
+dropped one by one, each in a transaction of its own, with pauses, so chats and votes hardly wait for it.
 """
 
 import asyncio
+import time
 from typing import Any, LiteralString
 
 import psycopg
@@ -23,7 +24,7 @@ WEEKS_AHEAD = 8
 """Partitions that exist in advance, weeks."""
 IDEMPOTENCY_DAYS = 7
 """Age at which stored responses are deleted, days."""
-BATCH = 500
+BATCH = 200
 """Turns whose votes are deleted in one transaction, or rows."""
 
 # The advisory lock of maintenance: one replica runs it at a time, the others skip it. It must never change.
@@ -73,17 +74,23 @@ async def run_maintenance(pool: AsyncPool, retention_days: int | None) -> None:
     Raises psycopg.OperationalError where it would have to wait for a lock.
     """
     await _alone(pool, "select add_turn_weeks(now() + %(weeks)s * interval '168 hours')", weeks=WEEKS_AHEAD)
-    while await _alone(pool, _OLD_RESPONSES, days=IDEMPOTENCY_DAYS, most=BATCH):
-        pass
-    if retention_days is None:
-        return
-    after: Any = "chatcmpl-t"  # before the id of any turn that has a week
-    while after := await _alone(pool, _ENDED_VOTES, days=retention_days, most=BATCH, after=after):
-        pass
-    while await _alone(pool, _ENDED_WEEK, days=retention_days):
-        pass
-    while await _alone(pool, _UNDATED_TURNS, days=retention_days, most=BATCH):
-        pass
+    await _repeat(pool, _OLD_RESPONSES, days=IDEMPOTENCY_DAYS, most=BATCH)
+    if retention_days is not None:
+        before_all = "chatcmpl-t"  # the ids of turns that have a week
+        await _repeat(pool, _ENDED_VOTES, days=retention_days, most=BATCH, after=before_all)
+        await _repeat(pool, _ENDED_WEEK, days=retention_days)
+        await _repeat(pool, _UNDATED_TURNS, days=retention_days, most=BATCH)
+
+
+async def _repeat(pool: AsyncPool, statement: LiteralString, **values: object) -> None:
+    """Run a statement until it finds nothing, at most half of the time; `after` is what it found before."""
+    while True:
+        began = time.monotonic()
+        found = await _alone(pool, statement, **values)
+        if not found:
+            return
+        values["after"] = found
+        await asyncio.sleep(time.monotonic() - began)
 
 
 async def _alone(pool: AsyncPool, statement: LiteralString, **values: object) -> Any:
