@@ -3,7 +3,7 @@
 A `hearken serve` and its Postgres on this machine, with ten weeks of 100,000 votes each, half of which were
 superseded. Votes come at a steady rate, and turns are recorded as the chat records them, first alone and then
 while the oldest week is dropped. Promised: the 99th percentile of both is at most 1.5 times as long, and none
-fails. About four minutes.
+fails. About two minutes.
 """
 
 import asyncio
