@@ -163,7 +163,7 @@ class Swap:
             try:
                 await self._load(route.project, policy, route.policies())
             except PolicyRejected as error:
-                if error.reason not in _NOT_ITS_OWN and self._fails_for_good(route.project, error):
+                if error.reason not in _NOT_ITS_OWN and await self._fails_for_good(route.project, error):
                     await self._reject(route.project, error)
                     self._wake.set()
                     return
@@ -172,7 +172,7 @@ class Swap:
                 log.warning("load_postponed", policy=policy, why=error.message)
         self.use_route(route)
 
-    def _fails_for_good(self, project: str, error: PolicyRejected) -> bool:
+    async def _fails_for_good(self, project: str, error: PolicyRejected) -> bool:
         """Returns whether a policy has failed in the same way for so long that it must be rejected.
 
         It may be the replica that is at fault: a disk that is away for a while, or a mount without the newest
@@ -183,7 +183,8 @@ class Swap:
             return False
         if error.reason == "parent_rolled_back":
             return True
-        base_is_there = (self._settings.policies_dir / project / BASE / MANIFEST).is_file()
+        of_base = self._settings.policies_dir / project / BASE / MANIFEST
+        base_is_there = await asyncio.to_thread(of_base.is_file)  # a mount may hang
         now, failure = time.monotonic(), (project, error.policy, error.reason)
         if not base_is_there:
             self._failing_since.pop(failure, None)
@@ -252,7 +253,7 @@ class Swap:
                 async with self._pool.connection() as connection:
                     await rollout.cancel_request(connection, project, policy, error.reason)
                 log.error("policy_not_served", policy=policy, reason=error.reason, error=error.message)
-            elif self._fails_for_good(project, error):
+            elif await self._fails_for_good(project, error):
                 await self._reject(project, error)
             else:
                 log.warning("promotion_postponed", policy=policy, reason=error.reason, why=error.message)
