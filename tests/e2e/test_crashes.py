@@ -32,12 +32,12 @@ OF_REQUESTS = (
     "feedback.store.Store._row",
     "feedback.relay.Relay._mark",
 )
-DAMAGED: LiteralString = """
+CHILD: LiteralString = """
     insert into policies (project, id, parent, base_digest, directory, digest, manifest, state)
-    select project, %s, id, base_digest, '/nowhere', digest, manifest, 'published' from policies
-    where id = 'p0'
+    select project, %s, id, base_digest, directory, digest, manifest, 'published' from policies
+    where state = 'rolled_back' limit 1
 """
-"""A policy without its directory."""
+"""A policy that was trained from one that was rolled back."""
 REJECTED: LiteralString = "select true from policies where id = %s and state = 'rejected'"
 RESTS: LiteralString = """
     select not exists (select from rounds where outcome = 'running')
@@ -96,8 +96,8 @@ def test_a_process_may_die_before_and_after_every_commit(tmp_path: Path, tiny_ba
 
 
 def operate(installation: Installation, failpoints: Failpoints) -> None:
-    """An operator's command, and the rejection of a damaged policy, happens or does not happen as a whole,
-    even if its process dies. Two policies have been live before."""
+    """An operator's command, and the rejection of a policy, happens or does not happen as a whole, even if
+    its process dies. Two policies have been live before."""
     with psycopg.connect(installation.database_url(), autocommit=True) as connection:
 
         def one(query: LiteralString, *values: str) -> Any:
@@ -131,11 +131,9 @@ def operate(installation: Installation, failpoints: Failpoints) -> None:
         die("serving.rollout.rollback_policy", policy, "canary", "rolled_back", insist=end)
         for side in SIDES:
             print("crash", side, "serving.rollout.reject")
-            damaged = f"p9000-{side[:3]}000"
-            failpoints.crash(
-                f"serving.rollout.reject {side}", partial(connection.execute, DAMAGED, [damaged])
-            )
-            wait(partial(one, REJECTED, damaged), "the damaged policy is rejected")
+            child = f"p9000-{side[:3]}000"
+            failpoints.crash(f"serving.rollout.reject {side}", partial(connection.execute, CHILD, [child]))
+            wait(partial(one, REJECTED, child), "the child of a rolled back policy is rejected")
             installation.wait_until_ready()
         wait(lambda: one(RESTS), "training is paused and all its policies are live", TIMEOUT)
         live = one("select live from routes")
