@@ -8,26 +8,21 @@ fails. About two minutes.
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import httpx
 import psycopg
 
-from deploy.local.ports import free_port
-from deploy.local.postgres import EmbeddedPostgres
 from feedback.retention import run_maintenance
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.turns import new_id
 from tests.bench.load import at
-from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
+from tests.bench.service import hearken_serve
+from tests.installation import ADMIN_KEY
 from tests.voting import a_turn
 
 WEEKS, VOTES_A_WEEK = 10, 100_000
@@ -135,30 +130,9 @@ async def weeks(pool: AsyncPool) -> int:
 
 
 def main() -> int:
-    with TemporaryDirectory(prefix="hearken-bench-") as folder:
-        postgres = EmbeddedPostgres(Path(folder).resolve() / "postgres")
-        url = postgres.start()
-        port = free_port()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HEARKEN_")}
-        environment |= {
-            "HEARKEN_DATABASE_URL": url,
-            "HEARKEN_ADMIN_KEY": ADMIN_KEY,
-            "HEARKEN_PUBLIC_KEY": PUBLIC_KEY,
-            "HEARKEN_PORT": str(port),
-            "HEARKEN_VLLM__URLS": '["http://127.0.0.1:1"]',  # votes need no engine
-            "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "100000000",
-            "HEARKEN_LOG_LEVEL": "error",
-        }
-        serving = subprocess.Popen(Installation.hearken("serve"), env=environment)
-        try:
-            while not up(port):
-                time.sleep(0.1)
-            fill(url)
-            found = asyncio.run(measure(url, port))
-        finally:
-            serving.terminate()
-            serving.wait(30)
-            postgres.stop()
+    with hearken_serve() as (url, port):
+        fill(url)
+        found = asyncio.run(measure(url, port))
     figures = {
         name: [at(0.99, [seconds for _, seconds in each]) for each in runs] for name, runs in found.items()
     }
@@ -168,13 +142,6 @@ def main() -> int:
         print(f"{name}: p99 {1e3 * alone:.1f} ms alone, {1e3 * dropping:.1f} ms while a week is dropped")
     print(json.dumps({"failed": failed, **{f"{name}_p99_ratio": each for name, each in ratios.items()}}))
     return 0 if failed == 0 and max(ratios.values()) <= 1.5 else 1
-
-
-def up(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 if __name__ == "__main__":

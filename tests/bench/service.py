@@ -1,13 +1,20 @@
-"""A `hearken up` of a bench's own: temporary data folder, free port, known keys, stopped cleanly."""
+"""A `hearken up` of a bench's own, or a `hearken serve` with a database and no engine: temporary data folder,
+free port, known keys, stopped cleanly."""
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.installation import Installation
+import httpx
+
+from deploy.local.ports import free_port
+from deploy.local.postgres import EmbeddedPostgres
+from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
 
 
 @contextmanager
@@ -35,6 +42,41 @@ def hearken_up(**settings: str) -> Iterator[Installation]:
             code = _stop(installation)
         if code != 0:
             raise RuntimeError(f"hearken up ended with exit code {code}")
+
+
+@contextmanager
+def hearken_serve() -> Iterator[tuple[str, int]]:
+    """One serving process and its Postgres, without an engine and with wide rate limits; yields its database
+    URL and its port."""
+    with TemporaryDirectory(prefix="hearken-bench-") as folder:
+        postgres = EmbeddedPostgres(Path(folder).resolve() / "postgres")
+        url, port = postgres.start(), free_port()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HEARKEN_")}
+        environment |= {
+            "HEARKEN_DATABASE_URL": url,
+            "HEARKEN_ADMIN_KEY": ADMIN_KEY,
+            "HEARKEN_PUBLIC_KEY": PUBLIC_KEY,
+            "HEARKEN_PORT": str(port),
+            "HEARKEN_VLLM__URLS": '["http://127.0.0.1:1"]',
+            "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "100000000",
+            "HEARKEN_LOG_LEVEL": "error",
+        }
+        serving = subprocess.Popen(Installation.hearken("serve"), env=environment)
+        try:
+            while not _answers(port):
+                time.sleep(0.1)
+            yield url, port
+        finally:
+            serving.terminate()
+            serving.wait(30)
+            postgres.stop()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def _stop(installation: Installation) -> int:

@@ -6,20 +6,14 @@ then a count of what is stored. Promised: 1,000 votes/s with a p99 of 50 ms. Abo
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import httpx
 import psycopg
 
-from deploy.local.ports import free_port
-from deploy.local.postgres import EmbeddedPostgres
 from tests.bench.load import at, request, send
-from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
+from tests.bench.service import hearken_serve
+from tests.installation import ADMIN_KEY
 
 VOTES = 10_000
 CONNECTIONS = 32
@@ -43,44 +37,23 @@ def add_turns(url: str, count: int) -> list[str]:
 
 
 def main() -> int:
-    with TemporaryDirectory(prefix="hearken-bench-") as folder:
-        postgres = EmbeddedPostgres(Path(folder).resolve() / "postgres")
-        url = postgres.start()
-        port = free_port()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HEARKEN_")}
-        environment |= {
-            "HEARKEN_DATABASE_URL": url,
-            "HEARKEN_ADMIN_KEY": ADMIN_KEY,
-            "HEARKEN_PUBLIC_KEY": PUBLIC_KEY,
-            "HEARKEN_PORT": str(port),
-            "HEARKEN_VLLM__URLS": '["http://127.0.0.1:1"]',  # votes need no engine
-            "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "100000000",
-            "HEARKEN_LOG_LEVEL": "error",
-        }
-        serving = subprocess.Popen(Installation.hearken("serve"), env=environment)
-        try:
-            while not _up(port):
-                time.sleep(0.1)
-            turns = add_turns(url, VOTES + WARM_UP)
-            requests = [
-                request(
-                    "127.0.0.1", "/v1/feedback", ADMIN_KEY,
-                    {"completion_id": turn, "choice": 0, "type": "thumb", "value": "up"},
-                )
-                for turn in turns
-            ]  # fmt: skip
-            asyncio.run(send("127.0.0.1", port, requests[:WARM_UP], CONNECTIONS))
-            began = time.perf_counter()
-            answers = asyncio.run(send("127.0.0.1", port, requests[WARM_UP:], CONNECTIONS))
-            seconds = time.perf_counter() - began
-            with psycopg.connect(url) as connection:
-                row = connection.execute(
-                    "select (select count(*) from feedback), (select count(*) from outbox)"
-                ).fetchone()
-        finally:
-            serving.terminate()
-            serving.wait(30)
-            postgres.stop()
+    with hearken_serve() as (url, port):
+        turns = add_turns(url, VOTES + WARM_UP)
+        requests = [
+            request(
+                "127.0.0.1", "/v1/feedback", ADMIN_KEY,
+                {"completion_id": turn, "choice": 0, "type": "thumb", "value": "up"},
+            )
+            for turn in turns
+        ]  # fmt: skip
+        asyncio.run(send("127.0.0.1", port, requests[:WARM_UP], CONNECTIONS))
+        began = time.perf_counter()
+        answers = asyncio.run(send("127.0.0.1", port, requests[WARM_UP:], CONNECTIONS))
+        seconds = time.perf_counter() - began
+        with psycopg.connect(url) as connection:
+            row = connection.execute(
+                "select (select count(*) from feedback), (select count(*) from outbox)"
+            ).fetchone()
     accepted = sum(status == 201 for status, _ in answers)
     rate, waits = accepted / seconds, [wait for _, wait in answers]
     figures = {
@@ -95,13 +68,6 @@ def main() -> int:
     print(json.dumps(figures))
     stored = row == (VOTES + WARM_UP, VOTES + WARM_UP)
     return 0 if stored and accepted == VOTES and rate >= 1_000 and figures["p99_ms"] <= 50 else 1
-
-
-def _up(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 if __name__ == "__main__":
