@@ -19,11 +19,11 @@ MAX_BATCH = 64
 
 _TURN: LiteralString = (
     "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids, sampling,"
-    " metadata) values (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " metadata, request) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
 _REPLY: LiteralString = (
     "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids, logprobs,"
-    " finish_reason) values (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " finish_reason, message) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
 
 
@@ -88,7 +88,7 @@ class Turns:
                     [
                         turn.id, turn.project, turn.conversation_id, turn.rater, turn.key_id,
                         Jsonb(turn.messages), turn.prompt_token_ids, Jsonb(turn.sampling),
-                        Jsonb(turn.metadata),
+                        Jsonb(turn.metadata), Jsonb(turn.request),
                     ]
                     for turn in turns
                 ],
@@ -99,6 +99,7 @@ class Turns:
                     [
                         turn.id, reply.choice, turn.project, reply.policy, reply.propensity, reply.text,
                         reply.token_ids, reply.logprobs, reply.finish_reason,
+                        Jsonb(reply.message) if reply.message else None,
                     ]
                     for turn in turns
                     for reply in turn.replies

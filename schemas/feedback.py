@@ -120,7 +120,10 @@ _VOTES: dict[str, TypeAdapter[Any]] = {
 
 
 def parse_vote(data: Any) -> Vote:
-    """Returns the vote in parsed JSON. Raises InvalidRequest naming the first field that is wrong."""
+    """Returns the vote in parsed JSON, where null means that a field was not given. Raises InvalidRequest
+    naming the first field that is wrong."""
+    if isinstance(data, dict):
+        data = {name: value for name, value in data.items() if value is not None}
     vote: Vote = check(_VOTES[check(_TYPED, data).type], data)
     return vote
 

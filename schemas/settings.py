@@ -112,6 +112,16 @@ class VllmSettings(BaseModel):
         1, ge=1, description="cache of the vLLM that `hearken up` starts without a GPU, GiB"
     )
     eager: bool = Field(False, description="start vLLM uncompiled: ready sooner, slower afterwards")
+    tool_parser: str | None = Field(
+        None,
+        description="how the model writes tool calls, for the vLLM that `hearken up` starts (its"
+        " --tool-call-parser); none: `hermes` where the chat template writes so",
+    )
+    reasoning_parser: str | None = Field(
+        None,
+        description="how the model marks its thoughts, for the vLLM that `hearken up` starts (its"
+        " --reasoning-parser)",
+    )
 
 
 class JudgeSettings(BaseModel):

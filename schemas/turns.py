@@ -18,7 +18,8 @@ def new_id() -> str:
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One choice, exactly as sampled. `logprobs` are the sampler's, in nats, one for each of `token_ids`;
-    both include the end token. `propensity` is the probability with which the router chose `policy`."""
+    both include the end token. `message` is the whole message, with tool calls and thought, where it is more
+    than text. `propensity` is the probability with which the router chose `policy`."""
 
     choice: int
     policy: str
@@ -27,13 +28,15 @@ class Reply:
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: str
+    message: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One request. `id` is the completion id, `rater` a keyed hash of the user, `sampling` the parameters
     that the engine got: `temperature`, `top_p` and all that `GenerationDefaults` has, as numbers, whether the
-    request named them or not. It is empty where the turn was imported."""
+    request named them or not. It is empty where the turn was imported. `request` has what else shaped the
+    prompt and the reply: tools, a response format, arguments of the chat template."""
 
     id: str
     project: str
@@ -45,3 +48,4 @@ class Turn:
     sampling: dict[str, Any]
     replies: list[Reply]
     metadata: dict[str, Any] = field(default_factory=dict)
+    request: dict[str, Any] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from schemas import logs
 from schemas.errors import StartError
 from schemas.generation_defaults import read_generation_defaults
 from schemas.settings import Settings
+from schemas.special_tokens import read_special_tokens
 from serving import admin, chat, error_handlers, health, live, page, votes
 from serving.limits import BodyLimit
 from serving.loop_metrics import loop_metrics
@@ -34,18 +35,18 @@ def create_app(settings: Settings) -> FastAPI:
     """Returns the API over `settings.database_url` (migrated, with keys: see `serving.keys.ensure_keys`) and
     the engines of `settings.vllm.urls`; `settings.model` is the base model's directory.
 
-    Raises StartError when the database or the engines are not configured, or the base's generation defaults
-    are not valid.
+    Raises StartError when the database or the engines are not configured, or a file of the base is not valid.
     """
     if settings.database_url is None or not settings.vllm.urls:
         raise StartError("Serving needs database_url and vllm.urls; `hearken up` starts both by itself.")
     defaults = read_generation_defaults(Path(settings.model))
+    special_tokens = read_special_tokens(Path(settings.model))
     metrics = Metrics()
     metrics.registry.register(loop_metrics(settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, defaults, metrics) as app.state.services:
+        async with open_services(settings, defaults, special_tokens, metrics) as app.state.services:
             yield
 
     app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)

@@ -5,7 +5,7 @@ or not. Chunks are plain dictionaries: nothing is validated per token.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
 
@@ -25,10 +25,24 @@ from serving.keys import Caller
 from serving.metrics import Metrics
 from serving.openapi import request_body
 from serving.services import Services, services
+from serving.streams import (
+    KEEP_ALIVE_SECONDS,
+    WRITE_SECONDS,
+    cancel,
+    cancel_on_disconnect,
+    keep_alive,
+    with_deadline,
+)
 
 router = APIRouter()
 log = structlog.get_logger()
 T = TypeVar("T")
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
 
 
 @router.post("/v1/chat/completions", openapi_extra=request_body("/v1/chat/completions", ChatRequest))
@@ -79,11 +93,15 @@ class _CompletionResponse(Response):
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._chat.stream:
-            await _cancel_on_disconnect(receive, self._stream(send))
-        elif await _cancel_on_disconnect(receive, self._complete()):
-            body = orjson.dumps(self._completion.response())
-            await Response(body, media_type="application/json")(scope, receive, send)
+        send = with_deadline(send)
+        try:
+            if self._chat.stream:
+                await cancel_on_disconnect(receive, self._stream(send))
+            elif await cancel_on_disconnect(receive, self._complete()):
+                body = orjson.dumps(self._completion.response())
+                await Response(body, media_type="application/json")(scope, receive, send)
+        except TimeoutError:
+            log.warning("client_stalled", seconds=WRITE_SECONDS)
 
     async def _complete(self) -> bool:
         async with aclosing(self._completion.deltas()) as deltas:
@@ -93,23 +111,30 @@ class _CompletionResponse(Response):
         return True
 
     async def _stream(self, send: Send) -> None:
+        """Sends the chunks. If the first takes long, the response begins without it, so that no proxy between
+        gives up; an error after that is an event."""
         async with aclosing(chunks(self._completion, self._chat)) as batches:
-            first = await anext(batches)
-            headers = [
-                (b"content-type", b"text/event-stream; charset=utf-8"),
-                (b"cache-control", b"no-store"),
-            ]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send(_server_sent_events(first))
+            first = asyncio.ensure_future(anext(batches))
+            comments: asyncio.Task[None] | None = None
             try:
+                await asyncio.wait({first}, timeout=KEEP_ALIVE_SECONDS)
+                if first.done():
+                    first.result()
+                await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+                comments = asyncio.create_task(keep_alive(send))
+                await send(_server_sent_events(await first))
                 async for batch in batches:
                     await send(_server_sent_events(batch))
             except (RequestError, *TRANSIENT_ERRORS) as error:
+                if comments is None:
+                    raise
                 answer = to_request_error(error)
                 detail = str(error).splitlines()[:1]
                 log.error("stream_failed", error=type(error).__name__, code=answer.code, detail=detail)
                 self._metrics.refused.labels(answer.code).inc()
                 await send(_server_sent_events([answer.envelope()]))
+            finally:
+                await cancel(first, comments)
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
 
 
@@ -118,7 +143,7 @@ async def chunks(completion: Completion, chat: ChatRequest) -> AsyncGenerator[li
     choice's final chunk is held back until the turn is durable, and has the `hearken` field; so does the
     usage chunk, where it was asked for."""
     header = completion.header("chat.completion.chunk")
-    usage = {"usage": None} if chat.stream_options and chat.stream_options.include_usage else {}
+    usage = {"usage": None} if chat.include_usage else {}
 
     def chunk(index: int, delta: dict[str, Any], logprobs: Any, finish: str | None) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
@@ -132,9 +157,8 @@ async def chunks(completion: Completion, chat: ChatRequest) -> AsyncGenerator[li
             if delta.choice not in begun:
                 begun.add(delta.choice)
                 batch.append(chunk(delta.choice, {"role": "assistant", "content": ""}, None, None))
-            if delta.text or chat.logprobs:
-                logprobs = completion.logprobs(delta.logprobs)
-                batch.append(chunk(delta.choice, {"content": delta.text}, logprobs, None))
+            if delta.message or (chat.logprobs and delta.logprobs):
+                batch.append(chunk(delta.choice, delta.message, completion.logprobs(delta.logprobs), None))
             if delta.finish_reason:
                 if final is not None:
                     batch.append(final)
@@ -152,23 +176,3 @@ async def chunks(completion: Completion, chat: ChatRequest) -> AsyncGenerator[li
 def _server_sent_events(bodies: list[dict[str, Any]]) -> dict[str, Any]:
     body = b"".join(b"data: " + orjson.dumps(each) + b"\n\n" for each in bodies)
     return {"type": "http.response.body", "body": body, "more_body": True}
-
-
-async def _cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """Returns the result of `work`, or cancels it when the client disconnects and returns None."""
-
-    async def disconnect() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(disconnect())
-    try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        log.info("client_disconnected")
-        return None
-    finally:
-        waiting.cancel()
-        if working.cancel():
-            await asyncio.wait({working})

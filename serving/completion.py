@@ -19,26 +19,13 @@ from serving.engine import Delta
 from serving.keys import Caller
 from serving.router import Assignment
 from serving.services import Services
+from serving.streamed_reply import ShownDelta, StreamedReply
 
 _POLICY_ID = re.compile(r"p\d+(-[0-9a-f]{6})?")
+_IN_PROMPT = {"tools", "documents", "chat_template_kwargs"}
+"""The fields of a request that a chat template writes into the prompt."""
 UNSTORED_PREFIX = "chatcmpl-nostore-"
 """The beginning of a completion's id where nothing was stored (`store: false`)."""
-
-
-class _Choice:
-    """The text and tokens of one choice so far."""
-
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-        self.token_ids: list[int] = []
-        self.logprobs: list[dict[str, Any]] = []
-        self.finish_reason = ""
-
-    def add(self, delta: Delta, text: str) -> None:
-        self.pieces.append(text)
-        self.token_ids += delta.token_ids
-        self.logprobs += delta.logprobs
-        self.finish_reason = delta.finish_reason or self.finish_reason
 
 
 class Completion:
@@ -49,6 +36,8 @@ class Completion:
         max_choices = services.settings.serving.max_choices
         if request.n > max_choices:
             raise InvalidRequest(f"n may be at most {max_choices}.", param="n")
+        _check_media(request, caller)
+        services.fleet.check_supported(request.needed())
         self._services = services
         self._caller = caller
         self._request = request
@@ -60,11 +49,19 @@ class Completion:
         self.rater = services.signer.rater_id(caller.project, user, caller.kind)
         self.assignment = _assign(services, caller, request.model, self.conversation_id)
         self.messages = _with_system_prompt(request, services.router.route(caller.project).system_prompt)
-        self._choices = [_Choice() for _ in range(request.n)]
+        self._choices = [
+            StreamedReply(
+                services.special_tokens,
+                has_stops=bool(request.stop),
+                legacy_functions=request.functions is not None,
+                show_reasoning=request.include_reasoning,
+            )
+            for _ in range(request.n)
+        ]
         self._prompt: list[int] = []
         self._max_tokens: int | None = request.max_tokens or services.settings.serving.max_tokens
 
-    async def deltas(self) -> AsyncGenerator[Delta]:
+    async def deltas(self) -> AsyncGenerator[ShownDelta]:
         """Yields the reply as it is generated; see `Fleet.stream` for its errors. Closing it stops the
         engine."""
         fleet, metrics = self._services.fleet, self._services.metrics
@@ -75,12 +72,7 @@ class Completion:
                         self._prompt = delta.prompt_token_ids
                         self._check_length(fleet.context)
                         metrics.time_to_first_token.observe(time.monotonic() - self._started)
-                    # A byte-level model can generate NUL, which Postgres cannot store.
-                    text = delta.text.replace("\0", "\ufffd")
-                    self._choices[delta.choice].add(delta, text)
-                    yield Delta(
-                        delta.choice, text, delta.token_ids, delta.logprobs, delta.finish_reason, None
-                    )
+                    yield self._choices[delta.choice].add(delta)
 
     def _check_length(self, context: int | None) -> None:
         """Raises InvalidRequest for a prompt that leaves no room for max_tokens, where vLLM would cut the
@@ -110,14 +102,22 @@ class Completion:
                 yield delta
 
     def _stream(self) -> AsyncGenerator[Delta]:
-        sampling = {**self._sampling(), "top_logprobs": self._request.top_logprobs or 0}
-        return self._services.fleet.stream(
-            self.assignment.policy, self.conversation_id, self.messages, sampling
-        )
+        special_tokens = self._services.special_tokens
+        parameters = {**self._sampling(), "top_logprobs": self._request.top_logprobs or 0}
+        for name, value in self._request.engine_fields().items():
+            parameters[name] = special_tokens.escape_all(value) if name in _IN_PROMPT else value
+        messages = [special_tokens.escape_message(message) for message in self.messages]
+        return self._services.fleet.stream(self.assignment.policy, self.conversation_id, messages, parameters)
 
     def _sampling(self) -> dict[str, Any]:
         """Returns every sampling parameter, so that the reply does not depend on an engine's own defaults."""
         return self._request.sampling(self._max_tokens, self._services.generation_defaults)
+
+    def _recorded_request(self) -> dict[str, Any]:
+        """Returns what shaped the prompt and the reply beside the messages. `media` marks a prompt that is
+        more than its tokens, so nothing is trained on it."""
+        media = sorted({part["type"] for part in self._request.media})
+        return self._request.engine_fields() | ({"media": media} if media else {})
 
     async def record(self) -> None:
         """Stores the turn, unless the client asked that nothing be stored, and counts it. Raises EngineError
@@ -134,10 +134,11 @@ class Completion:
                 choice=index,
                 policy=self.assignment.policy,
                 propensity=self.assignment.propensity,
-                text="".join(choice.pieces),
+                text=choice.text,
                 token_ids=choice.token_ids,
-                logprobs=[item["logprob"] for item in choice.logprobs],
+                logprobs=choice.token_logprobs,
                 finish_reason=choice.finish_reason,
+                message=choice.recorded(),
             )
             for index, choice in enumerate(self._choices)
         ]
@@ -153,6 +154,7 @@ class Completion:
                 sampling=self._sampling(),
                 replies=replies,
                 metadata=dict(self._request.metadata),
+                request=self._recorded_request(),
             )
         )
 
@@ -180,8 +182,8 @@ class Completion:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": "".join(choice.pieces), "refusal": None},
-                "logprobs": self.logprobs(choice.logprobs),
+                "message": choice.message(),
+                "logprobs": self.logprobs(choice.shown_logprobs),
                 "finish_reason": choice.finish_reason,
             }
             for index, choice in enumerate(self._choices)
@@ -233,8 +235,20 @@ def _assign(services: Services, caller: Caller, model: str, conversation_id: str
     return Assignment(model, 1.0)
 
 
+def _check_media(request: ChatRequest, caller: Caller) -> None:
+    """Raises InvalidRequest for a part that names an address and comes with a publishable key: an engine
+    would fetch it, from inside the operator's network."""
+    for part in request.media:
+        given = part[part["type"]]
+        url = str(given.get("url", "data:"))
+        if caller.kind == "publishable" and not url.startswith("data:"):
+            raise InvalidRequest(
+                "With a publishable key, send the file itself as a data: URL.", param="messages"
+            )
+
+
 def _with_system_prompt(request: ChatRequest, system_prompt: str | None) -> list[dict[str, Any]]:
-    messages = [message.model_dump() for message in request.messages]
+    messages = [message.model_dump(exclude_none=True) for message in request.messages]
     if system_prompt and all(message["role"] != "system" for message in messages):
         messages.insert(0, {"role": "system", "content": system_prompt})
     return messages

@@ -8,7 +8,7 @@ and an idle one adds no delay.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,12 @@ import aiohttp
 import orjson
 
 from schemas.errors import EngineError, InvalidRequest
+
+ENGINE_TITLE = "the embedded engine"
+"""What the embedded engine calls itself in its schema."""
+
+_UNABLE = ("tool choice requires", "not a multimodal model", "may be provided in one prompt")
+"""What vLLM says where it was not started for what a request needs."""
 
 _KEEPALIVE = 3.0  # seconds that an idle connection is kept; engines close theirs after 5
 _DRAIN_TIMEOUT = 1.0  # seconds for a response to end after its last event
@@ -25,7 +31,8 @@ _DRAIN_TIMEOUT = 1.0  # seconds for a response to end after its last event
 class Delta:
     """New tokens of one choice. `logprobs` are OpenAI's content items (`token`, `logprob` in nats, `bytes`,
     `top_logprobs`), one for each of `token_ids`, the end token included. `text` may be empty while a
-    character or a stop string is incomplete. The prompt's ids come with the first delta."""
+    character or a stop string is incomplete; `reasoning` is the new part of a thought, `tool_calls` the new
+    parts of tool calls, as OpenAI streams them. The prompt's ids come with the first delta."""
 
     choice: int
     text: str
@@ -33,6 +40,8 @@ class Delta:
     logprobs: list[dict[str, Any]]
     finish_reason: str | None
     prompt_token_ids: list[int] | None
+    reasoning: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
 
 
 class EngineClient:
@@ -46,13 +55,14 @@ class EngineClient:
         self._open_responses: set[aiohttp.ClientResponse] = set()
 
     async def stream(
-        self, policy: str, messages: list[dict[str, Any]], sampling: dict[str, Any]
+        self, policy: str, messages: list[dict[str, Any]], parameters: dict[str, Any]
     ) -> AsyncGenerator[Delta]:
-        """Yields the reply as it is generated; closing the iterator ends the generation. `sampling` has
-        OpenAI's names. Raises InvalidRequest when the engine refuses the request itself."""
-        top_logprobs = sampling.get("top_logprobs") or 0
+        """Yields the reply as it is generated; closing the iterator ends the generation. `parameters` are the
+        request's other fields, in the names of OpenAI and vLLM. Raises InvalidRequest when the engine refuses
+        the request itself."""
+        top_logprobs = parameters.get("top_logprobs") or 0
         body = {
-            **sampling,
+            **parameters,
             "top_logprobs": top_logprobs + 1 if top_logprobs else 0,  # vLLM's first is the sampled token
             "model": policy,
             "messages": messages,
@@ -112,6 +122,21 @@ class EngineClient:
             raise self._engine_error(status, answer)
         return {card["id"] for card in orjson.loads(answer)["data"] if card.get("parent")}
 
+    async def describe(self) -> tuple[str, frozenset[str] | None]:
+        """Returns what the engine is called, and the fields that its chat requests have (from its OpenAPI
+        schema), or None where it does not say."""
+        status, answer = await self._fetch("GET", "/openapi.json")
+        if status != 200:
+            return "the engine", None
+        schema = orjson.loads(answer)
+        name = ENGINE_TITLE if schema["info"]["title"] == ENGINE_TITLE else "vLLM"
+        try:
+            chat = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
+            reference = chat["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+            return name, frozenset(schema["components"]["schemas"][reference]["properties"])
+        except KeyError:
+            return name, None
+
     async def check_health(self) -> None:
         """Returns when the engine reports that it is healthy; vLLM's also checks its core process."""
         status, answer = await self._fetch("GET", "/health")
@@ -157,14 +182,20 @@ class EngineClient:
         tokens, which is skipped. Raises EngineError where tokens and log-probabilities do not match."""
         found: dict[int, Delta] = {}
         for event in events:
-            if "error" in event:
-                raise EngineError(f"{self.url}: {event['error'].get('message')}", url=self.url)
+            if "error" in event:  # vLLM reads a grammar only after the response has begun
+                error = event["error"]
+                if error.get("code") == 400:
+                    raise InvalidRequest(str(error.get("message")))
+                raise EngineError(f"{self.url}: {error.get('message')}", url=self.url)
             for choice in event["choices"]:
                 index = choice["index"]
                 delta = found.get(index)
                 if delta is None:
                     delta = found[index] = Delta(index, "", [], [], None, None)
-                delta.text += choice["delta"].get("content") or ""
+                said = choice["delta"]
+                delta.text += said.get("content") or ""
+                delta.reasoning += said.get("reasoning") or said.get("reasoning_content") or ""
+                delta.tool_calls += said.get("tool_calls") or ()
                 delta.token_ids += choice.get("token_ids") or ()
                 delta.logprobs += (choice.get("logprobs") or {}).get("content") or ()
                 delta.finish_reason = choice["finish_reason"] or delta.finish_reason
@@ -180,14 +211,16 @@ class EngineClient:
                 yield delta
 
     def _request_error(self, status: int, answer: bytes) -> EngineError | InvalidRequest:
-        """Returns InvalidRequest for a 400. vLLM's codes are numbers, so a prompt that does not fit is
-        recognised by its message."""
+        """Returns InvalidRequest for a 400. vLLM's codes are numbers, so a prompt that does not fit, and what
+        it was not started for, are recognised by the message."""
         if status != 400:
             return self._engine_error(status, answer)
         error = _error(answer)
         message, code = str(error.get("message", answer.decode(errors="replace"))), error.get("code")
         if "maximum context length" in message or "max_model_len" in message:
             code = "context_length_exceeded"
+        elif any(sign in message for sign in _UNABLE):
+            code = "unsupported_parameter"
         return InvalidRequest(message, code=code if isinstance(code, str) else None, param=error.get("param"))
 
     def _engine_error(self, status: int, answer: bytes) -> EngineError:

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from schemas.addresses import resolve
-from schemas.errors import EngineError, PolicyRejected, Unavailable
+from schemas.errors import EngineError, InvalidRequest, PolicyRejected, Unavailable
 from schemas.policies import Probe
 from serving.engine import Delta, EngineClient
 from serving.replica import Replica
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 _RESOLVE_TIMEOUT = 1.0  # seconds for name resolution, after which the addresses found before are used
 _UNLOAD_DELAY = 10.0  # seconds that an unused policy stays loaded, for other processes to stop using it
+_HOLD_SECONDS = 3.0  # that requests keep an unused policy loaded where another needs its slot
 _MAX_IMBALANCE = 4  # streams more than the least loaded replica that a conversation's own replica may have
 
 
@@ -75,6 +76,17 @@ class Fleet:
         """Returns every policy that is verified on a replica in rotation."""
         return set().union(*(replica.verified for replica in self.in_rotation))
 
+    def check_supported(self, fields: set[str]) -> None:
+        """Raises InvalidRequest (`unsupported_parameter`) for a field of a chat request that an engine in
+        rotation does not have: it would be ignored in silence."""
+        for replica in self.in_rotation:
+            if replica.fields is not None and (lacking := fields - replica.fields):
+                raise InvalidRequest(
+                    f"{min(lacking)} is not supported by {replica.engine_name} here; leave it out.",
+                    code="unsupported_parameter",
+                    param=min(lacking),
+                )
+
     @contextmanager
     def hold(self, policy: str) -> Iterator[None]:
         """Keeps `policy` loaded while a request uses it (a reference count)."""
@@ -85,7 +97,7 @@ class Fleet:
             self._in_use[policy] -= 1
 
     async def stream(
-        self, policy: str, conversation_id: str, messages: list[dict[str, Any]], sampling: dict[str, Any]
+        self, policy: str, conversation_id: str, messages: list[dict[str, Any]], parameters: dict[str, Any]
     ) -> AsyncGenerator[Delta]:
         """Yields a reply from the first-ranked replica, or from the next if that fails before its first
         token.
@@ -99,9 +111,9 @@ class Fleet:
                 continue
             started = False
             last_token = time.monotonic()
-            replica.streams += sampling["n"]
+            replica.streams += parameters["n"]
             try:
-                async with aclosing(replica.engine.stream(policy, messages, sampling)) as deltas:
+                async with aclosing(replica.engine.stream(policy, messages, parameters)) as deltas:
                     async for delta in deltas:
                         started = True
                         replica.last_token = last_token = time.monotonic()
@@ -114,7 +126,7 @@ class Fleet:
                 if started:
                     raise
             finally:
-                replica.streams -= sampling["n"]
+                replica.streams -= parameters["n"]
         raise Unavailable("No engine can answer now; try again soon.", retry_after=2)
 
     async def health_check(self) -> None:
@@ -161,7 +173,8 @@ class Fleet:
 
     async def unload_unused(self, required: set[str], *, at_once: bool = False) -> None:
         """Unloads the policies that are not `required` and that no request uses, _UNLOAD_DELAY after they
-        were last required, or `at_once`."""
+        were last required, or `at_once`. Then those that a request has used for longer than _HOLD_SECONDS go
+        too, since its client may have stopped reading; the engine still ends its reply on them."""
         now = time.monotonic()
         delay = 0.0 if at_once else _UNLOAD_DELAY
         loaded = set().union(*(replica.loaded for replica in self.healthy))
@@ -169,7 +182,9 @@ class Fleet:
         for replica in self.healthy:
             replica.failed &= required
             for policy in sorted(replica.loaded & self._unused_since.keys()):
-                if not self._in_use[policy] and now - self._unused_since[policy] >= delay:
+                unused = now - self._unused_since[policy]
+                held = self._in_use[policy] and not (at_once and unused >= _HOLD_SECONDS)
+                if unused >= delay and not held:
                     try:
                         await replica.unload(policy)
                     except EngineError as error:

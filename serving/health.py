@@ -1,7 +1,5 @@
 """Liveness, readiness and metrics endpoints: `/healthz`, `/readyz` and `/metrics` need no key."""
 
-import asyncio
-
 import psycopg
 from fastapi import APIRouter, Request
 from psycopg_pool import PoolTimeout
@@ -12,6 +10,7 @@ from serving.services import services
 router = APIRouter()
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz(request: Request) -> Response:
     """Liveness: returns 503 when a background task has ended, after which only a restart helps."""
@@ -21,14 +20,14 @@ async def healthz(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
     """Readiness: returns 503 unless the database answers and a healthy engine serves the live policy."""
     parts = services(request)
     route = parts.router.find(parts.settings.project)
     try:
-        async with parts.pool.connection(timeout=2) as connection:
-            await connection.execute("select 1")
+        await parts.database_check.get()
         database = True
     except (psycopg.OperationalError, PoolTimeout):
         database = False
@@ -44,5 +43,5 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    text = await asyncio.to_thread(services(request).metrics.exposition)  # it queries the database
+    text = await services(request).exposition.get()
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -27,6 +27,7 @@ from serving.completion import Completion
 from serving.error_handlers import TRANSIENT_ERRORS, InternalError, to_request_error
 from serving.keys import Caller
 from serving.services import services
+from serving.streams import WRITE_SECONDS
 from serving.votes import submit_vote
 
 router = APIRouter()
@@ -61,7 +62,9 @@ class LiveSocket:
             for task in tasks:
                 task.cancel()
             for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
+                if isinstance(result, TimeoutError):
+                    log.warning("client_stalled", seconds=WRITE_SECONDS)
+                elif isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
                     log.error("websocket_failed", exc_info=result)
 
     @property
@@ -74,7 +77,9 @@ class LiveSocket:
 
     async def _write(self) -> None:
         while True:
-            await self._websocket.send_text(_encode(await self._frames.get()))
+            frame = _encode(await self._frames.get())
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self._websocket.send_text(frame)
             self._frames.task_done()
 
     async def _read(self) -> None:

@@ -6,7 +6,6 @@ from fastapi import FastAPI, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from serving.keys import publishable_key
 from serving.services import services
 
 WEB = Path(__file__).parent / "web"
@@ -17,6 +16,7 @@ def install(app: FastAPI) -> None:
     """Adds one route for each file, so that unknown addresses and methods stay plain 404s and 405s."""
 
     def serve(address: str, path: Path) -> None:
+        @app.head(address, include_in_schema=False)
         @app.get(address, include_in_schema=False)
         async def file() -> Response:
             return FileResponse(path, headers=_NO_CACHE)
@@ -28,7 +28,5 @@ def install(app: FastAPI) -> None:
 
     @app.get("/config.json", include_in_schema=False)
     async def config(request: Request) -> Response:
-        parts = services(request)
-        async with parts.pool.connection() as connection:
-            key = await publishable_key(connection, parts.settings.project)
+        key = await services(request).page_key.get()
         return JSONResponse({"publishable_key": key}, headers=_NO_CACHE)

@@ -20,10 +20,13 @@ _VERIFY_TIMEOUT = 30.0  # seconds to load an adapter and answer its probe; vLLM 
 
 class Replica:
     """One engine. `loaded` are its adapters, `verified` those that may answer requests, `failed` those that
-    did not pass here and did on another replica. `last_token` is when a token last came (time.monotonic)."""
+    did not pass here and did on another replica. `fields` are those of its chat requests, where it says them.
+    `last_token` is when a token last came (time.monotonic)."""
 
     def __init__(self, engine: EngineClient) -> None:
         self.engine = engine
+        self.engine_name = "the engine"
+        self.fields: frozenset[str] | None = None
         self.healthy = False
         self.streams = 0
         self.last_token = 0.0
@@ -106,6 +109,8 @@ class Replica:
         try:
             async with asyncio.timeout(_HEALTH_TIMEOUT):
                 await self.engine.check_health()
+                if not self.healthy:
+                    self.engine_name, self.fields = await self.engine.describe()
                 return await self.engine.adapters()
         except TimeoutError:
             raise EngineError(

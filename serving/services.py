@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -19,12 +20,14 @@ from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import Settings
+from schemas.special_tokens import SpecialTokens
 from serving.fleet import Fleet
 from serving.hub import Hub
-from serving.keys import KeyCache, ensure_signing_secret
+from serving.keys import KeyCache, ensure_signing_secret, publishable_key
 from serving.limits import RateLimiter
 from serving.metrics import Metrics
 from serving.router import Router
+from serving.shared_result import SharedResult
 from serving.swap import Swap
 from serving.token_signer import TokenSigner
 
@@ -35,11 +38,14 @@ log = structlog.get_logger()
 class Services:
     """The shared parts of one application. They are built before the first request, so none is ever missing.
 
-    `generation_defaults` are the base's; `tasks` run beside the requests until the process ends.
+    `generation_defaults` and `special_tokens` are the base's; `tasks` run beside the requests until the
+    process ends. What anybody may ask without a key is computed once for all who ask: `database_check`,
+    `page_key` and `exposition` (of the metrics).
     """
 
     settings: Settings
     generation_defaults: GenerationDefaults
+    special_tokens: SpecialTokens
     metrics: Metrics
     pool: AsyncPool
     store: Store
@@ -50,6 +56,9 @@ class Services:
     fleet: Fleet
     swap: Swap
     hub: Hub
+    database_check: SharedResult[None]
+    page_key: SharedResult[str | None]
+    exposition: SharedResult[bytes]
     tasks: list[asyncio.Task[None]]
 
 
@@ -61,7 +70,10 @@ def services(connection: HTTPConnection) -> Services:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, generation_defaults: GenerationDefaults, metrics: Metrics
+    settings: Settings,
+    generation_defaults: GenerationDefaults,
+    special_tokens: SpecialTokens,
+    metrics: Metrics,
 ) -> AsyncIterator[Services]:
     """Builds the services over `settings.database_url` and starts their tasks; on exit, ends both."""
     async with open_async_pool(
@@ -88,6 +100,7 @@ async def open_services(
             yield Services(
                 settings=settings,
                 generation_defaults=generation_defaults,
+                special_tokens=special_tokens,
                 metrics=metrics,
                 pool=pool,
                 store=store,
@@ -98,6 +111,9 @@ async def open_services(
                 fleet=fleet,
                 swap=swap,
                 hub=hub,
+                database_check=SharedResult(partial(_check, pool)),
+                page_key=SharedResult(partial(_page_key, pool, settings.project), seconds=1),
+                exposition=SharedResult(partial(asyncio.to_thread, metrics.exposition)),
                 tasks=tasks,
             )
         finally:
@@ -105,6 +121,16 @@ async def open_services(
                 task.cancel()
             await asyncio.wait(tasks)
             await fleet.close()
+
+
+async def _check(pool: AsyncPool) -> None:
+    async with pool.connection(timeout=2) as connection:
+        await connection.execute("select 1")
+
+
+async def _page_key(pool: AsyncPool, project: str) -> str | None:
+    async with pool.connection() as connection:
+        return await publishable_key(connection, project)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -169,7 +169,9 @@ class Importer:
         except TemplateError as error:
             raise MalformedRow(f"the base's chat template refuses it: {error}") from None
         replies = [
-            Reply(choice, POLICY, 1.0, reply, self._tokenizer.encode_reply(reply), [], "stop")
+            Reply(
+                choice, POLICY, 1.0, reply, self._tokenizer.encode_reply(reply, keep_markers=True), [], "stop"
+            )
             for choice, reply in enumerate(judgement.replies)
         ]
         longest = len(prompt) + max(len(reply.token_ids) for reply in replies)

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from schemas.errors import StartError
 from schemas.settings import Settings
+from schemas.special_tokens import chat_template
+from serving.embedded.tools import calls_tools
 
 MODULE = "vllm.entrypoints.openai.api_server"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that --max-lora-rank accepts
@@ -63,8 +65,21 @@ def command(settings: Settings, port: int) -> list[str]:
         flags |= {"dtype": "float32", "distributed-executor-backend": "uni"}
     else:
         flags |= {"dtype": "bfloat16", "gpu-memory-utilization": str(settings.vllm.gpu_memory)}
-    switches = ["--enable-lora", *(["--enforce-eager"] if settings.vllm.eager else [])]
+    parser = settings.vllm.tool_parser or _tool_parser(Path(settings.model))
+    if parser:
+        flags["tool-call-parser"] = parser
+    if settings.vllm.reasoning_parser:
+        flags["reasoning-parser"] = settings.vllm.reasoning_parser
+    switches = [
+        "--enable-lora",
+        *(["--enforce-eager"] if settings.vllm.eager else []),
+        *(["--enable-auto-tool-choice"] if parser else []),
+    ]
     return [MODULE, *switches, *(word for name, value in flags.items() for word in (f"--{name}", value))]
+
+
+def _tool_parser(base: Path) -> str | None:
+    return "hermes" if calls_tools(chat_template(base)) else None
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -75,6 +75,9 @@ class Batch:
 
 def _sample_next(sequences: list[Sequence], logits_BV: Tensor) -> tuple[Tensor, list[tuple[Sequence, Token]]]:
     """Samples one token for each sequence and appends it; returns the ids, ids_B, and the tokens."""
+    for row, sequence in enumerate(sequences):
+        if sequence.grammar:
+            logits_BV[row].masked_fill_(~sequence.grammar.allowed().to(logits_BV.device), -torch.inf)
     logprobs_BV = logits_BV.log_softmax(-1)
     tokens_B = sample(
         logits_BV,

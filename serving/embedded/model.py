@@ -16,8 +16,9 @@ _ATTENTION = {"full_attention", "sliding_attention"}
 
 class Model:
     """A causal language model, in bfloat16 on a GPU. On a CPU it is in float32, with the matrices of its
-    layers in bfloat16 where they are stored so and the CPU multiplies that. `context` (tokens) and
-    `eos_token_ids` come from its configuration. Raises StartError for a model that it cannot serve."""
+    layers in bfloat16 where they are stored so and the CPU multiplies that. `context` (tokens),
+    `vocabulary` (the number of its logits) and `eos_token_ids` come from its configuration. Raises StartError
+    for a model that it cannot serve."""
 
     def __init__(self, directory: Path) -> None:
         config = AutoConfig.from_pretrained(directory).get_text_config(decoder=True)
@@ -40,6 +41,7 @@ class Model:
         base = base.to(self.device)
         self._base = base.eval().requires_grad_(False)
         self.context: int = config.max_position_embeddings
+        self.vocabulary: int = config.vocab_size
         self.eos_token_ids = _eos_token_ids(
             self._base.generation_config.eos_token_id, self.tokenizer.eos_token_id
         )

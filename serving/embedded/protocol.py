@@ -10,6 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.errors import InvalidRequest
 from serving.embedded.detokenizer import Detokenizer
+from serving.embedded.grammar import (
+    Grammar,
+    Grammars,
+    response_format_source,
+    structured_outputs_source,
+    tool_call_source,
+)
 from serving.embedded.model import Model
 from serving.embedded.sampling import Sampling
 from serving.embedded.sequence import Sequence
@@ -46,6 +53,40 @@ class ChatRequest(BaseModel):
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
     return_token_ids: bool = False
+    logit_bias: dict[int, float] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def may_call(self) -> bool:
+        """Returns whether tool calls are read from the reply."""
+        return bool(self.tools) and self.tool_choice != "none"
+
+    @property
+    def named_tool(self) -> str | None:
+        """Returns the tool that must be called, if one is named."""
+        return self.tool_choice["function"]["name"] if isinstance(self.tool_choice, dict) else None
+
+    @property
+    def constrained(self) -> bool:
+        """Returns whether the reply must have a certain form."""
+        must_call = bool(self.tools) and self.tool_choice not in (None, "none", "auto")
+        return must_call or self.structured_outputs is not None or self.response_format is not None
+
+    def grammar(self, grammars: Grammars) -> Grammar | None:
+        """Returns what the reply must follow, if anything. Raises InvalidRequest."""
+        if self.tools and self.tool_choice not in (None, "none", "auto"):
+            several = self.named_tool is None and self.parallel_tool_calls is not False
+            source = tool_call_source(self.tools, self.named_tool, several=several)
+            return grammars.compile(source, "tools")
+        if self.structured_outputs is not None:
+            return grammars.compile(structured_outputs_source(self.structured_outputs), "structured_outputs")
+        form = response_format_source(self.response_format or {})
+        return grammars.compile(form, "response_format") if form else None
 
     def sampling(self) -> Sampling:
         return Sampling(
@@ -56,9 +97,10 @@ class ChatRequest(BaseModel):
             repetition_penalty=self.repetition_penalty or 1.0,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=tuple((self.logit_bias or {}).items()),
         )
 
-    def sequences(self, model: Model, prompt: list[int], top_logprobs: int) -> list[Sequence]:
+    def sequences(self, model: Model, prompt: list[int], grammar: Grammar | None) -> list[Sequence]:
         """Returns one sequence for each choice, with its own random generator. Raises InvalidRequest where
         the prompt and the reply exceed the context."""
         left = model.context - len(prompt)
@@ -78,10 +120,11 @@ class ChatRequest(BaseModel):
                 prompt=prompt,
                 max_tokens=max_tokens,
                 sampling=self.sampling(),
-                top_logprobs=top_logprobs,
+                top_logprobs=self.top_logprobs if self.logprobs else 0,
                 eos_token_ids=model.eos_token_ids,
                 detokenizer=Detokenizer(model.tokenizer, [stop for stop in stops if stop]),
                 random=Random() if self.seed is None else Random(f"{self.seed}:{choice}"),
+                grammar=grammar.copy() if grammar else None,
             )
             for choice in range(self.n)
         ]
@@ -90,7 +133,7 @@ class ChatRequest(BaseModel):
         for name, value in (self.model_extra or {}).items():
             if value is not None and name not in _IGNORED:
                 raise InvalidRequest(
-                    f"The embedded engine does not support '{name}'.",
+                    f"{name} is not supported by the embedded engine; leave it out.",
                     code="unsupported_parameter",
                     param=name,
                 )

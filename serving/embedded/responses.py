@@ -8,6 +8,7 @@ from typing import Any
 from serving.embedded.detokenizer import Vocabulary
 from serving.embedded.protocol import ChatRequest
 from serving.embedded.sequence import Token
+from serving.embedded.tools import ToolCallParser
 
 
 class ChatResponse:
@@ -23,14 +24,19 @@ class ChatResponse:
             "model": request.model,
         }
         self._generated: Counter[int] = Counter()
+        self._parsers = {
+            choice: ToolCallParser(several=request.parallel_tool_calls is not False)
+            for choice in range(request.n if request.may_call else 0)
+        }
 
     def chunk(self, token: Token) -> dict[str, Any]:
         first = not self._generated
         role = {} if self._generated[token.choice] else {"role": "assistant"}
         self._generated[token.choice] += 1
-        choice: dict[str, Any] = {"index": token.choice, "delta": {**role, "content": token.text}}
+        said, finish_reason = self._said(token.choice, token.text, token.finish_reason)
+        choice: dict[str, Any] = {"index": token.choice, "delta": {**role, **said}}
         choice["logprobs"] = {"content": [self._item(token)]} if self._request.logprobs else None
-        choice["finish_reason"] = token.finish_reason
+        choice["finish_reason"] = finish_reason
         if self._request.return_token_ids:
             choice["token_ids"] = [token.id]
         chunk = {**self._header, "object": "chat.completion.chunk", "choices": [choice]}
@@ -55,13 +61,28 @@ class ChatResponse:
         return body
 
     def _choice(self, index: int, tokens: list[Token]) -> dict[str, Any]:
-        content = "".join(token.text for token in tokens)
-        choice: dict[str, Any] = {"index": index, "message": {"role": "assistant", "content": content}}
+        said, finish_reason = self._said(
+            index, "".join(token.text for token in tokens), tokens[-1].finish_reason
+        )
+        for call in said.get("tool_calls", ()):
+            del call["index"]
+        choice: dict[str, Any] = {"index": index, "message": {"role": "assistant", **said}}
         logprobs = {"content": [self._item(token) for token in tokens]} if self._request.logprobs else None
-        choice |= {"logprobs": logprobs, "finish_reason": tokens[-1].finish_reason}
+        choice |= {"logprobs": logprobs, "finish_reason": finish_reason}
         if self._request.return_token_ids:
             choice["token_ids"] = [token.id for token in tokens]
         return choice
+
+    def _said(self, choice: int, text: str, finish_reason: str | None) -> tuple[dict[str, Any], str | None]:
+        """Returns the new text of a choice as parts of a message, and its finish reason: as in vLLM, that of
+        a reply that calls tools is `tool_calls`, but for a tool that the request named."""
+        parser = self._parsers.get(choice)
+        if parser is None:
+            return {"content": text}, finish_reason
+        content, calls = parser.push(text, ended=finish_reason is not None)
+        if finish_reason == "stop" and parser.calls and self._request.named_tool is None:
+            finish_reason = "tool_calls"
+        return {"content": content, **({"tool_calls": calls} if calls else {})}, finish_reason
 
     def _item(self, token: Token) -> dict[str, Any]:
         tops = [self._logprob(*each) for each in token.top_logprobs]

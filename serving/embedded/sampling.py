@@ -21,7 +21,8 @@ _MORE_CANDIDATES = 8  # factor by which there are more where those do not suffic
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """The parameters of OpenAI and vLLM; each default is neutral. The repetition penalty counts tokens of the
-    prompt and the reply, the other penalties those of the reply."""
+    prompt and the reply, the other penalties those of the reply; `logit_bias` is added to the logits of
+    tokens, (id, bias)."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -30,6 +31,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     @property
     def greedy(self) -> bool:
@@ -42,7 +44,9 @@ class Sampling:
 
     @property
     def penalised(self) -> bool:
-        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
+        return bool(
+            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias
+        )
 
 
 def sample(
@@ -86,13 +90,17 @@ def _invert(probabilities_RN: Tensor, points_R1: Tensor) -> Tensor:
 def _penalised(
     logits_BV: Tensor, settings: list[Sampling], prompts: list[list[int]], counts: list[Counter[int]]
 ) -> Tensor:
-    """Returns the logits after the repetition penalty, which divides those above zero and multiplies those
-    below (Keskar et al. 2019), and OpenAI's: − frequency · count − presence · [count > 0]."""
+    """Returns the logits after the bias of single tokens, which is added, the repetition penalty, which
+    divides those above zero and multiplies those below (Keskar et al. 2019), and OpenAI's penalties:
+    − frequency · count − presence · [count > 0]."""
     rows = [row for row, each in enumerate(settings) if each.penalised]
     if not rows:
         return logits_BV
     scores_BV = logits_BV.clone()
     for row in rows:
+        for token, bias in settings[row].logit_bias:
+            if 0 <= token < scores_BV.shape[1]:
+                scores_BV[row, token] += bias
         penalty = settings[row].repetition_penalty
         if penalty != 1:
             seen = torch.tensor(sorted({*prompts[row], *counts[row]}), device=logits_BV.device)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from serving.embedded.detokenizer import Detokenizer
+from serving.embedded.grammar import Grammar
 from serving.embedded.sampling import Sampling
 
 
@@ -34,6 +35,7 @@ class Sequence:
     eos_token_ids: frozenset[int]
     detokenizer: Detokenizer
     random: Random
+    grammar: Grammar | None = None
     counts: Counter[int] = field(default_factory=Counter)
     generated: int = 0
     done: bool = False
@@ -42,6 +44,8 @@ class Sequence:
         """Appends a sampled token; returns it with its text, and the finish reason if it ends the reply."""
         self.generated += 1
         self.counts[token] += 1
+        if self.grammar:
+            self.grammar.append(token)
         ended = token in self.eos_token_ids
         text = "" if ended else self.detokenizer.push(token)
         reason = "stop" if ended or self.detokenizer.stopped else None

@@ -1,8 +1,10 @@
 """The engine's HTTP API must be reachable on loopback or a private network only, as it has no authentication:
-its clients may load adapters. Prompts are tokenized in their own thread, so the event loop never computes."""
+its clients may load adapters. Prompts and grammars are made in their own thread, so the event loop never
+computes."""
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +17,15 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from schemas.errors import HearkenError, InvalidRequest, RequestError
 from serving.embedded.detokenizer import Vocabulary
+from serving.embedded.grammar import Grammars
 from serving.embedded.lora import AdapterError
 from serving.embedded.model import Model
 from serving.embedded.prompt import encode
 from serving.embedded.protocol import ChatRequest, CompletionRequest, LoadRequest, UnloadRequest
 from serving.embedded.responses import ChatResponse, usage
 from serving.embedded.scheduler import Scheduler
-from serving.embedded.sequence import Token
+from serving.embedded.sequence import Sequence, Token
+from serving.engine import ENGINE_TITLE
 
 T = TypeVar("T")
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -42,7 +46,7 @@ def create_app(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
         scheduler.stop()
         tokenizer_thread.shutdown()
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    app = FastAPI(title=ENGINE_TITLE, lifespan=lifespan, docs_url=None, redoc_url=None)
     _add_adapter_routes(app, scheduler, name)
     _add_generation_routes(app, model, scheduler, tokenizer_thread)
     _add_error_handlers(app)
@@ -82,14 +86,19 @@ def _add_generation_routes(
     app: FastAPI, model: Model, scheduler: Scheduler, tokenizer_thread: ThreadPoolExecutor
 ) -> None:
     vocabulary = Vocabulary(model.tokenizer)
+    grammars = functools.cache(Grammars)  # made when one is first asked for, as that takes a second
+
+    def prepare(body: ChatRequest) -> tuple[list[int], list[Sequence]]:
+        prompt = encode(model.tokenizer, body.messages, body.tools, body.chat_template_kwargs)
+        grammar = body.grammar(grammars(model)) if body.constrained else None
+        return prompt, body.sequences(model, prompt, grammar)
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
         body.check_supported()
         body.max_tokens = body.max_completion_tokens or body.max_tokens
         loop = asyncio.get_running_loop()
-        prompt = await loop.run_in_executor(tokenizer_thread, encode, model.tokenizer, body.messages)
-        sequences = body.sequences(model, prompt, body.top_logprobs if body.logprobs else 0)
+        prompt, sequences = await loop.run_in_executor(tokenizer_thread, prepare, body)
         generation = scheduler.generate(body.model, sequences)
         reply = ChatResponse(body, prompt, vocabulary)
         if not body.stream:

@@ -31,9 +31,13 @@ from schemas.settings import EngineSettings, Settings, VllmSettings
 SLOTS = 5
 ADAPTERS = ("p0", "p1-aaaaaa", "p2-bbbbbb", "p3-cccccc")
 TEMPLATE = (
+    "{% for tool in tools or [] %}<|system|>{{ tool['function']['name'] }}: "
+    "{{ tool['function']['description'] or '' }}<tool_call><|end|>{% endfor %}"
     "{% for message in messages %}"
-    "{% if message['role'] == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
-    "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
+    "<|{{ 'user' if message['role'] == 'tool' else message['role'] }}|>{{ message['content'] or '' }}"
+    "{% for call in message['tool_calls'] or [] %}<tool_call>\n"
+    "{\"name\": \"{{ call['function']['name'] }}\", "
+    "\"arguments\": {{ call['function']['arguments'] | tojson }}}\n</tool_call>{% endfor %}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 TEXT = [

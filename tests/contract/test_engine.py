@@ -4,6 +4,7 @@ The suite is parametrised by the kind of engine; the references are plain transf
 """
 
 import asyncio
+import json
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -39,6 +40,7 @@ class Reply:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str | None = None
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
 
 
 async def replies(
@@ -55,6 +57,11 @@ async def replies(
         reply.token_ids += delta.token_ids
         reply.logprobs += delta.logprobs
         reply.finish_reason = delta.finish_reason
+        for part in delta.tool_calls:
+            if part["index"] == len(reply.tool_calls):
+                reply.tool_calls.append({"id": part["id"], "function": {"name": "", "arguments": ""}})
+            for name, text in part["function"].items():
+                reply.tool_calls[part["index"]]["function"][name] += text or ""
         prompt = prompt or delta.prompt_token_ids or []
     return prompt, found
 
@@ -221,6 +228,107 @@ async def test_the_repetition_penalty_is_on_prompt_and_reply(engine: EngineClien
         seen = torch.tensor(sorted({*prompt, *found.token_ids[:step]}))
         row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
         assert row[token] == pytest.approx(float(row.max()), abs=1e-3)
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city.",
+        "strict": True,  # vLLM follows the schema only then
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+TIME = {
+    "type": "function",
+    "function": {"name": "time", "parameters": {"type": "object", "maxProperties": 0}},
+}
+CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
+
+
+def without_blanks(world: World) -> dict[str, int]:
+    """A bias against blanks, which random weights write for ever where a grammar allows them."""
+    vocabulary = world.tokenizer.get_vocab()
+    return {str(token): -100 for text, token in vocabulary.items() if not text.strip("ĠĊ")}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}},
+        {"structured_outputs": {"json": CITY}},
+        {"structured_outputs": {"regex": r'\{"city": "(Paris|Rome)"\}'}},
+        {"structured_outputs": {"choice": ['{"city": "Rome"}', '{"city": "Paris"}']}},
+    ],
+    ids=["response_format", "json", "regex", "choice"],
+)
+async def test_a_reply_has_the_form_that_was_asked_for(
+    engine: EngineClient, world: World, form: dict[str, Any]
+) -> None:
+    asked = {**form, "n": 3, "max_tokens": 60, "seed": 4, "logit_bias": without_blanks(world)}
+    _, found = await replies(engine, "p1-aaaaaa", asked)
+    for each in found:
+        assert json.loads(each.text)["city"] in ("Paris", "Rome")
+        assert each.finish_reason == "stop"
+
+
+async def test_a_grammar_that_is_none_is_refused(engine: EngineClient) -> None:
+    wrong = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(InvalidRequest):
+        await reply(engine, "p0", {**GREEDY, "response_format": wrong})
+
+
+async def test_a_bias_rules_tokens_in_and_out(engine: EngineClient) -> None:
+    wanted = await reply(engine, "p1-aaaaaa", {**GREEDY, "max_tokens": 4, "logit_bias": {"77": 100}})
+    assert wanted.token_ids == [77] * 4
+    free = await reply(engine, "p1-aaaaaa", GREEDY)
+    without = await reply(engine, "p1-aaaaaa", {**GREEDY, "logit_bias": {str(free.token_ids[0]): -100}})
+    assert free.token_ids[0] not in without.token_ids
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+async def test_a_tool_that_must_be_called_is_called(engine: EngineClient, world: World, choice: Any) -> None:
+    """A model with random weights calls the right tool with valid arguments, and every token is recorded."""
+    asked = {"tools": [WEATHER], "tool_choice": choice, "parallel_tool_calls": False, "seed": 3}
+    asked |= {"max_tokens": 160, "logit_bias": without_blanks(world)}
+    _, [found] = await replies(engine, "p1-aaaaaa", asked)
+    [call] = found.tool_calls
+    assert call["function"]["name"] == "weather"
+    assert json.loads(call["function"]["arguments"])["city"] in ("Paris", "Rome")
+    assert call["id"]
+    assert found.text == ""
+    assert len(found.token_ids) > 10
+
+
+async def test_tools_and_their_calls_are_in_the_prompt(engine: EngineClient, world: World) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "time", "arguments": '{"zone": "UTC"}'}}
+    messages = [
+        *CAT,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "Noon."},
+    ]
+    prompt, _ = await replies(
+        engine, "p0", {"tools": [WEATHER, TIME], "tool_choice": "none", "max_tokens": 1}, messages
+    )
+    text = world.tokenizer.decode(prompt)
+    assert text.startswith(
+        "<|system|>weather: The weather in a city.<tool_call><|end|><|system|>time: <tool_"
+    )
+    assert '<tool_call>\n{"name": "time", "arguments": {"zone": "UTC"}}\n</tool_call>' in text
+    assert text.endswith("<|user|>Noon.<|end|><|assistant|>")
+
+
+async def test_it_says_what_it_can(engine: EngineClient) -> None:
+    name, fields = await engine.describe()
+    assert name in ("vLLM", "the embedded engine")
+    assert fields is not None
+    assert {"tools", "response_format", "structured_outputs", "logit_bias", "chat_template_kwargs"} <= fields
+    assert "tempreature" not in fields
 
 
 async def test_usage_counts_the_tokens(engine: EngineClient) -> None:

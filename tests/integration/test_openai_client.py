@@ -100,8 +100,8 @@ def test_errors_arrive_as_the_clients_own(service: Service, client: openai.OpenA
         client.chat.completions.create(model="default", messages=ASK, max_tokens=100_000)
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="default", messages=ASK, response_format={"type": "json_object"})
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "response_format")
+        client.chat.completions.create(model="default", messages=ASK, reasoning_effort="low")
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "reasoning_effort")
     stranger = openai.OpenAI(base_url=f"{service.url}/v1", api_key="sk-hearken-nobody", max_retries=0)
     with pytest.raises(openai.AuthenticationError):
         stranger.chat.completions.create(model="default", messages=ASK)

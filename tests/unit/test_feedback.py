@@ -76,6 +76,12 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     assert error.message.startswith(param)
 
 
+def test_null_means_not_given() -> None:
+    thumb = {"completion_id": "chatcmpl-1", "type": "thumb", "value": "up"}
+    nothing = {"choice": None, "reasons": None, "comment": None, "user": None, "feedback_token": None}
+    assert parse_vote({**thumb, **nothing}) == parse_vote(thumb)
+
+
 @pytest.mark.parametrize("data", [None, [], "thumb", 7])
 def test_a_vote_is_an_object(data: Any) -> None:
     with pytest.raises(InvalidRequest):

@@ -217,6 +217,23 @@ async def test_an_unused_policy_is_unloaded_after_a_delay(
     assert not found.serves("p1")
 
 
+async def test_a_slot_that_a_stalled_client_holds_is_freed_at_a_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.fleet._HOLD_SECONDS", 0.05)
+    found, _ = fleet(OWN)
+    await found.verify("p0", Path("p0"), PROBE, 0.05)
+    await found.verify("p1", Path("p1"), PROBE, 0.05)
+    with found.hold("p1"):
+        await found.unload_unused({"p0", "p2"}, at_once=True)
+        assert not found.has_slot("p2", max_adapters=2)
+        await asyncio.sleep(0.06)
+        await found.unload_unused({"p0", "p2"})
+        assert not found.has_slot("p2", max_adapters=2), "nobody needs it yet"
+        await found.unload_unused({"p0", "p2"}, at_once=True)
+        assert found.has_slot("p2", max_adapters=2)
+
+
 async def test_the_unload_delay_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = fleet(OWN)
     await found.verify("p1", Path("p1"), PROBE, 0.05)

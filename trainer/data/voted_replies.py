@@ -18,7 +18,8 @@ _MAX_SUBSCRIPT = 2**31 - 1
 class VotedReplies:
     """The replies of turns: in `found` (prompt, reply) token ids of those that fit the base, in `truncated`
     the keys of those of them whose prompt lost its beginning, in `keys` the keys of all by turn. No prompt
-    has more than `longest` tokens with its reply."""
+    has more than `longest` tokens with its reply. Turns with images or sounds are left out: their tokens
+    alone are not what the model saw."""
 
     def __init__(
         self, connection: Connection[DictRow], backbone: Backbone, turns: Sequence[str], longest: int
@@ -31,7 +32,7 @@ class VotedReplies:
         prompts = connection.execute(
             "select id, cardinality(prompt_token_ids) as tokens,"
             " prompt_token_ids[greatest(cardinality(prompt_token_ids) - %s, 0) + 1 :] as last_tokens"
-            " from turns where id = any(%s)",
+            " from turns where id = any(%s) and not request ? 'media'",
             [self._longest, list(set(turns))],
         ).fetchall()
         self._prompts = {row["id"]: (row["tokens"], row["last_tokens"]) for row in prompts}

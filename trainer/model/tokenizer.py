@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from schemas.special_tokens import read_special_tokens
+
 Messages = list[dict[str, Any]]
 
 
@@ -17,6 +19,7 @@ class ChatTokenizer:
 
     def __init__(self, directory: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+        self._special_tokens = read_special_tokens(directory)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         added = self.tokenizer.added_tokens_encoder
         self.think_ids: tuple[int, int] | None = (
@@ -36,13 +39,17 @@ class ChatTokenizer:
         self.eos_ids = list(dict.fromkeys(token for token in candidates if token is not None))
 
     def render(self, messages: Messages) -> list[int]:
-        """Returns the token ids of a conversation with the generation prompt behind it."""
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        """Returns the token ids of a conversation with the generation prompt behind it. As in serving, no
+        text of the messages becomes a special token."""
+        escaped = [self._special_tokens.escape_message(message) for message in messages]
+        encoded = self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)
         return list(encoded["input_ids"])
 
-    def encode_reply(self, text: str) -> list[int]:
-        """Returns the token ids of a written reply, end token included."""
-        return [*self.tokenizer.encode(text, add_special_tokens=False), self.eos_ids[0]]
+    def encode_reply(self, text: str, *, keep_markers: bool = False) -> list[int]:
+        """Returns the token ids of a written reply, end token included. No text of it becomes a special
+        token, nor, unless `keep_markers`, a marker such as that of a thought."""
+        escaped = self._special_tokens.escape(text, keep_markers=keep_markers)
+        return [*self.tokenizer.encode(escaped, add_special_tokens=False), self.eos_ids[0]]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))

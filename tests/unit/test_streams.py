@@ -1,0 +1,61 @@
+"""A stream has a deadline and keep-alives; what many ask for is computed once."""
+
+import asyncio
+
+import pytest
+from starlette.types import Message
+
+from serving import streams
+from serving.shared_result import SharedResult
+
+
+async def test_a_client_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "WRITE_SECONDS", 0.05)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message["type"] == "stalls":
+            await asyncio.Event().wait()
+
+    bounded = streams.with_deadline(send)
+    await bounded({"type": "reads"})
+    with pytest.raises(TimeoutError):
+        await bounded({"type": "stalls"})
+    assert len(sent) == 2
+
+
+async def test_many_share_one_computation() -> None:
+    begun, go_on = 0, asyncio.Event()
+
+    async def compute() -> int:
+        nonlocal begun
+        begun += 1
+        await go_on.wait()
+        if begun == 2:
+            raise ValueError("the second fails")
+        return begun
+
+    shared = SharedResult(compute)
+    waiting = [asyncio.create_task(shared.get()) for _ in range(5)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()  # who leaves takes nothing from the others
+    go_on.set()
+    assert await asyncio.gather(*waiting[1:]) == [1] * 4
+    failing = await asyncio.gather(shared.get(), shared.get(), return_exceptions=True)
+    assert [str(error) for error in failing] == ["the second fails"] * 2
+    assert await shared.get() == 3
+
+
+async def test_a_result_is_kept_for_its_time() -> None:
+    begun = 0
+
+    async def compute() -> int:
+        nonlocal begun
+        begun += 1
+        return begun
+
+    shared = SharedResult(compute, seconds=0.05)
+    assert [await shared.get() for _ in range(3)] == [1, 1, 1]
+    await asyncio.sleep(0.06)
+    assert await shared.get() == 2
