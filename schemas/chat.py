@@ -182,6 +182,9 @@ Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
+Metadata = Annotated[dict[Label, Annotated[str, StringConstraints(max_length=512)]], Field(max_length=16)]
+
+
 class ChatRequest(EngineSampling, EnginePrompt):
     """A valid request. `n` is also bounded by the settings, the length by the engine's context."""
 
@@ -203,9 +206,7 @@ class ChatRequest(EngineSampling, EnginePrompt):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     include_reasoning: bool = True
     user: str | None = Field(None, min_length=1, max_length=256)
-    metadata: dict[Label, Annotated[str, StringConstraints(max_length=512)]] = Field(
-        default_factory=dict, max_length=16
-    )
+    metadata: Metadata = Field(default_factory=dict)
     store: bool = True
 
     @field_validator("metadata")

@@ -3,6 +3,7 @@
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 IMPORTED = "chatcmpl-i"
@@ -29,6 +30,25 @@ class Reply:
     logprobs: list[float]
     finish_reason: str
     message: dict[str, Any] | None = None
+
+    @property
+    def whole_message(self) -> dict[str, Any]:
+        """Returns the reply as a message of a chat."""
+        return self.message or {"role": "assistant", "content": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """A turn as it is read back, without what only training needs. `prompt_tokens` is a number of tokens."""
+
+    id: str
+    messages: list[dict[str, Any]]
+    sampling: dict[str, Any]
+    metadata: dict[str, Any]
+    request: dict[str, Any]
+    created_at: datetime
+    prompt_tokens: int
+    replies: list[Reply]
 
 
 @dataclass(frozen=True, slots=True)

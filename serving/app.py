@@ -20,7 +20,17 @@ from schemas.errors import StartError
 from schemas.generation_defaults import read_generation_defaults
 from schemas.settings import Settings
 from schemas.special_tokens import read_special_tokens
-from serving import admin, chat, error_handlers, health, live, page, votes
+from serving import (
+    admin,
+    chat,
+    error_handlers,
+    health,
+    live,
+    page,
+    responses,
+    stored_completions,
+    votes,
+)
 from serving.limits import BodyLimit
 from serving.loop_metrics import loop_metrics
 from serving.metrics import Metrics
@@ -28,7 +38,7 @@ from serving.request_log import RequestLog
 from serving.services import Services, open_services
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
-_PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models")
+_PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -51,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
-    for part in (chat, votes, live, admin, health):
+    for part in (chat, responses, stored_completions, votes, live, admin, health):
         app.include_router(part.router)
     page.install(app)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)

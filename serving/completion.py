@@ -29,10 +29,13 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 
 
 class Completion:
-    """The completion of one chat request. The constructor generates nothing yet; it raises Forbidden,
+    """The completion of one chat request; `record` is what else of the request to record. The constructor
+    generates nothing yet; it raises Forbidden,
     NotFound, InvalidRequest or Unavailable when the request cannot be answered."""
 
-    def __init__(self, services: Services, caller: Caller, request: ChatRequest) -> None:
+    def __init__(
+        self, services: Services, caller: Caller, request: ChatRequest, record: dict[str, Any] | None = None
+    ) -> None:
         max_choices = services.settings.serving.max_choices
         if request.n > max_choices:
             raise InvalidRequest(f"n may be at most {max_choices}.", param="n")
@@ -41,6 +44,7 @@ class Completion:
         self._services = services
         self._caller = caller
         self._request = request
+        self._record = record or {}
         self._started = time.monotonic()
         self.created = int(time.time())
         self.id = new_id() if request.store else UNSTORED_PREFIX + secrets.token_hex(12)
@@ -103,13 +107,13 @@ class Completion:
 
     def _stream(self) -> AsyncGenerator[Delta]:
         special_tokens = self._services.special_tokens
-        parameters = {**self._sampling(), "top_logprobs": self._request.top_logprobs or 0}
+        parameters = {**self.sampling(), "top_logprobs": self._request.top_logprobs or 0}
         for name, value in self._request.engine_fields().items():
             parameters[name] = special_tokens.escape_all(value) if name in _IN_PROMPT else value
         messages = [special_tokens.escape_message(message) for message in self.messages]
         return self._services.fleet.stream(self.assignment.policy, self.conversation_id, messages, parameters)
 
-    def _sampling(self) -> dict[str, Any]:
+    def sampling(self) -> dict[str, Any]:
         """Returns every sampling parameter, so that the reply does not depend on an engine's own defaults."""
         return self._request.sampling(self._max_tokens, self._services.generation_defaults)
 
@@ -117,7 +121,7 @@ class Completion:
         """Returns what shaped the prompt and the reply beside the messages. `media` marks a prompt that is
         more than its tokens, so nothing is trained on it."""
         media = sorted({part["type"] for part in self._request.media})
-        return self._request.engine_fields() | ({"media": media} if media else {})
+        return self._request.engine_fields() | ({"media": media} if media else {}) | self._record
 
     async def record(self) -> None:
         """Stores the turn, unless the client asked that nothing be stored, and counts it. Raises EngineError
@@ -151,7 +155,7 @@ class Completion:
                 key_id=self._caller.key_id,
                 messages=self.messages,
                 prompt_token_ids=self._prompt,
-                sampling=self._sampling(),
+                sampling=self.sampling(),
                 replies=replies,
                 metadata=dict(self._request.metadata),
                 request=self._recorded_request(),
@@ -194,6 +198,10 @@ class Completion:
             "usage": self.usage(),
             "hearken": self.extension(),
         }
+
+    def shown(self) -> ShownDelta:
+        """Returns all that the client sees of the first choice."""
+        return self._choices[0].shown()
 
     def logprobs(self, items: list[dict[str, Any]]) -> dict[str, Any] | None:
         return {"content": items, "refusal": None} if self._request.logprobs else None

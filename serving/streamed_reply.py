@@ -73,6 +73,13 @@ class StreamedReply:
             return message | self._called()
         return message | self._thought() | self._called()
 
+    def shown(self) -> ShownDelta:
+        """Returns all that the client sees, as one delta."""
+        thought = self._thought() if self.show_reasoning else {}
+        calls = [{"index": index, **call} for index, call in enumerate(self._tool_calls)]
+        message = {"content": self.text, **thought, **({"tool_calls": calls} if calls else {})}
+        return ShownDelta(0, message, self.shown_logprobs, self.finish_reason)
+
     def recorded(self) -> dict[str, Any] | None:
         """Returns the whole message for the record; None where it is only text."""
         more = self._thought() | ({"tool_calls": self._tool_calls} if self._tool_calls else {})

@@ -1,17 +1,32 @@
-"""Streams to clients have write deadlines and keep-alives, and end with their clients."""
+"""A completion is sent whole, or as a stream with keep-alives; both have write deadlines, and end with their
+clients."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, TypeVar
 
+import orjson
 import structlog
-from starlette.types import Message, Receive, Send
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from schemas.errors import RequestError
+from serving.completion import Completion
+from serving.error_handlers import TRANSIENT_ERRORS, to_request_error
+from serving.metrics import Metrics
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
 KEEP_ALIVE_SECONDS = 15.0
 """Seconds between comments on a stream: proxies give up after 60 without a byte."""
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
 
 WRITE_SECONDS = 30.0
 """Seconds that a client may take to read what is sent; then its connection is closed."""
@@ -31,7 +46,80 @@ async def keep_alive(send: Send) -> None:
     """Sends a comment of server-sent events now and then, until it is cancelled."""
     while True:
         await asyncio.sleep(KEEP_ALIVE_SECONDS)
-        await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
+        await send(_body(b": keep-alive\n\n"))
+
+
+class CompletionResponse(Response):
+    """Sends a completion, whole or as the server-sent events that `events` yields. Errors before the first
+    byte are raised; one after it is an event that `failure` makes."""
+
+    def __init__(
+        self,
+        completion: Completion,
+        events: AsyncGenerator[bytes] | None,
+        metrics: Metrics,
+        whole: Callable[[], dict[str, Any]] | None = None,
+        failure: Callable[[RequestError], bytes] | None = None,
+    ) -> None:
+        super().__init__()
+        self._completion = completion
+        self._events = events
+        self._metrics = metrics
+        self._whole = whole or completion.response
+        self._failure = failure or _failure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = with_deadline(send)
+        try:
+            if self._events is not None:
+                await cancel_on_disconnect(receive, self._stream(self._events, send))
+            elif await cancel_on_disconnect(receive, self._complete()):
+                body = orjson.dumps(self._whole())
+                await Response(body, media_type="application/json")(scope, receive, send)
+        except TimeoutError:
+            log.warning("client_stalled", seconds=WRITE_SECONDS)
+
+    async def _complete(self) -> bool:
+        async with aclosing(self._completion.deltas()) as deltas:
+            async for _ in deltas:
+                pass
+        await self._completion.record()
+        return True
+
+    async def _stream(self, events: AsyncGenerator[bytes], send: Send) -> None:
+        """Sends the events. If the first takes long, the response begins without it, so that no proxy between
+        gives up."""
+        async with aclosing(events):
+            first = asyncio.ensure_future(anext(events))
+            comments: asyncio.Task[None] | None = None
+            try:
+                await asyncio.wait({first}, timeout=KEEP_ALIVE_SECONDS)
+                if first.done():
+                    first.result()
+                await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                comments = asyncio.create_task(keep_alive(send))
+                await send(_body(await first))
+                async for event in events:
+                    await send(_body(event))
+            except (RequestError, *TRANSIENT_ERRORS) as error:
+                if comments is None:
+                    raise
+                answer = to_request_error(error)
+                detail = str(error).splitlines()[:1]
+                log.error("stream_failed", error=type(error).__name__, code=answer.code, detail=detail)
+                self._metrics.refused.labels(answer.code).inc()
+                await send(_body(self._failure(answer)))
+            finally:
+                await cancel(first, comments)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _body(event: bytes) -> Message:
+    return {"type": "http.response.body", "body": event, "more_body": True}
+
+
+def _failure(error: RequestError) -> bytes:
+    return b"data: " + orjson.dumps(error.envelope()) + b"\n\ndata: [DONE]\n\n"
 
 
 async def cancel(*tasks: "asyncio.Future[Any] | None") -> None:

@@ -250,7 +250,7 @@ def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
     for line in response.iter_lines():
         if line == "data: [DONE]":
             return
-        if line:
+        if line.startswith("data: "):
             yield json.loads(line.removeprefix("data: "))
 
 

@@ -9,7 +9,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 from schemas.special_tokens import read_special_tokens
-from serving import chat, streams
+from serving import streams
 from serving.embedded.prompt import encode
 from tests.contract.engines import shared_tokenizer
 from tests.service import ADMIN, PUBLIC, Service, events
@@ -157,7 +157,7 @@ def test_an_engine_without_images_says_so(service: Service) -> None:
 def test_a_stream_says_that_it_lives_before_and_between_tokens(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (chat, streams):
+    for module in (streams,):
         monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.001)
     body = {"messages": ASK, "max_tokens": 100, "stream": True}
     with service.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -172,7 +172,7 @@ def test_a_stream_says_that_it_lives_before_and_between_tokens(
 def test_an_error_after_a_streams_beginning_is_an_event(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat, "KEEP_ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.0)
     body = {"messages": [{"role": "user", "content": "tea " * 2_000}], "stream": True}
     with service.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
         [error] = list(events(response))

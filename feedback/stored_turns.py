@@ -1,0 +1,77 @@
+"""This module reads stored turns with their replies, changes their metadata, and deletes them."""
+
+from typing import Any, Literal, LiteralString
+
+from psycopg.rows import DictRow
+from psycopg.sql import SQL, Composed
+from psycopg.types.json import Jsonb
+
+from schemas.database import AsyncPool
+from schemas.turns import Reply, StoredTurn
+
+_COLUMNS: LiteralString = """
+select t.id, t.messages, t.sampling, t.metadata, t.request, t.created_at,
+    cardinality(t.prompt_token_ids) as prompt_tokens,
+    (select jsonb_agg(jsonb_build_object('choice', choice, 'policy', policy, 'propensity', propensity,
+        'text', text, 'token_ids', to_jsonb(token_ids), 'logprobs', to_jsonb(logprobs),
+        'finish_reason', finish_reason, 'message', message) order by choice)
+        from replies where turn_id = t.id) as replies
+from turns t
+"""
+_PAGE: LiteralString = """
+where t.project = %(project)s and (%(metadata)s::jsonb = jsonb_build_object() or t.metadata @> %(metadata)s)
+    and (%(after)s::text is null or (t.created_at, t.id) {beyond}
+        (select created_at, id from turns where id = %(after)s and project = %(project)s))
+order by t.created_at {order}, t.id {order} limit %(limit)s
+"""
+
+
+async def find(pool: AsyncPool, project: str, id: str) -> StoredTurn | None:
+    """Returns a turn of the project; None where there is none."""
+    rows = await _rows(pool, _COLUMNS + "where t.project = %s and t.id = %s", [project, id])
+    return _turn(rows[0]) if rows else None
+
+
+async def page(
+    pool: AsyncPool,
+    project: str,
+    *,
+    after: str | None,
+    limit: int,
+    order: Literal["asc", "desc"],
+    metadata: dict[str, str],
+) -> list[StoredTurn]:
+    """Returns at most `limit` turns of the project with this metadata, by time, after the turn `after`."""
+    statement = SQL(_COLUMNS + _PAGE).format(
+        beyond=SQL(">" if order == "asc" else "<"), order=SQL("asc" if order == "asc" else "desc")
+    )
+    values = {"project": project, "metadata": Jsonb(metadata), "after": after, "limit": limit}
+    return [_turn(row) for row in await _rows(pool, statement, values)]
+
+
+async def set_metadata(pool: AsyncPool, project: str, id: str, metadata: dict[str, str]) -> bool:
+    """Replaces the metadata of a turn but for its conversation; returns whether there is such a turn."""
+    changed: LiteralString = (
+        "update turns set metadata = %s || case when metadata ? 'conversation_id'"
+        " then jsonb_build_object('conversation_id', metadata -> 'conversation_id') else '{}' end"
+        " where project = %s and id = %s returning 1"
+    )
+    return bool(await _rows(pool, changed, [Jsonb(metadata), project, id]))
+
+
+async def delete(pool: AsyncPool, project: str, id: str) -> bool:
+    """Deletes a turn with its replies and votes; returns whether there was one."""
+    return bool(
+        await _rows(pool, "delete from turns where project = %s and id = %s returning 1", [project, id])
+    )
+
+
+async def _rows(pool: AsyncPool, statement: LiteralString | Composed, values: Any) -> list[DictRow]:
+    async with pool.connection() as connection:
+        cursor = await connection.execute(statement, values)
+        return await cursor.fetchall()
+
+
+def _turn(row: DictRow) -> StoredTurn:
+    replies = [Reply(**reply) for reply in row.pop("replies") or []]
+    return StoredTurn(**row, replies=replies)

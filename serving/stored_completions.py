@@ -1,0 +1,154 @@
+"""Stored completions are read, tagged and deleted as at OpenAI, by `/v1/chat/completions` and below. They
+show what people wrote, so a publishable key may not."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import TypeAdapter
+
+from feedback import stored_turns
+from schemas.chat import DEFAULT_MODEL, Metadata
+from schemas.errors import Forbidden, InvalidRequest, NotFound
+from schemas.turns import StoredTurn
+from schemas.wire import check, decode
+from serving.auth import caller
+from serving.keys import Caller
+from serving.services import services
+
+router = APIRouter()
+
+_METADATA = TypeAdapter(Metadata)
+_PREFIX = "metadata["
+
+
+async def reader(found: Annotated[Caller, Depends(caller)]) -> Caller:
+    """Returns the caller. Raises Forbidden for a publishable key."""
+    if found.kind == "publishable":
+        raise Forbidden("A publishable key may not read stored completions; use a secret key.")
+    return found
+
+
+Reader = Annotated[Caller, Depends(reader)]
+
+
+@router.get("/v1/chat/completions")
+async def completions(
+    request: Request,
+    caller: Reader,
+    after: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "asc",
+    model: str | None = None,
+) -> dict[str, Any]:
+    """Lists completions by time. `metadata[key]=value` selects those that have it."""
+    if model not in (None, DEFAULT_MODEL):
+        return _listed([], limit)
+    asked = {
+        name[len(_PREFIX) : -1]: value
+        for name, value in request.query_params.items()
+        if name.startswith(_PREFIX) and name.endswith("]")
+    }
+    found = await stored_turns.page(
+        services(request).pool,
+        caller.project,
+        after=after,
+        limit=limit + 1,
+        order=order,
+        metadata=check(_METADATA, asked),
+    )
+    return _listed([_completion(turn) for turn in found], limit)
+
+
+@router.get("/v1/chat/completions/{id}")
+async def completion(request: Request, id: str, caller: Reader) -> dict[str, Any]:
+    return _completion(await _turn(request, caller, id))
+
+
+@router.get("/v1/chat/completions/{id}/messages")
+async def messages(
+    request: Request,
+    id: str,
+    caller: Reader,
+    after: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "asc",
+) -> dict[str, Any]:
+    turn = await _turn(request, caller, id)
+    found = [{"id": f"{id}-{number}", **message} for number, message in enumerate(turn.messages)]
+    found = found if order == "asc" else found[::-1]
+    ids = [message["id"] for message in found]
+    begin = ids.index(after) + 1 if after in ids else 0
+    return _listed(found[begin : begin + limit + 1], limit)
+
+
+@router.post("/v1/chat/completions/{id}")
+async def tag(request: Request, id: str, caller: Reader) -> dict[str, Any]:
+    """Replaces the metadata, but for the conversation that the completion belongs to."""
+    body = decode(await request.body())
+    if not isinstance(body, dict) or not isinstance(body.get("metadata"), dict):
+        raise InvalidRequest("Send the new `metadata`, an object.", param="metadata")
+    if not await stored_turns.set_metadata(
+        services(request).pool, caller.project, id, check(_METADATA, body["metadata"])
+    ):
+        raise _missing(id)
+    return _completion(await _turn(request, caller, id))
+
+
+@router.delete("/v1/chat/completions/{id}")
+async def delete(request: Request, id: str, caller: Reader) -> dict[str, Any]:
+    """Deletes the completion with the votes on it. What was learned from them stays in the weights."""
+    if not await stored_turns.delete(services(request).pool, caller.project, id):
+        raise _missing(id)
+    return {"object": "chat.completion.deleted", "id": id, "deleted": True}
+
+
+async def _turn(request: Request, caller: Caller, id: str) -> StoredTurn:
+    found = await stored_turns.find(services(request).pool, caller.project, id)
+    if found is None:
+        raise _missing(id)
+    return found
+
+
+def _missing(id: str) -> NotFound:
+    return NotFound(f"There is no stored completion {id[:64]}.", code="completion_not_found", param="id")
+
+
+def _listed(found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """Returns a page in OpenAI's shape, of one more than `limit` where there are more."""
+    data = found[:limit]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(found) > limit,
+    }
+
+
+def _completion(turn: StoredTurn) -> dict[str, Any]:
+    completion_tokens = sum(len(reply.token_ids) for reply in turn.replies)
+    return {
+        "id": turn.id,
+        "object": "chat.completion",
+        "created": int(turn.created_at.timestamp()),
+        "model": DEFAULT_MODEL,
+        "system_fingerprint": turn.replies[0].policy if turn.replies else None,
+        "choices": [
+            {
+                "index": reply.choice,
+                "message": {"refusal": None, **reply.whole_message},
+                "logprobs": None,
+                "finish_reason": reply.finish_reason,
+            }
+            for reply in turn.replies
+        ],
+        "usage": {
+            "prompt_tokens": turn.prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": turn.prompt_tokens + completion_tokens,
+        },
+        "metadata": turn.metadata,
+        **{name: turn.sampling.get(name) for name in ("temperature", "top_p", "seed")},
+        **{name: turn.sampling.get(name) for name in ("presence_penalty", "frequency_penalty")},
+        **{name: turn.request.get(name) for name in ("tools", "tool_choice", "response_format")},
+    }
