@@ -28,10 +28,24 @@ async def one(pool: AsyncPool, statement: str, *values: object) -> object:
     return next(iter(row.values())) if row else None
 
 
-async def keep(pool: AsyncPool, id: str) -> str:
-    """Store a turn and two votes, of which the later superseded the first."""
-    store = Store(pool)
-    await store.record_turn(a_turn(id))
+async def keep(pool: AsyncPool, id: str, *, older_code: bool = False) -> str:
+    """Store a turn and two votes, of which the later superseded the first; the turn as a release before whole
+    messages would."""
+    store, turn = Store(pool), a_turn(id)
+    if older_code:
+        async with pool.connection() as connection:
+            await connection.execute(
+                "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids,"
+                " sampling) values (%s, %s, %s, %s, %s, '[]', '{1}', '{}')",
+                [id, turn.project, turn.conversation_id, turn.rater, turn.key_id],
+            )
+            await connection.execute(
+                "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids, logprobs,"
+                " finish_reason) values (%s, 0, %s, 'p0', 1, '', '{1}', '{0}', 'stop')",
+                [id, turn.project],
+            )
+    else:
+        await store.record_turn(turn)
     votable = await store.votable_turn(id)
     assert votable is not None
     for value in ("up", "down"):
@@ -200,10 +214,10 @@ async def test_older_turns_are_carried_over(database_url: str) -> None:
                 connection.execute("insert into migrations values (%s, %s)", [version, path.stem])
     async with open_async_pool(database_url) as pool:
         await add_keys(pool)
-        old = await keep(pool, "chatcmpl-5d0a")
+        old = await keep(pool, "chatcmpl-5d0a", older_code=True)
         migrate(database_url)
         new = await keep(pool, new_id())
-        older_code = await keep(pool, "chatcmpl-7f11")  # of a replica that is still to be replaced
+        older_code = await keep(pool, "chatcmpl-7f11", older_code=True)  # of a replica that is still to be replaced
         assert await kept(pool) == dict.fromkeys((old, new, older_code), (1, 2))
         async with pool.connection() as connection:
             await connection.execute("delete from turns where id = any(%s)", [[old, new]])

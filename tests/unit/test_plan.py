@@ -81,17 +81,17 @@ def test_more_and_longer_replies_take_more(tiny_base: Path) -> None:
     alone = planned(tiny_base, base_sft_coef=0)
     assert alone.seconds < some.seconds
     assert planned(tiny_base, samples_per_prompt=16, base_sft_coef=0).seconds > 1.5 * alone.seconds
-    longer = planned(tiny_base, max_tokens=96)
+    longer = planned(tiny_base, max_tokens=48)
     assert longer.peak > some.peak
-    assert longer.seconds > 1.8 * some.seconds
+    assert longer.seconds > 1.3 * some.seconds
 
 
 def test_logits_of_a_large_vocabulary_are_never_whole(tmp_path: Path) -> None:
     tokenizer = shared_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     random_model("llama", 50_000).save_pretrained(tmp_path)
-    whole = 16 * 96 * 50_000 * 4
-    assert 0 < planned(tmp_path, max_tokens=96).phases["training"].peak[LOGITS] < 1.5 * whole
+    whole = 16 * 48 * 50_000 * 4
+    assert 0 < planned(tmp_path, max_tokens=48).phases["training"].peak[LOGITS] < 1.5 * whole
 
 
 def test_another_base_may_have_as_many_probes_as_there_can_be(
@@ -111,7 +111,7 @@ def test_it_names_settings_that_save_memory_if_it_does_not_fit(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "free_memory", lambda device: -(2**40))
-    found = planned(tiny_base, max_tokens=90)
+    found = planned(tiny_base, max_tokens=25)  # so that nothing was planned before with enough memory
     assert not found.fits
     assert found.savings["trainer.rl.gradient_checkpointing = true"] < found.peak
 
@@ -140,11 +140,11 @@ def test_it_says_the_token_budget_and_the_longest_prompt_and_why(
 
 
 def test_batches_shrink_to_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = TrainerSettings(rl=RLSettings(max_tokens=90))
+    settings = TrainerSettings(rl=RLSettings(max_tokens=24))
     peaks = {}
-    for free in (2**30, 2**33):
+    for free in (2**29, 2**33):
         monkeypatch.setattr(module, "free_memory", lambda device, free=free: free)
         found = plan(settings, MODEL_DIR)
         peaks[free] = found.peak
         assert found.fits
-    assert peaks[2**30] < 0.7 * peaks[2**33]
+    assert peaks[2**29] < 0.7 * peaks[2**33]
