@@ -29,8 +29,8 @@ async def one(pool: AsyncPool, statement: str, *values: object) -> object:
 
 
 async def keep(pool: AsyncPool, id: str, *, older_code: bool = False) -> str:
-    """Store a turn and two votes, of which the later superseded the first; the turn as a release before whole
-    messages would."""
+    """Store a turn and two votes, of which the later superseded the first; the turn, if it is to be so, as an
+    older release."""
     store, turn = Store(pool), a_turn(id)
     if older_code:
         async with pool.connection() as connection:
@@ -217,7 +217,7 @@ async def test_older_turns_are_carried_over(database_url: str) -> None:
         old = await keep(pool, "chatcmpl-5d0a", older_code=True)
         migrate(database_url)
         new = await keep(pool, new_id())
-        older_code = await keep(pool, "chatcmpl-7f11", older_code=True)  # of a replica that is still to be replaced
+        older_code = await keep(pool, "chatcmpl-7f11", older_code=True)  # of a replica to be replaced
         assert await kept(pool) == dict.fromkeys((old, new, older_code), (1, 2))
         async with pool.connection() as connection:
             await connection.execute("delete from turns where id = any(%s)", [[old, new]])
