@@ -10,7 +10,7 @@ Authorisation is in `serving.votes`, reading the log in `feedback.log`.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from datetime import UTC, datetime
@@ -28,6 +28,9 @@ from schemas.database import AsyncPool
 from schemas.errors import Conflict, NotFound
 from schemas.feedback import Edit, FeedbackEvent, Ranking, Signal, Vote
 from schemas.turns import Turn
+
+LEARNED_AT_ONCE = 200
+"""Rows of votes that a policy learned from that are read at once."""
 
 # Each part reads from the one before it, which fixes their order: claim the key (when it is taken already,
 # the other parts do nothing), supersede the older vote, insert the new one, append to the outbox.
@@ -234,16 +237,22 @@ class Store:
         row = await self._row(_FIND, [feedback_id])
         return Found(**row) if row else None
 
-    async def learned_by(self, project: str, policy: str) -> list[Learned]:
-        """Returns the votes that `policy` was the first to learn from."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(
+    async def learned_by(self, project: str, policy: str) -> AsyncGenerator[Learned]:
+        """Yields the votes that `policy` was the first to learn from, by time, by a server-side cursor."""
+        async with (
+            self._pool.connection() as connection,
+            connection.transaction(),
+            connection.cursor("learned") as cursor,
+        ):
+            cursor.itersize = LEARNED_AT_ONCE
+            await cursor.execute(
                 "select feedback_id, turn_id, rater from training_examples"
                 " where project = %s and first_policy = %s"
                 " order by created_at, feedback_id",
                 [project, policy],
             )
-            return [Learned(**row) for row in await cursor.fetchall()]
+            async for row in cursor:
+                yield Learned(**row)
 
     async def _remembered(self, project: str, idempotency: IdempotencyKey) -> dict[str, str]:
         row = await self._row(

@@ -2,7 +2,8 @@
 live, and which of their votes it learned from."""
 
 import asyncio
-from contextlib import suppress
+from collections import Counter
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -15,6 +16,10 @@ from schemas.times import rfc3339
 from serving.keys import Caller
 from serving.router import Route
 
+MAX_NEWS = 256
+"""Votes of one policy that are announced to one websocket."""
+
+_STEPS = 32  # notifications after which other work gets its turn
 _DRAIN_POLL = 0.1  # seconds between checks whether all chats have ended
 _RETRY_DELAY = 1.0  # seconds before the database is asked again
 
@@ -34,6 +39,18 @@ class Subscriber(Protocol):
         """Queues a frame, or drops it when the client reads too slowly."""
 
 
+class _Turns:
+    """Shares the event loop: after some steps of a long loop, all else that is ready runs once."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    async def next(self) -> None:
+        self._steps += 1
+        if self._steps % _STEPS == 0:
+            await asyncio.sleep(0)
+
+
 class Hub:
     """All websockets of this process, by subscription. Each vote is announced once to a websocket."""
 
@@ -42,6 +59,7 @@ class Hub:
         self._store = store
         self._subscribers: set[Subscriber] = set()
         self._announced: dict[str, set[str]] = {}  # project -> policies whose votes were announced
+        self._done: Counter[tuple[str, str]] = Counter()  # votes of a policy before the database failed
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
 
@@ -72,8 +90,10 @@ class Hub:
         task.add_done_callback(self._tasks.discard)
 
     async def _announce(self, route: Route) -> None:
+        turns = _Turns()
         for subscriber in self._of(route.project):
             subscriber.notify({"type": "policy", "policy": route.live, "previous": route.previous})
+            await turns.next()
         while True:
             try:
                 await self._announce_learned(route.project)
@@ -88,20 +108,42 @@ class Hub:
             if project not in self._announced:
                 return
             for policy, live_at in (await self._unannounced(project)).items():
-                learned = await self._store.learned_by(project, policy)
-                for subscriber in self._of(project):
-                    for vote in learned:
-                        if vote.feedback_id in subscriber.votes or vote.rater in subscriber.raters:
-                            subscriber.notify(
-                                {
-                                    "type": "learned",
-                                    "feedback_id": vote.feedback_id,
-                                    "completion_id": vote.turn_id,
-                                    "policy": policy,
-                                    "live_at": rfc3339(live_at),
-                                }
-                            )
+                await self._announce_policy(project, policy, live_at)
                 self._announced[project].add(policy)
+
+    async def _announce_policy(self, project: str, policy: str, live_at: datetime) -> None:
+        """Announces the votes of one policy to those whom they concern, found by an index."""
+        turns = _Turns()
+        concerned: dict[str, list[Subscriber]] = {}  # by feedback id, and by rater
+        for subscriber in self._of(project):
+            for name in (*subscriber.votes, *subscriber.raters):
+                concerned.setdefault(name, []).append(subscriber)
+            await turns.next()
+        if not concerned:
+            return
+        sent: Counter[Subscriber] = Counter()
+        read, announcing = 0, (project, policy)
+        async with aclosing(self._store.learned_by(project, policy)) as learned:
+            async for vote in learned:
+                read += 1
+                if read <= self._done[announcing]:
+                    continue
+                self._done[announcing] = read
+                news = {
+                    "type": "learned",
+                    "feedback_id": vote.feedback_id,
+                    "completion_id": vote.turn_id,
+                    "policy": policy,
+                    "live_at": rfc3339(live_at),
+                }
+                by_vote, by_rater = concerned.get(vote.feedback_id, []), concerned.get(vote.rater, [])
+                for subscriber in dict.fromkeys((*by_vote, *by_rater)):
+                    subscriber.notify(news)
+                    sent[subscriber] += 1
+                    await turns.next()
+                concerned[vote.rater] = [each for each in by_rater if sent[each] < MAX_NEWS]
+                await turns.next()
+        del self._done[announcing]
 
     def _of(self, project: str) -> list[Subscriber]:
         return [each for each in self._subscribers if each.caller.project == project]

@@ -29,8 +29,7 @@ async def one(pool: AsyncPool, statement: str, *values: object) -> object:
 
 
 async def keep(pool: AsyncPool, id: str, *, older_code: bool = False) -> str:
-    """Store a turn and two votes, of which the later superseded the first; the turn, if it is to be so, as an
-    older release."""
+    """Store a turn, as older code if so asked, and two votes, of which the later superseded the first."""
     store, turn = Store(pool), a_turn(id)
     if older_code:
         async with pool.connection() as connection:
@@ -40,8 +39,8 @@ async def keep(pool: AsyncPool, id: str, *, older_code: bool = False) -> str:
                 [id, turn.project, turn.conversation_id, turn.rater, turn.key_id],
             )
             await connection.execute(
-                "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids, logprobs,"
-                " finish_reason) values (%s, 0, %s, 'p0', 1, '', '{1}', '{0}', 'stop')",
+                "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids,"
+                " logprobs, finish_reason) values (%s, 0, %s, 'p0', 1, '', '{1}', '{0}', 'stop')",
                 [id, turn.project],
             )
     else:

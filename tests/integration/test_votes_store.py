@@ -298,8 +298,9 @@ async def test_a_vote_knows_who_first_learned_from_it(store: Store, pool: AsyncP
     assert found is not None
     assert found.policy == "p1-abc123"
     assert found.live_at is not None
-    assert await store.learned_by("default", "p1-abc123") == [(vote.id, TURN, "u_ada")]
-    assert await store.learned_by("other", "p1-abc123") == []
+    learned = [each async for each in store.learned_by("default", "p1-abc123")]
+    assert learned == [(vote.id, TURN, "u_ada")]
+    assert [each async for each in store.learned_by("other", "p1-abc123")] == []
 
 
 async def test_a_connection_lost_under_a_vote_is_told_and_recovered_from(
