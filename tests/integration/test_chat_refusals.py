@@ -131,8 +131,8 @@ def test_keys(service: Service) -> None:
 def test_unknown_addresses_and_methods(service: Service) -> None:
     with service.client() as client:
         assert refused(service, client.get("/v1/nothing"))[:2] == (404, "not_found")
-        assert refused(service, client.get(CHAT))[:2] == (405, "method_not_allowed")
-        assert client.get(CHAT).headers["allow"] == "POST"
+        assert refused(service, client.get("/v1/responses"))[:2] == (405, "method_not_allowed")
+        assert client.get("/v1/responses").headers["allow"] == "POST"
         assert refused(service, client.get("/v1/policies/p0%00"))[:2] == (400, "invalid_text")
         assert refused(service, client.get("/v1/policies?limit=many"))[:2] == (400, "invalid_value")
         assert refused(service, client.get("/v1/policies/p77"))[:2] == (404, "policy_not_found")
