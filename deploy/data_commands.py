@@ -50,29 +50,46 @@ def export(
 
 @app.command("import")
 def import_votes(
-    file: Annotated[
-        Path, typer.Argument(help="Rows in TRL's preference, unpaired or prompt-completion layout.")
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files or folders of JSON, CSV, Parquet or Arrow, compressed or not; - is standard input."
+        ),
     ],
     rater: Annotated[str | None, typer.Option(help="The rater of the votes; default: the file name.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="The rating from which on a reply is good, for rows with a rating.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be imported.")] = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Import the rows of a .jsonl or .parquet file as votes, once each; exit code 1 if any row is refused."""
+    """Import the rows of preference data sets as votes, once each; exit code 1 if any row is refused."""
     from deploy.datasets.import_votes import import_file
+    from deploy.datasets.row_files import files_in
     from deploy.local.prepare import create_keys, prepared
 
+    complete = True
     with prepared(load(data_dir=data_dir)) as settings:
         create_keys(settings)
-        report = asyncio.run(import_file(settings, file, rater or f"import:{file.name}"))
-    if as_json:
-        print(json.dumps(asdict(report)))
-    else:
-        print(f"{report.imported} rows imported, {report.left_out} refused.")
-        for row, reason in report.refused[:20]:
-            print(f"  row {row}: {reason}")
-        if report.broken_off is not None:
-            print(f"The rest was not read: {report.broken_off}")
-    raise typer.Exit(0 if report.complete else 1)
+        for file in files_in(files):
+            report = asyncio.run(
+                import_file(
+                    settings, file, rater or f"import:{file.name}", threshold=threshold, dry_run=dry_run
+                )
+            )
+            complete = complete and report.complete
+            if as_json:
+                print(json.dumps({"file": str(file), **asdict(report)}))
+                continue
+            print(f"{file}: {report.layout or 'no row can be read'}")
+            would = "would be imported" if dry_run else "imported"
+            print(f"{report.imported} rows {would}, {report.left_out} refused.")
+            for row, reason in report.refused[:20]:
+                print(f"  row {row}: {reason}")
+            if report.broken_off is not None:
+                print(f"The rest was not read: {report.broken_off}")
+    raise typer.Exit(0 if complete else 1)
 
 
 @app.command("dead-letters")

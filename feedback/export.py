@@ -5,7 +5,6 @@ applies to every later dataset. So `superseded_by` may name a vote that is not i
 votes are those without it.
 """
 
-import json
 from collections.abc import AsyncIterator, Iterator
 from itertools import combinations, product
 from typing import Any
@@ -16,6 +15,7 @@ from psycopg.rows import DictRow
 from feedback.layouts import Judgement, Layout
 from schemas.feedback import JUDGE
 from schemas.times import rfc3339
+from schemas.wire import json_line
 
 # `policy` of a ranking is the policy of all its replies, or null when they have several (see `replies`).
 _EXPORT = """
@@ -58,11 +58,13 @@ async def rows(
     """Yields the active votes of people as rows of a layout; `connection` as for `everything`. Preferences
     come from rankings and from edits (the edit over the original); good completions are edits and replies
     with a thumbs-up. Judges' votes are left out: rows name no rater, so they would be imported as votes of
-    people."""
+    people. So are replies and conversations that are not text alone, such as tool calls and images, which
+    no import would take."""
     async for vote in _votes(connection, project):
         if vote["superseded_by"] is None and not vote["user"].startswith(JUDGE):
             for judgement in _judgements(vote, layout):
-                yield judgement.row()
+                if _is_text(judgement):
+                    yield judgement.row()
 
 
 async def _votes(connection: AsyncConnection[DictRow], project: str) -> AsyncIterator[DictRow]:
@@ -90,8 +92,21 @@ def _judgements(vote: DictRow, layout: Layout) -> Iterator[Judgement]:
                 yield Judgement(layout, messages, [texts[one], texts[other]], standard=standard)
 
 
+def _is_text(judgement: Judgement) -> bool:
+    """Returns whether a judgement has only texts, and could be imported again."""
+    plain = all(
+        message["role"] in ("system", "user", "assistant")
+        and isinstance(message.get("content"), str)
+        and "tool_calls" not in message
+        for message in judgement.messages
+    )
+    replies = judgement.replies
+    told_apart = len(set(replies)) == len(replies) and all(reply.strip() for reply in replies)
+    return plain and told_apart and judgement.messages[-1]["role"] == "user"
+
+
 def line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return json_line(row).decode() + "\n"
 
 
 def _flat(row: DictRow) -> dict[str, Any]:

@@ -47,6 +47,7 @@ _NOTHING: dict[str, list[Any]] = {
     "stop": ["", []],
     "stream_options": [{}],
     "tools": [[]],
+    "user": [""],
 }
 """The values of fields that ask for nothing, and are as if they were not given."""
 

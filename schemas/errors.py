@@ -7,6 +7,7 @@ HearkenError
 │   ├── Forbidden              403  the key may not do this
 │   ├── NotFound               404  there is no such model, completion, feedback, policy
 │   ├── Conflict               409  the request contradicts what is stored
+│   ├── TooSlow                408  the body does not come
 │   ├── TooLarge               413  the body is over the byte limit
 │   ├── RetryLater             with Retry-After
 │   │   ├── RateLimited        429  too many requests
@@ -104,6 +105,14 @@ class Conflict(RequestError):
     status = 409
     type = "conflict_error"
     default_code = "conflict"
+
+
+class TooSlow(RequestError):
+    """Raised when a body does not come within a minute. The client sends it in one go."""
+
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
 
 
 class TooLarge(RequestError):

@@ -27,6 +27,9 @@ class ServingSettings(BaseModel):
     requests_per_minute: int = Field(
         1_200, ge=1, description="rate limit of a key, and of an address without a known key, requests/minute"
     )
+    websockets_per_address: int = Field(
+        100, ge=1, description="websockets that one address may have open at a replica"
+    )
     trusted_proxies: list[str] = Field(
         ["127.0.0.1"],
         description="load balancers whose X-Forwarded-For is trusted: addresses or networks; `*`: all",

@@ -1,4 +1,5 @@
-"""This module decodes and validates clients' JSON; every fault is an InvalidRequest.
+"""This module decodes and validates clients' JSON, where every fault is an InvalidRequest, and writes JSON
+lines.
 
 Text that Postgres or a tokenizer cannot represent (lone surrogates, NUL) is refused here, for every endpoint
 and the websocket.
@@ -9,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import InvalidRequest
@@ -17,6 +19,8 @@ T = TypeVar("T")
 
 _MEMBER = re.compile(r"[A-Z]\w*|(str|int|float|bool)|(dict|list|literal)\[.*\]")
 """What pydantic adds to the place of a fault in a union: the member that did not fit."""
+
+_LINE_SEPARATORS = [(each.encode(), rf"\u{ord(each):04x}".encode()) for each in "\u0085\u2028\u2029"]
 
 _CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 
@@ -41,6 +45,14 @@ def decode(raw: bytes | str) -> Any:
                     code="invalid_text",
                 )
     return value
+
+
+def json_line(value: Any) -> bytes:
+    """Returns JSON that every reader takes for one line: some also end lines at U+0085, U+2028 and U+2029."""
+    found = orjson.dumps(value)
+    for separator, escaped in _LINE_SEPARATORS:
+        found = found.replace(separator, escaped)
+    return found
 
 
 def check(adapter: TypeAdapter[T], value: Any) -> T:

@@ -31,6 +31,7 @@ from serving import (
     stored_completions,
     votes,
 )
+from serving.http_protocol import LimitedHttpProtocol
 from serving.limits import BodyLimit
 from serving.loop_metrics import loop_metrics
 from serving.metrics import Metrics
@@ -79,6 +80,7 @@ def serve(settings: Settings) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=LimitedHttpProtocol,
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -5,6 +5,9 @@ may do everything in its project; a secret key chats and votes for anyone; a pub
 it chats with the default model and votes on the replies that it was given.
 """
 
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address, ip_network
+
 from fastapi import Request
 from starlette.requests import HTTPConnection
 
@@ -21,7 +24,7 @@ async def authenticate(connection: HTTPConnection, key: str) -> Caller:
     """
     parts = services(connection)
     if not parts.keys.contains(key):
-        parts.limiter.acquire(_address(connection))
+        parts.limiter.acquire(address_of(connection))
     found = await parts.keys.caller(key)
     parts.limiter.acquire(found.key_id)
     return found
@@ -31,7 +34,7 @@ async def maybe_caller(request: Request) -> Caller | None:
     """Returns the caller, or None when the request has no key. Raises Unauthorized for a wrong key."""
     header = request.headers.get("authorization")
     if header is None:
-        services(request).limiter.acquire(_address(request))
+        services(request).limiter.acquire(address_of(request))
         return None
     scheme, _, key = header.partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
@@ -55,6 +58,12 @@ async def admin(request: Request) -> Caller:
     return found
 
 
-def _address(connection: HTTPConnection) -> str:
-    """Returns the rate limiter's key for requests without an API key: the client's address."""
-    return f"address:{connection.client.host if connection.client else ''}"
+def address_of(connection: HTTPConnection) -> str:
+    """Returns the rate limiter's key of the client's address. One person may have all of an IPv6 network of
+    64 bits, so that counts as one."""
+    host = connection.client.host if connection.client else ""
+    with suppress(ValueError):
+        address = ip_address(host)
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+            host = str(ip_network((address, 64), strict=False))
+    return f"address:{host}"

@@ -8,14 +8,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
 
-import orjson
 import structlog
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest, parse_chat
 from schemas.errors import NotFound
-from schemas.wire import decode
+from schemas.wire import decode, json_line
 from serving.auth import caller
 from serving.completion import Completion
 from serving.keys import Caller
@@ -72,7 +71,7 @@ async def _encoded(batches: AsyncGenerator[list[dict[str, Any]]]) -> AsyncGenera
     """Yields server-sent events, with OpenAI's mark at their end."""
     async with aclosing(batches):
         async for batch in batches:
-            yield b"".join(b"data: " + orjson.dumps(each) + b"\n\n" for each in batch)
+            yield b"".join(b"data: " + json_line(each) + b"\n\n" for each in batch)
     yield b"data: [DONE]\n\n"
 
 

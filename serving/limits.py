@@ -17,7 +17,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.database import AsyncPool
-from schemas.errors import RateLimited, TooLarge
+from schemas.errors import RateLimited, TooLarge, TooSlow
+
+BODY_SECONDS = 60.0
+"""Seconds in which a body must be whole."""
 
 _MAX_BUCKETS = 10_000
 _SYNC_INTERVAL = 1.0  # seconds; for so long replicas do not know of each other's requests
@@ -41,7 +44,7 @@ class RateLimiter:
         self._buckets: dict[str, tuple[float, float]] = {}  # key -> (tokens left, at)
         self._unsynced: Counter[str] = Counter()
         self._totals: dict[str, int] = {}
-        self._running: Counter[str] = Counter()
+        self._running: Counter[tuple[str, str]] = Counter()
 
     def acquire(self, key: str) -> None:
         """Takes one token. Raises RateLimited, with the time until one is there."""
@@ -59,17 +62,20 @@ class RateLimiter:
         self._unsynced[key] += 1
 
     @contextmanager
-    def concurrently(self, what: str, limit: int) -> Iterator[None]:
-        """Counts one running `what` of this process. Raises RateLimited when `limit` are running."""
-        if self._running[what] >= limit:
+    def concurrently(self, what: str, limit: int, *, of: str = "") -> Iterator[None]:
+        """Counts one running `what` of this process, and of a client. Raises RateLimited when `limit` are
+        running."""
+        if self._running[what, of] >= limit:
             raise RateLimited(
                 f"{limit} {what} are running; try again in {_BUSY_RETRY} s.", retry_after=_BUSY_RETRY
             )
-        self._running[what] += 1
+        self._running[what, of] += 1
         try:
             yield
         finally:
-            self._running[what] -= 1
+            self._running[what, of] -= 1
+            if not self._running[what, of]:
+                del self._running[what, of]
 
     async def run(self, pool: AsyncPool) -> None:
         """Syncs until cancelled. While the database is away each replica limits by its own counts."""
@@ -108,8 +114,28 @@ class RateLimiter:
         }
 
 
+class TokenBucket:
+    """A token bucket of one connection: `capacity` tokens, refilled at `per_second`."""
+
+    def __init__(self, capacity: int, per_second: float) -> None:
+        self._capacity = self._left = float(capacity)
+        self._per_second = per_second
+        self._at = time.monotonic()
+
+    def take(self) -> bool:
+        """Takes one token; returns whether there was one."""
+        now = time.monotonic()
+        self._left = min(self._capacity, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class BodyLimit:
-    """ASGI middleware that refuses bodies over `limit` bytes. Raises TooLarge where the body is read."""
+    """ASGI middleware that refuses bodies over `limit` bytes, and those that take longer than BODY_SECONDS.
+    Raises TooLarge and TooSlow where the body is read."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -121,13 +147,20 @@ class BodyLimit:
             return
         content_length = Request(scope).headers.get("content-length", "")
         too_large = TooLarge(f"The body is over {self._limit} bytes.")
-        size = 0
+        size, whole, deadline = 0, False, time.monotonic() + BODY_SECONDS
 
         async def counted() -> Message:
-            nonlocal size
+            nonlocal size, whole
+            if whole:
+                return await receive()
             if content_length.isdecimal() and int(content_length) > self._limit:
                 raise too_large
-            message = await receive()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise TooSlow(f"The body did not come within {BODY_SECONDS:.0f} seconds.") from None
+            whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self._limit:
                 raise too_large

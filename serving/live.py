@@ -5,13 +5,16 @@ The client's first message is `{"type": "auth", "key"}`. After `ready` it sends 
 `token`, `done` (the completion), `recorded`, and `error` (with the `id`, if there was one; code `cancelled`
 ends a cancelled chat, of which nothing is stored). The service also sends `policy` (another policy is live)
 and `learned` (a vote through this websocket, or of a person whom it chatted for, is in a policy that went
-live), once per vote, whichever process promoted the policy. Only a key that is wrong or revoked closes the
-websocket (4401).
+live), once per vote, whichever process promoted the policy. A key that is wrong or revoked closes the
+websocket (4401); so do too many messages (1008), an hour without one (1000), and too many websockets of one
+address (1013).
 """
 
 import asyncio
 import json
-from contextlib import aclosing
+import random
+import time
+from contextlib import aclosing, suppress
 from typing import Any
 
 import structlog
@@ -22,11 +25,12 @@ from schemas.chat import ChatRequest, parse_chat
 from schemas.errors import InvalidRequest, RateLimited, RequestError, TooLarge, Unauthorized
 from schemas.feedback import parse_vote
 from schemas.wire import decode
-from serving.auth import authenticate
+from serving.auth import address_of, authenticate
 from serving.completion import Completion
 from serving.error_handlers import TRANSIENT_ERRORS, InternalError, to_request_error
 from serving.keys import Caller
-from serving.services import services
+from serving.limits import TokenBucket
+from serving.services import Services, services
 from serving.streams import WRITE_SECONDS
 from serving.votes import submit_vote
 
@@ -36,7 +40,15 @@ log = structlog.get_logger()
 _AUTH_TIMEOUT = 10  # seconds
 _MAX_CHATS = 16
 _MAX_FRAMES = 256  # queued for a client; beyond that its own replies wait for it to read
-_AUTH_FAILED = 4401  # the close code
+_PER_SECOND, _BURST = 20, 100  # messages of a client
+_IDLE_SECONDS = 3600.0  # without a message from the client
+_WATCH_SECONDS = 30.0  # between looks at whether the key is still valid
+
+# Close codes.
+_IDLE = 1000
+_FLOODED = 1008
+_TRY_LATER = 1013
+_AUTH_FAILED = 4401
 
 
 class LiveSocket:
@@ -51,10 +63,12 @@ class LiveSocket:
         self._services = services(websocket)
         self._frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_FRAMES)
         self._chats: dict[str, asyncio.Task[None]] = {}
+        self._heard = time.monotonic()
+        self._bucket = TokenBucket(_BURST, _PER_SECOND)
 
     async def run(self) -> None:
         """Runs until the client disconnects, and then cancels its chats."""
-        tasks = {asyncio.create_task(self._read()), asyncio.create_task(self._write())}
+        tasks = {asyncio.create_task(each) for each in (self._read(), self._write(), self._watch())}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -85,10 +99,33 @@ class LiveSocket:
     async def _read(self) -> None:
         try:
             while True:
-                await self._handle(await _receive(self._websocket))
+                frame = await _receive(self._websocket)
+                self._heard = time.monotonic()
+                if not self._bucket.take():
+                    await self._send_error(None, RateLimited(f"More than {_PER_SECOND} messages a second."))
+                    await self._close(_FLOODED)
+                    return
+                await self._handle(frame)
         except Unauthorized:
-            await self._frames.join()
-            await self._websocket.close(_AUTH_FAILED)
+            await self._close(_AUTH_FAILED)
+
+    async def _watch(self) -> None:
+        """Ends the websocket when its key is revoked, or nothing was heard for long."""
+        while time.monotonic() - self._heard < _IDLE_SECONDS:
+            await asyncio.sleep(_WATCH_SECONDS * random.uniform(0.5, 1))  # not all at once
+            try:
+                with suppress(*TRANSIENT_ERRORS):
+                    await self._services.keys.caller(self._key)
+            except Unauthorized as error:
+                await self._send_error(None, error)
+                await self._close(_AUTH_FAILED)
+                return
+        await self._close(_IDLE)
+
+    async def _close(self, code: int) -> None:
+        """Closes the websocket after what is queued has been sent."""
+        await self._frames.join()
+        await self._websocket.close(code)
 
     async def _handle(self, raw: str | bytes) -> None:
         """Executes a message, or answers with an error. Raises Unauthorized, after sending it, when the key
@@ -166,6 +203,21 @@ class LiveSocket:
 async def live(websocket: WebSocket) -> None:
     parts = services(websocket)
     await websocket.accept()
+    most = parts.settings.serving.websockets_per_address
+    try:
+        with parts.limiter.concurrently("websockets", most, of=address_of(websocket)):
+            await _serve(websocket, parts)
+    except RateLimited as error:
+        await _refuse(websocket, parts, error, _TRY_LATER)
+
+
+async def _refuse(websocket: WebSocket, parts: Services, error: RequestError, code: int) -> None:
+    parts.metrics.refused.labels(error.code).inc()
+    await websocket.send_text(_encode({"type": "error", "id": None, **error.envelope()}))
+    await websocket.close(code)
+
+
+async def _serve(websocket: WebSocket, parts: Services) -> None:
     try:
         async with asyncio.timeout(_AUTH_TIMEOUT):
             socket = await _authenticated(websocket)
@@ -176,9 +228,7 @@ async def live(websocket: WebSocket) -> None:
             if isinstance(error, TimeoutError)
             else to_request_error(error)
         )
-        parts.metrics.refused.labels(refused.code).inc()
-        await websocket.send_text(_encode({"type": "error", "id": None, **refused.envelope()}))
-        await websocket.close(_AUTH_FAILED)
+        await _refuse(websocket, parts, refused, _AUTH_FAILED)
         return
     except WebSocketDisconnect:
         return

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from feedback import stored_turns
 from schemas.errors import Forbidden, NotFound, RequestError
 from schemas.responses import ResponseRequest, parse_response
-from schemas.wire import decode
+from schemas.wire import decode, json_line
 from serving.auth import caller
 from serving.completion import Completion
 from serving.keys import Caller
@@ -65,7 +64,7 @@ class _Answer:
             nonlocal number
             found = b""
             for event in events:
-                body = orjson.dumps({**event, "sequence_number": number})
+                body = json_line({**event, "sequence_number": number})
                 found += b"event: " + event["type"].encode() + b"\ndata: " + body + b"\n\n"
                 number += 1
             return found
@@ -154,4 +153,4 @@ async def _history(services: Services, caller: Caller, previous: str | None) -> 
 
 def _failure(error: RequestError) -> bytes:
     body = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
-    return b"event: error\ndata: " + orjson.dumps({**body, "sequence_number": 0}) + b"\n\n"
+    return b"event: error\ndata: " + json_line({**body, "sequence_number": 0}) + b"\n\n"

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from schemas.errors import RequestError
+from schemas.wire import json_line
 from serving.completion import Completion
 from serving.error_handlers import TRANSIENT_ERRORS, to_request_error
 from serving.metrics import Metrics
@@ -119,7 +120,7 @@ def _body(event: bytes) -> Message:
 
 
 def _failure(error: RequestError) -> bytes:
-    return b"data: " + orjson.dumps(error.envelope()) + b"\n\ndata: [DONE]\n\n"
+    return b"data: " + json_line(error.envelope()) + b"\n\ndata: [DONE]\n\n"
 
 
 async def cancel(*tasks: "asyncio.Future[Any] | None") -> None:

@@ -24,6 +24,7 @@ from schemas.database import open_async_pool
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, base_digest, file_digest
 from schemas.settings import EngineSettings, ServingSettings, Settings, VllmSettings
 from serving.app import create_app
+from serving.http_protocol import LimitedHttpProtocol
 from serving.keys import ensure_keys
 from serving.services import Services
 from tests.contract.engines import (
@@ -231,7 +232,14 @@ def run_api(settings: Settings) -> Iterator[tuple[str, Services]]:
     """The API alone, in a thread with its own event loop; yields its url and its services."""
     app = create_app(settings)
     port = free_port()
-    config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=3)
+    config = uvicorn.Config(
+        app,
+        http=LimitedHttpProtocol,
+        port=port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=3,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -1,4 +1,4 @@
-"""`hearken import` turns the rows of a preference data set, in one of TRL's layouts, into votes.
+"""`hearken import` turns the rows of a preference data set (`feedback.dataset_rows`) into votes.
 
 Each row becomes a turn with its replies and one vote, a ranking of two or a thumb, stored like a person's.
 The turn's id is a hash of the rater, the row's number and the row, so the import is idempotent: repeating
@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from deploy.datasets.row_files import FileDamaged, file_size, read_file
-from feedback.layouts import Judgement, read
+from feedback.dataset_rows import Columns, columns_of
+from feedback.layouts import Judgement
 from feedback.store import Store
 from feedback.turns import MAX_BATCH
 from feedback.votable_turn import VotableTurn
@@ -45,12 +46,13 @@ MAX_REPORTED_ROWS = 100
 class ImportReport:
     """The number of rows `imported` and `left_out`. `refused` lists the first MAX_REPORTED_ROWS of the
     latter, each with its number, from 1, and the reason. `broken_off` says why the rest of the file was not
-    read."""
+    read, and `layout` what its columns mean."""
 
     imported: int = 0
     left_out: int = 0
     refused: list[tuple[int, str]] = field(default_factory=list)
     broken_off: str | None = None
+    layout: str | None = field(default=None, compare=False)
 
     @property
     def complete(self) -> bool:
@@ -64,13 +66,17 @@ class ImportReport:
             self.refused.append((number, reason))
 
 
-async def import_file(settings: Settings, path: Path, rater: str) -> ImportReport:
-    """Imports a file as votes of `rater`. The database of `settings` must have keys, and its model must be a
+async def import_file(
+    settings: Settings, path: Path, rater: str, *, threshold: float | None = None, dry_run: bool = False
+) -> ImportReport:
+    """Imports a file as votes of `rater`; a rating of at least `threshold` is a thumb up. A dry run checks
+    every row and stores nothing. The database of `settings` must have keys, and its model must be a
     directory. Raises StartError if the file cannot be read at all."""
     from trainer.model.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer(Path(settings.model))
     report = ImportReport()
+    columns: Columns | None = None
     batch: list[ImportedRow] = []
     async with open_async_pool(settings.database_url or "") as pool:
         importer = await Importer.open(pool, settings.project, rater, tokenizer)
@@ -81,16 +87,18 @@ async def import_file(settings: Settings, path: Path, rater: str) -> ImportRepor
                     try:
                         if isinstance(row.value, MalformedRow):
                             raise row.value
-                        batch.append(importer.convert(row.number, read(row.value)))
+                        columns = columns or columns_of(row.value, threshold)
+                        batch.append(importer.convert(row.number, columns.read(row.value)))
                     except MalformedRow as error:
                         report.refuse(row.number, error.message)
                     if len(batch) == MAX_BATCH:
-                        report.imported += await importer.store(batch)
+                        report.imported += len(batch) if dry_run else await importer.store(batch)
                         batch.clear()
                     progress.update(task, completed=row.bytes_read)
             except FileDamaged as error:
                 report.broken_off = error.message
-            report.imported += await importer.store(batch)
+            report.imported += len(batch) if dry_run else await importer.store(batch)
+    report.layout = str(columns) if columns else None
     return report
 
 
@@ -164,6 +172,12 @@ class Importer:
 
     def _turn(self, id: str, judgement: Judgement) -> Turn:
         messages = [dict(message) for message in judgement.messages]
+        texts = [*(message["content"] for message in messages), *judgement.replies]
+        if (size := sum(len(text.encode()) for text in texts)) > self._tokenizer.most_bytes:
+            raise MalformedRow(
+                f"it has {size:,} bytes, more than the model's context of {self._tokenizer.context_length}"
+                " tokens can hold"
+            )
         try:
             prompt = self._tokenizer.render(messages)
         except TemplateError as error:

@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from serving import live
 from serving.keys import key_hash
 from tests.service import ADMIN, PUBLIC, Service
 
@@ -149,6 +150,51 @@ def test_without_a_key_the_socket_closes(service: Service, first: str) -> None:
     assert closed.value.rcvd.code == 4401
 
 
+def closed_with(socket: Socket) -> int:
+    """The code with which the service closes the websocket."""
+
+    def read_all() -> None:
+        while True:
+            socket.connection.recv(timeout=10)
+
+    with pytest.raises(ConnectionClosed) as closed:
+        read_all()
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
+def test_a_flood_of_messages_ends_its_own_websocket(service: Service, socket: Socket) -> None:
+    with dial(service) as flooding:
+        flooding.send(type="auth", key=PUBLIC)
+        with suppress(ConnectionClosed):
+            for _ in range(300):
+                flooding.send(type="nonsense")
+        assert closed_with(flooding) == 1008
+    socket.send(type="chat", id="a", messages=ASK, max_tokens=2)
+    assert socket.next("done")["id"] == "a"
+
+
+def test_an_address_has_so_many_websockets(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.services.settings.serving, "websockets_per_address", 2)
+    with dial(service) as one, dial(service) as two:
+        with dial(service) as third:
+            assert third.next("error")["error"]["code"] == "rate_limit_exceeded"
+            assert closed_with(third) == 1013
+        for socket in (one, two):
+            socket.send(type="auth", key=PUBLIC)
+            assert socket.next("ready")
+
+
+def test_a_websocket_that_says_nothing_for_long_is_closed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(live, "_IDLE_SECONDS", 0.1)
+    with dial(service) as socket:
+        socket.send(type="auth", key=PUBLIC)
+        assert closed_with(socket) == 1000
+
+
 def test_an_admin_may_pin_a_policy(service: Service) -> None:
     with dial(service) as socket:
         socket.send(type="auth", key=ADMIN)
@@ -171,7 +217,23 @@ def test_a_key_that_is_revoked_ends_its_sockets(service: Service, monkeypatch: p
         time.sleep(0.15)
         socket.send(type="chat", id="b", messages=ASK, max_tokens=2)
         assert socket.next("done", "error", id="b")["error"]["code"] == "invalid_api_key"
-        with pytest.raises(ConnectionClosed) as closed:
-            socket.connection.recv(timeout=5)
-    assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 4401
+        assert closed_with(socket) == 4401
+
+
+def test_a_key_that_is_revoked_ends_sockets_that_only_listen(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.services.keys, "_ttl", 0.01)
+    monkeypatch.setattr(live, "_WATCH_SECONDS", 0.05)
+    key = "sk-hearken-soon-to-be-revoked-too"
+    service.rows(
+        "insert into keys (id, project, kind, hash) values ('listening', 'default', 'secret', %s)"
+        " returning 1",
+        key_hash(key),
+    )
+    with dial(service) as socket:
+        socket.send(type="auth", key=key)
+        assert socket.next("ready")
+        service.rows("update keys set revoked_at = now() where id = 'listening' returning 1")
+        assert socket.next("error")["error"]["code"] == "invalid_api_key"
+        assert closed_with(socket) == 4401

@@ -9,6 +9,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 from schemas.special_tokens import read_special_tokens
+from schemas.wire import json_line
 from serving import streams
 from serving.embedded.prompt import encode
 from tests.contract.engines import shared_tokenizer
@@ -177,6 +178,19 @@ def test_an_error_after_a_streams_beginning_is_an_event(
     with service.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
         [error] = list(events(response))
     assert error["error"]["code"] == "context_length_exceeded"
+
+
+def test_every_line_is_one_line_to_every_reader(service: Service) -> None:
+    """Some readers also end lines at U+0085, U+2028 and U+2029."""
+    separators = "one\u2028two\u2029three\u0085four"
+    completion = service.chat(separators, max_tokens=2)
+    vote = {"completion_id": completion["id"], "type": "thumb", "value": "up", "comment": separators}
+    with service.client() as client:
+        client.post("/v1/feedback", json=vote)
+        lines = client.get("/v1/feedback/export").text.splitlines()
+    [found] = [row for row in map(json.loads, lines) if row["completion_id"] == completion["id"]]
+    assert found["comment"] == found["prompt"][-1]["content"] == separators
+    assert json_line({"a": separators}) == rb'{"a":"one\u2028two\u2029three\u0085four"}'
 
 
 def test_pages_and_probes_answer_head(service: Service) -> None:

@@ -148,6 +148,7 @@ TOOL = {"type": "function", "function": {"name": "time", "parameters": {"type": 
         {"logit_bias": {}},
         {"modalities": ["text"]},
         {"verbosity": "medium"},
+        {"user": ""},
         {"prediction": {"type": "content", "content": "x"}, "service_tier": "auto"},
     ],
     ids=str,

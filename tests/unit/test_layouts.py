@@ -1,10 +1,10 @@
-"""TRL's dataset layouts are read into judgements, and written back unchanged."""
+"""Rows of data sets are read into judgements, and TRL's layouts are written back unchanged."""
 
 from typing import Any
 
 import pytest
 
-from feedback.layouts import read
+from feedback.dataset_rows import columns_of, read
 from schemas.errors import MalformedRow
 
 USER = {"role": "user", "content": "What is the capital of France?"}
@@ -58,7 +58,12 @@ def test_a_prompt_that_both_conversations_begin_with_is_found() -> None:
         ({"prompt": "Hi", "chosen": "Hello", "rejected": says("Bye")}, "texts beside lists of messages"),
         ({"prompt": "Hi", "completion": "a\0b"}, "NUL"),
         ({"prompt": "a \ud83d", "completion": "Hi"}, "half a surrogate pair"),
-        ({"prompt": "Hi", "completion": "Hi", "label": 1}, "label must be true or false"),
+        ({"prompt": "Hi", "completion": "Hi", "label": 2}, "label must be true or false"),
+        ({"prompt": "Hi", "completion": "Hi", "label": "yes"}, "label must be true or false"),
+        ({"prompt": "Hi", "completion": "Hi", "rating": 5}, "rating rates the reply.*--threshold"),
+        ({"prompt": "Hi", "completion": "Hi", "score": 0.0}, "score rates the reply"),
+        ({"chosen": "Blue.", "rejected": "Green."}, "no column prompt"),
+        ({"chosen": "It is blue", "rejected": "It is "}, "only what both begin with"),
         ({"prompt": "Hi", "chosen": "Hello", "rejected": "Hello"}, "are the same"),
         ({"chosen": says("Hello"), "rejected": says("Go away")}, "whole conversation"),
         ({"chosen": [USER, *says("a")], "rejected": [SYSTEM, USER, *says("b")]}, "do not begin alike"),
@@ -67,3 +72,72 @@ def test_a_prompt_that_both_conversations_begin_with_is_found() -> None:
 def test_a_broken_row_says_why(row: Any, reason: str) -> None:
     with pytest.raises(MalformedRow, match=reason):
         read(row)
+
+
+NILE: dict[str, Any] = {"prompt": "Which river is longest?", "completion": "The Nile."}
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "desirable"])
+@pytest.mark.parametrize("label", [True, 1, 1.0, "1", "True", "true "])
+def test_a_label_says_the_same_in_many_ways(name: str, label: Any) -> None:
+    assert read({**NILE, name: label}).row() == {**NILE, "label": True}
+    opposite = {"True": "False", "true ": "false ", "1": "0"}.get(label, type(label)(0))
+    assert read({**NILE, name: opposite}).row() == {**NILE, "label": False}
+
+
+def test_a_rating_is_a_thumb_from_a_threshold_on() -> None:
+    columns = columns_of({**NILE, "rating": 1}, threshold=4)
+    assert [columns.read({**NILE, "rating": rating}).good for rating in (1, 3.5, 4, "4.5")] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert str(columns) == "unpaired; the prompt is `prompt`; a reply is good from a `rating` of 4"
+    for rating in ("good", True, [4], float("nan")):
+        with pytest.raises(MalformedRow, match="must be a number"):
+            columns.read({**NILE, "rating": rating})
+
+
+def test_a_file_has_one_way_to_judge() -> None:
+    columns = columns_of({**NILE, "label": True})
+    for other in (NILE, {**NILE, "label": None}, {**NILE, "desirable": False}, ROWS[0]):
+        with pytest.raises(MalformedRow, match="another way than the first row"):
+            columns.read(other)
+
+
+def test_the_beginning_of_both_replies_is_the_prompt() -> None:
+    dialogue = "\n\nHuman: Which river is longest?\n\nAssistant: In Africa?\n\nHuman: Yes.\n\nAssistant: "
+    hh = read({"chosen": dialogue + "The Nile.", "rejected": dialogue + "A fish."})
+    assert [message["role"] for message in hh.messages] == ["user", "assistant", "user"]
+    assert (hh.messages[0]["content"], hh.replies) == ("Which river is longest?", ["The Nile.", "A fish."])
+    plain = {"chosen": "The sky is grey.", "rejected": "The sky is green."}
+    expected = {"prompt": "The sky is", "chosen": " grey.", "rejected": " green."}
+    assert read(plain).row() == read({**plain, "prompt": None}).row() == expected
+    with pytest.raises(MalformedRow, match="do not begin alike"):
+        read({"chosen": dialogue + "a", "rejected": dialogue.replace("Yes", "No") + "b"})
+
+
+def test_a_text_beside_whole_conversations_is_their_beginning() -> None:
+    row = {"prompt": USER["content"], "chosen": [USER, *says("Paris.")], "rejected": [USER, *says("Rome.")]}
+    assert read(row).row() == {"prompt": [USER], "chosen": says("Paris."), "rejected": says("Rome.")}
+    with pytest.raises(MalformedRow, match="do not begin with the prompt"):
+        read({**row, "prompt": "Something else"})
+    whole = read({"prompt": [SYSTEM, USER], "completion": [USER, *says("Paris.")], "label": 1})
+    assert whole.replies == ["Paris."]
+
+
+def test_a_question_after_a_system_message() -> None:
+    orca = {"system": "Be wise.", "question": "Which river is longest?", "chosen": "Nile", "rejected": "Fish"}
+    assert read(orca).messages == [
+        {"role": "system", "content": "Be wise."},
+        {"role": "user", "content": "Which river is longest?"},
+    ]
+    assert len(read({**orca, "system": ""}).messages) == 1
+    assert len(read({**orca, "system": None}).messages) == 1
+
+
+def test_messages_of_other_services() -> None:
+    parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "this?"}]
+    row = {"prompt": [{"role": "developer", "content": "Hm."}, {"role": "user", "content": parts}]}
+    assert read({**row, "completion": says("Tea.")}).messages == [
+        {"role": "system", "content": "Hm."},
+        {"role": "user", "content": "What is\nthis?"},
+    ]

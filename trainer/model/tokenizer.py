@@ -1,6 +1,7 @@
 """ChatTokenizer applies a base model's tokenizer and chat template; it does not need the weights."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class ChatTokenizer:
         configured = configured if isinstance(configured, list) else [configured]
         candidates = [self.tokenizer.eos_token_id, *configured]
         self.eos_ids = list(dict.fromkeys(token for token in candidates if token is not None))
+
+    @cached_property
+    def most_bytes(self) -> int:
+        """Returns a bound on the bytes of text that the context holds, from the longest token."""
+        return self.context_length * max(len(token.encode()) for token in self.tokenizer.get_vocab())
 
     def render(self, messages: Messages) -> list[int]:
         """Returns the token ids of a conversation with the generation prompt behind it. As in serving, no
