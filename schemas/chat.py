@@ -51,7 +51,16 @@ _NOTHING: dict[str, list[Any]] = {
 }
 """The values of fields that ask for nothing, and are as if they were not given."""
 
-_TEMPLATE_OWN = {"chat_template", "conversation", "documents", "messages", "tokenize", "tools"}
+_TEMPLATE_OWN = {
+    *("chat_template", "conversation", "documents", "messages", "tools", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
+}
+"""What whoever calls a template gives to it, and no request may."""
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+TokenName = Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")]
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -125,11 +134,13 @@ class EngineSampling(BaseModel):
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=2)
     length_penalty: float | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
+    logit_bias: dict[TokenName, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None, max_length=1024
+    )
     min_tokens: int | None = Field(None, ge=0, lt=2**31)
-    stop_token_ids: list[int] | None = Field(None, max_length=64)
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=64)
     bad_words: list[str] | None = Field(None, max_length=64)
-    allowed_token_ids: list[int] | None = Field(None, max_length=4096)
+    allowed_token_ids: list[TokenId] | None = Field(None, max_length=4096)
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None

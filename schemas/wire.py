@@ -17,7 +17,7 @@ from schemas.errors import InvalidRequest
 
 T = TypeVar("T")
 
-_MEMBER = re.compile(r"[A-Z]\w*|(str|int|float|bool)|(dict|list|literal)\[.*\]")
+_MEMBER = re.compile(r"Named\w+|str|int|float|bool|(dict|list|literal)\[.*\]")
 """What pydantic adds to the place of a fault in a union: the member that did not fit."""
 
 _LINE_SEPARATORS = [(each.encode(), rf"\u{ord(each):04x}".encode()) for each in "\u0085\u2028\u2029"]

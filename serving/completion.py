@@ -30,8 +30,8 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 
 class Completion:
     """The completion of one chat request; `record` is what else of the request to record. The constructor
-    generates nothing yet; it raises Forbidden,
-    NotFound, InvalidRequest or Unavailable when the request cannot be answered."""
+    generates nothing yet; it raises Forbidden, NotFound, InvalidRequest or Unavailable when the request
+    cannot be answered."""
 
     def __init__(
         self, services: Services, caller: Caller, request: ChatRequest, record: dict[str, Any] | None = None

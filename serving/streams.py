@@ -3,7 +3,7 @@ clients."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import orjson
@@ -44,10 +44,12 @@ def with_deadline(send: Send) -> Send:
 
 
 async def keep_alive(send: Send) -> None:
-    """Sends a comment of server-sent events now and then, until it is cancelled."""
-    while True:
-        await asyncio.sleep(KEEP_ALIVE_SECONDS)
-        await send(_body(b": keep-alive\n\n"))
+    """Sends a comment of server-sent events now and then, until it is cancelled or the client stalls, which
+    whoever sends the events finds too."""
+    with suppress(TimeoutError):
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_SECONDS)
+            await send(_body(b": keep-alive\n\n"))
 
 
 class CompletionResponse(Response):

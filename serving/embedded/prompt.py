@@ -27,7 +27,7 @@ def encode(
     given = {**(arguments or {}), "add_generation_prompt": True, "return_dict": False}
     try:
         encoded = tokenizer.apply_chat_template(plain, tools=tools, **given)
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:  # a template may not expect what it is given
         raise InvalidRequest(f"The model's chat template refuses this: {error}", param="messages") from error
     return list(encoded)
 
@@ -55,9 +55,10 @@ def _with_plain_text(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """Returns a tool call with its arguments parsed, as templates expect them and vLLM gives them."""
+    """Returns a tool call with its arguments parsed, as templates expect them and vLLM gives them. Those that
+    a model wrote wrongly stay a text."""
+    function = call["function"]
     try:
-        function = call["function"]
         return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
-    except (KeyError, TypeError, ValueError):
-        raise InvalidRequest("A tool call's arguments are not JSON.", param="messages") from None
+    except ValueError:
+        return call

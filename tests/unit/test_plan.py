@@ -111,7 +111,7 @@ def test_it_names_settings_that_save_memory_if_it_does_not_fit(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "free_memory", lambda device: -(2**40))
-    found = planned(tiny_base, max_tokens=25)  # so that nothing was planned before with enough memory
+    found = planned(tiny_base, max_tokens=9)  # so that nothing was planned before with enough memory
     assert not found.fits
     assert found.savings["trainer.rl.gradient_checkpointing = true"] < found.peak
 
@@ -140,7 +140,7 @@ def test_it_says_the_token_budget_and_the_longest_prompt_and_why(
 
 
 def test_batches_shrink_to_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = TrainerSettings(rl=RLSettings(max_tokens=24))
+    settings = TrainerSettings(rl=RLSettings(max_tokens=9))
     peaks = {}
     for free in (2**29, 2**33):
         monkeypatch.setattr(module, "free_memory", lambda device, free=free: free)
