@@ -125,17 +125,15 @@ class EngineClient:
     async def describe(self) -> tuple[str, frozenset[str] | None]:
         """Returns what the engine is called, and the fields that its chat requests have (from its OpenAPI
         schema), or None where it does not say."""
-        status, answer = await self._fetch("GET", "/openapi.json")
-        if status != 200:
-            return "the engine", None
-        schema = orjson.loads(answer)
-        name = ENGINE_TITLE if schema["info"]["title"] == ENGINE_TITLE else "vLLM"
+        _, answer = await self._fetch("GET", "/openapi.json")
         try:
+            schema = orjson.loads(answer)
             chat = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
             reference = chat["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
-            return name, frozenset(schema["components"]["schemas"][reference]["properties"])
-        except KeyError:
-            return name, None
+            fields = frozenset(schema["components"]["schemas"][reference]["properties"])
+            return ENGINE_TITLE if schema["info"]["title"] == ENGINE_TITLE else "vLLM", fields
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):  # some balancer's, or none
+            return "the engine", None
 
     async def check_health(self) -> None:
         """Returns when the engine reports that it is healthy; vLLM's also checks its core process."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -33,6 +34,7 @@ class Replica:
         self.loaded: set[str] = set()
         self.verified: set[str] = set()
         self.failed: set[str] = set()
+        self._described = False
         self._failures = 0
         self._changes = 0
 
@@ -56,11 +58,14 @@ class Replica:
             return False
         if not self.healthy:
             log.info("engine_up", url=self.engine.url, adapters=len(adapters))
+            self._described = False
         self._failures = 0
         self.healthy = True
         if changes == self._changes:  # else the list may be older than a load or unload of ours
             self.loaded = {policy for policy in adapters if not policy.startswith(TRAINING)}
             self.verified &= self.loaded
+        if not self._described:
+            await self._describe()
         return True
 
     async def mark_down(self, error: EngineError) -> None:
@@ -104,13 +109,18 @@ class Replica:
             self._changes += 1
             self.loaded.discard(policy)
 
+    async def _describe(self) -> None:
+        """Asks the engine what its requests may have. It is healthy even if it does not say so."""
+        with suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(_HEALTH_TIMEOUT):
+                self.engine_name, self.fields = await self.engine.describe()
+            self._described = True
+
     async def _fetch_adapters(self) -> set[str]:
         """Returns the adapters of a healthy engine. Raises EngineError."""
         try:
             async with asyncio.timeout(_HEALTH_TIMEOUT):
                 await self.engine.check_health()
-                if not self.healthy:
-                    self.engine_name, self.fields = await self.engine.describe()
                 return await self.engine.adapters()
         except TimeoutError:
             raise EngineError(

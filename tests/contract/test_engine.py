@@ -652,6 +652,12 @@ async def test_vllms_stream_is_understood() -> None:
     assert (last.text, last.finish_reason, last.prompt_token_ids) == ("", "length", None)
 
 
+@pytest.mark.parametrize("said", ["", "no json", "[]", "{}", '{"paths": []}', '{"paths": {"/v1": 1}}'])
+async def test_an_engine_that_does_not_say_what_it_can_is_asked_for_all(said: str) -> None:
+    async with answering("200 OK", "application/json", said) as engine:
+        assert await engine.describe() == ("the engine", None)
+
+
 async def test_a_stream_that_breaks_off_is_an_error() -> None:
     async with answering("200 OK", "text/event-stream", VLLM_STREAM) as engine:
         with pytest.raises(EngineError, match="ended early"):
