@@ -141,7 +141,8 @@ class Hub:
                     subscriber.notify(news)
                     sent[subscriber] += 1
                     await turns.next()
-                concerned[vote.rater] = [each for each in by_rater if sent[each] < MAX_NEWS]
+                if by_rater:
+                    concerned[vote.rater] = [each for each in by_rater if sent[each] < MAX_NEWS]
                 await turns.next()
         del self._done[announcing]
 
