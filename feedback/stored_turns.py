@@ -7,14 +7,13 @@ from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
 from schemas.database import AsyncPool
-from schemas.turns import Reply, StoredTurn
+from schemas.turns import StoredReply, StoredTurn
 
 _COLUMNS: LiteralString = """
 select t.id, t.messages, t.sampling, t.metadata, t.request, t.created_at,
     cardinality(t.prompt_token_ids) as prompt_tokens,
-    (select jsonb_agg(jsonb_build_object('choice', choice, 'policy', policy, 'propensity', propensity,
-        'text', text, 'token_ids', to_jsonb(token_ids), 'logprobs', to_jsonb(logprobs),
-        'finish_reason', finish_reason, 'message', message) order by choice)
+    (select jsonb_agg(jsonb_build_object('choice', choice, 'policy', policy, 'text', text,
+        'tokens', cardinality(token_ids), 'finish_reason', finish_reason, 'message', message) order by choice)
         from replies where turn_id = t.id) as replies
 from turns t
 """
@@ -73,5 +72,5 @@ async def _rows(pool: AsyncPool, statement: LiteralString | Composed, values: An
 
 
 def _turn(row: DictRow) -> StoredTurn:
-    replies = [Reply(**reply) for reply in row.pop("replies") or []]
+    replies = [StoredReply(**reply) for reply in row.pop("replies") or []]
     return StoredTurn(**row, replies=replies)

@@ -31,6 +31,18 @@ class Reply:
     finish_reason: str
     message: dict[str, Any] | None = None
 
+
+@dataclass(frozen=True, slots=True)
+class StoredReply:
+    """A reply as it is read back, without what only training needs. `tokens` is their number."""
+
+    choice: int
+    policy: str
+    text: str
+    finish_reason: str
+    message: dict[str, Any] | None
+    tokens: int
+
     @property
     def whole_message(self) -> dict[str, Any]:
         """Returns the reply as a message of a chat."""
@@ -48,7 +60,7 @@ class StoredTurn:
     request: dict[str, Any]
     created_at: datetime
     prompt_tokens: int
-    replies: list[Reply]
+    replies: list[StoredReply]
 
 
 @dataclass(frozen=True, slots=True)

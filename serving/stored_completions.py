@@ -126,7 +126,7 @@ def _listed(found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
 
 
 def _completion(turn: StoredTurn) -> dict[str, Any]:
-    completion_tokens = sum(len(reply.token_ids) for reply in turn.replies)
+    completion_tokens = sum(reply.tokens for reply in turn.replies)
     return {
         "id": turn.id,
         "object": "chat.completion",
