@@ -1,32 +1,38 @@
 """The relay exports how many events it has yet to publish, and how many the outbox keeps."""
 
 from collections.abc import Iterator
+from typing import LiteralString
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from psycopg.rows import DictRow
 
 from schemas.database_metrics import DatabaseMetrics
 
-_BACKLOG = """
-select count(*) filter (where "offset" is null) as unpublished,
-    count(*) filter (where "offset" is not null) as kept,
+_BACKLOG: LiteralString = """
+with passed as (
+    select partition, split_part(position, ':', 2)::bigint as next_offset from consumer_offsets
+    where log = 'kafka' and split_part(position, ':', 1)::integer
+        = (select max(generation) from generations where topic = %(topic)s)
+)
+select (select count(*) from (
+        select from outbox where "offset" is null limit %(most)s
+    ) as waiting) as unpublished,
+    coalesce((select sum("offset" - oldest + 1) from published_outbox), 0)::bigint as kept,
     coalesce((select sum(highest) from (
         select max(next_offset) as highest from (
-            select partition, "offset" + 1 as next_offset from outbox where "offset" is not null
-            union all
-            select partition, split_part(position, ':', 2)::bigint from consumer_offsets
-            where log = 'kafka' and split_part(position, ':', 1)::integer
-                = (select max(generation) from generations where topic = %(topic)s)
+            select partition, "offset" + 1 as next_offset from published_outbox
+            union all select partition, next_offset from passed
         ) as known group by partition
     ) as partitions), 0)::bigint as published,
     greatest((select count(*) from generations where topic = %(topic)s) - 1, 0) as anew
-from outbox
 """
+_MOST_COUNTED = 1_000_000
+"""Unpublished events that are counted; a longer backlog shows as this number."""
 
 
 def backlog(url: str, topic: str) -> DatabaseMetrics:
     """Returns the relay's metrics, read from the database at `url`."""
-    return DatabaseMetrics(url, _BACKLOG, {"topic": topic}, _metrics)
+    return DatabaseMetrics(url, _BACKLOG, {"topic": topic, "most": _MOST_COUNTED}, _metrics)
 
 
 def _metrics(row: DictRow) -> Iterator[Metric]:

@@ -15,6 +15,7 @@ from kafka.errors import KafkaError
 
 from feedback.broker import connection
 from feedback.log import Entry, read_event
+from feedback.trim import trim_in_batches
 from schemas.database import Pool
 from schemas.settings import KafkaSettings
 
@@ -34,8 +35,10 @@ with consumers as (
     where partition in (select partition from consumers where consumer = 'trainer')
     group by partition
 )
-delete from outbox using slowest
-where outbox.partition = slowest.partition and outbox."offset" < slowest."offset"
+delete from outbox where id in (
+    select outbox.id from outbox join slowest using (partition) where outbox."offset" < slowest."offset"
+    limit %(most)s
+)
 """
 
 
@@ -88,8 +91,7 @@ class KafkaLog:
         ]
 
     def trim(self) -> int:
-        with self._pool.connection() as connection:
-            return connection.execute(_TRIM, {"generation": self._generation()}).rowcount
+        return trim_in_batches(self._pool, _TRIM, {"generation": self._generation()})
 
     def close(self) -> None:
         if self._consumer is not None:

@@ -9,6 +9,7 @@ In another cluster, after dump and restore, transaction ids start again: `schema
 """
 
 from feedback.log import Entry, read_event
+from feedback.trim import trim_in_batches
 from schemas.database import Pool
 
 _READ = """
@@ -29,7 +30,10 @@ with consumers as (
     where exists (select from consumers where consumer = 'trainer')
     order by xid, id limit 1
 )
-delete from outbox using slowest where (outbox.xid, outbox.id) <= (slowest.xid, slowest.id)
+delete from outbox where id in (
+    select outbox.id from outbox, slowest where (outbox.xid, outbox.id) <= (slowest.xid, slowest.id)
+    order by outbox.xid, outbox.id limit %(most)s
+)
 """
 
 
@@ -51,8 +55,7 @@ class PostgresLog:
         return [Entry(partition, row["position"], read_event(row["event"])) for row in rows]
 
     def trim(self) -> int:
-        with self._pool.connection() as connection:
-            return connection.execute(_TRIM, {"log": self.name}).rowcount
+        return trim_in_batches(self._pool, _TRIM, {"log": self.name})
 
     def close(self) -> None:
         pass

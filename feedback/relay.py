@@ -62,25 +62,17 @@ from unnest(%s::bigint[], %s::integer[], %s::bigint[]) as acked (id, partition, 
 where outbox.id = acked.id
 """
 
-# The highest offset known in each partition: of events still kept, or passed by a consumer.
-_HIGHEST = """
-select partition, max("offset") as "offset" from (
-    select partition, "offset" from outbox where "offset" is not null
-    union all
-    select partition, split_part(position, ':', 2)::bigint - 1 from consumer_offsets
-    where log = 'kafka' and split_part(position, ':', 1)::integer = %s
-) as known group by partition
+# The highest offset that a consumer has passed in each partition.
+_PASSED = """
+select partition, max(split_part(position, ':', 2)::bigint - 1) as "offset" from consumer_offsets
+where log = 'kafka' and split_part(position, ':', 1)::integer = %s
+group by partition
 """
 
-# The oldest and the newest kept event of each partition; the others lie between them.
+# The newest kept event of each partition, and the offset of the oldest; the others lie between them.
 _KEPT = """
-select kept.*, convert_to(outbox.event::text, 'UTF8') as event
-from (
-    select distinct on (partition) partition, "offset", id, min("offset") over each as oldest
-    from outbox where "offset" is not null
-    window each as (partition by partition)
-    order by partition, "offset" desc
-) as kept join outbox using (id)
+select kept.partition, kept."offset", kept.oldest, convert_to(outbox.event::text, 'UTF8') as event
+from published_outbox as kept join outbox using (partition, "offset")
 """
 
 log = structlog.get_logger("relay")
@@ -179,9 +171,10 @@ class Relay:
             raise DataLost("the topic is new")
         if self._topic_id != newest["topic_id"]:
             raise DataLost("the topic has another id")
-        for row in self._connection.execute(_HIGHEST, [newest["generation"]]).fetchall():
-            self._highest[row["partition"]] = max(row["offset"], self._highest.get(row["partition"], -1))
+        passed = self._connection.execute(_PASSED, [newest["generation"]]).fetchall()
         kept = self._connection.execute(_KEPT).fetchall()
+        for row in (*passed, *kept):
+            self._highest[row["partition"]] = max(row["offset"], self._highest.get(row["partition"], -1))
         partitions = [TopicPartition(self._kafka.topic, row["partition"]) for row in kept]
         begins = self._watcher.beginning_offsets(partitions) if kept else {}
         for row, partition in zip(kept, partitions, strict=True):

@@ -24,6 +24,8 @@ from schemas.errors import PolicyRejected, Reason
 
 BASE = "p0"
 """The base model, served as a LoRA whose B is zero."""
+ADAPTER_DIGITS = 16
+"""Hexadecimal digits of a policy's digest in its adapter's name: 64 bits."""
 TRAINING = "training-"
 """Prefix of the adapters that only a training round samples from."""
 WEIGHTS = "adapter_model.safetensors"
@@ -94,6 +96,12 @@ class Manifest(BaseModel):
         if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
             raise ValueError("a file's name leads out of the policy's directory")
         return files
+
+
+def adapter_name(project: str, policy: str, digest: str) -> str:
+    """Returns the name of a policy's adapter on the engines, which projects and installations may share. A
+    policy's own name is unique in its project only. The base is the same for all, and has one name."""
+    return BASE if policy == BASE else f"{project}.{policy}.{digest[:ADAPTER_DIGITS]}"
 
 
 def file_digest(path: Path) -> str:

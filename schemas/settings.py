@@ -25,7 +25,16 @@ class ServingSettings(BaseModel):
     max_tokens: int = Field(256, ge=1, description="reply length when the request sets none, tokens")
     engine_timeout: float = Field(120, gt=0, description="longest wait for the engine's next token, seconds")
     requests_per_minute: int = Field(
-        1_200, ge=1, description="rate limit of a key, and of an address without a known key, requests/minute"
+        6_000, ge=1, description="rate limit of a key: chats, votes and other requests each, per minute"
+    )
+    address_requests_per_minute: int = Field(
+        600,
+        ge=1,
+        description="rate limit of an address with a publishable key or without a known one: chats, votes and"
+        " other requests each, per minute",
+    )
+    user_requests_per_minute: int = Field(
+        120, ge=1, description="rate limit of a user at such an address, chats per minute"
     )
     websockets_per_address: int = Field(
         100, ge=1, description="websockets that one address may have open at a replica"
@@ -38,7 +47,7 @@ class ServingSettings(BaseModel):
         0.02,
         ge=0,
         le=0.5,
-        description="conversations kept on the base to measure the lift, share",
+        description="people kept on the base to measure the lift, share",
     )
     promotion: Literal["direct", "canary"] = Field(
         "direct",
@@ -49,8 +58,7 @@ class ServingSettings(BaseModel):
         0.3,
         gt=0,
         le=0.5,
-        description="conversations that try a policy that the gate could not judge, with direct promotion,"
-        " share",
+        description="people who try a policy that the gate could not judge, with direct promotion, share",
     )
 
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from schemas.errors import Conflict, NotFound, PolicyRejected
+from schemas.policies import adapter_name
 from schemas.times import rfc3339
 from schemas.wire import check, decode
 from serving import rollout
@@ -98,7 +99,8 @@ async def _policy(request: Request, policy: str, caller: Caller) -> dict[str, An
             raise NotFound(f"There is no policy {policy[:64]}.", code="policy_not_found")
         cursor = await connection.execute(_LINEAGE, {"project": caller.project, "policy": policy})
         lineage = [ancestor["id"] for ancestor in await cursor.fetchall()]
-    return {**_with_times(row), "lineage": lineage, "served": services(request).fleet.serves(policy)}
+    served = services(request).fleet.serves(adapter_name(caller.project, policy, row["digest"]))
+    return {**_with_times(row), "lineage": lineage, "served": served}
 
 
 @router.post("/v1/policies/{policy}/reinstate")

@@ -1,45 +1,82 @@
-"""Authentication finds the caller of a request by its API key, and charges the caller's rate limit.
+"""Authentication finds the caller of a request by its API key, and charges the caller's rate limits.
 
 Keys come as `Authorization: Bearer …` (the websocket sends its key in the first message). An admin key
 may do everything in its project; a secret key chats and votes for anyone; a publishable key is for browsers:
 it chats with the default model and votes on the replies that it was given.
+
+Each key has token buckets of its own, one for chats, one for votes and one for the rest. All visitors of a
+page share its publishable key, so there each address has buckets too, and in it each user for their chats.
+Who is refused by address takes nothing from the key's, so one visitor's flood leaves the others alone. A user
+counts together with the address, since anybody may claim to be anyone.
 """
 
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Literal
 
 from fastapi import Request
 from starlette.requests import HTTPConnection
 
+from schemas.chat import ChatRequest
 from schemas.errors import Forbidden, Unauthorized
 from serving.keys import Caller
+from serving.limits import Charge
 from serving.services import services
 
+Work = Literal["chats", "votes", "requests"]
 
-async def authenticate(connection: HTTPConnection, key: str) -> Caller:
-    """Returns the caller with this key. Raises Unauthorized or RateLimited.
 
-    A key that this process has not seen counts as a request without one, since each costs a database query.
-    Whoever guesses keys is limited by address, and does not use up the limit of a known key.
+async def authenticate(connection: HTTPConnection, key: str, work: Work = "requests") -> Caller:
+    """Returns the caller with this key, charged one piece of `work`. Raises Unauthorized or RateLimited.
+
+    A key that this process has not seen costs a database query, so whoever guesses keys is limited by
+    address, and does not use up the limit of a known key.
     """
     parts = services(connection)
     if not parts.keys.contains(key):
-        parts.limiter.acquire(address_of(connection))
+        rate = parts.settings.serving.address_requests_per_minute
+        parts.limiter.acquire(Charge(f"{address_of(connection)} keys", "unknown keys from one address", rate))
     found = await parts.keys.caller(key)
-    parts.limiter.acquire(found.key_id)
+    charge(connection, found, work)
     return found
+
+
+def charge(connection: HTTPConnection, caller: Caller | None, work: Work, count: int = 1) -> None:
+    """Charges `count` pieces of `work` to the caller's key, and to the address of a page's visitor. Raises
+    RateLimited."""
+    limits = services(connection).settings.serving
+    charges = []
+    if caller is not None:
+        charges.append(
+            Charge(f"{caller.key_id} {work}", f"{work} with one key", limits.requests_per_minute, count)
+        )
+    if caller is None or caller.kind == "publishable":
+        address, rate = address_of(connection), limits.address_requests_per_minute
+        charges.append(Charge(f"{address} {work}", f"{work} from one address", rate, count))
+    services(connection).limiter.acquire(*charges)
+
+
+def charge_replies(connection: HTTPConnection, caller: Caller, chat: ChatRequest, person: str) -> None:
+    """Charges the replies of an authenticated chat after its first, and all of them to `person` (a pseudonym)
+    where a page's visitor names a user. Raises RateLimited."""
+    if caller.kind == "publishable" and chat.user is not None:
+        rate = services(connection).settings.serving.user_requests_per_minute
+        key = f"{address_of(connection)} {person}"
+        services(connection).limiter.acquire(Charge(key, "chats of one user", rate, chat.n))
+    if chat.n > 1:
+        charge(connection, caller, "chats", chat.n - 1)
 
 
 async def maybe_caller(request: Request) -> Caller | None:
     """Returns the caller, or None when the request has no key. Raises Unauthorized for a wrong key."""
     header = request.headers.get("authorization")
     if header is None:
-        services(request).limiter.acquire(address_of(request))
+        charge(request, None, _work(request))
         return None
     scheme, _, key = header.partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Unauthorized("Send your key as `Authorization: Bearer …`.")
-    found = await authenticate(request, key.strip())
+    found = await authenticate(request, key.strip(), _work(request))
     request.state.key_id = found.key_id
     return found
 
@@ -56,6 +93,14 @@ async def admin(request: Request) -> Caller:
     if found.kind != "admin":
         raise Forbidden("This needs the admin key of the project.")
     return found
+
+
+def _work(request: Request) -> Work:
+    if request.method != "POST":
+        return "requests"
+    if request.url.path.startswith("/v1/feedback"):
+        return "votes"
+    return "chats" if request.url.path in ("/v1/chat/completions", "/v1/responses") else "requests"
 
 
 def address_of(connection: HTTPConnection) -> str:

@@ -1,8 +1,9 @@
 """A canary's verdict is people's votes on its replies, against votes in the same time on the other arms.
 
-A candidate that the gate could not judge gets a share of the conversations. A conversation stays on its arm,
-so it is the unit: its figure is the share of thumbs up among its thumbs. Only replies whose policy was drawn
-count (a propensity below 1), from the start of the canary on, so the arms differ in nothing but the policy.
+A candidate that the gate could not judge gets a share of the people. A person stays on their arm, and the
+votes of one person are not independent, so the person is the unit: their figure is the mean over their
+conversations of the share of thumbs up. Only replies whose policy was drawn count (a propensity below 1),
+from the start of the canary on, so the arms differ in nothing but the policy.
 
 The canary is judged when LOOKS of its conversations have been voted on, each time on the votes up to that
 moment, so the verdict does not depend on when it is computed. It is promoted when it is shown to be worse
@@ -11,10 +12,12 @@ the base. Where nothing was shown at the last look, or in MAX_AGE, it ends; afte
 conversations it makes room for a newer candidate that waits.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from math import sqrt
+from statistics import mean
 from typing import Literal, LiteralString
 
 from psycopg import AsyncConnection
@@ -27,6 +30,9 @@ from serving.router import Route
 
 LOOKS = (10, 20, 40, 80)
 """Conversations of the canary with a vote, at which it is judged."""
+
+MIN_PEOPLE = 10
+"""People of an arm, below whom it says nothing: the formula is for more of them."""
 
 Z = 2.24
 """Standard errors of a one-sided 5% over all looks, each of them getting the same share (Bonferroni)."""
@@ -50,15 +56,16 @@ _RUNNING: LiteralString = """
     where project = %s and policy = %s and state = 'running' and automatic
 """
 _JUDGED: LiteralString = """
-    select policy, conversation_id, avg(up)::float8 as approval, min(created_at) as since from (
-        select r.policy, t.conversation_id, (f.value ->> 'value' = 'up')::int as up, f.created_at
+    select policy, person, avg(up)::float8 as approval, min(created_at) as since from (
+        select r.policy, t.rater as person, t.conversation_id, (f.value ->> 'value' = 'up')::int as up,
+            f.created_at
         from feedback f join turns t on t.id = f.turn_id
         join replies r on r.turn_id = f.turn_id and r.choice = f.choice
         where f.project = %(project)s and f.created_at >= %(since)s and t.created_at >= %(since)s
             and f.type = 'thumb' and f.superseded_by is null and f.retracted_at is null
             and not starts_with(f.rater, %(judge)s) and r.propensity < 1 and r.policy = any(%(policies)s)
         order by f.created_at limit %(limit)s
-    ) as thumbs group by policy, conversation_id order by since, conversation_id
+    ) as thumbs group by policy, person, conversation_id order by since, conversation_id
 """
 
 
@@ -78,9 +85,11 @@ _SUPERSEDE: LiteralString = """
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A conversation with votes: the policy that answers it, and its share of thumbs up."""
+    """A conversation with votes: the policy that answers it, whose it is (a pseudonym), and its share of
+    thumbs up."""
 
     policy: str
+    person: str
     approval: float
 
 
@@ -104,9 +113,10 @@ class Canary:
                 {name: arms[name] for name in (live, BASE) if name in arms},
             )
             for name, arm in others.items():
-                if canary.gain(arm, Z) < 0:
+                if canary.people >= MIN_PEOPLE and canary.gain(arm, Z) < 0:
                     return "rollback", f"people like it less than {name}: {canary} against {arm}"
-            if live in others and canary.gain(others[live], -Z) > -MARGIN:
+            enough = live in others and min(canary.people, others[live].people) >= MIN_PEOPLE
+            if enough and canary.gain(others[live], -Z) > -MARGIN:
                 return "promote", f"people like it no less than {live}: {canary} against {others[live]}"
         if newer and (own >= REPLACEABLE_AFTER or self.age > MAX_AGE):
             return "end", f"a newer candidate takes its place; {own} conversations showed nothing"
@@ -117,26 +127,26 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """The conversations of an arm with votes, and the sum of their approvals."""
+    """The people of an arm who voted, and the sum of their approvals."""
 
-    conversations: int
+    people: int
     approvals: float
 
     def gain(self, other: "Arm", errors: float) -> float:
         """Returns the lead in approval over another arm, plus `errors` standard errors. Each arm gets one
-        conversation that liked and one that disliked it on top, so that few that agree are not certain
-        (Agresti and Caffo 2000)."""
+        person who liked and one who disliked it on top, so that few who agree are not certain (Agresti and
+        Caffo 2000)."""
         mine, theirs = self._smoothed(), other._smoothed()
         return mine[0] - theirs[0] + errors * sqrt(mine[1] + theirs[1])
 
     def _smoothed(self) -> tuple[float, float]:
         """Returns the approval and its variance, at most that of single votes."""
-        count = self.conversations + 2
+        count = self.people + 2
         approval = (self.approvals + 1) / count
         return approval, approval * (1 - approval) / count
 
     def __str__(self) -> str:
-        return f"{self.approvals / self.conversations:.0%} of {self.conversations} conversations"
+        return f"{self.approvals / self.people:.0%} of {self.people} people"
 
 
 async def find(connection: AsyncConnection[DictRow], route: Route) -> Canary | None:
@@ -155,7 +165,7 @@ async def find(connection: AsyncConnection[DictRow], route: Route) -> Canary | N
             "limit": MAX_VOTES,
         },
     )
-    judged = [Judged(row["policy"], row["approval"]) for row in await cursor.fetchall()]
+    judged = [Judged(row["policy"], row["person"], row["approval"]) for row in await cursor.fetchall()]
     return Canary(running["policy"], running["age"], judged)
 
 
@@ -197,10 +207,13 @@ async def next_candidate(connection: AsyncConnection[DictRow], project: str) -> 
 
 def _arms(judged: Sequence[Judged], canary: str, look: int) -> dict[str, Arm]:
     """Returns the arms at the moment when `look` conversations of the canary had been voted on."""
-    found: dict[str, Arm] = {}
+    voted: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for each in judged:
-        arm = found.get(each.policy, Arm(0, 0.0))
-        found[each.policy] = Arm(arm.conversations + 1, arm.approvals + each.approval)
-        if each.policy == canary and found[canary].conversations == look:
+        voted[each.policy][each.person].append(each.approval)
+        look -= each.policy == canary
+        if not look:
             break
-    return found
+    return {
+        policy: Arm(len(people), sum(mean(approvals) for approvals in people.values()))
+        for policy, people in voted.items()
+    }

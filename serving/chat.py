@@ -15,7 +15,7 @@ from starlette.responses import Response
 from schemas.chat import DEFAULT_MODEL, ChatRequest, parse_chat
 from schemas.errors import NotFound
 from schemas.wire import decode, json_line
-from serving.auth import caller
+from serving.auth import caller, charge_replies
 from serving.completion import Completion
 from serving.keys import Caller
 from serving.openapi import request_body
@@ -32,6 +32,7 @@ async def chat_completions(request: Request) -> Response:
     found = await caller(request)
     chat = parse_chat(decode(await request.body()))
     completion = Completion(services(request), found, chat)
+    charge_replies(request, found, chat, completion.rater)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)
     return CompletionResponse(
         completion, _encoded(chunks(completion, chat)) if chat.stream else None, services(request).metrics
@@ -54,7 +55,7 @@ async def model(request: Request, model: str, caller: Annotated[Caller, Depends(
 async def _models(services: Services, caller: Caller) -> list[dict[str, Any]]:
     """Returns the routed model and, for an admin, each policy that can be pinned."""
     route = services.router.route(caller.project)
-    pinnable = [policy for policy in route.policies() if services.fleet.serves(policy)]
+    pinnable = [policy for policy in route.policies() if services.fleet.serves(route.adapter(policy))]
     async with services.pool.connection() as connection:
         cursor = await connection.execute(
             "select id, extract(epoch from created_at)::bigint as created from policies"

@@ -17,7 +17,7 @@ from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound
 from schemas.turns import Reply, Turn, new_id
 from serving.engine import Delta
 from serving.keys import Caller
-from serving.router import Assignment
+from serving.router import Assignment, Route
 from serving.services import Services
 from serving.streamed_reply import ShownDelta, StreamedReply
 
@@ -51,8 +51,10 @@ class Completion:
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
         user = request.user or f"conversation:{self.conversation_id}"
         self.rater = services.signer.rater_id(caller.project, user, caller.kind)
-        self.assignment = _assign(services, caller, request.model, self.conversation_id)
-        self.messages = _with_system_prompt(request, services.router.route(caller.project).system_prompt)
+        route = services.router.route(caller.project)
+        self.assignment = _assign(services, caller, request.model, route, self.rater)
+        self.messages = _with_system_prompt(request, route.system_prompt)
+        self._adapter = route.adapter(self.assignment.policy)
         self._choices = [
             StreamedReply(
                 services.special_tokens,
@@ -69,7 +71,7 @@ class Completion:
         """Yields the reply as it is generated; see `Fleet.stream` for its errors. Closing it stops the
         engine."""
         fleet, metrics = self._services.fleet, self._services.metrics
-        with fleet.hold(self.assignment.policy), metrics.requests_in_flight.track_inprogress():
+        with fleet.hold(self._adapter), metrics.requests_in_flight.track_inprogress():
             async with aclosing(self._generate()) as deltas:
                 async for delta in deltas:
                     if delta.prompt_token_ids is not None:
@@ -111,7 +113,7 @@ class Completion:
         for name, value in self._request.engine_fields().items():
             parameters[name] = special_tokens.escape_all(value) if name in _IN_PROMPT else value
         messages = [special_tokens.escape_message(message) for message in self.messages]
-        return self._services.fleet.stream(self.assignment.policy, self.conversation_id, messages, parameters)
+        return self._services.fleet.stream(self._adapter, self.conversation_id, messages, parameters)
 
     def sampling(self) -> dict[str, Any]:
         """Returns every sampling parameter, so that the reply does not depend on an engine's own defaults."""
@@ -228,13 +230,13 @@ class Completion:
         return sum(len(choice.token_ids) for choice in self._choices)
 
 
-def _assign(services: Services, caller: Caller, model: str, conversation_id: str) -> Assignment:
+def _assign(services: Services, caller: Caller, model: str, route: Route, person: str) -> Assignment:
     """Returns the routed policy, or the one that an admin key pins. Raises Forbidden or NotFound."""
     if model == DEFAULT_MODEL:
-        return services.router.assign(caller.project, conversation_id)
+        return services.router.assign(route, person)
     if caller.kind != "admin" and _POLICY_ID.fullmatch(model):
         raise Forbidden(f"Only an admin key may choose a policy; use model {DEFAULT_MODEL}.")
-    if model not in services.router.route(caller.project).policies() or not services.fleet.serves(model):
+    if model not in route.policies() or not services.fleet.serves(route.adapter(model)):
         raise NotFound(
             f"There is no model {model[:64]} here now; GET /v1/models lists those there are.",
             code="model_not_found",

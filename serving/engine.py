@@ -55,7 +55,7 @@ class EngineClient:
         self._open_responses: set[aiohttp.ClientResponse] = set()
 
     async def stream(
-        self, policy: str, messages: list[dict[str, Any]], parameters: dict[str, Any]
+        self, adapter: str, messages: list[dict[str, Any]], parameters: dict[str, Any]
     ) -> AsyncGenerator[Delta]:
         """Yields the reply as it is generated; closing the iterator ends the generation. `parameters` are the
         request's other fields, in the names of OpenAI and vLLM. Raises InvalidRequest when the engine refuses
@@ -64,7 +64,7 @@ class EngineClient:
         body = {
             **parameters,
             "top_logprobs": top_logprobs + 1 if top_logprobs else 0,  # vLLM's first is the sampled token
-            "model": policy,
+            "model": adapter,
             "messages": messages,
             "stream": True,
             "logprobs": True,
@@ -81,20 +81,20 @@ class EngineClient:
                     delta.prompt_token_ids, prompt = prompt, None
                     yield delta
 
-    async def load(self, policy: str, directory: Path) -> None:
+    async def load(self, adapter: str, directory: Path) -> None:
         """Loads the adapter. Loading one that is loaded succeeds, as names are never reused."""
-        body = {"lora_name": policy, "lora_path": str(directory)}
+        body = {"lora_name": adapter, "lora_path": str(directory)}
         status, answer = await self._fetch("POST", "/v1/load_lora_adapter", body)
-        if status != 200 and policy not in await self.adapters():
+        if status != 200 and adapter not in await self.adapters():
             raise self._engine_error(status, answer)
 
-    async def unload(self, policy: str) -> None:
+    async def unload(self, adapter: str) -> None:
         """Unloads the adapter; running replies finish on it. Unloading one that is not loaded succeeds."""
-        status, answer = await self._fetch("POST", "/v1/unload_lora_adapter", {"lora_name": policy})
+        status, answer = await self._fetch("POST", "/v1/unload_lora_adapter", {"lora_name": adapter})
         if status not in (200, 404):
             raise self._engine_error(status, answer)
 
-    async def probe(self, policy: str, token_ids: list[int], positions: Iterable[int]) -> list[float]:
+    async def probe(self, adapter: str, token_ids: list[int], positions: Iterable[int]) -> list[float]:
         """Returns the log-probability (nats) of the token at each position (from 1), given those before it.
 
         Each is one request that generates the token as the only allowed one. A single request with
@@ -102,12 +102,12 @@ class EngineClient:
         has size 9 …").
         """
         return await asyncio.gather(
-            *(self._logprob(policy, token_ids[:at], token_ids[at]) for at in positions)
+            *(self._logprob(adapter, token_ids[:at], token_ids[at]) for at in positions)
         )
 
-    async def _logprob(self, policy: str, prompt: list[int], token: int) -> float:
+    async def _logprob(self, adapter: str, prompt: list[int], token: int) -> float:
         body = {
-            "model": policy, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 0,
+            "model": adapter, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 0,
             "allowed_token_ids": [token],
         }  # fmt: skip
         status, answer = await self._fetch("POST", "/v1/completions", body)

@@ -1,7 +1,7 @@
 """The fleet is the load balancer over engine replicas: health checks, adapter verification, and the choice of
 a replica for each request.
 
-A replica answers for a policy only after it has loaded the adapter and passed its probe. An engine that
+A replica answers for a adapter only after it has loaded the adapter and passed its probe. An engine that
 restarted has lost its adapters and is verified again. A replica that fails where another passes is itself at
 fault, and is out of rotation until it passes. Nothing is stored: the engines are the source of truth.
 """
@@ -26,8 +26,8 @@ from serving.replica import Replica
 log = structlog.get_logger()
 
 _RESOLVE_TIMEOUT = 1.0  # seconds for name resolution, after which the addresses found before are used
-_UNLOAD_DELAY = 10.0  # seconds that an unused policy stays loaded, for other processes to stop using it
-_HOLD_SECONDS = 3.0  # that requests keep an unused policy loaded where another needs its slot
+_UNLOAD_DELAY = 10.0  # seconds that an unused adapter stays loaded, for other processes to stop using it
+_HOLD_SECONDS = 3.0  # that requests keep an unused adapter loaded where another needs its slot
 _MAX_IMBALANCE = 4  # streams more than the least loaded replica that a conversation's own replica may have
 
 
@@ -68,12 +68,16 @@ class Fleet:
     def in_rotation(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.in_rotation]
 
-    def serves(self, policy: str) -> bool:
-        """Returns whether `policy` is verified on a replica in rotation."""
-        return any(policy in replica.verified for replica in self.in_rotation)
+    def serves(self, adapter: str) -> bool:
+        """Returns whether `adapter` is verified on a replica in rotation."""
+        return any(adapter in replica.verified for replica in self.in_rotation)
+
+    def serves_everywhere(self, adapter: str) -> bool:
+        """Returns whether `adapter` is verified on every healthy replica, and there is one."""
+        return bool(self.healthy) and all(adapter in replica.verified for replica in self.healthy)
 
     def served(self) -> set[str]:
-        """Returns every policy that is verified on a replica in rotation."""
+        """Returns every adapter that is verified on a replica in rotation."""
         return set().union(*(replica.verified for replica in self.in_rotation))
 
     def check_supported(self, fields: set[str]) -> None:
@@ -88,16 +92,16 @@ class Fleet:
                 )
 
     @contextmanager
-    def hold(self, policy: str) -> Iterator[None]:
-        """Keeps `policy` loaded while a request uses it (a reference count)."""
-        self._in_use[policy] += 1
+    def hold(self, adapter: str) -> Iterator[None]:
+        """Keeps `adapter` loaded while a request uses it (a reference count)."""
+        self._in_use[adapter] += 1
         try:
             yield
         finally:
-            self._in_use[policy] -= 1
+            self._in_use[adapter] -= 1
 
     async def stream(
-        self, policy: str, conversation_id: str, messages: list[dict[str, Any]], parameters: dict[str, Any]
+        self, adapter: str, conversation_id: str, messages: list[dict[str, Any]], parameters: dict[str, Any]
     ) -> AsyncGenerator[Delta]:
         """Yields a reply from the first-ranked replica, or from the next if that fails before its first
         token.
@@ -105,15 +109,15 @@ class Fleet:
         Raises Unavailable when none could start, EngineError when one failed half way, InvalidRequest for a
         request that no engine would answer. Closing the iterator stops the generation.
         """
-        able = [replica for replica in self.in_rotation if policy in replica.verified]
+        able = [replica for replica in self.in_rotation if adapter in replica.verified]
         for replica in rank_replicas(able, conversation_id):
-            if policy not in replica.verified:  # it was marked down while another was tried
+            if adapter not in replica.verified:  # it was marked down while another was tried
                 continue
             started = False
             last_token = time.monotonic()
             replica.streams += parameters["n"]
             try:
-                async with aclosing(replica.engine.stream(policy, messages, parameters)) as deltas:
+                async with aclosing(replica.engine.stream(adapter, messages, parameters)) as deltas:
                     async for delta in deltas:
                         started = True
                         replica.last_token = last_token = time.monotonic()
@@ -141,61 +145,63 @@ class Fleet:
                 self.replicas.remove(replica)
                 await replica.engine.close()
 
-    async def verify(self, policy: str, directory: Path, probe: Probe, tolerance: float) -> None:
-        """Loads and verifies `policy` on every healthy replica. A replica that fails is out of rotation when
+    async def verify(self, adapter: str, directory: Path, probe: Probe, tolerance: float) -> None:
+        """Loads and verifies `adapter` on every healthy replica. A replica that fails is out of rotation when
         another passes. When all fail, raises the first failure, an EngineError before a PolicyRejected;
         raises EngineError, too, when there is no engine.
 
         A replica that is out of rotation is verified in the background while another serves."""
-        lacking = [replica for replica in self.healthy if policy not in replica.verified]
+        lacking = [replica for replica in self.healthy if adapter not in replica.verified]
         asked = [replica for replica in lacking if not (replica.failed and self.in_rotation)]
         for replica in lacking:
             if replica not in asked and replica not in self._verifying:
-                work = self._verify_later(replica, policy, directory, probe, tolerance)
+                work = self._verify_later(replica, adapter, directory, probe, tolerance)
                 self._verifying[replica] = asyncio.create_task(work)
         results = await asyncio.gather(
-            *(replica.verify(policy, directory, probe, tolerance) for replica in asked),
+            *(replica.verify(adapter, directory, probe, tolerance) for replica in asked),
             return_exceptions=True,
         )
         failures = [
             (replica, result) for replica, result in zip(asked, results, strict=True) if result is not None
         ]
-        if any(policy in replica.verified for replica in self.healthy):
+        if any(adapter in replica.verified for replica in self.healthy):
             for replica, failure in failures:
-                if replica.healthy and policy not in replica.failed:
-                    replica.failed.add(policy)
+                if replica.healthy and adapter not in replica.failed:
+                    replica.failed.add(adapter)
                     log.error("engine_out_of_rotation", url=replica.engine.url, error=str(failure))
             return
         for _, failure in sorted(failures, key=lambda found: isinstance(found[1], PolicyRejected)):
             raise failure
         if not self.healthy:
-            raise EngineError(f"there is no healthy engine to load {policy} on", url=", ".join(self._urls))
+            raise EngineError(f"there is no healthy engine to load {adapter} on", url=", ".join(self._urls))
 
     async def unload_unused(self, required: set[str], *, at_once: bool = False) -> None:
-        """Unloads the policies that are not `required` and that no request uses, _UNLOAD_DELAY after they
+        """Unloads the adapters that are not `required` and that no request uses, _UNLOAD_DELAY after they
         were last required, or `at_once`. Then those that a request has used for longer than _HOLD_SECONDS go
         too, since its client may have stopped reading; the engine still ends its reply on them."""
         now = time.monotonic()
         delay = 0.0 if at_once else _UNLOAD_DELAY
         loaded = set().union(*(replica.loaded for replica in self.healthy))
-        self._unused_since = {policy: self._unused_since.get(policy, now) for policy in loaded - required}
+        self._unused_since = {adapter: self._unused_since.get(adapter, now) for adapter in loaded - required}
         for replica in self.healthy:
             replica.failed &= required
-            for policy in sorted(replica.loaded & self._unused_since.keys()):
-                unused = now - self._unused_since[policy]
-                held = self._in_use[policy] and not (at_once and unused >= _HOLD_SECONDS)
+            for adapter in sorted(replica.loaded & self._unused_since.keys()):
+                unused = now - self._unused_since[adapter]
+                held = self._in_use[adapter] and not (at_once and unused >= _HOLD_SECONDS)
                 if unused >= delay and not held:
                     try:
-                        await replica.unload(policy)
+                        await replica.unload(adapter)
                     except EngineError as error:
                         log.warning(
-                            "unload_failed", url=replica.engine.url, policy=policy, error=error.message
+                            "unload_failed", url=replica.engine.url, adapter=adapter, error=error.message
                         )
                         break
 
-    def has_slot(self, policy: str, max_adapters: int) -> bool:
-        """Returns whether every healthy replica has `policy` loaded, or a free one of its adapter slots."""
-        return all(policy in replica.loaded or len(replica.loaded) < max_adapters for replica in self.healthy)
+    def has_slot(self, adapter: str, max_adapters: int) -> bool:
+        """Returns whether every healthy replica has `adapter` loaded, or a free one of its adapter slots."""
+        return all(
+            adapter in replica.loaded or len(replica.loaded) < max_adapters for replica in self.healthy
+        )
 
     async def close(self) -> None:
         for task in filter(None, [self._resolving, *self._verifying.values()]):
@@ -203,11 +209,11 @@ class Fleet:
         await asyncio.gather(*(replica.engine.close() for replica in self.replicas))
 
     async def _verify_later(
-        self, replica: Replica, policy: str, directory: Path, probe: Probe, tolerance: float
+        self, replica: Replica, adapter: str, directory: Path, probe: Probe, tolerance: float
     ) -> None:
         try:
             with suppress(EngineError, PolicyRejected):  # it stays out of rotation, and is verified again
-                await replica.verify(policy, directory, probe, tolerance)
+                await replica.verify(adapter, directory, probe, tolerance)
         finally:
             del self._verifying[replica]
 

@@ -34,7 +34,7 @@ async def readyz(request: Request) -> Response:
     checks = {
         "database": database,
         "engine": bool(parts.fleet.healthy),
-        "policy": route is not None and parts.fleet.serves(route.live),
+        "policy": route is not None and parts.fleet.serves(route.adapter(route.live)),
     }
     ready = all(checks.values())
     body = {"status": "ready" if ready else "not_ready", "checks": checks}

@@ -1,4 +1,4 @@
-"""Limits per client: a token bucket for requests, a concurrency limit for exports, and a body size limit.
+"""Limits per client: token buckets for requests, a concurrency limit for exports, and a body size limit.
 
 The body limit is plain ASGI, so streams pass through it unbuffered.
 """
@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import LiteralString
 
 import psycopg
@@ -35,31 +36,51 @@ returning key, total
 """
 
 
-class RateLimiter:
-    """A token bucket per key, shared by all replicas: `per_minute` tokens of capacity, refilled at
-    `per_minute` / 60 a second. Each replica decides alone, and they exchange their counts every second."""
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a request takes from one token bucket: `count` tokens of the bucket `key`, which holds
+    `per_minute` and is refilled at `per_minute` / 60 a second. `limit` names both in a message, as in "chats
+    from one address"."""
 
-    def __init__(self, per_minute: int) -> None:
-        self._capacity = float(per_minute)
-        self._buckets: dict[str, tuple[float, float]] = {}  # key -> (tokens left, at)
+    key: str
+    limit: str
+    per_minute: int
+    count: int = 1
+
+
+class RateLimiter:
+    """Token buckets that all replicas share. Each replica decides alone, and they exchange their counts every
+    second."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, tuple[float, float, float]] = {}  # key -> (tokens left, at, capacity)
         self._unsynced: Counter[str] = Counter()
         self._totals: dict[str, int] = {}
         self._running: Counter[tuple[str, str]] = Counter()
 
-    def acquire(self, key: str) -> None:
-        """Takes one token. Raises RateLimited, with the time until one is there."""
+    def acquire(self, *charges: Charge) -> None:
+        """Takes the tokens of all charges. Raises RateLimited, with the time until they are there, when one
+        bucket lacks them, and then takes none. What is more than a whole bucket needs a full one, which is
+        then in debt."""
         now = time.monotonic()
-        left, at = self._buckets.get(key, (self._capacity, now))
-        left = min(self._capacity, left + (now - at) * self._capacity / 60)
-        if left < 1:
-            wait = math.ceil((1 - left) * 60 / self._capacity)
-            raise RateLimited(
-                f"More than {self._capacity:.0f} requests a minute; try again in {wait} s.", retry_after=wait
-            )
+        after: dict[str, tuple[float, float, float]] = {}
+        for charge in charges:
+            capacity = float(charge.per_minute)
+            left, at, _ = self._buckets.get(charge.key, (capacity, now, capacity))
+            left = min(capacity, left + (now - at) * capacity / 60)
+            lacking = min(charge.count, capacity) - left
+            if lacking > 0:
+                wait = math.ceil(lacking * 60 / capacity)
+                raise RateLimited(
+                    f"More than {charge.per_minute} {charge.limit} a minute; try again in {wait} s.",
+                    retry_after=wait,
+                )
+            after[charge.key] = (left - charge.count, now, capacity)
         if len(self._buckets) >= _MAX_BUCKETS:
             self._drop_full_buckets(now)
-        self._buckets[key] = (left - 1, now)
-        self._unsynced[key] += 1
+        self._buckets |= after
+        for charge in charges:
+            self._unsynced[charge.key] += charge.count
 
     @contextmanager
     def concurrently(self, what: str, limit: int, *, of: str = "") -> Iterator[None]:
@@ -98,19 +119,19 @@ class RateLimiter:
         now = time.monotonic()
         for key, total in totals.items():
             others = total - own[key] - self._totals.get(key, total - own[key])
-            left, at = self._buckets.get(key, (self._capacity, now))
-            self._buckets[key] = (left - others, at)
+            if key in self._buckets:
+                left, at, capacity = self._buckets[key]
+                self._buckets[key] = (left - others, at, capacity)
         self._unsynced -= Counter(own)
         self._drop_full_buckets(now)
         self._totals = {key: total for key, total in totals.items() if key in self._buckets}
 
     def _drop_full_buckets(self, now: float) -> None:
         """Drops the buckets that are full again, as a missing bucket counts as full."""
-        rate = self._capacity / 60
         self._buckets = {
-            key: (left, at)
-            for key, (left, at) in self._buckets.items()
-            if left + (now - at) * rate < self._capacity
+            key: (left, at, capacity)
+            for key, (left, at, capacity) in self._buckets.items()
+            if left + (now - at) * capacity / 60 < capacity
         }
 
 

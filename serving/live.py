@@ -25,7 +25,7 @@ from schemas.chat import ChatRequest, parse_chat
 from schemas.errors import InvalidRequest, RateLimited, RequestError, TooLarge, Unauthorized
 from schemas.feedback import parse_vote
 from schemas.wire import decode
-from serving.auth import address_of, authenticate
+from serving.auth import Work, address_of, authenticate, charge_replies
 from serving.completion import Completion
 from serving.error_handlers import TRANSIENT_ERRORS, InternalError, to_request_error
 from serving.keys import Caller
@@ -154,7 +154,8 @@ class LiveSocket:
             raise InvalidRequest("`type` must be chat, cancel or feedback.", param="type")
         if name is None:
             raise InvalidRequest("Give the message an `id`, a string of 1 to 64 characters.", param="id")
-        self.caller = await authenticate(self._websocket, self._key)
+        work: Work = "chats" if kind == "chat" else "votes"
+        self.caller = await authenticate(self._websocket, self._key, work)
         if kind == "chat":
             self._start_chat(
                 name, parse_chat({key: frame[key] for key in frame if key not in ("type", "id")})
@@ -170,6 +171,7 @@ class LiveSocket:
         if len(self._chats) >= _MAX_CHATS:
             raise RateLimited(f"{_MAX_CHATS} chats are running on this websocket; wait until one has ended.")
         completion = Completion(self._services, self.caller, chat)
+        charge_replies(self._websocket, self.caller, chat, completion.rater)
         self.raters.add(completion.rater)
         self._chats[name] = asyncio.create_task(self._chat(name, completion))
 

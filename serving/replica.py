@@ -62,7 +62,7 @@ class Replica:
         self._failures = 0
         self.healthy = True
         if changes == self._changes:  # else the list may be older than a load or unload of ours
-            self.loaded = {policy for policy in adapters if not policy.startswith(TRAINING)}
+            self.loaded = {adapter for adapter in adapters if not adapter.startswith(TRAINING)}
             self.verified &= self.loaded
         if not self._described:
             await self._describe()
@@ -81,33 +81,33 @@ class Replica:
         if not error.gone:
             await self.engine.close()
 
-    async def verify(self, policy: str, directory: Path, probe: Probe, tolerance: float) -> None:
-        """Loads `policy` unless it is loaded, and checks its probe. `directory` is absolute.
+    async def verify(self, adapter: str, directory: Path, probe: Probe, tolerance: float) -> None:
+        """Loads `adapter` unless it is loaded, and checks its probe. `directory` is absolute.
 
-        Raises PolicyRejected (`load`, `probe`) when the policy is at fault, EngineError when the engine is,
+        Raises PolicyRejected (`load`, `probe`) when the adapter is at fault, EngineError when the engine is,
         also for its being too slow.
         """
         try:
             async with asyncio.timeout(_VERIFY_TIMEOUT):
-                await self._load(policy, directory)
-                await self._check_probe(policy, probe, tolerance)
+                await self._load(adapter, directory)
+                await self._check_probe(adapter, probe, tolerance)
         except TimeoutError:
             raise EngineError(
-                f"{self.engine.url} did not load and verify {policy} in {_VERIFY_TIMEOUT:.0f} s",
+                f"{self.engine.url} did not load and verify {adapter} in {_VERIFY_TIMEOUT:.0f} s",
                 url=self.engine.url,
                 late=True,
             ) from None
-        self.verified.add(policy)
-        if policy in self.failed:
-            self.failed.discard(policy)
-            log.info("engine_in_rotation", url=self.engine.url, policy=policy, failing=len(self.failed))
+        self.verified.add(adapter)
+        if adapter in self.failed:
+            self.failed.discard(adapter)
+            log.info("engine_in_rotation", url=self.engine.url, adapter=adapter, failing=len(self.failed))
 
-    async def unload(self, policy: str) -> None:
-        self.verified.discard(policy)
-        if policy in self.loaded:
-            await self.engine.unload(policy)
+    async def unload(self, adapter: str) -> None:
+        self.verified.discard(adapter)
+        if adapter in self.loaded:
+            await self.engine.unload(adapter)
             self._changes += 1
-            self.loaded.discard(policy)
+            self.loaded.discard(adapter)
 
     async def _describe(self) -> None:
         """Asks the engine what its requests may have. It is healthy even if it does not say so."""
@@ -129,29 +129,29 @@ class Replica:
                 late=True,
             ) from None
 
-    async def _load(self, policy: str, directory: Path) -> None:
-        if policy in self.loaded:
+    async def _load(self, adapter: str, directory: Path) -> None:
+        if adapter in self.loaded:
             return
         try:
-            await self.engine.load(policy, directory)
+            await self.engine.load(adapter, directory)
         except EngineError as error:
             answers = await self.health_check()
-            if policy not in self.loaded:  # another process may have loaded it meanwhile
+            if adapter not in self.loaded:  # another process may have loaded it meanwhile
                 if error.status is None or not answers:
                     raise
-                raise PolicyRejected(f"{policy}: {error.message}", policy=policy, reason="load") from None
+                raise PolicyRejected(f"{adapter}: {error.message}", policy=adapter, reason="load") from None
         self._changes += 1
-        self.loaded.add(policy)
+        self.loaded.add(adapter)
 
-    async def _check_probe(self, policy: str, probe: Probe, tolerance: float) -> None:
+    async def _check_probe(self, adapter: str, probe: Probe, tolerance: float) -> None:
         selected = select_positions(probe)
-        measured = await self.engine.probe(policy, probe.token_ids, selected.positions)
+        measured = await self.engine.probe(adapter, probe.token_ids, selected.positions)
         self.last_token = time.monotonic()
         if not verify_adapter(selected, measured, tolerance):
             raise PolicyRejected(
-                f"{policy}: the log-probabilities of {self.engine.url} differ from the manifest's by "
+                f"{adapter}: the log-probabilities of {self.engine.url} differ from the manifest's by "
                 f"{mean_difference(measured, selected.logprobs):.3f} nats a token, and from the base's by "
                 f"{mean_difference(measured, selected.base_logprobs):.3f}",
-                policy=policy,
+                policy=adapter,
                 reason="probe",
             )

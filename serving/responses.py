@@ -15,7 +15,7 @@ from feedback import stored_turns
 from schemas.errors import Forbidden, NotFound, RequestError
 from schemas.responses import ResponseRequest, parse_response
 from schemas.wire import decode, json_line
-from serving.auth import caller
+from serving.auth import caller, charge_replies
 from serving.completion import Completion
 from serving.keys import Caller
 from serving.openapi import request_body
@@ -35,6 +35,7 @@ async def responses(request: Request) -> Response:
     chat = asked.chat_request(await _history(services(request), found, asked.previous_response_id))
     record = {"instructions": asked.instructions} if asked.instructions else {}
     completion = Completion(services(request), found, chat, record)
+    charge_replies(request, found, chat, completion.rater)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)
     answer = _Answer(completion, asked)
     events = answer.events() if asked.stream else None

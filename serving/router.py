@@ -1,29 +1,33 @@
-"""The router assigns each conversation a policy by hashing (an A/B split), and records the propensity.
+"""The router assigns each person a policy by hashing (an A/B split), and records the propensity.
 
-Assignments are sticky without being stored: a conversation's hash is a point in [0, 1), and each arm owns an
+Assignments are sticky without being stored: a person's hash is a point in [0, 1), and each arm owns an
 interval (the base, the canary, then live). A promotion or rollback changes an interval's policy, and all
-conversations in it move with their next request.
+people in it move with their next request. A person is known by a pseudonym, which is a keyed hash, so nobody
+can work out a name that leads to an arm. Where a request names no user, its conversation is the person.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from schemas.errors import Unavailable
-from schemas.policies import BASE
+from schemas.policies import BASE, adapter_name
 
 _ROUTES: LiteralString = """
-    select r.project, r.live, r.previous, r.canary, r.canary_share, r.version, p.system_prompt
+    select r.project, r.live, r.previous, r.canary, r.canary_share, r.version, p.system_prompt, (
+        select coalesce(jsonb_object_agg(id, digest), '{}') from policies
+        where project = r.project and id in (r.live, r.previous, r.canary)
+    ) as digests
     from routes r join projects p on p.id = r.project
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The policies that answer in a project. `version` grows with every change."""
+    """The policies that answer in a project, and their `digests`. `version` grows with every change."""
 
     project: str
     live: str
@@ -32,36 +36,45 @@ class Route:
     canary_share: float
     version: int
     system_prompt: str | None
+    digests: dict[str, str] = field(hash=False)
+
+    def adapter(self, policy: str) -> str:
+        """Returns the name of the policy's adapter on the engines."""
+        return adapter_name(self.project, policy, self.digests.get(policy, ""))
 
     def policies(self) -> list[str]:
         """Returns the policies that must be loaded for this route and for its rollback, the live one
         first."""
         return list(dict.fromkeys([self.live, self.previous, BASE, *filter(None, [self.canary])]))
 
+    def adapters(self) -> set[str]:
+        """Returns the names of their adapters."""
+        return {self.adapter(policy) for policy in self.policies()}
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """`propensity` is the probability that a random conversation gets `policy`."""
+    """`propensity` is the probability that a random person gets `policy`."""
 
     policy: str
     propensity: float
 
 
-def bucket(project: str, conversation_id: str) -> float:
-    """Returns the conversation's point in [0, 1): constant for it, and uniform over conversations."""
-    digest = hashlib.blake2b(f"{project}\0{conversation_id}".encode(), digest_size=7).digest()
+def bucket(project: str, person: str) -> float:
+    """Returns the point in [0, 1) of a pseudonym: constant for it, and uniform over people."""
+    digest = hashlib.blake2b(f"{project}\0{person}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big") / 2**56
 
 
-def assign(route: Route, conversation_id: str, base_share: float) -> Assignment:
-    """Returns the policy that answers this conversation; `base_share` of all are answered by the base."""
+def assign(route: Route, person: str, base_share: float) -> Assignment:
+    """Returns the policy that answers this person; the base answers `base_share` of all people."""
     canary_share = min(route.canary_share, 1 - base_share) if route.canary else 0.0
     arms = [
         (BASE, base_share),
         (route.canary or route.live, canary_share),
         (route.live, 1 - base_share - canary_share),
     ]
-    point = bucket(route.project, conversation_id)
+    point = bucket(route.project, person)
     policy = route.live
     end = 0.0
     for arm, share in arms:
@@ -93,9 +106,9 @@ class Router:
     def find(self, project: str) -> Route | None:
         return self._routes.get(project)
 
-    def policies(self) -> set[str]:
-        """Returns all policies that the current routes may answer by, or roll back to."""
-        return {policy for route in self._routes.values() for policy in route.policies()}
+    def adapters(self) -> set[str]:
+        """Returns the adapters of all policies that the current routes may answer by, or roll back to."""
+        return {name for route in self._routes.values() for name in route.adapters()}
 
     def update(self, route: Route) -> bool:
         """Uses `route` from the next request on, unless a newer version is known; returns whether it does."""
@@ -105,5 +118,5 @@ class Router:
         self._routes[route.project] = route
         return True
 
-    def assign(self, project: str, conversation_id: str) -> Assignment:
-        return assign(self.route(project), conversation_id, self._base_share)
+    def assign(self, route: Route, person: str) -> Assignment:
+        return assign(route, person, self._base_share)

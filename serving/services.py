@@ -82,7 +82,7 @@ async def open_services(
         async with pool.connection() as connection:
             signer = TokenSigner(await ensure_signing_secret(connection))
         store = Store(pool)
-        limiter = RateLimiter(settings.serving.requests_per_minute)
+        limiter = RateLimiter()
         router = Router(settings.serving.base_share)
         fleet = Fleet(
             settings.vllm.urls, settings.serving.engine_timeout, _context_length(Path(settings.model))

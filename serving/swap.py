@@ -21,7 +21,7 @@ from psycopg_pool import PoolTimeout
 
 from schemas.database import AsyncPool, conninfo
 from schemas.errors import Conflict, EngineError, PolicyRejected
-from schemas.policies import BASE, MANIFEST, Manifest, base_digest, verify
+from schemas.policies import BASE, MANIFEST, Manifest, adapter_name, base_digest, verify
 from schemas.settings import Settings
 from serving import canary, rollout
 from serving.fleet import Fleet
@@ -81,7 +81,7 @@ class Swap:
                 await self._follow(route)
                 await self._promote_due(route.project)
                 await self._run_canary(route.project)
-            needed = {policy for route in routes for policy in route.policies()}
+            needed = {name for route in routes for name in route.adapters()}
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             # Another process may answer by a route that this one cannot use yet, on the same engines.
             await self._fleet.unload_unused(self._required() | needed)
@@ -108,7 +108,8 @@ class Swap:
 
     def use_route(self, route: Route) -> bool:
         """Answers by a route of the registry if the engines serve it; otherwise reconciliation does later."""
-        able = self._fleet.serves(route.live) and (route.canary is None or self._fleet.serves(route.canary))
+        answering = filter(None, [route.live, route.canary])
+        able = all(self._fleet.serves(route.adapter(policy)) for policy in answering)
         if able:
             self._update_router(route)
         return able
@@ -160,8 +161,10 @@ class Swap:
         the route. The base is first: an engine that does not serve the base proves nothing about the
         others."""
         for policy in sorted(route.policies(), key=lambda policy: policy != BASE):
+            if self._fleet.serves_everywhere(route.adapter(policy)):
+                continue
             try:
-                await self._load(route.project, policy, route.policies())
+                await self._load(route.project, policy, route.adapters())
             except PolicyRejected as error:
                 if error.reason not in _NOT_ITS_OWN and await self._fails_for_good(route.project, error):
                     await self._reject(route.project, error)
@@ -268,23 +271,29 @@ class Swap:
         return self._settings.serving.promotion == "direct"
 
     async def _load(self, project: str, policy: str, required: Iterable[str] = ()) -> None:
-        """Loads and verifies `policy` on every engine, unloading unused policies where no slot is free."""
+        """Loads and verifies `policy` on every engine, unloading unused adapters where no slot is free;
+        `required` are adapters that stay."""
         max_adapters = self._settings.engine.max_adapters
-        if not self._fleet.has_slot(policy, max_adapters):
-            await self._fleet.unload_unused(self._required() | {policy, *required}, at_once=True)
-        if not self._fleet.has_slot(policy, max_adapters):
+        directory, digest = await self._registered(project, policy)
+        name = adapter_name(project, policy, digest)
+        if not self._fleet.has_slot(name, max_adapters):
+            await self._fleet.unload_unused(self._required() | {name, *required}, at_once=True)
+        if not self._fleet.has_slot(name, max_adapters):
             raise Conflict(f"No adapter slot is free for {policy}: all {max_adapters} are in use.")
-        await self._verify(project, policy)
+        if not self._fleet.serves_everywhere(name):
+            found, manifest = await asyncio.to_thread(self._verify_files, policy, directory, digest)
+            try:
+                await self._fleet.verify(name, found, manifest.probe, self._settings.engine.probe_tolerance)
+            except PolicyRejected as error:
+                raise PolicyRejected(error.message, policy=policy, reason=error.reason) from None
         self._failing_since = {
             failure: since
             for failure, since in self._failing_since.items()
             if failure[:2] != (project, policy)
         }
 
-    async def _verify(self, project: str, policy: str) -> None:
-        healthy = self._fleet.healthy
-        if healthy and all(policy in replica.verified for replica in healthy):
-            return
+    async def _registered(self, project: str, policy: str) -> tuple[str, str]:
+        """Returns the directory and the digest of a policy. Raises PolicyRejected and Conflict."""
         async with self._pool.connection() as connection:
             await rollout.check_not_pruned(connection, project, policy)
             cursor = await connection.execute(
@@ -293,10 +302,7 @@ class Swap:
             row = await cursor.fetchone()
         if row is None:
             raise PolicyRejected(f"{policy} is not in the registry", policy=policy, reason="missing")
-        directory, manifest = await asyncio.to_thread(
-            self._verify_files, policy, row["directory"], row["digest"]
-        )
-        await self._fleet.verify(policy, directory, manifest.probe, self._settings.engine.probe_tolerance)
+        return row["directory"], row["digest"]
 
     def _verify_files(self, policy: str, directory: str, digest: str) -> tuple[Path, Manifest]:
         if self._base_digest is None:
@@ -324,5 +330,5 @@ class Swap:
                 self._on_live(route)
 
     def _required(self) -> set[str]:
-        """Returns the policies that must stay loaded."""
-        return self._router.policies() | {BASE}
+        """Returns the adapters that must stay loaded."""
+        return self._router.adapters() | {BASE}

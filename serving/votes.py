@@ -40,7 +40,7 @@ from schemas.errors import Conflict, Forbidden, InvalidRequest, NotFound, Reques
 from schemas.feedback import Edit, Id, Vote, parse_vote
 from schemas.times import rfc3339
 from schemas.wire import check, decode
-from serving.auth import caller, maybe_caller
+from serving.auth import caller, charge, maybe_caller
 from serving.completion import UNSTORED_PREFIX
 from serving.keys import Caller
 from serving.limits import RateLimiter
@@ -144,6 +144,7 @@ async def batch(
     """Returns for each item, in order, the response of POST /v1/feedback."""
     parts = services(request)
     items = check(_BATCH, decode(await request.body())).feedback
+    charge(request, caller, "votes", max(0, len(items) - 1))
     key = _checked(idempotency_key)
     if key is not None:
         # All of a page's visitors share its publishable key, so theirs belongs to what they sent.

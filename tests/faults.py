@@ -17,6 +17,7 @@ from tests.broker import Broker
 from tests.crowd import TIMEOUT, Crowd, Person
 from tests.installation import PROCESSES, Installation, wait
 from tests.second_replica import COMMANDS, SecondReplica
+from tests.unlimited import UNLIMITED_ENVIRONMENT
 
 MAX_PAUSE = 3.0  # seconds that a process is paused
 BETWEEN = (0.3, 5.0)  # seconds between faults; many hit a process that is just restarting
@@ -29,7 +30,7 @@ SETTINGS = {
     "HEARKEN_TRAINER__ROUND_VOTES": "20",
     "HEARKEN_TRAINER__MIN_VOTES": "20",
     "HEARKEN_TRAINER__RL__STEPS_PER_ROUND": "2",
-    "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "1000000",
+    **UNLIMITED_ENVIRONMENT,
 }
 """Settings of an installation that trains often, under clients that never pause."""
 

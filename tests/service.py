@@ -33,6 +33,7 @@ from tests.contract.engines import (
     start_embedded,
     write_adapter,
 )
+from tests.unlimited import UNLIMITED
 
 ADMIN = "sk-hearken-admin-0123456789"
 PUBLIC = "pk-hearken-public-0123456789"
@@ -47,6 +48,11 @@ def write_base(directory: Path) -> Path:
     tokenizer.save_pretrained(directory)
     random_model("llama", len(tokenizer)).save_pretrained(directory)
     return directory
+
+
+def policy_of_adapter(name: str) -> str:
+    """Returns the policy of an adapter on an engine."""
+    return name.split(".")[1] if "." in name else name
 
 
 class Registry:
@@ -216,9 +222,9 @@ def run_service(
             public_key=PUBLIC,
             engine=EngineSettings(max_adapters=6),
             vllm=VllmSettings(urls=urls),
-            serving=ServingSettings(**{"base_share": 0, "requests_per_minute": 1_000_000, **serving}),
+            serving=ServingSettings(**{"base_share": 0, **UNLIMITED, **serving}),
         )
-        asyncio.run(_make_keys(settings))
+        asyncio.run(make_keys(settings))
         registry = Registry(settings)
         registry.publish(BASE, parent=None, seed=0, state="live")
         with run_api(settings) as (url, services):
@@ -270,6 +276,6 @@ def _engine(base: Path, urls: list[str] | None) -> Iterator[list[str]]:
         yield [url]
 
 
-async def _make_keys(settings: Settings) -> None:
+async def make_keys(settings: Settings) -> None:
     async with open_async_pool(settings.database_url or "", size=1) as pool:
         await ensure_keys(pool, settings)

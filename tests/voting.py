@@ -16,6 +16,7 @@ from schemas.turns import Reply, Turn
 from serving.app import create_app
 from serving.keys import ensure_keys, key_hash
 from serving.token_signer import TokenSigner
+from tests.unlimited import UNLIMITED
 
 ADMIN = "sk-hearken-admin-0123456789"
 SECRET = "sk-hearken-secret-0123456789"
@@ -71,7 +72,7 @@ async def serve_votes(database_url: str) -> AsyncIterator[str]:
             database_url=database_url,
             model=model,
             vllm=VllmSettings(urls=["http://127.0.0.1:9"]),
-            serving=ServingSettings(requests_per_minute=1_000_000),
+            serving=ServingSettings(**UNLIMITED),
         )
         server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning", ws="none"))
         serving = asyncio.create_task(server.serve(sockets=[listening]))

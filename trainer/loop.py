@@ -15,8 +15,11 @@ A trainer may be a group of processes: rank 0 runs this loop, the others share t
 (`learner`).
 """
 
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -123,14 +126,14 @@ class Trainer:
         try:
             if not self.lead():
                 return
-            ingest(self.pool, self.log)
-            self._trim()
+            self._read_log()
             if self._arrived():
                 self._measure_base()
             if self.due():
                 if record.close_interrupted(self.pool, self.project):
                     record.complete(self.pool, self.settings)
-                self.round()
+                with self._reading_log():
+                    self.round()
         except psycopg.OperationalError as error:
             log.warning("database is away", error=type(error).__name__)
         except publish.LeadershipLost as error:
@@ -144,7 +147,29 @@ class Trainer:
             if (reason := self.learner.knowledge.unjudged) is not None:
                 log.warning("no knowledge check", reason=reason)
 
-    def _trim(self) -> None:
+    @contextmanager
+    def _reading_log(self) -> Iterator[None]:
+        """Reads the log in another thread meanwhile, so that it does not grow as long as a round takes. The
+        round's inputs are named at its start, so what comes later is for the next one."""
+        ended = threading.Event()
+
+        def read() -> None:
+            while not ended.wait(POLL_SECONDS):
+                try:
+                    self._read_log()
+                except psycopg.OperationalError as error:
+                    log.warning("database is away", error=type(error).__name__)
+
+        thread = threading.Thread(target=read, name="log reader", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _read_log(self) -> None:
+        ingest(self.pool, self.log)
         if time.monotonic() - self._trimmed >= TRIM_SECONDS:
             self.log.trim()
             self._trimmed = time.monotonic()

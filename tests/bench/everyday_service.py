@@ -93,7 +93,7 @@ class Service:
         or a new policy ask for it."""
         if count > 0:
             share = self.settings.serving.base_share
-            visits = voters.visit(count, lambda turn: assign(route, turn, share), self.load)
+            visits = voters.visit(count, lambda person: assign(route, person, share), self.load)
             turns = [visit.turn for visit in visits]
             send(self.settings.database_url or "", turns, [(visit.turn, visit.vote) for visit in visits])
             ingest(self.pool, self.trainer.log)

@@ -30,6 +30,7 @@ from tests.bench.listen import Heard, listen
 from tests.bench.load import at
 from tests.bench.replicas import servers
 from tests.bench.service import hearken_up
+from tests.unlimited import UNLIMITED_ENVIRONMENT
 from trainer.starter.world import prompts
 
 STREAMS = 8
@@ -88,9 +89,7 @@ def main() -> int:
         before_paced = measure(f"http://127.0.0.1:{paced}", f"http://127.0.0.1:{port}")
     with (
         servers(1) as (engine,),
-        hearken_up(
-            HEARKEN_VLLM__URLS=json.dumps([engine.url]), HEARKEN_SERVING__REQUESTS_PER_MINUTE="1000000"
-        ) as service,
+        hearken_up(HEARKEN_VLLM__URLS=json.dumps([engine.url]), **UNLIMITED_ENVIRONMENT) as service,
     ):
         before_vllm = measure(engine.url, service.url)
     figures = {}

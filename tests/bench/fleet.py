@@ -36,6 +36,7 @@ from tests.bench.replicas import Server, in_rotation, servers
 from tests.bench.service import hearken_up
 from tests.bench.swaps import register, wait_until_live, write_random
 from tests.installation import ADMIN_KEY, Installation
+from tests.unlimited import UNLIMITED_ENVIRONMENT
 from trainer.model.backbone import Backbone
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
@@ -231,9 +232,7 @@ def main() -> int:
     with servers(2) as fleet:
         urls = json.dumps([server.url for server in fleet])
         with hearken_up(
-            HEARKEN_VLLM__URLS=urls,
-            HEARKEN_SERVING__REQUESTS_PER_MINUTE="1000000",
-            HEARKEN_SERVING__BASE_SHARE="0",
+            HEARKEN_VLLM__URLS=urls, HEARKEN_SERVING__BASE_SHARE="0", **UNLIMITED_ENVIRONMENT
         ) as service:
             figures = asyncio.run(measure(service, fleet))
     for name, value in figures.items():

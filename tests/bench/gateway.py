@@ -31,6 +31,7 @@ from tests.bench.load import at, request, send
 from tests.contract.engines import write_adapter
 from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
 from tests.service import PROBE, Registry, write_base
+from tests.unlimited import UNLIMITED_ENVIRONMENT
 
 CONNECTIONS = 8
 SECONDS = 5.0
@@ -103,8 +104,8 @@ def hearken(folder: Path, upstream_port: int) -> Iterator[tuple[int, str]]:
             HEARKEN_ADMIN_KEY=ADMIN_KEY,
             HEARKEN_PUBLIC_KEY=PUBLIC_KEY,
             HEARKEN_VLLM__URLS=f'["http://127.0.0.1:{upstream_port}"]',
-            HEARKEN_SERVING__REQUESTS_PER_MINUTE="100000000",
             HEARKEN_LOG_LEVEL="error",
+            **UNLIMITED_ENVIRONMENT,
         ):
             yield port, url
     finally:

@@ -15,6 +15,7 @@ import httpx
 from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
 from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
+from tests.unlimited import UNLIMITED_ENVIRONMENT
 
 
 @contextmanager
@@ -58,8 +59,8 @@ def hearken_serve() -> Iterator[tuple[str, int]]:
             "HEARKEN_PUBLIC_KEY": PUBLIC_KEY,
             "HEARKEN_PORT": str(port),
             "HEARKEN_VLLM__URLS": '["http://127.0.0.1:1"]',
-            "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "100000000",
             "HEARKEN_LOG_LEVEL": "error",
+            **UNLIMITED_ENVIRONMENT,
         }
         serving = subprocess.Popen(Installation.hearken("serve"), env=environment)
         try:

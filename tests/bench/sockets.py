@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY, Installation
+from tests.unlimited import UNLIMITED_ENVIRONMENT
 
 SOCKETS = 1_000
 
@@ -49,9 +50,7 @@ def _bytes(process: psutil.Process) -> int:
 
 
 def main() -> int:
-    with hearken_up(
-        HEARKEN_SERVING__REQUESTS_PER_MINUTE="1000000", HEARKEN_SERVING__WEBSOCKETS_PER_ADDRESS="2000"
-    ) as service:
+    with hearken_up(HEARKEN_SERVING__WEBSOCKETS_PER_ADDRESS="2000", **UNLIMITED_ENVIRONMENT) as service:
         before, after = asyncio.run(measure(service))
     each = (after - before) / SOCKETS / 1024
     print(f"{SOCKETS} idle sockets: {each:.1f} KiB each ({before / 2**20:.0f} to {after / 2**20:.0f} MiB)")

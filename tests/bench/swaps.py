@@ -26,6 +26,7 @@ from schemas.policies import BASE, Manifest
 from schemas.settings import Settings, load
 from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY
+from tests.unlimited import UNLIMITED_ENVIRONMENT
 from trainer.data.round_inputs import RoundInputs
 from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
@@ -179,7 +180,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--swaps", type=int, default=SWAPS)
     swaps = parser.parse_args().swaps
-    with hearken_up(HEARKEN_SERVING__REQUESTS_PER_MINUTE="1000000") as service:
+    with hearken_up(**UNLIMITED_ENVIRONMENT) as service:
         figures = asyncio.run(measure(service.url, service.data_dir, swaps))
     for name, value in figures.items():
         print(f"{name.replace('_', ' '):32} {value if not isinstance(value, float) else f'{value:.4f}'}")

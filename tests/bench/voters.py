@@ -48,10 +48,11 @@ class Voters:
     def visit(
         self, count: int, assign: Callable[[str], Assignment], load: Callable[[str], None]
     ) -> list[Visit]:
-        """Returns `count` visits. `assign` tells which policy answers a conversation, and `load` puts a
-        policy's adapter into the backbone."""
+        """Returns `count` visits. `assign` tells which policy answers a person, and `load` puts a policy's
+        adapter into the backbone."""
         turns = [new_id() for _ in range(count)]
-        assigned = {turn: assign(turn) for turn in turns}
+        people = {turn: f"u_{self._rng.randrange(PEOPLE)}" for turn in turns}
+        assigned = {turn: assign(people[turn]) for turn in turns}
         prompts = {turn: self._next_prompt() for turn in turns}
         found: list[Visit] = []
         for policy in sorted({each.policy for each in assigned.values()}):
@@ -66,12 +67,16 @@ class Voters:
             rollouts = self._served_at.sample(self._backbone, ids, 1, self._generator)
             for turn in dict.fromkeys(rows):
                 shown = [rollout for row, rollout in zip(rows, rollouts, strict=True) if row == turn]
-                found.append(self._vote(turn, assigned[turn], prompts[turn], ids[rows.index(turn)], shown))
+                prompt = (prompts[turn], ids[rows.index(turn)])
+                found.append(self._vote(turn, people[turn], assigned[turn], prompt, shown))
         self.votes += count
         return found
 
-    def _vote(self, turn: str, by: Assignment, prompt: str, ids: list[int], shown: list[Rollout]) -> Visit:
-        """Returns the visit with a thumb on the reply, or with a ranking of two."""
+    def _vote(
+        self, turn: str, person: str, by: Assignment, prompt: tuple[str, list[int]], shown: list[Rollout]
+    ) -> Visit:
+        """Returns the visit with a thumb on the reply, or with a ranking of two. `prompt` is its text and
+        token ids."""
         rng = self._rng
         texts = [self._backbone.decode(rollout.token_ids).replace("\0", "�") for rollout in shown]
         liked = [self._taste.likes(text) != (rng.random() < NOISE) for text in texts]
@@ -91,10 +96,8 @@ class Voters:
             "top_p": self._served_at.top_p,
             "max_tokens": self._served_at.max_tokens,
         }
-        rater = f"u_{rng.randrange(PEOPLE)}"
-        whole = Turn(
-            turn, "default", turn, rater, "default-admin", [_message(prompt)], ids, sampling, replies
-        )
+        text, ids = prompt
+        whole = Turn(turn, "default", turn, person, "default-admin", [_message(text)], ids, sampling, replies)
         return Visit(whole, vote)
 
     def _next_prompt(self) -> str:

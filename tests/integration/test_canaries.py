@@ -46,7 +46,8 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
 
 async def vote(connection: Connection, name: str, policy: str, up: bool, **changed: Any) -> None:
     """Stores a conversation of one turn with a thumb on its reply."""
-    given = {"propensity": 0.3, "rater": "u_ada", "type": "thumb", "conversation": name, **changed}
+    given = {"propensity": 0.3, "type": "thumb", "conversation": name, **changed}
+    given = {"rater": f"u_{given['conversation']}", **given}
     turn = f"chatcmpl-{name}"
     await connection.execute(
         "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids,"

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from deploy.local.ports import free_port
 from serving.fleet import rank_replicas
 from tests.conftest import new_database
-from tests.service import Service, events, run_service, write_base
+from tests.service import Service, events, policy_of_adapter, run_service, write_base
 
 FOUND_LOST = 15.0  # seconds for two looks, on a machine that may be busy
 LIVE = "p3-cccccc"  # after the engines that hang
@@ -83,7 +83,7 @@ def fleet(
 
 
 def verified(service: Service, policy: str = "p1-aaaaaa") -> list[bool]:
-    return [policy in replica.verified for replica in service.services.fleet.replicas]
+    return [policy in map(policy_of_adapter, replica.verified) for replica in service.services.fleet.replicas]
 
 
 def of_its_own(service: Service, engine: EngineProcess) -> dict[str, str]:

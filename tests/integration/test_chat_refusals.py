@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from schemas.settings import VllmSettings
-from tests.service import PUBLIC, Service, run_api
+from tests.service import ADMIN, PUBLIC, Service, run_api
 
 ASK = [{"role": "user", "content": "Hello"}]
 CHAT = "/v1/chat/completions"
@@ -151,8 +151,41 @@ def test_more_requests_than_a_key_may_make(service: Service) -> None:
         assert httpx.get(f"{url}/healthz").status_code == 200
 
 
+def test_one_visitors_flood_leaves_the_others_alone(service: Service) -> None:
+    serving = service.settings.serving.model_copy(
+        update={"requests_per_minute": 60, "address_requests_per_minute": 20, "user_requests_per_minute": 5}
+    )
+    works: list[dict[str, Any]] = [
+        {"method": "GET", "url": "/v1/models"},
+        {"method": "POST", "url": CHAT, "json": {}},
+        {"method": "POST", "url": "/v1/feedback", "json": {}},
+    ]
+    with (
+        run_api(service.settings.model_copy(update={"serving": serving})) as (url, _),
+        httpx.Client(base_url=url) as client,
+    ):
+
+        def refusals(key: str, address: str, count: int, **work: Any) -> int:
+            headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": address}
+            statuses = [client.request(**work, headers=headers).status_code for _ in range(count)]
+            return statuses.count(429)
+
+        service.until(lambda: client.get("/readyz").status_code == 200)
+        for work in works:
+            assert refusals(PUBLIC, "192.0.2.1", 80, **work) == 60
+            assert refusals(PUBLIC, "192.0.2.2", 20, **work) == 0
+            assert refusals(ADMIN, "192.0.2.1", 60, **work) == 0
+            assert refusals(ADMIN, "192.0.2.1", 1, **work) == 1
+        batch = {"method": "POST", "url": "/v1/feedback/batch", "json": {"feedback": [{}] * 20}}
+        assert refusals(PUBLIC, "192.0.2.3", 2, **batch) == 1  # its items are votes
+        ask = {"messages": ASK, "n": 3, "max_tokens": 1}
+        chat = {"method": "POST", "url": CHAT}
+        assert refusals(PUBLIC, "192.0.2.4", 2, **chat, json={**ask, "user": "ada"}) == 1
+        assert refusals(PUBLIC, "192.0.2.4", 1, **chat, json={**ask, "user": "bob"}) == 0
+
+
 def test_guesses_of_keys_are_limited_by_address_and_leave_known_keys_alone(service: Service) -> None:
-    serving = service.settings.serving.model_copy(update={"requests_per_minute": 3})
+    serving = service.settings.serving.model_copy(update={"address_requests_per_minute": 3})
     with run_api(service.settings.model_copy(update={"serving": serving})) as (url, _):
 
         def ask(key: str) -> httpx.Response:

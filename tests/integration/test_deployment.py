@@ -226,6 +226,17 @@ def test_only_serving_and_trainer_share_the_network_of_vllm() -> None:
     assert all("default" not in services[name]["networks"] for name in ("vllm-gpu", "vllm-cpu"))
 
 
+def test_the_chart_trusts_the_ingress_to_name_visitors() -> None:
+    """Else all visitors would share the ingress's address, and its rate limit."""
+
+    def trusted(*values: str) -> Any:
+        [settings] = [each for each in rendered(*values) if each["kind"] == "ConfigMap"]
+        return json.loads(settings["data"]["HEARKEN_SERVING__TRUSTED_PROXIES"])
+
+    assert "10.0.0.0/8" in trusted()
+    assert trusted("serving.trustedProxies={192.0.2.7}") == ["192.0.2.7"]
+
+
 def test_the_network_policy_admits_serving_trainer_and_scrapers() -> None:
     def admitted(*values: str) -> list[dict[str, Any]]:
         [policy] = [each for each in rendered(*values) if each["kind"] == "NetworkPolicy"]

@@ -1,10 +1,14 @@
-"""Replicas of serving share the rate limit of a key."""
+"""Replicas of serving share the rate limits, and one visitor's flood leaves the others alone."""
 
 import pytest
 
 from schemas.database import open_async_pool
 from schemas.errors import RateLimited
-from serving.limits import RateLimiter
+from serving.limits import Charge, RateLimiter
+
+
+def a_charge(key: str, count: int = 1, per_minute: int = 60) -> Charge:
+    return Charge(key, "requests with one key", per_minute, count)
 
 
 def spend(limiter: RateLimiter, count: int, key: str = "k") -> int:
@@ -12,7 +16,7 @@ def spend(limiter: RateLimiter, count: int, key: str = "k") -> int:
     passed = 0
     for _ in range(count):
         try:
-            limiter.acquire(key)
+            limiter.acquire(a_charge(key))
             passed += 1
         except RateLimited:
             break
@@ -20,10 +24,10 @@ def spend(limiter: RateLimiter, count: int, key: str = "k") -> int:
 
 
 async def test_requests_on_one_replica_count_on_the_others(database_url: str) -> None:
-    first, second, third = (RateLimiter(60) for _ in range(3))
+    first, second, third = (RateLimiter() for _ in range(3))
     async with open_async_pool(database_url, size=2) as pool:
         for limiter in (first, second, third):
-            limiter.acquire("k")
+            limiter.acquire(a_charge("k"))
             await limiter.sync(pool)
         assert spend(first, 30) == 30
         for limiter in (first, second, third):
@@ -37,16 +41,16 @@ async def test_requests_on_one_replica_count_on_the_others(database_url: str) ->
 
 
 async def test_an_idle_key_is_dropped(database_url: str) -> None:
-    limiter = RateLimiter(60_000)
+    limiter = RateLimiter()
     async with open_async_pool(database_url, size=1) as pool:
-        limiter.acquire("k")
+        limiter.acquire(a_charge("k", per_minute=60_000))
         await limiter.sync(pool)
         await limiter.sync(pool)
         assert not limiter._buckets
         assert not limiter._totals
         async with pool.connection() as connection:
             await connection.execute("update rate_limit_usage set updated_at = now() - interval '2 hours'")
-        limiter.acquire("another")
+        limiter.acquire(a_charge("another"))
         await limiter.sync(pool)
         async with pool.connection() as connection:
             cursor = await connection.execute("select key, total from rate_limit_usage")

@@ -186,7 +186,10 @@ def test_a_stream_that_lasts_longer_leaves_nothing(beside: Service) -> None:
 @pytest.mark.parametrize(("trusted", "counted"), [('["127.0.0.0/8"]', 2), ("[]", 1)])
 def test_a_request_without_a_key_counts_for_its_address(beside: Service, trusted: str, counted: int) -> None:
     """A balancer names two addresses; each may send one request a minute."""
-    limits = {"HEARKEN_SERVING__TRUSTED_PROXIES": trusted, "HEARKEN_SERVING__REQUESTS_PER_MINUTE": "1"}
+    limits = {
+        "HEARKEN_SERVING__TRUSTED_PROXIES": trusted,
+        "HEARKEN_SERVING__ADDRESS_REQUESTS_PER_MINUTE": "1",
+    }
     with serving(beside, **limits) as (_, client):
         del client.headers["Authorization"]
         answers = [

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from schemas import database
 from schemas.database import Pool, migrate, migrations, open_async_pool
 from schemas.errors import RateLimited
-from serving.limits import RateLimiter
+from serving.limits import Charge, RateLimiter
 from tests.events import put_each
 
 BEFORE = 8
@@ -198,16 +198,17 @@ async def test_replicas_of_both_releases_limit_a_key_together(
     old: Connection[DictRow], of_the_release_before: str
 ) -> None:
     migrate(of_the_release_before)
-    limiter = RateLimiter(10)
+    limiter = RateLimiter()
+    charge = Charge("a key", "requests with one key", 10)
     for _ in range(4):
-        limiter.acquire("a key")
+        limiter.acquire(charge)
     async with open_async_pool(of_the_release_before) as pool:
         await limiter.sync(pool)
         assert old.execute(EXCHANGE, [["a key"], [5]]).fetchall() == [{"key": "a key", "total": 9}]
         await limiter.sync(pool)
-    limiter.acquire("a key")
+    limiter.acquire(charge)
     with pytest.raises(RateLimited):
-        limiter.acquire("a key")
+        limiter.acquire(charge)
 
 
 def test_what_both_releases_passed_leaves_the_outbox(pool: Pool, database_url: str) -> None:

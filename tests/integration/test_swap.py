@@ -1,5 +1,6 @@
 """The swap promotes, rolls back and rejects policies while people chat."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -17,13 +18,25 @@ from websockets.sync.client import connect
 
 from deploy import promotion
 from schemas.errors import Unavailable
-from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Probe, file_digest
+from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Probe, file_digest
 from serving import rollout
 from serving.router import fetch_routes
 from tests.conftest import new_database
 from tests.installation import Installation
-from tests.service import ADMIN, PROBE, PUBLIC, Service, events, run_api, run_service
+from tests.service import (
+    ADMIN,
+    PROBE,
+    PUBLIC,
+    Registry,
+    Service,
+    events,
+    make_keys,
+    policy_of_adapter,
+    run_api,
+    run_service,
+)
 
+SHOP = "sk-hearken-shop-0123456789"  # the admin key of another project
 ASK = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 
 
@@ -55,7 +68,7 @@ def swapping(
 
 def resident(service: Service) -> set[str]:
     cards = httpx.get(f"{service.settings.vllm.urls[0]}/v1/models").json()["data"]
-    return {card["id"] for card in cards}
+    return {policy_of_adapter(card["id"]) for card in cards}
 
 
 def go_live(service: Service, policy: str, **given: Any) -> None:
@@ -439,6 +452,31 @@ async def test_a_candidate_goes_with_the_canary_that_it_was_trained_from(swappin
     swapping.until(lambda: swapping.registry.state("p3-cccccc")[0] == "rejected")
     assert swapping.registry.state("p3-cccccc")[1] == "parent_rolled_back"
     assert swapping.rows("select live, canary from routes") == [("p0", None)]
+
+
+def test_two_projects_with_a_policy_of_the_same_name_get_their_own_replies(swapping: Service) -> None:
+    """Each project numbers its own policies, so names collide."""
+    other = swapping.settings.model_copy(
+        update={"project": "shop", "admin_key": SHOP, "public_key": f"pk-{SHOP}"}
+    )
+    asyncio.run(make_keys(other))
+    shop = Registry(other)
+    shop.publish(BASE, parent=None, seed=0, state="live")
+    shop.publish("p1-aaaaaa", seed=2)
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
+
+    def reply(key: str) -> tuple[str, str]:
+        answer = swapping.chat(key=key)
+        return answer["system_fingerprint"], answer["choices"][0]["message"]["content"]
+
+    swapping.until(lambda: reply(SHOP)[0] == "p1-aaaaaa")
+    theirs = reply(SHOP)[1]
+    assert theirs == reply(ADMIN)[1]  # the same weights under another name
+    asyncio.run(roll_back(swapping))
+    swapping.until(lambda: reply(ADMIN)[0] == "p1-aaaaaa")
+    assert reply(ADMIN)[1] != theirs
+    assert reply(SHOP) == ("p1-aaaaaa", theirs)
 
 
 @pytest.mark.parametrize("swapping", ["canary"], indirect=True)

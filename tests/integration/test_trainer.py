@@ -1,6 +1,7 @@
 """The trainer against a real Postgres and a real, tiny model: from votes to a published policy."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,6 +21,7 @@ from schemas.feedback import Signal
 from schemas.policies import BASE, WEIGHTS, verify
 from schemas.settings import Settings
 from tests.events import ingest_until, read_until
+from tests.installation import wait
 from tests.training import (
     add_key,
     edited,
@@ -307,6 +309,26 @@ def test_what_was_read_leaves_the_outbox_though_training_is_paused(
     monkeypatch.setattr(loop, "TRIM_SECONDS", 0)
     trainer.poll()
     assert kept() == 0
+
+
+def test_votes_are_read_while_a_round_trains(
+    a_trainer: MakeTrainer, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = a_trainer()
+    turns = some_turns(backbone, 22, seed=5)
+    send(database_url, turns, thumbs_by_parity(turns[:20]))
+    read: list[int] = []
+
+    def long_round() -> str:
+        send(database_url, [], thumbs_by_parity(turns[20:]))
+        wait(lambda: examples.count_votes(pool, "default") == 22, "the votes are read")
+        read.append(examples.count_votes(pool, "default"))
+        return "rejected"
+
+    monkeypatch.setattr(trainer, "round", long_round)
+    trainer.poll()
+    assert read == [22]
+    assert "log reader" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_trainer_that_was_killed_leaves_nothing_half_done(

@@ -111,14 +111,40 @@ async def test_the_signing_secret_is_made_once(database_url: str) -> None:
 def test_a_token_bucket_refills(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(limits.time, "monotonic", lambda: now)
-    limiter = limits.RateLimiter(per_minute=2)
-    limiter.acquire("ada")
-    limiter.acquire("ada")
-    limiter.acquire("bob")
+    limiter = limits.RateLimiter()
+    ada, bob = (limits.Charge(name, "chats of one user", per_minute=2) for name in ("ada", "bob"))
+    limiter.acquire(ada)
+    limiter.acquire(ada)
+    limiter.acquire(bob)
     with pytest.raises(RateLimited) as refused:
-        limiter.acquire("ada")
+        limiter.acquire(ada)
     assert refused.value.headers() == {"Retry-After": "30"}
     now += 30
-    limiter.acquire("ada")
+    limiter.acquire(ada)
     with pytest.raises(RateLimited):
-        limiter.acquire("ada")
+        limiter.acquire(ada)
+
+
+def test_all_buckets_of_a_request_are_charged_or_none() -> None:
+    limiter = limits.RateLimiter()
+    key, address = limits.Charge("key", "chats with one key", 3), limits.Charge("address", "chats", 1)
+    limiter.acquire(key, address)
+    for _ in range(5):
+        with pytest.raises(RateLimited, match="More than 1 chats a minute"):
+            limiter.acquire(key, address)
+    limiter.acquire(key)
+    limiter.acquire(key)
+    with pytest.raises(RateLimited, match="More than 3 chats with one key"):
+        limiter.acquire(key)
+
+
+def test_a_batch_counts_its_size_and_may_owe_what_no_bucket_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
+    limiter = limits.RateLimiter()
+    limiter.acquire(limits.Charge("k", "votes", 60, count=180))
+    with pytest.raises(RateLimited) as refused:
+        limiter.acquire(limits.Charge("k", "votes", 60))
+    assert refused.value.headers() == {"Retry-After": "121"}
+    now += 121
+    limiter.acquire(limits.Charge("k", "votes", 60))

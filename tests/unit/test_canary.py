@@ -14,9 +14,11 @@ SHARE = 0.3
 
 
 def canary(*judged: tuple[str, float, int], age: timedelta = timedelta(hours=1)) -> Canary:
-    """Returns a canary with (policy, approval, count) conversations, mixed evenly."""
+    """Returns a canary with (policy, approval, count) people with a conversation each, mixed evenly."""
     each = [
-        (place / count, Judged(policy, liked)) for policy, liked, count in judged for place in range(count)
+        (place / count, Judged(policy, f"{policy} {place}", liked))
+        for policy, liked, count in judged
+        for place in range(count)
     ]
     return Canary(NEW, age, [found for _, found in sorted(each, key=lambda pair: pair[0])])
 
@@ -29,7 +31,7 @@ def test_a_canary_that_people_like_is_promoted_and_one_that_they_do_not_is_rolle
     better = canary((NEW, 1.0, 10), (LIVE, 0.0, 24))
     assert better.decide(LIVE, newer=False) == (
         "promote",
-        f"people like it no less than {LIVE}: 100% of 10 conversations against 0% of 22 conversations",
+        f"people like it no less than {LIVE}: 100% of 10 people against 0% of 22 people",
     )
     assert action(canary((NEW, 0.0, 10), (LIVE, 1.0, 24))) == "rollback"
 
@@ -41,9 +43,13 @@ def test_before_the_first_look_nothing_is_decided() -> None:
 
 def test_votes_after_a_look_wait_for_the_next() -> None:
     """A canary is judged four times, however often its votes are counted."""
+
+    def disliked(count: int) -> list[Judged]:
+        return [Judged(NEW, f"later {number}", 0.0) for number in range(count)]
+
     first = canary((NEW, 0.8, 10), (LIVE, 0.8, 24)).judged
-    assert action(Canary(NEW, timedelta(), [*first, *[Judged(NEW, 0.0)] * 9])) == "wait"
-    assert action(Canary(NEW, timedelta(), [*first, *[Judged(NEW, 0.0)] * 10])) == "rollback"
+    assert action(Canary(NEW, timedelta(), [*first, *disliked(9)])) == "wait"
+    assert action(Canary(NEW, timedelta(), [*first, *disliked(10)])) == "rollback"
 
 
 def test_a_canary_worse_than_the_base_is_rolled_back_whatever_the_live_policy_is() -> None:
@@ -76,7 +82,7 @@ def outcomes(worse: float, runs: int = 400) -> Counter[str]:
         while ended == "wait":
             new = rng.random() < SHARE
             liked = rng.random() < 0.5 - (worse if new else 0.0)
-            judged.append(Judged(NEW if new else LIVE, float(liked)))
+            judged.append(Judged(NEW if new else LIVE, str(len(judged)), float(liked)))
             own = sum(each.policy == NEW for each in judged)
             if new and own in LOOKS:
                 ended = action(Canary(NEW, timedelta(), judged))
@@ -102,5 +108,14 @@ def test_a_loss_as_large_as_the_margin_is_promoted_one_time_in_twenty() -> None:
     assert found["promote"] <= 0.08 * found.total()
 
 
-def test_a_few_conversations_that_agree_are_not_certain() -> None:
+def test_one_person_is_one_however_often_they_vote() -> None:
+    """Ten conversations of one person say as much about the others as one."""
+    fan = [Judged(NEW, "fan", 1.0)] * 10
+    others = [Judged(LIVE, str(number), 0.0) for number in range(24)]
+    assert action(Canary(NEW, timedelta(), [*others, *fan])) == "wait"
+    many = [Judged(NEW, f"fan {number}", 1.0) for number in range(10)]
+    assert action(Canary(NEW, timedelta(), [*others, *many])) == "promote"
+
+
+def test_a_few_people_who_agree_are_not_certain() -> None:
     assert Arm(2, 2.0).gain(Arm(2, 0.0), -2.24) < 0 < Arm(30, 30.0).gain(Arm(30, 0.0), -2.24)
