@@ -31,7 +31,7 @@ from serving.router import Route
 LOOKS = (10, 20, 40, 80)
 """Conversations of the canary with a vote, at which it is judged."""
 
-MIN_PEOPLE = 10
+MIN_PEOPLE = 8
 """People of an arm, below whom it says nothing: the formula is for more of them."""
 
 Z = 2.24
