@@ -153,9 +153,7 @@ def test_it_says_the_token_budget_and_the_longest_prompt_and_why(
     assert found.longest_reason == "trainer.max_prompt_tokens"
 
 
-def test_batches_shrink_to_the_memory_that_there_is(
-    one_layer: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_shrink_to_the_memory_that_there_is(one_layer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TrainerSettings(rl=RLSettings(max_tokens=9))
     peaks = {}
     for free in (2**28, 2**33):
