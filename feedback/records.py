@@ -1,8 +1,10 @@
 """These records are the store's parameters and results, beside votes and turns."""
 
+import hashlib
+import uuid
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Self
 
 
 class IdempotencyKey(NamedTuple):
@@ -13,14 +15,29 @@ class IdempotencyKey(NamedTuple):
     request_hash: bytes
 
 
+class Received(NamedTuple):
+    """The id of a vote, and when it came."""
+
+    id: str
+    at: datetime
+
+    @classmethod
+    def now(cls, *request: str) -> Self:
+        """Returns a new id, or the one that belongs to a request, which has it whoever answers."""
+        name = hashlib.sha256("\n".join(request).encode()).hexdigest()[:32] if request else uuid.uuid4().hex
+        return cls(f"fb_{name}", datetime.now(UTC))
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A durable vote. `new` is false when an Idempotency-Key returned an earlier response."""
+    """A durable vote. `new` is false when an Idempotency-Key returned an earlier response; `spooled` is true
+    where the vote waits on the disk of one machine for Postgres."""
 
     id: str
     completion_id: str
     new: bool
     supersedes: str | None = None
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

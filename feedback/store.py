@@ -21,7 +21,7 @@ from psycopg.errors import ForeignKeyViolation, UniqueViolation
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from feedback.records import Found, IdempotencyKey, Learned, Recorded
+from feedback.records import Found, IdempotencyKey, Learned, Received, Recorded
 from feedback.turns import Turns
 from feedback.votable_turn import VotableTurn
 from schemas.database import AsyncPool
@@ -129,19 +129,27 @@ class Store:
         return row["text"] if row else None
 
     async def submit(
-        self, votable: VotableTurn, vote: Vote, rater: str, *, idempotency: IdempotencyKey | None = None
+        self,
+        votable: VotableTurn,
+        vote: Vote,
+        rater: str,
+        *,
+        idempotency: IdempotencyKey | None = None,
+        received: Received | None = None,
     ) -> Recorded:
-        """Record a vote on a turn, superseding the rater's older vote in the same slot.
+        """Record a vote on a turn, superseding the rater's older vote in the same slot. `received` is given
+        where the vote was acknowledged before.
 
         Returns only when the vote and its event are durable. With an `idempotency` key that was used before,
         returns the first response and writes nothing. Raises InvalidRequest (the vote does not fit the turn),
         Conflict `idempotency_key_reused`, NotFound (the turn was erased meanwhile).
         """
         votable.check(vote)
+        received = received or Received.now()
         event = FeedbackEvent(
             event_id=f"ev_{uuid.uuid4().hex}",
             kind="recorded",
-            feedback_id=f"fb_{uuid.uuid4().hex}",
+            feedback_id=received.id,
             project=votable.project,
             turn_id=votable.completion_id,
             conversation_id=votable.conversation_id,
@@ -149,7 +157,7 @@ class Store:
             type=vote.type,
             value=vote.facts,
             rater=rater,
-            created_at=datetime.now(UTC),
+            created_at=received.at,
         )
         values = {
             "id": event.feedback_id,
@@ -175,14 +183,17 @@ class Store:
             try:
                 row = await self._row(_RECORD, values)
                 break
-            except UniqueViolation:
+            except UniqueViolation as error:
+                if error.diag.constraint_name == "feedback_pkey":  # its Idempotency-Key has expired since
+                    return Recorded(event.feedback_id, event.turn_id, new=False)
                 continue  # a simultaneous vote took the slot; the next snapshot shows it
             except ForeignKeyViolation:
                 raise completion_not_found(votable.completion_id) from None
         if row is not None:
             return Recorded(event.feedback_id, event.turn_id, new=True, supersedes=row["supersedes"])
         assert idempotency is not None  # noqa: S101 - only a used key makes the statement insert nothing
-        return Recorded(**await self._remembered(votable.project, idempotency), new=False)
+        first = await self._remembered(votable.project, idempotency)
+        return Recorded(first["id"], first["completion_id"], new=False)
 
     async def claim(self, project: str, idempotency: IdempotencyKey) -> None:
         """Claim a key for a request that has no single response (a batch); claiming it again is allowed.
@@ -290,3 +301,11 @@ def completion_not_found(completion_id: str) -> NotFound:
         code="completion_not_found",
         param="completion_id",
     )
+
+
+class TurnMissing(NotFound):
+    """No turn has this id. It was erased, or has not been recorded yet."""
+
+    def __init__(self, completion_id: str) -> None:
+        error = completion_not_found(completion_id)
+        super().__init__(error.message, code=error.code, param=error.param)

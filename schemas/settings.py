@@ -39,6 +39,15 @@ class ServingSettings(BaseModel):
     websockets_per_address: int = Field(
         100, ge=1, description="websockets that one address may have open at a replica"
     )
+    spool_bytes: int = Field(
+        268_435_456,
+        ge=0,
+        description="turns and votes that wait on this machine's disk while Postgres is away, bytes; 0: none,"
+        " so requests fail meanwhile",
+    )
+    spool_dir: Path | None = Field(
+        None, description="directory where they wait, of any number of processes; none: `spool` in data_dir"
+    )
     trusted_proxies: list[str] = Field(
         ["127.0.0.1"],
         description="load balancers whose X-Forwarded-For is trusted: addresses or networks; `*`: all",

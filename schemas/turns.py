@@ -1,5 +1,6 @@
 """A turn is one request with its replies: the complete behaviour record that off-policy learning needs."""
 
+import re
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -10,10 +11,19 @@ IMPORTED = "chatcmpl-i"
 """Prefix of the ids of turns that were imported from a file."""
 
 
+_TIMED_ID = re.compile(r"chatcmpl-t([0-9a-f]{12})")
+
+
 def new_id() -> str:
     """Returns a new completion id: the time (milliseconds, 12 hexadecimal digits), which selects the weekly
     partition of the turn, and 80 random bits."""
     return f"chatcmpl-t{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def is_fresh(id: str, seconds: float) -> bool:
+    """Returns whether a completion id was made in the last `seconds`, by the time that it begins with."""
+    made = _TIMED_ID.match(id)
+    return made is not None and time.time() - int(made[1], 16) / 1_000 < seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The FastAPI application: its routes, its middleware, and its graceful shutdown."""
 
+import asyncio
 import gc
 import signal
 import socket
@@ -37,6 +38,7 @@ from serving.loop_metrics import loop_metrics
 from serving.metrics import Metrics
 from serving.request_log import RequestLog
 from serving.services import Services, open_services
+from serving.spooled import apply_spool
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
 _PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses")
@@ -57,7 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, defaults, special_tokens, metrics) as app.state.services:
+        async with open_services(settings, defaults, special_tokens, metrics) as services:
+            app.state.services = services
+            services.tasks.append(asyncio.create_task(apply_spool(services), name="spool"))
             yield
 
     app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)

@@ -10,6 +10,8 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest
@@ -148,20 +150,21 @@ class Completion:
             )
             for index, choice in enumerate(self._choices)
         ]
-        await self._services.store.record_turn(
-            Turn(
-                id=self.id,
-                project=self._caller.project,
-                conversation_id=self.conversation_id,
-                rater=self.rater,
-                key_id=self._caller.key_id,
-                messages=self.messages,
-                prompt_token_ids=self._prompt,
-                sampling=self.sampling(),
-                replies=replies,
-                metadata=dict(self._request.metadata),
-                request=self._recorded_request(),
-            )
+        turn = Turn(
+            id=self.id,
+            project=self._caller.project,
+            conversation_id=self.conversation_id,
+            rater=self.rater,
+            key_id=self._caller.key_id,
+            messages=self.messages,
+            prompt_token_ids=self._prompt,
+            sampling=self.sampling(),
+            replies=replies,
+            metadata=dict(self._request.metadata),
+            request=self._recorded_request(),
+        )
+        await self._services.spool.write(
+            partial(self._services.store.record_turn, turn), lambda: {"kind": "turn", **asdict(turn)}
         )
 
     def _check_finished(self) -> None:

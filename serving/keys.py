@@ -4,14 +4,17 @@ Keys are long and random, so a slow password hash would only slow requests. The 
 in the clear, as the page at `/` shows it to every browser. The signing secret is here too.
 """
 
+import asyncio
 import hashlib
 import secrets
 import time
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
+from psycopg_pool import PoolTimeout
 
 from schemas.database import AsyncPool
 from schemas.errors import StartError, Unauthorized
@@ -19,6 +22,8 @@ from schemas.settings import Settings
 
 MIN_KEY_LENGTH = 16
 """The fewest characters of a key, for its plain hash not to be guessed."""
+
+_PATIENCE = 2.0  # seconds to look a known key up again, after which the database counts as away
 
 Kind = Literal["admin", "secret", "publishable"]
 
@@ -41,7 +46,8 @@ class NewKeys:
 
 
 class KeyCache:
-    """Looks up callers by key and caches them for `ttl` seconds, after which a revoked key is refused."""
+    """Looks up callers by key and caches them for `ttl` seconds, after which a revoked key is refused. While
+    the database is away, a key that was valid stays so."""
 
     def __init__(self, pool: AsyncPool, *, ttl: float = 10) -> None:
         self._pool = pool
@@ -58,19 +64,28 @@ class KeyCache:
         cached = self._callers.get(digest)
         if cached is not None and time.monotonic() < cached[0]:
             return cached[1]
+        try:
+            async with asyncio.timeout(None if cached is None else _PATIENCE):
+                caller = await self._look_up(digest)
+        except (psycopg.OperationalError, PoolTimeout, TimeoutError):
+            if cached is None:
+                raise
+            caller = cached[1]
+        if caller is None:
+            self._callers.pop(digest, None)
+            raise Unauthorized(
+                "This key is unknown or was revoked. `hearken up` shows a new installation's keys."
+            )
+        self._callers[digest] = (time.monotonic() + self._ttl, caller)
+        return caller
+
+    async def _look_up(self, digest: bytes) -> Caller | None:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "select id, project, kind from keys where hash = %s and revoked_at is null", [digest]
             )
             row = await cursor.fetchone()
-        if row is None:
-            self._callers.pop(digest, None)
-            raise Unauthorized(
-                "This key is unknown or was revoked. `hearken up` shows a new installation's keys."
-            )
-        caller = Caller(row["id"], row["project"], cast(Kind, row["kind"]))
-        self._callers[digest] = (time.monotonic() + self._ttl, caller)
-        return caller
+        return Caller(row["id"], row["project"], cast(Kind, row["kind"])) if row else None
 
 
 def key_hash(key: str) -> bytes:

@@ -80,6 +80,9 @@ class Metrics:
         self.votes_failed = Counter(
             "hearken_votes_failed", "Votes that could not be made durable.", registry=registry
         )
+        self.spooled = Gauge(
+            "hearken_spooled_bytes", "Turns and votes that wait for Postgres, bytes.", registry=registry
+        )
         self._add_policy_metrics(registry)
 
     def _add_policy_metrics(self, registry: CollectorRegistry) -> None:

@@ -16,6 +16,7 @@ import structlog
 from starlette.requests import HTTPConnection
 
 from feedback import retention
+from feedback.spool import Spool
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.generation_defaults import GenerationDefaults
@@ -49,6 +50,7 @@ class Services:
     metrics: Metrics
     pool: AsyncPool
     store: Store
+    spool: Spool
     signer: TokenSigner
     keys: KeyCache
     limiter: RateLimiter
@@ -82,6 +84,9 @@ async def open_services(
         async with pool.connection() as connection:
             signer = TokenSigner(await ensure_signing_secret(connection))
         store = Store(pool)
+        spool = Spool(settings.serving.spool_dir or settings.data_dir / "spool", settings.serving.spool_bytes)
+        spool.open()
+        metrics.spooled.set_function(lambda: spool.size)
         limiter = RateLimiter()
         router = Router(settings.serving.base_share)
         fleet = Fleet(
@@ -104,6 +109,7 @@ async def open_services(
                 metrics=metrics,
                 pool=pool,
                 store=store,
+                spool=spool,
                 signer=signer,
                 keys=KeyCache(pool),
                 limiter=limiter,
@@ -120,6 +126,7 @@ async def open_services(
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            await spool.close()
             await fleet.close()
 
 

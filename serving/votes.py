@@ -5,6 +5,10 @@ key, or no key, needs the completion's own `feedback_token`, and votes as the pe
 token is a field of the vote's body; to read or retract a vote, it is the header `X-Feedback-Token` or the
 query `feedback_token`.
 
+While Postgres is away, a vote waits in this replica's spool (`feedback.spool`): 202 with the status `spooled`
+says that it is on the disk of one machine. It is recorded later, in its order, under the same id, unless it
+does not fit its turn.
+
 An `Idempotency-Key` belongs to the API key that sent it (without one, or with a page's publishable key, which
 all of its visitors share: to the completion, or to what a batch sends) and stores the first success: the same
 request again gets the same answer, another request 409; after an error the key is free. A batch's key covers
@@ -21,6 +25,8 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any
 
 import orjson
@@ -32,13 +38,23 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from feedback.export import everything, line
-from feedback.records import Found, IdempotencyKey, Recorded
-from feedback.store import Store, completion_not_found
+from feedback.records import Found, IdempotencyKey, Received, Recorded
+from feedback.spool import Entry
+from feedback.store import Store, TurnMissing, completion_not_found
 from feedback.votable_turn import VotableTurn, check_edit
 from schemas.database import AsyncPool
-from schemas.errors import Conflict, Forbidden, InvalidRequest, NotFound, RequestError, Unauthorized
+from schemas.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RequestError,
+    Unauthorized,
+    Unavailable,
+)
 from schemas.feedback import Edit, Id, Vote, parse_vote
 from schemas.times import rfc3339
+from schemas.turns import is_fresh
 from schemas.wire import check, decode
 from serving.auth import caller, charge, maybe_caller
 from serving.completion import UNSTORED_PREFIX
@@ -62,6 +78,13 @@ _KEY_HEADER = {
     "description": "makes a retry of the same request safe",
     "schema": {"type": "string", "minLength": 1, "maxLength": _MAX_KEY_LENGTH},
 }
+
+FRESH_SECONDS = 60.0
+"""Age of a reply up to which it may still wait in another replica's spool."""
+
+NOT_YET = Unavailable(
+    "This is not recorded yet, or does not exist; try again soon.", code="not_recorded_yet", retry_after=2
+)
 
 router = APIRouter()
 
@@ -94,7 +117,8 @@ async def _submit(services: Services, caller: Caller | None, vote: Vote, key: st
         recorded = await _record(services, caller, vote, key)
     if recorded.new:
         services.metrics.feedback.labels(vote.type).inc()
-    return {"id": recorded.id, "completion_id": recorded.completion_id, "status": "recorded"}
+    status = "spooled" if recorded.spooled else "recorded"
+    return {"id": recorded.id, "completion_id": recorded.completion_id, "status": status}
 
 
 async def _record(services: Services, caller: Caller | None, vote: Vote, key: str | None) -> Recorded:
@@ -104,15 +128,66 @@ async def _record(services: Services, caller: Caller | None, vote: Vote, key: st
         )
     if caller is None and vote.feedback_token is None:
         raise Unauthorized("Send a key, or the feedback_token that came with the completion.")
-    async with services.store.at_hand() as store:
-        return await _store_vote(services, store, caller, vote, key)
+    received = _received(caller, vote, key)
+
+    async def store() -> Recorded:
+        try:
+            return await _store_vote(services, caller, vote, key, received)
+        except TurnMissing:
+            if services.spool.recovering or is_fresh(vote.completion_id, FRESH_SECONDS):
+                raise NOT_YET from None
+            raise
+
+    def entry() -> Entry:
+        _authorise(services.signer, caller, vote)
+        return {
+            "kind": "vote",
+            **received._asdict(),
+            "caller": asdict(caller) if caller else None,
+            "vote": vote.model_dump(mode="json"),
+            "key": key,
+        }
+
+    recorded = await services.spool.write(store, entry)
+    return recorded or Recorded(received.id, vote.completion_id, new=False, spooled=True)
+
+
+def _received(caller: Caller | None, vote: Vote, key: str | None) -> Received:
+    """Returns the vote's id and time. With an Idempotency-Key, the id follows from the request, so that a
+    retry gets the same one from another replica, too, while Postgres is away."""
+    if key is None:
+        return Received.now()
+    owner = vote.completion_id if caller is None or caller.kind == "publishable" else caller.key_id
+    return Received.now(owner, key, _digest(vote.model_dump(mode="json")).hex())
+
+
+async def store_spooled_vote(services: Services, entry: Entry) -> None:
+    """Stores a vote that waited in the spool. Raises RequestError where it does not fit its turn, TurnMissing
+    where there is none."""
+    received = Received(entry["id"], datetime.fromisoformat(entry["at"]))
+    if await services.store.find(received.id) is not None:
+        return  # the process died after it had stored the vote
+    caller = Caller(**entry["caller"]) if entry["caller"] else None
+    vote = parse_vote(entry["vote"])
+    recorded = await _store_vote(services, caller, vote, entry["key"], received)
+    if recorded.new:
+        services.metrics.feedback.labels(vote.type).inc()
 
 
 async def _store_vote(
-    services: Services, store: Store, caller: Caller | None, vote: Vote, key: str | None
+    services: Services, caller: Caller | None, vote: Vote, key: str | None, received: Received
+) -> Recorded:
+    async with services.store.at_hand() as store:
+        return await _store_at_hand(services, store, caller, vote, key, received)
+
+
+async def _store_at_hand(
+    services: Services, store: Store, caller: Caller | None, vote: Vote, key: str | None, received: Received
 ) -> Recorded:
     votable = await store.votable_turn(vote.completion_id)
-    if votable is None or (caller is not None and caller.project != votable.project):
+    if votable is None:
+        raise TurnMissing(vote.completion_id)
+    if caller is not None and caller.project != votable.project:
         raise completion_not_found(vote.completion_id)
     rater = _rater(services.signer, caller, vote, votable)
     if isinstance(vote, Edit):
@@ -125,7 +200,7 @@ async def _store_vote(
             most_bytes=services.settings.serving.max_body_bytes,
         )
     idempotency = None if key is None else _idempotency(caller, votable, key, vote.model_dump(mode="json"))
-    return await store.submit(votable, vote, rater, idempotency=idempotency)
+    return await store.submit(votable, vote, rater, idempotency=idempotency, received=received)
 
 
 @router.post("/v1/feedback", status_code=201, openapi_extra=request_body("/v1/feedback", Vote, _KEY_HEADER))
@@ -134,7 +209,8 @@ async def vote(request: Request) -> Response:
     data = decode(await request.body())
     idempotency_key = request.headers.get("idempotency-key")
     recorded = await submit_vote(services(request), caller, parse_vote(data), idempotency_key)
-    return Response(orjson.dumps(recorded), status_code=201, media_type="application/json")
+    status = 201 if recorded["status"] == "recorded" else 202
+    return Response(orjson.dumps(recorded), status_code=status, media_type="application/json")
 
 
 @router.post("/v1/feedback/batch", openapi_extra=request_body("/v1/feedback/batch", _Batch))
@@ -209,14 +285,19 @@ async def retract_vote(
 
 def _rater(signer: TokenSigner, caller: Caller | None, vote: Vote, votable: VotableTurn) -> str:
     """Returns the pseudonym of the vote's author. Raises Forbidden when the caller may not vote for them."""
+    _authorise(signer, caller, vote)
+    if vote.user is None or caller is None:
+        return votable.rater
+    return signer.rater_id(votable.project, vote.user, caller.kind)
+
+
+def _authorise(signer: TokenSigner, caller: Caller | None, vote: Vote) -> None:
+    """Raises Forbidden for a vote without a server's key that has no token, or names a user."""
     if caller is not None and caller.kind != "publishable":
-        return (
-            votable.rater if vote.user is None else signer.rater_id(votable.project, vote.user, caller.kind)
-        )
-    _check_token(signer, votable.completion_id, vote.feedback_token)
+        return
+    _check_token(signer, vote.completion_id, vote.feedback_token)
     if vote.user is not None:
         raise Forbidden("Only a secret key may vote for a user that it names.", code="user_not_allowed")
-    return votable.rater
 
 
 async def _find(services: Services, caller: Caller | None, feedback_id: str, token: str | None) -> Found:
@@ -227,6 +308,8 @@ async def _find(services: Services, caller: Caller | None, feedback_id: str, tok
         raise InvalidRequest("A feedback id contains no NUL character.", param="feedback_id")
     found = await services.store.find(check(_ID, feedback_id))
     not_found = NotFound("There is no such feedback.", code="feedback_not_found", param="feedback_id")
+    if found is None and services.spool.recovering:
+        raise NOT_YET
     if found is None or (caller is not None and caller.project != found.project):
         raise not_found
     if caller is None or caller.kind == "publishable":

@@ -108,9 +108,11 @@ class Client(threading.Thread):
         if hang_up:
             self.service.ask("POST", "/v1/feedback", **sent, timeout=HANG_UP_AFTER)
         answer = self._insist("POST", "/v1/feedback", **sent)
-        if answer is None or answer.status_code != 201:
+        if answer is None or answer.status_code not in (201, 202):
             return None
         vote, identity = parse_vote(body), str(answer.json()["id"])
+        if answer.status_code == 202:  # it is spooled; once Postgres is back, it is recorded under this id
+            self._insist("GET", f"/v1/feedback/{identity}")
         self.record.votes.append(
             Acknowledgement("recorded", identity, conversation, completion, vote.slot, vote.facts)
         )

@@ -8,7 +8,8 @@ COPY serving serving
 COPY trainer trainer
 COPY deploy deploy
 RUN pip install --no-cache-dir --constraint constraints.txt . \
-    && useradd --uid 10001 hearken
+    && useradd --uid 10001 hearken \
+    && install --directory --owner hearken /spool
 USER 10001
 EXPOSE 8000
 ENTRYPOINT ["hearken"]

@@ -1,0 +1,290 @@
+"""The spool keeps what Postgres cannot take now on this machine's disk, and brings it there in order later
+(store and forward).
+
+An entry is appended to a file and synced before it is acknowledged; entries that wait together share one
+fsync. While there are entries, everything new waits behind them, so a vote comes after its turn. An entry may
+be applied twice, where the process dies in between, so applying must be idempotent.
+
+A process locks its own file. The file of a process that died is taken over by the next that looks into the
+folder, and applied first. A line that was cut off by a crash was never acknowledged.
+"""
+
+import asyncio
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import orjson
+import psycopg
+import structlog
+from psycopg_pool import PoolTimeout
+
+from schemas.errors import Unavailable
+from schemas.wire import json_line
+
+PATIENCE = 3.0
+"""Seconds for Postgres to take a write, after which it counts as away."""
+RETRY = 1.0
+"""Seconds between attempts to bring the entries to Postgres."""
+RESCAN = 60.0
+"""Seconds between looks for the files of processes that died."""
+BATCH = 64
+"""Entries that are read at once."""
+
+RECOVERY = 60.0
+"""Seconds after an outage in which other processes may still bring their entries to Postgres."""
+
+
+class NotYet(Exception):
+    """An entry cannot be applied before one that another process holds. The spool tries again later."""
+
+
+_AWAY = (psycopg.OperationalError, PoolTimeout, TimeoutError, NotYet)
+
+Entry = dict[str, Any]
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class Spool:
+    """A spool in `folder`, of at most `most_bytes` in this process's file (0: no spool)."""
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._own: _File | None = None
+        self._left: list[_File] = []
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._away_at = -RECOVERY
+
+    @property
+    def recovering(self) -> bool:
+        """Whether Postgres is away or was away lately, so that what was acknowledged may not be there yet."""
+        return self.active or time.monotonic() - self._away_at < RECOVERY
+
+    @property
+    def active(self) -> bool:
+        """Whether entries wait for Postgres."""
+        own = self._own is not None and self._own.size > 0
+        return own or bool(self._left or self._waiting or self._writing)
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait for Postgres."""
+        return sum(file.size for file in (*self._left, *([self._own] if self._own else [])))
+
+    def open(self) -> None:
+        """Creates this process's file, and takes over those of processes that died. Where the folder cannot
+        be written there is no spool."""
+        if not self._most_bytes:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._own = _File.create(self._folder)
+            self._take_over()
+        except OSError as error:
+            log.warning("no_spool", folder=str(self._folder), error=str(error))
+
+    async def close(self) -> None:
+        """Waits for the appends that are under way, and lets go of the files."""
+        if self._writing is not None:
+            await self._writing
+        for file in (*self._left, *([self._own] if self._own else [])):
+            file.close()
+
+    async def write(self, direct: Callable[[], Awaitable[T]], entry: Callable[[], Entry]) -> T | None:
+        """Runs `direct`, which writes to Postgres, and returns its result. Where Postgres is away or entries
+        wait already, appends `entry` and returns None: it is durable on this machine only.
+
+        Raises Unavailable when the spool is full or its disk fails, and psycopg.OperationalError and
+        PoolTimeout where there is no spool."""
+        if not self.active:
+            try:
+                async with asyncio.timeout(PATIENCE if self._own else None):
+                    return await direct()
+            except _AWAY as error:
+                if self._own is None:
+                    raise
+                self._away_at = time.monotonic()
+                log.warning("database_away", error=type(error).__name__, spooled=self.size)
+        await self._append(json_line(entry()) + b"\n")
+        return None
+
+    async def run(self, apply: Callable[[Entry], Awaitable[None]]) -> None:
+        """Brings entries to Postgres, until cancelled. `apply` stores one; it is called again for an entry
+        where it raises psycopg.OperationalError, PoolTimeout or NotYet, and an entry that it refuses is
+        dropped."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), RESCAN)
+            self._wake.clear()
+            with suppress(OSError):
+                self._take_over()
+            while self.active:
+                try:
+                    await self._drain(apply)
+                except _AWAY:
+                    await asyncio.sleep(RETRY)
+
+    async def _append(self, line: bytes) -> None:
+        """Returns once the line is on the disk."""
+        if self._own is None or self._own.size + len(line) > self._most_bytes:
+            raise Unavailable("The database does not answer; try again soon.", code="database_unavailable")
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((line, durable))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._sync(self._own))
+        await durable
+
+    async def _sync(self, file: "_File") -> None:
+        """Appends what waits, all of it with one fsync."""
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                problem: Exception | None = None
+                try:
+                    await asyncio.to_thread(file.append, b"".join(line for line, _ in batch))
+                except OSError as error:
+                    log.error("spool_failed", error=str(error))
+                    problem = Unavailable("Nothing can be stored now; try again soon.", code="disk_failed")
+                for _, durable in batch:
+                    if durable.done():
+                        continue
+                    durable.set_exception(problem) if problem else durable.set_result(None)
+        finally:
+            self._writing = None
+            self._wake.set()
+
+    async def _drain(self, apply: Callable[[Entry], Awaitable[None]]) -> None:
+        """Applies the entries of all files, then empties this process's file and removes the others."""
+        while self._left:
+            await self._apply_all(self._left[0], apply)
+            self._left.pop(0).remove()
+        while self._own is not None and (self._own.size or self._writing):
+            await self._apply_all(self._own, apply)
+            if self._writing is None and not self._waiting and self._own.applied == self._own.size:
+                self._own.clear()
+                log.info("spool_empty")
+            await asyncio.sleep(0)
+
+    async def _apply_all(self, file: "_File", apply: Callable[[Entry], Awaitable[None]]) -> None:
+        while lines := await asyncio.to_thread(file.read, BATCH):
+            entries = [entry for entry in map(_decoded, lines) if entry is not None]
+            for kind, group in groupby(entries, lambda entry: entry["kind"]):
+                if kind == "turn":  # turns that come together share a transaction
+                    await _gather([_apply(entry, apply) for entry in group])
+                else:
+                    for entry in group:
+                        await _apply(entry, apply)
+            file.applied += sum(map(len, lines))
+
+    def _take_over(self) -> None:
+        for path in sorted(self._folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
+            known = [file.path for file in (*self._left, *([self._own] if self._own else []))]
+            if path not in known and (file := _File.take(path)) is not None:
+                self._left.append(file)
+
+
+class _File:
+    """A locked file of entries. `size` counts the bytes that are whole and synced, `applied` those that are
+    in Postgres."""
+
+    def __init__(self, path: Path, handle: BinaryIO, size: int) -> None:
+        self.path = path
+        self.size = size
+        self.applied = 0
+        self._handle = handle
+
+    @classmethod
+    def create(cls, folder: Path) -> "_File":
+        path = folder / f"{uuid.uuid4().hex}.jsonl"
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)  # it holds what people wrote
+        handle = os.fdopen(descriptor, "rb+", buffering=0)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return cls(path, handle, 0)
+
+    @classmethod
+    def take(cls, path: Path) -> "_File | None":
+        """Returns the file of a process that died; None where its process lives, or has just removed it."""
+        handle = path.open("rb+", buffering=0)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            return None
+        if not path.exists():
+            handle.close()
+            return None
+        return cls(path, handle, path.stat().st_size)
+
+    def append(self, lines: bytes) -> None:
+        """Raises OSError, and then has appended nothing."""
+        try:
+            written = 0
+            while written < len(lines):
+                written += os.pwrite(self._handle.fileno(), lines[written:], self.size + written)
+            os.fsync(self._handle.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._handle.fileno(), self.size)
+            raise
+        self.size += len(lines)
+
+    def read(self, most: int) -> list[bytes]:
+        """Returns the next whole lines that are not applied yet; of a file that was cut off, the rest as
+        well."""
+        with self.path.open("rb") as file:
+            file.seek(self.applied)
+            lines: list[bytes] = []
+            left = self.size - self.applied
+            while left > 0 and len(lines) < most:
+                lines.append(file.readline(left))
+                left -= len(lines[-1])
+            return lines
+
+    def clear(self) -> None:
+        os.ftruncate(self._handle.fileno(), 0)
+        self.size = self.applied = 0
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._handle.close()
+
+    def close(self) -> None:
+        if self.size == 0:
+            self.path.unlink(missing_ok=True)
+        self._handle.close()
+
+
+async def _apply(entry: Entry, apply: Callable[[Entry], Awaitable[None]]) -> None:
+    try:
+        await apply(entry)
+    except _AWAY:
+        raise
+    except Exception as error:
+        log.error("spooled_entry_refused", kind=entry["kind"], id=entry.get("id"), error=str(error))
+
+
+async def _gather(work: Sequence[Awaitable[None]]) -> None:
+    """Waits for all, then raises the first error."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _decoded(line: bytes) -> Entry | None:
+    """Returns the entry of a line; None of one that was cut off."""
+    try:
+        found: Entry = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        log.warning("spooled_line_cut_off", bytes=len(line))
+        return None
+    return found

@@ -1,0 +1,234 @@
+"""The spool keeps entries on the disk, in order, until Postgres takes them."""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from feedback import spool as module
+from feedback.spool import Entry, Spool
+from schemas.errors import InvalidRequest, Unavailable
+
+
+class Database:
+    """What entries are brought to; it may be away."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.rows: list[Entry] = []
+
+    async def apply(self, entry: Entry) -> None:
+        if self.away:
+            raise psycopg.OperationalError("away")
+        if entry.get("wrong"):
+            raise InvalidRequest("no such choice")
+        self.rows.append(entry)
+
+    @property
+    def names(self) -> list[Any]:
+        return [row["name"] for row in self.rows]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY", 0.01)
+    monkeypatch.setattr(module, "RESCAN", 0.05)
+
+
+@asynccontextmanager
+async def running(spool: Spool, database: Database) -> AsyncIterator[None]:
+    task = asyncio.create_task(spool.run(database.apply))
+    yield
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def put(spool: Spool, database: Database, name: object, **fields: object) -> object:
+    entry = {"kind": "vote", "name": name, **fields}
+
+    async def direct() -> str:
+        await database.apply(entry)
+        return "stored"
+
+    return await spool.write(direct, lambda: entry)
+
+
+async def drained(spool: Spool) -> None:
+    async with asyncio.timeout(5):
+        while spool.active:  # noqa: ASYNC110 - the spool tells nobody that it is empty
+            await asyncio.sleep(0.01)
+
+
+def modes(folder: Path) -> list[int]:
+    """Returns the permissions of the files in a folder."""
+    return [file.stat().st_mode for file in folder.iterdir()]
+
+
+MakeSpool = Callable[..., Spool]
+
+
+@pytest.fixture
+def a_spool(tmp_path: Path) -> Iterator[MakeSpool]:
+    """Makes spools in `tmp_path`, each as its own process would."""
+    made: list[Spool] = []
+
+    def make(folder: Path = tmp_path, most_bytes: int = 10_000) -> Spool:
+        made.append(Spool(folder, most_bytes))
+        made[-1].open()
+        return made[-1]
+
+    yield make
+    for spool in made:
+        for file in filter(None, [spool._own, *spool._left]):
+            file._handle.close()
+
+
+async def test_entries_wait_in_order_and_what_comes_meanwhile_waits_behind_them(
+    a_spool: MakeSpool, tmp_path: Path
+) -> None:
+    spool, database = a_spool(), Database()
+    assert await put(spool, database, "before") == "stored"
+    database.away = True
+    for number in range(3):
+        assert await put(spool, database, number, kind="turn" if number < 2 else "vote") is None
+    database.away = False
+    assert await put(spool, database, "behind") is None  # it would overtake the others
+    assert database.names == ["before"]
+    async with running(spool, database):
+        await drained(spool)
+        assert await put(spool, database, "after") == "stored"
+    assert database.names == ["before", 0, 1, 2, "behind", "after"]
+    assert spool.size == 0
+    await spool.close()
+    assert modes(tmp_path) == []
+
+
+async def test_it_tries_again_until_the_database_is_back(a_spool: MakeSpool) -> None:
+    spool, database = a_spool(), Database()
+    database.away = True
+    async with running(spool, database):
+        await asyncio.gather(*(put(spool, database, number) for number in range(200)))
+        await asyncio.sleep(0.05)
+        assert database.rows == []
+        database.away = False
+        await drained(spool)
+    assert database.names == list(range(200))
+
+
+async def test_a_database_that_hangs_is_away(a_spool: MakeSpool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    spool = a_spool()
+    assert await spool.write(lambda: asyncio.sleep(60), lambda: {"kind": "turn"}) is None
+    assert spool.active
+
+
+async def test_what_a_process_left_is_applied_by_the_next_and_the_file_of_a_living_one_is_not(
+    a_spool: MakeSpool,
+) -> None:
+    database = Database()
+    database.away = True
+    living, dead = a_spool(), a_spool()
+    await put(living, database, "living")
+    await put(dead, database, "dead")
+    assert dead._own is not None
+    with dead._own.path.open("ab") as file:
+        file.write(b'{"kind": "vote", "na')  # cut off: it was never acknowledged
+    dead._own._handle.close()
+    database.away = False
+    heir = a_spool()
+    assert heir.active
+    assert await put(heir, database, "heir") is None
+    async with running(heir, database):
+        await drained(heir)
+    assert database.names == ["dead", "heir"]
+    assert living.active
+
+
+async def test_entries_are_applied_again_after_a_death_in_between(a_spool: MakeSpool) -> None:
+    database = Database()
+    database.away = True
+    spool = a_spool()
+    await put(spool, database, "once")
+    database.away = False
+    await spool._apply_all(spool._own, database.apply)  # type: ignore[arg-type]
+    assert spool._own is not None
+    spool._own._handle.close()
+    heir = a_spool()
+    async with running(heir, database):
+        await drained(heir)
+    assert database.names == ["once", "once"]
+
+
+async def test_a_full_spool_says_so_and_takes_more_when_it_is_empty(a_spool: MakeSpool) -> None:
+    database = Database()
+    database.away = True
+    spool = a_spool(most_bytes=80)
+    await put(spool, database, "fits")
+    with pytest.raises(Unavailable) as refused:
+        await put(spool, database, "does not fit" * 9)
+    assert refused.value.code == "database_unavailable"
+    database.away = False
+    async with running(spool, database):
+        await drained(spool)
+        assert await put(spool, database, "again") == "stored"
+
+
+async def test_a_disk_that_fills_leaves_no_half_line(
+    a_spool: MakeSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database()
+    database.away = True
+    spool = a_spool()
+    await put(spool, database, "first")
+    real = os.pwrite
+
+    def full(descriptor: int, lines: bytes, offset: int) -> int:
+        real(descriptor, lines[:9], offset)
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(module.os, "pwrite", full)
+    with pytest.raises(Unavailable) as refused:
+        await put(spool, database, "lost")
+    assert refused.value.code == "disk_failed"
+    monkeypatch.setattr(module.os, "pwrite", real)
+    await put(spool, database, "second")
+    database.away = False
+    async with running(spool, database):
+        await drained(spool)
+    assert database.names == ["first", "second"]
+
+
+async def test_an_entry_that_is_refused_does_not_stop_the_others(a_spool: MakeSpool) -> None:
+    spool, database = a_spool(), Database()
+    database.away = True
+    await put(spool, database, "wrong", wrong=True)
+    await put(spool, database, "right")
+    database.away = False
+    async with running(spool, database):
+        await drained(spool)
+    assert database.names == ["right"]
+
+
+@pytest.mark.parametrize("most_bytes", [0, 10_000])
+async def test_without_a_spool_the_client_hears_of_the_database(
+    a_spool: MakeSpool, tmp_path: Path, most_bytes: int
+) -> None:
+    """There is none where none is wanted, or where nothing can be written."""
+    folder = tmp_path / "a file"
+    folder.touch()
+    spool, database = a_spool(folder, most_bytes), Database()
+    database.away = True
+    with pytest.raises(psycopg.OperationalError):
+        await put(spool, database, "lost")
+    await spool.close()
+
+
+async def test_what_people_wrote_is_for_its_owner_only(a_spool: MakeSpool, tmp_path: Path) -> None:
+    a_spool()
+    assert [mode & 0o077 for mode in modes(tmp_path)] == [0]
