@@ -28,6 +28,7 @@ from serving import (
     health,
     live,
     page,
+    passthrough,
     responses,
     stored_completions,
     votes,
@@ -66,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
-    for part in (chat, responses, stored_completions, votes, live, admin, health):
+    for part in (chat, responses, stored_completions, passthrough, votes, live, admin, health):
         app.include_router(part.router)
     page.install(app)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)

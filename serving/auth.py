@@ -25,6 +25,8 @@ from serving.services import services
 
 Work = Literal["chats", "votes", "requests"]
 
+_CHATS = ("/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/embeddings")
+
 
 async def authenticate(connection: HTTPConnection, key: str, work: Work = "requests") -> Caller:
     """Returns the caller with this key, charged one piece of `work`. Raises Unauthorized or RateLimited.
@@ -100,7 +102,7 @@ def _work(request: Request) -> Work:
         return "requests"
     if request.url.path.startswith("/v1/feedback"):
         return "votes"
-    return "chats" if request.url.path in ("/v1/chat/completions", "/v1/responses") else "requests"
+    return "chats" if request.url.path in _CHATS else "requests"
 
 
 def address_of(connection: HTTPConnection) -> str:

@@ -237,6 +237,12 @@ def _assign(services: Services, caller: Caller, model: str, route: Route, person
     """Returns the routed policy, or the one that an admin key pins. Raises Forbidden or NotFound."""
     if model == DEFAULT_MODEL:
         return services.router.assign(route, person)
+    pinned_adapter(services, caller, model, route)
+    return Assignment(model, 1.0)
+
+
+def pinned_adapter(services: Services, caller: Caller, model: str, route: Route) -> str:
+    """Returns the adapter of a policy that an admin key pins. Raises Forbidden or NotFound."""
     if caller.kind != "admin" and _POLICY_ID.fullmatch(model):
         raise Forbidden(f"Only an admin key may choose a policy; use model {DEFAULT_MODEL}.")
     if model not in route.policies() or not services.fleet.serves(route.adapter(model)):
@@ -245,7 +251,7 @@ def _assign(services: Services, caller: Caller, model: str, route: Route, person
             code="model_not_found",
             param="model",
         )
-    return Assignment(model, 1.0)
+    return route.adapter(model)
 
 
 def _check_media(request: ChatRequest, caller: Caller) -> None:

@@ -44,6 +44,16 @@ class Delta:
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class EngineDescription:
+    """What an engine is called, the fields that its chat requests have (None where it does not say), and the
+    paths that it serves."""
+
+    name: str = "the engine"
+    fields: frozenset[str] | None = None
+    paths: frozenset[str] = frozenset()
+
+
 class EngineClient:
     """A client of the engine at `url`. `timeout` is the longest wait for the next token, seconds. Every
     method raises EngineError when the engine fails or cannot be reached."""
@@ -122,18 +132,27 @@ class EngineClient:
             raise self._engine_error(status, answer)
         return {card["id"] for card in orjson.loads(answer)["data"] if card.get("parent")}
 
-    async def describe(self) -> tuple[str, frozenset[str] | None]:
-        """Returns what the engine is called, and the fields that its chat requests have (from its OpenAPI
-        schema), or None where it does not say."""
+    async def forward(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes]:
+        """Yields the engine's answer to a request as it comes, whatever it is. Raises InvalidRequest when the
+        engine refuses the request itself."""
+        async with self._request("POST", path, body) as response:
+            if response.status != 200:
+                raise self._request_error(response.status, await response.read())
+            async for piece in response.content.iter_any():
+                yield piece
+
+    async def describe(self) -> EngineDescription:
+        """Returns what the engine's OpenAPI schema says of it."""
         _, answer = await self._fetch("GET", "/openapi.json")
         try:
             schema = orjson.loads(answer)
             chat = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
             reference = chat["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
             fields = frozenset(schema["components"]["schemas"][reference]["properties"])
-            return ENGINE_TITLE if schema["info"]["title"] == ENGINE_TITLE else "vLLM", fields
+            name = ENGINE_TITLE if schema["info"]["title"] == ENGINE_TITLE else "vLLM"
+            return EngineDescription(name, fields, frozenset(schema["paths"]))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):  # some balancer's, or none
-            return "the engine", None
+            return EngineDescription()
 
     async def check_health(self) -> None:
         """Returns when the engine reports that it is healthy; vLLM's also checks its core process."""

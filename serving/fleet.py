@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from schemas.addresses import resolve
-from schemas.errors import EngineError, InvalidRequest, PolicyRejected, Unavailable
+from schemas.errors import EngineError, InvalidRequest, NotFound, PolicyRejected, Unavailable
 from schemas.policies import Probe
 from serving.engine import Delta, EngineClient
 from serving.replica import Replica
@@ -84,9 +84,10 @@ class Fleet:
         """Raises InvalidRequest (`unsupported_parameter`) for a field of a chat request that an engine in
         rotation does not have: it would be ignored in silence."""
         for replica in self.in_rotation:
-            if replica.fields is not None and (lacking := fields - replica.fields):
+            known = replica.description.fields
+            if known is not None and (lacking := fields - known):
                 raise InvalidRequest(
-                    f"{min(lacking)} is not supported by {replica.engine_name} here; leave it out.",
+                    f"{min(lacking)} is not supported by {replica.description.name} here; leave it out.",
                     code="unsupported_parameter",
                     param=min(lacking),
                 )
@@ -132,6 +133,29 @@ class Fleet:
             finally:
                 replica.streams -= parameters["n"]
         raise Unavailable("No engine can answer now; try again soon.", retry_after=2)
+
+    async def forward(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes]:
+        """Yields the answer to a request that passes through, from the least loaded replica that serves
+        `path`, and the adapter that `body` names as its model.
+
+        Raises NotFound where no engine serves the path, Unavailable where none can now, EngineError when one
+        failed, and InvalidRequest when it refuses the request. Closing the iterator ends the request."""
+        serving = [replica for replica in self.in_rotation if path in replica.description.paths]
+        if self.in_rotation and not serving:
+            name = self.in_rotation[0].description.name
+            raise NotFound(f"{name} does not serve {path} here.", code="not_found")
+        adapter = body.get("model")
+        able = [replica for replica in serving if adapter is None or adapter in replica.verified]
+        if not able:
+            raise Unavailable("No engine can answer now; try again soon.", retry_after=2)
+        replica = min(able, key=lambda replica: replica.streams)
+        replica.streams += 1
+        try:
+            async with aclosing(replica.engine.forward(path, body)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            replica.streams -= 1
 
     async def health_check(self) -> None:
         """Discovers the engines and checks each. An engine whose address is gone is dropped when it no longer

@@ -10,7 +10,7 @@ import structlog
 from schemas.errors import EngineError, PolicyRejected
 from schemas.policies import TRAINING, Probe
 from serving.adapter_check import mean_difference, select_positions, verify_adapter
-from serving.engine import EngineClient
+from serving.engine import EngineClient, EngineDescription
 
 log = structlog.get_logger()
 
@@ -21,13 +21,12 @@ _VERIFY_TIMEOUT = 30.0  # seconds to load an adapter and answer its probe; vLLM 
 
 class Replica:
     """One engine. `loaded` are its adapters, `verified` those that may answer requests, `failed` those that
-    did not pass here and did on another replica. `fields` are those of its chat requests, where it says them.
+    did not pass here and did on another replica. `description` is what the engine says of itself.
     `last_token` is when a token last came (time.monotonic)."""
 
     def __init__(self, engine: EngineClient) -> None:
         self.engine = engine
-        self.engine_name = "the engine"
-        self.fields: frozenset[str] | None = None
+        self.description = EngineDescription()
         self.healthy = False
         self.streams = 0
         self.last_token = 0.0
@@ -113,7 +112,7 @@ class Replica:
         """Asks the engine what its requests may have. It is healthy even if it does not say so."""
         with suppress(EngineError, TimeoutError):
             async with asyncio.timeout(_HEALTH_TIMEOUT):
-                self.engine_name, self.fields = await self.engine.describe()
+                self.description = await self.engine.describe()
             self._described = True
 
     async def _fetch_adapters(self) -> set[str]:

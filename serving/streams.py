@@ -52,42 +52,30 @@ async def keep_alive(send: Send) -> None:
             await send(_body(b": keep-alive\n\n"))
 
 
-class CompletionResponse(Response):
-    """Sends a completion, whole or as the server-sent events that `events` yields. Errors before the first
-    byte are raised; one after it is an event that `failure` makes."""
+class StreamResponse(Response):
+    """Sends the server-sent events that `events` yields. Errors before the first byte are raised; one after
+    it is an event that `failure` makes."""
 
     def __init__(
         self,
-        completion: Completion,
         events: AsyncGenerator[bytes] | None,
         metrics: Metrics,
-        whole: Callable[[], dict[str, Any]] | None = None,
         failure: Callable[[RequestError], bytes] | None = None,
     ) -> None:
         super().__init__()
-        self._completion = completion
         self._events = events
         self._metrics = metrics
-        self._whole = whole or completion.response
         self._failure = failure or _failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        send = with_deadline(send)
         try:
-            if self._events is not None:
-                await cancel_on_disconnect(receive, self._stream(self._events, send))
-            elif await cancel_on_disconnect(receive, self._complete()):
-                body = orjson.dumps(self._whole())
-                await Response(body, media_type="application/json")(scope, receive, send)
+            await self._answer(scope, receive, with_deadline(send))
         except TimeoutError:
             log.warning("client_stalled", seconds=WRITE_SECONDS)
 
-    async def _complete(self) -> bool:
-        async with aclosing(self._completion.deltas()) as deltas:
-            async for _ in deltas:
-                pass
-        await self._completion.record()
-        return True
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._events is not None:
+            await cancel_on_disconnect(receive, self._stream(self._events, send))
 
     async def _stream(self, events: AsyncGenerator[bytes], send: Send) -> None:
         """Sends the events. If the first takes long, the response begins without it, so that no proxy between
@@ -115,6 +103,36 @@ class CompletionResponse(Response):
             finally:
                 await cancel(first, comments)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class CompletionResponse(StreamResponse):
+    """Sends a completion, whole or as its events."""
+
+    def __init__(
+        self,
+        completion: Completion,
+        events: AsyncGenerator[bytes] | None,
+        metrics: Metrics,
+        whole: Callable[[], dict[str, Any]] | None = None,
+        failure: Callable[[RequestError], bytes] | None = None,
+    ) -> None:
+        super().__init__(events, metrics, failure)
+        self._completion = completion
+        self._whole = whole or completion.response
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._events is not None:
+            await super()._answer(scope, receive, send)
+        elif await cancel_on_disconnect(receive, self._complete()):
+            body = orjson.dumps(self._whole())
+            await Response(body, media_type="application/json")(scope, receive, send)
+
+    async def _complete(self) -> bool:
+        async with aclosing(self._completion.deltas()) as deltas:
+            async for _ in deltas:
+                pass
+        await self._completion.record()
+        return True
 
 
 def _body(event: bytes) -> Message:

@@ -26,7 +26,7 @@ from serving.adapter_check import mean_difference
 from serving.embedded.model import Model
 from serving.embedded.scheduler import Scheduler
 from serving.embedded.server import create_app
-from serving.engine import EngineClient
+from serving.engine import EngineClient, EngineDescription
 
 CAT = [{"role": "user", "content": "Tell me about the cat."}]
 TEA = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Tea? 🙂"}]
@@ -324,7 +324,8 @@ async def test_tools_and_their_calls_are_in_the_prompt(engine: EngineClient, wor
 
 
 async def test_it_says_what_it_can(engine: EngineClient) -> None:
-    name, fields = await engine.describe()
+    described = await engine.describe()
+    name, fields = described.name, described.fields
     assert name in ("vLLM", "the embedded engine")
     assert fields is not None
     assert {"tools", "response_format", "structured_outputs", "logit_bias", "chat_template_kwargs"} <= fields
@@ -655,7 +656,7 @@ async def test_vllms_stream_is_understood() -> None:
 @pytest.mark.parametrize("said", ["", "no json", "[]", "{}", '{"paths": []}', '{"paths": {"/v1": 1}}'])
 async def test_an_engine_that_does_not_say_what_it_can_is_asked_for_all(said: str) -> None:
     async with answering("200 OK", "application/json", said) as engine:
-        assert await engine.describe() == ("the engine", None)
+        assert await engine.describe() == EngineDescription()
 
 
 async def test_a_stream_that_breaks_off_is_an_error() -> None:

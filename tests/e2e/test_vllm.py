@@ -56,6 +56,13 @@ def test_the_loop_turns_on_vllm(tmp_path: Path, tiny_base: Path) -> None:
         assert logprobs == pytest.approx(shown, abs=1e-6)  # kept in single precision
         assert finish_reason == reply["choices"][0]["finish_reason"]
 
+        raw = {"model": "default", "prompt": "The cat", "max_tokens": 5, "stream": True}
+        with installation.client() as client:
+            streamed = client.post("/v1/completions", json=raw)
+            assert client.post("/v1/embeddings", json={"input": "The cat"}).status_code == 404
+        assert streamed.status_code == 200, streamed.text
+        assert streamed.text.rstrip().endswith("data: [DONE]")
+
         for too_many in (1_024, 100_000):
             refused = refusal(installation, max_tokens=too_many)
             assert refused["code"] == "context_length_exceeded", refused

@@ -1,0 +1,80 @@
+"""`POST /v1/completions` and `/v1/embeddings` pass through to engines that serve them (vLLM), unrecorded.
+
+They are for servers: a prompt of a completion is the raw text that the model reads, special tokens included.
+So a publishable key may not send them, and nothing is learned from them.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from schemas.chat import DEFAULT_MODEL
+from schemas.errors import Forbidden, InvalidRequest
+from schemas.wire import decode
+from serving.auth import caller
+from serving.completion import pinned_adapter
+from serving.keys import Caller
+from serving.services import Services, services
+from serving.streams import StreamResponse
+
+COMPLETIONS, EMBEDDINGS = "/v1/completions", "/v1/embeddings"
+
+router = APIRouter()
+
+
+@router.post(COMPLETIONS)
+async def completions(request: Request) -> Response:
+    """Completes a raw prompt by the live policy, or by the one that an admin key pins."""
+    found, body = await _read(request)
+    parts = services(request)
+    adapter = _adapter(parts, found, body)
+    if body.get("max_tokens") is None:
+        body["max_tokens"] = parts.settings.serving.max_tokens
+    answer = _held(parts, adapter, {**body, "model": adapter})
+    if body.get("stream"):
+        return StreamResponse(answer, parts.metrics)
+    return await _whole(answer)
+
+
+@router.post(EMBEDDINGS)
+async def embeddings(request: Request) -> Response:
+    """Embeds texts by the engine's own model, where that is an embedding model."""
+    _, body = await _read(request)
+    body.pop("model", None)
+    return await _whole(services(request).fleet.forward(EMBEDDINGS, body))
+
+
+async def _read(request: Request) -> tuple[Caller, dict[str, Any]]:
+    found = await caller(request)
+    if found.kind == "publishable":
+        raise Forbidden("A publishable key may only chat; use a secret key.")
+    body = decode(await request.body())
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return found, body
+
+
+def _adapter(parts: Services, caller: Caller, body: dict[str, Any]) -> str:
+    model = body.get("model") or DEFAULT_MODEL
+    if not isinstance(model, str):
+        raise InvalidRequest("model must be a string.", param="model")
+    route = parts.router.route(caller.project)
+    if model == DEFAULT_MODEL:
+        return route.adapter(route.live)
+    return pinned_adapter(parts, caller, model, route)
+
+
+async def _held(parts: Services, adapter: str, body: dict[str, Any]) -> AsyncGenerator[bytes]:
+    with parts.fleet.hold(adapter), parts.metrics.requests_in_flight.track_inprogress():
+        async with aclosing(parts.fleet.forward(COMPLETIONS, body)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+async def _whole(pieces: AsyncGenerator[bytes]) -> Response:
+    async with aclosing(pieces):
+        body = b"".join([piece async for piece in pieces])
+    return Response(body, media_type="application/json")
