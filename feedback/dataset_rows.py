@@ -98,7 +98,7 @@ class Columns:
         if isinstance(value, str):
             if not value.strip():
                 raise MalformedRow("prompt is empty")
-            messages = [{"role": "user", "content": _writable(value, "prompt")}]
+            messages = [{"role": "user", "content": writable(value, "prompt")}]
             return self._with_system(row, messages), True
         messages = _messages(value, "prompt")
         if messages[-1]["role"] != "user":
@@ -112,7 +112,7 @@ class Columns:
             raise MalformedRow(f"{self.system} must be a text")
         if not value.strip() or messages[0]["role"] == "system":
             return messages
-        return [{"role": "system", "content": _writable(value, "system")}, *messages]
+        return [{"role": "system", "content": writable(value, "system")}, *messages]
 
     def _good(self, row: dict[str, Any]) -> bool:
         if self.rating:
@@ -178,10 +178,10 @@ def _implicit(chosen: Any, rejected: Any) -> tuple[list[Message], list[str], boo
         prompt = prompt[: prompt.rfind(" ") + 1].rstrip()  # as TRL: a word is not divided
         if not prompt.strip():
             raise MalformedRow("there is no column prompt, and chosen and rejected do not begin alike")
-        replies = [_writable(each[len(prompt) :], "a reply") for each in (chosen, rejected)]
+        replies = [writable(each[len(prompt) :], "a reply") for each in (chosen, rejected)]
         if not all(reply.strip() for reply in replies):
             raise MalformedRow("chosen or rejected is only what both begin with")
-        return [{"role": "user", "content": _writable(prompt, "prompt")}], replies, True
+        return [{"role": "user", "content": writable(prompt, "prompt")}], replies, True
     found = [
         _split(_dialogue(value, name) if isinstance(value, str) else value, name)
         for name, value in (("chosen", chosen), ("rejected", rejected))
@@ -199,7 +199,7 @@ def _dialogue(text: str, name: str) -> list[Message]:
         raise MalformedRow(f"{name} must be a dialogue of Human and Assistant")
     speakers, said = parts[::2], parts[1::2]
     return [
-        {"role": _SPEAKERS[speaker], "content": _writable(each.strip(), name)}
+        {"role": _SPEAKERS[speaker], "content": writable(each.strip(), name)}
         for speaker, each in zip(speakers, said, strict=True)
     ]
 
@@ -222,7 +222,7 @@ def _reply(value: Any, prompt: list[Message], name: str) -> tuple[str, bool]:
         value = messages[0]["content"]
     if not value.strip():
         raise MalformedRow(f"{name} is empty")
-    return _writable(value, name), in_text
+    return writable(value, name), in_text
 
 
 def _split(value: Any, name: str) -> tuple[list[Message], Message]:
@@ -250,10 +250,10 @@ def _message(message: Any, name: str) -> Message:
         content = "\n".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
         raise MalformedRow(f"{name} has a message whose content is no text")
-    return {"role": role, "content": _writable(content, name)}
+    return {"role": role, "content": writable(content, name)}
 
 
-def _writable(text: str, name: str) -> str:
+def writable(text: str, name: str) -> str:
     """Returns `text` if Postgres can store it."""
     if "\0" in text:
         raise MalformedRow(f"{name} holds a NUL character")

@@ -20,13 +20,21 @@ Message = dict[str, str]
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """A prompt with judged replies: two with the preferred one first, or one and whether it is `good`.
-    `standard` rows have texts instead of messages."""
+    `standard` rows have texts instead of messages. What another application exports also has the `person` who
+    judged, the `model` that replied, `reasons` and a `comment`, ties, and pairs of which none was
+    `acceptable`."""
 
     layout: Layout
     messages: list[Message]
     replies: list[str]
     good: bool = True
     standard: bool = False
+    tie: bool = False
+    acceptable: bool = True
+    person: str | None = None
+    model: str | None = None
+    reasons: tuple[str, ...] = ()
+    comment: str | None = None
 
     def row(self) -> dict[str, Any]:
         prompt: Any = self.messages[0]["content"] if self.standard else self.messages

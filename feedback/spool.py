@@ -25,7 +25,7 @@ import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
-from schemas.errors import Unavailable
+from schemas.errors import HearkenError, Unavailable
 from schemas.wire import json_line
 
 PATIENCE = 3.0
@@ -41,7 +41,7 @@ RECOVERY = 60.0
 """Seconds after an outage in which other processes may still bring their entries to Postgres."""
 
 
-class NotYet(Exception):
+class NotYet(HearkenError):
     """An entry cannot be applied before one that another process holds. The spool tries again later."""
 
 

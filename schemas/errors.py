@@ -6,6 +6,7 @@ HearkenError
 │   ├── Unauthorized           401  the key is missing or unknown
 │   ├── Forbidden              403  the key may not do this
 │   ├── NotFound               404  there is no such model, completion, feedback, policy
+│   │   └── TurnMissing        404  no turn has this id                       (feedback.store)
 │   ├── Conflict               409  the request contradicts what is stored
 │   ├── TooSlow                408  the body does not come
 │   ├── TooLarge               413  the body is over the byte limit
@@ -19,6 +20,7 @@ HearkenError
 ├── StartError                 this installation cannot start
 ├── MalformedRow               a row of a dataset fits no layout
 ├── DataLost                   the broker lost acknowledged events            (feedback.relay)
+├── NotYet                     an entry of the spool waits for another one   (feedback.spool)
 ├── NoVerdict                  the judge gave none on a reply                 (feedback.judge)
 ├── AdapterError               a directory is no adapter of this base         (serving.embedded.lora)
 ├── ClientDisconnected         a client left before its answer                (serving.embedded.server)

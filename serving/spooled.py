@@ -41,5 +41,5 @@ class _Replay:
             if self._missing[0] != entry["id"]:
                 self._missing = entry["id"], time.monotonic()
             if time.monotonic() - self._missing[1] < _PATIENCE:
-                raise NotYet from None
+                raise NotYet("the turn of a spooled vote is missing") from None
             raise

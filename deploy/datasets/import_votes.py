@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from deploy.datasets.row_files import FileDamaged, file_size, read_file
+from feedback.app_exports import AppExport, application_of
 from feedback.dataset_rows import Columns, columns_of
 from feedback.layouts import Judgement
 from feedback.store import Store
@@ -34,6 +35,9 @@ from serving.token_signer import TokenSigner
 
 if TYPE_CHECKING:
     from trainer.model.tokenizer import ChatTokenizer
+
+Rater = Callable[[str | None], str]
+"""The pseudonym of a person whom a row names; of the file's rater where it names none."""
 
 POLICY = "imported"
 """The policy id of imported replies; no policy of this name ever serves."""
@@ -76,7 +80,7 @@ async def import_file(
 
     tokenizer = ChatTokenizer(Path(settings.model))
     report = ImportReport()
-    columns: Columns | None = None
+    columns: Columns | AppExport | None = None
     batch: list[ImportedRow] = []
     async with open_async_pool(settings.database_url or "") as pool:
         importer = await Importer.open(pool, settings.project, rater, tokenizer)
@@ -87,7 +91,7 @@ async def import_file(
                     try:
                         if isinstance(row.value, MalformedRow):
                             raise row.value
-                        columns = columns or columns_of(row.value, threshold)
+                        columns = columns or application_of(row.value) or columns_of(row.value, threshold)
                         batch.append(importer.convert(row.number, columns.read(row.value)))
                     except MalformedRow as error:
                         report.refuse(row.number, error.message)
@@ -113,7 +117,7 @@ class Importer:
     """Converts rows to turns and votes of one rater in one project, and stores them."""
 
     def __init__(
-        self, pool: AsyncPool, project: str, key_id: str, rater: str, tokenizer: "ChatTokenizer"
+        self, pool: AsyncPool, project: str, key_id: str, rater: Rater, tokenizer: "ChatTokenizer"
     ) -> None:
         self._pool = pool
         self._store = Store(pool)
@@ -136,12 +140,16 @@ class Importer:
             row = await cursor.fetchone()
         if row is None:
             raise StartError(f"The project {project} has no admin key.")
-        return cls(pool, project, row["id"], signer.rater_id(project, rater, "admin"), tokenizer)
+
+        def pseudonym(person: str | None) -> str:
+            return signer.rater_id(project, person or rater, "admin")
+
+        return cls(pool, project, row["id"], pseudonym, tokenizer)
 
     def convert(self, number: int, judgement: Judgement) -> ImportedRow:
         """Returns the row's turn and vote. Raises MalformedRow if the base's template or context refuses
         it."""
-        seed = json.dumps([self._rater, number, judgement.row()], sort_keys=True)
+        seed = json.dumps([self._rater(judgement.person), number, judgement.row()], sort_keys=True)
         turn = self._turn(IMPORTED + hashlib.sha256(seed.encode()).hexdigest()[:32], judgement)
         return ImportedRow(turn, _vote(turn.id, judgement))
 
@@ -152,7 +160,7 @@ class Importer:
         await asyncio.gather(*(self._store.record_turn(turn) for turn, _ in rows if turn.id not in voted))
         await asyncio.gather(
             *(
-                self._store.submit(_votable(turn), vote, self._rater)
+                self._store.submit(_votable(turn), vote, turn.rater)
                 for turn, vote in rows
                 if not voted.get(turn.id, False)
             )
@@ -197,13 +205,14 @@ class Importer:
             id=id,
             project=self._project,
             conversation_id=id,
-            rater=self._rater,
+            rater=self._rater(judgement.person),
             key_id=self._key_id,
             messages=messages,
             prompt_token_ids=prompt,
             sampling={},
             replies=replies,
-            metadata={"layout": "standard"} if judgement.standard else {},
+            metadata=({"layout": "standard"} if judgement.standard else {})
+            | ({"model": judgement.model[:512]} if judgement.model else {}),
         )
 
 
@@ -215,7 +224,12 @@ def _votable(turn: Turn) -> VotableTurn:
 
 
 def _vote(completion_id: str, judgement: Judgement) -> Vote:
+    vote: dict[str, object] = {"completion_id": completion_id}
+    if judgement.comment:
+        vote["comment"] = judgement.comment[:10_000]
     if judgement.layout == "preference":
-        return parse_vote({"completion_id": completion_id, "type": "ranking", "ranking": [[0], [1]]})
+        ranking = [[0, 1]] if judgement.tie else [[0], [1]]
+        ranked = {"type": "ranking", "ranking": ranking, "acceptable": judgement.acceptable}
+        return parse_vote({**vote, **ranked})
     value = "up" if judgement.good else "down"
-    return parse_vote({"completion_id": completion_id, "type": "thumb", "value": value})
+    return parse_vote({**vote, "type": "thumb", "value": value, "reasons": list(judgement.reasons)})

@@ -106,7 +106,7 @@ def _add_generation_routes(
         first = await _cancel_on_disconnect(request, anext(generation))
         return StreamingResponse(_chunks(reply, first, generation), media_type="text/event-stream")
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", include_in_schema=False)  # for probes; it completes no text
     async def complete(body: CompletionRequest) -> Response:
         """Returns the one allowed token with its log-probability."""
         tokens = [*body.prompt, *body.allowed_token_ids]

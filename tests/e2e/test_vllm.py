@@ -56,12 +56,17 @@ def test_the_loop_turns_on_vllm(tmp_path: Path, tiny_base: Path) -> None:
         assert logprobs == pytest.approx(shown, abs=1e-6)  # kept in single precision
         assert finish_reason == reply["choices"][0]["finish_reason"]
 
-        raw = {"model": "default", "prompt": "The cat", "max_tokens": 5, "stream": True}
+        raw = {"prompt": "The cat", "max_tokens": 5, "temperature": 0}
         with installation.client() as client:
-            streamed = client.post("/v1/completions", json=raw)
+            streamed = client.post("/v1/completions", json={**raw, "stream": True})
+            pinned = client.post("/v1/completions", json={**raw, "model": "p0"})
+            wrong = client.post("/v1/completions", json={**raw, "max_tokens": -1})
+            assert client.post("/v1/completions", json={**raw, "model": "p9-abcdef"}).status_code == 404
             assert client.post("/v1/embeddings", json={"input": "The cat"}).status_code == 404
         assert streamed.status_code == 200, streamed.text
         assert streamed.text.rstrip().endswith("data: [DONE]")
+        assert pinned.json()["choices"][0]["text"]
+        assert (wrong.status_code, set(wrong.json()["error"])) == (400, {"message", "type", "param", "code"})
 
         for too_many in (1_024, 100_000):
             refused = refusal(installation, max_tokens=too_many)

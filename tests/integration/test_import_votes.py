@@ -30,6 +30,9 @@ from schemas.errors import StartError
 from schemas.feedback import parse_vote
 from schemas.settings import Settings
 from tests.training import WORDS
+from tests.unit.test_app_exports import ONE as REPLY
+from tests.unit.test_app_exports import USER as OF_USER
+from tests.unit.test_app_exports import battle, feedback
 from tests.voting import a_turn
 from trainer.data import examples
 from trainer.data.feature_cache import FeatureCache
@@ -91,6 +94,32 @@ async def test_an_imported_data_set_exports_unchanged(
         assert pyarrow.parquet.read_table(again).to_pylist() == SETS[layout]
     else:
         assert [json.loads(line) for line in again.read_text().splitlines()] == SETS[layout]
+
+
+async def test_exports_of_applications_keep_their_people_models_and_reasons(
+    async_pool: AsyncPool, settings: Settings, tmp_path: Path
+) -> None:
+    file = tmp_path / "feedback.json"
+    rows = [feedback(OF_USER, REPLY, reason="too_short", comment="How?"), feedback(OF_USER, REPLY, rating=3)]
+    file.write_text(json.dumps([*rows, {**rows[0], "user_id": "user-8"}]))
+    report = await import_file(settings, file, "somebody")
+    assert (report.imported, report.left_out) == (2, 1)
+    assert report.layout is not None
+    assert "Open WebUI" in report.layout
+    await import_file(settings, write(tmp_path / "arena.jsonl", [battle("tie (bothbad)")]), "somebody")
+    async with async_pool.connection() as connection:
+        cursor = await connection.execute(
+            "select f.type, f.value, f.comment, f.rater, t.metadata from feedback f"
+            " join turns t on t.id = f.turn_id order by f.type desc, f.rater"
+        )
+        first, second, ranking = await cursor.fetchall()
+    assert first["value"] == {"value": "up", "reasons": ["too_short"]}
+    assert (first["comment"], first["metadata"]) == ("How?", {"model": "llama3:8b"})
+    assert first["rater"] != second["rater"]
+    assert (ranking["value"], ranking["metadata"]) == (
+        {"ranking": [[0, 1]], "acceptable": False},
+        {"model": "one two"},
+    )
 
 
 async def test_a_judges_votes_would_come_back_as_a_persons_and_are_left_out(async_pool: AsyncPool) -> None:

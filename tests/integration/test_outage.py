@@ -23,6 +23,7 @@ def service(
     monkeypatch.setattr("feedback.spool.PATIENCE", 0.3)
     monkeypatch.setattr("feedback.spool.RETRY", 0.1)
     monkeypatch.setattr("serving.keys._PATIENCE", 0.1)
+    monkeypatch.setattr("serving.spooled._PATIENCE", 0.5)
     with (
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[engine]) as running,

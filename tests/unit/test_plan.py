@@ -159,6 +159,6 @@ def test_batches_shrink_to_the_memory_that_there_is(one_layer: Path, monkeypatch
     for free in (2**28, 2**33):
         monkeypatch.setattr(module, "free_memory", lambda device, free=free: free)
         found = plan(settings, one_layer)
-        peaks[free] = found.peak
+        peaks[free] = found.peak - found.resident["Python, torch and its kernels"]
         assert found.fits
     assert peaks[2**28] < 0.7 * peaks[2**33]
