@@ -10,6 +10,7 @@ import pytest
 
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
+from schemas.turns import new_id
 from tests.voting import ADMIN, PUBLIC, SECRET, SIGNER, STRANGER, a_turn, add_keys, serve_votes
 
 TURN = "chatcmpl-1"
@@ -131,6 +132,22 @@ async def test_a_wrong_vote_is_refused_and_changes_nothing(api: Api, pool: Async
 
     assert answers == [(status, code) for _, status, code in WRONG_VOTES]
     assert await count(pool, "feedback") == await count(pool, "outbox") == 0
+
+
+async def test_a_reply_that_another_replica_may_hold_back_is_not_called_unknown(
+    api: Api, pool: AsyncPool
+) -> None:
+    """Its turn may wait for Postgres on the disk of the replica that answered; a vote would be lost."""
+    answers = [
+        await api.vote({**THUMB, "completion_id": id})
+        for id in (new_id(), "chatcmpl-t0196f2b0c0000000000000000000")
+    ]
+    assert [code(answer) for answer in answers] == [
+        (503, "not_recorded_yet"),
+        (404, "completion_not_found"),
+    ]
+    assert answers[0].headers["retry-after"] == "2"
+    assert await count(pool, "feedback") == 0
 
 
 async def test_a_body_that_is_not_a_vote_is_400(api: Api, pool: AsyncPool) -> None:
