@@ -3,8 +3,9 @@
 import asyncio
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from psycopg import AsyncConnection
@@ -15,6 +16,8 @@ from schemas.errors import StartError
 from schemas.settings import Settings, load
 
 app = typer.Typer()
+
+TIME_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S"]
 
 
 @app.command()
@@ -28,22 +31,47 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="A .jsonl or .parquet file; default: standard output.")
     ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a TRL layout: all rows as text or messages. Default: as imported, else messages."
+        ),
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="Only votes since this time (UTC).", formats=TIME_FORMATS)
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="Only votes on replies of this policy.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only votes of this user: a name or a pseudonym.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only votes with this reason.")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Write the feedback as JSON Lines or Parquet."""
     from deploy.datasets.row_files import write_file
-    from feedback.export import everything, rows
+    from feedback.export import TABLE, Filter, Shape, everything, rows, table_row
     from feedback.layouts import LAYOUTS
+    from serving.keys import ensure_signing_secret
+    from serving.token_signer import TokenSigner
 
     known = next((name for name in LAYOUTS if name == layout), None)
     if known is None and layout != "jsonl":
         raise StartError(f"There is no format {layout}. Use jsonl, {', '.join(LAYOUTS)}.")
+    shapes: tuple[Shape, ...] = get_args(Shape)
+    wanted = next((name for name in shapes if name == shape), None)
+    if shape is not None and (wanted is None or known is None):
+        raise StartError(f"--shape is {' or '.join(shapes)}, of the formats {', '.join(LAYOUTS)}.")
 
     async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
+        raters = None
+        if user is not None:
+            raters = TokenSigner(await ensure_signing_secret(connection)).pseudonyms(settings.project, user)
+        only = Filter(since and since.replace(tzinfo=UTC), raters, reason, policy)
         if known is not None:
-            await write_file(rows(connection, settings.project, known), output)
+            await write_file(rows(connection, settings.project, known, wanted, only), output)
+        elif output is not None and output.suffix == ".parquet":
+            table = (table_row(row) async for row in everything(connection, settings.project, only))
+            await write_file(table, output, TABLE)
         else:
-            await write_file(everything(connection, settings.project), output)
+            await write_file(everything(connection, settings.project, only), output)
 
     with_database(data_dir, run)
 
@@ -60,23 +88,27 @@ def import_votes(
     threshold: Annotated[
         float | None, typer.Option(help="The rating from which on a reply is good, for rows with a rating.")
     ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="TensorZero's metric that says whether a reply is good.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be imported.")] = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Import the rows of preference data sets as votes, once each; exit code 1 if any row is refused."""
-    from deploy.datasets.import_votes import import_file
+    from deploy.datasets.import_votes import FileOfRows, Source, import_from
     from deploy.datasets.row_files import files_in
+    from deploy.datasets.tensorzero import TensorZero
     from deploy.local.prepare import create_keys, prepared
 
     complete = True
     with prepared(load(data_dir=data_dir)) as settings:
         create_keys(settings)
-        for file in files_in(files):
+        tables, others = TensorZero.of(files_in(files), metric, threshold)
+        sources: list[tuple[Path | str, Source]] = [(file, FileOfRows(file, threshold)) for file in others]
+        for file, source in [*([(tables.name, tables)] if tables else []), *sources]:
             report = asyncio.run(
-                import_file(
-                    settings, file, rater or f"import:{file.name}", threshold=threshold, dry_run=dry_run
-                )
+                import_from(settings, source, rater or f"import:{source.name}", dry_run=dry_run)
             )
             complete = complete and report.complete
             if as_json:

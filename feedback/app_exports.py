@@ -64,6 +64,7 @@ class OpenWebUI:
             model=_optional_text(data.get("model_id")),
             reasons=tuple(filter(None, [_slug(data.get("reason"))])),
             comment=_optional_text(data.get("comment")),
+            key=_key("open webui", row.get("id")),
         )
 
 
@@ -99,6 +100,7 @@ class LMArena:
             tie=verdict in ("tie", "both bad"),
             acceptable=verdict != "both bad",
             person=_optional_text(row.get("judge")),
+            key=_key("lmarena", row.get("question_id")),
             model=" ".join(str(row.get(name, "")) for name in ("model_a", "model_b")).strip() or None,
         )
 
@@ -172,6 +174,10 @@ def _text(node: dict[str, Any]) -> str:
 
 def _optional_text(value: Any) -> str | None:
     return writable(value, "a field") if isinstance(value, str) and value.strip() else None
+
+
+def _key(application: str, id: Any) -> str | None:
+    return f"{application} {id}" if isinstance(id, str) else None
 
 
 def _slug(value: Any) -> str:

@@ -5,9 +5,11 @@ applies to every later dataset. So `superseded_by` may name a vote that is not i
 votes are those without it.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from itertools import combinations, product
-from typing import Any
+from typing import Any, Literal
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -32,13 +34,53 @@ left join lateral (
         case when count(distinct policy) = 1 then min(policy) end as policy
     from replies where turn_id = f.turn_id
 ) ranked on f.type = 'ranking'
-where f.project = %s and f.retracted_at is null
+where f.project = %(project)s and f.retracted_at is null
+    and (%(since)s::timestamptz is null or f.created_at >= %(since)s)
+    and (%(raters)s::text[] is null or f.rater = any(%(raters)s))
+    and (%(reason)s::text is null or f.value -> 'reasons' ? %(reason)s)
+    and (%(policy)s::text is null or exists (
+        select from replies voted where voted.turn_id = f.turn_id and voted.policy = %(policy)s
+            and (f.choice is null or voted.choice = f.choice)
+    ))
+    and (%(after)s::text is null or (f.created_at, f.id) > (
+        select created_at, id from feedback where id = %(after)s and project = %(project)s
+    ))
 order by f.created_at, f.id
+limit %(limit)s
 """
+Shape = Literal["text", "messages"]
+"""How the rows of a layout have their prompts and replies: as texts, or as lists of messages."""
+
+TABLE = {
+    "id": "text", "event_id": "text", "completion_id": "text", "choice": "number", "type": "text",
+    "value": "text", "reasons": "texts", "acceptable": "truth", "policy": "text", "user": "text",
+    "created_at": "text", "superseded_by": "text", "prompt": "text", "reply": "text", "replies": "text",
+    "text": "text", "comment": "text",
+}  # fmt: skip
+"""The columns of `table_row`, with their kinds."""
+
 _VALUE = {"thumb": "value", "ranking": "ranking", "signal": "signal"}
 
 
-async def everything(connection: AsyncConnection[DictRow], project: str) -> AsyncIterator[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which votes to export: those since a time, of these raters (pseudonyms), with this reason, on replies
+    of this policy, after the vote with this id; at most `limit`."""
+
+    since: datetime | None = None
+    raters: Sequence[str] | None = None
+    reason: str | None = None
+    policy: str | None = None
+    after: str | None = None
+    limit: int | None = None
+
+
+ALL = Filter()
+
+
+async def everything(
+    connection: AsyncConnection[DictRow], project: str, only: Filter = ALL
+) -> AsyncIterator[dict[str, Any]]:
     """Yields the votes of a project in one snapshot, through a server-side cursor: `connection` must be in a
     transaction, and memory does not grow with the votes.
 
@@ -47,30 +89,46 @@ async def everything(connection: AsyncConnection[DictRow], project: str) -> Asyn
     (the text voted on), replies (of a ranking: choice, policy and text of each), text (of an edit),
     comment; and reasons (thumb) or acceptable (ranking).
     """
-    async for row in _votes(connection, project):
+    async for row in _votes(connection, project, only):
         del row["layout"]
         yield _flat(row)
 
 
+def table_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row of `everything` with the columns of TABLE, the same for all votes: what is no plain value
+    is JSON."""
+    found = dict.fromkeys(TABLE) | row
+    for name in ("value", "prompt", "replies"):
+        if found[name] is not None and not isinstance(found[name], str):
+            found[name] = json_line(found[name]).decode()
+    return found
+
+
 async def rows(
-    connection: AsyncConnection[DictRow], project: str, layout: Layout
+    connection: AsyncConnection[DictRow],
+    project: str,
+    layout: Layout,
+    shape: Shape | None = None,
+    only: Filter = ALL,
 ) -> AsyncIterator[dict[str, Any]]:
     """Yields the active votes of people as rows of a layout; `connection` as for `everything`. Preferences
     come from rankings and from edits (the edit over the original); good completions are edits and replies
     with a thumbs-up. Judges' votes are left out: rows name no rater, so they would be imported as votes of
     people. So are replies and conversations that are not text alone, such as tool calls and images, which
-    no import would take."""
-    async for vote in _votes(connection, project):
+    no import would take. Without a `shape`, a row has that in which it was imported, or else messages; with
+    `text`, conversations of more than one message are left out."""
+    async for vote in _votes(connection, project, only):
         if vote["superseded_by"] is None and not vote["user"].startswith(JUDGE):
             for judgement in _judgements(vote, layout):
-                if _is_text(judgement):
-                    yield judgement.row()
+                shaped = judgement if shape is None else replace(judgement, standard=shape == "text")
+                if _is_text(shaped) and not (shaped.standard and len(shaped.messages) > 1):
+                    yield shaped.row()
 
 
-async def _votes(connection: AsyncConnection[DictRow], project: str) -> AsyncIterator[DictRow]:
+async def _votes(connection: AsyncConnection[DictRow], project: str, only: Filter) -> AsyncIterator[DictRow]:
     async with connection.cursor(name="export") as cursor:
         cursor.itersize = 500
-        await cursor.execute(_EXPORT, [project])
+        await cursor.execute(_EXPORT, {"project": project, **asdict(only)})
         async for row in cursor:
             yield row
 

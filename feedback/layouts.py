@@ -21,8 +21,8 @@ Message = dict[str, str]
 class Judgement:
     """A prompt with judged replies: two with the preferred one first, or one and whether it is `good`.
     `standard` rows have texts instead of messages. What another application exports also has the `person` who
-    judged, the `model` that replied, `reasons` and a `comment`, ties, and pairs of which none was
-    `acceptable`."""
+    judged, the `model` that replied, `reasons` and a `comment`, ties, pairs of which none was `acceptable`,
+    and a `key` that stays the same in later exports."""
 
     layout: Layout
     messages: list[Message]
@@ -35,6 +35,7 @@ class Judgement:
     model: str | None = None
     reasons: tuple[str, ...] = ()
     comment: str | None = None
+    key: str | None = None
 
     def row(self) -> dict[str, Any]:
         prompt: Any = self.messages[0]["content"] if self.standard else self.messages

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import LiteralString, NamedTuple
 
 import psycopg
 import structlog
@@ -36,7 +37,24 @@ _DAMAGED_SECONDS = 120.0  # for which a policy fails in the same way before it i
 _MISSING_SECONDS = 600.0  # the same where its files cannot be read, though the base's can
 _NOT_ITS_OWN = ("load", "missing", "wrong_base")  # for these a policy of a route is never rejected
 
+_WAITING: LiteralString = """
+    select project, id, asked_at is not null as asked,
+        asked_at is null and coalesce(gate ->> 'outcome' = 'unknown', false) as undecided
+    from policies where (state = 'published' or asked_at is not null) and pruned_at is null
+        and (asked_at is not null or %s)
+    order by project, created_at, id
+"""
+
 Change = Callable[[AsyncConnection[DictRow]], Awaitable[Route]]
+
+
+class _Waiting(NamedTuple):
+    """A policy that is not live yet: whether an operator asked for it, and whether people are to decide, as
+    the gate could not judge it."""
+
+    policy: str
+    asked: bool
+    undecided: bool
 
 
 class Swap:
@@ -62,7 +80,7 @@ class Swap:
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._base_digest: str | None = None
-        self._canaries_judged = -_CANARY_INTERVAL
+        self._canaries_judged: dict[str, float] = {}
         self._failing_since: dict[tuple[str, str, str], float] = {}
 
     async def run(self) -> None:
@@ -77,10 +95,13 @@ class Swap:
             if not self._fleet.healthy:
                 return
             routes = await self._fetch_routes()
+            waiting = await self._fetch_waiting()
             for route in routes:
                 await self._follow(route)
-                await self._promote_due(route.project)
-                await self._run_canary(route.project)
+                project, found = route.project, waiting.get(route.project, [])
+                await self._promote_due(project, [each for each in found if not each.undecided])
+                if route.canary is not None or any(each.undecided for each in found):
+                    await self._run_canary(project)
             needed = {name for route in routes for name in route.adapters()}
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             # Another process may answer by a route that this one cannot use yet, on the same engines.
@@ -195,21 +216,23 @@ class Swap:
         limit = _MISSING_SECONDS if error.reason in ("load", "missing") else _DAMAGED_SECONDS
         return now - self._failing_since.setdefault(failure, now) >= limit
 
-    async def _promote_due(self, project: str) -> None:
-        """Promotes the policies that an operator requested and, with direct promotion, the published ones
-        that passed the gate, in the order of their publication: each has learned from votes, so each is
-        announced as live."""
+    async def _fetch_waiting(self) -> dict[str, list[_Waiting]]:
+        """Returns the policies that wait, by project: those that an operator requested and, with direct
+        promotion, the published ones. One query serves all projects, however many there are."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "select id, asked_at is not null as asked from policies where project = %s"
-                " and pruned_at is null and (asked_at is not null or state = 'published' and %s"
-                " and gate ->> 'outcome' is distinct from 'unknown') order by created_at, id",
-                [project, self._promotes_directly],
-            )
-            due = [(row["id"], row["asked"]) for row in await cursor.fetchall()]
-        for policy, requested in due:
-            change = partial(rollout.promote, project=project, policy=policy)
-            if not await self._take_up(project, policy, change, requested=requested):
+            cursor = await connection.execute(_WAITING, [self._promotes_directly])
+            rows = await cursor.fetchall()
+        found: dict[str, list[_Waiting]] = {}
+        for row in rows:
+            found.setdefault(row["project"], []).append(_Waiting(row["id"], row["asked"], row["undecided"]))
+        return found
+
+    async def _promote_due(self, project: str, due: list[_Waiting]) -> None:
+        """Promotes the policies that an operator requested and those that passed the gate, in the order of
+        their publication: each has learned from votes, so each is announced as live."""
+        for each in due:
+            change = partial(rollout.promote, project=project, policy=each.policy)
+            if not await self._take_up(project, each.policy, change, requested=each.asked):
                 return
 
     async def _run_canary(self, project: str) -> None:
@@ -220,8 +243,9 @@ class Swap:
         async with self._pool.connection() as connection:
             candidate = await canary.next_candidate(connection, project)
             route = await rollout.fetch_route(connection, project)
-        if route.canary is not None and time.monotonic() - self._canaries_judged >= _CANARY_INTERVAL:
-            self._canaries_judged = time.monotonic()
+        judged = self._canaries_judged.get(project, -_CANARY_INTERVAL)
+        if route.canary is not None and time.monotonic() - judged >= _CANARY_INTERVAL:
+            self._canaries_judged[project] = time.monotonic()
             route = await self._judge_canary(route, newer=candidate is not None)
         if candidate is not None and route.canary is None:
             share = self._settings.serving.canary_share

@@ -4,8 +4,11 @@ verified without the database, and pseudonyms of end users."""
 import base64
 import hashlib
 import hmac
+import re
 
 from serving.keys import Kind
+
+_PSEUDONYM = re.compile(r"u_[0-9a-f]{32}")
 
 
 class TokenSigner:
@@ -31,6 +34,13 @@ class TokenSigner:
         """
         label = "claimed" if kind == "publishable" else "rater"
         return "u_" + self._mac(label, project, user).hex()[:32]
+
+    def pseudonyms(self, project: str, user: str) -> list[str]:
+        """Returns the pseudonyms of a user's name, or `user` itself where it is a pseudonym already."""
+        if _PSEUDONYM.fullmatch(user):
+            return [user]
+        kinds: tuple[Kind, ...] = ("secret", "publishable")
+        return [self.rater_id(project, user, kind) for kind in kinds]
 
     def _mac(self, *parts: str) -> bytes:
         return hmac.digest(self._secret, "\0".join(parts).encode(), hashlib.sha256)

@@ -32,12 +32,12 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from feedback.export import everything, line
+from feedback.export import Filter, everything, line
 from feedback.records import Found, IdempotencyKey, Received, Recorded
 from feedback.spool import Entry
 from feedback.store import Store, TurnMissing, completion_not_found
@@ -238,13 +238,34 @@ async def batch(
     return {"feedback": answers}
 
 
+class _ExportQuery(BaseModel):
+    """What to export: `user` is a name or a pseudonym; `after` the id of the vote before the first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: str = "jsonl"
+    since: AwareDatetime | None = None
+    policy: Annotated[str, Field(max_length=128)] | None = None
+    user: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    reason: Annotated[str, Field(max_length=32)] | None = None
+    after: Id | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
 @router.get("/v1/feedback/export")
-async def export(request: Request, caller: KnownCaller, format: str = "jsonl") -> StreamingResponse:
+async def export(
+    request: Request, caller: KnownCaller, query: Annotated[_ExportQuery, Query()]
+) -> StreamingResponse:
     if caller.kind == "publishable":
         raise Forbidden("A publishable key may not export; use a secret key.")
-    if format != "jsonl":
+    if query.format != "jsonl":
         raise InvalidRequest("The only format is jsonl.", code="unsupported_format", param="format")
-    return _ExportResponse(services(request), caller.project)
+    if "\0" in str(query):
+        raise InvalidRequest("A query contains no NUL character.", code="invalid_text")
+    parts = services(request)
+    raters = parts.signer.pseudonyms(caller.project, query.user) if query.user else None
+    only = Filter(query.since, raters, query.reason, query.policy, query.after, query.limit)
+    return _ExportResponse(parts, caller.project, only)
 
 
 @router.get("/v1/feedback/{feedback_id}")
@@ -349,9 +370,9 @@ class _ExportResponse(StreamingResponse):
     """A project's export, line by line. Raises RateLimited while MAX_EXPORTS are running, and
     ClientDisconnect when the client has not read the next line within EXPORT_TIMEOUT."""
 
-    def __init__(self, services: Services, project: str) -> None:
+    def __init__(self, services: Services, project: str, only: Filter) -> None:
         self._limiter: RateLimiter = services.limiter
-        self._lines = _lines(services.pool, project)
+        self._lines = _lines(services.pool, project, only)
         super().__init__(self._lines, media_type="application/x-ndjson")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -367,7 +388,7 @@ class _ExportResponse(StreamingResponse):
                 await super().__call__(scope, receive, send_in_time)
 
 
-async def _lines(pool: AsyncPool, project: str) -> AsyncGenerator[str]:
+async def _lines(pool: AsyncPool, project: str, only: Filter) -> AsyncGenerator[str]:
     async with pool.connection() as connection:
-        async for vote in everything(connection, project):
+        async for vote in everything(connection, project, only):
             yield line(vote)

@@ -9,10 +9,10 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jinja2 import TemplateError
 from rich.console import Console
@@ -70,39 +70,84 @@ class ImportReport:
             self.refused.append((number, reason))
 
 
+class Source(Protocol):
+    """What is imported: its name, its size in bytes if that is known, and what its rows mean."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def layout(self) -> str | None: ...
+
+    def judgements(self) -> Iterator[tuple[int, Judgement | MalformedRow, int]]:
+        """Yields the number of each row, its judgement or why it has none, and the bytes read so far. Raises
+        StartError, and FileDamaged part of the way."""
+        ...
+
+
+class FileOfRows:
+    """A file whose rows have one layout, that of the first; a rating of at least `threshold` is good."""
+
+    def __init__(self, path: Path, threshold: float | None = None) -> None:
+        self.name = path.name
+        self.size = file_size(path)
+        self.layout: str | None = None
+        self._path = path
+        self._threshold = threshold
+
+    def judgements(self) -> Iterator[tuple[int, Judgement | MalformedRow, int]]:
+        columns: Columns | AppExport | None = None
+        for row in read_file(self._path):
+            try:
+                if isinstance(row.value, MalformedRow):
+                    raise row.value
+                columns = columns or application_of(row.value) or columns_of(row.value, self._threshold)
+                self.layout = str(columns)
+                found: Judgement | MalformedRow = columns.read(row.value)
+            except MalformedRow as error:
+                found = error
+            yield row.number, found, row.bytes_read
+
+
 async def import_file(
     settings: Settings, path: Path, rater: str, *, threshold: float | None = None, dry_run: bool = False
 ) -> ImportReport:
-    """Imports a file as votes of `rater`; a rating of at least `threshold` is a thumb up. A dry run checks
-    every row and stores nothing. The database of `settings` must have keys, and its model must be a
-    directory. Raises StartError if the file cannot be read at all."""
+    """Imports a file of rows. Raises StartError if it cannot be read at all."""
+    return await import_from(settings, FileOfRows(path, threshold), rater, dry_run=dry_run)
+
+
+async def import_from(
+    settings: Settings, source: Source, rater: str, *, dry_run: bool = False
+) -> ImportReport:
+    """Imports a source as votes of `rater`, or of the people whom it names. A dry run checks every row and
+    stores nothing. The database of `settings` must have keys, and its model must be a directory. Raises
+    StartError if the source cannot be read at all."""
     from trainer.model.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer(Path(settings.model))
     report = ImportReport()
-    columns: Columns | AppExport | None = None
     batch: list[ImportedRow] = []
     async with open_async_pool(settings.database_url or "") as pool:
         importer = await Importer.open(pool, settings.project, rater, tokenizer)
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task(path.name, total=file_size(path))
+            task = progress.add_task(source.name, total=source.size)
             try:
-                for row in read_file(path):
+                for number, found, bytes_read in source.judgements():
                     try:
-                        if isinstance(row.value, MalformedRow):
-                            raise row.value
-                        columns = columns or application_of(row.value) or columns_of(row.value, threshold)
-                        batch.append(importer.convert(row.number, columns.read(row.value)))
+                        if isinstance(found, MalformedRow):
+                            raise found
+                        batch.append(importer.convert(number, found))
                     except MalformedRow as error:
-                        report.refuse(row.number, error.message)
+                        report.refuse(number, error.message)
                     if len(batch) == MAX_BATCH:
                         report.imported += len(batch) if dry_run else await importer.store(batch)
                         batch.clear()
-                    progress.update(task, completed=row.bytes_read)
+                    progress.update(task, completed=bytes_read)
             except FileDamaged as error:
                 report.broken_off = error.message
             report.imported += len(batch) if dry_run else await importer.store(batch)
-    report.layout = str(columns) if columns else None
+    report.layout = source.layout
     return report
 
 
@@ -149,7 +194,8 @@ class Importer:
     def convert(self, number: int, judgement: Judgement) -> ImportedRow:
         """Returns the row's turn and vote. Raises MalformedRow if the base's template or context refuses
         it."""
-        seed = json.dumps([self._rater(judgement.person), number, judgement.row()], sort_keys=True)
+        place = judgement.key or number
+        seed = json.dumps([self._rater(judgement.person), place, judgement.row()], sort_keys=True)
         turn = self._turn(IMPORTED + hashlib.sha256(seed.encode()).hexdigest()[:32], judgement)
         return ImportedRow(turn, _vote(turn.id, judgement))
 

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,16 +220,32 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 yield Row(read, value, size * read // file.metadata.num_rows)
 
 
-async def write_file(rows: AsyncIterator[dict[str, Any]], path: Path | None) -> None:
+async def write_file(
+    rows: AsyncIterator[dict[str, Any]], path: Path | None, columns: Mapping[str, str] | None = None
+) -> None:
     """Writes JSON Lines, to standard output without a path, or Parquet, by the path's suffix. A file appears
-    only when it is complete."""
+    only when it is complete. Parquet's columns are `columns` (text, texts, number or truth), or those of the
+    first rows. Raises StartError where nothing can be written."""
+    try:
+        await _write_file(rows, path, columns)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StartError(
+            f"{path or 'standard output'} cannot be written: {error.strerror or error}"
+        ) from None
+
+
+async def _write_file(
+    rows: AsyncIterator[dict[str, Any]], path: Path | None, columns: Mapping[str, str] | None
+) -> None:
     if path is None:
         async for row in rows:
             sys.stdout.write(json_line(row))
         return
     with _atomic(path) as draft:
         if path.suffix == ".parquet":
-            await _write_parquet(rows, draft)
+            await _write_parquet(rows, draft, columns)
             return
         with draft.open("w", encoding="utf-8") as file:
             async for row in rows:
@@ -252,16 +268,26 @@ def _atomic(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-async def _write_parquet(rows: AsyncIterator[dict[str, Any]], path: Path) -> None:
-    """Writes in batches; the first one sets the schema. Without rows the file has no columns."""
+async def _write_parquet(
+    rows: AsyncIterator[dict[str, Any]], path: Path, columns: Mapping[str, str] | None
+) -> None:
+    """Writes in batches. Without `columns` the first sets the schema, and a file without rows has none."""
     pyarrow = _pyarrow("Parquet files")
-    writer = None
+    writer, schema = None, None
     batch: list[dict[str, Any]] = []
+    if columns is not None:
+        kinds = {
+            "text": pyarrow.string(),
+            "texts": pyarrow.list_(pyarrow.string()),
+            "number": pyarrow.int64(),
+            "truth": pyarrow.bool_(),
+        }
+        schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
 
     def flush() -> None:
         nonlocal writer
         try:
-            table = pyarrow.Table.from_pylist(batch, schema=writer.schema if writer else None)
+            table = pyarrow.Table.from_pylist(batch, schema=writer.schema if writer else schema)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
             raise StartError(
                 "The rows do not all have the same columns, which Parquet needs. Export .jsonl instead."

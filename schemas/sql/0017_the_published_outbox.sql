@@ -2,6 +2,9 @@
 -- passed, without reading the others.
 create index outbox_published on outbox (partition, "offset") where "offset" is not null;
 
+-- Serving asks every second which policies of all projects wait: to be promoted, tried, or because somebody asked.
+create index policies_waiting on policies (project, created_at) where state = 'published' or asked_at is not null;
+
 -- The offsets of the newest and the oldest published event of each partition; the others lie between them. Each is one
 -- step in the index, however many events there are.
 create view published_outbox as

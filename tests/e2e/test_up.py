@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -58,6 +59,20 @@ def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -
     installation.start()
     installation.wait_until_ready()
     assert chat(installation)
+
+
+def test_it_starts_again_at_once_after_everything_was_killed_at_once(installation: Installation) -> None:
+    """Locks and sockets name processes that nobody has reaped yet, or that are just ending."""
+    killed, postgres = installation.process, installation.find("postgres")
+    assert postgres is not None
+    for root in (psutil.Process(killed.pid), postgres):
+        for process in [root, *root.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    installation.start()
+    installation.wait_until_ready()
+    assert chat(installation)
+    killed.wait()
 
 
 def test_its_children_end_with_it_even_if_it_is_killed(installation: Installation) -> None:

@@ -5,17 +5,21 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow.parquet
 import pytest
 
-from feedback.export import rows
+from deploy.datasets.row_files import write_file
+from feedback.export import TABLE, everything, rows, table_row
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
+from schemas.errors import StartError
 from schemas.feedback import parse_vote
 from serving.votes import MAX_EXPORTS
-from tests.voting import ADMIN, PUBLIC, SECRET, STRANGER, a_turn, add_keys, serve_votes
+from tests.voting import ADMIN, PUBLIC, SECRET, SIGNER, STRANGER, a_turn, add_keys, serve_votes
 
 EXPORT = "/v1/feedback/export"
 
@@ -124,6 +128,84 @@ async def test_a_project_exports_its_own_votes(store: Store, database_url: str) 
 
     assert [line["id"] for line in parsed(await export(database_url, ADMIN))] == [mine]
     assert [line["id"] for line in parsed(await export(database_url, STRANGER))] == [theirs]
+
+
+async def test_an_export_is_of_what_was_asked_for(store: Store, pool: AsyncPool, database_url: str) -> None:
+    ada, bob = (SIGNER.rater_id("default", name, "secret") for name in ("ada", "bob"))
+    page = SIGNER.rater_id("default", "ada", "publishable")
+    for number, rater in enumerate((ada, bob, page)):
+        turn = a_turn(f"chatcmpl-{number}", rater=rater)
+        policy = "p1-aaaaaa" if number == 1 else "p0"
+        await store.record_turn(replace(turn, replies=[replace(turn.replies[0], policy=policy)]))
+    first, second, third = [
+        await say(store, f"chatcmpl-{number}", type="thumb", value="up", reasons=["clear"] if number else [])
+        for number in range(3)
+    ]
+    async with pool.connection() as connection:
+        await connection.execute(
+            "update feedback set created_at = created_at - interval '1 hour' where id = %s", [first]
+        )
+    whole = parsed(await export(database_url, ADMIN))
+    asked: list[tuple[dict[str, str], list[str]]] = [
+        ({"user": "ada"}, [first, third]),
+        ({"user": bob}, [second]),
+        ({"user": "nobody"}, []),
+        ({"policy": "p1-aaaaaa"}, [second]),
+        ({"reason": "clear"}, [second, third]),
+        ({"since": whole[1]["created_at"]}, [second, third]),
+        ({"after": first, "limit": "1"}, [second]),
+        ({"after": second}, [third]),
+        ({"reason": "clear", "user": "ada"}, [third]),
+    ]
+    async with serve_votes(database_url) as url, httpx.AsyncClient(base_url=url) as client:
+        client.headers["Authorization"] = f"Bearer {ADMIN}"
+        for params, expected in asked:
+            answer = await client.get(EXPORT, params=params)
+            assert [line["id"] for line in parsed(answer)] == expected, params
+        for wrong in ({"since": "yesterday"}, {"limit": "0"}, {"colour": "red"}, {"user": "a\0"}):
+            assert (await client.get(EXPORT, params=wrong)).status_code == 400, wrong
+
+
+async def test_rows_of_a_file_have_one_shape(store: Store, pool: AsyncPool) -> None:
+    turns = [a_turn("chatcmpl-1"), a_turn("chatcmpl-2")]
+    hello = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    await store.record_turn(turns[0])
+    await store.record_turn(replace(turns[1], messages=[*hello, *turns[1].messages]))
+    for turn in turns:
+        await say(store, turn.id, type="thumb", value="up")
+    async with pool.connection() as connection, connection.transaction():
+        texts = [row async for row in rows(connection, "default", "unpaired", "text")]
+        messages = [row async for row in rows(connection, "default", "unpaired", "messages")]
+    prompt = turns[0].messages[0]["content"]
+    assert texts == [{"prompt": prompt, "completion": "It is Paris.", "label": True}]
+    assert [len(row["prompt"]) for row in messages] == [1, 3]
+
+
+async def test_everything_fits_into_a_parquet_file(store: Store, pool: AsyncPool, tmp_path: Path) -> None:
+    """The first rows lack what later ones have: texts, reasons, and rankings as JSON."""
+    turn = a_turn("chatcmpl-1", replies=("It is Paris.", "Paris!"))
+    await store.record_turn(turn)
+    await say(store, turn.id, type="signal", signal="copied")
+    await say(store, turn.id, type="thumb", value="down", reasons=["terse"], comment="Too short")
+    await say(store, turn.id, type="ranking", ranking=[[1], [0]], acceptable=False)
+    await say(store, turn.id, type="edit", choice=1, text="Paris, on the Seine")
+    file = tmp_path / "votes.parquet"
+    async with pool.connection() as connection, connection.transaction():
+        table = (table_row(row) async for row in everything(connection, "default"))
+        await write_file(table, file, TABLE)
+    found = pyarrow.parquet.read_table(file).to_pylist()
+    assert [row["type"] for row in found] == ["signal", "thumb", "ranking", "edit"]
+    assert [row["value"] for row in found] == ["copied", "down", "[[1],[0]]", None]
+    assert [row["reasons"] for row in found] == [None, ["terse"], None, None]
+    assert json.loads(found[0]["prompt"]) == turn.messages
+    assert found[3]["text"] == "Paris, on the Seine"
+
+
+@pytest.mark.parametrize("name", ["missing/votes.jsonl", "missing/votes.parquet"])
+async def test_what_cannot_be_written_is_said(pool: AsyncPool, tmp_path: Path, name: str) -> None:
+    async with pool.connection() as connection, connection.transaction():
+        with pytest.raises(StartError, match="cannot be written"):
+            await write_file(everything(connection, "default"), tmp_path / name)
 
 
 async def test_more_votes_than_a_page_of_the_cursor_come_once_each(store: Store, database_url: str) -> None:

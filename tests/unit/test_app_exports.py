@@ -46,6 +46,7 @@ def test_a_rating_of_open_webui_is_a_thumb_of_its_user() -> None:
         model="llama3:8b",
         reasons=("too_short",),
         comment="How?",
+        key="open webui f1",
     )
 
 

@@ -309,3 +309,16 @@ def test_samples_are_scored_with_the_base(
     scored = score(backbone, [prompt] * 8, changed.token_ids).features
     assert all(torch.equal(scored[name], changed.features[name]) for name in scored)
     assert abs(sample_eval(backbone, [prompt], spec, generator, base=True).kl) < 0.01
+
+
+def test_a_longer_thought_is_no_longer_reply() -> None:
+    """Thirty tokens of thought before the same answers change neither length nor its ratio."""
+    opening, closing = 1, 2
+    plain = samples(1.0)
+    thoughtful = replace(
+        plain,
+        token_ids=[[opening, *[7] * 30, closing, *reply] for reply in plain.token_ids],
+        think_ids=(opening, closing),
+    )
+    assert thoughtful.mean_length == plain.mean_length == 12
+    assert verdict(thoughtful).figures["length_ratio"] == verdict(plain).figures["length_ratio"] == 1.0

@@ -21,6 +21,7 @@ from trainer.reward.features import (
     MAX_DISTINCT_TOKENS,
     MAX_STATE_BYTES,
     NO_TOKEN,
+    answer_length,
     answer_mask,
     extract_features,
     select_layers,
@@ -222,6 +223,7 @@ def test_a_thought_before_the_answer_is_no_part_of_the_features(backbone: Backbo
     assert [row.nonzero().squeeze(1).tolist() for row in answer_mask(batch, opening, closing)] == [
         [4, 5], [2, 3], [0, 1], [2], [1],
     ]  # fmt: skip
+    assert [answer_length(reply, (opening, closing)) for reply in replies] == [2, 2, 2, 1, 1]
     states_BRD = batch.reply_tokens_BR.unsqueeze(2).float()
     features = extract_features(batch, [states_BRD], (opening, closing))
     assert features["mean"].squeeze(1).tolist() == [7.5, 7.5, 7.5, 8.0, closing]

@@ -10,7 +10,7 @@ import torch
 from trainer.evaluation.estimate import Estimate, Row, jackknife
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, SamplingSpec, sample
-from trainer.reward.features import FeatureGroups
+from trainer.reward.features import FeatureGroups, answer_length
 from trainer.reward.scoring import kl_to_base, score
 
 SAMPLES_PER_PROMPT = 2
@@ -21,7 +21,8 @@ SAMPLES_PER_PROMPT = 2
 class EvalSamples:
     """A policy's replies, prompt by prompt, `per_prompt` to each. For each reply, `ended` tells whether it
     has an end token; `kl_N` is its KL to the base and `entropy_N` its entropy, both in nats; `features` are
-    the reward model's; `rollouts` are the replies as they were sampled."""
+    the reward model's; `rollouts` are the replies as they were sampled. `think_ids` are the base's tokens
+    that open and close a thought, which does not count as length."""
 
     token_ids: list[list[int]]
     ended: list[bool]
@@ -30,11 +31,17 @@ class EvalSamples:
     features: FeatureGroups
     per_prompt: int = SAMPLES_PER_PROMPT
     rollouts: list[Rollout] = field(default_factory=list)
+    think_ids: tuple[int, int] | None = None
 
     @property
     def mean_length(self) -> float:
-        """Tokens per reply."""
-        return sum(map(len, self.token_ids)) / len(self.token_ids)
+        """Tokens per reply, without thoughts."""
+        return fmean(self.answer_lengths)
+
+    @property
+    def answer_lengths(self) -> list[int]:
+        """The tokens of each reply behind its thought."""
+        return [answer_length(reply, self.think_ids) for reply in self.token_ids]
 
     @property
     def eos_rate(self) -> float:
@@ -97,4 +104,5 @@ def sample_eval(
         scored.features,
         spec.samples_per_prompt,
         rollouts,
+        backbone.think_ids,
     )

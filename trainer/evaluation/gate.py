@@ -127,9 +127,7 @@ def check_evidence(
 
 def check_length(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
     """Refuses replies much longer or shorter than the base's."""
-    length, base = (
-        each.per_reply([len(reply) for reply in each.token_ids]) for each in (samples.candidate, samples.base)
-    )
+    length, base = (each.per_reply(each.answer_lengths) for each in (samples.candidate, samples.base))
     ratio = length.value / base.value
     verdict.figures |= {"length": round(length.value, 1), "length_ratio": round(ratio, 3)}
     # The error of a logarithm is the relative error.

@@ -104,6 +104,16 @@ def answer_mask(batch: PaddedBatch, opening: int, closing: int) -> Tensor:
     return mask_BR * (~(thinks_B1 & thought_BR) | last_BR)
 
 
+def answer_length(token_ids: Sequence[int], think_ids: tuple[int, int] | None) -> int:
+    """Returns the number of tokens of a reply behind its thought, as `answer_mask` has them."""
+    if think_ids is None:
+        return len(token_ids)
+    opening, closing = think_ids
+    if closing in token_ids:
+        return max(1, len(token_ids) - list(token_ids).index(closing) - 1)
+    return 1 if token_ids[:1] == [opening] else len(token_ids)
+
+
 def distinct_tokens(tokens_BR: Tensor, mask_BR: Tensor) -> Tensor:
     """Returns the (B, MAX_DISTINCT_TOKENS) distinct ids of each row's tokens in ascending order."""
     ids_BR = torch.where(mask_BR > 0, tokens_BR, NO_TOKEN).sort(1).values
