@@ -10,21 +10,19 @@ folder, and applied first. A line that was cut off by a crash was never acknowle
 """
 
 import asyncio
-import fcntl
-import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
+from feedback.spool_file import SpoolFile
 from schemas.errors import HearkenError, Unavailable
 from schemas.wire import json_line
 
@@ -58,8 +56,8 @@ class Spool:
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder = folder
         self._most_bytes = most_bytes
-        self._own: _File | None = None
-        self._left: list[_File] = []
+        self._own: SpoolFile | None = None
+        self._left: list[SpoolFile] = []
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -88,7 +86,7 @@ class Spool:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._own = _File.create(self._folder)
+            self._own = SpoolFile.create(self._folder)
             self._take_over()
         except OSError as error:
             log.warning("no_spool", folder=str(self._folder), error=str(error))
@@ -108,10 +106,11 @@ class Spool:
         PoolTimeout where there is no spool."""
         if not self.active:
             try:
-                async with asyncio.timeout(PATIENCE if self._own else None):
+                async with asyncio.timeout(PATIENCE if self._own else None) as patience:
                     return await direct()
-            except _AWAY as error:
-                if self._own is None:
+            except (*_AWAY, psycopg.Error) as error:
+                # A connection that is given up in the middle of a statement may fail in other ways.
+                if self._own is None or not (isinstance(error, _AWAY) or patience.expired()):
                     raise
                 self._away_at = time.monotonic()
                 log.warning("database_away", error=type(error).__name__, spooled=self.size)
@@ -144,7 +143,7 @@ class Spool:
             self._writing = asyncio.create_task(self._sync(self._own))
         await durable
 
-    async def _sync(self, file: "_File") -> None:
+    async def _sync(self, file: SpoolFile) -> None:
         """Appends what waits, all of it with one fsync."""
         try:
             while self._waiting:
@@ -172,10 +171,11 @@ class Spool:
             await self._apply_all(self._own, apply)
             if self._writing is None and not self._waiting and self._own.applied == self._own.size:
                 self._own.clear()
+                self._away_at = time.monotonic()
                 log.info("spool_empty")
             await asyncio.sleep(0)
 
-    async def _apply_all(self, file: "_File", apply: Callable[[Entry], Awaitable[None]]) -> None:
+    async def _apply_all(self, file: SpoolFile, apply: Callable[[Entry], Awaitable[None]]) -> None:
         while lines := await asyncio.to_thread(file.read, BATCH):
             entries = [entry for entry in map(_decoded, lines) if entry is not None]
             for kind, group in groupby(entries, lambda entry: entry["kind"]):
@@ -189,79 +189,8 @@ class Spool:
     def _take_over(self) -> None:
         for path in sorted(self._folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
             known = [file.path for file in (*self._left, *([self._own] if self._own else []))]
-            if path not in known and (file := _File.take(path)) is not None:
+            if path not in known and (file := SpoolFile.take(path)) is not None:
                 self._left.append(file)
-
-
-class _File:
-    """A locked file of entries. `size` counts the bytes that are whole and synced, `applied` those that are
-    in Postgres."""
-
-    def __init__(self, path: Path, handle: BinaryIO, size: int) -> None:
-        self.path = path
-        self.size = size
-        self.applied = 0
-        self._handle = handle
-
-    @classmethod
-    def create(cls, folder: Path) -> "_File":
-        path = folder / f"{uuid.uuid4().hex}.jsonl"
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)  # it holds what people wrote
-        handle = os.fdopen(descriptor, "rb+", buffering=0)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return cls(path, handle, 0)
-
-    @classmethod
-    def take(cls, path: Path) -> "_File | None":
-        """Returns the file of a process that died; None where its process lives, or has just removed it."""
-        handle = path.open("rb+", buffering=0)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.close()
-            return None
-        if not path.exists():
-            handle.close()
-            return None
-        return cls(path, handle, path.stat().st_size)
-
-    def append(self, lines: bytes) -> None:
-        """Raises OSError, and then has appended nothing."""
-        try:
-            written = 0
-            while written < len(lines):
-                written += os.pwrite(self._handle.fileno(), lines[written:], self.size + written)
-            os.fsync(self._handle.fileno())
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._handle.fileno(), self.size)
-            raise
-        self.size += len(lines)
-
-    def read(self, most: int) -> list[bytes]:
-        """Returns the next whole lines that are not applied yet; of a file that was cut off, the rest as
-        well."""
-        with self.path.open("rb") as file:
-            file.seek(self.applied)
-            lines: list[bytes] = []
-            left = self.size - self.applied
-            while left > 0 and len(lines) < most:
-                lines.append(file.readline(left))
-                left -= len(lines[-1])
-            return lines
-
-    def clear(self) -> None:
-        os.ftruncate(self._handle.fileno(), 0)
-        self.size = self.applied = 0
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._handle.close()
-
-    def close(self) -> None:
-        if self.size == 0:
-            self.path.unlink(missing_ok=True)
-        self._handle.close()
 
 
 async def _apply(entry: Entry, apply: Callable[[Entry], Awaitable[None]]) -> None:

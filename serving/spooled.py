@@ -12,6 +12,7 @@ from serving.services import Services
 from serving.votes import store_spooled_vote
 
 _PATIENCE = 30.0  # seconds for the turn of a vote, which another replica's spool may hold
+_IMPATIENCE = 60.0  # seconds after a turn that never came, in which no other is waited for
 
 
 async def apply_spool(services: Services) -> None:
@@ -23,6 +24,7 @@ class _Replay:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._missing: tuple[str, float] = ("", 0.0)  # the vote whose turn is missing, and since when
+        self._gave_up = -_IMPATIENCE
 
     async def apply(self, entry: Entry) -> None:
         """Raises NotYet for a vote whose turn may still come, and RequestError for one that is wrong."""
@@ -38,8 +40,10 @@ class _Replay:
         try:
             await store_spooled_vote(self._services, entry)
         except TurnMissing:
+            now = time.monotonic()
             if self._missing[0] != entry["id"]:
-                self._missing = entry["id"], time.monotonic()
-            if time.monotonic() - self._missing[1] < _PATIENCE:
+                self._missing = entry["id"], now
+            if now - self._missing[1] < _PATIENCE and now - self._gave_up >= _IMPATIENCE:
                 raise NotYet("the turn of a spooled vote is missing") from None
+            self._gave_up = now
             raise

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterable
 
-PROGRAMS = {"Chromium": ("of the chat page", "chromium"), "promtool": ("of the alerts", "prometheus")}
+PROGRAMS = {
+    "Chromium": ("of the chat page", "chromium"),
+    "promtool": ("of the alerts", "prometheus"),
+    "nginx": ("of streams through a proxy", "nginx"),
+}
 """Program: what its tests are about, and the Debian package that installs it."""
 
 

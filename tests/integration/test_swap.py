@@ -410,6 +410,19 @@ def test_a_canary_answers_its_share_until_it_is_promoted(swapping: Service) -> N
     assert {swapping.chat(max_tokens=1)["system_fingerprint"] for _ in range(8)} == {"p1-aaaaaa"}
 
 
+def people_like_p1(service: Service, key: str = ADMIN) -> None:
+    """Lets people vote until twelve have liked the canary p1 and the others disliked the base."""
+    liked = {"p0": "down", "p1-aaaaaa": "up"}
+    votes: dict[str, int] = dict.fromkeys(liked, 0)
+    with service.client(key) as client:
+        while votes["p1-aaaaaa"] < 12:
+            reply = service.chat(key=key, max_tokens=1)
+            value = liked[reply["system_fingerprint"]]
+            vote = {"completion_id": reply["id"], "type": "thumb", "value": value}
+            assert client.post("/v1/feedback", json=vote).status_code == 201
+            votes[reply["system_fingerprint"]] += 1
+
+
 def test_what_the_gate_could_not_judge_is_tried_and_people_decide(swapping: Service) -> None:
     swapping.registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
     swapping.until(lambda: swapping.registry.state("p1-aaaaaa")[0] == "canary")
@@ -419,18 +432,8 @@ def test_what_the_gate_could_not_judge_is_tried_and_people_decide(swapping: Serv
     assert swapping.live() == "p0"
     assert swapping.registry.state("p3-cccccc") == ("published", None)
 
-    liked = {"p0": "down", "p1-aaaaaa": "up"}
-    votes: dict[str, int] = dict.fromkeys(liked, 0)
+    people_like_p1(swapping)
     with swapping.client() as client:
-        while votes["p1-aaaaaa"] < 12:
-            reply = swapping.chat(max_tokens=1)
-            vote = {
-                "completion_id": reply["id"],
-                "type": "thumb",
-                "value": liked[reply["system_fingerprint"]],
-            }
-            assert client.post("/v1/feedback", json=vote).status_code == 201
-            votes[reply["system_fingerprint"]] += 1
         swapping.until(lambda: swapping.live() == "p1-aaaaaa")
         rollouts = client.get("/v1/rollouts").json()["data"]
     assert swapping.registry.state("p1-aaaaaa") == ("live", None)
@@ -454,14 +457,38 @@ async def test_a_candidate_goes_with_the_canary_that_it_was_trained_from(swappin
     assert swapping.rows("select live, canary from routes") == [("p0", None)]
 
 
-def test_two_projects_with_a_policy_of_the_same_name_get_their_own_replies(swapping: Service) -> None:
-    """Each project numbers its own policies, so names collide."""
-    other = swapping.settings.model_copy(
+def another_project(service: Service) -> Registry:
+    """Makes the project `shop`, with p0 live and the admin key SHOP."""
+    settings = service.settings.model_copy(
         update={"project": "shop", "admin_key": SHOP, "public_key": f"pk-{SHOP}"}
     )
-    asyncio.run(make_keys(other))
-    shop = Registry(other)
-    shop.publish(BASE, parent=None, seed=0, state="live")
+    asyncio.run(make_keys(settings))
+    registry = Registry(settings)
+    registry.publish(BASE, parent=None, seed=0, state="live")
+    return registry
+
+
+def test_the_canaries_of_all_projects_are_judged(swapping: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.swap._CANARY_INTERVAL", 1.5)
+    for registry in (swapping.registry, another_project(swapping)):
+        registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
+    canaries = "select count(*) from routes where canary = 'p1-aaaaaa'"
+    swapping.until(lambda: swapping.rows(canaries) == [(2,)])
+    for key in (ADMIN, SHOP):
+        swapping.until(lambda key=key: served_canary(swapping, key))
+        people_like_p1(swapping, key)
+    live = "select count(*) from routes where live = 'p1-aaaaaa'"
+    swapping.until(lambda: swapping.rows(live) == [(2,)])
+
+
+def served_canary(service: Service, key: str) -> bool:
+    """Returns whether the project's canary has answered somebody."""
+    return bool(service.chat(key=key, max_tokens=1)["system_fingerprint"] == "p1-aaaaaa")
+
+
+def test_two_projects_with_a_policy_of_the_same_name_get_their_own_replies(swapping: Service) -> None:
+    """Each project numbers its own policies, so names collide."""
+    shop = another_project(swapping)
     shop.publish("p1-aaaaaa", seed=2)
     go_live(swapping, "p1-aaaaaa", seed=1)
     go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")

@@ -101,7 +101,9 @@ async def test_entries_wait_in_order_and_what_comes_meanwhile_waits_behind_them(
     assert await put(spool, database, "behind") is None  # it would overtake the others
     assert database.names == ["before"]
     async with running(spool, database):
+        assert spool.recovering
         await drained(spool)
+        assert spool.recovering  # other processes may still have theirs
         assert await put(spool, database, "after") == "stored"
     assert database.names == ["before", 0, 1, 2, "behind", "after"]
     assert spool.size == 0
@@ -126,6 +128,25 @@ async def test_a_database_that_hangs_is_away(a_spool: MakeSpool, monkeypatch: py
     spool = a_spool()
     assert await spool.write(lambda: asyncio.sleep(60), lambda: {"kind": "turn"}) is None
     assert spool.active
+
+    async def given_up() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise psycopg.ProgrammingError("the connection is in the middle of a statement")
+
+    another = a_spool()
+    assert await another.write(given_up, lambda: {"kind": "turn"}) is None
+
+
+async def test_an_error_of_a_statement_is_no_outage(a_spool: MakeSpool) -> None:
+    async def wrong() -> None:
+        raise psycopg.ProgrammingError("no such column")
+
+    spool = a_spool()
+    with pytest.raises(psycopg.ProgrammingError):
+        await spool.write(wrong, lambda: {"kind": "turn"})
+    assert not spool.active
 
 
 async def test_what_a_process_left_is_applied_by_the_next_and_the_file_of_a_living_one_is_not(
@@ -192,11 +213,11 @@ async def test_a_disk_that_fills_leaves_no_half_line(
         real(descriptor, lines[:9], offset)
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr(module.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(Unavailable) as refused:
         await put(spool, database, "lost")
     assert refused.value.code == "disk_failed"
-    monkeypatch.setattr(module.os, "pwrite", real)
+    monkeypatch.setattr(os, "pwrite", real)
     await put(spool, database, "second")
     database.away = False
     async with running(spool, database):

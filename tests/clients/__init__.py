@@ -1,0 +1,1 @@
+"""Other people's clients, each unchanged, against a real service: part of `make test-full`."""
