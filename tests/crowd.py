@@ -111,12 +111,23 @@ class Client(threading.Thread):
         if answer is None or answer.status_code not in (201, 202):
             return None
         vote, identity = parse_vote(body), str(answer.json()["id"])
-        if answer.status_code == 202:  # it is spooled; once Postgres is back, it is recorded under this id
-            self._insist("GET", f"/v1/feedback/{identity}")
+        if answer.status_code == 202:
+            self._wait_until_recorded(identity)
         self.record.votes.append(
             Acknowledgement("recorded", identity, conversation, completion, vote.slot, vote.facts)
         )
         return identity
+
+    def _wait_until_recorded(self, identity: str) -> None:
+        """A vote that is spooled is recorded under this id once Postgres is back; the replica that is asked
+        may not know of it yet."""
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            answer = self.service.ask("GET", f"/v1/feedback/{identity}")
+            if answer is not None and answer.status_code == 200:
+                return
+            time.sleep(0.1)
+        self.record.refused.append(f"{identity} was spooled and not recorded in {TIMEOUT} s")
 
     def retract(self, identity: str) -> None:
         """Retracts a vote that was acknowledged."""

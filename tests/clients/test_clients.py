@@ -1,5 +1,5 @@
-"""Clients that people use work unchanged: their newest releases, installed for the run, on SmolLM2 with a chat
-template that takes tools."""
+"""Clients that people use work unchanged: their newest releases, installed for the run, on SmolLM2 with a
+chat template that takes tools."""
 
 import json
 import os
@@ -37,7 +37,7 @@ To call one, write its name and arguments:
 {{ message.content or '' }}
 {%- for call in message.tool_calls or [] %}
 <tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments }}}
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
 </tool_call>
 {%- endfor %}<|im_end|>
 {% endif %}
@@ -76,11 +76,8 @@ def environment(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     settings = {"HEARKEN_MODEL": str(base), "HEARKEN_SERVING__BASE_SHARE": "0", **UNLIMITED_ENVIRONMENT}
     with Installation(folder / "data", **settings) as installation:
         assert installation.run("pause").returncode == 0
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("HEARKEN_", "PYTEST"))
-        }
         yield {
-            **kept,
+            **os.environ,
             "HEARKEN_URL": installation.url,
             "HEARKEN_KEY": ADMIN_KEY,
             "LLM_USER_PATH": str(folder / "llm"),
