@@ -16,10 +16,11 @@ class IdempotencyKey(NamedTuple):
 
 
 class Received(NamedTuple):
-    """The id of a vote, and when it came."""
+    """The id of a vote, when it came, and whether it was kept back since then (`late`)."""
 
     id: str
     at: datetime
+    late: bool = False
 
     @classmethod
     def now(cls, *request: str) -> Self:

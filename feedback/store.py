@@ -33,7 +33,8 @@ LEARNED_AT_ONCE = 200
 """Rows of votes that a policy learned from that are read at once."""
 
 # Each part reads from the one before it, which fixes their order: claim the key (when it is taken already,
-# the other parts do nothing), supersede the older vote, insert the new one, append to the outbox.
+# the other parts do nothing), supersede the older vote, insert the new one, append to the outbox. A vote that
+# comes late supersedes only votes before its own time, and is superseded by the next after it.
 _RECORD = """
 with remembered as (
     insert into idempotency (project, key_id, key, request_hash, response)
@@ -46,13 +47,18 @@ with remembered as (
     update feedback set superseded_by = %(id)s
     where turn_id = %(turn_id)s and rater = %(rater)s and slot = %(slot)s
         and superseded_by is null and retracted_at is null
+        and (%(late)s::timestamptz is null or created_at <= %(late)s)
         and exists (select from first_time)
     returning id
+), newer as (
+    select id from feedback
+    where turn_id = %(turn_id)s and rater = %(rater)s and slot = %(slot)s and created_at > %(late)s
+    order by created_at limit 1
 ), vote as (
-    insert into feedback
-        (id, event_id, project, turn_id, choice, type, value, text, comment, rater, slot, created_at)
+    insert into feedback (id, event_id, project, turn_id, choice, type, value, text, comment, rater, slot,
+        created_at, superseded_by)
     select %(id)s, %(event_id)s, %(project)s, %(turn_id)s, %(choice)s, %(type)s, %(value)s, %(text)s,
-        %(comment)s, %(rater)s, %(slot)s, %(created_at)s
+        %(comment)s, %(rater)s, %(slot)s, %(created_at)s, (select id from newer)
     from first_time, (select count(*) from ended) as after_ended
     returning (select id from ended) as supersedes
 )
@@ -173,6 +179,7 @@ class Store:
             "rater": rater,
             "slot": vote.slot,
             "created_at": event.created_at,
+            "late": event.created_at if received.late else None,
             "event": event.model_dump_json(),
             "key_id": idempotency.key_id if idempotency else None,
             "key": idempotency.key if idempotency else None,

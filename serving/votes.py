@@ -142,7 +142,8 @@ async def _record(services: Services, caller: Caller | None, vote: Vote, key: st
         _authorise(services.signer, caller, vote)
         return {
             "kind": "vote",
-            **received._asdict(),
+            "id": received.id,
+            "at": received.at.isoformat(),
             "caller": asdict(caller) if caller else None,
             "vote": vote.model_dump(mode="json"),
             "key": key,
@@ -164,7 +165,7 @@ def _received(caller: Caller | None, vote: Vote, key: str | None) -> Received:
 async def store_spooled_vote(services: Services, entry: Entry) -> None:
     """Stores a vote that waited in the spool. Raises RequestError where it does not fit its turn, TurnMissing
     where there is none."""
-    received = Received(entry["id"], datetime.fromisoformat(entry["at"]))
+    received = Received(entry["id"], datetime.fromisoformat(entry["at"]), late=True)
     if await services.store.find(received.id) is not None:
         return  # the process died after it had stored the vote
     caller = Caller(**entry["caller"]) if entry["caller"] else None

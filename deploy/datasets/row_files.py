@@ -228,7 +228,7 @@ async def write_file(
     first rows. Raises StartError where nothing can be written."""
     try:
         await _write_file(rows, path, columns)
-    except BrokenPipeError:
+    except ConnectionError:  # of the database, or of a pipe
         raise
     except OSError as error:
         raise StartError(

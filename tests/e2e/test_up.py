@@ -21,7 +21,7 @@ from tests.installation import ADMIN_KEY, Installation
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Is ready before each test, and after it."""
+    """Is ready before each test that uses it."""
     with Installation(tmp_path_factory.mktemp("up")) as installation:
         yield installation
 
@@ -76,13 +76,12 @@ def test_it_starts_again_at_once_after_everything_was_killed_at_once(installatio
 
 
 def test_its_children_end_with_it_even_if_it_is_killed(installation: Installation) -> None:
+    """The last test with this installation."""
     family = psutil.Process(installation.process.pid).children(recursive=True)
     installation.process.send_signal(signal.SIGKILL)
     installation.process.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    installation.start()
-    installation.wait_until_ready()
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

@@ -26,15 +26,11 @@ def test_fetch_does_what_download_model_does(tmp_path: Path, starter: Path) -> N
     assert base_digest(tmp_path / "new") == base_digest(tmp_path / "old") == base_digest(starter)
 
 
-def test_rebuild_does_what_reproduce_does(tmp_path: Path, database_url: str, tiny_base: Path) -> None:
-    environment = {
-        "HEARKEN_DATABASE_URL": database_url, "HEARKEN_DATA_DIR": str(tmp_path),
-        "HEARKEN_MODEL": str(tiny_base),
-    }  # fmt: skip
-    new = hearken("reproduce", "p7-none", "--json", **environment)
-    old = hearken("rebuild", "p7-none", "--json", **environment)
+def test_rebuild_does_what_reproduce_does(tmp_path: Path) -> None:
+    """Neither finds an installation here."""
+    found = [hearken(name, "p7-none", HEARKEN_DATA_DIR=str(tmp_path)) for name in ("reproduce", "rebuild")]
+    new, old = found
     assert (new.returncode, old.returncode) == (1, 1)
-    assert "p7-none" in new.stderr
     warning = "hearken: `hearken rebuild` is deprecated. Use `hearken reproduce`.\n"
     assert old.stderr == warning + new.stderr
     assert old.stdout == new.stdout == ""

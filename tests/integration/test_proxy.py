@@ -83,4 +83,4 @@ def test_a_stream_comes_in_many_reads(proxied: str, path: str, asked: dict[str, 
     headers = {"Authorization": f"Bearer {ADMIN}", "Accept-Encoding": "gzip"}
     with httpx.stream("POST", proxied + path, json=body, headers=headers, timeout=60) as response:
         assert response.status_code == 200
-        assert len(list(response.iter_raw())) > 15
+        assert len(list(response.iter_raw())) > 5

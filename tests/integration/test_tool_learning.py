@@ -17,7 +17,7 @@ from trainer import loop
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 
-TOOLS = {"weather": "Is it sunny in", "time": "How late is it in"}
+TOOLS = ("weather", "time")
 THUMBS = 60
 HELD_OUT = 20
 
@@ -27,14 +27,13 @@ def call(tool: str) -> str:
     return f'<tool_call>\n{{"name": "{tool}", "arguments": {{}}}}\n</tool_call>'
 
 
-def question(tool: str, rng: random.Random) -> list[dict[str, str]]:
-    return [{"role": "user", "content": f"{TOOLS[tool]} {' '.join(rng.choices(WORDS, k=2))}?"}]
+def question(rng: random.Random) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"What about {' '.join(rng.choices(WORDS, k=3))}?"}]
 
 
-def a_turn(backbone: Backbone, number: int, rng: random.Random) -> tuple[Turn, Vote]:
-    """A turn that calls either tool, with a thumb up where it is the one that was asked for."""
-    asked, called = rng.choice(list(TOOLS)), rng.choice(list(TOOLS))
-    messages = question(asked, rng)
+def a_turn(backbone: Backbone, number: int, wanted: str, rng: random.Random) -> tuple[Turn, Vote]:
+    """A turn that calls either tool, with a thumb up where it is the one that people want."""
+    called, messages = rng.choice(TOOLS), question(rng)
     ids = backbone.encode_reply(call(called))
     function = {"name": called, "arguments": "{}"}
     message = {
@@ -54,7 +53,7 @@ def a_turn(backbone: Backbone, number: int, rng: random.Random) -> tuple[Turn, V
         sampling={"temperature": 1.0, "top_p": 1.0},
         replies=[reply],
     )
-    value = "up" if called == asked else "down"
+    value = "up" if called == wanted else "down"
     return turn, Thumb.model_validate({"type": "thumb", "completion_id": turn.id, "value": value})
 
 
@@ -70,29 +69,28 @@ def settings(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> 
 
 
 def test_sixty_thumbs_teach_which_tool_to_call(settings: Settings, pool: Pool, database_url: str) -> None:
+    """People want the tool that the base calls less often."""
     learner = Learner(settings)
     trainer = loop.Trainer(settings, pool, open_log(settings, pool), learner)
     backbone, rng = learner.backbone, random.Random("tools")
-    questions = [(tool, question(tool, rng)) for tool in TOOLS for _ in range(HELD_OUT // 2)]
+    questions = [question(rng) for _ in range(HELD_OUT)]
 
-    def right() -> float:
-        """Returns the share of held-out questions at which the right tool is the likelier call."""
+    def share(tool: str) -> float:
+        """Returns the share of held-out questions at which this tool is the likelier call."""
         found = []
-        for tool, messages in questions:
-            batch = backbone.pad(
-                [backbone.render(messages)] * len(TOOLS),
-                [backbone.encode_reply(call(each)) for each in TOOLS],
-            )
+        for messages in questions:
+            replies = [backbone.encode_reply(call(each)) for each in TOOLS]
+            batch = backbone.pad([backbone.render(messages)] * len(TOOLS), replies)
             with torch.no_grad():
-                likeliest = int(backbone.logprobs_BR(batch).sum(1).argmax())
-            found.append(list(TOOLS)[likeliest] == tool)
+                found.append(TOOLS[int(backbone.logprobs_BR(batch).sum(1).argmax())] == tool)
         return sum(found) / len(found)
 
-    assert right() <= 0.7  # the base calls mostly one of them
-    asked = [a_turn(backbone, number, rng) for number in range(THUMBS)]
+    wanted = min(TOOLS, key=share)
+    assert share(wanted) <= 0.5
+    asked = [a_turn(backbone, number, wanted, rng) for number in range(THUMBS)]
     send(database_url, [turn for turn, _ in asked], asked)
     assert trainer.lead()
     ingest_until(pool, trainer.log, THUMBS)
     trainer.round()
-    assert right() >= 0.9
+    assert share(wanted) >= 0.9
     trainer.election.release()

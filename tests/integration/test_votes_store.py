@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from feedback.records import IdempotencyKey, Recorded
+from feedback.records import IdempotencyKey, Received, Recorded
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import Conflict, InvalidRequest, NotFound
@@ -143,6 +143,26 @@ async def test_voting_again_on_the_same_thing_supersedes(store: Store, pool: Asy
     ]  # fmt: skip
     assert [event.supersedes for event in await events(pool)] == [None, first.id, second.id]
     assert third.supersedes == second.id
+
+
+async def test_a_vote_that_was_kept_back_does_not_supersede_a_newer_one(
+    store: Store, pool: AsyncPool
+) -> None:
+    """It waited for Postgres on the disk of another replica meanwhile."""
+    first = await say(store, type="thumb", value="down")
+    kept_back = Received.now()._replace(late=True)
+    newest = await say(store, type="thumb", value="down")
+    votable = await store.votable_turn(TURN)
+    assert votable is not None
+    vote = parse_vote({"completion_id": TURN, "type": "thumb", "value": "up"})
+    late = await store.submit(votable, vote, "u_ada", received=kept_back)
+    found = await rows(pool, "select id, superseded_by from feedback order by created_at")
+    assert [(row["id"], row["superseded_by"]) for row in found] == [
+        (first.id, newest.id),
+        (late.id, newest.id),
+        (newest.id, None),
+    ]
+    assert [event.supersedes for event in await events(pool)] == [None, first.id, None]
 
 
 async def test_other_things_and_other_people_do_not_supersede(store: Store) -> None:

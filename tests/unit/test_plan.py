@@ -2,15 +2,13 @@
 
 import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from deploy.cli import app
 from schemas.settings import RLSettings, TrainerSettings
 from tests.contract.engines import random_model, shared_tokenizer
 from trainer.model.backbone import Backbone
@@ -130,12 +128,14 @@ def test_it_names_settings_that_save_memory_if_it_does_not_fit(
     assert found.savings["trainer.rl.gradient_checkpointing = true"] < found.peak
 
 
-def test_the_command_prints_json(one_layer: Path) -> None:
-    command = [sys.executable, "-m", "deploy.cli", "train", "--plan", "--json", "--prompt-tokens", "40"]
-    environment = os.environ | {"HEARKEN_MODEL": str(one_layer)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    found = json.loads(done.stdout)
-    assert done.returncode == (0 if found["fits"] else 1)
+def test_the_command_prints_json(
+    one_layer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEARKEN_MODEL", str(one_layer))
+    with pytest.raises(SystemExit) as ended:
+        app(["train", "--plan", "--json", "--prompt-tokens", "40"])
+    found = json.loads(capsys.readouterr().out)
+    assert ended.value.code == (0 if found["fits"] else 1)
     assert found["prompt_tokens"] == 40
     assert found["peak"] > sum(found["resident"].values())
     assert found["seconds"] == pytest.approx(sum(phase["seconds"] for phase in found["phases"].values()))
