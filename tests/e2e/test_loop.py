@@ -11,8 +11,8 @@ from tests.installation import ADMIN_KEY, Installation, wait
 
 def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
     settings = {
-        "HEARKEN_TRAINER__ROUND_VOTES": "25",
-        "HEARKEN_TRAINER__MIN_VOTES": "25",
+        "HEARKEN_TRAINER__ROUND_VOTES": "60",
+        "HEARKEN_TRAINER__MIN_VOTES": "60",
         "HEARKEN_TRAINER__RL__STEPS_PER_ROUND": "2",
         "HEARKEN_TRAINER__GATE__KNOWLEDGE_QUESTIONS": "64",
     }
@@ -20,7 +20,19 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
         answer = subprocess.run(
             [
                 *installation.hearken("simulate", "--url", installation.url, "--admin-key", ADMIN_KEY),
-                *("--seed", "3", "--users", "8", "--votes", "60", "--minutes", "1", "--rate", "3", "--json"),
+                *(
+                    "--seed",
+                    "3",
+                    "--users",
+                    "8",
+                    "--votes",
+                    "60",
+                    "--minutes",
+                    "0.4",
+                    "--rate",
+                    "5",
+                    "--json",
+                ),
             ],
             capture_output=True,
             text=True,

@@ -79,12 +79,11 @@ def test_the_kv_cache_has_the_size_of_its_shape(one_layer: Path) -> None:
 
 
 def test_gradient_checkpointing_needs_less_memory_and_more_time(tiny_base: Path) -> None:
-    default, checkpointed = planned(tiny_base), planned(tiny_base, gradient_checkpointing=True)
-    kept, recomputed = (each.phases["training"].peak[ACTIVATIONS] for each in (default, checkpointed))
-    assert recomputed < 0.75 * kept
-    assert checkpointed.phases["training"].flops > 1.2 * default.phases["training"].flops
-    assert default.toggled.peak == checkpointed.phases["training"].peak
-    assert checkpointed.phases["sampling"].peak == default.phases["sampling"].peak
+    default = planned(tiny_base)
+    kept, recomputed = default.phases["training"], default.toggled
+    assert not default.gradient_checkpointing
+    assert recomputed.peak[ACTIVATIONS] < 0.75 * kept.peak[ACTIVATIONS]
+    assert recomputed.flops > 1.2 * kept.flops
 
 
 def test_more_and_longer_replies_take_more(one_layer: Path) -> None:
