@@ -56,7 +56,8 @@ def bare(broker: Broker) -> float:
 
 KEEP: LiteralString = """
     insert into outbox (project, event_id, conversation_id, event, partition, "offset")
-    select 'default', 'kept_' || number, 'conv-' || number, '{}', partition, number %% "offset"
+    select 'default', 'kept_' || partition || '_' || number, 'conv-' || number, '{}', partition,
+        number %% "offset"
     from published_outbox, generate_series(1, %s / (select count(*) from published_outbox)) as number
 """
 """Keeps more events, at offsets that the broker has given, below the newest of each partition."""
