@@ -81,6 +81,7 @@ def environment(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "HEARKEN_URL": installation.url,
             "HEARKEN_KEY": ADMIN_KEY,
             "LLM_USER_PATH": str(folder / "llm"),
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks for a price list first
         }
 
 
