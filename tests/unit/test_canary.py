@@ -97,12 +97,14 @@ def test_worse_canaries_do_not_go_live(worse: float) -> None:
     assert found["rollback"] >= 0.7 * found.total()
 
 
+@pytest.mark.slow
 def test_equal_canaries_are_seldom_rolled_back_and_better_ones_go_live() -> None:
     equal, better = outcomes(0.0), outcomes(-0.3)
     assert equal["rollback"] <= 0.1 * equal.total()
     assert better["promote"] >= 0.95 * better.total()
 
 
+@pytest.mark.slow
 def test_a_loss_as_large_as_the_margin_is_promoted_one_time_in_twenty() -> None:
     found = outcomes(MARGIN)
     assert found["promote"] <= 0.08 * found.total()

@@ -26,6 +26,9 @@ from trainer.rl.sampling import step_sampler
 from trainer.rl.schedule import lr_factor
 from trainer.rl.style_drift import StyleDrift
 
+pytestmark = pytest.mark.slow
+
+
 torch.set_num_threads(1)
 
 RL = hyperparameters(

@@ -164,6 +164,7 @@ def test_missing_rows_are_told(tmp_path: Path) -> None:
         VoteRows.read(tmp_path, rows.name)
 
 
+@pytest.mark.slow
 def test_old_weeks_are_merged_and_the_number_of_files_is_bounded(tmp_path: Path) -> None:
     crowd = Crowd(300, seed=6, step=timedelta(days=3.5))  # 150 weeks
     summary = crowd.empty()
