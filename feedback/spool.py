@@ -87,9 +87,10 @@ class Spool:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._own = SpoolFile.create(self._folder)
-            self._take_over()
         except OSError as error:
             log.warning("no_spool", folder=str(self._folder), error=str(error))
+            return
+        self._take_over()
 
     async def close(self) -> None:
         """Waits for the appends that are under way, and lets go of the files."""
@@ -125,8 +126,7 @@ class Spool:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), RESCAN)
             self._wake.clear()
-            with suppress(OSError):
-                self._take_over()
+            self._take_over()
             while self.active:
                 try:
                     await self._drain(apply)
@@ -187,10 +187,11 @@ class Spool:
             file.applied += sum(map(len, lines))
 
     def _take_over(self) -> None:
-        for path in sorted(self._folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
-            known = [file.path for file in (*self._left, *([self._own] if self._own else []))]
-            if path not in known and (file := SpoolFile.take(path)) is not None:
-                self._left.append(file)
+        known = {file.path for file in (*self._left, *([self._own] if self._own else []))}
+        for path in set(self._folder.glob("*.jsonl")) - known:
+            with suppress(OSError):  # its process has just removed it, or it is another user's
+                if (file := SpoolFile.take(path)) is not None:
+                    self._left.append(file)
 
 
 async def _apply(entry: Entry, apply: Callable[[Entry], Awaitable[None]]) -> None:

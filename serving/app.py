@@ -38,7 +38,7 @@ from serving.limits import BodyLimit
 from serving.loop_metrics import loop_metrics
 from serving.metrics import Metrics
 from serving.request_log import RequestLog
-from serving.services import Services, open_services
+from serving.services import Services, log_end, open_services
 from serving.spooled import apply_spool
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
@@ -63,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with open_services(settings, defaults, special_tokens, metrics) as services:
             app.state.services = services
             services.tasks.append(asyncio.create_task(apply_spool(services), name="spool"))
+            services.tasks[-1].add_done_callback(log_end)
             yield
 
     app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)

@@ -31,6 +31,9 @@ async def completions(request: Request) -> Response:
     found, body = await _read(request)
     parts = services(request)
     adapter = _adapter(parts, found, body)
+    most = parts.settings.serving.max_choices
+    if any(isinstance(body.get(name), int) and body[name] > most for name in ("n", "best_of")):
+        raise InvalidRequest(f"n and best_of may be at most {most}.", param="n")
     if body.get("max_tokens") is None:
         body["max_tokens"] = parts.settings.serving.max_tokens
     answer = _held(parts, adapter, {**body, "model": adapter})

@@ -100,7 +100,7 @@ async def open_services(
             asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
         ]
         for task in tasks:
-            task.add_done_callback(_log_end)
+            task.add_done_callback(log_end)
         try:
             yield Services(
                 settings=settings,
@@ -140,7 +140,7 @@ async def _page_key(pool: AsyncPool, project: str) -> str | None:
         return await publishable_key(connection, project)
 
 
-def _log_end(task: asyncio.Task[None]) -> None:
+def log_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
         log.critical("background_task_ended", task=task.get_name(), exc_info=task.exception())
 

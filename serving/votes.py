@@ -82,10 +82,6 @@ _KEY_HEADER = {
 FRESH_SECONDS = 60.0
 """Age of a reply up to which it may still wait in another replica's spool."""
 
-NOT_YET = Unavailable(
-    "This is not recorded yet, or does not exist; try again soon.", code="not_recorded_yet", retry_after=2
-)
-
 router = APIRouter()
 
 MaybeCaller = Annotated[Caller | None, Depends(maybe_caller)]
@@ -135,7 +131,7 @@ async def _record(services: Services, caller: Caller | None, vote: Vote, key: st
             return await _store_vote(services, caller, vote, key, received)
         except TurnMissing:
             if services.spool.recovering or is_fresh(vote.completion_id, FRESH_SECONDS):
-                raise NOT_YET from None
+                raise _not_yet() from None
             raise
 
     def entry() -> Entry:
@@ -151,6 +147,11 @@ async def _record(services: Services, caller: Caller | None, vote: Vote, key: st
 
     recorded = await services.spool.write(store, entry)
     return recorded or Recorded(received.id, vote.completion_id, new=False, spooled=True)
+
+
+def _not_yet() -> Unavailable:
+    message = "This is not recorded yet, or does not exist; try again soon."
+    return Unavailable(message, code="not_recorded_yet", retry_after=2)
 
 
 def _received(caller: Caller | None, vote: Vote, key: str | None) -> Received:
@@ -331,7 +332,7 @@ async def _find(services: Services, caller: Caller | None, feedback_id: str, tok
     found = await services.store.find(check(_ID, feedback_id))
     not_found = NotFound("There is no such feedback.", code="feedback_not_found", param="feedback_id")
     if found is None and services.spool.recovering:
-        raise NOT_YET
+        raise _not_yet()
     if found is None or (caller is not None and caller.project != found.project):
         raise not_found
     if caller is None or caller.kind == "publishable":

@@ -14,6 +14,12 @@ def test_an_engine_without_them_says_so(service: Service, path: str) -> None:
     assert f"the embedded engine does not serve {path}" in answer.json()["error"]["message"]
 
 
+def test_replies_are_bounded(service: Service) -> None:
+    with service.client() as client:
+        answer = client.post("/v1/completions", json={"prompt": "Hello", "n": 1_000})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
 @pytest.mark.parametrize(("key", "body", "status"), [(PUBLIC, {}, 403), (ADMIN, [], 400), (None, {}, 401)])
 def test_who_may_not(service: Service, path: str, key: str | None, body: object, status: int) -> None:
