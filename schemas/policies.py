@@ -104,6 +104,11 @@ def adapter_name(project: str, policy: str, digest: str) -> str:
     return BASE if policy == BASE else f"{project}.{policy}.{digest[:ADAPTER_DIGITS]}"
 
 
+def project_of(adapter: str) -> str:
+    """Returns the project of an adapter by its name on the engines; of the base, the name itself."""
+    return adapter.rsplit(".", 2)[0]
+
+
 def file_digest(path: Path) -> str:
     """Returns the sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:

@@ -106,7 +106,11 @@ class EngineSettings(BaseModel):
 
     kind: Literal["embedded", "vllm"] = Field("embedded", description="engine that `hearken up` starts")
     max_streams: int = Field(32, ge=1, description="replies generated concurrently, replies")
-    max_adapters: int = Field(6, ge=4, description="adapters loaded at once, the base included, adapters")
+    max_adapters: int = Field(
+        6,
+        ge=4,
+        description="adapters in an engine's memory at once, the base included; more are paged, adapters",
+    )
     threads: int = Field(1, ge=1, description="torch threads of an engine without a GPU, threads")
     probe_tolerance: float = Field(
         0.05, gt=0, description="largest mean difference of probe logprobs, nats per token"

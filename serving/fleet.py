@@ -1,13 +1,12 @@
 """The fleet is the load balancer over engine replicas: health checks, adapter verification, and the choice of
 a replica for each request.
 
-A replica answers for a adapter only after it has loaded the adapter and passed its probe. An engine that
+A replica answers for an adapter only after it has loaded the adapter and passed its probe. An engine that
 restarted has lost its adapters and is verified again. A replica that fails where another passes is itself at
 fault, and is out of rotation until it passes. Nothing is stored: the engines are the source of truth.
 """
 
 import asyncio
-import hashlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator
@@ -21,35 +20,34 @@ from schemas.addresses import resolve
 from schemas.errors import EngineError, InvalidRequest, NotFound, PolicyRejected, Unavailable
 from schemas.policies import Probe
 from serving.engine import Delta, EngineClient
+from serving.placement import assigned, engines_per_project, ranked
 from serving.replica import Replica
 
 log = structlog.get_logger()
 
+_UNKNOWN_ADAPTER = 404  # an engine's status for an adapter that it does not have
 _RESOLVE_TIMEOUT = 1.0  # seconds for name resolution, after which the addresses found before are used
 _UNLOAD_DELAY = 10.0  # seconds that an unused adapter stays loaded, for other processes to stop using it
-_HOLD_SECONDS = 3.0  # that requests keep an unused adapter loaded where another needs its slot
 _MAX_IMBALANCE = 4  # streams more than the least loaded replica that a conversation's own replica may have
 
 
 def rank_replicas(replicas: Iterable[Replica], conversation_id: str) -> list[Replica]:
     """Returns the replicas in the order to try them. A conversation's own replica is first, as it has the
-    prefix cached (rendezvous hashing: Thaler and Ravishankar 1998), unless it is clearly busier; then the
-    least loaded."""
+    prefix cached (by rendezvous hashing), unless it is clearly busier; then the least loaded."""
     by_load = sorted(replicas, key=lambda replica: replica.streams)
     near = [replica for replica in by_load if replica.streams <= by_load[0].streams + _MAX_IMBALANCE]
-    own = max(near, key=lambda replica: _affinity(replica.engine.url, conversation_id), default=None)
+    own = next(iter(ranked(near, conversation_id)), None)
     return sorted(by_load, key=lambda replica: replica is not own)
-
-
-def _affinity(url: str, conversation_id: str) -> bytes:
-    return hashlib.blake2b(f"{url}\0{conversation_id}".encode(), digest_size=8).digest()
 
 
 class Fleet:
     """The engines at `urls` (see `addresses`). `timeout` is the longest wait for an engine's next token,
-    seconds; `context` the base model's context length in tokens, where it is known."""
+    seconds; `context` the base model's context length in tokens, where it is known; `capacity` the number of
+    adapters that an engine has in memory at once, if that is bounded."""
 
-    def __init__(self, urls: list[str], timeout: float, context: int | None = None) -> None:
+    def __init__(
+        self, urls: list[str], timeout: float, context: int | None = None, capacity: int | None = None
+    ) -> None:
         self.replicas: list[Replica] = []
         self.context = context
         self._urls = urls
@@ -57,8 +55,11 @@ class Fleet:
         self._resolving: asyncio.Task[list[str]] | None = None
         self._verifying: dict[Replica, asyncio.Task[None]] = {}
         self._timeout = timeout
+        self.capacity = capacity
+        self._required: set[str] = set()
+        self._placed: dict[str, list[Replica]] = {}
+        self._placed_for: tuple[int, list[Replica]] = 0, []
         self._in_use: Counter[str] = Counter()
-        self._unused_since: dict[str, float] = {}
 
     @property
     def healthy(self) -> list[Replica]:
@@ -72,9 +73,30 @@ class Fleet:
         """Returns whether `adapter` is verified on a replica in rotation."""
         return any(adapter in replica.verified for replica in self.in_rotation)
 
+    def require(self, adapters: set[str]) -> None:
+        """Says which adapters are to be served. How many there are decides how many replicas hold each."""
+        self._required = adapters
+
+    def assigned(self, adapter: str) -> list[Replica]:
+        """Returns the healthy replicas that are to hold `adapter`."""
+        healthy = self.healthy
+        count = len(healthy)
+        if self.capacity is not None:
+            count = engines_per_project(len(healthy), len(self._required), self.capacity)
+        if (count, healthy) != self._placed_for:
+            self._placed_for, self._placed = (count, healthy), {}
+        if adapter not in self._placed:
+            self._placed[adapter] = assigned(healthy, adapter, count)
+        return self._placed[adapter]
+
+    def lacking(self, adapter: str) -> list[Replica]:
+        """Returns the replicas that are to hold `adapter` and on which it is not verified."""
+        return [replica for replica in self.assigned(adapter) if adapter not in replica.verified]
+
     def serves_everywhere(self, adapter: str) -> bool:
-        """Returns whether `adapter` is verified on every healthy replica, and there is one."""
-        return bool(self.healthy) and all(adapter in replica.verified for replica in self.healthy)
+        """Returns whether `adapter` is verified on every replica that is to hold it, and there is one."""
+        replicas = self.assigned(adapter)
+        return bool(replicas) and all(adapter in replica.verified for replica in replicas)
 
     def served(self) -> set[str]:
         """Returns every adapter that is verified on a replica in rotation."""
@@ -128,6 +150,8 @@ class Fleet:
                 log.warning("engine_failed", url=replica.engine.url, started=started, error=error.message)
                 if error.gone or (error.late and replica.last_token <= last_token):  # no other stream had any
                     await replica.mark_down(error)
+                elif error.status == _UNKNOWN_ADAPTER:
+                    replica.forget(adapter)
                 if started:
                     raise
             finally:
@@ -170,12 +194,12 @@ class Fleet:
                 await replica.engine.close()
 
     async def verify(self, adapter: str, directory: Path, probe: Probe, tolerance: float) -> None:
-        """Loads and verifies `adapter` on every healthy replica. A replica that fails is out of rotation when
-        another passes. When all fail, raises the first failure, an EngineError before a PolicyRejected;
-        raises EngineError, too, when there is no engine.
+        """Loads and verifies `adapter` on the replicas that are to hold it. A replica that fails is out of
+        rotation when another passes. When all fail, raises the first failure, an EngineError before a
+        PolicyRejected; raises EngineError, too, when there is no engine.
 
         A replica that is out of rotation is verified in the background while another serves."""
-        lacking = [replica for replica in self.healthy if adapter not in replica.verified]
+        lacking = self.lacking(adapter)
         asked = [replica for replica in lacking if not (replica.failed and self.in_rotation)]
         for replica in lacking:
             if replica not in asked and replica not in self._verifying:
@@ -199,20 +223,18 @@ class Fleet:
         if not self.healthy:
             raise EngineError(f"there is no healthy engine to load {adapter} on", url=", ".join(self._urls))
 
-    async def unload_unused(self, required: set[str], *, at_once: bool = False) -> None:
-        """Unloads the adapters that are not `required` and that no request uses, _UNLOAD_DELAY after they
-        were last required, or `at_once`. Then those that a request has used for longer than _HOLD_SECONDS go
-        too, since its client may have stopped reading; the engine still ends its reply on them."""
+    async def unload_unused(self) -> None:
+        """Unloads the adapters that are not required, and those that other replicas are to hold and do, once
+        no request uses them and _UNLOAD_DELAY after they were last needed."""
         now = time.monotonic()
-        delay = 0.0 if at_once else _UNLOAD_DELAY
-        loaded = set().union(*(replica.loaded for replica in self.healthy))
-        self._unused_since = {adapter: self._unused_since.get(adapter, now) for adapter in loaded - required}
         for replica in self.healthy:
-            replica.failed &= required
-            for adapter in sorted(replica.loaded & self._unused_since.keys()):
-                unused = now - self._unused_since[adapter]
-                held = self._in_use[adapter] and not (at_once and unused >= _HOLD_SECONDS)
-                if unused >= delay and not held:
+            needed = {adapter for adapter in replica.loaded if self._needs(replica, adapter)}
+            replica.failed = {adapter for adapter in replica.failed if self._needs(replica, adapter)}
+            replica.unused_since = {
+                adapter: replica.unused_since.get(adapter, now) for adapter in replica.loaded - needed
+            }
+            for adapter, since in sorted(replica.unused_since.items()):
+                if now - since >= _UNLOAD_DELAY and not self._in_use[adapter]:
                     try:
                         await replica.unload(adapter)
                     except EngineError as error:
@@ -221,10 +243,9 @@ class Fleet:
                         )
                         break
 
-    def has_slot(self, adapter: str, max_adapters: int) -> bool:
-        """Returns whether every healthy replica has `adapter` loaded, or a free one of its adapter slots."""
-        return all(
-            adapter in replica.loaded or len(replica.loaded) < max_adapters for replica in self.healthy
+    def _needs(self, replica: Replica, adapter: str) -> bool:
+        return adapter in self._required and (
+            replica in self.assigned(adapter) or not self.serves_everywhere(adapter)
         )
 
     async def close(self) -> None:

@@ -16,13 +16,15 @@ log = structlog.get_logger()
 
 _HEALTH_TIMEOUT = 3.0  # seconds to answer a health check
 _MAX_FAILURES = 2  # failed health checks in a row that mark an engine down
+_ASK_INTERVAL = 5.0  # seconds after which an engine that sends tokens is asked all the same
 _VERIFY_TIMEOUT = 30.0  # seconds to load an adapter and answer its probe; vLLM may compile for 18 first
 
 
 class Replica:
     """One engine. `loaded` are its adapters, `verified` those that may answer requests, `failed` those that
-    did not pass here and did on another replica. `description` is what the engine says of itself.
-    `last_token` is when a token last came (time.monotonic)."""
+    did not pass here and did on another replica, `unused_since` those that it need not hold.
+    `description` is what the engine says of itself. `last_token` is when a token last came
+    (time.monotonic)."""
 
     def __init__(self, engine: EngineClient) -> None:
         self.engine = engine
@@ -33,21 +35,32 @@ class Replica:
         self.loaded: set[str] = set()
         self.verified: set[str] = set()
         self.failed: set[str] = set()
+        self.unused_since: dict[str, float] = {}
         self._described = False
         self._failures = 0
         self._changes = 0
+        self._checked = self._asked = 0.0  # time.monotonic
 
     @property
     def in_rotation(self) -> bool:
         return self.healthy and not self.failed
 
     async def health_check(self) -> bool:
+        """Returns whether the engine is healthy. Tokens since the last check say so; else it is asked."""
+        now, checked = time.monotonic(), self._checked
+        self._checked = now
+        if self.healthy and self.last_token > checked and now - self._asked < _ASK_INTERVAL:
+            return True
+        return await self._ask()
+
+    async def _ask(self) -> bool:
         """Asks the engine for its health and its adapters; returns whether it answered.
 
         A refused connection marks it down at once, so an engine that restarts between two checks is never
         taken for the one before. Otherwise _MAX_FAILURES in a row without a token do.
         """
         started, changes = time.monotonic(), self._changes
+        self._asked = started
         try:
             adapters = await self._fetch_adapters()
         except EngineError as error:
@@ -101,6 +114,13 @@ class Replica:
             self.failed.discard(adapter)
             log.info("engine_in_rotation", url=self.engine.url, adapter=adapter, failing=len(self.failed))
 
+    def forget(self, adapter: str) -> None:
+        """Takes note that the engine does not have `adapter`: it lost its files, or another process unloaded
+        it."""
+        self._changes += 1
+        self.loaded.discard(adapter)
+        self.verified.discard(adapter)
+
     async def unload(self, adapter: str) -> None:
         self.verified.discard(adapter)
         if adapter in self.loaded:
@@ -134,7 +154,7 @@ class Replica:
         try:
             await self.engine.load(adapter, directory)
         except EngineError as error:
-            answers = await self.health_check()
+            answers = await self._ask()
             if adapter not in self.loaded:  # another process may have loaded it meanwhile
                 if error.status is None or not answers:
                     raise

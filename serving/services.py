@@ -90,7 +90,10 @@ async def open_services(
         limiter = RateLimiter()
         router = Router(settings.serving.base_share)
         fleet = Fleet(
-            settings.vllm.urls, settings.serving.engine_timeout, _context_length(Path(settings.model))
+            settings.vllm.urls,
+            settings.serving.engine_timeout,
+            _context_length(Path(settings.model)),
+            settings.engine.max_adapters,
         )
         hub = Hub(pool, store)
         swap = Swap(settings, pool, fleet, router, metrics, hub.announce)

@@ -8,7 +8,7 @@ loaded.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from schemas.database import AsyncPool, conninfo
 from schemas.errors import Conflict, EngineError, PolicyRejected
 from schemas.policies import BASE, MANIFEST, Manifest, adapter_name, base_digest, verify
 from schemas.settings import Settings
-from serving import canary, rollout
+from serving import canary, rollout, shared_checks
 from serving.fleet import Fleet
 from serving.metrics import Metrics
 from serving.router import Route, Router, fetch_routes
@@ -32,6 +32,7 @@ from serving.router import Route, Router, fetch_routes
 log = structlog.get_logger()
 
 _INTERVAL = 1.0  # seconds between two reconciliations, health checks and retries
+_CONCURRENT_ROUTES = 8  # whose policies are loaded at once
 _CANARY_INTERVAL = 5.0  # seconds between two counts of a canary's votes
 _DAMAGED_SECONDS = 120.0  # for which a policy fails in the same way before it is rejected
 _MISSING_SECONDS = 600.0  # the same where its files cannot be read, though the base's can
@@ -96,20 +97,21 @@ class Swap:
                 return
             routes = await self._fetch_routes()
             waiting = await self._fetch_waiting()
+            needed = {name for route in routes for name in route.adapters()}
+            self._fleet.require(self._required() | needed)
+            await self._follow_all(routes)
             for route in routes:
-                await self._follow(route)
                 project, found = route.project, waiting.get(route.project, [])
                 await self._promote_due(project, [each for each in found if not each.undecided])
                 if route.canary is not None or any(each.undecided for each in found):
                     await self._run_canary(project)
-            needed = {name for route in routes for name in route.adapters()}
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             # Another process may answer by a route that this one cannot use yet, on the same engines.
-            await self._fleet.unload_unused(self._required() | needed)
+            self._fleet.require(self._required() | needed)
+            await self._fleet.unload_unused()
 
     async def promote(self, project: str, policy: str) -> None:
-        """Loads and verifies `policy` on every engine, then makes it live. Raises as `rollout.promote`, and
-        Conflict when no adapter slot is free."""
+        """Loads and verifies `policy` on its engines, then makes it live. Raises as `rollout.promote`."""
         async with self._lock:
             await self._load(project, policy)
             async with self._pool.connection() as connection:
@@ -117,8 +119,8 @@ class Swap:
             self.use_route(route)
 
     async def start_canary(self, project: str, policy: str, share: float) -> str:
-        """Loads and verifies `policy` on every engine, then starts its canary; returns the rollout's id.
-        Raises as `rollout.start_canary`, and Conflict when no adapter slot is free."""
+        """Loads and verifies `policy` on its engines, then starts its canary; returns the rollout's id.
+        Raises as `rollout.start_canary`."""
         async with self._lock:
             await self._load(project, policy)
             async with self._pool.connection() as connection:
@@ -177,6 +179,19 @@ class Swap:
         async with self._pool.connection() as connection:
             return await fetch_routes(connection)
 
+    async def _follow_all(self, routes: list[Route]) -> None:
+        """Follows the routes, several at once. The first alone: it loads the base, which all share."""
+        limit = asyncio.Semaphore(_CONCURRENT_ROUTES)
+
+        async def follow(route: Route) -> None:
+            async with limit:
+                await self._follow(route)
+
+        for some in (routes[:1], routes[1:]):
+            async with asyncio.TaskGroup() as tasks:
+                for route in some:
+                    tasks.create_task(follow(route))
+
     async def _follow(self, route: Route) -> None:
         """Loads and verifies the route's policies, rejects those that are damaged for good, then answers by
         the route. The base is first: an engine that does not serve the base proves nothing about the
@@ -185,7 +200,7 @@ class Swap:
             if self._fleet.serves_everywhere(route.adapter(policy)):
                 continue
             try:
-                await self._load(route.project, policy, route.adapters())
+                await self._load(route.project, policy)
             except PolicyRejected as error:
                 if error.reason not in _NOT_ITS_OWN and await self._fails_for_good(route.project, error):
                     await self._reject(route.project, error)
@@ -268,7 +283,7 @@ class Swap:
         return changed
 
     async def _take_up(self, project: str, policy: str, change: Change, *, requested: bool = False) -> bool:
-        """Loads and verifies `policy` on every engine, then makes the change of the route. A policy that
+        """Loads and verifies `policy` on its engines, then makes the change of the route. A policy that
         fails for good is rejected; an operator's request is cancelled at the first failure. Returns False
         when the change is postponed."""
         try:
@@ -294,22 +309,21 @@ class Swap:
     def _promotes_directly(self) -> bool:
         return self._settings.serving.promotion == "direct"
 
-    async def _load(self, project: str, policy: str, required: Iterable[str] = ()) -> None:
-        """Loads and verifies `policy` on every engine, unloading unused adapters where no slot is free;
-        `required` are adapters that stay."""
-        max_adapters = self._settings.engine.max_adapters
+    async def _load(self, project: str, policy: str) -> None:
+        """Loads and verifies `policy` on the engines that are to hold it."""
         directory, digest = await self._registered(project, policy)
         name = adapter_name(project, policy, digest)
-        if not self._fleet.has_slot(name, max_adapters):
-            await self._fleet.unload_unused(self._required() | {name, *required}, at_once=True)
-        if not self._fleet.has_slot(name, max_adapters):
-            raise Conflict(f"No adapter slot is free for {policy}: all {max_adapters} are in use.")
+        lacking = self._fleet.lacking(name)
+        async with self._pool.connection() as connection:
+            await shared_checks.adopt(connection, name, lacking)
         if not self._fleet.serves_everywhere(name):
             found, manifest = await asyncio.to_thread(self._verify_files, policy, directory, digest)
             try:
                 await self._fleet.verify(name, found, manifest.probe, self._settings.engine.probe_tolerance)
             except PolicyRejected as error:
                 raise PolicyRejected(error.message, policy=policy, reason=error.reason) from None
+            async with self._pool.connection() as connection:
+                await shared_checks.record(connection, name, lacking)
         self._failing_since = {
             failure: since
             for failure, since in self._failing_since.items()

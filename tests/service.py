@@ -210,7 +210,13 @@ class Service:
 
 @contextmanager
 def run_service(
-    database_url: str, directory: Path, base: Path, *, engines: list[str] | None = None, **serving: Any
+    database_url: str,
+    directory: Path,
+    base: Path,
+    *,
+    engines: list[str] | None = None,
+    max_adapters: int = 6,
+    **serving: Any,
 ) -> Iterator[Service]:
     """Serving over `base` with p0 live, on a migrated database. Without `engines` it starts one process."""
     with contextmanager(_engine)(base, engines) as urls:
@@ -220,7 +226,7 @@ def run_service(
             model=str(base),
             admin_key=ADMIN,
             public_key=PUBLIC,
-            engine=EngineSettings(max_adapters=6),
+            engine=EngineSettings(max_adapters=max_adapters),
             vllm=VllmSettings(urls=urls),
             serving=ServingSettings(**{"base_share": 0, **UNLIMITED, **serving}),
         )

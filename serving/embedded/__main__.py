@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="directory of the base model")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--max-loras", type=int, default=6, help="adapters loaded at once")
+    parser.add_argument("--max-loras", type=int, default=6, help="adapters in memory at once")
     parser.add_argument("--max-num-seqs", type=int, default=32, help="replies generated at once")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     arguments = parser.parse_args()

@@ -5,7 +5,7 @@ import sys
 
 BENCHES = (
     "start", "memory", "swaps", "votes", "gateway", "streams", "relay", "sockets", "engine", "first_token",
-    "fleet", "faults", "outage", "learning", "live_learning",
+    "fleet", "projects", "faults", "outage", "learning", "live_learning",
 )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""No reply comes from another adapter than the one asked for, while adapters come and go and slots are full.
+"""No reply comes from another adapter than the one asked for, while adapters come and go, and more are loaded
+than fit into the engine's memory.
 
 An engine that mixes them up says nothing: only its replies tell. So greedy replies, base and adapters in the
 same batches, are compared with the ones that each adapter gave alone.
@@ -93,7 +94,7 @@ class Churn:
                 self.wrong.append(f"{name} ({path.name}), prompt {number}")
 
     async def exchange(self) -> None:
-        """As the swap does it: what no request uses goes, and another takes its slot."""
+        """As the swap does it: what no request uses goes, and another takes its place."""
         while self.asked < self.wanted:
             idle = [name for name in self.resident if name != "p0" and not self.busy[name]]
             if idle:
@@ -117,7 +118,7 @@ async def test_every_reply_is_its_own_adapters(url: str, world: World, tmp_path:
     churn = Churn(engine, paths, world.adapters["p0"], wanted)
     await churn.take_references()
     assert len({tuple(reply.token_ids) for reply in churn.references.values()}) > 5 * len(paths) // 2
-    for _ in range(SLOTS - 1):
+    for _ in range(SLOTS + 2):
         await churn.load()
     before = next(churn.names)
     await asyncio.gather(churn.exchange(), *(churn.ask() for _ in range(STREAMS)))

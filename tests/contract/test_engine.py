@@ -22,6 +22,7 @@ from fastapi.testclient import TestClient
 from schemas.chat import parse_chat
 from schemas.errors import EngineError, InvalidRequest
 from schemas.generation_defaults import GenerationDefaults
+from schemas.policies import WEIGHTS
 from serving.adapter_check import mean_difference
 from serving.embedded.model import Model
 from serving.embedded.scheduler import Scheduler
@@ -419,6 +420,30 @@ def test_the_embedded_engine_is_unhealthy_when_its_thread_has_ended(world: World
         assert client.get("/health").status_code == 200
         scheduler.stop()
         assert client.get("/health").status_code == 503
+
+
+def test_the_embedded_engine_reads_no_adapter_again_that_has_changed(world: World, tmp_path: Path) -> None:
+    """An adapter that is not in memory is read again from its files, which are no longer those verified."""
+    model = Model(world.base)
+    scheduler = Scheduler(model, max_sequences=1, max_adapters=1)
+    shutil.copytree(world.adapters["p1-aaaaaa"], tmp_path / "copy")
+    ask = {"messages": [{"role": "user", "content": "Tea?"}], "max_tokens": 2}
+
+    with TestClient(create_app(model, scheduler, "base")) as client:
+
+        def load(name: str, path: Path) -> None:
+            body = {"lora_name": name, "lora_path": str(path)}
+            assert client.post("/v1/load_lora_adapter", json=body).status_code == 200
+
+        def status(name: str) -> int:
+            return client.post("/v1/chat/completions", json={"model": name, **ask}).status_code
+
+        load("p1-aaaaaa", tmp_path / "copy")
+        load("p2-bbbbbb", world.adapters["p2-bbbbbb"])
+        assert (status("p1-aaaaaa"), status("p2-bbbbbb")) == (200, 200)
+        shutil.copy(world.adapters["p3-cccccc"] / WEIGHTS, tmp_path / "copy")
+        assert (status("p1-aaaaaa"), status("p2-bbbbbb")) == (404, 200)
+        assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["p2-bbbbbb"]
 
 
 async def test_load_and_unload(engine: EngineClient, world: World, tmp_path: Path) -> None:

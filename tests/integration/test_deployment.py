@@ -237,6 +237,13 @@ def test_the_chart_trusts_the_ingress_to_name_visitors() -> None:
     assert trusted("serving.trustedProxies={192.0.2.7}") == ["192.0.2.7"]
 
 
+def test_the_chart_starts_no_engine_where_some_run_already() -> None:
+    manifests = rendered("vllm.urls={http://engines.llm:8000}")
+    assert not any(each["metadata"]["name"] == "hearken-vllm" for each in manifests)
+    [settings] = [each for each in manifests if each["kind"] == "ConfigMap"]
+    assert json.loads(settings["data"]["HEARKEN_VLLM__URLS"]) == ["http://engines.llm:8000"]
+
+
 def test_the_network_policy_admits_serving_trainer_and_scrapers() -> None:
     def admitted(*values: str) -> list[dict[str, Any]]:
         [policy] = [each for each in rendered(*values) if each["kind"] == "NetworkPolicy"]

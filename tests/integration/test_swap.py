@@ -20,6 +20,7 @@ from deploy import promotion
 from schemas.errors import Unavailable
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Probe, file_digest
 from serving import rollout
+from serving.engine import EngineClient
 from serving.router import fetch_routes
 from tests.conftest import new_database
 from tests.installation import Installation
@@ -504,6 +505,24 @@ def test_two_projects_with_a_policy_of_the_same_name_get_their_own_replies(swapp
     swapping.until(lambda: reply(ADMIN)[0] == "p1-aaaaaa")
     assert reply(ADMIN)[1] != theirs
     assert reply(SHOP) == ("p1-aaaaaa", theirs)
+
+
+def test_an_adapter_is_checked_once_for_all_processes(
+    swapping: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.shared_checks.is_shared", lambda url: True)
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    checked: list[str] = []
+    probe = EngineClient.probe
+
+    async def counted(engine: EngineClient, adapter: str, *rest: Any) -> list[float]:
+        checked.append(policy_of_adapter(adapter))
+        return await probe(engine, adapter, *rest)
+
+    monkeypatch.setattr(EngineClient, "probe", counted)
+    with run_api(swapping.settings) as (_, second):
+        swapping.until(lambda: second.fleet.served() == swapping.services.fleet.served())
+    assert checked == ["p0"], "it was checked before the checks were shared"
 
 
 @pytest.mark.parametrize("swapping", ["canary"], indirect=True)

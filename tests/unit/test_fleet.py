@@ -198,7 +198,8 @@ async def test_while_name_resolution_hangs_the_known_engines_are_checked(
 async def test_a_policy_no_longer_required_keeps_no_replica_out_of_rotation() -> None:
     found, _ = fleet(OWN, BASE)
     await found.verify("p1", Path("p1"), PROBE, 0.05)
-    await found.unload_unused({"p0"})
+    found.require({"p0"})
+    await found.unload_unused()
     assert found.in_rotation == found.replicas
 
 
@@ -207,50 +208,59 @@ async def test_an_unused_policy_is_unloaded_after_a_delay(
 ) -> None:
     found, _ = fleet(OWN)
     await found.verify("p1", Path("p1"), PROBE, 0.05)
-    await found.unload_unused({"p0"})
+    found.require({"p0"})
+    await found.unload_unused()
     assert found.serves("p1")
     monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.0)
     with found.hold("p1"):
-        await found.unload_unused({"p0"})
+        await found.unload_unused()
         assert found.serves("p1")
-    await found.unload_unused({"p0"})
+    await found.unload_unused()
     assert not found.serves("p1")
-
-
-async def test_a_slot_that_a_stalled_client_holds_is_freed_at_a_deadline(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("serving.fleet._HOLD_SECONDS", 0.05)
-    found, _ = fleet(OWN)
-    await found.verify("p0", Path("p0"), PROBE, 0.05)
-    await found.verify("p1", Path("p1"), PROBE, 0.05)
-    with found.hold("p1"):
-        await found.unload_unused({"p0", "p2"}, at_once=True)
-        assert not found.has_slot("p2", max_adapters=2)
-        await asyncio.sleep(0.06)
-        await found.unload_unused({"p0", "p2"})
-        assert not found.has_slot("p2", max_adapters=2), "nobody needs it yet"
-        await found.unload_unused({"p0", "p2"}, at_once=True)
-        assert found.has_slot("p2", max_adapters=2)
 
 
 async def test_the_unload_delay_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = fleet(OWN)
     await found.verify("p1", Path("p1"), PROBE, 0.05)
     monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.05)
-    await found.unload_unused({"p0"})
-    await asyncio.sleep(0.1)
-    await found.unload_unused({"p0", "p1"})
-    await found.unload_unused({"p0"})
+    for required in ({"p0"}, {"p0", "p1"}, {"p0"}):
+        found.require(required)
+        await found.unload_unused()
+        await asyncio.sleep(0.06 if "p1" not in required else 0)
     assert found.serves("p1")
 
 
-async def test_a_slot_that_is_needed_is_freed_at_once() -> None:
+async def test_a_project_moves_to_its_engines_before_it_leaves_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.0)
+    found, _ = fleet(OWN, OWN, OWN)
+    found.capacity = 4
+    adapters = [f"project-{number}.p1-aaaaaa.00" for number in range(8)]
+    moving = adapters[0]
+    found.require(set(adapters[:4]))
+    await found.verify(moving, Path("p1"), PROBE, 0.05)
+    assert all(moving in replica.verified for replica in found.replicas)
+    found.require(set(adapters))
+    own = found.assigned(moving)
+    assert len(own) == 2
+    (other,) = [replica for replica in found.replicas if replica not in own]
+    own[0].verified.discard(moving)  # as after a restart
+    await found.unload_unused()
+    assert moving in other.loaded
+    await found.verify(moving, Path("p1"), PROBE, 0.05)
+    await found.unload_unused()
+    assert moving not in other.loaded
+    assert all(moving in replica.verified for replica in own)
+
+
+async def test_an_adapter_that_an_engine_lost_is_not_taken_for_served() -> None:
     found, _ = fleet(OWN)
     await found.verify("p1", Path("p1"), PROBE, 0.05)
-    assert not found.has_slot("p2", max_adapters=1)
-    await found.unload_unused({"p0", "p2"}, at_once=True)
-    assert found.has_slot("p2", max_adapters=1)
+    found.replicas[0].forget("p1")
+    assert not found.serves_everywhere("p1")
+    await found.verify("p1", Path("p1"), PROBE, 0.05)
+    assert found.serves_everywhere("p1")
 
 
 async def test_when_every_replica_fails_the_policy_is_at_fault() -> None:

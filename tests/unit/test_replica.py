@@ -92,7 +92,8 @@ async def test_an_engine_that_refuses_connections_may_finish_its_replies() -> No
             await waiting
 
 
-async def test_an_engine_whose_tokens_arrive_is_not_marked_down() -> None:
+async def test_an_engine_whose_tokens_arrive_is_not_marked_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.replica._ASK_INTERVAL", 0.0)
     async with engine(SILENT) as replica:
         for _ in range(4):
             looking = asyncio.create_task(replica.health_check())
@@ -100,3 +101,11 @@ async def test_an_engine_whose_tokens_arrive_is_not_marked_down() -> None:
             replica.last_token = time.monotonic()
             assert not await looking
             assert replica.in_rotation
+
+
+async def test_a_busy_engine_is_not_asked_each_time() -> None:
+    async with engine(SILENT) as replica:
+        assert not await replica.health_check()
+        replica.last_token = time.monotonic()
+        assert await replica.health_check()
+        assert not await replica.health_check(), "no token came since"
