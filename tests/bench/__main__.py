@@ -5,7 +5,8 @@ import sys
 
 BENCHES = (
     "start", "memory", "swaps", "votes", "gateway", "streams", "relay", "sockets", "engine", "first_token",
-    "fleet", "projects", "faults", "outage", "learning", "live_learning",
+    "fleet", "projects", "stalled", "floods", "faults", "outage", "policy_outages", "learning",
+    "live_learning",
 )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """Many projects on two engines: `python -m tests.bench.projects`.
 
 Each project has a policy of the same name with weights of its own. Together they have many times the
-adapters that the engines have in memory, so the engines page them. Greedy replies through the API are compared
-with those that each policy gives alone on an engine of its own; a token may differ where the reference itself
-was undecided.
+adapters that the engines have in memory, so the engines page them. Greedy replies through the API are
+compared with those that each policy gives alone on an engine of its own; a token may differ where the
+reference itself was undecided.
 
 Promised: no reply from another project's adapter, and no request refused. About three minutes.
 """
