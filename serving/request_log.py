@@ -52,7 +52,7 @@ class RequestLog:
                 await fail(InvalidRequest("The address contains a NUL character.", code="invalid_text"))
             else:
                 await self._app(scope, receive, send_with_id)
-        except ClientDisconnect:  # before the client had sent its whole request
+        except ClientDisconnect:
             log.info("client_disconnected")
         except Exception:
             log.exception("request_failed")

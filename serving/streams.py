@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import orjson
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -34,19 +35,23 @@ WRITE_SECONDS = 30.0
 
 
 def with_deadline(send: Send) -> Send:
-    """Returns `send`, which then raises TimeoutError when a client has not read for WRITE_SECONDS."""
+    """Returns `send`, which then raises TimeoutError when a client has not read for WRITE_SECONDS, and
+    ClientDisconnect when its connection is closed, which uvicorn does not tell pipelined requests."""
 
     async def bounded(message: Message) -> None:
-        async with asyncio.timeout(WRITE_SECONDS):
-            await send(message)
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await send(message)
+        except RuntimeError:
+            raise ClientDisconnect from None
 
     return bounded
 
 
 async def keep_alive(send: Send) -> None:
-    """Sends a comment of server-sent events now and then, until it is cancelled or the client stalls, which
-    whoever sends the events finds too."""
-    with suppress(TimeoutError):
+    """Sends a comment of server-sent events now and then, until it is cancelled or the client stalls or
+    leaves, which whoever sends the events finds too."""
+    with suppress(TimeoutError, ClientDisconnect):
         while True:
             await asyncio.sleep(KEEP_ALIVE_SECONDS)
             await send(_body(b": keep-alive\n\n"))

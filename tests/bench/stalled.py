@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deploy.local.postgres import database
+from schemas import logs
 from schemas.database import migrate
 from schemas.settings import Settings
 from tests.contract.engines import World, start_embedded
@@ -24,6 +25,7 @@ CLIENTS = 20
 POLICIES = 8
 LIMIT = 5.0
 _CHOICES = 8
+_REQUESTS = 4
 _ASK = {
     "model": "default",
     "messages": [{"role": "user", "content": "Tea?"}],
@@ -36,7 +38,8 @@ _ASK = {
 
 
 def stall(url: str) -> socket.socket:
-    """Returns a connection on which a stream was asked for, with a small window, of which nothing is read."""
+    """Returns a connection with a small window on which streams were asked for, of which nothing is read. One
+    alone would fit into the buffers of the system."""
     address = urlsplit(url)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
@@ -46,8 +49,19 @@ def stall(url: str) -> socket.socket:
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {ADMIN}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    connection.sendall(head.encode() + body)
+    connection.sendall((head.encode() + body) * _REQUESTS)
     return connection
+
+
+def settle(service: Service) -> None:
+    """Waits until the engine has written the replies that nobody reads, for which others wait."""
+
+    def prompt() -> bool:
+        started = time.monotonic()
+        service.chat(max_tokens=1)
+        return time.monotonic() - started < 0.3
+
+    service.until(prompt, seconds=60)
 
 
 def promote(service: Service, number: int) -> float:
@@ -60,6 +74,7 @@ def promote(service: Service, number: int) -> float:
 
 
 def main() -> int:
+    logs.configure("error")
     with (
         tempfile.TemporaryDirectory() as folder,
         database(Settings(data_dir=Path(folder) / "data")) as database_url,
@@ -76,7 +91,7 @@ def main() -> int:
             stalled, seconds, waiting = [], [], []
             for number in range(1, POLICIES + 1):
                 stalled += [stall(service.url) for _ in range(CLIENTS if number == 1 else 1)]
-                time.sleep(2 if number == 1 else 0.2)
+                settle(service)
                 waiting.append(service.counted("hearken_requests_in_flight"))
                 seconds.append(promote(service, number))
             for connection in stalled:

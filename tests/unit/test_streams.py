@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from serving import streams
@@ -59,3 +60,11 @@ async def test_a_result_is_kept_for_its_time() -> None:
     assert [await shared.get() for _ in range(3)] == [1, 1, 1]
     await asyncio.sleep(0.06)
     assert await shared.get() == 2
+
+
+async def test_a_closed_connection_is_a_client_that_left() -> None:
+    async def closed(message: Message) -> None:
+        raise RuntimeError("the handler is closed")
+
+    with pytest.raises(ClientDisconnect):
+        await streams.with_deadline(closed)({"type": "http.response.body", "body": b""})
