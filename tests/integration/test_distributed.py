@@ -56,7 +56,9 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+@pytest.mark.parametrize(
+    "sharded", [False, pytest.param(True, marks=pytest.mark.full)], ids=["whole", "sharded"]
+)
 def test_two_processes_learn_what_one_does(sharded: bool, alone: dict[str, Tensor], tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("first", "second")]
     launch(sharded, *(["tests.distributed_worker", str(file)] for file in files))
