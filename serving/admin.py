@@ -18,6 +18,7 @@ from schemas.wire import check, decode
 from serving import rollout
 from serving.auth import admin
 from serving.keys import Caller
+from serving.openapi import request_body
 from serving.services import services
 
 router = APIRouter()
@@ -103,7 +104,10 @@ async def _policy(request: Request, policy: str, caller: Caller) -> dict[str, An
     return {**_with_times(row), "lineage": lineage, "served": served}
 
 
-@router.post("/v1/policies/{policy}/reinstate")
+@router.post(
+    "/v1/policies/{policy}/reinstate",
+    openapi_extra=request_body("/v1/policies/{policy}/reinstate", Reinstatement, required=False),
+)
 async def reinstate(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
     """Retires a policy that was rejected or rolled back, so that it may be tried again."""
     body = await request.body()
@@ -118,7 +122,7 @@ async def rollouts(request: Request, caller: Admin, limit: Limit = 100) -> dict[
     return _list(await _rows(request, _ROLLOUTS, [caller.project, limit]))
 
 
-@router.post("/v1/rollouts", status_code=201)
+@router.post("/v1/rollouts", status_code=201, openapi_extra=request_body("/v1/rollouts", NewRollout))
 async def start_rollout(request: Request, caller: Admin) -> dict[str, Any]:
     new = check(_NEW_ROLLOUT, decode(await request.body()))
     try:
@@ -128,7 +132,10 @@ async def start_rollout(request: Request, caller: Admin) -> dict[str, Any]:
     return await _rollout(request, caller, rollout_id)
 
 
-@router.post("/v1/rollouts/{rollout_id}/{action}")
+@router.post(
+    "/v1/rollouts/{rollout_id}/{action}",
+    openapi_extra=request_body("/v1/rollouts/{rollout_id}/{action}", Reason, required=False),
+)
 async def end_rollout(
     request: Request, rollout_id: str, action: Literal["promote", "rollback"], caller: Admin
 ) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from serving.http_protocol import LimitedHttpProtocol
 from serving.limits import BodyLimit
 from serving.loop_metrics import loop_metrics
 from serving.metrics import Metrics
+from serving.openapi import DescribedApp
 from serving.request_log import RequestLog
 from serving.services import Services, log_end, open_services
 from serving.spooled import apply_spool
@@ -66,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
             services.tasks[-1].add_done_callback(log_end)
             yield
 
-    app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = DescribedApp(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
     for part in (chat, responses, stored_completions, passthrough, votes, live, admin, health):
         app.include_router(part.router)

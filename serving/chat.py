@@ -18,7 +18,7 @@ from schemas.wire import decode, json_line
 from serving.auth import caller, charge_replies
 from serving.completion import Completion
 from serving.keys import Caller
-from serving.openapi import request_body
+from serving.openapi import EVENT_STREAM, request_body
 from serving.services import Services, services
 from serving.streams import CompletionResponse
 
@@ -27,7 +27,11 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-@router.post("/v1/chat/completions", openapi_extra=request_body("/v1/chat/completions", ChatRequest))
+@router.post(
+    "/v1/chat/completions",
+    openapi_extra=request_body("/v1/chat/completions", ChatRequest),
+    responses=EVENT_STREAM,
+)
 async def chat_completions(request: Request) -> Response:
     found = await caller(request)
     chat = parse_chat(decode(await request.body()))

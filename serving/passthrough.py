@@ -17,6 +17,7 @@ from schemas.wire import decode
 from serving.auth import caller
 from serving.completion import pinned_adapter
 from serving.keys import Caller
+from serving.openapi import EVENT_STREAM, request_body
 from serving.services import Services, services
 from serving.streams import StreamResponse
 
@@ -25,7 +26,7 @@ COMPLETIONS, EMBEDDINGS = "/v1/completions", "/v1/embeddings"
 router = APIRouter()
 
 
-@router.post(COMPLETIONS)
+@router.post(COMPLETIONS, openapi_extra=request_body(COMPLETIONS, dict[str, Any]), responses=EVENT_STREAM)
 async def completions(request: Request) -> Response:
     """Completes a raw prompt by the live policy, or by the one that an admin key pins."""
     found, body = await _read(request)
@@ -42,7 +43,7 @@ async def completions(request: Request) -> Response:
     return await _whole(answer)
 
 
-@router.post(EMBEDDINGS)
+@router.post(EMBEDDINGS, openapi_extra=request_body(EMBEDDINGS, dict[str, Any]))
 async def embeddings(request: Request) -> Response:
     """Embeds texts by the engine's own model, where that is an embedding model."""
     _, body = await _read(request)

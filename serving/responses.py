@@ -18,7 +18,7 @@ from schemas.wire import decode, json_line
 from serving.auth import caller, charge_replies
 from serving.completion import Completion
 from serving.keys import Caller
-from serving.openapi import request_body
+from serving.openapi import EVENT_STREAM, request_body
 from serving.response_items import Event, ResponseItems
 from serving.services import Services, services
 from serving.streams import CompletionResponse
@@ -28,7 +28,9 @@ router = APIRouter()
 _COMPLETION, _RESPONSE = "chatcmpl-", "resp_"
 
 
-@router.post("/v1/responses", openapi_extra=request_body("/v1/responses", ResponseRequest))
+@router.post(
+    "/v1/responses", openapi_extra=request_body("/v1/responses", ResponseRequest), responses=EVENT_STREAM
+)
 async def responses(request: Request) -> Response:
     found = await caller(request)
     asked = parse_response(decode(await request.body()))

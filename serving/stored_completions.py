@@ -4,20 +4,31 @@ show what people wrote, so a publishable key may not."""
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from feedback import stored_turns
 from schemas.chat import DEFAULT_MODEL, Metadata
-from schemas.errors import Forbidden, InvalidRequest, NotFound
+from schemas.errors import Forbidden, NotFound
 from schemas.turns import StoredTurn
 from schemas.wire import check, decode
 from serving.auth import caller
 from serving.keys import Caller
+from serving.openapi import request_body
 from serving.services import services
 
 router = APIRouter()
 
+
+class _NewTags(BaseModel):
+    """The metadata that replaces what a stored completion has."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    metadata: Metadata
+
+
 _METADATA = TypeAdapter(Metadata)
+_NEW_TAGS = TypeAdapter(_NewTags)
 _PREFIX = "metadata["
 
 
@@ -81,15 +92,11 @@ async def messages(
     return _listed(found[begin : begin + limit + 1], limit)
 
 
-@router.post("/v1/chat/completions/{id}")
+@router.post("/v1/chat/completions/{id}", openapi_extra=request_body("/v1/chat/completions/{id}", _NewTags))
 async def tag(request: Request, id: str, caller: Reader) -> dict[str, Any]:
     """Replaces the metadata, but for the conversation that the completion belongs to."""
-    body = decode(await request.body())
-    if not isinstance(body, dict) or not isinstance(body.get("metadata"), dict):
-        raise InvalidRequest("Send the new `metadata`, an object.", param="metadata")
-    if not await stored_turns.set_metadata(
-        services(request).pool, caller.project, id, check(_METADATA, body["metadata"])
-    ):
+    new = check(_NEW_TAGS, decode(await request.body()))
+    if not await stored_turns.set_metadata(services(request).pool, caller.project, id, new.metadata):
         raise _missing(id)
     return _completion(await _turn(request, caller, id))
 

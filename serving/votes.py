@@ -205,7 +205,12 @@ async def _store_at_hand(
     return await store.submit(votable, vote, rater, idempotency=idempotency, received=received)
 
 
-@router.post("/v1/feedback", status_code=201, openapi_extra=request_body("/v1/feedback", Vote, _KEY_HEADER))
+@router.post(
+    "/v1/feedback",
+    status_code=201,
+    openapi_extra=request_body("/v1/feedback", Vote, _KEY_HEADER),
+    responses={202: {"description": "The vote waits on the disk while the database is away."}},
+)
 async def vote(request: Request) -> Response:
     caller = await maybe_caller(request)
     data = decode(await request.body())
@@ -254,7 +259,7 @@ class _ExportQuery(BaseModel):
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
-@router.get("/v1/feedback/export")
+@router.get("/v1/feedback/export", responses={200: {"content": {"application/x-ndjson": {}}}})
 async def export(
     request: Request, caller: KnownCaller, query: Annotated[_ExportQuery, Query()]
 ) -> StreamingResponse:
