@@ -39,6 +39,9 @@ CHILD: LiteralString = """
     where state = 'rolled_back' limit 1
 """
 """A policy that was trained from one that was rolled back."""
+RETIRED: LiteralString = (
+    "select id from policies where state = 'retired' and id <> 'p0' order by created_at limit 1"
+)
 REJECTED: LiteralString = "select true from policies where id = %s and state = 'rejected'"
 RESTS: LiteralString = """
     select not exists (select from rounds where outcome = 'running')
@@ -100,7 +103,7 @@ def test_a_process_may_die_at_every_commit(tmp_path: Path, tiny_base: Path, whol
 
 def operate(installation: Installation, failpoints: Failpoints, sides: Sequence[str]) -> None:
     """An operator's command, and the rejection of a policy, happens or does not happen as a whole, even if
-    its process dies on these sides of its commit. Two policies have been live before."""
+    its process dies on these sides of its commit."""
     with psycopg.connect(installation.database_url(), autocommit=True) as connection:
 
         def one(query: LiteralString, *values: str) -> Any:
@@ -125,8 +128,9 @@ def operate(installation: Installation, failpoints: Failpoints, sides: Sequence[
                 assert state(policy) == expected, (commit, side)
                 installation.wait_until_ready()
 
+        wait(lambda: one(RETIRED), "two policies have been live", TIMEOUT)
         assert installation.run("pause").returncode == 0  # else another policy may go live before a rollback
-        policy = one("select id from policies where state = 'retired' and id <> 'p0' order by created_at")
+        policy = one(RETIRED)
         canary = {"policy": policy, "share": 0.5}
         begin = partial(ask, "/v1/rollouts", canary)
         die("serving.rollout.start_canary", policy, "retired", "canary", insist=begin)
