@@ -46,9 +46,9 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Write the feedback as JSON Lines or Parquet."""
-    from deploy.datasets.row_files import write_file
-    from feedback.export import TABLE, Filter, Shape, everything, rows, table_row
+    from feedback.export import TABLE, Filter, Shape, everything, rows
     from feedback.layouts import LAYOUTS
+    from feedback.row_writer import write_rows
     from serving.keys import ensure_signing_secret
     from serving.token_signer import TokenSigner
 
@@ -66,12 +66,9 @@ def export(
             raters = TokenSigner(await ensure_signing_secret(connection)).pseudonyms(settings.project, user)
         only = Filter(since and since.replace(tzinfo=UTC), raters, reason, policy)
         if known is not None:
-            await write_file(rows(connection, settings.project, known, wanted, only), output)
-        elif output is not None and output.suffix == ".parquet":
-            table = (table_row(row) async for row in everything(connection, settings.project, only))
-            await write_file(table, output, TABLE)
+            await write_rows(rows(connection, settings.project, known, wanted, only), output)
         else:
-            await write_file(everything(connection, settings.project, only), output)
+            await write_rows(everything(connection, settings.project, only), output, TABLE)
 
     with_database(data_dir, run)
 

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from feedback.dataset_rows import writable
-from feedback.layouts import Judgement, Message
+from feedback.layouts import Judgement, Message, assistant
+from feedback.row_messages import writable
 from schemas.errors import MalformedRow
 
 MAX_MESSAGES = 1_000
@@ -58,7 +58,7 @@ class OpenWebUI:
         return Judgement(
             "preference" if compared else "unpaired",
             messages,
-            replies,
+            [assistant(text) for text in replies],
             good,
             person=_optional_text(row.get("user_id")),
             model=_optional_text(data.get("model_id")),
@@ -96,7 +96,7 @@ class LMArena:
         return Judgement(
             "preference",
             messages,
-            replies,
+            [assistant(text) for text in replies],
             tie=verdict in ("tie", "both bad"),
             acceptable=verdict != "both bad",
             person=_optional_text(row.get("judge")),

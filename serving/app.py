@@ -31,6 +31,7 @@ from serving import (
     passthrough,
     responses,
     stored_completions,
+    stored_responses,
     votes,
 )
 from serving.http_protocol import LimitedHttpProtocol
@@ -68,7 +69,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
-    for part in (chat, responses, stored_completions, passthrough, votes, live, admin, health):
+    routed = (chat, responses, stored_completions, stored_responses, passthrough, votes, live, admin, health)
+    for part in routed:
         app.include_router(part.router)
     page.install(app)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)

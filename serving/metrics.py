@@ -83,6 +83,11 @@ class Metrics:
         self.spooled = Gauge(
             "hearken_spooled_bytes", "Turns and votes that wait for Postgres, bytes.", registry=registry
         )
+        self.spooled_refused = Counter(
+            "hearken_spooled_refused",
+            "Turns and votes that waited for Postgres and then did not fit what is stored.",
+            registry=registry,
+        )
         self._add_policy_metrics(registry)
 
     def _add_policy_metrics(self, registry: CollectorRegistry) -> None:

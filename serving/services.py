@@ -84,7 +84,8 @@ async def open_services(
         async with pool.connection() as connection:
             signer = TokenSigner(await ensure_signing_secret(connection))
         store = Store(pool)
-        spool = Spool(settings.serving.spool_dir or settings.data_dir / "spool", settings.serving.spool_bytes)
+        folder = settings.serving.spool_dir or settings.data_dir / "spool"
+        spool = Spool(folder, settings.serving.spool_bytes, metrics.spooled_refused.inc)
         spool.open()
         metrics.spooled.set_function(lambda: spool.size)
         limiter = RateLimiter()

@@ -30,6 +30,7 @@ from schemas.errors import MalformedRow, StartError
 from schemas.feedback import Vote, parse_vote
 from schemas.settings import Settings
 from schemas.turns import IMPORTED, Reply, Turn
+from schemas.wire import strings
 from serving.keys import ensure_signing_secret
 from serving.token_signer import TokenSigner
 
@@ -225,23 +226,16 @@ class Importer:
             return {row["id"]: row["voted"] for row in await cursor.fetchall()}
 
     def _turn(self, id: str, judgement: Judgement) -> Turn:
-        messages = [dict(message) for message in judgement.messages]
-        texts = [*(message["content"] for message in messages), *judgement.replies]
-        if (size := sum(len(text.encode()) for text in texts)) > self._tokenizer.most_bytes:
+        if (size := _bytes(judgement)) > self._tokenizer.most_bytes:
             raise MalformedRow(
                 f"it has {size:,} bytes, more than the model's context of {self._tokenizer.context_length}"
                 " tokens can hold"
             )
         try:
-            prompt = self._tokenizer.render(messages)
-        except TemplateError as error:
+            prompt = self._tokenizer.render(judgement.messages, judgement.tools)
+            replies = [self._reply(choice, judgement) for choice in range(len(judgement.replies))]
+        except (TemplateError, TypeError, ValueError) as error:  # a template may not expect what it is given
             raise MalformedRow(f"the base's chat template refuses it: {error}") from None
-        replies = [
-            Reply(
-                choice, POLICY, 1.0, reply, self._tokenizer.encode_reply(reply, keep_markers=True), [], "stop"
-            )
-            for choice, reply in enumerate(judgement.replies)
-        ]
         longest = len(prompt) + max(len(reply.token_ids) for reply in replies)
         if longest > self._tokenizer.context_length:
             raise MalformedRow(
@@ -253,13 +247,35 @@ class Importer:
             conversation_id=id,
             rater=self._rater(judgement.person),
             key_id=self._key_id,
-            messages=messages,
+            messages=judgement.messages,
             prompt_token_ids=prompt,
             sampling={},
             replies=replies,
             metadata=({"layout": "standard"} if judgement.standard else {})
             | ({"model": judgement.model[:512]} if judgement.model else {}),
+            request={"tools": judgement.tools} if judgement.tools else {},
         )
+
+    def _reply(self, choice: int, judgement: Judgement) -> Reply:
+        """Returns a reply with its tokens: those of its text, or, with tool calls or a thought, those that
+        the template writes."""
+        reply, text = judgement.replies[choice], judgement.texts[choice]
+        if reply.keys() <= {"role", "content"}:
+            tokens = self._tokenizer.encode_reply(text, keep_markers=True)
+            return Reply(choice, POLICY, 1.0, text, tokens, [], "stop")
+        tokens = self._tokenizer.encode_message(judgement.messages, reply, judgement.tools)
+        ended = "tool_calls" if "tool_calls" in reply else "stop"
+        return Reply(choice, POLICY, 1.0, text, tokens, [], ended, reply)
+
+
+def _bytes(judgement: Judgement) -> int:
+    """Returns how many bytes a judgement's texts have."""
+    size = sum(len(text.encode()) for text in strings(judgement.tools))
+    for message in (*judgement.messages, *judgement.replies):
+        texts = [message.get("content") or "", message.get("reasoning_content") or ""]
+        texts += [call["function"]["arguments"] for call in message.get("tool_calls", ())]
+        size += sum(len(text.encode()) for text in texts)
+    return size
 
 
 def _votable(turn: Turn) -> VotableTurn:

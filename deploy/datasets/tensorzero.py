@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deploy.datasets.row_files import read_file
-from feedback.dataset_rows import writable
-from feedback.layouts import Judgement, Message
+from feedback.layouts import Judgement, Message, assistant
+from feedback.row_messages import writable
 from schemas.errors import HearkenError, MalformedRow, StartError
 
 Table = Literal["inferences", "metrics", "comments", "demonstrations"]
@@ -143,7 +143,7 @@ class TensorZero:
         return Judgement(
             "unpaired",
             messages,
-            [reply],
+            [assistant(reply)],
             self._good(self._values[id]),
             person=_person(row),
             model=_optional(row.get("variant_name")),
@@ -159,7 +159,7 @@ class TensorZero:
         return Judgement(
             "preference",
             messages,
-            [better, reply],
+            [assistant(better), assistant(reply)],
             person=_person(row),
             model=_optional(row.get("variant_name")),
             key=f"tensorzero demonstration {id}",

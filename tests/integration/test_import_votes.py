@@ -20,10 +20,11 @@ import pytest
 import torch
 
 from deploy.datasets.import_votes import MAX_REPORTED_ROWS, ImportReport, import_file
-from deploy.datasets.row_files import FileDamaged, files_in, read_file, write_file
+from deploy.datasets.row_files import FileDamaged, files_in, read_file
 from feedback.export import rows
 from feedback.layouts import Layout
 from feedback.open_log import open_log
+from feedback.row_writer import write_rows
 from feedback.store import Store
 from schemas.database import AsyncPool, Pool
 from schemas.errors import StartError
@@ -89,9 +90,9 @@ async def test_an_imported_data_set_exports_unchanged(
 
     again = tmp_path / f"again.{ending}"
     async with async_pool.connection() as connection:
-        await write_file(rows(connection, "default", layout), again)
+        await write_rows(rows(connection, "default", layout), again)
     if ending == "parquet":
-        assert pyarrow.parquet.read_table(again).to_pylist() == SETS[layout]
+        assert [row.value for row in read_file(again)] == SETS[layout]
     else:
         assert [json.loads(line) for line in again.read_text().splitlines()] == SETS[layout]
 
@@ -166,13 +167,13 @@ async def given(found: list[dict[str, Any]], broken: bool = False) -> AsyncItera
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rows.{ending}"
     with pytest.raises(ConnectionError):
-        asyncio.run(write_file(given(GOOD * 200, broken=True), path))
+        asyncio.run(write_rows(given(GOOD * 200, broken=True), path))
     assert list(tmp_path.iterdir()) == []
-    asyncio.run(write_file(given([]), path))
+    asyncio.run(write_rows(given([]), path))
     assert [row.value for row in read_file(path)] == []
-    asyncio.run(write_file(given(GOOD), path))
+    asyncio.run(write_rows(given(GOOD), path))
     with pytest.raises(ConnectionError):
-        asyncio.run(write_file(given(GOOD * 200, broken=True), path))
+        asyncio.run(write_rows(given(GOOD * 200, broken=True), path))
     assert [row.value for row in read_file(path)] == GOOD
     assert list(tmp_path.iterdir()) == [path]
 

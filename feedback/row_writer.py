@@ -1,0 +1,159 @@
+"""Rows are written as JSON Lines or Parquet, by the ending of a file's name; the file appears whole or not at
+all."""
+
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import StartError
+from schemas.files import fsync
+from schemas.wire import json_line
+
+PARQUET = ".parquet"
+_BATCH = 1_000
+"""Rows of a Parquet file in memory."""
+
+Row = dict[str, Any]
+
+
+async def write_rows(
+    rows: AsyncIterator[Row], path: Path | None, columns: Mapping[str, str] | None = None
+) -> None:
+    """Writes JSON Lines, to standard output without a path, or Parquet. A file is durable when it appears.
+    Parquet's columns are `columns` (text, texts, number, truth or messages), or those of the first row; what
+    is no text in a column of texts is JSON. Raises StartError where nothing can be written."""
+    try:
+        if path is None:
+            async for row in rows:
+                sys.stdout.write(line(row))
+            return
+        with _atomic(path) as draft:
+            await write_draft(rows, draft, path.suffix == PARQUET, columns)
+    except ConnectionError:  # of the database, or of a pipe
+        raise
+    except OSError as error:
+        raise StartError(
+            f"{path or 'standard output'} cannot be written: {error.strerror or error}"
+        ) from None
+
+
+async def write_draft(
+    rows: AsyncIterator[Row], path: Path, parquet: bool, columns: Mapping[str, str] | None = None
+) -> None:
+    """Writes rows into a file that others do not see yet. Raises OSError, StartError."""
+    if parquet:
+        await _write_parquet(rows, path, columns)
+        return
+    with path.open("w", encoding="utf-8") as file:
+        async for row in rows:
+            file.write(line(row))
+
+
+def line(row: Row) -> str:
+    return json_line(row).decode() + "\n"
+
+
+def pyarrow_for(what: str) -> Any:
+    """Returns the module. Raises StartError where it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise StartError(f"{what} need pyarrow: pip install 'hearken[parquet]'.") from None
+    return pyarrow
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary file beside `path` that replaces it after the block ends without an error. A pipe or
+    a device is written directly."""
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()  # a symbolic link keeps its target
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        yield draft
+        fsync(draft)
+        draft.replace(path)
+        fsync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+async def _write_parquet(rows: AsyncIterator[Row], path: Path, columns: Mapping[str, str] | None) -> None:
+    """Writes in batches. Without `columns`, a file without rows has none."""
+    pyarrow = pyarrow_for("Parquet files")
+    first = await anext(rows, None)
+    columns = columns or _columns_of(first or {})
+    schema = pyarrow.schema([(name, _types(pyarrow)[kind]) for name, kind in columns.items()])
+    batch = [] if first is None else [_record(first, columns)]
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+
+        def flush() -> None:
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema))
+            batch.clear()
+
+        try:
+            async for row in rows:
+                batch.append(_record(row, columns))
+                if len(batch) == _BATCH:
+                    flush()
+            flush()
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, AttributeError):
+            raise StartError(
+                "The rows do not all have the same columns, which Parquet needs. Export .jsonl instead."
+            ) from None
+
+
+def _types(pyarrow: Any) -> dict[str, Any]:
+    """Returns Arrow's types of the kinds of columns."""
+    text = pyarrow.string()
+    function = pyarrow.struct([("name", text), ("arguments", text)])
+    call = pyarrow.struct([("id", text), ("type", text), ("function", function)])
+    texts = ("role", "content", "name", "reasoning_content", "tool_call_id")
+    fields = [*((name, text) for name in texts), ("tool_calls", pyarrow.list_(call))]
+    return {
+        "text": text,
+        "texts": pyarrow.list_(text),
+        "number": pyarrow.int64(),
+        "truth": pyarrow.bool_(),
+        "messages": pyarrow.list_(pyarrow.struct(fields)),
+    }
+
+
+def _columns_of(row: Row) -> dict[str, str]:
+    """Returns the columns that a row and those like it need."""
+    kinds = {name: _kind(value) for name, value in row.items()}
+    return kinds | {"tools": "text"} if "messages" in kinds.values() else kinds
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "truth"
+    return "messages" if isinstance(value, list) else "text"
+
+
+def _record(row: Row, columns: Mapping[str, str]) -> Row:
+    """Returns a row as Arrow takes it."""
+    return {name: _value(row.get(name), kind) for name, kind in columns.items()}
+
+
+def _value(value: Any, kind: str) -> Any:
+    if kind == "messages":
+        return [_message(message) for message in value]
+    return _text(value) if kind == "text" else value
+
+
+def _message(message: Row) -> Row:
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    written = [{**call, "function": {k: _text(v) for k, v in call["function"].items()}} for call in calls]
+    return {**message, "tool_calls": written}
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json_line(value).decode()
