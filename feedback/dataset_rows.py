@@ -85,11 +85,11 @@ class Columns:
             messages = self._with_system(row, messages)
         else:
             messages, standard = self._prompt(row, chosen)
-            found = [
+            read = [
                 _reply(value, messages, name) for name, value in (("chosen", chosen), ("rejected", rejected))
             ]
-            replies = [reply for reply, _ in found]
-            _check_alike(standard, *(in_text for _, in_text in found))
+            replies = [reply for reply, _ in read]
+            _check_alike(standard, *(in_text for _, in_text in read))
         found = Judgement(self.layout, messages, replies, standard=standard and not self.system)
         if not found.told_apart:
             raise MalformedRow("chosen and rejected are the same")
