@@ -86,7 +86,10 @@ def import_votes(
         float | None, typer.Option(help="The rating from which on a reply is good, for rows with a rating.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="TensorZero's metric that says whether a reply is good.")
+        str | None,
+        typer.Option(
+            help="TensorZero's metric, Langfuse's score or Argilla's question that says what is good."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be imported.")] = False,
     data_dir: DataDir = None,
@@ -94,6 +97,7 @@ def import_votes(
 ) -> None:
     """Import the rows of preference data sets as votes, once each; exit code 1 if any row is refused."""
     from deploy.datasets.import_votes import FileOfRows, Source, import_from
+    from deploy.datasets.langfuse import Langfuse
     from deploy.datasets.row_files import files_in
     from deploy.datasets.tensorzero import TensorZero
     from deploy.local.prepare import create_keys, prepared
@@ -101,9 +105,13 @@ def import_votes(
     complete = True
     with prepared(load(data_dir=data_dir)) as settings:
         create_keys(settings)
-        tables, others = TensorZero.of(files_in(files), metric, threshold)
-        sources: list[tuple[Path | str, Source]] = [(file, FileOfRows(file, threshold)) for file in others]
-        for file, source in [*([(tables.name, tables)] if tables else []), *sources]:
+        sources: list[tuple[Path | str, Source]] = []
+        others = files_in(files)
+        for service in (TensorZero, Langfuse):
+            tables, others = service.of(others, metric, threshold)
+            sources += [(service.name, tables)] if tables else []
+        sources += [(file, FileOfRows(file, metric, threshold)) for file in others]
+        for file, source in sources:
             report = asyncio.run(
                 import_from(settings, source, rater or f"import:{source.name}", dry_run=dry_run)
             )

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jinja2 import TemplateError
 from rich.console import Console
@@ -88,34 +88,42 @@ class Source(Protocol):
 
 
 class FileOfRows:
-    """A file whose rows have one layout, that of the first; a rating of at least `threshold` is good."""
+    """A file whose rows have one layout, that of the first; `metric` names what judges, where there are
+    several, and a rating of at least `threshold` is good."""
 
-    def __init__(self, path: Path, threshold: float | None = None) -> None:
+    def __init__(self, path: Path, metric: str | None = None, threshold: float | None = None) -> None:
         self.name = path.name
         self.size = file_size(path)
         self.layout: str | None = None
         self._path = path
+        self._metric = metric
         self._threshold = threshold
+        self._columns: Columns | AppExport | None = None
 
     def judgements(self) -> Iterator[tuple[int, Judgement | MalformedRow, int]]:
-        columns: Columns | AppExport | None = None
         for row in read_file(self._path):
             try:
-                if isinstance(row.value, MalformedRow):
-                    raise row.value
-                columns = columns or application_of(row.value) or columns_of(row.value, self._threshold)
-                self.layout = str(columns)
-                found: Judgement | MalformedRow = columns.read(row.value)
+                for found in self._read(row.value):
+                    yield row.number, found, row.bytes_read
             except MalformedRow as error:
-                found = error
-            yield row.number, found, row.bytes_read
+                yield row.number, error, row.bytes_read
+
+    def _read(self, value: Any) -> list[Judgement]:
+        if isinstance(value, MalformedRow):
+            raise value
+        if self._columns is None:
+            found = application_of(value, self._metric, self._threshold)
+            self._columns = found or columns_of(value, self._threshold)
+            self.layout = str(self._columns)
+        judged = self._columns.read(value)
+        return judged if isinstance(judged, list) else [judged]
 
 
 async def import_file(
     settings: Settings, path: Path, rater: str, *, threshold: float | None = None, dry_run: bool = False
 ) -> ImportReport:
     """Imports a file of rows. Raises StartError if it cannot be read at all."""
-    return await import_from(settings, FileOfRows(path, threshold), rater, dry_run=dry_run)
+    return await import_from(settings, FileOfRows(path, threshold=threshold), rater, dry_run=dry_run)
 
 
 async def import_from(

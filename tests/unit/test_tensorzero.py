@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from deploy.datasets.joined_tables import JoinedTables
 from deploy.datasets.tensorzero import TensorZero
 from feedback.layouts import Judgement, assistant
 from schemas.errors import MalformedRow, StartError
@@ -39,7 +40,7 @@ def tables(folder: Path, *files: list[dict[str, Any]]) -> list[Path]:
     return found
 
 
-def read(source: TensorZero | None) -> tuple[list[Judgement], list[str]]:
+def read(source: JoinedTables | None) -> tuple[list[Judgement], list[str]]:
     """Returns the judgements, and the reasons of those that are none."""
     assert source is not None
     found = [each for _, each, _ in source.judgements()]
