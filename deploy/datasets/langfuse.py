@@ -11,6 +11,7 @@ from typing import Any
 from deploy.datasets.joined_tables import JoinedTables, Row, optional_text, parsed
 from feedback.layouts import Judgement, Message, assistant
 from feedback.row_messages import read_messages, read_tools, writable
+from feedback.verdicts import is_number
 from schemas.errors import MalformedRow
 
 _ID = {"traceId": "trace_id", "observationId": "observation_id", "stringValue": "string_value"}
@@ -34,7 +35,7 @@ class Langfuse(JoinedTables):
 
     def judgements(self) -> Iterator[tuple[int, Judgement | MalformedRow, int]]:
         on_observations, on_traces = self._scores()
-        users: dict[str, str | None] = {}
+        users: dict[str, Any] = {}
         whole: dict[str, Row] = {}
         """What the scores of each trace are on."""
         number = 0
@@ -42,7 +43,7 @@ class Langfuse(JoinedTables):
         for row in self.objects("traces"):
             id = str(row.get("id"))
             if id in scored or id in on_traces:
-                users[id] = optional_text(row.get("user_id"))
+                users[id] = row.get("user_id")
             if id in on_traces and _is_conversation(row):
                 whole[id] = row
         own = set(whole)
@@ -77,16 +78,15 @@ class Langfuse(JoinedTables):
         on_observations: dict[str, list[Row]] = {}
         on_traces: dict[str, list[Row]] = {}
         for row in newest.values():
-            if str(row.get("name")) == metric:
-                on, key = (
-                    (on_observations, "observation_id")
-                    if row.get("observation_id")
-                    else (on_traces, "trace_id")
-                )
-                on.setdefault(str(row.get(key)), []).append(row)
+            if str(row.get("name")) != metric:
+                continue
+            if row.get("observation_id"):
+                on_observations.setdefault(str(row["observation_id"]), []).append(row)
+            else:
+                on_traces.setdefault(str(row.get("trace_id")), []).append(row)
         return on_observations, on_traces
 
-    def _judged(self, score: Row, row: Row, user: str | None) -> Judgement | MalformedRow:
+    def _judged(self, score: Row, row: Row, user: Any) -> Judgement | MalformedRow:
         """Returns what a score says of a generation, or why it says nothing."""
         try:
             if score.get("source") == "EVAL":
@@ -100,8 +100,6 @@ class Langfuse(JoinedTables):
                 [reply],
                 self.good(_value(score)),
                 person=next(filter(None, map(optional_text, people)), None),
-                or optional_text(row.get("user_id"))
-                or user,
                 model=optional_text(row.get("provided_model_name") or row.get("model")),
                 comment=writable(comment, "a comment") if isinstance(comment, str) and comment else None,
                 key=f"langfuse {score.get('id')}",
@@ -121,7 +119,7 @@ def _value(score: Row) -> Any:
     if isinstance(word, str) and word:
         return word
     value = score.get("value")
-    return bool(float(value)) if score.get("data_type") == "BOOLEAN" and value is not None else value
+    return float(value) != 0 if score.get("data_type") == "BOOLEAN" and is_number(value) else value
 
 
 def _is_conversation(row: Row) -> bool:
