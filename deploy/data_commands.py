@@ -29,7 +29,8 @@ def export(
         ),
     ] = "jsonl",
     output: Annotated[
-        Path | None, typer.Option(help="A .jsonl or .parquet file; default: standard output.")
+        str | None,
+        typer.Option(help="A .jsonl or .parquet file, or a URL such as s3://…; default: standard output."),
     ] = None,
     shape: Annotated[
         str | None,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import combinations, product
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -45,11 +45,18 @@ where f.project = %(project)s and f.retracted_at is null
         select from replies voted where voted.turn_id = f.turn_id and voted.policy = %(policy)s
             and (f.choice is null or voted.choice = f.choice)
     ))
+"""
+_BY_TIME = """
     and (%(after)s::text is null or (f.created_at, f.id) > (
         select created_at, id from feedback where id = %(after)s and project = %(project)s
     ))
 order by f.created_at, f.id
 limit %(limit)s
+"""
+_BY_COMMIT = """
+    and (f.epoch, f.xid, f.id) > (%(start)s::integer, %(start_xid)s::xid8, %(start_id)s)
+    and (f.epoch, f.xid, f.id) <= (%(end)s::integer, %(end_xid)s::xid8, %(end_id)s)
+order by f.epoch, f.xid, f.id
 """
 Shape = Literal["text", "messages"]
 """How the rows of a layout have their prompts and replies: as texts, or as lists of messages."""
@@ -65,10 +72,19 @@ TABLE = {
 _VALUE = {"thumb": "value", "ranking": "ranking", "signal": "signal"}
 
 
+class Position(NamedTuple):
+    """The place of a vote in the order in which votes were committed."""
+
+    epoch: int
+    xid: str
+    id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which votes to export: those since a time, of these raters (pseudonyms), with this reason, on replies
-    of this policy, after the vote with this id; at most `limit`."""
+    of this policy, after the vote with this id; at most `limit`. Or those after one position and up to
+    another (`between`), in the order of commits."""
 
     since: datetime | None = None
     raters: Sequence[str] | None = None
@@ -76,6 +92,7 @@ class Filter:
     policy: str | None = None
     after: str | None = None
     limit: int | None = None
+    between: tuple[Position, Position] | None = None
 
 
 ALL = Filter()
@@ -121,7 +138,13 @@ async def rows(
 async def _votes(connection: AsyncConnection[DictRow], project: str, only: Filter) -> AsyncIterator[DictRow]:
     async with connection.cursor(name="export") as cursor:
         cursor.itersize = 500
-        await cursor.execute(_EXPORT, {"project": project, **asdict(only)})
+        values = {"project": project, **asdict(only)}
+        if only.between is None:
+            await cursor.execute(_EXPORT + _BY_TIME, values)
+        else:
+            for name, position in zip(("start", "end"), only.between, strict=True):
+                values |= {name: position.epoch, f"{name}_xid": position.xid, f"{name}_id": position.id}
+            await cursor.execute(_EXPORT + _BY_COMMIT, values)
         async for row in cursor:
             yield row
 

@@ -1,12 +1,17 @@
 """Rows are written as JSON Lines or Parquet, by the ending of a file's name; the file appears whole or not at
 all."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
+from feedback.object_store import is_url, upload
 from schemas.errors import StartError
 from schemas.files import fsync
 from schemas.wire import json_line
@@ -19,36 +24,76 @@ Row = dict[str, Any]
 
 
 async def write_rows(
-    rows: AsyncIterator[Row], path: Path | None, columns: Mapping[str, str] | None = None
+    rows: AsyncIterator[Row], output: Path | str | None, columns: Mapping[str, str] | None = None
 ) -> None:
-    """Writes JSON Lines, to standard output without a path, or Parquet. A file is durable when it appears.
-    Parquet's columns are `columns` (text, texts, number, truth or messages), or those of the first row; what
-    is no text in a column of texts is JSON. Raises StartError where nothing can be written."""
+    """Writes JSON Lines, to standard output where none is named, or Parquet, to a file or a URL of an object
+    store. Parquet's columns are `columns` (text, texts, number, truth or messages), or those of the first
+    row; what is no text in a column of texts is JSON. Raises StartError where nothing can be written."""
     try:
-        if path is None:
+        if output is None:
             async for row in rows:
                 sys.stdout.write(line(row))
             return
-        with _atomic(path) as draft:
-            await write_draft(rows, draft, path.suffix == PARQUET, columns)
+        with draft_of(str(output)) as draft:
+            await write_draft(rows, draft, columns)
+            await publish(draft, str(output))
     except ConnectionError:  # of the database, or of a pipe
         raise
     except OSError as error:
         raise StartError(
-            f"{path or 'standard output'} cannot be written: {error.strerror or error}"
+            f"{output or 'standard output'} cannot be written: {error.strerror or error}"
         ) from None
 
 
-async def write_draft(
-    rows: AsyncIterator[Row], path: Path, parquet: bool, columns: Mapping[str, str] | None = None
-) -> None:
-    """Writes rows into a file that others do not see yet. Raises OSError, StartError."""
-    if parquet:
-        await _write_parquet(rows, path, columns)
+@contextmanager
+def draft_of(output: str) -> Iterator[Path]:
+    """Yields where to write what will be `output`: beside it, or in a temporary folder where it is a URL. A
+    pipe or a device is written directly."""
+    if is_url(output):
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / output.rpartition("/")[2]
         return
-    with path.open("w", encoding="utf-8") as file:
+    path = Path(output)
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()
+    for left in path.parent.glob(f".{escape(path.name)}.*"):  # by a process that died
+        left.unlink(missing_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid4().hex}{path.suffix}")
+    try:
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+async def write_draft(
+    rows: AsyncIterator[Row], draft: Path, columns: Mapping[str, str] | None = None
+) -> None:
+    """Writes rows into a draft, by its ending. Raises OSError, StartError."""
+    if draft.suffix == PARQUET:
+        await _write_parquet(rows, draft, columns)
+        return
+    with draft.open("w", encoding="utf-8") as file:
         async for row in rows:
             file.write(line(row))
+
+
+async def publish(draft: Path, output: str) -> None:
+    """Makes a draft the file, or the object, that it is the draft of; it is durable then. Raises OSError,
+    StartError."""
+    if is_url(output):
+        await upload(draft, output)
+        return
+    if draft != Path(output):
+        await asyncio.to_thread(_replace, draft, Path(output))
+
+
+def _replace(draft: Path, path: Path) -> None:
+    path = path.resolve()  # a symbolic link keeps its target
+    fsync(draft)
+    draft.replace(path)
+    fsync(path.parent)
 
 
 def line(row: Row) -> str:
@@ -63,24 +108,6 @@ def pyarrow_for(what: str) -> Any:
     except ImportError:
         raise StartError(f"{what} need pyarrow: pip install 'hearken[parquet]'.") from None
     return pyarrow
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary file beside `path` that replaces it after the block ends without an error. A pipe or
-    a device is written directly."""
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    path = path.resolve()  # a symbolic link keeps its target
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        yield draft
-        fsync(draft)
-        draft.replace(path)
-        fsync(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 async def _write_parquet(rows: AsyncIterator[Row], path: Path, columns: Mapping[str, str] | None) -> None:
@@ -100,8 +127,8 @@ async def _write_parquet(rows: AsyncIterator[Row], path: Path, columns: Mapping[
             async for row in rows:
                 batch.append(_record(row, columns))
                 if len(batch) == _BATCH:
-                    flush()
-            flush()
+                    await asyncio.to_thread(flush)
+            await asyncio.to_thread(flush)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, AttributeError):
             raise StartError(
                 "The rows do not all have the same columns, which Parquet needs. Export .jsonl instead."

@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
+from feedback import scheduled_export
 from schemas import logs
 from schemas.errors import StartError
 from schemas.generation_defaults import read_generation_defaults
@@ -54,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     if settings.database_url is None or not settings.vllm.urls:
         raise StartError("Serving needs database_url and vllm.urls; `hearken up` starts both by itself.")
+    scheduled_export.check(settings)
     defaults = read_generation_defaults(Path(settings.model))
     special_tokens = read_special_tokens(Path(settings.model))
     metrics = Metrics()

@@ -118,7 +118,7 @@ def _value(score: Row) -> Any:
     word = score.get("string_value")
     if isinstance(word, str) and word:
         return word
-    value = score.get("value")
+    value: Any = score.get("value")
     return float(value) != 0 if score.get("data_type") == "BOOLEAN" and is_number(value) else value
 
 

@@ -40,6 +40,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, ending: str) -> N
     with pytest.raises(ConnectionError):
         asyncio.run(write_rows(given(GOOD * 200, broken=True), path))
     assert [row.value for row in read_file(path)] == GOOD
+    (tmp_path / f".{path.name}.left{path.suffix}").write_text("by a process that was killed")
+    asyncio.run(write_rows(given(GOOD), path))
     assert list(tmp_path.iterdir()) == [path]
 
 
