@@ -137,7 +137,7 @@ async def rows(
 
 async def _votes(connection: AsyncConnection[DictRow], project: str, only: Filter) -> AsyncIterator[DictRow]:
     async with connection.cursor(name="export") as cursor:
-        cursor.itersize = 500
+        cursor.itersize = 100  # read at once, so that a process that also serves is free in between
         values = {"project": project, **asdict(only)}
         if only.between is None:
             await cursor.execute(_EXPORT + _BY_TIME, values)

@@ -95,7 +95,8 @@ def _call(value: Any, name: str) -> dict[str, Any]:
         raise MalformedRow(f"{name} has a tool call that is no object")
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
-        function = {**function, "arguments": json.dumps(arguments or {}, ensure_ascii=False)}
+        written = "{}" if arguments is None else json.dumps(arguments, ensure_ascii=False)
+        function = {**function, "arguments": written}
     return {"id": value.get("id"), "type": "function", "function": function}
 
 

@@ -51,7 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Returns the API over `settings.database_url` (migrated, with keys: see `serving.keys.ensure_keys`) and
     the engines of `settings.vllm.urls`; `settings.model` is the base model's directory.
 
-    Raises StartError when the database or the engines are not configured, or a file of the base is not valid.
+    Raises StartError when the database or the engines are not configured, a file of the base is not valid, or
+    the scheduled export cannot work.
     """
     if settings.database_url is None or not settings.vllm.urls:
         raise StartError("Serving needs database_url and vllm.urls; `hearken up` starts both by itself.")
