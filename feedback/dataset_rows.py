@@ -136,6 +136,8 @@ def columns_of(row: Any, threshold: float | None = None) -> Columns:
     if not isinstance(row, dict):
         raise MalformedRow("it is no object")
     given = {name for name, value in row.items() if value is not None}
+    if row.get("chat_template_kwargs"):
+        raise MalformedRow("chat_template_kwargs changes what the template writes; leave it out")
 
     def first(names: tuple[str, ...]) -> str | None:
         return next((name for name in names if name in given), None)

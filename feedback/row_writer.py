@@ -17,8 +17,8 @@ from schemas.files import fsync
 from schemas.wire import json_line
 
 PARQUET = ".parquet"
-_BATCH = 1_000
-"""Rows of a Parquet file in memory."""
+_BATCH, _ROW_GROUP = 100, 20
+"""Rows of a Parquet file that are converted at once, and such batches that are written at once."""
 
 Row = dict[str, Any]
 
@@ -111,23 +111,31 @@ def pyarrow_for(what: str) -> Any:
 
 
 async def _write_parquet(rows: AsyncIterator[Row], path: Path, columns: Mapping[str, str] | None) -> None:
-    """Writes in batches. Without `columns`, a file without rows has none."""
+    """Writes row groups. Without `columns`, a file without rows has none."""
     pyarrow = pyarrow_for("Parquet files")
     first = await anext(rows, None)
     columns = columns or _columns_of(first or {})
     schema = pyarrow.schema([(name, _types(pyarrow)[kind]) for name, kind in columns.items()])
-    batch = [] if first is None else [_record(first, columns)]
+    records = [] if first is None else [_record(first, columns)]
+    batches: list[Any] = []
+
+    def convert() -> None:
+        batches.append(pyarrow.RecordBatch.from_pylist(records, schema))
+        records.clear()
+
+    def flush() -> None:
+        writer.write_table(pyarrow.Table.from_batches(batches, schema))
+        batches.clear()
+
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-
-        def flush() -> None:
-            writer.write_table(pyarrow.Table.from_pylist(batch, schema))
-            batch.clear()
-
         try:
             async for row in rows:
-                batch.append(_record(row, columns))
-                if len(batch) == _BATCH:
+                records.append(_record(row, columns))
+                if len(records) == _BATCH:
+                    convert()
+                if len(batches) == _ROW_GROUP:
                     await asyncio.to_thread(flush)
+            convert()
             await asyncio.to_thread(flush)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, AttributeError):
             raise StartError(

@@ -46,9 +46,9 @@ _NEXT: LiteralString = """
 select epoch, xid::text, id from (
     select epoch, xid, id from feedback
     where project = %s and (epoch, xid, id) > (%s, %s::xid8, %s)
-        and (epoch < (select epoch from cluster) or xid < pg_snapshot_xmin(pg_current_snapshot()))
+        and (epoch, xid) < ((select epoch from cluster), pg_snapshot_xmin(pg_current_snapshot()))
     order by epoch, xid, id limit %s
-) as next order by epoch desc, xid desc, id desc limit 1
+) as next order by next.epoch desc, next.xid desc, next.id desc limit 1
 """
 _CLAIM: LiteralString = """
 update scheduled_exports set to_epoch = %s, to_xid = %s::xid8, to_id = %s, file = %s where project = %s

@@ -119,6 +119,7 @@ def test_a_prompt_that_both_conversations_begin_with_is_found() -> None:
         ({"prompt": "Hi", "completion": "Hi", "label": "yes"}, "label must be true or false"),
         ({"prompt": "Hi", "completion": "Hi", "rating": 5}, "rating rates the reply.*--threshold"),
         ({"prompt": "Hi", "completion": "Hi", "score": 0.0}, "score rates the reply"),
+        ({**ROWS[0], "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
         ({"chosen": "Blue.", "rejected": "Green."}, "no column prompt"),
         ({"chosen": "It is blue", "rejected": "It is "}, "only what both begin with"),
         ({"prompt": "Hi", "chosen": "Hello", "rejected": "Hello"}, "are the same"),
