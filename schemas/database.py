@@ -161,17 +161,16 @@ def _adopt_cluster(connection: Connection[DictRow]) -> None:
     ids of this cluster, and let consumers of the Postgres log read them again, which has no effect twice. New
     votes belong to a new epoch."""
     here = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
-    known = connection.execute("select system_identifier, epoch from cluster").fetchone()
+    known = connection.execute("select system_identifier from cluster").fetchone()
     assert here is not None  # noqa: S101  (a cluster has its identifier)
-    epoch = 0 if known is None else known.pop("epoch")
     if here == known:
         return
-    if known is not None:
-        epoch += 1
-        connection.execute(sql.SQL("alter table feedback alter column epoch set default {}").format(epoch))
-        connection.execute("update outbox set xid = pg_current_xact_id()")
-        connection.execute("delete from consumer_offsets where log = 'postgres'")
-        connection.execute("delete from cluster")
-    connection.execute(
-        "insert into cluster values (%(system_identifier)s, %(epoch)s)", {**here, "epoch": epoch}
-    )
+    if known is None:
+        connection.execute("insert into cluster (system_identifier) values (%(system_identifier)s)", here)
+        return
+    connection.execute("update outbox set xid = pg_current_xact_id()")
+    connection.execute("delete from consumer_offsets where log = 'postgres'")
+    change = "update cluster set system_identifier = %(system_identifier)s, epoch = epoch + 1 returning epoch"
+    found = connection.execute(change, here).fetchone()
+    epoch = sql.Literal(found["epoch"] if found else 0)
+    connection.execute(sql.SQL("alter table feedback alter column epoch set default {}").format(epoch))
