@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -22,7 +23,7 @@ from schemas.database import AsyncPool, migrate
 from schemas.errors import StartError
 from schemas.feedback import parse_vote
 from schemas.settings import ExportSettings, Settings
-from tests.voting import a_turn
+from tests.voting import a_turn, serve_votes
 
 
 @pytest.fixture
@@ -146,6 +147,29 @@ async def test_two_processes_do_it_once(exports: Exports) -> None:
     await exports.vote(3)
     await asyncio.gather(*(export_if_due(exports.settings, exports.outcomes.append) for _ in range(4)))
     assert exports.outcomes == ["written"]
+    assert exports.exported() == exports.all()
+
+
+async def test_serving_exports_by_itself_and_counts_what_fails(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduled_export, "INTERVAL", 0.05)
+    await exports.vote(1)
+    exports.folder.parent.write_text("no folder")
+    url = exports.settings.database_url or ""
+    async with serve_votes(url, export=exports.settings.export) as served, httpx.AsyncClient() as client:
+
+        async def until_counted(outcome: str) -> str:
+            for _ in range(400):
+                text = (await client.get(f"{served}/metrics")).text
+                if f'hearken_exports_total{{outcome="{outcome}"}} 0.0' not in text:
+                    return text
+                await asyncio.sleep(0.05)
+            raise AssertionError(text)
+
+        assert 'outcome="written"} 0.0' in await until_counted("failed")
+        exports.folder.parent.unlink()
+        await until_counted("written")
     assert exports.exported() == exports.all()
 
 
