@@ -65,7 +65,7 @@ TABLE = {
     "id": "text", "event_id": "text", "completion_id": "text", "choice": "number", "type": "text",
     "value": "text", "reasons": "texts", "acceptable": "truth", "policy": "text", "user": "text",
     "created_at": "text", "superseded_by": "text", "prompt": "text", "reply": "text", "replies": "text",
-    "text": "text", "comment": "text",
+    "text": "text", "comment": "text", "message": "text", "tools": "text",
 }  # fmt: skip
 """The columns of `everything` in a table, with their kinds; in those of text, what is no text is JSON."""
 
@@ -107,11 +107,15 @@ async def everything(
     Keys: id, event_id, completion_id, choice, type, value (`up`, the ranking's groups, the signal's name;
     null for an edit), policy, user (the hash), created_at, superseded_by; then prompt (messages), reply
     (the text voted on), replies (of a ranking: choice, policy and text of each), text (of an edit),
-    comment; and reasons (thumb) or acceptable (ranking).
+    comment; message (the whole reply, where it is more than text; in `replies` too), tools (those that the
+    model had); and reasons (thumb) or acceptable (ranking).
     """
     async for row in _votes(connection, project, only):
-        del row["whole"]
-        yield _flat(row)
+        whole = row.pop("whole")
+        for reply in row["replies"] or ():
+            if message := whole["messages"][str(reply["choice"])]:
+                reply["message"] = message
+        yield _flat({**row, "message": whole["message"], "tools": whole["tools"]})
 
 
 async def rows(

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.datasets.import_votes import ImportReport, import_file
 from deploy.datasets.row_files import read_file
-from feedback.export import rows
+from feedback.export import everything, rows
 from feedback.row_writer import write_rows
 from feedback.store import Store
 from schemas.database import AsyncPool
@@ -156,3 +156,7 @@ async def test_peoples_votes_on_tool_calls_are_rows_in_messages(async_pool: Asyn
     pairs = [(row["chosen"], row["rejected"]) for row in await exported(async_pool, "preference")]
     assert pairs == [([calls()], says("fine")), ([calls(id="call_2")], says("fine"))]
     assert await exported(async_pool, "preference", "text") == []
+    async with async_pool.connection() as connection:
+        thumb, ranking, *_ = [row async for row in everything(connection, "default")]
+    assert (thumb["reply"], thumb["message"], thumb["tools"]) == ("", whole[0], [WEATHER])
+    assert [reply.get("message") for reply in ranking["replies"]] == messages

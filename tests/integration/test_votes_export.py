@@ -89,7 +89,8 @@ async def test_every_type_has_its_line(store: Store, database_url: str) -> None:
     assert thumb == {
         "id": new, "completion_id": turn.id, "choice": 0, "type": "thumb", "value": "down", "policy": "p0",
         "user": "u_ada", "superseded_by": None, "prompt": turn.messages, "reply": "It is Paris.",
-        "replies": None, "text": None, "comment": "Too short", "reasons": ["terse"],
+        "replies": None, "text": None, "comment": "Too short", "message": None, "tools": None,
+        "reasons": ["terse"],
     }  # fmt: skip
     assert lines[0]["superseded_by"] == new
     assert lines[2]["acceptable"] is False
