@@ -29,7 +29,8 @@ def export(
         ),
     ] = "jsonl",
     output: Annotated[
-        Path | None, typer.Option(help="A .jsonl or .parquet file; default: standard output.")
+        str | None,
+        typer.Option(help="A .jsonl or .parquet file, or a URL such as s3://…; default: standard output."),
     ] = None,
     shape: Annotated[
         str | None,
@@ -46,9 +47,9 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Write the feedback as JSON Lines or Parquet."""
-    from deploy.datasets.row_files import write_file
-    from feedback.export import TABLE, Filter, Shape, everything, rows, table_row
+    from feedback.export import TABLE, Filter, Shape, everything, rows
     from feedback.layouts import LAYOUTS
+    from feedback.row_writer import write_rows
     from serving.keys import ensure_signing_secret
     from serving.token_signer import TokenSigner
 
@@ -66,12 +67,9 @@ def export(
             raters = TokenSigner(await ensure_signing_secret(connection)).pseudonyms(settings.project, user)
         only = Filter(since and since.replace(tzinfo=UTC), raters, reason, policy)
         if known is not None:
-            await write_file(rows(connection, settings.project, known, wanted, only), output)
-        elif output is not None and output.suffix == ".parquet":
-            table = (table_row(row) async for row in everything(connection, settings.project, only))
-            await write_file(table, output, TABLE)
+            await write_rows(rows(connection, settings.project, known, wanted, only), output)
         else:
-            await write_file(everything(connection, settings.project, only), output)
+            await write_rows(everything(connection, settings.project, only), output, TABLE)
 
     with_database(data_dir, run)
 
@@ -89,7 +87,10 @@ def import_votes(
         float | None, typer.Option(help="The rating from which on a reply is good, for rows with a rating.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="TensorZero's metric that says whether a reply is good.")
+        str | None,
+        typer.Option(
+            help="TensorZero's metric, Langfuse's score or Argilla's question that says what is good."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be imported.")] = False,
     data_dir: DataDir = None,
@@ -97,6 +98,7 @@ def import_votes(
 ) -> None:
     """Import the rows of preference data sets as votes, once each; exit code 1 if any row is refused."""
     from deploy.datasets.import_votes import FileOfRows, Source, import_from
+    from deploy.datasets.langfuse import Langfuse
     from deploy.datasets.row_files import files_in
     from deploy.datasets.tensorzero import TensorZero
     from deploy.local.prepare import create_keys, prepared
@@ -104,9 +106,13 @@ def import_votes(
     complete = True
     with prepared(load(data_dir=data_dir)) as settings:
         create_keys(settings)
-        tables, others = TensorZero.of(files_in(files), metric, threshold)
-        sources: list[tuple[Path | str, Source]] = [(file, FileOfRows(file, threshold)) for file in others]
-        for file, source in [*([(tables.name, tables)] if tables else []), *sources]:
+        sources: list[tuple[Path | str, Source]] = []
+        others = files_in(files)
+        for service in (TensorZero, Langfuse):
+            tables, others = service.of(others, metric, threshold)
+            sources += [(service.name, tables)] if tables else []
+        sources += [(file, FileOfRows(file, metric, threshold)) for file in others]
+        for file, source in sources:
             report = asyncio.run(
                 import_from(settings, source, rater or f"import:{source.name}", dry_run=dry_run)
             )

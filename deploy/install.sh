@@ -32,7 +32,7 @@ if [ -n "${VLLM:-}" ]; then
     wait $!
     pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 else
-    pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,dev]'
+    pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,s3,dev]'
 fi
 .venv/bin/python -m compileall -q -j 0 -x '/(transformers|vllm/model_executor)/models/|/types/|/pip/|/tests/' \
     .venv/lib >/dev/null || true  # some packages ship files for other versions

@@ -3,14 +3,16 @@
 Open WebUI: the JSON of its evaluations' feedback. A rating of a message is a thumb; where one other reply to
 the same message was compared with it, a ranking of the two.
 LMArena: battles, with `conversation_a`, `conversation_b` and `winner`.
+Argilla: see `feedback.argilla`.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from feedback.dataset_rows import writable
-from feedback.layouts import Judgement, Message
+from feedback.argilla import Argilla
+from feedback.layouts import Judgement, Message, assistant
+from feedback.row_messages import writable
 from schemas.errors import MalformedRow
 
 MAX_MESSAGES = 1_000
@@ -58,7 +60,7 @@ class OpenWebUI:
         return Judgement(
             "preference" if compared else "unpaired",
             messages,
-            replies,
+            [assistant(text) for text in replies],
             good,
             person=_optional_text(row.get("user_id")),
             model=_optional_text(data.get("model_id")),
@@ -96,7 +98,7 @@ class LMArena:
         return Judgement(
             "preference",
             messages,
-            replies,
+            [assistant(text) for text in replies],
             tie=verdict in ("tie", "both bad"),
             acceptable=verdict != "both bad",
             person=_optional_text(row.get("judge")),
@@ -105,11 +107,13 @@ class LMArena:
         )
 
 
-AppExport = OpenWebUI | LMArena
+AppExport = OpenWebUI | LMArena | Argilla
 
 
-def application_of(row: Any) -> AppExport | None:
-    """Returns the application whose export has such rows."""
+def application_of(row: Any, metric: str | None = None, threshold: float | None = None) -> AppExport | None:
+    """Returns the application whose export has such rows; `metric` and `threshold` are Argilla's."""
+    if Argilla.recognises(row):
+        return Argilla(metric, threshold)
     return next((kind() for kind in (OpenWebUI, LMArena) if kind.recognises(row)), None)
 
 

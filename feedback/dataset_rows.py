@@ -4,25 +4,28 @@ preference           prompt, chosen, rejected       question for prompt, and sys
 unpaired             prompt, completion, label      labels or desirable for label; a rating, with a threshold
 prompt-completion    prompt, completion             a good reply
 
-A preference may leave out `prompt` (an implicit prompt): then chosen and rejected begin alike, as
+Conversations may have tool calls with their results, and thoughts; the column `tools` has the tools. A
+preference may leave out `prompt` (an implicit prompt): then chosen and rejected begin alike, as
 conversations, as hh-rlhf's dialogues in one text, or as plain texts. A file has the layout of its first row;
 a column that rates a reply is used, or refused, and never passed over.
 """
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Any
 
-from feedback.layouts import Judgement, Layout, Message
+from feedback.layouts import Judgement, Layout, Message, assistant
+from feedback.row_messages import read_messages, read_tools, writable
 from schemas.errors import MalformedRow
 
 _PROMPTS = ("prompt", "question")
 _SYSTEMS = ("system", "system_prompt")
 _LABELS = ("label", "labels", "desirable")
 _RATINGS = ("rating", "ratings", "score", "stars", "reward", "overall_score")
-_ROLES = ("system", "user", "assistant")
+_ASKING = ("user", "tool")
+"""Roles of the last message of a prompt."""
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
@@ -39,6 +42,7 @@ class Columns:
     label: str | None = None
     rating: str | None = None
     threshold: float | None = None
+    tools: bool = False
 
     def __str__(self) -> str:
         prompt = (
@@ -51,6 +55,8 @@ class Columns:
             parts.append(f"`{self.label}` says whether the reply is good")
         if self.rating:
             parts.append(f"a reply is good from a `{self.rating}` of {self.threshold:g}")
+        if self.tools:
+            parts.append("the tools are `tools`")
         return "; ".join(parts)
 
     def read(self, row: Any) -> Judgement:
@@ -59,7 +65,10 @@ class Columns:
         own = columns_of(row, self.threshold)
         if (own.layout, own.label, own.rating) != (self.layout, self.label, self.rating):
             raise MalformedRow(f"it is judged in another way than the first row: {own}")
-        return own._judgement(row)
+        found = own._judgement(row)
+        if not own.tools:
+            return found
+        return replace(found, standard=False, tools=read_tools(row["tools"]))
 
     def _judgement(self, row: dict[str, Any]) -> Judgement:
         if self.layout == "preference":
@@ -76,14 +85,15 @@ class Columns:
             messages = self._with_system(row, messages)
         else:
             messages, standard = self._prompt(row, chosen)
-            found = [
+            read = [
                 _reply(value, messages, name) for name, value in (("chosen", chosen), ("rejected", rejected))
             ]
-            replies = [reply for reply, _ in found]
-            _check_alike(standard, *(in_text for _, in_text in found))
-        if replies[0] == replies[1]:
+            replies = [reply for reply, _ in read]
+            _check_alike(standard, *(in_text for _, in_text in read))
+        found = Judgement(self.layout, messages, replies, standard=standard and not self.system)
+        if not found.told_apart:
             raise MalformedRow("chosen and rejected are the same")
-        return Judgement(self.layout, messages, replies, standard=standard and not self.system)
+        return found
 
     def _prompt(self, row: dict[str, Any], reply: Any) -> tuple[list[Message], bool]:
         """Returns the messages of the prompt, and whether it is a text. A text beside whole conversations is
@@ -100,9 +110,9 @@ class Columns:
                 raise MalformedRow("prompt is empty")
             messages = [{"role": "user", "content": writable(value, "prompt")}]
             return self._with_system(row, messages), True
-        messages = _messages(value, "prompt")
-        if messages[-1]["role"] != "user":
-            raise MalformedRow("the last message of prompt must be the user's")
+        messages = read_messages(value, "prompt")
+        if messages[-1]["role"] not in _ASKING:
+            raise MalformedRow("the last message of prompt must be the user's, or a tool's")
         return self._with_system(row, messages), False
 
     def _with_system(self, row: dict[str, Any], messages: list[Message]) -> list[Message]:
@@ -126,22 +136,24 @@ def columns_of(row: Any, threshold: float | None = None) -> Columns:
     if not isinstance(row, dict):
         raise MalformedRow("it is no object")
     given = {name for name, value in row.items() if value is not None}
+    if row.get("chat_template_kwargs"):
+        raise MalformedRow("chat_template_kwargs changes what the template writes; leave it out")
 
     def first(names: tuple[str, ...]) -> str | None:
         return next((name for name in names if name in given), None)
 
-    prompt, system = first(_PROMPTS), first(_SYSTEMS)
+    prompt, system, tools = first(_PROMPTS), first(_SYSTEMS), "tools" in given
     if {"chosen", "rejected"} <= row.keys():
-        return Columns("preference", prompt, system)
+        return Columns("preference", prompt, system, tools=tools)
     if "completion" not in row:
         raise MalformedRow("it has neither chosen and rejected nor completion")
     label, rating = first(_LABELS), first(_RATINGS)
     if label is None and rating is not None:
         if threshold is None:
             raise MalformedRow(f"{rating} rates the reply: say from which value on it is good (--threshold)")
-        return Columns("unpaired", prompt or "prompt", system, rating=rating, threshold=threshold)
+        return Columns("unpaired", prompt or "prompt", system, None, rating, threshold, tools)
     layout: Layout = "prompt-completion" if label is None else "unpaired"
-    return Columns(layout, prompt or "prompt", system, label)
+    return Columns(layout, prompt or "prompt", system, label, tools=tools)
 
 
 def read(row: Any) -> Judgement:
@@ -170,18 +182,19 @@ def _truth(value: Any, name: str) -> bool:
     return _TRUTH[text]
 
 
-def _implicit(chosen: Any, rejected: Any) -> tuple[list[Message], list[str], bool]:
+def _implicit(chosen: Any, rejected: Any) -> tuple[list[Message], list[Message], bool]:
     """Returns the common prompt of two replies, the replies, and whether they are texts."""
-    texts = isinstance(chosen, str) and isinstance(rejected, str)
-    if texts and not (_TURN.match(chosen) and _TURN.match(rejected)):
+    in_text = isinstance(chosen, str) and isinstance(rejected, str)
+    if in_text and not (_TURN.match(chosen) and _TURN.match(rejected)):
         prompt = commonprefix([chosen, rejected])  # noqa: RUF071 - of texts, not of paths
         prompt = prompt[: prompt.rfind(" ") + 1].rstrip()  # as TRL: a word is not divided
         if not prompt.strip():
             raise MalformedRow("there is no column prompt, and chosen and rejected do not begin alike")
-        replies = [writable(each[len(prompt) :], "a reply") for each in (chosen, rejected)]
-        if not all(reply.strip() for reply in replies):
+        texts = [writable(each[len(prompt) :], "a reply") for each in (chosen, rejected)]
+        if not all(text.strip() for text in texts):
             raise MalformedRow("chosen or rejected is only what both begin with")
-        return [{"role": "user", "content": writable(prompt, "prompt")}], replies, True
+        messages = [{"role": "user", "content": writable(prompt, "prompt")}]
+        return messages, [assistant(text) for text in texts], True
     found = [
         _split(_dialogue(value, name) if isinstance(value, str) else value, name)
         for name, value in (("chosen", chosen), ("rejected", rejected))
@@ -209,56 +222,26 @@ def _check_alike(*in_text: bool) -> None:
         raise MalformedRow("it has texts beside lists of messages")
 
 
-def _reply(value: Any, prompt: list[Message], name: str) -> tuple[str, bool]:
+def _reply(value: Any, prompt: list[Message], name: str) -> tuple[Message, bool]:
     """Returns a reply, and whether it was given as a text. A conversation may begin with the prompt."""
-    in_text = isinstance(value, str)
-    if not in_text:
-        messages = _messages(value, name)
+    if isinstance(value, str):
+        reply = assistant(writable(value, name))
+    else:
+        alone = isinstance(value, list) and len(value) == 1
+        messages = read_messages(value, name, prompt if alone else ())
         without_system = [message for message in prompt if message["role"] != "system"]
         if len(messages) > 1 and messages[:-1] in (prompt, without_system):
             messages = messages[-1:]
         if len(messages) != 1 or messages[0]["role"] != "assistant":
             raise MalformedRow(f"{name} must be one message of the assistant")
-        value = messages[0]["content"]
-    if not value.strip():
+        reply = messages[0]
+    if not (reply.get("content") or "").strip() and "tool_calls" not in reply:
         raise MalformedRow(f"{name} is empty")
-    return writable(value, name), in_text
+    return reply, isinstance(value, str)
 
 
 def _split(value: Any, name: str) -> tuple[list[Message], Message]:
-    messages = _messages(value, name)
+    messages = read_messages(value, name)
     if len(messages) < 2:
         raise MalformedRow(f"without a prompt, {name} must be a whole conversation")
     return messages[:-1], messages[-1]
-
-
-def _messages(value: Any, name: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise MalformedRow(f"{name} must be a text or a list of messages")
-    return [_message(message, name) for message in value]
-
-
-def _message(message: Any, name: str) -> Message:
-    role = message.get("role") if isinstance(message, dict) else None
-    role = "system" if role == "developer" else role
-    if role not in _ROLES:
-        raise MalformedRow(f"{name} has a message without a role of {', '.join(_ROLES)}")
-    content = message.get("content")
-    if isinstance(content, list) and all(
-        isinstance(part, dict) and part.get("type") == "text" for part in content
-    ):
-        content = "\n".join(str(part.get("text", "")) for part in content)
-    if not isinstance(content, str):
-        raise MalformedRow(f"{name} has a message whose content is no text")
-    return {"role": role, "content": writable(content, name)}
-
-
-def writable(text: str, name: str) -> str:
-    """Returns `text` if Postgres can store it."""
-    if "\0" in text:
-        raise MalformedRow(f"{name} holds a NUL character")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise MalformedRow(f"{name} holds half a surrogate pair") from None
-    return text

@@ -9,28 +9,31 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import combinations, product
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from feedback.layouts import Judgement, Layout
+from feedback.layouts import Judgement, Layout, assistant
 from schemas.feedback import JUDGE
 from schemas.times import rfc3339
-from schemas.wire import json_line
 
 # `policy` of a ranking is the policy of all its replies, or null when they have several (see `replies`).
 _EXPORT = """
 select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value,
     coalesce(r.policy, ranked.policy) as policy, f.rater as "user", f.created_at, f.superseded_by,
     t.messages as prompt, r.text as reply, ranked.replies, f.text, f.comment,
-    case when t.sampling = '{}' then t.metadata ->> 'layout' end as layout  -- imported, not sampled
+    jsonb_build_object(
+        'layout', case when t.sampling = '{}' then t.metadata ->> 'layout' end,  -- imported, not sampled
+        'tools', t.request -> 'tools', 'message', r.message, 'messages', ranked.messages
+    ) as whole
 from feedback f
 join turns t on t.id = f.turn_id
 left join replies r on r.turn_id = f.turn_id and r.choice = f.choice
 left join lateral (
     select jsonb_agg(jsonb_build_object('choice', choice, 'policy', policy, 'text', text) order by choice)
             as replies,
+        jsonb_object_agg(choice, message) as messages,
         case when count(distinct policy) = 1 then min(policy) end as policy
     from replies where turn_id = f.turn_id
 ) ranked on f.type = 'ranking'
@@ -42,11 +45,18 @@ where f.project = %(project)s and f.retracted_at is null
         select from replies voted where voted.turn_id = f.turn_id and voted.policy = %(policy)s
             and (f.choice is null or voted.choice = f.choice)
     ))
+"""
+_BY_TIME = """
     and (%(after)s::text is null or (f.created_at, f.id) > (
         select created_at, id from feedback where id = %(after)s and project = %(project)s
     ))
 order by f.created_at, f.id
 limit %(limit)s
+"""
+_BY_COMMIT = """
+    and (f.epoch, f.xid, f.id) > (%(start)s::integer, %(start_xid)s::xid8, %(start_id)s)
+    and (f.epoch, f.xid, f.id) <= (%(end)s::integer, %(end_xid)s::xid8, %(end_id)s)
+order by f.epoch, f.xid, f.id
 """
 Shape = Literal["text", "messages"]
 """How the rows of a layout have their prompts and replies: as texts, or as lists of messages."""
@@ -55,17 +65,26 @@ TABLE = {
     "id": "text", "event_id": "text", "completion_id": "text", "choice": "number", "type": "text",
     "value": "text", "reasons": "texts", "acceptable": "truth", "policy": "text", "user": "text",
     "created_at": "text", "superseded_by": "text", "prompt": "text", "reply": "text", "replies": "text",
-    "text": "text", "comment": "text",
+    "text": "text", "comment": "text", "message": "text", "tools": "text",
 }  # fmt: skip
-"""The columns of `table_row`, with their kinds."""
+"""The columns of `everything` in a table, with their kinds; in those of text, what is no text is JSON."""
 
 _VALUE = {"thumb": "value", "ranking": "ranking", "signal": "signal"}
+
+
+class Position(NamedTuple):
+    """The place of a vote in the order in which votes were committed."""
+
+    epoch: int
+    xid: str
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which votes to export: those since a time, of these raters (pseudonyms), with this reason, on replies
-    of this policy, after the vote with this id; at most `limit`."""
+    of this policy, after the vote with this id; at most `limit`. Or those after one position and up to
+    another (`between`), in the order of commits."""
 
     since: datetime | None = None
     raters: Sequence[str] | None = None
@@ -73,6 +92,7 @@ class Filter:
     policy: str | None = None
     after: str | None = None
     limit: int | None = None
+    between: tuple[Position, Position] | None = None
 
 
 ALL = Filter()
@@ -87,21 +107,15 @@ async def everything(
     Keys: id, event_id, completion_id, choice, type, value (`up`, the ranking's groups, the signal's name;
     null for an edit), policy, user (the hash), created_at, superseded_by; then prompt (messages), reply
     (the text voted on), replies (of a ranking: choice, policy and text of each), text (of an edit),
-    comment; and reasons (thumb) or acceptable (ranking).
+    comment; message (the whole reply, where it is more than text; in `replies` too), tools (those that the
+    model had); and reasons (thumb) or acceptable (ranking).
     """
     async for row in _votes(connection, project, only):
-        del row["layout"]
-        yield _flat(row)
-
-
-def table_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Returns a row of `everything` with the columns of TABLE, the same for all votes: what is no plain value
-    is JSON."""
-    found = dict.fromkeys(TABLE) | row
-    for name in ("value", "prompt", "replies"):
-        if found[name] is not None and not isinstance(found[name], str):
-            found[name] = json_line(found[name]).decode()
-    return found
+        whole = row.pop("whole")
+        for reply in row["replies"] or ():
+            if message := whole["messages"][str(reply["choice"])]:
+                reply["message"] = message
+        yield _flat({**row, "message": whole["message"], "tools": whole["tools"]})
 
 
 async def rows(
@@ -114,57 +128,66 @@ async def rows(
     """Yields the active votes of people as rows of a layout; `connection` as for `everything`. Preferences
     come from rankings and from edits (the edit over the original); good completions are edits and replies
     with a thumbs-up. Judges' votes are left out: rows name no rater, so they would be imported as votes of
-    people. So are replies and conversations that are not text alone, such as tool calls and images, which
-    no import would take. Without a `shape`, a row has that in which it was imported, or else messages; with
-    `text`, conversations of more than one message are left out."""
+    people. So are images and other files, which no import would take. Without a `shape`, a row has that in
+    which it was imported, or else messages; with `text`, conversations of more than one message are left out,
+    and so are tools, tool calls and thoughts."""
     async for vote in _votes(connection, project, only):
         if vote["superseded_by"] is None and not vote["user"].startswith(JUDGE):
             for judgement in _judgements(vote, layout):
                 shaped = judgement if shape is None else replace(judgement, standard=shape == "text")
-                if _is_text(shaped) and not (shaped.standard and len(shaped.messages) > 1):
+                if _importable(shaped):
                     yield shaped.row()
 
 
 async def _votes(connection: AsyncConnection[DictRow], project: str, only: Filter) -> AsyncIterator[DictRow]:
     async with connection.cursor(name="export") as cursor:
-        cursor.itersize = 500
-        await cursor.execute(_EXPORT, {"project": project, **asdict(only)})
+        cursor.itersize = 100  # read at once, so that a process that also serves is free in between
+        values = {"project": project, **asdict(only)}
+        if only.between is None:
+            await cursor.execute(_EXPORT + _BY_TIME, values)
+        else:
+            for name, position in zip(("start", "end"), only.between, strict=True):
+                values |= {name: position.epoch, f"{name}_xid": position.xid, f"{name}_id": position.id}
+            await cursor.execute(_EXPORT + _BY_COMMIT, values)
         async for row in cursor:
             yield row
 
 
 def _judgements(vote: DictRow, layout: Layout) -> Iterator[Judgement]:
-    messages, standard = vote["prompt"], vote["layout"] == "standard"
+    whole = vote["whole"]
+    judged = Judgement(
+        layout, vote["prompt"], [], standard=whole["layout"] == "standard", tools=whole["tools"]
+    )
+    reply = whole["message"] or assistant(vote["reply"])
     if vote["type"] == "thumb":
         good = vote["value"]["value"] == "up"
         if layout == "unpaired" or (layout == "prompt-completion" and good):
-            yield Judgement(layout, messages, [vote["reply"]], good, standard)
+            yield replace(judged, replies=[reply], good=good)
     elif vote["type"] == "edit" and layout == "preference":
-        yield Judgement(layout, messages, [vote["text"], vote["reply"]], standard=standard)
+        yield replace(judged, replies=[assistant(vote["text"]), reply])
     elif vote["type"] == "edit" and layout == "prompt-completion":
-        yield Judgement(layout, messages, [vote["text"]], standard=standard)
+        yield replace(judged, replies=[assistant(vote["text"])])
     elif vote["type"] == "ranking" and layout == "preference":
-        texts = {reply["choice"]: reply["text"] for reply in vote["replies"]}
+        replies = {
+            each["choice"]: whole["messages"][str(each["choice"])] or assistant(each["text"])
+            for each in vote["replies"]
+        }
         for better, worse in combinations(vote["value"]["ranking"], 2):
             for one, other in product(better, worse):
-                yield Judgement(layout, messages, [texts[one], texts[other]], standard=standard)
+                yield replace(judged, replies=[replies[one], replies[other]])
 
 
-def _is_text(judgement: Judgement) -> bool:
-    """Returns whether a judgement has only texts, and could be imported again."""
-    plain = all(
-        message["role"] in ("system", "user", "assistant")
-        and isinstance(message.get("content"), str)
-        and "tool_calls" not in message
-        for message in judgement.messages
-    )
-    replies = judgement.replies
-    told_apart = len(set(replies)) == len(replies) and all(reply.strip() for reply in replies)
-    return plain and told_apart and judgement.messages[-1]["role"] == "user"
-
-
-def line(row: dict[str, Any]) -> str:
-    return json_line(row).decode() + "\n"
+def _importable(judgement: Judgement) -> bool:
+    """Returns whether a judgement fits its shape, and could be imported again."""
+    messages, replies = judgement.messages, judgement.replies
+    plain = {"role", "content"}
+    if judgement.standard and (
+        len(messages) > 1 or judgement.tools or any(each.keys() - plain for each in (*messages, *replies))
+    ):
+        return False
+    text_only = not any(isinstance(each.get("content"), list) for each in messages)
+    not_empty = all((each.get("content") or "").strip() or "tool_calls" in each for each in replies)
+    return text_only and judgement.told_apart and not_empty and messages[-1]["role"] in ("user", "tool")
 
 
 def _flat(row: DictRow) -> dict[str, Any]:

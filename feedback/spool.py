@@ -51,11 +51,13 @@ log = structlog.get_logger()
 
 
 class Spool:
-    """A spool in `folder`, of at most `most_bytes` in this process's file (0: no spool)."""
+    """A spool in `folder`, of at most `most_bytes` in this process's file (0: no spool). It calls `refused`
+    for each entry that it drops."""
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
+    def __init__(self, folder: Path, most_bytes: int, refused: Callable[[], None]) -> None:
         self._folder = folder
         self._most_bytes = most_bytes
+        self._refused = refused
         self._own: SpoolFile | None = None
         self._left: list[SpoolFile] = []
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
@@ -180,11 +182,20 @@ class Spool:
             entries = [entry for entry in map(_decoded, lines) if entry is not None]
             for kind, group in groupby(entries, lambda entry: entry["kind"]):
                 if kind == "turn":  # turns that come together share a transaction
-                    await _gather([_apply(entry, apply) for entry in group])
+                    await _gather([self._apply(entry, apply) for entry in group])
                 else:
                     for entry in group:
-                        await _apply(entry, apply)
+                        await self._apply(entry, apply)
             file.applied += sum(map(len, lines))
+
+    async def _apply(self, entry: Entry, apply: Callable[[Entry], Awaitable[None]]) -> None:
+        try:
+            await apply(entry)
+        except _AWAY:
+            raise
+        except Exception as error:
+            self._refused()
+            log.error("spooled_entry_refused", kind=entry["kind"], id=entry.get("id"), error=str(error))
 
     def _take_over(self) -> None:
         known = {file.path for file in (*self._left, *([self._own] if self._own else []))}
@@ -192,15 +203,6 @@ class Spool:
             with suppress(OSError):  # its process has just removed it, or it is another user's
                 if (file := SpoolFile.take(path)) is not None:
                     self._left.append(file)
-
-
-async def _apply(entry: Entry, apply: Callable[[Entry], Awaitable[None]]) -> None:
-    try:
-        await apply(entry)
-    except _AWAY:
-        raise
-    except Exception as error:
-        log.error("spooled_entry_refused", kind=entry["kind"], id=entry.get("id"), error=str(error))
 
 
 async def _gather(work: Sequence[Awaitable[None]]) -> None:

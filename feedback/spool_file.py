@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from schemas.files import fsync
+
 
 class SpoolFile:
     """A locked file of entries. `size` counts the bytes that are whole and synced, `applied` those that are
@@ -27,7 +29,7 @@ class SpoolFile:
         handle = os.fdopen(descriptor, "rb+", buffering=0)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         draft.rename(path)  # nobody finds it before it is locked
-        _sync_folder(folder)
+        fsync(folder)
         return cls(path, handle, 0)
 
     @classmethod
@@ -81,11 +83,3 @@ class SpoolFile:
         if self.size == 0:
             self.path.unlink(missing_ok=True)
         self._handle.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

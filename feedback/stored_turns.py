@@ -10,7 +10,7 @@ from schemas.database import AsyncPool
 from schemas.turns import StoredReply, StoredTurn
 
 _COLUMNS: LiteralString = """
-select t.id, t.messages, t.sampling, t.metadata, t.request, t.created_at,
+select t.id, t.conversation_id, t.messages, t.sampling, t.metadata, t.request, t.created_at,
     cardinality(t.prompt_token_ids) as prompt_tokens,
     (select jsonb_agg(jsonb_build_object('choice', choice, 'policy', policy, 'text', text,
         'tokens', cardinality(token_ids), 'finish_reason', finish_reason, 'message', message) order by choice)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, Connection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -158,14 +158,19 @@ def migrate(url: str) -> int:
 
 def _adopt_cluster(connection: Connection[DictRow]) -> None:
     """After a restore into another cluster, where transaction ids start again: give the rows of the outbox
-    ids of this cluster, and let consumers of the Postgres log read them again, which has no effect twice."""
+    ids of this cluster, and let consumers of the Postgres log read them again, which has no effect twice. New
+    votes belong to a new epoch."""
     here = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
     known = connection.execute("select system_identifier from cluster").fetchone()
     assert here is not None  # noqa: S101  (a cluster has its identifier)
     if here == known:
         return
-    if known is not None:
-        connection.execute("update outbox set xid = pg_current_xact_id()")
-        connection.execute("delete from consumer_offsets where log = 'postgres'")
-        connection.execute("delete from cluster")
-    connection.execute("insert into cluster (system_identifier) values (%(system_identifier)s)", here)
+    if known is None:
+        connection.execute("insert into cluster (system_identifier) values (%(system_identifier)s)", here)
+        return
+    connection.execute("update outbox set xid = pg_current_xact_id()")
+    connection.execute("delete from consumer_offsets where log = 'postgres'")
+    change = "update cluster set system_identifier = %(system_identifier)s, epoch = epoch + 1 returning epoch"
+    found = connection.execute(change, here).fetchone()
+    epoch = sql.Literal(found["epoch"] if found else 0)
+    connection.execute(sql.SQL("alter table feedback alter column epoch set default {}").format(epoch))

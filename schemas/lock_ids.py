@@ -5,3 +5,5 @@ RELAY = 0x5245_4C41
 """pg_advisory_lock(RELAY)"""
 TRAINER = 0x5452_4149
 """pg_advisory_lock(TRAINER, hashtext(project))"""
+EXPORT = 0x4558_5054
+"""pg_advisory_lock(EXPORT, hashtext(project))"""

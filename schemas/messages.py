@@ -5,6 +5,7 @@ Text parts are joined by line breaks, `developer` means `system`, and the old fo
 left out.
 """
 
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -68,6 +69,22 @@ def normalize(messages: list[Any]) -> list[Any]:
     for content that is missing or wrong."""
     found = [_message(index, item) for index, item in enumerate(messages)]
     return [item for item in found if item != {"role": "system", "content": ""}] or found
+
+
+def parse_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message with the arguments of its tool calls parsed, as chat templates expect them and vLLM
+    gives them. Those that a model wrote wrongly stay a text."""
+    if not message.get("tool_calls"):
+        return message
+    return {**message, "tool_calls": [_with_arguments(call) for call in message["tool_calls"]]}
+
+
+def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    try:
+        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
+    except (ValueError, RecursionError):
+        return call
 
 
 def _message(index: int, value: Any) -> Any:

@@ -86,7 +86,7 @@ class ResponseRequest(BaseModel):
             "tools": [_chat_tool(index, tool) for index, tool in enumerate(self.tools or [])],
             "tool_choice": _chat_tool_choice(self.tool_choice),
             "parallel_tool_calls": self.parallel_tool_calls,
-            "response_format": _response_format(self.text.format),
+            "response_format": _chat_format(self.text.format),
             "reasoning_effort": self.reasoning.effort,
             "logprobs": self.shows_logprobs,
             "top_logprobs": self.top_logprobs if self.shows_logprobs else None,
@@ -192,10 +192,29 @@ def _chat_tool_choice(choice: str | Item | None) -> Any:
     return choice
 
 
-def _response_format(form: Item | None) -> Any:
+def _chat_format(form: Item | None) -> Any:
     if form is None or form.get("type") != "json_schema":
         return form
     return {"type": "json_schema", "json_schema": {name: form[name] for name in form if name != "type"}}
+
+
+def response_tool(tool: Item) -> Item:
+    """Returns a chat's tool as a response names it."""
+    return {"type": "function", **tool["function"]}
+
+
+def response_tool_choice(choice: str | Item | None) -> Any:
+    """Returns a chat's choice of tools as a response names it."""
+    if isinstance(choice, dict):
+        return {"type": "function", "name": choice["function"]["name"]}
+    return choice or "auto"
+
+
+def response_format(form: Item | None) -> Item:
+    """Returns a chat's response format as the format of a response's text."""
+    if form is None:
+        return {"type": "text"}
+    return {"type": form["type"], **form.get("json_schema", {})}
 
 
 def _unsupported(what: str, param: str) -> InvalidRequest:

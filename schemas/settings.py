@@ -364,6 +364,26 @@ class TrainerSettings(BaseModel):
     gate: GateSettings = GateSettings()
 
 
+class ExportSettings(BaseModel):
+    """The scheduled export: new votes go to a folder or an object store. Without a place there is none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: str | None = Field(
+        None,
+        description="where files of votes are written: a folder that all replicas share, or a URL such as"
+        " s3://bucket/prefix",
+    )
+    every: float = Field(24, gt=0, description="time between two exports, hours")
+    format: Literal["jsonl", "preference", "unpaired", "prompt-completion"] = Field(
+        "jsonl", description="jsonl: everything; else one of TRL's layouts"
+    )
+    shape: Literal["text", "messages"] | None = Field(
+        None, description="shape of the rows of TRL's layouts; none: as imported, else messages"
+    )
+    parquet: bool = Field(False, description="write Parquet instead of JSON Lines")
+
+
 class Settings(BaseSettings):
     """The whole configuration of one installation."""
 
@@ -396,6 +416,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     vllm: VllmSettings = VllmSettings()
     judge: JudgeSettings = JudgeSettings()
+    export: ExportSettings = ExportSettings()
     trainer: TrainerSettings = TrainerSettings()
 
     @property

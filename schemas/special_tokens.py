@@ -32,13 +32,27 @@ class SpecialTokens:
         return (self._special if keep_markers else self._all).sub(self._break, text)
 
     def escape_message(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Returns a message of a chat with all its text escaped. An assistant's own markers are kept, since
-        templates read its thoughts from them."""
-        keep_markers = message.get("role") == "assistant"
-        return {
-            name: value if name == "role" else self.escape_all(value, keep_markers=keep_markers)
+        """Returns a message of a chat with all its text escaped. Markers in an assistant's content are kept,
+        since templates read thoughts from them; thoughts and tool calls apart have none of their own."""
+        keep = message.get("role") == "assistant"
+        escaped = {
+            name: value if name == "role" else self.escape_all(value, keep_markers=keep and name == "content")
             for name, value in message.items()
         }
+        if isinstance(message.get("tool_calls"), list):
+            for call, given in zip(escaped["tool_calls"], message["tool_calls"], strict=True):
+                call["function"]["arguments"] = self._escape_json(given["function"]["arguments"])
+        return escaped
+
+    def _escape_json(self, text: str) -> str:
+        """Returns JSON, which the engine will parse, without such strings: they may be written with escapes
+        of their own. Text that is not JSON stays text."""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return self.escape(text)
+        escaped = self.escape_all(value)
+        return text if escaped == value else json.dumps(escaped, ensure_ascii=False)
 
     def escape_all(self, value: Any, *, keep_markers: bool = False) -> Any:
         """Returns a JSON value, such as the descriptions of tools, with all text in it escaped."""

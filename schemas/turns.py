@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+COMPLETION_PREFIX = "chatcmpl-"
+"""The beginning of the ids of turns."""
 IMPORTED = "chatcmpl-i"
 """Prefix of the ids of turns that were imported from a file."""
 
@@ -20,10 +22,21 @@ def new_id() -> str:
     return f"chatcmpl-t{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
+def bare_id(id: str) -> str:
+    """Returns a completion id without its prefix, for ids of what belongs to it."""
+    return id.removeprefix(COMPLETION_PREFIX)
+
+
+def made_at(id: str) -> float | None:
+    """Returns the time that a completion id begins with, in seconds since 1970; None where it has none."""
+    made = _TIMED_ID.match(id)
+    return None if made is None else int(made[1], 16) / 1_000
+
+
 def is_fresh(id: str, seconds: float) -> bool:
     """Returns whether a completion id was made in the last `seconds`, by the time that it begins with."""
-    made = _TIMED_ID.match(id)
-    return made is not None and time.time() - int(made[1], 16) / 1_000 < seconds
+    made = made_at(id)
+    return made is not None and time.time() - made < seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,7 @@ class StoredTurn:
     """A turn as it is read back, without what only training needs. `prompt_tokens` is a number of tokens."""
 
     id: str
+    conversation_id: str
     messages: list[dict[str, Any]]
     sampling: dict[str, Any]
     metadata: dict[str, Any]
@@ -72,13 +86,26 @@ class StoredTurn:
     prompt_tokens: int
     replies: list[StoredReply]
 
+    @property
+    def created(self) -> int:
+        """Returns when it was asked, in whole seconds since 1970, as its answer said."""
+        return int(made_at(self.id) or self.created_at.timestamp())
+
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """Returns the messages without what was said for this reply alone: the project's prompt, or the
+        instructions of a response."""
+        alone = "project_prompt" in self.request or "instructions" in self.request
+        return self.messages[1:] if alone else self.messages
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One request. `id` is the completion id, `rater` a keyed hash of the user, `sampling` the parameters
     that the engine got: `temperature`, `top_p` and all that `GenerationDefaults` has, as numbers, whether the
     request named them or not. It is empty where the turn was imported. `request` has what else shaped the
-    prompt and the reply: tools, a response format, arguments of the chat template."""
+    prompt and the reply: tools, a response format, arguments of the chat template, and `project_prompt` where
+    the first message is the project's own."""
 
     id: str
     project: str

@@ -38,7 +38,7 @@ def decode(raw: bytes | str) -> Any:
     except ValueError as error:
         raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
     if "\\u" in text:  # only an escape can encode what UTF-8 and JSON forbid
-        for string in _strings(value):
+        for string in strings(value):
             if "\0" in string or any("\ud800" <= letter <= "\udfff" for letter in string):
                 raise InvalidRequest(
                     "A string holds a NUL or half of a surrogate pair; send whole characters.",
@@ -80,7 +80,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
+    """Yields every text in a JSON value, the names in its objects included."""
     waiting = [value]
     while waiting:
         item = waiting.pop()

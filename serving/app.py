@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
+from feedback import scheduled_export
 from schemas import logs
 from schemas.errors import StartError
 from schemas.generation_defaults import read_generation_defaults
@@ -31,6 +32,7 @@ from serving import (
     passthrough,
     responses,
     stored_completions,
+    stored_responses,
     votes,
 )
 from serving.http_protocol import LimitedHttpProtocol
@@ -50,10 +52,12 @@ def create_app(settings: Settings) -> FastAPI:
     """Returns the API over `settings.database_url` (migrated, with keys: see `serving.keys.ensure_keys`) and
     the engines of `settings.vllm.urls`; `settings.model` is the base model's directory.
 
-    Raises StartError when the database or the engines are not configured, or a file of the base is not valid.
+    Raises StartError when the database or the engines are not configured, a file of the base is not valid, or
+    the scheduled export cannot work.
     """
     if settings.database_url is None or not settings.vllm.urls:
         raise StartError("Serving needs database_url and vllm.urls; `hearken up` starts both by itself.")
+    scheduled_export.check(settings)
     defaults = read_generation_defaults(Path(settings.model))
     special_tokens = read_special_tokens(Path(settings.model))
     metrics = Metrics()
@@ -69,7 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = DescribedApp(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
-    for part in (chat, responses, stored_completions, passthrough, votes, live, admin, health):
+    routed = (chat, responses, stored_completions, stored_responses, passthrough, votes, live, admin, health)
+    for part in routed:
         app.include_router(part.router)
     page.install(app)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)

@@ -12,9 +12,9 @@ counts together with the address, since anybody may claim to be anyone.
 
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
 from schemas.chat import ChatRequest
@@ -88,6 +88,16 @@ async def caller(request: Request) -> Caller:
     if found is None:
         raise Unauthorized("Send your key as `Authorization: Bearer …`.")
     return found
+
+
+async def reader(found: Annotated[Caller, Depends(caller)]) -> Caller:
+    """Returns the caller. Raises Forbidden for a publishable key, which reads nothing that is stored."""
+    if found.kind == "publishable":
+        raise Forbidden("A publishable key may not read what is stored; use a secret key.")
+    return found
+
+
+Reader = Annotated[Caller, Depends(reader)]
 
 
 async def admin(request: Request) -> Caller:

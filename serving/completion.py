@@ -16,7 +16,7 @@ from typing import Any
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest
 from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound
-from schemas.turns import Reply, Turn, new_id
+from schemas.turns import Reply, Turn, made_at, new_id
 from serving.engine import Delta
 from serving.keys import Caller
 from serving.router import Assignment, Route
@@ -46,16 +46,20 @@ class Completion:
         self._services = services
         self._caller = caller
         self._request = request
-        self._record = record or {}
+        self._record = dict(record or {})
         self._started = time.monotonic()
-        self.created = int(time.time())
         self.id = new_id() if request.store else UNSTORED_PREFIX + secrets.token_hex(12)
+        self.created = int(made_at(self.id) or time.time())
+        self.metadata = dict(request.metadata)
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
         user = request.user or f"conversation:{self.conversation_id}"
         self.rater = services.signer.rater_id(caller.project, user, caller.kind)
         route = services.router.route(caller.project)
         self.assignment = _assign(services, caller, request.model, route, self.rater)
-        self.messages = _with_system_prompt(request, route.system_prompt)
+        self.messages = [message.model_dump(exclude_none=True) for message in request.messages]
+        if route.system_prompt and all(message["role"] != "system" for message in self.messages):
+            self.messages.insert(0, {"role": "system", "content": route.system_prompt})
+            self._record["project_prompt"] = True
         self._adapter = route.adapter(self.assignment.policy)
         self._choices = [
             StreamedReply(
@@ -121,7 +125,7 @@ class Completion:
         """Returns every sampling parameter, so that the reply does not depend on an engine's own defaults."""
         return self._request.sampling(self._max_tokens, self._services.generation_defaults)
 
-    def _recorded_request(self) -> dict[str, Any]:
+    def recorded_request(self) -> dict[str, Any]:
         """Returns what shaped the prompt and the reply beside the messages. `media` marks a prompt that is
         more than its tokens, so nothing is trained on it."""
         media = sorted({part["type"] for part in self._request.media})
@@ -160,8 +164,8 @@ class Completion:
             prompt_token_ids=self._prompt,
             sampling=self.sampling(),
             replies=replies,
-            metadata=dict(self._request.metadata),
-            request=self._recorded_request(),
+            metadata=self.metadata,
+            request=self.recorded_request(),
         )
         await self._services.spool.write(
             partial(self._services.store.record_turn, turn), lambda: {"kind": "turn", **asdict(turn)}
@@ -220,17 +224,25 @@ class Completion:
         }
 
     def extension(self) -> dict[str, Any]:
-        """Returns the `hearken` field, Hearken's addition to OpenAI's response: the policies that answered,
-        and the feedback token."""
-        return {
-            "turn_id": self.id,
-            "conversation_id": self.conversation_id,
-            "policies": [self.assignment.policy] * len(self._choices),
-            "feedback_token": self._services.signer.feedback_token(self.id) if self._request.store else None,
-        }
+        policies = [self.assignment.policy] * len(self._choices)
+        token = self._services.signer.feedback_token(self.id) if self._request.store else None
+        return extension(self.id, self.conversation_id, policies, token)
 
     def _completion_tokens(self) -> int:
         return sum(len(choice.token_ids) for choice in self._choices)
+
+
+def extension(
+    id: str, conversation_id: str, policies: list[str], feedback_token: str | None
+) -> dict[str, Any]:
+    """Returns the `hearken` field, Hearken's addition to OpenAI's response: the policies that answered, and
+    the feedback token."""
+    return {
+        "turn_id": id,
+        "conversation_id": conversation_id,
+        "policies": policies,
+        "feedback_token": feedback_token,
+    }
 
 
 def _assign(services: Services, caller: Caller, model: str, route: Route, person: str) -> Assignment:
@@ -264,10 +276,3 @@ def _check_media(request: ChatRequest, caller: Caller) -> None:
             raise InvalidRequest(
                 "With a publishable key, send the file itself as a data: URL.", param="messages"
             )
-
-
-def _with_system_prompt(request: ChatRequest, system_prompt: str | None) -> list[dict[str, Any]]:
-    messages = [message.model_dump(exclude_none=True) for message in request.messages]
-    if system_prompt and all(message["role"] != "system" for message in messages):
-        messages.insert(0, {"role": "system", "content": system_prompt})
-    return messages

@@ -83,6 +83,19 @@ class Metrics:
         self.spooled = Gauge(
             "hearken_spooled_bytes", "Turns and votes that wait for Postgres, bytes.", registry=registry
         )
+        self.spooled_refused = Counter(
+            "hearken_spooled_refused",
+            "Turns and votes that waited for Postgres and then did not fit what is stored.",
+            registry=registry,
+        )
+        self.exports = Counter(
+            "hearken_exports",
+            "Files of the scheduled export: written, or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("written", "failed"):
+            self.exports.labels(outcome)
         self._add_policy_metrics(registry)
 
     def _add_policy_metrics(self, registry: CollectorRegistry) -> None:
@@ -115,6 +128,9 @@ class Metrics:
             "Engines that are healthy and serve their policies correctly.",
             registry=registry,
         )
+
+    def count_export(self, outcome: str) -> None:
+        self.exports.labels(outcome).inc()
 
     @contextmanager
     def vote(self) -> Iterator[None]:

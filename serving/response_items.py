@@ -109,6 +109,16 @@ class ResponseItems:
         return {"type": f"response.{kind}", **place, **fields}
 
 
+def message_items(id: str, message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns an assistant's whole message, whose content is text or null, as items."""
+    found = ResponseItems(id, show_logprobs=False)
+    calls = [{"index": index, **call} for index, call in enumerate(message.get("tool_calls", ()))]
+    whole = {**message, "content": message.get("content") or "", "tool_calls": calls}
+    list(found.add(ShownDelta(0, whole, [], None)))
+    list(found.finish())
+    return found.items
+
+
 def _copy(item: dict[str, Any]) -> dict[str, Any]:
     return {
         name: [dict(part) for part in value] if name == "content" else value for name, value in item.items()

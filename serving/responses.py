@@ -1,6 +1,6 @@
 """`POST /v1/responses` follows OpenAI's Responses API over the same completions and records as the chat API.
 
-A response's id is its completion's with another prefix. Votes name the completion (`hearken.turn_id`).
+Votes name the completion (`hearken.turn_id`).
 """
 
 from collections.abc import AsyncGenerator
@@ -11,21 +11,21 @@ import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from feedback import stored_turns
-from schemas.errors import Forbidden, NotFound, RequestError
+from schemas.errors import RequestError
 from schemas.responses import ResponseRequest, parse_response
+from schemas.turns import bare_id
 from schemas.wire import decode, json_line
-from serving.auth import caller, charge_replies
+from serving.auth import caller, charge_replies, reader
 from serving.completion import Completion
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
 from serving.response_items import Event, ResponseItems
+from serving.response_object import begun, ended, recorded_fields
 from serving.services import Services, services
+from serving.stored_responses import find
 from serving.streams import CompletionResponse
 
 router = APIRouter()
-
-_COMPLETION, _RESPONSE = "chatcmpl-", "resp_"
 
 
 @router.post(
@@ -35,8 +35,7 @@ async def responses(request: Request) -> Response:
     found = await caller(request)
     asked = parse_response(decode(await request.body()))
     chat = asked.chat_request(await _history(services(request), found, asked.previous_response_id))
-    record = {"instructions": asked.instructions} if asked.instructions else {}
-    completion = Completion(services(request), found, chat, record)
+    completion = Completion(services(request), found, chat, recorded_fields(asked))
     charge_replies(request, found, chat, completion.rater)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)
     answer = _Answer(completion, asked)
@@ -50,8 +49,7 @@ class _Answer:
     def __init__(self, completion: Completion, asked: ResponseRequest) -> None:
         self._completion = completion
         self._asked = asked
-        id = completion.id.removeprefix(_COMPLETION)
-        self._items = ResponseItems(id, show_logprobs=asked.shows_logprobs)
+        self._items = ResponseItems(bare_id(completion.id), show_logprobs=asked.shows_logprobs)
 
     def whole(self) -> dict[str, Any]:
         """Returns the response that is not streamed; call it after `record`."""
@@ -74,10 +72,10 @@ class _Answer:
 
         async with aclosing(self._completion.deltas()) as deltas:
             first = await anext(deltas)
-            begun = self._response("in_progress")
+            response = self._begun()
             yield encoded(
-                {"type": "response.created", "response": begun},
-                {"type": "response.in_progress", "response": begun},
+                {"type": "response.created", "response": response},
+                {"type": "response.in_progress", "response": response},
                 *self._items.add(first),
             )
             async for delta in deltas:
@@ -85,73 +83,31 @@ class _Answer:
                     yield encoded(*events)
         await self._completion.record()
         last = list(self._items.finish())
-        ended = self._ended()
-        yield encoded(*last, {"type": f"response.{ended['status']}", "response": ended})
+        response = self._ended()
+        yield encoded(*last, {"type": f"response.{response['status']}", "response": response})
 
     def _ended(self) -> dict[str, Any]:
-        cut = self._completion.shown().finish_reason == "length"
         usage = self._completion.usage()
-        return self._response("incomplete" if cut else "completed") | {
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "output": self._items.items,
-            "usage": {
-                "input_tokens": usage["prompt_tokens"],
-                "input_tokens_details": {"cached_tokens": 0},
-                "output_tokens": usage["completion_tokens"],
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": usage["total_tokens"],
-            },
-            "hearken": self._completion.extension(),
-        }
+        reason = self._completion.shown().finish_reason
+        found = ended(
+            self._begun(), self._items.items, reason, usage["prompt_tokens"], usage["completion_tokens"]
+        )
+        return found | {"hearken": self._completion.extension()}
 
-    def _response(self, status: str) -> dict[str, Any]:
-        asked = self._asked
-        sampling = self._completion.sampling()
-        return {
-            "id": _RESPONSE + self._completion.id.removeprefix(_COMPLETION),
-            "object": "response",
-            "created_at": self._completion.created,
-            "status": status,
-            "error": None,
-            "incomplete_details": None,
-            "instructions": asked.instructions,
-            "max_output_tokens": asked.max_output_tokens,
-            "metadata": asked.metadata,
-            "model": asked.model,
-            "output": [],
-            "parallel_tool_calls": asked.parallel_tool_calls is not False,
-            "previous_response_id": asked.previous_response_id,
-            "reasoning": {"effort": asked.reasoning.effort, "summary": None},
-            "store": asked.store,
-            "temperature": sampling["temperature"],
-            "text": {"format": asked.text.format or {"type": "text"}},
-            "tool_choice": asked.tool_choice or "auto",
-            "tools": asked.tools or [],
-            "top_p": sampling["top_p"],
-            "truncation": "disabled",
-            "usage": None,
-            "user": asked.user,
-        }
+    def _begun(self) -> dict[str, Any]:
+        completion = self._completion
+        request, sampling = completion.recorded_request(), completion.sampling()
+        found = begun(completion.id, completion.created, request, sampling, completion.metadata)
+        return found | {"store": self._asked.store, "user": self._asked.user}
 
 
 async def _history(services: Services, caller: Caller, previous: str | None) -> list[dict[str, Any]]:
     """Returns the messages of a previous response, its reply included. Raises Forbidden, NotFound."""
     if previous is None:
         return []
-    if caller.kind == "publishable":
-        raise Forbidden("A publishable key may not read stored responses; send the whole history as input.")
-    id = _COMPLETION + previous.removeprefix(_RESPONSE)
-    turn = await stored_turns.find(services.pool, caller.project, id)
-    if turn is None:
-        raise NotFound(
-            f"There is no stored response {previous[:64]}.",
-            code="response_not_found",
-            param="previous_response_id",
-        )
-    messages = turn.messages
-    if messages[:1] == [{"role": "system", "content": turn.request.get("instructions")}]:
-        messages = messages[1:]  # instructions hold for one response
-    return [*messages, turn.replies[0].whole_message]
+    await reader(caller)
+    turn = await find(services, caller, previous, "previous_response_id")
+    return [*turn.conversation, turn.replies[0].whole_message]
 
 
 def _failure(error: RequestError) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 from starlette.requests import HTTPConnection
 
-from feedback import retention
+from feedback import retention, scheduled_export
 from feedback.spool import Spool
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
@@ -84,7 +84,8 @@ async def open_services(
         async with pool.connection() as connection:
             signer = TokenSigner(await ensure_signing_secret(connection))
         store = Store(pool)
-        spool = Spool(settings.serving.spool_dir or settings.data_dir / "spool", settings.serving.spool_bytes)
+        folder = settings.serving.spool_dir or settings.data_dir / "spool"
+        spool = Spool(folder, settings.serving.spool_bytes, metrics.spooled_refused.inc)
         spool.open()
         metrics.spooled.set_function(lambda: spool.size)
         limiter = RateLimiter()
@@ -101,6 +102,7 @@ async def open_services(
             asyncio.create_task(swap.run(), name="swap"),
             asyncio.create_task(limiter.run(pool), name="limiter"),
             asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
+            asyncio.create_task(scheduled_export.run(settings, metrics.count_export), name="export"),
         ]
         for task in tasks:
             task.add_done_callback(log_end)

@@ -1,19 +1,20 @@
 """Stored completions are read, tagged and deleted as at OpenAI, by `/v1/chat/completions` and below. They
 show what people wrote, so a publishable key may not."""
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from feedback import stored_turns
 from schemas.chat import DEFAULT_MODEL, Metadata
-from schemas.errors import Forbidden, NotFound
+from schemas.errors import NotFound
 from schemas.turns import StoredTurn
 from schemas.wire import check, decode
-from serving.auth import caller
+from serving.auth import Reader
 from serving.keys import Caller
 from serving.openapi import request_body
+from serving.pages import After, Limit, Order, page, page_after
 from serving.services import services
 
 router = APIRouter()
@@ -32,28 +33,18 @@ _NEW_TAGS = TypeAdapter(_NewTags)
 _PREFIX = "metadata["
 
 
-async def reader(found: Annotated[Caller, Depends(caller)]) -> Caller:
-    """Returns the caller. Raises Forbidden for a publishable key."""
-    if found.kind == "publishable":
-        raise Forbidden("A publishable key may not read stored completions; use a secret key.")
-    return found
-
-
-Reader = Annotated[Caller, Depends(reader)]
-
-
 @router.get("/v1/chat/completions")
 async def completions(
     request: Request,
     caller: Reader,
-    after: Annotated[str | None, Query(max_length=128)] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Literal["asc", "desc"] = "asc",
+    after: After = None,
+    limit: Limit = 20,
+    order: Order = "asc",
     model: str | None = None,
 ) -> dict[str, Any]:
     """Lists completions by time. `metadata[key]=value` selects those that have it."""
     if model not in (None, DEFAULT_MODEL):
-        return _listed([], limit)
+        return page([], limit)
     asked = {
         name[len(_PREFIX) : -1]: value
         for name, value in request.query_params.items()
@@ -67,7 +58,7 @@ async def completions(
         order=order,
         metadata=check(_METADATA, asked),
     )
-    return _listed([_completion(turn) for turn in found], limit)
+    return page([_completion(turn) for turn in found], limit)
 
 
 @router.get("/v1/chat/completions/{id}")
@@ -80,16 +71,13 @@ async def messages(
     request: Request,
     id: str,
     caller: Reader,
-    after: Annotated[str | None, Query(max_length=128)] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Literal["asc", "desc"] = "asc",
+    after: After = None,
+    limit: Limit = 20,
+    order: Order = "asc",
 ) -> dict[str, Any]:
     turn = await _turn(request, caller, id)
     found = [{"id": f"{id}-{number}", **message} for number, message in enumerate(turn.messages)]
-    found = found if order == "asc" else found[::-1]
-    ids = [message["id"] for message in found]
-    begin = ids.index(after) + 1 if after in ids else 0
-    return _listed(found[begin : begin + limit + 1], limit)
+    return page_after(found, after, limit, order)
 
 
 @router.post("/v1/chat/completions/{id}", openapi_extra=request_body("/v1/chat/completions/{id}", _NewTags))
@@ -120,24 +108,12 @@ def _missing(id: str) -> NotFound:
     return NotFound(f"There is no stored completion {id[:64]}.", code="completion_not_found", param="id")
 
 
-def _listed(found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """Returns a page in OpenAI's shape, of one more than `limit` where there are more."""
-    data = found[:limit]
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": len(found) > limit,
-    }
-
-
 def _completion(turn: StoredTurn) -> dict[str, Any]:
     completion_tokens = sum(reply.tokens for reply in turn.replies)
     return {
         "id": turn.id,
         "object": "chat.completion",
-        "created": int(turn.created_at.timestamp()),
+        "created": turn.created,
         "model": DEFAULT_MODEL,
         "system_fingerprint": turn.replies[0].policy if turn.replies else None,
         "choices": [

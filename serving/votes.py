@@ -37,8 +37,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from feedback.export import Filter, everything, line
+from feedback.export import Filter, everything
 from feedback.records import Found, IdempotencyKey, Received, Recorded
+from feedback.row_writer import line
 from feedback.spool import Entry
 from feedback.store import Store, TurnMissing, completion_not_found
 from feedback.votable_turn import VotableTurn, check_edit

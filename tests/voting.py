@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -63,18 +64,21 @@ async def add_keys(pool: AsyncPool) -> None:
 
 
 @asynccontextmanager
-async def serve_votes(database_url: str) -> AsyncIterator[str]:
+async def serve_votes(database_url: str, **settings: Any) -> AsyncIterator[str]:
     """The url of the whole API, whose engine is not there and has a context of CONTEXT tokens: voting
     needs none."""
     with tempfile.TemporaryDirectory() as model, socket.create_server(("127.0.0.1", 0)) as listening:
         (Path(model) / "config.json").write_text(json.dumps({"max_position_embeddings": CONTEXT}))
-        settings = Settings(
-            database_url=database_url,
-            model=model,
-            vllm=VllmSettings(urls=["http://127.0.0.1:9"]),
-            serving=ServingSettings(**UNLIMITED),
+        app = create_app(
+            Settings(
+                database_url=database_url,
+                model=model,
+                vllm=VllmSettings(urls=["http://127.0.0.1:9"]),
+                serving=ServingSettings(**UNLIMITED),
+                **settings,
+            )
         )
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning", ws="none"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jinja2 import TemplateError
 from rich.console import Console
@@ -30,6 +30,7 @@ from schemas.errors import MalformedRow, StartError
 from schemas.feedback import Vote, parse_vote
 from schemas.settings import Settings
 from schemas.turns import IMPORTED, Reply, Turn
+from schemas.wire import strings
 from serving.keys import ensure_signing_secret
 from serving.token_signer import TokenSigner
 
@@ -87,34 +88,42 @@ class Source(Protocol):
 
 
 class FileOfRows:
-    """A file whose rows have one layout, that of the first; a rating of at least `threshold` is good."""
+    """A file whose rows have one layout, that of the first; `metric` names what judges, where there are
+    several, and a rating of at least `threshold` is good."""
 
-    def __init__(self, path: Path, threshold: float | None = None) -> None:
+    def __init__(self, path: Path, metric: str | None = None, threshold: float | None = None) -> None:
         self.name = path.name
         self.size = file_size(path)
         self.layout: str | None = None
         self._path = path
+        self._metric = metric
         self._threshold = threshold
+        self._columns: Columns | AppExport | None = None
 
     def judgements(self) -> Iterator[tuple[int, Judgement | MalformedRow, int]]:
-        columns: Columns | AppExport | None = None
         for row in read_file(self._path):
             try:
-                if isinstance(row.value, MalformedRow):
-                    raise row.value
-                columns = columns or application_of(row.value) or columns_of(row.value, self._threshold)
-                self.layout = str(columns)
-                found: Judgement | MalformedRow = columns.read(row.value)
+                for found in self._read(row.value):
+                    yield row.number, found, row.bytes_read
             except MalformedRow as error:
-                found = error
-            yield row.number, found, row.bytes_read
+                yield row.number, error, row.bytes_read
+
+    def _read(self, value: Any) -> list[Judgement]:
+        if isinstance(value, MalformedRow):
+            raise value
+        if self._columns is None:
+            found = application_of(value, self._metric, self._threshold)
+            self._columns = found or columns_of(value, self._threshold)
+            self.layout = str(self._columns)
+        judged = self._columns.read(value)
+        return judged if isinstance(judged, list) else [judged]
 
 
 async def import_file(
     settings: Settings, path: Path, rater: str, *, threshold: float | None = None, dry_run: bool = False
 ) -> ImportReport:
     """Imports a file of rows. Raises StartError if it cannot be read at all."""
-    return await import_from(settings, FileOfRows(path, threshold), rater, dry_run=dry_run)
+    return await import_from(settings, FileOfRows(path, threshold=threshold), rater, dry_run=dry_run)
 
 
 async def import_from(
@@ -225,23 +234,16 @@ class Importer:
             return {row["id"]: row["voted"] for row in await cursor.fetchall()}
 
     def _turn(self, id: str, judgement: Judgement) -> Turn:
-        messages = [dict(message) for message in judgement.messages]
-        texts = [*(message["content"] for message in messages), *judgement.replies]
-        if (size := sum(len(text.encode()) for text in texts)) > self._tokenizer.most_bytes:
+        if (size := _bytes(judgement)) > self._tokenizer.most_bytes:
             raise MalformedRow(
                 f"it has {size:,} bytes, more than the model's context of {self._tokenizer.context_length}"
                 " tokens can hold"
             )
         try:
-            prompt = self._tokenizer.render(messages)
-        except TemplateError as error:
+            prompt = self._tokenizer.render(judgement.messages, judgement.tools)
+            replies = [self._reply(choice, judgement) for choice in range(len(judgement.replies))]
+        except (TemplateError, TypeError, ValueError) as error:  # a template may not expect what it is given
             raise MalformedRow(f"the base's chat template refuses it: {error}") from None
-        replies = [
-            Reply(
-                choice, POLICY, 1.0, reply, self._tokenizer.encode_reply(reply, keep_markers=True), [], "stop"
-            )
-            for choice, reply in enumerate(judgement.replies)
-        ]
         longest = len(prompt) + max(len(reply.token_ids) for reply in replies)
         if longest > self._tokenizer.context_length:
             raise MalformedRow(
@@ -253,13 +255,35 @@ class Importer:
             conversation_id=id,
             rater=self._rater(judgement.person),
             key_id=self._key_id,
-            messages=messages,
+            messages=judgement.messages,
             prompt_token_ids=prompt,
             sampling={},
             replies=replies,
             metadata=({"layout": "standard"} if judgement.standard else {})
             | ({"model": judgement.model[:512]} if judgement.model else {}),
+            request={"tools": judgement.tools} if judgement.tools else {},
         )
+
+    def _reply(self, choice: int, judgement: Judgement) -> Reply:
+        """Returns a reply with its tokens: those of its text, or, with tool calls or a thought, those that
+        the template writes."""
+        reply, text = judgement.replies[choice], judgement.texts[choice]
+        if reply.keys() <= {"role", "content"}:
+            tokens = self._tokenizer.encode_reply(text, keep_markers=True)
+            return Reply(choice, POLICY, 1.0, text, tokens, [], "stop")
+        tokens = self._tokenizer.encode_message(judgement.messages, reply, judgement.tools)
+        ended = "tool_calls" if "tool_calls" in reply else "stop"
+        return Reply(choice, POLICY, 1.0, text, tokens, [], ended, reply)
+
+
+def _bytes(judgement: Judgement) -> int:
+    """Returns how many bytes a judgement's texts have."""
+    size = sum(len(text.encode()) for text in strings(judgement.tools))
+    for message in (*judgement.messages, *judgement.replies):
+        texts = [message.get("content") or "", message.get("reasoning_content") or ""]
+        texts += [call["function"]["arguments"] for call in message.get("tool_calls", ())]
+        size += sum(len(text.encode()) for text in texts)
+    return size
 
 
 def _votable(turn: Turn) -> VotableTurn:

@@ -1,5 +1,5 @@
-"""Row files are JSON Lines, JSON arrays, CSV, Parquet or Arrow, compressed or not, read as streams; and JSON
-Lines or Parquet, by their ending, written atomically."""
+"""Row files are JSON Lines, JSON arrays, CSV, Parquet or Arrow, compressed or not, and read as streams;
+`feedback.row_writer` writes them."""
 
 import csv
 import gzip
@@ -7,15 +7,16 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from feedback.export import line as json_line
+from feedback.row_writer import pyarrow_for
 from schemas.errors import HearkenError, MalformedRow, StartError
 
-_READ_BATCH, _WRITE_BATCH = 64, 1_000  # rows of a Parquet file in memory
+_READ_BATCH = 64
+"""Rows of a Parquet file in memory."""
 
 
 class Row(NamedTuple):
@@ -111,7 +112,7 @@ def _read_text(path: Path, raw: io.BufferedReader) -> Iterator[Row]:
     if head.startswith(_GZIP):
         text = io.BufferedReader(gzip.GzipFile(fileobj=raw))
     elif head.startswith(_ZSTD):
-        pyarrow = _pyarrow("Zstandard files")
+        pyarrow = pyarrow_for("Zstandard files")
         text = io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
     if _ending(path) in (".csv", ".tsv"):
         yield from _read_csv(text, raw, "\t" if _ending(path) == ".tsv" else ",")
@@ -182,7 +183,7 @@ def _position(raw: io.BufferedReader) -> int:
 
 
 def _read_arrow(path: Path) -> Iterator[Row]:
-    pyarrow = _pyarrow("Arrow files")
+    pyarrow = pyarrow_for("Arrow files")
     from pyarrow import ipc
 
     try:
@@ -193,11 +194,11 @@ def _read_arrow(path: Path) -> Iterator[Row]:
     for index in range(file.num_record_batches):
         for value in file.get_batch(index).to_pylist():
             read += 1
-            yield Row(read, value, size * (index + 1) // file.num_record_batches)
+            yield Row(read, _without_nulls(value), size * (index + 1) // file.num_record_batches)
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    _pyarrow("Parquet files")
+    pyarrow_for("Parquet files")
     from pyarrow import ArrowException, parquet
 
     size, read = file_size(path) or 0, 0
@@ -217,101 +218,18 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 return
             for value in values:
                 read += 1
-                yield Row(read, value, size * read // file.metadata.num_rows)
+                yield Row(read, _without_nulls(value), size * read // file.metadata.num_rows)
 
 
-async def write_file(
-    rows: AsyncIterator[dict[str, Any]], path: Path | None, columns: Mapping[str, str] | None = None
-) -> None:
-    """Writes JSON Lines, to standard output without a path, or Parquet, by the path's suffix. A file appears
-    only when it is complete. Parquet's columns are `columns` (text, texts, number or truth), or those of the
-    first rows. Raises StartError where nothing can be written."""
-    try:
-        await _write_file(rows, path, columns)
-    except ConnectionError:  # of the database, or of a pipe
-        raise
-    except OSError as error:
-        raise StartError(
-            f"{path or 'standard output'} cannot be written: {error.strerror or error}"
-        ) from None
+def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row of Arrow without what objects in its columns lack: Arrow gives all objects of a column
+    the same fields."""
+    return {name: _present(value) for name, value in row.items()}
 
 
-async def _write_file(
-    rows: AsyncIterator[dict[str, Any]], path: Path | None, columns: Mapping[str, str] | None
-) -> None:
-    if path is None:
-        async for row in rows:
-            sys.stdout.write(json_line(row))
-        return
-    with _atomic(path) as draft:
-        if path.suffix == ".parquet":
-            await _write_parquet(rows, draft, columns)
-            return
-        with draft.open("w", encoding="utf-8") as file:
-            async for row in rows:
-                file.write(json_line(row))
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary file beside `path` that replaces it after the block ends without an error. A pipe or
-    a device is written directly."""
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    path = path.resolve()  # a symbolic link keeps its target
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-async def _write_parquet(
-    rows: AsyncIterator[dict[str, Any]], path: Path, columns: Mapping[str, str] | None
-) -> None:
-    """Writes in batches. Without `columns` the first sets the schema, and a file without rows has none."""
-    pyarrow = _pyarrow("Parquet files")
-    writer, schema = None, None
-    batch: list[dict[str, Any]] = []
-    if columns is not None:
-        kinds = {
-            "text": pyarrow.string(),
-            "texts": pyarrow.list_(pyarrow.string()),
-            "number": pyarrow.int64(),
-            "truth": pyarrow.bool_(),
-        }
-        schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
-
-    def flush() -> None:
-        nonlocal writer
-        try:
-            table = pyarrow.Table.from_pylist(batch, schema=writer.schema if writer else schema)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
-            raise StartError(
-                "The rows do not all have the same columns, which Parquet needs. Export .jsonl instead."
-            ) from None
-        writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-        batch.clear()
-
-    try:
-        async for row in rows:
-            batch.append(row)
-            if len(batch) == _WRITE_BATCH:
-                flush()
-        if batch or writer is None:
-            flush()
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-def _pyarrow(what: str) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise StartError(f"{what} need pyarrow: pip install 'hearken[parquet]'.") from None
-    return pyarrow
+def _present(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_present(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _present(item) for name, item in value.items() if item is not None}
+    return value

@@ -1,11 +1,11 @@
 """The prompt of a chat is built by the tokenizer's own chat template, as token ids."""
 
-import json
 from typing import Any
 
 from jinja2 import TemplateError
 
 from schemas.errors import InvalidRequest
+from schemas.messages import parse_arguments
 from serving.embedded.tools import calls_tools
 
 
@@ -43,22 +43,10 @@ def _with_plain_text(message: dict[str, Any]) -> dict[str, Any]:
                 param="messages",
             )
         content = "\n".join(str(part.get("text", "")) for part in content)
-    calls = message.get("tool_calls")
     if content is None and message.get("role") == "assistant":
         content = ""
     if not isinstance(content, str) or not isinstance(message.get("role"), str):
         raise InvalidRequest("Each message needs a role and a content.", param="messages")
     if any("\ud800" <= character <= "\udfff" for character in content):
         raise InvalidRequest("The content contains a lone surrogate (half a character).", param="messages")
-    called = {"tool_calls": [_with_arguments(call) for call in calls]} if calls else {}
-    return {**message, "content": content, **called}
-
-
-def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """Returns a tool call with its arguments parsed, as templates expect them and vLLM gives them. Those that
-    a model wrote wrongly stay a text."""
-    function = call["function"]
-    try:
-        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
-    except ValueError:
-        return call
+    return parse_arguments({**message, "content": content})

@@ -3,6 +3,7 @@
 A field that this engine does not support is an error: to ignore it would give another reply than asked for.
 """
 
+from collections.abc import Callable
 from random import Random
 from typing import Any, Literal
 
@@ -72,21 +73,22 @@ class ChatRequest(BaseModel):
         return self.tool_choice["function"]["name"] if isinstance(self.tool_choice, dict) else None
 
     @property
-    def constrained(self) -> bool:
-        """Returns whether the reply must have a certain form."""
-        must_call = bool(self.tools) and self.tool_choice not in (None, "none", "auto")
-        return must_call or self.structured_outputs is not None or self.response_format is not None
+    def must_call(self) -> bool:
+        """Returns whether the reply must be tool calls."""
+        return self.may_call and self.tool_choice not in (None, "auto")
 
-    def grammar(self, grammars: Grammars) -> Grammar | None:
-        """Returns what the reply must follow, if anything. Raises InvalidRequest."""
-        if self.tools and self.tool_choice not in (None, "none", "auto"):
+    def grammar(self, grammars: Callable[[], Grammars]) -> Grammar | None:
+        """Returns what the reply must follow, if anything; `grammars` opens the compiler. Raises
+        InvalidRequest."""
+        if self.must_call:
             several = self.named_tool is None and self.parallel_tool_calls is not False
-            source = tool_call_source(self.tools, self.named_tool, several=several)
-            return grammars.compile(source, "tools")
+            source = tool_call_source(self.tools or [], self.named_tool, several=several)
+            return grammars().compile(source, "tools")
         if self.structured_outputs is not None:
-            return grammars.compile(structured_outputs_source(self.structured_outputs), "structured_outputs")
+            source = structured_outputs_source(self.structured_outputs)
+            return grammars().compile(source, "structured_outputs")
         form = response_format_source(self.response_format or {})
-        return grammars.compile(form, "response_format") if form else None
+        return grammars().compile(form, "response_format") if form else None
 
     def sampling(self) -> Sampling:
         return Sampling(

@@ -90,7 +90,7 @@ def _add_generation_routes(
 
     def prepare(body: ChatRequest) -> tuple[list[int], list[Sequence]]:
         prompt = encode(model.tokenizer, body.messages, body.tools, body.chat_template_kwargs)
-        grammar = body.grammar(grammars(model)) if body.constrained else None
+        grammar = body.grammar(lambda: grammars(model))
         return prompt, body.sequences(model, prompt, grammar)
 
     @app.post("/v1/chat/completions")

@@ -28,6 +28,7 @@ from serving.embedded.model import Model
 from serving.embedded.scheduler import Scheduler
 from serving.embedded.server import create_app
 from serving.engine import EngineClient, EngineDescription
+from tests.tools import WEATHER
 
 CAT = [{"role": "user", "content": "Tell me about the cat."}]
 TEA = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Tea? 🙂"}]
@@ -231,20 +232,6 @@ async def test_the_repetition_penalty_is_on_prompt_and_reply(engine: EngineClien
         assert row[token] == pytest.approx(float(row.max()), abs=1e-3)
 
 
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather in a city.",
-        "strict": True,  # vLLM follows the schema only then
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Paris", "Rome"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
 TIME = {
     "type": "function",
     "function": {"name": "time", "parameters": {"type": "object", "maxProperties": 0}},

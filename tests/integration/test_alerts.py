@@ -44,7 +44,7 @@ def _named(series: dict[str, Any]) -> Series:
 A, B = 'instance="a"', 'instance="b"'
 POST = 'route="/v1/feedback", method="POST"'
 QUICK, SLOW, ALL = 'le="0.1"', 'le="1"', 'le="+Inf"'
-PUBLISHED, FAILED = 'outcome="published"', 'outcome="failed"'
+PUBLISHED, FAILED, WRITTEN = 'outcome="published"', 'outcome="failed"', 'outcome="written"'
 PROBE, ORPHAN = 'reason="probe"', 'reason="parent_rolled_back"'
 
 CASES = [
@@ -106,6 +106,9 @@ CASES = [
     fires("PolicyRefused", "before the first scrape", policies_rejected_total={PROBE: "_x25 1x5"}),
     quiet("PolicyRefused", "long ago", policies_rejected_total={PROBE: "1x30"}),
     quiet("PolicyRefused", "its parent was rolled back", policies_rejected_total={ORPHAN: "0x25 1x5"}),
+    fires("ExportFails", "the store refuses", exports_total={FAILED: "0+1x30", WRITTEN: "3x30"}),
+    quiet("ExportFails", "a restart of the store", exports_total={FAILED: "0x20 1x10", WRITTEN: "3x30"}),
+    quiet("ExportFails", "it works again", exports_total={FAILED: "0+1x24 24x6", WRITTEN: "0x24 1+1x6"}),
 ]  # fmt: skip
 
 

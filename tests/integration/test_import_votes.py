@@ -1,15 +1,10 @@
 """Imported data sets export unchanged; broken rows are reported, and a repeated import changes nothing."""
 
-import asyncio
-import csv
-import gzip
 import json
 import random
 import shutil
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +15,16 @@ import pytest
 import torch
 
 from deploy.datasets.import_votes import MAX_REPORTED_ROWS, ImportReport, import_file
-from deploy.datasets.row_files import FileDamaged, files_in, read_file, write_file
+from deploy.datasets.row_files import read_file
 from feedback.export import rows
 from feedback.layouts import Layout
 from feedback.open_log import open_log
+from feedback.row_writer import write_rows
 from feedback.store import Store
 from schemas.database import AsyncPool, Pool
-from schemas.errors import StartError
 from schemas.feedback import parse_vote
 from schemas.settings import Settings
+from tests.imports import exported, given_columns, write
 from tests.training import WORDS
 from tests.unit.test_app_exports import ONE as REPLY
 from tests.unit.test_app_exports import USER as OF_USER
@@ -65,19 +61,6 @@ def settings(database_url: str, tiny_base: Path) -> Settings:
     return Settings(database_url=database_url, model=str(tiny_base))
 
 
-def write(path: Path, found: list[Any]) -> Path:
-    if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(found), path)
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in found))
-    return path
-
-
-async def exported(pool: AsyncPool, layout: Layout) -> list[dict[str, Any]]:
-    async with pool.connection() as connection:
-        return [row async for row in rows(connection, "default", layout)]
-
-
 @pytest.mark.parametrize("layout", list(SETS))
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 async def test_an_imported_data_set_exports_unchanged(
@@ -89,11 +72,8 @@ async def test_an_imported_data_set_exports_unchanged(
 
     again = tmp_path / f"again.{ending}"
     async with async_pool.connection() as connection:
-        await write_file(rows(connection, "default", layout), again)
-    if ending == "parquet":
-        assert pyarrow.parquet.read_table(again).to_pylist() == SETS[layout]
-    else:
-        assert [json.loads(line) for line in again.read_text().splitlines()] == SETS[layout]
+        await write_rows(rows(connection, "default", layout), again)
+    assert [given_columns(row.value) for row in read_file(again)] == SETS[layout]
 
 
 async def test_exports_of_applications_keep_their_people_models_and_reasons(
@@ -135,48 +115,6 @@ async def test_a_judges_votes_would_come_back_as_a_persons_and_are_left_out(asyn
         assert [row["completion"][0]["content"] for row in await exported(async_pool, layout)] == ["awful"]
 
 
-async def test_what_is_not_text_alone_is_no_row(async_pool: AsyncPool) -> None:
-    """No import would take tool calls and their results."""
-    store = Store(async_pool)
-    result = {"role": "tool", "tool_call_id": "1", "content": "Rain."}
-    called = a_turn("chatcmpl-1", replies=("fine", ""))
-    answered = replace(a_turn("chatcmpl-2", replies=("good", "bad")), messages=[*called.messages, result])
-    for turn in (called, answered):
-        await store.record_turn(turn)
-        votable = await store.votable_turn(turn.id)
-        assert votable is not None
-        for choice in (0, 1):
-            vote = parse_vote({"completion_id": turn.id, "type": "thumb", "choice": choice, "value": "up"})
-            await store.submit(votable, vote, turn.rater)
-        ranking = parse_vote({"completion_id": turn.id, "type": "ranking", "ranking": [[0], [1]]})
-        await store.submit(votable, ranking, turn.rater)
-    for layout in ("unpaired", "prompt-completion"):
-        assert [row["completion"][0]["content"] for row in await exported(async_pool, layout)] == ["fine"]
-    assert await exported(async_pool, "preference") == []
-
-
-async def given(found: list[dict[str, Any]], broken: bool = False) -> AsyncIterator[dict[str, Any]]:
-    for row in found:
-        yield row
-    if broken:
-        raise ConnectionError
-
-
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"rows.{ending}"
-    with pytest.raises(ConnectionError):
-        asyncio.run(write_file(given(GOOD * 200, broken=True), path))
-    assert list(tmp_path.iterdir()) == []
-    asyncio.run(write_file(given([]), path))
-    assert [row.value for row in read_file(path)] == []
-    asyncio.run(write_file(given(GOOD), path))
-    with pytest.raises(ConnectionError):
-        asyncio.run(write_file(given(GOOD * 200, broken=True), path))
-    assert [row.value for row in read_file(path)] == GOOD
-    assert list(tmp_path.iterdir()) == [path]
-
-
 async def test_a_file_that_is_imported_again_counts_once(
     async_pool: AsyncPool, settings: Settings, tmp_path: Path
 ) -> None:
@@ -191,81 +129,6 @@ async def test_a_file_that_is_imported_again_counts_once(
     async with async_pool.connection() as connection:
         cursor = await connection.execute("select count(*) as votes from feedback")
         assert await cursor.fetchone() == {"votes": 12}
-
-
-def in_every_form(directory: Path, found: list[dict[str, Any]]) -> list[Path]:
-    """The same rows in files of every kind, some of which are not what their name says."""
-    lines = "".join(json.dumps(row) + "\n" for row in found).encode()
-    table = pyarrow.Table.from_pylist(found)
-    contents = {
-        "a.jsonl": lines,
-        "b.json": json.dumps(found).encode(),
-        "c.jsonl.gz": gzip.compress(lines),
-        "d.txt": lines,
-        "e.JSON": b"\xef\xbb\xbf" + json.dumps(found, indent=1).encode(),
-    }
-    for name, content in contents.items():
-        (directory / name).write_bytes(content)
-    with pyarrow.CompressedOutputStream(str(directory / "f.jsonl.zst"), "zstd") as compressed:
-        compressed.write(lines)
-    for name in ("g.PARQUET", "h.pq", "i.jsonl"):
-        pyarrow.parquet.write_table(table, directory / name)
-    with pyarrow.ipc.new_file(directory / "j.arrow", table.schema) as writer:
-        writer.write_table(table)
-    with (directory / "k.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, found[0].keys())
-        writer.writeheader()
-        writer.writerows(found)
-    return sorted(directory.iterdir())
-
-
-def read_all(path: Path) -> list[Any]:
-    return [row.value for file in files_in([path]) for row in read_file(file)]
-
-
-def test_a_file_is_read_by_what_it_is(tmp_path: Path) -> None:
-    found = [
-        {"prompt": f"Say {number}", "chosen": f'"{number}",\n🙂', "rejected": "No."} for number in range(5)
-    ]
-    for file in in_every_form(tmp_path, found):
-        read = list(read_file(file))
-        assert [row.value for row in read] == found, file
-        assert [row.number for row in read][:2] == [1, 2]
-        assert 0 <= read[0].bytes_read <= read[-1].bytes_read <= file.stat().st_size
-    assert [file.name for file in files_in([tmp_path])] == [
-        name.name for name in sorted(tmp_path.iterdir()) if name.name != "d.txt"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
-        ("a.parquet", b'{"prompt": "x"}\n', "not a Parquet or Arrow file"),
-        ("a.parquet", b"PAR1 and nothing else", "not a Parquet file"),
-        ("a.jsonl", b"prompt,completion\nHi,Hello\n", "neither JSON Lines.*ends in .csv"),
-        ("a.json", b'[{"prompt": "x"},', "not a JSON array"),
-        ("folder/a.txt", b"x", "no files of rows"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_one_error(
-    tmp_path: Path, name: str, content: bytes, reason: str
-) -> None:
-    file = tmp_path / name
-    file.parent.mkdir(exist_ok=True)
-    file.write_bytes(content)
-    with pytest.raises(StartError, match=reason):
-        read_all(file.parent if "/" in name else file)
-
-
-def test_what_a_damaged_archive_held_before_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl.gz"
-    lines = "".join(json.dumps({"prompt": random.Random(n).randbytes(99).hex()}) + "\n" for n in range(500))
-    file.write_bytes(gzip.compress(lines.encode())[:-20])
-    read = read_file(file)
-    assert next(read).number == 1
-    with pytest.raises(FileDamaged, match="damaged"):
-        list(read)
 
 
 async def test_a_dry_run_says_what_would_be_imported(
@@ -366,18 +229,6 @@ async def test_a_file_of_nothing_but_broken_rows_takes_no_memory(
         tracemalloc.stop()
         assert (report.left_out, len(report.refused)) == (count, MAX_REPORTED_ROWS)
     assert peaks[1] < peaks[0] + 2**20 < file.stat().st_size
-
-
-def test_a_parquet_file_is_read_as_it_goes(tmp_path: Path) -> None:
-    found = [{"text": random.Random(number).randbytes(500).hex()} for number in range(20_000)]
-    file = tmp_path / "rows.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(found), file, row_group_size=500)
-    before, most, number = pyarrow.total_allocated_bytes(), 0, 0
-    for number, row in enumerate(read_file(file), 1):
-        assert (row.number, row.value) == (number, found[number - 1])
-        most = max(most, pyarrow.total_allocated_bytes() - before)
-    assert number == len(found)
-    assert most < file.stat().st_size / 5
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])

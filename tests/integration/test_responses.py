@@ -7,18 +7,9 @@ import openai
 import pytest
 
 from tests.service import ADMIN, PUBLIC, Service, events
+from tests.tools import WEATHER
 
-TOOL: dict[str, Any] = {
-    "type": "function",
-    "name": "weather",
-    "strict": True,
-    "parameters": {
-        "type": "object",
-        "properties": {"city": {"enum": ["Paris", "Rome"]}},
-        "required": ["city"],
-        "additionalProperties": False,
-    },
-}
+TOOL: dict[str, Any] = {"type": "function", **WEATHER["function"]}
 
 
 @pytest.fixture
@@ -109,6 +100,90 @@ def test_a_conversation_goes_on_from_a_response(service: Service, client: openai
         visitor.responses.create(model="default", input="x", previous_response_id=first.id)
 
 
+def said(service: Service, response: Any) -> list[tuple[str, str]]:
+    """Returns the roles and contents of the messages that were answered."""
+    turn = response.model_extra["hearken"]["turn_id"]
+    [(messages,)] = service.rows("select messages from turns where id = %s", turn)
+    return [(message["role"], message["content"]) for message in messages]
+
+
+def test_a_stored_response_is_as_it_was_answered(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": "default",
+        "instructions": "Be kind.",
+        "metadata": {"batch": "responses"},
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "name": "weather"},
+        "text": {"format": {"type": "json_object"}},
+        "max_output_tokens": 190,
+        "temperature": 0,
+    }
+    first = client.responses.create(**asked, input="Tea?")
+    streamed = list(client.responses.create(**asked, input="Tea?", stream=True))[-1].response
+    result = {"type": "function_call_output", "call_id": first.output[0].call_id, "output": "Rain."}
+    pinned = client.responses.create(
+        model="p0", input=[result], previous_response_id=first.id, max_output_tokens=4, temperature=0
+    )
+    for answered in (first, streamed, pinned):
+        assert client.responses.retrieve(answered.id).to_dict() == answered.to_dict()
+
+    items = client.responses.input_items.list(pinned.id, order="asc", limit=2)
+    assert items.has_next_page()
+    found = list(items)
+    assert [item.type for item in found] == ["message", "function_call", "function_call_output"]
+    assert len({item.id for item in found}) == 3
+    assert (found[0].role, found[0].content[0].text) == ("user", "Tea?")
+    assert found[1].arguments == first.output[0].arguments
+    assert (found[2].call_id, found[2].output) == (result["call_id"], "Rain.")
+    newest_first = [item.id for item in client.responses.input_items.list(pinned.id)]
+    assert newest_first == [item.id for item in reversed(found)]
+
+
+def test_a_deleted_response_is_gone(service: Service, client: openai.OpenAI) -> None:
+    made = client.responses.create(model="default", input="Tea?", max_output_tokens=1)
+    visitor = openai.OpenAI(base_url=f"{service.url}/v1", api_key=PUBLIC, max_retries=0)
+    for call in (visitor.responses.retrieve, visitor.responses.delete, visitor.responses.input_items.list):
+        with pytest.raises(openai.PermissionDeniedError):
+            call(made.id)
+    with pytest.raises(openai.BadRequestError):
+        client.responses.retrieve(made.id, stream=True)
+    client.responses.delete(made.id)
+    for call in (client.responses.retrieve, client.responses.delete, client.responses.input_items.list):
+        with pytest.raises(openai.NotFoundError, match="no stored response"):
+            call(made.id)
+    unstored = client.responses.create(model="default", input="Tea?", max_output_tokens=1, store=False)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(unstored.id)
+
+
+def test_the_projects_prompt_is_there_once_in_its_present_form(
+    service: Service, client: openai.OpenAI
+) -> None:
+    def use_prompt(text: str | None) -> None:
+        service.rows("update projects set system_prompt = %s returning 1", text)
+        service.until(lambda: service.services.router.route("default").system_prompt == text)
+
+    asked: dict[str, Any] = {"model": "default", "max_output_tokens": 1, "temperature": 0}
+    try:
+        use_prompt("Be brief.")
+        first = client.responses.create(**asked, input="Tea?")
+        use_prompt("Be long.")
+        second = client.responses.create(**asked, input="Now?", previous_response_id=first.id)
+        instructed = client.responses.create(
+            **asked, input="Now?", instructions="Be kind.", previous_response_id=first.id
+        )
+        third = client.responses.create(**asked, input="So?", previous_response_id=instructed.id)
+    finally:
+        use_prompt(None)
+    begin = [("user", "Tea?"), ("assistant", first.output_text), ("user", "Now?")]
+    assert said(service, first) == [("system", "Be brief."), ("user", "Tea?")]
+    assert said(service, second) == [("system", "Be long."), *begin]
+    assert said(service, instructed) == [("system", "Be kind."), *begin]
+    assert said(service, third)[:-2] == [("system", "Be long."), *begin]
+    items = client.responses.input_items.list(second.id, order="asc")
+    assert [item.role for item in items] == ["user", "assistant", "user"]
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "param"),
     [
@@ -177,10 +252,9 @@ def test_stored_completions_are_read_tagged_and_deleted(service: Service, client
 
 
 def test_a_completion_with_tools_is_stored_whole(service: Service, client: openai.OpenAI) -> None:
-    tool = {"type": "function", "function": {name: TOOL[name] for name in TOOL if name != "type"}}
-    made = service.chat("Tea?", tools=[tool], tool_choice="required", max_tokens=190, temperature=0)
+    made = service.chat("Tea?", tools=[WEATHER], tool_choice="required", max_tokens=190, temperature=0)
     found = client.chat.completions.retrieve(made["id"])
     assert found.choices[0].finish_reason == "tool_calls"
     calls = [call.model_dump() for call in found.choices[0].message.tool_calls or []]
     assert calls == made["choices"][0]["message"]["tool_calls"]
-    assert found.model_extra["tools"] == [tool]
+    assert found.model_extra["tools"] == [WEATHER]

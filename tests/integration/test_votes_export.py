@@ -12,8 +12,8 @@ import httpx
 import pyarrow.parquet
 import pytest
 
-from deploy.datasets.row_files import write_file
-from feedback.export import TABLE, everything, rows, table_row
+from feedback.export import TABLE, everything, rows
+from feedback.row_writer import write_rows
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import StartError
@@ -89,7 +89,8 @@ async def test_every_type_has_its_line(store: Store, database_url: str) -> None:
     assert thumb == {
         "id": new, "completion_id": turn.id, "choice": 0, "type": "thumb", "value": "down", "policy": "p0",
         "user": "u_ada", "superseded_by": None, "prompt": turn.messages, "reply": "It is Paris.",
-        "replies": None, "text": None, "comment": "Too short", "reasons": ["terse"],
+        "replies": None, "text": None, "comment": "Too short", "message": None, "tools": None,
+        "reasons": ["terse"],
     }  # fmt: skip
     assert lines[0]["superseded_by"] == new
     assert lines[2]["acceptable"] is False
@@ -191,8 +192,7 @@ async def test_everything_fits_into_a_parquet_file(store: Store, pool: AsyncPool
     await say(store, turn.id, type="edit", choice=1, text="Paris, on the Seine")
     file = tmp_path / "votes.parquet"
     async with pool.connection() as connection, connection.transaction():
-        table = (table_row(row) async for row in everything(connection, "default"))
-        await write_file(table, file, TABLE)
+        await write_rows(everything(connection, "default"), file, TABLE)
     found = pyarrow.parquet.read_table(file).to_pylist()
     assert [row["type"] for row in found] == ["signal", "thumb", "ranking", "edit"]
     assert [row["value"] for row in found] == ["copied", "down", "[[1],[0]]", None]
@@ -205,7 +205,7 @@ async def test_everything_fits_into_a_parquet_file(store: Store, pool: AsyncPool
 async def test_what_cannot_be_written_is_said(pool: AsyncPool, tmp_path: Path, name: str) -> None:
     async with pool.connection() as connection, connection.transaction():
         with pytest.raises(StartError, match="cannot be written"):
-            await write_file(everything(connection, "default"), tmp_path / name)
+            await write_rows(everything(connection, "default"), tmp_path / name)
 
 
 async def test_more_votes_than_a_page_of_the_cursor_come_once_each(store: Store, database_url: str) -> None:

@@ -14,21 +14,9 @@ from serving import streams
 from serving.embedded.prompt import encode
 from tests.contract.engines import shared_tokenizer
 from tests.service import ADMIN, PUBLIC, Service, events
+from tests.tools import WEATHER
 
 ASK = [{"role": "user", "content": "Tea?"}]
-WEATHER: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "strict": True,
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Paris", "Rome"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
 CALLED: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from feedback.app_exports import LMArena, OpenWebUI, application_of
-from feedback.layouts import Judgement
+from feedback.layouts import Judgement, assistant
 from schemas.errors import MalformedRow
 
 USER = {"id": "u1", "parentId": None, "role": "user", "content": "Boil an egg?"}
@@ -40,7 +40,7 @@ def test_a_rating_of_open_webui_is_a_thumb_of_its_user() -> None:
             {"role": "assistant", "content": "Six minutes."},
             {"role": "user", "content": "And hard?"},
         ],
-        ["Ten."],
+        [assistant("Ten.")],
         good=False,
         person="user-7",
         model="llama3:8b",
@@ -55,7 +55,7 @@ def test_a_rating_of_open_webui_is_a_thumb_of_its_user() -> None:
 )
 def test_a_reply_that_was_compared_with_another_is_ranked(rating: int, replies: list[str]) -> None:
     found = OpenWebUI().read(feedback(USER, ONE, OTHER, rating=rating, sibling_model_ids=["gemma"]))
-    assert (found.layout, found.replies) == ("preference", replies)
+    assert (found.layout, found.texts) == ("preference", replies)
     alone = OpenWebUI().read(feedback(USER, ONE, OTHER, rating=rating))
     assert (alone.layout, alone.good) == ("unpaired", rating == 1)  # it was only asked for again
 
@@ -117,7 +117,7 @@ def battle(winner: str, **changes: Any) -> dict[str, Any]:
 def test_a_battle_is_a_ranking(winner: str, first: str, tie: bool, acceptable: bool) -> None:
     assert isinstance(application_of(battle(winner)), LMArena)
     found = LMArena().read(battle(winner))
-    assert (found.replies[0], found.tie, found.acceptable) == (first, tie, acceptable)
+    assert (found.texts[0], found.tie, found.acceptable) == (first, tie, acceptable)
     assert (found.messages, found.person, found.model) == (
         [{"role": "user", "content": "Hi"}],
         "arena_user_9",

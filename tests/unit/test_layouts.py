@@ -1,11 +1,13 @@
 """Rows of data sets are read into judgements, and TRL's layouts are written back unchanged."""
 
+import json
 from typing import Any
 
 import pytest
 
 from feedback.dataset_rows import columns_of, read
 from schemas.errors import MalformedRow
+from tests.tools import WEATHER
 
 USER = {"role": "user", "content": "What is the capital of France?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -15,6 +17,17 @@ def says(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
+CALLS = {
+    "role": "assistant",
+    "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Köln"}}}
+    ],
+}
+RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "Rain."}
+THOUGHT = [{"role": "assistant", "content": "Rain.", "reasoning_content": "It said so."}]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
 ROWS: list[dict[str, Any]] = [
     {"prompt": "Capital of France?", "chosen": "Paris.", "rejected": "Rome."},
     {"prompt": [SYSTEM, USER], "chosen": says("Paris."), "rejected": says("Rome. 🙂\u2028")},
@@ -22,12 +35,45 @@ ROWS: list[dict[str, Any]] = [
     {"prompt": [USER], "completion": says("Rome."), "label": False},
     {"prompt": "Capital of France?", "completion": "Paris."},
     {"prompt": [USER, *says("Guess."), USER], "completion": says("Paris.")},
+    {"prompt": [USER], "chosen": [CALLS], "rejected": says("Sun."), "tools": [WEATHER]},
+    {"prompt": [USER, CALLS, RESULT], "completion": THOUGHT, "label": True, "tools": [WEATHER]},
 ]
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_is_the_same_again(row: dict[str, Any]) -> None:
     assert read(row).row() == row
+
+
+def test_tool_calls_are_read_as_data_sets_write_them() -> None:
+    """Without ids, with bare calls and functions, thoughts under another name, and nulls for what is not."""
+    asked = {"name": "weather", "arguments": {"city": "Rome"}}
+    schema = {**WEATHER["function"], "return": {"type": "string"}}
+    row = {
+        "prompt": [
+            {"role": "user", "content": "Where does it rain?", "tool_calls": None, "weight": 1},
+            {"role": "assistant", "content": None, "tool_calls": [asked, CALLS["tool_calls"][0]["function"]]},
+            {"role": "tool", "name": "weather", "content": "Sun."},
+            {"role": "tool", "name": "weather", "content": "Rain."},
+        ],
+        "chosen": [{"role": "assistant", "content": "In Köln.", "thinking": "The second."}],
+        "rejected": [{"role": "assistant", "tool_calls": [asked]}],
+        "tools": json.dumps([schema]),
+    }
+    found = read(row)
+    _, called, first, second = found.messages
+    ids = [call["id"] for call in called["tool_calls"]]
+    assert [first["tool_call_id"], second["tool_call_id"]] == ids == ["call_0", "call_1"]
+    assert called["tool_calls"][0]["function"]["arguments"] == '{"city": "Rome"}'
+    thought, call = found.replies
+    assert thought == {"role": "assistant", "content": "In Köln.", "reasoning_content": "The second."}
+    assert call["tool_calls"][0]["id"] == "call_2"
+    assert found.tools == [{"type": "function", "function": schema}]
+    assert read(found.row()) == found
+    assert str(columns_of(row)).endswith("; the tools are `tools`")
+    again = {**row, "rejected": [{**THOUGHT[0], "tool_calls": [{**asked, "id": "a"}]}]}
+    with pytest.raises(MalformedRow, match="are the same"):
+        read({**again, "chosen": [{**THOUGHT[0], "tool_calls": [{**asked, "id": "b"}]}]})
 
 
 def test_columns_of_others_are_let_pass() -> None:
@@ -48,8 +94,19 @@ def test_a_prompt_that_both_conversations_begin_with_is_found() -> None:
         ({"prompt": " ", "completion": "Hi"}, "prompt is empty"),
         ({"prompt": [], "completion": "Hi"}, "prompt must be"),
         ({"prompt": says("Hi"), "completion": "Hi"}, "must be the user's"),
-        ({"prompt": [{"role": "tool", "content": ""}], "completion": "Hi"}, "without a role"),
-        ({"prompt": [{"role": "user", "content": None}], "completion": "Hi"}, "content is no text"),
+        ({"prompt": [{"role": "robot", "content": ""}], "completion": "Hi"}, r"prompt: \[0\].role"),
+        ({"prompt": [{"role": "user", "content": None}], "completion": "Hi"}, "content is missing"),
+        ({"prompt": [{"role": "user", "content": [IMAGE]}], "completion": "Hi"}, "content is no text"),
+        ({"prompt": ["Hi"], "completion": "Hi"}, "list of messages"),
+        ({"prompt": [USER, {"role": "tool", "content": ""}], "completion": "Hi"}, "was not called"),
+        ({"prompt": [USER], "completion": [{"role": "assistant"}]}, "completion is empty"),
+        ({"prompt": [USER], "completion": [{**CALLS, "tool_calls": "now"}]}, "calls that are no list"),
+        ({"prompt": [USER], "completion": [{**CALLS, "tool_calls": [7]}]}, "call that is no object"),
+        ({"prompt": [USER], "completion": [{**CALLS, "tool_calls": [{"name": "a b"}]}]}, "function.name"),
+        ({"prompt": [{**USER, "thinking": "Hm."}], "completion": "Hi"}, "only an assistant"),
+        ({"prompt": [USER], "completion": says("Hi"), "tools": "{"}, "tools is no JSON"),
+        ({"prompt": [USER], "completion": says("Hi"), "tools": ["weather"]}, "tools must be a list"),
+        ({"prompt": [USER], "completion": says("Hi"), "tools": [{"parameters": {}}]}, "tools: .*name"),
         ({"prompt": "Hi", "completion": ""}, "completion is empty"),
         ({"prompt": "Hi", "completion": 7}, "completion must be a text"),
         ({"prompt": "Hi", "completion": [USER]}, "one message of the assistant"),
@@ -62,6 +119,7 @@ def test_a_prompt_that_both_conversations_begin_with_is_found() -> None:
         ({"prompt": "Hi", "completion": "Hi", "label": "yes"}, "label must be true or false"),
         ({"prompt": "Hi", "completion": "Hi", "rating": 5}, "rating rates the reply.*--threshold"),
         ({"prompt": "Hi", "completion": "Hi", "score": 0.0}, "score rates the reply"),
+        ({**ROWS[0], "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
         ({"chosen": "Blue.", "rejected": "Green."}, "no column prompt"),
         ({"chosen": "It is blue", "rejected": "It is "}, "only what both begin with"),
         ({"prompt": "Hi", "chosen": "Hello", "rejected": "Hello"}, "are the same"),
@@ -107,7 +165,7 @@ def test_the_beginning_of_both_replies_is_the_prompt() -> None:
     dialogue = "\n\nHuman: Which river is longest?\n\nAssistant: In Africa?\n\nHuman: Yes.\n\nAssistant: "
     hh = read({"chosen": dialogue + "The Nile.", "rejected": dialogue + "A fish."})
     assert [message["role"] for message in hh.messages] == ["user", "assistant", "user"]
-    assert (hh.messages[0]["content"], hh.replies) == ("Which river is longest?", ["The Nile.", "A fish."])
+    assert (hh.messages[0]["content"], hh.texts) == ("Which river is longest?", ["The Nile.", "A fish."])
     plain = {"chosen": "The sky is grey.", "rejected": "The sky is green."}
     expected = {"prompt": "The sky is", "chosen": " grey.", "rejected": " green."}
     assert read(plain).row() == read({**plain, "prompt": None}).row() == expected
@@ -121,7 +179,7 @@ def test_a_text_beside_whole_conversations_is_their_beginning() -> None:
     with pytest.raises(MalformedRow, match="do not begin with the prompt"):
         read({**row, "prompt": "Something else"})
     whole = read({"prompt": [SYSTEM, USER], "completion": [USER, *says("Paris.")], "label": 1})
-    assert whole.replies == ["Paris."]
+    assert whole.texts == ["Paris."]
 
 
 def test_a_question_after_a_system_message() -> None:

@@ -1,5 +1,6 @@
 """What people write never becomes a special token, with any kind of tokenizer."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,9 @@ def test_everything_that_a_template_could_write_is_escaped() -> None:
     special_tokens = SpecialTokens(["<s>"])
     calls = [{"id": "<s>", "function": {"name": "<s>", "arguments": '{"a": "<s>"}'}}]
     assert "<s>" not in str(special_tokens.escape_message({"role": "assistant", "tool_calls": calls}))
+    calls[0]["function"]["arguments"] = r'{"a": "\u003cs>"}'  # engines parse it
+    [call] = special_tokens.escape_message({"role": "assistant", "tool_calls": calls})["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"a": "<\u2060s>"}
     tools = [{"type": "function", "function": {"name": "a", "parameters": {"properties": {"<s>": {}}}}}]
     assert "<s>" not in str(special_tokens.escape_all(tools))
 

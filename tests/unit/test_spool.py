@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from prometheus_client import Counter
 
 from feedback import spool as module
 from feedback.spool import Entry, Spool
@@ -74,12 +75,17 @@ MakeSpool = Callable[..., Spool]
 
 
 @pytest.fixture
-def a_spool(tmp_path: Path) -> Iterator[MakeSpool]:
+def refused() -> Counter:
+    return Counter("refused", "Entries that were dropped.", registry=None)
+
+
+@pytest.fixture
+def a_spool(tmp_path: Path, refused: Counter) -> Iterator[MakeSpool]:
     """Makes spools in `tmp_path`, each as its own process would."""
     made: list[Spool] = []
 
     def make(folder: Path = tmp_path, most_bytes: int = 10_000) -> Spool:
-        made.append(Spool(folder, most_bytes))
+        made.append(Spool(folder, most_bytes, refused.inc))
         made[-1].open()
         return made[-1]
 
@@ -225,7 +231,9 @@ async def test_a_disk_that_fills_leaves_no_half_line(
     assert database.names == ["first", "second"]
 
 
-async def test_an_entry_that_is_refused_does_not_stop_the_others(a_spool: MakeSpool) -> None:
+async def test_an_entry_that_is_refused_is_counted_and_does_not_stop_the_others(
+    a_spool: MakeSpool, refused: Counter
+) -> None:
     spool, database = a_spool(), Database()
     database.away = True
     await put(spool, database, "wrong", wrong=True)
@@ -234,6 +242,7 @@ async def test_an_entry_that_is_refused_does_not_stop_the_others(a_spool: MakeSp
     async with running(spool, database):
         await drained(spool)
     assert database.names == ["right"]
+    assert refused.collect()[0].samples[0].value == 1
 
 
 @pytest.mark.parametrize("most_bytes", [0, 10_000])

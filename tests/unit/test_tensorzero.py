@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from deploy.datasets.joined_tables import JoinedTables
 from deploy.datasets.tensorzero import TensorZero
-from feedback.layouts import Judgement
+from feedback.layouts import Judgement, assistant
 from schemas.errors import MalformedRow, StartError
 
 ASK = {"role": "user", "content": [{"type": "text", "text": "Boil an egg?"}]}
@@ -39,7 +40,7 @@ def tables(folder: Path, *files: list[dict[str, Any]]) -> list[Path]:
     return found
 
 
-def read(source: TensorZero | None) -> tuple[list[Judgement], list[str]]:
+def read(source: JoinedTables | None) -> tuple[list[Judgement], list[str]]:
     """Returns the judgements, and the reasons of those that are none."""
     assert source is not None
     found = [each for _, each, _ in source.judgements()]
@@ -63,7 +64,7 @@ def test_the_newest_feedback_on_an_inference_is_its_thumb(tmp_path: Path) -> Non
     assert first == Judgement(
         "unpaired",
         [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Boil an egg?"}],
-        ["Six minutes."],
+        [assistant("Six minutes.")],
         good=True,
         person="ada",
         model="gpt",
@@ -78,7 +79,7 @@ def test_a_demonstration_is_preferred_to_the_reply(tmp_path: Path) -> None:
     shown = json.dumps([{"type": "text", "text": "Six, for a soft one."}])
     files = tables(tmp_path, [inference("a")], [{"id": "d", "inference_id": "a", "value": shown}])
     [found], _ = read(TensorZero.of(files)[0])
-    assert (found.layout, found.replies) == ("preference", ["Six, for a soft one.", "Six minutes."])
+    assert (found.layout, found.texts) == ("preference", ["Six, for a soft one.", "Six minutes."])
 
 
 def test_numbers_need_a_threshold_and_several_metrics_a_choice(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ of the policies in the data folder is the wrong one, or was not restored.
 """
 
 import hashlib
-import os
 import platform
 import re
 import shutil
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 
 from schemas.database import Pool
 from schemas.errors import HearkenError, StartError
+from schemas.files import fsync
 from schemas.policies import BASE, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
 from trainer.data.round_inputs import RoundInputs
@@ -78,11 +78,11 @@ def write(
     manifest = _manifest(name, backbone, settings, probe, artifacts, draft)
     (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     for path in [*draft.iterdir(), draft]:
-        _fsync(path)
+        fsync(path)
     target = folder / name
     shutil.rmtree(target, ignore_errors=True)  # of a publication that was killed before its transaction
     draft.rename(target)
-    _fsync(folder)
+    fsync(folder)
     return manifest
 
 
@@ -262,11 +262,3 @@ def _round_of(policy: str) -> int:
 def _remove_drafts(folder: Path) -> None:
     for path in [*folder.glob(f"{_DRAFT}*/"), *folder.glob(f"{TRAINING}*/")]:
         shutil.rmtree(path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

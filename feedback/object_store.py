@@ -1,0 +1,48 @@
+"""A file goes to an object store by its URL: s3://… (S3, and what is compatible with it), gs://… or az://….
+
+Credentials, region and endpoint come from the environment, in the names of the store's own tools
+(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …), or from the machine that this runs on.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import StartError
+
+
+def is_url(output: str) -> bool:
+    return "://" in output
+
+
+def check_store(url: str) -> None:
+    """Raises StartError where a URL names no store that can be used."""
+    _store(url)
+
+
+async def upload(file: Path, url: str) -> None:
+    """Writes a file to its URL, where it appears when it is whole. Raises OSError, StartError."""
+    place, _, name = url.rpartition("/")
+    store = _store(place)
+    from obstore import put_async
+    from obstore.exceptions import BaseError
+
+    try:
+        await put_async(store, name, file)
+    except (BaseError, OSError) as error:
+        raise OSError(f"the object store refuses it: {_summary(error)}") from None
+
+
+def _store(url: str) -> Any:
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+    except ImportError:
+        raise StartError("Object stores need obstore: pip install 'hearken[s3]'.") from None
+    try:
+        return from_url(url)
+    except (BaseError, ValueError) as error:
+        raise StartError(f"{url} is no object store that can be used: {_summary(error)}") from None
+
+
+def _summary(error: Exception) -> str:
+    return str(error).partition("\n\nDebug source")[0]
