@@ -9,11 +9,13 @@ import sys
 import threading
 from typing import Annotated, Any
 
+import psycopg
 import typer
 from pydantic import ValidationError
 
-from deploy import data_commands, operate
+from deploy import data_commands, keys, operate, settings_problems
 from deploy.command_line import DataDir, Json, MetricsPort
+from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
 from schemas.settings import Settings, load
 
@@ -173,6 +175,7 @@ def simulate(
 
 app.add_typer(operate.app)
 app.add_typer(data_commands.app)
+app.add_typer(keys.app, name="keys")
 
 
 def _stop_event() -> threading.Event:
@@ -193,15 +196,19 @@ def _with_own_database(who: str) -> Settings:
 
 def main() -> Any:
     """Runs the command line; an expected error becomes one line on standard error and exit code 1."""
+    for line in settings_problems.misspelt_variables():
+        print(f"hearken: {line}", file=sys.stderr)
     try:
         app()
     except HearkenError as error:
         print(f"hearken: {error.message}", file=sys.stderr)
         sys.exit(1)
+    except psycopg.OperationalError as error:
+        print(f"hearken: {database_away(error)}", file=sys.stderr)
+        sys.exit(1)
     except ValidationError as error:
-        for problem in error.errors():
-            field = ".".join(str(part) for part in problem["loc"])
-            print(f"hearken: setting {field}: {problem['msg']}", file=sys.stderr)
+        for line in settings_problems.describe(error):
+            print(f"hearken: {line}", file=sys.stderr)
         sys.exit(1)
 
 

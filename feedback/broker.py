@@ -1,12 +1,32 @@
 """The relay and the Kafka log share these connection settings and the creation of the topic."""
 
+import time
 from contextlib import suppress
 from typing import Any
 
+import structlog
 from kafka import KafkaAdminClient
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from schemas.settings import KafkaSettings
+
+NOTICE_SECONDS = 60.0
+"""Seconds between two notices that the broker is away."""
+
+log = structlog.get_logger("broker")
+
+
+class BrokerNotice:
+    """Says that the broker is away, once a minute for as long as it is."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._servers = kafka.servers
+        self._next = 0.0  # time.monotonic
+
+    def away(self, error: KafkaError) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + NOTICE_SECONDS
+            log.warning("broker is away", servers=self._servers, error=type(error).__name__)
 
 
 def connection(kafka: KafkaSettings) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from feedback.broker import connection
+from feedback.broker import BrokerNotice, connection
 from feedback.log import Entry, read_event
 from feedback.trim import trim_in_batches
 from schemas.database import Pool
@@ -51,6 +51,7 @@ class KafkaLog:
     def __init__(self, kafka: KafkaSettings, pool: Pool) -> None:
         self._kafka = kafka
         self._pool = pool
+        self._notice = BrokerNotice(kafka)
         self._consumer: KafkaConsumer | None = None
         self._partitions: list[int] = []
         self._next: dict[int, int] = {}
@@ -60,7 +61,8 @@ class KafkaLog:
         """Returns the partitions that the topic has now; it may gain some later."""
         try:
             found = sorted(self._connected().partitions_for_topic(self._kafka.topic) or ())
-        except KafkaError:
+        except KafkaError as error:
+            self._notice.away(error)
             return self._partitions
         if found != self._partitions:
             self._connected().assign([TopicPartition(self._kafka.topic, number) for number in found])
@@ -81,7 +83,8 @@ class KafkaLog:
                 fetched.clear()
             if not fetched:
                 self._fetch()
-        except KafkaError:
+        except KafkaError as error:
+            self._notice.away(error)
             return []
         messages = [fetched.popleft() for _ in range(min(limit, len(fetched)))]
         self._next[partition] = messages[-1].offset + 1 if messages else offset

@@ -25,8 +25,8 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from psycopg import Connection
 from psycopg.rows import DictRow, args_row
 
+from feedback.broker import BrokerNotice, ensure_topic
 from feedback.broker import connection as broker_connection
-from feedback.broker import ensure_topic
 from schemas import lock_ids
 from schemas.database import connect
 from schemas.errors import HearkenError
@@ -216,6 +216,7 @@ class Relay:
 
 def run(url: str, kafka: KafkaSettings, stopping: threading.Event) -> None:
     """Relay until `stopping` is set; retries while Postgres or the broker is unavailable."""
+    notice = BrokerNotice(kafka)
     while not stopping.is_set():
         try:
             with _active(url, kafka, stopping) as relay:
@@ -225,7 +226,7 @@ def run(url: str, kafka: KafkaSettings, stopping: threading.Event) -> None:
         except psycopg.OperationalError as error:
             log.warning("database is away", error=type(error).__name__)
         except KafkaError as error:
-            log.warning("broker is away", error=type(error).__name__)
+            notice.away(error)
         stopping.wait(PAUSE)
 
 

@@ -121,6 +121,12 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f}"
 
 
+def database_away(error: psycopg.OperationalError) -> str:
+    """Returns one line that says what is wrong, and what its reader can do."""
+    first = (str(error).splitlines() or ["no reason given"])[0].rstrip(".")
+    return f"The database does not answer: {first}. Start it, or correct HEARKEN_DATABASE_URL."
+
+
 def migrations() -> list[tuple[int, Path]]:
     """Returns the numbered migrations in order: `0001_the_loop.sql` is number 1."""
     return sorted((int(path.name.split("_")[0]), path) for path in SQL.glob("[0-9]*_*.sql"))

@@ -31,5 +31,7 @@ def configure(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for name in ("httpx", "httpcore", "kafka", "uvicorn.access"):
+    for name in ("httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if level != "debug":  # it has several lines for each attempt to reach a broker; we say when one is away
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)

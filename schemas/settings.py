@@ -9,10 +9,10 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from schemas.renamed_fields import RenamedFields
+from schemas.settings_sources import Environment, TomlFile
 
 
 class ServingSettings(BaseModel):
@@ -436,7 +436,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, Environment(settings_cls), TomlFile(settings_cls)
 
 
 def load(**flags: Any) -> Settings:

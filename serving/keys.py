@@ -74,7 +74,7 @@ class KeyCache:
         if caller is None:
             self._callers.pop(digest, None)
             raise Unauthorized(
-                "This key is unknown or was revoked. `hearken up` shows a new installation's keys."
+                "This key is unknown or was revoked. `hearken keys renew` makes new ones, if they were lost."
             )
         self._callers[digest] = (time.monotonic() + self._ttl, caller)
         return caller
@@ -118,6 +118,23 @@ async def ensure_keys(pool: AsyncPool, settings: Settings) -> NewKeys | None:
     return NewKeys(admin, publishable) if admin and publishable else None
 
 
+async def renew_keys(pool: AsyncPool, settings: Settings) -> NewKeys | None:
+    """Replaces the project's admin key and publishable key, for those that were lost; the old ones end within
+    seconds. Raises StartError where the settings name a key: it would come back."""
+    for name, key in (("admin_key", settings.admin_key), ("public_key", settings.public_key)):
+        if key is not None:
+            raise StartError(
+                f"{name} comes from the settings (HEARKEN_{name.upper()}): change it there, and restart"
+                " serving."
+            )
+    new = {"admin_key": _new_key("admin"), "public_key": _new_key("publishable")}
+    return await ensure_keys(pool, settings.model_copy(update=new))
+
+
+def _new_key(kind: str) -> str:
+    return f"{'sk' if kind == 'admin' else 'pk'}-hearken-{secrets.token_urlsafe(24)}"
+
+
 async def _ensure_key(
     connection: AsyncConnection[DictRow], project: str, kind: str, configured: str | None
 ) -> str | None:
@@ -127,8 +144,7 @@ async def _ensure_key(
     row = await cursor.fetchone()
     if row is not None and (configured is None or bytes(row["hash"]) == key_hash(configured)):
         return None
-    prefix = "sk" if kind == "admin" else "pk"
-    key = configured or f"{prefix}-hearken-{secrets.token_urlsafe(24)}"
+    key = configured or _new_key(kind)
     await connection.execute(
         "insert into keys (id, project, kind, hash) values (%s, %s, %s, %s)"
         " on conflict (id) do update set hash = excluded.hash, revoked_at = null",

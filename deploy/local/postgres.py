@@ -51,6 +51,11 @@ class EmbeddedPostgres:
                 url = str(self._server.get_uri())
                 psycopg.connect(url, connect_timeout=10).close()
                 return url
+            except RuntimeError as error:  # the folder's version is another
+                raise StartError(
+                    f"{self.directory} is the folder of another Postgres ({error}). Dump it by the pg_dump"
+                    " of that version and restore it here, or name another folder with --data-dir."
+                ) from None
             except (subprocess.SubprocessError, OSError, AssertionError, psycopg.OperationalError) as error:
                 if (found or self._is_ending()) and time.monotonic() < deadline:
                     time.sleep(0.1)

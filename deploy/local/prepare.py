@@ -10,7 +10,7 @@ import psycopg
 
 from deploy.local.base_model import base_directory
 from deploy.local.postgres import database
-from schemas.database import migrate, open_async_pool
+from schemas.database import database_away, migrate, open_async_pool
 from schemas.errors import StartError
 from schemas.settings import Settings
 from serving.keys import NewKeys, ensure_keys
@@ -43,7 +43,7 @@ def _migrated(url: str, *, last: bool) -> bool:
         migrate(url)
     except psycopg.OperationalError as error:
         if last:
-            raise StartError(f"The database does not answer: {error}") from None
+            raise StartError(database_away(error)) from None
         return False
     return True
 

@@ -6,7 +6,15 @@ from schemas.database import open_async_pool
 from schemas.errors import RateLimited, StartError, Unauthorized
 from schemas.settings import Settings
 from serving import limits
-from serving.keys import Caller, KeyCache, ensure_keys, ensure_signing_secret, key_hash, publishable_key
+from serving.keys import (
+    Caller,
+    KeyCache,
+    ensure_keys,
+    ensure_signing_secret,
+    key_hash,
+    publishable_key,
+    renew_keys,
+)
 from serving.token_signer import TokenSigner
 
 
@@ -62,6 +70,23 @@ async def test_keys_of_the_settings_replace_those_before(database_url: str) -> N
             await cache.caller(old.admin)
         with pytest.raises(StartError, match="admin_key"):
             await ensure_keys(pool, Settings(admin_key="short"))
+
+
+async def test_lost_keys_are_renewed(database_url: str) -> None:
+    async with open_async_pool(database_url) as pool:
+        old = await ensure_keys(pool, Settings())
+        new = await renew_keys(pool, Settings())
+        assert old is not None
+        assert new is not None
+        cache = KeyCache(pool)
+        assert (await cache.caller(new.admin)).kind == "admin"
+        for key in (old.admin, old.publishable):
+            with pytest.raises(Unauthorized):
+                await cache.caller(key)
+        async with pool.connection() as connection:
+            assert await publishable_key(connection, "default") == new.publishable
+        with pytest.raises(StartError, match="HEARKEN_ADMIN_KEY"):
+            await renew_keys(pool, Settings(admin_key="sk-hearken-my-own-admin-key"))
 
 
 async def test_a_new_project_is_made_with_keys_and_a_page_key_of_its_own(database_url: str) -> None:
