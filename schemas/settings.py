@@ -126,6 +126,11 @@ class VllmSettings(BaseModel):
         default_factory=list,
         description="running replicas, one for each address of a URL's host; empty: `hearken up` starts one",
     )
+    key: SecretStr | None = Field(
+        None,
+        description="key that they ask for (vLLM's `--api-key`); none: none, or a new one for an engine that"
+        " `hearken up` starts",
+    )
     gpu_memory: float = Field(
         0.5,
         gt=0,

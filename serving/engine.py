@@ -20,6 +20,9 @@ from schemas.errors import EngineError, InvalidRequest
 ENGINE_TITLE = "the embedded engine"
 """What the embedded engine calls itself in its schema."""
 
+KEY_VARIABLE = "VLLM_API_KEY"
+"""The environment variable of an engine, vLLM or the embedded one, with the key that it asks for."""
+
 _UNABLE = ("tool choice requires", "not a multimodal model", "may be provided in one prompt")
 """What vLLM says where it was not started for what a request needs."""
 
@@ -55,11 +58,13 @@ class EngineDescription:
 
 
 class EngineClient:
-    """A client of the engine at `url`. `timeout` is the longest wait for the next token, seconds. Every
-    method raises EngineError when the engine fails or cannot be reached."""
+    """A client of the engine at `url`, which asks for `key` if that is given. `timeout` is the longest wait
+    for the next token, seconds. Every method raises EngineError when the engine fails or cannot be
+    reached."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, key: str | None = None) -> None:
         self.url = url.rstrip("/")
+        self._authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=timeout)
         self._session: aiohttp.ClientSession | None = None
         self._open_responses: set[aiohttp.ClientResponse] = set()
@@ -175,6 +180,7 @@ class EngineClient:
         if self._session is None:  # it belongs to the running event loop
             self._session = aiohttp.ClientSession(
                 timeout=self._timeout,
+                headers=self._authorization,
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

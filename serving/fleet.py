@@ -41,12 +41,17 @@ def rank_replicas(replicas: Iterable[Replica], conversation_id: str) -> list[Rep
 
 
 class Fleet:
-    """The engines at `urls` (see `addresses`). `timeout` is the longest wait for an engine's next token,
-    seconds; `context` the base model's context length in tokens, where it is known; `capacity` the number of
-    adapters that an engine has in memory at once, if that is bounded."""
+    """The engines at `urls` (see `addresses`), which ask for `key` if that is given. `timeout` is the longest
+    wait for an engine's next token, seconds; `context` the base model's context length in tokens, where it is
+    known; `capacity` the number of adapters that an engine has in memory at once, if that is bounded."""
 
     def __init__(
-        self, urls: list[str], timeout: float, context: int | None = None, capacity: int | None = None
+        self,
+        urls: list[str],
+        timeout: float,
+        context: int | None = None,
+        capacity: int | None = None,
+        key: str | None = None,
     ) -> None:
         self.replicas: list[Replica] = []
         self.context = context
@@ -56,6 +61,7 @@ class Fleet:
         self._verifying: dict[Replica, asyncio.Task[None]] = {}
         self._timeout = timeout
         self.capacity = capacity
+        self._key = key
         self._required: set[str] = set()
         self._placed: dict[str, list[Replica]] = {}
         self._placed_for: tuple[int, list[Replica]] = 0, []
@@ -186,7 +192,8 @@ class Fleet:
         answers either, and its last reply has ended."""
         urls = await self._resolve()
         known = {replica.engine.url for replica in self.replicas}
-        self.replicas += [Replica(EngineClient(url, self._timeout)) for url in urls if url not in known]
+        new = [url for url in urls if url not in known]
+        self.replicas += [Replica(EngineClient(url, self._timeout, self._key)) for url in new]
         await asyncio.gather(*(replica.health_check() for replica in self.replicas))
         for replica in self.replicas.copy():
             if replica.engine.url not in urls and not replica.healthy and not replica.streams:

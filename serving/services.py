@@ -95,6 +95,7 @@ async def open_services(
             settings.serving.engine_timeout,
             _context_length(Path(settings.model)),
             settings.engine.max_adapters,
+            settings.vllm.key.get_secret_value() if settings.vllm.key else None,
         )
         hub = Hub(pool, store)
         swap = Swap(settings, pool, fleet, router, metrics, hub.announce)

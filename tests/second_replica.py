@@ -11,6 +11,7 @@ import httpx
 import psutil
 
 from deploy.local.ports import free_port
+from serving.engine import KEY_VARIABLE
 from tests.installation import Installation, wait
 
 COMMANDS = {"serving": "serve", "trainer": "train", "relay": "relay"}
@@ -32,7 +33,8 @@ class SecondReplica:
             "HEARKEN_PORT": str(port),
         }
         if "HEARKEN_VLLM__URLS" not in self._environment:
-            self._environment["HEARKEN_VLLM__URLS"] = json.dumps([_engine(installation)])
+            url, key = _engine(installation)
+            self._environment |= {"HEARKEN_VLLM__URLS": json.dumps([url]), "HEARKEN_VLLM__KEY": key}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._done = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="second-replica", daemon=True)
@@ -91,9 +93,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _engine(installation: Installation) -> str:
-    """Returns the address of the engine that the installation started."""
+def _engine(installation: Installation) -> tuple[str, str]:
+    """Returns the address and the key of the engine that the installation started."""
     engine = installation.find("engine")
     assert engine is not None
     words = engine.cmdline()
-    return f"http://127.0.0.1:{words[words.index('--port') + 1]}"
+    return f"http://127.0.0.1:{words[words.index('--port') + 1]}", engine.environ()[KEY_VARIABLE]

@@ -181,4 +181,6 @@ class Learner:
         if rl.sampler == "in_process":
             return in_process_sampler(self.backbone, spec, generator)
         folder = self.settings.policies_dir / self.settings.project
-        return vllm_sampler(self.backbone, self.settings.vllm.urls, folder, spec, generator)
+        vllm = self.settings.vllm
+        key = vllm.key.get_secret_value() if vllm.key else None
+        return vllm_sampler(self.backbone, vllm.urls, folder, spec, generator, key)

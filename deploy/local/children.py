@@ -2,51 +2,62 @@
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 
 from deploy.local import vllm
 from deploy.local.ports import free_port
 from deploy.local.process import Process
 from schemas.settings import Settings
+from serving.engine import KEY_VARIABLE
+
+_API_KEYS = {"HEARKEN_ADMIN_KEY", "HEARKEN_PUBLIC_KEY"}  # which serving only needs
 
 
 def child_processes(settings: Settings, on_line: Callable[[str, str], None]) -> list[Process]:
     """Returns an engine on a free loopback port (unless `vllm.urls` names others), the chat API, the trainer,
-    the relay if a broker is set, and the judge if its endpoint is set."""
+    the relay if a broker is set, and the judge if its endpoint is set. Each gets the secrets that it needs
+    only, and the engine a key of its own: nobody else on this machine may load adapters."""
     engines = settings.vllm.urls
     port = free_port()
+    of_engine = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    of_engine |= {
+        name: value for name, value in os.environ.items() if not name.upper().startswith("HEARKEN_")
+    }
     environment = {
-        **os.environ,
+        **of_engine,
+        **{name: value for name, value in os.environ.items() if name.upper().startswith("HEARKEN_")},
         "HEARKEN_DATABASE_URL": settings.database_url or "",
         "HEARKEN_DATA_DIR": str(settings.data_dir),
         "HEARKEN_HOST": settings.host,
         "HEARKEN_PORT": str(settings.port),
         "HEARKEN_MODEL": settings.model,
         "HEARKEN_VLLM__URLS": json.dumps(engines or [f"http://127.0.0.1:{port}"]),
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
     }
+    if not engines:
+        of_engine[KEY_VARIABLE] = environment["HEARKEN_VLLM__KEY"] = secrets.token_urlsafe(24)
+    without_keys = {name: value for name, value in environment.items() if name.upper() not in _API_KEYS}
 
-    def child(name: str, command: list[str], **more: str) -> Process:
+    def child(name: str, command: list[str], environment: dict[str, str]) -> Process:
         log = settings.data_dir / "logs" / f"{name}.log"
-        return Process(name, command, environment | more, log, on_line)
+        return Process(name, command, environment, log, on_line)
 
     own_vllm = settings.engine.kind == "vllm" and not engines
     shared_gpu = vllm.trainer_environment(settings) if own_vllm else {}
     children = [
-        child("serving", ["deploy.cli", "serve"]),
-        child("trainer", ["deploy.cli", "train"], **shared_gpu),
+        child("serving", ["deploy.cli", "serve"], environment),
+        child("trainer", ["deploy.cli", "train"], without_keys | shared_gpu),
     ]
     if settings.kafka.servers:
-        children.append(child("relay", ["deploy.cli", "relay"]))
+        children.append(child("relay", ["deploy.cli", "relay"], without_keys))
     if settings.judge.url:
-        children.append(child("judge", ["deploy.cli", "judge"]))
+        children.append(child("judge", ["deploy.cli", "judge"], without_keys))
     if engines:
         return children
     if own_vllm:
         command = vllm.command(settings, port)
-        return [child("engine", command, **vllm.environment(settings)), *children]
-    return [child("engine", _embedded_engine(settings, port)), *children]
+        return [child("engine", command, of_engine | vllm.environment(settings)), *children]
+    return [child("engine", _embedded_engine(settings, port), of_engine), *children]
 
 
 def _embedded_engine(settings: Settings, port: int) -> list[str]:

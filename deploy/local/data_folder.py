@@ -10,15 +10,19 @@ from pathlib import Path
 from schemas.errors import StartError
 
 _MIN_FREE_BYTES = 256 * 2**20
+_PRIVATE = 0o700
+_SHARED = 0o711
+"""Root's Postgres runs as another user, who must reach its folder through this one."""
 
 
 @contextmanager
 def locked_data_folder(directory: Path) -> Iterator[None]:
-    """Creates the folder and holds its lock. Raises StartError if it cannot be written, is in use, or its
-    disk is full."""
+    """Creates the folder, which others on this machine may not read, and holds its lock. Raises StartError if
+    it cannot be written, is in use, or its disk is full."""
     try:
-        for name in (".", "logs", "policies", "rounds"):
+        for name in (".", "logs", "policies", "rounds", "spool"):
             (directory / name).mkdir(parents=True, exist_ok=True)
+            (directory / name).chmod(_SHARED if name == "." and os.geteuid() == 0 else _PRIVATE)
         lock = (directory / "lock").open("a+")
     except OSError as error:
         raise StartError(

@@ -2,6 +2,7 @@
 `/health` answers once it is ready."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from schemas.errors import StartError
 from serving.embedded.model import Model
 from serving.embedded.scheduler import Scheduler
 from serving.embedded.server import create_app
+from serving.engine import KEY_VARIABLE
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
         sys.exit(error.message)
     scheduler = Scheduler(model, max_sequences=arguments.max_num_seqs, max_adapters=arguments.max_loras)
     uvicorn.run(
-        create_app(model, scheduler, arguments.model.name),
+        create_app(model, scheduler, arguments.model.name, os.environ.get(KEY_VARIABLE)),
         host=arguments.host,
         port=arguments.port,
         log_level="warning",

@@ -1,12 +1,13 @@
-"""The engine's HTTP API must be reachable on loopback or a private network only, as it has no authentication:
-its clients may load adapters. Prompts and grammars are made in their own thread, so the event loop never
-computes."""
+"""The engine's HTTP API must be reachable on loopback or a private network only: its clients may load
+adapters. With a key, as vLLM's, it answers only those who have it, but for its health. Prompts and grammars are
+made in their own thread, so the event loop never computes."""
 
 import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Awaitable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
-from schemas.errors import HearkenError, InvalidRequest, RequestError
+from schemas.errors import HearkenError, InvalidRequest, RequestError, Unauthorized
 from serving.embedded.detokenizer import Vocabulary
 from serving.embedded.grammar import Grammars
 from serving.embedded.lora import AdapterError
@@ -35,8 +36,9 @@ class ClientDisconnected(HearkenError):
     """The client closed its connection before the answer. The request is cancelled."""
 
 
-def create_app(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
-    """Returns the API over one base model, which is called `name` in `/v1/models`."""
+def create_app(model: Model, scheduler: Scheduler, name: str, key: str | None = None) -> FastAPI:
+    """Returns the API over one base model, which is called `name` in `/v1/models`; it asks for `key` if that
+    is given."""
     tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 
     @contextlib.asynccontextmanager
@@ -50,7 +52,21 @@ def create_app(model: Model, scheduler: Scheduler, name: str) -> FastAPI:
     _add_adapter_routes(app, scheduler, name)
     _add_generation_routes(app, model, scheduler, tokenizer_thread)
     _add_error_handlers(app)
+    if key is not None:
+        _add_key(app, key)
     return app
+
+
+def _add_key(app: FastAPI, key: str) -> None:
+    expected = f"Bearer {key}".encode()
+
+    @app.middleware("http")
+    async def check(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        given = request.headers.get("authorization", "").encode()
+        if request.url.path != "/health" and not secrets.compare_digest(given, expected):
+            error = Unauthorized("The engine asks for its key.")
+            return JSONResponse(error.envelope(), error.status, error.headers())
+        return await proceed(request)
 
 
 def _add_adapter_routes(app: FastAPI, scheduler: Scheduler, name: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from deploy.local import data_folder, supervisor
 from deploy.local.postgres import EmbeddedPostgres
 from schemas.errors import StartError
 from schemas.settings import load
+from serving.engine import KEY_VARIABLE
 from tests.installation import ADMIN_KEY, Installation
 
 
@@ -40,6 +42,24 @@ def chat(installation: Installation) -> str:
         )
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def test_nobody_else_on_the_machine_reads_its_files_or_changes_its_engine(installation: Installation) -> None:
+    engine, trainer = installation.find("engine"), installation.find("trainer")
+    assert engine is not None
+    assert trainer is not None
+    words = engine.cmdline()
+    url = f"http://127.0.0.1:{words[words.index('--port') + 1]}"
+    assert httpx.get(f"{url}/health").status_code == 200
+    assert httpx.get(f"{url}/v1/models").status_code == 401
+    unload = {"json": {"lora_name": "p0"}, "headers": {"Authorization": f"Bearer {ADMIN_KEY}"}}
+    assert httpx.post(f"{url}/v1/unload_lora_adapter", **unload).status_code == 401
+    key = engine.environ()[KEY_VARIABLE]
+    assert not any(key in word for word in words)
+    assert ADMIN_KEY not in {**engine.environ(), **trainer.environ()}.values()
+    assert "HEARKEN_DATABASE_URL" not in engine.environ()
+    for name in (".", "logs", "policies", "rounds"):
+        assert not (installation.data_dir / name).stat().st_mode & 0o066, name
 
 
 def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -> None:

@@ -39,8 +39,9 @@ REQUEST_TIMEOUT = 300.0
 
 
 class VllmSampler:
-    """A Sampler (`rollouts`) over the servers at `urls`, which load adapters from below `folder`. Its
-    log-probabilities are at temperature 1. Raises EngineError when a server fails."""
+    """A Sampler (`rollouts`) over the servers at `urls`, which load adapters from below `folder` and ask for
+    `key` if that is given. Its log-probabilities are at temperature 1. Raises EngineError when a server
+    fails."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class VllmSampler:
         folder: Path,
         spec: SamplingSpec,
         generator: torch.Generator,
+        key: str | None = None,
     ) -> None:
         self._backbone = backbone
         self._urls = asyncio.run(resolve(list(urls)))
@@ -58,6 +60,7 @@ class VllmSampler:
         self._folder = folder
         self._spec = spec
         self._generator = generator
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def __call__(self, prompts: Sequence[list[int]]) -> list[Rollout]:
         """Samples replies from the backbone's current adapter."""
@@ -66,7 +69,7 @@ class VllmSampler:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
             save_adapter(self._backbone, directory)
-            client = stack.enter_context(httpx.Client(timeout=REQUEST_TIMEOUT))
+            client = stack.enter_context(httpx.Client(timeout=REQUEST_TIMEOUT, headers=self._headers))
             for url in self._urls:
                 adapter = {"lora_name": name, "lora_path": str(directory)}
                 _post(client, f"{url}/v1/load_lora_adapter", adapter)
@@ -114,10 +117,11 @@ def vllm_sampler(
     folder: Path,
     spec: SamplingSpec,
     generator: torch.Generator,
+    key: str | None = None,
 ) -> Sampler:
     """Returns a sampler of the current adapter on the servers, which the main process asks. Servers
     report log-probabilities at temperature 1; at another, all processes compute them here."""
-    ask = VllmSampler(backbone, urls, folder, spec, generator)
+    ask = VllmSampler(backbone, urls, folder, spec, generator, key)
 
     def sampler(prompts: Sequence[list[int]]) -> list[Rollout]:
         group = backbone.group
