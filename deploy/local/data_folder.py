@@ -10,9 +10,6 @@ from pathlib import Path
 from schemas.errors import StartError
 
 _MIN_FREE_BYTES = 256 * 2**20
-_PRIVATE = 0o700
-_SHARED = 0o711
-"""Root's Postgres runs as another user, who must reach its folder through this one."""
 
 
 @contextmanager
@@ -22,7 +19,8 @@ def locked_data_folder(directory: Path) -> Iterator[None]:
     try:
         for name in (".", "logs", "policies", "rounds", "spool"):
             (directory / name).mkdir(parents=True, exist_ok=True)
-            (directory / name).chmod(_SHARED if name == "." and os.geteuid() == 0 else _PRIVATE)
+            if name != "." or os.geteuid() != 0:  # root's Postgres is another user, who must get through
+                (directory / name).chmod(0o700)
         lock = (directory / "lock").open("a+")
     except OSError as error:
         raise StartError(

@@ -1,6 +1,6 @@
-"""The engine's HTTP API must be reachable on loopback or a private network only: its clients may load
-adapters. With a key, as vLLM's, it answers only those who have it, but for its health. Prompts and grammars are
-made in their own thread, so the event loop never computes."""
+"""The engine's HTTP API must be reachable on loopback or a private network only: its clients load adapters.
+With a key, as vLLM's, it answers only those who have it, but for its health. Prompts and grammars are made in
+their own thread, so the event loop never computes."""
 
 import asyncio
 import contextlib

@@ -58,8 +58,8 @@ def test_nobody_else_on_the_machine_reads_its_files_or_changes_its_engine(instal
     assert not any(key in word for word in words)
     assert ADMIN_KEY not in {**engine.environ(), **trainer.environ()}.values()
     assert "HEARKEN_DATABASE_URL" not in engine.environ()
-    for name in (".", "logs", "policies", "rounds"):
-        assert not (installation.data_dir / name).stat().st_mode & 0o066, name
+    for name in ("logs", "policies", "postgres", "rounds", "spool"):
+        assert not (installation.data_dir / name).stat().st_mode & 0o077, name
 
 
 def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -> None:
