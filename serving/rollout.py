@@ -153,11 +153,18 @@ async def end_canary(connection: Connection, project: str, policy: str, reason: 
 
 async def rollback_policy(connection: Connection, project: str, policy: str, reason: str) -> Route:
     """Rolls back `policy`: a canary's conversations return to the live policy, a live policy is replaced by
-    the previous one. Raises Conflict when it is neither."""
+    the previous one. Raises Conflict when it is neither.
+
+    A canary that was live before is retired again: only its rollout has ended, and it may still be the next
+    one to answer."""
     async with connection.transaction():
         route = await _lock_route(connection, project)
         if policy == route.live and policy != BASE:
             await _replace_live(connection, route, "rolled_back", reason)
+        elif policy == route.canary and await _was_live(connection, project, policy):
+            await _set_state(connection, project, policy, "retired", reason)
+            await _close_rollout(connection, project, policy, reason)
+            await _set_route(connection, route, live=route.live, previous=route.previous, canary=None)
         elif policy == route.canary:
             await _remove(connection, route, policy, "rolled_back", reason)
         else:
@@ -276,6 +283,13 @@ async def _state(connection: Connection, project: str, policy: str) -> str:
     if row is None:
         raise NotFound(f"There is no policy {policy}.", code="policy_not_found")
     return str(row["state"])
+
+
+async def _was_live(connection: Connection, project: str, policy: str) -> bool:
+    cursor = await connection.execute(
+        "select 1 from policies where project = %s and id = %s and live_at is not null", [project, policy]
+    )
+    return await cursor.fetchone() is not None
 
 
 async def _set_state(

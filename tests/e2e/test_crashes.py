@@ -136,17 +136,17 @@ def operate(installation: Installation, failpoints: Failpoints, sides: Sequence[
         die("serving.rollout.start_canary", policy, "retired", "canary", insist=begin)
         rollout = one("select id from rollouts where state = 'running'")
         end = partial(ask, f"/v1/rollouts/{rollout}/rollback", {"reason": "a test"})
-        die("serving.rollout.rollback_policy", policy, "canary", "rolled_back", insist=end)
-        for side in sides:
-            print("crash", side, "serving.rollout.reject")
-            child = f"p9000-{side[:3]}000"
-            failpoints.crash(f"serving.rollout.reject {side}", partial(connection.execute, CHILD, [child]))
-            wait(partial(one, REJECTED, child), "the child of a rolled back policy is rejected")
-            installation.wait_until_ready()
+        die("serving.rollout.rollback_policy", policy, "canary", "retired", insist=end)
         wait(lambda: one(RESTS), "training is paused and all its policies are live", TIMEOUT)
         live = one("select live from routes")
         die(
             "serving.rollout.rollback", live, "live", "rolled_back",
             cause=partial(installation.run, "rollback"),
         )  # fmt: skip
+        for side in sides:
+            print("crash", side, "serving.rollout.reject")
+            child = f"p9000-{side[:3]}000"
+            failpoints.crash(f"serving.rollout.reject {side}", partial(connection.execute, CHILD, [child]))
+            wait(partial(one, REJECTED, child), "the child of a rolled back policy is rejected")
+            installation.wait_until_ready()
         assert installation.run("resume").returncode == 0

@@ -1,6 +1,7 @@
 """Rollout transactions leave routes, policies and rollouts consistent, in any order."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -28,9 +29,9 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
             (P3, P1, "published"),
         ):
             await connection.execute(
-                "insert into policies (project, id, parent, base_digest, directory, digest, manifest, state)"
-                " values ('default', %s, %s, '', '', '', '{}', %s)",
-                [policy, parent, state],
+                "insert into policies (project, id, parent, base_digest, directory, digest, manifest, state,"
+                " live_at) values ('default', %s, %s, '', '', '', '{}', %s, %s)",
+                [policy, parent, state, None if state == "published" else datetime.now(UTC)],
             )
         await connection.execute(
             "insert into routes (project, live, previous) values ('default', %s, 'p0')", [P1]
@@ -53,14 +54,22 @@ async def rollouts(connection: Connection) -> list[tuple[str, str, str | None]]:
     return [(row["policy"], row["state"], row["reason"]) for row in await cursor.fetchall()]
 
 
-async def test_a_rolled_back_canary_is_not_the_previous_policy(connection: Connection) -> None:
+async def test_a_canary_that_never_was_live_is_taken_back(connection: Connection) -> None:
+    await rollout.start_canary(connection, "default", P2, 0.5)
+    taken = await rollout.rollback_policy(connection, "default", P2, "rude")
+    assert (taken.live, taken.previous, taken.canary) == (P1, "p0", None)
+    assert (await states(connection))[P2] == ("rolled_back", "rude")
+
+
+async def test_the_end_of_a_canary_that_was_live_condemns_no_policy(connection: Connection) -> None:
     await rollout.promote(connection, "default", P2)
     await rollout.start_canary(connection, "default", P1, 0.5)
     assert (await route(connection)).previous == P1
-    taken = await rollout.rollback_policy(connection, "default", P1, "rude")
-    assert (taken.live, taken.previous, taken.canary) == (P2, "p0", None)
-    assert (await states(connection))[P1] == ("rolled_back", "rude")
-    assert (await rollout.rollback(connection, "default", "no")).live == "p0"
+    taken = await rollout.rollback_policy(connection, "default", P1, "enough seen")
+    assert (taken.live, taken.previous, taken.canary) == (P2, P1, None)
+    assert (await states(connection))[P1] == ("retired", "enough seen")
+    assert (await rollouts(connection))[-1] == (P1, "rolled_back", "enough seen")
+    assert (await rollout.rollback(connection, "default", "no")).live == P1
 
 
 async def test_a_canary_that_replaces_the_live_policy_is_live(connection: Connection) -> None:
