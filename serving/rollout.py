@@ -214,8 +214,8 @@ async def _check_may_go_live(connection: Connection, route: Route, policy: str) 
         raise Conflict(f"{policy} is live already.")
     if state not in ("published", "canary", "retired"):
         raise Conflict(
-            f"{policy} is {state}; only a published or retired policy can go live. `hearken reinstate` retires one"
-            " that was rejected or rolled back."
+            f"{policy} is {state}; only a published or retired policy can go live. `hearken reinstate`"
+            " retires one that was rejected or rolled back."
         )
     await check_not_pruned(connection, route.project, policy)
     await _check_ancestors(connection, route.project, policy)
