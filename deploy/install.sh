@@ -28,6 +28,6 @@ if [ -n "${VLLM:-}" ]; then
     pip install --quiet --no-compile --no-deps --requirement constraints.txt --editable .
     pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 else
-    pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,dev]'
+    pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,web,dev]'
 fi
 .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # some packages ship files for other versions

@@ -1,0 +1,2 @@
+/** The widget's first file. */
+export {};
