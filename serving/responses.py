@@ -15,7 +15,7 @@ from feedback import stored_turns
 from schemas.errors import Forbidden, NotFound, RequestError
 from schemas.responses import ResponseRequest, parse_response
 from schemas.wire import decode, json_line
-from serving.auth import caller, charge_replies
+from serving.auth import SESSION_HEADER, caller, charge_replies, visitor
 from serving.completion import Completion
 from serving.keys import Caller
 from serving.openapi import request_body
@@ -34,8 +34,9 @@ async def responses(request: Request) -> Response:
     asked = parse_response(decode(await request.body()))
     chat = asked.chat_request(await _history(services(request), found, asked.previous_response_id))
     record = {"instructions": asked.instructions} if asked.instructions else {}
-    completion = Completion(services(request), found, chat, record)
-    charge_replies(request, found, chat, completion.rater)
+    person = await visitor(request, found, request.headers.get(SESSION_HEADER))
+    completion = Completion(services(request), found, chat, person, record)
+    charge_replies(request, found, chat.n, completion.person)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)
     answer = _Answer(completion, asked)
     events = answer.events() if asked.stream else None
