@@ -34,7 +34,7 @@ export const texts: Texts = {
   writing: "Eine Antwort wird geschrieben.",
   writingTwo: "Antworten werden geschrieben.",
   forgot: "Das Gedächtnis des Modells ist kurz: Den Anfang dieser Unterhaltung sieht es nicht mehr.",
-  editMessage: "Nachricht bearbeiten",
+  editMessage: "Diese Nachricht ändern",
   editMessageHint: "Was danach kam, fällt weg, und sie wird neu gestellt.",
   sendAgain: "Neu senden",
   tryAgain: "Noch einmal",

@@ -32,7 +32,7 @@ export const en = {
   writing: "A reply is being written.",
   writingTwo: "Replies are being written.",
   forgot: "The model’s memory is short: it no longer sees the beginning of this chat.",
-  editMessage: "Edit your message",
+  editMessage: "Rewrite this message",
   editMessageHint: "What came after it goes, and it is asked anew.",
   sendAgain: "Send again",
   tryAgain: "Try again",

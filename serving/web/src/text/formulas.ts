@@ -6,7 +6,7 @@ import katex from "katex";
 export function draw(elements: HTMLElement[]): void {
   for (const element of elements) {
     const formula = element.textContent ?? "";
-    const displayMode = element.dataset["display"] === "true";
+    const displayMode = element.classList.contains("display");
     const drawn = document.createElement("span");
     try {
       katex.render(formula, drawn, { displayMode, output: "mathml", strict: "ignore", trust: false, maxSize: 10 });

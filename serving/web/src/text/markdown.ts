@@ -10,12 +10,15 @@ import type { Texts } from "../language/language.ts";
 
 const MAX_LENGTH = 100_000; // characters; longer text is shown as it is
 const BLOCKS = "p, li, h3, h4, h5, h6, td, th, blockquote";
+const FENCE = /^\s*(```|~~~)/;
+const ITEM = /^\s*([-*+]|\d{1,9}[.)])\s/;
 const ALLOWED = {
   ALLOWED_TAGS: [
     "a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "span", "strong",
     "table", "tbody", "td", "th", "thead", "tr", "ul",
   ],
-  ALLOWED_ATTR: ["class", "data-display", "href", "start"],
+  ALLOWED_ATTR: ["class", "href", "start"],
+  ADD_URI_SAFE_ATTR: ["start"],
   ALLOWED_URI_REGEXP: /^https?:\/\//i,
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
@@ -25,7 +28,7 @@ const ALLOWED = {
 const markdown = new MarkdownIt({ html: false, linkify: true, breaks: true }).use(tex, {
   delimiters: "all",
   render: (content: string, display: boolean) =>
-    `<span class="math"${display ? ' data-display="true"' : ""}>${markdown.utils.escapeHtml(content)}</span>`,
+    `<span class="math${display ? " display" : ""}">${markdown.utils.escapeHtml(content)}</span>`,
 });
 markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
 markdown.validateLink = (url) => /^https?:\/\//i.test(url.trim());
@@ -46,7 +49,7 @@ for (const rule of ["heading_open", "heading_close"]) {
 /** Returns the text as DOM. Formulas and the colours of code come later, where there are any. */
 export function render(text: string, texts: Texts, whole: boolean): DocumentFragment {
   if (text.length > MAX_LENGTH) return plain(text);
-  const fragment = DOMPurify.sanitize(markdown.render(text), ALLOWED);
+  const fragment = DOMPurify.sanitize(markdown.render(endLists(text)), ALLOWED);
   for (const block of fragment.querySelectorAll<HTMLElement>(BLOCKS)) block.dir = "auto";
   for (const link of fragment.querySelectorAll("a")) {
     link.rel = "noopener noreferrer nofollow";
@@ -57,6 +60,24 @@ export function render(text: string, texts: Texts, whole: boolean): DocumentFrag
   const formulas = [...fragment.querySelectorAll<HTMLElement>(".math")];
   if (formulas.length > 0 && whole) void import("./formulas.ts").then((math) => math.draw(formulas));
   return fragment;
+}
+
+/**
+ * Puts an empty line after a list where the next line is not part of it. Models mean it so; in Markdown the line
+ * would continue the last item.
+ */
+function endLists(text: string): string {
+  let fenced = false;
+  const lines = text.split("\n");
+  return lines
+    .flatMap((line, index) => {
+      const fence = FENCE.test(line);
+      if (fence) fenced = !fenced;
+      const before = lines[index - 1] ?? "";
+      const ends = !fenced && !fence && ITEM.test(before) && /^[^\s>|]/.test(line) && !ITEM.test(line);
+      return ends ? ["", line] : [line];
+    })
+    .join("\n");
 }
 
 /** Returns the text without markup, as paragraphs of lines. */

@@ -12,10 +12,10 @@ import { Launcher } from "./Launcher.tsx";
 import { loadMarkdown } from "./Markdown.tsx";
 import { options, type Options } from "./options.ts";
 import { Root } from "./Root.tsx";
+import { SERVICE } from "./service_url.ts";
 import { Session } from "./session.ts";
 import style from "./style.css?inline";
 
-const SERVICE = new URL(".", import.meta.url).href.replace(/\/$/, "");
 const PATIENCE = 1500; // milliseconds to wait for the project's settings, which are kept for the next time
 const APPEARANCE = "appearance";
 
@@ -83,7 +83,6 @@ export class HearkenChat extends HTMLElement {
       this.dispatchEvent(new CustomEvent(`hearken:${name}`, { detail, bubbles: true, composed: true }));
     });
     if (this.#session.chat.turns.length > 0) await loadMarkdown().catch(() => {});
-    else setTimeout(() => void loadMarkdown().catch(() => {}), PATIENCE);
   }
 
   /** Returns the project's settings: the kept ones at once, else those that come in time. */

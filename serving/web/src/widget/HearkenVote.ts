@@ -3,9 +3,8 @@
  * loaded with the first one.
  */
 
+import { SERVICE } from "./service_url.ts";
 import type { VoteControls } from "./vote_controls.tsx";
-
-const SERVICE = new URL(".", import.meta.url).href.replace(/\/$/, "");
 
 export class HearkenVote extends HTMLElement {
   static observedAttributes = ["completion", "token"];

@@ -52,62 +52,64 @@ export function Root({ session, language, fills, close }: Props): JSX.Element {
 
   return (
     <SharedContext.Provider value={{ session, language }}>
-      <div class="chat" part="chat" lang={language.code} dir={language.direction} data-listed={listed}>
-        <header class="head" part="head">
-          <button
-            class="icon list-button"
-            type="button"
-            aria-label={texts.conversations}
-            aria-expanded={listed}
-            onClick={() => setListed(!listed)}
-          >
-            <Icon name="list" />
-          </button>
-          <Name class="name" part="name">
-            {session.options.logo ? <img class="logo" src={session.options.logo} alt="" part="logo" /> : <Mark />}
-            <bdi>{session.options.name}</bdi>
-          </Name>
-          <button
-            class="status"
-            type="button"
-            part="status"
-            aria-haspopup="dialog"
-            data-learning={learning}
-            onClick={() => setPanel("votes")}
-          >
-            <span class="dot" aria-hidden="true" />
-            <span>
-              {texts.voteCount(votes.all.length)}
-              {learning && <span class="pending"> · {texts.beingLearned(pending)}</span>}
-            </span>
-          </button>
-          {close && (
-            <button class="icon" type="button" aria-label={texts.close} onClick={close}>
-              <Icon name="close" />
+      <div class="chat" part="chat" lang={language.code} dir={language.direction}>
+        <div class="frame" data-listed={listed}>
+          <header class="head" part="head">
+            <button
+              class="icon list-button"
+              type="button"
+              aria-label={texts.conversations}
+              aria-expanded={listed}
+              onClick={() => setListed(!listed)}
+            >
+              <Icon name="list" />
             </button>
-          )}
-        </header>
-        <ConversationList open={show} close={() => setListed(false)} />
-        <div class="scroller" ref={scroller} tabIndex={-1} onScroll={end.scrolled}>
-          {chat.turns.length === 0 ? (
-            <Welcome heading={fills ? "h2" : "h3"} />
-          ) : (
-            <ol class="turns" aria-label={texts.conversation}>
-              {chat.turns.map((turn, index) => (
-                <TurnView key={turn.id} turn={turn} last={index === chat.turns.length - 1} />
-              ))}
-            </ol>
-          )}
+            <Name class="name" part="name">
+              {session.options.logo ? <img class="logo" src={session.options.logo} alt="" part="logo" /> : <Mark />}
+              <bdi>{session.options.name}</bdi>
+            </Name>
+            <button
+              class="status"
+              type="button"
+              part="status"
+              aria-haspopup="dialog"
+              data-learning={learning}
+              onClick={() => setPanel("votes")}
+            >
+              <span class="dot" aria-hidden="true" />
+              <span>
+                {texts.voteCount(votes.all.length)}
+                {learning && <span class="pending"> · {texts.beingLearned(pending)}</span>}
+              </span>
+            </button>
+            {close && (
+              <button class="icon" type="button" aria-label={texts.close} onClick={close}>
+                <Icon name="close" />
+              </button>
+            )}
+          </header>
+          <ConversationList open={show} close={() => setListed(false)} />
+          <div class="scroller" ref={scroller} tabIndex={-1} onScroll={end.scrolled}>
+            {chat.turns.length === 0 ? (
+              <Welcome heading={fills ? "h2" : "h3"} />
+            ) : (
+              <ol class="turns" aria-label={texts.conversation}>
+                {chat.turns.map((turn, index) => (
+                  <TurnView key={turn.id} turn={turn} last={index === chat.turns.length - 1} />
+                ))}
+              </ol>
+            )}
+          </div>
+          <footer class="foot" part="foot">
+            {!end.following && chat.turns.length > 0 && (
+              <button class="icon latest" type="button" aria-label={texts.latest} onClick={end.follow}>
+                <Icon name="arrow" />
+              </button>
+            )}
+            <Notices />
+            <Composer sent={end.follow} privacy={() => setPanel("privacy")} />
+          </footer>
         </div>
-        <footer class="foot" part="foot">
-          {!end.following && chat.turns.length > 0 && (
-            <button class="icon latest" type="button" aria-label={texts.latest} onClick={end.follow}>
-              <Icon name="arrow" />
-            </button>
-          )}
-          <Notices />
-          <Composer sent={end.follow} privacy={() => setPanel("privacy")} />
-        </footer>
         {panel === "votes" && <VotesPanel close={() => setPanel(null)} show={showTurn} />}
         {panel === "privacy" && <Privacy close={() => setPanel(null)} />}
         <div class="unseen" aria-live="polite">

@@ -6,8 +6,10 @@
 import { HearkenChat } from "./HearkenChat.tsx";
 import { HearkenVote } from "./HearkenVote.ts";
 
-customElements.define("hearken-chat", HearkenChat);
-customElements.define("hearken-vote", HearkenVote);
+if (!customElements.get("hearken-chat")) {
+  customElements.define("hearken-chat", HearkenChat);
+  customElements.define("hearken-vote", HearkenVote);
+}
 
 const script = [...document.scripts].find((each) => each.src === import.meta.url && each.dataset["key"]);
 if (script) {
