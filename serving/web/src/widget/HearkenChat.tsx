@@ -8,6 +8,7 @@ import { english, language, type Language } from "../language/language.ts";
 import { Keep } from "../live/keep.ts";
 import { Service } from "../live/service.ts";
 import type { Appearance } from "../live/types.ts";
+import { accent } from "./accent.ts";
 import { Launcher } from "./Launcher.tsx";
 import { loadMarkdown } from "./Markdown.tsx";
 import { options, type Options } from "./options.ts";
@@ -99,7 +100,10 @@ export class HearkenChat extends HTMLElement {
   }
 
   #colour(chosen: Options): void {
-    if (chosen.accent && CSS.supports("color", chosen.accent)) this.style.setProperty("--hearken-accent", chosen.accent);
+    const colours = chosen.accent ? accent(chosen.accent) : null;
+    if (!colours) return;
+    this.style.setProperty("--hearken-accent", colours.accent);
+    this.style.setProperty("--hearken-on-accent", colours.onAccent);
   }
 
   #draw(): void {

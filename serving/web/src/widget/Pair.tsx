@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
-import { letter, type Turn } from "../chat/turn.ts";
+import { letter, type Turn, type Verdict } from "../chat/turn.ts";
 import { useShared } from "./context.ts";
 import { Markdown } from "./Markdown.tsx";
 
@@ -11,6 +11,12 @@ export function Pair({ turn }: { turn: Turn }): JSX.Element {
   const { texts } = language;
   const writing = turn.state === "streaming" || turn.state === "waiting";
   const votable = turn.state === "done" && turn.token !== null;
+  const choose = (verdict: Verdict, button: HTMLElement): void => {
+    const view = button.closest(".turn");
+    session.chat.choose(turn, verdict);
+    // The button goes with the choice: the focus moves to where it can be changed.
+    setTimeout(() => view?.querySelector<HTMLElement>(".change")?.focus(), 50);
+  };
   return (
     <>
       <div class="pair" data-count={turn.replies.length}>
@@ -28,10 +34,15 @@ export function Pair({ turn }: { turn: Turn }): JSX.Element {
           <p aria-hidden="true">{texts.whichBetter}</p>
           <div class="picks">
             {turn.shown.map((choice) => (
-              <Pick key={choice} label={letter(turn, choice)} name={texts.better(letter(turn, choice))} run={() => session.chat.choose(turn, choice)} />
+              <Pick
+                key={choice}
+                label={letter(turn, choice)}
+                name={texts.better(letter(turn, choice))}
+                run={(button) => choose(choice, button)}
+              />
             ))}
-            <Pick label={texts.tie} run={() => session.chat.choose(turn, "tie")} />
-            <Pick label={texts.none} run={() => session.chat.choose(turn, "none")} />
+            <Pick label={texts.tie} run={(button) => choose("tie", button)} />
+            <Pick label={texts.none} run={(button) => choose("none", button)} />
           </div>
         </div>
       )}
@@ -39,9 +50,15 @@ export function Pair({ turn }: { turn: Turn }): JSX.Element {
   );
 }
 
-function Pick({ label, name, run }: { label: string; name?: string; run: () => void }): JSX.Element {
+interface PickProps {
+  label: string;
+  name?: string;
+  run: (button: HTMLElement) => void;
+}
+
+function Pick({ label, name, run }: PickProps): JSX.Element {
   return (
-    <button class="pick" type="button" aria-label={name ?? label} onClick={run}>
+    <button class="pick" type="button" aria-label={name ?? label} onClick={(event) => run(event.currentTarget)}>
       {label}
     </button>
   );
@@ -64,12 +81,7 @@ export function Compared({ turn }: { turn: Turn }): JSX.Element {
     <>
       <p class="aside">
         {said}{" "}
-        <button
-          class="link"
-          type="button"
-          ref={focusOnce}
-          onClick={() => session.chat.reconsider(turn)}
-        >
+        <button class="link change" type="button" onClick={() => session.chat.reconsider(turn)}>
           {texts.change}
         </button>
       </p>
@@ -79,10 +91,4 @@ export function Compared({ turn }: { turn: Turn }): JSX.Element {
       </details>
     </>
   );
-}
-
-/** The button that was pressed has gone: the focus moves to where it can be changed. */
-function focusOnce(button: HTMLButtonElement | null): void {
-  const root = button?.getRootNode();
-  if (root instanceof ShadowRoot && root.activeElement === null && document.activeElement === root.host) button?.focus();
 }
