@@ -4,11 +4,11 @@ The client's first message is `{"type": "auth", "key"}`, with the `session` toke
 it sends `chat` (a chat request with an `id`; several may run at once), `cancel` (`id`) and `feedback` (`id`,
 `feedback`: a vote). It receives `token`, `done` (the completion), `recorded`, and `error` (with the `id`, if
 there was one, and `retry_after` seconds where it passes; code `cancelled` ends a cancelled chat, of which
-nothing is stored). The service also sends `policy` (another policy is live) and `learned` (a vote through this
-websocket, or of a person whom it chatted for, is in a policy that went live), once per vote, whichever process
-promoted the policy. A key or session that is wrong or revoked closes the websocket (4401); so do too many
-messages (1008), an hour without one (1000), and too many websockets of one address, or a failure that passes
-(1013).
+nothing is stored). The service also sends `policy` (another policy is live) and `learned` (a vote through
+this websocket, or of a person whom it chatted for, is in a policy that went live), once per vote, whichever
+process promoted the policy. A key or session that is wrong or revoked closes the websocket (4401); so do too
+many messages (1008), an hour without one (1000), and too many websockets of one address, or a failure that
+passes (1013).
 """
 
 import asyncio

@@ -2,9 +2,9 @@
 
 A publishable key is everybody's, so with it a session stands for somebody new. A secret key names its `user`:
 a team's server asks for that person's token and hands it to the page, and the person is the same whether the
-page or the server chats for them. The token goes into the header `Hearken-Session` of chats, or into the first
-message of a websocket. It cannot be forged; it ends after SESSION_DAYS, and when the key that it was made with
-is revoked.
+page or the server chats for them. The token goes into the header `Hearken-Session` of chats, or into the
+first message of a websocket. It cannot be forged; it ends after SESSION_DAYS, and when the key that it was
+made with is revoked.
 """
 
 import time

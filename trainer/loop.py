@@ -237,6 +237,7 @@ class Trainer:
     def _train(self, row: RoundRow, data: RoundData, parent: Path, live: Path, found: RoundRecord) -> Ending:
         """Trains a candidate from the adapter in `parent`, evaluates it, and publishes it if it passes."""
         self._describe_data(data, found)
+        record.hold_out(self.pool, row, [example.event_id for example in data.held_out])
         if (reason := data.skip_reason()) is not None:
             return Ending("skipped", reason)
         log.info(
