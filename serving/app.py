@@ -32,6 +32,7 @@ from serving import (
     responses,
     sessions,
     stored_completions,
+    turns,
     votes,
     widget,
 )
@@ -71,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
     for part in (
-        chat, responses, stored_completions, passthrough, sessions, votes, live, widget, admin, health,
+        chat, responses, stored_completions, passthrough, sessions, turns, votes, live, widget, admin, health,
     ):  # fmt: skip
         app.include_router(part.router)
     page.install(app)

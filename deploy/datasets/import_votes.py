@@ -29,7 +29,7 @@ from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import MalformedRow, StartError
 from schemas.feedback import Vote, parse_vote
 from schemas.settings import Settings
-from schemas.turns import IMPORTED, Reply, Turn
+from schemas.turns import IMPORTED, IMPORTED_POLICY, Reply, Turn
 from serving.keys import ensure_signing_secret
 from serving.token_signer import TokenSigner
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 Rater = Callable[[str | None], str]
 """The pseudonym of a person whom a row names; of the file's rater where it names none."""
-
-POLICY = "imported"
-"""The policy id of imported replies; no policy of this name ever serves."""
 
 MAX_REPORTED_ROWS = 100
 """Refused rows that a report lists, count."""
@@ -238,7 +235,13 @@ class Importer:
             raise MalformedRow(f"the base's chat template refuses it: {error}") from None
         replies = [
             Reply(
-                choice, POLICY, 1.0, reply, self._tokenizer.encode_reply(reply, keep_markers=True), [], "stop"
+                choice,
+                IMPORTED_POLICY,
+                1.0,
+                reply,
+                self._tokenizer.encode_reply(reply, keep_markers=True),
+                [],
+                "stop",
             )
             for choice, reply in enumerate(judgement.replies)
         ]

@@ -214,6 +214,51 @@ def test_conversations_are_kept_renamed_deleted_and_the_same_in_every_tab(
     expect(other.get_by_role("navigation").get_by_role("listitem")).to_have_count(2)
 
 
+def test_what_became_of_a_vote_is_told_in_words_and_the_message_is_asked_again(
+    page: Page, database: Database
+) -> None:
+    """The test writes the trainer's rows itself; the whole loop has tests of its own."""
+    turn = say(page, "Who are you?")
+    before = turn.locator(".text").inner_text()
+    turn.get_by_role("button", name="Good reply").click()
+    vote = eventually(database, "thumb", "Who are you?", value="up")
+    page.get_by_role("button", name="1 vote · 1 being learned").click()
+    dialog = page.get_by_role("dialog", name="Your votes")
+    expect(dialog).to_contain_text(re.compile("recorded; [0-9]+ more votes until the next round"))
+    check_accessible(page)
+    page.keyboard.press("Escape")
+    database.execute(
+        "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
+        " conversation_id, created_at, first_policy)"
+        " select event_id, project, id, turn_id, choice, type, value, rater, 'conv', created_at, 'p0'"
+        " from feedback where id = %s on conflict (event_id) do update set first_policy = 'p0'",
+        [vote["id"]],
+    )
+    page.get_by_role("button", name="New chat").click()
+    page.reload()
+    expect(page.get_by_text("It has learned from your vote on “Who are you?”. Live since")).to_be_visible()
+    page.get_by_role("button", name="1 vote").click()
+    expect(dialog).to_contain_text("live since")
+    dialog.get_by_role("button", name="Show the reply").click()
+    expect(turn).to_be_focused()
+    expect(turn).to_contain_text("It has learned from your vote. Live since")
+    turn.get_by_role("button", name="Ask it again").click()
+    again = page.locator(".turn").last
+    expect(again).to_have_attribute("data-state", "done")
+    assert again.locator(".before .text").inner_text() == before
+    expect(again.get_by_role("button", name="Good reply")).to_be_visible()
+    check_accessible(page)
+
+    page.get_by_role("button", name="1 vote").click()
+    dialog.get_by_role("button", name="Take back").click()
+    expect(dialog).to_contain_text("None yet.")
+    assert active(database, "thumb", "Who are you?") == []
+    page.keyboard.press("Escape")
+    expect(turn.first.get_by_role("button", name="Good reply").first).to_have_attribute(
+        "aria-pressed", "false"
+    )
+
+
 def test_who_opts_out_is_not_kept_and_cannot_vote(page: Page, database: Database) -> None:
     page.get_by_role("button", name="Chats and votes teach it.").click()
     check_accessible(page)

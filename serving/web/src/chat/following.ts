@@ -7,14 +7,16 @@ import type { CastVote, VoteHistory } from "./vote_history.ts";
 
 const MAX_REQUESTS = 20; // at once
 const FEW = 3; // votes that are followed while nobody looks at the list
-const PERIOD = 15_000; // milliseconds
+const SOON = 10_000; // milliseconds to the next look; each takes longer, until something happens
+const LATE = 120_000;
 const TOGETHER = 250; // milliseconds in which the votes of one round come, one by one
 
 export class Following {
   /** Whether the list of votes is open: then all are followed. */
   watched = false;
   #went: CastVote[] = [];
-  #timer: number;
+  #timer = 0;
+  #period = SOON;
 
   /** Calls `live(votes)` when votes went live, and `changed()` when anything else became of one. */
   constructor(
@@ -22,11 +24,18 @@ export class Following {
     private history: VoteHistory,
     private on: { live(votes: CastVote[]): void; changed(): void },
   ) {
-    this.#timer = setInterval(() => document.hidden || void this.look(), PERIOD);
+    this.#schedule();
   }
 
   close(): void {
-    clearInterval(this.#timer);
+    clearTimeout(this.#timer);
+  }
+
+  /** Looks often again: the visitor has just voted. */
+  hurry(): void {
+    this.#period = SOON;
+    void this.look();
+    this.#schedule();
   }
 
   /** Asks what has become of the newest votes that are not live. */
@@ -43,6 +52,15 @@ export class Following {
   /** Takes the service's word that a vote is live. */
   learned({ feedback_id: id, live_at }: Learned): void {
     this.#live(this.history.follow(id, { stage: "live", votes_needed: null, progress: null, live_at }));
+  }
+
+  #schedule(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      if (!document.hidden) void this.look();
+      this.#period = this.watched ? SOON : Math.min(LATE, this.#period * 1.5);
+      this.#schedule();
+    }, this.#period);
   }
 
   async #lookAt(vote: CastVote): Promise<void> {

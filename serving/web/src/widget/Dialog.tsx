@@ -29,7 +29,7 @@ export function Dialog({ title, close, children }: Props): JSX.Element {
       onClick={(event) => event.target === dialog.current && close()}
     >
       <div class="dialog-head">
-        <h3>{title}</h3>
+        <h2>{title}</h2>
         <button class="icon" type="button" aria-label={texts.close} onClick={close}>
           <Icon name="close" />
         </button>

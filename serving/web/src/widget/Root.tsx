@@ -31,6 +31,7 @@ export function Root({ session, language, fills, close }: Props): JSX.Element {
   const { texts } = language;
   const { chat, votes } = session;
   const Name = fills ? "h1" : "h2";
+  const Heading = fills ? "h2" : "h3";
   const pending = votes.pending.length;
   const learning = session.socket.state === "ready" && pending > 0;
   const scroller = useRef<HTMLDivElement>(null);
@@ -91,13 +92,16 @@ export function Root({ session, language, fills, close }: Props): JSX.Element {
           <ConversationList open={show} close={() => setListed(false)} />
           <div class="scroller" ref={scroller} tabIndex={-1} onScroll={end.scrolled}>
             {chat.turns.length === 0 ? (
-              <Welcome heading={fills ? "h2" : "h3"} />
+              <Welcome heading={Heading} />
             ) : (
-              <ol class="turns" aria-label={texts.conversation}>
-                {chat.turns.map((turn, index) => (
-                  <TurnView key={turn.id} turn={turn} last={index === chat.turns.length - 1} />
-                ))}
-              </ol>
+              <div>
+                <Heading class="unseen">{texts.conversation}</Heading>
+                <ol class="turns">
+                  {chat.turns.map((turn, index) => (
+                    <TurnView key={turn.id} turn={turn} last={index === chat.turns.length - 1} />
+                  ))}
+                </ol>
+              </div>
             )}
           </div>
           <footer class="foot" part="foot">

@@ -81,10 +81,10 @@ function Again({ turn }: { turn: Turn }): JSX.Element {
   return (
     <>
       <div class="before">
-        <h4 class="letter-line">{texts.before}</h4>
+        <p class="letter-line">{texts.before}</p>
         <Markdown text={turn.again?.before ?? ""} whole />
       </div>
-      <h4 class="letter-line">{texts.after}</h4>
+      <p class="letter-line">{texts.after}</p>
     </>
   );
 }

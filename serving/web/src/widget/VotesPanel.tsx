@@ -19,7 +19,7 @@ export function VotesPanel({ close, show }: Props): JSX.Element {
   const live = votes.filter((vote) => vote.life.live_at).length;
   useEffect(() => {
     session.following.watched = true;
-    void session.following.look();
+    session.following.hurry();
     return () => {
       session.following.watched = false;
     };

@@ -70,7 +70,7 @@ export class Session {
       settled: () => this.changed(),
       recorded: ({ id, completion_id }, { type }) => {
         emit("vote", { id, completion_id, type });
-        void this.following.look();
+        this.following.hurry();
       },
       failed: (error) => this.tell({ kind: "vote-failed", error }),
       retractFailed: () => this.tell({ kind: "retract-failed", error: null }),
