@@ -47,6 +47,7 @@ class Site:
         policy = STRICT.format(service, service.replace("http", "ws")) if service else ""
         html = (
             f'<!doctype html><html lang="{lang}"><head><meta charset="utf-8"><title>A shop</title>'
+            '<meta name="color-scheme" content="light dark">'
             '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"></head>'
             f"<body><main><h1>A shop</h1><p>Bread and butter.</p>{body}</main></body></html>"
         )

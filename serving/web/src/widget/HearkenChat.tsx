@@ -1,6 +1,6 @@
 /**
  * `<hearken-chat>` is a chat in a shadow root. Attributes, each also as data-…: `key` (publishable; none: of the page
- * that ships), `session`, `lang`, `theme`, `launcher`, `fill`, `position`, and those of `options`.
+ * that ships), `session`, `lang`, `theme` (light, dark, auto), `launcher`, `fill`, `position`, and those of `options`.
  */
 
 import { render } from "preact";
@@ -11,7 +11,7 @@ import type { Appearance } from "../live/types.ts";
 import { accent } from "./accent.ts";
 import { Launcher } from "./Launcher.tsx";
 import { loadMarkdown } from "./Markdown.tsx";
-import { options, type Options } from "./options.ts";
+import { options } from "./options.ts";
 import { Root } from "./Root.tsx";
 import { SERVICE } from "./service_url.ts";
 import { Session } from "./session.ts";
@@ -19,6 +19,12 @@ import style from "./style.css?inline";
 
 const PATIENCE = 1500; // milliseconds to wait for the project's settings, which are kept for the next time
 const APPEARANCE = "appearance";
+
+/** Returns whether the page around has a dark form, so that the chat may be dark in it. */
+function hasDark(): boolean {
+  const said = document.querySelector<HTMLMetaElement>('meta[name="color-scheme"]')?.content ?? "";
+  return `${said} ${getComputedStyle(document.documentElement).colorScheme}`.includes("dark");
+}
 
 export class HearkenChat extends HTMLElement {
   #root = this.attachShadow({ mode: "open" });
@@ -31,6 +37,7 @@ export class HearkenChat extends HTMLElement {
   connectedCallback(): void {
     const sheet = new CSSStyleSheet();
     sheet.replaceSync(style);
+    if (!this.#attribute("theme") && !hasDark()) sheet.insertRule(":host { color-scheme: light; }", sheet.cssRules.length);
     this.#root.adoptedStyleSheets = [sheet];
     const key = this.#attribute("key");
     this.#keep = new Keep(key ? key.slice(-12) : "page");
@@ -69,6 +76,7 @@ export class HearkenChat extends HTMLElement {
   }
 
   async #launch(): Promise<void> {
+    this.#colour(this.#attribute("accent") ?? this.#keep?.get<Appearance>(APPEARANCE)?.accent ?? null);
     this.#language = await language(this.#attribute("lang"));
     this.#draw();
   }
@@ -79,7 +87,7 @@ export class HearkenChat extends HTMLElement {
     this.#language = await language(this.#attribute("lang"), appearance.language ?? null);
     if (this.#session || !this.isConnected) return;
     const chosen = options((name) => this.#attribute(name), appearance, this.#language.texts);
-    this.#colour(chosen);
+    this.#colour(chosen.accent);
     this.#session = new Session(this.#service, this.#keep, chosen, (name, detail) => {
       this.dispatchEvent(new CustomEvent(`hearken:${name}`, { detail, bubbles: true, composed: true }));
     });
@@ -99,8 +107,8 @@ export class HearkenChat extends HTMLElement {
     return kept ?? Promise.race([asked, new Promise<Appearance>((resolve) => setTimeout(resolve, PATIENCE, {}))]);
   }
 
-  #colour(chosen: Options): void {
-    const colours = chosen.accent ? accent(chosen.accent) : null;
+  #colour(name: string | null): void {
+    const colours = name ? accent(name) : null;
     if (!colours) return;
     this.style.setProperty("--hearken-accent", colours.accent);
     this.style.setProperty("--hearken-on-accent", colours.onAccent);
