@@ -78,9 +78,9 @@ export class Conversations {
     this.keep.set(LIST, this.list.toSpliced(place, 0, entry));
   }
 
-  /** Returns whether a changed value of the storage is this conversation, or the list of all. */
-  concerns(name: string, id: string): "conversation" | "list" | null {
-    return name === key(id) ? "conversation" : name === LIST ? "list" : null;
+  /** Returns whether a changed value of the storage is this conversation. */
+  concerns(name: string, id: string): boolean {
+    return name === key(id);
   }
 
   #saveList(list: Entry[]): void {

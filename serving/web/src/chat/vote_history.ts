@@ -22,11 +22,14 @@ const MAX_VOTES = 200;
 const ENDED = new Set(["retracted", "superseded"]);
 
 export class VoteHistory {
+  #read: CastVote[] | null = null;
+
   constructor(private keep: Keep) {}
 
   /** All votes, oldest first. */
   get all(): CastVote[] {
-    return this.keep.get<CastVote[]>(VOTES) ?? [];
+    this.#read ??= this.keep.get<CastVote[]>(VOTES) ?? [];
+    return this.#read;
   }
 
   /** The votes that are not live yet, oldest first. */
@@ -61,11 +64,13 @@ export class VoteHistory {
     return life.live_at && !before.life.live_at ? { ...before, life } : null;
   }
 
-  concerns(name: string): boolean {
-    return name === VOTES;
+  /** Another tab changed a value of the storage. */
+  changedElsewhere(name: string): void {
+    if (name === VOTES) this.#read = null;
   }
 
   #save(votes: CastVote[]): void {
-    this.keep.set(VOTES, votes.slice(-MAX_VOTES));
+    this.#read = votes.slice(-MAX_VOTES);
+    this.keep.set(VOTES, this.#read);
   }
 }

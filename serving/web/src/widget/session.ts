@@ -169,10 +169,9 @@ export class Session {
 
   #changedElsewhere(name: string): void {
     const { conversation } = this.chat;
+    this.votes.changedElsewhere(name);
     if (name === CONSENT) this.chat.settings.kept = this.kept;
-    if (this.conversations.concerns(name, conversation.id) === "conversation" && !this.chat.busy) {
-      this.open(conversation.id);
-    }
+    if (this.conversations.concerns(name, conversation.id) && !this.chat.busy) this.open(conversation.id);
     this.changed();
   }
 }
