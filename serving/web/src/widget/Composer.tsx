@@ -19,7 +19,7 @@ export function Composer({ sent, privacy }: { sent: () => void; privacy: () => v
 
   const fit = (): void => {
     const box = input.current;
-    if (!box) return;
+    if (!box || CSS.supports("field-sizing", "content")) return;
     box.style.height = "auto";
     box.style.height = `${box.scrollHeight}px`;
   };

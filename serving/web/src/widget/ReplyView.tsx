@@ -13,7 +13,8 @@ interface Props {
   last: boolean;
 }
 
-export function ReplyView({ turn, last }: Props): JSX.Element | null {
+/** `textShown`: the text is on the screen already, and only the tools are wanted. */
+export function ReplyView({ turn, last, textShown }: Props & { textShown: boolean }): JSX.Element | null {
   const { session, language } = useShared();
   const { texts } = language;
   const [editing, setEditing] = useState(false);
@@ -30,7 +31,7 @@ export function ReplyView({ turn, last }: Props): JSX.Element | null {
   const writing = turn.state === "streaming" || turn.state === "waiting";
   return (
     <>
-      {(writing || reply.text) && <Markdown text={reply.text} whole={!writing} writing={writing} />}
+      {!textShown && (writing || reply.text) && <Markdown text={reply.text} whole={!writing} writing={writing} />}
       {reply.original !== null && <p class="aside">{texts.edited}</p>}
       {turn.state === "done" && <Tools turn={turn} last={last} edit={() => setEditing(true)} editButton={editButton} />}
       {turn.state === "done" && turn.token === null && <p class="aside">{texts.notKept}</p>}

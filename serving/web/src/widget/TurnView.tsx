@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
-import type { Turn } from "../chat/turn.ts";
+import { answer, type Turn } from "../chat/turn.ts";
 import { when } from "../language/language.ts";
 import { useShared } from "./context.ts";
 import { Icon } from "./icons.tsx";
@@ -32,8 +32,8 @@ export function TurnView({ turn, last }: Props): JSX.Element {
       ) : (
         <article class="reply" part="reply" aria-label={texts.reply}>
           {turn.verdict !== null && <Compared turn={turn} />}
-          {turn.again ? <Again turn={turn} /> : null}
-          <ReplyView turn={turn} last={last} />
+          {turn.again && <BeforeAndAfter turn={turn} before={turn.again.before} />}
+          <ReplyView turn={turn} last={last} textShown={turn.again !== null} />
         </article>
       )}
       <Problem turn={turn} last={last} />
@@ -75,17 +75,21 @@ function Message({ turn }: { turn: Turn }): JSX.Element {
   );
 }
 
-/** The reply before the model learned, beside which the new one stands. */
-function Again({ turn }: { turn: Turn }): JSX.Element {
+/** The reply from before the model learned, and the new one beside it. */
+function BeforeAndAfter({ turn, before }: { turn: Turn; before: string }): JSX.Element {
   const { texts } = useShared().language;
+  const writing = turn.state === "streaming" || turn.state === "waiting";
   return (
-    <>
-      <div class="before">
+    <div class="pair">
+      <div class="card before">
         <p class="letter-line">{texts.before}</p>
-        <Markdown text={turn.again?.before ?? ""} whole />
+        <Markdown text={before} whole />
       </div>
-      <p class="letter-line">{texts.after}</p>
-    </>
+      <div class="card after">
+        <p class="letter-line">{texts.after}</p>
+        <Markdown text={answer(turn).text} whole={!writing} writing={writing} />
+      </div>
+    </div>
   );
 }
 
