@@ -55,7 +55,8 @@ def install(app: FastAPI) -> None:
     for path in sorted(DIST.rglob("*")):
         if path.is_file() and path.suffix != ".gz":
             name = path.relative_to(DIST).as_posix()
-            serve("/" + name.removesuffix(".html").removesuffix("index"), _read(path, name))
+            page = "" if name == "index.html" else name.removesuffix(".html")
+            serve(f"/{page}", _read(path, name))
 
     @app.get("/config.json", include_in_schema=False)
     async def config(request: Request) -> Response:

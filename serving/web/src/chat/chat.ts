@@ -42,7 +42,8 @@ export class Chat {
     private voting: Voting,
     private on: ChatHandlers,
   ) {
-    for (const turn of this.turns) if (turn.state === "streaming" || turn.state === "waiting") this.#interrupted(turn);
+    for (const turn of this.turns)
+      if (turn.state === "streaming" || turn.state === "waiting") this.#interrupted(turn);
   }
 
   get turns(): Turn[] {
@@ -76,7 +77,8 @@ export class Chat {
 
   /** Sends what waits, as soon as there is a connection. */
   resume(): void {
-    if (this.#running && this.#running.turn.state === "waiting" && !this.resend) this.#ask(this.#running.turn);
+    if (this.#running && this.#running.turn.state === "waiting" && !this.resend)
+      this.#ask(this.#running.turn);
   }
 
   regenerate(turn: Turn): void {
@@ -98,7 +100,10 @@ export class Chat {
   askAgain(turn: Turn): void {
     if (this.busy) return;
     const next = newTurn(turn.prompt, 1);
-    next.again = { of: turn.again?.of ?? turn.id, before: turn.replies[turn.picked ?? 0]!.original ?? answer(turn).text };
+    next.again = {
+      of: turn.again?.of ?? turn.id,
+      before: turn.replies[turn.picked ?? 0]!.original ?? answer(turn).text,
+    };
     this.#add(next);
   }
 

@@ -59,7 +59,10 @@ export class Conversations {
   rename(id: string, title: string): void {
     const conversation = this.keep.get<Conversation>(key(id));
     if (conversation) this.keep.set(key(id), { ...conversation, title });
-    this.keep.set(LIST, this.list.map((entry) => (entry.id === id ? { ...entry, title } : entry)));
+    this.keep.set(
+      LIST,
+      this.list.map((entry) => (entry.id === id ? { ...entry, title } : entry)),
+    );
   }
 
   /** Removes a conversation; returns what `restore` needs. */
@@ -68,7 +71,10 @@ export class Conversations {
     const place = list.findIndex((entry) => entry.id === id);
     const entry = list[place];
     const conversation = this.keep.get<Conversation>(key(id));
-    this.keep.set(LIST, list.filter((each) => each.id !== id));
+    this.keep.set(
+      LIST,
+      list.filter((each) => each.id !== id),
+    );
     this.keep.remove(key(id));
     return entry && conversation ? { conversation, entry, place } : null;
   }

@@ -30,7 +30,13 @@ export interface Turn {
 
 /** Returns a turn that has just been sent, with room for `n` replies in random order. */
 export function newTurn(prompt: string, n: number): Turn {
-  const replies = Array.from({ length: n }, () => ({ text: "", original: null, thumb: null, reasons: [], comment: "" }));
+  const replies = Array.from({ length: n }, () => ({
+    text: "",
+    original: null,
+    thumb: null,
+    reasons: [],
+    comment: "",
+  }));
   const shown = replies.map((_, index) => index);
   for (let last = n - 1; last > 0; last--) {
     const other = Math.floor(Math.random() * (last + 1));
@@ -64,10 +70,12 @@ export function letter(turn: Turn, choice: number): string {
 
 /** Returns the history that is sent: the turns that have an answer, and the newest message. */
 export function messages(turns: Turn[], newest: Turn): ChatMessage[] {
-  const before = turns.filter((turn) => answer(turn).text).flatMap((turn): ChatMessage[] => [
-    { role: "user", content: turn.prompt },
-    { role: "assistant", content: answer(turn).text },
-  ]);
+  const before = turns
+    .filter((turn) => answer(turn).text)
+    .flatMap((turn): ChatMessage[] => [
+      { role: "user", content: turn.prompt },
+      { role: "assistant", content: answer(turn).text },
+    ]);
   return [...before, { role: "user", content: newest.prompt }];
 }
 

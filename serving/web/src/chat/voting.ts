@@ -28,7 +28,14 @@ export class Voting {
   ) {}
 
   /** Casts a vote on a turn; `undo` takes back on the screen what was not taken. */
-  cast(turn: Turn, conversation: string, slot: string, what: CastVote["what"], vote: OnReplies, undo: () => void): void {
+  cast(
+    turn: Turn,
+    conversation: string,
+    slot: string,
+    what: CastVote["what"],
+    vote: OnReplies,
+    undo: () => void,
+  ): void {
     const { completion, token, prompt } = turn;
     if (!completion || !token) return;
     this.#enqueue(async () => {

@@ -154,6 +154,4 @@ export const texts: Texts = {
 
   copyCode: "انسخ الشيفرة",
   table: "جدول",
-  formula: "معادلة",
-  image: "صورة",
 };

@@ -6,7 +6,11 @@ export const texts: Texts = {
   title: "Sprich. Stimme ab. Es lernt.",
   greeting:
     "Deine Stimmen lehren dieses Modell: Sag, welche Antworten dir gefallen, und nach wenigen Minuten antwortet es eher so, wie du es magst.",
-  examples: ["Erzähl mir einen Witz", "Was ist die Hauptstadt von Portugal?", "Wie kann ich besser schlafen?"],
+  examples: [
+    "Erzähl mir einen Witz",
+    "Was ist die Hauptstadt von Portugal?",
+    "Wie kann ich besser schlafen?",
+  ],
   examplesLabel: "Zum Ausprobieren",
   open: "Chat öffnen",
   close: "Schließen",
@@ -96,14 +100,16 @@ export const texts: Texts = {
   offline: "Keine Verbindung. Was du jetzt sendest, geht hinaus, sobald sie wieder da ist.",
   reconnecting: "Die Verbindung ist abgerissen. Neuer Versuch…",
   waiting: (seconds) => `Viele Nachrichten auf einmal. Deine wird in ${seconds} s neu gesendet.`,
-  notReady: (seconds) => `Das Modell ist noch nicht bereit. Deine Nachricht wird in ${seconds} s neu gesendet.`,
+  notReady: (seconds) =>
+    `Das Modell ist noch nicht bereit. Deine Nachricht wird in ${seconds} s neu gesendet.`,
   unreachable: "Der Dienst nimmt den Schlüssel dieser Seite nicht an. Wer sie betreibt, muss ihn erneuern.",
 
   errors: {
     context_length_exceeded: "Das ist zu lang für das Modell. Kürze es.",
     body_too_large: "Das ist zu lang zum Senden. Kürze es.",
     completion_not_found: "Diese Antwort ist nicht mehr gespeichert; über sie kann nicht abgestimmt werden.",
-    invalid_api_key: "Der Dienst nimmt den Schlüssel dieser Seite nicht an. Wer sie betreibt, muss ihn erneuern.",
+    invalid_api_key:
+      "Der Dienst nimmt den Schlüssel dieser Seite nicht an. Wer sie betreibt, muss ihn erneuern.",
     lost: "Die Verbindung riss ab, während die Antwort kam.",
     unchanged_edit: "Das ist die Antwort, wie sie war. War sie gut, nimm den Daumen.",
     empty_edit: "Eine Bearbeitung braucht Text. War die Antwort schlecht, nimm den Daumen.",
@@ -160,6 +166,4 @@ export const texts: Texts = {
 
   copyCode: "Code kopieren",
   table: "Tabelle",
-  formula: "Formel",
-  image: "Bild",
 };

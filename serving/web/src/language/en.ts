@@ -121,9 +121,14 @@ export const en = {
   retract: "Take back",
   showReply: "Show the reply",
   on: "on",
-  what: { up: "Good reply", down: "Bad reply", edit: "Edited", ranking: "Compared" } as Record<string, string>,
-  learnedOne: (prompt: string, when: string) => `It has learned from your vote on ${prompt}. Live since ${when}.`,
-  learnedMany: (count: number, when: string) => `It has learned from ${count} of your votes. Live since ${when}.`,
+  what: { up: "Good reply", down: "Bad reply", edit: "Edited", ranking: "Compared" } as Record<
+    string,
+    string
+  >,
+  learnedOne: (prompt: string, when: string) =>
+    `It has learned from your vote on ${prompt}. Live since ${when}.`,
+  learnedMany: (count: number, when: string) =>
+    `It has learned from ${count} of your votes. Live since ${when}.`,
   life: {
     spooled: "received, waiting to be stored",
     recorded: "recorded, waiting for the next round of training",
@@ -135,7 +140,9 @@ export const en = {
     taken_back: "was live; that version was taken back",
   } as Record<string, string>,
   votesNeeded: (count: number) =>
-    count === 1 ? "recorded; 1 more vote until the next round" : `recorded; ${count} more votes until the next round`,
+    count === 1
+      ? "recorded; 1 more vote until the next round"
+      : `recorded; ${count} more votes until the next round`,
   progress: (percent: string) => `a round of training is running on it: ${percent}`,
   liveSince: (when: string) => `live since ${when}`,
   yourVoteLive: (when: string) => `It has learned from your vote. Live since ${when}.`,
@@ -156,8 +163,6 @@ export const en = {
 
   copyCode: "Copy code",
   table: "Table",
-  formula: "Formula",
-  image: "image",
 };
 
 export type Texts = typeof en;

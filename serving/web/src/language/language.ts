@@ -53,5 +53,10 @@ export function quote(text: string, length = 40): string {
 export function shorten(text: string, length: number): string {
   const line = text.replace(/\s+/g, " ").trim();
   const letters = [...line];
-  return letters.length > length ? `${letters.slice(0, length - 1).join("").trimEnd()}…` : line;
+  return letters.length > length
+    ? `${letters
+        .slice(0, length - 1)
+        .join("")
+        .trimEnd()}…`
+    : line;
 }

@@ -101,7 +101,12 @@ export class Service {
     return this.#fetch(method, path, { ...headers, Authorization: `Bearer ${await this.key()}` }, body);
   }
 
-  async #fetch(method: string, path: string, headers: Record<string, string>, body?: string): Promise<unknown> {
+  async #fetch(
+    method: string,
+    path: string,
+    headers: Record<string, string>,
+    body?: string,
+  ): Promise<unknown> {
     const options: RequestInit = { method, headers, credentials: "omit", cache: "no-store" };
     if (body !== undefined) {
       options.body = body;
@@ -118,6 +123,11 @@ export class Service {
     if (response.ok) return answer;
     const { error } = answer as { error?: { code: string; message: string } };
     const retry = Number(response.headers.get("Retry-After"));
-    throw new Refused(error?.code ?? "internal_error", error?.message ?? "", response.status, retry || undefined);
+    throw new Refused(
+      error?.code ?? "internal_error",
+      error?.message ?? "",
+      response.status,
+      retry || undefined,
+    );
   }
 }

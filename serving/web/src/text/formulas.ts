@@ -9,7 +9,13 @@ export function draw(elements: HTMLElement[]): void {
     const displayMode = element.classList.contains("display");
     const drawn = document.createElement("span");
     try {
-      katex.render(formula, drawn, { displayMode, output: "mathml", strict: "ignore", trust: false, maxSize: 10 });
+      katex.render(formula, drawn, {
+        displayMode,
+        output: "mathml",
+        strict: "ignore",
+        trust: false,
+        maxSize: 10,
+      });
     } catch {
       continue;
     }

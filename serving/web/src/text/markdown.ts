@@ -14,8 +14,30 @@ const FENCE = /^\s*(```|~~~)/;
 const ITEM = /^\s*([-*+]|\d{1,9}[.)])\s/;
 const ALLOWED = {
   ALLOWED_TAGS: [
-    "a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "span", "strong",
-    "table", "tbody", "td", "th", "thead", "tr", "ul",
+    "a",
+    "blockquote",
+    "br",
+    "code",
+    "em",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "s",
+    "span",
+    "strong",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "thead",
+    "tr",
+    "ul",
   ],
   ALLOWED_ATTR: ["class", "href", "start"],
   ADD_URI_SAFE_ATTR: ["start"],
@@ -124,5 +146,6 @@ function codeBlock(pre: HTMLPreElement, texts: Texts, whole: boolean): void {
   pre.replaceWith(box);
   box.append(head, pre);
   scrolling(pre, language || "code");
-  if (code && language && whole) void import("./code_colours.ts").then((colours) => colours.paint(code, language));
+  if (code && language && whole)
+    void import("./code_colours.ts").then((colours) => colours.paint(code, language));
 }

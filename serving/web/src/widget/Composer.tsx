@@ -31,8 +31,8 @@ export function Composer({ sent, privacy }: { sent: () => void; privacy: () => v
       chat.stop();
     } else if (ready) {
       setText("");
-      session.announce(texts.writing);
       chat.send(text.trim());
+      session.announce((chat.turns.at(-1)?.replies.length ?? 1) > 1 ? texts.writingTwo : texts.writing);
       sent();
     }
     input.current?.focus();
@@ -108,12 +108,17 @@ function useLimit(text: string): string | null {
   const { limits } = session.socket;
   if (!limits || text.length < 200) return null;
   const bytes = new TextEncoder().encode(text).length;
-  const most = limits.context === null ? limits.bytes : Math.min(limits.bytes, limits.context * BYTES_PER_TOKEN);
+  const most =
+    limits.context === null ? limits.bytes : Math.min(limits.bytes, limits.context * BYTES_PER_TOKEN);
   const words = text.split(/\s+/).length;
   if (bytes <= most * HISTORY && (limits.context === null || words <= limits.context)) return null;
   const number = new Intl.NumberFormat(language.code);
   const room = limits.context === null ? null : Math.floor(limits.context * 0.7);
-  const kilobytes = new Intl.NumberFormat(language.code, { style: "unit", unit: "kilobyte", maximumFractionDigits: 0 });
+  const kilobytes = new Intl.NumberFormat(language.code, {
+    style: "unit",
+    unit: "kilobyte",
+    maximumFractionDigits: 0,
+  });
   const said = room === null ? kilobytes.format(most / 1000) : language.texts.words(number.format(room));
   return language.texts.tooLong(said);
 }

@@ -20,7 +20,12 @@ export function ConversationList({ open, close }: Props): JSX.Element {
     close();
   };
   return (
-    <nav class="conversations" part="conversations" aria-label={texts.conversations} onKeyDown={(event) => event.key === "Escape" && close()}>
+    <nav
+      class="conversations"
+      part="conversations"
+      aria-label={texts.conversations}
+      onKeyDown={(event) => event.key === "Escape" && close()}
+    >
       <button class="new" type="button" onClick={create}>
         <Icon name="plus" />
         <span>{texts.newChat}</span>
@@ -76,13 +81,29 @@ function Row({ entry, open }: { entry: Entry; open: (id: string) => void }): JSX
   const current = entry.id === session.chat.conversation.id;
   return (
     <li class="conversation" data-current={current}>
-      <button class="title" type="button" dir="auto" aria-current={current || undefined} onClick={() => open(entry.id)}>
+      <button
+        class="title"
+        type="button"
+        dir="auto"
+        aria-current={current || undefined}
+        onClick={() => open(entry.id)}
+      >
         {entry.title}
       </button>
-      <button class="icon" type="button" aria-label={`${texts.rename}: ${entry.title}`} onClick={() => setRenaming(true)}>
+      <button
+        class="icon"
+        type="button"
+        aria-label={`${texts.rename}: ${entry.title}`}
+        onClick={() => setRenaming(true)}
+      >
         <Icon name="edit" />
       </button>
-      <button class="icon" type="button" aria-label={`${texts.remove}: ${entry.title}`} onClick={() => session.remove(entry.id)}>
+      <button
+        class="icon"
+        type="button"
+        aria-label={`${texts.remove}: ${entry.title}`}
+        onClick={() => session.remove(entry.id)}
+      >
         <Icon name="bin" />
       </button>
     </li>

@@ -37,11 +37,17 @@ export class HearkenChat extends HTMLElement {
   connectedCallback(): void {
     const sheet = new CSSStyleSheet();
     sheet.replaceSync(style);
-    if (!this.#attribute("theme") && !hasDark()) sheet.insertRule(":host { color-scheme: light; }", sheet.cssRules.length);
+    if (!this.#attribute("theme") && !hasDark())
+      sheet.insertRule(":host { color-scheme: light; }", sheet.cssRules.length);
     this.#root.adoptedStyleSheets = [sheet];
     const key = this.#attribute("key");
     this.#keep = new Keep(key ? key.slice(-12) : "page");
-    this.#service = new Service(this.#attribute("service") ?? SERVICE, key, this.#attribute("session"), this.#keep);
+    this.#service = new Service(
+      this.#attribute("service") ?? SERVICE,
+      key,
+      this.#attribute("session"),
+      this.#keep,
+    );
     if (this.hasAttribute("launcher")) void this.#launch();
     else void this.#begin().then(() => this.#draw());
   }
@@ -104,7 +110,9 @@ export class HearkenChat extends HTMLElement {
       () => ({}),
     );
     const kept = keep.get<Appearance>(APPEARANCE);
-    return kept ?? Promise.race([asked, new Promise<Appearance>((resolve) => setTimeout(resolve, PATIENCE, {}))]);
+    return (
+      kept ?? Promise.race([asked, new Promise<Appearance>((resolve) => setTimeout(resolve, PATIENCE, {}))])
+    );
   }
 
   #colour(name: string | null): void {

@@ -27,7 +27,14 @@ export function Launcher({ label, direction, name, open, toggle, children }: Pro
           {children}
         </div>
       )}
-      <button class="launcher" part="launcher" type="button" aria-label={label} aria-expanded={open} onClick={toggle}>
+      <button
+        class="launcher"
+        part="launcher"
+        type="button"
+        aria-label={label}
+        aria-expanded={open}
+        onClick={toggle}
+      >
         <Icon name={open ? "arrow" : "chat"} />
       </button>
     </div>

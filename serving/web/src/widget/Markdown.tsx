@@ -24,7 +24,11 @@ export function Markdown({ text, whole, writing = false }: Props): JSX.Element {
   const box = useRef<HTMLDivElement>(null);
   const [loads, loaded] = useReducer((count: number) => count + 1, 0);
   useEffect(() => {
-    if (!renderer) void loadMarkdown().then(() => loaded(undefined as never), () => {});
+    if (!renderer)
+      void loadMarkdown().then(
+        () => loaded(undefined as never),
+        () => {},
+      );
   }, []);
   useLayoutEffect(() => {
     if (renderer) box.current?.replaceChildren(renderer.render(text, texts, whole));

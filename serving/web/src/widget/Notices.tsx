@@ -26,7 +26,8 @@ function Banner(): JSX.Element | null {
   if (state === "refused") text = texts.unreachable;
   else if (state === "lost") text = navigator.onLine ? texts.reconnecting : texts.offline;
   else if (session.chat.resend) {
-    text = session.chat.resend.code === "rate_limit_exceeded" ? texts.waiting(seconds) : texts.notReady(seconds);
+    text =
+      session.chat.resend.code === "rate_limit_exceeded" ? texts.waiting(seconds) : texts.notReady(seconds);
   }
   return (
     <div role="status" class="banner-place">
@@ -56,7 +57,10 @@ function NewsLine(): JSX.Element {
   if (news?.kind === "live") {
     const first = news.votes[0]!;
     const since = when(first.life.live_at ?? "", code);
-    text = news.votes.length === 1 ? texts.learnedOne(quote(first.prompt), since) : texts.learnedMany(news.votes.length, since);
+    text =
+      news.votes.length === 1
+        ? texts.learnedOne(quote(first.prompt), since)
+        : texts.learnedMany(news.votes.length, since);
   } else if (news?.kind === "removed") text = texts.removed(news.entry.title);
   else if (news?.kind === "vote-failed") text = texts.voteFailed(news.error ? why(news.error, texts) : "");
   else if (news) text = texts.retractFailed;
@@ -98,10 +102,16 @@ function Consent(): JSX.Element | null {
 }
 
 /** Returns an error in a sentence for the person. */
-export function why(error: ServiceError, texts: { errors: Record<string, string>; failed: string; refused: (why: string) => string }): string {
+export function why(
+  error: ServiceError,
+  texts: { errors: Record<string, string>; failed: string; refused: (why: string) => string },
+): string {
   const known = texts.errors[error.code];
   if (known) return known;
-  return error.retryAfter || !error.message || error.code === "internal_error" || error.code === "engine_failed"
+  return error.retryAfter ||
+    !error.message ||
+    error.code === "internal_error" ||
+    error.code === "engine_failed"
     ? texts.failed
     : texts.refused(error.message);
 }

@@ -58,7 +58,12 @@ interface PickProps {
 
 function Pick({ label, name, run }: PickProps): JSX.Element {
   return (
-    <button class="pick" type="button" aria-label={name ?? label} onClick={(event) => run(event.currentTarget)}>
+    <button
+      class="pick"
+      type="button"
+      aria-label={name ?? label}
+      onClick={(event) => run(event.currentTarget)}
+    >
       {label}
     </button>
   );

@@ -26,14 +26,26 @@ export function ReplyView({ turn, last, textShown }: Props & { textShown: boolea
       if (text !== null && text !== reply.text) session.chat.edit(turn, text);
       setTimeout(() => editButton.current?.focus());
     };
-    return <TextEditor text={reply.text} label={texts.editorLabel} hint={texts.editorHint} save={texts.save} close={close} />;
+    return (
+      <TextEditor
+        text={reply.text}
+        label={texts.editorLabel}
+        hint={texts.editorHint}
+        save={texts.save}
+        close={close}
+      />
+    );
   }
   const writing = turn.state === "streaming" || turn.state === "waiting";
   return (
     <>
-      {!textShown && (writing || reply.text) && <Markdown text={reply.text} whole={!writing} writing={writing} />}
+      {!textShown && (writing || reply.text) && (
+        <Markdown text={reply.text} whole={!writing} writing={writing} />
+      )}
       {reply.original !== null && <p class="aside">{texts.edited}</p>}
-      {turn.state === "done" && <Tools turn={turn} last={last} edit={() => setEditing(true)} editButton={editButton} />}
+      {turn.state === "done" && (
+        <Tools turn={turn} last={last} edit={() => setEditing(true)} editButton={editButton} />
+      )}
       {turn.state === "done" && turn.token === null && <p class="aside">{texts.notKept}</p>}
       {reply.thumb && <Reasons turn={turn} />}
     </>
@@ -65,11 +77,20 @@ function Tools({ turn, last, edit, editButton }: ToolsProps): JSX.Element {
       {votable && <Thumb turn={turn} value="up" label={texts.good} />}
       {votable && <Thumb turn={turn} value="down" label={texts.bad} />}
       {votable && (
-        <button ref={editButton} class="icon" type="button" aria-label={texts.edit} title={texts.edit} onClick={edit}>
+        <button
+          ref={editButton}
+          class="icon"
+          type="button"
+          aria-label={texts.edit}
+          title={texts.edit}
+          onClick={edit}
+        >
           <Icon name="edit" />
         </button>
       )}
-      {navigator.clipboard && <Tool name={copied ? "check" : "copy"} label={texts.copy} run={() => void copy()} />}
+      {navigator.clipboard && (
+        <Tool name={copied ? "check" : "copy"} label={texts.copy} run={() => void copy()} />
+      )}
       {last && !chat.busy && <Tool name="again" label={texts.another} run={() => chat.regenerate(turn)} />}
       {nudge && <span class="nudge">{texts.nudge}</span>}
     </div>

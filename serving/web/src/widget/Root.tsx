@@ -45,7 +45,9 @@ export function Root({ session, language, fills, close }: Props): JSX.Element {
     setPanel(null);
     if (conversation !== chat.conversation.id) session.open(conversation);
     setTimeout(() => {
-      const turn = scroller.current?.querySelector<HTMLElement>(`[data-completion="${CSS.escape(completion)}"]`);
+      const turn = scroller.current?.querySelector<HTMLElement>(
+        `[data-completion="${CSS.escape(completion)}"]`,
+      );
       turn?.scrollIntoView({ block: "start" });
       turn?.focus({ preventScroll: true });
     }, 50);
@@ -66,7 +68,11 @@ export function Root({ session, language, fills, close }: Props): JSX.Element {
               <Icon name="list" />
             </button>
             <Name class="name" part="name">
-              {session.options.logo ? <img class="logo" src={session.options.logo} alt="" part="logo" /> : <Mark />}
+              {session.options.logo ? (
+                <img class="logo" src={session.options.logo} alt="" part="logo" />
+              ) : (
+                <Mark />
+              )}
               <bdi>{session.options.name}</bdi>
             </Name>
             <button

@@ -44,7 +44,14 @@ export function TextEditor({ text, label, hint, save, close }: Props): JSX.Eleme
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit();
       }}
     >
-      <textarea ref={input} dir="auto" aria-label={label} aria-describedby={hintId} defaultValue={text} onInput={fit} />
+      <textarea
+        ref={input}
+        dir="auto"
+        aria-label={label}
+        aria-describedby={hintId}
+        defaultValue={text}
+        onInput={fit}
+      />
       <div class="editor-end">
         <span class="aside" id={hintId}>
           {hint}

@@ -18,7 +18,12 @@ interface Props {
 }
 
 /** Errors that the same message meets again. */
-const FINAL = new Set(["context_length_exceeded", "body_too_large", "invalid_value", "unsupported_parameter"]);
+const FINAL = new Set([
+  "context_length_exceeded",
+  "body_too_large",
+  "invalid_value",
+  "unsupported_parameter",
+]);
 
 export function TurnView({ turn, last }: Props): JSX.Element {
   const { texts } = useShared().language;
@@ -64,7 +69,12 @@ function Message({ turn }: { turn: Turn }): JSX.Element {
   return (
     <article class="you" aria-label={texts.you}>
       {!session.chat.busy && (
-        <button class="icon rewrite" type="button" aria-label={texts.editMessage} onClick={() => setEditing(true)}>
+        <button
+          class="icon rewrite"
+          type="button"
+          aria-label={texts.editMessage}
+          onClick={() => setEditing(true)}
+        >
           <Icon name="edit" />
         </button>
       )}
@@ -99,7 +109,10 @@ function Problem({ turn, last }: Props): JSX.Element | null {
   if (turn.state !== "stopped" && turn.state !== "failed") return null;
   const again = last && !(turn.problem && FINAL.has(turn.problem.code));
   return (
-    <p class={turn.state === "failed" ? "problem" : "aside"} role={turn.state === "failed" ? "alert" : undefined}>
+    <p
+      class={turn.state === "failed" ? "problem" : "aside"}
+      role={turn.state === "failed" ? "alert" : undefined}
+    >
       {turn.problem ? why(turn.problem, texts) : texts.stopped}{" "}
       {again && (
         <button class="link" type="button" onClick={() => session.chat.regenerate(turn)}>
@@ -129,4 +142,3 @@ function LiveVotes({ turn, last }: Props): JSX.Element | null {
     </p>
   );
 }
-

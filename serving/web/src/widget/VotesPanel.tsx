@@ -59,7 +59,9 @@ export function lifeInWords({ life }: Pick<CastVote, "life">, { texts, code }: L
   if (life.live_at && life.stage === "live") return texts.liveSince(when(life.live_at, code));
   if (life.stage === "recorded" && life.votes_needed) return texts.votesNeeded(life.votes_needed);
   if (life.stage === "training" && life.progress !== null) {
-    return texts.progress(new Intl.NumberFormat(code, { style: "percent", maximumFractionDigits: 0 }).format(life.progress));
+    return texts.progress(
+      new Intl.NumberFormat(code, { style: "percent", maximumFractionDigits: 0 }).format(life.progress),
+    );
   }
   return texts.life[life.stage] ?? texts.life["recorded"] ?? "";
 }

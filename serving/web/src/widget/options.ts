@@ -22,12 +22,23 @@ const MAX_CHOICES = 4;
 const COMPARE_EVERY = 5;
 
 /** `attribute` returns an attribute's value, or null. Lists are separated by `|`; a reason is `slug` or `slug:Label`. */
-export function options(attribute: (name: string) => string | null, project: Appearance, texts: Texts): Options {
-  const named = (slugs: string[]): [string, string][] => slugs.map((slug) => [slug, texts.reasons[slug] ?? slug]);
-  const asked = (name: string, own: Record<string, string> | undefined, ours: string[]): [string, string][] => {
-    const list = attribute(name);
-    if (list) return split(list).map((each) => reason(each, texts));
-    return own ? Object.entries(own) : named(ours);
+export function options(
+  attribute: (name: string) => string | null,
+  project: Appearance,
+  texts: Texts,
+): Options {
+  const list = (name: string): string[] | undefined =>
+    attribute(name)
+      ?.split("|")
+      .map((each) => each.trim())
+      .filter(Boolean);
+  const reasons = (
+    name: string,
+    own: Record<string, string> | undefined,
+    ours: string[],
+  ): [string, string][] => {
+    const written = list(name) ?? (own ? null : ours);
+    return written ? written.map((each) => reason(each, texts)) : Object.entries(own ?? {});
   };
   const number = (name: string, otherwise: number): number => {
     const value = Number(attribute(name) ?? Number.NaN);
@@ -40,22 +51,16 @@ export function options(attribute: (name: string) => string | null, project: App
     logo: attribute("logo") ?? project.logo ?? null,
     title: greeting ?? texts.title,
     greeting: greeting ? "" : texts.greeting,
-    examples: split(attribute("examples")) ?? project.examples ?? texts.examples,
+    examples: list("examples") ?? project.examples ?? texts.examples,
     reasons: {
-      up: asked("reasons-up", project.reasons?.up, UP),
-      down: asked("reasons-down", project.reasons?.down, DOWN),
+      up: reasons("reasons-up", project.reasons?.up, UP),
+      down: reasons("reasons-down", project.reasons?.down, DOWN),
     },
     accent: attribute("accent") ?? project.accent ?? null,
     consent: consent === "ask" || consent === "off" ? consent : "on",
     choices: Math.min(MAX_CHOICES, Math.max(2, number("choices", 2))),
     compareEvery: number("compare-every", COMPARE_EVERY),
   };
-}
-
-function split(list: string): string[];
-function split(list: string | null): string[] | undefined;
-function split(list: string | null): string[] | undefined {
-  return list?.split("|").map((each) => each.trim()).filter(Boolean);
 }
 
 function reason(written: string, texts: Texts): [string, string] {

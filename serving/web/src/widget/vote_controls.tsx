@@ -56,7 +56,11 @@ export class VoteControls {
     render(null, this.root);
   }
 
-  async #fetch(path: string, request: RequestInit, texts: Texts): Promise<{ id?: string; problem: string | null }> {
+  async #fetch(
+    path: string,
+    request: RequestInit,
+    texts: Texts,
+  ): Promise<{ id?: string; problem: string | null }> {
     let error: ServiceError = { code: "offline", message: "" };
     try {
       const response = await fetch(`${this.service}/v1/feedback${path}`, { ...request, credentials: "omit" });
@@ -110,7 +114,12 @@ function Choice({ count, texts, cast }: { count: number; texts: Texts; cast: Cas
     if (await cast({ type: "ranking", ranking, acceptable })) setChosen(name);
   };
   const pick = (name: string, label: string, ranking: number[][], acceptable = true): JSX.Element => (
-    <button class="chip" type="button" aria-pressed={chosen === name} onClick={() => void choose(name, ranking, acceptable)}>
+    <button
+      class="chip"
+      type="button"
+      aria-pressed={chosen === name}
+      onClick={() => void choose(name, ranking, acceptable)}
+    >
       {label}
     </button>
   );
@@ -150,7 +159,8 @@ function Thumbs({ element, choice, texts, cast, retract }: ThumbsProps): JSX.Ele
       setReasons(before.reasons);
     }
   };
-  const toggle = (slug: string): string[] => (reasons.includes(slug) ? reasons.filter((each) => each !== slug) : [...reasons, slug]);
+  const toggle = (slug: string): string[] =>
+    reasons.includes(slug) ? reasons.filter((each) => each !== slug) : [...reasons, slug];
   return (
     <>
       <div class="tools" role="group" aria-label={texts.aboutReply}>
@@ -167,21 +177,44 @@ function Thumbs({ element, choice, texts, cast, retract }: ThumbsProps): JSX.Ele
           </button>
         ))}
         {original !== null && (
-          <button class="icon" type="button" aria-label={texts.edit} aria-expanded={editing} onClick={() => setEditing(!editing)}>
+          <button
+            class="icon"
+            type="button"
+            aria-label={texts.edit}
+            aria-expanded={editing}
+            onClick={() => setEditing(!editing)}
+          >
             <Icon name="edit" />
           </button>
         )}
       </div>
       {thumb && (
-        <div class="reasons" role="group" aria-label={thumb === "up" ? texts.whatWasGood : texts.whatWasWrong}>
+        <div
+          class="reasons"
+          role="group"
+          aria-label={thumb === "up" ? texts.whatWasGood : texts.whatWasWrong}
+        >
           {named[thumb].map(([slug, label]) => (
-            <button key={slug} class="chip" type="button" aria-pressed={reasons.includes(slug)} onClick={() => void vote(thumb, toggle(slug))}>
+            <button
+              key={slug}
+              class="chip"
+              type="button"
+              aria-pressed={reasons.includes(slug)}
+              onClick={() => void vote(thumb, toggle(slug))}
+            >
               <bdi>{label}</bdi>
             </button>
           ))}
         </div>
       )}
-      {editing && <Editor text={original ?? ""} texts={texts} close={() => setEditing(false)} save={(text) => cast({ type: "edit", choice, text })} />}
+      {editing && (
+        <Editor
+          text={original ?? ""}
+          texts={texts}
+          close={() => setEditing(false)}
+          save={(text) => cast({ type: "edit", choice, text })}
+        />
+      )}
     </>
   );
 }
@@ -203,7 +236,13 @@ function Editor({ text, texts, close, save }: EditorProps): JSX.Element {
   };
   return (
     <form class="editor" onSubmit={(event) => void submit(event)}>
-      <textarea ref={setInput} dir="auto" aria-label={texts.editorLabel} value={written} onInput={(event) => setWritten(event.currentTarget.value)} />
+      <textarea
+        ref={setInput}
+        dir="auto"
+        aria-label={texts.editorLabel}
+        value={written}
+        onInput={(event) => setWritten(event.currentTarget.value)}
+      />
       <div class="editor-end">
         <button class="quiet" type="button" onClick={close}>
           {texts.cancel}
