@@ -7,6 +7,23 @@ from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 from tests.browser.chat import Database, active, check_accessible, eventually, say, wide
 from tests.installation import Installation
 
+RICH = """A **bold** start with [a link](https://example.org/), and $a^2$.
+
+1. first
+   - nested
+
+```python
+def greet():
+    return 1
+```
+
+| City | Country |
+|---|---|
+| Lisbon | Portugal |
+
+$$\\frac{1}{2}$$
+"""
+
 # Counts in `window.partial` how often an unfinished reply was on show.
 _WATCH = """() => {
     window.partial = 0;
@@ -133,6 +150,29 @@ def test_an_edit_is_recorded_and_shown_and_a_rewritten_message_starts_anew(
     expect(page.locator(".turn")).to_have_count(1)
     expect(page.locator(".turn")).to_have_attribute("data-state", "done")
     expect(page.locator(".message")).to_have_text("What is the capital of Spain?")
+
+
+def test_replies_are_markdown(page: Page) -> None:
+    turn = say(page, "Show me what you can write")
+    turn.get_by_role("button", name="Edit").click()
+    page.get_by_label("How the reply should have been").fill(RICH)
+    page.get_by_role("button", name="Save").click()
+    text = turn.locator(".text")
+    expect(text.locator("ol > li > ul > li").first).to_have_text("nested")
+    expect(text.get_by_role("region", name="Table").locator("td").first).to_have_text("Lisbon")
+    expect(text.locator("pre")).to_have_text("def greet():\n    return 1\n")
+    expect(text.locator("pre .hljs-keyword").first).to_have_text("def")
+    expect(text.locator("math")).to_have_count(2)
+    expect(text.locator(".math.display")).to_have_count(1)
+    expect(text.locator("p").first).to_have_attribute("dir", "auto")
+    link = text.get_by_role("link", name="a link")
+    expect(link).to_have_attribute("rel", "noopener noreferrer nofollow")
+    expect(link).to_have_attribute("target", "_blank")
+    check_accessible(page)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    text.get_by_role("button", name="Copy code").click()
+    expect(text.get_by_role("button", name="Copied.")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "def greet():\n    return 1\n"
 
 
 def test_another_reply_is_an_implicit_signal(page: Page, database: Database) -> None:
@@ -295,6 +335,7 @@ def test_a_message_waits_for_the_connection_and_goes_out_by_itself(
     box.fill("Still there?")
     box.press("Enter")
     expect(page.locator(".turn").last).to_have_attribute("data-state", "waiting")
+    check_accessible(page)
     away = False
     expect(page.locator(".turn").last).to_have_attribute("data-state", "done")
     expect(page.get_by_text("The connection was lost. Trying again…")).to_have_count(0)
@@ -335,5 +376,6 @@ def test_too_long_a_message_is_not_cut(page: Page) -> None:
     text = "word " * 40_000
     page.get_by_role("textbox", name="Your message").fill(text)
     expect(page.get_by_text("This is too long to send")).to_be_visible()
+    check_accessible(page)
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
     assert page.get_by_role("textbox", name="Your message").input_value() == text

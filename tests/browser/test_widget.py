@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, BrowserContext, CDPSession, expect
 
-from tests.browser.chat import Database, check_accessible, eventually, say
+from tests.browser.chat import Database, active, check_accessible, eventually, say
 from tests.browser.site import Site
 from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
 
@@ -73,6 +73,24 @@ def test_one_tag_gives_a_page_a_chat_and_a_vote_by_a_signed_visitor(
     page.reload()
     opener.click()
     expect(page.locator(".turn")).to_contain_text("Do you bake at night?")
+
+
+def test_a_users_session_makes_the_visitor_the_servers_user(
+    context: BrowserContext, site: Site, installation: Installation, database: Database
+) -> None:
+    with installation.client(ADMIN_KEY) as client:
+        token = client.post("/v1/sessions", json={"user": "grace"}).json()["token"]
+        body = {"messages": [{"role": "user", "content": "From the server"}], "user": "grace"}
+        client.post("/v1/chat/completions", json=body)
+    page = context.new_page()
+    page.goto(site.add("/account", tag(installation, session=token), installation.url))
+    page.get_by_role("button", name="Open the chat").click()
+    say(page, "From the page")
+    raters = database.execute(
+        "select count(*) as turns, count(distinct rater) as people from turns"
+        " where messages -> -1 ->> 'content' in ('From the server', 'From the page')"
+    ).fetchone()
+    assert raters == {"turns": 2, "people": 1}
 
 
 def test_little_is_loaded_before_the_first_message(
@@ -191,6 +209,9 @@ def test_votes_on_a_chat_of_ones_own(
     thumbs.get_by_role("textbox").fill("Hello, dear.")
     thumbs.get_by_role("button", name="Save").click()
     assert eventually(database, "edit", "My own chat")["text"] == "Hello, dear."
+    thumbs.get_by_role("button", name="Bad reply").click()
+    expect(thumbs.get_by_role("button", name="Bad reply")).to_have_attribute("aria-pressed", "false")
+    assert active(database, "thumb", "My own chat") == []
     pair.get_by_role("button", name="B is better").click()
     eventually(database, "ranking", "My own chat", ranking=[[1], [0]])
     expect(pair.get_by_role("button", name="B is better")).to_have_attribute("aria-pressed", "true")

@@ -32,6 +32,7 @@ export function ReplyView({ turn, last, textShown }: Props & { textShown: boolea
         label={texts.editorLabel}
         hint={texts.editorHint}
         save={texts.save}
+        cancel={texts.cancel}
         close={close}
       />
     );

@@ -2,19 +2,18 @@
 
 import type { JSX } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
-import { useShared } from "./context.ts";
 
 interface Props {
   text: string;
   label: string;
   hint: string;
   save: string;
+  cancel: string;
   /** Gets the new text, or null when nothing is to change. */
   close: (text: string | null) => void;
 }
 
-export function TextEditor({ text, label, hint, save, close }: Props): JSX.Element {
-  const { texts } = useShared().language;
+export function TextEditor({ text, label, hint, save, cancel, close }: Props): JSX.Element {
   const input = useRef<HTMLTextAreaElement>(null);
   const hintId = useId();
   const fit = (): void => {
@@ -57,7 +56,7 @@ export function TextEditor({ text, label, hint, save, close }: Props): JSX.Eleme
           {hint}
         </span>
         <button class="quiet" type="button" onClick={() => close(null)}>
-          {texts.cancel}
+          {cancel}
         </button>
         <button class="solid" type="submit">
           {save}

@@ -62,6 +62,7 @@ function Message({ turn }: { turn: Turn }): JSX.Element {
         label={texts.editMessage}
         hint={texts.editMessageHint}
         save={texts.sendAgain}
+        cancel={texts.cancel}
         close={close}
       />
     );
