@@ -1,10 +1,10 @@
 """`POST /v1/sessions` makes a session: a signed token that says who uses a key on a page.
 
-A publishable key is everybody's, so with it a session stands for somebody new. A secret key names its `user`:
-a team's server asks for that person's token and hands it to the page, and the person is the same whether the
-page or the server chats for them. The token goes into the header `Hearken-Session` of chats, or into the
-first message of a websocket. It cannot be forged; it ends after SESSION_DAYS, and when the key that it was
-made with is revoked.
+A publishable key is everybody's, so with it a session stands for somebody new, or, where the request has the
+token of a session, for the same person for longer. A secret key names its `user`: a team's server asks for
+that person's token and hands it to the page, and the person is the same whether the page or the server chats
+for them. The token goes into the header `Hearken-Session` of chats, or into the first message of a websocket.
+It cannot be forged; it ends after SESSION_DAYS, and when the key that it was made with is revoked.
 """
 
 import time
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from schemas.errors import Forbidden, InvalidRequest
 from schemas.times import rfc3339
 from schemas.wire import check, decode
-from serving.auth import address_of, caller
+from serving.auth import SESSION_HEADER, address_of, caller, visitor
 from serving.keys import Caller
 from serving.limits import Charge
 from serving.openapi import request_body
@@ -58,7 +58,8 @@ async def create_session(request: Request, caller: Annotated[Caller, Depends(cal
         parts.limiter.acquire(
             Charge(f"{address_of(request)} sessions", "new sessions from one address", rate)
         )
-        rater = parts.signer.visitor_id(caller.project)
+        known = await visitor(request, caller, request.headers.get(SESSION_HEADER))
+        rater = known or parts.signer.visitor_id(caller.project)
     elif user is None:
         raise InvalidRequest("Name the user whose session it is.", code="missing", param="user")
     else:

@@ -164,6 +164,21 @@ def test_a_project_sets_how_it_looks_and_a_visitor_is_asked(
     eventually(database, "thumb", "Rye?", reasons=["crisp"])
 
 
+def test_of_three_replies_one_is_best(
+    context: BrowserContext, site: Site, installation: Installation, database: Database
+) -> None:
+    page = context.new_page()
+    placed = f'<hearken-chat key="{PUBLIC_KEY}" choices="3"></hearken-chat>{elements(installation)}'
+    page.goto(site.add("/three", placed, installation.url))
+    page.get_by_role("button", name="Compare two").click()
+    turn = say(page, "Which of three?")
+    expect(turn.locator(".card")).to_have_count(3)
+    turn.get_by_role("button", name="C is better").click()
+    vote = eventually(database, "ranking", "Which of three?", acceptable=True)["value"]
+    best = vote["shown"][2]
+    assert vote["ranking"] == [[best], [choice for choice in range(3) if choice != best]]
+
+
 def test_it_works_where_storage_is_denied(
     context: BrowserContext, site: Site, installation: Installation
 ) -> None:

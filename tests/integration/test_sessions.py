@@ -62,6 +62,20 @@ def test_a_visitor_is_one_rater_and_another_is_another(service: Service) -> None
     assert rater(service, token=one) != rater(service, token=other)
 
 
+def test_a_session_is_prolonged_for_the_same_person(service: Service) -> None:
+    token = session(service)
+    known = service.services.signer.read_session(token)
+    assert known is not None
+    old = service.services.signer.session_token(replace(known, expires=known.expires - 3600))
+    with service.client(PUBLIC) as client:
+        longer = client.post("/v1/sessions", headers={SESSION_HEADER: old}).json()["token"]
+        wrong = client.post("/v1/sessions", headers={SESSION_HEADER: old[:-1] + "x"})
+    prolonged = service.services.signer.read_session(longer)
+    assert prolonged is not None
+    assert (prolonged.rater, prolonged.expires >= known.expires) == (known.rater, True)
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_session")
+
+
 def test_a_user_that_a_server_names_is_the_same_on_the_page(service: Service, secret: str) -> None:
     token = session(service, secret, user="ada")
     assert rater(service, PUBLIC, token) == rater(service, secret, user="ada")

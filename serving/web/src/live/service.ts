@@ -82,10 +82,23 @@ export class Service {
   async #findSession(): Promise<string> {
     if (this.#given) return this.#given;
     const kept = this.keep.get<Session>("session");
-    if (kept && Date.parse(kept.expires_at) - Date.now() > RENEW) return kept.token;
-    const made = (await this.#authorized("POST", "/v1/sessions", {}, "{}")) as Session;
+    const left = kept ? Date.parse(kept.expires_at) - Date.now() : 0;
+    if (kept && left > RENEW) return kept.token;
+    const made = await this.#newSession(left > 0 ? kept : null);
     this.keep.set("session", made);
     return made.token;
+  }
+
+  /** Returns a session of the same person as `before`, or of somebody new where that has ended. */
+  async #newSession(before: Session | null): Promise<Session> {
+    const headers: Record<string, string> = before ? { "Hearken-Session": before.token } : {};
+    try {
+      return (await this.#authorized("POST", "/v1/sessions", headers, "{}")) as Session;
+    } catch (error) {
+      if (before && error instanceof Refused && error.code === "invalid_session")
+        return this.#newSession(null);
+      throw error;
+    }
   }
 
   #vote(method: string, id: string, token: string): Promise<unknown> {

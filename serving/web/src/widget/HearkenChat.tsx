@@ -42,12 +42,7 @@ export class HearkenChat extends HTMLElement {
     this.#root.adoptedStyleSheets = [sheet];
     const key = this.#attribute("key");
     this.#keep = new Keep(key ? key.slice(-12) : "page");
-    this.#service = new Service(
-      this.#attribute("service") ?? SERVICE,
-      key,
-      this.#attribute("session"),
-      this.#keep,
-    );
+    this.#service = new Service(SERVICE, key, this.#attribute("session"), this.#keep);
     if (this.hasAttribute("launcher")) void this.#launch();
     else void this.#begin().then(() => this.#draw());
   }
@@ -139,7 +134,7 @@ export class HearkenChat extends HTMLElement {
     const { texts, direction } = this.#language;
     render(
       <Launcher
-        label={this.#attribute("launcher-label") ?? texts.open}
+        label={texts.open}
         direction={direction}
         open={this.#opened}
         toggle={() => (this.#opened ? this.close() : void this.open())}

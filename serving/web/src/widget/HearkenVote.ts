@@ -28,7 +28,7 @@ export class HearkenVote extends HTMLElement {
     const token = this.getAttribute("token");
     if (!completion || !token) return;
     const { VoteControls } = await import("./vote_controls.tsx");
-    this.#controls ??= new VoteControls(this, this.#root, this.getAttribute("service") ?? SERVICE);
+    this.#controls ??= new VoteControls(this, this.#root, SERVICE);
     await this.#controls.draw(completion, token);
   }
 }
