@@ -90,7 +90,7 @@ def test_a_reply_streams_in_and_a_thumb_with_a_reason_and_a_comment_is_recorded(
 
 
 def test_the_conversation_continues_with_the_preferred_reply(page: Page, database: Database) -> None:
-    page.get_by_role("button", name="Compare two").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     turn = say(page, "Tell me about cats")
     check_accessible(page)
     second = turn.locator(".card").nth(1).locator(".text").inner_text()
@@ -106,7 +106,7 @@ def test_the_conversation_continues_with_the_preferred_reply(page: Page, databas
     assert better is not None
     assert better["text"].split() == second.split() or "-" in better["text"]
 
-    page.get_by_role("button", name="Compare two").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     say(page, "And dogs?")
     row = database.execute(
         "select messages from turns where messages -> -1 ->> 'content' = 'And dogs?'"
@@ -120,7 +120,7 @@ def test_the_conversation_continues_with_the_preferred_reply(page: Page, databas
 
 
 def test_none_of_two_replies_was_good(page: Page, database: Database) -> None:
-    page.get_by_role("button", name="Compare two").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     turn = say(page, "Tell me about frogs")
     turn.get_by_role("button", name="None is good").click()
     eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=False)
@@ -355,7 +355,7 @@ def test_it_fits_small_screens_and_large_text(page: Page) -> None:
         expect(page.get_by_role("heading", name="Talk to it. Vote. It learns.")).to_be_in_viewport()
         assert wide(page) == []
     page.set_viewport_size({"width": 360, "height": 740})
-    page.get_by_role("button", name="Compare two").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     turn = say(page, "What should I cook tonight?")
     turn.get_by_role("button", name="A is better").click()
     turn.get_by_role("button", name="Good reply").click()

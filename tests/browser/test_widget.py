@@ -170,7 +170,7 @@ def test_of_three_replies_one_is_best(
     page = context.new_page()
     placed = f'<hearken-chat key="{PUBLIC_KEY}" choices="3"></hearken-chat>{elements(installation)}'
     page.goto(site.add("/three", placed, installation.url))
-    page.get_by_role("button", name="Compare two").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     turn = say(page, "Which of three?")
     expect(turn.locator(".card")).to_have_count(3)
     turn.get_by_role("button", name="C is better").click()

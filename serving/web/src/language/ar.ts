@@ -22,8 +22,8 @@ export const texts: Texts = {
   stopped: "تم الإيقاف.",
   keys: "‏Enter للإرسال، وShift+Enter لسطر جديد.",
   modelNote: "قد يخطئ.",
-  compare: "قارن ردّين",
-  compareHint: "احصل على ردّين لكل رسالة واختر بينهما",
+  compare: "قارن",
+  compareHint: "احصل على ردود متجاورة لكل رسالة واختر بينها",
   tooLong: (most) => `هذا أطول من أن يُرسل: الحد ${most}. اختصره، ولن يضيع شيء.`,
   words: (count) => `نحو ${count} كلمة`,
 

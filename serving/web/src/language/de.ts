@@ -27,8 +27,8 @@ export const texts: Texts = {
   stopped: "Angehalten.",
   keys: "Enter sendet, Umschalt+Enter macht eine neue Zeile.",
   modelNote: "Es kann sich irren.",
-  compare: "Zwei vergleichen",
-  compareHint: "Zu jeder Nachricht zwei Antworten bekommen und zwischen ihnen wählen",
+  compare: "Vergleichen",
+  compareHint: "Zu jeder Nachricht Antworten nebeneinander bekommen und zwischen ihnen wählen",
   tooLong: (most) => `Das ist zu lang zum Senden: höchstens ${most}. Kürze es; nichts geht verloren.`,
   words: (count) => `etwa ${count} Wörter`,
 

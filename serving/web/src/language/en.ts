@@ -21,8 +21,8 @@ export const en = {
   stopped: "Stopped.",
   keys: "Enter sends, Shift+Enter makes a new line.",
   modelNote: "It can be wrong.",
-  compare: "Compare two",
-  compareHint: "Get two replies to each message and choose between them",
+  compare: "Compare",
+  compareHint: "Get replies side by side to each message, and choose between them",
   tooLong: (most: string) => `This is too long to send: at most ${most}. Shorten it, and nothing is lost.`,
   words: (count: string) => `about ${count} words`,
 
