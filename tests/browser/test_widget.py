@@ -68,7 +68,11 @@ def test_one_tag_gives_a_page_a_chat_and_a_vote_by_a_signed_visitor(
     assert ["reply", ["completion_id", "conversation_id"]] in heard
     assert ["vote", ["id", "completion_id", "type"]] in heard
 
+    page.get_by_role("button", name="1 vote").click()
+    expect(page.get_by_role("dialog", name="Your votes")).to_be_visible()
     page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Your votes")).to_have_count(0)
+    page.get_by_role("textbox", name="Your message").press("Escape")
     expect(opener).to_be_focused()
     page.reload()
     opener.click()

@@ -32,7 +32,6 @@ export class Chat {
   #running: { id: string; turn: Turn } | null = null;
   #resends = 0;
   #timer = 0;
-  #sent = 0;
 
   constructor(
     public conversation: Conversation,
@@ -56,8 +55,7 @@ export class Chat {
 
   send(prompt: string): void {
     const every = this.settings.compareEvery;
-    const compared = this.compare || (every > 0 && this.#sent % every === every - 2);
-    this.#sent += 1;
+    const compared = this.compare || (every > 0 && this.conversations.countSent() % every === every - 1);
     this.#add(newTurn(prompt, compared ? this.settings.choices : 1));
   }
 
@@ -102,7 +100,7 @@ export class Chat {
     const next = newTurn(turn.prompt, 1);
     next.again = {
       of: turn.again?.of ?? turn.id,
-      before: turn.replies[turn.picked ?? 0]!.original ?? answer(turn).text,
+      before: answer(turn).original ?? answer(turn).text,
     };
     this.#add(next);
   }
@@ -117,7 +115,7 @@ export class Chat {
       acceptable: verdict !== "none",
       shown: turn.shown,
     };
-    const undo = (): void => void Object.assign(turn, before);
+    const undo = (): void => this.#undo(turn, before);
     this.voting.cast(turn, this.conversation.id, "ranking", "ranking", vote, undo);
     this.#save();
   }
@@ -133,7 +131,7 @@ export class Chat {
     const before = { thumb: reply.thumb, reasons: reply.reasons, comment: reply.comment };
     Object.assign(reply, { thumb: value, reasons, comment });
     const choice = turn.replies.indexOf(reply);
-    const undo = (): void => void Object.assign(reply, before);
+    const undo = (): void => this.#undo(reply, before);
     if (value === null) {
       this.voting.retract(turn.completion ?? "", `thumb ${choice}`, undo);
       this.#save();
@@ -151,7 +149,7 @@ export class Chat {
     const changed = text !== original;
     Object.assign(reply, { text, original: changed ? original : null });
     const choice = turn.replies.indexOf(reply);
-    const undo = (): void => void Object.assign(reply, before);
+    const undo = (): void => this.#undo(reply, before);
     const vote = { type: "edit" as const, choice, text };
     if (changed) this.voting.cast(turn, this.conversation.id, `edit ${choice}`, "edit", vote, undo);
     else this.voting.retract(turn.completion ?? "", `edit ${choice}`, undo);
@@ -171,6 +169,11 @@ export class Chat {
     if (kind === "ranking") turn.verdict = null;
     else if (kind === "thumb" && reply) Object.assign(reply, { thumb: null, reasons: [], comment: "" });
     else if (reply?.original) Object.assign(reply, { text: reply.original, original: null });
+    this.#save();
+  }
+
+  #undo<T extends object>(changed: T, before: Partial<T>): void {
+    Object.assign(changed, before);
     this.#save();
   }
 

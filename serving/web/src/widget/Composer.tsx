@@ -38,7 +38,10 @@ export function Composer({ sent, privacy }: { sent: () => void; privacy: () => v
     input.current?.focus();
   };
   const keys = (event: KeyboardEvent): void => {
-    if (event.key === "Escape" && chat.busy) chat.stop();
+    if (event.key === "Escape" && chat.busy) {
+      event.stopPropagation();
+      chat.stop();
+    }
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     if (!chat.busy) submit(event);

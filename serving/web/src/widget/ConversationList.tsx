@@ -24,7 +24,11 @@ export function ConversationList({ open, close }: Props): JSX.Element {
       class="conversations"
       part="conversations"
       aria-label={texts.conversations}
-      onKeyDown={(event) => event.key === "Escape" && close()}
+      onKeyDown={(event) => {
+        if (event.key !== "Escape") return;
+        event.stopPropagation();
+        close();
+      }}
     >
       <button class="new" type="button" onClick={create}>
         <Icon name="plus" />

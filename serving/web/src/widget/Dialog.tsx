@@ -26,6 +26,7 @@ export function Dialog({ title, close, children }: Props): JSX.Element {
       part="dialog"
       aria-label={title}
       onClose={close}
+      onKeyDown={(event) => event.key === "Escape" && event.stopPropagation()}
       onClick={(event) => event.target === dialog.current && close()}
     >
       <div class="dialog-head">

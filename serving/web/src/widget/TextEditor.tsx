@@ -39,7 +39,10 @@ export function TextEditor({ text, label, hint, save, cancel, close }: Props): J
         submit();
       }}
       onKeyDown={(event) => {
-        if (event.key === "Escape") close(null);
+        if (event.key === "Escape") {
+          event.stopPropagation();
+          close(null);
+        }
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit();
       }}
     >
