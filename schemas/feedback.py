@@ -52,11 +52,13 @@ class Thumb(_OnACompletion):
 
 
 class Ranking(_OnACompletion):
-    """Groups of choices, best first, ties together. `acceptable: false` says that none was good."""
+    """Groups of choices, best first, ties together. `acceptable: false` says that none was good; `shown` is
+    the order in which the person saw them, if it was not that of the choices."""
 
     type: Literal["ranking"]
     ranking: Annotated[list[Annotated[list[int], Field(max_length=128)]], Field(max_length=128)]
     acceptable: bool = True
+    shown: Annotated[list[int], Field(max_length=128)] | None = None
     comment: Comment | None = None
 
     @property
@@ -65,7 +67,8 @@ class Ranking(_OnACompletion):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"ranking": self.ranking, "acceptable": self.acceptable}
+        shown = {} if self.shown is None else {"shown": self.shown}
+        return {"ranking": self.ranking, "acceptable": self.acceptable, **shown}
 
 
 class Edit(_OnACompletion):

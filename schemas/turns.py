@@ -10,8 +10,10 @@ from typing import Any
 COMPLETION_PREFIX = "chatcmpl-"
 """The beginning of the ids of turns."""
 IMPORTED = "chatcmpl-i"
-"""Prefix of the ids of turns that were imported from a file."""
+"""Prefix of the ids of turns that were imported from a file, or recorded by a server with its own chat."""
 
+IMPORTED_POLICY = "imported"
+"""The policy id of their replies; no policy of this name ever serves."""
 
 _TIMED_ID = re.compile(r"chatcmpl-t([0-9a-f]{12})")
 

@@ -31,9 +31,12 @@ from serving import (
     page,
     passthrough,
     responses,
+    sessions,
     stored_completions,
     stored_responses,
+    turns,
     votes,
+    widget,
 )
 from serving.http_protocol import LimitedHttpProtocol
 from serving.limits import BodyLimit
@@ -45,7 +48,7 @@ from serving.services import Services, log_end, open_services
 from serving.spooled import apply_spool
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
-_PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses")
+_PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/widget")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -73,8 +76,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = DescribedApp(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
-    routed = (chat, responses, stored_completions, stored_responses, passthrough, votes, live, admin, health)
-    for part in routed:
+    for part in (
+        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, votes, live,
+        widget, admin, health,
+    ):  # fmt: skip
         app.include_router(part.router)
     page.install(app)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)

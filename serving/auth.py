@@ -8,8 +8,11 @@ Each key has token buckets of its own, one for chats, one for votes and one for 
 page share its publishable key, so there each address has buckets too, and in it each user for their chats.
 Who is refused by address takes nothing from the key's, so one visitor's flood leaves the others alone. A user
 counts together with the address, since anybody may claim to be anyone.
+
+A session token (`serving.sessions`), in the header `Hearken-Session`, says who it is that uses a key.
 """
 
+import time
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Annotated, Literal
@@ -17,13 +20,15 @@ from typing import Annotated, Literal
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
-from schemas.chat import ChatRequest
 from schemas.errors import Forbidden, Unauthorized
 from serving.keys import Caller
 from serving.limits import Charge
 from serving.services import services
 
 Work = Literal["chats", "votes", "requests"]
+
+SESSION_HEADER = "hearken-session"
+"""The header of a visitor's session token."""
 
 _CHATS = ("/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/embeddings")
 
@@ -58,15 +63,34 @@ def charge(connection: HTTPConnection, caller: Caller | None, work: Work, count:
     services(connection).limiter.acquire(*charges)
 
 
-def charge_replies(connection: HTTPConnection, caller: Caller, chat: ChatRequest, person: str) -> None:
+def charge_replies(connection: HTTPConnection, caller: Caller, replies: int, person: str | None) -> None:
     """Charges the replies of an authenticated chat after its first, and all of them to `person` (a pseudonym)
-    where a page's visitor names a user. Raises RateLimited."""
-    if caller.kind == "publishable" and chat.user is not None:
+    where a page's visitor is one. Raises RateLimited."""
+    if caller.kind == "publishable" and person is not None:
         rate = services(connection).settings.serving.user_requests_per_minute
         key = f"{address_of(connection)} {person}"
-        services(connection).limiter.acquire(Charge(key, "chats of one user", rate, chat.n))
-    if chat.n > 1:
-        charge(connection, caller, "chats", chat.n - 1)
+        services(connection).limiter.acquire(Charge(key, "chats of one user", rate, replies))
+    if replies > 1:
+        charge(connection, caller, "chats", replies - 1)
+
+
+async def visitor(connection: HTTPConnection, caller: Caller, token: str | None) -> str | None:
+    """Returns the pseudonym of a session token's holder; None without a token. Raises Unauthorized for a
+    token that is not of this project, has expired, or was made with a key that was revoked."""
+    if token is None:
+        return None
+    session = services(connection).signer.read_session(token)
+    if (
+        session is None
+        or session.project != caller.project
+        or session.expires <= time.time()
+        or not await services(connection).keys.is_valid(session.key_id)
+    ):
+        raise Unauthorized(
+            "This session is not valid, or has ended; get a new one from POST /v1/sessions.",
+            code="invalid_session",
+        )
+    return session.rater
 
 
 async def maybe_caller(request: Request) -> Caller | None:

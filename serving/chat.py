@@ -15,7 +15,7 @@ from starlette.responses import Response
 from schemas.chat import DEFAULT_MODEL, ChatRequest, parse_chat
 from schemas.errors import NotFound
 from schemas.wire import decode, json_line
-from serving.auth import caller, charge_replies
+from serving.auth import SESSION_HEADER, caller, charge_replies, visitor
 from serving.completion import Completion
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
@@ -35,8 +35,9 @@ T = TypeVar("T")
 async def chat_completions(request: Request) -> Response:
     found = await caller(request)
     chat = parse_chat(decode(await request.body()))
-    completion = Completion(services(request), found, chat)
-    charge_replies(request, found, chat, completion.rater)
+    person = await visitor(request, found, request.headers.get(SESSION_HEADER))
+    completion = Completion(services(request), found, chat, person)
+    charge_replies(request, found, chat.n, completion.person)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)
     return CompletionResponse(
         completion, _encoded(chunks(completion, chat)) if chat.stream else None, services(request).metrics

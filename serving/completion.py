@@ -31,12 +31,18 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 
 
 class Completion:
-    """The completion of one chat request; `record` is what else of the request to record. The constructor
-    generates nothing yet; it raises Forbidden, NotFound, InvalidRequest or Unavailable when the request
-    cannot be answered."""
+    """The completion of one chat request; `visitor` is the pseudonym of its session, `record` what else of
+    the request to record. `person` is the one who is known to ask, None where only the conversation is known.
+    The constructor generates nothing yet; it raises Forbidden, NotFound, InvalidRequest or Unavailable when
+    the request cannot be answered."""
 
     def __init__(
-        self, services: Services, caller: Caller, request: ChatRequest, record: dict[str, Any] | None = None
+        self,
+        services: Services,
+        caller: Caller,
+        request: ChatRequest,
+        visitor: str | None = None,
+        record: dict[str, Any] | None = None,
     ) -> None:
         max_choices = services.settings.serving.max_choices
         if request.n > max_choices:
@@ -52,8 +58,11 @@ class Completion:
         self.created = int(made_at(self.id) or time.time())
         self.metadata = dict(request.metadata)
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
+        if visitor is not None and request.user is not None:
+            raise InvalidRequest("The session says who asks, so leave out `user`.", param="user")
         user = request.user or f"conversation:{self.conversation_id}"
-        self.rater = services.signer.rater_id(caller.project, user, caller.kind)
+        self.rater = visitor or services.signer.rater_id(caller.project, user, caller.kind)
+        self.person = None if visitor is None and request.user is None else self.rater
         route = services.router.route(caller.project)
         self.assignment = _assign(services, caller, request.model, route, self.rater)
         self.messages = [message.model_dump(exclude_none=True) for message in request.messages]

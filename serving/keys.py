@@ -53,6 +53,7 @@ class KeyCache:
         self._pool = pool
         self._ttl = ttl
         self._callers: dict[bytes, tuple[float, Caller]] = {}  # key hash -> (expires at, caller)
+        self._valid_ids: dict[str, float] = {}  # key id -> expires at
 
     def contains(self, key: str) -> bool:
         """Returns whether this process has found the key valid, and not revoked since."""
@@ -78,6 +79,27 @@ class KeyCache:
             )
         self._callers[digest] = (time.monotonic() + self._ttl, caller)
         return caller
+
+    async def is_valid(self, key_id: str) -> bool:
+        """Returns whether the key of this id, which vouched for somebody, has not been revoked since; cached
+        as callers are."""
+        if time.monotonic() < self._valid_ids.get(key_id, 0):
+            return True
+        try:
+            async with self._pool.connection(timeout=_PATIENCE) as connection:
+                cursor = await connection.execute(
+                    "select 1 from keys where id = %s and revoked_at is null", [key_id]
+                )
+                valid = await cursor.fetchone() is not None
+        except (psycopg.OperationalError, PoolTimeout):
+            if key_id not in self._valid_ids:
+                raise
+            return True
+        if valid:
+            self._valid_ids[key_id] = time.monotonic() + self._ttl
+        else:
+            self._valid_ids.pop(key_id, None)
+        return valid
 
     async def _look_up(self, digest: bytes) -> Caller | None:
         async with self._pool.connection() as connection:

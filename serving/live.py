@@ -1,13 +1,14 @@
 """`WS /v1/live` is a websocket for chats, votes, and notifications of what the model has learned.
 
-The client's first message is `{"type": "auth", "key"}`. After `ready` it sends `chat` (a chat request with an
-`id`; several may run at once), `cancel` (`id`) and `feedback` (`id`, `feedback`: a vote). It receives
-`token`, `done` (the completion), `recorded`, and `error` (with the `id`, if there was one; code `cancelled`
-ends a cancelled chat, of which nothing is stored). The service also sends `policy` (another policy is live)
-and `learned` (a vote through this websocket, or of a person whom it chatted for, is in a policy that went
-live), once per vote, whichever process promoted the policy. A key that is wrong or revoked closes the
-websocket (4401); so do too many messages (1008), an hour without one (1000), and too many websockets of one
-address (1013).
+The client's first message is `{"type": "auth", "key"}`, with the `session` token of a visitor. After `ready`
+it sends `chat` (a chat request with an `id`; several may run at once), `cancel` (`id`) and `feedback` (`id`,
+`feedback`: a vote). It receives `token`, `done` (the completion), `recorded`, and `error` (with the `id`, if
+there was one, and `retry_after` seconds where it passes; code `cancelled` ends a cancelled chat, of which
+nothing is stored). The service also sends `policy` (another policy is live) and `learned` (a vote through
+this websocket, or of a person whom it chatted for, is in a policy that went live), once per vote, whichever
+process promoted the policy. A key or session that is wrong or revoked closes the websocket (4401); so do too
+many messages (1008), an hour without one (1000), and too many websockets of one address, or a failure that
+passes (1013).
 """
 
 import asyncio
@@ -22,10 +23,17 @@ from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from schemas.chat import ChatRequest, parse_chat
-from schemas.errors import InvalidRequest, RateLimited, RequestError, TooLarge, Unauthorized
+from schemas.errors import (
+    InvalidRequest,
+    RateLimited,
+    RequestError,
+    RetryLater,
+    TooLarge,
+    Unauthorized,
+)
 from schemas.feedback import parse_vote
 from schemas.wire import decode
-from serving.auth import Work, address_of, authenticate, charge_replies
+from serving.auth import Work, address_of, authenticate, charge_replies, visitor
 from serving.completion import Completion
 from serving.error_handlers import TRANSIENT_ERRORS, InternalError, to_request_error
 from serving.keys import Caller
@@ -52,12 +60,17 @@ _AUTH_FAILED = 4401
 
 
 class LiveSocket:
-    """One websocket, authenticated with `key` as `caller`; a `Subscriber` of the hub."""
+    """One websocket, authenticated with `key` as `caller`, and with a session token as `visitor`; a
+    `Subscriber` of the hub."""
 
-    def __init__(self, websocket: WebSocket, caller: Caller, key: str) -> None:
+    def __init__(
+        self, websocket: WebSocket, caller: Caller, key: str, session: str | None, visitor: str | None
+    ) -> None:
         self.caller = caller
         self.votes: set[str] = set()
-        self.raters: set[str] = set()
+        self.raters: set[str] = {visitor} if visitor else set()
+        self._visitor = visitor
+        self._session = session
         self._key = key
         self._websocket = websocket
         self._services = services(websocket)
@@ -110,12 +123,13 @@ class LiveSocket:
             await self._close(_AUTH_FAILED)
 
     async def _watch(self) -> None:
-        """Ends the websocket when its key is revoked, or nothing was heard for long."""
+        """Ends the websocket when its key is revoked, its session ends, or nothing was heard for long."""
         while time.monotonic() - self._heard < _IDLE_SECONDS:
             await asyncio.sleep(_WATCH_SECONDS * random.uniform(0.5, 1))  # not all at once
             try:
                 with suppress(*TRANSIENT_ERRORS):
                     await self._services.keys.caller(self._key)
+                    await visitor(self._websocket, self.caller, self._session)
             except Unauthorized as error:
                 await self._send_error(None, error)
                 await self._close(_AUTH_FAILED)
@@ -170,8 +184,8 @@ class LiveSocket:
             raise InvalidRequest(f"A chat with id {name} is running.", param="id", code="id_in_use")
         if len(self._chats) >= _MAX_CHATS:
             raise RateLimited(f"{_MAX_CHATS} chats are running on this websocket; wait until one has ended.")
-        completion = Completion(self._services, self.caller, chat)
-        charge_replies(self._websocket, self.caller, chat, completion.rater)
+        completion = Completion(self._services, self.caller, chat, self._visitor)
+        charge_replies(self._websocket, self.caller, chat.n, completion.person)
         self.raters.add(completion.rater)
         self._chats[name] = asyncio.create_task(self._chat(name, completion))
 
@@ -198,7 +212,7 @@ class LiveSocket:
 
     async def _send_error(self, name: str | None, error: RequestError) -> None:
         self._services.metrics.refused.labels(error.code).inc()
-        await self._frames.put({"type": "error", "id": name, **error.envelope()})
+        await self._frames.put(_error_frame(name, error))
 
 
 @router.websocket("/v1/live")
@@ -215,7 +229,7 @@ async def live(websocket: WebSocket) -> None:
 
 async def _refuse(websocket: WebSocket, parts: Services, error: RequestError, code: int) -> None:
     parts.metrics.refused.labels(error.code).inc()
-    await websocket.send_text(_encode({"type": "error", "id": None, **error.envelope()}))
+    await websocket.send_text(_encode(_error_frame(None, error)))
     await websocket.close(code)
 
 
@@ -230,13 +244,16 @@ async def _serve(websocket: WebSocket, parts: Services) -> None:
             if isinstance(error, TimeoutError)
             else to_request_error(error)
         )
-        await _refuse(websocket, parts, refused, _AUTH_FAILED)
+        passes = isinstance(refused, RetryLater)
+        await _refuse(websocket, parts, refused, _TRY_LATER if passes else _AUTH_FAILED)
         return
     except WebSocketDisconnect:
         return
     project = socket.caller.project
     route = parts.router.find(project)
-    socket.notify({"type": "ready", "project": project, "policy": route.live if route else None})
+    limits = {"bytes": parts.settings.serving.max_body_bytes, "context": parts.fleet.context}
+    live = route.live if route else None
+    socket.notify({"type": "ready", "project": project, "policy": live, "limits": limits})
     try:
         with parts.metrics.live_sockets.track_inprogress():
             await socket.run()
@@ -248,7 +265,11 @@ async def _authenticated(websocket: WebSocket) -> LiveSocket:
     frame = decode(await _receive(websocket))
     if not isinstance(frame, dict) or frame.get("type") != "auth" or not isinstance(frame.get("key"), str):
         raise Unauthorized('The first message must be {"type": "auth", "key": "…"}.')
-    return LiveSocket(websocket, await authenticate(websocket, frame["key"]), frame["key"])
+    session = frame.get("session")
+    if session is not None and not isinstance(session, str):
+        raise Unauthorized("`session` is the token of POST /v1/sessions.", code="invalid_session")
+    caller = await authenticate(websocket, frame["key"])
+    return LiveSocket(websocket, caller, frame["key"], session, await visitor(websocket, caller, session))
 
 
 async def _receive(websocket: WebSocket) -> str | bytes:
@@ -258,6 +279,12 @@ async def _receive(websocket: WebSocket) -> str | bytes:
         raise WebSocketDisconnect(message["code"])
     raw: str | bytes | None = message.get("text")
     return raw if raw is not None else message["bytes"]
+
+
+def _error_frame(name: str | None, error: RequestError) -> dict[str, Any]:
+    """Returns the message of an error; of one that passes, with the seconds to wait."""
+    wait = {"retry_after": error.retry_after} if isinstance(error, RetryLater) else {}
+    return {"type": "error", "id": name, **error.envelope(), **wait}
 
 
 def _id_of(frame: Any) -> str | None:

@@ -1,14 +1,30 @@
-"""The token signer computes HMAC-SHA-256 tags under the installation's secret: feedback tokens, which can be
-verified without the database, and pseudonyms of end users."""
+"""The token signer computes HMAC-SHA-256 tags under the installation's secret: feedback tokens and session
+tokens, which can be verified without the database, and pseudonyms of end users."""
 
 import base64
 import hashlib
 import hmac
+import json
 import re
+import secrets
+from dataclasses import dataclass
 
 from serving.keys import Kind
 
 _PSEUDONYM = re.compile(r"u_[0-9a-f]{32}")
+_SESSION = "hs_"
+_MAX_SESSION = 1_024  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a session token says: its holder is `rater` in `project` until `expires` (Unix time), by the word
+    of the key `key_id`."""
+
+    project: str
+    rater: str
+    key_id: str
+    expires: int
 
 
 class TokenSigner:
@@ -34,6 +50,24 @@ class TokenSigner:
         """
         label = "claimed" if kind == "publishable" else "rater"
         return "u_" + self._mac(label, project, user).hex()[:32]
+
+    def visitor_id(self, project: str) -> str:
+        """Returns the pseudonym of somebody who has not been here before."""
+        return "u_" + self._mac("visitor", project, secrets.token_hex(16)).hex()[:32]
+
+    def session_token(self, session: Session) -> str:
+        """Returns a token that only this installation can make, and `read_session` reads."""
+        fields = [session.project, session.rater, session.key_id, session.expires]
+        said = base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
+        return f"{_SESSION}{said}.{self._mac('session', said)[:24].hex()}"
+
+    def read_session(self, token: str) -> Session | None:
+        """Returns what the token says, or None where this installation did not make it."""
+        said, _, tag = token.removeprefix(_SESSION).partition(".")
+        made = self._mac("session", said)[:24].hex()
+        if len(token) > _MAX_SESSION or not hmac.compare_digest(made.encode(), tag.encode()):
+            return None
+        return Session(*json.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4))))
 
     def pseudonyms(self, project: str, user: str) -> list[str]:
         """Returns the pseudonyms of a user's name, or `user` itself where it is a pseudonym already."""

@@ -43,6 +43,7 @@ from feedback.row_writer import line
 from feedback.spool import Entry
 from feedback.store import Store, TurnMissing, completion_not_found
 from feedback.votable_turn import VotableTurn, check_edit
+from feedback.vote_life import Pace, life
 from schemas.database import AsyncPool
 from schemas.errors import (
     Conflict,
@@ -284,8 +285,13 @@ async def get_vote(
     x_feedback_token: Annotated[str | None, Header()] = None,
     feedback_token: Annotated[str | None, Query()] = None,
 ) -> dict[str, Any]:
-    """Returns the vote's status, the policy that first learned from it, and when that policy went live."""
-    found = await _find(services(request), caller, feedback_id, x_feedback_token or feedback_token)
+    """Returns the vote's status, the policy that first learned from it, when that policy went live, and what
+    has become of the vote."""
+    parts = services(request)
+    found = await _find(parts, caller, feedback_id, x_feedback_token or feedback_token)
+    trainer = parts.settings.trainer
+    pace = Pace(trainer.min_votes, trainer.round_votes, trainer.round_seconds)
+    now = await life(parts.pool, found, pace)
     live_at = rfc3339(found.live_at) if found.live_at else None
     return {
         "id": found.id,
@@ -296,6 +302,7 @@ async def get_vote(
         "created_at": rfc3339(found.created_at),
         "superseded_by": found.superseded_by,
         "learned": {"policy": found.policy, "live_at": live_at} if found.policy else None,
+        "life": {**asdict(now), "live_at": rfc3339(now.live_at) if now.live_at else None},
     }
 
 

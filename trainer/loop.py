@@ -32,7 +32,7 @@ from schemas.errors import StartError
 from schemas.policies import file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
-from trainer.data import examples, prompts, summary_store, vote_summary
+from trainer.data import examples, prompts, summary_store, untokenized_turns, vote_summary
 from trainer.data.ingest import consumer_offsets, ingest
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
@@ -237,6 +237,7 @@ class Trainer:
     def _train(self, row: RoundRow, data: RoundData, parent: Path, live: Path, found: RoundRecord) -> Ending:
         """Trains a candidate from the adapter in `parent`, evaluates it, and publishes it if it passes."""
         self._describe_data(data, found)
+        record.hold_out(self.pool, row, [example.event_id for example in data.held_out])
         if (reason := data.skip_reason()) is not None:
             return Ending("skipped", reason)
         log.info(
@@ -348,6 +349,7 @@ class Trainer:
             )
             found.hyperparameters, rl = derivation.as_json(), derivation.hyperparameters()
             longest = self.learner.longest_prompt(rl.max_tokens)
+            untokenized_turns.tokenize(self.pool, self.project, self.backbone)
             selected = prompts.select_turns(self.pool, self.project, number, longest)
             inputs = RoundInputs(
                 draw=number,

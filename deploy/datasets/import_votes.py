@@ -29,7 +29,7 @@ from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import MalformedRow, StartError
 from schemas.feedback import Vote, parse_vote
 from schemas.settings import Settings
-from schemas.turns import IMPORTED, Reply, Turn
+from schemas.turns import IMPORTED, IMPORTED_POLICY, Reply, Turn
 from schemas.wire import strings
 from serving.keys import ensure_signing_secret
 from serving.token_signer import TokenSigner
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 Rater = Callable[[str | None], str]
 """The pseudonym of a person whom a row names; of the file's rater where it names none."""
-
-POLICY = "imported"
-"""The policy id of imported replies; no policy of this name ever serves."""
 
 MAX_REPORTED_ROWS = 100
 """Refused rows that a report lists, count."""
@@ -270,10 +267,10 @@ class Importer:
         reply, text = judgement.replies[choice], judgement.texts[choice]
         if reply.keys() <= {"role", "content"}:
             tokens = self._tokenizer.encode_reply(text, keep_markers=True)
-            return Reply(choice, POLICY, 1.0, text, tokens, [], "stop")
+            return Reply(choice, IMPORTED_POLICY, 1.0, text, tokens, [], "stop")
         tokens = self._tokenizer.encode_message(judgement.messages, reply, judgement.tools)
         ended = "tool_calls" if "tool_calls" in reply else "stop"
-        return Reply(choice, POLICY, 1.0, text, tokens, [], ended, reply)
+        return Reply(choice, IMPORTED_POLICY, 1.0, text, tokens, [], ended, reply)
 
 
 def _bytes(judgement: Judgement) -> int:

@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 
+import serving
 from deploy.local.children import child_processes
 from deploy.local.console import log_printer, reachable, welcome
 from deploy.local.data_folder import locked_data_folder
@@ -31,6 +33,7 @@ _POLL = 0.25  # seconds
 
 def up(settings: Settings, say: Callable[[str], None]) -> int:
     """Runs everything until SIGINT or SIGTERM; returns the exit code. Raises StartError."""
+    _check_built()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
@@ -58,6 +61,12 @@ def up(settings: Settings, say: Callable[[str], None]) -> int:
         say("Stopping…")
     say("Stopped.")
     return 0
+
+
+def _check_built() -> None:
+    """Raises StartError where the pages have not been built."""
+    if not (Path(serving.__file__).parent / "web" / "dist" / "index.html").exists():
+        raise StartError("The pages are not built: run `make install`, or `python deploy/build_web.py`.")
 
 
 def _supervise(

@@ -1,4 +1,4 @@
-"""The tests of the page share one headless Chromium and one installation."""
+"""The tests of pages and widget share one headless Chromium and one installation."""
 
 import os
 import shutil
@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 from psycopg.rows import DictRow, dict_row
 
 from deploy.local.postgres import EmbeddedPostgres
+from tests.browser.site import Site
 from tests.installation import Installation
 from tests.missing_programs import skip_reason
 
-_PATIENCE = 20_000  # milliseconds; a busy machine writes replies slowly
+PATIENCE = 20_000  # milliseconds; a busy machine writes replies slowly
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _QUIET = (
     "--no-sandbox",
@@ -26,20 +27,20 @@ _QUIET = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     executable = next(filter(None, map(shutil.which, _NAMES)), None)
     if executable is None:
         assert os.environ.get("CI") != "true", "no Chromium here, and CI must have one"
         pytest.skip(skip_reason("Chromium"))
-    expect.set_options(timeout=_PATIENCE)
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, headless=True, args=_QUIET)
         yield browser
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def installation(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """A `hearken up` without training: the tests cast too few votes for a round."""
     with Installation(tmp_path_factory.mktemp("page") / "data") as installation:
@@ -54,16 +55,34 @@ def database(installation: Installation) -> Iterator[psycopg.Connection[DictRow]
         yield connection
 
 
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """A web site on another origin, under a strict Content-Security-Policy."""
+    with Site() as site:
+        yield site
+
+
 @pytest.fixture
-def page(chromium: Browser, installation: Installation) -> Iterator[Page]:
-    """The page as a new visitor sees it. Any error in the browser's console fails the test."""
-    context = chromium.new_context(reduced_motion="reduce")
-    page = context.new_page()
-    page.set_default_timeout(_PATIENCE)
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """A new visitor's browser. Any error in its console fails the test, but for a rate limit."""
     complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(installation.url)
-    yield page
+
+    def complain(message: ConsoleMessage) -> None:
+        if message.type == "error" and "429 (Too Many Requests)" not in message.text:
+            complaints.append(message.text)
+
+    context = chromium.new_context(reduced_motion="reduce", locale="en-GB")
+    context.set_default_timeout(PATIENCE)
+    context.on("console", complain)
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    yield context
     context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def page(context: BrowserContext, installation: Installation) -> Page:
+    """The page at `/` as a new visitor sees it."""
+    page = context.new_page()
+    page.goto(installation.url)
+    return page

@@ -1,25 +1,41 @@
 """The page at `/` works in a real browser against a real service."""
 
-import time
-from typing import Any
+import re
 
-import psycopg
-from playwright.sync_api import Locator, Page, expect
-from psycopg.rows import DictRow
+from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
-Database = psycopg.Connection[DictRow]
+from tests.browser.chat import Database, active, check_accessible, eventually, say, wide
+from tests.installation import Installation
+
+RICH = """A **bold** start with [a link](https://example.org/), and $a^2$.
+
+1. first
+   - nested
+
+```python
+def greet():
+    return 1
+```
+
+| City | Country |
+|---|---|
+| Lisbon | Portugal |
+
+$$\\frac{1}{2}$$
+"""
 
 # Counts in `window.partial` how often an unfinished reply was on show.
 _WATCH = """() => {
     window.partial = 0;
+    const root = document.querySelector("hearken-chat").shadowRoot;
     new MutationObserver(() => {
-        if (document.querySelector("#turns [aria-busy=true] .text")?.textContent) window.partial += 1;
-    }).observe(document.getElementById("turns"), {subtree: true, childList: true});
+        if (root.querySelector("[aria-busy=true] .text")?.textContent) window.partial += 1;
+    }).observe(root, {subtree: true, childList: true, characterData: true});
 }"""
 
 # Presses the button as soon as it says Stop.
 _STOP_AT_ONCE = """() => {
-    const send = document.getElementById("send");
+    const send = document.querySelector("hearken-chat").shadowRoot.querySelector(".send");
     new MutationObserver((_, watching) => {
         if (send.getAttribute("aria-label") !== "Stop") return;
         watching.disconnect();
@@ -27,41 +43,23 @@ _STOP_AT_ONCE = """() => {
     }).observe(send, {attributes: true});
 }"""
 
-
-def say(page: Page, text: str) -> Locator:
-    """Sends a message with the keyboard; returns the turn once its replies have ended."""
-    box = page.get_by_label("Your message")
-    box.fill(text)
-    expect(page.get_by_role("button", name="Send")).to_be_enabled()
-    box.press("Enter")
-    turn = page.locator(".turn", has_text=text)
-    expect(turn).to_be_visible()
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
-    return turn
-
-
-def active(database: Database, kind: str, prompt: str) -> list[dict[str, Any]]:
-    """Returns the active feedback of a type on a prompt, as it is stored."""
-    return database.execute(
-        "select feedback.* from feedback join turns on turns.id = turn_id"
-        " where type = %s and turns.messages -> -1 ->> 'content' = %s"
-        " and superseded_by is null and retracted_at is null",
-        [kind, prompt],
-    ).fetchall()
+# Sends chats of one token as this visitor until one is refused, and then presses the button.
+_USE_UP_THE_LIMIT = """async () => {
+    const { publishable_key } = await (await fetch("/config.json")).json();
+    const { token } = JSON.parse(localStorage.getItem("hearken.page.session"));
+    const headers = {Authorization: `Bearer ${publishable_key}`, "Hearken-Session": token};
+    const chat = (n) => fetch("/v1/chat/completions", {method: "POST", headers, body: JSON.stringify(
+        {messages: [{role: "user", content: "Again"}], max_tokens: 1, n, store: false})});
+    for (const n of [8, 1]) while ((await chat(n)).ok) ;
+    document.querySelector("hearken-chat").shadowRoot.querySelector(".send").click();
+}"""
 
 
-def eventually(database: Database, kind: str, prompt: str, **value: Any) -> dict[str, Any]:
-    """Returns the one active feedback, once its value contains `value`."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        rows = active(database, kind, prompt)
-        if len(rows) == 1 and value.items() <= rows[0]["value"].items():
-            return rows[0]
-        time.sleep(0.05)
-    raise AssertionError(f"{rows} is not one {kind} with {value}")
-
-
-def test_a_reply_streams_in_and_a_thumb_with_a_reason_is_recorded(page: Page, database: Database) -> None:
+def test_a_reply_streams_in_and_a_thumb_with_a_reason_and_a_comment_is_recorded(
+    page: Page, database: Database
+) -> None:
+    expect(page.get_by_role("button", name="No votes yet")).to_be_visible()
+    check_accessible(page)
     page.evaluate(_WATCH)
     page.get_by_role("button", name="How can I sleep better?").click()
     turn = page.locator(".turn").first
@@ -69,44 +67,51 @@ def test_a_reply_streams_in_and_a_thumb_with_a_reason_is_recorded(page: Page, da
     turn.get_by_role("button", name="Friendly").click()
     expect(turn.get_by_role("button", name="Friendly")).to_have_attribute("aria-pressed", "true")
     vote = eventually(database, "thumb", "How can I sleep better?", value="up", reasons=["friendly"])
-    assert vote["rater"] == rater_of(database, vote["turn_id"])
-    expect(page.get_by_role("button", name="1 vote from you")).to_be_visible()
+    assert vote["rater"] == vote["asker"]
+    expect(page.get_by_role("button", name="1 vote")).to_be_visible()
+    turn.get_by_role("button", name="Say more").click()
+    turn.get_by_label("Your comment on this reply").fill("Just right.")
+    turn.get_by_label("Your comment on this reply").press("Enter")
+    expect(page.get_by_text("Your comment is kept with your vote.")).to_be_attached()
+    check_accessible(page)
 
     turn.get_by_role("button", name="Bad reply").click()
     turn.get_by_role("button", name="Too long").click()
-    eventually(database, "thumb", "How can I sleep better?", value="down", reasons=["too-long"])
+    vote = eventually(database, "thumb", "How can I sleep better?", value="down", reasons=["too-long"])
 
     turn.get_by_role("button", name="Bad reply").click()
-    expect(page.get_by_role("button", name="No votes from you yet")).to_be_visible()
+    expect(page.get_by_role("button", name="No votes yet")).to_be_visible()
     assert active(database, "thumb", "How can I sleep better?") == []
+    comments = database.execute("select comment from feedback where comment is not null").fetchall()
+    assert {"comment": "Just right."} in comments
 
     say(page, "Thank you")
     assert page.evaluate("window.partial") > 0
 
 
-def rater_of(database: Database, turn: str) -> str:
-    row = database.execute("select rater from turns where id = %s", [turn]).fetchone()
-    assert row is not None
-    return str(row["rater"])
-
-
 def test_the_conversation_continues_with_the_preferred_reply(page: Page, database: Database) -> None:
-    page.get_by_role("button", name="Compare two").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     turn = say(page, "Tell me about cats")
-    turn.get_by_role("button", name="B", exact=True).click()
+    check_accessible(page)
+    second = turn.locator(".card").nth(1).locator(".text").inner_text()
+    turn.get_by_role("button", name="B is better").click()
     expect(turn).to_contain_text("You preferred B.")
-    vote = eventually(database, "ranking", "Tell me about cats", ranking=[[1], [0]], acceptable=True)
+    expect(turn.get_by_role("button", name="Change")).to_be_focused()
+    vote = eventually(database, "ranking", "Tell me about cats", acceptable=True)
+    [best], [other] = vote["value"]["ranking"]
+    assert vote["value"]["shown"] == [other, best]
+    better = database.execute(
+        "select text from replies where turn_id = %s and choice = %s", [vote["turn_id"], best]
+    ).fetchone()
+    assert better is not None
+    assert better["text"].split() == second.split() or "-" in better["text"]
 
-    page.get_by_role("button", name="Compare two").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     say(page, "And dogs?")
     row = database.execute(
         "select messages from turns where messages -> -1 ->> 'content' = 'And dogs?'"
     ).fetchone()
-    better = database.execute(
-        "select text from replies where turn_id = %s and choice = 1", [vote["turn_id"]]
-    ).fetchone()
     assert row is not None
-    assert better is not None
     assert row["messages"] == [
         {"role": "user", "content": "Tell me about cats"},
         {"role": "assistant", "content": better["text"]},
@@ -114,25 +119,60 @@ def test_the_conversation_continues_with_the_preferred_reply(page: Page, databas
     ]
 
 
-def test_neither_of_two_replies_was_good(page: Page, database: Database) -> None:
-    page.get_by_role("button", name="Compare two").click()
+def test_none_of_two_replies_was_good(page: Page, database: Database) -> None:
+    page.get_by_role("button", name="Compare", exact=True).click()
     turn = say(page, "Tell me about frogs")
-    turn.get_by_role("button", name="Neither").click()
+    turn.get_by_role("button", name="None is good").click()
     eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=False)
 
     turn.get_by_role("button", name="Change").click()
-    turn.get_by_role("button", name="Tie").click()
+    turn.get_by_role("button", name="Equally good").click()
     eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=True)
 
 
-def test_an_edit_is_recorded_and_shown(page: Page, database: Database) -> None:
+def test_an_edit_is_recorded_and_shown_and_a_rewritten_message_starts_anew(
+    page: Page, database: Database
+) -> None:
     turn = say(page, "What is the capital of Portugal?")
     turn.get_by_role("button", name="Edit").click()
+    check_accessible(page)
     page.get_by_label("How the reply should have been").fill("Lisbon. <b>Of course</b>.")
     page.get_by_role("button", name="Save").click()
     expect(turn.locator(".text")).to_have_text("Lisbon. <b>Of course</b>.")
+    expect(turn.get_by_role("button", name="Edit")).to_be_focused()
     row = eventually(database, "edit", "What is the capital of Portugal?")
     assert row["text"] == "Lisbon. <b>Of course</b>."
+
+    say(page, "Are you sure?")
+    turn.get_by_role("button", name="Rewrite this message").click()
+    page.get_by_role("textbox", name="Rewrite this message").fill("What is the capital of Spain?")
+    page.get_by_role("button", name="Send again").click()
+    expect(page.locator(".turn")).to_have_count(1)
+    expect(page.locator(".turn")).to_have_attribute("data-state", "done")
+    expect(page.locator(".message")).to_have_text("What is the capital of Spain?")
+
+
+def test_replies_are_markdown(page: Page) -> None:
+    turn = say(page, "Show me what you can write")
+    turn.get_by_role("button", name="Edit").click()
+    page.get_by_label("How the reply should have been").fill(RICH)
+    page.get_by_role("button", name="Save").click()
+    text = turn.locator(".text")
+    expect(text.locator("ol > li > ul > li").first).to_have_text("nested")
+    expect(text.get_by_role("region", name="Table").locator("td").first).to_have_text("Lisbon")
+    expect(text.locator("pre")).to_have_text("def greet():\n    return 1\n")
+    expect(text.locator("pre .hljs-keyword").first).to_have_text("def")
+    expect(text.locator("math")).to_have_count(2)
+    expect(text.locator(".math.display")).to_have_count(1)
+    expect(text.locator("p").first).to_have_attribute("dir", "auto")
+    link = text.get_by_role("link", name="a link")
+    expect(link).to_have_attribute("rel", "noopener noreferrer nofollow")
+    expect(link).to_have_attribute("target", "_blank")
+    check_accessible(page)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    text.get_by_role("button", name="Copy code").click()
+    expect(text.get_by_role("button", name="Copied.")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "def greet():\n    return 1\n"
 
 
 def test_another_reply_is_an_implicit_signal(page: Page, database: Database) -> None:
@@ -146,20 +186,19 @@ def test_another_reply_is_an_implicit_signal(page: Page, database: Database) -> 
 def test_the_keyboard_is_enough(page: Page, database: Database) -> None:
     """Shift+Enter breaks the line, Enter sends, Tab reaches what can be done, Space does it."""
 
-    def tab_to(label: str) -> None:
-        for _ in range(20):
-            if page.evaluate("document.activeElement.getAttribute('aria-label')") == label:
+    def tab_to(label: str, key: str = "Shift+Tab") -> None:
+        for _ in range(40):
+            if page.evaluate(
+                "document.activeElement.shadowRoot?.activeElement?.getAttribute('aria-label')"
+            ) in (label,):
                 return
-            page.keyboard.press("Shift+Tab")
+            page.keyboard.press(key)
         raise AssertionError(f"Tab does not reach {label}")
 
-    page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the message box")).to_be_focused()
-    page.keyboard.press("Enter")
+    tab_to("Your message", "Tab")
     page.keyboard.type("Good evening")
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("friend")
-    expect(page.get_by_role("button", name="Send")).to_be_enabled()
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Good reply")).to_be_visible()
     tab_to("Bad reply")
@@ -167,34 +206,21 @@ def test_the_keyboard_is_enough(page: Page, database: Database) -> None:
     expect(page.get_by_role("button", name="Bad reply")).to_be_focused()
     eventually(database, "thumb", "Good evening\nfriend", value="down")
 
-
-def test_a_reload_keeps_the_conversation_and_tells_when_the_vote_went_live(
-    page: Page, database: Database
-) -> None:
-    """The test writes the trainer's rows itself; the whole loop has tests of its own."""
-    turn = say(page, "Who are you?")
-    turn.get_by_role("button", name="Good reply").click()
-    vote = eventually(database, "thumb", "Who are you?", value="up")
-    expect(page.get_by_role("button", name="1 being learned")).to_be_visible()
-    database.execute(
-        "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
-        " conversation_id, created_at, first_policy)"
-        " select event_id, project, id, turn_id, choice, type, value, rater, 'conv', created_at, 'p0'"
-        " from feedback where id = %s on conflict (event_id) do update set first_policy = 'p0'",
-        [vote["id"]],
-    )
-    page.reload()
-    expect(page.locator(".turn")).to_contain_text("Who are you?")
-    expect(page.get_by_role("status")).to_contain_text(
-        "Your vote on “Who are you?” is part of policy p0, live since"
-    )
-    expect(page.locator(".turn")).to_contain_text("Your vote is part of policy p0, live since")
+    tab_to("Your message", "Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")  # compare two
+    tab_to("Your message")
+    page.keyboard.type("Tell me about owls")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="A is better")).to_be_visible()
+    tab_to("A is better")
+    page.keyboard.press("Enter")
+    eventually(database, "ranking", "Tell me about owls", acceptable=True)
 
 
 def test_stop_ends_the_reply_and_nothing_is_stored(page: Page, database: Database) -> None:
-    box = page.get_by_label("Your message")
+    box = page.get_by_role("textbox", name="Your message")
     box.fill("Tell me a long story")
-    expect(page.get_by_role("button", name="Send")).to_be_enabled()
     page.evaluate(_STOP_AT_ONCE)
     box.press("Enter")
     expect(page.locator(".turn")).to_contain_text("Stopped.")
@@ -204,8 +230,152 @@ def test_stop_ends_the_reply_and_nothing_is_stored(page: Page, database: Databas
     assert {"text": "Tell me a long story"} not in asked
 
 
-def test_it_fits_a_narrow_screen(page: Page) -> None:
+def test_conversations_are_kept_renamed_deleted_and_the_same_in_every_tab(
+    page: Page, installation: Installation
+) -> None:
+    say(page, "Tell me about bees")
+    conversations = page.get_by_role("navigation", name="Conversations")
+    conversations.get_by_role("button", name="Rename: Tell me about bees").click()
+    conversations.get_by_role("textbox").fill("Bees")
+    conversations.get_by_role("textbox").press("Enter")
+    other = page.context.new_page()
+    other.goto(installation.url)
+    expect(other.locator(".turn")).to_contain_text("Tell me about bees")
+    other.get_by_role("button", name="New chat").click()
+    say(other, "Tell me about ants")
+    expect(conversations.locator("li")).to_have_count(2)
+    check_accessible(page)
+
+    conversations.get_by_role("button", name="Delete: Bees").click()
+    expect(page.locator(".turn")).to_have_count(0)
+    expect(other.get_by_role("navigation").get_by_role("listitem")).to_have_count(1)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".turn")).to_contain_text("Tell me about bees")
+    expect(other.get_by_role("navigation").get_by_role("listitem")).to_have_count(2)
+
+
+def test_what_became_of_a_vote_is_told_in_words_and_the_message_is_asked_again(
+    page: Page, database: Database
+) -> None:
+    """The test writes the trainer's rows itself; the whole loop has tests of its own."""
+    turn = say(page, "Who are you?")
+    before = turn.locator(".text").inner_text()
+    turn.get_by_role("button", name="Good reply").click()
+    vote = eventually(database, "thumb", "Who are you?", value="up")
+    page.get_by_role("button", name="1 vote · 1 being learned").click()
+    dialog = page.get_by_role("dialog", name="Your votes")
+    expect(dialog).to_contain_text(re.compile("recorded; [0-9]+ more votes until the next round"))
+    check_accessible(page)
+    page.keyboard.press("Escape")
+    database.execute(
+        "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,"
+        " conversation_id, created_at, first_policy)"
+        " select event_id, project, id, turn_id, choice, type, value, rater, 'conv', created_at, 'p0'"
+        " from feedback where id = %s on conflict (event_id) do update set first_policy = 'p0'",
+        [vote["id"]],
+    )
+    page.get_by_role("button", name="New chat").click()
+    page.reload()
+    expect(page.get_by_text("It has learned from your vote on “Who are you?”. Live since")).to_be_visible()
+    page.get_by_role("button", name="1 vote").click()
+    expect(dialog).to_contain_text("live since")
+    dialog.get_by_role("button", name="Show the reply").click()
+    expect(turn).to_be_focused()
+    expect(turn).to_contain_text("It has learned from your vote. Live since")
+    turn.get_by_role("button", name="Ask it again").click()
+    again = page.locator(".turn").last
+    expect(again).to_have_attribute("data-state", "done")
+    assert again.locator(".before .text").inner_text() == before
+    expect(again.get_by_role("button", name="Good reply")).to_be_visible()
+    check_accessible(page)
+
+    page.get_by_role("button", name="1 vote").click()
+    dialog.get_by_role("button", name="Take back").click()
+    expect(dialog).to_contain_text("None yet.")
+    assert active(database, "thumb", "Who are you?") == []
+    page.keyboard.press("Escape")
+    expect(turn.first.get_by_role("button", name="Good reply").first).to_have_attribute(
+        "aria-pressed", "false"
+    )
+
+
+def test_who_opts_out_is_not_kept_and_cannot_vote(page: Page, database: Database) -> None:
+    page.get_by_role("button", name="Chats and votes teach it.").click()
+    check_accessible(page)
+    page.get_by_role("switch", name="Learn from my chats").click()
+    page.keyboard.press("Escape")
+    turn = say(page, "Keep this to yourself")
+    expect(turn).to_contain_text("Nothing of this chat is kept, so it cannot be voted on.")
+    expect(turn.get_by_role("button", name="Good reply")).to_have_count(0)
+    asked = database.execute("select messages -> -1 ->> 'content' as text from turns").fetchall()
+    assert {"text": "Keep this to yourself"} not in asked
+
+
+def test_a_message_waits_for_the_connection_and_goes_out_by_itself(
+    context: BrowserContext, installation: Installation
+) -> None:
+    page = context.new_page()
+    sockets: list[WebSocketRoute] = []
+    away = False
+
+    def connect(socket: WebSocketRoute) -> None:
+        if away:
+            socket.close(code=1011)
+            return
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    page.route_web_socket(re.compile("/v1/live"), connect)
+    page.goto(installation.url)
+    say(page, "Are you there?")
+    away = True
+    sockets[-1].close(code=1011)
+    expect(page.get_by_text("The connection was lost. Trying again…")).to_be_visible()
+    box = page.get_by_role("textbox", name="Your message")
+    box.fill("Still there?")
+    box.press("Enter")
+    expect(page.locator(".turn").last).to_have_attribute("data-state", "waiting")
+    check_accessible(page)
+    away = False
+    expect(page.locator(".turn").last).to_have_attribute("data-state", "done")
+    expect(page.get_by_text("The connection was lost. Trying again…")).to_have_count(0)
+
+
+def test_a_message_over_the_rate_limit_says_when_it_goes_out_and_does(page: Page) -> None:
+    say(page, "Hello")
+    page.get_by_role("textbox", name="Your message").fill("And now?")
+    page.evaluate(_USE_UP_THE_LIMIT)
+    expect(page.get_by_text("Many messages at once. Yours is sent again in")).to_be_visible()
+    expect(page.locator(".turn").last).to_have_attribute("data-state", "done")
+
+
+def test_it_fits_small_screens_and_large_text(page: Page) -> None:
+    for width, height in ((360, 740), (320, 480), (740, 360)):
+        page.set_viewport_size({"width": width, "height": height})
+        expect(page.get_by_role("heading", name="Talk to it. Vote. It learns.")).to_be_in_viewport()
+        assert wide(page) == []
     page.set_viewport_size({"width": 360, "height": 740})
-    page.get_by_role("button", name="Compare two").click()
-    say(page, "What should I cook tonight?")
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.get_by_role("button", name="Compare", exact=True).click()
+    turn = say(page, "What should I cook tonight?")
+    turn.get_by_role("button", name="A is better").click()
+    turn.get_by_role("button", name="Good reply").click()
+    assert wide(page) == []
+    small = page.evaluate(
+        """() => [...document.querySelector("hearken-chat").shadowRoot.querySelectorAll("button:not(.link)")]
+            .filter((each) => each.checkVisibility())
+            .map((each) => [each.className, each.getBoundingClientRect()])
+            .filter(([, box]) => box.height < 44 || box.width < 40).map(([name]) => name)"""
+    )
+    assert small == []
+    page.evaluate("document.documentElement.style.fontSize = '200%'")
+    expect(page.get_by_role("textbox", name="Your message")).to_be_in_viewport()
+    assert wide(page) == []
+
+
+def test_too_long_a_message_is_not_cut(page: Page) -> None:
+    text = "word " * 40_000
+    page.get_by_role("textbox", name="Your message").fill(text)
+    expect(page.get_by_text("This is too long to send")).to_be_visible()
+    check_accessible(page)
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
+    assert page.get_by_role("textbox", name="Your message").input_value() == text

@@ -28,6 +28,13 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         yield installation
 
 
+def test_pages_that_are_not_built_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor.serving, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(StartError, match="run `make install`"):
+        supervisor.up(load(data_dir=tmp_path / "data"), print)
+    assert not (tmp_path / "data").exists()
+
+
 def up(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         Installation.hearken("up", *words), capture_output=True, text=True, timeout=60, check=False

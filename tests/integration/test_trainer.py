@@ -89,6 +89,10 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
         learned = connection.execute(
             "select event_id, first_policy from training_examples where first_policy is not null"
         ).fetchall()
+        kept_back = connection.execute(
+            "select event_id from training_examples where held_out_in = %s and first_policy is null",
+            [row["id"]],
+        ).fetchall()
     assert policy is not None
     assert policy["state"] == "published"
     directory = Path(policy["directory"])
@@ -112,6 +116,7 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert manifest.probe.logprobs != manifest.probe.base_logprobs
 
     record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
+    assert len(kept_back) == record["held_out"] > 0
     assert record["gate"]["outcome"] == "unknown"
     assert record["reason"] == "; ".join(record["gate"]["doubts"])
     assert len(record["optimization"]["steps"]) == 2

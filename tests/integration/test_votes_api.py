@@ -103,6 +103,7 @@ async def test_a_vote_is_acknowledged_when_it_is_stored(
         "status": "recorded",
         "superseded_by": None,
         "learned": None,
+        "life": {"stage": "recorded", "votes_needed": 40, "progress": None, "live_at": None},
     }
     assert await count(pool, "outbox") == 1
 
@@ -117,6 +118,8 @@ WRONG_VOTES: list[tuple[dict[str, Any], int, str]] = [
     ({**THUMB, "completion_id": "x" * 500}, 400, "invalid_value"),
     ({**RANKING, "ranking": [[0]]}, 400, "invalid_ranking"),
     ({**RANKING, "ranking": [[0], [0, 1]]}, 400, "invalid_ranking"),
+    ({**RANKING, "ranking": [[0], [1]], "shown": [0]}, 400, "invalid_order"),
+    ({**RANKING, "ranking": [[0], [1]], "shown": [0, 0]}, 400, "invalid_order"),
     ({**EDIT, "text": ""}, 400, "empty_edit"),
     ({**EDIT, "text": "It is Paris."}, 400, "unchanged_edit"),
     ({**EDIT, "text": "la " * 400}, 400, "context_length_exceeded"),

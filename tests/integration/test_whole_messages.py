@@ -183,7 +183,7 @@ def test_every_line_is_one_line_to_every_reader(service: Service) -> None:
 
 def test_pages_and_probes_answer_head(service: Service) -> None:
     with service.client(None) as client:
-        for path in ("/", "/app.js", "/healthz", "/readyz"):
+        for path in ("/", "/widget.js", "/healthz", "/readyz"):
             found = client.head(path)
             assert (found.status_code, found.content) == (200, b"")
 

@@ -51,6 +51,14 @@ def test_every_kind_of_vote_becomes_numbers() -> None:
     assert [row[:3] for row in votes.stages[2]] == [(2, 0, [1, 0]), (3, 0, [0, 1])]
 
 
+def test_the_reply_that_was_shown_first_is_known() -> None:
+    value = {"ranking": [[0], [1]], "acceptable": True}
+    as_chosen = an_example("ranking", value, (A, B))
+    turned = an_example("ranking", {**value, "shown": [1, 0]}, (A, B), days=1)
+    votes, _ = corpus(as_chosen, turned).votes([as_chosen, turned], RewardSettings())
+    assert [row[3] for row in votes.stages[2]] == [[True, False], [False, True]]
+
+
 def test_older_votes_weigh_less() -> None:
     found = [an_example("thumb", {"value": "up"}, (A,), days) for days in (0, 30, 60)]
     votes, _ = corpus(*found).votes(found, RewardSettings(half_life_days=30))

@@ -145,7 +145,7 @@ class Corpus:
                     votes.edit(rater, on[0], on[1], weight)
                 case "ranking":
                     groups = [[on[choice] for choice in group] for group in example.value["ranking"]]
-                    first = None if example.imported else on[0]
+                    first = None if example.imported else on[example.value.get("shown", [0])[0]]
                     votes.ranking(rater, groups, first, example.value["acceptable"], weight)
         return votes, keys
 

@@ -159,6 +159,14 @@ def votes_at_last_round(pool: Pool, project: str) -> int:
     return int(row["votes"]) if row else 0
 
 
+def hold_out(pool: Pool, row: RoundRow, events: list[str]) -> None:
+    """Notes which votes the round keeps back for its gate, so that their authors can be told."""
+    with pool.connection() as connection:
+        connection.execute(
+            "update training_examples set held_out_in = %s where event_id = any(%s)", [row.id, events]
+        )
+
+
 def finish(pool: Pool, settings: Settings, row: RoundRow, ending: Ending, record: RoundRecord) -> bool:
     """Closes the round and writes its files. The outcome of a published round is already set, in the
     transaction of its policy. Returns False if another trainer has closed the round."""

@@ -1,0 +1,112 @@
+"""What has become of a vote: recorded, in training, held out, learned, live, or taken back.
+
+A policy trains on all active votes but those that its round held out, so a vote whose first policy was taken
+back is live again with any later one.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString, NamedTuple
+
+from feedback.records import Found
+from schemas.database import AsyncPool
+from schemas.feedback import JUDGE
+
+_SOON = 600
+"""Seconds within which a round that any new vote starts is not worth a number of votes."""
+
+_MOST_PROGRESS = 0.99  # of a round that takes longer than the last one
+
+_LIFE: LiteralString = """
+select p.state, p.created_at as trained_at, e.held_out_in,
+    current.created_at as current_trained_at,
+    coalesce(current.live_at, current.inherited_at) as current_live_at,
+    round.id as round, round.outcome = 'running' and e.created_at <= round.started_at as in_training,
+    extract(epoch from now() - round.started_at)::float8 / nullif(last.seconds, 0) as progress
+from feedback f
+left join training_examples e on e.feedback_id = f.id
+left join policies p on p.project = f.project and p.id = e.first_policy
+left join routes on routes.project = f.project
+left join policies current on current.project = f.project and current.id = routes.live
+left join lateral (
+    select id, outcome, started_at from rounds where project = f.project order by started_at desc limit 1
+) as round on true
+left join lateral (
+    select extract(epoch from ended_at - started_at)::float8 as seconds from rounds
+    where project = f.project and outcome in ('published', 'rejected') order by started_at desc limit 1
+) as last on true
+where f.id = %s
+"""
+
+_COUNTED: LiteralString = """
+select
+    (select count(*) from (
+        select from training_examples
+        where project = %(project)s and type <> 'signal' and not starts_with(rater, %(judge)s)
+        limit %(min_votes)s
+    ) as arrived) as arrived,
+    (select count(*) from (
+        select from feedback
+        where project = %(project)s and type <> 'signal' and not starts_with(rater, %(judge)s)
+            and created_at > coalesce((select max(started_at) from rounds
+                where project = %(project)s and reason is distinct from 'interrupted'), '-infinity')
+        limit %(round_votes)s
+    ) as new) as new
+"""
+
+
+class Pace(NamedTuple):
+    """When a round begins: `trainer.min_votes`, `trainer.round_votes` and `trainer.round_seconds`."""
+
+    min_votes: int
+    round_votes: int
+    round_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """`stage` is recorded, training, held_out, learned, live, taken_back, superseded or retracted.
+    `votes_needed` are lacking until the next round, where a number of votes starts it; `progress` is the
+    estimated share of the running round; `live_at` the time since when a live policy has learned from it."""
+
+    stage: str
+    votes_needed: int | None = None
+    progress: float | None = None
+    live_at: datetime | None = None
+
+
+async def life(pool: AsyncPool, found: Found, pace: Pace) -> Life:
+    """Returns what has become of a stored vote."""
+    if found.status != "recorded":
+        return Life(found.status)
+    async with pool.connection() as connection:
+        row: dict[str, Any] | None = await (await connection.execute(_LIFE, [found.id])).fetchone()
+        if row is None:
+            return Life("retracted")
+        if (known := _stage(found, row)) is not None:
+            return known
+        values = {"project": found.project, "judge": JUDGE, **pace._asdict()}
+        counted = await (await connection.execute(_COUNTED, values)).fetchone()
+    return Life("recorded", votes_needed=_needed(pace, **counted) if counted else None)
+
+
+def _stage(found: Found, row: dict[str, Any]) -> Life | None:
+    """Returns the stage of a vote that a round has read; None where none has."""
+    if found.policy is not None:
+        if row["state"] in ("rolled_back", "rejected"):
+            later = row["current_trained_at"] is not None and row["current_trained_at"] > row["trained_at"]
+            return Life("live", live_at=row["current_live_at"]) if later else Life("taken_back")
+        return Life("live", live_at=found.live_at) if found.live_at else Life("learned")
+    if row["round"] is not None and row["held_out_in"] == row["round"]:
+        return Life("held_out")
+    if row["in_training"]:
+        share = row["progress"]
+        return Life("training", progress=None if share is None else round(min(share, _MOST_PROGRESS), 2))
+    return None
+
+
+def _needed(pace: Pace, arrived: int, new: int) -> int | None:
+    """Returns how many more votes start a round; None where any vote does, after a while."""
+    if arrived < pace.min_votes:
+        return pace.min_votes - arrived
+    return max(1, pace.round_votes - new) if pace.round_seconds > _SOON else None

@@ -1,0 +1,108 @@
+/** The visitor's conversations, kept in this browser; the newest MAX_CONVERSATIONS remain. */
+
+import { shorten } from "../language/language.ts";
+import type { Keep } from "../live/keep.ts";
+import { randomId, type Turn } from "./turn.ts";
+
+export interface Conversation {
+  id: string;
+  title: string;
+  turns: Turn[];
+  start: number; // the first turn that still fits into the model's context
+}
+
+export interface Entry {
+  id: string;
+  title: string;
+  changed: number;
+}
+
+const MAX_CONVERSATIONS = 100;
+const LIST = "conversations";
+const CURRENT = "current";
+const SENT = "sent";
+
+export class Conversations {
+  constructor(private keep: Keep) {}
+
+  get list(): Entry[] {
+    return this.keep.get<Entry[]>(LIST) ?? [];
+  }
+
+  /** Returns the conversation that was open last, or a new one. */
+  open(id = this.keep.get<string>(CURRENT)): Conversation {
+    const found = id ? this.keep.get<Conversation>(key(id)) : null;
+    const opened = found ?? { id: randomId("conv"), title: "", turns: [], start: 0 };
+    this.keep.set(CURRENT, opened.id);
+    return opened;
+  }
+
+  /** Opens a new conversation. */
+  create(): Conversation {
+    this.keep.remove(CURRENT);
+    return this.open();
+  }
+
+  /** Counts a message that the visitor sends; returns how many there were, this one included. */
+  countSent(): number {
+    const sent = (this.keep.get<number>(SENT) ?? 0) + 1;
+    this.keep.set(SENT, sent);
+    return sent;
+  }
+
+  save(conversation: Conversation): void {
+    const first = conversation.turns[0];
+    if (!first) return;
+    conversation.title ||= shorten(first.prompt, 60);
+    const { id, title } = conversation;
+    const others = this.list.filter((entry) => entry.id !== id);
+    this.#saveList([{ id, title, changed: Date.now() }, ...others]);
+    for (const oldest of others.toReversed()) {
+      if (this.keep.set(key(id), conversation)) return;
+      this.remove(oldest.id); // the storage is full
+    }
+    this.keep.set(key(id), conversation);
+  }
+
+  rename(id: string, title: string): void {
+    const conversation = this.keep.get<Conversation>(key(id));
+    if (conversation) this.keep.set(key(id), { ...conversation, title });
+    this.keep.set(
+      LIST,
+      this.list.map((entry) => (entry.id === id ? { ...entry, title } : entry)),
+    );
+  }
+
+  /** Removes a conversation; returns what `restore` needs. */
+  remove(id: string): { conversation: Conversation; entry: Entry; place: number } | null {
+    const list = this.list;
+    const place = list.findIndex((entry) => entry.id === id);
+    const entry = list[place];
+    const conversation = this.keep.get<Conversation>(key(id));
+    this.keep.set(
+      LIST,
+      list.filter((each) => each.id !== id),
+    );
+    this.keep.remove(key(id));
+    return entry && conversation ? { conversation, entry, place } : null;
+  }
+
+  restore({ conversation, entry, place }: { conversation: Conversation; entry: Entry; place: number }): void {
+    this.keep.set(key(entry.id), conversation);
+    this.keep.set(LIST, this.list.toSpliced(place, 0, entry));
+  }
+
+  /** Returns whether a changed value of the storage is this conversation. */
+  concerns(name: string, id: string): boolean {
+    return name === key(id);
+  }
+
+  #saveList(list: Entry[]): void {
+    for (const entry of list.slice(MAX_CONVERSATIONS)) this.keep.remove(key(entry.id));
+    this.keep.set(LIST, list.slice(0, MAX_CONVERSATIONS));
+  }
+}
+
+function key(id: string): string {
+  return `conversation.${id}`;
+}

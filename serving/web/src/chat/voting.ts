@@ -1,0 +1,90 @@
+/** Casts and retracts votes, one after the other, so that the last one is the active one. */
+
+import type { LiveSocket } from "../live/socket.ts";
+import type { Service } from "../live/service.ts";
+import type { Recorded, ServiceError, Vote } from "../live/types.ts";
+import type { Turn } from "./turn.ts";
+import type { CastVote, VoteHistory } from "./vote_history.ts";
+
+type OnReplies = Omit<Vote, "completion_id" | "feedback_token">;
+
+export interface VotingHandlers {
+  settled(): void;
+  recorded(recorded: Recorded, vote: OnReplies): void;
+  failed(error: ServiceError): void;
+  retractFailed(): void;
+}
+
+const MAX_WAIT = 30; // seconds to wait where there are too many votes at once
+
+export class Voting {
+  #queue: Promise<void> = Promise.resolve();
+
+  constructor(
+    private socket: LiveSocket,
+    private service: Service,
+    private history: VoteHistory,
+    private on: VotingHandlers,
+  ) {}
+
+  /** Casts a vote on a turn; `undo` takes back on the screen what was not taken. */
+  cast(
+    turn: Turn,
+    conversation: string,
+    slot: string,
+    what: CastVote["what"],
+    vote: OnReplies,
+    undo: () => void,
+  ): void {
+    const { completion, token, prompt } = turn;
+    if (!completion || !token) return;
+    this.#enqueue(async () => {
+      try {
+        const recorded = await this.#send({ completion_id: completion, feedback_token: token, ...vote });
+        this.history.add({ id: recorded.id, token, completion, slot, what, prompt, conversation });
+        this.on.recorded(recorded, vote);
+      } catch (error) {
+        undo();
+        this.on.failed(error as ServiceError);
+      }
+    });
+  }
+
+  /** Takes back the vote in a slot, if there is one; `undo` shows it again where that fails. */
+  retract(completion: string, slot: string, undo: () => void): void {
+    this.#enqueue(async () => {
+      const vote = this.history.find(completion, slot);
+      if (!vote) return;
+      try {
+        await this.service.retract(vote.id, vote.token);
+        this.history.remove(vote.id);
+      } catch {
+        undo();
+        this.on.retractFailed();
+      }
+    });
+  }
+
+  /** Sends an implicit signal, without waiting for it. */
+  signal(turn: Turn, signal: "regenerated" | "copied"): void {
+    const { completion, token } = turn;
+    if (!completion || !token) return;
+    const vote: Vote = { type: "signal", signal, completion_id: completion, feedback_token: token };
+    this.socket.vote({ ...vote, choice: turn.picked ?? turn.shown[0] ?? 0 }).catch(() => {});
+  }
+
+  async #send(vote: Vote): Promise<Recorded> {
+    try {
+      return await this.socket.vote(vote);
+    } catch (error) {
+      const { retryAfter } = error as ServiceError;
+      if (!retryAfter || retryAfter > MAX_WAIT) throw error;
+      await new Promise((resolve) => setTimeout(resolve, retryAfter * 1000));
+      return this.socket.vote(vote);
+    }
+  }
+
+  #enqueue(step: () => Promise<void>): void {
+    this.#queue = this.#queue.then(step).then(() => this.on.settled());
+  }
+}

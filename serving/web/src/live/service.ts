@@ -1,0 +1,146 @@
+/** Requests to the service over HTTP, and the visitor's session. */
+
+import type { Keep } from "./keep.ts";
+import type { Appearance, Life, ServiceError } from "./types.ts";
+
+interface Session {
+  token: string;
+  expires_at: string;
+}
+
+const RENEW = 7 * 24 * 3600 * 1000; // milliseconds before its end at which a session is renewed
+
+/** Thrown for an answer that is an error, and with the code `offline` where none came. */
+export class Refused extends Error implements ServiceError {
+  constructor(
+    readonly code: string,
+    message: string,
+    readonly status = 0,
+    readonly retryAfter?: number,
+  ) {
+    super(message);
+  }
+}
+
+export class Service {
+  #key: string | null;
+  #given: string | null;
+  #session: Promise<string> | null = null;
+
+  /** `key` null asks the service for its page's key; `session` is a token that the site's own server got. */
+  constructor(
+    readonly url: string,
+    key: string | null,
+    session: string | null,
+    private keep: Keep,
+  ) {
+    this.#key = key;
+    this.#given = session;
+  }
+
+  get socketUrl(): string {
+    return `${this.url.replace(/^http/, "ws")}/v1/live`;
+  }
+
+  async key(): Promise<string> {
+    if (this.#key === null) {
+      const found = (await this.#fetch("GET", "/config.json", {})) as { publishable_key: string };
+      this.#key = found.publishable_key;
+    }
+    return this.#key;
+  }
+
+  /** Returns the visitor's session token: the site's own, the kept one, or a new one. */
+  session(): Promise<string> {
+    this.#session ??= this.#findSession().catch((error: unknown) => {
+      this.#session = null;
+      throw error;
+    });
+    return this.#session;
+  }
+
+  /** Forgets a session that the service no longer accepts; the next one is new. */
+  renewSession(): void {
+    this.#session = null;
+    this.#given = null;
+    this.keep.remove("session");
+  }
+
+  async appearance(): Promise<Appearance> {
+    return (await this.#authorized("GET", "/v1/widget")) as Appearance;
+  }
+
+  async life(id: string, token: string): Promise<Life> {
+    const found = (await this.#vote("GET", id, token)) as { life: Life };
+    return found.life;
+  }
+
+  async retract(id: string, token: string): Promise<void> {
+    await this.#vote("DELETE", id, token);
+  }
+
+  async #findSession(): Promise<string> {
+    if (this.#given) return this.#given;
+    const kept = this.keep.get<Session>("session");
+    const left = kept ? Date.parse(kept.expires_at) - Date.now() : 0;
+    if (kept && left > RENEW) return kept.token;
+    const made = await this.#newSession(left > 0 ? kept : null);
+    this.keep.set("session", made);
+    return made.token;
+  }
+
+  /** Returns a session of the same person as `before`, or of somebody new where that has ended. */
+  async #newSession(before: Session | null): Promise<Session> {
+    const headers: Record<string, string> = before ? { "Hearken-Session": before.token } : {};
+    try {
+      return (await this.#authorized("POST", "/v1/sessions", headers, "{}")) as Session;
+    } catch (error) {
+      if (before && error instanceof Refused && error.code === "invalid_session")
+        return this.#newSession(null);
+      throw error;
+    }
+  }
+
+  #vote(method: string, id: string, token: string): Promise<unknown> {
+    return this.#authorized(method, `/v1/feedback/${encodeURIComponent(id)}`, { "X-Feedback-Token": token });
+  }
+
+  async #authorized(
+    method: string,
+    path: string,
+    headers: Record<string, string> = {},
+    body?: string,
+  ): Promise<unknown> {
+    return this.#fetch(method, path, { ...headers, Authorization: `Bearer ${await this.key()}` }, body);
+  }
+
+  async #fetch(
+    method: string,
+    path: string,
+    headers: Record<string, string>,
+    body?: string,
+  ): Promise<unknown> {
+    const options: RequestInit = { method, headers, credentials: "omit", cache: "no-store" };
+    if (body !== undefined) {
+      options.body = body;
+      options.headers = { ...headers, "Content-Type": "application/json" };
+    }
+    let response: Response;
+    let answer: unknown;
+    try {
+      response = await fetch(this.url + path, options);
+      answer = await response.json();
+    } catch {
+      throw new Refused("offline", "");
+    }
+    if (response.ok) return answer;
+    const { error } = answer as { error?: { code: string; message: string } };
+    const retry = Number(response.headers.get("Retry-After"));
+    throw new Refused(
+      error?.code ?? "internal_error",
+      error?.message ?? "",
+      response.status,
+      retry || undefined,
+    );
+  }
+}

@@ -1,0 +1,78 @@
+/** What the service and the chat tell each other. */
+
+export interface ServiceError {
+  code: string;
+  message: string;
+  retryAfter?: number | undefined;
+}
+
+export interface ChatMessage {
+  role: "system" | "user" | "assistant";
+  content: string;
+}
+
+export interface ChatRequest {
+  messages: ChatMessage[];
+  n: number;
+  store: boolean;
+  metadata: Record<string, string>;
+}
+
+export interface Completion {
+  id: string;
+  choices: { index: number; message: { content: string | null } }[];
+  hearken: { feedback_token: string | null };
+}
+
+export interface Vote {
+  completion_id: string;
+  feedback_token: string;
+  type: "thumb" | "ranking" | "edit" | "signal";
+  choice?: number;
+  value?: "up" | "down";
+  reasons?: string[];
+  comment?: string;
+  ranking?: number[][];
+  acceptable?: boolean;
+  shown?: number[];
+  text?: string;
+  signal?: "regenerated" | "copied";
+}
+
+export interface Recorded {
+  id: string;
+  completion_id: string;
+  status: "recorded" | "spooled";
+}
+
+/** What has become of a vote: `GET /v1/feedback/{id}`. */
+export interface Life {
+  stage: string;
+  votes_needed: number | null;
+  progress: number | null;
+  live_at: string | null;
+}
+
+export interface Learned {
+  feedback_id: string;
+  completion_id: string;
+  live_at: string;
+}
+
+/** The largest message, in bytes, and how much the model reads, in tokens (null: unknown). */
+export interface Limits {
+  bytes: number;
+  context: number | null;
+}
+
+/** How a project wants its chat to look: `GET /v1/widget`. */
+export interface Appearance {
+  name?: string;
+  logo?: string;
+  greeting?: string;
+  examples?: string[];
+  reasons?: { up?: Record<string, string>; down?: Record<string, string> };
+  language?: string;
+  accent?: string;
+  consent?: "on" | "ask" | "off";
+}

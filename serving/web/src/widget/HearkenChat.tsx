@@ -1,0 +1,152 @@
+/**
+ * `<hearken-chat>` is a chat in a shadow root. Attributes, each also as data-…: `key` (publishable; none: of the page
+ * that ships), `session`, `lang`, `theme` (light, dark, auto), `launcher`, `fill`, `position`, and those of `options`.
+ */
+
+import { render } from "preact";
+import { english, language, type Language } from "../language/language.ts";
+import { Keep } from "../live/keep.ts";
+import { Service } from "../live/service.ts";
+import type { Appearance } from "../live/types.ts";
+import { accent } from "./accent.ts";
+import { Launcher } from "./Launcher.tsx";
+import { loadMarkdown } from "./Markdown.tsx";
+import { options } from "./options.ts";
+import { Root } from "./Root.tsx";
+import { SERVICE } from "./service_url.ts";
+import { Session } from "./session.ts";
+import style from "./style.css?inline";
+
+const PATIENCE = 1500; // milliseconds to wait for the project's settings, which are kept for the next time
+const APPEARANCE = "appearance";
+
+/** Returns whether the page around has a dark form, so that the chat may be dark in it. */
+function hasDark(): boolean {
+  const said = document.querySelector<HTMLMetaElement>('meta[name="color-scheme"]')?.content ?? "";
+  return `${said} ${getComputedStyle(document.documentElement).colorScheme}`.includes("dark");
+}
+
+export class HearkenChat extends HTMLElement {
+  #root = this.attachShadow({ mode: "open" });
+  #session: Session | null = null;
+  #language: Language = english;
+  #keep: Keep | null = null;
+  #service: Service | null = null;
+  #opened = false;
+
+  connectedCallback(): void {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(style);
+    if (!this.#attribute("theme") && !hasDark())
+      sheet.insertRule(":host { color-scheme: light; }", sheet.cssRules.length);
+    this.#root.adoptedStyleSheets = [sheet];
+    const key = this.#attribute("key");
+    this.#keep = new Keep(key ? key.slice(-12) : "page");
+    this.#service = new Service(SERVICE, key, this.#attribute("session"), this.#keep);
+    if (this.hasAttribute("launcher")) void this.#launch();
+    else void this.#begin().then(() => this.#draw());
+  }
+
+  disconnectedCallback(): void {
+    render(null, this.#root);
+    this.#session?.close();
+    this.#session = null;
+    this.#opened = false;
+  }
+
+  /** Opens the chat of a launcher. */
+  async open(): Promise<void> {
+    this.#opened = true;
+    await this.#begin();
+    this.#draw();
+    this.#root.querySelector<HTMLElement>(".composer textarea")?.focus();
+  }
+
+  /** Closes the chat of a launcher; the conversation stays. */
+  close(): void {
+    this.#opened = false;
+    this.#draw();
+    this.#root.querySelector<HTMLElement>(".launcher")?.focus();
+  }
+
+  /** Sends a message as if the visitor had written it. */
+  async send(text: string): Promise<void> {
+    if (this.hasAttribute("launcher")) await this.open();
+    else await this.#begin();
+    if (!this.#session?.chat.busy) this.#session?.chat.send(text);
+  }
+
+  async #launch(): Promise<void> {
+    this.#colour(this.#attribute("accent") ?? this.#keep?.get<Appearance>(APPEARANCE)?.accent ?? null);
+    this.#language = await language(this.#attribute("lang"));
+    this.#draw();
+  }
+
+  async #begin(): Promise<void> {
+    if (this.#session || !this.#service || !this.#keep) return;
+    const appearance = await this.#appearance(this.#service, this.#keep);
+    this.#language = await language(this.#attribute("lang"), appearance.language ?? null);
+    if (this.#session || !this.isConnected) return;
+    const chosen = options((name) => this.#attribute(name), appearance, this.#language.texts);
+    this.#colour(chosen.accent);
+    this.#session = new Session(this.#service, this.#keep, chosen, (name, detail) => {
+      this.dispatchEvent(new CustomEvent(`hearken:${name}`, { detail, bubbles: true, composed: true }));
+    });
+    if (this.#session.chat.turns.length > 0) await loadMarkdown().catch(() => {});
+  }
+
+  /** Returns the project's settings: the kept ones at once, else those that come in time. */
+  async #appearance(service: Service, keep: Keep): Promise<Appearance> {
+    const asked = service.appearance().then(
+      (found) => {
+        keep.set(APPEARANCE, found);
+        return found;
+      },
+      () => ({}),
+    );
+    const kept = keep.get<Appearance>(APPEARANCE);
+    return (
+      kept ?? Promise.race([asked, new Promise<Appearance>((resolve) => setTimeout(resolve, PATIENCE, {}))])
+    );
+  }
+
+  #colour(name: string | null): void {
+    const colours = name ? accent(name) : null;
+    if (!colours) return;
+    this.style.setProperty("--hearken-accent", colours.accent);
+    this.style.setProperty("--hearken-on-accent", colours.onAccent);
+  }
+
+  #draw(): void {
+    const launcher = this.hasAttribute("launcher");
+    const chat = this.#session && (
+      <Root
+        session={this.#session}
+        language={this.#language}
+        fills={this.hasAttribute("fill")}
+        close={launcher ? () => this.close() : null}
+      />
+    );
+    if (!launcher) {
+      render(chat, this.#root);
+      return;
+    }
+    const { texts, direction } = this.#language;
+    render(
+      <Launcher
+        label={texts.open}
+        direction={direction}
+        open={this.#opened}
+        toggle={() => (this.#opened ? this.close() : void this.open())}
+        name={this.#session?.options.name ?? ""}
+      >
+        {chat}
+      </Launcher>,
+      this.#root,
+    );
+  }
+
+  #attribute(name: string): string | null {
+    return this.getAttribute(`data-${name}`) ?? this.getAttribute(name);
+  }
+}

@@ -1,0 +1,99 @@
+/** Replies side by side: the better one is chosen, or none; the order on the screen is random. */
+
+import type { JSX } from "preact";
+import { useState } from "preact/hooks";
+import { letter, type Turn, type Verdict } from "../chat/turn.ts";
+import { useShared } from "./context.ts";
+import { Markdown } from "./Markdown.tsx";
+
+export function Pair({ turn }: { turn: Turn }): JSX.Element {
+  const { session, language } = useShared();
+  const { texts } = language;
+  const writing = turn.state === "streaming" || turn.state === "waiting";
+  const votable = turn.state === "done" && turn.token !== null;
+  const choose = (verdict: Verdict, button: HTMLElement): void => {
+    const view = button.closest(".turn");
+    session.chat.choose(turn, verdict);
+    // The button goes with the choice: the focus moves to where it can be changed.
+    setTimeout(() => view?.querySelector<HTMLElement>(".change")?.focus(), 50);
+  };
+  return (
+    <>
+      <div class="pair" data-count={turn.replies.length}>
+        {turn.shown.map((choice) => (
+          <article key={choice} class="card" part="reply" aria-label={texts.replyNamed(letter(turn, choice))}>
+            <span class="letter" aria-hidden="true">
+              {letter(turn, choice)}
+            </span>
+            <Markdown text={turn.replies[choice]!.text} whole={!writing} writing={writing} />
+          </article>
+        ))}
+      </div>
+      {votable && (
+        <div class="choice" role="group" aria-label={texts.whichBetter}>
+          <p aria-hidden="true">{texts.whichBetter}</p>
+          <div class="picks">
+            {turn.shown.map((choice) => (
+              <Pick
+                key={choice}
+                label={letter(turn, choice)}
+                name={texts.better(letter(turn, choice))}
+                run={(button) => choose(choice, button)}
+              />
+            ))}
+            <Pick label={texts.tie} run={(button) => choose("tie", button)} />
+            <Pick label={texts.none} run={(button) => choose("none", button)} />
+          </div>
+        </div>
+      )}
+    </>
+  );
+}
+
+interface PickProps {
+  label: string;
+  name?: string;
+  run: (button: HTMLElement) => void;
+}
+
+function Pick({ label, name, run }: PickProps): JSX.Element {
+  return (
+    <button
+      class="pick"
+      type="button"
+      aria-label={name ?? label}
+      onClick={(event) => run(event.currentTarget)}
+    >
+      {label}
+    </button>
+  );
+}
+
+/** Says what was chosen, and shows the replies that were not. */
+export function Compared({ turn }: { turn: Turn }): JSX.Element {
+  const { session, language } = useShared();
+  const { texts } = language;
+  const [open, setOpen] = useState(false);
+  const { verdict } = turn;
+  const said =
+    typeof verdict === "number"
+      ? texts.preferred(letter(turn, verdict))
+      : verdict === "tie"
+        ? texts.calledTie
+        : texts.foundNone;
+  const others = turn.shown.filter((choice) => choice !== turn.picked);
+  return (
+    <>
+      <p class="aside">
+        {said}{" "}
+        <button class="link change" type="button" onClick={() => session.chat.reconsider(turn)}>
+          {texts.change}
+        </button>
+      </p>
+      <details class="other" open={open} onToggle={(event) => setOpen(event.currentTarget.open)}>
+        <summary>{others.map((choice) => texts.otherReply(letter(turn, choice))).join(" · ")}</summary>
+        {open && others.map((choice) => <Markdown key={choice} text={turn.replies[choice]!.text} whole />)}
+      </details>
+    </>
+  );
+}

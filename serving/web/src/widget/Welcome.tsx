@@ -1,0 +1,24 @@
+/** What an empty conversation says. */
+
+import type { JSX } from "preact";
+import { useShared } from "./context.ts";
+
+export function Welcome({ heading: Heading }: { heading: "h2" | "h3" }): JSX.Element {
+  const { session, language } = useShared();
+  const { title, greeting, examples } = session.options;
+  return (
+    <section class="welcome" part="welcome">
+      <Heading dir="auto">{title}</Heading>
+      {greeting && <p dir="auto">{greeting}</p>}
+      <ul class="examples" aria-label={language.texts.examplesLabel}>
+        {examples.map((example) => (
+          <li key={example}>
+            <button class="example" type="button" dir="auto" onClick={() => session.chat.send(example)}>
+              {example}
+            </button>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}

@@ -1,0 +1,2 @@
+/** The address of the service that this file came from. */
+export const SERVICE = import.meta.url.replace(/\/[^/]*$/, "");

@@ -1,0 +1,177 @@
+/** One visitor's chat with a service: the conversation, the votes, the connection, and what is to be said about them. */
+
+import { Chat } from "../chat/chat.ts";
+import { Conversations, type Entry } from "../chat/conversations.ts";
+import { Following } from "../chat/following.ts";
+import type { CastVote } from "../chat/vote_history.ts";
+import { VoteHistory } from "../chat/vote_history.ts";
+import { Voting } from "../chat/voting.ts";
+import { Keep } from "../live/keep.ts";
+import { Service } from "../live/service.ts";
+import { LiveSocket } from "../live/socket.ts";
+import type { ServiceError } from "../live/types.ts";
+import type { Options } from "./options.ts";
+
+/** What the chat says in a line of its own. */
+export type News =
+  | { kind: "live"; votes: CastVote[] }
+  | { kind: "vote-failed" | "retract-failed"; error: ServiceError | null }
+  | { kind: "removed"; entry: Entry; undo: () => void };
+
+type Emit = (name: string, detail: object) => void;
+
+const CONSENT = "consent";
+const NEWS_SECONDS = 12;
+
+export class Session {
+  readonly keep: Keep;
+  readonly conversations: Conversations;
+  readonly votes: VoteHistory;
+  readonly following: Following;
+  readonly socket: LiveSocket;
+  readonly chat: Chat;
+  news: News | null = null;
+  announced = "";
+  #voting: Voting;
+  #listeners = new Set<() => void>();
+  #unwatch: () => void;
+  #newsTimer = 0;
+  #frame = 0;
+
+  constructor(
+    readonly service: Service,
+    keep: Keep,
+    readonly options: Options,
+    emit: Emit,
+  ) {
+    this.keep = keep;
+    this.conversations = new Conversations(keep);
+    this.votes = new VoteHistory(keep);
+    this.following = new Following(service, this.votes, {
+      live: (votes) => {
+        this.tell({ kind: "live", votes });
+        for (const vote of votes) emit("learned", { feedback_id: vote.id, live_at: vote.life.live_at });
+      },
+      changed: () => this.changed(),
+    });
+    this.socket = new LiveSocket(service, {
+      state: (state) => {
+        if (state === "ready") {
+          emit("ready", {});
+          this.chat.resume();
+          void this.following.lookAtAll();
+        }
+        this.changed();
+      },
+      policy: () => void this.following.lookAtAll(),
+      learned: (learned) => this.following.learned(learned),
+    });
+    this.#voting = new Voting(this.socket, service, this.votes, {
+      settled: () => this.changed(),
+      recorded: ({ id, completion_id }, { type }) => {
+        emit("vote", { id, completion_id, type });
+        this.following.hurry();
+      },
+      failed: (error) => this.tell({ kind: "vote-failed", error }),
+      retractFailed: () => this.tell({ kind: "retract-failed", error: null }),
+    });
+    const settings = { choices: options.choices, compareEvery: options.compareEvery, kept: this.kept };
+    this.chat = new Chat(this.conversations.open(), settings, this.socket, this.conversations, this.#voting, {
+      changed: () => this.changed(),
+      said: (text) => this.announce(text),
+      replied: ({ id }, conversation_id) => emit("reply", { completion_id: id, conversation_id }),
+      failed: ({ code, message }) => emit("error", { code, message }),
+    });
+    this.#unwatch = keep.watch((name) => this.#changedElsewhere(name));
+  }
+
+  close(): void {
+    this.chat.stop();
+    this.following.close();
+    this.socket.close();
+    this.#unwatch();
+    clearTimeout(this.#newsTimer);
+  }
+
+  subscribe(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Redraws, once for all that changes before the next frame. */
+  changed(): void {
+    this.#frame ||= requestAnimationFrame(() => {
+      this.#frame = 0;
+      for (const listener of this.#listeners) listener();
+    });
+  }
+
+  announce(text: string): void {
+    this.announced = text;
+    this.changed();
+  }
+
+  tell(news: News | null): void {
+    clearTimeout(this.#newsTimer);
+    this.news = news;
+    if (news?.kind === "removed") this.#newsTimer = setTimeout(() => this.tell(null), NEWS_SECONDS * 1000);
+    this.changed();
+  }
+
+  /** The visitor's own word: `yes`, `no`, or none yet. */
+  get consent(): "yes" | "no" | null {
+    return this.keep.get<"yes" | "no">(CONSENT);
+  }
+
+  set consent(word: "yes" | "no") {
+    this.keep.set(CONSENT, word);
+    this.chat.settings.kept = this.kept;
+    this.changed();
+  }
+
+  /** Whether chats are stored, and may be voted on. */
+  get kept(): boolean {
+    if (this.options.consent === "off" || this.consent === "no") return false;
+    return this.options.consent === "on" || this.consent === "yes";
+  }
+
+  open(id: string): void {
+    this.chat.show(this.conversations.open(id));
+  }
+
+  create(): void {
+    this.chat.show(this.conversations.create());
+  }
+
+  remove(id: string): void {
+    const current = id === this.chat.conversation.id;
+    const removed = this.conversations.remove(id);
+    if (current) this.create();
+    if (!removed) return;
+    const undo = (): void => {
+      this.conversations.restore(removed);
+      if (current) this.open(id);
+      this.tell(null);
+    };
+    this.tell({ kind: "removed", entry: removed.entry, undo });
+  }
+
+  rename(id: string, title: string): void {
+    this.conversations.rename(id, title);
+    if (id === this.chat.conversation.id) this.chat.conversation.title = title;
+    this.changed();
+  }
+
+  retract(vote: CastVote): void {
+    this.#voting.retract(vote.completion, vote.slot, () => {});
+    this.chat.withdrawn(vote.completion, vote.slot);
+  }
+
+  #changedElsewhere(name: string): void {
+    const { conversation } = this.chat;
+    this.votes.changedElsewhere(name);
+    if (name === CONSENT) this.chat.settings.kept = this.kept;
+    if (this.conversations.concerns(name, conversation.id) && !this.chat.busy) this.open(conversation.id);
+    this.changed();
+  }
+}

@@ -1,0 +1,36 @@
+"""`/v1/widget` is how a project's chat looks on a page: any key reads it, an admin key replaces it."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from psycopg.types.json import Jsonb
+from pydantic import TypeAdapter
+
+from schemas.widget import Appearance
+from schemas.wire import check, decode
+from serving.auth import admin, caller
+from serving.keys import Caller
+from serving.services import services
+
+router = APIRouter()
+
+_APPEARANCE = TypeAdapter(Appearance)
+
+
+@router.get("/v1/widget")
+async def appearance(request: Request, caller: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
+    async with services(request).pool.connection() as connection:
+        cursor = await connection.execute("select widget from projects where id = %s", [caller.project])
+        row = await cursor.fetchone()
+    return dict(row["widget"]) if row else {}
+
+
+@router.put("/v1/widget")
+async def set_appearance(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+    """Replaces all of it; a field that is left out has its default again."""
+    said = check(_APPEARANCE, decode(await request.body())).model_dump(exclude_none=True)
+    async with services(request).pool.connection() as connection:
+        await connection.execute(
+            "update projects set widget = %s where id = %s", [Jsonb(said), caller.project]
+        )
+    return said

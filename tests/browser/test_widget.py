@@ -1,0 +1,246 @@
+"""The widget works in a page of another origin, under a strict Content-Security-Policy."""
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, CDPSession, expect
+
+from tests.browser.chat import Database, active, check_accessible, eventually, say
+from tests.browser.site import Site
+from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
+
+MOST_BYTES = 40_000
+"""What the widget may load before the first message."""
+
+_LISTEN = """() => {
+    window.heard = [];
+    for (const name of ["ready", "reply", "vote", "learned", "error"])
+        document.addEventListener(`hearken:${name}`,
+            (event) => heard.push([name, Object.keys(event.detail)]));
+    window.shift = 0;
+    new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+    }).observe({type: "layout-shift", buffered: true});
+}"""
+
+
+def tag(installation: Installation, **data: str) -> str:
+    """The one tag that puts the widget into a page."""
+    attributes = " ".join(f'data-{name.replace("_", "-")}="{value}"' for name, value in data.items())
+    source = f"{installation.url}/widget.js"
+    return f'<script type="module" src="{source}" data-key="{PUBLIC_KEY}" {attributes}></script>'
+
+
+def elements(installation: Installation) -> str:
+    """The tag that only defines the elements."""
+    return f'<script type="module" src="{installation.url}/widget.js"></script>'
+
+
+def test_one_tag_gives_a_page_a_chat_and_a_vote_by_a_signed_visitor(
+    context: BrowserContext, site: Site, installation: Installation, database: Database
+) -> None:
+    page = context.new_page()
+    page.add_init_script(f"({_LISTEN})()")
+    page.goto(site.add("/loaded", tag(installation, name="Baker"), installation.url))
+    opener = page.get_by_role("button", name="Open the chat")
+    expect(opener).to_be_visible()
+    check_accessible(page)
+    opener.click()
+    expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
+    expect(page.get_by_role("heading", name="Baker")).to_be_visible()
+    check_accessible(page)
+    assert page.evaluate("shift") == 0
+    turn = say(page, "Do you bake at night?")
+    turn.get_by_role("button", name="Good reply").click()
+    vote = eventually(database, "thumb", "Do you bake at night?", value="up")
+    session = page.evaluate(
+        "JSON.parse(Object.entries(localStorage).find(([name]) => name.endsWith('.session'))[1]).token"
+    )
+    with installation.client(PUBLIC_KEY) as client:
+        client.headers["Hearken-Session"] = session
+        same = client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": "Same person"}]}
+        ).json()
+    rows = database.execute("select rater from turns where id = %s", [same["id"]]).fetchall()
+    assert rows == [{"rater": vote["rater"]}]
+    heard = page.evaluate("heard")
+    assert ["ready", []] in heard
+    assert ["reply", ["completion_id", "conversation_id"]] in heard
+    assert ["vote", ["id", "completion_id", "type"]] in heard
+
+    page.get_by_role("button", name="1 vote").click()
+    expect(page.get_by_role("dialog", name="Your votes")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Your votes")).to_have_count(0)
+    page.get_by_role("textbox", name="Your message").press("Escape")
+    expect(opener).to_be_focused()
+    page.reload()
+    opener.click()
+    expect(page.locator(".turn")).to_contain_text("Do you bake at night?")
+
+
+def test_a_users_session_makes_the_visitor_the_servers_user(
+    context: BrowserContext, site: Site, installation: Installation, database: Database
+) -> None:
+    with installation.client(ADMIN_KEY) as client:
+        token = client.post("/v1/sessions", json={"user": "grace"}).json()["token"]
+        body = {"messages": [{"role": "user", "content": "From the server"}], "user": "grace"}
+        client.post("/v1/chat/completions", json=body)
+    page = context.new_page()
+    page.goto(site.add("/account", tag(installation, session=token), installation.url))
+    page.get_by_role("button", name="Open the chat").click()
+    say(page, "From the page")
+    raters = database.execute(
+        "select count(*) as turns, count(distinct rater) as people from turns"
+        " where messages -> -1 ->> 'content' in ('From the server', 'From the page')"
+    ).fetchone()
+    assert raters == {"turns": 2, "people": 1}
+
+
+def test_little_is_loaded_before_the_first_message(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    page = context.new_page()
+    session: CDPSession = context.new_cdp_session(page)
+    session.send("Network.enable")
+    loaded: list[int] = []
+    session.on("Network.loadingFinished", lambda event: loaded.append(event["encodedDataLength"]))
+    page.goto(site.add("/size", tag(installation), installation.url))
+    page.get_by_role("button", name="Open the chat").click()
+    expect(page.get_by_role("button", name="No votes yet")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    assert sum(loaded) < MOST_BYTES
+    assert len(loaded) >= 4  # the page, the widget, its settings, the session
+
+
+@pytest.mark.parametrize(
+    ("lang", "direction", "message", "send"),
+    [("de-AT", "ltr", "Deine Nachricht", "Senden"), ("ar", "rtl", "رسالتك", "إرسال")],
+)
+def test_it_speaks_the_language_of_the_page(
+    context: BrowserContext,
+    site: Site,
+    installation: Installation,
+    lang: str,
+    direction: str,
+    message: str,
+    send: str,
+) -> None:
+    page = context.new_page()
+    placed = f'<hearken-chat data-key="{PUBLIC_KEY}"></hearken-chat>' + elements(installation)
+    page.goto(site.add("/languages", placed, installation.url, lang=lang))
+    page.set_viewport_size({"width": 390, "height": 800})
+    box = page.get_by_role("textbox", name=message)
+    expect(page.locator(".chat")).to_have_attribute("dir", direction)
+    box.fill("Hello")
+    page.get_by_role("button", name=send, exact=True).click()
+    expect(page.locator(".turn")).to_have_attribute("data-state", "done")
+    check_accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_a_project_sets_how_it_looks_and_a_visitor_is_asked(
+    context: BrowserContext, site: Site, installation: Installation, database: Database
+) -> None:
+    look = {
+        "name": "Miller",
+        "accent": "#7a1f5c",
+        "greeting": "Ask me about flour.",
+        "examples": ["Rye?"],
+        "reasons": {"up": {"crisp": "Crisp"}},
+        "consent": "ask",
+    }
+    with installation.client(ADMIN_KEY) as client:
+        assert client.put("/v1/widget", json=look).json() == look
+        page = context.new_page()
+        try:
+            page.goto(site.add("/miller", tag(installation), installation.url))
+            page.get_by_role("button", name="Open the chat").click()
+            expect(page.get_by_role("heading", name="Ask me about flour.")).to_be_visible()
+        finally:
+            client.put("/v1/widget", json={})
+    check_accessible(page)
+    page.get_by_role("button", name="Yes").click()
+    page.get_by_role("button", name="Rye?").click()
+    turn = page.locator(".turn")
+    turn.get_by_role("button", name="Good reply").click()
+    turn.get_by_role("button", name="Crisp").click()
+    eventually(database, "thumb", "Rye?", reasons=["crisp"])
+
+
+def test_of_three_replies_one_is_best(
+    context: BrowserContext, site: Site, installation: Installation, database: Database
+) -> None:
+    page = context.new_page()
+    placed = f'<hearken-chat key="{PUBLIC_KEY}" choices="3"></hearken-chat>{elements(installation)}'
+    page.goto(site.add("/three", placed, installation.url))
+    page.get_by_role("button", name="Compare", exact=True).click()
+    turn = say(page, "Which of three?")
+    expect(turn.locator(".card")).to_have_count(3)
+    turn.get_by_role("button", name="C is better").click()
+    vote = eventually(database, "ranking", "Which of three?", acceptable=True)["value"]
+    best = vote["shown"][2]
+    assert vote["ranking"] == [[best], [choice for choice in range(3) if choice != best]]
+
+
+def test_it_works_where_storage_is_denied(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    """A sandboxed frame has no localStorage and no origin."""
+    inner = site.add("/inner", tag(installation), None)
+    page = context.new_page()
+    page.goto(site.add("/outer", f'<iframe title="chat" sandbox="allow-scripts" src="{inner}"></iframe>'))
+    page.set_viewport_size({"width": 900, "height": 900})
+    page.evaluate("Object.assign(document.querySelector('iframe').style, {width: '800px', height: '700px'})")
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("button", name="Open the chat").click()
+    frame.get_by_role("textbox", name="Your message").fill("Anybody home?")
+    frame.get_by_role("textbox", name="Your message").press("Enter")
+    expect(frame.locator(".turn")).to_have_attribute("data-state", "done")
+    frame.get_by_role("button", name="Good reply").click()
+    expect(frame.get_by_role("button", name="1 vote")).to_be_visible()
+
+
+def test_votes_on_a_chat_of_ones_own(
+    context: BrowserContext, site: Site, installation: Installation, database: Database
+) -> None:
+    with installation.client(ADMIN_KEY) as client:
+        completion = client.post(
+            "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "My own chat"}], "user": "ada", "n": 2},
+        ).json()
+    token = completion["hearken"]["feedback_token"]
+    on = f'completion="{completion["id"]}" token="{token}"'
+    page = context.new_page()
+    page.goto(
+        site.add(
+            "/own",
+            f'<hearken-vote {on} text="Hello."></hearken-vote><hearken-vote {on} choices="2"></hearken-vote>'
+            + elements(installation),
+            installation.url,
+        )
+    )
+    thumbs, pair = page.locator("hearken-vote").first, page.locator("hearken-vote").last
+    thumbs.get_by_role("button", name="Bad reply").click()
+    thumbs.get_by_role("button", name="Cold").click()
+    eventually(database, "thumb", "My own chat", value="down", reasons=["cold"])
+    thumbs.get_by_role("button", name="Edit").click()
+    thumbs.get_by_role("textbox").fill("Hello, dear.")
+    thumbs.get_by_role("button", name="Save").click()
+    assert eventually(database, "edit", "My own chat")["text"] == "Hello, dear."
+    thumbs.get_by_role("button", name="Bad reply").click()
+    expect(thumbs.get_by_role("button", name="Bad reply")).to_have_attribute("aria-pressed", "false")
+    assert active(database, "thumb", "My own chat") == []
+    pair.get_by_role("button", name="B is better").click()
+    eventually(database, "ranking", "My own chat", ranking=[[1], [0]])
+    expect(pair.get_by_role("button", name="B is better")).to_have_attribute("aria-pressed", "true")
+    check_accessible(page)
+
+
+def test_a_wrong_key_is_said(chromium: Browser, site: Site, installation: Installation) -> None:
+    page = chromium.new_page(locale="en-GB")
+    wrong = tag(installation).replace(PUBLIC_KEY, "pk-wrong-0123456789abcdef")
+    page.goto(site.add("/wrong", wrong, installation.url))
+    page.get_by_role("button", name="Open the chat").click()
+    expect(page.get_by_text(re.compile("does not accept this page’s key"))).to_be_visible()
+    page.close()

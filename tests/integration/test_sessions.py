@@ -1,0 +1,158 @@
+"""A session token says who uses a key, and nobody can make one up."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from serving.auth import SESSION_HEADER
+from serving.keys import key_hash
+from serving.token_signer import Session, TokenSigner
+from tests.integration.test_live import dial
+from tests.service import ADMIN, PUBLIC, Service, run_api
+
+ASK = [{"role": "user", "content": "Hello"}]
+SECRET = "sk-hearken-a-teams-server-0123"
+
+
+def session(service: Service, key: str = PUBLIC, **body: str) -> str:
+    with service.client(key) as client:
+        answer = client.post("/v1/sessions", json=body)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["expires_at"].endswith("Z")
+    return str(answer.json()["token"])
+
+
+def rater(service: Service, key: str = PUBLIC, token: str | None = None, **fields: str) -> str:
+    """The rater of a chat."""
+    body = {"messages": ASK, "max_tokens": 1, **fields}
+    with service.client(key) as client:
+        reply = client.post(
+            "/v1/chat/completions", json=body, headers={SESSION_HEADER: token} if token else {}
+        )
+    assert reply.status_code == 200, reply.text
+    return str(service.rows("select rater from turns where id = %s", reply.json()["id"])[0][0])
+
+
+def refusal(service: Service, token: str | bytes, key: str = PUBLIC, **fields: str) -> tuple[int, str]:
+    with service.client(key) as client:
+        body = {"messages": ASK, "max_tokens": 1, **fields}
+        answer = client.post("/v1/chat/completions", json=body, headers={SESSION_HEADER: token})
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+@pytest.fixture
+def secret(service: Service) -> Iterator[str]:
+    """A secret key that a team's server has; it is revoked in the end."""
+    values = ["default-secret", "default", "secret", key_hash(SECRET)]
+    service.rows(
+        "insert into keys (id, project, kind, hash) values (%s, %s, %s, %s) on conflict (id) do update"
+        " set revoked_at = null returning id",
+        *values,
+    )
+    yield SECRET
+    service.rows("update keys set revoked_at = now() where id = 'default-secret' returning id")
+
+
+def test_a_visitor_is_one_rater_and_another_is_another(service: Service) -> None:
+    one, other = session(service), session(service)
+    assert rater(service, token=one) == rater(service, token=one)
+    assert rater(service, token=one) != rater(service, token=other)
+
+
+def test_a_session_is_prolonged_for_the_same_person(service: Service) -> None:
+    token = session(service)
+    known = service.services.signer.read_session(token)
+    assert known is not None
+    old = service.services.signer.session_token(replace(known, expires=known.expires - 3600))
+    with service.client(PUBLIC) as client:
+        longer = client.post("/v1/sessions", headers={SESSION_HEADER: old}).json()["token"]
+        wrong = client.post("/v1/sessions", headers={SESSION_HEADER: old[:-1] + "x"})
+    prolonged = service.services.signer.read_session(longer)
+    assert prolonged is not None
+    assert (prolonged.rater, prolonged.expires >= known.expires) == (known.rater, True)
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_session")
+
+
+def test_a_user_that_a_server_names_is_the_same_on_the_page(service: Service, secret: str) -> None:
+    token = session(service, secret, user="ada")
+    assert rater(service, PUBLIC, token) == rater(service, secret, user="ada")
+    assert rater(service, PUBLIC, token) != rater(service, PUBLIC, user="ada")
+    with service.client(PUBLIC) as client:
+        named = client.post("/v1/sessions", json={"user": "ada"})
+    assert (named.status_code, named.json()["error"]["code"]) == (403, "user_not_allowed")
+    with service.client(secret) as client:
+        unnamed = client.post("/v1/sessions", json={})
+    assert (unnamed.status_code, unnamed.json()["error"]["param"]) == (400, "user")
+
+
+def test_who_has_a_session_names_no_user(service: Service) -> None:
+    assert refusal(service, session(service), user="ada") == (400, "invalid_value")
+
+
+def test_no_session_can_be_made_up(service: Service, secret: str) -> None:
+    token = session(service)
+    signer = service.services.signer
+    known = signer.read_session(token)
+    assert known is not None
+    said, tag = token.removeprefix("hs_").split(".")
+    forged = {
+        "nothing": "",
+        "no token": "hs_.",
+        "another tag": f"hs_{said}.{'0' * len(tag)}",
+        "another rater": f"hs_{said[:-4]}AAAA.{tag}",
+        "another installation": TokenSigner(b"x" * 32).session_token(known),
+        "another project": signer.session_token(replace(known, project="other")),
+        "ended": signer.session_token(replace(known, expires=int(time.time()) - 1)),
+        "unknown key": signer.session_token(replace(known, key_id="nobody")),
+        "too long": "hs_" + "A" * 2_000 + ".0",
+        "a feedback token": signer.feedback_token("chatcmpl-x"),
+        "not ASCII": b"hs_\xe4.\xf6",
+    }
+    answers = {name: refusal(service, each) for name, each in forged.items()}
+    assert answers == dict.fromkeys(forged, (401, "invalid_session"))
+    assert refusal(service, token, key=ADMIN, user="x") == (400, "invalid_value")
+
+
+def test_a_session_ends_with_its_key(service: Service, secret: str) -> None:
+    token = session(service, secret, user="ada")
+    assert rater(service, token=token)
+    service.rows("update keys set revoked_at = now() where id = 'default-secret' returning id")
+    service.services.keys._valid_ids.clear()  # it is looked up again after seconds
+    assert refusal(service, token) == (401, "invalid_session")
+
+
+def test_a_websocket_takes_a_session_or_closes(service: Service) -> None:
+    token = session(service)
+    with dial(service) as socket:
+        socket.send(type="auth", key=PUBLIC, session=token)
+        limits = socket.next("ready")["limits"]
+        assert limits["bytes"] == service.settings.serving.max_body_bytes
+        socket.send(type="chat", id="a", messages=ASK, max_tokens=1)
+        completion = socket.next("done")["completion"]
+    rows = service.rows("select rater from turns where id = %s", completion["id"])
+    assert rows == [(rater(service, token=token),)]
+    for wrong in ("hs_x.y", 7):
+        with dial(service) as socket:
+            socket.send(type="auth", key=PUBLIC, session=wrong)
+            assert socket.next("error")["error"]["code"] == "invalid_session"
+            with pytest.raises(Exception, match="4401"):
+                socket.connection.recv(timeout=10)
+
+
+def test_one_address_gets_a_bounded_number_of_sessions(service: Service) -> None:
+    serving = service.settings.serving.model_copy(update={"address_requests_per_minute": 20})
+    with (
+        run_api(service.settings.model_copy(update={"serving": serving})) as (url, _),
+        httpx.Client(base_url=url, headers={"Authorization": f"Bearer {PUBLIC}"}) as client,
+    ):
+        answers = [client.post("/v1/sessions").status_code for _ in range(3)]
+    assert answers == [201, 201, 429]
+
+
+def test_a_token_says_what_it_was_made_with() -> None:
+    signer = TokenSigner(b"secret")
+    made = Session("default", "u_ada", "default-publishable", 2_000_000_000)
+    assert signer.read_session(signer.session_token(made)) == made

@@ -1,0 +1,119 @@
+"""What has become of a vote is told as it is, from the trainer's rows."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from feedback.store import Store
+from feedback.vote_life import Pace, life
+from schemas.database import AsyncPool
+from schemas.feedback import parse_vote
+from tests.voting import a_turn
+
+TURN = "chatcmpl-life"
+SOON = Pace(min_votes=3, round_votes=10, round_seconds=45)
+
+
+class Loop:
+    """The trainer's and the swap's rows, written by hand; the whole loop has tests of its own."""
+
+    def __init__(self, pool: AsyncPool) -> None:
+        self._pool = pool
+        self._store = Store(pool)
+
+    async def vote(self, rater: str = "u_ada") -> str:
+        votable = await self._store.votable_turn(TURN)
+        assert votable is not None
+        thumb = parse_vote({"completion_id": TURN, "type": "thumb", "value": "up"})
+        vote = (await self._store.submit(votable, thumb, rater)).id
+        await self.write(
+            "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value,"
+            " rater, conversation_id, created_at) select event_id, project, id, turn_id, choice, type, value,"
+            " rater, 'c', created_at from feedback where id = %s",
+            vote,
+        )
+        return vote
+
+    async def write(self, sql: str, *values: Any) -> None:
+        async with self._pool.connection() as connection:
+            await connection.execute(sql.encode(), values)
+
+    async def policy(self, name: str, state: str, minutes: float) -> None:
+        """Trained so many minutes from now; live a minute later if it is or was."""
+        at = datetime.now(UTC) + timedelta(minutes=minutes)
+        live_at = at + timedelta(minutes=1) if state in ("live", "retired", "rolled_back") else None
+        await self.write(
+            "insert into policies (project, id, base_digest, directory, digest, manifest, state, created_at,"
+            " live_at) values ('default', %s, '', '', '', '{}', %s, %s, %s)",
+            name, state, at, live_at,
+        )  # fmt: skip
+
+    async def live(self, name: str) -> None:
+        await self.write(
+            "insert into routes (project, live, previous) values ('default', %s, %s)"
+            " on conflict (project) do update set live = excluded.live",
+            name, name,
+        )  # fmt: skip
+
+    async def stage(self, vote: str, pace: Pace = SOON) -> tuple[str, Any]:
+        """The stage, with the figure or whether there is a time that belongs to it."""
+        found = await self._store.find(vote)
+        assert found is not None
+        now = await life(self._pool, found, pace)
+        return now.stage, now.votes_needed or now.progress or now.live_at is not None
+
+
+@pytest.fixture
+async def loop(async_pool: AsyncPool) -> Loop:
+    await Store(async_pool).record_turn(a_turn(TURN))
+    return Loop(async_pool)
+
+
+async def test_from_recorded_to_live_and_taken_back(loop: Loop) -> None:
+    vote = await loop.vote()
+    assert await loop.stage(vote) == ("recorded", 2)
+    await loop.vote("u_bob")
+    await loop.vote("u_eve")
+    assert await loop.stage(vote) == ("recorded", False)  # any new vote starts a round in a while
+    assert await loop.stage(vote, SOON._replace(round_seconds=86_400)) == ("recorded", 7)
+
+    await loop.write(
+        "insert into rounds (project, parent, outcome, started_at, ended_at)"
+        " values ('default', 'p0', 'rejected', now() - interval '1 hour', now() - interval '50 minutes')"
+    )
+    await loop.write("insert into rounds (project, parent, outcome) values ('default', 'p0', 'running')")
+    await loop.write("update rounds set started_at = now() - interval '5 minutes' where outcome = 'running'")
+    later = await loop.vote("u_late")
+    await loop.write(
+        "update training_examples set created_at = now() - interval '6 minutes' where rater <> 'u_late'"
+    )
+    assert await loop.stage(vote) == ("training", 0.5)
+    assert await loop.stage(later) == ("recorded", False)
+    await loop.write(
+        "update training_examples set held_out_in = (select max(id) from rounds) where feedback_id = %s", vote
+    )
+    assert await loop.stage(vote) == ("held_out", False)
+
+    await loop.policy("p1", "published", 0)
+    await loop.write("update training_examples set first_policy = 'p1' where feedback_id = %s", vote)
+    assert await loop.stage(vote) == ("learned", False)
+    await loop.write("update policies set state = 'live', live_at = now() where id = 'p1'")
+    await loop.live("p1")
+    assert await loop.stage(vote) == ("live", True)
+
+    await loop.policy("p0", "live", -60)
+    await loop.live("p0")
+    await loop.write("update policies set state = 'rolled_back' where id = 'p1'")
+    assert await loop.stage(vote) == ("taken_back", False)
+    await loop.policy("p2", "live", 5)
+    await loop.live("p2")
+    assert await loop.stage(vote) == ("live", True)
+
+
+async def test_a_vote_that_is_none_any_more(loop: Loop) -> None:
+    vote = await loop.vote()
+    newer = await loop.vote()
+    assert await loop.stage(vote) == ("superseded", False)
+    await loop.write("update feedback set retracted_at = now() where id = %s", newer)
+    assert await loop.stage(newer) == ("retracted", False)
