@@ -32,7 +32,7 @@ COLOURS = 128
 QUESTION = "How can I sleep better?"
 LONG = 60  # characters of a reply
 SEED = 2  # of the simulated people, who like short replies, too
-MORE_POLICIES = 2  # that go live before the question is asked again
+PATIENCE = 600  # seconds until another policy is live
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -135,13 +135,14 @@ def record(page: Page, film: Film) -> None:
     page.wait_for_timeout(500)
     film.take("The vote is live, and the page says so.", 3)
     news.get_by_role("button", name="Dismiss").click()
-    for _ in range(MORE_POLICIES):
-        live = _live(page.url)
-        while _live(page.url) == live:
-            time.sleep(0.5)
+    live, waiting = _live(page.url), time.monotonic()
+    while _live(page.url) == live:
+        if time.monotonic() - waiting > PATIENCE:
+            raise SystemExit("No other policy went live; try again.")
+        time.sleep(0.5)
     turn = _ask(page, film)
     turn.scroll_into_view_if_needed()
-    film.take("Two policies later, the same question.", 3.5)
+    film.take("Another policy later, the same question.", 3.5)
 
 
 def _ask(page: Page, film: Film) -> Locator:
@@ -162,7 +163,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(service(folder / "data"))
-        people = ("--admin-key", ADMIN_KEY, "--seed", str(SEED), "--votes", "300")
+        people = ("--admin-key", ADMIN_KEY, "--seed", str(SEED), "--votes", "600")
         stack.enter_context(running("simulate", "--url", url, *people))
         while _votes(url) < 15:
             time.sleep(0.5)

@@ -17,6 +17,7 @@ export class Following {
   #went: CastVote[] = [];
   #timer = 0;
   #period = SOON;
+  #met = false;
 
   /** Calls `live(votes)` when votes went live, and `changed()` when anything else became of one. */
   constructor(
@@ -38,15 +39,17 @@ export class Following {
     this.#schedule();
   }
 
-  /** Asks what has become of the newest votes that are not live. */
+  /** Asks what has become of the newest votes: of those that are not live, unless the list is open. */
   async look(most = this.watched ? MAX_REQUESTS : FEW): Promise<void> {
-    await Promise.all(this.history.pending.slice(-most).map((vote) => this.#lookAt(vote)));
+    const votes = this.watched ? this.history.all : this.history.pending;
+    await Promise.all(votes.slice(-most).map((vote) => this.#lookAt(vote)));
     this.on.changed();
   }
 
-  /** Asks for all: after a new policy, or a time without connection. */
-  lookAtAll(): Promise<void> {
-    return this.look(MAX_REQUESTS);
+  /** There is a connection: asks for all once, since the visitor may have been away for days. */
+  connected(): void {
+    void this.look(this.#met ? FEW : MAX_REQUESTS);
+    this.#met = true;
   }
 
   /** Takes the service's word that a vote is live. */

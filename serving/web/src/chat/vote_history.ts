@@ -46,18 +46,20 @@ export class VoteHistory {
   }
 
   add(vote: Omit<CastVote, "life">): void {
-    const others = this.all.filter((kept) => kept.completion !== vote.completion || kept.slot !== vote.slot);
+    const others = this.#newest().filter(
+      (kept) => kept.completion !== vote.completion || kept.slot !== vote.slot,
+    );
     const life: Life = { stage: "recorded", votes_needed: null, progress: null, live_at: null };
     this.#save([...others, { ...vote, life }]);
   }
 
   remove(id: string): void {
-    this.#save(this.all.filter((vote) => vote.id !== id));
+    this.#save(this.#newest().filter((vote) => vote.id !== id));
   }
 
   /** Keeps what has become of a vote; returns the vote if it went live just now. */
   follow(id: string, life: Life): CastVote | null {
-    const before = this.all.find((vote) => vote.id === id);
+    const before = this.#newest().find((vote) => vote.id === id);
     if (!before) return null;
     if (ENDED.has(life.stage)) this.remove(id);
     else this.#save(this.all.map((vote) => (vote.id === id ? { ...vote, life } : vote)));
@@ -67,6 +69,12 @@ export class VoteHistory {
   /** Another tab changed a value of the storage. */
   changedElsewhere(name: string): void {
     if (name === VOTES) this.#read = null;
+  }
+
+  /** Returns all votes as the storage has them now: another tab may have voted a moment ago. */
+  #newest(): CastVote[] {
+    this.#read = null;
+    return this.all;
   }
 
   #save(votes: CastVote[]): void {

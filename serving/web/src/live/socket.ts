@@ -18,7 +18,6 @@ export interface ChatHandlers {
 
 export interface SocketHandlers {
   state(state: State): void;
-  policy(): void;
   learned(learned: Learned): void;
 }
 
@@ -160,9 +159,6 @@ export class LiveSocket {
         else this.#settle(frame)?.reject(error);
         return;
       }
-      case "policy":
-        this.on.policy();
-        return;
       case "learned":
         this.on.learned(frame as unknown as Learned);
     }

@@ -57,6 +57,7 @@ export class HearkenChat extends HTMLElement {
   /** Opens the chat of a launcher. */
   async open(): Promise<void> {
     this.#opened = true;
+    this.#draw();
     await this.#begin();
     this.#draw();
     this.#root.querySelector<HTMLElement>(".composer textarea")?.focus();

@@ -59,11 +59,10 @@ export class Session {
         if (state === "ready") {
           emit("ready", {});
           this.chat.resume();
-          void this.following.lookAtAll();
+          this.following.connected();
         }
         this.changed();
       },
-      policy: () => void this.following.lookAtAll(),
       learned: (learned) => this.following.learned(learned),
     });
     this.#voting = new Voting(this.socket, service, this.votes, {
