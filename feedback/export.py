@@ -6,42 +6,34 @@ votes are those without it.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from itertools import combinations, product
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from feedback.layouts import Judgement, Layout
+from feedback.vote_filter import ALL, Filter
 from schemas.feedback import JUDGE
 from schemas.times import rfc3339
 from schemas.wire import json_line
 
 # `policy` of a ranking is the policy of all its replies, or null when they have several (see `replies`).
-_EXPORT = """
-select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value,
-    coalesce(r.policy, ranked.policy) as policy, f.rater as "user", f.created_at, f.superseded_by,
-    t.messages as prompt, r.text as reply, ranked.replies, f.text, f.comment,
+_VOTES: LiteralString = """
+select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value, f.policy, f.rater as "user",
+    f.created_at, f.superseded_by, t.messages as prompt, r.text as reply, ranked.replies, f.text, f.comment,
     case when t.sampling = '{}' then t.metadata ->> 'layout' end as layout  -- imported, not sampled
 from feedback f
 join turns t on t.id = f.turn_id
 left join replies r on r.turn_id = f.turn_id and r.choice = f.choice
 left join lateral (
     select jsonb_agg(jsonb_build_object('choice', choice, 'policy', policy, 'text', text) order by choice)
-            as replies,
-        case when count(distinct policy) = 1 then min(policy) end as policy
-    from replies where turn_id = f.turn_id
+        as replies from replies where turn_id = f.turn_id
 ) ranked on f.type = 'ranking'
-where f.project = %(project)s and f.retracted_at is null
-    and (%(since)s::timestamptz is null or f.created_at >= %(since)s)
-    and (%(raters)s::text[] is null or f.rater = any(%(raters)s))
-    and (%(reason)s::text is null or f.value -> 'reasons' ? %(reason)s)
-    and (%(policy)s::text is null or exists (
-        select from replies voted where voted.turn_id = f.turn_id and voted.policy = %(policy)s
-            and (f.choice is null or voted.choice = f.choice)
-    ))
+"""
+_PAGE: LiteralString = """
+    and f.retracted_at is null
     and (%(after)s::text is null or (f.created_at, f.id) > (
         select created_at, id from feedback where id = %(after)s and project = %(project)s
     ))
@@ -60,22 +52,6 @@ TABLE = {
 """The columns of `table_row`, with their kinds."""
 
 _VALUE = {"thumb": "value", "ranking": "ranking", "signal": "signal"}
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which votes to export: those since a time, of these raters (pseudonyms), with this reason, on replies
-    of this policy, after the vote with this id; at most `limit`."""
-
-    since: datetime | None = None
-    raters: Sequence[str] | None = None
-    reason: str | None = None
-    policy: str | None = None
-    after: str | None = None
-    limit: int | None = None
-
-
-ALL = Filter()
 
 
 async def everything(
@@ -128,7 +104,8 @@ async def rows(
 async def _votes(connection: AsyncConnection[DictRow], project: str, only: Filter) -> AsyncIterator[DictRow]:
     async with connection.cursor(name="export") as cursor:
         cursor.itersize = 500
-        await cursor.execute(_EXPORT, {"project": project, **asdict(only)})
+        page = {"after": only.after, "limit": only.limit}
+        await cursor.execute(_VOTES + "where " + only.where(project) + _PAGE, only.values(project) | page)
         async for row in cursor:
             yield row
 
