@@ -21,8 +21,8 @@ MOST_TURNS = 100
 
 # What became of a vote: the policy that first learned from it, and since when that one is live.
 _ABOUT: LiteralString = """
-select f.id, f.turn_id as completion_id, f.choice, f.type, f.value, f.policy, f.rater as "user", f.created_at,
-    f.superseded_by, f.retracted_at, f.comment, f.text as edit, t.conversation_id,
+select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value, f.policy, f.rater as "user",
+    f.created_at, f.superseded_by, f.retracted_at, f.comment, f.text as edit, t.conversation_id,
     t.metadata - 'conversation_id' as metadata, message_text(t.messages -> -1) as prompt, said.replies,
     e.first_policy as learned_by, coalesce(p.live_at, p.inherited_at) as live_at, p.state as learned_state
 from found f

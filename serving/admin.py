@@ -100,7 +100,7 @@ async def _policy(request: Request, policy: str, caller: Caller) -> dict[str, An
         cursor = await connection.execute(_LINEAGE, {"project": caller.project, "policy": policy})
         lineage = [ancestor["id"] for ancestor in await cursor.fetchall()]
     served = services(request).fleet.serves(adapter_name(caller.project, policy, row["digest"]))
-    return {**_with_times(row), "lineage": lineage, "served": served}
+    return {**with_times(row), "lineage": lineage, "served": served}
 
 
 @router.post("/v1/policies/{policy}/reinstate")
@@ -166,10 +166,10 @@ async def _rollout(request: Request, caller: Caller, rollout_id: str) -> dict[st
 async def _rows(request: Request, query: LiteralString, values: list[Any]) -> list[dict[str, Any]]:
     async with services(request).pool.connection() as connection:
         cursor = await connection.execute(query, values)
-        return [_with_times(row) for row in await cursor.fetchall()]
+        return [with_times(row) for row in await cursor.fetchall()]
 
 
-def _with_times(row: dict[str, Any]) -> dict[str, Any]:
+def with_times(row: dict[str, Any]) -> dict[str, Any]:
     """Returns the row with its times as RFC 3339 strings."""
     return {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in row.items()}
 

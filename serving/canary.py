@@ -139,6 +139,11 @@ class Arm:
         mine, theirs = self._smoothed(), other._smoothed()
         return mine[0] - theirs[0] + errors * sqrt(mine[1] + theirs[1])
 
+    def interval(self, errors: float) -> tuple[float, float]:
+        """Returns the bounds of the approval, `errors` standard errors from it."""
+        approval, variance = self._smoothed()
+        return max(0.0, approval - errors * sqrt(variance)), min(1.0, approval + errors * sqrt(variance))
+
     def _smoothed(self) -> tuple[float, float]:
         """Returns the approval and its variance, at most that of single votes."""
         count = self.people + 2

@@ -1,6 +1,7 @@
 -- What the console adds: filters that were given a name, queues of replies to rate, and how far a round has come.
 
 alter table rounds add column progress jsonb;        -- of a running round: its phase, and the steps done
+create index rounds_by_id on rounds (project, id);
 
 create table saved_views (
     project    text not null references projects,
