@@ -2,6 +2,8 @@
 
 alter table rounds add column progress jsonb;        -- of a running round: its phase, and the steps done
 create index rounds_by_id on rounds (project, id);
+create index rounds_by_policy on rounds (project, policy) where policy is not null;
+create index policies_by_parent on policies (project, parent);
 
 create table saved_views (
     project    text not null references projects,
