@@ -53,7 +53,8 @@ def export(
     user: Annotated[str | None, typer.Option(help="Only votes of this user: a name or a pseudonym.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only votes with this reason.")] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(help="Only votes in chats with this metadata, as key=value; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only votes in chats with this metadata: key=value; repeatable."),
     ] = None,
     text: Annotated[
         str | None, typer.Option(help="Only votes with these words in the message, the reply or the comment.")

@@ -45,17 +45,14 @@ join feedback f on f.turn_id = i.turn_id and f.rater = r.rater and f.type in ('t
     and f.superseded_by is null and f.retracted_at is null
 where i.queue = %(queue)s
 """
-_NEXT: LiteralString = (
-    "with answers as (select i.turn_id, r.name "
-    + _ANSWERS
-    + """)
+_NEXT: LiteralString = """
+with answers as (select i.turn_id, r.name {answers})
 select i.position, i.turn_id from annotation_items i
 where i.queue = %(queue)s and exists (select from turns where id = i.turn_id)
     and (select count(distinct name) from answers where turn_id = i.turn_id) < %(raters)s
     and not exists (select from answers where turn_id = i.turn_id and name = %(name)s)
 order by i.position limit 1
 """
-)
 
 
 async def queues(connection: Connection, project: str) -> list[DictRow]:
@@ -125,7 +122,7 @@ async def next_item(connection: Connection, queue: DictRow, name: str) -> DictRo
     """Returns the position and the turn of the first item that this rater has not answered and that needs
     answers; None where there is none."""
     values = {"queue": queue["id"], "raters": queue["raters"], "name": name}
-    return await (await connection.execute(_NEXT, values)).fetchone()
+    return await (await connection.execute(_NEXT.format(answers=_ANSWERS), values)).fetchone()
 
 
 async def has_turn(connection: Connection, queue: str, turn: str) -> bool:

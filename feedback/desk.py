@@ -35,6 +35,9 @@ left join training_examples e on e.feedback_id = f.id
 left join policies p on p.project = f.project and p.id = e.first_policy
 order by f.created_at desc, f.id desc
 """
+_COUNT: LiteralString = """
+select count(*) as votes from (select from feedback f where {where} limit %(most)s) as counted
+"""
 _FOUND: LiteralString = "with found as materialized (select * from feedback f where "
 _NEWEST: LiteralString = """
     and (%(before)s::timestamptz is null or (f.created_at, f.id) < (%(before)s, %(before_id)s))
@@ -88,12 +91,11 @@ async def vote(connection: Connection, project: str, id: str) -> DictRow | None:
 
 async def count(connection: Connection, project: str, only: Filter) -> int:
     """Returns how many votes the filter selects, counted up to MOST_COUNTED + 1."""
-    counted = (
-        "select count(*) as votes from (select from feedback f where "
-        + only.where(project)
-        + " limit %(most)s) as counted"
+    rows = await _rows(
+        connection,
+        _COUNT.format(where=only.where(project)),
+        {**only.values(project), "most": MOST_COUNTED + 1},
     )
-    rows = await _rows(connection, counted, {**only.values(project), "most": MOST_COUNTED + 1})
     return int(rows[0]["votes"])
 
 

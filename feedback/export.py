@@ -5,7 +5,7 @@ applies to every later dataset. So `superseded_by` may name a vote that is not i
 votes are those without it.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from itertools import combinations, product
 from typing import Any, Literal, LiteralString

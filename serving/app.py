@@ -36,6 +36,8 @@ from serving import (
     votes,
     widget,
 )
+from serving.console import annotation, desk, events, policies, rollouts, rounds, status
+from serving.console import settings as shown_settings
 from serving.http_protocol import LimitedHttpProtocol
 from serving.limits import BodyLimit
 from serving.loop_metrics import loop_metrics
@@ -74,6 +76,8 @@ def create_app(settings: Settings) -> FastAPI:
     for part in (
         chat, responses, stored_completions, passthrough, sessions, turns, votes, live, widget, admin, health,
     ):  # fmt: skip
+        app.include_router(part.router)
+    for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events):
         app.include_router(part.router)
     page.install(app)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)
@@ -120,6 +124,7 @@ class _Server(uvicorn.Server):
             server.close()
         started = time.monotonic()
         services: Services = self._app.state.services
+        services.feed.close()
         await services.hub.drain(_SHUTDOWN_SECONDS)
         self.config.timeout_graceful_shutdown = max(1, round(started + _SHUTDOWN_SECONDS - time.monotonic()))
         await super().shutdown(sockets)

@@ -79,6 +79,4 @@ def loop_metrics(settings: Settings) -> DatabaseMetrics:
             row["unpromoted"] if direct else None,
         )
 
-    return DatabaseMetrics(
-        settings.database_url or "", LOOP, parameters(settings, settings.project), metrics
-    )
+    return DatabaseMetrics(settings.database_url or "", LOOP, parameters(settings, settings.project), metrics)

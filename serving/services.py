@@ -22,6 +22,7 @@ from schemas.database import AsyncPool, open_async_pool
 from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import Settings
 from schemas.special_tokens import SpecialTokens
+from serving.change_feed import Feed
 from serving.fleet import Fleet
 from serving.hub import Hub
 from serving.keys import KeyCache, ensure_signing_secret, publishable_key
@@ -58,6 +59,7 @@ class Services:
     fleet: Fleet
     swap: Swap
     hub: Hub
+    feed: Feed
     database_check: SharedResult[None]
     page_key: SharedResult[str | None]
     exposition: SharedResult[bytes]
@@ -93,10 +95,12 @@ async def open_services(
             settings.vllm.urls, settings.serving.engine_timeout, _context_length(Path(settings.model))
         )
         hub = Hub(pool, store)
+        feed = Feed(pool, limiter)
         swap = Swap(settings, pool, fleet, router, metrics, hub.announce)
         tasks = [
             asyncio.create_task(swap.run(), name="swap"),
             asyncio.create_task(limiter.run(pool), name="limiter"),
+            asyncio.create_task(feed.run(), name="feed"),
             asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
         ]
         for task in tasks:
@@ -117,6 +121,7 @@ async def open_services(
                 fleet=fleet,
                 swap=swap,
                 hub=hub,
+                feed=feed,
                 database_check=SharedResult(partial(_check, pool)),
                 page_key=SharedResult(partial(_page_key, pool, settings.project), seconds=1),
                 exposition=SharedResult(partial(asyncio.to_thread, metrics.exposition)),

@@ -243,9 +243,7 @@ class Trainer:
         log.info(
             "round begins", parent=found.parent, examples=len(data.training), held_out=len(data.held_out)
         )
-        candidate = self.learner.train_candidate(
-            parent, live, data, progress.recorded(self.pool, row)
-        )
+        candidate = self.learner.train_candidate(parent, live, data, progress.recorded(self.pool, row))
         self._fitted = data, candidate.round.model
         self._describe_training(candidate, data, found)
         models = gate.GateModels(

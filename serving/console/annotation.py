@@ -12,7 +12,6 @@ from schemas.errors import InvalidRequest, NotFound
 from schemas.feedback import Ranking, Reason, Thumb
 from schemas.wire import check, decode
 from serving.admin import Admin, with_times
-from serving.console.desk import check_text
 from serving.services import services
 from serving.vote_query import VoteQuery
 from serving.votes import submit_vote
@@ -62,7 +61,6 @@ async def queues(request: Request, caller: Admin) -> dict[str, Any]:
 async def create_queue(request: Request, caller: Admin) -> dict[str, Any]:
     parts = services(request)
     new = check(_NEW_QUEUE, decode(await request.body()))
-    check_text(new.name)
     only = new.filter.filter(parts.signer, caller.project)
     async with parts.pool.connection() as connection:
         id = await annotation.create(connection, caller.project, new.name, new.raters, only, new.items)
@@ -73,14 +71,14 @@ async def create_queue(request: Request, caller: Admin) -> dict[str, Any]:
 async def queue(request: Request, caller: Admin, id: str) -> dict[str, Any]:
     """Returns a queue with its answers so far and the agreement of its raters."""
     async with services(request).pool.connection() as connection:
-        found = await annotation.queue(connection, caller.project, _known(id))
+        found = await annotation.queue(connection, caller.project, id)
         return {**with_times(found), **await annotation.progress(connection, found)}
 
 
 @router.delete("/{id}", status_code=204)
 async def delete_queue(request: Request, caller: Admin, id: str) -> Response:
     async with services(request).pool.connection() as connection:
-        await annotation.delete(connection, caller.project, _known(id))
+        await annotation.delete(connection, caller.project, id)
     return Response(status_code=204)
 
 
@@ -90,10 +88,9 @@ async def next_item(
 ) -> dict[str, Any]:
     """Returns the next turn for this rater, without its policy and the votes of others; `item` is null where
     all is done."""
-    check_text(rater)
     parts = services(request)
     async with parts.pool.connection() as connection:
-        found = await annotation.queue(connection, caller.project, _known(id))
+        found = await annotation.queue(connection, caller.project, id)
         item = await annotation.next_item(connection, found, rater)
     if item is None:
         return {"item": None}
@@ -120,7 +117,7 @@ async def answer(request: Request, caller: Admin, id: str) -> dict[str, str]:
         raise InvalidRequest("An answer has either a value or a ranking.", param="value")
     user = f"annotator:{said.rater}"
     async with parts.pool.connection() as connection:
-        await annotation.queue(connection, caller.project, _known(id))
+        await annotation.queue(connection, caller.project, id)
         if not await annotation.has_turn(connection, id, said.completion_id):
             raise NotFound("This turn is not in the queue.", code="item_not_found", param="completion_id")
         rater = parts.signer.rater_id(caller.project, user, caller.kind)
@@ -136,8 +133,3 @@ async def answer(request: Request, caller: Admin, id: str) -> dict[str, str]:
     return await submit_vote(
         parts, caller, Thumb(type="thumb", value=said.value, reasons=said.reasons, **about)
     )
-
-
-def _known(id: str) -> str:
-    check_text(id)
-    return id

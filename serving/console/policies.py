@@ -10,7 +10,6 @@ from psycopg.rows import DictRow
 from schemas.errors import InvalidRequest, NotFound
 from serving.admin import Admin, Limit, with_times
 from serving.console import verdict
-from serving.console.desk import check_text
 from serving.services import services
 
 router = APIRouter(prefix="/v1/console/policies")
@@ -24,7 +23,8 @@ MOST_SAMPLES = 10
 _POLICIES: LiteralString = """
 select p.id, p.parent, p.state, p.reason, p.gate ->> 'outcome' as verdict, p.created_at, p.live_at,
     p.inherited_at, p.pinned_at, p.pruned_at, (p.manifest ->> 'examples')::bigint as examples,
-    round.id as round, r.live = p.id as is_live, r.canary = p.id as is_canary, r.previous = p.id as is_previous
+    round.id as round, r.live = p.id as is_live,
+    r.canary = p.id as is_canary, r.previous = p.id as is_previous
 from policies p
 left join routes r on r.project = p.project
 left join rounds round on round.project = p.project and round.policy = p.id
@@ -101,9 +101,7 @@ async def policy(connection: AsyncConnection[DictRow], project: str, id: str) ->
     }
 
 
-async def styles(
-    connection: AsyncConnection[DictRow], project: str, one: str, other: str
-) -> dict[str, Any]:
+async def styles(connection: AsyncConnection[DictRow], project: str, one: str, other: str) -> dict[str, Any]:
     """Returns how two policies write, by their newest replies to people, and replies to the same prompts."""
     found = {}
     for policy in (one, other):
@@ -120,8 +118,9 @@ async def styles(
 
 
 def _told(row: DictRow) -> dict[str, Any]:
-    text = verdict.headline(row["verdict"]) if row["verdict"] else "The base model." if not row["parent"] else None
-    return with_times({**row, "headline": text})
+    """Returns a policy with its verdict in words."""
+    told = "The base model." if row["parent"] is None else verdict.headline(row["verdict"])
+    return with_times({**row, "headline": told})
 
 
 @router.get("")
@@ -133,7 +132,6 @@ async def list_policies(request: Request, caller: Admin, limit: Limit = 200) -> 
 
 @router.get("/{id}")
 async def one_policy(request: Request, caller: Admin, id: str) -> dict[str, Any]:
-    check_text(id)
     async with services(request).pool.connection() as connection:
         return await policy(connection, caller.project, id)
 
@@ -143,7 +141,6 @@ async def style(
     request: Request, caller: Admin, id: str, against: Annotated[str, Query(max_length=128)]
 ) -> dict[str, Any]:
     """Compares how this policy and another one write."""
-    check_text(id + against)
     if id == against:
         raise InvalidRequest("Two policies are compared; name another one.", param="against")
     async with services(request).pool.connection() as connection:

@@ -1,5 +1,5 @@
-"""Rollouts for the console: the evidence of the running canary as it moves, and a preview of who answers after
-a change.
+"""Rollouts for the console: the evidence of the running canary as it moves, and a preview of who answers
+after a change.
 
 A preview makes the change itself, in a transaction that is rolled back, so it cannot say anything else than
 what would happen, and is refused for the same reasons.
@@ -16,7 +16,6 @@ from schemas.policies import BASE
 from serving import canary, rollout
 from serving.admin import Admin, with_times
 from serving.canary import LOOKS, Z
-from serving.console.desk import check_text
 from serving.router import Route, arms
 from serving.services import services
 
@@ -183,7 +182,6 @@ async def preview_change(
     """Says who would answer after `action`, and changes nothing."""
     if action != "rollback" and policy is None:
         raise InvalidRequest(f"Name the policy to {action}.", param="policy")
-    check_text(policy or "")
     parts = services(request)
     async with parts.pool.connection() as connection:
         base_share = parts.settings.serving.base_share

@@ -32,7 +32,8 @@ with page as (
 select id, parent, policy, outcome, reason, progress, started_at, ended_at,
     (record ->> 'votes')::bigint as votes, record -> 'gate' ->> 'outcome' as verdict,
     extract(epoch from coalesce(ended_at, now()) - started_at)::float8 as seconds,
-    counted.all + 1 - row_number() over (order by id desc) as number, case when %(whole)s then record end as record
+    counted.all + 1 - row_number() over (order by id desc) as number,
+    case when %(whole)s then record end as record
 from page, counted order by id desc
 """
 

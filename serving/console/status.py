@@ -31,8 +31,8 @@ with last as (
 )
 select (
     select count(*) from (
-        select from feedback where project = %(project)s and type <> 'signal' and not starts_with(rater, %(judge)s)
-            and created_at > (select began from last) limit %(most)s
+        select from feedback where project = %(project)s and created_at > (select began from last)
+            and type <> 'signal' and not starts_with(rater, %(judge)s) limit %(most)s
     ) as new
 ) as waiting, (
     select count(*) from (
@@ -131,6 +131,4 @@ async def _row(connection: Connection, query: LiteralString, values: Any) -> Dic
 async def read_status(request: Request, caller: Admin) -> dict[str, Any]:
     parts = services(request)
     async with parts.pool.connection() as connection:
-        return await status(
-            connection, parts.settings, caller.project, serving_state(parts, caller.project)
-        )
+        return await status(connection, parts.settings, caller.project, serving_state(parts, caller.project))

@@ -31,7 +31,7 @@ def headline(outcome: str | None) -> str:
     """Returns a verdict of the gate in a sentence."""
     return {
         "passed": "Passed: votes that it had never seen say that it is no worse than the live policy.",
-        "unknown": "Not decided: the votes could not judge it, so people do, on a share of the conversations.",
+        "unknown": "Not decided: the votes could not judge it, so people do, on a share of them.",
         "refused": "Refused: it did harm, so nobody is answered by it.",
     }.get(outcome or "", "There is no verdict of the gate.")
 
@@ -47,9 +47,7 @@ def checks(
     ]
 
 
-def _checks(
-    figures: Mapping[str, Any], gate: Mapping[str, Any], rl: Mapping[str, Any]
-) -> Iterator[Check]:
+def _checks(figures: Mapping[str, Any], gate: Mapping[str, Any], rl: Mapping[str, Any]) -> Iterator[Check]:
     if "unseen_votes" in figures:
         yield _unseen(figures, gate)
     for name, votes in (("trained", "the votes it learned from"), ("held_out", "votes held back from it")):
