@@ -16,6 +16,9 @@ Connection = AsyncConnection[DictRow]
 MOST_COUNTED = 10_000
 """Votes up to which a filter's votes are counted."""
 
+MOST_OF_POLICY = 1_000
+"""Newest turns of a policy among which a page of them is looked for."""
+
 MOST_TURNS = 100
 """Newest turns of a conversation that are read."""
 
@@ -110,7 +113,7 @@ async def turns(
     connection: Connection, project: str, only: Filter, limit: int, before: tuple[datetime, str] | None = None
 ) -> list[DictRow]:
     """Returns the newest turns, with votes or without, that the filter's time, policy, tags and raters
-    select, from before the turn with this time and id. Of a policy, the MOST_COUNTED newest are looked at."""
+    select, from before the turn with this time and id. Of a policy, only MOST_OF_POLICY are looked at."""
     selected: list[LiteralString] = [_TURNS]
     if only.since is not None:
         selected.append("and t.created_at >= %(since)s")
@@ -138,7 +141,7 @@ async def turns(
         "before_id": id,
         "latest": min(filter(None, [moment, only.until]), default=None),
         "limit": limit,
-        "most": MOST_COUNTED,
+        "most": MOST_OF_POLICY,
     }
     return await _rows(connection, " ".join(selected), values)
 

@@ -34,7 +34,7 @@ def child_processes(settings: Settings, on_line: Callable[[str, str], None]) -> 
     own_vllm = settings.engine.kind == "vllm" and not engines
     shared_gpu = vllm.trainer_environment(settings) if own_vllm else {}
     children = [
-        child("serving", ["deploy.cli", "serve"]),
+        child("serving", ["deploy.cli", "serve", "--trainer-metrics"]),
         child("trainer", ["deploy.cli", "train"], **shared_gpu),
     ]
     if settings.kafka.servers:
