@@ -36,7 +36,7 @@ select (
     ) as new
 ) as waiting, (
     select count(*) from (
-        select from training_examples where project = %(project)s and type <> 'signal'
+        select from feedback where project = %(project)s and type <> 'signal'
             and not starts_with(rater, %(judge)s) limit %(least)s
     ) as all_votes
 ) as arrived, (

@@ -42,7 +42,7 @@ def control(
             tmp_path_factory.mktemp("control"),
             tiny_base,
             engines=[engine],
-            promotion="manual",
+            promotion="canary",
             base_share=0.05,
         ) as service,
     ):
@@ -176,6 +176,8 @@ def test_training_is_paused_and_resumed(client: httpx.Client) -> None:
 
 
 def test_two_policies_are_compared_by_their_replies(control: Service, client: httpx.Client) -> None:
+    assert client.post(f"policies/{P1}/reinstate").status_code == 200
+    assert client.post(f"policies/{P1}/promote").json()["served"]
     control.chat("Say it", model=P1)
     control.chat("Say it", model="p0")
     found = client.get(f"console/policies/{P1}/style?against=p0").json()
