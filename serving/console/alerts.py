@@ -19,6 +19,10 @@ RELAY_SECONDS = 120
 """Age of the oldest vote that the broker does not have, above which the relay is behind."""
 
 
+def _hours(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 5_400 else f"{seconds / 3_600:.0f} hours"
+
+
 @dataclass(frozen=True, slots=True)
 class ServingState:
     """Engines in rotation, policies that no engine serves, and bytes of the spool, of one serving process."""
@@ -63,7 +67,7 @@ def alerts(
     if loop["unlearned"] > STALE_SECONDS and not paused:
         say(
             "ticket",
-            f"Enough votes for a round have waited for {loop['unlearned'] / 60:.0f} minutes.",
+            f"Enough votes for a round have waited for {_hours(loop['unlearned'])}.",
             "Read the newest rounds: they fail, or the gate refuses what they make.",
         )
     if settings.kafka.servers and (not loop["relay"] or loop["unpublished"] > RELAY_SECONDS):

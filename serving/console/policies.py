@@ -120,6 +120,8 @@ async def styles(connection: AsyncConnection[DictRow], project: str, one: str, o
 def _told(row: DictRow) -> dict[str, Any]:
     """Returns a policy with its verdict in words."""
     told = "The base model." if row["parent"] is None else verdict.headline(row["verdict"])
+    if row["verdict"] == "unknown" and row["live_at"] is not None:
+        told = "The gate could not judge it, so people did, and it went live."
     return with_times({**row, "headline": told})
 
 

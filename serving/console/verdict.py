@@ -31,7 +31,7 @@ def headline(outcome: str | None) -> str:
     """Returns a verdict of the gate in a sentence."""
     return {
         "passed": "Passed: votes that it had never seen say that it is no worse than the live policy.",
-        "unknown": "Not decided: the votes could not judge it, so people do, on a share of them.",
+        "unknown": "Not decided: the votes could not judge it, so people do, in a canary.",
         "refused": "Refused: it did harm, so nobody is answered by it.",
     }.get(outcome or "", "There is no verdict of the gate.")
 
@@ -74,7 +74,7 @@ def _checks(figures: Mapping[str, Any], gate: Mapping[str, Any], rl: Mapping[str
 
 def _unseen(figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:
     """The check that decides whether a candidate goes live at once."""
-    votes, limit = figures["unseen_votes"], f"not below {-gate.get('max_reward_loss', 0.0):g}, at 95%"
+    votes, limit = figures["unseen_votes"], f"not below {0 - gate.get('max_reward_loss', 0.0):g}, at 95%"
     if not votes or figures.get("unseen_gain") is None:
         return Check("Reward by unseen votes", "no unseen votes", limit, "unknown")
     gain, error = figures["unseen_gain"], figures["unseen_error"]
