@@ -3,16 +3,17 @@ answers, as both call `serving.console`."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import httpx
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from deploy.command_line import with_database
 from schemas.errors import HearkenError, StartError
 from schemas.settings import Settings
-from serving.console.rollouts import Action
+
+if TYPE_CHECKING:  # the service's modules are loaded by the commands that need them
+    from serving.console.rollouts import Action
 
 T = TypeVar("T")
 Connection = AsyncConnection[DictRow]
@@ -33,7 +34,7 @@ class Operations(Protocol):
 
     def rollouts(self) -> list[dict[str, Any]]: ...
 
-    def preview(self, action: Action, policy: str | None, share: float) -> dict[str, Any]: ...
+    def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]: ...
 
     def start(self, policy: str, share: float) -> None: ...
 
@@ -56,6 +57,8 @@ class OverHttp:
     """The operations of a running service. Raises HearkenError with the service's own words."""
 
     def __init__(self, url: str, key: str) -> None:
+        import httpx
+
         self._client = httpx.Client(
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers={"Authorization": f"Bearer {key}"},
@@ -80,7 +83,7 @@ class OverHttp:
     def rollouts(self) -> list[dict[str, Any]]:
         return self._list("console/rollouts")
 
-    def preview(self, action: Action, policy: str | None, share: float) -> dict[str, Any]:
+    def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]:
         about = {"policy": policy} if policy else {}
         return self._ask("GET", "console/rollouts/preview", {"action": action, "share": share, **about})
 
@@ -100,6 +103,8 @@ class OverHttp:
     def _ask(
         self, method: str, path: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
+        import httpx
+
         try:
             answer = self._client.request(method, f"/v1/{path}", params=query, json=body)
             found: dict[str, Any] = answer.json()
@@ -148,7 +153,7 @@ class BesideDatabase:
 
         return self._run(lambda connection, settings: rollouts(connection, settings.project))
 
-    def preview(self, action: Action, policy: str | None, share: float) -> dict[str, Any]:
+    def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]:
         from serving.console.rollouts import preview
 
         return self._run(

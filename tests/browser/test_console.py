@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import psycopg
@@ -220,17 +220,25 @@ def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> Non
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_is_accessible_and_fits(page: Page, console: Console, scheme: Any) -> None:
-    page.emulate_media(color_scheme=scheme)
+def test_every_page_is_accessible_and_fits(page: Page, console: Console) -> None:
     page.evaluate(AXE.read_text())
-    for width, height in (DESK, PHONE):
+    schemes: list[tuple[tuple[int, int], Literal["light", "dark"]]] = [(DESK, "light"), (PHONE, "dark")]
+    for (width, height), scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": height})
         for place in PAGES:
             page.goto(f"{console.url}/console#/{place}")
             expect(page.get_by_role("heading", level=1)).to_be_visible()
             expect(page.locator(".loading")).to_have_count(0)
-            found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
-            problems = [(each["id"], [node["html"] for node in each["nodes"][:2]]) for each in found]
-            assert problems == [], f"{place} at {width} px, {scheme}"
+            assert problems(page) == [], f"{place} at {width} px, {scheme}"
             assert page.evaluate("document.documentElement.scrollWidth") <= width, place
+    page.goto(f"{console.url}/console#/policies/{console_data.POLICIES[4]}")
+    page.get_by_role("button", name="Try it on a share…").click()
+    expect(page.get_by_role("alert")).to_contain_text("is a canary already")
+    assert problems(page) == []
+
+
+def problems(page: Page) -> list[Any]:
+    """Returns what axe finds wrong."""
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+    return [(each["id"], [node["html"] for node in each["nodes"][:2]]) for each in found]

@@ -8,7 +8,7 @@ import { EvidenceView } from "../parts/EvidenceView";
 import { Progress } from "../parts/Progress";
 import { VoteRow } from "../parts/VoteRow";
 import { say } from "../said";
-import type { List, Status, Vote } from "../types";
+import type { Approval, List, Status, Vote } from "../types";
 import { ago, number, percent, plural, policyName } from "../words";
 
 const SEVERITY = { page: "Now", ticket: "Soon", info: "Note" };
@@ -37,6 +37,7 @@ function Shown({ status, reload }: { status: Status; reload: () => void }) {
           {answering.why} {answering.since && answering.live !== "p0" && <span class="quiet">Since {ago(answering.since)}.</span>}
         </p>
         <Shares shares={answering.shares} />
+        <Liked live={answering.live} />
         <div class="buttons">
           <a class="button" href={href(["policies", answering.live])}>
             Look at it
@@ -94,6 +95,26 @@ function Shown({ status, reload }: { status: Status; reload: () => void }) {
         <ChangeDialog action="rollback" policy={answering.live} onClose={() => setTakingBack(false)} onDone={reload} />
       )}
     </div>
+  );
+}
+
+/** How the live policy and the base are liked, by the thumbs of the last 30 days. */
+function Liked({ live }: { live: string }) {
+  const approval = useData<Approval>("console/approval?by=policy", ["votes"]);
+  const groups = [live, "p0"].flatMap((name) => approval.data?.groups.filter((group) => group.name === name) ?? []);
+  if (groups.length === 0) return null;
+  return (
+    <ul class="liked">
+      {[...new Set(groups)].map((group) => (
+        <li key={group.name}>
+          <b>{percent(group.approval)}</b> of {plural(group.people, "person", "people")} like the replies of{" "}
+          {policyName(group.name)}{" "}
+          <span class="quiet">
+            (between {percent(group.low)} and {percent(group.high)}, last 30 days)
+          </span>
+        </li>
+      ))}
+    </ul>
   );
 }
 

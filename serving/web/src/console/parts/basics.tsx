@@ -89,7 +89,7 @@ export function Empty({ children }: { children: ComponentChildren }) {
 /** A table that scrolls sideways by itself where it is wider than the screen. */
 export function Table({ label, head, children }: { label: string; head: string[]; children: ComponentChildren }) {
   return (
-    <div class="table" tabIndex={0} role="region" aria-label={label}>
+    <div class="table" tabIndex={0} role="group" aria-label={label}>
       <table>
         <thead>
           <tr>
