@@ -17,6 +17,9 @@ from schemas.wire import json_line
 MOST_ITEMS = 500
 """Turns of one queue."""
 
+MOST_VOTES = 10_000
+"""Newest votes among which the turns of a queue are looked for."""
+
 MOST_QUEUES = 50
 """Queues of a project."""
 
@@ -26,16 +29,18 @@ MOST_RATERS = 20
 Connection = AsyncConnection[DictRow]
 
 _QUEUES: LiteralString = """
-select q.id, q.name, q.raters, q.created_at, q.closed_at,
+select q.id, q.name, q.raters, q.created_at,
     (select count(*) from annotation_items where queue = q.id) as items,
     array(select name from annotation_raters where queue = q.id order by name) as names
 from annotation_queues q where q.project = %(project)s
 """
 _ITEMS: LiteralString = """
-insert into annotation_items (queue, position, turn_id)
-select %(queue)s, row_number() over (order by at desc, turn_id), turn_id from (
-    select f.turn_id, max(f.created_at) as at from feedback f where {where}
-    group by f.turn_id order by at desc, f.turn_id limit %(most)s
+insert into annotation_items (project, queue, position, turn_id)
+select %(project)s, %(queue)s, row_number() over (order by at desc, turn_id), turn_id from (
+    select turn_id, max(created_at) as at from (
+        select f.turn_id, f.created_at from feedback f where {where}
+        order by f.created_at desc, f.id desc limit %(votes)s
+    ) as newest group by turn_id order by at desc, turn_id limit %(most)s
 ) as found
 """
 _ANSWERS: LiteralString = """
@@ -87,7 +92,7 @@ async def create(
             [id, project, name, raters],
         )
         active = replace(only, active=True)
-        values = {**active.values(project), "queue": id, "most": min(most, MOST_ITEMS)}
+        values = {**active.values(project), "queue": id, "most": most, "votes": MOST_VOTES}
         added = await connection.execute(_ITEMS.format(where=active.where(project)), values, prepare=False)
         if not added.rowcount:
             raise Conflict("The filter selects no vote, so there is nothing to rate.", code="empty_queue")
@@ -100,14 +105,15 @@ async def delete(connection: Connection, project: str, id: str) -> None:
     await connection.execute("delete from annotation_queues where id = %s", [id])
 
 
-async def enrol(connection: Connection, queue: str, name: str, rater: str) -> None:
+async def enrol(connection: Connection, project: str, queue: str, name: str, rater: str) -> None:
     """Adds a rater to a queue, once. Raises Conflict where it has MOST_RATERS."""
     added = await connection.execute(
-        "insert into annotation_raters (queue, name, rater) select %(queue)s, %(name)s, %(rater)s"
+        "insert into annotation_raters (project, queue, name, rater)"
+        " select %(project)s, %(queue)s, %(name)s, %(rater)s"
         " where (select count(*) from annotation_raters where queue = %(queue)s) < %(most)s"
         " or exists (select from annotation_raters where queue = %(queue)s and name = %(name)s)"
         " on conflict do nothing returning 1",
-        {"queue": queue, "name": name, "rater": rater, "most": MOST_RATERS},
+        {"project": project, "queue": queue, "name": name, "rater": rater, "most": MOST_RATERS},
     )
     if added.rowcount:
         return

@@ -53,8 +53,8 @@ _PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v
 
 def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> FastAPI:
     """Returns the API over `settings.database_url` (migrated, with keys: see `serving.keys.ensure_keys`) and
-    the engines of `settings.vllm.urls`; `settings.model` is the base model's directory. `collectors` are shown
-    at /metrics beside serving's own.
+    the engines of `settings.vllm.urls`; `settings.model` is the base model's directory. `collectors` are
+    shown at /metrics beside serving's own.
 
     Raises StartError when the database or the engines are not configured, or a file of the base is not valid.
     """

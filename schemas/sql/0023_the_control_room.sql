@@ -18,13 +18,13 @@ create table annotation_queues (
     project    text not null references projects,
     name       text not null,
     raters     integer not null check (raters > 0),  -- answers that an item needs, each of another rater
-    created_at timestamptz not null default now(),
-    closed_at  timestamptz
+    created_at timestamptz not null default now()
 );
 create index annotation_queues_by_time on annotation_queues (project, created_at);
 
 -- A turn to rate. Its answers are votes like others, of the raters below. Turns that expired are skipped.
 create table annotation_items (
+    project  text not null references projects,
     queue    text not null references annotation_queues on delete cascade,
     position integer not null,
     turn_id  text collate "C" not null,
@@ -33,8 +33,9 @@ create table annotation_items (
 create unique index annotation_items_by_turn on annotation_items (queue, turn_id);
 
 create table annotation_raters (
-    queue text not null references annotation_queues on delete cascade,
-    name  text not null,
-    rater text not null,                             -- the pseudonym under which the answers are stored
+    project text not null references projects,
+    queue   text not null references annotation_queues on delete cascade,
+    name    text not null,
+    rater   text not null,                           -- the pseudonym under which the answers are stored
     primary key (queue, name)
 );

@@ -121,7 +121,7 @@ async def answer(request: Request, caller: Admin, id: str) -> dict[str, str]:
         if not await annotation.has_turn(connection, id, said.completion_id):
             raise NotFound("This turn is not in the queue.", code="item_not_found", param="completion_id")
         rater = parts.signer.rater_id(caller.project, user, caller.kind)
-        await annotation.enrol(connection, id, said.rater, rater)
+        await annotation.enrol(connection, caller.project, id, said.rater, rater)
     about: dict[str, Any] = {
         "completion_id": said.completion_id, "user": user, "comment": said.comment or None,
     }  # fmt: skip
