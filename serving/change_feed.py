@@ -44,11 +44,12 @@ class _Console:
         self.changed: set[str] = set()
         self.woken = asyncio.Event()
 
-    def look(self, marks: dict[str, Any]) -> None:
-        """Notes which marks are new. The first look is where it begins."""
+    def look(self, marks: dict[str, dict[str, Any]]) -> None:
+        """Notes which of its project's marks are new. The first look is where it begins."""
+        own = marks.get(self.project, {})
         if self.seen is not None:
-            self.changed |= {name for name, mark in marks.items() if self.seen.get(name) != mark}
-        self.seen = marks
+            self.changed |= {name for name, mark in own.items() if self.seen.get(name) != mark}
+        self.seen = own
         if self.changed:
             self.woken.set()
 
@@ -63,10 +64,11 @@ class Feed:
         self._closed = False
 
     async def events(self, project: str) -> AsyncGenerator[bytes]:
-        """Yields an event at once, then one after each change. Raises RateLimited while MOST_CONSOLES are
-        open."""
+        """Yields an event once it looks, then one after each change: what was read after the first event
+        misses none. Raises RateLimited while MOST_CONSOLES are open."""
         console = _Console(project)
         with self._limiter.concurrently("consoles", MOST_CONSOLES):
+            console.look(await self._marks([project]))
             self._consoles.add(console)
             try:
                 yield _event({"changed": []})
@@ -94,12 +96,15 @@ class Feed:
             console.woken.set()
 
     async def _look(self) -> None:
-        projects = list({console.project for console in self._consoles})
+        marks = await self._marks(list({console.project for console in self._consoles}))
+        for console in self._consoles:
+            if console.project in marks:
+                console.look(marks)
+
+    async def _marks(self, projects: list[str]) -> dict[str, dict[str, Any]]:
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(_MARKS, [projects])).fetchall()
-        marks = {row["project"]: row["marks"] for row in rows}
-        for console in self._consoles:
-            console.look(marks.get(console.project, {}))
+        return {row["project"]: row["marks"] for row in rows}
 
 
 def _event(data: dict[str, Any]) -> bytes:

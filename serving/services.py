@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from starlette.requests import HTTPConnection
@@ -42,7 +43,7 @@ class Services:
 
     `generation_defaults` and `special_tokens` are the base's; `tasks` run beside the requests until the
     process ends. What anybody may ask without a key is computed once for all who ask: `database_check`,
-    `page_key` and `exposition` (of the metrics).
+    `page_key` and `exposition` (of the metrics); so are the `statuses` of projects, for their consoles.
     """
 
     settings: Settings
@@ -63,6 +64,7 @@ class Services:
     database_check: SharedResult[None]
     page_key: SharedResult[str | None]
     exposition: SharedResult[bytes]
+    statuses: dict[str, SharedResult[dict[str, Any]]]
     tasks: list[asyncio.Task[None]]
 
 
@@ -125,6 +127,7 @@ async def open_services(
                 database_check=SharedResult(partial(_check, pool)),
                 page_key=SharedResult(partial(_page_key, pool, settings.project), seconds=1),
                 exposition=SharedResult(partial(asyncio.to_thread, metrics.exposition)),
+                statuses={},
                 tasks=tasks,
             )
         finally:

@@ -1,6 +1,7 @@
 """The status of a project in one answer: who answers and why, votes until the next round, training, and what
 needs an operator."""
 
+from functools import partial
 from typing import Any, LiteralString
 
 from fastapi import APIRouter, Request
@@ -16,6 +17,7 @@ from serving.console.alerts import ServingState, alerts
 from serving.console.rollouts import answering, evidence
 from serving.console.rounds import rounds
 from serving.services import Services, services
+from serving.shared_result import SharedResult
 
 router = APIRouter(prefix="/v1/console")
 
@@ -129,6 +131,11 @@ async def _row(connection: Connection, query: LiteralString, values: Any) -> Dic
 
 @router.get("/status")
 async def read_status(request: Request, caller: Admin) -> dict[str, Any]:
-    parts = services(request)
+    parts, project = services(request), caller.project
+    shared = parts.statuses.setdefault(project, SharedResult(partial(_read, parts, project)))
+    return await shared.get()
+
+
+async def _read(parts: Services, project: str) -> dict[str, Any]:
     async with parts.pool.connection() as connection:
-        return await status(connection, parts.settings, caller.project, serving_state(parts, caller.project))
+        return await status(connection, parts.settings, project, serving_state(parts, project))

@@ -62,7 +62,7 @@ def _checks(figures: Mapping[str, Any], gate: Mapping[str, Any], rl: Mapping[str
     if (kl := figures.get("kl")) is not None:
         most = GUARD_TOLERANCE * rl.get("kl_per_reply", 8.0)
         found = f"{kl:.2f} ± {figures.get('kl_error', 0):.2f} nats a reply"
-        yield Check("Distance from the base (KL)", found, f"{most:g}", _within(kl, most))
+        yield Check("Distance from the base (KL)", found, f"{most:g} nats", _within(kl, most))
     if "knowledge_unknown" in figures:
         yield Check("Knowledge", str(figures["knowledge_unknown"]), "not judged", "unknown")
     elif (lost := figures.get("knowledge_lost")) is not None:

@@ -233,8 +233,8 @@ def test_every_page_is_accessible_and_fits(page: Page, console: Console) -> None
             assert problems(page) == [], f"{place} at {width} px, {scheme}"
             assert page.evaluate("document.documentElement.scrollWidth") <= width, place
     page.goto(f"{console.url}/console#/policies/{console_data.POLICIES[4]}")
-    page.get_by_role("button", name="Try it on a share…").click()
-    expect(page.get_by_role("alert")).to_contain_text("is a canary already")
+    page.get_by_role("button", name="Make it live…").click()
+    expect(page.get_by_role("dialog")).to_contain_text("The way back")
     assert problems(page) == []
 
 

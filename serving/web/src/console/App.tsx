@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { key, keepKey } from "./api";
 import { onRefusedKey, useData } from "./data";
 import { startListening, stopListening, useLive } from "./live";
@@ -77,6 +77,14 @@ function Frame({ signOut }: { signOut: () => void }) {
   useEffect(() => {
     document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   }, [view]);
+  const path = place.path.join("/");
+  const shown = useRef(path);
+  useEffect(() => {
+    if (shown.current === path) return;
+    shown.current = path;
+    scrollTo(0, 0);
+    document.getElementById("main")?.focus({ preventScroll: true });
+  }, [path]);
   const urgent = status.data?.alerts.filter((alert) => alert.severity !== "info").length ?? 0;
 
   return (

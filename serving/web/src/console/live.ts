@@ -34,8 +34,8 @@ async function listen(signal: AbortSignal): Promise<void> {
         for (const line of lines) {
           if (!line.startsWith("data: ")) continue;
           const { changed } = JSON.parse(line.slice(6)) as { changed: Change[] };
-          if (changed.length === 0 && wait > 1_000) tell(["votes", "rounds", "policies", "training"]);
-          else tell(changed);
+          // The first event of a connection: what happened before it was not told.
+          tell(changed.length ? changed : ["votes", "rounds", "policies", "training"]);
           wait = 1_000;
           setLive(true);
         }

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { ask, check, request } from "../api";
 import { noteError, useData } from "../data";
 import { ApprovalView } from "../parts/ApprovalView";
@@ -22,7 +22,9 @@ const TABS = [
 export function FeedbackPage() {
   const place = usePlace();
   const show = place.query.get("show") ?? "";
-  const query = filterQuery(place.query, show === "conversations").toString();
+  const address = place.query.toString();
+  // A filter such as "the last day" is read once: the same address is the same query.
+  const query = useMemo(() => filterQuery(new URLSearchParams(address), show === "conversations").toString(), [address, show]);
   return (
     <>
       <div class="title">
@@ -56,8 +58,9 @@ export function FeedbackPage() {
 /** A list that begins with the newest rows, which come by themselves, and goes on page by page. */
 function Rows<T>(props: { path: string; query: string; none: string; row: (each: T) => preact.JSX.Element }) {
   const { path, query, none, row } = props;
-  const first = useData<List<T>>(`${path}?${query}`, ["votes"]);
   const [more, setMore] = useState<{ rows: T[]; next: string | null | undefined }>({ rows: [], next: undefined });
+  // Once it goes on, the first page stays as it is: new rows would push others into the gap between the pages.
+  const first = useData<List<T>>(`${path}?${query}`, more.rows.length ? [] : ["votes"]);
   const [error, setError] = useState<string | null>(null);
   useEffect(() => setMore({ rows: [], next: undefined }), [path, query]);
   const next = more.next === undefined ? first.data?.next_cursor : more.next;

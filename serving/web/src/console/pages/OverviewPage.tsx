@@ -9,7 +9,7 @@ import { Progress } from "../parts/Progress";
 import { VoteRow } from "../parts/VoteRow";
 import { say } from "../said";
 import type { Approval, List, Status, Vote } from "../types";
-import { ago, number, percent, plural, policyName } from "../words";
+import { ago, number, percent, plural, policyName, time } from "../words";
 
 const SEVERITY = { page: "Now", ticket: "Soon", info: "Note" };
 
@@ -34,7 +34,7 @@ function Shown({ status, reload }: { status: Status; reload: () => void }) {
           {policyName(answering.live)} answers
         </h2>
         <p>
-          {answering.why} {answering.since && answering.live !== "p0" && <span class="quiet">Since {ago(answering.since)}.</span>}
+          {answering.why} {answering.since && answering.live !== "p0" && <span class="quiet">Live since {time(answering.since)}.</span>}
         </p>
         <Shares shares={answering.shares} />
         <Liked live={answering.live} />

@@ -69,7 +69,7 @@ export function RolloutsPage({ status }: { status: Status | null }) {
                       <td>
                         <State of={each.state} />
                       </td>
-                      <td class="words">{each.reason ?? (each.kind === "direct" ? "it passed, or an operator promoted it" : "")}</td>
+                      <td class="words">{each.reason ?? (each.kind === "direct" ? "for everybody at once" : "")}</td>
                     </tr>
                   ))}
                 </Table>
