@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { key, keepKey } from "./api";
 import { onRefusedKey, useData } from "./data";
 import { startListening, stopListening, useLive } from "./live";
@@ -79,7 +79,7 @@ function Frame({ signOut }: { signOut: () => void }) {
   }, [view]);
   const path = place.path.join("/");
   const shown = useRef(path);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (shown.current === path) return;
     shown.current = path;
     scrollTo(0, 0);
