@@ -42,8 +42,8 @@ from feedback.records import Found, IdempotencyKey, Received, Recorded
 from feedback.spool import Entry
 from feedback.store import Store, TurnMissing, completion_not_found
 from feedback.votable_turn import VotableTurn, check_edit
-from feedback.vote_life import Pace, life
 from feedback.vote_filter import Filter
+from feedback.vote_life import Pace, life
 from schemas.database import AsyncPool
 from schemas.errors import (
     Conflict,

@@ -98,7 +98,11 @@ function Frame({ signOut }: { signOut: () => void }) {
         </a>
         <nav aria-label="Views">
           {VIEWS.map((each) => (
-            <a key={each.path} href={href(each.path ? [each.path] : [])} aria-current={each.path === view ? "page" : undefined}>
+            <a
+              key={each.path}
+              href={href(each.path ? [each.path] : [])}
+              aria-current={each.path === view ? "page" : undefined}
+            >
               {each.name}
               {each.path === "" && urgent > 0 && (
                 <span class="count" aria-label={`${urgent} need you`}>
@@ -178,7 +182,8 @@ function useShortcuts(showHelp: () => void): void {
   useEffect(() => {
     let afterG = false;
     const onKey = (event: KeyboardEvent) => {
-      const typing = event.target instanceof HTMLElement && event.target.closest("input, textarea, select, dialog");
+      const typing =
+        event.target instanceof HTMLElement && event.target.closest("input, textarea, select, dialog");
       if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
       const view = afterG ? SHORTCUTS.find((each) => each.key === event.key) : undefined;
       afterG = event.key === "g";

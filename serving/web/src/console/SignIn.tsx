@@ -38,7 +38,8 @@ export function SignIn({ onSignedIn }: { onSignedIn: () => void }) {
           />
         </label>
         <p id="key-help" class="quiet">
-          The first start of <code>hearken up</code> printed it. It stays in this tab, and is forgotten when you close it.
+          The first start of <code>hearken up</code> printed it. It stays in this tab, and is forgotten when
+          you close it.
         </p>
         {error && (
           <p class="problem" role="alert">

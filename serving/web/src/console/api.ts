@@ -55,7 +55,11 @@ export async function check(answer: Response): Promise<void> {
   const { error } = (await answer.json().catch(() => ({ error: {} }))) as {
     error: { message?: string; code?: string };
   };
-  throw new Refused(answer.status, error.code ?? "", error.message ?? `The service answered ${answer.status}.`);
+  throw new Refused(
+    answer.status,
+    error.code ?? "",
+    error.message ?? `The service answered ${answer.status}.`,
+  );
 }
 
 /** Says an error in a sentence. */

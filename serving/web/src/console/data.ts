@@ -43,7 +43,8 @@ export function useData<T>(path: string | null, on: readonly Change[] = []): Loa
       (data) => turn === latest.current && set({ path, data, error: null }),
       (error: unknown) => {
         const message = noteError(error);
-        if (turn === latest.current) set((before) => ({ path, data: before.path === path ? before.data : null, error: message }));
+        if (turn === latest.current)
+          set((before) => ({ path, data: before.path === path ? before.data : null, error: message }));
       },
     );
   }, [path]);

@@ -1,6 +1,18 @@
 /** The filter of the desk: its fields in the address, and the query that the API gets. */
 
-export const FIELDS = ["text", "type", "value", "reason", "policy", "tag", "user", "within", "since", "until", "all"] as const;
+export const FIELDS = [
+  "text",
+  "type",
+  "value",
+  "reason",
+  "policy",
+  "tag",
+  "user",
+  "within",
+  "since",
+  "until",
+  "all",
+] as const;
 
 export const WITHIN: Record<string, [string, number]> = {
   day: ["Last 24 hours", 1],
@@ -30,7 +42,8 @@ export function filterQuery(query: URLSearchParams, ofConversations: boolean): U
       const from = new Date(Date.now() - days * 86_400_000);
       from.setSeconds(0, 0); // the same within a minute, so that a view is not read anew at each look
       found.set("since", from.toISOString());
-    } else if (name === "since" || name === "until") found.set(name, new Date(`${value}T00:00:00`).toISOString());
+    } else if (name === "since" || name === "until")
+      found.set(name, new Date(`${value}T00:00:00`).toISOString());
     else if (name === "all") found.set("all", "true");
     else if (name !== "within") found.append(name, value);
   }

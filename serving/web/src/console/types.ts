@@ -18,7 +18,13 @@ export interface Vote {
   completion_id: string;
   choice: number | null;
   type: "thumb" | "ranking" | "edit" | "signal";
-  value: { value?: "up" | "down"; reasons?: string[]; ranking?: number[][]; acceptable?: boolean; signal?: string };
+  value: {
+    value?: "up" | "down";
+    reasons?: string[];
+    ranking?: number[][];
+    acceptable?: boolean;
+    signal?: string;
+  };
   policy: string | null;
   user: string;
   created_at: string;
@@ -45,7 +51,13 @@ export interface Turn {
   prompt: string | null;
   messages: number;
   replies: (ReplyText & { propensity: number })[] | null;
-  votes: { id: string; type: Vote["type"]; choice: number | null; value: Vote["value"]; comment: string | null }[];
+  votes: {
+    id: string;
+    type: Vote["type"];
+    choice: number | null;
+    value: Vote["value"];
+    comment: string | null;
+  }[];
 }
 
 export interface Share {
@@ -188,10 +200,22 @@ export interface Preview {
 
 export interface Status {
   project: string;
-  answering: { live: string; previous: string; canary: string | null; since: string | null; why: string; shares: Share[] };
+  answering: {
+    live: string;
+    previous: string;
+    canary: string | null;
+    since: string | null;
+    why: string;
+    shares: Share[];
+  };
   canary: Evidence | null;
   votes: { waiting: number; until_next_round: number; round_votes: number; newest: string | null };
-  training: { state: "paused" | "running" | "waiting"; active: boolean; round: Round | null; last: Round | null };
+  training: {
+    state: "paused" | "running" | "waiting";
+    active: boolean;
+    round: Round | null;
+    last: Round | null;
+  };
   alerts: { severity: "page" | "ticket" | "info"; summary: string; remedy: string }[];
 }
 

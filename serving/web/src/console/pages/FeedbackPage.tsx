@@ -24,7 +24,10 @@ export function FeedbackPage() {
   const show = place.query.get("show") ?? "";
   const address = place.query.toString();
   // A filter such as "the last day" is read once: the same address is the same query.
-  const query = useMemo(() => filterQuery(new URLSearchParams(address), show === "conversations").toString(), [address, show]);
+  const query = useMemo(
+    () => filterQuery(new URLSearchParams(address), show === "conversations").toString(),
+    [address, show],
+  );
   return (
     <>
       <div class="title">
@@ -38,7 +41,11 @@ export function FeedbackPage() {
           if (tab.show) to.set("show", tab.show);
           else to.delete("show");
           return (
-            <a key={tab.show} href={href(["feedback"], to)} aria-current={tab.show === show ? "page" : undefined}>
+            <a
+              key={tab.show}
+              href={href(["feedback"], to)}
+              aria-current={tab.show === show ? "page" : undefined}
+            >
               {tab.name}
             </a>
           );
@@ -47,9 +54,21 @@ export function FeedbackPage() {
       {show === "approval" ? (
         <ApprovalView place={place} query={query} />
       ) : show === "conversations" ? (
-        <Rows<Turn> key="turns" path="console/conversations" query={query} none="No conversations match." row={(turn) => <ConversationRow key={turn.id} turn={turn} />} />
+        <Rows<Turn>
+          key="turns"
+          path="console/conversations"
+          query={query}
+          none="No conversations match."
+          row={(turn) => <ConversationRow key={turn.id} turn={turn} />}
+        />
       ) : (
-        <Rows<Vote> key="votes" path="console/votes" query={query} none="No votes match." row={(vote) => <VoteRow key={vote.id} vote={vote} />} />
+        <Rows<Vote>
+          key="votes"
+          path="console/votes"
+          query={query}
+          none="No votes match."
+          row={(vote) => <VoteRow key={vote.id} vote={vote} />}
+        />
       )}
     </>
   );
@@ -58,7 +77,10 @@ export function FeedbackPage() {
 /** A list that begins with the newest rows, which come by themselves, and goes on page by page. */
 function Rows<T>(props: { path: string; query: string; none: string; row: (each: T) => preact.JSX.Element }) {
   const { path, query, none, row } = props;
-  const [more, setMore] = useState<{ rows: T[]; next: string | null | undefined }>({ rows: [], next: undefined });
+  const [more, setMore] = useState<{ rows: T[]; next: string | null | undefined }>({
+    rows: [],
+    next: undefined,
+  });
   // Once it goes on, the first page stays as it is: new rows would push others into the gap between the pages.
   const first = useData<List<T>>(`${path}?${query}`, more.rows.length ? [] : ["votes"]);
   const [error, setError] = useState<string | null>(null);

@@ -14,11 +14,21 @@ import { ago, number, percent, plural, policyName, time } from "../words";
 const SEVERITY = { page: "Now", ticket: "Soon", info: "Note" };
 
 /** What answers now and why, the votes until the next round, and what needs a person. */
-export function OverviewPage({ status, error, reload }: { status: Status | null; error: string | null; reload: () => void }) {
+export function OverviewPage({
+  status,
+  error,
+  reload,
+}: {
+  status: Status | null;
+  error: string | null;
+  reload: () => void;
+}) {
   return (
     <>
       <h1>Overview</h1>
-      <Waiting on={{ data: status, error, reload }}>{(shown) => <Shown status={shown} reload={reload} />}</Waiting>
+      <Waiting on={{ data: status, error, reload }}>
+        {(shown) => <Shown status={shown} reload={reload} />}
+      </Waiting>
     </>
   );
 }
@@ -34,7 +44,10 @@ function Shown({ status, reload }: { status: Status; reload: () => void }) {
           {policyName(answering.live)} answers
         </h2>
         <p>
-          {answering.why} {answering.since && answering.live !== "p0" && <span class="quiet">Live since {time(answering.since)}.</span>}
+          {answering.why}{" "}
+          {answering.since && answering.live !== "p0" && (
+            <span class="quiet">Live since {time(answering.since)}.</span>
+          )}
         </p>
         <Shares shares={answering.shares} />
         <Liked live={answering.live} />
@@ -61,14 +74,19 @@ function Shown({ status, reload }: { status: Status; reload: () => void }) {
       <section class="card" aria-labelledby="votes">
         <h2 id="votes">Votes</h2>
         <p class="figure">{votes.until_next_round ? number(votes.until_next_round) : "Enough"}</p>
-        <p>{votes.until_next_round ? `more ${votes.until_next_round === 1 ? "vote starts" : "votes start"} the next round` : "for the next round"}</p>
+        <p>
+          {votes.until_next_round
+            ? `more ${votes.until_next_round === 1 ? "vote starts" : "votes start"} the next round`
+            : "for the next round"}
+        </p>
         <Progress
           label="Votes until the next round"
           done={votes.waiting}
           of={votes.waiting + votes.until_next_round}
         />
         <p class="quiet">
-          {plural(votes.waiting, "new vote")} since the last round{votes.newest && `; the newest ${ago(votes.newest)}`}.
+          {plural(votes.waiting, "new vote")} since the last round
+          {votes.newest && `; the newest ${ago(votes.newest)}`}.
         </p>
       </section>
       <Training training={training} reload={reload} />
@@ -92,7 +110,12 @@ function Shown({ status, reload }: { status: Status; reload: () => void }) {
         </Waiting>
       </section>
       {takingBack && (
-        <ChangeDialog action="rollback" policy={answering.live} onClose={() => setTakingBack(false)} onDone={reload} />
+        <ChangeDialog
+          action="rollback"
+          policy={answering.live}
+          onClose={() => setTakingBack(false)}
+          onDone={reload}
+        />
       )}
     </div>
   );
@@ -101,7 +124,9 @@ function Shown({ status, reload }: { status: Status; reload: () => void }) {
 /** How the live policy and the base are liked, by the thumbs of the last 30 days. */
 function Liked({ live }: { live: string }) {
   const approval = useData<Approval>("console/approval?by=policy", ["votes"]);
-  const groups = [live, "p0"].flatMap((name) => approval.data?.groups.filter((group) => group.name === name) ?? []);
+  const groups = [live, "p0"].flatMap(
+    (name) => approval.data?.groups.filter((group) => group.name === name) ?? [],
+  );
   if (groups.length === 0) return null;
   return (
     <ul class="liked">
@@ -154,7 +179,11 @@ function Training({ training, reload }: { training: Status["training"]; reload: 
       setError(noteError(refused));
     }
   }
-  const words = training.round ? `Round ${training.round.number} is running.` : paused ? "Paused." : "Waits for votes.";
+  const words = training.round
+    ? `Round ${training.round.number} is running.`
+    : paused
+      ? "Paused."
+      : "Waits for votes.";
   return (
     <section class="card" aria-labelledby="training">
       <h2 id="training">Training</h2>
@@ -162,7 +191,8 @@ function Training({ training, reload }: { training: Status["training"]; reload: 
       {training.round && <RoundProgress round={training.round} />}
       {training.last && (
         <p>
-          Last: <a href={href(["rounds", String(training.last.id)])}>round {training.last.number}</a>. {training.last.headline}
+          Last: <a href={href(["rounds", String(training.last.id)])}>round {training.last.number}</a>.{" "}
+          {training.last.headline}
         </p>
       )}
       {error && (

@@ -11,10 +11,13 @@ export function PoliciesPage() {
     <>
       <h1>Policies</h1>
       <p class="quiet">
-        Filled dots are the line that leads to what answers now. Every policy was trained from the one that it names.
+        Filled dots are the line that leads to what answers now. Every policy was trained from the one that it
+        names.
       </p>
       <Waiting on={policies}>
-        {(list) => (list.data.length ? <Lineage policies={list.data} /> : <Empty>There is no policy yet.</Empty>)}
+        {(list) =>
+          list.data.length ? <Lineage policies={list.data} /> : <Empty>There is no policy yet.</Empty>
+        }
       </Waiting>
     </>
   );
@@ -29,13 +32,16 @@ function Lineage({ policies }: { policies: Policy[] }) {
           <a class="row" data-row href={href(["policies", policy.id])}>
             <i class="node" aria-hidden="true" />
             <span class="what">
-              <b class="id">{policyName(policy.id)}</b> {policy.parent && <span class="quiet">from {policy.parent}</span>}
+              <b class="id">{policyName(policy.id)}</b>{" "}
+              {policy.parent && <span class="quiet">from {policy.parent}</span>}
               <span class="verdict-line">{policy.headline}</span>
               <span class="about">
                 <time dateTime={policy.created_at} title={time(policy.created_at)}>
                   {ago(policy.created_at)}
                 </time>
-                {policy.examples !== null && policy.examples > 0 && <span>{number(policy.examples)} votes</span>}
+                {policy.examples !== null && policy.examples > 0 && (
+                  <span>{number(policy.examples)} votes</span>
+                )}
                 {policy.reason && <span>{policy.reason}</span>}
                 {policy.pruned_at && <span>files deleted</span>}
                 {policy.pinned_at && <span>pinned</span>}

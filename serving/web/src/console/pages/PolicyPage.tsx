@@ -128,7 +128,9 @@ function Actions({ policy, reload }: { policy: WholePolicy; reload: () => void }
           Reinstate it
         </button>
       )}
-      {action && <ChangeDialog action={action} policy={policy.id} onClose={() => setAction(null)} onDone={reload} />}
+      {action && (
+        <ChangeDialog action={action} policy={policy.id} onClose={() => setAction(null)} onDone={reload} />
+      )}
     </div>
   );
 }
@@ -138,7 +140,9 @@ function Compare({ policy }: { policy: WholePolicy }) {
   const against = place.query.get("against") ?? policy.parent ?? "";
   const policies = useData<List<Policy>>("console/policies");
   const styles = useData<Styles>(
-    against && against !== policy.id ? `console/policies/${encodeURIComponent(policy.id)}/style?against=${encodeURIComponent(against)}` : null,
+    against && against !== policy.id
+      ? `console/policies/${encodeURIComponent(policy.id)}/style?against=${encodeURIComponent(against)}`
+      : null,
   );
   const others = (policies.data?.data ?? []).filter((each) => each.id !== policy.id);
   if (others.length === 0) return null;
@@ -147,7 +151,10 @@ function Compare({ policy }: { policy: WholePolicy }) {
       <h2 id="compare">How it writes</h2>
       <label class="by">
         Compared with{" "}
-        <select value={against} onChange={(event) => replaceQuery(place, { against: event.currentTarget.value })}>
+        <select
+          value={against}
+          onChange={(event) => replaceQuery(place, { against: event.currentTarget.value })}
+        >
           {!against && <option value="">Choose…</option>}
           {others.map((each) => (
             <option key={each.id} value={each.id}>

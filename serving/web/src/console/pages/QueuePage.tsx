@@ -24,7 +24,11 @@ export function QueuePage({ id }: { id: string }) {
             <h1>
               <bdi>{shown.name}</bdi>
             </h1>
-            {rater ? <Rating path={path} rater={rater} onAnswer={queue.reload} /> : <Name onName={setRater} />}
+            {rater ? (
+              <Rating path={path} rater={rater} onAnswer={queue.reload} />
+            ) : (
+              <Name onName={setRater} />
+            )}
             <Standing queue={shown} />
             <button type="button" class="link" onClick={() => void remove(path)}>
               Delete this queue
@@ -58,7 +62,13 @@ function Name({ onName }: { onName: (name: string) => void }) {
     >
       <label>
         Your name
-        <input required maxLength={64} pattern=".*\S.*" value={name} onInput={(event) => setName(event.currentTarget.value)} />
+        <input
+          required
+          maxLength={64}
+          pattern=".*\S.*"
+          value={name}
+          onInput={(event) => setName(event.currentTarget.value)}
+        />
       </label>
       <button type="submit" class="primary">
         Start rating
@@ -89,7 +99,8 @@ function Rating({ path, rater, onAnswer }: { path: string; rater: string; onAnsw
   };
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
-      if (event.target instanceof HTMLElement && event.target.closest("input, textarea, select, dialog")) return;
+      if (event.target instanceof HTMLElement && event.target.closest("input, textarea, select, dialog"))
+        return;
       if (!several && event.key === "u") void answer({ value: "up" });
       if (!several && event.key === "d") void answer({ value: "down" });
       const reply = several ? item?.replies[Number(event.key) - 1] : undefined;
@@ -106,7 +117,9 @@ function Rating({ path, rater, onAnswer }: { path: string; rater: string; onAnsw
           <section class="card rating" aria-label="Reply to rate">
             {item.messages.map((message, index) => (
               <p key={index} class={message.role === "user" ? "asked" : "replied"}>
-                <bdi>{typeof message.content === "string" ? message.content : JSON.stringify(message.content)}</bdi>
+                <bdi>
+                  {typeof message.content === "string" ? message.content : JSON.stringify(message.content)}
+                </bdi>
               </p>
             ))}
             <div class={several ? "before-after" : undefined}>
@@ -126,10 +139,18 @@ function Rating({ path, rater, onAnswer }: { path: string; rater: string; onAnsw
             <div class="buttons">
               {several ? (
                 <>
-                  <button type="button" onClick={() => answer({ ranking: [item.replies.map((reply) => reply.choice)] })}>
+                  <button
+                    type="button"
+                    onClick={() => answer({ ranking: [item.replies.map((reply) => reply.choice)] })}
+                  >
                     Equally good
                   </button>
-                  <button type="button" onClick={() => answer({ ranking: [item.replies.map((reply) => reply.choice)], acceptable: false })}>
+                  <button
+                    type="button"
+                    onClick={() =>
+                      answer({ ranking: [item.replies.map((reply) => reply.choice)], acceptable: false })
+                    }
+                  >
                     None is good
                   </button>
                 </>
@@ -166,7 +187,9 @@ function Standing({ queue }: { queue: QueueProgress }) {
         {agreement.share === null
           ? "Two people must rate the same reply before their agreement can be told."
           : `On ${number(agreement.compared)} that several rated, ${percent(agreement.share)} of the pairs agree${
-              agreement.alpha === null ? "." : ` (Krippendorff's alpha ${agreement.alpha.toFixed(2)}; 1 is full agreement, 0 is chance).`
+              agreement.alpha === null
+                ? "."
+                : ` (Krippendorff's alpha ${agreement.alpha.toFixed(2)}; 1 is full agreement, 0 is chance).`
             }`}
       </p>
       {queue.names.length > 0 && (

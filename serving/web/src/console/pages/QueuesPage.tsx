@@ -20,7 +20,10 @@ export function QueuesPage() {
           New queue…
         </button>
       </div>
-      <p class="quiet">A queue has replies that several people rate, blind to the policy and to each other. Their answers are votes.</p>
+      <p class="quiet">
+        A queue has replies that several people rate, blind to the policy and to each other. Their answers are
+        votes.
+      </p>
       <Waiting on={queues}>
         {(list) =>
           list.data.length ? (
@@ -68,7 +71,12 @@ function NewQueue({ onClose }: { onClose: () => void }) {
     const tags = query.getAll("tag");
     const filter = { ...Object.fromEntries(query), ...(tags.length ? { tag: tags } : {}) };
     try {
-      const queue = await ask<Queue>("console/queues", "POST", { name, raters: Number(raters), items: Number(items), filter });
+      const queue = await ask<Queue>("console/queues", "POST", {
+        name,
+        raters: Number(raters),
+        items: Number(items),
+        filter,
+      });
       go(["queues", queue.id]);
     } catch (refused) {
       setError(noteError(refused));
@@ -79,7 +87,12 @@ function NewQueue({ onClose }: { onClose: () => void }) {
       <form onSubmit={create}>
         <label>
           Name
-          <input required maxLength={64} value={name} onInput={(event) => setName(event.currentTarget.value)} />
+          <input
+            required
+            maxLength={64}
+            value={name}
+            onInput={(event) => setName(event.currentTarget.value)}
+          />
         </label>
         <label>
           Replies with these votes, newest first
@@ -97,11 +110,23 @@ function NewQueue({ onClose }: { onClose: () => void }) {
         </label>
         <label>
           Replies at most
-          <input type="number" min={1} max={500} value={items} onInput={(event) => setItems(event.currentTarget.value)} />
+          <input
+            type="number"
+            min={1}
+            max={500}
+            value={items}
+            onInput={(event) => setItems(event.currentTarget.value)}
+          />
         </label>
         <label>
           Answers to each, of different people
-          <input type="number" min={1} max={20} value={raters} onInput={(event) => setRaters(event.currentTarget.value)} />
+          <input
+            type="number"
+            min={1}
+            max={20}
+            value={raters}
+            onInput={(event) => setRaters(event.currentTarget.value)}
+          />
         </label>
         {error && (
           <p class="problem" role="alert">

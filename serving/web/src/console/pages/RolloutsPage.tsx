@@ -19,7 +19,10 @@ export function RolloutsPage({ status }: { status: Status | null }) {
           <Shares shares={status.answering.shares} />
           {status.answering.live !== "p0" && (
             <div class="buttons">
-              <button type="button" onClick={() => setChange({ action: "rollback", policy: status.answering.live })}>
+              <button
+                type="button"
+                onClick={() => setChange({ action: "rollback", policy: status.answering.live })}
+              >
                 Take {status.answering.live} back…
               </button>
             </div>
@@ -38,10 +41,17 @@ export function RolloutsPage({ status }: { status: Status | null }) {
                   </h2>
                   <EvidenceView evidence={running.evidence} />
                   <div class="buttons">
-                    <button type="button" class="primary" onClick={() => setChange({ action: "promote", policy: running.policy })}>
+                    <button
+                      type="button"
+                      class="primary"
+                      onClick={() => setChange({ action: "promote", policy: running.policy })}
+                    >
                       Make it live…
                     </button>
-                    <button type="button" onClick={() => setChange({ action: "rollback", policy: running.policy })}>
+                    <button
+                      type="button"
+                      onClick={() => setChange({ action: "rollback", policy: running.policy })}
+                    >
                       Take it back…
                     </button>
                   </div>
@@ -51,7 +61,10 @@ export function RolloutsPage({ status }: { status: Status | null }) {
               {list.data.length === 0 ? (
                 <Empty>Nothing was rolled out yet.</Empty>
               ) : (
-                <Table label="Rollouts" head={["When", "Policy", "Instead of", "Share", "How it ended", "Why"]}>
+                <Table
+                  label="Rollouts"
+                  head={["When", "Policy", "Instead of", "Share", "How it ended", "Why"]}
+                >
                   {list.data.map((each) => (
                     <tr key={each.id}>
                       <td>
@@ -69,7 +82,9 @@ export function RolloutsPage({ status }: { status: Status | null }) {
                       <td>
                         <State of={each.state} />
                       </td>
-                      <td class="words">{each.reason ?? (each.kind === "direct" ? "for everybody at once" : "")}</td>
+                      <td class="words">
+                        {each.reason ?? (each.kind === "direct" ? "for everybody at once" : "")}
+                      </td>
                     </tr>
                   ))}
                 </Table>

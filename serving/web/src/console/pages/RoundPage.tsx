@@ -90,7 +90,10 @@ function Shown({ report }: { report: Report }) {
       {record.raters && record.raters.length > 0 && (
         <section aria-labelledby="raters">
           <h2 id="raters">People who weighed most</h2>
-          <Table label="People who weighed most" head={["Person", "Votes", "Weight", "Reliability", "Leniency"]}>
+          <Table
+            label="People who weighed most"
+            head={["Person", "Votes", "Weight", "Reliability", "Leniency"]}
+          >
             {record.raters.map((rater) => (
               <tr key={rater.rater}>
                 <th scope="row">
@@ -116,7 +119,11 @@ function Facts({ report }: { report: Report }) {
     ["Started from", <PolicyLink key="from" id={report.parent} />],
     ["Made", report.policy && <PolicyLink key="made" id={report.policy} />],
     ["It is now", report.policy_state && <State key="state" of={report.policy_state} />],
-    ["Votes it learned from", record.examples !== undefined && `${number(record.examples)}, of them new ${number(record.examples_new ?? 0)}`],
+    [
+      "Votes it learned from",
+      record.examples !== undefined &&
+        `${number(record.examples)}, of them new ${number(record.examples_new ?? 0)}`,
+    ],
     ["Votes held back for the gate", record.held_out !== undefined && number(record.held_out)],
     ["Prompts it practised on", record.prompts !== undefined && number(record.prompts)],
     ["Began", time(report.started_at)],
@@ -150,7 +157,11 @@ function Steps({ report }: { report: Report }) {
           return (
             <div key={name}>
               <h3>{label}</h3>
-              <Chart label={`${label}, from ${values.at(0)} to ${values.at(-1)} in ${steps.length} steps`} x={steps.map((_, step) => step + 1)} lines={[{ label, values }]} />
+              <Chart
+                label={`${label}, from ${values.at(0)} to ${values.at(-1)} in ${steps.length} steps`}
+                x={steps.map((_, step) => step + 1)}
+                lines={[{ label, values }]}
+              />
             </div>
           );
         })}

@@ -22,7 +22,11 @@ export function SettingsPage() {
           <input type="search" value={wanted} onInput={(event) => setWanted(event.currentTarget.value)} />
         </label>
         <label class="check">
-          <input type="checkbox" checked={changed} onChange={(event) => setChanged(event.currentTarget.checked)} />
+          <input
+            type="checkbox"
+            checked={changed}
+            onChange={(event) => setChanged(event.currentTarget.checked)}
+          />
           Only what is not the default
         </label>
       </form>
@@ -31,7 +35,9 @@ export function SettingsPage() {
           <Table label="Settings" head={["Setting", "Value", "Source", "Meaning"]}>
             {list.data
               .filter((each) => !changed || each.source !== "default")
-              .filter((each) => `${each.name} ${each.description}`.toLowerCase().includes(wanted.toLowerCase()))
+              .filter((each) =>
+                `${each.name} ${each.description}`.toLowerCase().includes(wanted.toLowerCase()),
+              )
               .map((each) => (
                 <tr key={each.name}>
                   <th scope="row" class="id">
@@ -47,7 +53,9 @@ export function SettingsPage() {
           </Table>
         )}
       </Waiting>
-      <p class="quiet">Settings are changed in hearken.toml or by variables, and count from the next start.</p>
+      <p class="quiet">
+        Settings are changed in hearken.toml or by variables, and count from the next start.
+      </p>
     </>
   );
 }

@@ -9,14 +9,19 @@ import { person, time } from "../words";
 /** One vote: what was said of what, in its conversation, and what became of it. */
 export function VotePage({ id }: { id: string }) {
   const { query } = usePlace();
-  const shown = useData<{ vote: Vote; conversation: Turn[] }>(`console/votes/${encodeURIComponent(id)}`, ["rounds", "policies"]);
+  const shown = useData<{ vote: Vote; conversation: Turn[] }>(`console/votes/${encodeURIComponent(id)}`, [
+    "rounds",
+    "policies",
+  ]);
   return (
     <>
       <p class="way">
         <a href={href(["feedback"], query)}>← Feedback</a>
       </p>
       <h1>A vote</h1>
-      <Waiting on={shown}>{({ vote, conversation }) => <Shown vote={vote} conversation={conversation} />}</Waiting>
+      <Waiting on={shown}>
+        {({ vote, conversation }) => <Shown vote={vote} conversation={conversation} />}
+      </Waiting>
     </>
   );
 }

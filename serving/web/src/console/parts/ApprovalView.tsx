@@ -39,8 +39,13 @@ export function ApprovalView({ place, query }: { place: Place; query: string }) 
 
 function Shown({ approval }: { approval: Approval }) {
   const { groups, holdback } = approval;
-  if (groups.length === 0) return <Empty>No thumbs match in this time. Without a time, the last 30 days are shown.</Empty>;
-  const times = [...new Set([...groups, ...(holdback ? [holdback] : [])].flatMap((group) => group.steps.map((step) => step.at)))].sort();
+  if (groups.length === 0)
+    return <Empty>No thumbs match in this time. Without a time, the last 30 days are shown.</Empty>;
+  const times = [
+    ...new Set(
+      [...groups, ...(holdback ? [holdback] : [])].flatMap((group) => group.steps.map((step) => step.at)),
+    ),
+  ].sort();
   const lines = groups.slice(0, MOST_LINES).map((group) => line(group, times, groups.length <= MOST_BANDS));
   if (holdback && !groups.some((group) => group.name === "p0")) {
     lines.push({ ...line({ ...holdback, name: "p0, the holdback" }, times, false), dashed: true });
@@ -60,11 +65,13 @@ function Shown({ approval }: { approval: Approval }) {
         {groups.map((group) => (
           <Row key={group.name} group={group} />
         ))}
-        {holdback && !groups.some((group) => group.name === "p0") && <Row group={{ ...holdback, name: "p0, the holdback" }} />}
+        {holdback && !groups.some((group) => group.name === "p0") && (
+          <Row group={{ ...holdback, name: "p0, the holdback" }} />
+        )}
       </Table>
       <p class="quiet">
-        Each person counts once, whatever the number of their thumbs. The holdback is the base, which always answers a small
-        share of the people.
+        Each person counts once, whatever the number of their thumbs. The holdback is the base, which always
+        answers a small share of the people.
       </p>
     </>
   );

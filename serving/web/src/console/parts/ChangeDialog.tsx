@@ -16,7 +16,12 @@ const TITLES: Record<Action, (policy: string) => string> = {
 const BUTTONS = { promote: "Make it live", rollback: "Take it back", start: "Start" };
 
 /** Says who would answer after a change and how to come back, then makes the change. */
-export function ChangeDialog(props: { action: Action; policy: string; onClose: () => void; onDone: () => void }) {
+export function ChangeDialog(props: {
+  action: Action;
+  policy: string;
+  onClose: () => void;
+  onDone: () => void;
+}) {
   const { action, policy, onClose, onDone } = props;
   const [share, setShare] = useState("0.1");
   const [reason, setReason] = useState("");
@@ -32,7 +37,8 @@ export function ChangeDialog(props: { action: Action; policy: string; onClose: (
     try {
       if (action === "start") await ask("rollouts", "POST", { policy, share: Number(share) });
       else if (action === "promote") await ask(`policies/${encodeURIComponent(policy)}/promote`, "POST");
-      else await ask(`policies/${encodeURIComponent(policy)}/rollback`, "POST", reason ? { reason } : undefined);
+      else
+        await ask(`policies/${encodeURIComponent(policy)}/rollback`, "POST", reason ? { reason } : undefined);
       say(preview.data?.words ?? "Done.");
       onDone();
       onClose();
@@ -95,7 +101,11 @@ export function ChangeDialog(props: { action: Action; policy: string; onClose: (
           </p>
         )}
         <div class="buttons">
-          <button type="submit" class={action === "rollback" ? "danger" : "primary"} disabled={busy || preview.data === null}>
+          <button
+            type="submit"
+            class={action === "rollback" ? "danger" : "primary"}
+            disabled={busy || preview.data === null}
+          >
             {busy ? "Working…" : BUTTONS[action]}
           </button>
           <button type="button" onClick={onClose}>

@@ -40,7 +40,11 @@ function draw(into: HTMLElement, x: number[], lines: Line[], share: boolean, tim
     series.push(style);
     data.push(line.values);
   });
-  const axis: uPlot.Axis = { stroke: colour("--quiet"), grid: { stroke: colour("--edge"), width: 1 }, ticks: { show: false } };
+  const axis: uPlot.Axis = {
+    stroke: colour("--quiet"),
+    grid: { stroke: colour("--edge"), width: 1 },
+    ticks: { show: false },
+  };
   return new uPlot(
     {
       width: into.clientWidth,
@@ -52,7 +56,11 @@ function draw(into: HTMLElement, x: number[], lines: Line[], share: boolean, tim
       scales: { x: { time: times }, ...(share ? { y: { range: [0, 1] } } : {}) },
       axes: [
         { ...axis, space: 70 },
-        { ...axis, size: 46, ...(share ? { values: (_, marks) => marks.map((mark) => `${Math.round(mark * 100)}%`) } : {}) },
+        {
+          ...axis,
+          size: 46,
+          ...(share ? { values: (_, marks) => marks.map((mark) => `${Math.round(mark * 100)}%`) } : {}),
+        },
       ],
     },
     data as uPlot.AlignedData,
@@ -61,7 +69,13 @@ function draw(into: HTMLElement, x: number[], lines: Line[], share: boolean, tim
 }
 
 /** Lines over time or over steps, each with a band where it has an interval. `label` says what they show. */
-export function Chart(props: { label: string; x: number[]; lines: Line[]; share?: boolean; times?: boolean }) {
+export function Chart(props: {
+  label: string;
+  x: number[];
+  lines: Line[];
+  share?: boolean;
+  times?: boolean;
+}) {
   const { label, x, lines, share = false, times = false } = props;
   const into = useRef<HTMLDivElement>(null);
   useEffect(() => {
@@ -89,7 +103,11 @@ export function Chart(props: { label: string; x: number[]; lines: Line[]; share?
         <figcaption>
           {lines.map((line, index) => (
             <span key={line.label}>
-              <i class={line.dashed ? "key dashed" : `key line-${(index % COLOURS.length) + 1}`} aria-hidden="true" /> {line.label}
+              <i
+                class={line.dashed ? "key dashed" : `key line-${(index % COLOURS.length) + 1}`}
+                aria-hidden="true"
+              />{" "}
+              {line.label}
             </span>
           ))}
         </figcaption>

@@ -1,7 +1,12 @@
 import type { Check } from "../types";
 
 const MARKS = { good: "✓", near: "~", bad: "✕", unknown: "?" };
-const SAID = { good: "within the limit", near: "near the limit", bad: "beyond the limit", unknown: "not known" };
+const SAID = {
+  good: "within the limit",
+  near: "near the limit",
+  bad: "beyond the limit",
+  unknown: "not known",
+};
 
 /** The checks of the gate: each figure beside its limit. */
 export function Checks({ checks }: { checks: Check[] }) {

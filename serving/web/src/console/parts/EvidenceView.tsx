@@ -5,7 +5,9 @@ import { Progress } from "./Progress";
 
 /** What people say of a canary, as it moves. */
 export function EvidenceView({ evidence }: { evidence: Evidence }) {
-  const arms = Object.entries(evidence.arms).sort(([one], [other]) => Number(other === evidence.policy) - Number(one === evidence.policy));
+  const arms = Object.entries(evidence.arms).sort(
+    ([one], [other]) => Number(other === evidence.policy) - Number(one === evidence.policy),
+  );
   return (
     <div class="evidence">
       <p>{evidence.words}</p>
@@ -23,10 +25,15 @@ export function EvidenceView({ evidence }: { evidence: Evidence }) {
       </ul>
       {evidence.automatic && evidence.next_look !== null && (
         <>
-          <Progress label="Conversations with votes until the next look" done={evidence.voted} of={evidence.next_look} />
+          <Progress
+            label="Conversations with votes until the next look"
+            done={evidence.voted}
+            of={evidence.next_look}
+          />
           <p class="quiet">
-            It is promoted when it is shown to lose at most {percent(evidence.margin)} of approval, and taken back when it is
-            shown to be worse; each arm needs {evidence.least_people} people. The last look is at {evidence.last_look} conversations.
+            It is promoted when it is shown to lose at most {percent(evidence.margin)} of approval, and taken
+            back when it is shown to be worse; each arm needs {evidence.least_people} people. The last look is
+            at {evidence.last_look} conversations.
           </p>
         </>
       )}

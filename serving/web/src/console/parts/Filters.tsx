@@ -32,11 +32,32 @@ export function Filters({ place }: { place: Place }) {
   const value = (name: string) => place.query.get(name) ?? "";
   return (
     <form class="filters" role="search" aria-label="Filter" onSubmit={(event) => event.preventDefault()}>
-      <Settling label="Search" wide value={value("text")} onValue={set("text")} placeholder="Words in messages, replies, comments" />
+      <Settling
+        label="Search"
+        wide
+        value={value("text")}
+        onValue={set("text")}
+        placeholder="Words in messages, replies, comments"
+      />
       <Select label="Vote" value={value("value")} options={VALUES} onValue={set("value")} />
-      <Select label="Reason" value={value("reason")} options={known(facets.data?.reason)} onValue={set("reason")} />
-      <Select label="Policy" value={value("policy")} options={(facets.data?.policy ?? []).map(({ name }) => [name, name])} onValue={set("policy")} />
-      <Select label="Tag" value={value("tag")} options={(facets.data?.tag ?? []).map(({ name }) => [name, name])} onValue={set("tag")} />
+      <Select
+        label="Reason"
+        value={value("reason")}
+        options={known(facets.data?.reason)}
+        onValue={set("reason")}
+      />
+      <Select
+        label="Policy"
+        value={value("policy")}
+        options={(facets.data?.policy ?? []).map(({ name }) => [name, name])}
+        onValue={set("policy")}
+      />
+      <Select
+        label="Tag"
+        value={value("tag")}
+        options={(facets.data?.tag ?? []).map(({ name }) => [name, name])}
+        onValue={set("tag")}
+      />
       <Select
         label="Time"
         value={value("within")}
@@ -44,21 +65,35 @@ export function Filters({ place }: { place: Place }) {
         onValue={(within) => replaceQuery(place, { within, since: null, until: null })}
         any="Any time"
       />
-      <details open={Boolean(value("type") || value("user") || value("since") || value("until") || value("all"))}>
+      <details
+        open={Boolean(value("type") || value("user") || value("since") || value("until") || value("all"))}
+      >
         <summary>More</summary>
         <div class="more-filters">
           <Select label="Type" value={value("type")} options={TYPES} onValue={set("type")} />
           <Settling label="Person" value={value("user")} onValue={set("user")} placeholder="A user, or u_…" />
           <label>
             From
-            <input type="date" value={value("since")} onChange={(event) => replaceQuery(place, { since: event.currentTarget.value, within: null })} />
+            <input
+              type="date"
+              value={value("since")}
+              onChange={(event) => replaceQuery(place, { since: event.currentTarget.value, within: null })}
+            />
           </label>
           <label>
             Before
-            <input type="date" value={value("until")} onChange={(event) => replaceQuery(place, { until: event.currentTarget.value, within: null })} />
+            <input
+              type="date"
+              value={value("until")}
+              onChange={(event) => replaceQuery(place, { until: event.currentTarget.value, within: null })}
+            />
           </label>
           <label class="check">
-            <input type="checkbox" checked={value("all") !== ""} onChange={(event) => replaceQuery(place, { all: event.currentTarget.checked ? "1" : null })} />
+            <input
+              type="checkbox"
+              checked={value("all") !== ""}
+              onChange={(event) => replaceQuery(place, { all: event.currentTarget.checked ? "1" : null })}
+            />
             Also what was replaced or retracted
           </label>
         </div>
@@ -66,7 +101,11 @@ export function Filters({ place }: { place: Place }) {
       <div class="buttons">
         <SavedViews place={place} />
         {isFiltered(place.query) && (
-          <button type="button" class="link" onClick={() => replaceQuery(place, Object.fromEntries(FIELDS.map((field) => [field, null])))}>
+          <button
+            type="button"
+            class="link"
+            onClick={() => replaceQuery(place, Object.fromEntries(FIELDS.map((field) => [field, null])))}
+          >
             Clear
           </button>
         )}
@@ -75,7 +114,13 @@ export function Filters({ place }: { place: Place }) {
   );
 }
 
-function Select(props: { label: string; value: string; options: [string, string][]; onValue: (value: string) => void; any?: string }) {
+function Select(props: {
+  label: string;
+  value: string;
+  options: [string, string][];
+  onValue: (value: string) => void;
+  any?: string;
+}) {
   const { label, value, options, onValue, any = "Any" } = props;
   const unknown = value && !options.some(([name]) => name === value);
   return (
@@ -95,7 +140,13 @@ function Select(props: { label: string; value: string; options: [string, string]
 }
 
 /** A field whose value counts when nobody types any more. */
-function Settling(props: { label: string; wide?: boolean; value: string; placeholder: string; onValue: (value: string) => void }) {
+function Settling(props: {
+  label: string;
+  wide?: boolean;
+  value: string;
+  placeholder: string;
+  onValue: (value: string) => void;
+}) {
   const { label, wide, value, placeholder, onValue } = props;
   const [typed, setTyped] = useState(value);
   useEffect(() => setTyped(value), [value]);
@@ -107,7 +158,13 @@ function Settling(props: { label: string; wide?: boolean; value: string; placeho
   return (
     <label class={wide ? "search" : undefined}>
       {label}
-      <input type="search" maxLength={256} value={typed} placeholder={placeholder} onInput={(event) => setTyped(event.currentTarget.value)} />
+      <input
+        type="search"
+        maxLength={256}
+        value={typed}
+        placeholder={placeholder}
+        onInput={(event) => setTyped(event.currentTarget.value)}
+      />
     </label>
   );
 }

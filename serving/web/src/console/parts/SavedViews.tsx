@@ -23,7 +23,10 @@ export function SavedViews({ place }: { place: Place }) {
       {views.data !== null && views.data.data.length > 0 && (
         <label>
           Saved views
-          <select value={chosen?.name ?? ""} onChange={(event) => open(views.data?.data ?? [], event.currentTarget.value)}>
+          <select
+            value={chosen?.name ?? ""}
+            onChange={(event) => open(views.data?.data ?? [], event.currentTarget.value)}
+          >
             <option value="">Choose…</option>
             {views.data.data.map((view) => (
               <option key={view.name}>{view.name}</option>
@@ -79,7 +82,13 @@ function Naming({ query, onClose, onSaved }: { query: string; onClose: () => voi
       <form onSubmit={save}>
         <label>
           Name
-          <input required maxLength={64} pattern="[^\/]*\S[^\/]*" value={name} onInput={(event) => setName(event.currentTarget.value)} />
+          <input
+            required
+            maxLength={64}
+            pattern="[^\/]*\S[^\/]*"
+            value={name}
+            onInput={(event) => setName(event.currentTarget.value)}
+          />
         </label>
         {error && (
           <p class="problem" role="alert">

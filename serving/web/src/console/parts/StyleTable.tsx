@@ -9,14 +9,25 @@ function shown(name: string, value: number | null | undefined): string {
 }
 
 /** How two policies write: words and sentences of a reply, and the share of replies with each mark. */
-export function StyleTable({ head, one, other }: { head: [string, string]; one: Record<string, number>; other: Record<string, number> }) {
+export function StyleTable({
+  head,
+  one,
+  other,
+}: {
+  head: [string, string];
+  one: Record<string, number>;
+  other: Record<string, number>;
+}) {
   const shares = Object.keys(one).filter((name) => name !== "replies" && !COUNTS.includes(name));
   const names = [...COUNTS.filter((name) => name in one), ...shares.sort()];
   return (
     <Table label="How they write" head={["Replies", ...head, "Change"]}>
       {names.map((name) => {
         const [before, after] = [one[name], other[name]];
-        const change = before !== undefined && after !== undefined && before !== null && after !== null ? after - before : null;
+        const change =
+          before !== undefined && after !== undefined && before !== null && after !== null
+            ? after - before
+            : null;
         const sign = change !== null && change > 0 ? "+" : "";
         return (
           <tr key={name}>

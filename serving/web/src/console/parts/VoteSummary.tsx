@@ -2,7 +2,10 @@ import type { Vote } from "../types";
 import { Badge } from "./basics";
 
 /** What a vote says, in a word. */
-export function verdictOf(vote: Pick<Vote, "type" | "value">): { word: string; tone: "good" | "bad" | "plain" } {
+export function verdictOf(vote: Pick<Vote, "type" | "value">): {
+  word: string;
+  tone: "good" | "bad" | "plain";
+} {
   if (vote.type === "thumb") {
     return vote.value.value === "up" ? { word: "Good", tone: "good" } : { word: "Bad", tone: "bad" };
   }

@@ -61,7 +61,11 @@ export function Shares({ shares }: { shares: Share[] }) {
 /** A share with its interval, on a line from 0 to 1. */
 export function Interval({ value, low, high }: { value: number; low: number; high: number }) {
   return (
-    <span class="interval" role="img" aria-label={`${percent(value)}, between ${percent(low)} and ${percent(high)}`}>
+    <span
+      class="interval"
+      role="img"
+      aria-label={`${percent(value)}, between ${percent(low)} and ${percent(high)}`}
+    >
       <span class="range" style={{ left: percent(low, 1), width: percent(high - low, 1) }} />
       <span class="point" style={{ left: percent(value, 1) }} />
     </span>
@@ -74,7 +78,10 @@ export function Waiting<T>({ on, children }: { on: Loaded<T>; children: (data: T
     <>
       {on.error && (
         <p class="problem" role="alert">
-          {on.error} <button type="button" onClick={on.reload}>Try again</button>
+          {on.error}{" "}
+          <button type="button" onClick={on.reload}>
+            Try again
+          </button>
         </p>
       )}
       {on.data === null ? !on.error && <p class="quiet loading">Reading…</p> : children(on.data)}
@@ -87,7 +94,15 @@ export function Empty({ children }: { children: ComponentChildren }) {
 }
 
 /** A table that scrolls sideways by itself where it is wider than the screen. */
-export function Table({ label, head, children }: { label: string; head: string[]; children: ComponentChildren }) {
+export function Table({
+  label,
+  head,
+  children,
+}: {
+  label: string;
+  head: string[];
+  children: ComponentChildren;
+}) {
   return (
     <div class="table" tabIndex={0} role="group" aria-label={label}>
       <table>
