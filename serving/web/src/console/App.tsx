@@ -179,7 +179,7 @@ function focusMain(event: Event): void {
 
 /** Moves by keyboard: `g` and a letter opens a view, `j` and `k` walk through a list. */
 function useShortcuts(showHelp: () => void): void {
-  useEffect(() => {
+  useLayoutEffect(() => {
     let afterG = false;
     const onKey = (event: KeyboardEvent) => {
       const typing =

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Table, Waiting } from "../parts/basics";
@@ -97,7 +97,7 @@ function Rating({ path, rater, onAnswer }: { path: string; rater: string; onAnsw
     const others = item?.replies.map((reply) => reply.choice).filter((each) => each !== choice) ?? [];
     return answer({ ranking: [[choice], others] });
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (event.target instanceof HTMLElement && event.target.closest("input, textarea, select, dialog"))
         return;
