@@ -105,11 +105,11 @@ def _add_policies(connection: psycopg.Connection) -> None:
         connection.execute(
             "insert into policies (project, id, parent, base_digest, directory, digest, manifest, gate,"
             " state, reason, created_at, live_at) values ('default', %s, %s, '', '', '', %s, %s, %s, %s,"
-            " now() - make_interval(hours => %s), now() - make_interval(hours => %s))",
+            " now() - make_interval(hours => %s), case when %s then now() - make_interval(hours => %s) end)",
             [policy, parent, Jsonb({"configuration": configuration, "examples": 30 * number}),
              Jsonb(GATE) if parent else None, states[policy],
              "people like it less than p1-4be0aa" if policy == REFUSED else None,
-             140 - 20 * number, 139 - 20 * number],
+             140 - 20 * number, policy in ("p0", PREVIOUS, LIVE), 139 - 20 * number],
         )  # fmt: skip
     connection.execute(
         "insert into routes (project, live, previous, canary, canary_share)"

@@ -67,8 +67,8 @@ async def policies(connection: AsyncConnection[DictRow], project: str, limit: in
 
 
 async def policy(connection: AsyncConnection[DictRow], project: str, id: str) -> dict[str, Any]:
-    """Returns one policy with the checks of the gate, its parents back to the base, and its children. Raises
-    NotFound."""
+    """Returns one policy with the checks of the gate, samples from before and after its round, its parents
+    back to the base, and its children. Raises NotFound."""
     cursor = await connection.execute(_POLICIES + "and p.id = %(id)s", {"project": project, "id": id})
     row = await cursor.fetchone()
     if row is None:
@@ -82,6 +82,8 @@ async def policy(connection: AsyncConnection[DictRow], project: str, id: str) ->
             where p.project = %(project)s and depth < 1000
         )
         select gate, manifest -> 'configuration' as configuration,
+            (select record -> 'samples' from rounds where project = %(project)s and policy = %(id)s
+                order by id desc limit 1) as samples,
             array(select id from lineage where depth > 0 order by depth) as ancestors,
             array(select id from policies where project = %(project)s and parent = %(id)s order by created_at
                 limit 100) as children
@@ -98,6 +100,7 @@ async def policy(connection: AsyncConnection[DictRow], project: str, id: str) ->
         "children": more["children"],
         "doubts": (gate or {}).get("reasons", []) + (gate or {}).get("doubts", []),
         "checks": verdict.checks(gate, more["configuration"]),
+        "samples": more["samples"] or [],
     }
 
 

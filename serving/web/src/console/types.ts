@@ -108,6 +108,12 @@ export interface Round {
   seconds: number;
 }
 
+export interface Sample {
+  prompt: string;
+  before: string;
+  after: string;
+}
+
 export interface Report extends Round {
   doubts: string[];
   checks: Check[];
@@ -122,7 +128,7 @@ export interface Report extends Round {
     seconds?: number;
     optimization?: { steps: Record<string, number>[]; stopped: string | null };
     style?: { live: Record<string, number>; candidate: Record<string, number> };
-    samples?: { prompt: string; before: string; after: string }[];
+    samples?: Sample[];
     raters?: { rater: string; votes: number; weight: number; reliability: number; leniency: number }[];
     hyperparameters?: Record<string, unknown>;
     versions?: Record<string, string>;
@@ -153,6 +159,7 @@ export interface WholePolicy extends Policy {
   children: string[];
   doubts: string[];
   checks: Check[];
+  samples: Sample[];
 }
 
 export interface Styles {

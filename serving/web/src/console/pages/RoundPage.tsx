@@ -2,6 +2,7 @@ import { useData } from "../data";
 import { PolicyLink, State, Table, Waiting } from "../parts/basics";
 import { Chart } from "../parts/Chart";
 import { Checks } from "../parts/Checks";
+import { Samples } from "../parts/Samples";
 import { StyleTable } from "../parts/StyleTable";
 import { VoteRow } from "../parts/VoteRow";
 import { href } from "../place";
@@ -62,24 +63,7 @@ function Shown({ report }: { report: Report }) {
           </ol>
         </section>
       )}
-      {record.samples && record.samples.length > 0 && (
-        <section aria-labelledby="samples">
-          <h2 id="samples">Before and after</h2>
-          {record.samples.map((sample) => (
-            <div key={sample.prompt} class="sample">
-              <p class="asked">{sample.prompt}</p>
-              <div class="before-after">
-                <p>
-                  <span class="quiet">Before</span> {sample.before}
-                </p>
-                <p>
-                  <span class="quiet">After</span> {sample.after}
-                </p>
-              </div>
-            </div>
-          ))}
-        </section>
-      )}
+      <Samples samples={record.samples ?? []} />
       {record.style && (
         <section aria-labelledby="style">
           <h2 id="style">How it writes</h2>

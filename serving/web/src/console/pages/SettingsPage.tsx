@@ -47,7 +47,7 @@ export function SettingsPage() {
                   <td>
                     <Badge tone={each.source === "default" ? "plain" : "accent"}>{each.source}</Badge>
                   </td>
-                  <td>{each.description}</td>
+                  <td class="words">{each.description}</td>
                 </tr>
               ))}
           </Table>
