@@ -44,12 +44,14 @@ class Console:
         return httpx.get(f"{self.url}/v1/{path}", headers={"Authorization": f"Bearer {ADMIN}"}).json()
 
 
-@pytest.fixture
-def console(postgres_url: str, tmp_path: Path) -> Iterator[Console]:
-    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+@pytest.fixture(scope="module")
+def console(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """One for all tests: those that change it leave what the others look for."""
+    folder = tmp_path_factory.mktemp("console")
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
     with new_database(postgres_url) as url:
         settings = Settings(
-            database_url=url, data_dir=tmp_path, model=str(tmp_path), admin_key=ADMIN, public_key=PUBLIC,
+            database_url=url, data_dir=folder, model=str(folder), admin_key=ADMIN, public_key=PUBLIC,
             vllm=VllmSettings(urls=["http://127.0.0.1:9"]), serving=ServingSettings(**UNLIMITED),
         )  # fmt: skip
         with ThreadPoolExecutor(1) as apart:  # Playwright's own event loop runs in this thread
