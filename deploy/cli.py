@@ -7,13 +7,14 @@ import asyncio
 import signal
 import sys
 import threading
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import psycopg
 import typer
 from pydantic import ValidationError
 
-from deploy import data_commands, keys, operate, settings_problems
+from deploy import control, data_commands, keys, operate, settings_problems
 from deploy.command_line import DataDir, Json, MetricsPort
 from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
@@ -25,6 +26,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"hearken {version('hearken')}")
+        raise typer.Exit
+
+
+@app.callback()
+def hearken(
+    shown: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A chat service that learns from the votes of its users."""
 
 
 @app.command()
@@ -47,16 +63,22 @@ def up(
 
 
 @app.command()
-def serve() -> None:
+def serve(
+    trainer_metrics: Annotated[
+        bool, typer.Option("--trainer-metrics", help="Show the trainer's figures at /metrics, too.")
+    ] = False,
+) -> None:
     """Run one chat API process, or several of them behind a load balancer."""
     from deploy.local.prepare import create_keys, describe_keys, prepared
     from serving.app import serve as run
+    from trainer.records.metrics import training_metrics
 
     with prepared(_with_own_database("Serving")) as settings:
         made = create_keys(settings)
         if settings.admin_key is None:  # a key from the settings is known already and must not be logged
             print("\n".join(describe_keys(made)), flush=True)
-        run(settings)
+        figures = [training_metrics(settings.database_url or "", settings.project)]
+        run(settings, figures if trainer_metrics else [])
 
 
 @app.command()
@@ -174,6 +196,7 @@ def simulate(
 
 
 app.add_typer(operate.app)
+app.add_typer(control.app)
 app.add_typer(data_commands.app)
 app.add_typer(keys.app, name="keys")
 

@@ -41,15 +41,32 @@ def export(
     since: Annotated[
         datetime | None, typer.Option(help="Only votes since this time (UTC).", formats=TIME_FORMATS)
     ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="Only votes before this time (UTC).", formats=TIME_FORMATS)
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="Only votes of this type: thumb, ranking, edit or signal.")
+    ] = None,
+    value: Annotated[
+        str | None, typer.Option(help="Only votes that say this: up, down, none (none is good), a signal.")
+    ] = None,
     policy: Annotated[str | None, typer.Option(help="Only votes on replies of this policy.")] = None,
     user: Annotated[str | None, typer.Option(help="Only votes of this user: a name or a pseudonym.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only votes with this reason.")] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(help="Only votes in chats with this metadata: key=value; repeatable."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Only votes with these words in the message, the reply or the comment.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Write the feedback as JSON Lines or Parquet."""
-    from feedback.export import TABLE, Filter, Shape, everything, rows
+    from feedback.export import TABLE, Shape, everything, rows
     from feedback.layouts import LAYOUTS
     from feedback.row_writer import write_rows
+    from feedback.vote_filter import Filter
     from serving.keys import ensure_signing_secret
     from serving.token_signer import TokenSigner
 
@@ -65,7 +82,11 @@ def export(
         raters = None
         if user is not None:
             raters = TokenSigner(await ensure_signing_secret(connection)).pseudonyms(settings.project, user)
-        only = Filter(since and since.replace(tzinfo=UTC), raters, reason, policy)
+        only = Filter(
+            since=since and since.replace(tzinfo=UTC),
+            until=until and until.replace(tzinfo=UTC),
+            type=kind, value=value, reason=reason, policy=policy, tags=tag or [], raters=raters, text=text,
+        )  # fmt: skip
         if known is not None:
             await write_rows(rows(connection, settings.project, known, wanted, only), output)
         else:

@@ -1,16 +1,13 @@
 """`hearken doctor` prints the effective settings with their sources, and checks the installation."""
 
 import json
-import os
 import shutil
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -20,56 +17,22 @@ from schemas.database import migrations
 from schemas.errors import StartError
 from schemas.generation_defaults import read_generation_defaults
 from schemas.policies import base_digest
-from schemas.renamed_fields import accepted_names
+from schemas.setting_sources import effective_settings
 from schemas.settings import KafkaSettings, Settings
 from trainer.data.knowledge_probes import ProbeSet, probe_file
 from trainer.evaluation.questions import is_starter, own_questions, unjudged
 
-_SECRET = {"admin_key", "database_url", "sasl_password"}
-
 
 def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:
     """Prints settings and checks; returns 0 if every check passed, else 1."""
-    rows = list(_rows(settings, data_dir_given))
+    flags = frozenset({"data_dir"}) if data_dir_given else frozenset()
+    rows = list(effective_settings(settings, flags))
     checks = list(_checks(settings))
     if as_json:
         print(json.dumps({"settings": rows, "checks": checks}, default=str))
     else:
         _print(rows, checks)
     return 0 if all(check["ok"] for check in checks) else 1
-
-
-def _rows(settings: Settings, data_dir_given: bool) -> Iterator[dict[str, Any]]:
-    """Yields each setting with its value, source and description. Secrets are shown as `set`."""
-    path = Path("hearken.toml")
-    file = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-    def walk(model: BaseModel, prefix: tuple[str, ...], in_file: Any) -> Iterator[dict[str, Any]]:
-        for name, field in type(model).model_fields.items():
-            value = getattr(model, name)
-            names = accepted_names(type(model), name)
-            in_section = in_file if isinstance(in_file, dict) else {}
-            here = next((in_section[each] for each in names if each in in_section), None)
-            if isinstance(value, BaseModel):
-                yield from walk(value, (*prefix, name), here)
-                continue
-            source = "default"
-            if here is not None:
-                source = str(path)
-            for variable in ("HEARKEN_" + "__".join((*prefix, each)).upper() for each in names):
-                if variable in os.environ:
-                    source = variable
-            if name == "data_dir" and data_dir_given:
-                source = "flag"
-            shown = "set" if name in _SECRET and value is not None else value
-            yield {
-                "name": ".".join((*prefix, name)),
-                "value": shown,
-                "source": source,
-                "description": field.description,
-            }
-
-    yield from walk(settings, (), file)
 
 
 def _checks(settings: Settings) -> Iterator[dict[str, Any]]:

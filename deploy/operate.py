@@ -10,16 +10,22 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from deploy.command_line import DataDir, Json, add_deprecated_name, with_database
+from deploy.control import Key, Url, checks_lines
+from deploy.operations import operations
 from schemas.settings import Settings, load
 
 app = typer.Typer()
+policies_app = typer.Typer(invoke_without_command=True)
+app.add_typer(policies_app, name="policies")
 
 Policy = Annotated[str, typer.Argument(help="The policy's id.")]
 
 
-@app.command()
-def policies(data_dir: DataDir = None, as_json: Json = False) -> None:
+@policies_app.callback()
+def policies(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
     """List the policies, newest first; an arrow marks the live one."""
+    if context.invoked_subcommand is not None:
+        return
 
     async def read(connection: AsyncConnection[DictRow], settings: Settings) -> list[DictRow]:
         cursor = await connection.execute(
@@ -42,6 +48,21 @@ def policies(data_dir: DataDir = None, as_json: Json = False) -> None:
         kept = "pruned" if row["pruned_at"] else "pinned" if row["pinned_at"] else ""
         words = filter(None, [live, kept, row["reason"]])
         print(f"{mark} {row['id']:14} {row['state']:12} from {parent:14} {' '.join(words)}")
+
+
+@policies_app.command("show")
+def show_policy(
+    policy: Policy, url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """Show a policy: the gate's verdict in words, its figures with their limits, and its lineage."""
+    found = operations(url, key, data_dir).policy(policy)
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(f"{found['id']}: {found['state']}, from {found['parent'] or 'nothing'}. {found['headline']}")
+    lines = [f"  - {doubt}" for doubt in found["doubts"]] + checks_lines(found["checks"])
+    lines.append("Trained from " + (" ← ".join(found["ancestors"]) or "nothing"))
+    print("\n".join(lines))
 
 
 @app.command()

@@ -48,7 +48,8 @@ METRICS = """\
 # Metrics
 
 Prometheus' text format. Serving shows `/metrics` on its own port; trainer and relay show it with
-`--metrics-port`. A counter's name ends in `_total`; a histogram has `_bucket`, `_sum` and `_count`."""
+`--metrics-port`. Under `hearken up` serving shows the trainer's, too (`--trainer-metrics`). A counter's name ends in
+`_total`; a histogram has `_bucket`, `_sum` and `_count`."""
 
 
 def pages() -> dict[Path, str]:
@@ -127,7 +128,7 @@ def _choices(annotation: Any) -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     yield COMMANDS
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in _commands(typer.main.get_command(app)):
         if command.hidden:
             continue
         arguments = [each for each in command.params if each.param_type_name == "argument"]
@@ -140,6 +141,16 @@ def commands() -> Iterator[str]:
             yield "| option | meaning | default |\n|---|---|---|"
         for shown, parameter in rows:
             yield f"| `{shown}` | {_cell(parameter.help or '')} | {_shown(parameter)} |"
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each command with its whole name, those of a group behind it."""
+    for name, command in group.commands.items():
+        inside = getattr(command, "commands", None)
+        if inside is None or command.invoke_without_command:
+            yield prefix + name, command
+        if inside is not None:
+            yield from _commands(command, f"{prefix}{name} ")
 
 
 def _shown(parameter: Any) -> str:

@@ -5,24 +5,23 @@ applies to every later dataset. So `superseded_by` may name a vote that is not i
 votes are those without it.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from itertools import combinations, product
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from feedback.layouts import Judgement, Layout, assistant
+from feedback.vote_filter import ALL, Filter
 from schemas.feedback import JUDGE
 from schemas.times import rfc3339
 
 # `policy` of a ranking is the policy of all its replies, or null when they have several (see `replies`).
-_EXPORT = """
-select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value,
-    coalesce(r.policy, ranked.policy) as policy, f.rater as "user", f.created_at, f.superseded_by,
-    t.messages as prompt, r.text as reply, ranked.replies, f.text, f.comment,
+_VOTES: LiteralString = """
+select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value, f.policy, f.rater as "user",
+    f.created_at, f.superseded_by, t.messages as prompt, r.text as reply, ranked.replies, f.text, f.comment,
     jsonb_build_object(
         'layout', case when t.sampling = '{}' then t.metadata ->> 'layout' end,  -- imported, not sampled
         'tools', t.request -> 'tools', 'message', r.message, 'messages', ranked.messages
@@ -33,27 +32,20 @@ left join replies r on r.turn_id = f.turn_id and r.choice = f.choice
 left join lateral (
     select jsonb_agg(jsonb_build_object('choice', choice, 'policy', policy, 'text', text) order by choice)
             as replies,
-        jsonb_object_agg(choice, message) as messages,
-        case when count(distinct policy) = 1 then min(policy) end as policy
+        jsonb_object_agg(choice, message) as messages
     from replies where turn_id = f.turn_id
 ) ranked on f.type = 'ranking'
-where f.project = %(project)s and f.retracted_at is null
-    and (%(since)s::timestamptz is null or f.created_at >= %(since)s)
-    and (%(raters)s::text[] is null or f.rater = any(%(raters)s))
-    and (%(reason)s::text is null or f.value -> 'reasons' ? %(reason)s)
-    and (%(policy)s::text is null or exists (
-        select from replies voted where voted.turn_id = f.turn_id and voted.policy = %(policy)s
-            and (f.choice is null or voted.choice = f.choice)
-    ))
 """
-_BY_TIME = """
+_BY_TIME: LiteralString = """
+    and f.retracted_at is null
     and (%(after)s::text is null or (f.created_at, f.id) > (
         select created_at, id from feedback where id = %(after)s and project = %(project)s
     ))
 order by f.created_at, f.id
 limit %(limit)s
 """
-_BY_COMMIT = """
+_BY_COMMIT: LiteralString = """
+    and f.retracted_at is null
     and (f.epoch, f.xid, f.id) > (%(start)s::integer, %(start_xid)s::xid8, %(start_id)s)
     and (f.epoch, f.xid, f.id) <= (%(end)s::integer, %(end_xid)s::xid8, %(end_id)s)
 order by f.epoch, f.xid, f.id
@@ -70,32 +62,6 @@ TABLE = {
 """The columns of `everything` in a table, with their kinds; in those of text, what is no text is JSON."""
 
 _VALUE = {"thumb": "value", "ranking": "ranking", "signal": "signal"}
-
-
-class Position(NamedTuple):
-    """The place of a vote in the order in which votes were committed."""
-
-    epoch: int
-    xid: str
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which votes to export: those since a time, of these raters (pseudonyms), with this reason, on replies
-    of this policy, after the vote with this id; at most `limit`. Or those after one position and up to
-    another (`between`), in the order of commits."""
-
-    since: datetime | None = None
-    raters: Sequence[str] | None = None
-    reason: str | None = None
-    policy: str | None = None
-    after: str | None = None
-    limit: int | None = None
-    between: tuple[Position, Position] | None = None
-
-
-ALL = Filter()
 
 
 async def everything(
@@ -142,13 +108,14 @@ async def rows(
 async def _votes(connection: AsyncConnection[DictRow], project: str, only: Filter) -> AsyncIterator[DictRow]:
     async with connection.cursor(name="export") as cursor:
         cursor.itersize = 100  # read at once, so that a process that also serves is free in between
-        values = {"project": project, **asdict(only)}
+        query: LiteralString = _VOTES + "where " + only.where(project)
+        values = only.values(project)
         if only.between is None:
-            await cursor.execute(_EXPORT + _BY_TIME, values)
+            await cursor.execute(query + _BY_TIME, values | {"after": only.after, "limit": only.limit})
         else:
             for name, position in zip(("start", "end"), only.between, strict=True):
                 values |= {name: position.epoch, f"{name}_xid": position.xid, f"{name}_id": position.id}
-            await cursor.execute(_EXPORT + _BY_COMMIT, values)
+            await cursor.execute(query + _BY_COMMIT, values)
         async for row in cursor:
             yield row
 

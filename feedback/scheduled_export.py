@@ -17,9 +17,10 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
-from feedback.export import TABLE, Filter, Position, everything, rows
+from feedback.export import TABLE, everything, rows
 from feedback.object_store import check_store, is_url
 from feedback.row_writer import PARQUET, Row, draft_of, publish, pyarrow_for, write_draft
+from feedback.vote_filter import Filter, Position
 from schemas import lock_ids
 from schemas.database import conninfo
 from schemas.errors import HearkenError

@@ -49,13 +49,18 @@ async def page(
 
 
 async def set_metadata(pool: AsyncPool, project: str, id: str, metadata: dict[str, str]) -> bool:
-    """Replaces the metadata of a turn but for its conversation; returns whether there is such a turn."""
-    changed: LiteralString = (
-        "update turns set metadata = %s || case when metadata ? 'conversation_id'"
-        " then jsonb_build_object('conversation_id', metadata -> 'conversation_id') else '{}' end"
-        " where project = %s and id = %s returning 1"
-    )
-    return bool(await _rows(pool, changed, [Jsonb(metadata), project, id]))
+    """Replaces the metadata of a turn but for its conversation, also where its votes are found by it; returns
+    whether there is such a turn."""
+    async with pool.connection() as connection, connection.transaction():
+        changed = await connection.execute(
+            "update turns set metadata = %s || case when metadata ? 'conversation_id'"
+            " then jsonb_build_object('conversation_id', metadata -> 'conversation_id') else '{}' end"
+            " where project = %s and id = %s",
+            [Jsonb(metadata), project, id],
+        )
+        if changed.rowcount:
+            await connection.execute("update feedback set facets = null where turn_id = %s", [id])
+    return changed.rowcount > 0
 
 
 async def delete(pool: AsyncPool, project: str, id: str) -> bool:

@@ -12,7 +12,7 @@ from pydantic_settings import (
 )
 
 from schemas.renamed_fields import RenamedFields
-from schemas.settings_sources import Environment, TomlFile
+from schemas.settings_readers import Environment, TomlFile
 
 
 class ServingSettings(BaseModel):

@@ -101,7 +101,7 @@ async def _policy(request: Request, policy: str, caller: Caller) -> dict[str, An
         cursor = await connection.execute(_LINEAGE, {"project": caller.project, "policy": policy})
         lineage = [ancestor["id"] for ancestor in await cursor.fetchall()]
     served = services(request).fleet.serves(adapter_name(caller.project, policy, row["digest"]))
-    return {**_with_times(row), "lineage": lineage, "served": served}
+    return {**with_times(row), "lineage": lineage, "served": served}
 
 
 @router.post(
@@ -115,6 +115,33 @@ async def reinstate(request: Request, policy: str, caller: Admin) -> dict[str, A
     async with services(request).pool.connection() as connection:
         await rollout.reinstate(connection, caller.project, policy, reason)
     return await _policy(request, policy, caller)
+
+
+@router.post("/v1/policies/{policy}/promote")
+async def promote(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
+    """Makes a policy live for everybody, after every engine has loaded and verified it."""
+    await _policy(request, policy, caller)
+    await _promote(request, caller, policy)
+    return await _policy(request, policy, caller)
+
+
+@router.post("/v1/policies/{policy}/rollback")
+async def rollback(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
+    """Rolls back the live policy or the canary."""
+    await _policy(request, policy, caller)
+    await _rollback(request, caller, policy)
+    return await _policy(request, policy, caller)
+
+
+@router.post("/v1/training/{action}")
+async def set_training(
+    request: Request, action: Literal["pause", "resume"], caller: Admin
+) -> dict[str, bool]:
+    """Pauses training after the current round, or resumes it."""
+    paused = action == "pause"
+    async with services(request).pool.connection() as connection:
+        await connection.execute("update projects set paused = %s where id = %s", [paused, caller.project])
+    return {"paused": paused}
 
 
 @router.get("/v1/rollouts")
@@ -141,26 +168,34 @@ async def end_rollout(
 ) -> dict[str, Any]:
     """Promotes the running canary, or rolls back a running canary or the live policy."""
     found = await _rollout(request, caller, rollout_id)
-    body = await request.body()
-    reason = check(_REASON, decode(body)).reason if body else Reason().reason
-    swap = services(request).swap
     if action == "promote":
         if found["state"] != "running":
             raise Conflict(f"This rollout is {found['state']}; only a running one can be promoted.")
-        try:
-            await swap.promote(caller.project, found["policy"])
-        except PolicyRejected as error:
-            raise Conflict(error.message, code=f"policy_{error.reason}") from None
+        await _promote(request, caller, found["policy"])
     else:
-        async with services(request).pool.connection() as connection:
-            route = await rollout.rollback_policy(connection, caller.project, found["policy"], reason)
-        swap.use_route(route)
+        await _rollback(request, caller, found["policy"])
     return await _rollout(request, caller, rollout_id)
 
 
 @router.get("/v1/rounds")
 async def rounds(request: Request, caller: Admin, limit: Limit = 20) -> dict[str, Any]:
     return _list(await _rows(request, _ROUNDS, [caller.project, limit]))
+
+
+async def _promote(request: Request, caller: Caller, policy: str) -> None:
+    try:
+        await services(request).swap.promote(caller.project, policy)
+    except PolicyRejected as error:
+        raise Conflict(error.message, code=f"policy_{error.reason}") from None
+
+
+async def _rollback(request: Request, caller: Caller, policy: str) -> None:
+    """Rolls `policy` back for the reason in the request's body, or that of an operator."""
+    body = await request.body()
+    reason = check(_REASON, decode(body)).reason if body else Reason().reason
+    async with services(request).pool.connection() as connection:
+        route = await rollout.rollback_policy(connection, caller.project, policy, reason)
+    services(request).swap.use_route(route)
 
 
 async def _rollout(request: Request, caller: Caller, rollout_id: str) -> dict[str, Any]:
@@ -173,10 +208,10 @@ async def _rollout(request: Request, caller: Caller, rollout_id: str) -> dict[st
 async def _rows(request: Request, query: LiteralString, values: list[Any]) -> list[dict[str, Any]]:
     async with services(request).pool.connection() as connection:
         cursor = await connection.execute(query, values)
-        return [_with_times(row) for row in await cursor.fetchall()]
+        return [with_times(row) for row in await cursor.fetchall()]
 
 
-def _with_times(row: dict[str, Any]) -> dict[str, Any]:
+def with_times(row: dict[str, Any]) -> dict[str, Any]:
     """Returns the row with its times as RFC 3339 strings."""
     return {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in row.items()}
 

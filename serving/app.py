@@ -6,12 +6,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.registry import Collector
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
@@ -38,6 +39,8 @@ from serving import (
     votes,
     widget,
 )
+from serving.console import annotation, desk, events, policies, rollouts, rounds, status
+from serving.console import settings as shown_settings
 from serving.http_protocol import LimitedHttpProtocol
 from serving.limits import BodyLimit
 from serving.loop_metrics import loop_metrics
@@ -51,9 +54,10 @@ _SHUTDOWN_SECONDS = 10  # for running replies to end
 _PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/widget")
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> FastAPI:
     """Returns the API over `settings.database_url` (migrated, with keys: see `serving.keys.ensure_keys`) and
-    the engines of `settings.vllm.urls`; `settings.model` is the base model's directory.
+    the engines of `settings.vllm.urls`; `settings.model` is the base model's directory. `collectors` are
+    shown at /metrics beside serving's own.
 
     Raises StartError when the database or the engines are not configured, a file of the base is not valid, or
     the scheduled export cannot work.
@@ -64,7 +68,8 @@ def create_app(settings: Settings) -> FastAPI:
     defaults = read_generation_defaults(Path(settings.model))
     special_tokens = read_special_tokens(Path(settings.model))
     metrics = Metrics()
-    metrics.registry.register(loop_metrics(settings))
+    for collector in (loop_metrics(settings), *collectors):
+        metrics.registry.register(collector)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -81,6 +86,8 @@ def create_app(settings: Settings) -> FastAPI:
         widget, admin, health,
     ):  # fmt: skip
         app.include_router(part.router)
+    for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events):
+        app.include_router(part.router)
     page.install(app)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)
     app.add_middleware(_PublicCORS)
@@ -88,13 +95,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, collectors: Sequence[Collector] = ()) -> None:
     """Runs the API until a signal ends it; running replies get some seconds to finish. Raises SystemExit: 0
     after SIGTERM, else uvicorn's code for a failed start."""
     logs.configure(settings.log_level)
     gc.freeze()  # imported objects live for ever: rescanning them costs tens of milliseconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its shutdown
-    app = create_app(settings)
+    app = create_app(settings, collectors)
     config = uvicorn.Config(
         app,
         http=LimitedHttpProtocol,
@@ -126,6 +133,7 @@ class _Server(uvicorn.Server):
             server.close()
         started = time.monotonic()
         services: Services = self._app.state.services
+        services.feed.close()
         await services.hub.drain(_SHUTDOWN_SECONDS)
         self.config.timeout_graceful_shutdown = max(1, round(started + _SHUTDOWN_SECONDS - time.monotonic()))
         await super().shutdown(sockets)

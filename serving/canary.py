@@ -52,8 +52,8 @@ MAX_VOTES = 20_000
 Action = Literal["promote", "rollback", "end", "wait"]
 
 _RUNNING: LiteralString = """
-    select policy, started_at, now() - started_at as age from rollouts
-    where project = %s and policy = %s and state = 'running' and automatic
+    select policy, started_at, now() - started_at as age, automatic from rollouts
+    where project = %s and policy = %s and state = 'running'
 """
 _JUDGED: LiteralString = """
     select policy, person, avg(up)::float8 as approval, min(created_at) as since from (
@@ -95,16 +95,17 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """An automatic canary that is running, with the conversations that were voted on since it began, in the
-    order of their first votes."""
+    """A canary that is running, with the conversations that were voted on since it began, in the order of
+    their first votes. Only an automatic one is ended by them."""
 
     policy: str
     age: timedelta
     judged: list[Judged]
+    automatic: bool = True
 
     def decide(self, live: str, *, newer: bool) -> tuple[Action, str]:
         """Returns what to do, and why. `newer` tells whether a newer candidate waits."""
-        own = sum(each.policy == self.policy for each in self.judged)
+        own = self.voted
         looks = [look for look in LOOKS if look <= own]
         if looks:
             arms = _arms(self.judged, self.policy, looks[-1])
@@ -124,6 +125,15 @@ class Canary:
             return "end", f"{own} conversations showed no difference to {live}"
         return "wait", ""
 
+    @property
+    def voted(self) -> int:
+        """The canary's conversations with a vote."""
+        return sum(each.policy == self.policy for each in self.judged)
+
+    def arms(self) -> dict[str, "Arm"]:
+        """Returns the arms by all votes until now."""
+        return _arms(self.judged, self.policy, len(self.judged) + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -139,6 +149,11 @@ class Arm:
         mine, theirs = self._smoothed(), other._smoothed()
         return mine[0] - theirs[0] + errors * sqrt(mine[1] + theirs[1])
 
+    def interval(self, errors: float) -> tuple[float, float]:
+        """Returns the bounds of the approval, `errors` standard errors from it."""
+        approval, variance = self._smoothed()
+        return max(0.0, approval - errors * sqrt(variance)), min(1.0, approval + errors * sqrt(variance))
+
     def _smoothed(self) -> tuple[float, float]:
         """Returns the approval and its variance, at most that of single votes."""
         count = self.people + 2
@@ -150,7 +165,7 @@ class Arm:
 
 
 async def find(connection: AsyncConnection[DictRow], route: Route) -> Canary | None:
-    """Returns the automatic canary of a route with its votes."""
+    """Returns the running canary of a route with its votes."""
     cursor = await connection.execute(_RUNNING, [route.project, route.canary])
     running = await cursor.fetchone()
     if running is None:
@@ -166,7 +181,7 @@ async def find(connection: AsyncConnection[DictRow], route: Route) -> Canary | N
         },
     )
     judged = [Judged(row["policy"], row["person"], row["approval"]) for row in await cursor.fetchall()]
-    return Canary(running["policy"], running["age"], judged)
+    return Canary(running["policy"], running["age"], judged, running["automatic"])
 
 
 async def start(connection: AsyncConnection[DictRow], project: str, policy: str, share: float) -> Route:
@@ -181,7 +196,7 @@ async def end_if_decided(
     """Ends the automatic canary of a route if its votes decide; returns the new route, what was done, and
     why. `newer` tells whether a newer candidate waits. Raises Conflict when it has ended already."""
     canary = await find(connection, route) if route.canary else None
-    if canary is None:
+    if canary is None or not canary.automatic:
         return None
     action, reason = canary.decide(route.live, newer=newer)
     match action:

@@ -5,6 +5,7 @@ Parts that an installation does not have (a broker, direct promotion) have no sa
 """
 
 from collections.abc import Iterator
+from typing import Any, LiteralString
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.rows import DictRow
@@ -14,7 +15,7 @@ from schemas.database_metrics import DatabaseMetrics, with_old_name
 from schemas.feedback import JUDGE
 from schemas.settings import Settings
 
-_QUERY = """
+LOOP: LiteralString = """
 with held as (
     select classid::bigint as high, objid::bigint as low, objsubid from pg_locks
     where locktype = 'advisory' and granted
@@ -39,15 +40,19 @@ select
 """
 
 
-def loop_metrics(settings: Settings) -> DatabaseMetrics:
-    """Returns the collector. Votes count as waiting once there are as many as start a round."""
-    parameters = {
+def parameters(settings: Settings, project: str) -> dict[str, Any]:
+    """Returns the values of LOOP. Votes count as waiting once there are as many as start a round."""
+    return {
         "trainer": lock_ids.TRAINER,
         "relay": lock_ids.RELAY,
-        "project": settings.project,
+        "project": project,
         "judge": JUDGE,
         "enough": max(settings.trainer.round_votes, settings.trainer.min_votes),
     }
+
+
+def loop_metrics(settings: Settings) -> DatabaseMetrics:
+    """Returns the collector of the project of the settings."""
 
     def metrics(row: DictRow) -> Iterator[Metric]:
         broker = bool(settings.kafka.servers)
@@ -74,4 +79,4 @@ def loop_metrics(settings: Settings) -> DatabaseMetrics:
             row["unpromoted"] if direct else None,
         )
 
-    return DatabaseMetrics(settings.database_url or "", _QUERY, parameters, metrics)
+    return DatabaseMetrics(settings.database_url or "", LOOP, parameters(settings, settings.project), metrics)

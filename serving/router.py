@@ -66,23 +66,29 @@ def bucket(project: str, person: str) -> float:
     return int.from_bytes(digest, "big") / 2**56
 
 
-def assign(route: Route, person: str, base_share: float) -> Assignment:
-    """Returns the policy that answers this person; the base answers `base_share` of all people."""
+def arms(route: Route, base_share: float) -> list[tuple[str, float]]:
+    """Returns the policies that answer, each with its share of all people: the base gets `base_share`, then
+    the canary, then the live policy. A policy may have several shares."""
     canary_share = min(route.canary_share, 1 - base_share) if route.canary else 0.0
-    arms = [
+    return [
         (BASE, base_share),
         (route.canary or route.live, canary_share),
         (route.live, 1 - base_share - canary_share),
     ]
+
+
+def assign(route: Route, person: str, base_share: float) -> Assignment:
+    """Returns the policy that answers this person; the base answers `base_share` of all people."""
+    shares = arms(route, base_share)
     point = bucket(route.project, person)
     policy = route.live
     end = 0.0
-    for arm, share in arms:
+    for arm, share in shares:
         end += share
         if point < end:
             policy = arm
             break
-    return Assignment(policy, sum(share for arm, share in arms if arm == policy))
+    return Assignment(policy, sum(share for arm, share in shares if arm == policy))
 
 
 async def fetch_routes(connection: AsyncConnection[DictRow]) -> list[Route]:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from starlette.requests import HTTPConnection
@@ -22,6 +23,7 @@ from schemas.database import AsyncPool, open_async_pool
 from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import Settings
 from schemas.special_tokens import SpecialTokens
+from serving.change_feed import Feed
 from serving.fleet import Fleet
 from serving.hub import Hub
 from serving.keys import KeyCache, ensure_signing_secret, publishable_key
@@ -41,7 +43,7 @@ class Services:
 
     `generation_defaults` and `special_tokens` are the base's; `tasks` run beside the requests until the
     process ends. What anybody may ask without a key is computed once for all who ask: `database_check`,
-    `page_key` and `exposition` (of the metrics).
+    `page_key` and `exposition` (of the metrics); so are the `statuses` of projects, for their consoles.
     """
 
     settings: Settings
@@ -58,9 +60,11 @@ class Services:
     fleet: Fleet
     swap: Swap
     hub: Hub
+    feed: Feed
     database_check: SharedResult[None]
     page_key: SharedResult[str | None]
     exposition: SharedResult[bytes]
+    statuses: dict[str, SharedResult[dict[str, Any]]]
     tasks: list[asyncio.Task[None]]
 
 
@@ -98,10 +102,12 @@ async def open_services(
             settings.vllm.key.get_secret_value() if settings.vllm.key else None,
         )
         hub = Hub(pool, store)
+        feed = Feed(pool, limiter)
         swap = Swap(settings, pool, fleet, router, metrics, hub.announce)
         tasks = [
             asyncio.create_task(swap.run(), name="swap"),
             asyncio.create_task(limiter.run(pool), name="limiter"),
+            asyncio.create_task(feed.run(), name="feed"),
             asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
             asyncio.create_task(scheduled_export.run(settings, metrics.count_export), name="export"),
         ]
@@ -123,9 +129,11 @@ async def open_services(
                 fleet=fleet,
                 swap=swap,
                 hub=hub,
+                feed=feed,
                 database_check=SharedResult(partial(_check, pool)),
                 page_key=SharedResult(partial(_page_key, pool, settings.project), seconds=1),
                 exposition=SharedResult(partial(asyncio.to_thread, metrics.exposition)),
+                statuses={},
                 tasks=tasks,
             )
         finally:

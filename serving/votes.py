@@ -32,17 +32,18 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from feedback.export import Filter, everything
+from feedback.export import everything
 from feedback.records import Found, IdempotencyKey, Received, Recorded
 from feedback.row_writer import line
 from feedback.spool import Entry
 from feedback.store import Store, TurnMissing, completion_not_found
 from feedback.votable_turn import VotableTurn, check_edit
+from feedback.vote_filter import Filter
 from feedback.vote_life import Pace, life
 from schemas.database import AsyncPool
 from schemas.errors import (
@@ -65,6 +66,7 @@ from serving.limits import RateLimiter
 from serving.openapi import request_body
 from serving.services import Services, services
 from serving.token_signer import TokenSigner
+from serving.vote_query import ExportQuery
 
 MAX_BATCH = 1_000
 MAX_EXPORTS = 2
@@ -247,33 +249,16 @@ async def batch(
     return {"feedback": answers}
 
 
-class _ExportQuery(BaseModel):
-    """What to export: `user` is a name or a pseudonym; `after` the id of the vote before the first."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: str = "jsonl"
-    since: AwareDatetime | None = None
-    policy: Annotated[str, Field(max_length=128)] | None = None
-    user: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    reason: Annotated[str, Field(max_length=32)] | None = None
-    after: Id | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-
-
 @router.get("/v1/feedback/export", responses={200: {"content": {"application/x-ndjson": {}}}})
 async def export(
-    request: Request, caller: KnownCaller, query: Annotated[_ExportQuery, Query()]
+    request: Request, caller: KnownCaller, query: Annotated[ExportQuery, Query()]
 ) -> StreamingResponse:
     if caller.kind == "publishable":
         raise Forbidden("A publishable key may not export; use a secret key.")
     if query.format != "jsonl":
         raise InvalidRequest("The only format is jsonl.", code="unsupported_format", param="format")
-    if "\0" in str(query):
-        raise InvalidRequest("A query contains no NUL character.", code="invalid_text")
     parts = services(request)
-    raters = parts.signer.pseudonyms(caller.project, query.user) if query.user else None
-    only = Filter(query.since, raters, query.reason, query.policy, query.after, query.limit)
+    only = query.filter(parts.signer, caller.project, after=query.after, limit=query.limit)
     return _ExportResponse(parts, caller.project, only)
 
 

@@ -31,6 +31,7 @@ from trainer.model.backbone import Backbone
 from trainer.model.device import free_memory
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 from trainer.model.memory import TokenBytes, token_budget
+from trainer.model.progress import Report, report_nothing
 from trainer.model.rollouts import Sampler, in_process_sampler
 from trainer.model.speed import Speed
 from trainer.model.token_budget import TokenBudget
@@ -141,9 +142,11 @@ class Learner:
             data = RoundData(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, summary)
             self._train(task.parent, task.live, data)
 
-    def train_candidate(self, parent: Path, live: Path, data: RoundData) -> CandidateResult:
-        """Trains the adapter in `parent`, together with the ranks that follow. `live` has the adapter of the
-        policy that people are served, which is mostly the same."""
+    def train_candidate(
+        self, parent: Path, live: Path, data: RoundData, report: Report = report_nothing
+    ) -> CandidateResult:
+        """Trains the adapter in `parent`, together with the ranks that follow, and reports its progress.
+        `live` has the adapter of the policy that people are served, which is mostly the same."""
         if self.group.size > 1:
             task = RoundBroadcast(
                 parent=parent.absolute(), live=live.absolute(), inputs=data.inputs,
@@ -151,9 +154,11 @@ class Learner:
                 groups=dict(data.corpus.groups), prompts=data.prompts,
             )  # fmt: skip
             self.group.broadcast(task.model_dump_json().encode())
-        return self._train(parent, live, data)
+        return self._train(parent, live, data, report)
 
-    def _train(self, parent: Path, live: Path, data: RoundData) -> CandidateResult:
+    def _train(
+        self, parent: Path, live: Path, data: RoundData, report: Report = report_nothing
+    ) -> CandidateResult:
         self.backbone.token_budget = data.inputs.token_budget
         spec = data.spec(SAMPLES_PER_PROMPT)
 
@@ -165,7 +170,8 @@ class Learner:
         before = self.knowledge.samples(data.generator("samples"))
         if parent != live:
             self.backbone.load_adapter(parent)
-        result = run_round(data, self.cache, self.knowledge, self._sampler(data))
+        result = run_round(data, self.cache, self.knowledge, self._sampler(data), report=report)
+        report("evaluating", 0, 0)
         accuracy = self.knowledge.adapter_accuracy(data.generator("knowledge"))
         return CandidateResult(
             result,

@@ -43,7 +43,7 @@ from trainer.evaluation.style_stats import style_stats
 from trainer.leader_election import LeaderElection
 from trainer.learner import CandidateResult, Learner, WorkerOutOfSync
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
-from trainer.records import attribution, prune, publish, record
+from trainer.records import attribution, progress, prune, publish, record
 from trainer.records.record import Ending, RoundRecord, RoundRow
 from trainer.reward.ensemble import RewardModel
 
@@ -243,7 +243,7 @@ class Trainer:
         log.info(
             "round begins", parent=found.parent, examples=len(data.training), held_out=len(data.held_out)
         )
-        candidate = self.learner.train_candidate(parent, live, data)
+        candidate = self.learner.train_candidate(parent, live, data, progress.recorded(self.pool, row))
         self._fitted = data, candidate.round.model
         self._describe_training(candidate, data, found)
         models = gate.GateModels(

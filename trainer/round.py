@@ -13,6 +13,7 @@ from trainer.data.split import RoundData
 from trainer.evaluation.eval_samples import EvalSamples, sample_eval
 from trainer.evaluation.evidence import Evidence, unseen_evidence
 from trainer.evaluation.knowledge import KnowledgeEval
+from trainer.model.progress import Report, report_nothing
 from trainer.model.rollouts import Rollout, Sampler
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
@@ -41,11 +42,12 @@ class RoundResult:
 
 def run_round(
     data: RoundData, cache: FeatureCache, knowledge: KnowledgeEval, sampler: Sampler,
-    base_samples: list[Rollout] | None = None,
+    base_samples: list[Rollout] | None = None, report: Report = report_nothing,
 ) -> RoundResult:  # fmt: skip
     """Trains the backbone's adapter, which must be the adapter of `data.inputs.parent`. A round that is
     reproduced has its `base_samples`; else they are sampled."""
     backbone, settings, rl, prompts = data.backbone, data.settings, data.rl, data.train_prompts
+    report("reward_model", 0, 0)
     # Samples of the base standardise the reward, are the reference of style drift, and are trained on by SFT.
     spec = data.spec(BASE_SAMPLES)
     base = sample_eval(
@@ -68,5 +70,5 @@ def run_round(
         data.inputs.knowledge_lost / settings.gate.max_knowledge_loss,
     )  # fmt: skip
     sample = step_sampler(prompts, rl.prompts_per_step, sampler, data.generator("prompts"))
-    optimized = optimize(backbone, sample, reward, objective, guard, rl)
+    optimized = optimize(backbone, sample, reward, objective, guard, rl, report)
     return RoundResult(model, held_out_model, evidence, base, optimized)

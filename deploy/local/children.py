@@ -45,7 +45,7 @@ def child_processes(settings: Settings, on_line: Callable[[str, str], None]) -> 
     own_vllm = settings.engine.kind == "vllm" and not engines
     shared_gpu = vllm.trainer_environment(settings) if own_vllm else {}
     children = [
-        child("serving", ["deploy.cli", "serve"], environment),
+        child("serving", ["deploy.cli", "serve", "--trainer-metrics"], environment),
         child("trainer", ["deploy.cli", "train"], without_keys | shared_gpu),
     ]
     if settings.kafka.servers:

@@ -28,20 +28,26 @@ _QUIET = (
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def chromium_path() -> str:
     executable = next(filter(None, map(shutil.which, _NAMES)), None)
     if executable is None:
         assert os.environ.get("CI") != "true", "no Chromium here, and CI must have one"
         pytest.skip(skip_reason("Chromium"))
+    return executable
+
+
+@pytest.fixture(scope="module")
+def chromium(chromium_path: str) -> Iterator[Browser]:
+    """Ends with its file: Playwright has an event loop, beside which no asynchronous test can run."""
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, headless=True, args=_QUIET)
+        browser = playwright.chromium.launch(executable_path=chromium_path, headless=True, args=_QUIET)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
-def installation(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def installation(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """A `hearken up` without training: the tests cast too few votes for a round."""
     with Installation(tmp_path_factory.mktemp("page") / "data") as installation:
         yield installation

@@ -71,6 +71,10 @@ def test_nobody_else_on_the_machine_reads_its_files_or_changes_its_engine(instal
 
 def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -> None:
     assert chat(installation)
+    with installation.client(None) as client:
+        assert "hearken_votes_unlearned 0.0" in client.get("/metrics").text  # the trainer's figures
+    status = installation.run("status")
+    assert "p0 answers" in status.stdout, status.stderr
     assert ADMIN_KEY not in (installation.data_dir / "logs" / "serving.log").read_text()
     family = psutil.Process(installation.process.pid).children(recursive=True)
     postgres = installation.find("postgres")

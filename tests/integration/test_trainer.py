@@ -84,6 +84,8 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
 
     (row,) = rounds(pool)
     assert row["outcome"] == "published", row["reason"]
+    assert isinstance(row["progress"], dict)
+    assert row["progress"]["phase"] == "evaluating"  # the last of its phases; steps were counted before
     with pool.connection() as connection:
         policy = connection.execute("select * from policies where id = %s", [row["policy"]]).fetchone()
         learned = connection.execute(

@@ -13,6 +13,7 @@ import torch
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.device import release_memory
+from trainer.model.progress import Report, report_nothing
 from trainer.model.rollouts import Rollout
 from trainer.reward.scoring import score
 from trainer.rl.batch import Batch, OptimizeResult, StepStats
@@ -34,12 +35,13 @@ log = structlog.get_logger("trainer")
 
 def optimize(
     backbone: Backbone, sample: Callable[[], Samples], reward: ShapedReward, objective: Objective,
-    guard: Guard, rl: Hyperparameters,
+    guard: Guard, rl: Hyperparameters, report: Report = report_nothing,
 ) -> OptimizeResult:  # fmt: skip
-    """Trains the backbone's adapter for at most `rl.steps_per_round` steps."""
+    """Trains the backbone's adapter for at most `rl.steps_per_round` steps, and reports each."""
     optimizer, trust_region = _adamw(backbone, rl), TrustRegion(backbone, rl)
     every_step: list[list[Rollout]] = []
     for step in range(rl.steps_per_round):
+        report("optimizing", step, rl.steps_per_round)
         # Sample k replies to each prompt, then score them.
         prompts, rollouts = sample()
         every_step.append(rollouts)

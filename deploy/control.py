@@ -1,0 +1,175 @@
+"""These commands say what the console says, and change who answers: from anywhere with `--url` and a key, or
+beside the database."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from deploy.command_line import DataDir, Json
+from deploy.operations import operations
+from schemas.errors import StartError
+
+app = typer.Typer()
+rollout = typer.Typer(help="Show or change who is answered by which policy.", no_args_is_help=True)
+app.add_typer(rollout, name="rollout")
+
+Url = Annotated[str | None, typer.Option(help="Address of a running service; default: beside the database.")]
+Key = Annotated[str | None, typer.Option(envvar="HEARKEN_ADMIN_KEY", help="The admin key, with --url.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
+Policy = Annotated[str, typer.Argument(help="The policy's id.")]
+
+_PHASES = {
+    "reward_model": "fitting the reward model",
+    "optimizing": "training",
+    "evaluating": "before the gate",
+}
+
+
+@app.command()
+def status(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show what answers now and why, the votes until the next round, and what needs you."""
+    found = operations(url, key, data_dir).status()
+    if as_json:
+        print(json.dumps(found))
+        return
+    answering, votes, training = found["answering"], found["votes"], found["training"]
+    print(f"{answering['live']} answers. {answering['why']}")
+    for each in answering["shares"]:
+        print(f"  {each['share']:6.1%}  {each['policy']:16} {each['role']}")
+    if found["canary"]:
+        print(f"Canary {found['canary']['policy']}: {found['canary']['words']}")
+    more = votes["until_next_round"]
+    print(f"{votes['waiting']} new votes; " + (f"{more} more start a round." if more else "a round is due."))
+    print(_training(training))
+    for alert in found["alerts"]:
+        print(f"{alert['severity'].upper():6}  {alert['summary']} {alert['remedy']}")
+    if not found["alerts"]:
+        print("Nothing needs you.")
+
+
+@app.command()
+def rounds(
+    round: Annotated[int | None, typer.Argument(help="The id of a round, for its report.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Rounds that are listed.")] = 20,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the training rounds, newest first, or show the report of one."""
+    source = operations(url, key, data_dir)
+    if round is not None:
+        report = source.report(round)
+        print(json.dumps(report) if as_json else _report(report))
+        return
+    found = source.rounds(limit)
+    if as_json:
+        print(json.dumps(found))
+        return
+    for each in found:
+        took = f"{each['seconds']:.0f} s" if each["ended_at"] else "…"
+        print(f"{each['id']:>6}  {each['started_at'][:19]}  {took:>7}  {each['headline']}")
+
+
+@rollout.command()
+def show(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the rollouts, newest first, and the evidence of the running one."""
+    found = operations(url, key, data_dir).rollouts()
+    if as_json:
+        print(json.dumps(found))
+        return
+    for each in found:
+        print(f"{each['started_at'][:19]}  {each['policy']:16} {each['kind']:7} {each['share']:4.0%}"
+              f"  {each['state']:11} {each['reason'] or ''}")  # fmt: skip
+        if evidence := each.get("evidence"):
+            print(f"  {evidence['words']}")
+            for name, arm in evidence["arms"].items():
+                print(f"  {name:16} {arm['approval']:4.0%} of {arm['people']} people"
+                      f" ({arm['low']:.0%} to {arm['high']:.0%})")  # fmt: skip
+
+
+@rollout.command()
+def start(
+    policy: Policy,
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the people.")] = 0.1,
+    yes: Yes = False,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Let a policy answer a share of the people (a canary)."""
+    source = operations(url, key, data_dir)
+    _confirm(source.preview("start", policy, share), yes)
+    source.start(policy, share)
+    print(f"{policy} answers {share:.0%} of the people.")
+
+
+@rollout.command()
+def promote(
+    policy: Policy, yes: Yes = False, url: Url = None, key: Key = None, data_dir: DataDir = None
+) -> None:
+    """Make a policy live for everybody, after the engines have proved it."""
+    source = operations(url, key, data_dir)
+    _confirm(source.preview("promote", policy, 1), yes)
+    source.promote(policy)
+    print(f"{policy} is live.")
+
+
+@rollout.command()
+def rollback(
+    policy: Annotated[str | None, typer.Argument(help="The live policy (default) or the canary.")] = None,
+    reason: Annotated[str, typer.Option(help="Stored with the policy.")] = "rolled back by an operator",
+    yes: Yes = False,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Take the live policy or the canary back, from the next request on."""
+    source = operations(url, key, data_dir)
+    preview = source.preview("rollback", policy, 1)
+    _confirm(preview, yes)
+    source.rollback(preview["policy"], reason)
+    print(f"{preview['policy']} is rolled back; {preview['then'][0]['policy']} answers.")
+
+
+def _confirm(preview: dict[str, Any], yes: bool) -> None:
+    """Says who would answer, and asks. Raises StartError where nobody can be asked."""
+    print(preview["words"])
+    for each in preview["then"]:
+        print(f"  {each['share']:6.1%}  {each['policy']:16} {each['role']}")
+    print(f"The way back: {preview['way_back']}")
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise StartError("Nothing was changed. Say --yes to do it without a question.")
+    if not typer.confirm("Do it?"):
+        raise typer.Exit(1)
+
+
+def _training(training: dict[str, Any]) -> str:
+    running, last = training["round"], training["last"]
+    if running:
+        progress = running["progress"] or {}
+        phase = _PHASES.get(progress.get("phase", ""), "reading votes")
+        steps = f", step {progress['done'] + 1} of {progress['steps']}" if progress.get("steps") else ""
+        return f"Round {running['number']} is running: {phase}{steps}."
+    state = "Training is paused." if training["state"] == "paused" else "Training waits for votes."
+    return f"{state} The last round: {last['headline']}" if last else state
+
+
+def _report(report: dict[str, Any]) -> str:
+    lines = [f"Round {report['number']}: {report['headline']}"]
+    lines += filter(None, [report["verdict"]])
+    lines += [f"  - {doubt}" for doubt in report["doubts"]]
+    return "\n".join([*lines, *checks_lines(report["checks"])])
+
+
+def checks_lines(checks: list[dict[str, str]]) -> list[str]:
+    """Returns a line for each check of the gate: how it stands, its name, what was found, and its limit."""
+    marks = {"good": "ok", "near": "~", "bad": "NO", "unknown": "?"}
+    return [
+        f"  {marks[check['state']]:3} {check['name']:38} {check['found']}  (limit {check['limit']})"
+        for check in checks
+    ]

@@ -1,0 +1,179 @@
+"""What operators read and change, over a service's HTTP API or beside its database: both give the same
+answers, as both call `serving.console`."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+from deploy.command_line import with_database
+from schemas.errors import HearkenError, StartError
+from schemas.settings import Settings
+
+if TYPE_CHECKING:  # the service's modules are loaded by the commands that need them
+    from serving.console.rollouts import Action
+
+T = TypeVar("T")
+Connection = AsyncConnection[DictRow]
+
+
+class Operations(Protocol):
+    """One project of an installation."""
+
+    def status(self) -> dict[str, Any]: ...
+
+    def rounds(self, limit: int) -> list[dict[str, Any]]: ...
+
+    def report(self, round: int) -> dict[str, Any]: ...
+
+    def policies(self) -> list[dict[str, Any]]: ...
+
+    def policy(self, policy: str) -> dict[str, Any]: ...
+
+    def rollouts(self) -> list[dict[str, Any]]: ...
+
+    def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]: ...
+
+    def start(self, policy: str, share: float) -> None: ...
+
+    def promote(self, policy: str) -> None: ...
+
+    def rollback(self, policy: str, reason: str) -> None: ...
+
+
+def operations(url: str | None, key: str | None, data_dir: Path | None) -> Operations:
+    """Returns the operations of the service at `url`, or of the installation in `data_dir`. Raises StartError
+    for a URL without a key."""
+    if url is None:
+        return BesideDatabase(data_dir)
+    if not key:
+        raise StartError("--url needs the admin key: --key, or the variable HEARKEN_ADMIN_KEY.")
+    return OverHttp(url, key)
+
+
+class OverHttp:
+    """The operations of a running service. Raises HearkenError with the service's own words."""
+
+    def __init__(self, url: str, key: str) -> None:
+        import httpx
+
+        self._client = httpx.Client(
+            base_url=url.rstrip("/").removesuffix("/v1"),
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=120,
+        )
+
+    def status(self) -> dict[str, Any]:
+        return self._ask("GET", "console/status")
+
+    def rounds(self, limit: int) -> list[dict[str, Any]]:
+        return self._list("console/rounds", limit=limit)
+
+    def report(self, round: int) -> dict[str, Any]:
+        return self._ask("GET", f"console/rounds/{round}")
+
+    def policies(self) -> list[dict[str, Any]]:
+        return self._list("console/policies")
+
+    def policy(self, policy: str) -> dict[str, Any]:
+        return self._ask("GET", f"console/policies/{policy}")
+
+    def rollouts(self) -> list[dict[str, Any]]:
+        return self._list("console/rollouts")
+
+    def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]:
+        about = {"policy": policy} if policy else {}
+        return self._ask("GET", "console/rollouts/preview", {"action": action, "share": share, **about})
+
+    def start(self, policy: str, share: float) -> None:
+        self._ask("POST", "rollouts", body={"policy": policy, "share": share})
+
+    def promote(self, policy: str) -> None:
+        self._ask("POST", f"policies/{policy}/promote")
+
+    def rollback(self, policy: str, reason: str) -> None:
+        self._ask("POST", f"policies/{policy}/rollback", body={"reason": reason})
+
+    def _list(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._ask("GET", path, query)["data"]
+        return found
+
+    def _ask(
+        self, method: str, path: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        import httpx
+
+        try:
+            answer = self._client.request(method, f"/v1/{path}", params=query, json=body)
+            found: dict[str, Any] = answer.json()
+        except httpx.HTTPError as error:
+            raise HearkenError(f"{self._client.base_url} does not answer: {error}.") from None
+        except ValueError:
+            raise HearkenError(f"{self._client.base_url} is no Hearken: it answered no JSON.") from None
+        if answer.is_error:
+            raise HearkenError(found["error"]["message"])
+        return found
+
+
+class BesideDatabase:
+    """The operations of the installation in a data folder, or of the database of the settings."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self._data_dir = data_dir
+
+    def status(self) -> dict[str, Any]:
+        from serving.console.status import status
+
+        return self._run(lambda connection, settings: status(connection, settings, settings.project))
+
+    def rounds(self, limit: int) -> list[dict[str, Any]]:
+        from serving.console.rounds import rounds
+
+        return self._run(lambda connection, settings: rounds(connection, settings.project, limit))
+
+    def report(self, round: int) -> dict[str, Any]:
+        from serving.console.rounds import report
+
+        return self._run(lambda connection, settings: report(connection, settings.project, round))
+
+    def policies(self) -> list[dict[str, Any]]:
+        from serving.console.policies import policies
+
+        return self._run(lambda connection, settings: policies(connection, settings.project, 1_000))
+
+    def policy(self, policy: str) -> dict[str, Any]:
+        from serving.console.policies import policy as read
+
+        return self._run(lambda connection, settings: read(connection, settings.project, policy))
+
+    def rollouts(self) -> list[dict[str, Any]]:
+        from serving.console.rollouts import rollouts
+
+        return self._run(lambda connection, settings: rollouts(connection, settings.project))
+
+    def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]:
+        from serving.console.rollouts import preview
+
+        return self._run(
+            lambda connection, settings: preview(
+                connection, settings.project, action, policy, settings.serving.base_share, share
+            )
+        )
+
+    def start(self, policy: str, share: float) -> None:
+        raise StartError("Only a running service can load a policy for a canary: give --url and --key.")
+
+    def promote(self, policy: str) -> None:
+        from deploy.promotion import promote
+
+        self._run(lambda connection, settings: promote(connection, settings.project, policy))
+
+    def rollback(self, policy: str, reason: str) -> None:
+        from serving.rollout import rollback_policy
+
+        self._run(lambda connection, settings: rollback_policy(connection, settings.project, policy, reason))
+
+    def _run(self, work: Callable[[Connection, Settings], Awaitable[T]]) -> T:
+        return with_database(self._data_dir, work)

@@ -1,0 +1,17 @@
+"""Server-sent events that tell an open console what has changed (`serving.change_feed`)."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from serving.admin import Admin
+from serving.services import services
+from serving.streams import StreamResponse
+
+router = APIRouter(prefix="/v1/console")
+
+
+@router.get("/events")
+async def events(request: Request, caller: Admin) -> Response:
+    """Says what has changed: `votes`, `rounds`, `policies` (also who answers) or `training`."""
+    parts = services(request)
+    return StreamResponse(parts.feed.events(caller.project), parts.metrics)

@@ -1,0 +1,22 @@
+"""The effective settings of this serving process, each with its source, as `hearken doctor` shows them."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from schemas.setting_sources import effective_settings
+from serving.admin import Admin
+from serving.services import services
+
+router = APIRouter(prefix="/v1/console")
+
+
+@router.get("/settings")
+async def settings(request: Request, caller: Admin) -> dict[str, Any]:
+    """Lists the settings. Secrets are shown as `set`."""
+    rows = [
+        {**row, "value": str(row["value"]) if isinstance(row["value"], Path) else row["value"]}
+        for row in effective_settings(services(request).settings)
+    ]
+    return {"object": "list", "data": rows}

@@ -1,0 +1,55 @@
+import { useState } from "preact/hooks";
+import { check, keepKey, request, sentence } from "./api";
+
+/** Asks for the admin key, and tries it before it is kept. */
+export function SignIn({ onSignedIn }: { onSignedIn: () => void }) {
+  const [key, setKey] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<string | null>(null);
+
+  async function signIn(event: Event) {
+    event.preventDefault();
+    setBusy(true);
+    setError(null);
+    try {
+      await check(await request("rounds?limit=1", {}, key.trim()));
+      keepKey(key.trim());
+      onSignedIn();
+    } catch (refused) {
+      setError(sentence(refused));
+    }
+    setBusy(false);
+  }
+
+  return (
+    <main class="sign-in">
+      <form onSubmit={signIn}>
+        <img src="/icon.svg" alt="" width="40" height="40" />
+        <h1>Hearken console</h1>
+        <label>
+          Admin key
+          <input
+            type="password"
+            autocomplete="current-password"
+            required
+            value={key}
+            onInput={(event) => setKey(event.currentTarget.value)}
+            aria-describedby="key-help"
+          />
+        </label>
+        <p id="key-help" class="quiet">
+          The first start of <code>hearken up</code> printed it. It stays in this tab, and is forgotten when
+          you close it.
+        </p>
+        {error && (
+          <p class="problem" role="alert">
+            {error}
+          </p>
+        )}
+        <button type="submit" class="primary" disabled={busy}>
+          {busy ? "Trying the key…" : "Sign in"}
+        </button>
+      </form>
+    </main>
+  );
+}

@@ -1,0 +1,99 @@
+import { useState } from "preact/hooks";
+import { useData } from "../data";
+import { Empty, PolicyLink, Shares, State, Table, Waiting } from "../parts/basics";
+import { type Action, ChangeDialog } from "../parts/ChangeDialog";
+import { EvidenceView } from "../parts/EvidenceView";
+import type { List, Rollout, Status } from "../types";
+import { ago, percent, time } from "../words";
+
+/** Who answers, the running canary's evidence as it moves, and what was promoted and taken back. */
+export function RolloutsPage({ status }: { status: Status | null }) {
+  const rollouts = useData<List<Rollout>>("console/rollouts", ["votes", "policies"]);
+  const [change, setChange] = useState<{ action: Action; policy: string } | null>(null);
+  return (
+    <>
+      <h1>Rollouts</h1>
+      {status && (
+        <section class="card" aria-labelledby="now">
+          <h2 id="now">Who answers now</h2>
+          <Shares shares={status.answering.shares} />
+          {status.answering.live !== "p0" && (
+            <div class="buttons">
+              <button
+                type="button"
+                onClick={() => setChange({ action: "rollback", policy: status.answering.live })}
+              >
+                Take {status.answering.live} back…
+              </button>
+            </div>
+          )}
+        </section>
+      )}
+      <Waiting on={rollouts}>
+        {(list) => {
+          const running = list.data.find((each) => each.state === "running");
+          return (
+            <>
+              {running?.evidence && (
+                <section class="card" aria-labelledby="running">
+                  <h2 id="running">
+                    Canary: <PolicyLink id={running.policy} /> on {percent(running.share)}
+                  </h2>
+                  <EvidenceView evidence={running.evidence} />
+                  <div class="buttons">
+                    <button
+                      type="button"
+                      class="primary"
+                      onClick={() => setChange({ action: "promote", policy: running.policy })}
+                    >
+                      Make it live…
+                    </button>
+                    <button
+                      type="button"
+                      onClick={() => setChange({ action: "rollback", policy: running.policy })}
+                    >
+                      Take it back…
+                    </button>
+                  </div>
+                </section>
+              )}
+              <h2>What happened</h2>
+              {list.data.length === 0 ? (
+                <Empty>Nothing was rolled out yet.</Empty>
+              ) : (
+                <Table
+                  label="Rollouts"
+                  head={["When", "Policy", "Instead of", "Share", "How it ended", "Why"]}
+                >
+                  {list.data.map((each) => (
+                    <tr key={each.id}>
+                      <td>
+                        <time dateTime={each.started_at} title={time(each.started_at)}>
+                          {ago(each.started_at)}
+                        </time>
+                      </td>
+                      <td>
+                        <PolicyLink id={each.policy} />
+                      </td>
+                      <td>
+                        <PolicyLink id={each.replaces} />
+                      </td>
+                      <td>{percent(each.share)}</td>
+                      <td>
+                        <State of={each.state} />
+                      </td>
+                      <td class="words">
+                        {each.reason ?? (each.kind === "direct" ? "for everybody at once" : "")}
+                      </td>
+                    </tr>
+                  ))}
+                </Table>
+              )}
+            </>
+          );
+        }}
+      </Waiting>
+      {change && <ChangeDialog {...change} onClose={() => setChange(null)} onDone={rollouts.reload} />}
+    </>
+  );
+}

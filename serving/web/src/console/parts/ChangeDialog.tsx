@@ -1,0 +1,118 @@
+import { useState } from "preact/hooks";
+import { ask } from "../api";
+import { noteError, useData } from "../data";
+import { say } from "../said";
+import type { Preview } from "../types";
+import { Dialog } from "./Dialog";
+import { Shares, State, Waiting } from "./basics";
+
+export type Action = "promote" | "rollback" | "start";
+
+const TITLES: Record<Action, (policy: string) => string> = {
+  promote: (policy) => `Make ${policy} live?`,
+  rollback: (policy) => `Take ${policy} back?`,
+  start: (policy) => `Try ${policy} on a share of the people?`,
+};
+const BUTTONS = { promote: "Make it live", rollback: "Take it back", start: "Start" };
+
+/** Says who would answer after a change and how to come back, then makes the change. */
+export function ChangeDialog(props: {
+  action: Action;
+  policy: string;
+  onClose: () => void;
+  onDone: () => void;
+}) {
+  const { action, policy, onClose, onDone } = props;
+  const [share, setShare] = useState("0.1");
+  const [reason, setReason] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<string | null>(null);
+  const preview = useData<Preview>(
+    `console/rollouts/preview?${new URLSearchParams({ action, policy, share })}`,
+  );
+
+  async function change(event: Event) {
+    event.preventDefault();
+    setBusy(true);
+    try {
+      if (action === "start") await ask("rollouts", "POST", { policy, share: Number(share) });
+      else if (action === "promote") await ask(`policies/${encodeURIComponent(policy)}/promote`, "POST");
+      else
+        await ask(`policies/${encodeURIComponent(policy)}/rollback`, "POST", reason ? { reason } : undefined);
+      say(preview.data?.words ?? "Done.");
+      onDone();
+      onClose();
+    } catch (refused) {
+      setError(noteError(refused));
+      setBusy(false);
+    }
+  }
+
+  return (
+    <Dialog title={TITLES[action](policy)} onClose={onClose}>
+      <form onSubmit={change}>
+        {action === "start" && (
+          <label>
+            Share of the people
+            <select value={share} onChange={(event) => setShare(event.currentTarget.value)}>
+              <option value="0.05">5%</option>
+              <option value="0.1">10%</option>
+              <option value="0.25">25%</option>
+              <option value="0.5">50%</option>
+            </select>
+          </label>
+        )}
+        <Waiting on={preview}>
+          {(shown) => (
+            <>
+              <p>{shown.words}</p>
+              <div class="before-after">
+                <section>
+                  <h3>Now</h3>
+                  <Shares shares={shown.now} />
+                </section>
+                <section>
+                  <h3>Then</h3>
+                  <Shares shares={shown.then} />
+                </section>
+              </div>
+              <ul class="bare">
+                {shown.changes.map((each) => (
+                  <li key={each.policy}>
+                    <span class="id">{each.policy}</span> <State of={each.from} /> → <State of={each.to} />
+                  </li>
+                ))}
+              </ul>
+              <p class="quiet">
+                <b>The way back:</b> {shown.way_back}
+              </p>
+            </>
+          )}
+        </Waiting>
+        {action === "rollback" && (
+          <label>
+            Why (kept with the policy)
+            <input value={reason} maxLength={500} onInput={(event) => setReason(event.currentTarget.value)} />
+          </label>
+        )}
+        {error && (
+          <p class="problem" role="alert">
+            {error}
+          </p>
+        )}
+        <div class="buttons">
+          <button
+            type="submit"
+            class={action === "rollback" ? "danger" : "primary"}
+            disabled={busy || preview.data === null}
+          >
+            {busy ? "Working…" : BUTTONS[action]}
+          </button>
+          <button type="button" onClick={onClose}>
+            Cancel
+          </button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}

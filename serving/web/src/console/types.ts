@@ -1,0 +1,262 @@
+/** What the console's API answers (serving/console). */
+
+export interface List<T> {
+  data: T[];
+  next_cursor?: string | null;
+  count?: number;
+  counted_up_to?: number;
+}
+
+export interface ReplyText {
+  choice: number;
+  policy: string;
+  text: string;
+}
+
+export interface Vote {
+  id: string;
+  completion_id: string;
+  choice: number | null;
+  type: "thumb" | "ranking" | "edit" | "signal";
+  value: {
+    value?: "up" | "down";
+    reasons?: string[];
+    ranking?: number[][];
+    acceptable?: boolean;
+    signal?: string;
+  };
+  policy: string | null;
+  user: string;
+  created_at: string;
+  superseded_by: string | null;
+  retracted_at: string | null;
+  comment: string | null;
+  edit: string | null;
+  conversation_id: string;
+  metadata: Record<string, string>;
+  prompt: string | null;
+  replies: ReplyText[] | null;
+  learned_by: string | null;
+  live_at: string | null;
+  learned_state: string | null;
+  weight?: number;
+}
+
+export interface Turn {
+  id: string;
+  conversation_id: string;
+  user: string;
+  created_at: string;
+  metadata: Record<string, string>;
+  prompt: string | null;
+  messages: number;
+  replies: (ReplyText & { propensity: number })[] | null;
+  votes: {
+    id: string;
+    type: Vote["type"];
+    choice: number | null;
+    value: Vote["value"];
+    comment: string | null;
+  }[];
+}
+
+export interface Share {
+  policy: string;
+  share: number;
+  role: "live" | "canary" | "holdback";
+}
+
+export interface Figures {
+  people: number;
+  votes: number;
+  approval: number;
+  low: number;
+  high: number;
+}
+
+export interface Group extends Figures {
+  name: string;
+  steps: (Figures & { at: string })[];
+}
+
+export interface Approval {
+  step: "hour" | "day" | "week";
+  groups: Group[];
+  holdback: Group | null;
+}
+
+export interface Check {
+  name: string;
+  found: string;
+  limit: string;
+  state: "good" | "near" | "bad" | "unknown";
+}
+
+export interface Round {
+  id: number;
+  number: number;
+  parent: string;
+  policy: string | null;
+  outcome: "running" | "published" | "rejected" | "skipped" | "failed";
+  reason: string | null;
+  headline: string;
+  progress: { phase: string; done: number; steps: number; at: string } | null;
+  started_at: string;
+  ended_at: string | null;
+  votes: number | null;
+  verdict: string | null;
+  seconds: number;
+}
+
+export interface Sample {
+  prompt: string;
+  before: string;
+  after: string;
+}
+
+export interface Report extends Round {
+  doubts: string[];
+  checks: Check[];
+  policy_state: string | null;
+  votes_that_weighed_most: Vote[];
+  record: {
+    votes?: number;
+    examples?: number;
+    examples_new?: number;
+    held_out?: number;
+    prompts?: number;
+    seconds?: number;
+    optimization?: { steps: Record<string, number>[]; stopped: string | null };
+    style?: { live: Record<string, number>; candidate: Record<string, number> };
+    samples?: Sample[];
+    raters?: { rater: string; votes: number; weight: number; reliability: number; leniency: number }[];
+    hyperparameters?: Record<string, unknown>;
+    versions?: Record<string, string>;
+    traceback?: string;
+  };
+}
+
+export interface Policy {
+  id: string;
+  parent: string | null;
+  state: "published" | "canary" | "live" | "retired" | "rolled_back" | "rejected";
+  reason: string | null;
+  verdict: string | null;
+  headline: string;
+  created_at: string;
+  live_at: string | null;
+  pinned_at: string | null;
+  pruned_at: string | null;
+  examples: number | null;
+  round: number | null;
+  is_live: boolean | null;
+  is_canary: boolean | null;
+  is_previous: boolean | null;
+}
+
+export interface WholePolicy extends Policy {
+  ancestors: string[];
+  children: string[];
+  doubts: string[];
+  checks: Check[];
+  samples: Sample[];
+}
+
+export interface Styles {
+  one: Record<string, number>;
+  other: Record<string, number>;
+  samples: { prompt: string; one: string; other: string }[];
+}
+
+export interface Evidence {
+  policy: string;
+  live: string;
+  voted: number;
+  next_look: number | null;
+  last_look: number;
+  least_people: number;
+  margin: number;
+  automatic: boolean;
+  decision: string;
+  words: string;
+  arms: Record<string, { people: number; approval: number; low: number; high: number }>;
+}
+
+export interface Rollout {
+  id: string;
+  policy: string;
+  replaces: string;
+  kind: "direct" | "canary";
+  share: number;
+  automatic: boolean;
+  state: "running" | "promoted" | "rolled_back";
+  reason: string | null;
+  started_at: string;
+  ended_at: string | null;
+  evidence?: Evidence | null;
+}
+
+export interface Preview {
+  policy: string;
+  now: Share[];
+  then: Share[];
+  changes: { policy: string; from: string; to: string }[];
+  words: string;
+  way_back: string;
+}
+
+export interface Status {
+  project: string;
+  answering: {
+    live: string;
+    previous: string;
+    canary: string | null;
+    since: string | null;
+    why: string;
+    shares: Share[];
+  };
+  canary: Evidence | null;
+  votes: { waiting: number; until_next_round: number; round_votes: number; newest: string | null };
+  training: {
+    state: "paused" | "running" | "waiting";
+    active: boolean;
+    round: Round | null;
+    last: Round | null;
+  };
+  alerts: { severity: "page" | "ticket" | "info"; summary: string; remedy: string }[];
+}
+
+export interface Facets {
+  policy: { name: string; votes: number }[];
+  reason: { name: string; votes: number }[];
+  tag: { name: string; votes: number }[];
+}
+
+export interface Queue {
+  id: string;
+  name: string;
+  raters: number;
+  items: number;
+  names: string[];
+  created_at: string;
+}
+
+export interface QueueProgress extends Queue {
+  answers: Record<string, number>;
+  complete: number;
+  agreement: { compared: number; share: number | null; alpha: number | null };
+}
+
+export interface QueueItem {
+  position: number;
+  completion_id: string;
+  messages: { role: string; content: unknown }[];
+  replies: { choice: number; text: string }[];
+}
+
+export interface Setting {
+  name: string;
+  value: unknown;
+  source: string;
+  description: string;
+}

@@ -1,0 +1,246 @@
+"""The console at `/console` in a real browser, over a database as after a week of use."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import psycopg
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from schemas.settings import ServingSettings, Settings, VllmSettings
+from tests import console_data
+from tests.conftest import new_database
+from tests.console_data import CANARY, LIVE, PREVIOUS
+from tests.service import ADMIN, PUBLIC, make_keys, run_api
+from tests.unlimited import UNLIMITED
+
+AXE = Path(__file__).parents[2] / "serving" / "web" / "node_modules" / "axe-core" / "axe.min.js"
+PAGES = [
+    "", "feedback", "feedback?show=approval", "feedback?show=conversations", "feedback/fb_00012", "rounds",
+    "rounds/6", "policies", f"policies/{CANARY}", "rollouts", "queues", "settings",
+]  # fmt: skip
+PHONE, DESK = (390, 844), (1280, 900)
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """A service without an engine, and its database."""
+
+    url: str
+    database: str
+
+    def execute(self, query: str, *values: Any) -> None:
+        with psycopg.connect(self.database, autocommit=True) as connection:
+            connection.execute(query.encode(), values)
+
+    def get(self, path: str) -> Any:
+        return httpx.get(f"{self.url}/v1/{path}", headers={"Authorization": f"Bearer {ADMIN}"}).json()
+
+
+@pytest.fixture(scope="module")
+def console(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """One for all tests: those that change it leave what the others look for."""
+    folder = tmp_path_factory.mktemp("console")
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+    with new_database(postgres_url) as url:
+        settings = Settings(
+            database_url=url, data_dir=folder, model=str(folder), admin_key=ADMIN, public_key=PUBLIC,
+            vllm=VllmSettings(urls=["http://127.0.0.1:9"]), serving=ServingSettings(**UNLIMITED),
+        )  # fmt: skip
+        with ThreadPoolExecutor(1) as apart:  # Playwright's own event loop runs in this thread
+            apart.submit(asyncio.run, make_keys(settings)).result()
+        console_data.fill(url)
+        with run_api(settings) as (address, _):
+            yield Console(address, url)
+
+
+@pytest.fixture
+def page(chromium: Browser, console: Console) -> Iterator[Page]:
+    """Yields the console, signed in. Any error in the browser's own console fails the test."""
+    context = chromium.new_context(reduced_motion="reduce", viewport={"width": DESK[0], "height": DESK[1]})
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    sign_in(page, console)
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def sign_in(page: Page, console: Console, place: str = "") -> None:
+    page.goto(f"{console.url}/console#/{place}")
+    page.get_by_label("Admin key").fill(ADMIN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("navigation", name="Views")).to_be_visible()
+
+
+def test_the_key_is_tried_kept_for_the_tab_and_never_in_an_address(
+    chromium: Browser, console: Console
+) -> None:
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(f"{console.url}/console")
+    for wrong, said in (
+        (PUBLIC, "needs the admin key"),
+        ("sk-nobody-knows-this-one", "unknown or was revoked"),
+    ):
+        page.get_by_label("Admin key").fill(wrong)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text(said)
+    sign_in(page, console, "rounds/6")
+    expect(page.get_by_role("heading", name="Round 6")).to_be_visible()
+    assert ADMIN not in page.url
+    page.reload()
+    expect(page.get_by_role("heading", name="Round 6")).to_be_visible()
+    assert page.evaluate("Object.keys(localStorage).length") == 0
+    page.get_by_role("button", name="Sign out").click()
+    page.reload()
+    expect(page.get_by_label("Admin key")).to_be_visible()
+    context.close()
+
+
+def test_votes_are_filtered_by_keyboard_opened_saved_and_exported(page: Page, console: Console) -> None:
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+    expect(page.get_by_role("heading", name="Feedback")).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("canberra")
+    expect(page).to_have_url(re.compile("text=canberra"))
+    page.get_by_label("Vote").select_option("down")
+    expect(page).to_have_url(re.compile("value=down"))
+    wanted = console.get("console/votes?text=canberra&value=down&limit=200")["data"]
+    rows = page.locator("[data-row]")
+    expect(rows).to_have_count(len(wanted))
+    assert 0 < len(wanted) < 30
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export").click()
+    exported = [json.loads(line)["id"] for line in download.value.path().read_text().splitlines()]
+    assert sorted(exported) == sorted(vote["id"] for vote in wanted)
+
+    page.get_by_role("button", name="Save this view").click()
+    page.get_by_label("Name").fill("Wrong about Canberra")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Saved views")).to_have_value("Wrong about Canberra")
+
+    page.locator("h1").click()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="The conversation")).to_be_visible()
+    page.get_by_role("link", name="← Feedback").click()
+    expect(page.get_by_label("Search")).to_have_value("canberra")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_label("Vote")).to_have_value("")
+    page.get_by_role("button", name="Show more").click()
+    expect(rows).to_have_count(100)
+    page.keyboard.press("Escape")
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_new_vote_and_a_rounds_progress_appear_by_themselves(page: Page, console: Console) -> None:
+    expect(page.get_by_text("step 4 of 8")).to_be_visible()
+    hostile = "<img src=x onerror=alert(1)> \u202eevil"
+    said = {"completion_id": "chatcmpl-00008", "type": "thumb", "value": "down", "comment": hostile}
+    key = {"Authorization": f"Bearer {ADMIN}"}
+    assert httpx.post(f"{console.url}/v1/feedback", json=said, headers=key).status_code == 201
+    expect(page.get_by_text("<img src=x onerror=alert(1)>")).to_be_visible()
+    console.execute(
+        "update rounds set progress = jsonb_set(progress, '{done}', '6') where outcome = 'running'"
+    )
+    expect(page.get_by_text("step 7 of 8")).to_be_visible()
+
+
+def test_the_live_policy_is_taken_back_after_a_preview_and_there_is_a_way_back(
+    page: Page, console: Console
+) -> None:
+    expect(page.get_by_role("heading", name=f"{LIVE} answers")).to_be_visible()
+    page.get_by_role("button", name="Take it back…").first.click()
+    dialog = page.get_by_role("dialog", name=f"Take {LIVE} back?")
+    expect(dialog.get_by_text(f"{PREVIOUS} answers instead of {LIVE}")).to_be_visible()
+    dialog.get_by_role("button", name="Cancel").click()
+    assert console.get("console/status")["answering"]["live"] == LIVE
+    page.get_by_role("button", name="Take it back…").first.click()
+    dialog.get_by_label("Why").fill("too long")
+    dialog.get_by_role("button", name="Take it back").click()
+    expect(page.get_by_role("heading", name=f"{PREVIOUS} answers")).to_be_visible()
+    assert console.get(f"policies/{LIVE}")["reason"] == "too long"
+    page.goto(f"{console.url}/console#/policies/{LIVE}")
+    page.get_by_role("button", name="Reinstate it").click()
+    expect(page.get_by_role("button", name="Make it live…")).to_be_visible()
+    page.get_by_role("button", name="Make it live…").click()
+    expect(page.get_by_role("dialog").get_by_text(f"{LIVE} answers everybody")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.goto(f"{console.url}/console#/")
+    page.get_by_role("button", name="Pause training").click()
+    expect(page.get_by_text("Training is paused: votes are stored")).to_be_visible()
+    page.get_by_role("button", name="Resume training").click()
+    expect(page.get_by_role("button", name="Pause training")).to_be_visible()
+
+
+def test_a_queue_is_rated_by_keyboard(page: Page, console: Console) -> None:
+    page.goto(f"{console.url}/console#/queues")
+    page.get_by_role("button", name="New queue…").click()
+    page.get_by_label("Name").fill("Second look")
+    page.get_by_label("Replies with these votes").select_option("value=down")
+    page.get_by_label("Replies at most").fill("2")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_role("heading", name="Second look")).to_be_visible()
+    page.get_by_label("Your name").fill("Ann")
+    page.keyboard.press("Enter")
+    for done, key in ((1, "u"), (2, "d")):
+        expect(page.get_by_label("Reply to rate")).to_be_visible()
+        page.locator("h1").click()
+        page.keyboard.press(key)
+        expect(page.get_by_role("row", name=f"Ann {done}")).to_be_visible()
+    expect(page.get_by_text("You have answered all")).to_be_visible()
+
+
+def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> None:
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    page.goto(f"{console.url}/console#/rounds/6")
+    report = page.get_by_role("article")
+    expect(report).to_contain_text("Votes that weighed most")
+    words = report.inner_text()
+    order = [
+        f"Made {CANARY}", "Not decided", "38 unseen votes", "What the gate found", "95.3% right",
+        "Votes that weighed most", "Before and after", "That is a great question!", "How it writes",
+    ]  # fmt: skip
+    places = [words.index(each) for each in order]
+    assert places == sorted(places)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+
+
+def test_every_page_is_accessible_and_fits(page: Page, console: Console) -> None:
+    page.evaluate(AXE.read_text())
+    schemes: list[tuple[tuple[int, int], Literal["light", "dark"]]] = [(DESK, "light"), (PHONE, "dark")]
+    for (width, height), scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": height})
+        for place in PAGES:
+            page.goto(f"{console.url}/console#/{place}")
+            expect(page.get_by_role("heading", level=1)).to_be_visible()
+            expect(page.locator(".loading")).to_have_count(0)
+            assert problems(page) == [], f"{place} at {width} px, {scheme}"
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, place
+    page.goto(f"{console.url}/console#/policies/{console_data.POLICIES[4]}")
+    page.get_by_role("button", name="Make it live…").click()
+    expect(page.get_by_role("dialog")).to_contain_text("The way back")
+    assert problems(page) == []
+
+
+def problems(page: Page) -> list[Any]:
+    """Returns what axe finds wrong."""
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+    return [(each["id"], [node["html"] for node in each["nodes"][:2]]) for each in found]

@@ -1,0 +1,32 @@
+"""The gate's figures stand beside their limits, whatever a record has."""
+
+import pytest
+
+from serving.console import verdict
+
+
+def states(figures: dict[str, object], **configuration: object) -> dict[str, str]:
+    return {each["name"]: each["state"] for each in verdict.checks({"figures": figures}, configuration)}
+
+
+def test_a_figure_is_good_near_its_limit_or_beyond_it() -> None:
+    for kl, state in ((2.0, "good"), (9.0, "near"), (11.0, "bad")):
+        assert states({"kl": kl}) == {"Distance from the base (KL)": state}
+    assert states({"kl": 9.0}, rl={"kl_per_reply": 20.0}) == {"Distance from the base (KL)": "good"}
+
+
+@pytest.mark.parametrize(("ratio", "state"), [(1.0, "good"), (2.7, "near"), (0.2, "bad"), (3.2, "bad")])
+def test_length_has_a_limit_on_both_sides(ratio: float, state: str) -> None:
+    assert states({"length_ratio": ratio}) == {"Length": state}
+
+
+def test_what_was_not_measured_is_not_known() -> None:
+    assert states({"unseen_votes": 0}) == {"Reward by unseen votes": "unknown"}
+    assert states({"knowledge_unknown": "too few questions"}) == {"Knowledge": "unknown"}
+    assert states({"trained_gain": None}) == {}
+    assert verdict.checks(None) == []
+
+
+def test_every_outcome_has_a_sentence() -> None:
+    said = {verdict.headline(outcome) for outcome in ("passed", "unknown", "refused", None)}
+    assert len(said) == 4
