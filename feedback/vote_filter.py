@@ -41,7 +41,8 @@ class Filter:
     between: tuple[Position, Position] | None = None
 
     def where(self, project: str) -> LiteralString:
-        """Returns the condition on a row `f` of `feedback`, without `after` and `between`; its values are `values`."""
+        """Returns the condition on a row `f` of `feedback`, without `after` and `between`; its values are
+        `values`."""
         conditions: list[LiteralString] = ["f.project = %(project)s"]
         if self.since is not None:
             conditions.append("f.created_at >= %(since)s")
