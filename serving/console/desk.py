@@ -47,7 +47,7 @@ class _Page(VoteQuery):
 class _Approval(VoteQuery):
     """Approval `by` policy, reason, tag:KEY, or of all."""
 
-    by: Annotated[str, Field(pattern=r"^(all|policy|reason|tag:[^=]{1,64})\z")] = "policy"
+    by: Annotated[str, Field(pattern=r"^(all|policy|reason|tag:[^=]{1,64})$")] = "policy"
 
 
 class _View(BaseModel):

@@ -4,13 +4,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from serving.admin import Admin
+from serving.openapi import EVENT_STREAM
 from serving.services import services
 from serving.streams import StreamResponse
 
 router = APIRouter(prefix="/v1/console")
 
 
-@router.get("/events")
+@router.get("/events", response_class=StreamResponse, responses=EVENT_STREAM)
 async def events(request: Request, caller: Admin) -> Response:
     """Says what has changed: `votes`, `rounds`, `policies` (also who answers) or `training`."""
     parts = services(request)

@@ -1,8 +1,9 @@
 """Schema-based fuzzing of the whole API: `python -m tests.bench.fuzz`.
 
 Schemathesis, installed into a folder of its own, generates requests from /openapi.json, valid and invalid
-ones, in all its phases, for each kind of key, against a running installation. Promised: no server error,
-and no answer that the description does not have. About ten minutes.
+ones, in all its phases but for a stream that never ends, for each kind of key, against a running
+installation. Promised: no server error, and no answer that the description does not have. About ten
+minutes.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> int:
                 python / "schemathesis", "run", f"{service.url}/openapi.json", "--checks", ",".join(CHECKS),
                 "--header", f"Authorization: Bearer {key}", "--max-examples", str(arguments.examples),
                 "--seed", str(arguments.seed), "--generation-database", "none", "--continue-on-failure",
-                "--warnings", "off", "--request-timeout", "60", "--no-color",
+                "--exclude-path", "/v1/console/events", "--warnings", "off", "--request-timeout", "60", "--no-color",
             ]  # fmt: skip
             if subprocess.run(command, check=False, cwd=folder).returncode:
                 failed.append(name)
