@@ -1,7 +1,7 @@
 """Server-sent events that tell an open console what has changed (`serving.change_feed`)."""
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from serving.admin import Admin
 from serving.openapi import EVENT_STREAM
@@ -11,7 +11,7 @@ from serving.streams import StreamResponse
 router = APIRouter(prefix="/v1/console")
 
 
-@router.get("/events", response_class=StreamResponse, responses=EVENT_STREAM)
+@router.get("/events", response_class=StreamingResponse, responses=EVENT_STREAM)
 async def events(request: Request, caller: Admin) -> Response:
     """Says what has changed: `votes`, `rounds`, `policies` (also who answers) or `training`."""
     parts = services(request)

@@ -42,7 +42,8 @@ def main() -> int:
                 python / "schemathesis", "run", f"{service.url}/openapi.json", "--checks", ",".join(CHECKS),
                 "--header", f"Authorization: Bearer {key}", "--max-examples", str(arguments.examples),
                 "--seed", str(arguments.seed), "--generation-database", "none", "--continue-on-failure",
-                "--exclude-path", "/v1/console/events", "--warnings", "off", "--request-timeout", "60", "--no-color",
+                "--exclude-path", "/v1/console/events", "--warnings", "off", "--request-timeout", "60",
+                "--no-color",
             ]  # fmt: skip
             if subprocess.run(command, check=False, cwd=folder).returncode:
                 failed.append(name)
