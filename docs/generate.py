@@ -48,7 +48,8 @@ METRICS = """\
 # Metrics
 
 Prometheus' text format. Serving shows `/metrics` on its own port; trainer and relay show it with
-`--metrics-port`. Under `hearken up` serving shows the trainer's, too (`--trainer-metrics`). A counter's name ends in `_total`; a histogram has `_bucket`, `_sum` and `_count`."""
+`--metrics-port`. Under `hearken up` serving shows the trainer's, too (`--trainer-metrics`).
+A counter's name ends in `_total`; a histogram has `_bucket`, `_sum` and `_count`."""
 
 
 def pages() -> dict[Path, str]:
