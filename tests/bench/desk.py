@@ -83,6 +83,7 @@ VIEWS = {
     "thumbs down": "value=down",
     "a reason": "reason=wrong",
     "a policy": "policy=p3-abcdef",
+    "a policy of long ago": "policy=p1-abcdef",
     "the holdback": "policy=p0",
     "a common tag": "tag=team=team3",
     "a rare tag": "tag=customer=customer77",
