@@ -32,7 +32,6 @@ COLOURS = 128
 QUESTION = "How can I sleep better?"
 LONG = 60  # characters of a reply
 SEED = 2  # of the simulated people, who like short replies, too
-PATIENCE = 600  # seconds until another policy is live
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -73,12 +72,6 @@ def _ready(url: str) -> bool:
 def _votes(url: str) -> int:
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     return httpx.get(f"{url}/v1/feedback/export", headers=headers, timeout=60).text.count("\n")
-
-
-def _live(url: str) -> str:
-    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-    policies = httpx.get(f"{url}v1/policies", headers=headers, timeout=60).json()["data"]
-    return next(str(policy["id"]) for policy in policies if policy["state"] == "live")
 
 
 class Film:
@@ -135,14 +128,9 @@ def record(page: Page, film: Film) -> None:
     page.wait_for_timeout(500)
     film.take("The vote is live, and the page says so.", 3)
     news.get_by_role("button", name="Dismiss").click()
-    live, waiting = _live(page.url), time.monotonic()
-    while _live(page.url) == live:
-        if time.monotonic() - waiting > PATIENCE:
-            raise SystemExit("No other policy went live; try again.")
-        time.sleep(0.5)
     turn = _ask(page, film)
     turn.scroll_into_view_if_needed()
-    film.take("Another policy later, the same question.", 3.5)
+    film.take("The same question, asked again.", 3.5)
 
 
 def _ask(page: Page, film: Film) -> Locator:
