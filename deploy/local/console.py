@@ -11,7 +11,13 @@ from serving.keys import NewKeys
 def welcome(settings: Settings, made: NewKeys | None) -> str:
     """Returns the addresses, the new keys if any were made, and first commands to try."""
     address = f"http://{reachable(settings.host)}:{settings.port}"
-    lines = ["", f"Hearken is ready. Chat and vote in a browser: {address}/", "", *describe_keys(made)]
+    lines = [
+        "",
+        f"Hearken is ready. Chat and vote in a browser: {address}/",
+        f"Feedback, training and rollouts, with the admin key: {address}/console",
+        "",
+        *describe_keys(made),
+    ]
     if made is not None:
         lines += [
             "Any OpenAI client works:",
