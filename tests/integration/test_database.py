@@ -67,6 +67,6 @@ def test_every_table_has_its_project_except_those_of_the_installation(pool: Pool
         ).fetchall()
     of_the_installation = {
         "migrations", "projects", "secrets", "consumer_offsets", "generations", "dead_letters",
-        "rate_limit_usage", "cluster", "blocked_partitions",
+        "rate_limit_usage", "cluster", "blocked_partitions", "adapter_checks",
     }  # fmt: skip
     assert {row["table_name"] for row in rows} == of_the_installation
