@@ -18,8 +18,9 @@ create function message_text(message jsonb) returns text language sql immutable 
     end
 $$;
 
--- A facet has at most 200 characters, as an index has no room for longer ones.
-create function describe_vote() returns trigger language plpgsql as $$
+-- A facet has at most 200 characters, as an index has no room for longer ones. Plans are kept: to plan anew over all
+-- partitions takes longer than the rest.
+create function describe_vote() returns trigger language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
     asked   text;
     tags    text[];
