@@ -32,6 +32,8 @@ async def adopt(connection: Connection, adapter: str, replicas: Sequence[Replica
     """Takes over the checks of other processes for the replicas that have `adapter` loaded. For those that
     have not, removes what is known: they are about to load it."""
     engines = {replica.engine.url: replica for replica in replicas if is_shared(replica.engine.url)}
+    if not engines:
+        return
     absent = [url for url, replica in engines.items() if adapter not in replica.loaded]
     await connection.execute(
         "delete from adapter_checks where adapter = %s and engine = any(%s)", [adapter, absent]
@@ -50,6 +52,8 @@ async def record(connection: Connection, adapter: str, replicas: Iterable[Replic
         for replica in replicas
         if adapter in replica.verified and is_shared(replica.engine.url)
     ]
+    if not passed:
+        return
     await connection.execute(
         "insert into adapter_checks (adapter, engine) select %s, unnest(%s::text[]) on conflict do nothing",
         [adapter, passed],
