@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
+from feedback.pending_votes import pending_votes
 from feedback.records import Found
 from schemas.database import AsyncPool
-from schemas.feedback import JUDGE
 
 _SOON = 600
 """Seconds within which a round that any new vote starts is not worth a number of votes."""
@@ -36,22 +36,6 @@ left join lateral (
     where project = f.project and outcome in ('published', 'rejected') order by started_at desc limit 1
 ) as last on true
 where f.id = %s
-"""
-
-_COUNTED: LiteralString = """
-select
-    (select count(*) from (
-        select from training_examples
-        where project = %(project)s and type <> 'signal' and not starts_with(rater, %(judge)s)
-        limit %(min_votes)s
-    ) as arrived) as arrived,
-    (select count(*) from (
-        select from feedback
-        where project = %(project)s and type <> 'signal' and not starts_with(rater, %(judge)s)
-            and created_at > coalesce((select max(started_at) from rounds
-                where project = %(project)s and reason is distinct from 'interrupted'), '-infinity')
-        limit %(round_votes)s
-    ) as new) as new
 """
 
 
@@ -85,9 +69,8 @@ async def life(pool: AsyncPool, found: Found, pace: Pace) -> Life:
             return Life("retracted")
         if (known := _stage(found, row)) is not None:
             return known
-        values = {"project": found.project, "judge": JUDGE, **pace._asdict()}
-        counted = await (await connection.execute(_COUNTED, values)).fetchone()
-    return Life("recorded", votes_needed=_needed(pace, **counted) if counted else None)
+        counted = await pending_votes(connection, found.project, most=pace.round_votes, least=pace.min_votes)
+    return Life("recorded", votes_needed=_needed(pace, counted["arrived"], counted["waiting"]))
 
 
 def _stage(found: Found, row: dict[str, Any]) -> Life | None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from schemas.feedback import JUDGE
+from feedback.pending_votes import pending_votes
 from schemas.policies import BASE
 from schemas.settings import Settings
 from serving import loop_metrics, rollout
@@ -26,25 +26,6 @@ MOST_COUNTED = 10_000
 
 Connection = AsyncConnection[DictRow]
 
-_VOTES: LiteralString = """
-with last as (
-    select coalesce(max(started_at), '-infinity') as began from rounds
-    where project = %(project)s and reason is distinct from 'interrupted'
-)
-select (
-    select count(*) from (
-        select from feedback where project = %(project)s and created_at > (select began from last)
-            and type <> 'signal' and not starts_with(rater, %(judge)s) limit %(most)s
-    ) as new
-) as waiting, (
-    select count(*) from (
-        select from feedback where project = %(project)s and type <> 'signal'
-            and not starts_with(rater, %(judge)s) limit %(least)s
-    ) as all_votes
-) as arrived, (
-    select max(created_at) from feedback where project = %(project)s
-) as newest
-"""
 _WHY: LiteralString = """
 select p.live_at, p.gate ->> 'outcome' as verdict, r.reason, r.automatic, r.kind, r.ended_at
 from policies p left join lateral (
@@ -99,8 +80,7 @@ def serving_state(parts: Services, project: str) -> ServingState:
 async def _votes(connection: Connection, settings: Settings, project: str) -> dict[str, Any]:
     """Returns the votes since the last round began, and how many more start one."""
     when = settings.trainer
-    values = {"project": project, "judge": JUDGE, "most": MOST_COUNTED, "least": when.min_votes}
-    row = await _row(connection, _VOTES, values)
+    row = await pending_votes(connection, project, most=MOST_COUNTED, least=when.min_votes)
     missing = max(when.round_votes - row["waiting"], when.min_votes - row["arrived"], 0)
     return {
         "waiting": row["waiting"],
