@@ -1,7 +1,7 @@
 /** The visitor's conversations: opened, renamed, deleted. */
 
 import type { JSX } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Entry } from "../chat/conversations.ts";
 import { useShared } from "./context.ts";
 import { Icon } from "./icons.tsx";
@@ -52,7 +52,7 @@ function Row({ entry, open }: { entry: Entry; open: (id: string) => void }): JSX
   const { texts } = language;
   const [renaming, setRenaming] = useState(false);
   const input = useRef<HTMLInputElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (renaming) input.current?.select();
   }, [renaming]);
   if (renaming) {

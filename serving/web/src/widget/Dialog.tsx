@@ -1,7 +1,7 @@
 /** A modal dialog: the browser keeps the focus in it, and gives it back. */
 
 import type { ComponentChildren, JSX } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { useShared } from "./context.ts";
 import { Icon } from "./icons.tsx";
 
@@ -14,7 +14,7 @@ interface Props {
 export function Dialog({ title, close, children }: Props): JSX.Element {
   const { texts } = useShared().language;
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const element = dialog.current;
     if (!element?.open) element?.showModal();
     return () => element?.close();

@@ -1,7 +1,7 @@
 /** One reply with its tools: thumbs with reasons and a comment, edit, copy, another. */
 
 import type { JSX } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { answer, type Turn } from "../chat/turn.ts";
 import { useShared } from "./context.ts";
 import { Icon, type IconName } from "./icons.tsx";
@@ -131,7 +131,7 @@ function Reasons({ turn }: { turn: Turn }): JSX.Element {
   const up = reply.thumb === "up";
   const [commenting, setCommenting] = useState(reply.comment !== "");
   const input = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (commenting && !reply.comment) input.current?.focus();
   }, [commenting]);
   const toggle = (slug: string): void => {

@@ -1,7 +1,7 @@
 /** An editor in the place of a text: of a message, or of a reply as it should have been. */
 
 import type { JSX } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useLayoutEffect, useId, useRef } from "preact/hooks";
 
 interface Props {
   text: string;
@@ -22,7 +22,7 @@ export function TextEditor({ text, label, hint, save, cancel, close }: Props): J
     box.style.height = "auto";
     box.style.height = `${box.scrollHeight + 2}px`;
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     fit();
     input.current?.focus();
   }, []);

@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useLayoutEffect, useMemo, useState } from "preact/hooks";
 import { ask, check, request } from "../api";
 import { noteError, useData } from "../data";
 import { ApprovalView } from "../parts/ApprovalView";
@@ -84,7 +84,7 @@ function Rows<T>(props: { path: string; query: string; none: string; row: (each:
   // Once it goes on, the first page stays as it is: new rows would push others into the gap between the pages.
   const first = useData<List<T>>(`${path}?${query}`, more.rows.length ? [] : ["votes"]);
   const [error, setError] = useState<string | null>(null);
-  useEffect(() => setMore({ rows: [], next: undefined }), [path, query]);
+  useLayoutEffect(() => setMore({ rows: [], next: undefined }), [path, query]);
   const next = more.next === undefined ? first.data?.next_cursor : more.next;
 
   async function load() {

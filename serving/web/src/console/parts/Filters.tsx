@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { useData } from "../data";
 import { FIELDS, isFiltered, WITHIN } from "../filter";
 import { type Place, replaceQuery } from "../place";
@@ -149,10 +149,20 @@ function Settling(props: {
 }) {
   const { label, wide, value, placeholder, onValue } = props;
   const [typed, setTyped] = useState(value);
-  useEffect(() => setTyped(value), [value]);
+  const settled = useRef(value);
+  const report = useRef(onValue);
+  report.current = onValue;
+  useLayoutEffect(() => {
+    if (value === settled.current) return;
+    settled.current = value;
+    setTyped(value);
+  }, [value]);
   useEffect(() => {
-    if (typed === value) return undefined;
-    const timer = setTimeout(() => onValue(typed), SETTLED);
+    if (typed === settled.current) return undefined;
+    const timer = setTimeout(() => {
+      settled.current = typed;
+      report.current(typed);
+    }, SETTLED);
     return () => clearTimeout(timer);
   }, [typed]);
   return (
