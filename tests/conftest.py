@@ -22,11 +22,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes of a run share it
 
 
 ENGINES = "tests/contract/"
+PAGES = "tests/browser/"
 LONGEST = (
     "tests/e2e/test_crashes.py",
     ENGINES,
     "tests/e2e/test_faults.py",
     "tests/e2e/test_vllm.py",
+    PAGES,
     "tests/integration/test_reproduce.py",
     "tests/e2e/test_loop.py",
     "tests/integration/test_chat_engines.py",
@@ -40,10 +42,12 @@ last, even out when the processes end."""
 
 class _ByFile(LoadScopeScheduling):
     """The scheduler of `-n 2`: a file goes to one process, so that its tests share what their fixtures start;
-    the contract suites go together, so that they share an engine of each kind."""
+    the contract suites go together, so that they share an engine of each kind, as do those of the pages, so that
+    they share an installation."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return ENGINES if nodeid.startswith(ENGINES) else nodeid.partition("::")[0]
+        together = (folder for folder in (ENGINES, PAGES) if nodeid.startswith(folder))
+        return next(together, nodeid.partition("::")[0])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ from tests.crowd import Crowd
 from tests.installation import Installation
 from tests.second_replica import SecondReplica
 
-FAULTS = 24  # each process is killed twice and paused twice; tests.bench.faults has 1,000
+FAULTS = 12  # each process is killed once and paused once; tests.bench.faults has 1,000
 BETWEEN = (0.3, 3.0)  # seconds between faults
 SEED = 7
 MAX_RECOVERY = 30.0

@@ -11,28 +11,18 @@ from tests.installation import ADMIN_KEY, Installation, wait
 
 def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
     settings = {
-        "HEARKEN_TRAINER__ROUND_VOTES": "60",
-        "HEARKEN_TRAINER__MIN_VOTES": "60",
+        "HEARKEN_TRAINER__ROUND_VOTES": "40",
+        "HEARKEN_TRAINER__MIN_VOTES": "40",
         "HEARKEN_TRAINER__RL__STEPS_PER_ROUND": "2",
+        "HEARKEN_TRAINER__RL__PROMPTS_PER_STEP": "4",
+        "HEARKEN_TRAINER__GATE__EVAL_PROMPTS": "8",
         "HEARKEN_TRAINER__GATE__KNOWLEDGE_QUESTIONS": "64",
     }
     with Installation(tmp_path, **settings) as installation:
         answer = subprocess.run(
             [
                 *installation.hearken("simulate", "--url", installation.url, "--admin-key", ADMIN_KEY),
-                *(
-                    "--seed",
-                    "3",
-                    "--users",
-                    "8",
-                    "--votes",
-                    "60",
-                    "--minutes",
-                    "0.4",
-                    "--rate",
-                    "5",
-                    "--json",
-                ),
+                *"--seed 3 --users 8 --votes 40 --minutes 0.3 --rate 5 --json".split(),
             ],
             capture_output=True,
             text=True,

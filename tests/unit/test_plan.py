@@ -118,6 +118,7 @@ def test_replies_that_vllm_samples_take_no_time_here(one_layer: Path) -> None:
     assert planned(one_layer, sampler="vllm").phases["sampling"].seconds == 0
 
 
+@pytest.mark.full
 def test_it_names_settings_that_save_memory_if_it_does_not_fit(
     one_layer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
