@@ -9,7 +9,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from serving.keys import Kind
+from schemas.keys import Kind
 
 _PSEUDONYM = re.compile(r"u_[0-9a-f]{32}")
 _SESSION = "hs_"
