@@ -183,8 +183,8 @@ def _with_role(*roles: Role) -> Callable[[Request], Awaitable[Caller]]:
 
 
 async def viewer(request: Request) -> Caller:
-    """Returns a caller that may see the console. Raises Forbidden for a server's key that was given no role by
-    name: it reads votes and completions, and no more."""
+    """Returns a caller that may see the console. Raises Forbidden for a server's key that was given no role
+    by name: it reads votes and completions, and no more."""
     found = require(await caller(request), "read")
     if found.kind == "secret" and found.roles is None:
         raise Forbidden(

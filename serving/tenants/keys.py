@@ -70,7 +70,7 @@ async def create(connection: Connection, project: str, new: NewKey) -> dict[str,
         "insert into keys (id, project, kind, hash, name, roles, origins, quotas, expires_at)"
         " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [id, project, new.kind, key_hash(secret), new.name, new.granted, new.origins,
-         Jsonb(new.quotas.model_dump(exclude_none=True)), new.expires_at],
+         Jsonb(new.quotas.model_dump(exclude_defaults=True)), new.expires_at],
     )  # fmt: skip
     return {**await key(connection, project, id), "key": secret}
 
@@ -87,7 +87,7 @@ async def change(connection: Connection, project: str, id: str, said: KeyChange)
     values = {
         "name": said.name,
         "origins": said.origins,
-        "quotas": Jsonb(said.quotas.model_dump(exclude_none=True)),
+        "quotas": Jsonb(said.quotas.model_dump(exclude_defaults=True)),
         "expires_at": said.expires_at,
     }
     given = {name: value for name, value in values.items() if name in said.model_fields_set}

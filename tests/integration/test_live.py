@@ -202,10 +202,16 @@ def test_an_admin_may_pin_a_policy(service: Service) -> None:
         assert socket.next("done")["completion"]["system_fingerprint"] == "p0"
 
 
-@pytest.mark.parametrize("end", ["revoked_at = now()", "expires_at = now() + interval '1 second'"])
+END = {
+    "revoked": "update keys set revoked_at = now() where id = %s returning 1",
+    "expires": "update keys set expires_at = now() + interval '1 second' where id = %s returning 1",
+}
+
+
+@pytest.mark.parametrize("end", END)
 def test_a_key_that_ends_ends_its_sockets_at_once(service: Service, end: str) -> None:
     """Also those that only listen, and the chats of those that do not."""
-    key = f"sk-hearken-soon-to-end-by-{end[:7]}"
+    key = f"sk-hearken-soon-to-end-{end}"
     service.rows(
         "insert into keys (id, project, kind, hash) values (%s, 'default', 'secret', %s) returning 1",
         key[11:], key_hash(key),
@@ -214,7 +220,7 @@ def test_a_key_that_ends_ends_its_sockets_at_once(service: Service, end: str) ->
         socket.send(type="auth", key=key)
         socket.send(type="chat", id="a", messages=ASK, max_tokens=2)
         assert socket.next("done", "error")["type"] == "done"
-        service.rows(f"update keys set {end} where id = %s returning 1", key[11:])
+        service.rows(END[end], key[11:])
         ended = time.monotonic()
         assert socket.next("error")["error"]["code"] == "invalid_api_key"
         assert closed_with(socket) == 4401
