@@ -39,7 +39,7 @@ from serving import (
     votes,
     widget,
 )
-from serving.console import annotation, desk, events, policies, rollouts, rounds, status
+from serving.console import annotation, desk, events, policies, rollouts, rounds, status, whoami
 from serving.console import settings as shown_settings
 from serving.http_protocol import LimitedHttpProtocol
 from serving.limits import BodyLimit
@@ -88,7 +88,7 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
         widget, admin, health,
     ):  # fmt: skip
         app.include_router(part.router)
-    for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events):
+    for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events, whoami):
         app.include_router(part.router)
     for part in (projects, keys, usage, audit):
         app.include_router(part.router)

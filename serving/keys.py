@@ -100,7 +100,7 @@ class KeyCache:
         if caller is None or _is_past(caller.expires_at):
             self._callers.pop(digest, None)
             raise Unauthorized(
-                "This key is unknown, has expired or was revoked. `hearken keys renew` makes new ones, if"
+                "This key is unknown or was revoked, or has expired. `hearken keys renew` makes new ones, if"
                 " they were lost."
             )
         self._callers[digest] = (time.monotonic() + self._ttl, caller)
