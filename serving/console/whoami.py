@@ -1,4 +1,4 @@
-"""Who has signed in to the console: the key, its project and its roles, so that the console shows what they may."""
+"""Who has signed in to the console: their key, its project and its roles, so that it shows what they may."""
 
 from typing import Any, get_args
 

@@ -1,11 +1,14 @@
 """A team gets a project of its own by the API: its settings, its usage, and the log of its changes."""
 
+import json
 import time
 from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli import app
 from feedback.audit import MOST_ENTRIES
 from tests.service import ADMIN, Registry, Service
 from tests.tenants import Team, new_team
@@ -170,3 +173,41 @@ def test_usage_is_counted_by_day_key_and_project(team: Team) -> None:
     assert team.service.counted(
         "hearken_key_usage_total", **{k: labels[k] for k in ("key", "project", "what")}
     )
+
+
+def test_the_commands_do_the_same_beside_the_database_and_over_http(team: Team) -> None:
+    settings = team.service.settings
+    beside = {"HEARKEN_DATABASE_URL": settings.database_url or "", "HEARKEN_MODEL": settings.model}
+    over_http = {"HEARKEN_ADMIN_KEY": team.admin}
+    url, project = ("--url", team.service.url), ("--project", team.id)
+
+    def hearken(*words: str, env: dict[str, str]) -> Any:
+        ended = CliRunner().invoke(app, [*words, "--json"], env=env)
+        assert ended.exit_code == 0, ended.output
+        return json.loads(next(line for line in ended.stdout.splitlines() if line[0] in "[{"))
+
+    made = hearken("keys", "create", "nightly", "--role", "read", "--quota", "key.requests=50", "--days", "2",
+                   *project, env=beside)  # fmt: skip
+    assert (made["roles"], made["quotas"]) == (["read"], {"key": {"requests": 50}})
+    new = hearken("keys", "rotate", made["id"], *url, env=over_http)
+    assert [team.status(each["key"], "console/votes") for each in (made, new)] == [200, 200]
+    hearken("keys", "change", made["id"], "--name", "weekly", *url, env=over_http)
+    hearken("keys", "revoke", made["id"], *project, env=beside)
+    team.service.until(lambda: team.status(new["key"], "console/votes") == 401, seconds=5)
+    for where in ((project, beside), (url, over_http)):
+        [listed] = [
+            each for each in hearken("keys", "list", *where[0], env=where[1]) if each["id"] == made["id"]
+        ]
+        assert (listed["name"], bool(listed["revoked_at"])) == ("weekly", True)
+        log = hearken("audit", "--target", made["id"], *where[0], env=where[1])
+        who = [(each["actor"].split(":")[0], each["action"]) for each in log]
+        assert who == [
+            ("command", "key.changed"), ("key", "key.changed"), ("key", "key.changed"),
+            ("command", "key.created"),
+        ]  # fmt: skip
+        assert hearken("usage", *where[0], env=where[1])["days"]
+    changed = hearken("projects", "set", team.id, "--system-prompt", "Be kind.", env=beside)
+    assert changed["system_prompt"] == "Be kind."
+    assert team.id in {each["id"] for each in hearken("projects", "list", env=beside)}
+    hasty = hearken("projects", "create", "made-by-command", env=beside)
+    team.service.until(lambda: team.status(hasty["keys"]["publishable"]) == 200)
