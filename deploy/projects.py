@@ -26,6 +26,10 @@ Prompt = Annotated[
 Sampling = Annotated[
     str | None, typer.Option(help='Sampling defaults, as JSON: {"temperature": 0.7, "max_tokens": 300}.')
 ]
+Cards = Annotated[
+    bool | None,
+    typer.Option("--public-cards/--private-cards", help="Whether anybody may read the policies' cards."),
+]
 Promotion = Annotated[str | None, typer.Option(help="direct, canary, or empty: as serving.promotion says.")]
 
 
@@ -58,6 +62,7 @@ def create(
     system_prompt: Prompt = None,
     sampling: Sampling = None,
     promotion: Promotion = None,
+    cards: Cards = None,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
@@ -66,7 +71,7 @@ def create(
     """Make a project, answered by the base at once, and print its first keys, once."""
     from serving.tenants.projects import create as make
 
-    body = {"id": id, **_change(system_prompt, sampling, promotion)}
+    body = {"id": id, **_change(system_prompt, sampling, promotion, cards)}
     new = check(TypeAdapter(NewProject), body)
     found = ask_or_do(
         url, key, data_dir,
@@ -88,6 +93,7 @@ def set_project(
     system_prompt: Prompt = None,
     sampling: Sampling = None,
     promotion: Promotion = None,
+    cards: Cards = None,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
@@ -96,7 +102,7 @@ def set_project(
     """Change a project's system prompt, sampling defaults or promotion; show them without an option."""
     from serving.tenants.projects import change
 
-    body = _change(system_prompt, sampling, promotion)
+    body = _change(system_prompt, sampling, promotion, cards)
     said = check(TypeAdapter(ProjectChange), body)
     found = ask_or_do(
         url, key, data_dir,
@@ -168,7 +174,9 @@ def audit(
         print(f"{each['at'][:19]}  {each['actor']:28} {each['action']:16} {each['target']}  {changed}")
 
 
-def _change(system_prompt: str | None, sampling: str | None, promotion: str | None) -> dict[str, Any]:
+def _change(
+    system_prompt: str | None, sampling: str | None, promotion: str | None, cards: bool | None
+) -> dict[str, Any]:
     """Returns the fields of a project that the options give; an empty one takes away."""
     found: dict[str, Any] = {}
     if system_prompt is not None:
@@ -177,4 +185,6 @@ def _change(system_prompt: str | None, sampling: str | None, promotion: str | No
         found["sampling"] = decode(sampling) if sampling else {}
     if promotion is not None:
         found["promotion"] = promotion or None
+    if cards is not None:
+        found["public_cards"] = cards
     return found

@@ -34,6 +34,7 @@ class ProjectChange(BaseModel):
     system_prompt: Annotated[str, Field(min_length=1, max_length=20_000)] | None = None
     sampling: SamplingDefaults = SamplingDefaults()
     promotion: Promotion | None = None
+    public_cards: bool = False
 
 
 class NewProject(ProjectChange):

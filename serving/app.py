@@ -31,6 +31,7 @@ from serving import (
     live,
     page,
     passthrough,
+    policy_card,
     responses,
     sessions,
     stored_completions,
@@ -85,7 +86,7 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     error_handlers.install(app)
     for part in (
         chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, votes, live,
-        widget, admin, health,
+        widget, admin, policy_card, health,
     ):  # fmt: skip
         app.include_router(part.router)
     for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events, whoami):

@@ -62,8 +62,12 @@ class Completion:
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
         if visitor is not None and request.user is not None:
             raise InvalidRequest("The session says who asks, so leave out `user`.", param="user")
-        user = request.user or f"conversation:{self.conversation_id}"
-        self.rater = visitor or services.signer.rater_id(caller.project, user, caller.kind)
+        signer, project, kind = services.signer, caller.project, caller.kind
+        self.rater = visitor or (
+            signer.conversation_rater(project, self.conversation_id, kind)
+            if request.user is None
+            else signer.rater_id(project, request.user, kind)
+        )
         self.person = None if visitor is None and request.user is None else self.rater
         route = services.router.route(caller.project)
         self.assignment = _assign(services, caller, request.model, route, self.rater)

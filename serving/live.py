@@ -5,10 +5,10 @@ it sends `chat` (a chat request with an `id`; several may run at once), `cancel`
 `feedback`: a vote). It receives `token`, `done` (the completion), `recorded`, and `error` (with the `id`, if
 there was one, and `retry_after` seconds where it passes; code `cancelled` ends a cancelled chat, of which
 nothing is stored). The service also sends `policy` (another policy is live) and `learned` (a vote through
-this websocket, or of a person whom it chatted for, is in a policy that went live), once per vote, whichever
-process promoted the policy. A key or session that is wrong or revoked closes the websocket (4401); so do too
-many messages (1008), an hour without one (1000), and too many websockets of one address, or a failure that
-passes (1013).
+this websocket, of its session's person, or of one whom a server's key chatted for, is in a policy that went
+live), once per vote, whichever process promoted the policy. A key or session that is wrong or revoked closes
+the websocket (4401); so do too many messages (1008), an hour without one (1000), and too many websockets of
+one address, or a failure that passes (1013).
 """
 
 import asyncio
@@ -198,7 +198,8 @@ class LiveSocket:
             raise RateLimited(f"{_MAX_CHATS} chats are running on this websocket; wait until one has ended.")
         completion = Completion(self._services, self.caller, chat, self._visitor)
         completion.token_buckets = charge_replies(self._websocket, self.caller, chat.n, completion.person)
-        self.raters.add(completion.rater)
+        if self.caller.kind != "publishable":  # whoever holds such a key may claim to be anyone
+            self.raters.add(completion.rater)
         self._chats[name] = asyncio.create_task(self._chat(name, completion))
 
     async def _chat(self, name: str, completion: Completion) -> None:

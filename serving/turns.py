@@ -56,7 +56,11 @@ async def record_turn(request: Request, caller: Voter) -> dict[str, Any]:
         id=id,
         project=caller.project,
         conversation_id=conversation,
-        rater=parts.signer.rater_id(caller.project, new.user or f"conversation:{conversation}", caller.kind),
+        rater=(
+            parts.signer.conversation_rater(caller.project, conversation, caller.kind)
+            if new.user is None
+            else parts.signer.rater_id(caller.project, new.user, caller.kind)
+        ),
         key_id=caller.key_id,
         messages=[message.model_dump(exclude_none=True) for message in chat.messages],
         prompt_token_ids=[],

@@ -12,7 +12,8 @@ create index keys_by_project on keys (project, created_at, id);
 
 alter table projects
     add column sampling jsonb not null default '{}', -- defaults of requests that name no sampling parameters
-    add column promotion text;                       -- null: serving.promotion
+    add column promotion text,                       -- null: serving.promotion
+    add column public_cards boolean not null default false;  -- whether anybody may read its policies' cards
 
 -- Replicas cache keys: they hear of every change.
 create function announce_key() returns trigger language plpgsql as $$

@@ -32,7 +32,9 @@ router = APIRouter(prefix="/v1/projects")
 Connection = AsyncConnection[DictRow]
 
 _NEW_PROJECT, _CHANGE = TypeAdapter(NewProject), TypeAdapter(ProjectChange)
-_COLUMNS: LiteralString = "select id, system_prompt, sampling, promotion, paused, created_at from projects "
+_COLUMNS: LiteralString = """
+select id, system_prompt, sampling, promotion, public_cards, paused, created_at from projects
+"""
 
 # The base is the same for all, so a new project is answered by the files of the installation's own.
 _ADD_BASE: LiteralString = """
@@ -64,10 +66,11 @@ async def create(connection: Connection, own: str, new: NewProject) -> dict[str,
     """Creates a project beside the installation's `own`, answered by the base, with its first keys in the
     clear. Raises Conflict where there is one of this name, Unavailable while there is no base yet."""
     made = await connection.execute(
-        "insert into projects (id, system_prompt, sampling, promotion) values (%s, %s, %s, %s)"
-        " on conflict do nothing",
-        [new.id, new.system_prompt, Jsonb(new.sampling.model_dump(exclude_none=True)), new.promotion],
-    )
+        "insert into projects (id, system_prompt, sampling, promotion, public_cards)"
+        " values (%s, %s, %s, %s, %s) on conflict do nothing",
+        [new.id, new.system_prompt, Jsonb(new.sampling.model_dump(exclude_none=True)), new.promotion,
+         new.public_cards],
+    )  # fmt: skip
     if not made.rowcount:
         raise Conflict(f"There is a project {new.id} already.", code="project_exists", param="id")
     based = await connection.execute(_ADD_BASE, {"project": new.id, "own": own, "base": BASE})
@@ -89,11 +92,13 @@ async def change(connection: Connection, id: str, said: ProjectChange) -> dict[s
     await connection.execute(
         "update projects set system_prompt = case when %s then %s else system_prompt end,"
         " sampling = case when %s then %s else sampling end,"
-        " promotion = case when %s then %s else promotion end where id = %s",
+        " promotion = case when %s then %s else promotion end,"
+        " public_cards = case when %s then %s else public_cards end where id = %s",
         [
             "system_prompt" in given, said.system_prompt,
             "sampling" in given, Jsonb(said.sampling.model_dump(exclude_none=True)),
-            "promotion" in given, said.promotion, id,
+            "promotion" in given, said.promotion,
+            "public_cards" in given, said.public_cards, id,
         ],
     )  # fmt: skip
     await connection.execute("select pg_notify('hearken_routes', %s)", [id])

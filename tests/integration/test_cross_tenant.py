@@ -23,7 +23,7 @@ MARK = "only-team-a-may-read-this"
 """In every text that the other project holds."""
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/config.json", "/openapi.json"}
-"""Routes of the installation, without a key."""
+"""Routes of the installation, without a key; `/cards` is of projects that publish them."""
 
 ASK = [{"role": "user", "content": "Hello"}]
 MADE_FOR_VLLM = {"/v1/completions", "/v1/embeddings"}
@@ -31,7 +31,7 @@ REFUSED_EVEN_AT_HOME = {
     "POST /v1/policies/{policy}/promote", "POST /v1/policies/{policy}/rollback",
     "POST /v1/policies/{policy}/reinstate", "POST /v1/rollouts", "POST /v1/rollouts/{rollout_id}/{action}",
     "GET /v1/console/rollouts/preview", "GET /v1/models/{model}", "POST /v1/projects",
-    "GET /v1/console/policies/{id}/style",
+    "GET /v1/console/policies/{id}/style", "GET /cards/{project}/{policy}",
 }  # fmt: skip
 """What the project's own admin may not do either: its second policy is retired and its files are gone."""
 
@@ -75,7 +75,8 @@ class Target:
             "/v1/console/votes/{id}": voted["id"], "/v1/feedback/{feedback_id}": voted["id"],
             "/v1/console/conversations/{id}": "conv-of-a", "/v1/console/queues/{id}": queue["id"],
             "/v1/console/rounds/{id}": row[0], "/v1/console/policies/{id}": "p9-aaaaaa",
-            "/v1/policies/{policy}": "p9-aaaaaa", "/v1/models/{model}": "p9-aaaaaa",
+            "/v1/policies/{policy}": "p9-aaaaaa", "/cards/{project}": team.id,
+            "/cards/{project}/{policy}": "p9-aaaaaa", "/v1/models/{model}": "p9-aaaaaa",
             "/v1/console/views/{name}": "view-of-a", "/v1/keys/{id}": team.make_key(name=MARK)["id"],
             "/v1/projects/{id}": team.id, "/v1/rollouts/{rollout_id}": "rollout-a",
             "/v1/rollouts/{rollout_id}/{action}": "rollback", "/v1/training/{action}": "pause",

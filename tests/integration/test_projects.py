@@ -184,7 +184,7 @@ def test_the_commands_do_the_same_beside_the_database_and_over_http(team: Team) 
     def hearken(*words: str, env: dict[str, str]) -> Any:
         ended = CliRunner().invoke(app, [*words, "--json"], env=env)
         assert ended.exit_code == 0, ended.output
-        return json.loads(next(line for line in ended.stdout.splitlines() if line[0] in "[{"))
+        return json.loads(next(line for line in ended.stdout.splitlines() if line.startswith(("[", "{"))))
 
     made = hearken("keys", "create", "nightly", "--role", "read", "--quota", "key.requests=50", "--days", "2",
                    *project, env=beside)  # fmt: skip

@@ -284,6 +284,7 @@ export interface Project {
   system_prompt: string | null;
   sampling: Record<string, number>;
   promotion: string | null;
+  public_cards: boolean;
   paused: boolean;
   created_at: string;
 }

@@ -28,6 +28,7 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
   const [temperature, setTemperature] = useState(String(project.sampling["temperature"] ?? ""));
   const [length, setLength] = useState(String(project.sampling["max_tokens"] ?? ""));
   const [promotion, setPromotion] = useState(project.promotion ?? "");
+  const [cards, setCards] = useState(project.public_cards);
   const [error, setError] = useState<string | null>(null);
   const may = useMay("operate");
 
@@ -44,6 +45,7 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
         system_prompt: prompt || null,
         sampling,
         promotion: promotion || null,
+        public_cards: cards,
       });
       setError(null);
       say("Saved: it counts from the next chat on.");
@@ -98,6 +100,15 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
           <option value="direct">Once the gate passes it</option>
           <option value="canary">After an operator gave it a share</option>
         </select>
+      </label>
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={cards}
+          disabled={!may}
+          onChange={(event) => setCards(event.currentTarget.checked)}
+        />
+        Anybody may read what a policy learned from and how it was judged, at /cards/{project.id}/POLICY
       </label>
       {error && (
         <p class="problem" role="alert">
