@@ -9,9 +9,11 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import LiteralString
+from functools import partial
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -22,6 +24,8 @@ from schemas.database import AsyncPool
 from schemas.errors import StartError, Unauthorized
 from schemas.keys import KIND_ROLES, Kind, Quotas, Role
 from schemas.settings import Settings
+
+T = TypeVar("T")
 
 MIN_KEY_LENGTH = 16
 """The fewest characters of a key, for its plain hash not to be guessed."""
@@ -79,6 +83,8 @@ class KeyCache:
         self._ttl = ttl
         self._callers: dict[bytes, tuple[float, Caller]] = {}  # key hash -> (expires at, caller)
         self._valid_ids: dict[str, float] = {}  # key id -> expires at
+        self._queries: dict[bytes | str, asyncio.Task[Any]] = {}  # that run now
+        self._changes = 0  # announced so far: what was read before one is not cached
 
     def contains(self, key: str) -> bool:
         """Returns whether this process has found the key valid, and not revoked since."""
@@ -90,9 +96,10 @@ class KeyCache:
         cached = self._callers.get(digest)
         if cached is not None and time.monotonic() < cached[0] and not _is_past(cached[1].expires_at):
             return cached[1]
+        changes = self._changes
         try:
             async with asyncio.timeout(None if cached is None else _PATIENCE):
-                caller = await self._look_up(digest)
+                caller = await self._once(digest, partial(self._look_up, digest))
         except (psycopg.OperationalError, PoolTimeout, TimeoutError):
             if cached is None:
                 raise
@@ -103,39 +110,64 @@ class KeyCache:
                 "This key is unknown or was revoked, or has expired. `hearken keys renew` makes new ones, if"
                 " they were lost."
             )
-        self._callers[digest] = (time.monotonic() + self._ttl, caller)
+        if changes == self._changes:
+            self._callers[digest] = (time.monotonic() + self._ttl, caller)
         return caller
 
     def forget(self, key_id: str | None) -> None:
         """Looks the key of this id up again at its next use; without an id, each key."""
-        self._callers = {
-            digest: known for digest, known in self._callers.items() if key_id not in (None, known[1].key_id)
-        }
-        for id in [key_id] if key_id else list(self._valid_ids):
-            self._valid_ids.pop(id, None)
+        self._changes += 1
+        self._queries = {}  # they may have read what was before
+        for digest, (_, caller) in list(self._callers.items()):
+            if key_id is None:
+                self._callers[digest] = (0.0, caller)
+            elif key_id == caller.key_id:
+                del self._callers[digest]
+        if key_id is None:
+            self._valid_ids = dict.fromkeys(self._valid_ids, 0.0)
+        else:
+            self._valid_ids.pop(key_id, None)
 
     async def is_valid(self, key_id: str) -> bool:
         """Returns whether the key of this id, which vouched for somebody, has not expired or been revoked
         since; cached as callers are."""
         if time.monotonic() < self._valid_ids.get(key_id, 0):
             return True
+        changes = self._changes
         try:
-            async with self._pool.connection(timeout=_PATIENCE) as connection:
-                cursor = await connection.execute(
-                    "select 1 from keys where id = %s and revoked_at is null"
-                    " and coalesce(expires_at > now(), true)",
-                    [key_id],
-                )
-                valid = await cursor.fetchone() is not None
+            valid: bool = await self._once(key_id, partial(self._is_live, key_id))
         except (psycopg.OperationalError, PoolTimeout):
             if key_id not in self._valid_ids:
                 raise
             return True
-        if valid:
-            self._valid_ids[key_id] = time.monotonic() + self._ttl
-        else:
+        if not valid:
             self._valid_ids.pop(key_id, None)
+        elif changes == self._changes:
+            self._valid_ids[key_id] = time.monotonic() + self._ttl
         return valid
+
+    async def _once(self, name: bytes | str, query: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Returns what `query` finds; it runs once for all who ask for the same at once, as the websockets of
+        a changed key do."""
+        task = self._queries.get(name)
+        if task is None:
+            task = self._queries[name] = asyncio.create_task(query())
+            task.add_done_callback(lambda done: self._forget_query(name, done))
+        found: T = await asyncio.shield(task)
+        return found
+
+    def _forget_query(self, name: bytes | str, done: asyncio.Task[Any]) -> None:
+        if self._queries.get(name) is done:
+            del self._queries[name]
+
+    async def _is_live(self, key_id: str) -> bool:
+        async with self._pool.connection(timeout=_PATIENCE) as connection:
+            cursor = await connection.execute(
+                "select 1 from keys where id = %s and revoked_at is null"
+                " and coalesce(expires_at > now(), true)",
+                [key_id],
+            )
+            return await cursor.fetchone() is not None
 
     async def _look_up(self, digest: bytes) -> Caller | None:
         async with self._pool.connection() as connection:

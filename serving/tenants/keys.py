@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from pydantic import TypeAdapter
 
 from schemas.errors import Conflict, InvalidRequest, NotFound
-from schemas.keys import KIND_ROLES, KeyChange, NewKey, Rotation
+from schemas.keys import KIND_ROLES, KeyChange, Kind, NewKey, Rotation
 from schemas.settings import Settings
 from schemas.wire import check, decode
 from serving.admin import with_times
@@ -58,7 +58,7 @@ async def create(connection: Connection, project: str, new: NewKey) -> dict[str,
     """Creates a key; returns it with its secret. Raises Conflict where the project has MOST_KEYS,
     InvalidRequest for an expiry that is past."""
     _check_expiry(new.expires_at)
-    await connection.execute("select from projects where id = %s for update", [project])
+    await connection.execute("select from projects where id = %s for no key update", [project])
     cursor = await connection.execute(
         "select count(*) as live from keys where project = %s and revoked_at is null", [project]
     )
@@ -124,7 +124,7 @@ async def revoke(connection: Connection, project: str, id: str) -> dict[str, Any
     """Ends a key for good; every replica refuses it within seconds. Raises NotFound, and Conflict for the
     project's last admin key, without which nobody could make another."""
     found = await key(connection, project, id)
-    await connection.execute("select from projects where id = %s for update", [project])
+    await connection.execute("select from projects where id = %s for no key update", [project])
     cursor = await connection.execute(
         "select 1 from keys where project = %s and kind = 'admin' and revoked_at is null"
         " and coalesce(expires_at > now(), true) and id <> %s limit 1",
@@ -143,7 +143,9 @@ async def revoke(connection: Connection, project: str, id: str) -> dict[str, Any
 
 async def _live(connection: Connection, project: str, id: str) -> dict[str, Any]:
     """Returns a key that is not revoked, locked until the transaction ends."""
-    await connection.execute("select from keys where project = %s and id = %s for update", [project, id])
+    await connection.execute(
+        "select from keys where project = %s and id = %s for no key update", [project, id]
+    )
     found = await key(connection, project, id)
     if found["revoked_at"] is not None:
         raise Conflict(f"{id} was revoked; create another key.", code="key_revoked")
@@ -157,9 +159,12 @@ def _check_expiry(moment: datetime | None) -> None:
 
 def _check_not_in_settings(settings: Settings, project: str, id: str) -> None:
     """Raises Conflict for a key of the settings: at its next start, a process would bring it back."""
-    named = (("admin", "admin_key", settings.admin_key), ("publishable", "public_key", settings.public_key))
+    named: tuple[tuple[Kind, str, str | None], ...] = (
+        ("admin", "admin_key", settings.admin_key),
+        ("publishable", "public_key", settings.public_key),
+    )
     for kind, name, value in named:
-        if value is not None and project == settings.project and id == f"{project}-{kind}":
+        if value is not None and project == settings.project and id == first_key(project, kind):
             raise Conflict(
                 f"This key comes from the settings (HEARKEN_{name.upper()}): change it there, and restart"
                 " serving.",

@@ -1,5 +1,7 @@
 """Tests of feedback tokens, keys and the rate limit."""
 
+import asyncio
+
 import pytest
 
 from schemas.database import open_async_pool
@@ -125,6 +127,30 @@ async def test_a_revoked_key_ends(database_url: str) -> None:
             await connection.execute("update keys set revoked_at = now()")
         with pytest.raises(Unauthorized):
             await cache.caller(str(keys.admin))
+
+
+async def test_all_who_look_a_key_up_at_once_share_a_query_and_an_old_answer_is_not_kept(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_async_pool(database_url) as pool:
+        key = str((await ensure_keys(pool, Settings())).admin)
+        cache = KeyCache(pool)
+        found, asked = await cache.caller(key), 0
+
+        async def slow(digest: bytes) -> Caller:
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(0.05)
+            return found
+
+        monkeypatch.setattr(cache, "_look_up", slow)
+        cache.forget("default-admin")
+        waiting = [asyncio.create_task(cache.caller(key)) for _ in range(100)]
+        await asyncio.sleep(0.01)
+        cache.forget("default-admin")  # it was revoked meanwhile
+        assert await asyncio.gather(*waiting) == [found] * 100
+        assert asked == 1
+        assert not cache.contains(key)
 
 
 async def test_the_signing_secret_is_made_once(database_url: str) -> None:
