@@ -3,7 +3,7 @@ answers, as both call `serving.console`."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -63,7 +63,8 @@ def ask_or_do(
     """Returns what the service at `url` answers, or what `do` does beside the database."""
     where = operations(url, key, data_dir)
     if isinstance(where, OverHttp):
-        return ask(where)
+        with where:
+            return ask(where)
     assert isinstance(where, BesideDatabase)  # noqa: S101  (there are these two)
     return where.run(do)
 
@@ -79,6 +80,12 @@ class OverHttp:
             headers={"Authorization": f"Bearer {key}"},
             timeout=120,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
     def status(self) -> dict[str, Any]:
         return self.ask("GET", "console/status")
