@@ -6,7 +6,6 @@ lets it read what this service answers: a service that listens on loopback answe
 
 from ipaddress import ip_address
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,11 +14,11 @@ from schemas.settings import Settings
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _PROBES = ("/healthz", "/readyz", "/metrics")  # asked by address
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str] | None:
@@ -50,9 +49,9 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                given = list(message.get("headers", ()))
+                names = {name for name, _ in given}
+                message["headers"] = given + [header for header in _HEADERS if header[0] not in names]
             await send(message)
 
         if self._is_ours(scope):
@@ -68,6 +67,7 @@ class SecurityHeaders:
     def _is_ours(self, scope: Scope) -> bool:
         if self._hosts is None or scope["path"] in _PROBES:
             return True
-        host = Headers(scope=scope).get("host", "").lower()
+        given = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        host = given.decode("latin-1").lower()
         name = host.rsplit(":", 1)[0] if host.rpartition(":")[2].isdecimal() else host
         return name.strip("[]") in self._hosts
