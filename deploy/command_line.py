@@ -1,8 +1,11 @@
 """Command-line helpers: option types, deprecated names, and access to an installation's database."""
 
 import asyncio
+import getpass
+import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,6 +21,14 @@ T = TypeVar("T")
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the database, policies and logs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a running service, with a key in HEARKEN_ADMIN_KEY; default: beside the database."
+    ),
+]
+# Hidden, as what is in a command's arguments can be read by every user of the machine.
+Key = Annotated[str | None, typer.Option(envvar="HEARKEN_ADMIN_KEY", hidden=True)]
 MetricsPort = Annotated[int | None, typer.Option(help="Serve Prometheus metrics at /metrics on this port.")]
 
 
@@ -42,7 +53,8 @@ def existing_installation(data_dir: Path | None) -> Settings:
 def with_database(
     data_dir: Path | None, work: Callable[[AsyncConnection[DictRow], Settings], Awaitable[T]]
 ) -> T:
-    """Runs `work` in one transaction on the installation's database."""
+    """Runs `work` in one transaction on the installation's database. The audit log has its changes under the
+    name of who runs the command."""
     from psycopg.rows import dict_row
 
     from deploy.local.postgres import database
@@ -52,7 +64,17 @@ def with_database(
 
     async def run(url: str) -> T:
         async with await AsyncConnection.connect(conninfo(url), row_factory=dict_row) as connection:
+            await connection.execute("select set_config('hearken.actor', %s, false)", [_actor()])
+            await connection.commit()
             return await work(connection, settings)
 
     with database(settings) as url:
         return asyncio.run(run(url))
+
+
+def _actor() -> str:
+    """Returns how the audit log names who runs this command."""
+    name = str(os.getuid())
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        name = getpass.getuser()
+    return f"command:{name}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.command_line import DataDir, Json
+from deploy.command_line import DataDir, Json, Key, Url
 from deploy.operations import operations
 from schemas.errors import StartError
 
@@ -15,8 +15,6 @@ app = typer.Typer()
 rollout = typer.Typer(help="Show or change who is answered by which policy.", no_args_is_help=True)
 app.add_typer(rollout, name="rollout")
 
-Url = Annotated[str | None, typer.Option(help="Address of a running service; default: beside the database.")]
-Key = Annotated[str | None, typer.Option(envvar="HEARKEN_ADMIN_KEY", help="The admin key, with --url.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 Policy = Annotated[str, typer.Argument(help="The policy's id.")]
 

@@ -1,22 +1,168 @@
-"""These commands make API keys."""
+"""These commands make, change and end API keys: from anywhere with `--url` and an admin key, or beside the
+database."""
 
 import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
 
 import typer
+from pydantic import TypeAdapter
 
-from deploy.command_line import DataDir, existing_installation
+from deploy.command_line import DataDir, Json, Key, Url, existing_installation
+from deploy.operations import ask_or_do
+from schemas.errors import StartError
+from schemas.keys import KeyChange, NewKey
+from schemas.wire import check
 
-app = typer.Typer(help="Make API keys.", no_args_is_help=True)
+app = typer.Typer(help="List, make, change and end API keys.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(help="The key's id.")]
+Project = Annotated[
+    str | None, typer.Option(help="Project, beside the database; default: that of the settings.")
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option("--origin", help="Page that may use it, as https://example.com; repeatable."),
+]
+QuotaWords = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--quota", help="Quota a minute, of the key, a person or an address: person.tokens=2000; repeatable."
+    ),
+]
+Days = Annotated[float | None, typer.Option(min=0, help="Days until it expires.")]
 
 
 @app.callback()
 def keys() -> None:
-    """Make API keys."""
+    """List, make, change and end API keys."""
+
+
+@app.command("list")
+def list_keys(
+    project: Project = None, url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """List the keys of a project, without their secrets."""
+    from serving.tenants.keys import keys as read
+
+    found = ask_or_do(
+        url, key, data_dir,
+        lambda service: service.ask("GET", "keys")["data"],
+        lambda connection, settings: read(connection, project or settings.project),
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(found))
+        return
+    for each in found:
+        ends = (
+            "revoked" if each["revoked_at"] else f"until {each['expires_at']}" if each["expires_at"] else ""
+        )
+        print(
+            f"{each['id']:24} {each['kind']:12} {','.join(each['roles']):28} {each['name'] or '':20} {ends}"
+        )
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    kind: Annotated[str, typer.Option(help="secret, publishable or admin.")] = "secret",
+    role: Annotated[list[str] | None, typer.Option(help="chat, vote, read or operate; repeatable.")] = None,
+    origin: Origins = None,
+    quota: QuotaWords = None,
+    days: Days = None,
+    project: Project = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key, and print its secret, once."""
+    from serving.tenants.keys import create as make
+
+    body = {"name": name, "kind": kind, **({"roles": role} if role else {}), **_change(origin, quota, days)}
+    new = check(TypeAdapter(NewKey), body)
+    found = ask_or_do(
+        url, key, data_dir,
+        lambda service: service.ask("POST", "keys", body=body),
+        lambda connection, settings: make(connection, project or settings.project, new),
+    )  # fmt: skip
+    _print(found, as_json)
+
+
+@app.command()
+def change(
+    id: Id,
+    name: Annotated[str | None, typer.Option(help="What the key is for.")] = None,
+    origin: Origins = None,
+    quota: QuotaWords = None,
+    days: Days = None,
+    project: Project = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Change a key's name, its origins, all its quotas, or when it expires."""
+    from serving.tenants.keys import change as set_fields
+
+    body = {**({"name": name} if name else {}), **_change(origin, quota, days)}
+    said = check(TypeAdapter(KeyChange), body)
+    found = ask_or_do(
+        url, key, data_dir,
+        lambda service: service.ask("PATCH", f"keys/{id}", body=body),
+        lambda connection, settings: set_fields(connection, project or settings.project, id, said),
+    )  # fmt: skip
+    _print(found, as_json)
+
+
+@app.command()
+def rotate(
+    id: Id,
+    overlap_hours: Annotated[
+        float, typer.Option(min=0, max=720, help="Hours for which the secret before stays valid, too.")
+    ] = 24,
+    project: Project = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Give a key a new secret, and print it, once; for a while both are valid."""
+    from serving.tenants.keys import rotate as replace
+
+    seconds = int(overlap_hours * 3600)
+    found = ask_or_do(
+        url, key, data_dir,
+        lambda service: service.ask("POST", f"keys/{id}/rotate", body={"overlap_seconds": seconds}),
+        lambda connection, settings: replace(connection, project or settings.project, id, seconds, settings),
+    )  # fmt: skip
+    _print(found, as_json)
+
+
+@app.command()
+def revoke(
+    id: Id,
+    project: Project = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """End a key for good; every replica refuses it within seconds."""
+    from serving.tenants.keys import revoke as end
+
+    found = ask_or_do(
+        url, key, data_dir,
+        lambda service: service.ask("POST", f"keys/{id}/revoke"),
+        lambda connection, settings: end(connection, project or settings.project, id),
+    )  # fmt: skip
+    _print(found, as_json)
 
 
 @app.command()
 def renew(data_dir: DataDir = None) -> None:
-    """Replace the admin key and the publishable key, if they were lost. The old ones end within seconds."""
+    """Replace the first keys of the project, if they were lost. The old ones end within seconds."""
     from deploy.local.postgres import database
     from deploy.local.prepare import describe_keys
     from schemas.database import open_async_pool
@@ -24,9 +170,36 @@ def renew(data_dir: DataDir = None) -> None:
 
     settings = existing_installation(data_dir)
 
-    async def run(url: str) -> NewKeys | None:
+    async def run(url: str) -> NewKeys:
         async with open_async_pool(url, size=1) as pool:
             return await renew_keys(pool, settings)
 
     with database(settings) as url:
         print("\n".join(describe_keys(asyncio.run(run(url)))), end="")
+
+
+def _change(origins: list[str] | None, quotas: list[str] | None, days: float | None) -> dict[str, Any]:
+    """Returns the fields of a key that the options give."""
+    found: dict[str, Any] = {"origins": origins} if origins else {}
+    if days is not None:
+        found["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
+    for word in quotas or ():
+        place, _, value = word.partition("=")
+        of, _, what = place.partition(".")
+        if not value.isdecimal():
+            raise StartError(f"--quota {word}: write it as person.tokens=2000.")
+        found.setdefault("quotas", {}).setdefault(of, {})[what] = int(value)
+    return found
+
+
+def _print(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found))
+        return
+    state = "revoked" if found["revoked_at"] else f"may {', '.join(found['roles'])}"
+    until = f", until {found['expires_at']}" if found["expires_at"] and not found["revoked_at"] else ""
+    print(f"{found['id']} ({found['kind']}) {state}{until}.")
+    if found.get("key"):
+        print(f"Its secret, shown this once: {found['key']}")
+    if found["previous_expires_at"] and not found["revoked_at"]:
+        print(f"The secret before is valid until {found['previous_expires_at']}.")

@@ -9,8 +9,8 @@ import typer
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from deploy.command_line import DataDir, Json, add_deprecated_name, with_database
-from deploy.control import Key, Url, checks_lines
+from deploy.command_line import DataDir, Json, Key, Url, add_deprecated_name, with_database
+from deploy.control import checks_lines
 from deploy.operations import operations
 from schemas.settings import Settings, load
 

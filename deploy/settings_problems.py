@@ -1,7 +1,7 @@
 """Settings that are wrong or unknown are told in one line each: where they stand, and what was meant."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,12 @@ def misspelt_variables(environment: Mapping[str, str] = os.environ) -> list[str]
         for head, whole in sections.items()
         if head not in names and (close := get_close_matches(head, names, n=1, cutoff=0.85))
     ]
+
+
+def keys_in_arguments(words: Sequence[str]) -> list[str]:
+    """Returns a line where a command's arguments hold a key, as every user of the machine can read them."""
+    options = {word.partition("=")[0] for word in words} & {"--key", "--admin-key"}
+    return [f"{option} shows the key to all users; set HEARKEN_ADMIN_KEY instead." for option in options]
 
 
 def _line(place: tuple[int | str, ...], problem: Any) -> str:

@@ -151,7 +151,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(service(folder / "data"))
-        people = ("--admin-key", ADMIN_KEY, "--seed", str(SEED), "--votes", "600")
+        people = ("--seed", str(SEED), "--votes", "600")
         stack.enter_context(running("simulate", "--url", url, *people))
         while _votes(url) < 15:
             time.sleep(0.5)

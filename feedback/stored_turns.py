@@ -2,10 +2,12 @@
 
 from typing import Any, Literal, LiteralString
 
+from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
+from feedback import audit
 from schemas.database import AsyncPool
 from schemas.turns import StoredReply, StoredTurn
 
@@ -63,11 +65,12 @@ async def set_metadata(pool: AsyncPool, project: str, id: str, metadata: dict[st
     return changed.rowcount > 0
 
 
-async def delete(pool: AsyncPool, project: str, id: str) -> bool:
-    """Deletes a turn with its replies and votes; returns whether there was one."""
-    return bool(
-        await _rows(pool, "delete from turns where project = %s and id = %s returning 1", [project, id])
-    )
+async def delete(connection: AsyncConnection[DictRow], project: str, id: str) -> bool:
+    """Deletes a turn with its replies and votes, which the audit log notes; returns whether there was one."""
+    gone = await connection.execute("delete from turns where project = %s and id = %s", [project, id])
+    if gone.rowcount:
+        await audit.note(connection, project, "turn.deleted", id)
+    return gone.rowcount > 0
 
 
 async def _rows(pool: AsyncPool, statement: LiteralString | Composed, values: Any) -> list[DictRow]:

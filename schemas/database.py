@@ -42,7 +42,7 @@ _KEEPALIVES = {
 _SESSION = """
 select set_config('statement_timeout', %s, false), set_config('tcp_keepalives_idle', '10', false),
     set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false),
-    set_config('tcp_user_timeout', '30000', false)
+    set_config('tcp_user_timeout', '30000', false), set_config('hearken.actor', 'service', false)
 """
 
 
@@ -115,6 +115,11 @@ def open_pool(url: str, *, size: int = 4) -> Pool:
         check=ConnectionPool.check_connection,
         open=False,
     )
+
+
+async def set_actor(connection: AsyncConnection[DictRow], actor: str) -> None:
+    """Names who makes the changes of this transaction, for the audit log; else the service does."""
+    await connection.execute("select set_config('hearken.actor', %s, true)", [actor])
 
 
 def _milliseconds(seconds: float) -> str:

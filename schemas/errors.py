@@ -9,6 +9,7 @@ HearkenError
 │   │   └── TurnMissing        404  no turn has this id                       (feedback.store)
 │   ├── Conflict               409  the request contradicts what is stored
 │   ├── TooSlow                408  the body does not come
+│   ├── Misdirected            421  the Host header names another service
 │   ├── TooLarge               413  the body is over the byte limit
 │   ├── RetryLater             with Retry-After
 │   │   ├── RateLimited        429  too many requests
@@ -74,7 +75,8 @@ class InvalidRequest(RequestError):
 
 
 class Unauthorized(RequestError):
-    """Raised when a request has no key, or an unknown or revoked one. The client sends a valid key."""
+    """Raised when a request has no key, or an unknown, expired or revoked one. The client sends a valid
+    key."""
 
     status = 401
     type = "authentication_error"
@@ -115,6 +117,15 @@ class TooSlow(RequestError):
     status = 408
     type = "invalid_request_error"
     default_code = "request_timeout"
+
+
+class Misdirected(RequestError):
+    """Raised when the Host header names another service. The client asks by the right name; an operator adds
+    it to `serving.allowed_hosts`."""
+
+    status = 421
+    type = "invalid_request_error"
+    default_code = "wrong_host"
 
 
 class TooLarge(RequestError):

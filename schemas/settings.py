@@ -49,8 +49,13 @@ class ServingSettings(BaseModel):
         None, description="directory where they wait, of any number of processes; none: `spool` in data_dir"
     )
     trusted_proxies: list[str] = Field(
-        ["127.0.0.1"],
+        default_factory=list,
         description="load balancers whose X-Forwarded-For is trusted: addresses or networks; `*`: all",
+    )
+    allowed_hosts: list[str] = Field(
+        default_factory=list,
+        description="host names that the API answers to; none: loopback's where it listens on loopback, else"
+        " any",
     )
     base_share: float = Field(
         0.02,

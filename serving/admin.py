@@ -1,5 +1,5 @@
-"""The operators' API shows and changes a project's policies, rollouts and training rounds. It needs an admin
-key.
+"""The operators' API shows and changes a project's policies, rollouts and training rounds: the role read
+shows, the role operate changes.
 
 A promotion goes through the swap, which loads and verifies the policy first; a rollback only changes the
 route.
@@ -8,7 +8,7 @@ route.
 from datetime import datetime
 from typing import Annotated, Any, Literal, LiteralString
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from schemas.errors import Conflict, NotFound, PolicyRejected
@@ -16,13 +16,12 @@ from schemas.policies import adapter_name
 from schemas.times import rfc3339
 from schemas.wire import check, decode
 from serving import rollout
-from serving.auth import admin
+from serving.auth import Operator, Viewer, acting, actor_of
 from serving.keys import Caller
 from serving.openapi import request_body
 from serving.services import services
 
 router = APIRouter()
-Admin = Annotated[Caller, Depends(admin)]
 Limit = Annotated[int, Query(ge=1, le=1_000)]
 
 _POLICIES: LiteralString = """
@@ -78,12 +77,12 @@ _REASON = TypeAdapter(Reason)
 
 
 @router.get("/v1/policies")
-async def policies(request: Request, caller: Admin, limit: Limit = 100) -> dict[str, Any]:
+async def policies(request: Request, caller: Viewer, limit: Limit = 100) -> dict[str, Any]:
     return _list(await _rows(request, _POLICIES, [caller.project, limit]))
 
 
 @router.get("/v1/policies/{policy}")
-async def policy(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
+async def policy(request: Request, policy: str, caller: Viewer) -> dict[str, Any]:
     """Returns the manifest, the gate's report, and the lineage from this policy back to the base."""
     return await _policy(request, policy, caller)
 
@@ -108,17 +107,17 @@ async def _policy(request: Request, policy: str, caller: Caller) -> dict[str, An
     "/v1/policies/{policy}/reinstate",
     openapi_extra=request_body("/v1/policies/{policy}/reinstate", Reinstatement, required=False),
 )
-async def reinstate(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
+async def reinstate(request: Request, policy: str, caller: Operator) -> dict[str, Any]:
     """Retires a policy that was rejected or rolled back, so that it may be tried again."""
     body = await request.body()
     reason = (check(_REINSTATEMENT, decode(body)) if body else Reinstatement()).reason
-    async with services(request).pool.connection() as connection:
+    async with acting(request, caller) as connection:
         await rollout.reinstate(connection, caller.project, policy, reason)
     return await _policy(request, policy, caller)
 
 
 @router.post("/v1/policies/{policy}/promote")
-async def promote(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
+async def promote(request: Request, policy: str, caller: Operator) -> dict[str, Any]:
     """Makes a policy live for everybody, after every engine has loaded and verified it."""
     await _policy(request, policy, caller)
     await _promote(request, caller, policy)
@@ -126,7 +125,7 @@ async def promote(request: Request, policy: str, caller: Admin) -> dict[str, Any
 
 
 @router.post("/v1/policies/{policy}/rollback")
-async def rollback(request: Request, policy: str, caller: Admin) -> dict[str, Any]:
+async def rollback(request: Request, policy: str, caller: Operator) -> dict[str, Any]:
     """Rolls back the live policy or the canary."""
     await _policy(request, policy, caller)
     await _rollback(request, caller, policy)
@@ -135,25 +134,27 @@ async def rollback(request: Request, policy: str, caller: Admin) -> dict[str, An
 
 @router.post("/v1/training/{action}")
 async def set_training(
-    request: Request, action: Literal["pause", "resume"], caller: Admin
+    request: Request, action: Literal["pause", "resume"], caller: Operator
 ) -> dict[str, bool]:
     """Pauses training after the current round, or resumes it."""
     paused = action == "pause"
-    async with services(request).pool.connection() as connection:
+    async with acting(request, caller) as connection:
         await connection.execute("update projects set paused = %s where id = %s", [paused, caller.project])
     return {"paused": paused}
 
 
 @router.get("/v1/rollouts")
-async def rollouts(request: Request, caller: Admin, limit: Limit = 100) -> dict[str, Any]:
+async def rollouts(request: Request, caller: Viewer, limit: Limit = 100) -> dict[str, Any]:
     return _list(await _rows(request, _ROLLOUTS, [caller.project, limit]))
 
 
 @router.post("/v1/rollouts", status_code=201, openapi_extra=request_body("/v1/rollouts", NewRollout))
-async def start_rollout(request: Request, caller: Admin) -> dict[str, Any]:
+async def start_rollout(request: Request, caller: Operator) -> dict[str, Any]:
     new = check(_NEW_ROLLOUT, decode(await request.body()))
     try:
-        rollout_id = await services(request).swap.start_canary(caller.project, new.policy, new.share)
+        rollout_id = await services(request).swap.start_canary(
+            caller.project, new.policy, new.share, actor_of(caller)
+        )
     except PolicyRejected as error:
         raise Conflict(error.message, code=f"policy_{error.reason}", param="policy") from None
     return await _rollout(request, caller, rollout_id)
@@ -164,7 +165,7 @@ async def start_rollout(request: Request, caller: Admin) -> dict[str, Any]:
     openapi_extra=request_body("/v1/rollouts/{rollout_id}/{action}", Reason, required=False),
 )
 async def end_rollout(
-    request: Request, rollout_id: str, action: Literal["promote", "rollback"], caller: Admin
+    request: Request, rollout_id: str, action: Literal["promote", "rollback"], caller: Operator
 ) -> dict[str, Any]:
     """Promotes the running canary, or rolls back a running canary or the live policy."""
     found = await _rollout(request, caller, rollout_id)
@@ -178,13 +179,13 @@ async def end_rollout(
 
 
 @router.get("/v1/rounds")
-async def rounds(request: Request, caller: Admin, limit: Limit = 20) -> dict[str, Any]:
+async def rounds(request: Request, caller: Viewer, limit: Limit = 20) -> dict[str, Any]:
     return _list(await _rows(request, _ROUNDS, [caller.project, limit]))
 
 
 async def _promote(request: Request, caller: Caller, policy: str) -> None:
     try:
-        await services(request).swap.promote(caller.project, policy)
+        await services(request).swap.promote(caller.project, policy, actor_of(caller))
     except PolicyRejected as error:
         raise Conflict(error.message, code=f"policy_{error.reason}") from None
 
@@ -193,7 +194,7 @@ async def _rollback(request: Request, caller: Caller, policy: str) -> None:
     """Rolls `policy` back for the reason in the request's body, or that of an operator."""
     body = await request.body()
     reason = check(_REASON, decode(body)).reason if body else Reason().reason
-    async with services(request).pool.connection() as connection:
+    async with acting(request, caller) as connection:
         route = await rollout.rollback_policy(connection, caller.project, policy, reason)
     services(request).swap.use_route(route)
 

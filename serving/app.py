@@ -31,6 +31,7 @@ from serving import (
     live,
     page,
     passthrough,
+    policy_card,
     responses,
     sessions,
     stored_completions,
@@ -39,7 +40,7 @@ from serving import (
     votes,
     widget,
 )
-from serving.console import annotation, desk, events, policies, rollouts, rounds, status
+from serving.console import annotation, desk, events, policies, rollouts, rounds, status, whoami
 from serving.console import settings as shown_settings
 from serving.http_protocol import LimitedHttpProtocol
 from serving.limits import BodyLimit
@@ -47,8 +48,10 @@ from serving.loop_metrics import loop_metrics
 from serving.metrics import Metrics
 from serving.openapi import DescribedApp
 from serving.request_log import RequestLog
+from serving.security_headers import SecurityHeaders, allowed_hosts
 from serving.services import Services, log_end, open_services
 from serving.spooled import apply_spool
+from serving.tenants import audit, keys, projects, usage
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
 _PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/widget")
@@ -83,15 +86,18 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     error_handlers.install(app)
     for part in (
         chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, votes, live,
-        widget, admin, health,
+        widget, admin, policy_card, health,
     ):  # fmt: skip
         app.include_router(part.router)
-    for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events):
+    for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events, whoami):
+        app.include_router(part.router)
+    for part in (projects, keys, usage, audit):
         app.include_router(part.router)
     page.install(app)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)
     app.add_middleware(_PublicCORS)
     app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(SecurityHeaders, hosts=allowed_hosts(settings))
     return app
 
 

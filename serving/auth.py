@@ -1,26 +1,33 @@
-"""Authentication finds the caller of a request by its API key, and charges the caller's rate limits.
+"""Authentication finds the caller of a request by its API key, checks what it may do, and charges its limits.
 
-Keys come as `Authorization: Bearer …` (the websocket sends its key in the first message). An admin key
-may do everything in its project; a secret key chats and votes for anyone; a publishable key is for browsers:
-it chats with the default model and votes on the replies that it was given.
+Keys come as `Authorization: Bearer …` (the websocket sends its key in the first message). A key has roles
+(`schemas.keys`), and a publishable key may be bound to the origins of the pages that use it.
 
 Each key has token buckets of its own, one for chats, one for votes and one for the rest. All visitors of a
 page share its publishable key, so there each address has buckets too, and in it each user for their chats.
 Who is refused by address takes nothing from the key's, so one visitor's flood leaves the others alone. A user
-counts together with the address, since anybody may claim to be anyone.
+counts together with the address, since anybody may claim to be anyone. Quotas of a key replace the limits of
+the settings, and may limit the tokens of its chats: those are counted once they are known, so a chat may
+leave a debt, during which the next is refused.
 
 A session token (`serving.sessions`), in the header `Hearken-Session`, says who it is that uses a key.
 """
 
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
 from starlette.requests import HTTPConnection
 
-from schemas.errors import Forbidden, Unauthorized
+from schemas.database import set_actor
+from schemas.errors import Forbidden, RateLimited, Unauthorized
+from schemas.keys import Quota, Role
 from serving.keys import Caller
 from serving.limits import Charge
 from serving.services import services
@@ -34,7 +41,8 @@ _CHATS = ("/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/embed
 
 
 async def authenticate(connection: HTTPConnection, key: str, work: Work = "requests") -> Caller:
-    """Returns the caller with this key, charged one piece of `work`. Raises Unauthorized or RateLimited.
+    """Returns the caller with this key, charged one piece of `work`. Raises Unauthorized, RateLimited, and
+    Forbidden for a page that the key is not for.
 
     A key that this process has not seen costs a database query, so whoever guesses keys is limited by
     address, and does not use up the limit of a known key.
@@ -44,34 +52,78 @@ async def authenticate(connection: HTTPConnection, key: str, work: Work = "reque
         rate = parts.settings.serving.address_requests_per_minute
         parts.limiter.acquire(Charge(f"{address_of(connection)} keys", "unknown keys from one address", rate))
     found = await parts.keys.caller(key)
+    _check_origin(connection, found)
     charge(connection, found, work)
     return found
+
+
+def _check_origin(connection: HTTPConnection, caller: Caller) -> None:
+    """Raises Forbidden for a browser's page that is neither this service's own nor one of the key's."""
+    origin = connection.headers.get("origin")
+    if origin is None or not caller.origins or origin in caller.origins:
+        return
+    if urlsplit(origin).netloc != connection.headers.get("host"):
+        raise Forbidden(
+            f"This key is not for pages of {origin[:255]}; an admin of the project adds them to the key.",
+            code="origin_not_allowed",
+        )
 
 
 def charge(connection: HTTPConnection, caller: Caller | None, work: Work, count: int = 1) -> None:
     """Charges `count` pieces of `work` to the caller's key, and to the address of a page's visitor. Raises
     RateLimited."""
-    limits = services(connection).settings.serving
-    charges = []
+    parts = services(connection)
+    limits, charges = parts.settings.serving, []
     if caller is not None:
-        charges.append(
-            Charge(f"{caller.key_id} {work}", f"{work} with one key", limits.requests_per_minute, count)
-        )
-    if caller is None or caller.kind == "publishable":
-        address, rate = address_of(connection), limits.address_requests_per_minute
-        charges.append(Charge(f"{address} {work}", f"{work} from one address", rate, count))
-    services(connection).limiter.acquire(*charges)
+        rate = caller.quotas.key.requests or limits.requests_per_minute
+        charges.append(Charge(f"{caller.key_id} {work}", f"{work} with one key", rate, count))
+    own = caller.quotas.address.requests if caller else None
+    if caller is None or caller.kind == "publishable" or own:
+        key = f"{address_of(connection)} {work}" + (f" {caller.key_id}" if caller and own else "")
+        rate = own or limits.address_requests_per_minute
+        charges.append(Charge(key, f"{work} from one address", rate, count))
+    try:
+        parts.limiter.acquire(*charges)
+    except RateLimited:
+        if caller is not None:
+            parts.usage.count(caller, refused=count)
+        raise
+    if caller is not None:
+        parts.usage.count(caller, **{work: count})
 
 
-def charge_replies(connection: HTTPConnection, caller: Caller, replies: int, person: str | None) -> None:
+def charge_replies(
+    connection: HTTPConnection, caller: Caller, replies: int, person: str | None
+) -> list[Charge]:
     """Charges the replies of an authenticated chat after its first, and all of them to `person` (a pseudonym)
-    where a page's visitor is one. Raises RateLimited."""
-    if caller.kind == "publishable" and person is not None:
-        rate = services(connection).settings.serving.user_requests_per_minute
-        key = f"{address_of(connection)} {person}"
-        services(connection).limiter.acquire(Charge(key, "chats of one user", rate, replies))
+    where there is a limit of theirs. Returns what its tokens are to be charged to (`RateLimiter.spend`).
+    Raises RateLimited, also while one of those is in debt."""
+    parts, quotas, address = services(connection), caller.quotas, address_of(connection)
+    publishable = caller.kind == "publishable"
+    rate = quotas.person.requests or (
+        parts.settings.serving.user_requests_per_minute if publishable else None
+    )
+    who = f"{address if publishable else caller.key_id} {person}"
+    tokens = [
+        Charge(f"{key} tokens", f"tokens of {name}", quota.tokens, 0)
+        for key, name, quota in _token_quotas(caller, who if person else None, address)
+        if quota.tokens is not None
+    ]
+    of_person = [Charge(who, "chats of one user", rate, replies)] if rate and person is not None else []
+    try:
+        parts.limiter.acquire(*of_person, *tokens)
+    except RateLimited:
+        parts.usage.count(caller, refused=replies)
+        raise
     if replies > 1:
         charge(connection, caller, "chats", replies - 1)
+    return tokens
+
+
+def _token_quotas(caller: Caller, person: str | None, address: str) -> list[tuple[str, str, Quota]]:
+    key, quotas = caller.key_id, caller.quotas
+    found = [(key, "one key", quotas.key), (f"{address} {key}", "one address", quotas.address)]
+    return found if person is None else [*found, (f"{person} {key}", "one user", quotas.person)]
 
 
 async def visitor(connection: HTTPConnection, caller: Caller, token: str | None) -> str | None:
@@ -91,6 +143,13 @@ async def visitor(connection: HTTPConnection, caller: Caller, token: str | None)
             code="invalid_session",
         )
     return session.rater
+
+
+def require(found: Caller, *roles: Role) -> Caller:
+    """Returns the caller. Raises Forbidden where its key has none of the roles."""
+    if not any(found.may(role) for role in roles):
+        raise Forbidden(f"This needs a key with the role {' or '.join(roles)}.")
+    return found
 
 
 async def maybe_caller(request: Request) -> Caller | None:
@@ -114,21 +173,46 @@ async def caller(request: Request) -> Caller:
     return found
 
 
-async def reader(found: Annotated[Caller, Depends(caller)]) -> Caller:
-    """Returns the caller. Raises Forbidden for a publishable key, which reads nothing that is stored."""
-    if found.kind == "publishable":
-        raise Forbidden("A publishable key may not read what is stored; use a secret key.")
+def _with_role(*roles: Role) -> Callable[[Request], Awaitable[Caller]]:
+    """Returns a dependency that finds the caller and raises Forbidden where it has none of the roles."""
+
+    async def found(request: Request) -> Caller:
+        return require(await caller(request), *roles)
+
     return found
 
 
-Reader = Annotated[Caller, Depends(reader)]
-
-
-async def admin(request: Request) -> Caller:
-    found = await caller(request)
-    if found.kind != "admin":
-        raise Forbidden("This needs the admin key of the project.")
+async def viewer(request: Request) -> Caller:
+    """Returns a caller that may see the console. Raises Forbidden for a server's key that was given no role
+    by name: it reads votes and completions, and no more."""
+    found = require(await caller(request), "read")
+    if found.kind == "secret" and found.roles is None:
+        raise Forbidden(
+            "This needs a key that was given the role read, as by `hearken keys create --role read`."
+        )
     return found
+
+
+User = Annotated[Caller, Depends(_with_role("chat", "vote"))]
+Voter = Annotated[Caller, Depends(_with_role("vote"))]
+Reader = Annotated[Caller, Depends(_with_role("read"))]
+Viewer = Annotated[Caller, Depends(viewer)]
+Operator = Annotated[Caller, Depends(_with_role("operate"))]
+Admin = Annotated[Caller, Depends(_with_role("admin"))]
+
+
+@asynccontextmanager
+async def acting(connection: HTTPConnection, caller: Caller) -> AsyncIterator[AsyncConnection[DictRow]]:
+    """Yields a database connection for one transaction, whose changes the audit log has under the caller's
+    key. It commits at the end of the block."""
+    async with services(connection).pool.connection() as database:
+        await set_actor(database, actor_of(caller))
+        yield database
+
+
+def actor_of(caller: Caller) -> str:
+    """Returns how the audit log names the caller."""
+    return f"key:{caller.key_id}"
 
 
 def _work(request: Request) -> Work:

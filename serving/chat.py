@@ -6,16 +6,16 @@ or not. Chunks are plain dictionaries: nothing is validated per token.
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import structlog
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest, parse_chat
 from schemas.errors import NotFound
 from schemas.wire import decode, json_line
-from serving.auth import SESSION_HEADER, caller, charge_replies, visitor
+from serving.auth import SESSION_HEADER, User, caller, charge_replies, require, visitor
 from serving.completion import Completion
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
@@ -33,11 +33,11 @@ T = TypeVar("T")
     responses=EVENT_STREAM,
 )
 async def chat_completions(request: Request) -> Response:
-    found = await caller(request)
+    found = require(await caller(request), "chat")
     chat = parse_chat(decode(await request.body()))
     person = await visitor(request, found, request.headers.get(SESSION_HEADER))
     completion = Completion(services(request), found, chat, person)
-    charge_replies(request, found, chat.n, completion.person)
+    completion.token_buckets = charge_replies(request, found, chat.n, completion.person)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)
     return CompletionResponse(
         completion, _encoded(chunks(completion, chat)) if chat.stream else None, services(request).metrics
@@ -45,12 +45,12 @@ async def chat_completions(request: Request) -> Response:
 
 
 @router.get("/v1/models")
-async def models(request: Request, caller: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
+async def models(request: Request, caller: User) -> dict[str, Any]:
     return {"object": "list", "data": await _models(services(request), caller)}
 
 
 @router.get("/v1/models/{model}")
-async def model(request: Request, model: str, caller: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
+async def model(request: Request, model: str, caller: User) -> dict[str, Any]:
     for card in await _models(services(request), caller):
         if card["id"] == model:
             return card
@@ -58,7 +58,7 @@ async def model(request: Request, model: str, caller: Annotated[Caller, Depends(
 
 
 async def _models(services: Services, caller: Caller) -> list[dict[str, Any]]:
-    """Returns the routed model and, for an admin, each policy that can be pinned."""
+    """Returns the routed model and, for an operator, each policy that can be pinned."""
     route = services.router.route(caller.project)
     pinnable = [policy for policy in route.policies() if services.fleet.serves(route.adapter(policy))]
     async with services.pool.connection() as connection:
@@ -69,7 +69,7 @@ async def _models(services: Services, caller: Caller) -> list[dict[str, Any]]:
         )
         rows = await cursor.fetchall()
     newest = max((row["created"] for row in rows), default=0)
-    cards = [{"id": DEFAULT_MODEL, "created": newest}, *(rows if caller.kind == "admin" else [])]
+    cards = [{"id": DEFAULT_MODEL, "created": newest}, *(rows if caller.may("operate") else [])]
     return [{**card, "object": "model", "owned_by": "hearken"} for card in cards]
 
 

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound
 from schemas.turns import Reply, Turn, made_at, new_id
 from serving.engine import Delta
 from serving.keys import Caller
+from serving.limits import Charge
 from serving.router import Assignment, Route
 from serving.services import Services
 from serving.streamed_reply import ShownDelta, StreamedReply
@@ -33,6 +34,7 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 class Completion:
     """The completion of one chat request; `visitor` is the pseudonym of its session, `record` what else of
     the request to record. `person` is the one who is known to ask, None where only the conversation is known.
+    `token_buckets` are what its tokens are charged to.
     The constructor generates nothing yet; it raises Forbidden, NotFound, InvalidRequest or Unavailable when
     the request cannot be answered."""
 
@@ -60,8 +62,12 @@ class Completion:
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
         if visitor is not None and request.user is not None:
             raise InvalidRequest("The session says who asks, so leave out `user`.", param="user")
-        user = request.user or f"conversation:{self.conversation_id}"
-        self.rater = visitor or services.signer.rater_id(caller.project, user, caller.kind)
+        signer, project, kind = services.signer, caller.project, caller.kind
+        self.rater = visitor or (
+            signer.conversation_rater(project, self.conversation_id, kind)
+            if request.user is None
+            else signer.rater_id(project, request.user, kind)
+        )
         self.person = None if visitor is None and request.user is None else self.rater
         route = services.router.route(caller.project)
         self.assignment = _assign(services, caller, request.model, route, self.rater)
@@ -80,20 +86,35 @@ class Completion:
             for _ in range(request.n)
         ]
         self._prompt: list[int] = []
-        self._max_tokens: int | None = request.max_tokens or services.settings.serving.max_tokens
+        self._defaults = services.generation_defaults.model_copy(
+            update={name: value for name, value in route.sampling.items() if name != "max_tokens"}
+        )
+        usual = route.sampling.get("max_tokens") or services.settings.serving.max_tokens
+        self._max_tokens: int | None = request.max_tokens or usual
+        self.token_buckets: list[Charge] = []
 
     async def deltas(self) -> AsyncGenerator[ShownDelta]:
         """Yields the reply as it is generated; see `Fleet.stream` for its errors. Closing it stops the
         engine."""
         fleet, metrics = self._services.fleet, self._services.metrics
-        with fleet.hold(self._adapter), metrics.requests_in_flight.track_inprogress():
-            async with aclosing(self._generate()) as deltas:
-                async for delta in deltas:
-                    if delta.prompt_token_ids is not None:
-                        self._prompt = delta.prompt_token_ids
-                        self._check_length(fleet.context)
-                        metrics.time_to_first_token.observe(time.monotonic() - self._started)
-                    yield self._choices[delta.choice].add(delta)
+        try:
+            with fleet.hold(self._adapter), metrics.requests_in_flight.track_inprogress():
+                async with aclosing(self._generate()) as deltas:
+                    async for delta in deltas:
+                        if delta.prompt_token_ids is not None:
+                            self._prompt = delta.prompt_token_ids
+                            self._check_length(fleet.context)
+                            metrics.time_to_first_token.observe(time.monotonic() - self._started)
+                        yield self._choices[delta.choice].add(delta)
+        finally:
+            self._count_tokens()
+
+    def _count_tokens(self) -> None:
+        """Counts the tokens that were generated, also where the client has left."""
+        usage = self.usage()
+        total = usage.pop("total_tokens")
+        self._services.usage.count(self._caller, **usage)
+        self._services.limiter.spend(*(replace(bucket, count=total) for bucket in self.token_buckets))
 
     def _check_length(self, context: int | None) -> None:
         """Raises InvalidRequest for a prompt that leaves no room for max_tokens, where vLLM would cut the
@@ -132,7 +153,7 @@ class Completion:
 
     def sampling(self) -> dict[str, Any]:
         """Returns every sampling parameter, so that the reply does not depend on an engine's own defaults."""
-        return self._request.sampling(self._max_tokens, self._services.generation_defaults)
+        return self._request.sampling(self._max_tokens, self._defaults)
 
     def recorded_request(self) -> dict[str, Any]:
         """Returns what shaped the prompt and the reply beside the messages. `media` marks a prompt that is
@@ -255,7 +276,7 @@ def extension(
 
 
 def _assign(services: Services, caller: Caller, model: str, route: Route, person: str) -> Assignment:
-    """Returns the routed policy, or the one that an admin key pins. Raises Forbidden or NotFound."""
+    """Returns the routed policy, or the one that an operator's key pins. Raises Forbidden or NotFound."""
     if model == DEFAULT_MODEL:
         return services.router.assign(route, person)
     pinned_adapter(services, caller, model, route)
@@ -263,9 +284,9 @@ def _assign(services: Services, caller: Caller, model: str, route: Route, person
 
 
 def pinned_adapter(services: Services, caller: Caller, model: str, route: Route) -> str:
-    """Returns the adapter of a policy that an admin key pins. Raises Forbidden or NotFound."""
-    if caller.kind != "admin" and _POLICY_ID.fullmatch(model):
-        raise Forbidden(f"Only an admin key may choose a policy; use model {DEFAULT_MODEL}.")
+    """Returns the adapter of a policy that an operator's key pins. Raises Forbidden or NotFound."""
+    if not caller.may("operate") and _POLICY_ID.fullmatch(model):
+        raise Forbidden(f"Only a key with the role operate may choose a policy; use model {DEFAULT_MODEL}.")
     if model not in route.policies() or not services.fleet.serves(route.adapter(model)):
         raise NotFound(
             f"There is no model {model[:64]} here now; GET /v1/models lists those there are.",

@@ -38,6 +38,9 @@ class Subscriber(Protocol):
     def notify(self, frame: dict[str, Any]) -> None:
         """Queues a frame, or drops it when the client reads too slowly."""
 
+    def recheck(self) -> None:
+        """Looks at once whether its key is still valid."""
+
 
 class _Turns:
     """Shares the event loop: after some steps of a long loop, all else that is ready runs once."""
@@ -74,6 +77,13 @@ class Hub:
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         self._subscribers.discard(subscriber)
+
+    def recheck(self, key_id: str | None) -> None:
+        """Lets the websockets of a key that has changed look whether it is still valid; without an id,
+        all."""
+        for subscriber in self._subscribers:
+            if key_id in (None, subscriber.caller.key_id):
+                subscriber.recheck()
 
     async def drain(self, seconds: float) -> None:
         """Waits until no chat is running on any websocket, for `seconds` at most."""

@@ -61,26 +61,37 @@ class RateLimiter:
     def acquire(self, *charges: Charge) -> None:
         """Takes the tokens of all charges. Raises RateLimited, with the time until they are there, when one
         bucket lacks them, and then takes none. What is more than a whole bucket needs a full one, which is
-        then in debt."""
+        then in debt. A charge of no token waits for the end of a debt."""
         now = time.monotonic()
-        after: dict[str, tuple[float, float, float]] = {}
         for charge in charges:
             capacity = float(charge.per_minute)
-            left, at, _ = self._buckets.get(charge.key, (capacity, now, capacity))
-            left = min(capacity, left + (now - at) * capacity / 60)
-            lacking = min(charge.count, capacity) - left
+            lacking = min(charge.count, capacity) - self._left(charge, now)
             if lacking > 0:
                 wait = math.ceil(lacking * 60 / capacity)
                 raise RateLimited(
                     f"More than {charge.per_minute} {charge.limit} a minute; try again in {wait} s.",
                     retry_after=wait,
                 )
-            after[charge.key] = (left - charge.count, now, capacity)
+        self.spend(*charges)
+
+    def spend(self, *charges: Charge) -> None:
+        """Takes the tokens of charges whose count was not known before; a bucket may then be in debt."""
+        now = time.monotonic()
         if len(self._buckets) >= _MAX_BUCKETS:
             self._drop_full_buckets(now)
-        self._buckets |= after
         for charge in charges:
+            self._buckets[charge.key] = (
+                self._left(charge, now) - charge.count,
+                now,
+                float(charge.per_minute),
+            )
             self._unsynced[charge.key] += charge.count
+
+    def _left(self, charge: Charge, now: float) -> float:
+        """Returns how many tokens are in the bucket of a charge."""
+        capacity = float(charge.per_minute)
+        left, at, _ = self._buckets.get(charge.key, (capacity, now, capacity))
+        return min(capacity, left + (now - at) * capacity / 60)
 
     @contextmanager
     def concurrently(self, what: str, limit: int, *, of: str = "") -> Iterator[None]:

@@ -5,10 +5,10 @@ it sends `chat` (a chat request with an `id`; several may run at once), `cancel`
 `feedback`: a vote). It receives `token`, `done` (the completion), `recorded`, and `error` (with the `id`, if
 there was one, and `retry_after` seconds where it passes; code `cancelled` ends a cancelled chat, of which
 nothing is stored). The service also sends `policy` (another policy is live) and `learned` (a vote through
-this websocket, or of a person whom it chatted for, is in a policy that went live), once per vote, whichever
-process promoted the policy. A key or session that is wrong or revoked closes the websocket (4401); so do too
-many messages (1008), an hour without one (1000), and too many websockets of one address, or a failure that
-passes (1013).
+this websocket, of its session's person, or of one whom a server's key chatted for, is in a policy that went
+live), once per vote, whichever process promoted the policy. A key or session that is wrong or revoked closes
+the websocket (4401); so do too many messages (1008), an hour without one (1000), and too many websockets of
+one address, or a failure that passes (1013).
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from schemas.errors import (
 )
 from schemas.feedback import parse_vote
 from schemas.wire import decode
-from serving.auth import Work, address_of, authenticate, charge_replies, visitor
+from serving.auth import Work, address_of, authenticate, charge_replies, require, visitor
 from serving.completion import Completion
 from serving.error_handlers import TRANSIENT_ERRORS, InternalError, to_request_error
 from serving.keys import Caller
@@ -78,6 +78,7 @@ class LiveSocket:
         self._chats: dict[str, asyncio.Task[None]] = {}
         self._heard = time.monotonic()
         self._bucket = TokenBucket(_BURST, _PER_SECOND)
+        self._key_changed = asyncio.Event()
 
     async def run(self) -> None:
         """Runs until the client disconnects, and then cancels its chats."""
@@ -102,6 +103,9 @@ class LiveSocket:
         if not self._frames.full():
             self._frames.put_nowait(frame)
 
+    def recheck(self) -> None:
+        self._key_changed.set()
+
     async def _write(self) -> None:
         while True:
             frame = _encode(await self._frames.get())
@@ -123,12 +127,18 @@ class LiveSocket:
             await self._close(_AUTH_FAILED)
 
     async def _watch(self) -> None:
-        """Ends the websocket when its key is revoked, its session ends, or nothing was heard for long."""
+        """Ends the websocket when its key is revoked or expires, its session ends, or nothing was heard for
+        long."""
         while time.monotonic() - self._heard < _IDLE_SECONDS:
-            await asyncio.sleep(_WATCH_SECONDS * random.uniform(0.5, 1))  # not all at once
+            seconds = _WATCH_SECONDS * random.uniform(0.5, 1)  # not all at once
+            if (ends := self.caller.expires_at) is not None:
+                seconds = min(seconds, max(0.0, ends.timestamp() - time.time()) + 0.1)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._key_changed.wait(), seconds)
+            self._key_changed.clear()
             try:
                 with suppress(*TRANSIENT_ERRORS):
-                    await self._services.keys.caller(self._key)
+                    self.caller = await self._services.keys.caller(self._key)
                     await visitor(self._websocket, self.caller, self._session)
             except Unauthorized as error:
                 await self._send_error(None, error)
@@ -169,7 +179,9 @@ class LiveSocket:
         if name is None:
             raise InvalidRequest("Give the message an `id`, a string of 1 to 64 characters.", param="id")
         work: Work = "chats" if kind == "chat" else "votes"
-        self.caller = await authenticate(self._websocket, self._key, work)
+        self.caller = require(
+            await authenticate(self._websocket, self._key, work), "chat" if kind == "chat" else "vote"
+        )
         if kind == "chat":
             self._start_chat(
                 name, parse_chat({key: frame[key] for key in frame if key not in ("type", "id")})
@@ -185,8 +197,9 @@ class LiveSocket:
         if len(self._chats) >= _MAX_CHATS:
             raise RateLimited(f"{_MAX_CHATS} chats are running on this websocket; wait until one has ended.")
         completion = Completion(self._services, self.caller, chat, self._visitor)
-        charge_replies(self._websocket, self.caller, chat.n, completion.person)
-        self.raters.add(completion.rater)
+        completion.token_buckets = charge_replies(self._websocket, self.caller, chat.n, completion.person)
+        if self.caller.kind != "publishable":  # whoever holds such a key may claim to be anyone
+            self.raters.add(completion.rater)
         self._chats[name] = asyncio.create_task(self._chat(name, completion))
 
     async def _chat(self, name: str, completion: Completion) -> None:
@@ -268,7 +281,7 @@ async def _authenticated(websocket: WebSocket) -> LiveSocket:
     session = frame.get("session")
     if session is not None and not isinstance(session, str):
         raise Unauthorized("`session` is the token of POST /v1/sessions.", code="invalid_session")
-    caller = await authenticate(websocket, frame["key"])
+    caller = require(await authenticate(websocket, frame["key"]), "chat", "vote")
     return LiveSocket(websocket, caller, frame["key"], session, await visitor(websocket, caller, session))
 
 

@@ -35,8 +35,10 @@ select
                 where project = %(project)s and outcome in ('published', 'skipped')), '-infinity')
         order by created_at limit %(enough)s
     ) as waiting having count(*) = %(enough)s), 0)::float8 as unlearned,
-    coalesce((select extract(epoch from now() - min(created_at)) from policies
-        where state = 'published' and gate ->> 'outcome' is distinct from 'unknown'), 0)::float8 as unpromoted
+    coalesce((select extract(epoch from now() - min(w.created_at)) from policies w
+        join projects p on p.id = w.project and coalesce(p.promotion, %(promotion)s) = 'direct'
+        where w.project = %(project)s and w.state = 'published'
+            and w.gate ->> 'outcome' is distinct from 'unknown'), 0)::float8 as unpromoted
 """
 
 
@@ -47,6 +49,7 @@ def parameters(settings: Settings, project: str) -> dict[str, Any]:
         "relay": lock_ids.RELAY,
         "project": project,
         "judge": JUDGE,
+        "promotion": settings.serving.promotion,
         "enough": max(settings.trainer.round_votes, settings.trainer.min_votes),
     }
 

@@ -69,6 +69,12 @@ class Metrics:
         RenamedMetric(self.time_to_first_token, "hearken_first_token_seconds", registry)
         self.tokens = Counter("hearken_tokens", "Tokens of completed turns.", ["kind"], registry=registry)
         self.replies = Counter("hearken_replies", "Replies completed.", ["policy"], registry=registry)
+        self.key_usage = Counter(
+            "hearken_key_usage",
+            "What was asked with each key: chats, votes, other requests, refused ones, and tokens.",
+            ["project", "key", "what"],
+            registry=registry,
+        )
         self.live_sockets = Gauge("hearken_live_sockets", "Open websockets.", registry=registry)
         self.feedback = Counter("hearken_feedback", "Votes made durable.", ["type"], registry=registry)
         self.vote_seconds = Histogram(

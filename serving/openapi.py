@@ -65,11 +65,13 @@ def _describe(operation: dict[str, Any]) -> None:
     operation["security"] = [{_KEY: []}]
 
 
-def request_body(path: str, type: Any, *headers: dict[str, Any], required: bool = True) -> dict[str, Any]:
-    """Returns the `openapi_extra` of the route that takes a `type` at POST `path`."""
+def request_body(
+    path: str, type: Any, *headers: dict[str, Any], required: bool = True, method: str = "post"
+) -> dict[str, Any]:
+    """Returns the `openapi_extra` of the route that takes a `type` at POST `path`, or by another method."""
     pointer = path.replace("/", "~1")  # escaped for a JSON pointer (RFC 6901)
     pointer = pointer.replace("{", "{{").replace("}", "}}")  # and for the template
-    names = f"#/paths/{pointer}/post/requestBody/content/application~1json/schema/$defs/{{model}}"
+    names = f"#/paths/{pointer}/{method}/requestBody/content/application~1json/schema/$defs/{{model}}"
     schema = TypeAdapter(type).json_schema(ref_template=names)
     content = {"application/json": {"schema": schema}}
     return {"parameters": list(headers), "requestBody": {"required": required, "content": content}}

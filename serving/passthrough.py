@@ -6,6 +6,7 @@ So a publishable key may not send them, and nothing is learned from them.
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,12 +15,14 @@ from starlette.responses import Response
 from schemas.chat import DEFAULT_MODEL
 from schemas.errors import Forbidden, InvalidRequest
 from schemas.wire import decode
-from serving.auth import caller
+from serving.auth import caller, charge_replies, require
 from serving.completion import pinned_adapter
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
 from serving.services import Services, services
 from serving.streams import StreamResponse
+
+_BYTES_PER_TOKEN = 4  # of text, about
 
 COMPLETIONS, EMBEDDINGS = "/v1/completions", "/v1/embeddings"
 
@@ -28,7 +31,7 @@ router = APIRouter()
 
 @router.post(COMPLETIONS, openapi_extra=request_body(COMPLETIONS, dict[str, Any]), responses=EVENT_STREAM)
 async def completions(request: Request) -> Response:
-    """Completes a raw prompt by the live policy, or by the one that an admin key pins."""
+    """Completes a raw prompt by the live policy, or by the one that an operator's key pins."""
     found, body = await _read(request)
     parts = services(request)
     adapter = _adapter(parts, found, body)
@@ -37,6 +40,8 @@ async def completions(request: Request) -> Response:
         raise InvalidRequest(f"n and best_of may be at most {most}.", param="n")
     if body.get("max_tokens") is None:
         body["max_tokens"] = parts.settings.serving.max_tokens
+    replies = max(_whole_number(body.get(name)) for name in ("n", "best_of"))
+    _spend(request, found, _whole_number(body["max_tokens"]) * replies)
     answer = _held(parts, adapter, {**body, "model": adapter})
     if body.get("stream"):
         return StreamResponse(answer, parts.metrics)
@@ -46,13 +51,26 @@ async def completions(request: Request) -> Response:
 @router.post(EMBEDDINGS, openapi_extra=request_body(EMBEDDINGS, dict[str, Any]))
 async def embeddings(request: Request) -> Response:
     """Embeds texts by the engine's own model, where that is an embedding model."""
-    _, body = await _read(request)
+    found, body = await _read(request)
     body.pop("model", None)
+    _spend(request, found, len(await request.body()) // _BYTES_PER_TOKEN)
     return await _whole(services(request).fleet.forward(EMBEDDINGS, body))
 
 
+def _spend(request: Request, caller: Caller, tokens: int) -> None:
+    """Charges the token quotas for what is asked for, as nobody counts what passes through. Raises
+    RateLimited."""
+    for bucket in charge_replies(request, caller, 1, None):
+        services(request).limiter.spend(replace(bucket, count=tokens))
+
+
+def _whole_number(value: Any) -> int:
+    """Returns a field that should be a number above zero; 1 where it is not, which the engine refuses."""
+    return max(1, value) if isinstance(value, int) else 1
+
+
 async def _read(request: Request) -> tuple[Caller, dict[str, Any]]:
-    found = await caller(request)
+    found = require(await caller(request), "chat")
     if found.kind == "publishable":
         raise Forbidden("A publishable key may only chat; use a secret key.")
     body = decode(await request.body())

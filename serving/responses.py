@@ -15,7 +15,7 @@ from schemas.errors import RequestError
 from schemas.responses import ResponseRequest, parse_response
 from schemas.turns import bare_id
 from schemas.wire import decode, json_line
-from serving.auth import SESSION_HEADER, caller, charge_replies, reader, visitor
+from serving.auth import SESSION_HEADER, caller, charge_replies, require, visitor
 from serving.completion import Completion
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
@@ -32,12 +32,12 @@ router = APIRouter()
     "/v1/responses", openapi_extra=request_body("/v1/responses", ResponseRequest), responses=EVENT_STREAM
 )
 async def responses(request: Request) -> Response:
-    found = await caller(request)
+    found = require(await caller(request), "chat")
     asked = parse_response(decode(await request.body()))
     chat = asked.chat_request(await _history(services(request), found, asked.previous_response_id))
     person = await visitor(request, found, request.headers.get(SESSION_HEADER))
     completion = Completion(services(request), found, chat, person, recorded_fields(asked))
-    charge_replies(request, found, chat.n, completion.person)
+    completion.token_buckets = charge_replies(request, found, chat.n, completion.person)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)
     answer = _Answer(completion, asked)
     events = answer.events() if asked.stream else None
@@ -106,7 +106,7 @@ async def _history(services: Services, caller: Caller, previous: str | None) -> 
     """Returns the messages of a previous response, its reply included. Raises Forbidden, NotFound."""
     if previous is None:
         return []
-    await reader(caller)
+    require(caller, "read")
     turn = await find(services, caller, previous, "previous_response_id")
     return [*turn.conversation, turn.replies[0].whole_message]
 

@@ -8,7 +8,7 @@ can work out a name that leads to an arm. Where a request names no user, its con
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -17,7 +17,8 @@ from schemas.errors import Unavailable
 from schemas.policies import BASE, adapter_name
 
 _ROUTES: LiteralString = """
-    select r.project, r.live, r.previous, r.canary, r.canary_share, r.version, p.system_prompt, (
+    select r.project, r.live, r.previous, r.canary, r.canary_share, r.version,
+        p.system_prompt, p.sampling, p.promotion, (
         select coalesce(jsonb_object_agg(id, digest), '{}') from policies
         where project = r.project and id in (r.live, r.previous, r.canary)
     ) as digests
@@ -27,7 +28,9 @@ _ROUTES: LiteralString = """
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The policies that answer in a project, and their `digests`. `version` grows with every change."""
+    """The policies that answer in a project, and their `digests`. `version` grows with every change.
+    `sampling` is what the project names (`schemas.projects.SamplingDefaults`), `promotion` None where it
+    leaves that to the settings."""
 
     project: str
     live: str
@@ -37,6 +40,8 @@ class Route:
     version: int
     system_prompt: str | None
     digests: dict[str, str] = field(hash=False)
+    sampling: dict[str, Any] = field(hash=False, default_factory=dict)
+    promotion: str | None = None
 
     def adapter(self, policy: str) -> str:
         """Returns the name of the policy's adapter on the engines."""

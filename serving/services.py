@@ -7,13 +7,15 @@ answered 503.
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import structlog
+from psycopg_pool import PoolTimeout
 from starlette.requests import HTTPConnection
 
 from feedback import retention, scheduled_export
@@ -33,6 +35,7 @@ from serving.router import Router
 from serving.shared_result import SharedResult
 from serving.swap import Swap
 from serving.token_signer import TokenSigner
+from serving.usage import Usage
 
 log = structlog.get_logger()
 
@@ -56,6 +59,7 @@ class Services:
     signer: TokenSigner
     keys: KeyCache
     limiter: RateLimiter
+    usage: Usage
     router: Router
     fleet: Fleet
     swap: Swap
@@ -93,6 +97,8 @@ async def open_services(
         spool.open()
         metrics.spooled.set_function(lambda: spool.size)
         limiter = RateLimiter()
+        usage = Usage(metrics)
+        keys = KeyCache(pool)
         router = Router(settings.serving.base_share)
         fleet = Fleet(
             settings.vllm.urls,
@@ -104,9 +110,16 @@ async def open_services(
         hub = Hub(pool, store)
         feed = Feed(pool, limiter)
         swap = Swap(settings, pool, fleet, router, metrics, hub.announce)
+
+        def key_changed(key_id: str | None) -> None:
+            keys.forget(key_id)
+            hub.recheck(key_id)
+
+        swap.on_key_change(key_changed)
         tasks = [
             asyncio.create_task(swap.run(), name="swap"),
             asyncio.create_task(limiter.run(pool), name="limiter"),
+            asyncio.create_task(usage.run(pool), name="usage"),
             asyncio.create_task(feed.run(), name="feed"),
             asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
             asyncio.create_task(scheduled_export.run(settings, metrics.count_export), name="export"),
@@ -123,8 +136,9 @@ async def open_services(
                 store=store,
                 spool=spool,
                 signer=signer,
-                keys=KeyCache(pool),
+                keys=keys,
                 limiter=limiter,
+                usage=usage,
                 router=router,
                 fleet=fleet,
                 swap=swap,
@@ -140,6 +154,8 @@ async def open_services(
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            with suppress(psycopg.OperationalError, PoolTimeout):
+                await usage.flush(pool)
             await spool.close()
             await fleet.close()
 

@@ -11,14 +11,13 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from schemas.errors import Forbidden, InvalidRequest
 from schemas.times import rfc3339
 from schemas.wire import check, decode
-from serving.auth import SESSION_HEADER, address_of, caller, visitor
-from serving.keys import Caller
+from serving.auth import SESSION_HEADER, User, address_of, visitor
 from serving.limits import Charge
 from serving.openapi import request_body
 from serving.services import services
@@ -44,7 +43,7 @@ _NEW_SESSION = TypeAdapter(NewSession)
 
 
 @router.post("/v1/sessions", status_code=201, openapi_extra=request_body("/v1/sessions", NewSession))
-async def create_session(request: Request, caller: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
+async def create_session(request: Request, caller: User) -> dict[str, Any]:
     parts = services(request)
     body = await request.body()
     user = check(_NEW_SESSION, decode(body)).user if body else None

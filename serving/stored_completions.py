@@ -1,5 +1,5 @@
 """Stored completions are read, tagged and deleted as at OpenAI, by `/v1/chat/completions` and below. They
-show what people wrote, so a publishable key may not."""
+show what people wrote, so that takes the role read, and a change chat too."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from schemas.chat import DEFAULT_MODEL, Metadata
 from schemas.errors import NotFound
 from schemas.turns import StoredTurn
 from schemas.wire import check, decode
-from serving.auth import Reader
+from serving.auth import Reader, acting, require
 from serving.keys import Caller
 from serving.openapi import request_body
 from serving.pages import After, Limit, Order, page, page_after
@@ -83,6 +83,7 @@ async def messages(
 @router.post("/v1/chat/completions/{id}", openapi_extra=request_body("/v1/chat/completions/{id}", _NewTags))
 async def tag(request: Request, id: str, caller: Reader) -> dict[str, Any]:
     """Replaces the metadata, but for the conversation that the completion belongs to."""
+    require(caller, "chat")
     new = check(_NEW_TAGS, decode(await request.body()))
     if not await stored_turns.set_metadata(services(request).pool, caller.project, id, new.metadata):
         raise _missing(id)
@@ -92,8 +93,9 @@ async def tag(request: Request, id: str, caller: Reader) -> dict[str, Any]:
 @router.delete("/v1/chat/completions/{id}")
 async def delete(request: Request, id: str, caller: Reader) -> dict[str, Any]:
     """Deletes the completion with the votes on it. What was learned from them stays in the weights."""
-    if not await stored_turns.delete(services(request).pool, caller.project, id):
-        raise _missing(id)
+    async with acting(request, require(caller, "chat")) as connection:
+        if not await stored_turns.delete(connection, caller.project, id):
+            raise _missing(id)
     return {"object": "chat.completion.deleted", "id": id, "deleted": True}
 
 

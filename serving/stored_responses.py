@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from feedback import stored_turns
 from schemas.errors import InvalidRequest, NotFound
 from schemas.turns import StoredTurn, bare_id
-from serving.auth import Reader
+from serving.auth import Reader, acting, require
 from serving.completion import extension
 from serving.input_items import input_items
 from serving.keys import Caller
@@ -62,8 +62,9 @@ async def items(
 @router.delete("/v1/responses/{id}")
 async def delete(request: Request, id: str, caller: Reader) -> dict[str, Any]:
     """Deletes the response with the votes on it. What was learned from them stays in the weights."""
-    if not await stored_turns.delete(services(request).pool, caller.project, completion_id(id)):
-        raise _missing(id)
+    async with acting(request, require(caller, "chat")) as connection:
+        if not await stored_turns.delete(connection, caller.project, completion_id(id)):
+            raise _missing(id)
     return {"id": id, "object": "response", "deleted": True}
 
 

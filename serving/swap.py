@@ -20,7 +20,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg_pool import PoolTimeout
 
-from schemas.database import AsyncPool, conninfo
+from schemas.database import AsyncPool, conninfo, set_actor
 from schemas.errors import Conflict, EngineError, PolicyRejected
 from schemas.policies import BASE, MANIFEST, Manifest, adapter_name, base_digest, verify
 from schemas.settings import Settings
@@ -39,11 +39,12 @@ _MISSING_SECONDS = 600.0  # the same where its files cannot be read, though the 
 _NOT_ITS_OWN = ("load", "missing", "wrong_base")  # for these a policy of a route is never rejected
 
 _WAITING: LiteralString = """
-    select project, id, asked_at is not null as asked,
+    select w.project, w.id, asked_at is not null as asked,
         asked_at is null and coalesce(gate ->> 'outcome' = 'unknown', false) as undecided
-    from policies where (state = 'published' or asked_at is not null) and pruned_at is null
-        and (asked_at is not null or %s)
-    order by project, created_at, id
+    from policies w join projects p on p.id = w.project
+    where (state = 'published' or asked_at is not null) and pruned_at is null
+        and (asked_at is not null or coalesce(p.promotion, %s) = 'direct')
+    order by w.project, w.created_at, w.id
 """
 
 Change = Callable[[AsyncConnection[DictRow]], Awaitable[Route]]
@@ -83,6 +84,11 @@ class Swap:
         self._base_digest: str | None = None
         self._canaries_judged: dict[str, float] = {}
         self._failing_since: dict[tuple[str, str, str], float] = {}
+        self._on_key_change: Callable[[str | None], None] = lambda _: None
+
+    def on_key_change(self, call: Callable[[str | None], None]) -> None:
+        """Calls `call` with the id of each key that changes; None where changes may have been missed."""
+        self._on_key_change = call
 
     async def run(self) -> None:
         """Runs until cancelled. The engines' health is checked even while a reconciliation waits."""
@@ -104,26 +110,28 @@ class Swap:
                 project, found = route.project, waiting.get(route.project, [])
                 await self._promote_due(project, [each for each in found if not each.undecided])
                 if route.canary is not None or any(each.undecided for each in found):
-                    await self._run_canary(project)
+                    await self._run_canary(route)
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             # Another process may answer by a route that this one cannot use yet, on the same engines.
             self._fleet.require(self._required() | needed)
             await self._fleet.unload_unused()
 
-    async def promote(self, project: str, policy: str) -> None:
+    async def promote(self, project: str, policy: str, actor: str) -> None:
         """Loads and verifies `policy` on its engines, then makes it live. Raises as `rollout.promote`."""
         async with self._lock:
             await self._load(project, policy)
             async with self._pool.connection() as connection:
+                await set_actor(connection, actor)
                 route = await rollout.promote(connection, project, policy)
             self.use_route(route)
 
-    async def start_canary(self, project: str, policy: str, share: float) -> str:
+    async def start_canary(self, project: str, policy: str, share: float, actor: str) -> str:
         """Loads and verifies `policy` on its engines, then starts its canary; returns the rollout's id.
         Raises as `rollout.start_canary`."""
         async with self._lock:
             await self._load(project, policy)
             async with self._pool.connection() as connection:
+                await set_actor(connection, actor)
                 rollout_id = await rollout.start_canary(connection, project, policy, share)
             for route in await self._fetch_routes():
                 self.use_route(route)
@@ -169,7 +177,12 @@ class Swap:
         async with connection:
             await connection.execute("listen hearken_routes")
             await connection.execute("listen hearken_policies")
+            await connection.execute("listen hearken_keys")
+            self._on_key_change(None)
             async for notice in connection.notifies():
+                if notice.channel == "hearken_keys":
+                    self._on_key_change(notice.payload)
+                    continue
                 if notice.channel == "hearken_routes":
                     for route in await self._fetch_routes():
                         self.use_route(route)
@@ -222,8 +235,8 @@ class Swap:
             return False
         if error.reason == "parent_rolled_back":
             return True
-        of_base = self._settings.policies_dir / project / BASE / MANIFEST
-        base_is_there = await asyncio.to_thread(of_base.is_file)  # a mount may hang
+        of_base, _ = await self._registered(project, BASE)
+        base_is_there = await asyncio.to_thread((Path(of_base) / MANIFEST).is_file)  # a mount may hang
         now, failure = time.monotonic(), (project, error.policy, error.reason)
         if not base_is_there:
             self._failing_since.pop(failure, None)
@@ -235,7 +248,7 @@ class Swap:
         """Returns the policies that wait, by project: those that an operator requested and, with direct
         promotion, the published ones. One query serves all projects, however many there are."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(_WAITING, [self._promotes_directly])
+            cursor = await connection.execute(_WAITING, [self._settings.serving.promotion])
             rows = await cursor.fetchall()
         found: dict[str, list[_Waiting]] = {}
         for row in rows:
@@ -250,10 +263,11 @@ class Swap:
             if not await self._take_up(project, each.policy, change, requested=each.asked):
                 return
 
-    async def _run_canary(self, project: str) -> None:
+    async def _run_canary(self, read: Route) -> None:
         """Ends the project's automatic canary if people's votes decide. Without a canary, starts one of the
         newest candidate that the gate could not judge."""
-        if not self._promotes_directly:
+        project = read.project
+        if (read.promotion or self._settings.serving.promotion) != "direct":
             return
         async with self._pool.connection() as connection:
             candidate = await canary.next_candidate(connection, project)
@@ -304,10 +318,6 @@ class Swap:
             log.info("promotion_postponed", policy=policy, why=error.message)
             return False
         return True
-
-    @property
-    def _promotes_directly(self) -> bool:
-        return self._settings.serving.promotion == "direct"
 
     async def _load(self, project: str, policy: str) -> None:
         """Loads and verifies `policy` on the engines that are to hold it."""

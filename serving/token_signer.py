@@ -9,11 +9,12 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from serving.keys import Kind
+from schemas.keys import Kind
 
 _PSEUDONYM = re.compile(r"u_[0-9a-f]{32}")
 _SESSION = "hs_"
 _MAX_SESSION = 1_024  # characters
+_LABELS: dict[Kind, str] = {"admin": "rater", "secret": "rater", "publishable": "claimed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,11 @@ class TokenSigner:
         the person whom another key names. A `user` therefore has at most two pseudonyms, and both follow from
         the name.
         """
-        label = "claimed" if kind == "publishable" else "rater"
-        return "u_" + self._mac(label, project, user).hex()[:32]
+        return "u_" + self._mac(_LABELS[kind], project, user).hex()[:32]
+
+    def conversation_rater(self, project: str, conversation: str, kind: Kind) -> str:
+        """Returns the pseudonym of somebody who is known by a conversation only; no `user` has it."""
+        return "u_" + self._mac(f"{_LABELS[kind]} conversation", project, conversation).hex()[:32]
 
     def visitor_id(self, project: str) -> str:
         """Returns the pseudonym of somebody who has not been here before."""

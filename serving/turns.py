@@ -8,15 +8,14 @@ log-probabilities, and without token ids, which the trainer adds, since serving 
 import secrets
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from schemas.chat import parse_chat
 from schemas.errors import Forbidden, InvalidRequest
 from schemas.turns import IMPORTED, IMPORTED_POLICY, Reply, Turn
 from schemas.wire import check, decode
-from serving.auth import caller
-from serving.keys import Caller
+from serving.auth import Voter
 from serving.openapi import request_body
 from serving.services import services
 
@@ -39,7 +38,7 @@ _NEW_TURN = TypeAdapter(NewTurn)
 
 
 @router.post("/v1/turns", status_code=201, openapi_extra=request_body("/v1/turns", NewTurn))
-async def record_turn(request: Request, caller: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
+async def record_turn(request: Request, caller: Voter) -> dict[str, Any]:
     if caller.kind == "publishable":
         raise Forbidden("A publishable key may not record what was said; use a secret key on your server.")
     parts = services(request)
@@ -57,7 +56,11 @@ async def record_turn(request: Request, caller: Annotated[Caller, Depends(caller
         id=id,
         project=caller.project,
         conversation_id=conversation,
-        rater=parts.signer.rater_id(caller.project, new.user or f"conversation:{conversation}", caller.kind),
+        rater=(
+            parts.signer.conversation_rater(caller.project, conversation, caller.kind)
+            if new.user is None
+            else parts.signer.rater_id(caller.project, new.user, caller.kind)
+        ),
         key_id=caller.key_id,
         messages=[message.model_dump(exclude_none=True) for message in chat.messages],
         prompt_token_ids=[],

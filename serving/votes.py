@@ -2,8 +2,8 @@
 
 An admin or secret key may vote on any turn of its project, also in the name of another `user`. A publishable
 key, or no key, needs the completion's own `feedback_token`, and votes as the person who was answered. The
-token is a field of the vote's body; to read or retract a vote, it is the header `X-Feedback-Token` or the
-query `feedback_token`.
+token is a field of the vote's body; to read or retract a vote, it is the header `X-Feedback-Token`: an
+address ends in logs.
 
 While Postgres is away, a vote waits in this replica's spool (`feedback.spool`): 202 with the status `spooled`
 says that it is on the disk of one machine. It is recorded later, in its order, under the same id, unless it
@@ -59,7 +59,7 @@ from schemas.feedback import Edit, Id, Vote, parse_vote
 from schemas.times import rfc3339
 from schemas.turns import is_fresh
 from schemas.wire import check, decode
-from serving.auth import caller, charge, maybe_caller
+from serving.auth import Reader, Voter, charge, maybe_caller, require
 from serving.completion import UNSTORED_PREFIX
 from serving.keys import Caller
 from serving.limits import RateLimiter
@@ -88,8 +88,14 @@ FRESH_SECONDS = 60.0
 
 router = APIRouter()
 
-MaybeCaller = Annotated[Caller | None, Depends(maybe_caller)]
-KnownCaller = Annotated[Caller, Depends(caller)]
+
+async def maybe_voter(request: Request) -> Caller | None:
+    """Returns the caller, or None without a key. Raises Forbidden for a key that may not vote."""
+    found = await maybe_caller(request)
+    return None if found is None else require(found, "vote")
+
+
+MaybeVoter = Annotated[Caller | None, Depends(maybe_voter)]
 Idempotency = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 
@@ -144,7 +150,7 @@ async def _record(services: Services, caller: Caller | None, vote: Vote, key: st
             "kind": "vote",
             "id": received.id,
             "at": received.at.isoformat(),
-            "caller": asdict(caller) if caller else None,
+            "caller": caller.identity() if caller else None,
             "vote": vote.model_dump(mode="json"),
             "key": key,
         }
@@ -216,7 +222,7 @@ async def _store_at_hand(
     responses={202: {"description": "The vote waits on the disk while the database is away."}},
 )
 async def vote(request: Request) -> Response:
-    caller = await maybe_caller(request)
+    caller = await maybe_voter(request)
     data = decode(await request.body())
     idempotency_key = request.headers.get("idempotency-key")
     recorded = await submit_vote(services(request), caller, parse_vote(data), idempotency_key)
@@ -226,7 +232,7 @@ async def vote(request: Request) -> Response:
 
 @router.post("/v1/feedback/batch", openapi_extra=request_body("/v1/feedback/batch", _Batch))
 async def batch(
-    request: Request, caller: KnownCaller, idempotency_key: Idempotency = None
+    request: Request, caller: Voter, idempotency_key: Idempotency = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Returns for each item, in order, the response of POST /v1/feedback."""
     parts = services(request)
@@ -251,10 +257,8 @@ async def batch(
 
 @router.get("/v1/feedback/export", responses={200: {"content": {"application/x-ndjson": {}}}})
 async def export(
-    request: Request, caller: KnownCaller, query: Annotated[ExportQuery, Query()]
+    request: Request, caller: Reader, query: Annotated[ExportQuery, Query()]
 ) -> StreamingResponse:
-    if caller.kind == "publishable":
-        raise Forbidden("A publishable key may not export; use a secret key.")
     if query.format != "jsonl":
         raise InvalidRequest("The only format is jsonl.", code="unsupported_format", param="format")
     parts = services(request)
@@ -265,15 +269,14 @@ async def export(
 @router.get("/v1/feedback/{feedback_id}")
 async def get_vote(
     request: Request,
-    caller: MaybeCaller,
+    caller: MaybeVoter,
     feedback_id: str,
     x_feedback_token: Annotated[str | None, Header()] = None,
-    feedback_token: Annotated[str | None, Query()] = None,
 ) -> dict[str, Any]:
     """Returns the vote's status, the policy that first learned from it, when that policy went live, and what
     has become of the vote."""
     parts = services(request)
-    found = await _find(parts, caller, feedback_id, x_feedback_token or feedback_token)
+    found = await _find(parts, caller, feedback_id, x_feedback_token)
     trainer = parts.settings.trainer
     pace = Pace(trainer.min_votes, trainer.round_votes, trainer.round_seconds)
     now = await life(parts.pool, found, pace)
@@ -294,12 +297,11 @@ async def get_vote(
 @router.delete("/v1/feedback/{feedback_id}")
 async def retract_vote(
     request: Request,
-    caller: MaybeCaller,
+    caller: MaybeVoter,
     feedback_id: str,
     x_feedback_token: Annotated[str | None, Header()] = None,
-    feedback_token: Annotated[str | None, Query()] = None,
 ) -> dict[str, str]:
-    found = await _find(services(request), caller, feedback_id, x_feedback_token or feedback_token)
+    found = await _find(services(request), caller, feedback_id, x_feedback_token)
     await services(request).store.retract(found)
     return {"id": found.id, "completion_id": found.completion_id, "status": "retracted"}
 

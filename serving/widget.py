@@ -1,15 +1,15 @@
-"""`/v1/widget` is how a project's chat looks on a page: any key reads it, an admin key replaces it."""
+"""`/v1/widget` is how a project's chat looks on a page: any key that chats or votes reads it, an operator's
+replaces it."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from psycopg.types.json import Jsonb
 from pydantic import TypeAdapter
 
 from schemas.widget import Appearance
 from schemas.wire import check, decode
-from serving.auth import admin, caller
-from serving.keys import Caller
+from serving.auth import Operator, User, acting
 from serving.services import services
 
 router = APIRouter()
@@ -18,7 +18,7 @@ _APPEARANCE = TypeAdapter(Appearance)
 
 
 @router.get("/v1/widget")
-async def appearance(request: Request, caller: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
+async def appearance(request: Request, caller: User) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         cursor = await connection.execute("select widget from projects where id = %s", [caller.project])
         row = await cursor.fetchone()
@@ -26,10 +26,10 @@ async def appearance(request: Request, caller: Annotated[Caller, Depends(caller)
 
 
 @router.put("/v1/widget")
-async def set_appearance(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+async def set_appearance(request: Request, caller: Operator) -> dict[str, Any]:
     """Replaces all of it; a field that is left out has its default again."""
     said = check(_APPEARANCE, decode(await request.body())).model_dump(exclude_none=True)
-    async with services(request).pool.connection() as connection:
+    async with acting(request, caller) as connection:
         await connection.execute(
             "update projects set widget = %s where id = %s", [Jsonb(said), caller.project]
         )

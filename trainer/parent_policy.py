@@ -39,16 +39,16 @@ def live_policy(pool: Pool, settings: Settings) -> PolicyDirectory:
     while True:
         with pool.connection() as connection:
             row = connection.execute(
-                "select live.id, live.directory, exists (select from policies p"
-                " where p.project = r.project and p.state = 'published'"
+                "select live.id, live.directory, coalesce(projects.promotion, %s) as promotion,"
+                " exists (select from policies p where p.project = r.project and p.state = 'published'"
                 " and p.gate ->> 'outcome' is distinct from 'unknown'"
                 " and p.created_at > live.created_at) as pending"
                 " from routes r join policies live on live.project = r.project and live.id = r.live"
-                " where r.project = %s",
-                [settings.project],
+                " join projects on projects.id = r.project where r.project = %s",
+                [settings.serving.promotion, settings.project],
             ).fetchone()
         assert row is not None  # noqa: S101  (ensure_base made the route)
-        waits = settings.serving.promotion == "direct" and row["pending"]
+        waits = row["promotion"] == "direct" and row["pending"]
         if not waits or time.monotonic() >= deadline:
             return PolicyDirectory(row["id"], Path(row["directory"]))
         time.sleep(0.1)
@@ -64,24 +64,25 @@ def choose_parent(
     if test is not None and (test.regressed if interrupted is None else interrupted.parent == test.parent):
         log.warning("the live policy regressed; starting from its parent", **test.as_json())
         return PolicyDirectory(test.parent, test.directory), found
-    candidates = _candidates(pool, settings.project, live) if settings.serving.promotion == "direct" else []
+    candidates = _candidates(pool, settings, live)
     if interrupted is None:
         return next(iter(candidates), live), found
     return next((each for each in candidates if each.id == interrupted.parent), live), found
 
 
-def _candidates(pool: Pool, project: str, live: PolicyDirectory) -> list[PolicyDirectory]:
-    """Returns the policies, newest first, that people try or will, and that held-out votes do not speak
-    against: few votes are below zero for every other candidate by chance."""
+def _candidates(pool: Pool, settings: Settings, live: PolicyDirectory) -> list[PolicyDirectory]:
+    """Returns the policies, newest first, that people try or will with direct promotion, and that held-out
+    votes do not speak against: few votes are below zero for every other candidate by chance."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select p.id, p.directory from policies p join policies live"
-            " on live.project = p.project and live.id = %s"
+            " on live.project = p.project and live.id = %s join projects on projects.id = p.project"
+            " and coalesce(projects.promotion, %s) = 'direct'"
             " where p.project = %s and p.state in ('canary', 'published')"
             " and p.gate ->> 'outcome' = 'unknown' and p.created_at > live.created_at"
             " and coalesce((p.gate #>> '{figures,held_out_gain}')::double precision"
             " + (p.gate #>> '{figures,held_out_error}')::double precision, 0) >= 0"
             " order by p.created_at desc, p.id",
-            [live.id, project],
+            [live.id, settings.serving.promotion, settings.project],
         ).fetchall()
     return [PolicyDirectory(row["id"], Path(row["directory"])) for row in rows]

@@ -8,8 +8,9 @@ from schemas.settings import Settings
 from serving.keys import NewKeys
 
 
-def welcome(settings: Settings, made: NewKeys | None) -> str:
-    """Returns the addresses, the new keys if any were made, and first commands to try."""
+def welcome(settings: Settings, made: NewKeys) -> str:
+    """Returns the addresses, the new keys if any were made, and first commands to try. The commands name a
+    variable: what is in a command's arguments, every user of the machine can read."""
     address = f"http://{reachable(settings.host)}:{settings.port}"
     lines = [
         "",
@@ -18,15 +19,15 @@ def welcome(settings: Settings, made: NewKeys | None) -> str:
         "",
         *describe_keys(made),
     ]
-    if made is not None:
+    if made.admin is not None:
         lines += [
-            "Any OpenAI client works:",
-            f"  curl {address}/v1/chat/completions -H 'Authorization: Bearer {made.admin}' \\",
-            "    -H 'Content-Type: application/json' \\",
+            "Put the secret key into KEY, and any OpenAI client works:",
+            """  printf 'Authorization: Bearer %s' "$KEY" | curl -H @- \\""",
+            f"    {address}/v1/chat/completions -H 'Content-Type: application/json' \\",
             """    -d '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}]}'""",
             "",
-            "Watch it learn from simulated users with a hidden preference:",
-            f"  hearken simulate --url {address} --admin-key {made.admin}",
+            "Put the admin key into HEARKEN_ADMIN_KEY, and watch it learn from simulated users:",
+            f"  hearken simulate --url {address}",
             "",
         ]
     return "\n".join([*lines, "Ctrl-C stops everything.", ""])

@@ -48,24 +48,23 @@ def _migrated(url: str, *, last: bool) -> bool:
     return True
 
 
-def create_keys(settings: Settings) -> NewKeys | None:
-    """Creates the installation's API keys if there are none, and returns them in that case only. Raises
+def create_keys(settings: Settings) -> NewKeys:
+    """Creates the installation's API keys if there are none, and returns those that were made up. Raises
     StartError if a key of the settings is too short."""
 
-    async def ensure() -> NewKeys | None:
+    async def ensure() -> NewKeys:
         async with open_async_pool(settings.database_url or "", size=1) as pool:
             return await ensure_keys(pool, settings)
 
     return asyncio.run(ensure())
 
 
-def describe_keys(made: NewKeys | None) -> list[str]:
+def describe_keys(made: NewKeys) -> list[str]:
     """Returns the lines that show new keys; none without new keys."""
-    if made is None:
-        return []
-    return [
-        "Your keys, shown this once (only their hashes are stored):",
-        f"  admin        {made.admin}   secret: for operators and your servers",
-        f"  publishable  {made.publishable}   public: for chat and votes from browsers",
-        "",
-    ]
+    uses = {
+        "admin": (made.admin, "secret: for operators"),
+        "secret": (made.secret, "secret: for your servers, to chat, vote and read"),
+        "publishable": (made.publishable, "public: for chat and votes from browsers"),
+    }
+    lines = [f"  {name:12} {key}   {use}" for name, (key, use) in uses.items() if key is not None]
+    return ["Your keys, shown this once (only their hashes are stored):", *lines, ""] if lines else []

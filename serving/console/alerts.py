@@ -76,7 +76,7 @@ def alerts(
             "The relay is away or behind. No vote is lost.",
             "Look at `hearken relay` and at the broker.",
         )
-    if settings.serving.promotion == "direct" and loop["unpromoted"] > UNPROMOTED_SECONDS:
+    if loop["unpromoted"] > UNPROMOTED_SECONDS:
         say("ticket", "A policy that passed the gate is not live yet.", "Read the log of serving.")
     if dead_letters:
         say(

@@ -11,7 +11,8 @@ from feedback.annotation import MOST_ITEMS, MOST_RATERS
 from schemas.errors import InvalidRequest, NotFound
 from schemas.feedback import Ranking, Reason, Thumb
 from schemas.wire import check, decode
-from serving.admin import Admin, with_times
+from serving.admin import with_times
+from serving.auth import Operator, Viewer, acting, require
 from serving.services import services
 from serving.vote_query import VoteQuery
 from serving.votes import submit_vote
@@ -51,24 +52,24 @@ _NEW_QUEUE, _ANSWER = TypeAdapter(_NewQueue), TypeAdapter(_Answer)
 
 
 @router.get("")
-async def queues(request: Request, caller: Admin) -> dict[str, Any]:
+async def queues(request: Request, caller: Viewer) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         found = await annotation.queues(connection, caller.project)
     return {"object": "list", "data": [with_times(queue) for queue in found]}
 
 
 @router.post("", status_code=201)
-async def create_queue(request: Request, caller: Admin) -> dict[str, Any]:
+async def create_queue(request: Request, caller: Operator) -> dict[str, Any]:
     parts = services(request)
     new = check(_NEW_QUEUE, decode(await request.body()))
     only = new.filter.filter(parts.signer, caller.project)
-    async with parts.pool.connection() as connection:
+    async with acting(request, caller) as connection:
         id = await annotation.create(connection, caller.project, new.name, new.raters, only, new.items)
         return with_times(await annotation.queue(connection, caller.project, id))
 
 
 @router.get("/{id}")
-async def queue(request: Request, caller: Admin, id: str) -> dict[str, Any]:
+async def queue(request: Request, caller: Viewer, id: str) -> dict[str, Any]:
     """Returns a queue with its answers so far and the agreement of its raters."""
     async with services(request).pool.connection() as connection:
         found = await annotation.queue(connection, caller.project, id)
@@ -76,15 +77,15 @@ async def queue(request: Request, caller: Admin, id: str) -> dict[str, Any]:
 
 
 @router.delete("/{id}", status_code=204)
-async def delete_queue(request: Request, caller: Admin, id: str) -> Response:
-    async with services(request).pool.connection() as connection:
+async def delete_queue(request: Request, caller: Operator, id: str) -> Response:
+    async with acting(request, caller) as connection:
         await annotation.delete(connection, caller.project, id)
     return Response(status_code=204)
 
 
 @router.get("/{id}/next")
 async def next_item(
-    request: Request, caller: Admin, id: str, rater: Annotated[str, Query(min_length=1, max_length=64)]
+    request: Request, caller: Viewer, id: str, rater: Annotated[str, Query(min_length=1, max_length=64)]
 ) -> dict[str, Any]:
     """Returns the next turn for this rater, without its policy and the votes of others; `item` is null where
     all is done."""
@@ -109,9 +110,10 @@ async def next_item(
 
 
 @router.post("/{id}/answers", status_code=201)
-async def answer(request: Request, caller: Admin, id: str) -> dict[str, str]:
+async def answer(request: Request, caller: Viewer, id: str) -> dict[str, str]:
     """Records an answer as a vote of this rater."""
     parts = services(request)
+    require(caller, "vote")
     said = check(_ANSWER, decode(await request.body()))
     if (said.value is None) == (said.ranking is None):
         raise InvalidRequest("An answer has either a value or a ranking.", param="value")

@@ -11,7 +11,8 @@ from feedback import desk, saved_views
 from feedback.approval import approval, of_holdback, step_of
 from schemas.errors import InvalidRequest, NotFound
 from schemas.wire import check, decode
-from serving.admin import Admin, with_times
+from serving.admin import with_times
+from serving.auth import Operator, Viewer, acting
 from serving.canary import Arm
 from serving.services import services
 from serving.vote_query import VoteQuery, cursor, parse_cursor
@@ -60,7 +61,7 @@ _VIEW = TypeAdapter(_View)
 
 
 @router.get("/votes")
-async def votes(request: Request, caller: Admin, query: Annotated[_Page, Query()]) -> dict[str, Any]:
+async def votes(request: Request, caller: Viewer, query: Annotated[_Page, Query()]) -> dict[str, Any]:
     """Lists votes, newest first. The first page says how many there are, counted up to 10,000."""
     parts = services(request)
     only = query.filter(parts.signer, caller.project, active=not query.all, limit=query.limit + 1)
@@ -73,7 +74,7 @@ async def votes(request: Request, caller: Admin, query: Annotated[_Page, Query()
 
 
 @router.get("/votes/{id}")
-async def vote(request: Request, caller: Admin, id: str) -> dict[str, Any]:
+async def vote(request: Request, caller: Viewer, id: str) -> dict[str, Any]:
     """Returns a vote and its conversation."""
     async with services(request).pool.connection() as connection:
         found = await desk.vote(connection, caller.project, id)
@@ -84,7 +85,7 @@ async def vote(request: Request, caller: Admin, id: str) -> dict[str, Any]:
 
 
 @router.get("/conversations")
-async def conversations(request: Request, caller: Admin, query: Annotated[_Page, Query()]) -> dict[str, Any]:
+async def conversations(request: Request, caller: Viewer, query: Annotated[_Page, Query()]) -> dict[str, Any]:
     """Lists turns, voted on or not, newest first: by time, policy, tag and user."""
     for name in ("type", "value", "reason", "text"):
         if getattr(query, name) is not None:
@@ -101,7 +102,7 @@ async def conversations(request: Request, caller: Admin, query: Annotated[_Page,
 
 
 @router.get("/conversations/{id}")
-async def conversation(request: Request, caller: Admin, id: str) -> dict[str, Any]:
+async def conversation(request: Request, caller: Viewer, id: str) -> dict[str, Any]:
     """Returns the newest turns of a conversation, oldest first."""
     async with services(request).pool.connection() as connection:
         turns = await desk.conversation(connection, caller.project, id)
@@ -112,7 +113,7 @@ async def conversation(request: Request, caller: Admin, id: str) -> dict[str, An
 
 @router.get("/approval")
 async def approval_over_time(
-    request: Request, caller: Admin, query: Annotated[_Approval, Query()]
+    request: Request, caller: Viewer, query: Annotated[_Approval, Query()]
 ) -> dict[str, Any]:
     """Returns the approval of each group over time with its interval of 95%, and of the base beside them
     (the holdback: it always answers a small share of the people)."""
@@ -133,7 +134,7 @@ async def approval_over_time(
 
 
 @router.get("/facets")
-async def facets(request: Request, caller: Admin) -> dict[str, Any]:
+async def facets(request: Request, caller: Viewer) -> dict[str, Any]:
     """Returns the policies, reasons and tags of the newest 5,000 votes, to choose from."""
     found: dict[str, list[dict[str, Any]]] = {"policy": [], "reason": [], "tag": []}
     async with services(request).pool.connection() as connection:
@@ -144,26 +145,26 @@ async def facets(request: Request, caller: Admin) -> dict[str, Any]:
 
 
 @router.get("/views")
-async def views(request: Request, caller: Admin) -> dict[str, Any]:
+async def views(request: Request, caller: Viewer) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         found = await saved_views.views(connection, caller.project)
     return {"object": "list", "data": [with_times(view) for view in found]}
 
 
 @router.put("/views/{name}")
-async def save_view(request: Request, caller: Admin, name: str) -> dict[str, Any]:
+async def save_view(request: Request, caller: Operator, name: str) -> dict[str, Any]:
     """Stores the filter of the desk under a name; a view of this name is replaced."""
     if len(name) > 64:
         raise InvalidRequest("A view's name has at most 64 characters.", param="name")
     view = check(_VIEW, decode(await request.body()))
-    async with services(request).pool.connection() as connection:
+    async with acting(request, caller) as connection:
         await saved_views.save(connection, caller.project, name, view.query)
     return {"name": name, "query": view.query}
 
 
 @router.delete("/views/{name}", status_code=204)
-async def delete_view(request: Request, caller: Admin, name: str) -> Response:
-    async with services(request).pool.connection() as connection:
+async def delete_view(request: Request, caller: Operator, name: str) -> Response:
+    async with acting(request, caller) as connection:
         if not await saved_views.delete(connection, caller.project, name):
             raise NotFound(f"There is no view {name[:64]}.", code="view_not_found")
     return Response(status_code=204)

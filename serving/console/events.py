@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from serving.admin import Admin
+from serving.auth import Viewer
 from serving.openapi import EVENT_STREAM
 from serving.services import services
 from serving.streams import StreamResponse
@@ -12,7 +12,7 @@ router = APIRouter(prefix="/v1/console")
 
 
 @router.get("/events", response_class=StreamingResponse, responses=EVENT_STREAM)
-async def events(request: Request, caller: Admin) -> Response:
+async def events(request: Request, caller: Viewer) -> Response:
     """Says what has changed: `votes`, `rounds`, `policies` (also who answers) or `training`."""
     parts = services(request)
     return StreamResponse(parts.feed.events(caller.project), parts.metrics)

@@ -8,7 +8,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from schemas.errors import InvalidRequest, NotFound
-from serving.admin import Admin, Limit, with_times
+from serving.admin import Limit, with_times
+from serving.auth import Viewer
 from serving.console import verdict
 from serving.services import services
 
@@ -129,21 +130,21 @@ def _told(row: DictRow) -> dict[str, Any]:
 
 
 @router.get("")
-async def list_policies(request: Request, caller: Admin, limit: Limit = 200) -> dict[str, Any]:
+async def list_policies(request: Request, caller: Viewer, limit: Limit = 200) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         found = await policies(connection, caller.project, limit)
     return {"object": "list", "data": found}
 
 
 @router.get("/{id}")
-async def one_policy(request: Request, caller: Admin, id: str) -> dict[str, Any]:
+async def one_policy(request: Request, caller: Viewer, id: str) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         return await policy(connection, caller.project, id)
 
 
 @router.get("/{id}/style")
 async def style(
-    request: Request, caller: Admin, id: str, against: Annotated[str, Query(max_length=128)]
+    request: Request, caller: Viewer, id: str, against: Annotated[str, Query(max_length=128)]
 ) -> dict[str, Any]:
     """Compares how this policy and another one write."""
     if id == against:

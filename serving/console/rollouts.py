@@ -14,7 +14,8 @@ from psycopg.rows import DictRow
 from schemas.errors import Conflict, InvalidRequest, PolicyRejected
 from schemas.policies import BASE
 from serving import canary, rollout
-from serving.admin import Admin, with_times
+from serving.admin import with_times
+from serving.auth import Viewer
 from serving.canary import LOOKS, Z
 from serving.router import Route, arms
 from serving.services import services
@@ -165,7 +166,7 @@ async def _states(connection: Connection, project: str) -> dict[str, str]:
 
 
 @router.get("")
-async def list_rollouts(request: Request, caller: Admin) -> dict[str, Any]:
+async def list_rollouts(request: Request, caller: Viewer) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         found = await rollouts(connection, caller.project)
     return {"object": "list", "data": found}
@@ -174,7 +175,7 @@ async def list_rollouts(request: Request, caller: Admin) -> dict[str, Any]:
 @router.get("/preview")
 async def preview_change(
     request: Request,
-    caller: Admin,
+    caller: Viewer,
     action: Action,
     policy: Annotated[str | None, Query(max_length=128)] = None,
     share: Annotated[float, Query(gt=0, le=1)] = 0.1,

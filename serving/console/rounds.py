@@ -9,7 +9,8 @@ from psycopg.rows import DictRow
 
 from feedback import desk
 from schemas.errors import NotFound
-from serving.admin import Admin, Limit, with_times
+from serving.admin import Limit, with_times
+from serving.auth import Viewer
 from serving.console import verdict
 from serving.services import services
 
@@ -103,7 +104,7 @@ async def _read(
 @router.get("/rounds")
 async def list_rounds(
     request: Request,
-    caller: Admin,
+    caller: Viewer,
     limit: Limit = 50,
     before: Annotated[int | None, Query(ge=1, le=MOST_ID)] = None,
 ) -> dict[str, Any]:
@@ -115,7 +116,7 @@ async def list_rounds(
 
 @router.get("/rounds/{id}")
 async def one_round(
-    request: Request, caller: Admin, id: Annotated[int, Path(ge=1, le=MOST_ID)]
+    request: Request, caller: Viewer, id: Annotated[int, Path(ge=1, le=MOST_ID)]
 ) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         return await report(connection, caller.project, id)

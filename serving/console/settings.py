@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from schemas.setting_sources import effective_settings
-from serving.admin import Admin
+from serving.auth import Admin
 from serving.services import services
 
 router = APIRouter(prefix="/v1/console")

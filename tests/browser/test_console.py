@@ -24,7 +24,8 @@ from tests.unlimited import UNLIMITED
 AXE = Path(__file__).parents[2] / "serving" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = [
     "", "feedback", "feedback?show=approval", "feedback?show=conversations", "feedback/fb_00012", "rounds",
-    "rounds/6", "policies", f"policies/{CANARY}", "rollouts", "queues", "settings",
+    "rounds/6", "policies", f"policies/{CANARY}", "rollouts", "queues", "usage", "project", "keys", "audit",
+    "settings",
 ]  # fmt: skip
 PHONE, DESK = (390, 844), (1280, 900)
 
@@ -89,7 +90,7 @@ def test_the_key_is_tried_kept_for_the_tab_and_never_in_an_address(
     page = context.new_page()
     page.goto(f"{console.url}/console")
     for wrong, said in (
-        (PUBLIC, "needs the admin key"),
+        (PUBLIC, "needs a key with the role read"),
         ("sk-nobody-knows-this-one", "unknown or was revoked"),
     ):
         page.get_by_label("Admin key").fill(wrong)
@@ -212,6 +213,67 @@ def test_a_queue_is_rated_by_keyboard(page: Page, console: Console) -> None:
         page.keyboard.press(key)
         expect(page.get_by_role("row", name=f"Ann {done}")).to_be_visible()
     expect(page.get_by_text("You have answered all")).to_be_visible()
+
+
+def test_a_team_is_given_a_project_and_keys_and_a_reader_changes_nothing(
+    page: Page, chromium: Browser, console: Console
+) -> None:
+    page.get_by_role("link", name="Project").click()
+    page.get_by_label("System prompt").fill("You sell bread.")
+    page.get_by_label("Temperature").fill("0.4")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved: it counts from the next chat on.")).to_be_visible()
+    project = console.get("projects/default")
+    assert (project["system_prompt"], project["sampling"]) == ("You sell bread.", {"temperature": 0.4})
+    page.get_by_role("button", name="New project…").click()
+    page.get_by_label("Name, of lower-case").fill("bakery")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog", name="The keys of bakery")).to_contain_text("pk-hearken-")
+    page.get_by_role("button", name="I have them").click()
+    expect(page.get_by_role("row", name="bakery")).to_be_visible()
+
+    page.get_by_role("link", name="Keys", exact=True).click()
+    page.get_by_role("button", name="New key…").click()
+    page.get_by_label("What it is for").fill("Ann reads")
+    page.get_by_label("Kind").select_option("secret")
+    for role, wanted in (("chat", False), ("vote", False), ("read what is stored", True)):
+        page.get_by_label(role).set_checked(wanted)
+    page.get_by_role("button", name="Create").click()
+    secret = page.get_by_role("dialog").locator("code").inner_text()
+    page.get_by_role("button", name="I have it").click()
+    row = page.get_by_role("row", name="Ann reads")
+    row.get_by_role("button", name="Rotate…").click()
+    page.get_by_role("button", name="Rotate", exact=True).click()
+    expect(page.get_by_role("dialog", name="The secret of Ann reads")).to_contain_text(
+        "The one before is valid"
+    )
+    page.get_by_role("button", name="I have it").click()
+    expect(row).to_contain_text("two secrets until")
+
+    context = chromium.new_context()
+    ann = context.new_page()
+    ann.goto(f"{console.url}/console")
+    ann.get_by_label("Admin key").fill(secret)
+    ann.keyboard.press("Enter")
+    expect(ann.get_by_role("heading", name=" answers")).to_be_visible()
+    views = ann.get_by_role("navigation", name="Views")
+    expect(views.get_by_role("link", name="Usage")).to_be_visible()
+    for hidden in ("Keys", "Audit", "Settings"):
+        expect(views.get_by_role("link", name=hidden)).to_have_count(0)
+    expect(ann.get_by_role("button", name="Take it back…")).to_have_count(0)
+    expect(ann.get_by_role("button", name="Pause training")).to_have_count(0)
+
+    row.get_by_role("button", name="Revoke…").click()
+    page.get_by_role("button", name="Revoke", exact=True).click()
+    expect(row).to_contain_text("revoked")
+    ann.goto(f"{console.url}/console#/rounds")
+    expect(ann.get_by_role("button", name="Sign in")).to_be_visible()
+    context.close()
+
+    page.get_by_role("link", name="Audit").click()
+    page.get_by_label("Changes of").select_option("key")
+    expect(page.get_by_role("row").nth(1)).to_contain_text("key:default-admin")
+    expect(page.get_by_role("row").nth(1)).to_contain_text("revoked_at")
 
 
 def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> None:

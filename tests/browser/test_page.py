@@ -1,6 +1,7 @@
 """The page at `/` works in a real browser against a real service."""
 
 import re
+import time
 
 from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
@@ -87,6 +88,21 @@ def test_a_reply_streams_in_and_a_thumb_with_a_reason_and_a_comment_is_recorded(
 
     say(page, "Thank you")
     assert page.evaluate("window.partial") > 0
+
+
+def test_a_team_gets_from_nothing_to_its_page_and_first_vote(
+    context: BrowserContext, installation: Installation, database: Database
+) -> None:
+    """Within two minutes, and without SQL."""
+    began = time.monotonic()
+    with installation.client() as operator:
+        made = operator.post("/v1/projects", json={"id": "team-from-nothing"}).json()
+    page = context.new_page()
+    page.goto(installation.url + made["page"])
+    turn = say(page, "Are you our own?")
+    turn.get_by_role("button", name="Good reply").click()
+    vote = eventually(database, "thumb", "Are you our own?", value="up")
+    assert (vote["project"], time.monotonic() - began < 120) == ("team-from-nothing", True)
 
 
 def test_the_conversation_continues_with_the_preferred_reply(page: Page, database: Database) -> None:

@@ -76,6 +76,7 @@ def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -
     status = installation.run("status")
     assert "p0 answers" in status.stdout, status.stderr
     assert ADMIN_KEY not in (installation.data_dir / "logs" / "serving.log").read_text()
+    assert ADMIN_KEY not in installation.console()  # it came from the environment
     family = psutil.Process(installation.process.pid).children(recursive=True)
     postgres = installation.find("postgres")
     assert len(family) >= 3

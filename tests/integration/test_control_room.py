@@ -217,6 +217,6 @@ def test_commands_without_a_service_or_a_key_say_what_to_do(control: Service) ->
         assert ended.returncode == 1
         return ended.stderr
 
-    assert "needs the admin key" in said("status", "--url", control.url)
+    assert "HEARKEN_ADMIN_KEY" in said("status", "--url", control.url)
     assert "unknown or was revoked" in said("status", "--url", control.url, "--key", "sk-hearken-wrong")
     assert "does not answer" in said("status", "--url", "http://127.0.0.1:9", "--key", "sk-hearken-wrong")

@@ -244,10 +244,49 @@ def test_the_chart_starts_no_engine_where_some_run_already() -> None:
     assert json.loads(settings["data"]["HEARKEN_VLLM__URLS"]) == ["http://engines.llm:8000"]
 
 
+def network_policies(*values: str) -> dict[str, dict[str, Any]]:
+    """Returns the network policies by what they protect."""
+    return {
+        each["metadata"]["name"].removeprefix("hearken-"): each["spec"]
+        for each in rendered(*values)
+        if each["kind"] == "NetworkPolicy"
+    }
+
+
+def test_every_pod_has_a_network_policy_and_no_token_of_the_cluster() -> None:
+    policies, pods = network_policies(*EVERYTHING), deployments(rendered(*EVERYTHING))
+    chosen = {policy["podSelector"]["matchLabels"].get("hearken") for policy in policies.values()}
+    chosen |= set(policies["workers"]["podSelector"]["matchExpressions"][0]["values"])
+    assert chosen - {None} == set(pods)
+    assert all(pod["automountServiceAccountToken"] is False for pod in pods.values())
+    assert "ingress" not in policies["workers"]
+    monitoring = "scrapers[0].podSelector.matchLabels.app=prometheus"
+    [rule] = network_policies(monitoring)["workers"]["ingress"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]
+    [open_to_all] = network_policies()["serving"]["ingress"]
+    assert set(open_to_all) == {"ports"}
+    clients = "serving.clients[0].podSelector.matchLabels.app=ingress"
+    [rule] = network_policies(monitoring, clients)["serving"]["ingress"]
+    assert len(rule["from"]) == 2
+
+
+def test_our_containers_are_unprivileged_with_a_read_only_root() -> None:
+    for name, service in compose().items():
+        if service.get("image") in {"hearken-api", "hearken-trainer"}:
+            assert service["read_only"], name
+            assert service["cap_drop"] == ["ALL"], name
+    for name, pod in deployments(rendered(*EVERYTHING)).items():
+        for container in pod.get("initContainers", []) + pod["containers"]:
+            security = container["securityContext"]
+            assert security["runAsNonRoot"], name
+            assert security.get("readOnlyRootFilesystem", name == "vllm"), name
+    for file in (DEPLOY / "docker").glob("*.Dockerfile"):
+        assert re.search(r"^USER 10001$", file.read_text(), re.MULTILINE), file
+
+
 def test_the_network_policy_admits_serving_trainer_and_scrapers() -> None:
     def admitted(*values: str) -> list[dict[str, Any]]:
-        [policy] = [each for each in rendered(*values) if each["kind"] == "NetworkPolicy"]
-        [rule] = policy["spec"]["ingress"]
+        [rule] = network_policies(*values)["vllm"]["ingress"]
         peers: list[dict[str, Any]] = rule["from"]
         return peers
 

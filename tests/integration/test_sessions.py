@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -25,7 +26,7 @@ def session(service: Service, key: str = PUBLIC, **body: str) -> str:
     return str(answer.json()["token"])
 
 
-def rater(service: Service, key: str = PUBLIC, token: str | None = None, **fields: str) -> str:
+def rater(service: Service, key: str = PUBLIC, token: str | None = None, **fields: Any) -> str:
     """The rater of a chat."""
     body = {"messages": ASK, "max_tokens": 1, **fields}
     with service.client(key) as client:
@@ -86,6 +87,21 @@ def test_a_user_that_a_server_names_is_the_same_on_the_page(service: Service, se
     with service.client(secret) as client:
         unnamed = client.post("/v1/sessions", json={})
     assert (unnamed.status_code, unnamed.json()["error"]["param"]) == (400, "user")
+
+
+def test_a_name_made_up_is_nobody_elses(service: Service, secret: str) -> None:
+    """A page's visitor who claims a name is told nothing of that person's votes, and no name is that of a
+    conversation."""
+    by_conversation = {"metadata": {"conversation_id": "c1"}}
+    assert rater(service, **by_conversation) != rater(service, user="conversation:c1")
+    for key, heard in ((PUBLIC, False), (secret, True)):
+        with dial(service) as socket:
+            socket.send(type="auth", key=key)
+            socket.send(type="chat", id="a", messages=ASK, max_tokens=1, user="ada", store=False)
+            socket.next("done")
+            kind = "secret" if heard else "publishable"
+            [own] = [each for each in service.services.hub._subscribers if each.caller.kind == kind]
+            assert bool(own.raters) == heard
 
 
 def test_who_has_a_session_names_no_user(service: Service) -> None:

@@ -1,5 +1,7 @@
 """Tests of feedback tokens, keys and the rate limit."""
 
+import asyncio
+
 import pytest
 
 from schemas.database import open_async_pool
@@ -9,6 +11,7 @@ from serving import limits
 from serving.keys import (
     Caller,
     KeyCache,
+    NewKeys,
     ensure_keys,
     ensure_signing_secret,
     key_hash,
@@ -46,11 +49,14 @@ def test_a_user_named_by_a_publishable_key_is_another_rater() -> None:
 async def test_keys_are_made_once_and_kept_hashed(database_url: str) -> None:
     async with open_async_pool(database_url) as pool:
         keys = await ensure_keys(pool, Settings())
-        assert keys is not None
+        assert keys.admin is not None
+        assert keys.secret is not None
+        assert keys.publishable is not None
         assert keys.admin.startswith("sk-hearken-")
-        assert await ensure_keys(pool, Settings()) is None
+        assert await ensure_keys(pool, Settings()) == NewKeys(None, None, None)
         cache = KeyCache(pool)
         assert await cache.caller(keys.admin) == Caller("default-admin", "default", "admin")
+        assert (await cache.caller(keys.secret)).kind == "secret"
         assert (await cache.caller(keys.publishable)).kind == "publishable"
         async with pool.connection() as connection:
             assert await publishable_key(connection, "default") == keys.publishable
@@ -62,10 +68,10 @@ async def test_keys_of_the_settings_replace_those_before(database_url: str) -> N
     async with open_async_pool(database_url) as pool:
         old = await ensure_keys(pool, Settings())
         new = Settings(admin_key="sk-hearken-my-own-admin-key", public_key="pk-hearken-my-own-key")
-        await ensure_keys(pool, new)
+        assert await ensure_keys(pool, new) == NewKeys(None, None, None)  # they are known, and not shown
         cache = KeyCache(pool)
         assert (await cache.caller("sk-hearken-my-own-admin-key")).kind == "admin"
-        assert old is not None
+        assert old.admin is not None
         with pytest.raises(Unauthorized):
             await cache.caller(old.admin)
         with pytest.raises(StartError, match="admin_key"):
@@ -76,13 +82,11 @@ async def test_lost_keys_are_renewed(database_url: str) -> None:
     async with open_async_pool(database_url) as pool:
         old = await ensure_keys(pool, Settings())
         new = await renew_keys(pool, Settings())
-        assert old is not None
-        assert new is not None
         cache = KeyCache(pool)
-        assert (await cache.caller(new.admin)).kind == "admin"
-        for key in (old.admin, old.publishable):
+        assert (await cache.caller(str(new.admin))).kind == "admin"
+        for key in (old.admin, old.secret, old.publishable):
             with pytest.raises(Unauthorized):
-                await cache.caller(key)
+                await cache.caller(str(key))
         async with pool.connection() as connection:
             assert await publishable_key(connection, "default") == new.publishable
         with pytest.raises(StartError, match="HEARKEN_ADMIN_KEY"):
@@ -92,9 +96,7 @@ async def test_lost_keys_are_renewed(database_url: str) -> None:
 async def test_a_new_project_is_made_with_keys_and_a_page_key_of_its_own(database_url: str) -> None:
     async with open_async_pool(database_url) as pool:
         first, second = [await ensure_keys(pool, Settings(project=name)) for name in ("default", "shop")]
-        assert first is not None
-        assert second is not None
-        assert (await KeyCache(pool).caller(second.admin)).project == "shop"
+        assert (await KeyCache(pool).caller(str(second.admin))).project == "shop"
         async with pool.connection() as connection:
             assert await publishable_key(connection, "default") == first.publishable
             assert await publishable_key(connection, "shop") == second.publishable
@@ -104,28 +106,51 @@ async def test_a_new_project_is_made_with_keys_and_a_page_key_of_its_own(databas
 async def test_a_key_that_replaces_a_revoked_one_is_valid(database_url: str) -> None:
     async with open_async_pool(database_url) as pool:
         old = await ensure_keys(pool, Settings())
-        assert old is not None
         async with pool.connection() as connection:
             await connection.execute("update keys set revoked_at = now()")
-        assert await ensure_keys(pool, Settings()) is None  # a restart alone brings no revoked key back
+        restarted = await ensure_keys(pool, Settings())
+        assert restarted == NewKeys(None, None, None)  # a restart alone brings no revoked key back
         with pytest.raises(Unauthorized):
-            await KeyCache(pool).caller(old.admin)
+            await KeyCache(pool).caller(str(old.admin))
         await ensure_keys(pool, Settings(admin_key="sk-hearken-another-admin-key"))
         assert (await KeyCache(pool).caller("sk-hearken-another-admin-key")).kind == "admin"
         with pytest.raises(Unauthorized):
-            await KeyCache(pool).caller(old.publishable)
+            await KeyCache(pool).caller(str(old.publishable))
 
 
 async def test_a_revoked_key_ends(database_url: str) -> None:
     async with open_async_pool(database_url) as pool:
         keys = await ensure_keys(pool, Settings())
-        assert keys is not None
         cache = KeyCache(pool, ttl=0)
-        await cache.caller(keys.admin)
+        await cache.caller(str(keys.admin))
         async with pool.connection() as connection:
             await connection.execute("update keys set revoked_at = now()")
         with pytest.raises(Unauthorized):
-            await cache.caller(keys.admin)
+            await cache.caller(str(keys.admin))
+
+
+async def test_all_who_look_a_key_up_at_once_share_a_query_and_an_old_answer_is_not_kept(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_async_pool(database_url) as pool:
+        key = str((await ensure_keys(pool, Settings())).admin)
+        cache = KeyCache(pool)
+        found, asked = await cache.caller(key), 0
+
+        async def slow(digest: bytes) -> Caller:
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(0.05)
+            return found
+
+        monkeypatch.setattr(cache, "_look_up", slow)
+        cache.forget("default-admin")
+        waiting = [asyncio.create_task(cache.caller(key)) for _ in range(100)]
+        await asyncio.sleep(0.01)
+        cache.forget("default-admin")  # it was revoked meanwhile
+        assert await asyncio.gather(*waiting) == [found] * 100
+        assert asked == 1
+        assert not cache.contains(key)
 
 
 async def test_the_signing_secret_is_made_once(database_url: str) -> None:

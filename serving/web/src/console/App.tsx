@@ -3,32 +3,41 @@ import { key, keepKey } from "./api";
 import { onRefusedKey, useData } from "./data";
 import { startListening, stopListening, useLive } from "./live";
 import { go, href, usePlace } from "./place";
+import { type Me, type Role, SignedIn } from "./roles";
 import { onSaid } from "./said";
 import { Shortcuts, SHORTCUTS } from "./Shortcuts";
 import { SignIn } from "./SignIn";
 import type { Status } from "./types";
+import { AuditPage } from "./pages/AuditPage";
 import { FeedbackPage } from "./pages/FeedbackPage";
 import { ConversationPage } from "./pages/ConversationPage";
+import { KeysPage } from "./pages/KeysPage";
 import { OverviewPage } from "./pages/OverviewPage";
 import { PoliciesPage } from "./pages/PoliciesPage";
 import { PolicyPage } from "./pages/PolicyPage";
+import { ProjectPage } from "./pages/ProjectPage";
 import { QueuesPage } from "./pages/QueuesPage";
 import { QueuePage } from "./pages/QueuePage";
 import { RolloutsPage } from "./pages/RolloutsPage";
 import { RoundPage } from "./pages/RoundPage";
 import { RoundsPage } from "./pages/RoundsPage";
 import { SettingsPage } from "./pages/SettingsPage";
+import { UsagePage } from "./pages/UsagePage";
 import { VotePage } from "./pages/VotePage";
 
-/** The views: a later one is one more entry here and one more file in pages/. */
-const VIEWS = [
+/** The views: a later one is one more entry here and one more file in pages/. `role` is what it takes beside `read`. */
+const VIEWS: { path: string; name: string; role?: Role }[] = [
   { path: "", name: "Overview" },
   { path: "feedback", name: "Feedback" },
   { path: "queues", name: "Queues" },
   { path: "rounds", name: "Rounds" },
   { path: "policies", name: "Policies" },
   { path: "rollouts", name: "Rollouts" },
-  { path: "settings", name: "Settings" },
+  { path: "usage", name: "Usage" },
+  { path: "project", name: "Project" },
+  { path: "keys", name: "Keys", role: "admin" },
+  { path: "audit", name: "Audit", role: "admin" },
+  { path: "settings", name: "Settings", role: "admin" },
 ];
 
 export function App() {
@@ -61,6 +70,8 @@ function Frame({ signOut }: { signOut: () => void }) {
   const [view = "", id] = place.path;
   const live = useLive();
   const status = useData<Status>("console/status", ["votes", "rounds", "policies", "training"]);
+  const me = useData<Me>("console/whoami");
+  const may = (role: Role) => me.data?.roles.includes(role) ?? false;
   const [help, setHelp] = useState(false);
   const [said, setSaid] = useState("");
   useEffect(() => onSaid(setSaid), []);
@@ -97,7 +108,7 @@ function Frame({ signOut }: { signOut: () => void }) {
           <img src="/icon.svg" alt="" width="24" height="24" /> Hearken
         </a>
         <nav aria-label="Views">
-          {VIEWS.map((each) => (
+          {VIEWS.filter((each) => !each.role || may(each.role)).map((each) => (
             <a
               key={each.path}
               href={href(each.path ? [each.path] : [])}
@@ -124,8 +135,10 @@ function Frame({ signOut }: { signOut: () => void }) {
           </button>
         </div>
       </header>
-      <main id="main" tabIndex={-1}>
-        <View view={view} id={id} status={status.data} statusError={status.error} reload={status.reload} />
+      <main id="main" tabIndex={-1} class={may("operate") ? undefined : "read-only"}>
+        <SignedIn value={me.data}>
+          <View view={view} id={id} status={status.data} statusError={status.error} reload={status.reload} />
+        </SignedIn>
       </main>
       <p class="said" role="status" aria-live="polite">
         {said}
@@ -158,6 +171,14 @@ function View(props: {
       return id ? <PolicyPage id={id} key={id} /> : <PoliciesPage />;
     case "rollouts":
       return <RolloutsPage status={status} />;
+    case "usage":
+      return <UsagePage />;
+    case "project":
+      return <ProjectPage />;
+    case "keys":
+      return <KeysPage />;
+    case "audit":
+      return <AuditPage />;
     case "settings":
       return <SettingsPage />;
     default:

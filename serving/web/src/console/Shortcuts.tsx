@@ -7,6 +7,10 @@ export const SHORTCUTS = [
   { key: "r", path: ["rounds"], name: "Rounds" },
   { key: "p", path: ["policies"], name: "Policies" },
   { key: "l", path: ["rollouts"], name: "Rollouts" },
+  { key: "u", path: ["usage"], name: "Usage" },
+  { key: "c", path: ["project"], name: "Project" },
+  { key: "k", path: ["keys"], name: "Keys" },
+  { key: "a", path: ["audit"], name: "Audit" },
   { key: "s", path: ["settings"], name: "Settings" },
 ];
 

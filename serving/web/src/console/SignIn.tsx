@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { check, keepKey, request, sentence } from "./api";
 
-/** Asks for the admin key, and tries it before it is kept. */
+/** Asks for an admin key, or another one that may read, and tries it before it is kept. */
 export function SignIn({ onSignedIn }: { onSignedIn: () => void }) {
   const [key, setKey] = useState("");
   const [busy, setBusy] = useState(false);
@@ -12,7 +12,7 @@ export function SignIn({ onSignedIn }: { onSignedIn: () => void }) {
     setBusy(true);
     setError(null);
     try {
-      await check(await request("rounds?limit=1", {}, key.trim()));
+      await check(await request("console/whoami", {}, key.trim()));
       keepKey(key.trim());
       onSignedIn();
     } catch (refused) {
@@ -38,8 +38,8 @@ export function SignIn({ onSignedIn }: { onSignedIn: () => void }) {
           />
         </label>
         <p id="key-help" class="quiet">
-          The first start of <code>hearken up</code> printed it. It stays in this tab, and is forgotten when
-          you close it.
+          The first start of <code>hearken up</code> printed it; a key with the role read works, too. It stays
+          in this tab, and is forgotten when you close it.
         </p>
         {error && (
           <p class="problem" role="alert">

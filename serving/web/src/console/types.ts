@@ -260,3 +260,60 @@ export interface Setting {
   source: string;
   description: string;
 }
+
+export interface Key {
+  id: string;
+  name: string | null;
+  kind: "admin" | "secret" | "publishable";
+  roles: string[];
+  origins: string[];
+  quotas: Record<string, Record<string, number>>;
+  created_at: string;
+  expires_at: string | null;
+  revoked_at: string | null;
+  previous_expires_at: string | null;
+}
+
+/** A key with its secret, which is in this answer only. */
+export interface MadeKey extends Key {
+  key: string;
+}
+
+export interface Project {
+  id: string;
+  system_prompt: string | null;
+  sampling: Record<string, number>;
+  promotion: string | null;
+  public_cards: boolean;
+  paused: boolean;
+  created_at: string;
+}
+
+export interface MadeProject extends Project {
+  keys: { admin: string; secret: string; publishable: string };
+  page: string;
+}
+
+export interface Counts {
+  chats: number;
+  votes: number;
+  requests: number;
+  refused: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+}
+
+export interface Usage {
+  days: (Counts & { day: string })[];
+  keys: (Counts & { key: string; name: string | null })[];
+  projects?: (Counts & { project: string })[];
+}
+
+export interface AuditEntry {
+  id: number;
+  at: string;
+  actor: string;
+  action: string;
+  target: string;
+  details: Record<string, string | { from: unknown; to: unknown }>;
+}

@@ -26,6 +26,12 @@ function hasDark(): boolean {
   return `${said} ${getComputedStyle(document.documentElement).colorScheme}`.includes("dark");
 }
 
+/** Returns the key in the address of the service's own page: `/?key=pk-…` is the chat of another project. */
+function keyOfPage(): string | null {
+  const own = location.origin === new URL(SERVICE).origin;
+  return own ? new URLSearchParams(location.search).get("key") : null;
+}
+
 export class HearkenChat extends HTMLElement {
   #root = this.attachShadow({ mode: "open" });
   #session: Session | null = null;
@@ -40,7 +46,7 @@ export class HearkenChat extends HTMLElement {
     if (!this.#attribute("theme") && !hasDark())
       sheet.insertRule(":host { color-scheme: light; }", sheet.cssRules.length);
     this.#root.adoptedStyleSheets = [sheet];
-    const key = this.#attribute("key");
+    const key = this.#attribute("key") ?? keyOfPage();
     this.#keep = new Keep(key ? key.slice(-12) : "page");
     this.#service = new Service(SERVICE, key, this.#attribute("session"), this.#keep);
     if (this.hasAttribute("launcher")) void this.#launch();

@@ -56,7 +56,7 @@ function Shown({ status, reload }: { status: Status; reload: () => void }) {
             Look at it
           </a>
           {answering.live !== "p0" && (
-            <button type="button" onClick={() => setTakingBack(true)}>
+            <button type="button" class="operate" onClick={() => setTakingBack(true)}>
               Take it back…
             </button>
           )}
@@ -200,7 +200,7 @@ function Training({ training, reload }: { training: Status["training"]; reload: 
           {error}
         </p>
       )}
-      <div class="buttons">
+      <div class="buttons operate">
         <button type="button" onClick={change}>
           {paused ? "Resume training" : "Pause training"}
         </button>

@@ -109,7 +109,7 @@ function Actions({ policy, reload }: { policy: WholePolicy; reload: () => void }
     }
   }
   return (
-    <div class="buttons">
+    <div class="buttons operate">
       {(waits || policy.state === "canary") && !policy.pruned_at && (
         <button type="button" class="primary" onClick={() => setAction("promote")}>
           Make it live…

@@ -30,7 +30,7 @@ export function QueuePage({ id }: { id: string }) {
               <Name onName={setRater} />
             )}
             <Standing queue={shown} />
-            <button type="button" class="link" onClick={() => void remove(path)}>
+            <button type="button" class="link operate" onClick={() => void remove(path)}>
               Delete this queue
             </button>
           </>

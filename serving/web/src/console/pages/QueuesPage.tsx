@@ -16,7 +16,7 @@ export function QueuesPage() {
     <>
       <div class="title">
         <h1>Queues</h1>
-        <button type="button" class="primary" onClick={() => setCreating(true)}>
+        <button type="button" class="primary operate" onClick={() => setCreating(true)}>
           New queue…
         </button>
       </div>

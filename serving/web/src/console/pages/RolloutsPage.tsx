@@ -18,7 +18,7 @@ export function RolloutsPage({ status }: { status: Status | null }) {
           <h2 id="now">Who answers now</h2>
           <Shares shares={status.answering.shares} />
           {status.answering.live !== "p0" && (
-            <div class="buttons">
+            <div class="buttons operate">
               <button
                 type="button"
                 onClick={() => setChange({ action: "rollback", policy: status.answering.live })}
@@ -40,7 +40,7 @@ export function RolloutsPage({ status }: { status: Status | null }) {
                     Canary: <PolicyLink id={running.policy} /> on {percent(running.share)}
                   </h2>
                   <EvidenceView evidence={running.evidence} />
-                  <div class="buttons">
+                  <div class="buttons operate">
                     <button
                       type="button"
                       class="primary"

@@ -35,12 +35,12 @@ export function SavedViews({ place }: { place: Place }) {
         </label>
       )}
       {isFiltered(place.query) && !chosen && (
-        <button type="button" onClick={() => setSaving(true)}>
+        <button type="button" class="operate" onClick={() => setSaving(true)}>
           Save this view…
         </button>
       )}
       {chosen && (
-        <button type="button" class="link" onClick={() => void remove(chosen.name).then(views.reload)}>
+        <button type="button" class="link operate" onClick={() => void remove(chosen.name).then(views.reload)}>
           Delete this view
         </button>
       )}

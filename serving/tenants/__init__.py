@@ -1,0 +1,1 @@
+"""Projects, their keys, what they used, and who changed what."""

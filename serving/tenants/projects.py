@@ -1,0 +1,160 @@
+"""`/v1/projects`: the installation's own project makes others; each sets its prompt, sampling and promotion.
+
+A new project is answered by the base at once, and begins with three keys: for its operators, its servers and
+its pages. The project that `project` of the settings names is the installation's own: its admins see all
+projects by name and setting, and nothing of what is in them.
+"""
+
+from dataclasses import asdict
+from typing import Annotated, Any, LiteralString
+
+from fastapi import APIRouter, Query, Request
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+from pydantic import TypeAdapter
+
+from schemas.errors import Conflict, Forbidden, NotFound, Unavailable
+from schemas.policies import BASE
+from schemas.projects import NewProject, ProjectChange
+from schemas.wire import check, decode
+from serving.admin import with_times
+from serving.auth import Admin, Operator, Viewer, acting
+from serving.keys import Caller, make_keys
+from serving.openapi import request_body
+from serving.services import services
+
+MOST_PROJECTS = 1_000
+"""Projects of one page."""
+
+router = APIRouter(prefix="/v1/projects")
+
+Connection = AsyncConnection[DictRow]
+
+_NEW_PROJECT, _CHANGE = TypeAdapter(NewProject), TypeAdapter(ProjectChange)
+_COLUMNS: LiteralString = """
+select id, system_prompt, sampling, promotion, public_cards, paused, created_at from projects
+"""
+
+# The base is the same for all, so a new project is answered by the files of the installation's own.
+_ADD_BASE: LiteralString = """
+insert into policies (project, id, parent, base_digest, directory, digest, manifest, state, live_at)
+select %(project)s, id, parent, base_digest, directory, digest, manifest, 'live', now()
+from policies where project = %(own)s and id = %(base)s
+"""
+
+
+async def projects(
+    connection: Connection, after: str = "", limit: int = MOST_PROJECTS
+) -> list[dict[str, Any]]:
+    """Returns projects by id, from behind the id `after`."""
+    cursor = await connection.execute(
+        _COLUMNS + "where id > %s order by id limit %s", [after, min(limit, MOST_PROJECTS)]
+    )
+    return [with_times(row) for row in await cursor.fetchall()]
+
+
+async def project(connection: Connection, id: str) -> dict[str, Any]:
+    """Returns what a project has set. Raises NotFound."""
+    row = await (await connection.execute(_COLUMNS + "where id = %s", [id])).fetchone()
+    if row is None:
+        raise _missing(id)
+    return with_times(row)
+
+
+async def create(connection: Connection, own: str, new: NewProject) -> dict[str, Any]:
+    """Creates a project beside the installation's `own`, answered by the base, with its first keys in the
+    clear. Raises Conflict where there is one of this name, Unavailable while there is no base yet."""
+    made = await connection.execute(
+        "insert into projects (id, system_prompt, sampling, promotion, public_cards)"
+        " values (%s, %s, %s, %s, %s) on conflict do nothing",
+        [new.id, new.system_prompt, Jsonb(new.sampling.model_dump(exclude_none=True)), new.promotion,
+         new.public_cards],
+    )  # fmt: skip
+    if not made.rowcount:
+        raise Conflict(f"There is a project {new.id} already.", code="project_exists", param="id")
+    based = await connection.execute(_ADD_BASE, {"project": new.id, "own": own, "base": BASE})
+    if not based.rowcount:
+        raise Unavailable(
+            "The base model is not published yet; try again when the first start has ended.", code="no_base"
+        )
+    await connection.execute(
+        "insert into routes (project, live, previous) values (%s, %s, %s)", [new.id, BASE, BASE]
+    )
+    keys = await make_keys(connection, new.id)
+    await connection.execute("select pg_notify('hearken_routes', %s)", [new.id])
+    return {**await project(connection, new.id), "keys": asdict(keys), "page": f"/?key={keys.publishable}"}
+
+
+async def change(connection: Connection, id: str, said: ProjectChange) -> dict[str, Any]:
+    """Changes what is given of a project; its chats follow within a second. Raises NotFound."""
+    given = said.model_fields_set
+    await connection.execute(
+        "update projects set system_prompt = case when %s then %s else system_prompt end,"
+        " sampling = case when %s then %s else sampling end,"
+        " promotion = case when %s then %s else promotion end,"
+        " public_cards = case when %s then %s else public_cards end where id = %s",
+        [
+            "system_prompt" in given, said.system_prompt,
+            "sampling" in given, Jsonb(said.sampling.model_dump(exclude_none=True)),
+            "promotion" in given, said.promotion,
+            "public_cards" in given, said.public_cards, id,
+        ],
+    )  # fmt: skip
+    await connection.execute("select pg_notify('hearken_routes', %s)", [id])
+    return await project(connection, id)
+
+
+def _missing(id: str) -> NotFound:
+    return NotFound(f"There is no project {id[:64]}.", code="project_not_found")
+
+
+def is_installations_own(request: Request, caller: Caller) -> bool:
+    """Returns whether the caller is an admin of the project that makes others."""
+    return caller.may("admin") and caller.project == services(request).settings.project
+
+
+def _check_sees(request: Request, caller: Caller, id: str) -> None:
+    """Raises NotFound for another project than the caller's, unless it makes them."""
+    if id != caller.project and not is_installations_own(request, caller):
+        raise _missing(id)
+
+
+@router.get("")
+async def list_projects(
+    request: Request,
+    caller: Viewer,
+    after: Annotated[str, Query(max_length=64)] = "",
+    limit: Annotated[int, Query(ge=1, le=MOST_PROJECTS)] = 100,
+) -> dict[str, Any]:
+    """Lists the caller's project; for an admin of the installation's own, all by their ids."""
+    async with services(request).pool.connection() as connection:
+        if is_installations_own(request, caller):
+            return {"object": "list", "data": await projects(connection, after, limit)}
+        return {"object": "list", "data": [await project(connection, caller.project)]}
+
+
+@router.post("", status_code=201, openapi_extra=request_body("/v1/projects", NewProject))
+async def create_project(request: Request, caller: Admin) -> dict[str, Any]:
+    """Creates a project. Its `keys` are in this answer only; `page` is the address of its chat here."""
+    if not is_installations_own(request, caller):
+        raise Forbidden("Only an admin of the installation's own project makes others.")
+    new = check(_NEW_PROJECT, decode(await request.body()))
+    async with acting(request, caller) as connection:
+        return await create(connection, caller.project, new)
+
+
+@router.get("/{id}")
+async def one_project(request: Request, id: str, caller: Viewer) -> dict[str, Any]:
+    _check_sees(request, caller, id)
+    async with services(request).pool.connection() as connection:
+        return await project(connection, id)
+
+
+@router.patch("/{id}", openapi_extra=request_body("/v1/projects/{id}", ProjectChange, method="patch"))
+async def change_project(request: Request, id: str, caller: Operator) -> dict[str, Any]:
+    """Changes system prompt, sampling defaults or promotion: those that the body names."""
+    _check_sees(request, caller, id)
+    said = check(_CHANGE, decode(await request.body()))
+    async with acting(request, caller) as connection:
+        return await change(connection, id, said)

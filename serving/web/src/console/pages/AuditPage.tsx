@@ -1,0 +1,97 @@
+import { useEffect, useState } from "preact/hooks";
+import { ask } from "../api";
+import { noteError, useData } from "../data";
+import { Empty, Table, Waiting } from "../parts/basics";
+import type { AuditEntry, List } from "../types";
+import { ago, time } from "../words";
+
+const PAGE = 50;
+const KINDS = ["key", "project", "route", "rollout", "policy", "queue", "view", "turn"];
+
+/** Who changed what, newest first. Nobody can change or delete an entry. */
+export function AuditPage() {
+  const [kind, setKind] = useState("");
+  const path = `audit?limit=${PAGE}${kind && `&action=${kind}`}`;
+  const first = useData<List<AuditEntry>>(path, ["policies", "training"]);
+  const [older, setOlder] = useState<AuditEntry[]>([]);
+  const [error, setError] = useState<string | null>(null);
+  useEffect(() => setOlder([]), [path, first.data]);
+
+  async function more(last: AuditEntry) {
+    try {
+      const found = await ask<List<AuditEntry>>(`${path}&before=${last.id}`);
+      setOlder([...older, ...found.data]);
+    } catch (refused) {
+      setError(noteError(refused));
+    }
+  }
+
+  return (
+    <>
+      <div class="title">
+        <h1>Audit</h1>
+        <label class="by">
+          Changes of
+          <select value={kind} onChange={(event) => setKind(event.currentTarget.value)}>
+            <option value="">everything</option>
+            {KINDS.map((each) => (
+              <option key={each}>{each}</option>
+            ))}
+          </select>
+        </label>
+      </div>
+      <p class="quiet">
+        The database writes an entry with each change, and refuses to change one. `service` is what happened by
+        itself.
+      </p>
+      <Waiting on={first}>
+        {(list) => {
+          const entries = [...list.data, ...older];
+          const last = entries.at(-1);
+          if (!last) return <Empty>Nothing was changed.</Empty>;
+          return (
+            <>
+              <Table label="Changes" head={["When", "Who", "What", "Which", "From and to"]}>
+                {entries.map((entry) => (
+                  <tr key={entry.id}>
+                    <td>
+                      <time dateTime={entry.at} title={time(entry.at)}>
+                        {ago(entry.at)}
+                      </time>
+                    </td>
+                    <td class="id">{entry.actor}</td>
+                    <td>{entry.action.replace(".", " ")}</td>
+                    <td class="id">{entry.target}</td>
+                    <td class="words">
+                      {Object.entries(entry.details).map(([name, change]) => (
+                        <div key={name}>
+                          {name}: {said(change)}
+                        </div>
+                      ))}
+                    </td>
+                  </tr>
+                ))}
+              </Table>
+              {entries.length % PAGE === 0 && (
+                <button type="button" class="more" onClick={() => void more(last)}>
+                  Show more
+                </button>
+              )}
+            </>
+          );
+        }}
+      </Waiting>
+      {error && (
+        <p class="problem" role="alert">
+          {error}
+        </p>
+      )}
+    </>
+  );
+}
+
+function said(change: AuditEntry["details"][string]): string {
+  if (typeof change === "string") return change;
+  const words = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
+  return change.from == null ? words(change.to) : `${words(change.from)} → ${words(change.to)}`;
+}

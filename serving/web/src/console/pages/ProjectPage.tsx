@@ -1,0 +1,158 @@
+import { useState } from "preact/hooks";
+import { ask } from "../api";
+import { noteError, useData } from "../data";
+import { Table, Waiting } from "../parts/basics";
+import { NewProject } from "../parts/NewProject";
+import { useMay, useMe } from "../roles";
+import { say } from "../said";
+import type { List, Project } from "../types";
+import { time } from "../words";
+
+/** What the project sets for its chats; and, where this project makes others, those. */
+export function ProjectPage() {
+  const me = useMe();
+  const project = useData<Project>(me && `projects/${encodeURIComponent(me.project)}`);
+  return (
+    <>
+      <h1>Project {me?.project}</h1>
+      <Waiting on={project}>
+        {(found) => <Chats key={found.id} project={found} onSaved={project.reload} />}
+      </Waiting>
+      {me?.makes_projects && <Projects />}
+    </>
+  );
+}
+
+function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) {
+  const [prompt, setPrompt] = useState(project.system_prompt ?? "");
+  const [temperature, setTemperature] = useState(String(project.sampling["temperature"] ?? ""));
+  const [length, setLength] = useState(String(project.sampling["max_tokens"] ?? ""));
+  const [promotion, setPromotion] = useState(project.promotion ?? "");
+  const [cards, setCards] = useState(project.public_cards);
+  const [error, setError] = useState<string | null>(null);
+  const may = useMay("operate");
+
+  async function save(event: Event) {
+    event.preventDefault();
+    const { temperature: _, max_tokens: __, ...others } = project.sampling;
+    const sampling = {
+      ...others,
+      ...(temperature ? { temperature: Number(temperature) } : {}),
+      ...(length ? { max_tokens: Number(length) } : {}),
+    };
+    try {
+      await ask(`projects/${encodeURIComponent(project.id)}`, "PATCH", {
+        system_prompt: prompt || null,
+        sampling,
+        promotion: promotion || null,
+        public_cards: cards,
+      });
+      setError(null);
+      say("Saved: it counts from the next chat on.");
+      onSaved();
+    } catch (refused) {
+      setError(noteError(refused));
+    }
+  }
+
+  return (
+    <form class="card" aria-label="Chats of this project" onSubmit={save}>
+      <label>
+        System prompt of chats that bring none
+        <textarea
+          rows={5}
+          maxLength={20_000}
+          readOnly={!may}
+          value={prompt}
+          onInput={(event) => setPrompt(event.currentTarget.value)}
+        />
+      </label>
+      <label>
+        Temperature; empty: as the base says
+        <input
+          type="number"
+          min={0}
+          max={2}
+          step="any"
+          readOnly={!may}
+          value={temperature}
+          onInput={(event) => setTemperature(event.currentTarget.value)}
+        />
+      </label>
+      <label>
+        Longest reply, tokens; empty: as the settings say
+        <input
+          type="number"
+          min={1}
+          readOnly={!may}
+          value={length}
+          onInput={(event) => setLength(event.currentTarget.value)}
+        />
+      </label>
+      <label>
+        How a candidate goes live
+        <select
+          value={promotion}
+          disabled={!may}
+          onChange={(event) => setPromotion(event.currentTarget.value)}
+        >
+          <option value="">As the settings say</option>
+          <option value="direct">Once the gate passes it</option>
+          <option value="canary">After an operator gave it a share</option>
+        </select>
+      </label>
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={cards}
+          disabled={!may}
+          onChange={(event) => setCards(event.currentTarget.checked)}
+        />
+        Anybody may read what a policy learned from and how it was judged, at /cards/{project.id}/POLICY
+      </label>
+      {error && (
+        <p class="problem" role="alert">
+          {error}
+        </p>
+      )}
+      {may && (
+        <div class="buttons">
+          <button type="submit" class="primary">
+            Save
+          </button>
+        </div>
+      )}
+    </form>
+  );
+}
+
+function Projects() {
+  const projects = useData<List<Project>>("projects?limit=1000");
+  const [creating, setCreating] = useState(false);
+  return (
+    <section aria-labelledby="projects">
+      <div class="title">
+        <h2 id="projects">All projects</h2>
+        <button type="button" class="primary" onClick={() => setCreating(true)}>
+          New project…
+        </button>
+      </div>
+      <Waiting on={projects}>
+        {(list) => (
+          <Table label="Projects" head={["Project", "Since", "Training"]}>
+            {list.data.map((each) => (
+              <tr key={each.id}>
+                <th scope="row" class="id">
+                  {each.id}
+                </th>
+                <td>{time(each.created_at)}</td>
+                <td>{each.paused ? "paused" : "goes on"}</td>
+              </tr>
+            ))}
+          </Table>
+        )}
+      </Waiting>
+      {creating && <NewProject onClose={() => setCreating(false)} onMade={projects.reload} />}
+    </section>
+  );
+}
