@@ -14,7 +14,7 @@ import psycopg
 import typer
 from pydantic import ValidationError
 
-from deploy import control, data_commands, keys, operate, settings_problems
+from deploy import control, data_commands, keys, operate, settings_problems, webhooks
 from deploy.command_line import DataDir, Json, MetricsPort
 from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
@@ -199,6 +199,7 @@ app.add_typer(operate.app)
 app.add_typer(control.app)
 app.add_typer(data_commands.app)
 app.add_typer(keys.app, name="keys")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def _stop_event() -> threading.Event:

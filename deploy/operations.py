@@ -53,6 +53,16 @@ def operations(url: str | None, key: str | None, data_dir: Path | None) -> Opera
     return OverHttp(url, key)
 
 
+def either(
+    where: tuple[str | None, str | None, Path | None],
+    over_http: Callable[["OverHttp"], T],
+    beside: Callable[[Connection, Settings], Awaitable[T]],
+) -> T:
+    """Asks the service at a URL, with a key, or does the same beside the database of a data folder."""
+    source = operations(*where)
+    return over_http(source) if isinstance(source, OverHttp) else with_database(where[2], beside)
+
+
 class OverHttp:
     """The operations of a running service. Raises HearkenError with the service's own words."""
 
@@ -96,6 +106,15 @@ class OverHttp:
     def rollback(self, policy: str, reason: str) -> None:
         self._ask("POST", f"policies/{policy}/rollback", body={"reason": reason})
 
+    def webhooks(
+        self,
+        method: str,
+        path: str = "",
+        query: dict[str, Any] | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        return self._ask(method, f"webhooks{path}", query, body)
+
     def _list(self, path: str, **query: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._ask("GET", path, query)["data"]
         return found
@@ -107,7 +126,7 @@ class OverHttp:
 
         try:
             answer = self._client.request(method, f"/v1/{path}", params=query, json=body)
-            found: dict[str, Any] = answer.json()
+            found: dict[str, Any] = answer.json() if answer.content else {}
         except httpx.HTTPError as error:
             raise HearkenError(f"{self._client.base_url} does not answer: {error}.") from None
         except ValueError:
