@@ -22,8 +22,8 @@ MOST_OF_POLICY = 1_000
 MOST_TURNS = 100
 """Newest turns of a conversation that are read."""
 
-# What became of a vote: whether the last round held it out, the policy that first learned from it, and since when
-# that one is live.
+# What became of a vote: whether the last round held it out, the policy that first learned from it, and since
+# when that one is live.
 _ABOUT: LiteralString = """
 select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value, f.policy, f.rater as "user",
     f.created_at, f.superseded_by, f.retracted_at, f.comment, f.text as edit, t.conversation_id,

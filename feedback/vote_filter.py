@@ -30,8 +30,8 @@ class Filter:
     """Which votes to read: in a time, of a type and value (`up`, `down`, `none`, a signal's name), with this
     reason, on replies of this policy, of chats with these tags (`key=value`, from their metadata), of
     these raters (pseudonyms), with these words or beginnings of words (as in a web search), only active
-    ones, after the vote with this id; at most `limit`. Or those after one position and up to another (`between`), in the order
-    of commits."""
+    ones, after the vote with this id; at most `limit`. Or those after one position and up to another
+    (`between`), in the order of commits."""
 
     since: datetime | None = None
     until: datetime | None = None

@@ -192,7 +192,8 @@ class WebhookSender:
             return 1
         if row["disabled_at"] is not None:
             log.warning("webhook_disabled", webhook=endpoint, status=answer.status, error=answer.error)
-        return max(min(5 * 2 ** min(row["failures"] - 1, 16), LONGEST_PAUSE), answer.retry_after)
+        pause = min(5.0 * 2 ** min(int(row["failures"]) - 1, 16), LONGEST_PAUSE)
+        return max(pause, answer.retry_after)
 
 
 def _session(targets: Targets, scheme: str) -> aiohttp.ClientSession:

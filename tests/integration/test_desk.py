@@ -73,7 +73,7 @@ async def test_each_filter_selects_the_same_votes_in_the_desk_and_in_the_export(
         ("text=lutetia", {"edit"}),
         ("text=lute", {"edit"}),
         ("text=l", set()),
-        ('text=capit -ide -"is rom"', {"up", "edit"}),
+        ('text="capital of fra" -ide -rom', {"up", "edit"}),
         ("text=cap%27s|:*\\", set()),
         ("text=capital -idea -rome", {"up", "edit"}),
         ("since=2020-01-01T00:00:00Z&until=2020-01-02T00:00:00Z", set()),

@@ -18,7 +18,6 @@ from feedback import retention, webhook_sender
 from feedback.store import Store
 from feedback.webhook_events import VOTES, write_deliveries
 from feedback.webhook_target import TargetResolver, Targets
-from feedback.webhooks import KEPT_DAYS, time_bound
 from hearken_client import WebhookRefused, verify_webhook
 from schemas.database import AsyncPool
 from schemas.errors import InvalidRequest
@@ -208,7 +207,7 @@ async def test_many_votes_come_in_few_deliveries(async_pool: AsyncPool) -> None:
     async with async_pool.connection() as connection:
         rows = await (await connection.execute("select type, payload from webhook_deliveries")).fetchall()
         left = await (await connection.execute("select * from webhook_events")).fetchall()
-        await connection.execute("update webhook_deliveries set id = 'msg_0' || id")
+        await connection.execute("update webhook_deliveries set id = 'msg_00' || substr(id, 7)")
     assert left == []
     votes: dict[str, list[str]] = {}
     for row in rows:
@@ -221,7 +220,7 @@ async def test_many_votes_come_in_few_deliveries(async_pool: AsyncPool) -> None:
     await retention.run_maintenance(async_pool, None)
     async with async_pool.connection() as connection:
         rows = await (await connection.execute("select id from webhook_deliveries")).fetchall()
-    assert rows == [], time_bound(datetime.now(UTC) - timedelta(days=KEPT_DAYS))
+    assert rows == []
 
 
 async def test_who_may_say_where_events_go(service: Service) -> None:
