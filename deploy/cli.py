@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
 import typer
@@ -19,6 +19,9 @@ from deploy.command_line import DataDir, Json, MetricsPort
 from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
 from schemas.settings import Settings, load
+
+if TYPE_CHECKING:
+    from deploy.local.console import PlainConsole
 
 app = typer.Typer(
     help="A chat service that learns from the votes of its users.",
@@ -59,7 +62,7 @@ def up(
         settings = load(
             **settings.model_dump(exclude={"engine"}), engine={**settings.engine.model_dump(), "kind": engine}
         )
-    raise typer.Exit(run(settings, lambda line: print(line, flush=True)))
+    raise typer.Exit(run(settings, _console()))
 
 
 @app.command()
@@ -200,6 +203,17 @@ app.add_typer(control.app)
 app.add_typer(data_commands.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
+
+
+def _console() -> "PlainConsole":
+    """Returns a screen where standard output is a terminal that can be drawn on."""
+    from rich.console import Console
+
+    from deploy.local.console import PlainConsole
+    from deploy.local.screen import Screen
+
+    terminal = Console(highlight=False, markup=False)
+    return Screen(terminal) if terminal.is_terminal and not terminal.is_dumb_terminal else PlainConsole()
 
 
 def _stop_event() -> threading.Event:

@@ -49,18 +49,23 @@ def operations(url: str | None, key: str | None, data_dir: Path | None) -> Opera
     if url is None:
         return BesideDatabase(data_dir)
     if not key:
-        raise StartError("--url needs the admin key: --key, or the variable HEARKEN_ADMIN_KEY.")
+        raise StartError("--url needs a key, in the variable HEARKEN_ADMIN_KEY.")
     return OverHttp(url, key)
 
 
-def either(
-    where: tuple[str | None, str | None, Path | None],
-    over_http: Callable[["OverHttp"], T],
-    beside: Callable[[Connection, Settings], Awaitable[T]],
+def ask_or_do(
+    url: str | None,
+    key: str | None,
+    data_dir: Path | None,
+    ask: "Callable[[OverHttp], T]",
+    do: Callable[[Connection, Settings], Awaitable[T]],
 ) -> T:
-    """Asks the service at a URL, with a key, or does the same beside the database of a data folder."""
-    source = operations(*where)
-    return over_http(source) if isinstance(source, OverHttp) else with_database(where[2], beside)
+    """Returns what the service at `url` answers, or what `do` does beside the database."""
+    where = operations(url, key, data_dir)
+    if isinstance(where, OverHttp):
+        return ask(where)
+    assert isinstance(where, BesideDatabase)  # noqa: S101  (there are these two)
+    return where.run(do)
 
 
 class OverHttp:
@@ -76,57 +81,48 @@ class OverHttp:
         )
 
     def status(self) -> dict[str, Any]:
-        return self._ask("GET", "console/status")
+        return self.ask("GET", "console/status")
 
     def rounds(self, limit: int) -> list[dict[str, Any]]:
         return self._list("console/rounds", limit=limit)
 
     def report(self, round: int) -> dict[str, Any]:
-        return self._ask("GET", f"console/rounds/{round}")
+        return self.ask("GET", f"console/rounds/{round}")
 
     def policies(self) -> list[dict[str, Any]]:
         return self._list("console/policies")
 
     def policy(self, policy: str) -> dict[str, Any]:
-        return self._ask("GET", f"console/policies/{policy}")
+        return self.ask("GET", f"console/policies/{policy}")
 
     def rollouts(self) -> list[dict[str, Any]]:
         return self._list("console/rollouts")
 
     def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]:
         about = {"policy": policy} if policy else {}
-        return self._ask("GET", "console/rollouts/preview", {"action": action, "share": share, **about})
+        return self.ask("GET", "console/rollouts/preview", {"action": action, "share": share, **about})
 
     def start(self, policy: str, share: float) -> None:
-        self._ask("POST", "rollouts", body={"policy": policy, "share": share})
+        self.ask("POST", "rollouts", body={"policy": policy, "share": share})
 
     def promote(self, policy: str) -> None:
-        self._ask("POST", f"policies/{policy}/promote")
+        self.ask("POST", f"policies/{policy}/promote")
 
     def rollback(self, policy: str, reason: str) -> None:
-        self._ask("POST", f"policies/{policy}/rollback", body={"reason": reason})
-
-    def webhooks(
-        self,
-        method: str,
-        path: str = "",
-        query: dict[str, Any] | None = None,
-        body: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        return self._ask(method, f"webhooks{path}", query, body)
+        self.ask("POST", f"policies/{policy}/rollback", body={"reason": reason})
 
     def _list(self, path: str, **query: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._ask("GET", path, query)["data"]
+        found: list[dict[str, Any]] = self.ask("GET", path, query)["data"]
         return found
 
-    def _ask(
+    def ask(
         self, method: str, path: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         import httpx
 
         try:
             answer = self._client.request(method, f"/v1/{path}", params=query, json=body)
-            found: dict[str, Any] = answer.json() if answer.content else {}
+            found: dict[str, Any] = answer.json()
         except httpx.HTTPError as error:
             raise HearkenError(f"{self._client.base_url} does not answer: {error}.") from None
         except ValueError:
@@ -145,37 +141,37 @@ class BesideDatabase:
     def status(self) -> dict[str, Any]:
         from serving.console.status import status
 
-        return self._run(lambda connection, settings: status(connection, settings, settings.project))
+        return self.run(lambda connection, settings: status(connection, settings, settings.project))
 
     def rounds(self, limit: int) -> list[dict[str, Any]]:
         from serving.console.rounds import rounds
 
-        return self._run(lambda connection, settings: rounds(connection, settings.project, limit))
+        return self.run(lambda connection, settings: rounds(connection, settings.project, limit))
 
     def report(self, round: int) -> dict[str, Any]:
         from serving.console.rounds import report
 
-        return self._run(lambda connection, settings: report(connection, settings.project, round))
+        return self.run(lambda connection, settings: report(connection, settings.project, round))
 
     def policies(self) -> list[dict[str, Any]]:
         from serving.console.policies import policies
 
-        return self._run(lambda connection, settings: policies(connection, settings.project, 1_000))
+        return self.run(lambda connection, settings: policies(connection, settings.project, 1_000))
 
     def policy(self, policy: str) -> dict[str, Any]:
         from serving.console.policies import policy as read
 
-        return self._run(lambda connection, settings: read(connection, settings.project, policy))
+        return self.run(lambda connection, settings: read(connection, settings.project, policy))
 
     def rollouts(self) -> list[dict[str, Any]]:
         from serving.console.rollouts import rollouts
 
-        return self._run(lambda connection, settings: rollouts(connection, settings.project))
+        return self.run(lambda connection, settings: rollouts(connection, settings.project))
 
     def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]:
         from serving.console.rollouts import preview
 
-        return self._run(
+        return self.run(
             lambda connection, settings: preview(
                 connection, settings.project, action, policy, settings.serving.base_share, share
             )
@@ -187,12 +183,12 @@ class BesideDatabase:
     def promote(self, policy: str) -> None:
         from deploy.promotion import promote
 
-        self._run(lambda connection, settings: promote(connection, settings.project, policy))
+        self.run(lambda connection, settings: promote(connection, settings.project, policy))
 
     def rollback(self, policy: str, reason: str) -> None:
         from serving.rollout import rollback_policy
 
-        self._run(lambda connection, settings: rollback_policy(connection, settings.project, policy, reason))
+        self.run(lambda connection, settings: rollback_policy(connection, settings.project, policy, reason))
 
-    def _run(self, work: Callable[[Connection, Settings], Awaitable[T]]) -> T:
+    def run(self, work: Callable[[Connection, Settings], Awaitable[T]]) -> T:
         return with_database(self._data_dir, work)

@@ -8,7 +8,7 @@ import typer
 
 from deploy.command_line import DataDir, Json
 from deploy.control import Key, Url
-from deploy.operations import Connection, either
+from deploy.operations import Connection, ask_or_do
 from schemas.settings import Settings
 
 app = typer.Typer(help="Send events to other services, as signed webhooks.", no_args_is_help=True)
@@ -26,9 +26,11 @@ def show(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Js
     """List the webhooks, and how they fare."""
     from feedback.webhooks import endpoints
 
-    found = either(
-        (url, key, data_dir),
-        lambda service: service.webhooks("GET")["data"],
+    found = ask_or_do(
+        url,
+        key,
+        data_dir,
+        lambda service: service.ask("GET", "webhooks")["data"],
         lambda connection, settings: endpoints(connection, settings.project),
     )
     if as_json:
@@ -65,8 +67,8 @@ def add(
         Targets(settings.serving.webhook_networks).check(new.url)
         return await webhooks.add(connection, settings.project, new)
 
-    found = either(
-        (url, key, data_dir), lambda service: service.webhooks("POST", body=new.model_dump()), beside
+    found = ask_or_do(
+        url, key, data_dir, lambda service: service.ask("POST", "webhooks", body=new.model_dump()), beside
     )
     if as_json:
         print(json.dumps(found, default=str))
@@ -80,9 +82,11 @@ def remove(webhook: Webhook, url: Url = None, key: Key = None, data_dir: DataDir
     """Send nothing more to a webhook, and forget its deliveries."""
     from feedback.webhooks import delete
 
-    either(
-        (url, key, data_dir),
-        lambda service: service.webhooks("DELETE", f"/{webhook}"),
+    ask_or_do(
+        url,
+        key,
+        data_dir,
+        lambda service: service.ask("DELETE", f"webhooks/{webhook}"),
         lambda connection, settings: delete(connection, settings.project, webhook),
     )
     print(f"{webhook} is removed.")
@@ -93,9 +97,11 @@ def enable(webhook: Webhook, url: Url = None, key: Key = None, data_dir: DataDir
     """Send to a webhook again that had failed for too long."""
     from feedback.webhooks import enable
 
-    either(
-        (url, key, data_dir),
-        lambda service: service.webhooks("POST", f"/{webhook}/enable"),
+    ask_or_do(
+        url,
+        key,
+        data_dir,
+        lambda service: service.ask("POST", f"webhooks/{webhook}/enable"),
         lambda connection, settings: enable(connection, settings.project, webhook),
     )
     print(f"{webhook} is enabled.")
@@ -113,9 +119,11 @@ def replay(
     from feedback.webhooks import replay
 
     moment = since.replace(tzinfo=UTC)
-    count = either(
-        (url, key, data_dir),
-        lambda service: service.webhooks("POST", f"/{webhook}/replay", body={"since": moment.isoformat()})[
+    count = ask_or_do(
+        url,
+        key,
+        data_dir,
+        lambda service: service.ask("POST", f"webhooks/{webhook}/replay", body={"since": moment.isoformat()})[
             "replayed"
         ],
         lambda connection, settings: replay(connection, settings.project, webhook, moment),
@@ -135,9 +143,11 @@ def deliveries(
     """List the deliveries of a webhook, newest first, and what came of them."""
     from feedback.webhooks import deliveries
 
-    found = either(
-        (url, key, data_dir),
-        lambda service: service.webhooks("GET", f"/{webhook}/deliveries", {"limit": limit})["data"],
+    found = ask_or_do(
+        url,
+        key,
+        data_dir,
+        lambda service: service.ask("GET", f"webhooks/{webhook}/deliveries", {"limit": limit})["data"],
         lambda connection, settings: deliveries(connection, settings.project, webhook, limit, None),
     )
     if as_json:

@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter
-from starlette.responses import Response
 
 from feedback import webhooks
 from feedback.webhook_target import Targets
@@ -37,11 +36,11 @@ async def endpoints(request: Request, caller: Admin) -> dict[str, Any]:
     return {"object": "list", "data": [with_times(each) for each in found]}
 
 
-@router.delete("/{id}", status_code=204)
-async def delete(request: Request, caller: Admin, id: str) -> Response:
+@router.delete("/{id}")
+async def delete(request: Request, caller: Admin, id: str) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         await webhooks.delete(connection, caller.project, id)
-    return Response(status_code=204)
+    return {"id": id, "deleted": True}
 
 
 @router.post("/{id}/enable")

@@ -70,13 +70,14 @@ class Installation:
     ) -> None:
         self.stop()
 
-    def start(self) -> None:
+    def start(self, stdout: int | None = None) -> None:
+        """Its output goes to console.log, or to the file descriptor `stdout`."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir / "console.log").open("ab") as console:
             self.process = subprocess.Popen(
                 [*self.hearken("up"), "--port", str(self.port), "--data-dir", str(self.data_dir)],
                 env=self.environment,
-                stdout=console,
+                stdout=console if stdout is None else stdout,
                 stderr=subprocess.STDOUT,
             )
 

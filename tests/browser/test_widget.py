@@ -41,7 +41,7 @@ def test_the_static_page_of_the_documents(
     context: BrowserContext, site: Site, installation: Installation, database: Database
 ) -> None:
     html = recipe("clients.md", "A static page", "html", url=installation.url, publishable=PUBLIC_KEY)
-    site.pages["/bakery"] = (html, "")
+    site.pages |= {"/bakery": (html, ""), "/favicon.ico": ("none", "")}
     page = context.new_page()
     page.goto(f"{site.url}/bakery")
     page.get_by_role("button", name="Open the chat").click()

@@ -1,9 +1,13 @@
 """`hearken up` explains failures, stops cleanly, and restarts on its data folder."""
 
+import fcntl
+import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +18,12 @@ import psycopg
 import pytest
 
 from deploy.local import data_folder, supervisor
+from deploy.local.console import PlainConsole
 from deploy.local.postgres import EmbeddedPostgres
 from schemas.errors import StartError
 from schemas.settings import load
 from serving.engine import KEY_VARIABLE
-from tests.installation import ADMIN_KEY, Installation
+from tests.installation import ADMIN_KEY, Installation, wait
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 def test_pages_that_are_not_built_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor.serving, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(StartError, match="run `make install`"):
-        supervisor.up(load(data_dir=tmp_path / "data"), print)
+        supervisor.up(load(data_dir=tmp_path / "data"), PlainConsole())
     assert not (tmp_path / "data").exists()
 
 
@@ -92,6 +97,40 @@ def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -
     assert chat(installation)
 
 
+def test_a_terminal_shows_one_screen(installation: Installation) -> None:
+    assert "\x1b" not in installation.console()  # a file gets plain lines
+    assert "Ctrl-C stops everything." in installation.console()
+    installation.stop()
+    ours, its = os.openpty()
+    os.set_blocking(ours, False)
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    installation.environment |= {"TERM": "xterm", "COLUMNS": "100"}
+    installation.start(its)
+    os.close(its)
+    shown = ""
+
+    def shows(*words: str) -> bool:
+        nonlocal shown
+        with suppress(OSError):
+            shown += os.read(ours, 65_536).decode(errors="replace")
+        return all(word in shown for word in words)
+
+    address = f"{installation.url}/console"
+    wait(lambda: shows(address, "p0. It is the base", "0 new votes; 40 more", "Training waits"), "the screen")
+    assert chat(installation)
+    with installation.client() as client:
+        said = client.get("/v1/chat/completions").json()["data"][0]
+        vote = {"completion_id": said["id"], "type": "thumb", "value": "up"}
+        assert client.post("/v1/feedback", json=vote).status_code == 201
+    wait(lambda: shows("1 new votes; 39 more"), "the vote on the screen")
+    installation.process.send_signal(signal.SIGINT)
+    wait(lambda: shows("Stopped."), "the end")
+    assert installation.process.wait() == 0
+    os.close(ours)
+    installation.start()
+    installation.wait_until_ready()
+
+
 def test_it_starts_again_at_once_after_everything_was_killed_at_once(installation: Installation) -> None:
     """Locks and sockets name processes that nobody has reaped yet, or that are just ending."""
     killed, postgres = installation.process, installation.find("postgres")
@@ -142,7 +181,7 @@ def test_an_engine_that_does_not_exist(tmp_path: Path) -> None:
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_folder, "_MIN_FREE_BYTES", 2**62)
     with pytest.raises(StartError, match=r"The disk of .* is full"):
-        supervisor.up(load(data_dir=tmp_path), print)
+        supervisor.up(load(data_dir=tmp_path), PlainConsole())
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -126,9 +126,9 @@ export class Hearken {
     create: (url: string, events: string[] = []) =>
       this.#send<NewWebhook>({ method: "POST", path: "webhooks", body: { url, events } }),
     /** Sends nothing more to a webhook. */
-    delete: (id: string) => this.#send<void>({ method: "DELETE", path: `webhooks/${part(id)}`, safe: true }),
+    delete: (id: string) => this.#send<{ id: string; deleted: true }>({ method: "DELETE", path: `webhooks/${part(id)}`, safe: true }),
     /** Sends to a webhook again that had failed for too long. */
-    enable: (id: string) => this.#send<unknown>({ method: "POST", path: `webhooks/${part(id)}/enable`, safe: true }),
+    enable: (id: string) => this.#send<{ id: string; disabled_at: null }>({ method: "POST", path: `webhooks/${part(id)}/enable`, safe: true }),
     /** Sends all events since a time again, under the same ids. */
     replay: (id: string, since: Date) =>
       this.#send<{ id: string; replayed: number }>({

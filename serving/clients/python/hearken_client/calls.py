@@ -8,7 +8,9 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from urllib.parse import quote
 
 from hearken_client.types import (
+    Deleted,
     Delivery,
+    Enabled,
     NewWebhook,
     Policy,
     Recorded,
@@ -191,12 +193,12 @@ def create_webhook(url: str, *, events: Sequence[str] = ()) -> Call[NewWebhook]:
     return Call("POST", "/v1/webhooks", {"url": url, "events": list(events)})
 
 
-def delete_webhook(webhook: str) -> Call[None]:
+def delete_webhook(webhook: str) -> Call[Deleted]:
     """Sends nothing more to a webhook."""
     return Call("DELETE", f"/v1/webhooks/{_part(webhook)}", safe=True)
 
 
-def enable_webhook(webhook: str) -> Call[None]:
+def enable_webhook(webhook: str) -> Call[Enabled]:
     """Sends to a webhook again that had failed for too long."""
     return Call("POST", f"/v1/webhooks/{_part(webhook)}/enable", safe=True)
 

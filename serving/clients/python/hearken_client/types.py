@@ -117,6 +117,20 @@ class NewWebhook(TypedDict):
     secret: str
 
 
+class Deleted(TypedDict):
+    """What is gone."""
+
+    id: str
+    deleted: Literal[True]
+
+
+class Enabled(TypedDict):
+    """A webhook to which is sent again."""
+
+    id: str
+    disabled_at: None
+
+
 class Replayed(TypedDict):
     """How many deliveries are sent again."""
 
