@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 
 from deploy import control, data_commands, keys, operate, settings_problems, webhooks
-from deploy.command_line import DataDir, Json, MetricsPort
+from deploy.command_line import DataDir, Json, MetricsPort, existing_installation
 from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
 from schemas.settings import Settings, load
@@ -169,33 +169,60 @@ def judge() -> None:
 
 @app.command()
 def simulate(
-    url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8000",
-    admin_key: Annotated[str, typer.Option(envvar="HEARKEN_ADMIN_KEY", help="The admin key.")] = "",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a service, for its key's project; default: here, in a project of its own."
+        ),
+    ] = None,
+    admin_key: Annotated[
+        str, typer.Option(envvar="HEARKEN_ADMIN_KEY", help="The admin key, with --url.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the users and their hidden preference.")] = 0,
     users: Annotated[int, typer.Option(help="Number of users.")] = 40,
     votes: Annotated[int, typer.Option(help="Total number of votes.")] = 600,
     minutes: Annotated[float, typer.Option(help="Time limit, minutes.")] = 10,
     rate: Annotated[float, typer.Option(help="Votes per second.")] = 1,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the project of earlier simulations instead.")
+    ] = False,
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Simulate users with a hidden preference, and measure how well the service learns it."""
+    from deploy.simulation import own_project
     from deploy.simulation.simulate import SimulateOptions
     from deploy.simulation.simulate import simulate as run
 
-    if not admin_key:
-        raise StartError("The simulation evaluates policies, which needs the admin key: --admin-key.")
-    options = SimulateOptions(
-        url=url,
-        admin_key=admin_key,
-        seed=seed,
-        users=users,
-        votes=votes,
-        minutes=minutes,
-        rate=rate,
-        json=as_json,
-    )
-    report = asyncio.run(run(options))
-    raise typer.Exit(1 if report.failed_requests else 0)
+    def simulated(url: str, admin_key: str) -> int:
+        options = SimulateOptions(
+            url=url,
+            admin_key=admin_key,
+            seed=seed,
+            users=users,
+            votes=votes,
+            minutes=minutes,
+            rate=rate,
+            json=as_json,
+        )
+        return asyncio.run(run(options)).failed_requests
+
+    if remove:
+        own_project.remove(existing_installation(data_dir))
+        print(f"The project {own_project.PROJECT} is removed.")
+        return
+    if url is not None:
+        if not admin_key:
+            raise StartError("The simulation evaluates policies, which needs the admin key: --admin-key.")
+        raise typer.Exit(1 if simulated(url, admin_key) else 0)
+    with own_project.own_project(existing_installation(data_dir)) as (here, keys):
+        print(
+            f"The project {own_project.PROJECT} is at {here}/console, with the admin key {keys.admin}. "
+            "`hearken simulate --remove` removes it.",
+            file=sys.stderr,
+        )
+        failed = simulated(here, keys.admin)
+    raise typer.Exit(1 if failed else 0)
 
 
 app.add_typer(operate.app)

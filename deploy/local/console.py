@@ -39,8 +39,8 @@ def welcome(settings: Settings, made: NewKeys | None) -> str:
             "    -H 'Content-Type: application/json' \\",
             """    -d '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}]}'""",
             "",
-            "Watch it learn from simulated users with a hidden preference:",
-            f"  hearken simulate --url {address} --admin-key {made.admin}",
+            "Watch it learn from simulated users with a hidden preference, in a project of their own:",
+            "  hearken simulate",
             "",
         ]
     return "\n".join(lines)

@@ -27,6 +27,19 @@ PAGES = [
     "rounds/6", "policies", f"policies/{CANARY}", "rollouts", "queues", "settings",
 ]  # fmt: skip
 PHONE, DESK = (390, 844), (1280, 900)
+_WATCH_FOCUS = """() => {
+    document.activeElement.blur();
+    const controls = [...document.querySelectorAll("a[href], button, input, select, textarea, summary")]
+        .filter((each) => !each.disabled && each.checkVisibility() && each.getClientRects().length)
+        .filter((each) => each.tabIndex >= 0 && (each.type !== "radio" || each.checked));
+    const name = (each) => `${controls.indexOf(each)} ${each.tagName} ${(each.textContent || "").slice(0, 30)}`;
+    window.reached = {};
+    addEventListener("focusin", (event) => {
+        const style = getComputedStyle(event.target);
+        reached[name(event.target)] = style.outlineStyle !== "none" || style.boxShadow !== "none";
+    });
+    return controls.map(name);
+}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +240,34 @@ def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> Non
     places = [words.index(each) for each in order]
     assert places == sorted(places)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+
+
+def test_every_panel_is_worked_by_keyboard(page: Page, console: Console) -> None:
+    for place in PAGES:
+        page.goto(f"{console.url}/console#/{place}")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.locator(".loading")).to_have_count(0)
+        controls: list[str] = page.evaluate(_WATCH_FOCUS)
+        assert controls, place
+        for _ in range(len(controls) + 1):
+            page.keyboard.press("Tab")
+        reached: dict[str, bool] = page.evaluate("reached")
+        assert [each for each in controls if each not in reached] == [], place
+        assert [each for each, shown in reached.items() if not shown] == [], place
+    page.goto(f"{console.url}/console#/")
+    opener = page.get_by_role("button", name="Take it back…").first
+    opener.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Why")).to_be_visible()
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        assert page.evaluate(
+            "document.activeElement.closest('dialog, [role=dialog], body') !== document.body"
+        )
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(opener).to_be_focused()
 
 
 def test_every_page_is_accessible_and_fits(page: Page, console: Console) -> None:

@@ -20,6 +20,7 @@ import pytest
 from deploy.local import data_folder, supervisor
 from deploy.local.console import PlainConsole
 from deploy.local.postgres import EmbeddedPostgres
+from deploy.simulation.own_project import own_project
 from schemas.errors import StartError
 from schemas.settings import load
 from serving.engine import KEY_VARIABLE
@@ -129,6 +130,29 @@ def test_a_terminal_shows_one_screen(installation: Installation) -> None:
     os.close(ours)
     installation.start()
     installation.wait_until_ready()
+
+
+def test_simulated_people_have_a_project_that_one_command_removes(installation: Installation) -> None:
+    settings = load(data_dir=installation.data_dir, port=installation.port)
+    with own_project(settings) as (url, keys), httpx.Client(base_url=url, timeout=30) as client:
+        client.headers["Authorization"] = f"Bearer {keys.admin}"
+        ask = {"messages": [{"role": "user", "content": "Hi!"}], "max_tokens": 4}
+        reply = client.post("/v1/chat/completions", json=ask).json()
+        vote = {"completion_id": reply["id"], "type": "thumb", "value": "up"}
+        assert client.post("/v1/feedback", json=vote).status_code == 201
+        with installation.client() as other:
+            assert other.get(f"/v1/chat/completions/{reply['id']}").status_code == 404
+    with psycopg.connect(installation.database_url()) as connection:
+        count = "select count(*) from projects p join turns t on t.project = p.id where p.id = 'simulation'"
+        assert connection.execute(count).fetchone() == (1,)
+        before = connection.execute("select count(*) from turns where project = 'default'").fetchone()
+        removed = installation.run("simulate", "--remove")
+        assert removed.returncode == 0, removed.stderr
+        left = connection.execute("select id from projects").fetchall()
+        assert left == [("default",)]
+        assert connection.execute("select count(*) from turns").fetchone() == before
+    assert chat(installation)
+    assert not (installation.data_dir / "policies" / "simulation").exists()
 
 
 def test_it_starts_again_at_once_after_everything_was_killed_at_once(installation: Installation) -> None:
