@@ -1,13 +1,9 @@
 """`hearken up` explains failures, stops cleanly, and restarts on its data folder."""
 
-import fcntl
-import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -93,43 +89,24 @@ def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -
     assert installation.stop() == 0
     _, alive = psutil.wait_procs([*family, postgres], timeout=10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    installation.start()
+    assert "\x1b" not in installation.console()  # a file gets plain lines
+    assert "Ctrl-C stops everything." in installation.console()
+    installation.start(terminal=True)
     installation.wait_until_ready()
     assert chat(installation)
 
 
 def test_a_terminal_shows_one_screen(installation: Installation) -> None:
-    assert "\x1b" not in installation.console()  # a file gets plain lines
-    assert "Ctrl-C stops everything." in installation.console()
-    installation.stop()
-    ours, its = os.openpty()
-    os.set_blocking(ours, False)
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    installation.environment |= {"TERM": "xterm", "COLUMNS": "100"}
-    installation.start(its)
-    os.close(its)
-    shown = ""
-
     def shows(*words: str) -> bool:
-        nonlocal shown
-        with suppress(OSError):
-            shown += os.read(ours, 65_536).decode(errors="replace")
-        return all(word in shown for word in words)
+        return all(word in installation.console() for word in words)
 
     address = f"{installation.url}/console"
     wait(lambda: shows(address, "p0. It is the base", "0 new votes; 40 more", "Training waits"), "the screen")
-    assert chat(installation)
     with installation.client() as client:
         said = client.get("/v1/chat/completions").json()["data"][0]
         vote = {"completion_id": said["id"], "type": "thumb", "value": "up"}
         assert client.post("/v1/feedback", json=vote).status_code == 201
     wait(lambda: shows("1 new votes; 39 more"), "the vote on the screen")
-    installation.process.send_signal(signal.SIGINT)
-    wait(lambda: shows("Stopped."), "the end")
-    assert installation.process.wait() == 0
-    os.close(ours)
-    installation.start()
-    installation.wait_until_ready()
 
 
 def test_simulated_people_have_a_project_that_one_command_removes(installation: Installation) -> None:
