@@ -192,7 +192,7 @@ class WebhookSender:
             return 1
         if row["disabled_at"] is not None:
             log.warning("webhook_disabled", webhook=endpoint, status=answer.status, error=answer.error)
-        pause = min(5.0 * 2 ** min(int(row["failures"]) - 1, 16), LONGEST_PAUSE)
+        pause: float = min(5.0 * 2.0 ** min(row["failures"] - 1, 16), LONGEST_PAUSE)
         return max(pause, answer.retry_after)
 
 
