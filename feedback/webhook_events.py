@@ -41,11 +41,18 @@ where project = %s and first_policy = %s and feedback_id > %s and superseded_by 
 order by feedback_id limit %s
 """
 _WRITE: LiteralString = """
-insert into webhook_deliveries (id, endpoint, type, payload, due_at)
-select id, endpoint, type, payload, now()
-from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) as written (id, endpoint, type, payload)
+insert into webhook_deliveries (id, project, endpoint, type, payload, due_at)
+select id, project, endpoint, type, payload, now()
+from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+    as written (id, project, endpoint, type, payload)
 """
-_WAKE: LiteralString = "update webhook_endpoints set due_at = now() where id = any(%s) and due_at is null"
+# Locked in the order of their ids: of two processes that wake the same endpoints, one waits for the other.
+_WAKE: LiteralString = """
+with asleep as (
+    select id from webhook_endpoints where id = any(%s) and due_at is null order by id for no key update
+)
+update webhook_endpoints set due_at = now() from asleep where webhook_endpoints.id = asleep.id
+"""
 
 
 class _Message(NamedTuple):
@@ -115,10 +122,10 @@ async def _write(connection: Connection, messages: list[_Message]) -> None:
         body = event_body(type, at, data)
         for endpoint in endpoints:
             if endpoint["project"] == project and (not endpoint["types"] or type in endpoint["types"]):
-                rows.append((delivery_id(at), endpoint["id"], type, body))
+                rows.append((delivery_id(at), project, endpoint["id"], type, body))
     if rows:
         await connection.execute(_WRITE, [list(column) for column in zip(*rows, strict=True)])
-        await connection.execute(_WAKE, [list({row[1] for row in rows})])
+        await connection.execute(_WAKE, [list({row[2] for row in rows})])
 
 
 def _pages(rows: Sequence[DictRow]) -> Iterator[list[DictRow]]:

@@ -51,7 +51,7 @@ log = structlog.get_logger()
 _CLAIM: LiteralString = """
 update webhook_endpoints set claimed_until = now() + %(lease)s * interval '1 second' where id in (
     select id from webhook_endpoints where due_at <= now() and claimed_until <= now() and disabled_at is null
-    order by due_at limit %(most)s for update skip locked
+    order by due_at limit %(most)s for no key update skip locked
 ) returning id, url, secret
 """
 _DUE: LiteralString = """
@@ -71,6 +71,7 @@ update webhook_endpoints set failures = failures + 1, failing_since = coalesce(f
     disabled_at = case when %(gone)s or failing_since < now() - %(patience)s then now() end
 where id = %(id)s returning failures, disabled_at
 """
+# Waits for who is writing deliveries of the endpoint, so that none is left without anybody to send it.
 _LOCK: LiteralString = "select from webhook_endpoints where id = %s for update"
 _RELEASE: LiteralString = """
 update webhook_endpoints set claimed_until = '-infinity', due_at = case when waiting is not null
@@ -149,7 +150,7 @@ class WebhookSender:
                     if pause or time.monotonic() > until:
                         break
             async with self._pool.connection() as connection, connection.transaction():
-                await connection.execute(_LOCK, [endpoint["id"]])  # then all that was written by now is seen
+                await connection.execute(_LOCK, [endpoint["id"]])
                 await connection.execute(_RELEASE, {"id": endpoint["id"], "pause": pause})
         except (psycopg.Error, PoolTimeout) as error:
             log.warning("webhooks_failed", error=type(error).__name__, detail=str(error)[:500])

@@ -34,6 +34,7 @@ create table webhook_events (
 
 create table webhook_deliveries (
     id           text collate "C" primary key,       -- the header webhook-id; ids sort by time
+    project      text not null references projects,
     endpoint     text not null references webhook_endpoints on delete cascade,
     type         text not null,
     payload      text not null,                      -- the body, as it is signed
