@@ -8,10 +8,10 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-from urllib.parse import urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
+from yarl import URL
 
 from schemas.errors import InvalidRequest
 
@@ -36,15 +36,15 @@ class Targets:
     def check(self, url: str) -> None:
         """Raises InvalidRequest for a URL to which nothing may ever be sent."""
         try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
+            parts = URL(url)  # as aiohttp reads it
         except ValueError:
             raise InvalidRequest("This is no URL.", param="url") from None
-        if parts.scheme not in ("https", "http") or not host or port == 0:
+        host, port = parts.host, parts.port
+        if parts.scheme not in ("https", "http") or not host or not port:
             raise InvalidRequest(
                 "Send an https URL with a host, as in https://example.com/hook.", param="url"
             )
-        if parts.username is not None or parts.password is not None:
+        if parts.user is not None or parts.password is not None:
             raise InvalidRequest("A URL of a webhook has no user and no password.", param="url")
         refusal = (
             "Webhooks go to public addresses by https. `serving.webhook_networks` allows other networks,"

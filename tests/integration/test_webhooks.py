@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +16,7 @@ from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
 from deploy.cli import app
+from deploy.local.ports import free_port
 from feedback import retention, webhook_sender
 from feedback.store import Store
 from feedback.webhook_events import VOTES, write_deliveries
@@ -21,7 +24,10 @@ from feedback.webhook_target import TargetResolver, Targets
 from hearken_client import WebhookRefused, verify_webhook
 from schemas.database import AsyncPool
 from schemas.errors import InvalidRequest
+from schemas.webhooks import event_body, shown_secret, signed_headers
+from tests.client_packages import PYTHON
 from tests.integration.test_vote_life import TURN, Loop
+from tests.recipes import recipe
 from tests.voting import ADMIN, PUBLIC, STRANGER, a_turn, serve_votes
 from tests.webhook_receiver import WebhookReceiver
 
@@ -236,6 +242,9 @@ async def test_who_may_say_where_events_go(service: Service) -> None:
     for body, param in (
         ({"url": "ftp://example.com"}, "url"),
         ({"url": "https://ada:secret@example.com"}, "url"),
+        ({"url": "https://example.com\\@127.0.0.1/"}, "url"),
+        ({"url": "https://[::1"}, "url"),
+        ({"url": "https:///hook"}, "url"),
         ({"url": "http://10.0.0.1/"}, "url"),
         ({"url": "https://169.254.169.254/"}, "url"),
         ({"url": "https://example.com", "events": ["vote.imagined"]}, "events[0]"),
@@ -295,6 +304,33 @@ def test_a_webhook_that_somebody_else_sent_is_refused() -> None:
     ):
         with pytest.raises(WebhookRefused):
             verify_webhook(*wrong)
+
+
+def test_the_receiver_of_the_documents(tmp_path: Path) -> None:
+    port, key = free_port(), b"secret of tests"
+    code = recipe("webhooks.md", "Receive them", "python", webhook_secret=shown_secret(key), port=str(port))
+    environment = {"PYTHONPATH": str(PYTHON), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as receiver:
+        body, at = (
+            event_body("vote.live", datetime.now(UTC), {"policy": "p1", "votes": []}),
+            datetime.now(UTC),
+        )
+        signed = signed_headers(key, "msg_1", at, body)
+        with httpx.Client(transport=httpx.HTTPTransport(retries=10)) as client:
+            answers = [
+                client.post(f"http://127.0.0.1:{port}", content=body, headers=headers).status_code
+                for headers in (signed, signed, {**signed, "webhook-id": "msg_2"})
+            ]
+        receiver.terminate()
+        assert receiver.stdout is not None
+        assert receiver.stdout.read() == "vote.live {'policy': 'p1', 'votes': []}\n"
+    assert answers == [204, 204, 400]
 
 
 def test_the_commands_beside_the_database(
