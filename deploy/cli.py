@@ -215,6 +215,7 @@ def simulate(
         if not admin_key:
             raise StartError("The simulation evaluates policies, which needs the admin key: --admin-key.")
         raise typer.Exit(1 if simulated(url, admin_key) else 0)
+    print(f"Preparing the project {own_project.PROJECT}…", file=sys.stderr)
     with own_project.own_project(existing_installation(data_dir)) as (here, keys):
         print(
             f"The project {own_project.PROJECT} is at {here}/console, with the admin key {keys.admin}. "
@@ -240,7 +241,7 @@ def _console() -> "PlainConsole":
     from deploy.local.screen import Screen
 
     terminal = Console(highlight=False, markup=False)
-    return Screen(terminal) if terminal.is_terminal and not terminal.is_dumb_terminal else PlainConsole()
+    return Screen(terminal) if sys.stdout.isatty() and not terminal.is_dumb_terminal else PlainConsole()
 
 
 def _stop_event() -> threading.Event:

@@ -36,6 +36,7 @@ class Screen(PlainConsole):
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._watching = False
         self._status: dict[str, Any] | None = None
+        self._missing = "Reading it…"
 
     def say(self, line: str) -> None:
         if self._watching:
@@ -67,10 +68,10 @@ class Screen(PlainConsole):
         rows.add_row("Chat", f"{address}/")
         rows.add_row("Console", f"{address}/console")
         if self._status is None:
-            rows.add_row("Status", "The database does not answer.")
+            rows.add_row("Status", self._missing)
         else:
             self._add_status(rows, self._status)
-        last = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._lines]
+        last = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in tuple(self._lines)]
         end = Text(f"Ctrl-C stops everything. Logs: {settings.data_dir / 'logs'}", style="dim")
         return Group("", rows, "", *last, *([""] if last else []), end)
 
@@ -93,7 +94,7 @@ class Screen(PlainConsole):
             try:
                 self._status = asyncio.run(_read(settings))
             except (psycopg.Error, HearkenError):
-                self._status = None
+                self._status, self._missing = None, "The database does not answer."
             if stopping.wait(_INTERVAL):
                 return
 

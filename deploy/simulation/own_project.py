@@ -128,6 +128,7 @@ def _wait_until_answered(address: str, keys: NewKeys, trainer: Process) -> None:
         if time.monotonic() > deadline:
             raise StartError(
                 f"{address} does not answer for {PROJECT} ({answer}). Is `hearken up` running there?"
+                " HEARKEN_PORT names another port."
             )
         time.sleep(1)
 

@@ -148,6 +148,16 @@ async def test_the_life_of_a_vote_is_sent(service: Service) -> None:
     await then(
         ("policy.live", {"policy": "p2", "replaces": "p0"}), ("vote.live", {"policy": "p2", "votes": [about]})
     )
+    await loop.write(
+        "insert into rollouts (id, project, policy, replaces, kind, share, state)"
+        " values ('rollout-1', 'default', 'p1', 'p2', 'canary', 0.1, 'running')"
+    )
+    await loop.write("update rollouts set state = 'rolled_back', reason = 'worse'")
+    canary = {"rollout": "rollout-1", "policy": "p1", "replaces": "p2", "share": 0.1}
+    await then(
+        ("rollout.ended", {**canary, "state": "rolled_back", "reason": "worse"}),
+        ("rollout.started", {**canary, "state": "running", "reason": None}),
+    )
     newer = await loop.vote()
     await service.client.delete(f"/v1/feedback/{newer}")
     changed = await service.came(hook, 3)
