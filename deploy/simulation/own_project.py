@@ -39,6 +39,7 @@ def own_project(settings: Settings) -> Iterator[tuple[str, NewKeys]]:
     """Yields the address of the service that runs on these settings, and new keys of the project there.
     Raises StartError where none runs, or it does not answer for the project in time."""
     address = f"http://{reachable(settings.host)}:{settings.port}"
+    _check_running(address)
     with database(settings) as url:
         base = _base(url, settings)
         own = settings.model_copy(
@@ -79,6 +80,16 @@ def remove(settings: Settings) -> None:
         shutil.rmtree(folder / PROJECT, ignore_errors=True)
 
 
+def _check_running(address: str) -> None:
+    try:
+        httpx.get(f"{address}/healthz", timeout=10)
+    except httpx.HTTPError:
+        raise StartError(
+            f"Nothing answers at {address}: start `hearken up` first (HEARKEN_PORT names another port), or"
+            " name a service with --url."
+        ) from None
+
+
 def _base(url: str, settings: Settings) -> str:
     """Returns the base model that the installation serves. Raises StartError before its first start."""
     with connect(url) as connection:
@@ -87,9 +98,7 @@ def _base(url: str, settings: Settings) -> str:
             [settings.project, BASE],
         ).fetchone()
     if row is None:
-        raise StartError(
-            "Nothing is served here yet: start `hearken up` first, or name a service with --url."
-        )
+        raise StartError(f"{settings.project} has no base model yet: wait until `hearken up` is ready.")
     return str(row["model"])
 
 
@@ -127,8 +136,7 @@ def _wait_until_answered(address: str, keys: NewKeys, trainer: Process) -> None:
             raise StartError("The trainer of the simulation ended: " + "\n  ".join(trainer.tail))
         if time.monotonic() > deadline:
             raise StartError(
-                f"{address} does not answer for {PROJECT} ({answer}). Is `hearken up` running there?"
-                " HEARKEN_PORT names another port."
+                f"{address} does not answer for {PROJECT} ({answer}). Does it run on this data folder?"
             )
         time.sleep(1)
 
