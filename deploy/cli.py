@@ -8,17 +8,20 @@ import signal
 import sys
 import threading
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psycopg
 import typer
 from pydantic import ValidationError
 
-from deploy import control, data_commands, keys, operate, projects, settings_problems
-from deploy.command_line import DataDir, Json, MetricsPort
+from deploy import control, data_commands, keys, operate, projects, settings_problems, webhooks
+from deploy.command_line import DataDir, Json, MetricsPort, existing_installation
 from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
 from schemas.settings import Settings, load
+
+if TYPE_CHECKING:
+    from deploy.local.console import PlainConsole
 
 app = typer.Typer(
     help="A chat service that learns from the votes of its users.",
@@ -59,7 +62,7 @@ def up(
         settings = load(
             **settings.model_dump(exclude={"engine"}), engine={**settings.engine.model_dump(), "kind": engine}
         )
-    raise typer.Exit(run(settings, lambda line: print(line, flush=True)))
+    raise typer.Exit(run(settings, _console()))
 
 
 @app.command()
@@ -165,36 +168,62 @@ def judge() -> None:
 
 @app.command()
 def simulate(
-    url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a service, for its key's project; default: here, in a project of its own."
+        ),
+    ] = None,
     admin_key: Annotated[str, typer.Option(envvar="HEARKEN_ADMIN_KEY", hidden=True)] = "",
     seed: Annotated[int, typer.Option(help="Seed of the users and their hidden preference.")] = 0,
     users: Annotated[int, typer.Option(help="Number of users.")] = 40,
     votes: Annotated[int, typer.Option(help="Total number of votes.")] = 600,
     minutes: Annotated[float, typer.Option(help="Time limit, minutes.")] = 10,
     rate: Annotated[float, typer.Option(help="Votes per second.")] = 1,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the project of earlier simulations instead.")
+    ] = False,
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Simulate users with a hidden preference, and measure how well the service learns it. It needs the admin
-    key in HEARKEN_ADMIN_KEY."""
+    """Simulate users with a hidden preference, and measure how well the service learns it. With --url it
+    needs the admin key in HEARKEN_ADMIN_KEY."""
+    from deploy.simulation import own_project
     from deploy.simulation.simulate import SimulateOptions
     from deploy.simulation.simulate import simulate as run
 
-    if not admin_key:
-        raise StartError(
-            "The simulation evaluates policies, which needs the admin key: set HEARKEN_ADMIN_KEY."
+    def simulated(url: str, admin_key: str) -> int:
+        options = SimulateOptions(
+            url=url,
+            admin_key=admin_key,
+            seed=seed,
+            users=users,
+            votes=votes,
+            minutes=minutes,
+            rate=rate,
+            json=as_json,
         )
-    options = SimulateOptions(
-        url=url,
-        admin_key=admin_key,
-        seed=seed,
-        users=users,
-        votes=votes,
-        minutes=minutes,
-        rate=rate,
-        json=as_json,
-    )
-    report = asyncio.run(run(options))
-    raise typer.Exit(1 if report.failed_requests else 0)
+        return asyncio.run(run(options)).failed_requests
+
+    if remove:
+        own_project.remove(existing_installation(data_dir))
+        print(f"The project {own_project.PROJECT} is removed.")
+        return
+    if url is not None:
+        if not admin_key:
+            raise StartError(
+                "The simulation evaluates policies, which needs the admin key: set HEARKEN_ADMIN_KEY."
+            )
+        raise typer.Exit(1 if simulated(url, admin_key) else 0)
+    print(f"Preparing the project {own_project.PROJECT}…", file=sys.stderr)
+    with own_project.own_project(existing_installation(data_dir)) as (here, own_key):
+        print(
+            f"The project {own_project.PROJECT} is at {here}/console, with the admin key {own_key}. "
+            "`hearken simulate --remove` removes it.",
+            file=sys.stderr,
+        )
+        failed = simulated(here, own_key)
+    raise typer.Exit(1 if failed else 0)
 
 
 app.add_typer(operate.app)
@@ -203,6 +232,18 @@ app.add_typer(data_commands.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.add_typer(projects.of_project)
+app.add_typer(webhooks.app, name="webhooks")
+
+
+def _console() -> "PlainConsole":
+    """Returns a screen where standard output is a terminal that can be drawn on."""
+    from rich.console import Console
+
+    from deploy.local.console import PlainConsole
+    from deploy.local.screen import Screen
+
+    terminal = Console(highlight=False, markup=False)
+    return Screen(terminal) if sys.stdout.isatty() and not terminal.is_dumb_terminal else PlainConsole()
 
 
 def _stop_event() -> threading.Event:

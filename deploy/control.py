@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.command_line import DataDir, Json, Key, Url
+from deploy.local.status_words import training_words, votes_words
 from deploy.operations import operations
 from schemas.errors import StartError
 
@@ -18,12 +19,6 @@ app.add_typer(rollout, name="rollout")
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 Policy = Annotated[str, typer.Argument(help="The policy's id.")]
 
-_PHASES = {
-    "reward_model": "fitting the reward model",
-    "optimizing": "training",
-    "evaluating": "before the gate",
-}
-
 
 @app.command()
 def status(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
@@ -32,15 +27,14 @@ def status(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: 
     if as_json:
         print(json.dumps(found))
         return
-    answering, votes, training = found["answering"], found["votes"], found["training"]
+    answering = found["answering"]
     print(f"{answering['live']} answers. {answering['why']}")
     for each in answering["shares"]:
         print(f"  {each['share']:6.1%}  {each['policy']:16} {each['role']}")
     if found["canary"]:
         print(f"Canary {found['canary']['policy']}: {found['canary']['words']}")
-    more = votes["until_next_round"]
-    print(f"{votes['waiting']} new votes; " + (f"{more} more start a round." if more else "a round is due."))
-    print(_training(training))
+    print(votes_words(found["votes"]))
+    print(training_words(found["training"]))
     for alert in found["alerts"]:
         print(f"{alert['severity'].upper():6}  {alert['summary']} {alert['remedy']}")
     if not found["alerts"]:
@@ -144,17 +138,6 @@ def _confirm(preview: dict[str, Any], yes: bool) -> None:
         raise StartError("Nothing was changed. Say --yes to do it without a question.")
     if not typer.confirm("Do it?"):
         raise typer.Exit(1)
-
-
-def _training(training: dict[str, Any]) -> str:
-    running, last = training["round"], training["last"]
-    if running:
-        progress = running["progress"] or {}
-        phase = _PHASES.get(progress.get("phase", ""), "reading votes")
-        steps = f", step {progress['done'] + 1} of {progress['steps']}" if progress.get("steps") else ""
-        return f"Round {running['number']} is running: {phase}{steps}."
-    state = "Training is paused." if training["state"] == "paused" else "Training waits for votes."
-    return f"{state} The last round: {last['headline']}" if last else state
 
 
 def _report(report: dict[str, Any]) -> str:

@@ -8,12 +8,14 @@ dropped one by one, each in a transaction of its own, with pauses, so chats and 
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
 import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
+from feedback.webhooks import KEPT_DAYS, time_bound
 from schemas.database import AsyncPool
 
 log = structlog.get_logger()
@@ -55,6 +57,10 @@ with old as (
 )
 delete from turns_undated using old where turns_undated.id = old.id returning 1 as found
 """
+_OLD_DELIVERIES: LiteralString = """
+with old as (select id from webhook_deliveries where id < %(bound)s order by id limit %(most)s)
+delete from webhook_deliveries using old where webhook_deliveries.id = old.id returning 1 as found
+"""
 _ENDED_WEEK: LiteralString = "select drop_turn_week(now() - %(days)s * interval '24 hours') as found"
 
 
@@ -75,6 +81,8 @@ async def run_maintenance(pool: AsyncPool, retention_days: int | None) -> None:
     """
     await _alone(pool, "select add_turn_weeks(now() + %(weeks)s * interval '168 hours')", weeks=WEEKS_AHEAD)
     await _repeat(pool, _OLD_RESPONSES, days=IDEMPOTENCY_DAYS, most=BATCH)
+    kept_since = time_bound(datetime.now(UTC) - timedelta(days=KEPT_DAYS))
+    await _repeat(pool, _OLD_DELIVERIES, bound=kept_since, most=BATCH)
     if retention_days is not None:
         before_all = "chatcmpl-t"  # the ids of turns that have a week
         await _repeat(pool, _ENDED_VOTES, days=retention_days, most=BATCH, after=before_all)

@@ -9,6 +9,13 @@ from typing import Any, LiteralString, NamedTuple
 FACET_LENGTH = 200
 """Characters of a facet that are stored and compared (`describe_vote` in schemas/sql)."""
 
+# Each word of the search that has two letters or more also finds the words that begin with it.
+_WORDS: LiteralString = r"""
+f.words @@ regexp_replace(
+    websearch_to_tsquery('simple', %(text)s)::text, '([^'' ]{2})''(?=[ )]|$)', '\1'':*', 'g'
+)::tsquery
+"""
+
 
 class Position(NamedTuple):
     """The place of a vote in the order in which votes were committed."""
@@ -22,9 +29,9 @@ class Position(NamedTuple):
 class Filter:
     """Which votes to read: in a time, of a type and value (`up`, `down`, `none`, a signal's name), with this
     reason, on replies of this policy, of chats with these tags (`key=value`, from their metadata), of
-    these raters (pseudonyms), with these words (as in a web search), only active ones, after the vote
-    with this id; at most `limit`. Or those after one position and up to another (`between`), in the order
-    of commits."""
+    these raters (pseudonyms), with these words or beginnings of words (as in a web search), only active
+    ones, after the vote with this id; at most `limit`. Or those after one position and up to another
+    (`between`), in the order of commits."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -53,7 +60,7 @@ class Filter:
         if self.raters is not None:
             conditions.append("f.facets && %(raters)s")
         if self.text is not None:
-            conditions.append("f.words @@ websearch_to_tsquery('simple', %(text)s)")
+            conditions.append(_WORDS)
         if self.active:
             conditions.append("f.superseded_by is null and f.retracted_at is null")
         return " and ".join(conditions)

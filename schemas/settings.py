@@ -1,10 +1,11 @@
 """Settings come from `hearken.toml`, then `HEARKEN_…` variables, then flags; a later source overrides an
 earlier one. Nested fields take two underscores: `HEARKEN_TRAINER__ROUND_VOTES=50`."""
 
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -13,6 +14,14 @@ from pydantic_settings import (
 
 from schemas.renamed_fields import RenamedFields
 from schemas.settings_readers import Environment, TomlFile
+
+
+def _network(text: str) -> str:
+    ip_network(text)
+    return text
+
+
+Network = Annotated[str, AfterValidator(_network)]
 
 
 class ServingSettings(BaseModel):
@@ -56,6 +65,11 @@ class ServingSettings(BaseModel):
         default_factory=list,
         description="host names that the API answers to; none: loopback's where it listens on loopback, else"
         " any",
+    )
+    webhook_networks: list[Network] = Field(
+        default_factory=list,
+        description="networks that are not public and that webhooks may go to, also by http, as in"
+        " 127.0.0.0/8; empty: public addresses by https only",
     )
     base_share: float = Field(
         0.02,

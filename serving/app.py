@@ -38,6 +38,7 @@ from serving import (
     stored_responses,
     turns,
     votes,
+    webhooks,
     widget,
 )
 from serving.console import annotation, desk, events, policies, rollouts, rounds, status, whoami
@@ -86,7 +87,7 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     error_handlers.install(app)
     for part in (
         chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, votes, live,
-        widget, admin, policy_card, health,
+        widget, webhooks, admin, policy_card, health,
     ):  # fmt: skip
         app.include_router(part.router)
     for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events, whoami):

@@ -102,6 +102,14 @@ class Metrics:
         )
         for outcome in ("written", "failed"):
             self.exports.labels(outcome)
+        self.webhooks = Counter(
+            "hearken_webhook_attempts",
+            "Attempts to deliver a webhook: delivered, to be retried, or given up.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("delivered", "retried", "failed"):
+            self.webhooks.labels(outcome)
         self._add_policy_metrics(registry)
 
     def _add_policy_metrics(self, registry: CollectorRegistry) -> None:
@@ -137,6 +145,9 @@ class Metrics:
 
     def count_export(self, outcome: str) -> None:
         self.exports.labels(outcome).inc()
+
+    def count_webhook(self, outcome: str) -> None:
+        self.webhooks.labels(outcome).inc()
 
     @contextmanager
     def vote(self) -> Iterator[None]:

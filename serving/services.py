@@ -21,6 +21,8 @@ from starlette.requests import HTTPConnection
 from feedback import retention, scheduled_export
 from feedback.spool import Spool
 from feedback.store import Store
+from feedback.webhook_sender import WebhookSender
+from feedback.webhook_target import Targets
 from schemas.database import AsyncPool, open_async_pool
 from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import Settings
@@ -116,6 +118,7 @@ async def open_services(
             hub.recheck(key_id)
 
         swap.on_key_change(key_changed)
+        webhooks = WebhookSender(pool, Targets(settings.serving.webhook_networks), metrics.count_webhook)
         tasks = [
             asyncio.create_task(swap.run(), name="swap"),
             asyncio.create_task(limiter.run(pool), name="limiter"),
@@ -123,6 +126,7 @@ async def open_services(
             asyncio.create_task(feed.run(), name="feed"),
             asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
             asyncio.create_task(scheduled_export.run(settings, metrics.count_export), name="export"),
+            asyncio.create_task(webhooks.run(), name="webhooks"),
         ]
         for task in tasks:
             task.add_done_callback(log_end)

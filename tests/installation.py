@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -70,15 +71,33 @@ class Installation:
     ) -> None:
         self.stop()
 
-    def start(self) -> None:
+    def start(self, *, terminal: bool = False) -> None:
+        """Its output goes to console.log, by way of a terminal if asked."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir / "console.log").open("ab") as console:
+            output = self._terminal() if terminal else console.fileno()
             self.process = subprocess.Popen(
                 [*self.hearken("up"), "--port", str(self.port), "--data-dir", str(self.data_dir)],
-                env=self.environment,
-                stdout=console,
+                env=self.environment | ({"TERM": "xterm", "COLUMNS": "100"} if terminal else {}),
+                stdout=output,
                 stderr=subprocess.STDOUT,
             )
+        if terminal:
+            os.close(output)
+
+    def _terminal(self) -> int:
+        """Returns a terminal whose content is copied to console.log until its process ends."""
+        ours, its = os.openpty()
+
+        def copy() -> None:
+            with (self.data_dir / "console.log").open("ab", buffering=0) as console:
+                with suppress(OSError):  # which is how a terminal ends
+                    while content := os.read(ours, 65_536):
+                        console.write(content)
+                os.close(ours)
+
+        threading.Thread(target=copy, daemon=True).start()
+        return its
 
     @staticmethod
     def hearken(*words: str) -> list[str]:

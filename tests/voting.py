@@ -64,7 +64,9 @@ async def add_keys(pool: AsyncPool) -> None:
 
 
 @asynccontextmanager
-async def serve_votes(database_url: str, **settings: Any) -> AsyncIterator[str]:
+async def serve_votes(
+    database_url: str, *, serving: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[str]:
     """The url of the whole API, whose engine is not there and has a context of CONTEXT tokens: voting
     needs none."""
     with tempfile.TemporaryDirectory() as model, socket.create_server(("127.0.0.1", 0)) as listening:
@@ -74,7 +76,7 @@ async def serve_votes(database_url: str, **settings: Any) -> AsyncIterator[str]:
                 database_url=database_url,
                 model=model,
                 vllm=VllmSettings(urls=["http://127.0.0.1:9"]),
-                serving=ServingSettings(**UNLIMITED),
+                serving=ServingSettings(**UNLIMITED, **(serving or {})),
                 **settings,
             )
         )

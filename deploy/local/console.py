@@ -1,11 +1,25 @@
-"""The console output of `hearken up` is a welcome text, then selected log records of the child processes."""
+"""The console output of `hearken up` is a welcome text, then selected log records of the child processes. In
+a terminal they are part of a screen (`deploy.local.screen`)."""
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from deploy.local.prepare import describe_keys
 from schemas.settings import Settings
 from serving.keys import NewKeys
+
+
+class PlainConsole:
+    """Prints lines as they come."""
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def watching(self, settings: Settings) -> AbstractContextManager[None]:
+        """Returns a block during which the installation runs."""
+        self.say("Ctrl-C stops everything.\n")
+        return nullcontext()
 
 
 def welcome(settings: Settings, made: NewKeys) -> str:
@@ -26,11 +40,11 @@ def welcome(settings: Settings, made: NewKeys) -> str:
             f"    {address}/v1/chat/completions -H 'Content-Type: application/json' \\",
             """    -d '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}]}'""",
             "",
-            "Put the admin key into HEARKEN_ADMIN_KEY, and watch it learn from simulated users:",
-            f"  hearken simulate --url {address}",
+            "Watch it learn from simulated users with a hidden preference, in a project of their own:",
+            "  hearken simulate",
             "",
         ]
-    return "\n".join([*lines, "Ctrl-C stops everything.", ""])
+    return "\n".join(lines)
 
 
 def reachable(host: str) -> str:

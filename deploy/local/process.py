@@ -48,8 +48,11 @@ class Process:
     def _copy_output(self, process: subprocess.Popen[bytes]) -> None:
         if self.log.is_file() and self.log.stat().st_size > _MAX_LOG_BYTES:
             self.log.replace(self.log.with_suffix(".old.log"))
-        with self.log.open("ab", buffering=0) as file:
-            for raw in process.stdout or ():
+        output = process.stdout
+        if output is None:
+            return
+        with output, self.log.open("ab", buffering=0) as file:
+            for raw in output:
                 file.write(raw)
                 line = raw.decode(errors="replace").rstrip()
                 self.tail.append(line)
@@ -85,6 +88,8 @@ class Process:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         self._kill_group()
 
     def _kill_group(self) -> None:

@@ -18,7 +18,7 @@ import httpx
 
 import serving
 from deploy.local.children import child_processes
-from deploy.local.console import log_printer, reachable, welcome
+from deploy.local.console import PlainConsole, log_printer, reachable, welcome
 from deploy.local.data_folder import locked_data_folder
 from deploy.local.postgres import EmbeddedPostgres, check_connection
 from deploy.local.prepare import create_keys, prepared
@@ -31,7 +31,7 @@ _STOP_SECONDS = 15
 _POLL = 0.25  # seconds
 
 
-def up(settings: Settings, say: Callable[[str], None]) -> int:
+def up(settings: Settings, console: PlainConsole) -> int:
     """Runs everything until SIGINT or SIGTERM; returns the exit code. Raises StartError."""
     _check_built()
     stopping = threading.Event()
@@ -50,16 +50,17 @@ def up(settings: Settings, say: Callable[[str], None]) -> int:
             check_connection(settings.database_url)
         settings = stack.enter_context(prepared(settings))
         made = create_keys(settings)
-        children = child_processes(settings, log_printer(say))
+        children = child_processes(settings, log_printer(console.say))
         stack.callback(_stop, children)
         for child in children:
             child.start()
         _wait_until_ready(settings, children, stopping)
         if not stopping.is_set():
-            say(welcome(settings, made))
-        _supervise(children, postgres, stopping, say)
-        say("Stopping…")
-    say("Stopped.")
+            console.say(welcome(settings, made))
+            with console.watching(settings):
+                _supervise(children, postgres, stopping, console.say)
+        console.say("Stopping…")
+    console.say("Stopped.")
     return 0
 
 

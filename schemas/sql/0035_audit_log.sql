@@ -26,7 +26,7 @@ create trigger append_only before update or delete or truncate on audit_log
 -- more than 1,000 characters is shortened.
 create function write_audit_log() returns trigger language plpgsql as $$
 declare
-    hidden constant text[] := '{hash,previous_hash,manifest,gate,version,changed_at}';
+    hidden constant text[] := '{hash,previous_hash,secret,manifest,gate,version,changed_at,due_at,claimed_until,failures,failing_since}';
     old_row jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) end;
     new_row jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) end;
     either jsonb := old_row || new_row;
@@ -67,3 +67,5 @@ create trigger audit after insert or delete on annotation_queues
     for each row execute function write_audit_log('queue', 'id');
 create trigger audit after insert or update or delete on saved_views
     for each row execute function write_audit_log('view', 'name');
+create trigger audit after insert or delete or update of disabled_at on webhook_endpoints
+    for each row execute function write_audit_log('webhook', 'id');

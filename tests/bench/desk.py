@@ -93,6 +93,8 @@ VIEWS = {
     "a rare word": "text=subject4000",
     "no such word": "text=xylophone",
     "three at once": "value=down&reason=wrong&tag=team=team3",
+    "the beginning of a word": "text=subject40",
+    "of a word that all have": "text=subj",
     "a week": "since={week}&until={day}",
     "a word in a week": "text=subject4000&since={week}&until={day}",
 }

@@ -28,6 +28,24 @@ PAGES = [
     "settings",
 ]  # fmt: skip
 PHONE, DESK = (390, 844), (1280, 900)
+SCROLLED = 8
+"""Boxes of one page that scroll at most: browsers stop at these too."""
+
+_WATCH_FOCUS = """() => {
+    const label = (each) => each.getAttribute("aria-label") || each.labels?.[0]?.textContent;
+    const name = (each) => `${each.tagName} ${(label(each) || each.textContent).slice(0, 20)}`;
+    window.reached = {};
+    const kinds = "a[href], button, input, select, textarea, summary";
+    window.controls = () => [...document.querySelectorAll(kinds)]
+        .filter((each) => !each.disabled && each.checkVisibility() && each.getClientRects().length)
+        .filter((each) => each.tabIndex >= 0 && (each.type !== "radio" || each.checked));
+    window.names = () => controls().map(name);
+    addEventListener("focusin", (event) => {
+        const style = getComputedStyle(event.target);
+        reached[name(event.target)] = style.outlineStyle !== "none" || style.boxShadow !== "none";
+    });
+    controls()[0].focus();
+}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +307,34 @@ def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> Non
     places = [words.index(each) for each in order]
     assert places == sorted(places)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+
+
+def test_every_panel_is_worked_by_keyboard(page: Page, console: Console) -> None:
+    for place in PAGES:
+        page.goto(f"{console.url}/console#/{place}")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.locator(".loading")).to_have_count(0)
+        page.evaluate(_WATCH_FOCUS)
+        for _ in range(page.evaluate("controls().length") + SCROLLED):
+            page.keyboard.press("Tab")
+        controls: list[str] = page.evaluate("names()")
+        assert controls, place
+        reached: dict[str, bool] = page.evaluate("reached")
+        assert [each for each in controls if each not in reached] == [], place
+        assert [each for each, shown in reached.items() if not shown] == [], place
+    page.goto(f"{console.url}/console#/")
+    opener = page.get_by_role("button", name="Take it back…").first
+    opener.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Why")).to_be_visible()
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        behind = "document.activeElement.matches('body *') && !document.activeElement.closest('dialog')"
+        assert not page.evaluate(behind)
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(opener).to_be_focused()
 
 
 def test_every_page_is_accessible_and_fits(page: Page, console: Console) -> None:

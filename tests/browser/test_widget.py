@@ -8,6 +8,7 @@ from playwright.sync_api import Browser, BrowserContext, CDPSession, expect
 from tests.browser.chat import Database, active, check_accessible, eventually, say
 from tests.browser.site import Site
 from tests.installation import ADMIN_KEY, PUBLIC_KEY, Installation
+from tests.recipes import recipe
 
 MOST_BYTES = 40_000
 """What the widget may load before the first message."""
@@ -34,6 +35,18 @@ def tag(installation: Installation, **data: str) -> str:
 def elements(installation: Installation) -> str:
     """The tag that only defines the elements."""
     return f'<script type="module" src="{installation.url}/widget.js"></script>'
+
+
+def test_the_static_page_of_the_documents(
+    context: BrowserContext, site: Site, installation: Installation, database: Database
+) -> None:
+    html = recipe("clients.md", "A static page", "html", url=installation.url, publishable=PUBLIC_KEY)
+    site.pages |= {"/bakery": (html, ""), "/favicon.ico": ("none", "")}
+    page = context.new_page()
+    page.goto(f"{site.url}/bakery")
+    page.get_by_role("button", name="Open the chat").click()
+    say(page, "Do you bake rye?").get_by_role("button", name="Good reply").click()
+    eventually(database, "thumb", "Do you bake rye?", value="up")
 
 
 def test_one_tag_gives_a_page_a_chat_and_a_vote_by_a_signed_visitor(

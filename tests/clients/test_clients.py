@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from deploy.local.base_model import base_directory
+from tests.client_packages import PYTHON as PYTHON_CLIENT
+from tests.client_packages import packed
 from tests.installation import ADMIN_KEY, Installation
+from tests.recipes import recipe
 from tests.unlimited import UNLIMITED_ENVIRONMENT
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
@@ -91,9 +94,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=True)
     executable = str(folder / "bin" / "python")
-    subprocess.run(
-        [executable, "-m", "pip", "install", "--quiet", "-r", str(HERE / "requirements.txt")], check=True
-    )
+    packages = ["-r", str(HERE / "requirements.txt"), str(PYTHON_CLIENT)]
+    subprocess.run([executable, "-m", "pip", "install", "--quiet", *packages], check=True)
     return executable
 
 
@@ -105,13 +107,16 @@ def node(python: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         (folder / name).write_text((HERE / name).read_text())
     tools = Path(python).parent
     path = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    subprocess.run([str(tools / "npm"), "install", "--silent"], cwd=folder, check=True, env=path)
+    install = [str(tools / "npm"), "install", "--silent"]
+    subprocess.run(install, cwd=folder, check=True, env=path)
+    subprocess.run([*install, str(packed(folder))], cwd=folder, check=True, env=path)
     return [str(tools / "node"), str(folder / "node_clients.mjs")]
 
 
-def run(command: list[str], environment: dict[str, str]) -> None:
+def run(command: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.mark.parametrize("client", PYTHON)
@@ -122,6 +127,19 @@ def test_python(python: str, environment: dict[str, str], client: str) -> None:
 @pytest.mark.parametrize("client", NODE)
 def test_node(node: list[str], environment: dict[str, str], client: str) -> None:
     run([*node, client], environment)
+
+
+@pytest.mark.parametrize("heading", ["LangChain", "LiteLLM"])
+def test_recipe_in_python(python: str, environment: dict[str, str], heading: str) -> None:
+    code = recipe("clients.md", heading, "python", url=environment["HEARKEN_URL"], secret=ADMIN_KEY)
+    assert run([python, "-c", code], environment).splitlines()[-1] == "recorded"
+
+
+def test_recipe_in_javascript(node: list[str], environment: dict[str, str]) -> None:
+    code = recipe("clients.md", "AI SDK", "js", url=environment["HEARKEN_URL"], secret=ADMIN_KEY)
+    module = Path(node[1]).with_name("recipe.mjs")
+    module.write_text(code)
+    assert run([node[0], str(module)], environment).splitlines()[-1] == "recorded"
 
 
 def test_all_clients_are_run(python: str, environment: dict[str, str]) -> None:

@@ -22,7 +22,19 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
         answer = subprocess.run(
             [
                 *installation.hearken("simulate", "--url", installation.url, "--admin-key", ADMIN_KEY),
-                *"--seed 3 --users 8 --votes 40 --minutes 0.3 --rate 5 --json".split(),
+                *(
+                    "--seed",
+                    "3",
+                    "--users",
+                    "8",
+                    "--votes",
+                    "40",
+                    "--minutes",
+                    "0.3",
+                    "--rate",
+                    "5",
+                    "--json",
+                ),
             ],
             capture_output=True,
             text=True,

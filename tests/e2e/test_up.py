@@ -14,11 +14,13 @@ import psycopg
 import pytest
 
 from deploy.local import data_folder, supervisor
+from deploy.local.console import PlainConsole
 from deploy.local.postgres import EmbeddedPostgres
+from deploy.simulation.own_project import own_project
 from schemas.errors import StartError
 from schemas.settings import load
 from serving.engine import KEY_VARIABLE
-from tests.installation import ADMIN_KEY, Installation
+from tests.installation import ADMIN_KEY, Installation, wait
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 def test_pages_that_are_not_built_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor.serving, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(StartError, match="run `make install`"):
-        supervisor.up(load(data_dir=tmp_path / "data"), print)
+        supervisor.up(load(data_dir=tmp_path / "data"), PlainConsole())
     assert not (tmp_path / "data").exists()
 
 
@@ -88,9 +90,47 @@ def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -
     assert installation.stop() == 0
     _, alive = psutil.wait_procs([*family, postgres], timeout=10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    installation.start()
+    assert "\x1b" not in installation.console()  # a file gets plain lines
+    assert "Ctrl-C stops everything." in installation.console()
+    installation.start(terminal=True)
     installation.wait_until_ready()
     assert chat(installation)
+
+
+def test_a_terminal_shows_one_screen(installation: Installation) -> None:
+    def shows(*words: str) -> bool:
+        return all(word in installation.console() for word in words)
+
+    address = f"{installation.url}/console"
+    wait(lambda: shows(address, "p0. It is the base", "0 new votes; 40 more", "Training waits"), "the screen")
+    with installation.client() as client:
+        said = client.get("/v1/chat/completions").json()["data"][0]
+        vote = {"completion_id": said["id"], "type": "thumb", "value": "up"}
+        assert client.post("/v1/feedback", json=vote).status_code == 201
+    wait(lambda: shows("1 new votes; 39 more"), "the vote on the screen")
+
+
+def test_simulated_people_have_a_project_that_one_command_removes(installation: Installation) -> None:
+    settings = load(data_dir=installation.data_dir, port=installation.port)
+    with own_project(settings) as (url, keys), httpx.Client(base_url=url, timeout=30) as client:
+        client.headers["Authorization"] = f"Bearer {keys.admin}"
+        ask = {"messages": [{"role": "user", "content": "Hi!"}], "max_tokens": 4}
+        reply = client.post("/v1/chat/completions", json=ask).json()
+        vote = {"completion_id": reply["id"], "type": "thumb", "value": "up"}
+        assert client.post("/v1/feedback", json=vote).status_code == 201
+        with installation.client() as other:
+            assert other.get(f"/v1/chat/completions/{reply['id']}").status_code == 404
+    with psycopg.connect(installation.database_url()) as connection:
+        count = "select count(*) from projects p join turns t on t.project = p.id where p.id = 'simulation'"
+        assert connection.execute(count).fetchone() == (1,)
+        before = connection.execute("select count(*) from turns where project = 'default'").fetchone()
+        removed = installation.run("simulate", "--remove")
+        assert removed.returncode == 0, removed.stderr
+        left = connection.execute("select id from projects").fetchall()
+        assert left == [("default",)]
+        assert connection.execute("select count(*) from turns").fetchone() == before
+    assert chat(installation)
+    assert not (installation.data_dir / "policies" / "simulation").exists()
 
 
 def test_it_starts_again_at_once_after_everything_was_killed_at_once(installation: Installation) -> None:
@@ -143,7 +183,7 @@ def test_an_engine_that_does_not_exist(tmp_path: Path) -> None:
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_folder, "_MIN_FREE_BYTES", 2**62)
     with pytest.raises(StartError, match=r"The disk of .* is full"):
-        supervisor.up(load(data_dir=tmp_path), print)
+        supervisor.up(load(data_dir=tmp_path), PlainConsole())
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -21,7 +21,11 @@ from trainer.records.metrics import training_metrics
 
 DASHBOARD = json.loads((ALERTS.parents[1] / "grafana" / "hearken.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
+ANNOTATIONS = {each["name"]: each["expr"] for each in DASHBOARD["annotations"]["list"]}
+EXPRESSIONS = [
+    *(target["expr"] for panel in PANELS for target in panel["targets"]),
+    *ANNOTATIONS.values(),
+]
 
 
 RENAMED = {
@@ -76,6 +80,38 @@ def test_every_expression_is_promql(promtool: str, tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     done = subprocess.run([promtool, "check", "rules", str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_swap_is_marked_once_and_a_start_is_not(promtool: str, tmp_path: Path) -> None:
+    """One replica restarts after three minutes, and the live policy changes after six."""
+    shown = [
+        ("p1", "a", "1x2 stale 1x1 stale"), ("p1", "b", "1x5 stale"),
+        ("p2", "a", "_x6 1x9"), ("p2", "b", "_x6 1x9"),
+    ]  # fmt: skip
+    series = [
+        {
+            "series": f'hearken_live_policy{{project="default", policy="{policy}", instance="{each}"}}',
+            "values": values,
+        }
+        for policy, each, values in shown
+    ] + [{"series": 'hearken_policy_swaps_total{project="default"}', "values": "0x20"}]
+    marked = [{"labels": '{project="default", policy="p2"}', "value": 1}]
+    moments = {"0m": [], "3m": [], "4m": [], "6m": marked, "8m": [], "12m": []}
+    cases = [
+        {"expr": ANNOTATIONS["Swaps"], "eval_time": at, "exp_samples": samples}
+        for at, samples in moments.items()
+    ]
+    tests = [{"interval": "1m", "input_series": series, "promql_expr_test": cases}]
+    file = tmp_path / "tests.yml"
+    file.write_text(yaml.safe_dump({"tests": tests}))
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_links_lead_to_pages_of_the_console() -> None:
+    known = {"", "feedback", "feedback?show=approval", "rounds", "policies/${__value.text}"}
+    linked = set(re.findall(r'\$\{console\}/console(?:#/)?([^"]*)"', json.dumps(DASHBOARD)))
+    assert linked == known
 
 
 def test_every_panel_has_a_position_a_unit_and_a_short_title() -> None:

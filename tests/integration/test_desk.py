@@ -71,6 +71,10 @@ async def test_each_filter_selects_the_same_votes_in_the_desk_and_in_the_export(
         (f"user={'u_' + 'b' * 32}", {"down", "ranking"}),
         ("text=PRÉCIS", {"up"}),
         ("text=lutetia", {"edit"}),
+        ("text=lute", {"edit"}),
+        ("text=l", set()),
+        ('text="capital of fra" -ide -rom', {"up", "edit"}),
+        ("text=cap%27s|:*\\", set()),
         ("text=capital -idea -rome", {"up", "edit"}),
         ("since=2020-01-01T00:00:00Z&until=2020-01-02T00:00:00Z", set()),
         (f"type=thumb&user={'u_' + 'a' * 32}&reason=concise&text=paris", {"up"}),
@@ -127,6 +131,13 @@ async def test_a_vote_is_shown_with_its_conversation_and_fate(
     assert shown["vote"]["metadata"] == {"team": "web"}
     assert (shown["vote"]["learned_by"], shown["vote"]["learned_state"]) == ("p1-aaaaaa", "live")
     assert shown["vote"]["live_at"] is not None
+    assert not shown["vote"]["held_out"]
+    async with async_pool.connection() as connection:
+        await connection.execute(
+            "with round as (insert into rounds (project, parent, outcome) values ('default', 'p0', 'running')"
+            " returning id) update training_examples set held_out_in = (select id from round)"
+        )
+    assert (await client.get(f"/v1/console/votes/{votes['up']}")).json()["vote"]["held_out"]
     [turn] = shown["conversation"]
     assert [each["id"] for each in turn["votes"]] == [votes["up"]]
     turns = (await client.get("/v1/console/conversations?tag=team=web&policy=p0")).json()["data"]

@@ -39,6 +39,7 @@ export interface Vote {
   learned_by: string | null;
   live_at: string | null;
   learned_state: string | null;
+  held_out: boolean;
   weight?: number;
 }
 

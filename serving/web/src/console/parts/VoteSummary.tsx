@@ -20,7 +20,9 @@ export function verdictOf(vote: Pick<Vote, "type" | "value">): {
 export function fateOf(vote: Vote): { words: string; tone: "good" | "bad" | "plain" | "accent" } {
   if (vote.retracted_at) return { words: "retracted", tone: "plain" };
   if (vote.superseded_by) return { words: "replaced by a newer vote", tone: "plain" };
-  if (!vote.learned_by) return { words: "waits for a round", tone: "plain" };
+  if (!vote.learned_by) {
+    return { words: vote.held_out ? "held out as a check in the last round" : "waits for a round", tone: "plain" };
+  }
   if (vote.learned_state === "rolled_back" || vote.learned_state === "rejected") {
     return { words: `learned by ${vote.learned_by}, taken back`, tone: "bad" };
   }

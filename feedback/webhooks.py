@@ -1,0 +1,114 @@
+"""Webhook endpoints are the URLs to which a project's events are sent; their deliveries are kept for some
+days, so that they can be read and sent again."""
+
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+from schemas.errors import Conflict, NotFound
+from schemas.webhooks import NewWebhook, new_secret, shown_secret
+
+Connection = AsyncConnection[DictRow]
+
+MOST_ENDPOINTS = 20
+"""Endpoints of one project."""
+
+KEPT_DAYS = 30
+"""Age at which deliveries are deleted, days."""
+
+_ENDPOINTS: LiteralString = """
+select e.id, e.url, e.types as events, e.created_at, e.disabled_at, e.failing_since, last.delivered_at
+from webhook_endpoints e left join lateral (
+    select delivered_at from webhook_deliveries where endpoint = e.id order by id desc limit 1
+) as last on true
+where project = %s order by created_at, id
+"""
+_DELIVERIES: LiteralString = """
+select id, type, attempts, due_at, delivered_at, status, error,
+    case when delivered_at is not null then 'delivered' when due_at is null then 'failed' else 'waiting'
+    end as state
+from webhook_deliveries where endpoint = %s and id < %s order by id desc limit %s
+"""
+_ENABLE: LiteralString = """
+update webhook_endpoints set disabled_at = null, failing_since = null, failures = 0, due_at = now()
+where id = %s
+"""
+_REPLAY: LiteralString = """
+update webhook_deliveries set due_at = now(), delivered_at = null, attempts = 0, status = null, error = null
+where endpoint = %s and id >= %s and (due_at is null or due_at > now())
+"""
+
+
+def delivery_id(at: datetime) -> str:
+    """Returns a new id of a delivery; ids sort by time."""
+    return f"{time_bound(at)}{secrets.token_hex(8)}"
+
+
+def time_bound(at: datetime) -> str:
+    """Returns what the ids of deliveries since `at` are not before."""
+    return f"msg_{max(0, int(at.timestamp() * 1_000)):012x}"
+
+
+async def add(connection: Connection, project: str, new: NewWebhook) -> dict[str, Any]:
+    """Stores an endpoint; returns it with its secret, which is shown this once. Raises Conflict where the
+    project has MOST_ENDPOINTS."""
+    secret, id = new_secret(), f"we_{secrets.token_hex(12)}"
+    async with connection.transaction():
+        await connection.execute("select from projects where id = %s for update", [project])
+        if len(await endpoints(connection, project)) >= MOST_ENDPOINTS:
+            raise Conflict(f"A project has at most {MOST_ENDPOINTS} webhooks; delete one first.")
+        cursor = await connection.execute(
+            "insert into webhook_endpoints (id, project, url, types, secret) values (%s, %s, %s, %s, %s)"
+            " returning id, url, types as events, created_at",
+            [id, project, new.url, sorted(set(new.events)), secret],
+        )
+        row = await cursor.fetchone()
+    assert row is not None  # noqa: S101  (insert … returning gives its row)
+    return {**row, "secret": shown_secret(secret)}
+
+
+async def endpoints(connection: Connection, project: str) -> list[DictRow]:
+    """Returns a project's endpoints, without their secrets."""
+    return await (await connection.execute(_ENDPOINTS, [project])).fetchall()
+
+
+async def delete(connection: Connection, project: str, id: str) -> None:
+    """Deletes an endpoint with its deliveries. Raises NotFound."""
+    await _own(connection, project, id)
+    await connection.execute("delete from webhook_endpoints where id = %s", [id])
+
+
+async def enable(connection: Connection, project: str, id: str) -> None:
+    """Sends to an endpoint again that had failed for too long. Raises NotFound."""
+    await _own(connection, project, id)
+    await connection.execute(_ENABLE, [id])
+
+
+async def replay(connection: Connection, project: str, id: str, since: datetime) -> int:
+    """Sends what is kept of the time from `since` on again, under the same ids; returns how much that is.
+    Raises NotFound."""
+    await _own(connection, project, id)
+    replayed = await connection.execute(_REPLAY, [id, time_bound(since)])
+    await connection.execute(_ENABLE, [id])
+    return replayed.rowcount
+
+
+async def deliveries(
+    connection: Connection, project: str, id: str, limit: int, before: str | None
+) -> list[DictRow]:
+    """Returns the newest deliveries of an endpoint, from before the one with the id `before`. Raises
+    NotFound."""
+    await _own(connection, project, id)
+    newest = before or time_bound(datetime.now(UTC) + timedelta(days=1))
+    return await (await connection.execute(_DELIVERIES, [id, newest, limit])).fetchall()
+
+
+async def _own(connection: Connection, project: str, id: str) -> None:
+    cursor = await connection.execute(
+        "select 1 from webhook_endpoints where project = %s and id = %s", [project, id]
+    )
+    if await cursor.fetchone() is None:
+        raise NotFound(f"There is no webhook {id[:64]}.", code="webhook_not_found")
