@@ -36,8 +36,8 @@ where confrelid = 'projects'::regclass and contype = 'f' and conparentid = 0 ord
 
 @contextmanager
 def own_project(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yields the address of the service that runs on these settings, and a new admin key of the project there.
-    Raises StartError where none runs, or it does not answer for the project in time."""
+    """Yields the address of the service that runs on these settings, and a new admin key of the project
+    there. Raises StartError where none runs, or it does not answer for the project in time."""
     address = f"http://{reachable(settings.host)}:{settings.port}"
     _check_running(address)
     with database(settings) as url:
