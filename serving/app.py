@@ -36,6 +36,7 @@ from serving import (
     stored_completions,
     stored_responses,
     turns,
+    users,
     votes,
     widget,
 )
@@ -51,7 +52,10 @@ from serving.services import Services, log_end, open_services
 from serving.spooled import apply_spool
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
-_PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/widget")
+_PUBLIC_PATHS = (
+    "/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/widget", "/v1/users/me",
+    "/v1/erasures/",
+)  # fmt: skip
 
 
 def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> FastAPI:
@@ -82,7 +86,7 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     app = DescribedApp(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
     for part in (
-        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, votes, live,
+        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, users, votes, live,
         widget, admin, health,
     ):  # fmt: skip
         app.include_router(part.router)

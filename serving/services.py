@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from starlette.requests import HTTPConnection
 
-from feedback import retention, scheduled_export
+from feedback import erasing, retention, scheduled_export
 from feedback.spool import Spool
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
@@ -110,6 +110,7 @@ async def open_services(
             asyncio.create_task(feed.run(), name="feed"),
             asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
             asyncio.create_task(scheduled_export.run(settings, metrics.count_export), name="export"),
+            asyncio.create_task(erasing.run(settings, pool), name="erasing"),
         ]
         for task in tasks:
             task.add_done_callback(log_end)
