@@ -241,7 +241,9 @@ class _Deletion:
             return False
         values = {"turns": turns}
         await self._do(_STALE, values)
-        votes = await self._one("select count(*) as count from feedback where turn_id = any(%(turns)s)", values)
+        votes = await self._one(
+            "select count(*) as count from feedback where turn_id = any(%(turns)s)", values
+        )
         self.counts["votes"] += votes["count"]
         await self._examples("turn_id = any(%(turns)s)", values)
         await self._answers("", values)

@@ -32,6 +32,18 @@ RESTORE = "restore"
 
 Connection = AsyncConnection[DictRow]
 
+BEGIN: LiteralString = """
+with tombs as (
+    insert into tombstones (project, hash, erased_at)
+    select %(project)s, unnest(%(hashes)s::bytea[]), %(asked_at)s
+    on conflict (project, hash)
+    do update set erased_at = greatest(tombstones.erased_at, excluded.erased_at)
+)
+insert into erasures (id, project, raters, hashes, asked_by, asked_at)
+values (%(id)s, %(project)s, %(raters)s, %(hashes)s, %(asked_by)s, %(asked_at)s)
+"""
+"""Begins an erasure with its tombstones; its values are those of `beginning`."""
+
 _COLUMNS: LiteralString = (
     "select id, project, hashes, asked_by, asked_at, steps, receipt, done_at from erasures where project = %s"
 )
@@ -72,53 +84,32 @@ async def ask(
         if running is not None:
             return str(running["id"])
         await _forget_filters(connection, project, {*raters, *filter(None, [user])})
-        return await _begin(connection, project, hashes, asked_by, list(raters), datetime.now(UTC))
+        values = beginning(project, hashes, asked_by, datetime.now(UTC), list(raters))
+        await connection.execute(BEGIN, values)
+        return str(values["id"])
 
 
-async def repeat(connection: Connection, project: str, hashes: Sequence[bytes], erased_at: datetime) -> str | None:
-    """Asks for an erasure again, of which a restored database knows nothing; returns its id, or None where the
-    database knows it."""
-    async with connection.transaction():
-        await connection.execute("select from projects where id = %s for update", [project])
-        known = await (
-            await connection.execute(
-                "select count(*) as known from tombstones"
-                " where project = %s and hash = any(%s) and erased_at >= %s",
-                [project, list(hashes), erased_at],
-            )
-        ).fetchone()
-        if known is not None and known["known"] == len(set(hashes)):
-            return None
-        return await _begin(connection, project, list(hashes), RESTORE, None, erased_at)
-
-
-async def _begin(
-    connection: Connection,
-    project: str,
-    hashes: list[bytes],
-    asked_by: str,
-    raters: list[str] | None,
-    erased_at: datetime,
-) -> str:
+def beginning(
+    project: str, hashes: Sequence[bytes], asked_by: str, asked_at: datetime, raters: list[str] | None = None
+) -> dict[str, Any]:
+    """Returns the values of a new erasure; without the pseudonyms, those who have the hashes are looked for."""
     id = f"erasure-{secrets.token_hex(12)}"
-    await connection.execute(
-        "insert into erasures (id, project, raters, hashes, asked_by, asked_at) values (%s, %s, %s, %s, %s, %s)",
-        [id, project, raters, hashes, asked_by, erased_at],
-    )
-    await connection.execute(
-        "insert into tombstones (project, hash, erased_at) select %s, unnest(%s::bytea[]), %s"
-        " on conflict (project, hash) do update set erased_at = greatest(tombstones.erased_at, excluded.erased_at)",
-        [project, hashes, erased_at],
-    )
-    return id
+    return {
+        "id": id, "project": project, "hashes": list(hashes), "asked_by": asked_by, "asked_at": asked_at,
+        "raters": raters,
+    }  # fmt: skip
 
 
 async def _forget_filters(connection: Connection, project: str, names: set[str]) -> None:
     cursor = await connection.execute("select name, query from saved_views where project = %s", [project])
     naming = [
-        row["name"] for row in await cursor.fetchall() if not names.isdisjoint(parse_qs(row["query"]).get("user", []))
+        row["name"]
+        for row in await cursor.fetchall()
+        if not names.isdisjoint(parse_qs(row["query"]).get("user", []))
     ]
-    await connection.execute("delete from saved_views where project = %s and name = any(%s)", [project, naming])
+    await connection.execute(
+        "delete from saved_views where project = %s and name = any(%s)", [project, naming]
+    )
 
 
 async def find(connection: Connection, project: str, id: str) -> DictRow:
@@ -131,7 +122,9 @@ async def find(connection: Connection, project: str, id: str) -> DictRow:
 
 async def newest(connection: Connection, project: str, limit: int) -> list[DictRow]:
     """Returns the newest erasures of a project."""
-    cursor = await connection.execute(_COLUMNS + " order by asked_at desc, id desc limit %s", [project, limit])
+    cursor = await connection.execute(
+        _COLUMNS + " order by asked_at desc, id desc limit %s", [project, limit]
+    )
     return await cursor.fetchall()
 
 
@@ -155,10 +148,17 @@ def steps_by_time(steps: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(({"step": name, **step} for name, step in steps.items()), key=lambda step: str(step["at"]))
 
 
+ADD_STEP: LiteralString = "update erasures set steps = steps || %s where id = %s"
+"""Records a `step_done` of an erasure, of which the id is the second value."""
+
+
+def step_done(step: str, **found: Any) -> Jsonb:
+    """Returns what is recorded of a step: when it was done, and what was found."""
+    return Jsonb({step: {"at": rfc3339(datetime.now(UTC)), **found}})
+
+
 async def add_step(connection: Connection, id: str, step: str, **found: Any) -> None:
-    """Records that a step is done, with what was found."""
-    done = {step: {"at": rfc3339(datetime.now(UTC)), **found}}
-    await connection.execute("update erasures set steps = steps || %s where id = %s", [Jsonb(done), id])
+    await connection.execute(ADD_STEP, [step_done(step, **found), id])
 
 
 async def finish(connection: Connection, erasure: DictRow) -> None:

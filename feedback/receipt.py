@@ -29,9 +29,7 @@ async def signing_key(connection: AsyncConnection[DictRow]) -> Ed25519PrivateKey
         "insert into secrets (name, value) values (%s, %s) on conflict (name) do nothing",
         [_SECRET, Ed25519PrivateKey.generate().private_bytes_raw()],
     )
-    row = await (
-        await connection.execute("select value from secrets where name = %s", [_SECRET])
-    ).fetchone()
+    row = await (await connection.execute("select value from secrets where name = %s", [_SECRET])).fetchone()
     assert row is not None  # noqa: S101  (inserted above)
     return Ed25519PrivateKey.from_private_bytes(bytes(row["value"]))
 

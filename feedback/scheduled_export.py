@@ -118,7 +118,10 @@ async def export_if_due(settings: Settings, count: Callable[[Outcome], None]) ->
         if await _one(connection, _NOT_DUE, project, settings.export.every):
             return
         while part := await _claim(connection, settings):
-            output, kind = f"{to.rstrip('/')}/{project}/{part.name}", (settings.export.format, settings.export.shape)
+            output, kind = (
+                f"{to.rstrip('/')}/{project}/{part.name}",
+                (settings.export.format, settings.export.shape),
+            )
             await connection.execute(_KEEP, [project, output, *kind, *part.start, *part.end])
             if await _write(connection, project, *kind, part, output):
                 count("written")

@@ -69,7 +69,9 @@ def charge_replies(connection: HTTPConnection, caller: Caller, replies: int, per
     where a page's visitor is one. Raises RateLimited."""
     if caller.kind == "publishable" and person is not None:
         rate = services(connection).settings.serving.user_requests_per_minute
-        name = hashlib.blake2b(person.encode(), digest_size=8).hexdigest()  # the limits are no record of people
+        name = hashlib.blake2b(
+            person.encode(), digest_size=8
+        ).hexdigest()  # the limits are no record of people
         key = f"{address_of(connection)} {name}"
         services(connection).limiter.acquire(Charge(key, "chats of one user", rate, replies))
     if replies > 1:

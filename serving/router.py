@@ -20,14 +20,18 @@ _ROUTES: LiteralString = """
     select r.project, r.live, r.previous, r.canary, r.canary_share, r.version, p.system_prompt, (
         select coalesce(jsonb_object_agg(id, digest), '{}') from policies
         where project = r.project and id in (r.live, r.previous, r.canary)
-    ) as digests
+    ) as digests, array(
+        select id from policies where project = r.project and tainted_at is not null
+            and id in (r.live, r.previous, r.canary)
+    ) as tainted
     from routes r join projects p on p.id = r.project
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The policies that answer in a project, and their `digests`. `version` grows with every change."""
+    """The policies that answer in a project, and their `digests`; `tainted` are those of them that learned from
+    somebody who was erased. `version` grows with every change."""
 
     project: str
     live: str
@@ -37,6 +41,7 @@ class Route:
     version: int
     system_prompt: str | None
     digests: dict[str, str] = field(hash=False)
+    tainted: list[str] = field(default_factory=list, hash=False)
 
     def adapter(self, policy: str) -> str:
         """Returns the name of the policy's adapter on the engines."""
