@@ -1,8 +1,8 @@
 """Erasing deletes the rows of people who asked for it, in batches, and their lines in exported files.
 
-It begins when every transaction that does not know the tombstone has ended, so nothing comes after it: the same
-snapshot rule by which the log is read (`feedback.postgres_log`). One process works on an erasure, by an advisory
-lock; whoever dies leaves it to the next, as each batch is a transaction and deletes what it finds.
+It begins when every transaction that does not know the tombstone has ended, so nothing comes after it: the
+same snapshot rule by which the log is read (`feedback.postgres_log`). One process works on an erasure, by an
+advisory lock; whoever dies leaves it to the next, as each batch is a transaction and deletes what it finds.
 """
 
 import asyncio
@@ -78,7 +78,8 @@ from feedback f, lateral (
 where f.turn_id = any(%(turns)s) and f.rater = any(coalesce(%(of)s, array[f.rater]))
     and (x.project, x.to_epoch, x.to_xid, x.to_id) = (file.project, file.to_epoch, file.to_xid, file.to_id)
 """
-# Counts what is deleted, keeps its ids for the trainer, and notes since when it was there and who learned from it.
+# Counts what is deleted, keeps its ids for the trainer, and notes since when it was there and who learned
+# from it.
 _EXAMPLES: LiteralString = """
 with gone as (
     delete from training_examples where {which} returning event_id, type, rater, first_policy, created_at
@@ -90,7 +91,9 @@ with gone as (
             select count(*) from gone where type <> 'signal' and not starts_with(rater, %(judge)s)
         ),
         learned_by = array(
-            select distinct unnest(learned_by || array(select first_policy from gone where first_policy <> ''))
+            select distinct unnest(
+                learned_by || array(select first_policy from gone where first_policy <> '')
+            )
         ),
         since = least(since, (select min(created_at) from gone))
     where id = %(erasure)s

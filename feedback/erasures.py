@@ -1,9 +1,9 @@
 """An erasure is the request to forget a person, and the record of what was done for it.
 
-A tombstone, the hash of the person's pseudonym, is written with the request: from then on nothing that the person
-did before is stored or learned from, wherever it comes from (`erased` in the database). The rows are deleted by
-`feedback.erasing`; the trainer looks for what it has learned and adds its own steps. When nothing is left to do,
-the pseudonyms go, and a signed receipt (`feedback.receipt`) says what was done.
+A tombstone, the hash of the person's pseudonym, is written with the request: from then on nothing that the
+person did before is stored or learned from, wherever it comes from (`erased` in the database). The rows are
+deleted by `feedback.erasing`; the trainer looks for what it has learned and adds its own steps. When nothing
+is left to do, the pseudonyms go, and a signed receipt (`feedback.receipt`) says what was done.
 """
 
 import hashlib
@@ -52,7 +52,8 @@ _FORGET_IDS: LiteralString = """
 delete from erased_ids where ctid = any(array(select ctid from erased_ids where erasure = %s limit %s))
 """
 _TAINTED: LiteralString = """
-select p.id as policy, p.digest from erasures e, jsonb_array_elements_text(e.steps #> '{policies,tainted}') as t (id)
+select p.id as policy, p.digest
+from erasures e, jsonb_array_elements_text(e.steps #> '{policies,tainted}') as t (id)
 join policies p on p.id = t.id where e.id = %s and p.project = e.project order by p.created_at, p.id
 """
 _REBUILT: LiteralString = """
@@ -70,8 +71,8 @@ def person_hash(project: str, rater: str) -> bytes:
 async def ask(
     connection: Connection, project: str, raters: Sequence[str], asked_by: str, user: str | None = None
 ) -> str:
-    """Asks that the person with these pseudonyms be erased; returns the id of the erasure, which is the running
-    one where there is one. Saved filters that name the person, or `user`, are deleted."""
+    """Asks that the person with these pseudonyms be erased; returns the id of the erasure, which is the
+    running one where there is one. Saved filters that name the person, or `user`, are deleted."""
     hashes = [person_hash(project, rater) for rater in raters]
     async with connection.transaction():
         await connection.execute("select from projects where id = %s for update", [project])
@@ -92,7 +93,8 @@ async def ask(
 def beginning(
     project: str, hashes: Sequence[bytes], asked_by: str, asked_at: datetime, raters: list[str] | None = None
 ) -> dict[str, Any]:
-    """Returns the values of a new erasure; without the pseudonyms, those who have the hashes are looked for."""
+    """Returns the values of a new erasure; without the pseudonyms, those who have the hashes are looked
+    for."""
     id = f"erasure-{secrets.token_hex(12)}"
     return {
         "id": id, "project": project, "hashes": list(hashes), "asked_by": asked_by, "asked_at": asked_at,

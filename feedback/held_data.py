@@ -18,7 +18,8 @@ _SUMMARY: LiteralString = """
 select (select count(*) from turns where project = %(project)s and rater = any(%(raters)s)) as turns,
     (select count(*) from feedback where project = %(project)s and facets && %(facets)s) as votes,
     array(select distinct first_policy from training_examples
-        where project = %(project)s and rater = any(%(raters)s) and first_policy is not null order by 1) as policies
+        where project = %(project)s and rater = any(%(raters)s) and first_policy is not null
+        order by 1) as policies
 """
 _LISTS: dict[str, LiteralString] = {
     "turns": """
@@ -34,7 +35,8 @@ from feedback f left join training_examples e on e.feedback_id = f.id
 where f.project = %(project)s and f.facets && %(facets)s and f.rater = any(%(raters)s)
 """,
     "training_examples": """
-select event_id, feedback_id, turn_id, choice, type, value, created_at, superseded_by, first_policy as learned_by
+select event_id, feedback_id, turn_id, choice, type, value, created_at, superseded_by,
+    first_policy as learned_by
 from training_examples where project = %(project)s and rater = any(%(raters)s)
 """,
     "annotation_queues": """
@@ -44,8 +46,8 @@ select queue, name from annotation_raters where project = %(project)s and rater 
 
 
 async def summary(connection: Connection, project: str, raters: Sequence[str]) -> dict[str, Any]:
-    """Returns how many `turns` and `votes` a person has, and which `policies` were the first to learn from their
-    votes."""
+    """Returns how many `turns` and `votes` a person has, and which `policies` were the first to learn from
+    their votes."""
     cursor = await connection.execute(_SUMMARY, _values(project, raters))
     row = await cursor.fetchone()
     assert row is not None  # noqa: S101  (an aggregate gives its row)

@@ -1,5 +1,5 @@
-"""A receipt says what was done to erase a person, and is signed (Ed25519, RFC 8032), so that anybody who has the
-installation's public key can check it without asking the installation.
+"""A receipt says what was done to erase a person, and is signed (Ed25519, RFC 8032), so that anybody who has
+the installation's public key can check it without asking the installation.
 
 What is signed is the receipt without its signature, as JSON with sorted keys and without white space.
 """

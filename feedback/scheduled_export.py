@@ -5,8 +5,8 @@ next file. Which votes a file has, and its name, is stored before it is written,
 afterwards: whoever dies in between leaves a file that is written again, with the same votes and under the
 same name. One process does it for a project, by an advisory lock.
 
-Which votes each file has is kept, so that a file with votes of somebody who was erased is written again without
-them (`rewrite`).
+Which votes each file has is kept, so that a file with votes of somebody who was erased is written again
+without them (`rewrite`).
 """
 
 import asyncio
@@ -149,8 +149,9 @@ async def _claim(connection: AsyncConnection[DictRow], settings: Settings) -> _P
 
 
 async def rewrite(connection: AsyncConnection[DictRow], project: str) -> int | None:
-    """Writes the stale files of a project again from what is stored now; a file without a row goes. Returns how
-    many there were, or None while another process exports. Raises HearkenError, OSError and psycopg.Error."""
+    """Writes the stale files of a project again from what is stored now; a file without a row goes. Returns
+    how many there were, or None while another process exports. Raises HearkenError, OSError and
+    psycopg.Error."""
     if not await _one(connection, _LOCK, lock_ids.EXPORT, project):
         return None
     written = 0

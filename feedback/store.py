@@ -34,8 +34,8 @@ LEARNED_AT_ONCE = 200
 
 # Each part reads from the one before it, which fixes their order: claim the key (when it is taken already,
 # the other parts do nothing), supersede the older vote, insert the new one, append to the outbox. A vote that
-# comes late supersedes only votes before its own time, and is superseded by the next after it. The events of a
-# turn keep their order: its id is the key, in a column that held the conversation's, which clients name.
+# comes late supersedes only votes before its own time, and is superseded by the next after it. The events of
+# a turn keep their order: its id is the key, in a column that held the conversation's, which clients name.
 _RECORD = """
 with remembered as (
     insert into idempotency (project, key_id, key, request_hash, response)

@@ -65,8 +65,8 @@ class ServingSettings(BaseModel):
     )
     tainted_policy: Literal["keep", "replace"] = Field(
         "keep",
-        description="what answers while a live policy that learned from an erased person is rebuilt: keep: itself;"
-        " replace: its newest ancestor that did not",
+        description="what answers while a live policy that learned from an erased person is rebuilt: keep:"
+        " itself; replace: its newest ancestor that did not",
     )
     canary_share: float = Field(
         0.3,

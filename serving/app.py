@@ -86,8 +86,8 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     app = DescribedApp(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
     for part in (
-        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, users, votes, live,
-        widget, admin, health,
+        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, users, votes,
+        live, widget, admin, health,
     ):  # fmt: skip
         app.include_router(part.router)
     for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events):

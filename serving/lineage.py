@@ -29,8 +29,8 @@ async def mark_inherited(connection: Connection, project: str, policy: str) -> N
 
 
 async def nearest_ancestor(connection: Connection, project: str, policy: str) -> str:
-    """Returns the nearest retired ancestor of `policy` that ever was live and is neither pruned nor tainted, or the
-    base."""
+    """Returns the nearest retired ancestor of `policy` that ever was live and is neither pruned nor tainted,
+    or the base."""
     cursor = await connection.execute(
         """
         with recursive lineage (id, depth) as (

@@ -25,8 +25,8 @@ _TAINTED: Final = "it learned from somebody who was erased"
 
 
 async def promote(connection: Connection, project: str, policy: str, reason: str | None = None) -> Route:
-    """Makes `policy` live; the policy that was live becomes the previous one, for a rollback, unless it is tainted.
-    An automatic canary of another policy ends. `reason` is stored with the policy's running canary.
+    """Makes `policy` live; the policy that was live becomes the previous one, for a rollback, unless it is
+    tainted. An automatic canary of another policy ends. `reason` is stored with the policy's running canary.
 
     Raises Conflict when it is live already or may not go live, PolicyRejected (`parent_rolled_back`) when
     its parent was rolled back meanwhile, NotFound when it does not exist.
@@ -146,9 +146,9 @@ async def start_canary(
 
 
 async def leave_tainted(connection: Connection, project: str, *, replace_live: bool) -> Route:
-    """Takes policies that learned from somebody who was erased out of the route: the canary ends, the previous
-    policy is the newest clean ancestor, and with `replace_live` that one answers, too, until the live policy is
-    rebuilt."""
+    """Takes policies that learned from somebody who was erased out of the route: the canary ends, the
+    previous policy is the newest clean ancestor, and with `replace_live` that one answers, too, until the
+    live policy is rebuilt."""
     async with connection.transaction():
         route = await _lock_route(connection, project)
         live, canary = route.live, route.canary

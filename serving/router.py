@@ -30,8 +30,8 @@ _ROUTES: LiteralString = """
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The policies that answer in a project, and their `digests`; `tainted` are those of them that learned from
-    somebody who was erased. `version` grows with every change."""
+    """The policies that answer in a project, and their `digests`; `tainted` are those of them that learned
+    from somebody who was erased. `version` grows with every change."""
 
     project: str
     live: str

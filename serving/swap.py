@@ -270,8 +270,8 @@ class Swap:
             await self._take_up(project, candidate, change)
 
     async def _leave_tainted(self, route: Route) -> None:
-        """Takes policies that learned from somebody who was erased out of a route, once what takes the place of the
-        live one is loaded and verified."""
+        """Takes policies that learned from somebody who was erased out of a route, once what takes the place
+        of the live one is loaded and verified."""
         replace_live = route.live in route.tainted and self._settings.serving.tainted_policy == "replace"
         if route.tainted == [route.live] and not replace_live:
             return

@@ -1,8 +1,8 @@
-"""`/v1/users` shows what is held about a person, as a file to read, and erases it; `/v1/erasures` says how far an
-erasure has come, and has its receipt.
+"""`/v1/users` shows what is held about a person, as a file to read, and erases it; `/v1/erasures` says how
+far an erasure has come, and has its receipt.
 
-A server's key names the person, by the name that it chats with or by a pseudonym as in the export. The holder of a
-session asks for themself, as `me`: with a publishable key nobody else can be named.
+A server's key names the person, by the name that it chats with or by a pseudonym as in the export. The holder
+of a session asks for themself, as `me`: with a publishable key nobody else can be named.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from feedback import erasures, held_data, receipt
-from schemas.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
+from schemas.errors import InvalidRequest, NotFound, Unauthorized
 from serving.auth import SESSION_HEADER, Reader, caller, visitor
 from serving.keys import Caller
 from serving.services import Services, services
@@ -71,8 +71,8 @@ async def receipt_key(request: Request, caller: KnownCaller) -> dict[str, str]:
 
 @router.get("/v1/erasures/{id}")
 async def show_erasure(request: Request, id: str, caller: KnownCaller) -> dict[str, Any]:
-    """Returns how far an erasure has come, and its receipt once nothing is left; with a publishable key only to
-    whom it erased."""
+    """Returns how far an erasure has come, and its receipt once nothing is left; with a publishable key only
+    to whom it erased."""
     if "\0" in id:
         raise InvalidRequest("An id contains no NUL character.", param="id")
     async with services(request).pool.connection() as connection:

@@ -1,12 +1,13 @@
 """The trainer's part of an erasure: whatever learned from the person is found, replaced and deleted.
 
-When the person's rows are deleted (`feedback.erasing`), it removes them from the records of rounds, lists the policies
-that learned from them as tainted (by the ids in each policy's inputs, by its vote summary, and by its ancestors; of
-a policy whose inputs were pruned, by its age), takes their votes out of the vote summary, trains the policy that was
-live again without them (`rebuild`), and asks serving to make it live. Once no tainted policy answers anybody, the
-files of all of them are deleted.
+When the person's rows are deleted (`feedback.erasing`), it removes them from the records of rounds, lists the
+policies that learned from them as tainted (by the ids in each policy's inputs, by its vote summary, and by
+its ancestors; of a policy whose inputs were pruned, by its age), takes their votes out of the vote summary,
+trains the policy that was live again without them (`rebuild`), and asks serving to make it live. Once no
+tainted policy answers anybody, the files of all of them are deleted.
 
-Each step is recorded when it is done, and finds what is left to do where it was killed. No round runs meanwhile.
+Each step is recorded when it is done, and finds what is left to do where it was killed. No round runs
+meanwhile.
 """
 
 import json
@@ -74,8 +75,8 @@ class Erasures:
         self._asked = -ASK_SECONDS
 
     def keep_tombstones(self) -> None:
-        """Keeps the tombstones beside the database, and asks again for erasures that a restored database does not
-        know."""
+        """Keeps the tombstones beside the database, and asks again for erasures that a restored database does
+        not know."""
         kept = json.loads(self._tombstones.read_text()) if self._tombstones.is_file() else {}
         with self._pool.connection() as connection:
             rows = connection.execute(
@@ -122,7 +123,8 @@ class Erasures:
         return self._mentions([each["id"] for each in self._open()], [*inputs.events, *inputs.turns, *events])
 
     def _find(self, erasure: DictRow) -> None:
-        """Removes the person from the rounds' records and from the vote summary, and marks the tainted policies."""
+        """Removes the person from the rounds' records and from the vote summary, and marks the tainted
+        policies."""
         steps = erasure["steps"]
         if "policies" not in steps:
             tainted = self._tainted(erasure)
@@ -160,8 +162,8 @@ class Erasures:
         return names
 
     def _mark(self, tainted: list[str]) -> str:
-        """Marks policies as tainted: those that answer nobody are pruned next, and none is chosen again. Returns
-        the live policy."""
+        """Marks policies as tainted: those that answer nobody are pruned next, and none is chosen again.
+        Returns the live policy."""
         with self._pool.connection() as connection, connection.transaction():
             connection.execute("select from routes where project = %s for update", [self._project])
             route = connection.execute(_ROUTE, [self._project]).fetchone()
@@ -212,8 +214,8 @@ class Erasures:
             return None
 
     def _replaced(self, place: str | None) -> bool:
-        """Returns whether no tainted policy answers, or would after a rollback, and `place` is live, unless an
-        operator has chosen another one meanwhile; asks serving for it."""
+        """Returns whether no tainted policy answers, or would after a rollback, and `place` is live, unless
+        an operator has chosen another one meanwhile; asks serving for it."""
         route, tainted = self._route(), set(self._tainted_now())
         live = route["live"]
         if place is not None and live != place and (live in tainted or live in self._lineage(place)):

@@ -151,7 +151,8 @@ class Trainer:
             log.warning("round dropped", reason=str(error))
 
     def _erased(self) -> bool:
-        """Does what erasures need of the trainer; returns whether rounds may run. What fails is tried again."""
+        """Does what erasures need of the trainer; returns whether rounds may run. What fails is tried
+        again."""
         if not self.erasures.waiting():
             return True
         if time.monotonic() < self._erases_at:

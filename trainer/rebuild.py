@@ -1,10 +1,11 @@
 """A rebuild trains the rounds of a policy again without the people who were erased since.
 
-It starts from the newest ancestor that learned nothing from them. Each round after that has its own inputs, settings
-and seeds, without the votes and prompts that are gone; its samples are drawn anew in this process, and what one round
-hands to the next, the learning rate and the knowledge lost, comes from the rebuilt one. So the result is, on the same
-kind of machine, byte by byte what the same rounds give where those people never were. Compacted votes are the
-exception: they are taken out of the vote summary by subtraction, which is exact up to rounding.
+It starts from the newest ancestor that learned nothing from them. Each round after that has its own inputs,
+settings and seeds, without the votes and prompts that are gone; its samples are drawn anew in this process,
+and what one round hands to the next, the learning rate and the knowledge lost, comes from the rebuilt one. So
+the result is, on the same kind of machine, byte by byte what the same rounds give where those people never
+were. Compacted votes are the exception: they are taken out of the vote summary by subtraction, which is exact
+up to rounding.
 """
 
 import shutil
@@ -28,8 +29,8 @@ log = structlog.get_logger("trainer")
 
 
 class Rebuild:
-    """Rebuilds policies of one project. `folder` has the vote summaries of the rounds to come, without the votes that
-    are gone: they are prepared while the rows of these votes are still there to subtract."""
+    """Rebuilds policies of one project. `folder` has the vote summaries of the rounds to come, without the
+    votes that are gone: they are prepared while the rows of these votes are still there to subtract."""
 
     def __init__(self, settings: Settings, pool: Pool, learner: Learner) -> None:
         self._settings = settings
@@ -54,9 +55,9 @@ class Rebuild:
             shutil.rmtree(own, ignore_errors=True)
 
     def run(self, policy: str, parent: str) -> str | None:
-        """Trains the round of `policy` again from `parent`, and publishes the result; returns its name, or None
-        where nothing is left to train on. Raises PolicyRejected where a directory is damaged, NotReproducible where a
-        setting of its time is unknown, and LeadershipLost."""
+        """Trains the round of `policy` again from `parent`, and publishes the result; returns its name, or
+        None where nothing is left to train on. Raises PolicyRejected where a directory is damaged,
+        NotReproducible where a setting of its time is unknown, and LeadershipLost."""
         manifest, directory = read_published(self._settings, self._pool, policy)
         _, start = read_published(self._settings, self._pool, parent)
         kept = RoundInputs.read(directory / publish.INPUTS)
@@ -89,7 +90,7 @@ class Rebuild:
         return made.id
 
     def _configuration(self, trainer: TrainerSettings) -> TrainerSettings:
-        """Returns the settings of a round: its own, or, in a group of processes, those that all of them have."""
+        """Returns the settings of a round: its own, or, in a group of processes, those of all of them."""
         return trainer if self._learner.group.size == 1 else self._learner.settings.trainer
 
     def _data(self, kept: RoundInputs, trainer: TrainerSettings, policy: str, parent: str) -> RoundData:
@@ -115,7 +116,8 @@ class Rebuild:
             lost = lost if found.knowledge_lost is None else found.knowledge_lost
         inputs = kept.model_copy(
             update={
-                "parent": parent, "events": events, "turns": turns, "rl": rl, "knowledge_lost": lost, "attempts": 1,
+                "parent": parent, "events": events, "turns": turns, "rl": rl, "knowledge_lost": lost,
+                "attempts": 1,
                 "vote_summary": file_digest(own / vote_summary.FILE) if summary else None,
             }
         )  # fmt: skip

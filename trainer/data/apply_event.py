@@ -6,9 +6,9 @@ from psycopg.types.json import Jsonb
 
 from schemas.feedback import FeedbackEvent
 
-# Who voted is in the vote's own row. Without it (the vote was deleted, or its author erased) nothing is learned; an
-# event of version 1 names them itself. A superseding event may be read before the vote, so the vote's row also tells
-# whether it is still active. Conversations are named by clients and are not copied.
+# Who voted is in the vote's own row. Without it (the vote was deleted, or its author erased) nothing is
+# learned; an event of version 1 names them itself. A superseding event may be read before the vote, so the
+# vote's row also tells whether it is still active. Conversations are named by clients and are not copied.
 _INSERT = """
 insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,
     conversation_id, created_at, superseded_by)

@@ -104,8 +104,8 @@ def require_present(summary: VoteSummary, pool: Pool, project: str) -> None:
 
 
 def without_erased(summary: VoteSummary, pool: Pool, project: str, directory: Path) -> VoteSummary:
-    """Returns a policy's summary without the votes that are no longer stored; their rows are in `directory`. A
-    week that they cannot be taken out of goes as a whole."""
+    """Returns a policy's summary without the votes that are no longer stored; their rows are in `directory`.
+    A week that they cannot be taken out of goes as a whole."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select e.event_id from training_examples e join turns t on t.id = e.turn_id"

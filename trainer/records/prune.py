@@ -101,8 +101,8 @@ def _delete_files(directory: Path) -> None:
 
 
 def delete_tainted(pool: Pool, settings: Settings) -> list[str] | None:
-    """Deletes the files of the tainted policies, none of which answers anybody any more; returns which, or None
-    where some could not be deleted."""
+    """Deletes the files of the tainted policies, none of which answers anybody any more; returns which, or
+    None where some could not be deleted."""
     with pool.connection() as connection:
         marked = connection.execute(
             "update policies p set pruned_at = coalesce(pruned_at, now()), pinned_at = null"

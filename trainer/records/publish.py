@@ -144,7 +144,8 @@ def register(
     record: RoundRecord,
 ) -> None:
     """Registers a policy in one transaction: its row, the first policy of its votes, the round's outcome and
-    record, and the notification. One that rebuilds another goes live only when it is asked for. Raises LeadershipLost when another trainer has closed the round."""
+    record, and the notification. One that rebuilds another goes live only when it is asked for. Raises
+    LeadershipLost when another trainer has closed the round."""
     with pool.connection() as connection, connection.transaction():
         closed = connection.execute(
             "update rounds set outcome = 'published', policy = %s, record = %s, ended_at = now()"
@@ -216,8 +217,8 @@ def _insert(
         " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)"
         " on conflict do nothing",
         [
-            settings.project, manifest.id, manifest.parent, manifest.rebuilds, manifest.base_digest, str(directory),
-            file_digest(directory / MANIFEST), Jsonb(manifest.model_dump(mode="json")),
+            settings.project, manifest.id, manifest.parent, manifest.rebuilds, manifest.base_digest,
+            str(directory), file_digest(directory / MANIFEST), Jsonb(manifest.model_dump(mode="json")),
             Jsonb(gate) if gate is not None else None, state, state,
         ],
     )  # fmt: skip

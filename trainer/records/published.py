@@ -1,5 +1,5 @@
-"""This module reads a published policy: its directory, checked against what was published, and the settings that it
-was trained with."""
+"""This module reads a published policy: its directory, checked against what was published, and the settings
+that it was trained with."""
 
 from pathlib import Path
 

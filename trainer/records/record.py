@@ -19,7 +19,6 @@ from schemas.database import Pool
 from schemas.settings import Settings
 from trainer.records.report import page
 
-
 AT_ONCE = 100
 """Records that are read at once."""
 
@@ -144,7 +143,7 @@ def last_learning_rate(pool: Pool, project: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class RoundOf:
-    """What the round of a policy found for the next one, and the policy that it rebuilds; None where it did not."""
+    """What the round of a policy found for the next one, and the policy that it rebuilds."""
 
     rebuilds: str | None
     learning_rate: float | None
@@ -155,7 +154,8 @@ def of_policy(pool: Pool, project: str, policy: str) -> RoundOf | None:
     """Returns what the round of a policy found; None where there is no such round."""
     with pool.connection() as connection:
         row = connection.execute(
-            "select p.rebuilds, (r.record #>> '{optimization,learning_rate}')::double precision as learning_rate,"
+            "select p.rebuilds,"
+            " (r.record #>> '{optimization,learning_rate}')::double precision as learning_rate,"
             " (r.record #>> '{gate,figures,knowledge_lost}')::double precision as knowledge_lost"
             " from rounds r join policies p on p.project = r.project and p.id = r.policy"
             " where r.project = %s and r.policy = %s",
@@ -227,9 +227,9 @@ def finite(value: Any) -> Any:
 def forget(
     pool: Pool, settings: Settings, raters: Sequence[str], policies: Sequence[str], since: datetime | None
 ) -> int:
-    """Removes people from the records of rounds and from their files: the rows of their votes, tracebacks that name
-    them, and the samples of rounds that trained on them: those of `policies`, and since that time those that
-    published nothing. Returns how many records were changed."""
+    """Removes people from the records of rounds and from their files: the rows of their votes, tracebacks
+    that name them, and the samples of rounds that trained on them: those of `policies`, and since that time
+    those that published nothing. Returns how many records were changed."""
     changed, after, number = 0, 0, 0
     while True:
         with pool.connection() as connection:
