@@ -52,10 +52,10 @@ with recursive next (rater) as (
     union all
     select (select min(rater) from {table} where project = %(project)s and rater > next.rater)
     from next where next.rater is not null
-), some as (select rater from next where rater is not null limit %(most)s)
+), batch as (select rater from next where rater is not null limit %(most)s)
 select max(rater) as last,
     array_agg(rater) filter (where person_hash(%(project)s, rater) = any(%(hashes)s)) as found
-from some
+from batch
 """
 
 _TURNS: LiteralString = """

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from feedback import erasing, erasures, receipt
 from feedback.open_log import open_log
@@ -153,12 +154,11 @@ def everything_stored(url: str) -> str:
     """Each row of each table, as text."""
     with psycopg.connect(url) as connection:
         tables = connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
-        rows = [
-            row[0]
+        found = [
+            connection.execute(SQL("select t::text from {} t").format(Identifier(table))).fetchall()
             for (table,) in tables
-            for row in connection.execute(f'select t::text from "{table}" t'.encode()).fetchall()
         ]
-    return "\n".join(rows)
+    return "\n".join(row for rows in found for (row,) in rows)
 
 
 def traces(url: str, folder: Path, words: tuple[str, ...] = TRACES) -> list[str]:
@@ -233,8 +233,6 @@ def test_nothing_is_left_and_the_policies_are_those_of_a_world_without_the_perso
     assert Manifest.model_validate_json(manifest.read_bytes()).rebuilds == learned[1]
     check_receipt(database_url, signed)
     assert loop.run(settings, once=True) == 0  # and it goes on learning
-    with psycopg.connect(without.database_url or "", autocommit=True) as connection:
-        connection.execute("select 1")
 
 
 def check_receipt(url: str, signed: dict[str, Any]) -> None:
@@ -256,9 +254,9 @@ def test_compacted_votes_are_taken_out_of_the_summaries(
     settings: Settings, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vote_summary, "WINDOW", 16)
-    learned = rounds(settings, 3)
+    learned = rounds(settings, 2)
     kept = settings.policies_dir / "default" / learned[1]
-    assert len(vote_summary.events_in(kept)) == 17
+    assert len(vote_summary.events_in(kept)) == 16
     with pool.connection() as connection:
         [theirs] = connection.execute(
             "select count(*) from training_examples where rater = %s and event_id = any(%s)",
@@ -274,9 +272,9 @@ def test_compacted_votes_are_taken_out_of_the_summaries(
 
     found = advance(database_url, id)
     rebuilt = [each["policy"] for each in found["receipt"]["rebuilt"]]
-    assert len(rebuilt) == 3
+    assert len(rebuilt) == 2
     again = settings.policies_dir / "default" / rebuilt[1]
-    assert len(vote_summary.events_in(again)) == 17 - theirs["count"]
+    assert len(vote_summary.events_in(again)) == 16 - theirs["count"]
     assert traces(database_url, settings.data_dir) == []
     assert not list(settings.data_dir.rglob("rebuild"))
 
@@ -301,9 +299,9 @@ def test_only_what_learned_from_the_person_is_tainted_and_others_are_kept(
     [made] = signed["rebuilt"]
     with pool.connection() as connection:
         row = connection.execute("select live, previous from routes").fetchone()
-        parent = connection.execute("select parent from policies where id = %s", [made["policy"]]).fetchone()
+        parents = connection.execute("select parent from policies where id = %s", [made["policy"]])
+        assert parents.fetchone() == {"parent": first}
     assert row == {"live": made["policy"], "previous": first}
-    assert parent == {"parent": first}
     assert (settings.policies_dir / "default" / first / publish.INPUTS).is_file()
 
 
@@ -325,7 +323,9 @@ def test_a_round_that_trains_on_a_person_who_is_erased_meanwhile_publishes_nothi
     assert row is not None
     assert (row["outcome"], "erased" in row["reason"]) == ("rejected", True)
     assert work(settings, pool)
-    assert traces(database_url, settings.data_dir) == [f"{PERSON} in the database"]  # until serving is through
+    assert traces(database_url, settings.data_dir) == [
+        f"{PERSON} in the database"
+    ]  # until serving is through
 
 
 def test_a_restored_database_forgets_again(
@@ -369,7 +369,8 @@ def test_exported_files_are_written_again_without_the_person(
     done = advance(database_url, ask(database_url))
 
     assert done["state"] == "done"
-    kept = [line for file in (tmp_path / "exports").rglob("*.jsonl") for line in file.read_text().splitlines()]
+    files = list((tmp_path / "exports" / "default").iterdir())
+    kept = [line for file in files for line in file.read_text().splitlines()]
     assert kept == [line for line in before if PERSON not in line]
     assert traces(database_url, tmp_path / "exports") == []
 
