@@ -14,7 +14,7 @@ import psycopg
 import typer
 from pydantic import ValidationError
 
-from deploy import control, data_commands, keys, operate, settings_problems
+from deploy import control, data_commands, erasure, keys, operate, settings_problems
 from deploy.command_line import DataDir, Json, MetricsPort
 from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
@@ -198,6 +198,7 @@ def simulate(
 app.add_typer(operate.app)
 app.add_typer(control.app)
 app.add_typer(data_commands.app)
+app.add_typer(erasure.app)
 app.add_typer(keys.app, name="keys")
 
 

@@ -19,7 +19,7 @@ select (select count(*) from turns where project = %(project)s and rater = any(%
     (select count(*) from feedback where project = %(project)s and facets && %(facets)s) as votes,
     array(select distinct first_policy from training_examples
         where project = %(project)s and rater = any(%(raters)s) and first_policy is not null
-        order by 1) as policies
+        order by 1) as learned_by
 """
 _LISTS: dict[str, LiteralString] = {
     "turns": """
@@ -46,8 +46,8 @@ select queue, name from annotation_raters where project = %(project)s and rater 
 
 
 async def summary(connection: Connection, project: str, raters: Sequence[str]) -> dict[str, Any]:
-    """Returns how many `turns` and `votes` a person has, and which `policies` were the first to learn from
-    their votes."""
+    """Returns how many `turns` and `votes` a person has, and `learned_by`: the policies that were the first
+    to learn from their votes."""
     cursor = await connection.execute(_SUMMARY, _values(project, raters))
     row = await cursor.fetchone()
     assert row is not None  # noqa: S101  (an aggregate gives its row)
@@ -57,7 +57,7 @@ async def summary(connection: Connection, project: str, raters: Sequence[str]) -
 async def document(connection: Connection, project: str, raters: Sequence[str]) -> AsyncGenerator[bytes]:
     """Yields the document. `connection` must be in a transaction."""
     found = await summary(connection, project, raters)
-    head = {"project": project, "pseudonyms": list(raters), "learned_by": found["policies"]}
+    head = {"project": project, "pseudonyms": list(raters), "learned_by": found["learned_by"]}
     yield orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}")
     for name, statement in _LISTS.items():
         yield b',\n  "%s": [' % name.encode()

@@ -168,7 +168,7 @@ async def leave_tainted(connection: Connection, project: str, *, replace_live: b
             )
             live = clean
         previous = route.previous
-        if previous in route.tainted:
+        if previous == live or previous in route.tainted:
             previous = await lineage.nearest_ancestor(connection, project, live)
         if (live, previous, canary) != (route.live, route.previous, route.canary):
             await _set_route(connection, route, live=live, previous=previous, canary=canary)

@@ -1,12 +1,16 @@
 """What is held about a person is shown to those who may see it, and a person is erased through the API."""
 
+import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from feedback import receipt
-from tests.service import PUBLIC, Service
+from tests.installation import Installation
+from tests.service import ADMIN, PUBLIC, Service
 
 CANARY = "quagga"
 
@@ -52,11 +56,7 @@ def test_a_person_is_shown_and_erased_by_name(service: Service) -> None:
 
         assert again["id"] == found["id"]
         steps = {step["step"]: step for step in found["steps"]}
-        assert (steps["database"]["turns"], steps["database"]["votes"], steps["database"]["answers"]) == (
-            1,
-            1,
-            1,
-        )
+        assert [steps["database"][name] for name in ("turns", "votes", "answers")] == [1, 1, 1]
         receipt.verify(found["receipt"], client.get("/v1/erasures/key").json()["public_key"])
         assert client.get("/v1/users/ada").json()["turns"] == []
         assert client.get(f"/v1/chat/completions/{reply['id']}").status_code == 404
@@ -102,6 +102,32 @@ def test_a_publishable_key_names_nobody(
     with service.client(PUBLIC) as client:
         answer = client.request(method, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_the_command_line_erases_and_checks_receipts(service: Service, tmp_path: Path) -> None:
+    said_and_voted(service, "carl")
+    assert "Say --yes" in hearken(service, "erase", "carl", code=1)
+    asked = json.loads(hearken(service, "erase", "carl", "--yes", "--json"))
+    with service.client() as client:
+        found = done(service, client, asked)
+    assert "done" in hearken(service, "erasures", "show", asked["id"])
+    assert asked["id"] in hearken(service, "erasures")
+    file = tmp_path / "receipt.json"
+    file.write_text(json.dumps(found))
+    assert asked["id"] in hearken(service, "erasures", "verify", str(file))
+    file.write_text(json.dumps(found["receipt"] | {"done_at": "2030-01-01T00:00:00Z"}))
+    assert "signature" in hearken(service, "erasures", "verify", str(file), code=1)
+
+
+def hearken(service: Service, *words: str, code: int = 0) -> str:
+    """Runs a command against the service from elsewhere; returns what it said."""
+    ended = subprocess.run(
+        [*Installation.hearken(*words), "--url", service.url],
+        env={"HEARKEN_ADMIN_KEY": ADMIN, "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert ended.returncode == code, ended.stderr
+    return ended.stdout if code == 0 else ended.stderr
 
 
 def test_odd_names_are_refused_or_find_nobody(service: Service) -> None:
