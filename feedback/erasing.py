@@ -37,7 +37,14 @@ MOST = 20
 Connection = AsyncConnection[DictRow]
 log = structlog.get_logger()
 
-_OPEN: LiteralString = "select id from erasures where done_at is null order by asked_at limit %s"
+# Those that only wait for the trainer are not looked at.
+_OPEN: LiteralString = """
+select id from erasures e
+where done_at is null and (
+    not steps ?& %s or steps ?& %s or not exists (select from rounds where project = e.project)
+)
+order by asked_at limit %s
+"""
 _ONE: LiteralString = """
 select e.*, xid < pg_snapshot_xmin(pg_current_snapshot()) as settled,
     exists (select from rounds where project = e.project) as trained
@@ -134,7 +141,8 @@ async def run(settings: Settings, pool: AsyncPool) -> None:
         await asyncio.sleep(INTERVAL)
         try:
             async with pool.connection() as connection:
-                found = await (await connection.execute(_OPEN, [MOST])).fetchall()
+                due = [list(OWN_STEPS), list(TRAINER_STEPS), MOST]
+                found = await (await connection.execute(_OPEN, due)).fetchall()
             if found:
                 await advance(settings.database_url or "", [row["id"] for row in found])
         except (HearkenError, OSError, psycopg.Error, PoolTimeout) as error:

@@ -218,10 +218,13 @@ class Erasures:
         an operator has chosen another one meanwhile; asks serving for it."""
         route, tainted = self._route(), set(self._tainted_now())
         live = route["live"]
-        if place is not None and live != place and (live in tainted or live in self._lineage(place)):
+        if live in tainted:
+            self._ask(place or self._clean_ancestor(live, tainted))
+        elif place is not None and live != place and live in self._lineage(place):
             self._ask(place)
-            return False
-        return tainted.isdisjoint(route["all"])
+        else:
+            return tainted.isdisjoint(route["all"])
+        return False
 
     def _ask(self, policy: str) -> None:
         """Asks serving to prove a policy and make it live."""
