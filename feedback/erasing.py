@@ -15,6 +15,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
 from feedback import erasures, scheduled_export
@@ -31,7 +32,10 @@ INTERVAL = 1.0
 BATCH = 100
 """Turns, or rows, that one transaction deletes."""
 
-MOST = 20
+SLICE = 10.0
+"""Seconds that one look spends on the rows of one person, so that those of others do not wait for them."""
+
+MOST = 200
 """Erasures that one look takes up."""
 
 Connection = AsyncConnection[DictRow]
@@ -145,12 +149,12 @@ async def run(settings: Settings, pool: AsyncPool) -> None:
                 found = await (await connection.execute(_OPEN, due)).fetchall()
             if found:
                 await advance(settings.database_url or "", [row["id"] for row in found])
-        except (HearkenError, OSError, psycopg.Error, PoolTimeout) as error:
-            log.warning("erasure_failed", error=type(error).__name__, detail=str(error).splitlines()[:1])
+        except (psycopg.Error, PoolTimeout) as error:
+            log.warning("erasing_failed", error=type(error).__name__, detail=str(error).splitlines()[:1])
 
 
 async def advance(url: str, ids: Sequence[str]) -> None:
-    """Does what can be done now for these erasures. Raises HearkenError, OSError and psycopg.Error."""
+    """Does what can be done now for these erasures. Raises psycopg.Error."""
     async with await AsyncConnection.connect(
         conninfo(url), autocommit=True, row_factory=dict_row
     ) as connection:
@@ -158,7 +162,10 @@ async def advance(url: str, ids: Sequence[str]) -> None:
             if await _row(connection, _LOCK, [lock_ids.ERASURE, id]):
                 erasure = await _row(connection, _ONE, [id])
                 if erasure and erasure["settled"]:
-                    await _advance(connection, erasure)
+                    try:
+                        await _advance(connection, erasure)
+                    except (HearkenError, OSError) as error:  # of a file; others need not wait for it
+                        log.warning("erasure_postponed", erasure=id, detail=str(error)[:500])
                 await connection.execute(
                     "select pg_advisory_unlock(%s, hashtext(%s))", [lock_ids.ERASURE, id]
                 )
@@ -166,8 +173,8 @@ async def advance(url: str, ids: Sequence[str]) -> None:
 
 async def _advance(connection: Connection, erasure: DictRow) -> None:
     id, steps = erasure["id"], erasure["steps"]
-    if "database" not in steps:
-        await _delete_rows(connection, erasure)
+    if "database" not in steps and not await _delete_rows(connection, erasure):
+        return
     if "exports" not in steps:
         written = await scheduled_export.rewrite(connection, erasure["project"])
         if written is None:  # another process writes a file now
@@ -180,7 +187,8 @@ async def _advance(connection: Connection, erasure: DictRow) -> None:
         log.info("erased", erasure=id, project=erasure["project"])
 
 
-async def _delete_rows(connection: Connection, erasure: DictRow) -> None:
+async def _delete_rows(connection: Connection, erasure: DictRow) -> bool:
+    """Deletes rows for a while; returns whether none is left."""
     raters = erasure["raters"]
     if raters is None:
         raters = await _find_raters(connection, erasure)
@@ -189,9 +197,11 @@ async def _delete_rows(connection: Connection, erasure: DictRow) -> None:
         await add_step(connection, erasure["id"], "began")
         began = datetime.now(UTC)
     until = erasure["asked_at"] if erasure["asked_by"] == RESTORE else began
-    work = _Deletion(connection, erasure["id"], erasure["project"], raters, until)
-    await work.run()
+    work = _Deletion(connection, erasure, raters, until)
+    if not await work.run():
+        return False
     await add_step(connection, erasure["id"], "database", **work.counts)
+    return True
 
 
 async def _find_raters(connection: Connection, erasure: DictRow) -> list[str]:
@@ -214,36 +224,52 @@ async def _find_raters(connection: Connection, erasure: DictRow) -> list[str]:
 
 
 class _Deletion:
-    """The deletion of what is held under these pseudonyms, up to a time; `counts` says how much it was."""
+    """The deletion of what is held under these pseudonyms, up to a time; `counts` says how much it was so
+    far, whoever did it."""
 
     def __init__(
-        self, connection: Connection, erasure: str, project: str, raters: list[str], until: datetime | str
+        self, connection: Connection, erasure: DictRow, raters: list[str], until: datetime | str
     ) -> None:
         self._connection = connection
         self._values: dict[str, Any] = {
-            "erasure": erasure, "project": project, "raters": raters, "until": until,
+            "erasure": erasure["id"], "project": erasure["project"], "raters": raters, "until": until,
             "most": BATCH, "judge": JUDGE, "of": None,
         }  # fmt: skip
-        self.counts = dict.fromkeys(("turns", "votes", "examples", "answers", "annotations", *_REST), 0)
+        self._ends = time.monotonic() + SLICE
+        kinds = ("turns", "votes", "examples", "answers", "annotations", *_REST)
+        self.counts: dict[str, int] = dict.fromkeys(kinds, 0) | erasure["counts"]
 
-    async def run(self) -> None:
-        await self._repeat(self._turns)
+    async def run(self) -> bool:
+        """Deletes for SLICE seconds; returns whether nothing is left."""
+        if not await self._repeat(self._turns):
+            return False
         for rater in self._values["raters"]:
             self._values |= {"rater": rater, "of": [rater]}
-            await self._repeat(self._votes)
-        await self._repeat(self._examples)
-        for name, statement in _REST.items():
-            while deleted := (await self._connection.execute(statement, self._values)).rowcount:
-                self.counts[name] += deleted
+            if not await self._repeat(self._votes):
+                return False
+        return await self._repeat(self._examples) and await self._repeat(self._rest)
 
-    async def _repeat(self, batch: Callable[[], Awaitable[bool]]) -> None:
-        """Runs a batch, each in its transaction, until it finds nothing, half of the time."""
-        while True:
-            began = time.monotonic()
+    async def _repeat(self, batch: Callable[[], Awaitable[bool]]) -> bool:
+        """Runs a batch, each in its transaction, half of the time; returns whether it found nothing last."""
+        while (began := time.monotonic()) < self._ends:
             async with self._connection.transaction():
                 if not await batch():
-                    return
+                    return True
+                await self._connection.execute(
+                    "update erasures set counts = %s where id = %s",
+                    [Jsonb(self.counts), self._values["erasure"]],
+                )
             await asyncio.sleep(time.monotonic() - began)
+        return False
+
+    async def _rest(self) -> bool:
+        """Deletes what is in few rows, or in those of an older release."""
+        found = False
+        for name, statement in _REST.items():
+            deleted = await self._do(statement, {})
+            self.counts[name] += deleted
+            found = found or deleted > 0
+        return found
 
     async def _turns(self) -> bool:
         """Deletes some turns with their replies, and all votes on them."""

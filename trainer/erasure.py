@@ -128,9 +128,12 @@ class Erasures:
         steps = erasure["steps"]
         if "policies" not in steps:
             tainted = self._tainted(erasure)
-            for policy in self._chain(self._route()["live"], set(tainted)):
-                with suppress(PolicyRejected, NotReproducible):
-                    self._rebuild.prepare(policy)
+            others = [each["steps"].get("policies", {}).get("live") for each in self._open()]
+            affected = {*tainted, *self._tainted_now()}
+            for target in {self._route()["live"], *filter(None, others)}:
+                for policy in self._chain(target, affected):
+                    with suppress(PolicyRejected, NotReproducible):
+                        self._rebuild.prepare(policy)
             self._revise()
             self._unfinished.unlink(missing_ok=True)
             live = self._mark(tainted)

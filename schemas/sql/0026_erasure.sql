@@ -13,6 +13,7 @@ create table erasures (
     since      timestamptz,                          -- of the oldest row that was deleted
     votes      bigint not null default 0,            -- training examples that were deleted, of people's votes
     learned_by text[] not null default '{}',         -- policies that were the first to learn from them
+    counts     jsonb not null default '{}',          -- rows that were deleted so far, by kind
     steps      jsonb not null default '{}',
     receipt    jsonb,
     done_at    timestamptz

@@ -3,6 +3,7 @@ them, byte by byte."""
 
 import asyncio
 import json
+import pkgutil
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -141,11 +142,12 @@ def promote_asked(url: str) -> None:
 
 
 def work(settings: Settings, pool: Pool) -> bool:
-    """What a new trainer does for erasures."""
+    """What a new trainer does for erasures; returns whether it is through with them."""
     trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
     try:
-        assert trainer.lead()
-        return trainer.erasures.work()
+        trainer.poll()
+        assert trainer.leading
+        return not trainer.erasures.waiting()
     finally:
         trainer.election.release()
 
@@ -172,8 +174,14 @@ def traces(url: str, folder: Path, words: tuple[str, ...] = TRACES) -> list[str]
     return found
 
 
-def die_in(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
-    def die(*_: object, **__: object) -> None:
+def die_in(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object], *, call: int = 1) -> None:
+    """Acts, and dies in the function of that name, when it is called for the first time, or a later one."""
+    original, left = pkgutil.resolve_name(name), [call]
+
+    def die(*arguments: Any, **more: Any) -> Any:
+        left[0] -= 1
+        if left[0]:
+            return original(*arguments, **more)
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -200,17 +208,19 @@ def test_nothing_is_left_and_the_policies_are_those_of_a_world_without_the_perso
 
     id = ask(database_url)
     assert ask(database_url) == id
+    monkeypatch.setattr(erasing, "BATCH", 3)
+    die_in(monkeypatch, "feedback.erasing._Deletion._votes", lambda: advance(database_url, id))
     die_in(monkeypatch, "feedback.erasing.scheduled_export.rewrite", lambda: advance(database_url, id))
     assert advance(database_url, id)["waits_for"] == "records"
     with open_pool(database_url, size=2) as pool:
-        for step in (
-            "trainer.erasure.Erasures._mark",
-            "trainer.records.record._write",
-            "trainer.records.publish.register",
-            "trainer.rebuild.Rebuild.run",
-            "trainer.erasure.refused",
+        for step, call in (
+            ("trainer.erasure.Erasures._mark", 1),
+            ("trainer.records.record._write", 1),
+            ("trainer.records.publish.register", 1),
+            ("trainer.rebuild.Rebuild.run", 2),
+            ("trainer.erasure.refused", 1),
         ):
-            die_in(monkeypatch, step, lambda: work(settings, pool))
+            die_in(monkeypatch, step, lambda: work(settings, pool), call=call)
         assert not work(settings, pool)
         promote_asked(database_url)
         die_in(monkeypatch, "trainer.records.prune._delete_files", lambda: work(settings, pool))
@@ -219,6 +229,8 @@ def test_nothing_is_left_and_the_policies_are_those_of_a_world_without_the_perso
 
     assert found["state"] == "done"
     signed = found["receipt"]
+    [rows] = [step for step in signed["steps"] if step["step"] == "database"]
+    assert (rows["turns"], rows["votes"], rows["examples"]) == (8, 9, 9)
     assert [each["policy"] for each in signed["tainted"]] == learned
     rebuilt = [each["policy"] for each in signed["rebuilt"]]
     assert [each["rebuilds"] for each in signed["rebuilt"]] == learned
