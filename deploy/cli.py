@@ -14,7 +14,7 @@ import psycopg
 import typer
 from pydantic import ValidationError
 
-from deploy import control, data_commands, keys, operate, projects, settings_problems, webhooks
+from deploy import control, data_commands, erasure, keys, operate, projects, settings_problems, webhooks
 from deploy.command_line import DataDir, Json, MetricsPort, existing_installation
 from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
@@ -229,6 +229,7 @@ def simulate(
 app.add_typer(operate.app)
 app.add_typer(control.app)
 app.add_typer(data_commands.app)
+app.add_typer(erasure.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.add_typer(projects.of_project)

@@ -30,7 +30,7 @@ def policies(context: typer.Context, data_dir: DataDir = None, as_json: Json = F
     async def read(connection: AsyncConnection[DictRow], settings: Settings) -> list[DictRow]:
         cursor = await connection.execute(
             "select p.id, p.parent, p.state, p.reason, p.created_at, p.live_at, p.pinned_at, p.pruned_at,"
-            " r.live = p.id as answers"
+            " p.tainted_at, p.rebuilds, r.live = p.id as answers"
             " from policies p left join routes r using (project)"
             " where project = %s order by p.created_at desc",
             [settings.project],
@@ -46,7 +46,8 @@ def policies(context: typer.Context, data_dir: DataDir = None, as_json: Json = F
         live = f"live {row['live_at']:%Y-%m-%d %H:%M:%S}" if row["live_at"] else ""
         parent = row["parent"] or "—"
         kept = "pruned" if row["pruned_at"] else "pinned" if row["pinned_at"] else ""
-        words = filter(None, [live, kept, row["reason"]])
+        erased = "tainted" if row["tainted_at"] else f"rebuilds {row['rebuilds']}" if row["rebuilds"] else ""
+        words = filter(None, [live, kept, erased, row["reason"]])
         print(f"{mark} {row['id']:14} {row['state']:12} from {parent:14} {' '.join(words)}")
 
 

@@ -4,6 +4,7 @@ answers, as both call `serving.console`."""
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from urllib.parse import quote
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -41,6 +42,16 @@ class Operations(Protocol):
     def promote(self, policy: str) -> None: ...
 
     def rollback(self, policy: str, reason: str) -> None: ...
+
+    def held(self, user: str) -> dict[str, Any]: ...
+
+    def erase(self, user: str) -> dict[str, Any]: ...
+
+    def erasures(self) -> list[dict[str, Any]]: ...
+
+    def erasure(self, id: str) -> dict[str, Any]: ...
+
+    def receipt_key(self) -> str: ...
 
 
 def operations(url: str | None, key: str | None, data_dir: Path | None) -> Operations:
@@ -117,6 +128,22 @@ class OverHttp:
 
     def rollback(self, policy: str, reason: str) -> None:
         self.ask("POST", f"policies/{policy}/rollback", body={"reason": reason})
+
+    def held(self, user: str) -> dict[str, Any]:
+        found = self.ask("GET", f"users/{quote(user, safe='')}")
+        return {**found, "turns": len(found["turns"]), "votes": len(found["votes"])}
+
+    def erase(self, user: str) -> dict[str, Any]:
+        return self.ask("DELETE", f"users/{quote(user, safe='')}")
+
+    def erasures(self) -> list[dict[str, Any]]:
+        return self._list("erasures")
+
+    def erasure(self, id: str) -> dict[str, Any]:
+        return self.ask("GET", f"erasures/{quote(id, safe='')}")
+
+    def receipt_key(self) -> str:
+        return str(self.ask("GET", "erasures/key")["public_key"])
 
     def _list(self, path: str, **query: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.ask("GET", path, query)["data"]
@@ -197,5 +224,55 @@ class BesideDatabase:
 
         self.run(lambda connection, settings: rollback_policy(connection, settings.project, policy, reason))
 
+    def held(self, user: str) -> dict[str, Any]:
+        from feedback import held_data
+
+        async def read(connection: Connection, settings: Settings) -> dict[str, Any]:
+            raters = await _pseudonyms(connection, settings.project, user)
+            return await held_data.summary(connection, settings.project, raters)
+
+        return self.run(read)
+
+    def erase(self, user: str) -> dict[str, Any]:
+        from feedback import erasures
+
+        async def ask(connection: Connection, settings: Settings) -> dict[str, Any]:
+            raters = await _pseudonyms(connection, settings.project, user)
+            id = await erasures.ask(connection, settings.project, raters, "command line", user)
+            return erasures.shown(await erasures.find(connection, settings.project, id))
+
+        return self.run(ask)
+
+    def erasures(self) -> list[dict[str, Any]]:
+        from feedback import erasures
+
+        async def read(connection: Connection, settings: Settings) -> list[dict[str, Any]]:
+            return [erasures.shown(each) for each in await erasures.newest(connection, settings.project, 200)]
+
+        return self.run(read)
+
+    def erasure(self, id: str) -> dict[str, Any]:
+        from feedback import erasures
+
+        async def read(connection: Connection, settings: Settings) -> dict[str, Any]:
+            return erasures.shown(await erasures.find(connection, settings.project, id))
+
+        return self.run(read)
+
+    def receipt_key(self) -> str:
+        from feedback.receipt import public_key, signing_key
+
+        async def read(connection: Connection, settings: Settings) -> str:
+            return public_key(await signing_key(connection))
+
+        return self.run(read)
+
     def run(self, work: Callable[[Connection, Settings], Awaitable[T]]) -> T:
         return with_database(self._data_dir, work)
+
+
+async def _pseudonyms(connection: Connection, project: str, user: str) -> list[str]:
+    from serving.keys import ensure_signing_secret
+    from serving.token_signer import TokenSigner
+
+    return TokenSigner(await ensure_signing_secret(connection)).pseudonyms(project, user)

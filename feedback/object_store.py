@@ -32,6 +32,21 @@ async def upload(file: Path, url: str) -> None:
         raise OSError(f"the object store refuses it: {_summary(error)}") from None
 
 
+async def delete(url: str) -> None:
+    """Deletes an object, if there is one. Raises OSError, StartError."""
+    place, _, name = url.rpartition("/")
+    store = _store(place)
+    from obstore import delete_async
+    from obstore.exceptions import BaseError, NotFoundError
+
+    try:
+        await delete_async(store, name)
+    except (NotFoundError, FileNotFoundError):
+        return
+    except (BaseError, OSError) as error:
+        raise OSError(f"the object store does not delete it: {_summary(error)}") from None
+
+
 def _store(url: str) -> Any:
     try:
         from obstore.exceptions import BaseError

@@ -54,7 +54,6 @@ class Found:
     rater: str
     created_at: datetime
     superseded_by: str | None
-    conversation_id: str
     turn_rater: str
     status: str
     policy: str | None

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from feedback.object_store import is_url, upload
+from feedback.object_store import delete, is_url, upload
 from schemas.errors import StartError
 from schemas.files import fsync
 from schemas.wire import json_line
@@ -87,6 +87,14 @@ async def publish(draft: Path, output: str) -> None:
         return
     if draft != Path(output):
         await asyncio.to_thread(_replace, draft, Path(output))
+
+
+async def remove(output: str) -> None:
+    """Deletes a file or an object, if there is one. Raises OSError, StartError."""
+    if is_url(output):
+        await delete(output)
+        return
+    await asyncio.to_thread(Path(output).unlink, missing_ok=True)
 
 
 def _replace(draft: Path, path: Path) -> None:

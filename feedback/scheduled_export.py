@@ -4,6 +4,9 @@ Files continue each other in the order in which votes were committed, so a vote 
 next file. Which votes a file has, and its name, is stored before it is written, and that it is complete
 afterwards: whoever dies in between leaves a file that is written again, with the same votes and under the
 same name. One process does it for a project, by an advisory lock.
+
+Which votes each file has is kept, so that a file with votes of somebody who was erased is written again
+without them (`rewrite`).
 """
 
 import asyncio
@@ -17,9 +20,9 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
-from feedback.export import TABLE, everything, rows
+from feedback.export import TABLE, Shape, everything, rows
 from feedback.object_store import check_store, is_url
-from feedback.row_writer import PARQUET, Row, draft_of, publish, pyarrow_for, write_draft
+from feedback.row_writer import PARQUET, Row, draft_of, publish, pyarrow_for, remove, write_draft
 from feedback.vote_filter import Filter, Position
 from schemas import lock_ids
 from schemas.database import conninfo
@@ -53,6 +56,19 @@ select epoch, xid::text, id from (
 """
 _CLAIM: LiteralString = """
 update scheduled_exports set to_epoch = %s, to_xid = %s::xid8, to_id = %s, file = %s where project = %s
+"""
+_KEEP: LiteralString = """
+insert into exported_files
+    (project, output, layout, shape, from_epoch, from_xid, from_id, to_epoch, to_xid, to_id)
+values (%s, %s, %s, %s, %s, %s::xid8, %s, %s, %s::xid8, %s)
+on conflict (project, to_epoch, to_xid, to_id) do update set output = excluded.output
+"""
+_STALE: LiteralString = """
+select output, layout, shape, from_epoch, from_xid::text, from_id, to_epoch, to_xid::text, to_id
+from exported_files where project = %s and stale limit 1
+"""
+_REWRITTEN: LiteralString = """
+update exported_files set stale = false where project = %s and (to_epoch, to_xid, to_id) = (%s, %s::xid8, %s)
 """
 _SETTLE: LiteralString = """
 update scheduled_exports set epoch = to_epoch, xid = to_xid, id = to_id,
@@ -102,7 +118,12 @@ async def export_if_due(settings: Settings, count: Callable[[Outcome], None]) ->
         if await _one(connection, _NOT_DUE, project, settings.export.every):
             return
         while part := await _claim(connection, settings):
-            if await _write(connection, settings, part, f"{to.rstrip('/')}/{project}/{part.name}"):
+            output, kind = (
+                f"{to.rstrip('/')}/{project}/{part.name}",
+                (settings.export.format, settings.export.shape),
+            )
+            await connection.execute(_KEEP, [project, output, *kind, *part.start, *part.end])
+            if await _write(connection, project, *kind, part, output):
                 count("written")
             await connection.execute(_SETTLE, [project, part.name])
         await connection.execute("update scheduled_exports set ran_at = now() where project = %s", [project])
@@ -127,17 +148,47 @@ async def _claim(connection: AsyncConnection[DictRow], settings: Settings) -> _P
     return _Part(name, start, end)
 
 
-async def _write(connection: AsyncConnection[DictRow], settings: Settings, part: _Part, output: str) -> bool:
+async def rewrite(connection: AsyncConnection[DictRow], project: str) -> int | None:
+    """Writes the stale files of a project again from what is stored now; a file without a row goes. Returns
+    how many there were, or None while another process exports. Raises HearkenError, OSError and
+    psycopg.Error."""
+    if not await _one(connection, _LOCK, lock_ids.EXPORT, project):
+        return None
+    written = 0
+    try:
+        while found := await _one(connection, _STALE, project):
+            start, end = (
+                Position(found[f"{name}_epoch"], found[f"{name}_xid"], found[f"{name}_id"])
+                for name in ("from", "to")
+            )
+            part, output = _Part("", start, end), found["output"]
+            if not await _write(connection, project, found["layout"], found["shape"], part, output):
+                await remove(output)
+            await connection.execute(_REWRITTEN, [project, *end])
+            written += 1
+    finally:
+        await connection.execute("select pg_advisory_unlock(%s, hashtext(%s))", [lock_ids.EXPORT, project])
+    return written
+
+
+async def _write(
+    connection: AsyncConnection[DictRow],
+    project: str,
+    layout: Literal["jsonl", "preference", "unpaired", "prompt-completion"],
+    shape: Shape | None,
+    part: _Part,
+    output: str,
+) -> bool:
     """Writes a file; returns False where none of its votes is a row of the layout."""
-    layout, only = settings.export.format, Filter(between=(part.start, part.end))
+    only = Filter(between=(part.start, part.end))
     if not is_url(output):
         Path(output).parent.mkdir(parents=True, exist_ok=True)
     with draft_of(output) as draft:
         async with connection.transaction():
             if layout == "jsonl":
-                found = everything(connection, settings.project, only)
+                found = everything(connection, project, only)
             else:
-                found = rows(connection, settings.project, layout, settings.export.shape, only)
+                found = rows(connection, project, layout, shape, only)
             first = await anext(found, None)
             if first is None:
                 return False

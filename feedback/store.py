@@ -34,7 +34,8 @@ LEARNED_AT_ONCE = 200
 
 # Each part reads from the one before it, which fixes their order: claim the key (when it is taken already,
 # the other parts do nothing), supersede the older vote, insert the new one, append to the outbox. A vote that
-# comes late supersedes only votes before its own time, and is superseded by the next after it.
+# comes late supersedes only votes before its own time, and is superseded by the next after it. The events of
+# a turn keep their order: its id is the key, in a column that held the conversation's, which clients name.
 _RECORD = """
 with remembered as (
     insert into idempotency (project, key_id, key, request_hash, response)
@@ -63,26 +64,32 @@ with remembered as (
     returning (select id from ended) as supersedes
 )
 insert into outbox (project, event_id, conversation_id, event)
-select %(project)s, %(event_id)s, %(conversation_id)s,
+select %(project)s, %(event_id)s, %(turn_id)s,
     %(event)s::jsonb || jsonb_build_object('supersedes', supersedes)
 from vote
 returning event ->> 'supersedes' as supersedes
 """
 
+# The votes that it had superseded are retracted with it. A trigger describes a row without facets anew.
 _RETRACT = """
 with ended as (
-    update feedback set retracted_at = %(created_at)s
+    update feedback set retracted_at = %(created_at)s, text = null, comment = null, facets = null
     where id = %(id)s and superseded_by is null and retracted_at is null
-    returning id
+    returning turn_id, rater, slot
+), older as (
+    update feedback set retracted_at = %(created_at)s, text = null, comment = null, facets = null
+    from ended
+    where feedback.turn_id = ended.turn_id and feedback.rater = ended.rater and feedback.slot = ended.slot
+        and feedback.superseded_by is not null and feedback.retracted_at is null
 )
 insert into outbox (project, event_id, conversation_id, event)
-select %(project)s, %(event_id)s, %(conversation_id)s, %(event)s from ended
+select %(project)s, %(event_id)s, %(turn_id)s, %(event)s from ended
 returning 1
 """
 
 _FIND = """
 select f.id, f.project, f.turn_id as completion_id, f.choice, f.type, f.value, f.rater, f.created_at,
-    f.superseded_by, t.conversation_id, t.rater as turn_rater,
+    f.superseded_by, t.rater as turn_rater,
     case when f.retracted_at is not null then 'retracted'
          when f.superseded_by is not null then 'superseded'
          else 'recorded' end as status,
@@ -119,13 +126,18 @@ class Store:
     async def votable_turn(self, completion_id: str) -> VotableTurn | None:
         """Returns the turn for validating a vote; None when it does not exist or was erased."""
         row = await self._row(
-            "select id as completion_id, project, conversation_id, rater, key_id,"
+            "select id as completion_id, project, rater, key_id,"
             " cardinality(prompt_token_ids) as prompt_tokens,"
             " array(select choice from replies where turn_id = turns.id order by choice) as choices"
             " from turns where id = %s",
             [completion_id],
         )
         return VotableTurn(**row) if row else None
+
+    async def is_erased(self, project: str, rater: str, moment: datetime) -> bool:
+        """Returns whether somebody was erased after `moment`."""
+        row = await self._row("select erased(%s, %s, %s) as erased", [project, rater, moment])
+        return row is not None and bool(row["erased"])
 
     async def reply_text(self, completion_id: str, choice: int) -> str | None:
         """Returns the text of a stored reply."""
@@ -158,11 +170,9 @@ class Store:
             feedback_id=received.id,
             project=votable.project,
             turn_id=votable.completion_id,
-            conversation_id=votable.conversation_id,
             choice=None if isinstance(vote, Ranking) else vote.choice,
             type=vote.type,
             value=vote.facts,
-            rater=rater,
             created_at=received.at,
         )
         values = {
@@ -170,7 +180,6 @@ class Store:
             "event_id": event.event_id,
             "project": event.project,
             "turn_id": event.turn_id,
-            "conversation_id": event.conversation_id,
             "choice": event.choice,
             "type": event.type,
             "value": Jsonb(event.value),
@@ -213,9 +222,10 @@ class Store:
         await self._remembered(project, idempotency)
 
     async def retract(self, found: Found) -> None:
-        """Retract a vote, idempotently; its row stays as history.
+        """Retract a vote and those that it had superseded, idempotently. Their rows stay as history, without
+        what was written: edits and comments.
 
-        The vote that it had superseded stays superseded. Raises Conflict `superseded` when a newer vote has
+        Raises Conflict `superseded` when a newer vote has
         replaced it: that one is active.
         """
         event = FeedbackEvent(
@@ -224,11 +234,9 @@ class Store:
             feedback_id=found.id,
             project=found.project,
             turn_id=found.completion_id,
-            conversation_id=found.conversation_id,
             choice=found.choice,
             type=found.type,
             value=found.value,
-            rater=found.rater,
             created_at=datetime.now(UTC),
         )
         row = await self._row(
@@ -238,7 +246,6 @@ class Store:
                 "event_id": event.event_id,
                 "project": found.project,
                 "turn_id": found.completion_id,
-                "conversation_id": found.conversation_id,
                 "created_at": event.created_at,
                 "event": Jsonb(event.model_dump(mode="json")),
             },

@@ -1,10 +1,11 @@
 """Group commit writes turns to Postgres: turns that end during one transaction share the next.
 
 Each caller waits until its turn is durable. Under load many callers share one transaction; an idle service
-writes each turn at once.
+writes each turn at once. A turn that began before its person was erased is not stored.
 """
 
 import asyncio
+from datetime import UTC, datetime
 from typing import LiteralString
 
 import psycopg
@@ -12,18 +13,19 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
 from schemas.database import AsyncPool
-from schemas.turns import Turn
+from schemas.turns import Turn, made_at
 
 MAX_BATCH = 64
 """Turns in one transaction."""
 
 _TURN: LiteralString = (
     "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids, sampling,"
-    " metadata, request) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " metadata, request) select %s, %s, %s, %s, %s, %s, %s, %s, %s, %s where not erased(%s, %s, %s)"
 )
 _REPLY: LiteralString = (
     "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids, logprobs,"
-    " finish_reason, message) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " finish_reason, message) select %s, %s, %s, %s, %s, %s, %s, %s, %s, %s"
+    " where exists (select from turns where id = %s)"
 )
 
 
@@ -88,7 +90,7 @@ class Turns:
                     [
                         turn.id, turn.project, turn.conversation_id, turn.rater, turn.key_id,
                         Jsonb(turn.messages), turn.prompt_token_ids, Jsonb(turn.sampling),
-                        Jsonb(turn.metadata), Jsonb(turn.request),
+                        Jsonb(turn.metadata), Jsonb(turn.request), turn.project, turn.rater, _began(turn),
                     ]
                     for turn in turns
                 ],
@@ -99,9 +101,15 @@ class Turns:
                     [
                         turn.id, reply.choice, turn.project, reply.policy, reply.propensity, reply.text,
                         reply.token_ids, reply.logprobs, reply.finish_reason,
-                        Jsonb(reply.message) if reply.message else None,
+                        Jsonb(reply.message) if reply.message else None, turn.id,
                     ]
                     for turn in turns
                     for reply in turn.replies
                 ],
             )  # fmt: skip
+
+
+def _began(turn: Turn) -> datetime:
+    """Returns when a turn was asked; now, where its id does not say."""
+    made = made_at(turn.id)
+    return datetime.now(UTC) if made is None else datetime.fromtimestamp(made, UTC)

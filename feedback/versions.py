@@ -13,7 +13,9 @@ from schemas.feedback import FeedbackEvent
 Event = dict[str, Any]
 """Parsed JSON that is not validated yet."""
 
-UPCASTS: dict[str, Callable[[Event], Event]] = {}
+UPCASTS: dict[str, Callable[[Event], Event]] = {
+    "hearken.feedback.v1": lambda event: {**event, "version": "hearken.feedback.v2"},
+}
 """By version: the function from an event of that version to one of the next, `version` included. It must not
 raise."""
 

@@ -20,7 +20,6 @@ class VotableTurn:
 
     completion_id: str
     project: str
-    conversation_id: str
     rater: str
     key_id: str
     prompt_tokens: int

@@ -181,6 +181,7 @@ def _adopt_cluster(connection: Connection[DictRow]) -> None:
         return
     connection.execute("update outbox set xid = pg_current_xact_id()")
     connection.execute("delete from consumer_offsets where log = 'postgres'")
+    connection.execute("update erasures set xid = pg_current_xact_id() where done_at is null")
     change = "update cluster set system_identifier = %(system_identifier)s, epoch = epoch + 1 returning epoch"
     found = connection.execute(change, here).fetchone()
     epoch = sql.Literal(found["epoch"] if found else 0)

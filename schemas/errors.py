@@ -20,6 +20,7 @@ HearkenError
 ├── PolicyRejected             a policy directory or adapter must not serve
 ├── StartError                 this installation cannot start
 ├── MalformedRow               a row of a dataset fits no layout
+├── InvalidReceipt             a receipt is not as it was signed             (feedback.receipt)
 ├── DataLost                   the broker lost acknowledged events            (feedback.relay)
 ├── NotYet                     an entry of the spool waits for another one   (feedback.spool)
 ├── NoVerdict                  the judge gave none on a reply                 (feedback.judge)
@@ -30,7 +31,7 @@ HearkenError
 ├── Erased                     data that a round trained on is gone           (trainer.data.examples)
 ├── RowsMissing                the rows of compacted votes are gone           (trainer.data.vote_rows)
 ├── Diverged                   a reproduced round took other steps            (trainer.model.rollouts)
-├── NotReproducible            a policy cannot be reproduced                  (trainer.reproduce)
+├── NotReproducible            a policy cannot be reproduced                  (trainer.records.published)
 ├── FileDamaged                the rest of an imported file is unreadable     (deploy.datasets.row_files)
 └── RequestFailed              a request of the simulation failed             (deploy.simulation.api_client)
 """

@@ -132,24 +132,25 @@ def parse_vote(data: Any) -> Vote:
 
 
 class FeedbackEvent(BaseModel):
-    """An event of the log `hearken.feedback.v1`: a vote was recorded or retracted. It never holds text.
+    """An event of the log: a vote was recorded or retracted. It names its vote and its turn by random ids and
+    holds neither text nor who voted, since a log cannot forget: readers find those in the vote's own row.
 
     `supersedes` is the feedback id of the older vote that this one supersedes; the older one gets no event of
-    its own. `created_at` is the time of the event: for a retraction, of retracting.
+    its own. `created_at` is the time of the event: for a retraction, of retracting. `rater` is of version 1,
+    which had the pseudonym.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    version: Literal["hearken.feedback.v1"] = "hearken.feedback.v1"
+    version: Literal["hearken.feedback.v2"] = "hearken.feedback.v2"
     event_id: str
     kind: Literal["recorded", "retracted"]
     feedback_id: str
     project: str
     turn_id: str
-    conversation_id: str
     choice: int | None
     type: Literal["thumb", "ranking", "edit", "signal"]
     value: dict[str, Any]
-    rater: str
     created_at: datetime
     supersedes: str | None = None
+    rater: str | None = None

@@ -7,3 +7,5 @@ TRAINER = 0x5452_4149
 """pg_advisory_lock(TRAINER, hashtext(project))"""
 EXPORT = 0x4558_5054
 """pg_advisory_lock(EXPORT, hashtext(project))"""
+ERASURE = 0x4552_4153
+"""pg_advisory_lock(ERASURE, hashtext(erasure))"""

@@ -69,7 +69,8 @@ class _Header(RootModel[dict[str, _Tensor | dict[str, str]]]):
 
 
 class Manifest(BaseModel):
-    """The provenance of a policy, from which it can be reproduced. `files` maps names to sha256 in hex."""
+    """The provenance of a policy, from which it can be reproduced. `files` maps names to sha256 in hex.
+    `rebuilds` is the policy that it replaces: its round again, without what was erased since."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -77,6 +78,7 @@ class Manifest(BaseModel):
     id: str
     project: str
     parent: str | None
+    rebuilds: str | None = None
     base_model: str
     base_digest: str
     files: dict[str, str]

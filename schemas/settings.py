@@ -82,6 +82,11 @@ class ServingSettings(BaseModel):
         description="direct: live once the gate passes, a canary where it cannot tell; canary: waits until an"
         " operator gives it a share",
     )
+    tainted_policy: Literal["keep", "replace"] = Field(
+        "keep",
+        description="what answers while a live policy that learned from an erased person is rebuilt: keep:"
+        " itself; replace: its newest ancestor that did not",
+    )
     canary_share: float = Field(
         0.3,
         gt=0,

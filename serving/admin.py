@@ -26,7 +26,7 @@ Limit = Annotated[int, Query(ge=1, le=1_000)]
 
 _POLICIES: LiteralString = """
     select id, parent, state, reason, base_digest, digest, manifest->'metrics' as metrics, gate,
-           created_at, live_at, pinned_at, pruned_at
+           created_at, live_at, pinned_at, pruned_at, tainted_at, rebuilds
     from policies where project = %s order by created_at desc, id desc limit %s
 """
 _LINEAGE: LiteralString = """
@@ -91,7 +91,7 @@ async def _policy(request: Request, policy: str, caller: Caller) -> dict[str, An
     async with services(request).pool.connection() as connection:
         cursor = await connection.execute(
             "select id, parent, state, reason, digest, manifest, gate, created_at, live_at,"
-            " pinned_at, pruned_at from policies where project = %s and id = %s",
+            " pinned_at, pruned_at, tainted_at, rebuilds from policies where project = %s and id = %s",
             [caller.project, policy],
         )
         row = await cursor.fetchone()

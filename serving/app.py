@@ -37,6 +37,7 @@ from serving import (
     stored_completions,
     stored_responses,
     turns,
+    users,
     votes,
     webhooks,
     widget,
@@ -55,7 +56,10 @@ from serving.spooled import apply_spool
 from serving.tenants import audit, keys, projects, usage
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
-_PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/widget")
+_PUBLIC_PATHS = (
+    "/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/widget", "/v1/users/me",
+    "/v1/erasures/",
+)  # fmt: skip
 
 
 def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> FastAPI:
@@ -86,8 +90,8 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     app = DescribedApp(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
     for part in (
-        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, votes, live,
-        widget, webhooks, admin, policy_card, health,
+        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, users, votes,
+        live, widget, webhooks, admin, policy_card, health,
     ):  # fmt: skip
         app.include_router(part.router)
     for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events, whoami):

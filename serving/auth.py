@@ -13,6 +13,7 @@ leave a debt, during which the next is refused.
 A session token (`serving.sessions`), in the header `Hearken-Session`, says who it is that uses a key.
 """
 
+import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -103,13 +104,13 @@ def charge_replies(
     rate = quotas.person.requests or (
         parts.settings.serving.user_requests_per_minute if publishable else None
     )
-    who = f"{address if publishable else caller.key_id} {person}"
+    who = f"{address if publishable else caller.key_id} {_hidden(person)}" if person else None
     tokens = [
         Charge(f"{key} tokens", f"tokens of {name}", quota.tokens, 0)
-        for key, name, quota in _token_quotas(caller, who if person else None, address)
+        for key, name, quota in _token_quotas(caller, who, address)
         if quota.tokens is not None
     ]
-    of_person = [Charge(who, "chats of one user", rate, replies)] if rate and person is not None else []
+    of_person = [Charge(who, "chats of one user", rate, replies)] if rate and who is not None else []
     try:
         parts.limiter.acquire(*of_person, *tokens)
     except RateLimited:
@@ -118,6 +119,11 @@ def charge_replies(
     if replies > 1:
         charge(connection, caller, "chats", replies - 1)
     return tokens
+
+
+def _hidden(person: str) -> str:
+    """Returns a name for a pseudonym: the limits are no record of people."""
+    return hashlib.blake2b(person.encode(), digest_size=8).hexdigest()
 
 
 def _token_quotas(caller: Caller, person: str | None, address: str) -> list[tuple[str, str, Quota]]:

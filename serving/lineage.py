@@ -29,7 +29,8 @@ async def mark_inherited(connection: Connection, project: str, policy: str) -> N
 
 
 async def nearest_ancestor(connection: Connection, project: str, policy: str) -> str:
-    """Returns the nearest retired ancestor of `policy` that ever was live and is not pruned, or the base."""
+    """Returns the nearest retired ancestor of `policy` that ever was live and is neither pruned nor tainted,
+    or the base."""
     cursor = await connection.execute(
         """
         with recursive lineage (id, depth) as (
@@ -39,7 +40,9 @@ async def nearest_ancestor(connection: Connection, project: str, policy: str) ->
             where p.project = %(project)s
         )
         select p.id from lineage l join policies p on p.id = l.id and p.project = %(project)s
-        where p.state = 'retired' and p.live_at is not null and p.pruned_at is null order by l.depth limit 1
+        where p.state = 'retired' and p.live_at is not null and p.pruned_at is null
+            and p.tainted_at is null
+        order by l.depth limit 1
         """,
         {"project": project, "policy": policy},
     )

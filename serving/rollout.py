@@ -21,11 +21,12 @@ Connection = AsyncConnection[DictRow]
 
 _PARENT_ROLLED_BACK: Final = "parent_rolled_back"
 _REPLACED: Final = "another policy went live"
+_TAINTED: Final = "it learned from somebody who was erased"
 
 
 async def promote(connection: Connection, project: str, policy: str, reason: str | None = None) -> Route:
-    """Makes `policy` live; the policy that was live becomes the previous one, for a rollback. An automatic
-    canary of another policy ends. `reason` is stored with the policy's running canary.
+    """Makes `policy` live; the policy that was live becomes the previous one, for a rollback, unless it is
+    tainted. An automatic canary of another policy ends. `reason` is stored with the policy's running canary.
 
     Raises Conflict when it is live already or may not go live, PolicyRejected (`parent_rolled_back`) when
     its parent was rolled back meanwhile, NotFound when it does not exist.
@@ -39,7 +40,10 @@ async def promote(connection: Connection, project: str, policy: str, reason: str
         canary = route.canary if route.canary != policy else None
         if canary is not None and await _end_automatic(connection, project, canary, _REPLACED):
             canary = None
-        await _set_route(connection, route, live=policy, previous=route.live, canary=canary)
+        previous = route.live
+        if previous in route.tainted:
+            previous = await lineage.nearest_ancestor(connection, project, policy)
+        await _set_route(connection, route, live=policy, previous=previous, canary=canary)
         if not await _close_promoted(connection, project, policy, reason):
             await connection.execute(
                 "insert into rollouts (id, project, policy, replaces, kind, share, state, ended_at)"
@@ -139,6 +143,36 @@ async def start_canary(
         )
         await _notify(connection, project)
     return rollout_id
+
+
+async def leave_tainted(connection: Connection, project: str, *, replace_live: bool) -> Route:
+    """Takes policies that learned from somebody who was erased out of the route: the canary ends, the
+    previous policy is the newest clean ancestor, and with `replace_live` that one answers, too, until the
+    live policy is rebuilt."""
+    async with connection.transaction():
+        route = await _lock_route(connection, project)
+        live, canary = route.live, route.canary
+        clean = await lineage.nearest_ancestor(connection, project, live)
+        if canary in route.tainted:
+            assert canary is not None  # noqa: S101  (tainted policies have names)
+            await _set_state(connection, project, canary, "retired", _TAINTED)
+            await _close_rollout(connection, project, canary, _TAINTED)
+            canary = None
+        if live in route.tainted and replace_live:
+            await _set_state(connection, project, live, "retired", _TAINTED)
+            await _set_state(connection, project, clean, "live")
+            await connection.execute(
+                "insert into rollouts (id, project, policy, replaces, kind, share, state, reason, ended_at)"
+                " values (%s, %s, %s, %s, 'direct', 1, 'promoted', %s, now())",
+                [_new_id(), project, clean, live, _TAINTED],
+            )
+            live = clean
+        previous = route.previous
+        if previous == live or previous in route.tainted:
+            previous = await lineage.nearest_ancestor(connection, project, live)
+        if (live, previous, canary) != (route.live, route.previous, route.canary):
+            await _set_route(connection, route, live=live, previous=previous, canary=canary)
+        return await _notify(connection, project)
 
 
 async def end_canary(connection: Connection, project: str, policy: str, reason: str) -> Route:

@@ -21,16 +21,19 @@ _ROUTES: LiteralString = """
         p.system_prompt, p.sampling, p.promotion, (
         select coalesce(jsonb_object_agg(id, digest), '{}') from policies
         where project = r.project and id in (r.live, r.previous, r.canary)
-    ) as digests
+    ) as digests, array(
+        select id from policies where project = r.project and tainted_at is not null
+            and id in (r.live, r.previous, r.canary)
+    ) as tainted
     from routes r join projects p on p.id = r.project
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The policies that answer in a project, and their `digests`. `version` grows with every change.
-    `sampling` is what the project names (`schemas.projects.SamplingDefaults`), `promotion` None where it
-    leaves that to the settings."""
+    """The policies that answer in a project, and their `digests`; `tainted` are those of them that learned
+    from somebody who was erased. `version` grows with every change. `sampling` is what the project names
+    (`schemas.projects.SamplingDefaults`), `promotion` None where it leaves that to the settings."""
 
     project: str
     live: str
@@ -42,6 +45,7 @@ class Route:
     digests: dict[str, str] = field(hash=False)
     sampling: dict[str, Any] = field(hash=False, default_factory=dict)
     promotion: str | None = None
+    tainted: list[str] = field(default_factory=list, hash=False)
 
     def adapter(self, policy: str) -> str:
         """Returns the name of the policy's adapter on the engines."""

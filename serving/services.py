@@ -18,7 +18,7 @@ import structlog
 from psycopg_pool import PoolTimeout
 from starlette.requests import HTTPConnection
 
-from feedback import retention, scheduled_export
+from feedback import erasing, retention, scheduled_export
 from feedback.spool import Spool
 from feedback.store import Store
 from feedback.webhook_sender import WebhookSender
@@ -127,6 +127,7 @@ async def open_services(
             asyncio.create_task(retention.run(pool, settings.retention_days), name="retention"),
             asyncio.create_task(scheduled_export.run(settings, metrics.count_export), name="export"),
             asyncio.create_task(webhooks.run(), name="webhooks"),
+            asyncio.create_task(erasing.run(settings, pool), name="erasing"),
         ]
         for task in tasks:
             task.add_done_callback(log_end)

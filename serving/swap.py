@@ -24,7 +24,7 @@ from schemas.database import AsyncPool, conninfo, set_actor
 from schemas.errors import Conflict, EngineError, PolicyRejected
 from schemas.policies import BASE, MANIFEST, Manifest, adapter_name, base_digest, verify
 from schemas.settings import Settings
-from serving import canary, rollout, shared_checks
+from serving import canary, lineage, rollout, shared_checks
 from serving.fleet import Fleet
 from serving.metrics import Metrics
 from serving.router import Route, Router, fetch_routes
@@ -108,6 +108,8 @@ class Swap:
             await self._follow_all(routes)
             for route in routes:
                 project, found = route.project, waiting.get(route.project, [])
+                if route.tainted:
+                    await self._leave_tainted(route)
                 await self._promote_due(project, [each for each in found if not each.undecided])
                 if route.canary is not None or any(each.undecided for each in found):
                     await self._run_canary(route)
@@ -280,6 +282,17 @@ class Swap:
             share = self._settings.serving.canary_share
             change = partial(canary.start, project=project, policy=candidate, share=share)
             await self._take_up(project, candidate, change)
+
+    async def _leave_tainted(self, route: Route) -> None:
+        """Takes policies that learned from somebody who was erased out of a route, once what takes the place
+        of the live one is loaded and verified."""
+        replace_live = route.live in route.tainted and self._settings.serving.tainted_policy == "replace"
+        if route.tainted == [route.live] and not replace_live:
+            return
+        change = partial(rollout.leave_tainted, project=route.project, replace_live=replace_live)
+        async with self._pool.connection() as connection:
+            clean = await lineage.nearest_ancestor(connection, route.project, route.live)
+        await self._take_up(route.project, clean, change)
 
     async def _judge_canary(self, route: Route, *, newer: bool) -> Route:
         """Ends the canary of `route` if its votes decide; returns the route after that."""

@@ -202,6 +202,8 @@ async def _store_at_hand(
     if caller is not None and caller.project != votable.project:
         raise completion_not_found(vote.completion_id)
     rater = _rater(services.signer, caller, vote, votable)
+    if received.late and await store.is_erased(votable.project, rater, received.at):
+        raise NotFound("Who cast this vote was erased meanwhile.", code="erased")
     if isinstance(vote, Edit):
         original = await store.reply_text(vote.completion_id, vote.choice)
         check_edit(
@@ -378,16 +380,22 @@ class _ExportResponse(StreamingResponse):
         super().__init__(self._lines, media_type="application/x-ndjson")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(EXPORT_TIMEOUT):
-                    await send(message)
-            except TimeoutError:
-                raise ClientDisconnect from None
-
         with self._limiter.concurrently("exports", MAX_EXPORTS):
             async with aclosing(self._lines):
-                await super().__call__(scope, receive, send_in_time)
+                await super().__call__(scope, receive, export_timeout(send))
+
+
+def export_timeout(send: Send) -> Send:
+    """Returns a `send` that raises ClientDisconnect when the client has not read within EXPORT_TIMEOUT."""
+
+    async def send_in_time(message: Message) -> None:
+        try:
+            async with asyncio.timeout(EXPORT_TIMEOUT):
+                await send(message)
+        except TimeoutError:
+            raise ClientDisconnect from None
+
+    return send_in_time
 
 
 async def _lines(pool: AsyncPool, project: str, only: Filter) -> AsyncGenerator[str]:

@@ -79,7 +79,8 @@ def out_of_order(expected: Sequence[Any], found: Iterable[Any]) -> bool:
 def _exported(
     installation: Installation, recorded: dict[str, Acknowledgement], superseded: dict[str, Acknowledgement]
 ) -> list[str]:
-    """The export has each vote that was not retracted once, with the vote that superseded it."""
+    """The export has each vote once, with the vote that superseded it, unless it was retracted, or what
+    replaced it was."""
     exported = installation.run("export")
     if exported.returncode != 0:
         return [exported.stderr]
@@ -88,7 +89,7 @@ def _exported(
     expected = {
         name: superseded[name].id if name in superseded else None
         for name in recorded
-        if name not in superseded or superseded[name].kind == "recorded"
+        if not _retracted(name, superseded)
     }
     problems = []
     if lost := expected.keys() - found.keys():
@@ -101,6 +102,15 @@ def _exported(
     if wrong := [name for name in expected.keys() & found.keys() if expected[name] != found[name]]:
         problems.append(f"{len(wrong)} votes are not superseded by the next vote: {wrong[:3]}")
     return problems
+
+
+def _retracted(name: str, superseded: dict[str, Acknowledgement]) -> bool:
+    """Returns whether a vote, or the last of those that replaced it, was retracted."""
+    while (by := superseded.get(name)) is not None:
+        if by.kind == "retracted":
+            return True
+        name = by.id
+    return False
 
 
 def _turns(connection: psycopg.Connection[Any], records: Sequence[ClientRecord]) -> list[str]:
@@ -118,8 +128,8 @@ def _turns(connection: psycopg.Connection[Any], records: Sequence[ClientRecord])
 
 
 def log_problems(votes: Sequence[Acknowledgement], delivered: list[Entry]) -> list[str]:
-    """The log delivers the events of each conversation in the order of their acknowledgements, in one
-    partition, and no other events."""
+    """The log delivers the events of each turn in the order of their acknowledgements, in one partition, and
+    no other events."""
     wanted = {(vote.kind, vote.id) for vote in votes}
     problems = _eventually(
         lambda: wanted <= {_identity(entry) for entry in list(delivered)}, "every event was delivered"
@@ -131,13 +141,13 @@ def log_problems(votes: Sequence[Acknowledgement], delivered: list[Entry]) -> li
     found: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in delivered:
         if isinstance(entry.event, FeedbackEvent):
-            found[entry.event.conversation_id].append(entry)
+            found[entry.event.turn_id].append(entry)
     expected: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for vote in votes:
-        expected[vote.conversation].append((vote.kind, vote.id))
+        expected[vote.completion].append((vote.kind, vote.id))
     wrong = [name for name, order in expected.items() if out_of_order(order, map(_identity, found[name]))]
     if wrong:
-        problems.append(f"{len(wrong)} conversations were delivered out of order: {wrong[:3]}")
+        problems.append(f"{len(wrong)} turns were delivered out of order: {wrong[:3]}")
     return problems
 
 

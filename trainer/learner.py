@@ -123,6 +123,13 @@ class Learner:
         probes = base_probes(self.backbone, self.settings.data_dir)
         return KnowledgeEval(self.backbone, self.settings.trainer, probes)
 
+    def _knowledge_for(self, data: RoundData) -> KnowledgeEval:
+        """Returns the knowledge evaluation of a round, which may be repeated with the settings and the probes
+        of its time."""
+        if (data.settings, data.inputs.probes) == (self.settings.trainer, self.knowledge.probe_set):
+            return self.knowledge
+        return KnowledgeEval(self.backbone, data.settings, data.inputs.probes)
+
     def summary(self) -> VoteSummary | None:
         """Returns the vote summary, if there is one for this base and these settings."""
         return VoteSummary.read(self.directory, self.backbone.digest, self.settings.trainer)
@@ -160,6 +167,7 @@ class Learner:
         self, parent: Path, live: Path, data: RoundData, report: Report = report_nothing
     ) -> CandidateResult:
         self.backbone.token_budget = data.inputs.token_budget
+        knowledge = self._knowledge_for(data)
         spec = data.spec(SAMPLES_PER_PROMPT)
 
         def evaluate(purpose: str) -> EvalSamples:
@@ -167,17 +175,17 @@ class Learner:
 
         self.backbone.load_adapter(live)
         live_samples = evaluate("live")
-        before = self.knowledge.samples(data.generator("samples"))
+        before = knowledge.samples(data.generator("samples"))
         if parent != live:
             self.backbone.load_adapter(parent)
-        result = run_round(data, self.cache, self.knowledge, self._sampler(data), report=report)
+        result = run_round(data, self.cache, knowledge, self._sampler(data), report=report)
         report("evaluating", 0, 0)
-        accuracy = self.knowledge.adapter_accuracy(data.generator("knowledge"))
+        accuracy = knowledge.adapter_accuracy(data.generator("knowledge"))
         return CandidateResult(
             result,
             GateSamples(candidate=evaluate("candidate"), live=live_samples, base=result.base),
-            KnowledgeAccuracy(base=self.knowledge.base_accuracy(), candidate=accuracy),
-            side_by_side(before, self.knowledge.samples(data.generator("samples"))),
+            KnowledgeAccuracy(base=knowledge.base_accuracy(), candidate=accuracy),
+            side_by_side(before, knowledge.samples(data.generator("samples"))),
             probe(self.backbone),
         )
 

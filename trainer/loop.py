@@ -38,6 +38,7 @@ from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
 from trainer.data.traffic import Traffic
 from trainer.data.vote_summary import VoteSummary
+from trainer.erasure import Erasures
 from trainer.evaluation import gate
 from trainer.evaluation.style_stats import style_stats
 from trainer.leader_election import LeaderElection
@@ -55,6 +56,9 @@ TRIM_SECONDS = 60.0
 
 MAX_ATTEMPTS = 3
 """How often a round is started whose trainer dies."""
+
+ERASE_AGAIN = 60.0
+"""Seconds after which an erasure that failed is tried again."""
 
 log = structlog.get_logger("trainer")
 
@@ -75,6 +79,10 @@ def run(settings: Settings, *, once: bool = False, group: ProcessGroup = SINGLE_
                 if not trainer.lead():
                     raise StartError("Another trainer leads this project; it runs the rounds.")
                 ingest(pool, votes)
+                if not trainer.erasures.work():
+                    raise StartError(
+                        "Somebody is being erased; rounds run again when serving is through with it."
+                    )
                 outcome = trainer.round()
                 group.broadcast()
                 return 1 if outcome == "failed" else 0
@@ -105,6 +113,8 @@ class Trainer:
         self._counted: tuple[dict[str, str], int] | None = None
         self._trimmed = -TRIM_SECONDS
         self._measured = False
+        self.erasures = Erasures(settings, pool, learner, self._active_summary)
+        self._erases_at = 0.0
         log.info("trainer ready", project=self.project, base=self.backbone.digest[:12])
 
     def lead(self) -> bool:
@@ -116,6 +126,7 @@ class Trainer:
                 record.close_interrupted(self.pool, self.project)  # first: then nobody else can publish
                 publish.ensure_base(self.pool, self.backbone, self.settings, self.learner.base_probe)
                 record.complete(self.pool, self.settings)
+                self.erasures.keep_tombstones()
                 log.info("trainer leads", project=self.project)
             self.leading = True
         return self.leading
@@ -129,7 +140,7 @@ class Trainer:
             self._read_log()
             if self._arrived():
                 self._measure_base()
-            if self.due():
+            if self._erased() and self.due():
                 if record.close_interrupted(self.pool, self.project):
                     record.complete(self.pool, self.settings)
                 with self._reading_log():
@@ -138,6 +149,28 @@ class Trainer:
             log.warning("database is away", error=type(error).__name__)
         except publish.LeadershipLost as error:
             log.warning("round dropped", reason=str(error))
+
+    def _erased(self) -> bool:
+        """Does what erasures need of the trainer; returns whether rounds may run. What fails is tried
+        again."""
+        if not self.erasures.waiting():
+            return True
+        if time.monotonic() < self._erases_at:
+            return False
+        try:
+            with self._reading_log():
+                return self.erasures.work()
+        except (psycopg.OperationalError, publish.LeadershipLost):
+            raise
+        except Exception as error:  # whatever it was, nobody is forgotten
+            if self.learner.group.size > 1:
+                raise WorkerOutOfSync(
+                    f"A round could not be rebuilt: {error}. Start all processes again."
+                ) from error
+            log.exception("erasure failed")
+            record.close_interrupted(self.pool, self.project)
+            self._erases_at = time.monotonic() + ERASE_AGAIN
+            return False
 
     def _measure_base(self) -> None:
         """Measures what the base knows: not at the start, when people wait for the first reply, but once the
@@ -210,9 +243,14 @@ class Trainer:
         with structlog.contextvars.bound_contextvars(round=row.number):
             try:
                 summary = self._active_summary()
-                inputs = self._inputs(row.number, found, summary, interrupted)
+                try:
+                    inputs = self._inputs(row.number, found, summary, interrupted)
+                    data = self._load(inputs, summary)
+                except examples.Erased:  # after the inputs were named
+                    summary = self._active_summary()
+                    inputs = self._inputs(row.number, found, summary, None)
+                    data = self._load(inputs, summary)
                 found.votes = inputs.votes
-                data = self._load(inputs, summary)
                 ending = self._train(row, data, parent.directory, live.directory, found)
             except (psycopg.OperationalError, publish.LeadershipLost):
                 raise
@@ -257,6 +295,8 @@ class Trainer:
         if verdict.refused:
             return Ending("rejected", "; ".join(verdict.reasons))
         events = data.training_events()
+        if self.erasures.learned_from(data.inputs, events):
+            return Ending("rejected", "somebody whom it learned from is being erased")
         artifacts = publish.TrainingArtifacts(
             data.inputs, optimized.rollouts, candidate.round.base.rollouts, events,
             {"gate": verdict.figures, **optimized.as_json()},

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from schemas.database import Pool
-from schemas.errors import HearkenError, NotFound
-from schemas.policies import WEIGHTS, Manifest, base_digest, file_digest, verify
+from schemas.policies import WEIGHTS, Manifest, file_digest
 from schemas.settings import Settings, TrainerSettings
 from trainer.data import examples, summary_store
 from trainer.data.feature_cache import FeatureCache
@@ -29,6 +27,7 @@ from trainer.model.adapter import probe, save_weights
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Diverged, Rollout, replay, unpack
 from trainer.records import publish
+from trainer.records.published import NotReproducible, configuration, read_published
 from trainer.reward.scoring import micro_batches
 from trainer.round import run_round
 
@@ -52,11 +51,6 @@ class Reproduction:
         return self.identical or max(self.probe_distance, self.reply_distance) <= self.tolerance
 
 
-class NotReproducible(HearkenError):
-    """A policy cannot be reproduced: an input is missing, or this machine's arithmetic differs. The message
-    says which; use the Hearken version or the kind of machine that it names."""
-
-
 @dataclass(frozen=True, slots=True)
 class _LastStep:
     """The samples of the last step, as token ids."""
@@ -68,12 +62,12 @@ class _LastStep:
 def reproduce(settings: Settings, pool: Pool, policy: str) -> Reproduction:
     """Reproduces a policy; `settings.model` is the base's directory. Raises NotFound, PolicyRejected when a
     directory is not what was published, and NotReproducible."""
-    manifest, directory = _published(settings, pool, policy)
+    manifest, directory = read_published(settings, pool, policy)
     inputs = RoundInputs.read(directory / publish.INPUTS)
     if inputs is None:
         raise NotReproducible(f"{policy} has no {publish.INPUTS}: it is the base, or of an older Hearken.")
-    _, parent = _published(settings, pool, inputs.parent)
-    trainer = _configuration(manifest)
+    _, parent = read_published(settings, pool, inputs.parent)
+    trainer = configuration(manifest)
     torch.set_num_threads(trainer.threads)
     backbone = Backbone(Path(settings.model), trainer.rl)
     backbone.token_budget = inputs.token_budget
@@ -81,17 +75,6 @@ def reproduce(settings: Settings, pool: Pool, policy: str) -> Reproduction:
     backbone.load_adapter(parent)
     last = _train(data, directory)
     return _compare(backbone, manifest, directory, last, settings.engine.probe_tolerance)
-
-
-def _configuration(manifest: Manifest) -> TrainerSettings:
-    try:
-        return TrainerSettings.model_validate(manifest.configuration)
-    except ValidationError as error:
-        names = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
-        raise NotReproducible(
-            f"{manifest.id} was trained with settings that this Hearken does not have or allow: {names}."
-            f" Reproduce it with Hearken {manifest.versions.get('hearken', 'of its time')}."
-        ) from None
 
 
 def _data(
@@ -139,20 +122,6 @@ def _train(data: RoundData, directory: Path) -> _LastStep:
         raise NotReproducible(f"{directory.name} cannot be reproduced here: {error.message}.") from None
     last = rollouts[-1]
     return _LastStep([drawn[-1][each.prompt] for each in last], [each.token_ids for each in last])
-
-
-def _published(settings: Settings, pool: Pool, policy: str) -> tuple[Manifest, Path]:
-    with pool.connection() as connection:
-        row = connection.execute(
-            "select directory, digest, pruned_at from policies where project = %s and id = %s",
-            [settings.project, policy],
-        ).fetchone()
-    if row is None:
-        raise NotFound(f"There is no policy {policy}.", code="policy_not_found")
-    if row["pruned_at"] is not None:
-        raise NotReproducible(f"{policy} was pruned on {row['pruned_at']:%Y-%m-%d}: its files are deleted.")
-    directory = Path(row["directory"])
-    return verify(policy, directory, row["digest"], base_digest(Path(settings.model))), directory
 
 
 def _compare(

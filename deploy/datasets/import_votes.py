@@ -285,7 +285,7 @@ def _bytes(judgement: Judgement) -> int:
 
 def _votable(turn: Turn) -> VotableTurn:
     return VotableTurn(
-        turn.id, turn.project, turn.conversation_id, turn.rater, turn.key_id, len(turn.prompt_token_ids),
+        turn.id, turn.project, turn.rater, turn.key_id, len(turn.prompt_token_ids),
         [reply.choice for reply in turn.replies],
     )  # fmt: skip
 

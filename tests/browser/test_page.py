@@ -327,6 +327,33 @@ def test_who_opts_out_is_not_kept_and_cannot_vote(page: Page, database: Database
     assert {"text": "Keep this to yourself"} not in asked
 
 
+def test_a_visitor_gets_what_is_kept_and_is_forgotten(page: Page, database: Database) -> None:
+    turn = say(page, "Forget the aardvark")
+    turn.get_by_role("button", name="Good reply").click()
+    eventually(database, "thumb", "Forget the aardvark", value="up")
+    page.get_by_role("button", name="Chats and votes teach it.").click()
+    dialog = page.get_by_role("dialog", name="Privacy")
+    with page.expect_download() as download:
+        dialog.get_by_role("button", name="Download what is kept of me").click()
+    assert "Forget the aardvark" in download.value.path().read_text()
+    dialog.get_by_role("button", name="Forget me").click()
+    check_accessible(page)
+    dialog.get_by_role("button", name="Yes, forget me").click()
+    expect(dialog).to_contain_text("You are forgotten.")
+    page.keyboard.press("Escape")
+
+    expect(page.locator(".turn")).to_have_count(0)
+    expect(page.get_by_role("button", name="No votes yet")).to_be_visible()
+    stored = "select 1 from turns where messages::text like '%%aardvark%%'"
+    deadline = time.monotonic() + 60
+    while database.execute(stored).fetchall():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "aardvark" not in page.evaluate("JSON.stringify(localStorage)")
+    assert active(database, "thumb", "Forget the aardvark") == []
+    say(page, "Somebody new asks")
+
+
 def test_a_message_waits_for_the_connection_and_goes_out_by_itself(
     context: BrowserContext, installation: Installation
 ) -> None:

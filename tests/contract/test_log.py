@@ -179,16 +179,16 @@ def test_an_event_of_a_newer_version_blocks_its_partition_until_code_knows_it(
     log: Log, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_each(database_url, "a")
-    newer = event("b").model_dump(mode="json") | {"version": "hearken.feedback.v2"}
+    newer = event("b").model_dump(mode="json") | {"version": "hearken.feedback.v3"}
     put_json(database_url, "b", newer)
     put_each(database_url, "c")
-    assert read_until(log, None, 3)[1].event == NewerVersion("hearken.feedback.v2")
+    assert read_until(log, None, 3)[1].event == NewerVersion("hearken.feedback.v3")
     assert ingest_until(pool, log, 1) == ["ev_a"]
     assert ingest(pool, log) == 0
-    assert waits_for(pool) == ["hearken.feedback.v2"]
+    assert waits_for(pool) == ["hearken.feedback.v3"]
 
     monkeypatch.setitem(
-        UPCASTS, "hearken.feedback.v2", lambda event: event | {"version": "hearken.feedback.v1"}
+        UPCASTS, "hearken.feedback.v3", lambda event: event | {"version": "hearken.feedback.v2"}
     )
 
     assert ingest_until(pool, log, 3) == ["ev_a", "ev_b", "ev_c"]

@@ -54,6 +54,19 @@ async def rollouts(connection: Connection) -> list[tuple[str, str, str | None]]:
     return [(row["policy"], row["state"], row["reason"]) for row in await cursor.fetchall()]
 
 
+async def test_no_tainted_policy_stays_in_the_route(connection: Connection) -> None:
+    await rollout.promote(connection, "default", P2)
+    await rollout.start_canary(connection, "default", P3, 0.5)
+    await connection.execute("update policies set tainted_at = now() where id in (%s, %s)", [P2, P3])
+    kept = await rollout.leave_tainted(connection, "default", replace_live=False)
+    assert (kept.live, kept.previous, kept.canary) == (P2, P1, None)
+    assert (await states(connection))[P3][0] == "retired"
+    taken = await rollout.leave_tainted(connection, "default", replace_live=True)
+    assert (taken.live, taken.previous) == (P1, "p0")
+    again = await rollout.leave_tainted(connection, "default", replace_live=True)
+    assert again.version == taken.version
+
+
 async def test_a_canary_that_never_was_live_is_taken_back(connection: Connection) -> None:
     await rollout.start_canary(connection, "default", P2, 0.5)
     taken = await rollout.rollback_policy(connection, "default", P2, "rude")

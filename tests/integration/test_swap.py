@@ -353,6 +353,30 @@ def test_a_start_with_a_damaged_live_policy_falls_back_to_its_ancestor(swapping:
     swapping.until(lambda: swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa")
 
 
+def test_tainted_policies_leave_the_route_and_what_was_rebuilt_takes_their_place(
+    swapping: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def route() -> tuple[Any, ...]:
+        return swapping.rows("select live, previous, canary from routes")[0]
+
+    def taint(*policies: str) -> None:
+        swapping.rows("update policies set tainted_at = now() where id = any(%s) returning 1", list(policies))
+
+    go_live(swapping, "p1-aaaaaa", seed=1)
+    go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
+    go_live(swapping, "p3-cccccc", seed=3, parent="p2-bbbbbb")
+    taint("p2-bbbbbb", "p3-cccccc")
+    swapping.until(lambda: route() == ("p3-cccccc", "p1-aaaaaa", None))  # it goes on until it is rebuilt
+
+    monkeypatch.setattr(swapping.settings.serving, "tainted_policy", "replace")
+    swapping.until(lambda: route() == ("p1-aaaaaa", "p0", None))
+    swapping.until(lambda: swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa")
+    swapping.registry.publish("p4-dddddd", seed=4, parent="p1-aaaaaa", state="retired")
+    swapping.rows("update policies set asked_at = now() where id = 'p4-dddddd' returning 1")
+    swapping.until(lambda: swapping.chat(max_tokens=1)["system_fingerprint"] == "p4-dddddd")
+    assert route() == ("p4-dddddd", "p1-aaaaaa", None)
+
+
 def test_no_request_fails_or_mixes_policies_while_policies_change(swapping: Service) -> None:
     """Greedy replies under six swaps and eight streams, each compared with its policy's reply taken alone."""
     replies: list[tuple[str, set[str], str]] = []

@@ -8,7 +8,7 @@ from feedback.votable_turn import VotableTurn, check_edit
 from schemas.errors import InvalidRequest
 from schemas.feedback import Edit, parse_vote
 
-VOTABLE = VotableTurn("chatcmpl-1", "default", "conv-1", "u_ada", "key", prompt_tokens=56, choices=[0, 1, 2])
+VOTABLE = VotableTurn("chatcmpl-1", "default", "u_ada", "key", prompt_tokens=56, choices=[0, 1, 2])
 
 
 def vote(**fields: Any) -> Any:

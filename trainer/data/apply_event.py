@@ -6,15 +6,21 @@ from psycopg.types.json import Jsonb
 
 from schemas.feedback import FeedbackEvent
 
-# A superseding event may be read before the vote, so the vote's own row tells whether it is still active.
+# Who voted is in the vote's own row. Without it (the vote was deleted, or its author erased) nothing is
+# learned; an event of version 1 names them itself. A superseding event may be read before the vote, so the
+# vote's row also tells whether it is still active. Conversations are named by clients and are not copied.
 _INSERT = """
 insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value, rater,
     conversation_id, created_at, superseded_by)
-values (%(event_id)s, %(project)s, %(feedback_id)s, %(turn_id)s, %(choice)s, %(type)s, %(value)s, %(rater)s,
-    %(conversation_id)s, %(created_at)s,
-    (select coalesce(newer.event_id, 'retracted') from feedback f
-        left join feedback newer on newer.id = f.superseded_by
-        where f.id = %(feedback_id)s and (f.superseded_by is not null or f.retracted_at is not null)))
+select %(event_id)s, %(project)s, %(feedback_id)s, %(turn_id)s, %(choice)s, %(type)s, %(value)s,
+    coalesce(f.rater, %(rater)s), '', %(created_at)s,
+    case when f.superseded_by is not null or f.retracted_at is not null
+        then coalesce(newer.event_id, 'retracted') end
+from (select 1) as event
+left join feedback f on f.id = %(feedback_id)s
+left join feedback newer on newer.id = f.superseded_by
+where coalesce(f.rater, %(rater)s) is not null
+    and not erased(%(project)s, coalesce(f.rater, %(rater)s), %(created_at)s)
 on conflict do nothing
 """
 

@@ -215,15 +215,34 @@ def age_weight(age: timedelta, reward: RewardSettings) -> float:
 
 
 def count_votes(pool: Pool, project: str) -> int:
-    """Returns the number of people's votes that ever arrived, superseded ones included, without signals; it
-    only grows."""
+    """Returns the number of people's votes that ever arrived, superseded and erased ones included, without
+    signals; it only grows."""
     with pool.connection() as connection:
         row = connection.execute(
-            "select count(*) as votes from training_examples"
-            " where project = %s and type <> 'signal' and not starts_with(rater, %s)",
-            [project, JUDGE],
+            "select (select count(*) from training_examples"
+            " where project = %s and type <> 'signal' and not starts_with(rater, %s))"
+            " + (select coalesce(sum(votes), 0)::bigint from erasures where project = %s) as votes",
+            [project, JUDGE, project],
         ).fetchone()
     return int(row["votes"]) if row else 0
+
+
+def still_held(
+    pool: Pool, project: str, events: Sequence[str], turns: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Returns which of these votes, and of these prompts' turns, can still be loaded, in their order."""
+    with pool.connection() as connection:
+        votes = connection.execute(
+            "select e.event_id from training_examples e join turns t on t.id = e.turn_id"
+            " join feedback f on f.id = e.feedback_id"
+            " where e.project = %s and e.event_id = any(%s) and (e.type <> 'edit' or f.text is not null)",
+            [project, list(events)],
+        ).fetchall()
+        prompts = connection.execute(
+            "select id from turns where project = %s and id = any(%s)", [project, list(turns)]
+        ).fetchall()
+    held, asked = {row["event_id"] for row in votes}, {row["id"] for row in prompts}
+    return [event for event in events if event in held], [turn for turn in turns if turn in asked]
 
 
 def active_events(pool: Pool, project: str, longest: int = UNLIMITED) -> list[str]:
@@ -240,6 +259,7 @@ def active_events(pool: Pool, project: str, longest: int = UNLIMITED) -> list[st
             " from training_examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.superseded_by is null and e.vote_summary is null"
+            " and (e.type <> 'edit' or f.text is not null)"
             " window newest_first as"
             " (partition by e.type = 'signal', e.recompact order by e.created_at desc, e.event_id)"
             ") as active where place <= case when recompact then %s else %s end and tokens <= %s"
@@ -259,14 +279,14 @@ def load(
 ) -> Corpus:
     """Loads the votes of these events, in their order, whether they are still active or not, and the groups
     of their turns and of `prompt_turns`. A prompt that has more than `longest` tokens with its reply loses
-    its beginning. Raises Erased when some of the votes, or their turns, are gone."""
+    its beginning. Raises Erased when some of the votes, their turns, or what an edit said, are gone."""
     with pool.connection() as connection:
         found = connection.execute(
             "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater, e.created_at,"
             " e.first_policy, e.recompact, f.text"
             " from training_examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.event_id = any(%s)",
+            " where e.project = %s and e.event_id = any(%s) and (e.type <> 'edit' or f.text is not null)",
             [project, list(events)],
         ).fetchall()
         by_event = {row["event_id"]: row for row in found}

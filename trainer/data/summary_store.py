@@ -103,6 +103,26 @@ def require_present(summary: VoteSummary, pool: Pool, project: str) -> None:
         raise Erased("votes", len(summary.events) - row["count"], len(summary.events))
 
 
+def without_erased(summary: VoteSummary, pool: Pool, project: str, directory: Path) -> VoteSummary:
+    """Returns a policy's summary without the votes that are no longer stored; their rows are in `directory`.
+    A week that they cannot be taken out of goes as a whole."""
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select e.event_id from training_examples e join turns t on t.id = e.turn_id"
+            " join feedback f on f.id = e.feedback_id where e.project = %s and e.event_id = any(%s)",
+            [project, summary.events],
+        ).fetchall()
+    held = {row["event_id"] for row in rows}
+    read = cache(lambda name: VoteRows.read(directory, name))
+    weeks = [
+        week
+        if held.issuperset(week.events)
+        else _active_part(summary, week, held.intersection(week.events), read)
+        for week in summary.weeks
+    ]
+    return replace(summary, weeks=tuple(week for week in weeks if week is not None), lost=0)
+
+
 def _active_part(
     summary: VoteSummary, week: WeekSummary, active: set[str], read: Callable[[str], VoteRows]
 ) -> WeekSummary | None:

@@ -160,6 +160,11 @@ class VoteSummary:
         newest = max((week.newest for week in weeks), default=datetime.min)
         return cls(base, trainer, newest, projections, weeks, len(read) - len(weeks))
 
+    def copy_to(self, directory: Path) -> None:
+        """Writes all files into another directory."""
+        directory.mkdir(parents=True, exist_ok=True)
+        replace(self, weeks=tuple(replace(week, file=None) for week in self.weeks)).write(directory)
+
     def _sizes(self) -> list[int]:
         """Returns the number of each member's free parameters that belong to no rater."""
         members = range(self.trainer.reward.members)
@@ -186,6 +191,14 @@ def files(directory: Path) -> list[Path]:
     with safe_open(directory / FILE, framework="pt") as file:
         header = json.loads(file.metadata()["vote_summary"])
     return [directory / name for name in (FILE, *header["weeks"])]
+
+
+def events_in(directory: Path) -> list[str]:
+    """Returns the votes of the summary in a directory, whatever it was made for; none where there is none."""
+    if not (directory / FILE).is_file():
+        return []
+    weeks = (WeekSummary.read(directory, path.name) for path in files(directory)[1:])
+    return [event for week in weeks if week is not None for event in week.events]
 
 
 def to_compact(events: Sequence[str]) -> Sequence[str]:

@@ -8,10 +8,12 @@ interrupted is repeated at the next pass.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
 import structlog
+from psycopg.rows import DictRow
 
 from schemas.database import Pool
 from schemas.policies import BASE, MANIFEST
@@ -51,9 +53,14 @@ def prune(pool: Pool, settings: Settings) -> list[str]:
     with pool.connection() as connection:
         marked = connection.execute(
             "select id, directory from policies where project = %s and pruned_at is not null"
-            " and files_deleted_at is null order by created_at, id limit %s",
+            " and files_deleted_at is null and tainted_at is null order by created_at, id limit %s",
             [settings.project, PER_PASS],
         ).fetchall()
+    return _delete_marked(pool, settings, marked)
+
+
+def _delete_marked(pool: Pool, settings: Settings, marked: Sequence[DictRow]) -> list[str]:
+    """Deletes the files of marked policies; returns those that this was possible for."""
     deleted = []
     for row in marked:
         try:
@@ -91,3 +98,19 @@ def _delete_files(directory: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def delete_tainted(pool: Pool, settings: Settings) -> list[str] | None:
+    """Deletes the files of the tainted policies, none of which answers anybody any more; returns which, or
+    None where some could not be deleted."""
+    with pool.connection() as connection:
+        marked = connection.execute(
+            "update policies p set pruned_at = coalesce(pruned_at, now()), pinned_at = null"
+            " where project = %(project)s and tainted_at is not null and not exists (select from routes r"
+            " where r.project = p.project and p.id in (r.live, r.previous, r.canary))"
+            " returning id, directory, files_deleted_at",
+            {"project": settings.project},
+        ).fetchall()
+    deleted = _delete_marked(pool, settings, [row for row in marked if row["files_deleted_at"] is None])
+    left = {row["id"] for row in marked if row["files_deleted_at"] is None} - set(deleted)
+    return None if left else deleted

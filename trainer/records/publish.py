@@ -47,7 +47,7 @@ class LeadershipLost(HearkenError):
 class TrainingArtifacts:
     """What a policy was trained from, kept in its directory so that it can be reproduced: the round's inputs,
     all steps' rollouts, the base's, the events of its votes, the files of the vote summary if there was one;
-    and the metrics of the round."""
+    and the metrics of the round. `rebuilds` is the policy whose round it was."""
 
     inputs: RoundInputs
     rollouts: Sequence[list[Rollout]]
@@ -55,6 +55,7 @@ class TrainingArtifacts:
     event_ids: Sequence[str]
     metrics: dict[str, Any]
     vote_summary: Sequence[Path] = ()
+    rebuilds: str | None = None
 
 
 def write(
@@ -118,6 +119,7 @@ def _manifest(
         id=name,
         project=settings.project,
         parent=inputs.parent if inputs else None,
+        rebuilds=artifacts.rebuilds if artifacts else None,
         base_model=settings.model,
         base_digest=backbone.digest,
         files={path.name: file_digest(path) for path in sorted(directory.iterdir())},
@@ -142,7 +144,8 @@ def register(
     record: RoundRecord,
 ) -> None:
     """Registers a policy in one transaction: its row, the first policy of its votes, the round's outcome and
-    record, and the notification. Raises LeadershipLost when another trainer has closed the round."""
+    record, and the notification. One that rebuilds another goes live only when it is asked for. Raises
+    LeadershipLost when another trainer has closed the round."""
     with pool.connection() as connection, connection.transaction():
         closed = connection.execute(
             "update rounds set outcome = 'published', policy = %s, record = %s, ended_at = now()"
@@ -151,7 +154,7 @@ def register(
         )
         if closed.rowcount == 0:
             raise LeadershipLost(f"another trainer took over before {manifest.id} was published")
-        _insert(connection, settings, manifest, "published", record.gate)
+        _insert(connection, settings, manifest, "retired" if manifest.rebuilds else "published", record.gate)
         untrained = connection.execute(
             "select event_id from training_examples where project = %s and first_policy is null",
             [settings.project],
@@ -209,12 +212,13 @@ def _insert(
 ) -> None:
     directory = (settings.policies_dir / settings.project / manifest.id).resolve()
     connection.execute(
-        "insert into policies (project, id, parent, base_digest, directory, digest, manifest, gate, state,"
-        " live_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)"
+        "insert into policies (project, id, parent, rebuilds, base_digest, directory, digest, manifest, gate,"
+        " state, live_at)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)"
         " on conflict do nothing",
         [
-            settings.project, manifest.id, manifest.parent, manifest.base_digest, str(directory),
-            file_digest(directory / MANIFEST), Jsonb(manifest.model_dump(mode="json")),
+            settings.project, manifest.id, manifest.parent, manifest.rebuilds, manifest.base_digest,
+            str(directory), file_digest(directory / MANIFEST), Jsonb(manifest.model_dump(mode="json")),
             Jsonb(gate) if gate is not None else None, state, state,
         ],
     )  # fmt: skip

@@ -7,7 +7,9 @@ process died in between.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from psycopg.types.json import Jsonb
 from schemas.database import Pool
 from schemas.settings import Settings
 from trainer.records.report import page
+
+AT_ONCE = 100
+"""Records that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,29 @@ def last_learning_rate(pool: Pool, project: str) -> float | None:
     return float(row["rate"]) if row else None
 
 
+@dataclass(frozen=True, slots=True)
+class RoundOf:
+    """What the round of a policy found for the next one, and the policy that it rebuilds."""
+
+    rebuilds: str | None
+    learning_rate: float | None
+    knowledge_lost: float | None
+
+
+def of_policy(pool: Pool, project: str, policy: str) -> RoundOf | None:
+    """Returns what the round of a policy found; None where there is no such round."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select p.rebuilds,"
+            " (r.record #>> '{optimization,learning_rate}')::double precision as learning_rate,"
+            " (r.record #>> '{gate,figures,knowledge_lost}')::double precision as knowledge_lost"
+            " from rounds r join policies p on p.project = r.project and p.id = r.policy"
+            " where r.project = %s and r.policy = %s",
+            [project, policy],
+        ).fetchone()
+    return RoundOf(**row) if row else None
+
+
 def begin(pool: Pool, project: str, parent: str) -> RoundRow:
     """Opens a round."""
     with pool.connection() as connection, connection.transaction():
@@ -194,6 +222,47 @@ def finite(value: Any) -> Any:
             return [finite(each) for each in value]
         case _:
             return value
+
+
+def forget(
+    pool: Pool, settings: Settings, raters: Sequence[str], policies: Sequence[str], since: datetime | None
+) -> int:
+    """Removes people from the records of rounds and from their files: the rows of their votes, tracebacks
+    that name them, and the samples of rounds that trained on them: those of `policies`, and since that time
+    those that published nothing. Returns how many records were changed."""
+    changed, after, number = 0, 0, 0
+    while True:
+        with pool.connection() as connection:
+            rows = connection.execute(
+                "select id, outcome, reason, policy, record, started_at from rounds"
+                " where project = %s and id > %s order by id limit %s",
+                [settings.project, after, AT_ONCE],
+            ).fetchall()
+        for row in rows:
+            after, number = row["id"], number + 1
+            trained = row["policy"] in policies if row["policy"] else since and row["started_at"] >= since
+            left = _without(row["record"], set(raters), bool(trained))
+            if left == row["record"]:
+                continue
+            policy = {"policy": row["policy"]} if row["policy"] else {}
+            _write(settings, number, Ending(row["outcome"], row["reason"]), {**left, **policy})
+            with pool.connection() as connection:  # last, so that whoever dies before begins again
+                connection.execute("update rounds set record = %s where id = %s", [Jsonb(left), row["id"]])
+            changed += 1
+        if len(rows) < AT_ONCE:
+            return changed
+
+
+def _without(record: dict[str, Any], raters: set[str], trained: bool) -> dict[str, Any]:
+    left = dict(record)
+    for name in ("weightiest", "raters"):
+        if isinstance(record.get(name), list):
+            left[name] = [each for each in record[name] if each.get("rater") not in raters]
+    if any(rater in str(record.get("traceback")) for rater in raters):
+        del left["traceback"]
+    if trained:
+        left.pop("samples", None)
+    return left
 
 
 def _paths(settings: Settings, number: int) -> tuple[Path, Path]:

@@ -92,6 +92,12 @@ export class Conversations {
     this.keep.set(LIST, this.list.toSpliced(place, 0, entry));
   }
 
+  /** Removes all conversations. */
+  clear(): void {
+    for (const entry of this.list) this.keep.remove(key(entry.id));
+    this.keep.set(LIST, []);
+  }
+
   /** Returns whether a changed value of the storage is this conversation. */
   concerns(name: string, id: string): boolean {
     return name === key(id);

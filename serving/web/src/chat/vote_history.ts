@@ -57,6 +57,10 @@ export class VoteHistory {
     this.#save(this.#newest().filter((vote) => vote.id !== id));
   }
 
+  clear(): void {
+    this.#save([]);
+  }
+
   /** Keeps what has become of a vote; returns the vote if it went live just now. */
   follow(id: string, life: Life): CastVote | null {
     const before = this.#newest().find((vote) => vote.id === id);

@@ -157,6 +157,14 @@ export const texts: Texts = {
   privacyText:
     "Chats und Stimmen werden aufbewahrt, um die Antworten zu verbessern. Nach deinem Namen wird nicht gefragt; eine Zufallszahl in diesem Browser steht für dich.",
   learnFromMe: "Aus meinen Chats lernen",
+  downloadHeld: "Herunterladen, was über mich aufbewahrt wird",
+  forgetMe: "Vergiss mich",
+  forgetQuestion:
+    "Deine Chats und Stimmen endgültig löschen, hier und beim Dienst? Auch was das Modell daraus gelernt hat, wird entfernt.",
+  forgetYes: "Ja, vergiss mich",
+  forgetFailed: "Das ging nicht. Versuche es gleich noch einmal.",
+  forgotten: (erasure) =>
+    `Du bist vergessen. Deine Chats und Stimmen sind gelöscht, und das Modell wird ohne sie neu gemacht. Die Nummer dieser Löschung: ${erasure}`,
   notKept: "Von diesem Chat wird nichts aufbewahrt, deshalb kann nicht abgestimmt werden.",
   consentQuestion: "Dürfen deine Chats und Stimmen aufbewahrt werden, um die Antworten zu verbessern?",
   yes: "Ja",

@@ -154,6 +154,14 @@ export const en = {
   privacyText:
     "Chats and votes are kept to make the replies better. Your name is not asked; a random number in this browser stands for you.",
   learnFromMe: "Learn from my chats",
+  downloadHeld: "Download what is kept of me",
+  forgetMe: "Forget me",
+  forgetQuestion:
+    "Delete your chats and votes for good, here and at the service? What the model learned from them is taken out of it, too.",
+  forgetYes: "Yes, forget me",
+  forgetFailed: "That did not work. Try again in a moment.",
+  forgotten: (erasure: string) =>
+    `You are forgotten. Your chats and votes are deleted, and the model is made again without them. The number of this erasure: ${erasure}`,
   notKept: "Nothing of this chat is kept, so it cannot be voted on.",
   consentQuestion: "May your chats and votes be kept, to make the replies better?",
   yes: "Yes",

@@ -79,6 +79,22 @@ export class Service {
     await this.#vote("DELETE", id, token);
   }
 
+  /** Returns all that is held about the visitor. */
+  async held(): Promise<unknown> {
+    return this.#authorized("GET", "/v1/users/me", { "Hearken-Session": await this.session() });
+  }
+
+  /**
+   * Asks that the visitor be erased; returns the number of the erasure. Who comes back is somebody new, unless the site
+   * said who it is.
+   */
+  async forget(): Promise<string> {
+    const session = { "Hearken-Session": await this.session() };
+    const asked = (await this.#authorized("DELETE", "/v1/users/me", session)) as { id: string };
+    if (this.#given === null) this.renewSession();
+    return asked.id;
+  }
+
   async #findSession(): Promise<string> {
     if (this.#given) return this.#given;
     const kept = this.keep.get<Session>("session");

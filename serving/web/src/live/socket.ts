@@ -73,6 +73,12 @@ export class LiveSocket {
     this.#socket?.close();
   }
 
+  /** Connects anew, as whoever the session is now; votes that wait are dropped. */
+  restart(): void {
+    this.#votes.clear();
+    this.#socket?.close();
+  }
+
   /** Starts a chat; returns its id. */
   chat(request: ChatRequest, on: ChatHandlers): string {
     const id = `c${++this.#lastId}`;

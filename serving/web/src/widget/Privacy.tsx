@@ -1,12 +1,27 @@
-/** The dialog in which a visitor reads what is kept, and opts out. */
+/** The dialog in which a visitor reads what is kept, opts out, gets a copy of it, and has it erased. */
 
 import type { JSX } from "preact";
+import { useState } from "preact/hooks";
 import { useShared } from "./context.ts";
 import { Dialog } from "./Dialog.tsx";
+
+type Step = "offered" | "asked" | "busy" | "failed" | { erasure: string };
 
 export function Privacy({ close }: { close: () => void }): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
+  const [step, setStep] = useState<Step>("offered");
+
+  const attempt = async (work: () => Promise<Step>): Promise<void> => {
+    setStep("busy");
+    setStep(await work().catch(() => "failed" as const));
+  };
+  const download = async (): Promise<Step> => {
+    save(JSON.stringify(await session.service.held(), null, 2));
+    return "offered";
+  };
+  const forget = async (): Promise<Step> => ({ erasure: await session.forget() });
+
   return (
     <Dialog title={texts.privacy} close={close}>
       <p>{texts.privacyText}</p>
@@ -21,6 +36,48 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
         <span>{texts.learnFromMe}</span>
       </label>
       {!session.kept && <p class="aside">{texts.notKept}</p>}
+      <p class="aside" role="status">
+        {step === "asked" && texts.forgetQuestion}
+        {step === "failed" && texts.forgetFailed}
+        {typeof step === "object" && texts.forgotten(step.erasure)}
+      </p>
+      {typeof step !== "object" && (
+        <div class="vote-actions">
+          {step === "asked" ? (
+            <>
+              <button class="link" type="button" onClick={() => void attempt(forget)}>
+                {texts.forgetYes}
+              </button>
+              <button class="link" type="button" onClick={() => setStep("offered")}>
+                {texts.cancel}
+              </button>
+            </>
+          ) : (
+            <>
+              <button
+                class="link"
+                type="button"
+                disabled={step === "busy"}
+                onClick={() => void attempt(download)}
+              >
+                {texts.downloadHeld}
+              </button>
+              <button class="link" type="button" disabled={step === "busy"} onClick={() => setStep("asked")}>
+                {texts.forgetMe}
+              </button>
+            </>
+          )}
+        </div>
+      )}
     </Dialog>
   );
+}
+
+/** Offers a text to the visitor as a file. */
+function save(text: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  link.download = "held-data.json";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

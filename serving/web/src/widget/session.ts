@@ -166,6 +166,17 @@ export class Session {
     this.chat.withdrawn(vote.completion, vote.slot);
   }
 
+  /** Asks the service to erase the visitor, and forgets what this browser keeps; returns the erasure's number. */
+  async forget(): Promise<string> {
+    this.chat.stop();
+    const id = await this.service.forget();
+    this.conversations.clear();
+    this.votes.clear();
+    this.create();
+    this.socket.restart();
+    return id;
+  }
+
   #changedElsewhere(name: string): void {
     const { conversation } = this.chat;
     this.votes.changedElsewhere(name);

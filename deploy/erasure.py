@@ -1,0 +1,119 @@
+"""These commands erase a person, say how far that has come, and check receipts: from anywhere with `--url`
+and a key, or beside the database."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.command_line import DataDir, Json, Key, Url
+from deploy.control import Yes
+from deploy.operations import operations
+from schemas.errors import HearkenError, StartError
+
+app = typer.Typer()
+erasures_app = typer.Typer(invoke_without_command=True)
+app.add_typer(erasures_app, name="erasures")
+
+_WORDS = {
+    "database": "the rows are deleted",
+    "exports": "the exported files are written again",
+    "records": "the records of rounds are",
+    "policies": "the trainer has found what learned from them",
+    "rebuild": "the trainer has made it again without them",
+    "files": "the rebuilt policy is live and the others' files are deleted",
+}
+
+
+@app.command()
+def erase(
+    user: Annotated[str, typer.Argument(help="The person: a name as in chats, or a pseudonym.")],
+    yes: Yes = False,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Erase a person: what they wrote and voted, and what policies learned from them."""
+    source = operations(url, key, data_dir)
+    held = source.held(user)
+    if not as_json:
+        learned = ", ".join(held["learned_by"]) or "no policy"
+        print(f"{held['turns']} turns and {held['votes']} votes are held; {learned} learned from them first.")
+        print("They are deleted for good, and what learned from them is made again without them.")
+    if not yes and not sys.stdin.isatty():
+        raise StartError("Nothing was erased. Say --yes to do it without a question.")
+    if not yes and not typer.confirm("Erase them?"):
+        raise typer.Exit(1)
+    found = source.erase(user)
+    print(json.dumps(found) if as_json else f"{found['id']}: see `hearken erasures show {found['id']}`.")
+
+
+@erasures_app.callback()
+def erasures(
+    context: typer.Context, url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """List the erasures, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    found = operations(url, key, data_dir).erasures()
+    if as_json:
+        print(json.dumps(found))
+        return
+    for each in found:
+        print(f"{each['asked_at'][:19]}  {each['id']}  {_state(each)}")
+
+
+@erasures_app.command()
+def show(
+    erasure: Annotated[str, typer.Argument(help="The erasure's id.")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far an erasure has come; with --json also its receipt, once it is done."""
+    found = operations(url, key, data_dir).erasure(erasure)
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(f"{found['id']}: {_state(found)}.")
+    for step in found["steps"]:
+        facts = ", ".join(
+            f"{name} {_said(value)}" for name, value in step.items() if name not in ("step", "at")
+        )
+        print(f"  {step['at'][:19]}  {step['step']:9} {facts}")
+
+
+@erasures_app.command()
+def verify(
+    receipt: Annotated[Path, typer.Argument(help="A file with the receipt, as `show --json` has it.")],
+    public_key: Annotated[
+        str | None, typer.Option(help="The installation's key, 64 digits; default: this installation's own.")
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Check the signature of a receipt; with --public-key no installation is asked."""
+    from feedback.receipt import verify as check
+
+    try:
+        found = json.loads(receipt.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HearkenError(f"{receipt} is no receipt: {error}.") from None
+    if isinstance(found, dict) and isinstance(found.get("receipt"), dict):
+        found = found["receipt"]
+    check(found, public_key or operations(url, key, data_dir).receipt_key())
+    print(f"The receipt of {found['id']} is as it was signed, at {found['done_at']}.")
+
+
+def _state(erasure: dict[str, Any]) -> str:
+    waits = erasure["waits_for"]
+    return f"running, until {_WORDS[waits]}" if waits else str(erasure["state"])
+
+
+def _said(value: Any) -> str:
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)

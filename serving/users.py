@@ -1,0 +1,145 @@
+"""`/v1/users` shows what is held about a person, as a file to read, and erases it; `/v1/erasures` says how
+far an erasure has come, and has its receipt.
+
+A server's key names the person, by the name that it chats with or by a pseudonym as in the export. The holder
+of a session asks for themself, as `me`: with a publishable key nobody else can be named.
+"""
+
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from feedback import erasures, held_data, receipt
+from schemas.errors import InvalidRequest, NotFound, Unauthorized
+from serving.auth import SESSION_HEADER, Reader, caller, require, visitor
+from serving.keys import Caller
+from serving.services import Services, services
+from serving.votes import MAX_EXPORTS, export_timeout
+
+router = APIRouter()
+
+MAX_NAME = 512
+"""Characters of a person's name, as in a chat."""
+
+
+async def eraser(found: Reader) -> Caller:
+    """Returns a caller that may erase people: an operator's key, or a server's, which chats for them. Raises
+    Forbidden for a key that only reads."""
+    return require(found, "operate", "chat")
+
+
+KnownCaller = Annotated[Caller, Depends(caller)]
+Eraser = Annotated[Caller, Depends(eraser)]
+
+
+@router.get("/v1/users/me", responses={200: {"content": {"application/json": {}}}})
+async def show_me(request: Request, caller: KnownCaller) -> StreamingResponse:
+    """Returns all that is held about the holder of the session."""
+    return _HeldData(services(request), caller.project, [await _holder(request, caller)])
+
+
+@router.delete("/v1/users/me", status_code=202)
+async def erase_me(request: Request, caller: KnownCaller) -> dict[str, Any]:
+    """Erases the holder of the session."""
+    return await _erase(request, caller, [await _holder(request, caller)], "visitor")
+
+
+@router.get("/v1/users/{user:path}", responses={200: {"content": {"application/json": {}}}})
+async def show_user(request: Request, user: str, caller: Reader) -> StreamingResponse:
+    """Returns all that is held about a person."""
+    return _HeldData(services(request), caller.project, _pseudonyms(request, caller, user))
+
+
+@router.delete("/v1/users/{user:path}", status_code=202)
+async def erase_user(request: Request, user: str, caller: Eraser) -> dict[str, Any]:
+    """Erases a person: their chats and votes at once, and what was learned from them by training again."""
+    return await _erase(request, caller, _pseudonyms(request, caller, user), caller.key_id, user)
+
+
+@router.get("/v1/erasures")
+async def list_erasures(
+    request: Request, caller: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 20
+) -> dict[str, Any]:
+    async with services(request).pool.connection() as connection:
+        found = await erasures.newest(connection, caller.project, limit)
+    return {"object": "list", "data": [erasures.shown(each) for each in found]}
+
+
+@router.get("/v1/erasures/key")
+async def receipt_key(request: Request, caller: KnownCaller) -> dict[str, str]:
+    """Returns the public key by which receipts are checked."""
+    async with services(request).pool.connection() as connection:
+        return {"public_key": receipt.public_key(await receipt.signing_key(connection))}
+
+
+@router.get("/v1/erasures/{id}")
+async def show_erasure(request: Request, id: str, caller: KnownCaller) -> dict[str, Any]:
+    """Returns how far an erasure has come, and its receipt once nothing is left; with a publishable key only
+    to whom it erased."""
+    if "\0" in id:
+        raise InvalidRequest("An id contains no NUL character.", param="id")
+    async with services(request).pool.connection() as connection:
+        found = await erasures.find(connection, caller.project, id)
+    if caller.kind == "publishable":
+        person = erasures.person_hash(caller.project, await _holder(request, caller))
+        if person not in [bytes(each) for each in found["hashes"]]:
+            raise NotFound(f"There is no erasure {id[:64]}.", code="erasure_not_found")
+    return erasures.shown(found)
+
+
+async def _holder(request: Request, caller: Caller) -> str:
+    """Returns the pseudonym of the session's holder. Raises Unauthorized."""
+    found = await visitor(request, caller, request.headers.get(SESSION_HEADER))
+    if found is None:
+        raise Unauthorized(
+            "Send your session as `Hearken-Session: …`; it says who you are.", code="missing_session"
+        )
+    return found
+
+
+def _pseudonyms(request: Request, caller: Caller, user: str) -> list[str]:
+    if not 0 < len(user) <= MAX_NAME or "\0" in user:
+        raise InvalidRequest(f"A user's name has 1 to {MAX_NAME} characters.", param="user")
+    return services(request).signer.pseudonyms(caller.project, user)
+
+
+async def _erase(
+    request: Request, caller: Caller, raters: list[str], asked_by: str, user: str | None = None
+) -> dict[str, Any]:
+    async with services(request).pool.connection() as connection:
+        id = await erasures.ask(connection, caller.project, raters, asked_by, user)
+        return erasures.shown(await erasures.find(connection, caller.project, id))
+
+
+class _HeldData(StreamingResponse):
+    """What is held about a person, as a file. Raises RateLimited while MAX_EXPORTS are running, and
+    ClientDisconnect for a client that does not read."""
+
+    def __init__(self, services: Services, project: str, raters: list[str]) -> None:
+        self._limiter = services.limiter
+        self._parts = _parts(services, project, raters)
+        name = hashlib.sha256(raters[0].encode()).hexdigest()[:8]
+        super().__init__(
+            self._parts,
+            media_type="application/json",
+            headers={
+                "Content-Disposition": f'attachment; filename="held-data-{name}.json"',
+                "Cache-Control": "no-store",
+            },
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._limiter.concurrently("exports", MAX_EXPORTS):
+            async with aclosing(self._parts):
+                await super().__call__(scope, receive, export_timeout(send))
+
+
+async def _parts(services: Services, project: str, raters: list[str]) -> AsyncGenerator[bytes]:
+    async with services.pool.connection() as connection, connection.transaction():
+        async for part in held_data.document(connection, project, raters):
+            yield part
