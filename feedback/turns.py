@@ -23,7 +23,7 @@ _TURN: LiteralString = (
 )
 _REPLY: LiteralString = (
     "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids, logprobs,"
-    " finish_reason, message) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " finish_reason, message, seconds) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
 
 
@@ -99,7 +99,7 @@ class Turns:
                     [
                         turn.id, reply.choice, turn.project, reply.policy, reply.propensity, reply.text,
                         reply.token_ids, reply.logprobs, reply.finish_reason,
-                        Jsonb(reply.message) if reply.message else None,
+                        Jsonb(reply.message) if reply.message else None, reply.seconds,
                     ]
                     for turn in turns
                     for reply in turn.replies

@@ -24,25 +24,26 @@ from schemas.database import AsyncPool, conninfo
 from schemas.errors import Conflict, EngineError, PolicyRejected
 from schemas.policies import BASE, MANIFEST, Manifest, adapter_name, base_digest, verify
 from schemas.settings import Settings
-from serving import canary, rollout, shared_checks
+from serving import rollout, rollout_controller, shared_checks
 from serving.fleet import Fleet
+from serving.hard_failure import Failures
 from serving.metrics import Metrics
-from serving.router import Route, Router, fetch_routes
+from serving.router import Route, Router, fetch_route, fetch_routes
 
 log = structlog.get_logger()
 
 _INTERVAL = 1.0  # seconds between two reconciliations, health checks and retries
 _CONCURRENT_ROUTES = 8  # whose policies are loaded at once
-_CANARY_INTERVAL = 5.0  # seconds between two counts of a canary's votes
+_UNSERVED_SECONDS = 3.0  # for which no engine serves a candidate before its trial ends
 _DAMAGED_SECONDS = 120.0  # for which a policy fails in the same way before it is rejected
 _MISSING_SECONDS = 600.0  # the same where its files cannot be read, though the base's can
 _NOT_ITS_OWN = ("load", "missing", "wrong_base")  # for these a policy of a route is never rejected
 
 _WAITING: LiteralString = """
     select project, id, asked_at is not null as asked,
-        asked_at is null and coalesce(gate ->> 'outcome' = 'unknown', false) as undecided
+        asked_at is null and (%(tries_all)s or coalesce(gate ->> 'outcome' = 'unknown', false)) as tried
     from policies where (state = 'published' or asked_at is not null) and pruned_at is null
-        and (asked_at is not null or %s)
+        and (asked_at is not null or %(by_itself)s)
     order by project, created_at, id
 """
 
@@ -50,12 +51,11 @@ Change = Callable[[AsyncConnection[DictRow]], Awaitable[Route]]
 
 
 class _Waiting(NamedTuple):
-    """A policy that is not live yet: whether an operator asked for it, and whether people are to decide, as
-    the gate could not judge it."""
+    """A policy that is not live yet: whether an operator asked for it, and whether people are to try it."""
 
     policy: str
     asked: bool
-    undecided: bool
+    tried: bool
 
 
 class Swap:
@@ -81,7 +81,9 @@ class Swap:
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._base_digest: str | None = None
-        self._canaries_judged: dict[str, float] = {}
+        self._unserved_since: dict[tuple[str, str], float] = {}
+        self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self.failures = Failures(self._end_failed)
         self._failing_since: dict[tuple[str, str, str], float] = {}
 
     async def run(self) -> None:
@@ -102,29 +104,52 @@ class Swap:
             await self._follow_all(routes)
             for route in routes:
                 project, found = route.project, waiting.get(route.project, [])
-                await self._promote_due(project, [each for each in found if not each.undecided])
-                if route.canary is not None or any(each.undecided for each in found):
-                    await self._run_canary(project)
+                await self._promote_due(project, [each for each in found if not each.tried])
+                if any(each.tried for each in found):
+                    await self._try_next(project)
+            await self._decide_rollouts()
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             # Another process may answer by a route that this one cannot use yet, on the same engines.
             self._fleet.require(self._required() | needed)
             await self._fleet.unload_unused()
 
-    async def promote(self, project: str, policy: str) -> None:
+    async def promote(
+        self, project: str, policy: str, reason: str | None = None, actor: str | None = None
+    ) -> None:
         """Loads and verifies `policy` on its engines, then makes it live. Raises as `rollout.promote`."""
         async with self._lock:
             await self._load(project, policy)
             async with self._pool.connection() as connection:
-                route = await rollout.promote(connection, project, policy)
+                route = await rollout.promote(connection, project, policy, reason, actor=actor)
             self.use_route(route)
 
-    async def start_canary(self, project: str, policy: str, share: float) -> str:
-        """Loads and verifies `policy` on its engines, then starts its canary; returns the rollout's id.
-        Raises as `rollout.start_canary`."""
+    async def start_canary(
+        self,
+        project: str,
+        policy: str,
+        share: float | None,
+        mode: rollout.Trial | None = None,
+        actor: str | None = None,
+    ) -> str:
+        """Loads and verifies `policy` on its engines, then starts its trial; returns the rollout's id.
+        Without a share, people's votes decide it. Raises as `rollout.start_canary`."""
+        serving = self._settings.serving
+        usual, first = rollout_controller.first_share(serving)
+        mode = mode or usual
+        if mode != usual:
+            first = 1.0 if mode == "duel" else serving.ramp[0]
         async with self._lock:
             await self._load(project, policy)
             async with self._pool.connection() as connection:
-                rollout_id = await rollout.start_canary(connection, project, policy, share)
+                rollout_id = await rollout.start_canary(
+                    connection,
+                    project,
+                    policy,
+                    first if share is None else share,
+                    automatic=share is None,
+                    mode=mode,
+                    actor=actor,
+                )
             for route in await self._fetch_routes():
                 self.use_route(route)
         return rollout_id
@@ -153,6 +178,7 @@ class Swap:
             before = self._fleet.healthy
             await self._fleet.health_check()
             self._metrics.engines_in_rotation.set(len(self._fleet.in_rotation))
+            self._end_unserved()
             if self._fleet.healthy != before:
                 self._wake.set()
             await asyncio.sleep(_INTERVAL)
@@ -232,55 +258,108 @@ class Swap:
         return now - self._failing_since.setdefault(failure, now) >= limit
 
     async def _fetch_waiting(self) -> dict[str, list[_Waiting]]:
-        """Returns the policies that wait, by project: those that an operator requested and, with direct
-        promotion, the published ones. One query serves all projects, however many there are."""
+        """Returns the policies that wait, by project: those that an operator requested and, unless operators
+        decide about all, the published ones. One query serves all projects, however many there are."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(_WAITING, [self._promotes_directly])
+            serving = self._settings.serving
+            cursor = await connection.execute(
+                _WAITING,
+                {
+                    "tries_all": rollout_controller.tries_all(serving),
+                    "by_itself": serving.promotion != "manual",
+                },
+            )
             rows = await cursor.fetchall()
         found: dict[str, list[_Waiting]] = {}
         for row in rows:
-            found.setdefault(row["project"], []).append(_Waiting(row["id"], row["asked"], row["undecided"]))
+            found.setdefault(row["project"], []).append(_Waiting(row["id"], row["asked"], row["tried"]))
         return found
 
     async def _promote_due(self, project: str, due: list[_Waiting]) -> None:
         """Promotes the policies that an operator requested and those that passed the gate, in the order of
         their publication: each has learned from votes, so each is announced as live."""
         for each in due:
-            change = partial(rollout.promote, project=project, policy=each.policy)
+            actor = None if each.asked else "serving.promotion"
+            change = partial(
+                rollout.promote,
+                project=project,
+                policy=each.policy,
+                actor=actor,
+                automatic=not each.asked,
+            )
             if not await self._take_up(project, each.policy, change, requested=each.asked):
                 return
 
-    async def _run_canary(self, project: str) -> None:
-        """Ends the project's automatic canary if people's votes decide. Without a canary, starts one of the
-        newest candidate that the gate could not judge."""
-        if not self._promotes_directly:
-            return
+    async def _try_next(self, project: str) -> None:
+        """Starts the trial of the project's newest candidate, unless another one is running."""
+        serving = self._settings.serving
         async with self._pool.connection() as connection:
-            candidate = await canary.next_candidate(connection, project)
-            route = await rollout.fetch_route(connection, project)
-        judged = self._canaries_judged.get(project, -_CANARY_INTERVAL)
-        if route.canary is not None and time.monotonic() - judged >= _CANARY_INTERVAL:
-            self._canaries_judged[project] = time.monotonic()
-            route = await self._judge_canary(route, newer=candidate is not None)
+            candidate = await rollout_controller.next_candidate(
+                connection, project, every=rollout_controller.tries_all(serving)
+            )
+            route = await fetch_route(connection, project)
         if candidate is not None and route.canary is None:
-            share = self._settings.serving.canary_share
-            change = partial(canary.start, project=project, policy=candidate, share=share)
+            change = partial(rollout_controller.start, project=project, policy=candidate, serving=serving)
             await self._take_up(project, candidate, change)
 
-    async def _judge_canary(self, route: Route, *, newer: bool) -> Route:
-        """Ends the canary of `route` if its votes decide; returns the route after that."""
+    async def _decide_rollouts(self) -> None:
+        """Stores what failed, and decides the rollouts that are due and that no other process decides."""
+        async with self._pool.connection() as connection:
+            if failed := self.failures.take():
+                await connection.cursor().executemany(
+                    "insert into rollout_failures (project, policy, rater) values (%s, %s, %s)", failed
+                )
+            due = await rollout_controller.claim(connection)
+        for found in due:
+            try:
+                async with self._pool.connection() as connection:
+                    decided = await rollout_controller.evaluate(connection, found, self._settings.serving)
+            except (Conflict, PolicyRejected) as error:
+                log.info("decision_postponed", policy=found.policy, why=error.message)
+                continue
+            if decided is not None:
+                self._metrics.rollouts_decided.labels(decided.action).inc()
+                log.info(
+                    "rollout_decided",
+                    project=found.project,
+                    policy=found.policy,
+                    action=decided.action,
+                    reason=decided.reason,
+                )
+                self.use_route(decided.route)
+
+    def _end_unserved(self) -> None:
+        """Ends the trials of candidates that no engine serves any more, where the live policy is served."""
+        now = time.monotonic()
+        unserved = {
+            (route.project, route.canary)
+            for route in self._router.routes()
+            if route.canary is not None
+            and not self._fleet.serves(route.adapter(route.canary))
+            and self._fleet.serves(route.adapter(route.live))
+        }
+        self._unserved_since = {each: self._unserved_since.get(each, now) for each in unserved}
+        for (project, policy), since in self._unserved_since.items():
+            if now - since >= _UNSERVED_SECONDS:
+                self._end_failed(project, policy, "a hard failure: no engine serves it")
+
+    def _end_failed(self, project: str, policy: str, reason: str) -> None:
+        """Ends the trial of a candidate that fails, at once."""
+        if (project, policy) not in self._ending:
+            task = asyncio.create_task(self._end_trial(project, policy, reason))
+            self._ending[project, policy] = task
+            task.add_done_callback(lambda _: self._ending.pop((project, policy)))
+
+    async def _end_trial(self, project: str, policy: str, reason: str) -> None:
         try:
             async with self._pool.connection() as connection:
-                ended = await canary.end_if_decided(connection, route, newer=newer)
-        except Conflict:  # another replica was first
-            return route
-        if ended is None:
-            return route
-        changed, action, reason = ended
-        self._metrics.canaries_ended.labels(action).inc()
-        log.info("canary_ended", project=route.project, policy=route.canary, action=action, reason=reason)
-        self.use_route(changed)
-        return changed
+                route = await rollout.end_trial(connection, project, policy, reason, actor="hard failure")
+        except (psycopg.OperationalError, PoolTimeout) as error:
+            log.error("trial_not_ended", policy=policy, reason=reason, error=type(error).__name__)
+            return
+        log.error("trial_ended", project=project, policy=policy, reason=reason)
+        self._metrics.rollouts_decided.labels("end").inc()
+        self.use_route(route)
 
     async def _take_up(self, project: str, policy: str, change: Change, *, requested: bool = False) -> bool:
         """Loads and verifies `policy` on its engines, then makes the change of the route. A policy that
@@ -304,10 +383,6 @@ class Swap:
             log.info("promotion_postponed", policy=policy, why=error.message)
             return False
         return True
-
-    @property
-    def _promotes_directly(self) -> bool:
-        return self._settings.serving.promotion == "direct"
 
     async def _load(self, project: str, policy: str) -> None:
         """Loads and verifies `policy` on the engines that are to hold it."""

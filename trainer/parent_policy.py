@@ -1,7 +1,7 @@
 """This module chooses the policy that a round starts from.
 
-It is the live policy, or its parent if it regressed. With direct promotion it is rather the newest candidate
-that the gate could not judge, while people try it or it waits for that: where votes are few, learning would
+It is the live policy, or its parent if it regressed. Unless operators decide about every policy, it is rather
+the newest candidate that people try, or that waits for that: where votes are few, learning would
 stand still until they decide. Where the held-out votes speak against that candidate by more than a standard
 error, it is the one before. If people decide against a candidate, what was trained from it goes with it, and
 the next round starts from the live policy again.
@@ -64,24 +64,29 @@ def choose_parent(
     if test is not None and (test.regressed if interrupted is None else interrupted.parent == test.parent):
         log.warning("the live policy regressed; starting from its parent", **test.as_json())
         return PolicyDirectory(test.parent, test.directory), found
-    candidates = _candidates(pool, settings.project, live) if settings.serving.promotion == "direct" else []
+    candidates = []
+    if settings.serving.promotion != "manual":
+        candidates = _candidates(
+            pool, settings.project, live, every=settings.serving.promotion in ("canary", "duel")
+        )
     if interrupted is None:
         return next(iter(candidates), live), found
     return next((each for each in candidates if each.id == interrupted.parent), live), found
 
 
-def _candidates(pool: Pool, project: str, live: PolicyDirectory) -> list[PolicyDirectory]:
-    """Returns the policies, newest first, that people try or will, and that held-out votes do not speak
-    against: few votes are below zero for every other candidate by chance."""
+def _candidates(pool: Pool, project: str, live: PolicyDirectory, *, every: bool) -> list[PolicyDirectory]:
+    """Returns the policies, newest first, that people try or will (`every` one, or those that the gate could
+    not judge), and that held-out votes do not speak against: few votes are below zero for every other
+    candidate by chance."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select p.id, p.directory from policies p join policies live"
             " on live.project = p.project and live.id = %s"
             " where p.project = %s and p.state in ('canary', 'published')"
-            " and p.gate ->> 'outcome' = 'unknown' and p.created_at > live.created_at"
+            " and (p.gate ->> 'outcome' = 'unknown' or %s) and p.created_at > live.created_at"
             " and coalesce((p.gate #>> '{figures,held_out_gain}')::double precision"
             " + (p.gate #>> '{figures,held_out_error}')::double precision, 0) >= 0"
             " order by p.created_at desc, p.id",
-            [live.id, project],
+            [live.id, project, every],
         ).fetchall()
     return [PolicyDirectory(row["id"], Path(row["directory"])) for row in rows]

@@ -42,7 +42,7 @@ def control(
             tmp_path_factory.mktemp("control"),
             tiny_base,
             engines=[engine],
-            promotion="canary",
+            promotion="manual",
             base_share=0.05,
         ) as service,
     ):

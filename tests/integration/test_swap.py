@@ -170,7 +170,7 @@ def hearken(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("swapping", ["direct", "canary"], indirect=True)
+@pytest.mark.parametrize("swapping", ["direct", "manual"], indirect=True)
 def test_the_command_line_promotes_what_the_engines_have_verified(swapping: Service) -> None:
     swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
     assert hearken(swapping, "promote", "p1-aaaaaa").stdout == "p1-aaaaaa is live.\n"
@@ -525,8 +525,8 @@ def test_an_adapter_is_checked_once_for_all_processes(
     assert checked == ["p0"], "it was checked before the checks were shared"
 
 
-@pytest.mark.parametrize("swapping", ["canary"], indirect=True)
-def test_with_canary_promotion_operators_decide(swapping: Service) -> None:
+@pytest.mark.parametrize("swapping", ["manual"], indirect=True)
+def test_with_manual_promotion_operators_decide(swapping: Service) -> None:
     swapping.registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
     swapping.registry.publish("p2-bbbbbb", seed=2, outcome="unknown")
     time.sleep(2)
