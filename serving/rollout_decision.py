@@ -25,9 +25,6 @@ Mode = Literal["direct", "canary", "duel"]
 PROMOTION_ERROR = 0.05
 """Chance that a policy that is worse by the margin is ever promoted."""
 
-PROMOTION_SCALE = 2.5
-"""The lead that a promotion looks for, in the scales of the metric: large ones soon."""
-
 MISMATCH_ERROR = 0.001
 """Chance that a stage is ever said to have a sample-ratio mismatch in error."""
 
@@ -212,7 +209,7 @@ def _shown_good(evidence: Evidence, margin: float) -> bool:
         if found is None or METRICS[name].shortfall(found.difference) > METRICS[name].limit:
             return False
     lead = quality.difference + margin
-    scale = PROMOTION_SCALE * METRICS[evidence.quality].scale
+    scale = METRICS[evidence.quality].scale
     return lead > 0 and log_evidence(lead, quality.error, scale) >= -log(PROMOTION_ERROR)
 
 

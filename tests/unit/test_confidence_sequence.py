@@ -31,8 +31,8 @@ def test_what_is_not_there_is_seldom_ever_shown(scale: float) -> None:
 def test_a_difference_is_found_with_at_most_twice_the_people_of_a_test_with_one_look() -> None:
     fixed = ((1.645 + 1.645) / 0.2) ** 2
     means = walks(np.random.default_rng(2), 0.2, 500)
-    bounds = np.array([radius(1 / sqrt(n), 0.05, 0.16) for n in PEOPLE])
-    found = (means > bounds) & (PEOPLE <= 2 * fixed)
+    bounds = np.array([radius(1 / sqrt(n), 0.05, 0.1) for n in PEOPLE])
+    found = (means > bounds) & (2 * fixed >= PEOPLE)
     assert found.any(axis=1).mean() >= 0.95
 
 
@@ -52,7 +52,7 @@ def test_evidence_is_a_bet_that_pays_nothing_on_average() -> None:
 
 def test_traffic_in_other_shares_than_known_is_found_and_right_shares_are_not() -> None:
     shares = [0.02, 0.2, 0.78]
-    assert sample_ratio_evidence([0, 0, 0], shares) == 0
+    assert abs(sample_ratio_evidence([0, 0, 0], shares)) < 1e-9
     rng = np.random.default_rng(4)
     falsely = 0
     for _ in range(300):
