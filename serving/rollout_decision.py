@@ -199,7 +199,8 @@ def _harmed(name: str, comparison: Comparison, mode: Mode) -> bool:
 
 def _shown_good(evidence: Evidence, margin: float) -> bool:
     """Returns whether the candidate is shown to be better, or to have lost less than the margin, and no other
-    metric stands beyond its limit. Where a metric has no data, it is not."""
+    metric stands beyond its limit. Where a metric has no data, it is not. A point of approval is half a point
+    of wins: the reply that is not liked may tie."""
     quality = evidence.comparisons.get(evidence.quality)
     if quality is None or quality.least_people < MIN_PEOPLE or quality.error == 0:
         return False
@@ -208,7 +209,7 @@ def _shown_good(evidence: Evidence, margin: float) -> bool:
             continue
         if found is None or METRICS[name].shortfall(found.difference) > METRICS[name].limit:
             return False
-    lead = quality.difference + margin
+    lead = quality.difference + (margin / 2 if evidence.mode == "duel" else margin)
     scale = METRICS[evidence.quality].scale
     return lead > 0 and log_evidence(lead, quality.error, scale) >= -log(PROMOTION_ERROR)
 
