@@ -88,8 +88,8 @@ async def evaluate(connection: Connection, found: Rollout, serving: ServingSetti
         last_stage=next_share(found, serving) is None,
     )
     action, reason = decide(evidence, rules)
-    if not found.automatic and action != "wait":
-        action, reason = "wait", f"An operator began it, and ends it. By the votes: {reason or action}."
+    if not found.automatic:
+        action, reason = "wait", f"An operator began it, and ends it. {reason or waits(evidence)}"
     async with connection.transaction():
         await rollout_rows.lock_route(connection, found.project)
         if not await _goes_on(connection, found):

@@ -180,8 +180,8 @@ def figures(evidence: Evidence) -> dict[str, Any]:
             "people": found.people,
             "other_people": found.other_people,
             "limit": round(limit_of(name, evidence.mode), 4),
-            "better": METRICS[name].better,
             "alpha": METRICS[name].alpha,
+            "harmed": _harmed(name, found, evidence.mode),
         }
     return shown
 

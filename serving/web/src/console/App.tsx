@@ -60,7 +60,7 @@ function Frame({ signOut }: { signOut: () => void }) {
   const place = usePlace();
   const [view = "", id] = place.path;
   const live = useLive();
-  const status = useData<Status>("console/status", ["votes", "rounds", "policies", "training"]);
+  const status = useData<Status>("console/status", ["votes", "rounds", "policies", "rollouts", "training"]);
   const [help, setHelp] = useState(false);
   const [said, setSaid] = useState("");
   useEffect(() => onSaid(setSaid), []);
