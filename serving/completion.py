@@ -72,8 +72,9 @@ class Completion:
             self._record["project_prompt"] = True
         self._route = route
         self.drawn = [self.assignment] * request.n
-        if request.n == duel.PAIR and request.model == DEFAULT_MODEL and request.store:
-            self.drawn = duel.draw(route, self.assignment) or self.drawn
+        if request.n == duel.PAIR and request.model == DEFAULT_MODEL and request.store and route.duels:
+            if services.fleet.serves(route.adapter(str(route.canary))):
+                self.drawn = duel.draw(route, self.assignment) or self.drawn
         self._choices = [
             StreamedReply(
                 services.special_tokens,
@@ -146,13 +147,15 @@ class Completion:
             parameters[name] = special_tokens.escape_all(value) if name in _IN_PROMPT else value
         messages = [special_tokens.escape_message(message) for message in self.messages]
         adapter, failures = self._route.adapter(policy), self._services.failures
+        is_served = self._services.fleet.serves(adapter)
         stream = self._services.fleet.stream(adapter, self.conversation_id, messages, parameters)
         try:
             async with aclosing(stream) as deltas:
                 async for delta in deltas:
                     yield delta
         except (EngineError, Unavailable):
-            failures.note(self._route, policy, self.rater, failed=True)
+            if is_served:
+                failures.note(self._route, policy, self.rater, failed=True)
             raise
         failures.note(self._route, policy, self.rater, failed=False)
 
@@ -288,9 +291,12 @@ def extension(
 
 
 def _assign(services: Services, caller: Caller, model: str, route: Route, person: str) -> Assignment:
-    """Returns the routed policy, or the one that an admin key pins. Raises Forbidden or NotFound."""
+    """Returns the routed policy, or the one that an admin key pins. While no engine serves a candidate, its
+    people are answered by the live policy, which was not drawn for them. Raises Forbidden or NotFound."""
     if model == DEFAULT_MODEL:
-        return services.router.assign(route, person)
+        drawn = services.router.assign(route, person)
+        is_away = drawn.policy == route.canary and not services.fleet.serves(route.adapter(drawn.policy))
+        return Assignment(route.live, 1.0) if is_away else drawn
     pinned_adapter(services, caller, model, route)
     return Assignment(model, 1.0)
 

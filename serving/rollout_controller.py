@@ -81,7 +81,9 @@ async def evaluate(connection: Connection, found: Rollout, serving: ServingSetti
     started = time.monotonic()
     route = await fetch_route(connection, found.project)
     evidence = await rollout_evidence.fetch(connection, found, route, serving.base_share)
-    candidate = await next_candidate(connection, found.project, every=tries_all(serving))
+    candidate = None
+    if serving.promotion != "manual":
+        candidate = await next_candidate(connection, found.project, every=tries_all(serving))
     rules = Rules(
         margin=serving.rollout_margin,
         newer=candidate is not None,
@@ -131,8 +133,10 @@ async def _goes_on(connection: Connection, found: Rollout) -> bool:
 
 
 def next_share(found: Rollout, serving: ServingSettings) -> float | None:
-    """Returns the next share of a rollout's ramp; None at its end, and where somebody chose the share."""
-    if found.mode != "canary" or found.began == [] or found.share not in serving.ramp:
+    """Returns the next share of a rollout's ramp; None at its end, and where there is none: for a share that
+    somebody chose, and with direct promotion."""
+    grows = found.mode == "canary" and found.automatic and serving.promotion != "direct"
+    if not grows or found.share not in serving.ramp:
         return None
     at = serving.ramp.index(found.share) + 1
     return serving.ramp[at] if at < len(serving.ramp) else None

@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 _INTERVAL = 1.0  # seconds between two reconciliations, health checks and retries
 _CONCURRENT_ROUTES = 8  # whose policies are loaded at once
-_UNSERVED_SECONDS = 3.0  # for which no engine serves a candidate before its trial ends
+_UNSERVED_SECONDS = 60.0  # for which no engine serves a candidate before its trial ends
 _DAMAGED_SECONDS = 120.0  # for which a policy fails in the same way before it is rejected
 _MISSING_SECONDS = 600.0  # the same where its files cannot be read, though the base's can
 _NOT_ITS_OWN = ("load", "missing", "wrong_base")  # for these a policy of a route is never rejected
