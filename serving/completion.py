@@ -72,9 +72,8 @@ class Completion:
             self._record["project_prompt"] = True
         self._route = route
         self.drawn = [self.assignment] * request.n
-        if request.n == duel.PAIR and request.model == DEFAULT_MODEL and request.store and route.duels:
-            if services.fleet.serves(route.adapter(str(route.canary))):
-                self.drawn = duel.draw(route, self.assignment) or self.drawn
+        if request.n == duel.PAIR and request.model == DEFAULT_MODEL and request.store:
+            self.drawn = duel.draw(route, self.assignment, services.fleet) or self.drawn
         self._choices = [
             StreamedReply(
                 services.special_tokens,

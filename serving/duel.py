@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from serving.engine import Delta
+from serving.fleet import Fleet
 from serving.router import Assignment, Route
 
 PAIR = 2
@@ -18,10 +19,12 @@ PAIR = 2
 _AHEAD = 64  # deltas that a stream may be ahead of whoever reads them
 
 
-def draw(route: Route, assigned: Assignment) -> list[Assignment] | None:
+def draw(route: Route, assigned: Assignment, fleet: Fleet) -> list[Assignment] | None:
     """Returns the policy of each of two replies, with the probability of getting it in this place; None where
     this turn is no duel."""
     if not route.duels or assigned.policy != route.live or random.random() >= route.duel_share:
+        return None
+    if not fleet.serves(route.adapter(str(route.canary))):
         return None
     own = assigned.propensity * route.duel_share / 2
     pair = [Assignment(str(route.canary), own), Assignment(route.live, assigned.propensity - own)]

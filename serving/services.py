@@ -130,7 +130,7 @@ async def open_services(
                 router=router,
                 fleet=fleet,
                 swap=swap,
-                failures=swap.failures,
+                failures=swap.trials.failures,
                 hub=hub,
                 feed=feed,
                 database_check=SharedResult(partial(_check, pool)),

@@ -26,15 +26,14 @@ from schemas.policies import BASE, MANIFEST, Manifest, adapter_name, base_digest
 from schemas.settings import Settings
 from serving import rollout, rollout_controller, shared_checks
 from serving.fleet import Fleet
-from serving.hard_failure import Failures
 from serving.metrics import Metrics
 from serving.router import Route, Router, fetch_route, fetch_routes
+from serving.trials import Trials
 
 log = structlog.get_logger()
 
 _INTERVAL = 1.0  # seconds between two reconciliations, health checks and retries
 _CONCURRENT_ROUTES = 8  # whose policies are loaded at once
-_UNSERVED_SECONDS = 60.0  # for which no engine serves a candidate before its trial ends
 _DAMAGED_SECONDS = 120.0  # for which a policy fails in the same way before it is rejected
 _MISSING_SECONDS = 600.0  # the same where its files cannot be read, though the base's can
 _NOT_ITS_OWN = ("load", "missing", "wrong_base")  # for these a policy of a route is never rejected
@@ -81,9 +80,7 @@ class Swap:
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._base_digest: str | None = None
-        self._unserved_since: dict[tuple[str, str], float] = {}
-        self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self.failures = Failures(self._end_failed)
+        self.trials = Trials(settings.serving, pool, fleet, router, metrics, self.use_route)
         self._failing_since: dict[tuple[str, str, str], float] = {}
 
     async def run(self) -> None:
@@ -107,7 +104,7 @@ class Swap:
                 await self._promote_due(project, [each for each in found if not each.tried])
                 if any(each.tried for each in found):
                     await self._try_next(project)
-            await self._decide_rollouts()
+            await self.trials.decide()
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             # Another process may answer by a route that this one cannot use yet, on the same engines.
             self._fleet.require(self._required() | needed)
@@ -178,7 +175,7 @@ class Swap:
             before = self._fleet.healthy
             await self._fleet.health_check()
             self._metrics.engines_in_rotation.set(len(self._fleet.in_rotation))
-            self._end_unserved()
+            self.trials.end_unserved()
             if self._fleet.healthy != before:
                 self._wake.set()
             await asyncio.sleep(_INTERVAL)
@@ -301,65 +298,6 @@ class Swap:
         if candidate is not None and route.canary is None:
             change = partial(rollout_controller.start, project=project, policy=candidate, serving=serving)
             await self._take_up(project, candidate, change)
-
-    async def _decide_rollouts(self) -> None:
-        """Stores what failed, and decides the rollouts that are due and that no other process decides."""
-        async with self._pool.connection() as connection:
-            if failed := self.failures.take():
-                await connection.cursor().executemany(
-                    "insert into rollout_failures (project, policy, rater) values (%s, %s, %s)", failed
-                )
-            due = await rollout_controller.claim(connection)
-        for found in due:
-            try:
-                async with self._pool.connection() as connection:
-                    decided = await rollout_controller.evaluate(connection, found, self._settings.serving)
-            except (Conflict, PolicyRejected) as error:
-                log.info("decision_postponed", policy=found.policy, why=error.message)
-                continue
-            if decided is not None:
-                self._metrics.rollouts_decided.labels(decided.action).inc()
-                log.info(
-                    "rollout_decided",
-                    project=found.project,
-                    policy=found.policy,
-                    action=decided.action,
-                    reason=decided.reason,
-                )
-                self.use_route(decided.route)
-
-    def _end_unserved(self) -> None:
-        """Ends the trials of candidates that no engine serves any more, where the live policy is served."""
-        now = time.monotonic()
-        unserved = {
-            (route.project, route.canary)
-            for route in self._router.routes()
-            if route.canary is not None
-            and not self._fleet.serves(route.adapter(route.canary))
-            and self._fleet.serves(route.adapter(route.live))
-        }
-        self._unserved_since = {each: self._unserved_since.get(each, now) for each in unserved}
-        for (project, policy), since in self._unserved_since.items():
-            if now - since >= _UNSERVED_SECONDS:
-                self._end_failed(project, policy, "a hard failure: no engine serves it")
-
-    def _end_failed(self, project: str, policy: str, reason: str) -> None:
-        """Ends the trial of a candidate that fails, at once."""
-        if (project, policy) not in self._ending:
-            task = asyncio.create_task(self._end_trial(project, policy, reason))
-            self._ending[project, policy] = task
-            task.add_done_callback(lambda _: self._ending.pop((project, policy)))
-
-    async def _end_trial(self, project: str, policy: str, reason: str) -> None:
-        try:
-            async with self._pool.connection() as connection:
-                route = await rollout.end_trial(connection, project, policy, reason, actor="hard failure")
-        except (psycopg.OperationalError, PoolTimeout) as error:
-            log.error("trial_not_ended", policy=policy, reason=reason, error=type(error).__name__)
-            return
-        log.error("trial_ended", project=project, policy=policy, reason=reason)
-        self._metrics.rollouts_decided.labels("end").inc()
-        self.use_route(route)
 
     async def _take_up(self, project: str, policy: str, change: Change, *, requested: bool = False) -> bool:
         """Loads and verifies `policy` on its engines, then makes the change of the route. A policy that
