@@ -106,6 +106,21 @@ where f.project = %(project)s and f.created_at >= %(since)s and t.id >= turn_bou
     and not starts_with(f.rater, %(judge)s)
 order by f.created_at limit %(votes)s
 """
+_BEFORE: LiteralString = """
+select (
+    select coalesce(min(created_at), %(began)s) from (
+        select created_at from feedback
+        where project = %(project)s and created_at >= %(since)s and created_at < %(began)s
+        order by created_at desc limit %(votes)s / 2
+    ) as newest
+) as votes, (
+    select coalesce(min(created_at), %(began)s) from (
+        select created_at from turns
+        where project = %(project)s and created_at >= %(since)s and created_at < %(began)s
+        order by created_at desc limit %(turns)s / 2
+    ) as newest
+) as turns
+"""
 
 Connection = AsyncConnection[DictRow]
 
@@ -182,8 +197,12 @@ async def _by_groups(
 ) -> dict[str, Comparison | None]:
     """Compares the people of the candidate with those of the live policy, or of the one before it."""
     direct = found.mode == "direct"
-    votes = await _rows(connection, _VOTES, values)
-    turns = await _rows(connection, _TURNS, values)
+    votes_since = turns_since = values["since"]
+    if direct:  # half of what is read may be from before
+        [since] = await _rows(connection, _BEFORE, {**values, "began": found.began[0]})
+        votes_since, turns_since = since["votes"], since["turns"]
+    votes = await _rows(connection, _VOTES, {**values, "since": votes_since})
+    turns = await _rows(connection, _TURNS, {**values, "since": turns_since})
     failures = await _rows(connection, _FAILURES, values)
     asked = {(row["policy"], row["person"], row["stage"]): row["replies"] for row in turns}
     failed = {(row["policy"], row["person"], row["stage"]): row["failures"] for row in failures}

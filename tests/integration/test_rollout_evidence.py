@@ -317,7 +317,10 @@ async def test_rankings_decide_a_duel(connection: Connection) -> None:
     assert (shown["metrics"]["length"]["difference"], shown["missing"]) == (0, [])
 
 
-async def test_what_went_live_at_once_is_watched_and_taken_back(connection: Connection) -> None:
+async def test_what_went_live_at_once_is_watched_and_taken_back(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_evidence, "MAX_VOTES", 40)  # as many as there are from before
     for _ in range(40):
         await vote(connection, P1, up=True, propensity=0.98, ago=3_600)
     await rollout.promote(connection, "default", P2, automatic=True)
