@@ -3,7 +3,7 @@ beside the database."""
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -75,37 +75,59 @@ def show(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Js
     for each in found:
         print(f"{each['started_at'][:19]}  {each['policy']:16} {each['kind']:7} {each['share']:4.0%}"
               f"  {each['state']:11} {each['reason'] or ''}")  # fmt: skip
-        if evidence := each.get("evidence"):
-            print(f"  {evidence['words']}")
-            for name, arm in evidence["arms"].items():
-                print(f"  {name:16} {arm['approval']:4.0%} of {arm['people']} people"
-                      f" ({arm['low']:.0%} to {arm['high']:.0%})")  # fmt: skip
+        if each["state"] == "running" and each["evidence"]:
+            print(_evidence(each["evidence"]))
+
+
+def _evidence(evidence: dict[str, Any]) -> str:
+    """Returns the figures of a rollout, with the bounds that hold at all times."""
+    lines = [f"  {evidence['words']}"]
+    lines += [
+        f"  {name:14} {found['candidate']:7.3f} against {found['other']:7.3f}, difference"
+        f" {found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f}),"
+        f" {found['people']} and {found['other_people']} people"
+        for name, found in evidence["metrics"].items()
+    ]
+    if evidence["missing"]:
+        lines.append(f"  not known yet: {', '.join(evidence['missing'])}")
+    return "\n".join(lines)
 
 
 @rollout.command()
 def start(
     policy: Policy,
-    share: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the people.")] = 0.1,
+    share: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1, help="Share of the people, or of the pairs; none: votes decide."),
+    ] = None,
+    mode: Annotated[
+        Literal["canary", "duel"] | None, typer.Option(help="How it is tried; default: by serving.promotion.")
+    ] = None,
     yes: Yes = False,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Let a policy answer a share of the people (a canary)."""
+    """Let people try a policy: a share of them (a canary), or those who compare replies (a duel)."""
     source = operations(url, key, data_dir)
-    _confirm(source.preview("start", policy, share), yes)
-    source.start(policy, share)
-    print(f"{policy} answers {share:.0%} of the people.")
+    _confirm(source.preview("start", policy, share or 0.05, mode), yes)
+    source.start(policy, share, mode)
+    print(f"{policy} is being tried. `hearken rollout show` tells how it does.")
 
 
 @rollout.command()
 def promote(
-    policy: Policy, yes: Yes = False, url: Url = None, key: Key = None, data_dir: DataDir = None
+    policy: Policy,
+    reason: Annotated[str | None, typer.Option(help="Stored; brings back what was rolled back.")] = None,
+    yes: Yes = False,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Make a policy live for everybody, after the engines have proved it."""
     source = operations(url, key, data_dir)
     _confirm(source.preview("promote", policy, 1), yes)
-    source.promote(policy)
+    source.promote(policy, reason)
     print(f"{policy} is live.")
 
 

@@ -11,7 +11,7 @@ from psycopg.rows import DictRow
 
 from deploy.command_line import DataDir, Json, Key, Url, add_deprecated_name, with_database
 from deploy.control import checks_lines
-from deploy.operations import operations
+from deploy.operations import COMMAND_LINE, operations
 from schemas.settings import Settings, load
 
 app = typer.Typer()
@@ -67,12 +67,16 @@ def show_policy(
 
 
 @app.command()
-def promote(policy: Policy, data_dir: DataDir = None) -> None:
+def promote(
+    policy: Policy,
+    reason: Annotated[str | None, typer.Option(help="Stored; brings back what was rolled back.")] = None,
+    data_dir: DataDir = None,
+) -> None:
     """Make a policy live for all requests, after every replica has loaded and verified it."""
     from deploy.promotion import promote as request_promotion
 
     async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
-        await request_promotion(connection, settings.project, policy)
+        await request_promotion(connection, settings.project, policy, reason)
 
     with_database(data_dir, run)
     print(f"{policy} is live.")
@@ -87,7 +91,7 @@ def rollback(
     from serving.rollout import rollback as flip
 
     async def run(connection: AsyncConnection[DictRow], settings: Settings) -> str:
-        return (await flip(connection, settings.project, reason)).live
+        return (await flip(connection, settings.project, reason, actor=COMMAND_LINE)).live
 
     print(f"{with_database(data_dir, run)} is live.")
 

@@ -15,6 +15,10 @@ from schemas.settings import Settings
 
 if TYPE_CHECKING:  # the service's modules are loaded by the commands that need them
     from serving.console.rollouts import Action
+    from serving.rollout import Trial
+
+COMMAND_LINE = "the command line"
+"""Who changes something beside the database, in the record."""
 
 T = TypeVar("T")
 Connection = AsyncConnection[DictRow]
@@ -35,11 +39,13 @@ class Operations(Protocol):
 
     def rollouts(self) -> list[dict[str, Any]]: ...
 
-    def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]: ...
+    def preview(
+        self, action: "Action", policy: str | None, share: float, mode: "Trial | None" = None
+    ) -> dict[str, Any]: ...
 
-    def start(self, policy: str, share: float) -> None: ...
+    def start(self, policy: str, share: float | None, mode: "Trial | None") -> None: ...
 
-    def promote(self, policy: str) -> None: ...
+    def promote(self, policy: str, reason: str | None = None) -> None: ...
 
     def rollback(self, policy: str, reason: str) -> None: ...
 
@@ -116,15 +122,18 @@ class OverHttp:
     def rollouts(self) -> list[dict[str, Any]]:
         return self._list("console/rollouts")
 
-    def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]:
-        about = {"policy": policy} if policy else {}
-        return self.ask("GET", "console/rollouts/preview", {"action": action, "share": share, **about})
+    def preview(
+        self, action: "Action", policy: str | None, share: float, mode: "Trial | None" = None
+    ) -> dict[str, Any]:
+        about = {"action": action, "share": share, "policy": policy, "mode": mode}
+        given = {name: value for name, value in about.items() if value is not None}
+        return self.ask("GET", "console/rollouts/preview", given)
 
-    def start(self, policy: str, share: float) -> None:
-        self.ask("POST", "rollouts", body={"policy": policy, "share": share})
+    def start(self, policy: str, share: float | None, mode: "Trial | None") -> None:
+        self.ask("POST", "rollouts", body={"policy": policy, "share": share, "mode": mode})
 
-    def promote(self, policy: str) -> None:
-        self.ask("POST", f"policies/{policy}/promote")
+    def promote(self, policy: str, reason: str | None = None) -> None:
+        self.ask("POST", f"policies/{policy}/promote", body={"reason": reason} if reason else None)
 
     def rollback(self, policy: str, reason: str) -> None:
         self.ask("POST", f"policies/{policy}/rollback", body={"reason": reason})
@@ -202,27 +211,39 @@ class BesideDatabase:
 
         return self.run(lambda connection, settings: rollouts(connection, settings.project))
 
-    def preview(self, action: "Action", policy: str | None, share: float) -> dict[str, Any]:
+    def preview(
+        self, action: "Action", policy: str | None, share: float, mode: "Trial | None" = None
+    ) -> dict[str, Any]:
         from serving.console.rollouts import preview
 
         return self.run(
             lambda connection, settings: preview(
-                connection, settings.project, action, policy, settings.serving.base_share, share
+                connection,
+                settings.project,
+                action,
+                policy,
+                settings.serving.base_share,
+                share,
+                mode or "canary",
             )
         )
 
-    def start(self, policy: str, share: float) -> None:
-        raise StartError("Only a running service can load a policy for a canary: give --url and --key.")
+    def start(self, policy: str, share: float | None, mode: "Trial | None") -> None:
+        raise StartError("Only a running service can load a policy to try it: give --url and --key.")
 
-    def promote(self, policy: str) -> None:
+    def promote(self, policy: str, reason: str | None = None) -> None:
         from deploy.promotion import promote
 
-        self.run(lambda connection, settings: promote(connection, settings.project, policy))
+        self.run(lambda connection, settings: promote(connection, settings.project, policy, reason))
 
     def rollback(self, policy: str, reason: str) -> None:
         from serving.rollout import rollback_policy
 
-        self.run(lambda connection, settings: rollback_policy(connection, settings.project, policy, reason))
+        self.run(
+            lambda connection, settings: rollback_policy(
+                connection, settings.project, policy, reason, actor=COMMAND_LINE
+            )
+        )
 
     def held(self, user: str) -> dict[str, Any]:
         from feedback import held_data

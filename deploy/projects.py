@@ -30,7 +30,9 @@ Cards = Annotated[
     bool | None,
     typer.Option("--public-cards/--private-cards", help="Whether anybody may read the policies' cards."),
 ]
-Promotion = Annotated[str | None, typer.Option(help="direct, canary, or empty: as serving.promotion says.")]
+Promotion = Annotated[
+    str | None, typer.Option(help="direct, canary, duel, manual, or empty: as serving.promotion says.")
+]
 
 
 @app.callback()

@@ -15,7 +15,12 @@ _POLL = 0.1  # seconds
 
 
 async def promote(
-    connection: AsyncConnection[DictRow], project: str, policy: str, seconds: float = _TIMEOUT
+    connection: AsyncConnection[DictRow],
+    project: str,
+    policy: str,
+    reason: str | None = None,
+    *,
+    seconds: float = _TIMEOUT,
 ) -> None:
     """Requests the promotion and waits until `policy` is live.
 
@@ -23,7 +28,7 @@ async def promote(
     Unavailable after `seconds`, when it cancels the request.
     """
     await connection.set_autocommit(True)
-    await rollout.request_promotion(connection, project, policy)
+    await rollout.request_promotion(connection, project, policy, reason)
     deadline = time.monotonic() + seconds
     while True:
         cursor = await connection.execute(

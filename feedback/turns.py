@@ -24,7 +24,7 @@ _TURN: LiteralString = (
 )
 _REPLY: LiteralString = (
     "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids, logprobs,"
-    " finish_reason, message) select %s, %s, %s, %s, %s, %s, %s, %s, %s, %s"
+    " finish_reason, message, seconds) select %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s"
     " where exists (select from turns where id = %s)"
 )
 
@@ -101,7 +101,7 @@ class Turns:
                     [
                         turn.id, reply.choice, turn.project, reply.policy, reply.propensity, reply.text,
                         reply.token_ids, reply.logprobs, reply.finish_reason,
-                        Jsonb(reply.message) if reply.message else None, turn.id,
+                        Jsonb(reply.message) if reply.message else None, reply.seconds, turn.id,
                     ]
                     for turn in turns
                     for reply in turn.replies

@@ -5,13 +5,14 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
+from schemas.projects import Promotion
 from schemas.renamed_fields import RenamedFields
 from schemas.settings_readers import Environment, TomlFile
 
@@ -77,10 +78,11 @@ class ServingSettings(BaseModel):
         le=0.5,
         description="people kept on the base to measure the lift, share",
     )
-    promotion: Literal["direct", "canary"] = Field(
+    promotion: Promotion = Field(
         "direct",
-        description="direct: live once the gate passes, a canary where it cannot tell; canary: waits until an"
-        " operator gives it a share",
+        description="how a candidate goes live. direct: once the gate passes, and by a canary where it cannot"
+        " tell; canary: people on growing shares decide; duel: people who compare two replies decide; manual:"
+        " it waits until an operator decides",
     )
     tainted_policy: Literal["keep", "replace"] = Field(
         "keep",
@@ -93,6 +95,26 @@ class ServingSettings(BaseModel):
         le=0.5,
         description="people who try a policy that the gate could not judge, with direct promotion, share",
     )
+    ramp: list[Annotated[float, Field(gt=0, le=0.5)]] = Field(
+        [0.05, 0.2, 0.5],
+        min_length=1,
+        max_length=10,
+        description="people who try a candidate, one stage after another, with promotion by canary, shares",
+    )
+    rollout_margin: float = Field(
+        0.0,
+        ge=0,
+        le=0.2,
+        description="approval that a candidate may have lost at most and still be promoted; 0: it must be"
+        " shown to be better, share",
+    )
+
+    @field_validator("ramp")
+    @classmethod
+    def _grows(cls, ramp: list[float]) -> list[float]:
+        if ramp != sorted(set(ramp)):
+            raise ValueError("each share must be larger than the one before")
+        return ramp
 
 
 class KafkaSettings(BaseModel):

@@ -45,7 +45,8 @@ def is_fresh(id: str, seconds: float) -> bool:
 class Reply:
     """One choice, exactly as sampled. `logprobs` are the sampler's, in nats, one for each of `token_ids`;
     both include the end token. `message` is the whole message, with tool calls and thought, where it is more
-    than text. `propensity` is the probability with which the router chose `policy`."""
+    than text. `propensity` is the probability with which the router chose `policy`, `seconds` the time from
+    the request to the reply's end, where that is known."""
 
     choice: int
     policy: str
@@ -55,6 +56,7 @@ class Reply:
     logprobs: list[float]
     finish_reason: str
     message: dict[str, Any] | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

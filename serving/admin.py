@@ -38,9 +38,15 @@ _LINEAGE: LiteralString = """
     )
     select id from lineage order by depth
 """
-_ROLLOUTS: LiteralString = """
-    select id, policy, replaces, kind, share, automatic, state, reason, started_at, ended_at
+ROLLOUTS: LiteralString = """
+    select id, policy, replaces, kind, share, stages, automatic, state, reason, actor, evidence, evidence_at,
+        started_at, ended_at
     from rollouts where project = %s order by started_at desc, id desc limit %s
+"""
+_ROLLOUT: LiteralString = """
+    select id, policy, replaces, kind, share, stages, automatic, state, reason, actor, evidence, evidence_at,
+        started_at, ended_at
+    from rollouts where project = %s and id = %s
 """
 _ROUNDS: LiteralString = """
     select id, parent, policy, outcome, reason, record, started_at, ended_at
@@ -49,18 +55,22 @@ _ROUNDS: LiteralString = """
 
 
 class NewRollout(BaseModel):
-    """A canary, in which `policy` answers a `share` of the conversations."""
+    """A trial of `policy`: a canary answers a `share` of the people, in a duel it answers one reply of a
+    share of the pairs. Without a share, people's votes decide; with one, whoever began it does."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     policy: str
-    share: float = Field(gt=0, le=1)
+    mode: rollout.Trial | None = None
+    share: float | None = Field(None, gt=0, le=1)
 
 
 class Reason(BaseModel):
+    """Why an operator promotes a policy or takes it back. It brings back what was rolled back."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    reason: str = Field("rolled back by an operator", min_length=1, max_length=500)
+    reason: str | None = Field(None, min_length=1, max_length=500)
 
 
 class Reinstatement(BaseModel):
@@ -116,9 +126,13 @@ async def reinstate(request: Request, policy: str, caller: Operator) -> dict[str
     return await _policy(request, policy, caller)
 
 
-@router.post("/v1/policies/{policy}/promote")
+@router.post(
+    "/v1/policies/{policy}/promote",
+    openapi_extra=request_body("/v1/policies/{policy}/promote", Reason, required=False),
+)
 async def promote(request: Request, policy: str, caller: Operator) -> dict[str, Any]:
-    """Makes a policy live for everybody, after every engine has loaded and verified it."""
+    """Makes a policy live for everybody, after every engine has loaded and verified it. One that was rolled
+    back needs a reason."""
     await _policy(request, policy, caller)
     await _promote(request, caller, policy)
     return await _policy(request, policy, caller)
@@ -145,7 +159,7 @@ async def set_training(
 
 @router.get("/v1/rollouts")
 async def rollouts(request: Request, caller: Viewer, limit: Limit = 100) -> dict[str, Any]:
-    return _list(await _rows(request, _ROLLOUTS, [caller.project, limit]))
+    return _list(await _rows(request, ROLLOUTS, [caller.project, limit]))
 
 
 @router.post("/v1/rollouts", status_code=201, openapi_extra=request_body("/v1/rollouts", NewRollout))
@@ -153,7 +167,7 @@ async def start_rollout(request: Request, caller: Operator) -> dict[str, Any]:
     new = check(_NEW_ROLLOUT, decode(await request.body()))
     try:
         rollout_id = await services(request).swap.start_canary(
-            caller.project, new.policy, new.share, actor_of(caller)
+            caller.project, new.policy, new.share, new.mode, actor=actor_of(caller)
         )
     except PolicyRejected as error:
         raise Conflict(error.message, code=f"policy_{error.reason}", param="policy") from None
@@ -184,25 +198,32 @@ async def rounds(request: Request, caller: Viewer, limit: Limit = 20) -> dict[st
 
 
 async def _promote(request: Request, caller: Caller, policy: str) -> None:
+    """Promotes `policy`, for the reason in the request's body if there is one."""
+    reason = await _reason(request)
     try:
-        await services(request).swap.promote(caller.project, policy, actor_of(caller))
+        await services(request).swap.promote(caller.project, policy, reason, actor=actor_of(caller))
     except PolicyRejected as error:
         raise Conflict(error.message, code=f"policy_{error.reason}") from None
 
 
 async def _rollback(request: Request, caller: Caller, policy: str) -> None:
     """Rolls `policy` back for the reason in the request's body, or that of an operator."""
-    body = await request.body()
-    reason = check(_REASON, decode(body)).reason if body else Reason().reason
+    reason = await _reason(request) or "rolled back by an operator"
     async with acting(request, caller) as connection:
-        route = await rollout.rollback_policy(connection, caller.project, policy, reason)
+        route = await rollout.rollback_policy(
+            connection, caller.project, policy, reason, actor=actor_of(caller)
+        )
     services(request).swap.use_route(route)
 
 
+async def _reason(request: Request) -> str | None:
+    body = await request.body()
+    return check(_REASON, decode(body)).reason if body else None
+
+
 async def _rollout(request: Request, caller: Caller, rollout_id: str) -> dict[str, Any]:
-    for row in await _rows(request, _ROLLOUTS, [caller.project, None]):
-        if row["id"] == rollout_id:
-            return row
+    for row in await _rows(request, _ROLLOUT, [caller.project, rollout_id]):
+        return row
     raise NotFound(f"There is no rollout {rollout_id[:64]}.", code="rollout_not_found")
 
 

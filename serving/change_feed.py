@@ -29,6 +29,8 @@ select p.id as project, jsonb_build_object(
         order by id desc limit 1),
     'policies', jsonb_build_array(r.version, (select id from policies where project = p.id
         order by created_at desc limit 1)),
+    'rollouts', (select jsonb_build_array(id, evidence_at) from rollouts where project = p.id
+        order by started_at desc limit 1),
     'training', p.paused
 ) as marks
 from projects p left join routes r on r.project = p.id where p.id = any(%s)

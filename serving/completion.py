@@ -9,14 +9,15 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest
-from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound
+from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound, Unavailable
 from schemas.turns import Reply, Turn, made_at, new_id
+from serving import duel
 from serving.engine import Delta
 from serving.keys import Caller
 from serving.limits import Charge
@@ -75,7 +76,10 @@ class Completion:
         if route.system_prompt and all(message["role"] != "system" for message in self.messages):
             self.messages.insert(0, {"role": "system", "content": route.system_prompt})
             self._record["project_prompt"] = True
-        self._adapter = route.adapter(self.assignment.policy)
+        self._route = route
+        self.drawn = [self.assignment] * request.n
+        if request.n == duel.PAIR and request.model == DEFAULT_MODEL and request.store:
+            self.drawn = duel.draw(route, self.assignment, services.fleet) or self.drawn
         self._choices = [
             StreamedReply(
                 services.special_tokens,
@@ -86,6 +90,7 @@ class Completion:
             for _ in range(request.n)
         ]
         self._prompt: list[int] = []
+        self._seconds: dict[int, float] = {}
         self._defaults = services.generation_defaults.model_copy(
             update={name: value for name, value in route.sampling.items() if name != "max_tokens"}
         )
@@ -98,14 +103,19 @@ class Completion:
         engine."""
         fleet, metrics = self._services.fleet, self._services.metrics
         try:
-            with fleet.hold(self._adapter), metrics.requests_in_flight.track_inprogress():
+            with ExitStack() as held, metrics.requests_in_flight.track_inprogress():
+                for policy in self._policies():
+                    held.enter_context(fleet.hold(self._route.adapter(policy)))
                 async with aclosing(self._generate()) as deltas:
                     async for delta in deltas:
                         if delta.prompt_token_ids is not None:
                             self._prompt = delta.prompt_token_ids
                             self._check_length(fleet.context)
                             metrics.time_to_first_token.observe(time.monotonic() - self._started)
-                        yield self._choices[delta.choice].add(delta)
+                        shown = self._choices[delta.choice].add(delta)
+                        if delta.finish_reason:
+                            self._seconds[delta.choice] = time.monotonic() - self._started
+                        yield shown
         finally:
             self._count_tokens()
 
@@ -144,12 +154,34 @@ class Completion:
                 yield delta
 
     def _stream(self) -> AsyncGenerator[Delta]:
+        policies = self._policies()
+        if len(policies) == 1:
+            return self._stream_of(policies[0], self._request.n)
+        return duel.merged([self._stream_of(each.policy, 1) for each in self.drawn])
+
+    async def _stream_of(self, policy: str, n: int) -> AsyncGenerator[Delta]:
+        """Yields `n` replies of a policy. Notes whether its engine fails, as a candidate may be at fault."""
         special_tokens = self._services.special_tokens
-        parameters = {**self.sampling(), "top_logprobs": self._request.top_logprobs or 0}
+        parameters = {**self.sampling(), "n": n, "top_logprobs": self._request.top_logprobs or 0}
         for name, value in self._request.engine_fields().items():
             parameters[name] = special_tokens.escape_all(value) if name in _IN_PROMPT else value
         messages = [special_tokens.escape_message(message) for message in self.messages]
-        return self._services.fleet.stream(self._adapter, self.conversation_id, messages, parameters)
+        adapter, failures = self._route.adapter(policy), self._services.failures
+        is_served = self._services.fleet.serves(adapter)
+        stream = self._services.fleet.stream(adapter, self.conversation_id, messages, parameters)
+        try:
+            async with aclosing(stream) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except (EngineError, Unavailable):
+            if is_served:
+                failures.note(self._route, policy, self.rater, failed=True)
+            raise
+        failures.note(self._route, policy, self.rater, failed=False)
+
+    def _policies(self) -> list[str]:
+        """Returns the policies that answer: one, or the two of a duel."""
+        return list(dict.fromkeys(each.policy for each in self.drawn))
 
     def sampling(self) -> dict[str, Any]:
         """Returns every sampling parameter, so that the reply does not depend on an engine's own defaults."""
@@ -168,19 +200,21 @@ class Completion:
         metrics = self._services.metrics
         metrics.tokens.labels("prompt").inc(len(self._prompt))
         metrics.tokens.labels("completion").inc(self._completion_tokens())
-        metrics.replies.labels(self.assignment.policy).inc(len(self._choices))
+        for each in self.drawn:
+            metrics.replies.labels(each.policy).inc()
         if not self._request.store:
             return
         replies = [
             Reply(
                 choice=index,
-                policy=self.assignment.policy,
-                propensity=self.assignment.propensity,
+                policy=self.drawn[index].policy,
+                propensity=self.drawn[index].propensity,
                 text=choice.text,
                 token_ids=choice.token_ids,
                 logprobs=choice.token_logprobs,
                 finish_reason=choice.finish_reason,
                 message=choice.recorded(),
+                seconds=self._seconds.get(index),
             )
             for index, choice in enumerate(self._choices)
         ]
@@ -217,7 +251,7 @@ class Completion:
             "object": kind,
             "created": self.created,
             "model": self._request.model,
-            "system_fingerprint": self.assignment.policy,
+            "system_fingerprint": "+".join(sorted(self._policies())),
         }
 
     def response(self) -> dict[str, Any]:
@@ -254,7 +288,8 @@ class Completion:
         }
 
     def extension(self) -> dict[str, Any]:
-        policies = [self.assignment.policy] * len(self._choices)
+        blind = len(self._policies()) > 1 and self._caller.kind != "admin"
+        policies = [] if blind else [each.policy for each in self.drawn]
         token = self._services.signer.feedback_token(self.id) if self._request.store else None
         return extension(self.id, self.conversation_id, policies, token)
 
@@ -265,8 +300,8 @@ class Completion:
 def extension(
     id: str, conversation_id: str, policies: list[str], feedback_token: str | None
 ) -> dict[str, Any]:
-    """Returns the `hearken` field, Hearken's addition to OpenAI's response: the policies that answered, and
-    the feedback token."""
+    """Returns the `hearken` field, Hearken's addition to OpenAI's response: the policy of each choice, unless
+    it is a duel, and the feedback token."""
     return {
         "turn_id": id,
         "conversation_id": conversation_id,
@@ -276,9 +311,12 @@ def extension(
 
 
 def _assign(services: Services, caller: Caller, model: str, route: Route, person: str) -> Assignment:
-    """Returns the routed policy, or the one that an operator's key pins. Raises Forbidden or NotFound."""
+    """Returns the routed policy, or the one that an operator's key pins. While no engine serves a candidate,
+    its people are answered by the live policy, which was not drawn for them. Raises Forbidden or NotFound."""
     if model == DEFAULT_MODEL:
-        return services.router.assign(route, person)
+        drawn = services.router.assign(route, person)
+        is_away = drawn.policy == route.canary and not services.fleet.serves(route.adapter(drawn.policy))
+        return Assignment(route.live, 1.0) if is_away else drawn
     pinned_adapter(services, caller, model, route)
     return Assignment(model, 1.0)
 

@@ -121,14 +121,15 @@ class Metrics:
         )
         for reason in get_args(Reason):
             self.policies_rejected.labels(reason)
-        self.canaries_ended = Counter(
-            "hearken_canaries_ended",
-            "Automatic canaries that ended: promoted, rolled back, or without a decision.",
+        self.rollouts_decided = Counter(
+            "hearken_rollouts_decided",
+            "Rollouts that went on with another share, were promoted or rolled back, or ended without a"
+            " verdict.",
             ["action"],
             registry=registry,
         )
-        for action in ("promote", "rollback", "end"):
-            self.canaries_ended.labels(action)
+        for action in ("advance", "promote", "rollback", "end"):
+            self.rollouts_decided.labels(action)
         self.live_policy = Gauge(
             "hearken_live_policy", "1 for the policy that is live.", ["project", "policy"], registry=registry
         )

@@ -1,21 +1,25 @@
-"""Rollout transactions promote a policy, roll it back, reject it, or start its canary. Each changes the
-route, the policies' states and the rollouts' record in one transaction under the route's row lock, and
-notifies every process.
+"""Rollout transactions promote a policy, roll it back, reject it, or start and end its trial. Each changes
+the route, the policies' states and the rollouts' record in one transaction under the route's row lock, and
+notifies every process. `actor` is who does it, for the record.
+
+Three things are kept apart: a rollout that ended (its policy is retired), a policy that people or operators
+condemned (rolled back), and files that are broken (rejected). The first may go live again, the second too
+where somebody says why, the third once it is reinstated.
 
 They are functions over a connection, so that the service and the command line share them. Loading on the
 engines is the task of serving.swap.
 """
 
-import secrets
-from typing import Final, LiteralString
+from typing import Final, Literal, LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from schemas.errors import Conflict, NotFound, PolicyRejected
+from schemas.errors import Conflict, PolicyRejected
 from schemas.policies import BASE
 from serving import lineage
-from serving.router import Route, fetch_routes
+from serving import rollout_rows as rows
+from serving.router import Route
 
 Connection = AsyncConnection[DictRow]
 
@@ -23,40 +27,59 @@ _PARENT_ROLLED_BACK: Final = "parent_rolled_back"
 _REPLACED: Final = "another policy went live"
 _TAINTED: Final = "it learned from somebody who was erased"
 
+Trial = Literal["canary", "duel"]
 
-async def promote(connection: Connection, project: str, policy: str, reason: str | None = None) -> Route:
+
+async def promote(
+    connection: Connection,
+    project: str,
+    policy: str,
+    reason: str | None = None,
+    *,
+    actor: str | None = None,
+    automatic: bool = False,
+) -> Route:
     """Makes `policy` live; the policy that was live becomes the previous one, for a rollback, unless it is
-    tainted. An automatic canary of another policy ends. `reason` is stored with the policy's running canary.
+    tainted. An automatic trial of another policy ends. With a `reason`, a policy that was rolled back is
+    brought back. A policy that went live by itself (`automatic`) is watched.
 
     Raises Conflict when it is live already or may not go live, PolicyRejected (`parent_rolled_back`) when
     its parent was rolled back meanwhile, NotFound when it does not exist.
     """
     async with connection.transaction():
-        route = await _lock_route(connection, project)
-        await _check_may_go_live(connection, route, policy)
-        await _set_state(connection, project, route.live, "retired")
-        await _set_state(connection, project, policy, "live")
+        route = await rows.lock_route(connection, project)
+        if await _check_may_go_live(connection, route, policy, reason):
+            await _bring_back(connection, project, policy, reason)
+        await rows.set_state(connection, project, route.live, "retired")
+        await rows.set_state(connection, project, policy, "live")
         await lineage.mark_inherited(connection, project, policy)
         canary = route.canary if route.canary != policy else None
-        if canary is not None and await _end_automatic(connection, project, canary, _REPLACED):
+        if canary is not None and await rows.end_automatic(connection, project, canary, _REPLACED):
             canary = None
         previous = route.live
         if previous in route.tainted:
             previous = await lineage.nearest_ancestor(connection, project, policy)
-        await _set_route(connection, route, live=policy, previous=previous, canary=canary)
-        if not await _close_promoted(connection, project, policy, reason):
+        await rows.set_route(connection, route, live=policy, previous=previous, canary=canary)
+        await rows.stop_watching(connection, project, route.live)
+        if not await rows.close_promoted(connection, project, policy, reason, actor):
             await connection.execute(
-                "insert into rollouts (id, project, policy, replaces, kind, share, state, ended_at)"
-                " values (%s, %s, %s, %s, 'direct', 1, 'promoted', now())",
-                [_new_id(), project, policy, route.live],
+                "insert into rollouts (id, project, policy, replaces, kind, share, state, reason, actor,"
+                " automatic, ended_at, evaluate_after) values (%s, %s, %s, %s, 'direct', 1, 'promoted', %s,"
+                " %s, %s, now(), case when %s then now() end)",
+                [rows.new_id(), project, policy, route.live, reason, actor, automatic, automatic],
             )
-        return await _notify(connection, project)
+        return await rows.notify(connection, project)
 
 
-async def request_promotion(connection: Connection, project: str, policy: str) -> None:
-    """Requests that serving promote `policy` as soon as the engines have verified it. Raises as `promote`."""
+async def request_promotion(
+    connection: Connection, project: str, policy: str, reason: str | None = None
+) -> None:
+    """Requests that serving promote `policy` as soon as the engines have verified it; with a `reason`, a
+    policy that was rolled back is retired at once. Raises as `promote`."""
     async with connection.transaction():
-        await _check_may_go_live(connection, await _lock_route(connection, project), policy)
+        route = await rows.lock_route(connection, project)
+        if await _check_may_go_live(connection, route, policy, reason):
+            await _bring_back(connection, project, policy, reason)
         await connection.execute(
             "update policies set asked_at = now() where project = %s and id = %s", [project, policy]
         )
@@ -75,30 +98,30 @@ async def cancel_request(
     return cancelled.rowcount > 0
 
 
-async def rollback(connection: Connection, project: str, reason: str) -> Route:
+async def rollback(connection: Connection, project: str, reason: str, *, actor: str | None = None) -> Route:
     """Makes the previous policy live, for all conversations.
 
     Raises Conflict when the base is live, as nothing is before it.
     """
     async with connection.transaction():
-        route = await _lock_route(connection, project)
+        route = await rows.lock_route(connection, project)
         if route.live == BASE:
             raise Conflict("The base is live; there is nothing to roll back to.", code="nothing_to_roll_back")
-        await _replace_live(connection, route, "rolled_back", reason)
-        return await _notify(connection, project)
+        await _replace_live(connection, route, "rolled_back", reason, actor)
+        return await rows.notify(connection, project)
 
 
 async def reinstate(connection: Connection, project: str, policy: str, reason: str) -> None:
-    """Retires a rejected policy, or one that was rolled back, so that an operator may start its canary or
-    promote it again; what was trained from it may go live again, too. `reason` is stored with it. Raises
-    Conflict when it is neither, or pruned, and NotFound when it does not exist."""
+    """Retires a rejected policy, or one that was rolled back, so that an operator may try it or promote it
+    again. So may what was trained from it, and what was taken back for its sake is retired with it. `reason`
+    is stored with it. Raises Conflict when it is neither, or pruned, and NotFound when it does not exist."""
     async with connection.transaction():
-        await _lock_route(connection, project)
-        state = await _state(connection, project, policy)
+        await rows.lock_route(connection, project)
+        state = await rows.state_of(connection, project, policy)
         await check_not_pruned(connection, project, policy)
         if state not in ("rejected", "rolled_back"):
             raise Conflict(f"{policy} is {state}; only a rejected or rolled back policy is reinstated.")
-        await _set_state(connection, project, policy, "retired", f"{reason} (was {state})")
+        await _bring_back(connection, project, policy, f"{reason} (was {state})")
         await connection.execute("select pg_notify('hearken_policies', %s)", [project])
 
 
@@ -106,23 +129,30 @@ async def reject(connection: Connection, project: str, policy: str, reason: str)
     """Rejects `policy`, until an operator reinstates it. If it is live, the previous policy takes its
     place."""
     async with connection.transaction():
-        route = await _lock_route(connection, project)
+        route = await rows.lock_route(connection, project)
         if policy == route.live:
-            await _replace_live(connection, route, "rejected", reason)
+            await _replace_live(connection, route, "rejected", reason, None)
         else:
             await _remove(connection, route, policy, "rejected", reason)
-        return await _notify(connection, project)
+        return await rows.notify(connection, project)
 
 
 async def start_canary(
-    connection: Connection, project: str, policy: str, share: float, *, automatic: bool = False
+    connection: Connection,
+    project: str,
+    policy: str,
+    share: float,
+    *,
+    automatic: bool = False,
+    mode: Trial = "canary",
+    actor: str | None = None,
 ) -> str:
-    """Gives `policy` a share of the conversations; returns the rollout's id. An automatic canary is ended by
-    votes (`serving.canary`), another by operators. Raises as `promote`, and Conflict while another canary is
-    running."""
+    """Gives `policy` a share of the people, or of the pairs that people compare (`duel`); returns the
+    rollout's id. An automatic trial is ended by votes (`serving.rollout_controller`), another by operators.
+    Raises as `promote`, and Conflict while another trial is running."""
     async with connection.transaction():
-        route = await _lock_route(connection, project)
-        state = await _state(connection, project, policy)
+        route = await rows.lock_route(connection, project)
+        state = await rows.state_of(connection, project, policy)
         await check_not_pruned(connection, project, policy)
         if route.canary is not None:
             raise Conflict(f"{route.canary} is a canary already; promote it or roll it back first.")
@@ -131,17 +161,21 @@ async def start_canary(
         if policy == route.live or state not in ("published", "retired"):
             raise Conflict(f"{policy} is {state}; only a published or retired policy can be a canary.")
         await _check_ancestors(connection, project, policy)
-        rollout_id = _new_id()
+        rollout_id = rows.new_id()
         await connection.execute(
-            "insert into rollouts (id, project, policy, replaces, kind, share, state, automatic)"
-            " values (%s, %s, %s, %s, 'canary', %s, 'running', %s)",
-            [rollout_id, project, policy, route.live, share, automatic],
+            "insert into rollouts (id, project, policy, replaces, kind, share, state, automatic, actor,"
+            " stages, evaluate_after) values (%s, %s, %s, %s, %s, %s, 'running', %s, %s,"
+            " jsonb_build_array(jsonb_build_object('share', %s::float8, 'since', now())), now())",
+            [rollout_id, project, policy, route.live, mode, share, automatic, actor, share],
         )
-        await _set_state(connection, project, policy, "canary")
-        await _set_route(
-            connection, route, live=route.live, previous=route.previous, canary=policy, share=share
+        await connection.execute("delete from rollout_failures where project = %s", [project])
+        await rows.stop_watching(connection, project, route.live)
+        await rows.set_state(connection, project, policy, "canary")
+        shares = {"share": share} if mode == "canary" else {"duel_share": share}
+        await rows.set_route(
+            connection, route, live=route.live, previous=route.previous, canary=policy, **shares
         )
-        await _notify(connection, project)
+        await rows.notify(connection, project)
     return rollout_id
 
 
@@ -150,89 +184,117 @@ async def leave_tainted(connection: Connection, project: str, *, replace_live: b
     previous policy is the newest clean ancestor, and with `replace_live` that one answers, too, until the
     live policy is rebuilt."""
     async with connection.transaction():
-        route = await _lock_route(connection, project)
+        route = await rows.lock_route(connection, project)
         live, canary = route.live, route.canary
         clean = await lineage.nearest_ancestor(connection, project, live)
         if canary in route.tainted:
             assert canary is not None  # noqa: S101  (tainted policies have names)
-            await _set_state(connection, project, canary, "retired", _TAINTED)
-            await _close_rollout(connection, project, canary, _TAINTED)
+            await rows.set_state(connection, project, canary, "retired", _TAINTED)
+            await rows.close_rollout(connection, project, canary, _TAINTED, None)
             canary = None
         if live in route.tainted and replace_live:
-            await _set_state(connection, project, live, "retired", _TAINTED)
-            await _set_state(connection, project, clean, "live")
+            await rows.set_state(connection, project, live, "retired", _TAINTED)
+            await rows.set_state(connection, project, clean, "live")
             await connection.execute(
                 "insert into rollouts (id, project, policy, replaces, kind, share, state, reason, ended_at)"
                 " values (%s, %s, %s, %s, 'direct', 1, 'promoted', %s, now())",
-                [_new_id(), project, clean, live, _TAINTED],
+                [rows.new_id(), project, clean, live, _TAINTED],
             )
             live = clean
         previous = route.previous
         if previous == live or previous in route.tainted:
             previous = await lineage.nearest_ancestor(connection, project, live)
         if (live, previous, canary) != (route.live, route.previous, route.canary):
-            await _set_route(connection, route, live=live, previous=previous, canary=canary)
-        return await _notify(connection, project)
+            await rows.set_route(connection, route, live=live, previous=previous, canary=canary)
+        return await rows.notify(connection, project)
 
 
-async def end_canary(connection: Connection, project: str, policy: str, reason: str) -> Route:
-    """Ends an automatic canary without a verdict: its conversations return to the live policy, and policies
-    that were trained from it may still go live. Does nothing when `policy` is no such canary."""
+async def set_share(connection: Connection, project: str, policy: str, share: float) -> Route:
+    """Begins the next stage of a running canary, with another share. Does nothing when `policy` is none."""
     async with connection.transaction():
-        route = await _lock_route(connection, project)
-        if policy == route.canary and await _end_automatic(connection, project, policy, reason):
-            await _set_route(connection, route, live=route.live, previous=route.previous, canary=None)
-        return await _notify(connection, project)
+        route = await rows.lock_route(connection, project)
+        if policy == route.canary and not route.duels:
+            await connection.execute(
+                "update rollouts set share = %s,"
+                " stages = stages || jsonb_build_object('share', %s::float8, 'since', now())"
+                " where project = %s and policy = %s and state = 'running'",
+                [share, share, project, policy],
+            )
+            await connection.execute(
+                "update routes set canary_share = %s, version = version + 1, changed_at = now()"
+                " where project = %s",
+                [share, project],
+            )
+        return await rows.notify(connection, project)
 
 
-async def rollback_policy(connection: Connection, project: str, policy: str, reason: str) -> Route:
+async def end_trial(
+    connection: Connection, project: str, policy: str, reason: str, *, actor: str | None = None
+) -> Route:
+    """Ends a trial without a verdict: its people return to the live policy, it is retired, and policies that
+    were trained from it may still go live. Does nothing when `policy` is not being tried."""
+    async with connection.transaction():
+        route = await rows.lock_route(connection, project)
+        if policy == route.canary:
+            await rows.end_trial(connection, route, reason, actor)
+        return await rows.notify(connection, project)
+
+
+async def rollback_policy(
+    connection: Connection, project: str, policy: str, reason: str, *, actor: str | None = None
+) -> Route:
     """Rolls back `policy`: a canary's conversations return to the live policy, a live policy is replaced by
     the previous one. Raises Conflict when it is neither.
 
     A canary that was live before is retired again: only its rollout has ended, and it may still be the next
     one to answer."""
     async with connection.transaction():
-        route = await _lock_route(connection, project)
+        route = await rows.lock_route(connection, project)
         if policy == route.live and policy != BASE:
-            await _replace_live(connection, route, "rolled_back", reason)
-        elif policy == route.canary and await _was_live(connection, project, policy):
-            await _set_state(connection, project, policy, "retired", reason)
-            await _close_rollout(connection, project, policy, reason)
-            await _set_route(connection, route, live=route.live, previous=route.previous, canary=None)
+            await _replace_live(connection, route, "rolled_back", reason, actor)
+        elif policy == route.canary and await rows.was_live(connection, project, policy):
+            await rows.end_trial(connection, route, reason, actor)
         elif policy == route.canary:
-            await _remove(connection, route, policy, "rolled_back", reason)
+            await _remove(connection, route, policy, "rolled_back", reason, actor)
         else:
             raise Conflict(f"{policy} is neither live nor a canary.")
-        return await _notify(connection, project)
+        return await rows.notify(connection, project)
 
 
-async def _replace_live(connection: Connection, route: Route, state: LiteralString, reason: str) -> None:
+async def _replace_live(
+    connection: Connection, route: Route, state: LiteralString, reason: str, actor: str | None
+) -> None:
     """Makes the previous policy live. A canary that was the previous policy is promoted; a canary that was
     trained from the live policy ends with it, unless only the live policy's files are at fault."""
     project, canary = route.project, route.canary
-    await _set_state(connection, project, route.live, state, reason)
-    await _set_state(connection, project, route.previous, "live")
-    await _close_rollout(connection, project, route.live, reason)
+    await rows.set_state(connection, project, route.live, state, reason)
+    await rows.set_state(connection, project, route.previous, "live")
+    await rows.close_rollout(connection, project, route.live, reason, actor)
     if canary == route.previous:
-        await _close_promoted(connection, project, canary)
+        await rows.close_promoted(connection, project, canary, None, actor)
         canary = None
     elif canary is not None and await lineage.rolled_back_ancestor(connection, project, canary):
-        await _set_state(connection, project, canary, "rolled_back", _PARENT_ROLLED_BACK)
-        await _close_rollout(connection, project, canary, _PARENT_ROLLED_BACK)
+        await rows.set_state(connection, project, canary, "rolled_back", _PARENT_ROLLED_BACK)
+        await rows.close_rollout(connection, project, canary, _PARENT_ROLLED_BACK, actor)
         canary = None
-    if canary is not None and await _end_automatic(connection, project, canary, _REPLACED):
+    if canary is not None and await rows.end_automatic(connection, project, canary, _REPLACED):
         canary = None
     previous = await lineage.nearest_ancestor(connection, project, route.previous)
-    await _set_route(connection, route, live=route.previous, previous=previous, canary=canary)
+    await rows.set_route(connection, route, live=route.previous, previous=previous, canary=canary)
 
 
 async def _remove(
-    connection: Connection, route: Route, policy: str, state: LiteralString, reason: str
+    connection: Connection,
+    route: Route,
+    policy: str,
+    state: LiteralString,
+    reason: str,
+    actor: str | None = None,
 ) -> None:
     """Removes a policy that is not live from the route, as a canary and as the previous policy."""
-    await _set_state(connection, route.project, policy, state, reason)
-    await _close_rollout(connection, route.project, policy, reason)
-    await _set_route(
+    await rows.set_state(connection, route.project, policy, state, reason)
+    await rows.close_rollout(connection, route.project, policy, reason, actor)
+    await rows.set_route(
         connection,
         route,
         live=route.live,
@@ -241,18 +303,31 @@ async def _remove(
     )
 
 
-async def _check_may_go_live(connection: Connection, route: Route, policy: str) -> None:
-    """Raises as `promote`."""
-    state = await _state(connection, route.project, policy)
+async def _check_may_go_live(connection: Connection, route: Route, policy: str, reason: str | None) -> bool:
+    """Returns whether it is brought back by that, as it was rolled back. Raises as `promote`."""
+    state = await rows.state_of(connection, route.project, policy)
     if policy == route.live:
         raise Conflict(f"{policy} is live already.")
-    if state not in ("published", "canary", "retired"):
-        raise Conflict(
-            f"{policy} is {state}; only a published or retired policy can go live. `hearken reinstate`"
-            " retires one that was rejected or rolled back."
-        )
+    if state == "rejected":
+        raise Conflict(f"{policy} is rejected; `hearken reinstate` retires it once its files are whole.")
+    if state == "rolled_back" and reason is None:
+        raise Conflict(f"{policy} was rolled back; say why it should answer again (a reason).")
     await check_not_pruned(connection, route.project, policy)
     await _check_ancestors(connection, route.project, policy)
+    return state == "rolled_back"
+
+
+async def _bring_back(connection: Connection, project: str, policy: str, reason: str | None) -> None:
+    """Retires `policy`, and what was taken back for its sake alone."""
+    await rows.set_state(connection, project, policy, "retired", reason)
+    cursor = await connection.execute(
+        "select id from policies where project = %s and state in ('rejected', 'rolled_back')"
+        " and reason = %s and pruned_at is null",
+        [project, _PARENT_ROLLED_BACK],
+    )
+    for row in await cursor.fetchall():
+        if await lineage.rolled_back_ancestor(connection, project, row["id"]) is None:
+            await rows.set_state(connection, project, row["id"], "retired", f"{policy} was brought back")
 
 
 async def _check_ancestors(connection: Connection, project: str, policy: str) -> None:
@@ -284,7 +359,7 @@ async def set_pinned(connection: Connection, project: str, policy: str, pinned: 
     """Pins `policy`, so that it is never pruned, or unpins it. Raises NotFound, and Conflict when it is
     pruned already."""
     async with connection.transaction():
-        await _state(connection, project, policy)
+        await rows.state_of(connection, project, policy)
         changed = await connection.execute(
             "update policies set pinned_at = case when %s then coalesce(pinned_at, now()) end"
             " where project = %s and id = %s and pruned_at is null",
@@ -292,101 +367,3 @@ async def set_pinned(connection: Connection, project: str, policy: str, pinned: 
         )
         if not changed.rowcount:
             await check_not_pruned(connection, project, policy)
-
-
-async def _lock_route(connection: Connection, project: str) -> Route:
-    await connection.execute("select from routes where project = %s for update", [project])
-    return await fetch_route(connection, project)
-
-
-async def fetch_route(connection: Connection, project: str) -> Route:
-    """Returns the project's route. Raises NotFound when it has none."""
-    for route in await fetch_routes(connection):
-        if route.project == project:
-            return route
-    raise NotFound(f"Project {project} has no policies yet.", code="project_not_found")
-
-
-async def _notify(connection: Connection, project: str) -> Route:
-    await connection.execute("select pg_notify('hearken_routes', %s)", [project])
-    return await fetch_route(connection, project)
-
-
-async def _state(connection: Connection, project: str, policy: str) -> str:
-    cursor = await connection.execute(
-        "select state from policies where project = %s and id = %s", [project, policy]
-    )
-    row = await cursor.fetchone()
-    if row is None:
-        raise NotFound(f"There is no policy {policy}.", code="policy_not_found")
-    return str(row["state"])
-
-
-async def _was_live(connection: Connection, project: str, policy: str) -> bool:
-    cursor = await connection.execute(
-        "select 1 from policies where project = %s and id = %s and live_at is not null", [project, policy]
-    )
-    return await cursor.fetchone() is not None
-
-
-async def _set_state(
-    connection: Connection, project: str, policy: str, state: str, reason: str | None = None
-) -> None:
-    await connection.execute(
-        "update policies set state = %(state)s, reason = %(reason)s, asked_at = null, live_at ="
-        " case when %(state)s = 'live' then coalesce(live_at, now()) else live_at end"
-        " where project = %(project)s and id = %(policy)s",
-        {"project": project, "policy": policy, "state": state, "reason": reason},
-    )
-
-
-async def _set_route(
-    connection: Connection, before: Route, *, live: str, previous: str, canary: str | None, share: float = 0
-) -> None:
-    if canary is not None and canary == before.canary:
-        share = before.canary_share
-    await connection.execute(
-        "update routes set live = %s, previous = %s, canary = %s, canary_share = %s,"
-        " version = version + 1, changed_at = now() where project = %s",
-        [live, previous, canary, share if canary else 0, before.project],
-    )
-
-
-async def _close_promoted(
-    connection: Connection, project: str, policy: str, reason: str | None = None
-) -> bool:
-    """Closes the running rollout of `policy`; returns whether it had one."""
-    closed = await connection.execute(
-        "update rollouts set state = 'promoted', reason = %s, ended_at = now()"
-        " where project = %s and policy = %s and state = 'running'",
-        [reason, project, policy],
-    )
-    return closed.rowcount > 0
-
-
-async def _end_automatic(connection: Connection, project: str, policy: str, reason: str) -> bool:
-    """Ends the running automatic canary of `policy`, which is retired; returns whether there was one."""
-    closed = await connection.execute(
-        "update rollouts set state = 'rolled_back', reason = %s, ended_at = now()"
-        " where project = %s and policy = %s and state = 'running' and automatic",
-        [reason, project, policy],
-    )
-    if closed.rowcount:
-        await _set_state(connection, project, policy, "retired", reason)
-    return closed.rowcount > 0
-
-
-async def _close_rollout(connection: Connection, project: str, policy: str, reason: str) -> None:
-    """Marks the newest rollout of `policy` as rolled back, with the reason."""
-    await connection.execute(
-        """
-        update rollouts set state = 'rolled_back', reason = %(reason)s, ended_at = now()
-        where id = (select id from rollouts where project = %(project)s and policy = %(policy)s
-                    and state <> 'rolled_back' order by started_at desc limit 1)
-        """,
-        {"project": project, "policy": policy, "reason": reason},
-    )
-
-
-def _new_id() -> str:
-    return f"rollout-{secrets.token_hex(6)}"

@@ -13,11 +13,12 @@ from typing import Any, LiteralString
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from schemas.errors import Unavailable
+from schemas.errors import NotFound, Unavailable
 from schemas.policies import BASE, adapter_name
+from schemas.settings import ServingSettings
 
 _ROUTES: LiteralString = """
-    select r.project, r.live, r.previous, r.canary, r.canary_share, r.version,
+    select r.project, r.live, r.previous, r.canary, r.canary_share, r.duel_share, r.version,
         p.system_prompt, p.sampling, p.promotion, (
         select coalesce(jsonb_object_agg(id, digest), '{}') from policies
         where project = r.project and id in (r.live, r.previous, r.canary)
@@ -32,7 +33,8 @@ _ROUTES: LiteralString = """
 @dataclass(frozen=True, slots=True)
 class Route:
     """The policies that answer in a project, and their `digests`; `tainted` are those of them that learned
-    from somebody who was erased. `version` grows with every change. `sampling` is what the project names
+    from somebody who was erased. The canary answers `canary_share` of the people, or one of the replies of
+    `duel_share` of the pairs. `version` grows with every change. `sampling` is what the project names
     (`schemas.projects.SamplingDefaults`), `promotion` None where it leaves that to the settings."""
 
     project: str
@@ -40,12 +42,23 @@ class Route:
     previous: str
     canary: str | None
     canary_share: float
+    duel_share: float
     version: int
     system_prompt: str | None
     digests: dict[str, str] = field(hash=False)
     sampling: dict[str, Any] = field(hash=False, default_factory=dict)
     promotion: str | None = None
     tainted: list[str] = field(default_factory=list, hash=False)
+
+    @property
+    def duels(self) -> bool:
+        """Returns whether the canary is tried in duels."""
+        return self.canary is not None and not self.canary_share and self.duel_share > 0
+
+    def settings(self, serving: ServingSettings) -> ServingSettings:
+        """Returns the settings, with what the project sets itself."""
+        own = {} if self.promotion is None else {"promotion": self.promotion}
+        return serving.model_copy(update=own)
 
     def adapter(self, policy: str) -> str:
         """Returns the name of the policy's adapter on the engines."""
@@ -105,6 +118,15 @@ async def fetch_routes(connection: AsyncConnection[DictRow]) -> list[Route]:
     return [Route(**row) for row in await cursor.fetchall()]
 
 
+async def fetch_route(connection: AsyncConnection[DictRow], project: str) -> Route:
+    """Returns the project's route. Raises NotFound when it has none."""
+    cursor = await connection.execute(_ROUTES + " where r.project = %s", [project])
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFound(f"Project {project} has no policies yet.", code="project_not_found")
+    return Route(**row)
+
+
 class Router:
     """The routes that this process answers by, in memory. A request reads its route once, at its start."""
 
@@ -117,6 +139,9 @@ class Router:
         if project not in self._routes:
             raise Unavailable(f"No policy of project {project} is being served yet; try again soon.")
         return self._routes[project]
+
+    def routes(self) -> list[Route]:
+        return list(self._routes.values())
 
     def find(self, project: str) -> Route | None:
         return self._routes.get(project)

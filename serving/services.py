@@ -29,6 +29,7 @@ from schemas.settings import Settings
 from schemas.special_tokens import SpecialTokens
 from serving.change_feed import Feed
 from serving.fleet import Fleet
+from serving.hard_failure import Failures
 from serving.hub import Hub
 from serving.keys import KeyCache, ensure_signing_secret, publishable_key
 from serving.limits import RateLimiter
@@ -65,6 +66,7 @@ class Services:
     router: Router
     fleet: Fleet
     swap: Swap
+    failures: Failures
     hub: Hub
     feed: Feed
     database_check: SharedResult[None]
@@ -147,6 +149,7 @@ async def open_services(
                 router=router,
                 fleet=fleet,
                 swap=swap,
+                failures=swap.trials.failures,
                 hub=hub,
                 feed=feed,
                 database_check=SharedResult(partial(_check, pool)),

@@ -24,26 +24,29 @@ from schemas.database import AsyncPool, conninfo, set_actor
 from schemas.errors import Conflict, EngineError, PolicyRejected
 from schemas.policies import BASE, MANIFEST, Manifest, adapter_name, base_digest, verify
 from schemas.settings import Settings
-from serving import canary, lineage, rollout, shared_checks
+from serving import lineage, rollout, rollout_controller, shared_checks
 from serving.fleet import Fleet
 from serving.metrics import Metrics
-from serving.router import Route, Router, fetch_routes
+from serving.router import Route, Router, fetch_route, fetch_routes
+from serving.trials import Trials
 
 log = structlog.get_logger()
 
 _INTERVAL = 1.0  # seconds between two reconciliations, health checks and retries
 _CONCURRENT_ROUTES = 8  # whose policies are loaded at once
-_CANARY_INTERVAL = 5.0  # seconds between two counts of a canary's votes
 _DAMAGED_SECONDS = 120.0  # for which a policy fails in the same way before it is rejected
 _MISSING_SECONDS = 600.0  # the same where its files cannot be read, though the base's can
 _NOT_ITS_OWN = ("load", "missing", "wrong_base")  # for these a policy of a route is never rejected
 
 _WAITING: LiteralString = """
     select w.project, w.id, asked_at is not null as asked,
-        asked_at is null and coalesce(gate ->> 'outcome' = 'unknown', false) as undecided
+        asked_at is null and (
+            coalesce(p.promotion, %(promotion)s) in ('canary', 'duel')
+            or coalesce(gate ->> 'outcome' = 'unknown', false)
+        ) as tried
     from policies w join projects p on p.id = w.project
     where (state = 'published' or asked_at is not null) and pruned_at is null
-        and (asked_at is not null or coalesce(p.promotion, %s) = 'direct')
+        and (asked_at is not null or coalesce(p.promotion, %(promotion)s) <> 'manual')
     order by w.project, w.created_at, w.id
 """
 
@@ -51,12 +54,11 @@ Change = Callable[[AsyncConnection[DictRow]], Awaitable[Route]]
 
 
 class _Waiting(NamedTuple):
-    """A policy that is not live yet: whether an operator asked for it, and whether people are to decide, as
-    the gate could not judge it."""
+    """A policy that is not live yet: whether an operator asked for it, and whether people are to try it."""
 
     policy: str
     asked: bool
-    undecided: bool
+    tried: bool
 
 
 class Swap:
@@ -82,7 +84,7 @@ class Swap:
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._base_digest: str | None = None
-        self._canaries_judged: dict[str, float] = {}
+        self.trials = Trials(settings.serving, pool, fleet, router, metrics, self.use_route)
         self._failing_since: dict[tuple[str, str, str], float] = {}
         self._on_key_change: Callable[[str | None], None] = lambda _: None
 
@@ -110,31 +112,56 @@ class Swap:
                 project, found = route.project, waiting.get(route.project, [])
                 if route.tainted:
                     await self._leave_tainted(route)
-                await self._promote_due(project, [each for each in found if not each.undecided])
-                if route.canary is not None or any(each.undecided for each in found):
-                    await self._run_canary(route)
+                await self._promote_due(project, [each for each in found if not each.tried])
+                if any(each.tried for each in found):
+                    await self._try_next(route)
+            await self.trials.decide()
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             # Another process may answer by a route that this one cannot use yet, on the same engines.
             self._fleet.require(self._required() | needed)
             await self._fleet.unload_unused()
 
-    async def promote(self, project: str, policy: str, actor: str) -> None:
+    async def promote(
+        self, project: str, policy: str, reason: str | None = None, actor: str | None = None
+    ) -> None:
         """Loads and verifies `policy` on its engines, then makes it live. Raises as `rollout.promote`."""
         async with self._lock:
             await self._load(project, policy)
             async with self._pool.connection() as connection:
-                await set_actor(connection, actor)
-                route = await rollout.promote(connection, project, policy)
+                if actor is not None:
+                    await set_actor(connection, actor)
+                route = await rollout.promote(connection, project, policy, reason, actor=actor)
             self.use_route(route)
 
-    async def start_canary(self, project: str, policy: str, share: float, actor: str) -> str:
-        """Loads and verifies `policy` on its engines, then starts its canary; returns the rollout's id.
-        Raises as `rollout.start_canary`."""
+    async def start_canary(
+        self,
+        project: str,
+        policy: str,
+        share: float | None,
+        mode: rollout.Trial | None = None,
+        actor: str | None = None,
+    ) -> str:
+        """Loads and verifies `policy` on its engines, then starts its trial; returns the rollout's id.
+        Without a share, people's votes decide it. Raises as `rollout.start_canary`."""
+        serving = self._router.route(project).settings(self._settings.serving)
+        usual, first = rollout_controller.first_share(serving)
+        mode = mode or usual
+        if mode != usual:
+            first = 1.0 if mode == "duel" else serving.ramp[0]
         async with self._lock:
             await self._load(project, policy)
             async with self._pool.connection() as connection:
-                await set_actor(connection, actor)
-                rollout_id = await rollout.start_canary(connection, project, policy, share)
+                if actor is not None:
+                    await set_actor(connection, actor)
+                rollout_id = await rollout.start_canary(
+                    connection,
+                    project,
+                    policy,
+                    first if share is None else share,
+                    automatic=share is None,
+                    mode=mode,
+                    actor=actor,
+                )
             for route in await self._fetch_routes():
                 self.use_route(route)
         return rollout_id
@@ -163,6 +190,7 @@ class Swap:
             before = self._fleet.healthy
             await self._fleet.health_check()
             self._metrics.engines_in_rotation.set(len(self._fleet.in_rotation))
+            self.trials.end_unserved()
             if self._fleet.healthy != before:
                 self._wake.set()
             await asyncio.sleep(_INTERVAL)
@@ -247,40 +275,41 @@ class Swap:
         return now - self._failing_since.setdefault(failure, now) >= limit
 
     async def _fetch_waiting(self) -> dict[str, list[_Waiting]]:
-        """Returns the policies that wait, by project: those that an operator requested and, with direct
-        promotion, the published ones. One query serves all projects, however many there are."""
+        """Returns the policies that wait, by project: those that an operator requested and, unless operators
+        decide about all, the published ones. One query serves all projects, however many there are."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(_WAITING, [self._settings.serving.promotion])
+            cursor = await connection.execute(_WAITING, {"promotion": self._settings.serving.promotion})
             rows = await cursor.fetchall()
         found: dict[str, list[_Waiting]] = {}
         for row in rows:
-            found.setdefault(row["project"], []).append(_Waiting(row["id"], row["asked"], row["undecided"]))
+            found.setdefault(row["project"], []).append(_Waiting(row["id"], row["asked"], row["tried"]))
         return found
 
     async def _promote_due(self, project: str, due: list[_Waiting]) -> None:
         """Promotes the policies that an operator requested and those that passed the gate, in the order of
         their publication: each has learned from votes, so each is announced as live."""
         for each in due:
-            change = partial(rollout.promote, project=project, policy=each.policy)
+            actor = None if each.asked else "serving.promotion"
+            change = partial(
+                rollout.promote,
+                project=project,
+                policy=each.policy,
+                actor=actor,
+                automatic=not each.asked,
+            )
             if not await self._take_up(project, each.policy, change, requested=each.asked):
                 return
 
-    async def _run_canary(self, read: Route) -> None:
-        """Ends the project's automatic canary if people's votes decide. Without a canary, starts one of the
-        newest candidate that the gate could not judge."""
-        project = read.project
-        if (read.promotion or self._settings.serving.promotion) != "direct":
-            return
+    async def _try_next(self, read: Route) -> None:
+        """Starts the trial of the project's newest candidate, unless another one is running."""
+        project, serving = read.project, read.settings(self._settings.serving)
         async with self._pool.connection() as connection:
-            candidate = await canary.next_candidate(connection, project)
-            route = await rollout.fetch_route(connection, project)
-        judged = self._canaries_judged.get(project, -_CANARY_INTERVAL)
-        if route.canary is not None and time.monotonic() - judged >= _CANARY_INTERVAL:
-            self._canaries_judged[project] = time.monotonic()
-            route = await self._judge_canary(route, newer=candidate is not None)
+            candidate = await rollout_controller.next_candidate(
+                connection, project, every=rollout_controller.tries_all(serving)
+            )
+            route = await fetch_route(connection, project)
         if candidate is not None and route.canary is None:
-            share = self._settings.serving.canary_share
-            change = partial(canary.start, project=project, policy=candidate, share=share)
+            change = partial(rollout_controller.start, project=project, policy=candidate, serving=serving)
             await self._take_up(project, candidate, change)
 
     async def _leave_tainted(self, route: Route) -> None:
@@ -293,21 +322,6 @@ class Swap:
         async with self._pool.connection() as connection:
             clean = await lineage.nearest_ancestor(connection, route.project, route.live)
         await self._take_up(route.project, clean, change)
-
-    async def _judge_canary(self, route: Route, *, newer: bool) -> Route:
-        """Ends the canary of `route` if its votes decide; returns the route after that."""
-        try:
-            async with self._pool.connection() as connection:
-                ended = await canary.end_if_decided(connection, route, newer=newer)
-        except Conflict:  # another replica was first
-            return route
-        if ended is None:
-            return route
-        changed, action, reason = ended
-        self._metrics.canaries_ended.labels(action).inc()
-        log.info("canary_ended", project=route.project, policy=route.canary, action=action, reason=reason)
-        self.use_route(changed)
-        return changed
 
     async def _take_up(self, project: str, policy: str, change: Change, *, requested: bool = False) -> bool:
         """Loads and verifies `policy` on its engines, then makes the change of the route. A policy that

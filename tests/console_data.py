@@ -27,6 +27,20 @@ _ASKED = [
 ]
 _REASONS = {"up": ["concise", "friendly", "correct"], "down": ["too-long", "wrong", "off-topic"]}
 
+EVIDENCE: dict[str, Any] = {
+    "mode": "canary", "policy": CANARY, "live": LIVE, "voters": 22, "share": 0.2, "automatic": True,
+    "decision": "wait", "words": "22 people's votes do not show yet which is better.", "missing": ["errors"],
+    "metrics": {
+        name: {
+            "candidate": 0.82, "other": other, "difference": round(0.82 - other, 2), "error": 0.08,
+            "low": low, "high": 0.3, "people": 22, "other_people": 61, "limit": limit, "alpha": 0.04,
+            "harmed": name == "regenerations",
+        }
+        for name, other, low, limit in (
+            ("approval", 0.74, -0.16, 0.0), ("regenerations", 0.7, 0.04, 0.02), ("length", 0.9, -0.4, 0.69),
+        )
+    },
+}  # fmt: skip
 GATE: dict[str, Any] = {
     "outcome": "unknown",
     "passed": False,
@@ -124,11 +138,13 @@ def _add_policies(connection: psycopg.Connection) -> None:
     ]:
         connection.execute(
             "insert into rollouts (id, project, policy, replaces, kind, share, state, reason, automatic,"
-            " started_at, ended_at) values (%s, 'default', %s, %s, %s, %s, %s, %s, %s,"
+            " actor, evidence, started_at, ended_at)"
+            " values (%s, 'default', %s, %s, %s, %s, %s, %s, %s, %s, %s,"
             " now() - make_interval(hours => %s),"
             " case when %s <> 'running' then now() - make_interval(hours => %s) end)",
             [f"rollout-{policy}", policy, replaces, kind, 0.2 if kind == "canary" else 1, state, reason,
-             kind == "canary", hours, state, hours - 4],
+             kind == "canary", "people's votes" if kind == "canary" else "serving.promotion",
+             Jsonb(EVIDENCE) if state == "running" else None, hours, state, hours - 4],
         )  # fmt: skip
 
 

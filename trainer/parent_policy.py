@@ -1,7 +1,7 @@
 """This module chooses the policy that a round starts from.
 
-It is the live policy, or its parent if it regressed. With direct promotion it is rather the newest candidate
-that the gate could not judge, while people try it or it waits for that: where votes are few, learning would
+It is the live policy, or its parent if it regressed. Unless operators decide about every policy, it is rather
+the newest candidate that people try, or that waits for that: where votes are few, learning would
 stand still until they decide. Where the held-out votes speak against that candidate by more than a standard
 error, it is the one before. If people decide against a candidate, what was trained from it goes with it, and
 the next round starts from the live policy again.
@@ -71,18 +71,21 @@ def choose_parent(
 
 
 def _candidates(pool: Pool, settings: Settings, live: PolicyDirectory) -> list[PolicyDirectory]:
-    """Returns the policies, newest first, that people try or will with direct promotion, and that held-out
-    votes do not speak against: few votes are below zero for every other candidate by chance."""
+    """Returns the policies, newest first, that people try or will, and that held-out votes do not speak
+    against: few votes are below zero for every other candidate by chance. With direct promotion people try
+    what the gate could not judge, with manual promotion nothing."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select p.id, p.directory from policies p join policies live"
-            " on live.project = p.project and live.id = %s join projects on projects.id = p.project"
-            " and coalesce(projects.promotion, %s) = 'direct'"
-            " where p.project = %s and p.state in ('canary', 'published')"
-            " and p.gate ->> 'outcome' = 'unknown' and p.created_at > live.created_at"
+            " on live.project = p.project and live.id = %(live)s join projects on projects.id = p.project"
+            " where p.project = %(project)s and p.state in ('canary', 'published')"
+            " and coalesce(projects.promotion, %(promotion)s) <> 'manual'"
+            " and (coalesce(projects.promotion, %(promotion)s) <> 'direct'"
+            "  or p.gate ->> 'outcome' = 'unknown')"
+            " and p.created_at > live.created_at"
             " and coalesce((p.gate #>> '{figures,held_out_gain}')::double precision"
             " + (p.gate #>> '{figures,held_out_error}')::double precision, 0) >= 0"
             " order by p.created_at desc, p.id",
-            [live.id, settings.serving.promotion, settings.project],
+            {"live": live.id, "project": settings.project, "promotion": settings.serving.promotion},
         ).fetchall()
     return [PolicyDirectory(row["id"], Path(row["directory"])) for row in rows]

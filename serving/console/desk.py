@@ -1,6 +1,7 @@
 """The feedback desk of the console: votes and conversations as they come, approval over time, saved views."""
 
 from datetime import UTC, datetime, timedelta
+from math import sqrt
 from typing import Annotated, Any, LiteralString
 
 from fastapi import APIRouter, Query, Request
@@ -13,7 +14,6 @@ from schemas.errors import InvalidRequest, NotFound
 from schemas.wire import check, decode
 from serving.admin import with_times
 from serving.auth import Operator, Viewer, acting
-from serving.canary import Arm
 from serving.services import services
 from serving.vote_query import VoteQuery, cursor, parse_cursor
 
@@ -181,12 +181,11 @@ def _series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns each group with its figures of all the time, and of each step."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        arm = Arm(row["people"], row["approvals"])
-        low, high = arm.interval(INTERVAL_ERRORS)
+        low, high = _interval(row["people"], row["approvals"])
         figures = {
             "people": row["people"],
             "votes": row["votes"],
-            "approval": round(arm.approvals / arm.people, 4),
+            "approval": round(row["approvals"] / row["people"], 4),
             "low": round(low, 4),
             "high": round(high, 4),
         }
@@ -195,3 +194,11 @@ def _series(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             found[row["name"]]["steps"].append(with_times({"at": row["at"], **figures}))
     return list(found.values())
+
+
+def _interval(people: int, approvals: float) -> tuple[float, float]:
+    """Returns the bounds of an approval, at most as wide as that of single votes. One person who liked and
+    one who disliked it come on top, so that few who agree are not certain (Agresti and Coull 1998)."""
+    approval = (approvals + 1) / (people + 2)
+    half = INTERVAL_ERRORS * sqrt(approval * (1 - approval) / (people + 2))
+    return max(0.0, approval - half), min(1.0, approval + half)

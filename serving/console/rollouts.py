@@ -1,5 +1,4 @@
-"""Rollouts for the console: the evidence of the running canary as it moves, and a preview of who answers
-after a change.
+"""Rollouts for the console: the evidence of each as it moves, and a preview of who answers after a change.
 
 A preview makes the change itself, in a transaction that is rolled back, so it cannot say anything else than
 what would happen, and is refused for the same reasons.
@@ -13,11 +12,10 @@ from psycopg.rows import DictRow
 
 from schemas.errors import Conflict, InvalidRequest, PolicyRejected
 from schemas.policies import BASE
-from serving import canary, rollout
-from serving.admin import with_times
+from serving import rollout
+from serving.admin import ROLLOUTS, with_times
 from serving.auth import Viewer
-from serving.canary import LOOKS, Z
-from serving.router import Route, arms
+from serving.router import Route, arms, fetch_route
 from serving.services import services
 
 router = APIRouter(prefix="/v1/console/rollouts")
@@ -30,49 +28,33 @@ Connection = AsyncConnection[DictRow]
 
 
 async def rollouts(connection: Connection, project: str) -> list[dict[str, Any]]:
-    """Returns the newest rollouts; the running one has its evidence."""
-    cursor = await connection.execute(
-        "select id, policy, replaces, kind, share, automatic, state, reason, started_at, ended_at"
-        " from rollouts where project = %s order by started_at desc, id desc limit %s",
-        [project, MOST_ROLLOUTS],
-    )
-    found = [with_times(row) for row in await cursor.fetchall()]
-    running = next((each for each in found if each["state"] == "running"), None)
-    if running is not None:
-        running["evidence"] = await evidence(connection, project)
-    return found
+    """Returns the newest rollouts, each with the evidence that was last seen of it."""
+    cursor = await connection.execute(ROLLOUTS, [project, MOST_ROLLOUTS])
+    return [with_times(row) for row in await cursor.fetchall()]
 
 
 async def evidence(connection: Connection, project: str) -> dict[str, Any] | None:
-    """Returns what people's votes say of the running canary, with the interval that decides; None where none
-    is running."""
-    route = await rollout.fetch_route(connection, project)
-    found = await canary.find(connection, route) if route.canary else None
-    if found is None:
+    """Returns the newest evidence of the running trial; None where none is running."""
+    cursor = await connection.execute(
+        "select evidence, policy, replaces, kind, automatic, share from rollouts"
+        " where project = %s and state = 'running'",
+        [project],
+    )
+    row = await cursor.fetchone()
+    if row is None:
         return None
-    own = found.voted
-    action, reason = found.decide(route.live, newer=False)
-    shown = {}
-    for name, arm in found.arms().items():
-        low, high = arm.interval(Z)
-        shown[name] = {
-            "people": arm.people,
-            "approval": round(arm.approvals / arm.people, 4),
-            "low": round(low, 4),
-            "high": round(high, 4),
-        }
-    return {
-        "policy": found.policy,
-        "live": route.live,
-        "voted": own,
-        "next_look": next((look for look in LOOKS if look > own), None),
-        "last_look": LOOKS[-1],
-        "least_people": canary.MIN_PEOPLE,
-        "margin": canary.MARGIN,
-        "automatic": found.automatic,
-        "decision": action,
-        "words": reason or _waits(found.automatic, own),
-        "arms": shown,
+    found: dict[str, Any] | None = row["evidence"]
+    return found or {
+        "mode": row["kind"],
+        "policy": row["policy"],
+        "live": row["replaces"],
+        "voters": 0,
+        "metrics": {},
+        "missing": [],
+        "share": row["share"],
+        "automatic": row["automatic"],
+        "decision": "wait",
+        "words": "It has just begun.",
     }
 
 
@@ -83,10 +65,11 @@ async def preview(
     policy: str | None,
     base_share: float,
     share: float = 0.1,
+    mode: rollout.Trial = "canary",
 ) -> dict[str, Any]:
     """Returns who answers now and who would after the action, what becomes of the policies, and the way back.
     Without a policy, the live one is rolled back. Raises as the action."""
-    before = await rollout.fetch_route(connection, project)
+    before = await fetch_route(connection, project)
     states = await _states(connection, project)
     policy = policy or before.live
     await connection.execute("set local lock_timeout = '2s'")
@@ -94,12 +77,12 @@ async def preview(
         async with connection.transaction(force_rollback=True):
             match action:
                 case "promote":
-                    await rollout.promote(connection, project, policy)
+                    await rollout.promote(connection, project, policy, "preview")
                 case "rollback":
                     await rollout.rollback_policy(connection, project, policy, "rolled back by an operator")
                 case "start":
-                    await rollout.start_canary(connection, project, policy, share)
-            after = await rollout.fetch_route(connection, project)
+                    await rollout.start_canary(connection, project, policy, share, mode=mode)
+            after = await fetch_route(connection, project)
             then = await _states(connection, project)
     except PolicyRejected as error:
         raise Conflict(error.message, code=f"policy_{error.reason}", param="policy") from None
@@ -112,6 +95,7 @@ async def preview(
             {"policy": id, "from": state, "to": then[id]} for id, state in states.items() if then[id] != state
         ],
         "words": _words(action, policy, before, after),
+        "needs_reason": action == "promote" and states[policy] == "rolled_back",
         "way_back": _way_back(action, policy, before, after),
     }
 
@@ -134,6 +118,8 @@ def _words(action: Action, policy: str, before: Route, after: Route) -> str:
     match action:
         case "promote":
             return f"{policy} answers everybody instead of {before.live}, once every engine has proved it."
+        case "start" if after.duels:
+            return f"One of two replies that people compare is {policy}'s; one reply is as before."
         case "start":
             return f"{after.canary_share:.0%} of the people are answered by {policy}, the others as before."
         case "rollback" if policy == before.live:
@@ -149,15 +135,7 @@ def _way_back(action: Action, policy: str, before: Route, after: Route) -> str:
         case "start":
             return f"Roll {policy} back: its people are answered by {before.live} again."
         case _:
-            return f"Reinstate {policy}, then promote it: nothing of it is deleted."
-
-
-def _waits(automatic: bool, own: int) -> str:
-    """Returns why a canary goes on."""
-    if not automatic:
-        return "An operator began it, and ends it."
-    look = next((look for look in LOOKS if look > own), LOOKS[-1])
-    return f"{own} of its conversations have votes; the next look is at {look}."
+            return f"Promote {policy} and say why: nothing of it is deleted."
 
 
 async def _states(connection: Connection, project: str) -> dict[str, str]:
@@ -179,6 +157,7 @@ async def preview_change(
     action: Action,
     policy: Annotated[str | None, Query(max_length=128)] = None,
     share: Annotated[float, Query(gt=0, le=1)] = 0.1,
+    mode: rollout.Trial = "canary",
 ) -> dict[str, Any]:
     """Says who would answer after `action`, and changes nothing."""
     if action != "rollback" and policy is None:
@@ -186,4 +165,4 @@ async def preview_change(
     parts = services(request)
     async with parts.pool.connection() as connection:
         base_share = parts.settings.serving.base_share
-        return await preview(connection, caller.project, action, policy, base_share, share)
+        return await preview(connection, caller.project, action, policy, base_share, share, mode)

@@ -11,12 +11,13 @@ from psycopg.rows import DictRow
 from feedback.pending_votes import pending_votes
 from schemas.policies import BASE
 from schemas.settings import Settings
-from serving import loop_metrics, rollout
+from serving import loop_metrics
 from serving.admin import with_times
 from serving.auth import Viewer
 from serving.console.alerts import ServingState, alerts
 from serving.console.rollouts import answering, evidence
 from serving.console.rounds import rounds
+from serving.router import fetch_route
 from serving.services import Services, services
 from serving.shared_result import SharedResult
 
@@ -41,7 +42,7 @@ async def status(
     connection: Connection, settings: Settings, project: str, serving: ServingState | None = None
 ) -> dict[str, Any]:
     """Returns the status; `serving` is what only a serving process knows."""
-    route = await rollout.fetch_route(connection, project)
+    route = await fetch_route(connection, project)
     row = await _row(connection, "select paused from projects where id = %s", [project])
     loop = await _row(connection, loop_metrics.LOOP, loop_metrics.parameters(settings, project))
     found = await rounds(connection, project, 6)
@@ -96,8 +97,8 @@ def _why(live: str, row: DictRow) -> str:
     """Returns why this policy answers, in a sentence."""
     if live == BASE:
         return "It is the base model: nothing has been learned yet, or all of it was taken back."
-    if row["kind"] == "canary" and row["automatic"]:
-        return f"It won its canary: {row['reason'] or 'people liked it no less'}."
+    if row["kind"] in ("canary", "duel") and row["automatic"]:
+        return f"It won its {row['kind']}: {row['reason'] or 'people found it better'}."
     if row["verdict"] == "passed":
         return "It passed the gate: votes that it had never seen say that it is no worse than the one before."
     if row["kind"] is None:

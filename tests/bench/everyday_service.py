@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from psycopg import AsyncConnection
@@ -12,8 +13,8 @@ from psycopg.rows import DictRow
 from feedback.open_log import open_log
 from schemas.database import Pool, open_async_pool
 from schemas.settings import Settings
-from serving import canary, rollout
-from serving.router import Route, assign, fetch_routes
+from serving import rollout, rollout_controller, rollout_evidence
+from serving.router import Route, assign, fetch_route, fetch_routes
 from tests.bench.judgment import PolicyJudgment, judge_policy
 from tests.bench.served_replies import ServedAt
 from tests.bench.tastes import Taste
@@ -28,6 +29,7 @@ class Service:
     """A project with its database and its trainer, in one process; what serving does is done at once."""
 
     def __init__(self, settings: Settings, pool: Pool) -> None:
+        rollout_evidence.GRACE = timedelta()  # there is one process, and its clock runs ahead
         self.settings = settings
         self.pool = pool
         self.learner = Learner(settings)
@@ -49,7 +51,7 @@ class Service:
         gate go live, the newest that it could not judge is a canary, and people's votes end it."""
 
         async def follow() -> None:
-            project, share = self.settings.project, self.settings.serving.canary_share
+            project, serving = self.settings.project, self.settings.serving
             async with self._connection() as connection:
                 passed = await connection.execute(
                     "select id from policies where state = 'published'"
@@ -57,14 +59,17 @@ class Service:
                 )
                 for row in await passed.fetchall():
                     await rollout.promote(connection, project, row["id"])
-                candidate = await canary.next_candidate(connection, project)
-                route = await rollout.fetch_route(connection, project)
-                ended = await canary.end_if_decided(connection, route, newer=candidate is not None)
-                if ended is not None:
-                    route, action, reason = ended
-                    print(f"  canary: {action}, {reason}", file=sys.stderr)
+                await connection.execute(
+                    "update rollouts set evaluate_after = now() where evaluate_after is not null"
+                )  # the clock of the bench is not the database's
+                for found in await rollout_controller.claim(connection):
+                    ended = await rollout_controller.evaluate(connection, found, serving)
+                    if ended is not None:
+                        print(f"  canary: {ended.action}, {ended.reason}", file=sys.stderr)
+                candidate = await rollout_controller.next_candidate(connection, project, every=False)
+                route = await fetch_route(connection, project)
                 if candidate is not None and route.canary is None:
-                    await canary.start(connection, project, candidate, share)
+                    await rollout_controller.start(connection, project, candidate, serving)
 
         asyncio.run(follow())
 

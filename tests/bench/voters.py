@@ -88,7 +88,16 @@ class Voters:
         else:
             vote = Thumb(type="thumb", completion_id=turn, value="up" if liked[0] else "down")
         replies = [
-            Reply(at, by.policy, by.propensity, text, each.token_ids, each.logprobs, _finish_reason(each))
+            Reply(
+                at,
+                by.policy,
+                by.propensity,
+                text,
+                each.token_ids,
+                each.logprobs,
+                _finish_reason(each),
+                seconds=1.0,
+            )
             for at, (each, text) in enumerate(zip(shown, texts, strict=True))
         ]
         sampling = {

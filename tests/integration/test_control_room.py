@@ -42,7 +42,7 @@ def control(
             tmp_path_factory.mktemp("control"),
             tiny_base,
             engines=[engine],
-            promotion="canary",
+            promotion="manual",
             base_share=0.05,
         ) as service,
     ):
@@ -88,8 +88,11 @@ def test_a_preview_says_what_then_happens_and_changes_nothing(control: Service, 
     output = hearken(control, "rollout", "start", P2, "--share", "0.2", "--yes")
     assert "The way back" in output
     assert client.get("console/status").json()["canary"]["policy"] == P2
-    listed = client.get("console/rollouts").json()["data"]
-    assert listed[0]["evidence"]["words"] == "An operator began it, and ends it."
+    control.until(lambda: client.get("console/rollouts").json()["data"][0]["evidence"] is not None)
+    [newest, *_] = client.get("console/rollouts").json()["data"]
+    assert newest["evidence"]["words"].startswith("An operator began it, and ends it. 0 people")
+    assert (newest["kind"], newest["automatic"], newest["actor"]) == ("canary", False, "default-admin")
+    assert "do not show yet" in hearken(control, "rollout", "show")
 
     refused = hearken(control, "rollout", "rollback", P2, code=1)
     assert "--yes" in refused
@@ -101,6 +104,14 @@ def test_a_preview_says_what_then_happens_and_changes_nothing(control: Service, 
     taken = client.get("console/rollouts/preview", params={"action": "rollback"}).json()
     assert taken["then"] == [{"policy": "p0", "share": 1.0, "role": "live"}]
     assert client.post(f"policies/{P1}/rollback").json()["state"] == "rolled_back"
+    assert client.get("console/rollouts/preview", params=asked | {"action": "promote", "policy": P1}).json()[
+        "needs_reason"
+    ]
+    assert client.post(f"policies/{P1}/promote").status_code == 409
+    brought_back = client.post(f"policies/{P1}/promote", json={"reason": "it was the prompt"})
+    assert brought_back.json()["state"] == "live"
+    assert client.get("rollouts").json()["data"][0]["reason"] == "it was the prompt"
+    assert "rolled back" in hearken(control, "rollout", "rollback", "--yes")
     assert client.get("console/rollouts/preview", params={"action": "rollback"}).status_code == 409
     children = client.get("console/rollouts/preview", params={"action": "promote", "policy": P2})
     assert children.json()["error"]["code"] == "policy_parent_rolled_back"

@@ -107,7 +107,7 @@ def test_a_published_policy_that_is_not_promoted_is_waiting(database_url: str, p
     with pool.connection() as connection:
         connection.execute("""update policies set gate = '{"outcome": "unknown"}'""")
     assert scraped(database_url)["hearken_promotion_waiting_seconds"] == 0
-    canary = ServingSettings(promotion="canary")
+    canary = ServingSettings(promotion="manual")
     assert "hearken_promotion_waiting_seconds" not in scraped(database_url, serving=canary)
 
 

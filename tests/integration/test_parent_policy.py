@@ -53,7 +53,7 @@ def test_rounds_go_on_from_the_newest_candidate_that_waits_or_is_tried(pool: Poo
     assert chosen(pool) == "p2-bbbbbb"
     add(pool, "p3-cccccc", "published", held_out_gain=None)
     assert chosen(pool) == "p3-cccccc"
-    assert chosen(pool, promotion="canary") == LIVE.id
+    assert chosen(pool, promotion="manual") == LIVE.id
 
 
 def test_candidates_that_the_held_out_votes_speak_against_are_left_out(pool: Pool) -> None:

@@ -26,7 +26,7 @@ def replicas(
     """Yields two services whose promotions wait for an operator."""
     with (
         new_database(postgres_url) as url,
-        run_service(url, tmp_path, tiny_base, engines=[engine], promotion="canary") as one,
+        run_service(url, tmp_path, tiny_base, engines=[engine], promotion="manual") as one,
         run_api(one.settings) as (other_url, other_app),
     ):
         other = Service(other_url, one.settings, one.registry, other_app)

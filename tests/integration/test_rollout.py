@@ -81,7 +81,7 @@ async def test_the_end_of_a_canary_that_was_live_condemns_no_policy(connection: 
     taken = await rollout.rollback_policy(connection, "default", P1, "enough seen")
     assert (taken.live, taken.previous, taken.canary) == (P2, P1, None)
     assert (await states(connection))[P1] == ("retired", "enough seen")
-    assert (await rollouts(connection))[-1] == (P1, "rolled_back", "enough seen")
+    assert (await rollouts(connection))[-1] == (P1, "ended", "enough seen")
     assert (await rollout.rollback(connection, "default", "no")).live == P1
 
 

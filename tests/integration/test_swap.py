@@ -6,7 +6,8 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -17,7 +18,7 @@ from psycopg.rows import dict_row
 from websockets.sync.client import connect
 
 from deploy import promotion
-from schemas.errors import Unavailable
+from schemas.errors import EngineError, Unavailable
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Probe, file_digest
 from serving import rollout
 from serving.engine import EngineClient
@@ -56,6 +57,8 @@ def swapping(
     monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.5)
     monkeypatch.setattr("serving.swap._DAMAGED_SECONDS", 0.5)
     monkeypatch.setattr("serving.swap._MISSING_SECONDS", 1.5)
+    monkeypatch.setattr("serving.rollout_controller.INTERVAL", 0.5)
+    monkeypatch.setattr("serving.rollout_evidence.GRACE", timedelta())
     with (
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[engine], promotion=promotion) as service,
@@ -170,7 +173,7 @@ def hearken(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("swapping", ["direct", "canary"], indirect=True)
+@pytest.mark.parametrize("swapping", ["direct", "manual"], indirect=True)
 def test_the_command_line_promotes_what_the_engines_have_verified(swapping: Service) -> None:
     swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
     assert hearken(swapping, "promote", "p1-aaaaaa").stdout == "p1-aaaaaa is live.\n"
@@ -436,11 +439,11 @@ def test_a_canary_answers_its_share_until_it_is_promoted(swapping: Service) -> N
 
 
 def people_like_p1(service: Service, key: str = ADMIN) -> None:
-    """Lets people vote until twelve have liked the canary p1 and the others disliked the base."""
+    """Lets people vote until sixteen have liked the canary p1 and the others disliked the base."""
     liked = {"p0": "down", "p1-aaaaaa": "up"}
     votes: dict[str, int] = dict.fromkeys(liked, 0)
     with service.client(key) as client:
-        while votes["p1-aaaaaa"] < 12:
+        while votes["p1-aaaaaa"] < 16:
             reply = service.chat(key=key, max_tokens=1)
             value = liked[reply["system_fingerprint"]]
             vote = {"completion_id": reply["id"], "type": "thumb", "value": value}
@@ -464,8 +467,95 @@ def test_what_the_gate_could_not_judge_is_tried_and_people_decide(swapping: Serv
     assert swapping.registry.state("p1-aaaaaa") == ("live", None)
     promoted = next(each for each in rollouts if each["policy"] == "p1-aaaaaa")
     assert (promoted["state"], promoted["kind"], promoted["automatic"]) == ("promoted", "canary", True)
-    assert "people like it no less than p0" in promoted["reason"]
+    assert "people find it better than p0" in promoted["reason"]
+    assert promoted["evidence"]["metrics"]["approval"]["difference"] > 0.5
     swapping.until(lambda: swapping.registry.state("p3-cccccc")[0] == "canary")
+
+
+@pytest.mark.parametrize("swapping", ["duel"], indirect=True)
+def test_a_duel_shows_both_policies_blind_and_rankings_promote(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, outcome="passed")
+    swapping.until(lambda: swapping.rows("select duel_share from routes") == [(1.0,)])
+    swapping.until(lambda: swapping.services.router.route("default").duels)
+    assert swapping.chat(max_tokens=1)["hearken"]["policies"] == ["p0"]
+    assert swapping.chat(max_tokens=1, n=3)["hearken"]["policies"] == ["p0"] * 3
+
+    alone = {policy: swapping.chat(model=policy)["choices"][0] for policy in ("p0", "p1-aaaaaa")}
+    votes = []
+    with swapping.client(PUBLIC) as client:
+        for number in range(24):
+            pair = swapping.chat(key=PUBLIC, n=2, user=f"visitor {number}")
+            assert pair["system_fingerprint"] == "p0+p1-aaaaaa"
+            assert pair["hearken"]["policies"] == []
+            drawn = swapping.rows(
+                "select policy, propensity, seconds > 0 from replies where turn_id = %s order by choice",
+                pair["id"],
+            )
+            assert sorted(drawn) == [("p0", 0.5, True), ("p1-aaaaaa", 0.5, True)]
+            texts = [choice["message"]["content"] for choice in pair["choices"]]
+            assert texts == [alone[policy]["message"]["content"] for policy, _, _ in drawn]
+            best = [policy for policy, _, _ in drawn].index("p1-aaaaaa")
+            vote = {
+                "completion_id": pair["id"],
+                "type": "ranking",
+                "ranking": [[best], [1 - best]],
+                "feedback_token": pair["hearken"]["feedback_token"],
+            }
+            votes.append(vote)
+        assert len({str(vote["ranking"]) for vote in votes}) == 2  # either may be the first
+        assert {client.post("/v1/feedback", json=vote).status_code for vote in votes} == {201}
+    swapping.until(lambda: swapping.live() == "p1-aaaaaa")
+    with swapping.client() as client:
+        newest = client.get("/v1/rollouts").json()["data"][0]
+    assert (newest["kind"], newest["state"]) == ("duel", "promoted")
+    assert "of the duels of" in newest["reason"]
+
+
+def test_a_duel_is_streamed_as_both_replies_come(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
+    with swapping.client() as client:
+        begun = client.post("/v1/rollouts", json={"policy": "p1-aaaaaa", "mode": "duel", "share": 1.0})
+        assert begun.status_code == 201
+        body = {"model": "default", **ASK, "n": 2, "stream": True, "max_tokens": 6, "temperature": 0}
+        with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            chunks = list(events(response))
+        texts = ["", ""]
+        for chunk in chunks:
+            for choice in chunk["choices"]:
+                texts[choice["index"]] += choice["delta"].get("content") or ""
+        extension = chunks[-1]["hearken"]
+        assert sorted(extension["policies"]) == ["p0", "p1-aaaaaa"]  # an admin sees whose they are
+        stored = swapping.rows("select text from replies where turn_id = %s order by choice", chunks[0]["id"])
+        assert texts == [text for (text,) in stored]
+
+
+def test_a_candidate_that_fails_has_no_traffic_within_five_seconds(
+    swapping: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
+    swapping.until(lambda: served_canary(swapping, ADMIN))
+    stream = EngineClient.stream
+
+    async def failing(engine: EngineClient, adapter: str, *rest: Any) -> AsyncGenerator[Any]:
+        if policy_of_adapter(adapter) == "p1-aaaaaa":
+            raise EngineError("out of memory", url=engine.url, status=500)
+        async for delta in stream(engine, adapter, *rest):
+            yield delta
+
+    monkeypatch.setattr(EngineClient, "stream", failing)
+    began = time.monotonic()
+    failed = 0
+    body = {"model": "default", **ASK, "max_tokens": 1}
+    with swapping.client() as client:
+        while swapping.services.router.route("default").canary is not None:
+            failed += client.post("/v1/chat/completions", json=body).status_code == 503
+            assert time.monotonic() - began < 5
+        assert 3 <= failed <= 6
+        assert [client.post("/v1/chat/completions", json=body).status_code for _ in range(8)] == [200] * 8
+        newest = client.get("/v1/rollouts").json()["data"][0]
+    assert (newest["state"], newest["actor"]) == ("ended", "hard failure")
+    assert newest["reason"].startswith("a hard failure: 3 of its last")
+    assert swapping.registry.state("p1-aaaaaa")[0] == "retired"
 
 
 async def test_a_candidate_goes_with_the_canary_that_it_was_trained_from(swapping: Service) -> None:
@@ -493,8 +583,7 @@ def another_project(service: Service) -> Registry:
     return registry
 
 
-def test_the_canaries_of_all_projects_are_judged(swapping: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.swap._CANARY_INTERVAL", 1.5)
+def test_the_canaries_of_all_projects_are_judged(swapping: Service) -> None:
     for registry in (swapping.registry, another_project(swapping)):
         registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
     canaries = "select count(*) from routes where canary = 'p1-aaaaaa'"
@@ -549,8 +638,8 @@ def test_an_adapter_is_checked_once_for_all_processes(
     assert checked == ["p0"], "it was checked before the checks were shared"
 
 
-@pytest.mark.parametrize("swapping", ["canary"], indirect=True)
-def test_with_canary_promotion_operators_decide(swapping: Service) -> None:
+@pytest.mark.parametrize("swapping", ["manual"], indirect=True)
+def test_with_manual_promotion_operators_decide(swapping: Service) -> None:
     swapping.registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
     swapping.registry.publish("p2-bbbbbb", seed=2, outcome="unknown")
     time.sleep(2)

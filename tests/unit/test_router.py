@@ -15,6 +15,7 @@ def a_route(**changes: object) -> Route:
         "previous": "p2-bbbbbb",
         "canary": None,
         "canary_share": 0.0,
+        "duel_share": 0.0,
         "version": 1,
         "system_prompt": None,
         "digests": {"p3-cccccc": "3c" * 32, "p2-bbbbbb": "2b" * 32},

@@ -69,7 +69,7 @@ function Frame({ signOut }: { signOut: () => void }) {
   const place = usePlace();
   const [view = "", id] = place.path;
   const live = useLive();
-  const status = useData<Status>("console/status", ["votes", "rounds", "policies", "training"]);
+  const status = useData<Status>("console/status", ["votes", "rounds", "policies", "rollouts", "training"]);
   const me = useData<Me>("console/whoami");
   const may = (role: Role) => me.data?.roles.includes(role) ?? false;
   const [help, setHelp] = useState(false);

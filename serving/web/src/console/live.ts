@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { key, request } from "./api";
 
-export type Change = "votes" | "rounds" | "policies" | "training";
+export type Change = "votes" | "rounds" | "policies" | "rollouts" | "training";
 
 const LONGEST_WAIT = 30_000;
 const listeners = new Set<(changed: Change[]) => void>();
@@ -35,7 +35,7 @@ async function listen(signal: AbortSignal): Promise<void> {
           if (!line.startsWith("data: ")) continue;
           const { changed } = JSON.parse(line.slice(6)) as { changed: Change[] };
           // The first event of a connection: what happened before it was not told.
-          tell(changed.length ? changed : ["votes", "rounds", "policies", "training"]);
+          tell(changed.length ? changed : ["votes", "rounds", "policies", "rollouts", "training"]);
           wait = 1_000;
           setLive(true);
         }

@@ -172,29 +172,41 @@ export interface Styles {
 export interface Evidence {
   policy: string;
   live: string;
-  voted: number;
-  next_look: number | null;
-  last_look: number;
-  least_people: number;
-  margin: number;
+  mode: "direct" | "canary" | "duel";
+  voters: number;
+  share: number;
   automatic: boolean;
   decision: string;
   words: string;
-  arms: Record<string, { people: number; approval: number; low: number; high: number }>;
+  metrics: Record<string, Metric>;
+  missing: string[];
+}
+
+/** The candidate against the other policy, with the bounds of the difference that hold at all times. */
+export interface Metric {
+  candidate: number;
+  other: number;
+  difference: number;
+  low: number;
+  high: number;
+  harmed: boolean;
+  people: number;
+  other_people: number;
 }
 
 export interface Rollout {
   id: string;
   policy: string;
   replaces: string;
-  kind: "direct" | "canary";
+  kind: "direct" | "canary" | "duel";
   share: number;
   automatic: boolean;
-  state: "running" | "promoted" | "rolled_back";
+  state: "running" | "promoted" | "rolled_back" | "ended";
   reason: string | null;
+  actor: string | null;
   started_at: string;
   ended_at: string | null;
-  evidence?: Evidence | null;
+  evidence: Evidence | null;
 }
 
 export interface Preview {
@@ -203,6 +215,7 @@ export interface Preview {
   then: Share[];
   changes: { policy: string; from: string; to: string }[];
   words: string;
+  needs_reason: boolean;
   way_back: string;
 }
 

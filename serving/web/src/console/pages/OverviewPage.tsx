@@ -66,7 +66,7 @@ function Shown({ status, reload }: { status: Status; reload: () => void }) {
       {status.canary && (
         <section class="card wide" aria-labelledby="canary">
           <h2 id="canary">
-            Canary: <PolicyLink id={status.canary.policy} />
+            {status.canary.mode === "duel" ? "Duels" : "Canary"}: <PolicyLink id={status.canary.policy} />
           </h2>
           <EvidenceView evidence={status.canary} />
         </section>

@@ -110,14 +110,14 @@ function Actions({ policy, reload }: { policy: WholePolicy; reload: () => void }
   }
   return (
     <div class="buttons operate">
-      {(waits || policy.state === "canary") && !policy.pruned_at && (
+      {(waits || policy.state === "canary" || policy.state === "rolled_back") && !policy.pruned_at && (
         <button type="button" class="primary" onClick={() => setAction("promote")}>
-          Make it live…
+          {policy.state === "rolled_back" ? "Bring it back…" : "Make it live…"}
         </button>
       )}
       {waits && !isBase && !policy.pruned_at && (
         <button type="button" onClick={() => setAction("start")}>
-          Try it on a share…
+          Let people try it…
         </button>
       )}
       {((policy.is_live && !isBase) || policy.is_canary) && (

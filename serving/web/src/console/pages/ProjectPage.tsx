@@ -98,7 +98,9 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
         >
           <option value="">As the settings say</option>
           <option value="direct">Once the gate passes it</option>
-          <option value="canary">After an operator gave it a share</option>
+          <option value="canary">When people on growing shares like it better</option>
+          <option value="duel">When people who compare two replies like it better</option>
+          <option value="manual">When an operator says so</option>
         </select>
       </label>
       <label class="check">

@@ -6,9 +6,15 @@ import { EvidenceView } from "../parts/EvidenceView";
 import type { List, Rollout, Status } from "../types";
 import { ago, percent, time } from "../words";
 
-/** Who answers, the running canary's evidence as it moves, and what was promoted and taken back. */
+const HOW = {
+  direct: () => "at once",
+  canary: (share: string) => `canary, ${share}`,
+  duel: (share: string) => `duels, ${share}`,
+};
+
+/** Who answers, the running rollout's evidence as it moves, and what was promoted and taken back. */
 export function RolloutsPage({ status }: { status: Status | null }) {
-  const rollouts = useData<List<Rollout>>("console/rollouts", ["votes", "policies"]);
+  const rollouts = useData<List<Rollout>>("console/rollouts", ["rollouts", "policies"]);
   const [change, setChange] = useState<{ action: Action; policy: string } | null>(null);
   return (
     <>
@@ -32,14 +38,23 @@ export function RolloutsPage({ status }: { status: Status | null }) {
       <Waiting on={rollouts}>
         {(list) => {
           const running = list.data.find((each) => each.state === "running");
+          const watched = list.data.find(
+            (each) => each.policy === status?.answering.live && each.kind === "direct" && each.evidence,
+          );
           return (
             <>
-              {running?.evidence && (
+              {running && (
                 <section class="card" aria-labelledby="running">
                   <h2 id="running">
-                    Canary: <PolicyLink id={running.policy} /> on {percent(running.share)}
+                    {running.kind === "duel" ? "Duels" : "Canary"}: <PolicyLink id={running.policy} />{" "}
+                    {running.kind === "duel" ? "in" : "on"} {percent(running.share)}
+                    {running.kind === "duel" && " of the pairs"}
                   </h2>
-                  <EvidenceView evidence={running.evidence} />
+                  {running.evidence ? (
+                    <EvidenceView evidence={running.evidence} />
+                  ) : (
+                    <p class="quiet">It has just begun.</p>
+                  )}
                   <div class="buttons operate">
                     <button
                       type="button"
@@ -57,13 +72,21 @@ export function RolloutsPage({ status }: { status: Status | null }) {
                   </div>
                 </section>
               )}
+              {!running && watched?.evidence && (
+                <section class="card" aria-labelledby="watched">
+                  <h2 id="watched">
+                    Watched: <PolicyLink id={watched.policy} />
+                  </h2>
+                  <EvidenceView evidence={watched.evidence} />
+                </section>
+              )}
               <h2>What happened</h2>
               {list.data.length === 0 ? (
                 <Empty>Nothing was rolled out yet.</Empty>
               ) : (
                 <Table
                   label="Rollouts"
-                  head={["When", "Policy", "Instead of", "Share", "How it ended", "Why"]}
+                  head={["When", "Policy", "Instead of", "How", "How it ended", "Why", "Who"]}
                 >
                   {list.data.map((each) => (
                     <tr key={each.id}>
@@ -78,13 +101,14 @@ export function RolloutsPage({ status }: { status: Status | null }) {
                       <td>
                         <PolicyLink id={each.replaces} />
                       </td>
-                      <td>{percent(each.share)}</td>
+                      <td>{HOW[each.kind](percent(each.share))}</td>
                       <td>
                         <State of={each.state} />
                       </td>
                       <td class="words">
                         {each.reason ?? (each.kind === "direct" ? "for everybody at once" : "")}
                       </td>
+                      <td>{each.actor}</td>
                     </tr>
                   ))}
                 </Table>

@@ -11,7 +11,7 @@ export type Action = "promote" | "rollback" | "start";
 const TITLES: Record<Action, (policy: string) => string> = {
   promote: (policy) => `Make ${policy} live?`,
   rollback: (policy) => `Take ${policy} back?`,
-  start: (policy) => `Try ${policy} on a share of the people?`,
+  start: (policy) => `Let people try ${policy}?`,
 };
 const BUTTONS = { promote: "Make it live", rollback: "Take it back", start: "Start" };
 
@@ -23,22 +23,27 @@ export function ChangeDialog(props: {
   onDone: () => void;
 }) {
   const { action, policy, onClose, onDone } = props;
-  const [share, setShare] = useState("0.1");
+  const [mode, setMode] = useState("canary");
+  const [share, setShare] = useState("");
   const [reason, setReason] = useState("");
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<string | null>(null);
   const preview = useData<Preview>(
-    `console/rollouts/preview?${new URLSearchParams({ action, policy, share })}`,
+    `console/rollouts/preview?${new URLSearchParams({ action, policy, mode, share: share || "0.05" })}`,
   );
 
   async function change(event: Event) {
     event.preventDefault();
     setBusy(true);
     try {
-      if (action === "start") await ask("rollouts", "POST", { policy, share: Number(share) });
-      else if (action === "promote") await ask(`policies/${encodeURIComponent(policy)}/promote`, "POST");
+      if (action === "start")
+        await ask("rollouts", "POST", { policy, mode, ...(share ? { share: Number(share) } : {}) });
       else
-        await ask(`policies/${encodeURIComponent(policy)}/rollback`, "POST", reason ? { reason } : undefined);
+        await ask(
+          `policies/${encodeURIComponent(policy)}/${action}`,
+          "POST",
+          reason ? { reason } : undefined,
+        );
       say(preview.data?.words ?? "Done.");
       onDone();
       onClose();
@@ -53,8 +58,18 @@ export function ChangeDialog(props: {
       <form onSubmit={change}>
         {action === "start" && (
           <label>
-            Share of the people
+            How it is tried
+            <select value={mode} onChange={(event) => setMode(event.currentTarget.value)}>
+              <option value="canary">It answers some of the people</option>
+              <option value="duel">It answers one of two replies that people compare</option>
+            </select>
+          </label>
+        )}
+        {action === "start" && (
+          <label>
+            {mode === "duel" ? "Share of the pairs" : "Share of the people"}
             <select value={share} onChange={(event) => setShare(event.currentTarget.value)}>
+              <option value="">as votes decide</option>
               <option value="0.05">5%</option>
               <option value="0.1">10%</option>
               <option value="0.25">25%</option>
@@ -89,10 +104,15 @@ export function ChangeDialog(props: {
             </>
           )}
         </Waiting>
-        {action === "rollback" && (
+        {action !== "start" && (
           <label>
             Why (kept with the policy)
-            <input value={reason} maxLength={500} onInput={(event) => setReason(event.currentTarget.value)} />
+            <input
+              value={reason}
+              maxLength={500}
+              required={preview.data?.needs_reason ?? false}
+              onInput={(event) => setReason(event.currentTarget.value)}
+            />
           </label>
         )}
         {error && (

@@ -1,42 +1,68 @@
-import type { Evidence } from "../types";
+import type { Evidence, Metric } from "../types";
 import { percent } from "../words";
-import { Interval, PolicyLink } from "./basics";
-import { Progress } from "./Progress";
+import { Badge, Table } from "./basics";
 
-/** What people say of a canary, as it moves. */
+const share = (value: number): string => percent(value, 1);
+const times = (value: number): string => `${Math.exp(value).toFixed(2)}×`;
+
+/** The name of each metric, how its difference is written, and its two sides where they are shares. */
+const METRICS: Record<string, { name: string; written: (value: number) => string; sides: boolean }> = {
+  approval: { name: "Thumbs up", written: points, sides: true },
+  wins: { name: "Duels won", written: points, sides: true },
+  holdback: { name: "Thumbs up, against the base", written: points, sides: true },
+  regenerations: { name: "Asked for anew", written: points, sides: true },
+  errors: { name: "Requests failed", written: points, sides: true },
+  latency: { name: "Time to the end of a reply", written: times, sides: false },
+  length: { name: "Length of a reply", written: times, sides: false },
+};
+
+function points(value: number): string {
+  return `${value > 0 ? "+" : ""}${(100 * value).toFixed(1)} points`;
+}
+
+/** What people did with a candidate's replies, against the policy that it is to replace. */
 export function EvidenceView({ evidence }: { evidence: Evidence }) {
-  const arms = Object.entries(evidence.arms).sort(
-    ([one], [other]) => Number(other === evidence.policy) - Number(one === evidence.policy),
-  );
+  const found = Object.entries(evidence.metrics);
   return (
     <div class="evidence">
       <p>{evidence.words}</p>
-      {arms.length === 0 && <p class="quiet">No votes on it yet.</p>}
-      <ul class="arms">
-        {arms.map(([policy, arm]) => (
-          <li key={policy}>
-            <PolicyLink id={policy} />
-            <Interval value={arm.approval} low={arm.low} high={arm.high} />
-            <span>
-              <b>{percent(arm.approval)}</b> <span class="quiet">of {arm.people} people like it</span>
-            </span>
-          </li>
-        ))}
-      </ul>
-      {evidence.automatic && evidence.next_look !== null && (
-        <>
-          <Progress
-            label="Conversations with votes until the next look"
-            done={evidence.voted}
-            of={evidence.next_look}
-          />
-          <p class="quiet">
-            It is promoted when it is shown to lose at most {percent(evidence.margin)} of approval, and taken
-            back when it is shown to be worse; each arm needs {evidence.least_people} people. The last look is
-            at {evidence.last_look} conversations.
-          </p>
-        </>
+      {found.length > 0 && (
+        <Table
+          label="What people did with its replies"
+          head={["What", "The candidate", "The other", "Difference", "Between", "People"]}
+        >
+          {found.map(([name, metric]) => (
+            <Row key={name} name={name} metric={metric} />
+          ))}
+        </Table>
       )}
+      <p class="quiet">
+        {evidence.missing.length > 0 &&
+          `Not known yet: ${evidence.missing.map((name) => METRICS[name]?.name ?? name).join(", ")}. `}
+        The bounds hold at all times, however often one looks; each person counts once.
+      </p>
     </div>
+  );
+}
+
+function Row({ name, metric }: { name: string; metric: Metric }) {
+  const { name: words, written, sides } = METRICS[name] ?? { name, written: String, sides: true };
+  return (
+    <tr>
+      <th scope="row">
+        {words} {metric.harmed && <Badge tone="bad">worse</Badge>}
+      </th>
+      <td>{sides && share(metric.candidate)}</td>
+      <td>{sides && share(metric.other)}</td>
+      <td>
+        <b>{written(metric.difference)}</b>
+      </td>
+      <td>
+        {written(metric.low)} to {written(metric.high)}
+      </td>
+      <td>
+        {metric.people} and {metric.other_people}
+      </td>
+    </tr>
   );
 }

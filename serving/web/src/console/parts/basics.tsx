@@ -19,6 +19,7 @@ const STATES: Record<string, [Tone, string]> = {
   rejected: ["bad", "rejected"],
   running: ["accent", "running"],
   promoted: ["good", "promoted"],
+  ended: ["plain", "ended"],
   failed: ["bad", "failed"],
   skipped: ["plain", "skipped"],
 };
