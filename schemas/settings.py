@@ -180,6 +180,7 @@ class RewardSettings(RenamedFields):
 
     section = "trainer.reward"
     renamed: ClassVar = {"caution": "uncertainty_penalty", "judges_share": "judge_weight_cap"}
+    newer: ClassVar = {"groups"}
 
     members: int = Field(
         5, ge=2, description="members of the ensemble, each with its own bootstrap weights on the votes"
@@ -192,6 +193,11 @@ class RewardSettings(RenamedFields):
     )
     judge_weight_cap: float = Field(
         0.25, ge=0, description="cap on the total weight of judges' votes, relative to the people's, share"
+    )
+    groups: Literal["mean", "least_satisfied"] = Field(
+        "mean",
+        description="what the policy learns where people's tastes differ: `mean`: what they like on average;"
+        " `least_satisfied`: as much what pleases the group that it pleases least",
     )
 
 
