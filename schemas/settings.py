@@ -69,6 +69,18 @@ class ServingSettings(BaseModel):
         le=0.5,
         description="people who try a policy that the gate could not judge, with direct promotion, share",
     )
+    personal_choices: int = Field(
+        4,
+        ge=1,
+        le=16,
+        description="replies sampled for a person whose taste is known, of which the best one is sent; 1: none"
+        " is chosen",
+    )
+    scorer_url: str | None = Field(
+        None,
+        description="embedded engine that scores replies by people's tastes, where vLLM answers; none: the"
+        " engines themselves, if they can",
+    )
 
 
 class KafkaSettings(BaseModel):

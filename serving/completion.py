@@ -10,18 +10,20 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest
 from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound
+from schemas.policies import BASE
 from schemas.turns import Reply, Turn, made_at, new_id
 from serving.engine import Delta
 from serving.keys import Caller
 from serving.router import Assignment, Route
 from serving.services import Services
 from serving.streamed_reply import ShownDelta, StreamedReply
+from serving.tastes import Choice
 
 _POLICY_ID = re.compile(r"p\d+(-[0-9a-f]{6})?")
 _IN_PROMPT = {"tools", "documents", "chat_template_kwargs"}
@@ -108,8 +110,48 @@ class Completion:
             )
 
     async def _generate(self) -> AsyncGenerator[Delta]:
+        choice = await self._personal_choice()
+        if choice is None:
+            async with aclosing(self._fitting(1)) as deltas:
+                async for delta in deltas:
+                    yield delta
+            return
+        for delta in await self._best(choice):
+            yield delta
+
+    async def _personal_choice(self) -> Choice | None:
+        """Returns what the reply is chosen by, if it is chosen for this person: of a reply in free text that
+        is sampled, by the routed policy. The base's share of people shows what is without learning."""
+        request, most = self._request, self._services.settings.serving.personal_choices
+        sampled = self.sampling().get("temperature", 1.0) > 0 and request.seed is None
+        routed = request.model == DEFAULT_MODEL and self.assignment.policy != BASE
+        if self.person is None or most == 1 or request.n > 1 or not (sampled and routed) or self._constrained:
+            return None
+        return await self._services.tastes.choice(self._caller.project, self.person)
+
+    @property
+    def _constrained(self) -> bool:
+        """Whether more than messages shapes the prompt, or the form of the reply."""
+        return bool(self._request.engine_fields()) or bool(self._request.media)
+
+    async def _best(self, choice: Choice) -> list[Delta]:
+        """Returns the whole reply that pleases the person most, of several."""
+        count = self._services.settings.serving.personal_choices
+        found: list[list[Delta]] = [[] for _ in range(count)]
+        prompt: list[int] = []
+        async with aclosing(self._fitting(count)) as deltas:
+            async for delta in deltas:
+                prompt = delta.prompt_token_ids or prompt
+                found[delta.choice].append(delta)
+        replies = [[token for delta in deltas for token in delta.token_ids] for deltas in found]
+        best = await self._services.tastes.best(choice, prompt, replies)
+        self._record["best_of"] = count
+        return [replace(delta, choice=0, prompt_token_ids=prompt) for delta in found[best]]
+
+    async def _fitting(self, choices: int) -> AsyncGenerator[Delta]:
+        """Yields `choices` replies for each one that was asked for, within the context."""
         try:
-            async with aclosing(self._stream()) as deltas:
+            async with aclosing(self._stream(choices)) as deltas:
                 async for delta in deltas:
                     yield delta
             return
@@ -118,13 +160,14 @@ class Completion:
                 raise
         # The default max_tokens did not fit, so the reply may use the rest of the context.
         self._max_tokens = None
-        async with aclosing(self._stream()) as deltas:
+        async with aclosing(self._stream(choices)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _stream(self) -> AsyncGenerator[Delta]:
+    def _stream(self, choices: int) -> AsyncGenerator[Delta]:
         special_tokens = self._services.special_tokens
         parameters = {**self.sampling(), "top_logprobs": self._request.top_logprobs or 0}
+        parameters["n"] *= choices
         for name, value in self._request.engine_fields().items():
             parameters[name] = special_tokens.escape_all(value) if name in _IN_PROMPT else value
         messages = [special_tokens.escape_message(message) for message in self.messages]

@@ -24,6 +24,7 @@ from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import Settings
 from schemas.special_tokens import SpecialTokens
 from serving.change_feed import Feed
+from serving.engine import EngineClient
 from serving.fleet import Fleet
 from serving.hub import Hub
 from serving.keys import KeyCache, ensure_signing_secret, publishable_key
@@ -32,6 +33,7 @@ from serving.metrics import Metrics
 from serving.router import Router
 from serving.shared_result import SharedResult
 from serving.swap import Swap
+from serving.tastes import Tastes
 from serving.token_signer import TokenSigner
 
 log = structlog.get_logger()
@@ -59,6 +61,7 @@ class Services:
     router: Router
     fleet: Fleet
     swap: Swap
+    tastes: Tastes
     hub: Hub
     feed: Feed
     database_check: SharedResult[None]
@@ -101,6 +104,7 @@ async def open_services(
             settings.engine.max_adapters,
             settings.vllm.key.get_secret_value() if settings.vllm.key else None,
         )
+        tastes = Tastes(pool, fleet, router, _scorer(settings))
         hub = Hub(pool, store)
         feed = Feed(pool, limiter)
         swap = Swap(settings, pool, fleet, router, metrics, hub.announce)
@@ -128,6 +132,7 @@ async def open_services(
                 router=router,
                 fleet=fleet,
                 swap=swap,
+                tastes=tastes,
                 hub=hub,
                 feed=feed,
                 database_check=SharedResult(partial(_check, pool)),
@@ -141,7 +146,15 @@ async def open_services(
                 task.cancel()
             await asyncio.wait(tasks)
             await spool.close()
+            await tastes.close()
             await fleet.close()
+
+
+def _scorer(settings: Settings) -> EngineClient | None:
+    url, key = settings.serving.scorer_url, settings.vllm.key
+    if url is None:
+        return None
+    return EngineClient(url, settings.serving.engine_timeout, key.get_secret_value() if key else None)
 
 
 async def _check(pool: AsyncPool) -> None:

@@ -16,6 +16,7 @@ mean, and the reward may count the group of people that is pleased least as much
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,6 +125,14 @@ class RewardModel:
     def reliability_U(self) -> Tensor:
         """The (U,) reliabilities of the raters, averaged over the members."""
         return torch.stack([member.nuisance.reliability_U for member in self.members]).mean(0)
+
+    def describe_tastes(self) -> dict[str, Any]:
+        """Returns the number of tastes, and each group's share of the people where groups count."""
+        directions = 0 if self.people is None else self.people.mean_UT.shape[1]
+        found: dict[str, Any] = {"tastes": 1 + directions}
+        if self.groups is not None:
+            found["groups"] = [round(share, 3) for share in self.groups.share_G.tolist()]
+        return found
 
     def logits(self, features: FeatureGroups) -> Tensor:
         """Returns the (N, M) r by member."""
