@@ -73,8 +73,8 @@ class ServingSettings(BaseModel):
         4,
         ge=1,
         le=16,
-        description="replies sampled for a person whose taste is known, of which the best one is sent; 1: none"
-        " is chosen",
+        description="replies sampled for a person whose taste is known, of which the best is sent; 1: none is"
+        " chosen",
     )
     scorer_url: str | None = Field(
         None,

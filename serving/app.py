@@ -31,6 +31,7 @@ from serving import (
     live,
     page,
     passthrough,
+    questions,
     responses,
     sessions,
     stored_completions,
@@ -51,7 +52,15 @@ from serving.services import Services, log_end, open_services
 from serving.spooled import apply_spool
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
-_PUBLIC_PATHS = ("/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/widget")
+_PUBLIC_PATHS = (
+    "/v1/chat/",
+    "/v1/feedback",
+    "/v1/models",
+    "/v1/responses",
+    "/v1/sessions",
+    "/v1/tastes",
+    "/v1/widget",
+)
 
 
 def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> FastAPI:
@@ -82,8 +91,8 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     app = DescribedApp(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
     for part in (
-        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, votes, live,
-        widget, admin, health,
+        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, questions, votes,
+        live, widget, admin, health,
     ):  # fmt: skip
         app.include_router(part.router)
     for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events):

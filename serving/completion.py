@@ -34,7 +34,8 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 
 class Completion:
     """The completion of one chat request; `visitor` is the pseudonym of its session, `record` what else of
-    the request to record. `person` is the one who is known to ask, None where only the conversation is known.
+    the request to record; `policy` answers where serving itself asks. `person` is the one who is known to
+    ask, None where only the conversation is known.
     The constructor generates nothing yet; it raises Forbidden, NotFound, InvalidRequest or Unavailable when
     the request cannot be answered."""
 
@@ -45,6 +46,7 @@ class Completion:
         request: ChatRequest,
         visitor: str | None = None,
         record: dict[str, Any] | None = None,
+        policy: str | None = None,
     ) -> None:
         max_choices = services.settings.serving.max_choices
         if request.n > max_choices:
@@ -66,7 +68,9 @@ class Completion:
         self.rater = visitor or services.signer.rater_id(caller.project, user, caller.kind)
         self.person = None if visitor is None and request.user is None else self.rater
         route = services.router.route(caller.project)
-        self.assignment = _assign(services, caller, request.model, route, self.rater)
+        self.assignment = (
+            Assignment(policy, 1.0) if policy else _assign(services, caller, request.model, route, self.rater)
+        )
         self.messages = [message.model_dump(exclude_none=True) for message in request.messages]
         if route.system_prompt and all(message["role"] != "system" for message in self.messages):
             self.messages.insert(0, {"role": "system", "content": route.system_prompt})
@@ -81,7 +85,7 @@ class Completion:
             )
             for _ in range(request.n)
         ]
-        self._prompt: list[int] = []
+        self.prompt_token_ids: list[int] = []
         self._max_tokens: int | None = request.max_tokens or services.settings.serving.max_tokens
 
     async def deltas(self) -> AsyncGenerator[ShownDelta]:
@@ -92,7 +96,7 @@ class Completion:
             async with aclosing(self._generate()) as deltas:
                 async for delta in deltas:
                     if delta.prompt_token_ids is not None:
-                        self._prompt = delta.prompt_token_ids
+                        self.prompt_token_ids = delta.prompt_token_ids
                         self._check_length(fleet.context)
                         metrics.time_to_first_token.observe(time.monotonic() - self._started)
                     yield self._choices[delta.choice].add(delta)
@@ -100,11 +104,11 @@ class Completion:
     def _check_length(self, context: int | None) -> None:
         """Raises InvalidRequest for a prompt that leaves no room for max_tokens, where vLLM would cut the
         reply."""
-        wanted = len(self._prompt) + (self._request.max_tokens or 0)
+        wanted = len(self.prompt_token_ids) + (self._request.max_tokens or 0)
         if context is not None and wanted > context:
             raise InvalidRequest(
-                f"The prompt's {len(self._prompt)} tokens and max_tokens are {wanted} tokens; the context "
-                f"holds {context}.",
+                f"The prompt's {len(self.prompt_token_ids)} tokens and max_tokens are {wanted} tokens; the"
+                f" context holds {context}.",
                 code="context_length_exceeded",
                 param="max_tokens",
             )
@@ -188,12 +192,31 @@ class Completion:
         for a reply without an end."""
         self._check_finished()
         metrics = self._services.metrics
-        metrics.tokens.labels("prompt").inc(len(self._prompt))
+        metrics.tokens.labels("prompt").inc(len(self.prompt_token_ids))
         metrics.tokens.labels("completion").inc(self._completion_tokens())
         metrics.replies.labels(self.assignment.policy).inc(len(self._choices))
         if not self._request.store:
             return
-        replies = [
+        turn = Turn(
+            id=self.id,
+            project=self._caller.project,
+            conversation_id=self.conversation_id,
+            rater=self.rater,
+            key_id=self._caller.key_id,
+            messages=self.messages,
+            prompt_token_ids=self.prompt_token_ids,
+            sampling=self.sampling(),
+            replies=self.replies(),
+            metadata=self.metadata,
+            request=self.recorded_request(),
+        )
+        await self._services.spool.write(
+            partial(self._services.store.record_turn, turn), lambda: {"kind": "turn", **asdict(turn)}
+        )
+
+    def replies(self) -> list[Reply]:
+        """Returns the replies as they are recorded."""
+        return [
             Reply(
                 choice=index,
                 policy=self.assignment.policy,
@@ -206,22 +229,6 @@ class Completion:
             )
             for index, choice in enumerate(self._choices)
         ]
-        turn = Turn(
-            id=self.id,
-            project=self._caller.project,
-            conversation_id=self.conversation_id,
-            rater=self.rater,
-            key_id=self._caller.key_id,
-            messages=self.messages,
-            prompt_token_ids=self._prompt,
-            sampling=self.sampling(),
-            replies=replies,
-            metadata=self.metadata,
-            request=self.recorded_request(),
-        )
-        await self._services.spool.write(
-            partial(self._services.store.record_turn, turn), lambda: {"kind": "turn", **asdict(turn)}
-        )
 
     def _check_finished(self) -> None:
         for index, choice in enumerate(self._choices):
@@ -268,7 +275,7 @@ class Completion:
         return {"content": items, "refusal": None} if self._request.logprobs else None
 
     def usage(self) -> dict[str, int]:
-        prompt, completion = len(self._prompt), self._completion_tokens()
+        prompt, completion = len(self.prompt_token_ids), self._completion_tokens()
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,

@@ -65,6 +65,11 @@ class PersonPosterior:
     covariance_TT: Values
 
 
+def prior(tastes: int) -> PersonPosterior:
+    """Returns what is known of a person who has not voted: N(0, 1) for each taste beside the mean."""
+    return PersonPosterior(np.zeros(tastes), np.eye(tastes))
+
+
 def posterior(judgments: Judgments) -> PersonPosterior:
     """Returns the posterior of a person's weights."""
     inputs_BK, offset_B = judgments.inputs_BK, judgments.offset_B

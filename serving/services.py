@@ -46,6 +46,7 @@ class Services:
     `generation_defaults` and `special_tokens` are the base's; `tasks` run beside the requests until the
     process ends. What anybody may ask without a key is computed once for all who ask: `database_check`,
     `page_key` and `exposition` (of the metrics); so are the `statuses` of projects, for their consoles.
+    `making_questions` are the tasks that make the questions of a project under a policy.
     """
 
     settings: Settings
@@ -68,6 +69,7 @@ class Services:
     page_key: SharedResult[str | None]
     exposition: SharedResult[bytes]
     statuses: dict[str, SharedResult[dict[str, Any]]]
+    making_questions: dict[tuple[str, str], asyncio.Task[None]]
     tasks: list[asyncio.Task[None]]
 
 
@@ -117,6 +119,7 @@ async def open_services(
         ]
         for task in tasks:
             task.add_done_callback(log_end)
+        making_questions: dict[tuple[str, str], asyncio.Task[None]] = {}
         try:
             yield Services(
                 settings=settings,
@@ -139,12 +142,14 @@ async def open_services(
                 page_key=SharedResult(partial(_page_key, pool, settings.project), seconds=1),
                 exposition=SharedResult(partial(asyncio.to_thread, metrics.exposition)),
                 statuses={},
+                making_questions=making_questions,
                 tasks=tasks,
             )
         finally:
-            for task in tasks:
+            running = [*tasks, *making_questions.values()]
+            for task in running:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(running)
             await spool.close()
             await tastes.close()
             await fleet.close()

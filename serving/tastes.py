@@ -163,7 +163,7 @@ class Tastes:
             if not all(key in self._values for key in keys) and all(vote.replies.values()):
                 replies = [vote.replies[choice] for choice in choices]
                 scored = await self.score(model, vote.prompt_token_ids, replies)
-                self._keep({key: each.mean(0) for key, each in zip(keys, scored.values_NMC, strict=True)})
+                self.keep({key: each.mean(0) for key, each in zip(keys, scored.values_NMC, strict=True)})
                 self._scales[model.digest] = scored.ranking_scale
             found |= {(turn, choice): self._values[digest, turn, choice]
                       for digest, turn, choice in keys if (digest, turn, choice) in self._values}  # fmt: skip
@@ -239,7 +239,8 @@ class Tastes:
                 weights = found.weights_T.tolist()
                 await connection.execute(_KEEP, [project, rater, model.policy, weights, votes])
 
-    def _keep(self, values: dict[tuple[str, str, int], Values]) -> None:
+    def keep(self, values: dict[tuple[str, str, int], Values]) -> None:
+        """Keeps values (C,) of replies, by the digest of the taste model, turn and choice."""
         self._values |= values
         while len(self._values) > _MAX_VALUES:
             self._values.popitem(last=False)

@@ -17,8 +17,8 @@ _ATTENTION = {"full_attention", "sliding_attention"}
 class Model:
     """A causal language model, in bfloat16 on a GPU. On a CPU it is in float32, with the matrices of its
     layers in bfloat16 where they are stored so and the CPU multiplies that. `context` (tokens),
-    `vocabulary` (the number of its logits), `width`, `layers` and `eos_token_ids` come from its configuration. Raises StartError
-    for a model that it cannot serve."""
+    `vocabulary` (the number of its logits), `width` and `layers` of its hidden states, and `eos_token_ids`
+    come from its configuration. Raises StartError for a model that it cannot serve."""
 
     def __init__(self, directory: Path) -> None:
         config = AutoConfig.from_pretrained(directory).get_text_config(decoder=True)

@@ -1,4 +1,5 @@
-"""Taste scores are the values of replies by the taste models that the trainer publishes (`schemas.taste_model`).
+"""Taste scores are the values of replies by the taste models that the trainer publishes
+(`schemas.taste_model`).
 
 They need the hidden states of the frozen base over each reply, so they are computed here, where the model is.
 """

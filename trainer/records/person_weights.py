@@ -1,4 +1,4 @@
-"""This module keeps the raters' weights on the tastes of a published policy, so that serving has them at once.
+"""This module keeps the raters' weights on the tastes of a published policy: serving has them at once.
 
 Serving makes them anew from a person's votes when these change; what is kept here saves it from scoring all
 voted replies of all people under each new policy.

@@ -38,7 +38,13 @@ from trainer.reward.projection import (
     narrow,
     project,
 )
-from trainer.reward.tastes import PersonWeights, RaterRows, fit_weights, posterior_weights
+from trainer.reward.tastes import (
+    DIRECTION_SCALE,
+    PersonWeights,
+    RaterRows,
+    fit_weights,
+    posterior_weights,
+)
 
 MEMBER_FEATURES: tuple[tuple[str, ...], ...] = (
     ("peak", "tokens", "length"),
@@ -273,7 +279,11 @@ def _fit_member(
     coefficients_D = (PRIOR_STD * mode[:total]).float()
     covariance_DD = (PRIOR_STD**2 * posterior.covariance_KK(mode)).float()
     nuisance = NuisanceParameters.unpack(mode[total + 1 :], posterior.raters)
-    differing = Directions(coefficients_D[width:].view(directions, width), covariance_DD[:width].clone())
+    scale_D = torch.full((total,), DIRECTION_SCALE)
+    scale_D[:width] = 1.0
+    differing = Directions(
+        (scale_D * coefficients_D)[width:].view(directions, width), covariance_DD[:width] * scale_D
+    )
     return EnsembleMember(
         projections, names, coefficients_D[:width], covariance_DD[:width, :width], float(mode[total]),
         nuisance, differing if directions else None,
@@ -303,6 +313,7 @@ def influence(model: RewardModel, features: FeatureGroups, votes: Votes) -> Infl
         coefficients_D, covariance_KD = member.coefficients_K, member.covariance_KK
         if rows is not None and model.people is not None and member.directions is not None:
             given_ND = rows.inputs(inputs_NK, model.people.mean_UT.float())
+            given_ND[:, inputs_NK.shape[1] :] /= DIRECTION_SCALE
             coefficients_D = torch.cat([coefficients_D, member.directions.coefficients_TK.flatten()])
             covariance_KD = member.directions.covariance_KD
         r_N = (given_ND @ coefficients_D + member.bias).double()

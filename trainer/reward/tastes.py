@@ -36,7 +36,13 @@ FOLDS = 3
 ALTERNATIONS = 4
 """How often weights and directions are fitted in turn."""
 
-SIGNIFICANCE = 1.64
+DIRECTION_SCALE = 0.5
+"""Standard deviation of the prior on a direction's coefficients, relative to the mean's."""
+
+ITERATIONS = 20
+"""Iterations of L-BFGS in one step, which begins where the last one ended."""
+
+SIGNIFICANCE = 1.0
 """Standard errors, over raters, by which one more direction must improve the held-out likelihood."""
 
 HALF_KNOWN = 8.0
@@ -89,23 +95,23 @@ class RaterRows:
 
 
 def with_weights(features_NK: Tensor, weights_NT: Tensor) -> Tensor:
-    """Returns (f, z_1·f, z_2·f, …) for each row."""
-    parts = [features_NK, *(features_NK * weight_N.unsqueeze(1) for weight_N in weights_NT.T)]
+    """Returns (f, d·z_1·f, d·z_2·f, …) for each row, with d the DIRECTION_SCALE: so one prior fits all."""
+    scaled_NT = DIRECTION_SCALE * weights_NT
+    parts = [features_NK, *(features_NK * weight_N.unsqueeze(1) for weight_N in scaled_NT.T)]
     return torch.cat(parts, 1)
 
 
 def fit_weights(features_RK: Tensor, votes: Votes) -> Tensor:
     """Returns the (U, T) weights of the raters, from the features of the replies. T is 0 where the votes do
     not support that people differ."""
-    weights_UT = torch.zeros(votes.raters, 0, dtype=torch.float64)
     if int((_counts(votes) >= MIN_VOTES).sum()) < MIN_RATERS:
-        return weights_UT
+        return torch.zeros(votes.raters, 0, dtype=torch.float64)
     model = _TasteFit(features_RK.double(), votes)
     directions = model.choose_directions()
-    everything_V = torch.ones(votes.count, dtype=torch.float64)
+    fit = model.begun(torch.ones(votes.count, dtype=torch.float64))
     for _ in range(directions):
-        weights_UT = model.extended(weights_UT, everything_V)
-    return weights_UT
+        fit = model.extended(fit)
+    return fit.weights_UT
 
 
 def posterior_weights(
@@ -140,17 +146,15 @@ class _TasteFit:
         self.likelihood = Likelihood(self.rows.votes)
         self.counts_U = _counts(votes)
         fold_R = torch.randperm(len(features_RK), generator=torch.Generator().manual_seed(0)) % FOLDS
-        first_V = _first_replies(votes)
-        self.fold_V = fold_R[votes.compared(len(features_RK))[first_V]]
+        self.fold_V = fold_R[votes.compared(len(features_RK))[_first_replies(votes)]]
 
     def choose_directions(self) -> int:
         """Returns the number of directions that the held-out votes support."""
-        masks = [(self.fold_V != fold).double() for fold in range(FOLDS)]
-        weights = [torch.zeros(len(self.counts_U), 0, dtype=torch.float64) for _ in masks]
-        before_V = self._held_out(weights, masks)
+        fits = [self.begun((self.fold_V != fold).double()) for fold in range(FOLDS)]
+        before_V = self._held_out(fits)
         for directions in range(MAX_DIRECTIONS):
-            weights = [self.extended(each, mask) for each, mask in zip(weights, masks, strict=True)]
-            after_V = self._held_out(weights, masks)
+            fits = [self.extended(fit) for fit in fits]
+            after_V = self._held_out(fits)
             gain_U = torch.zeros(len(self.counts_U), dtype=torch.float64)
             gain_U.index_add_(0, torch.tensor(self.rows.votes.rater_of_vote), after_V - before_V)
             gain_U = gain_U[self.counts_U > 0]
@@ -159,39 +163,41 @@ class _TasteFit:
             before_V = after_V
         return MAX_DIRECTIONS
 
-    def extended(self, weights_UT: Tensor, mask_V: Tensor) -> Tensor:
-        """Returns the weights with one more direction, fitted to the votes of `mask_V`."""
-        weights_UT = torch.cat([weights_UT, self._first_guess(weights_UT, mask_V).unsqueeze(1)], 1)
-        for _ in range(ALTERNATIONS):
-            mode = self._posterior(weights_UT, mask_V).mode()
-            values_RC, nuisance = self._read(mode, weights_UT.shape[1])
-            found, nuisance = _person_step(
-                self.rows, self.likelihood, mask_V, values_RC, nuisance, weights_UT
-            )
-            weights_UT = standardised(found, _known(self.rows.votes, nuisance))
-        return weights_UT
+    def begun(self, mask_V: Tensor) -> "_Fit":
+        """Returns the fit without directions."""
+        weights_UT = torch.zeros(len(self.counts_U), 0, dtype=torch.float64)
+        return self._linear_step(weights_UT, mask_V, None)
 
-    def _held_out(self, weights: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    def extended(self, fit: "_Fit") -> "_Fit":
+        """Returns the fit with one more direction."""
+        weights_UT = torch.cat([fit.weights_UT, self._first_guess(fit).unsqueeze(1)], 1)
+        width, end = self.features_RK.shape[1], self.features_RK.shape[1] * weights_UT.shape[1]
+        start = torch.cat([fit.mode[:end], fit.mode.new_zeros(width), fit.mode[end:]])
+        for _ in range(ALTERNATIONS):
+            fit = self._linear_step(weights_UT, fit.mask_V, start)
+            found, nuisance = _person_step(
+                self.rows, self.likelihood, fit.mask_V, fit.values_RC, fit.nuisance, weights_UT
+            )
+            weights_UT, start = standardised(found, _known(self.rows.votes, nuisance)), fit.mode
+        return self._linear_step(weights_UT, fit.mask_V, start)
+
+    def _held_out(self, fits: Sequence["_Fit"]) -> Tensor:
         """Returns the (V,) log-likelihood of each vote by the fit to the other folds."""
-        total_V = torch.zeros_like(masks[0])
-        for weights_UT, mask_V in zip(weights, masks, strict=True):
-            mode = self._posterior(weights_UT, mask_V).mode()
-            values_RC, nuisance = self._read(mode, weights_UT.shape[1])
-            r_N = _person_rewards(values_RC[self.rows.reply_N], weights_UT[self.rows.rater_N])
-            total_V += (1 - mask_V) * self.likelihood.by_vote(r_N, nuisance)
+        total_V = torch.zeros(self.rows.votes.count, dtype=torch.float64)
+        for fit in fits:
+            r_N = _person_rewards(fit.values_RC[self.rows.reply_N], fit.weights_UT[self.rows.rater_N])
+            total_V += (1 - fit.mask_V) * self.likelihood.by_vote(r_N, fit.nuisance)
         return total_V
 
-    def _first_guess(self, weights_UT: Tensor, mask_V: Tensor) -> Tensor:
+    def _first_guess(self, fit: "_Fit") -> Tensor:
         """Returns weights for a further direction: the leading eigenvector of the products of the raters'
         gradients, as if all were reliable. The diagonal is left out, since it has each rater's own noise."""
-        mode = self._posterior(weights_UT, mask_V).mode()
-        values_RC, nuisance = self._read(mode, weights_UT.shape[1])
-        nuisance = replace(nuisance, reliability_U=torch.ones_like(nuisance.reliability_U))
+        nuisance = replace(fit.nuisance, reliability_U=torch.ones_like(self.counts_U))
         features_NK = self.features_RK[self.rows.reply_N]
-        r_N = _person_rewards(values_RC[self.rows.reply_N], weights_UT[self.rows.rater_N])
+        r_N = _person_rewards(fit.values_RC[self.rows.reply_N], fit.weights_UT[self.rows.rater_N])
         vote, row, gradient = self.likelihood.gradients(r_N, nuisance)
         gradients_UK = torch.zeros(len(self.counts_U), features_NK.shape[1], dtype=torch.float64)
-        contribution = (gradient * mask_V[vote]).unsqueeze(1) * features_NK[row]
+        contribution = (gradient * fit.mask_V[vote]).unsqueeze(1) * features_NK[row]
         gradients_UK.index_add_(0, self.rows.rater_N[row], contribution)
         gradients_UK /= self.counts_U.clamp_min(1).sqrt().unsqueeze(1)
         chosen = self.counts_U.argsort(descending=True, stable=True)[:MAX_COMPARED]
@@ -201,17 +207,29 @@ class _TasteFit:
         guess_U[chosen] = vectors[:, -1]
         return standardised(guess_U.unsqueeze(1), _known(self.rows.votes, nuisance)).squeeze(1)
 
-    def _posterior(self, weights_UT: Tensor, mask_V: Tensor) -> Posterior:
+    def _linear_step(self, weights_UT: Tensor, mask_V: Tensor, start: Tensor | None) -> "_Fit":
+        """Returns the most probable coefficients given the weights."""
+        raters, (width, directions) = len(self.counts_U), (self.features_RK.shape[1], weights_UT.shape[1])
         inputs = self.rows.inputs(self.features_RK, weights_UT)
-        return Posterior(inputs, self.likelihood, len(self.counts_U), mask_V, None)
-
-    def _read(self, mode: Tensor, directions: int) -> tuple[Tensor, NuisanceParameters]:
-        """Returns the (R, 1 + T) values of the replies at a mode, and its nuisance parameters."""
-        width = self.features_RK.shape[1]
+        mode = Posterior(inputs, self.likelihood, raters, mask_V, None).mode(start, ITERATIONS)
         end = width * (1 + directions)
-        values_RC = PRIOR_STD * self.features_RK @ mode[:end].view(1 + directions, width).T
+        scale_C1 = torch.tensor([PRIOR_STD, *[PRIOR_STD * DIRECTION_SCALE] * directions]).unsqueeze(1)
+        values_RC = self.features_RK @ (scale_C1 * mode[:end].view(1 + directions, width)).T
         values_RC[:, 0] += mode[end]
-        return values_RC, NuisanceParameters.unpack(mode[end + 1 :], len(self.counts_U))
+        nuisance = NuisanceParameters.unpack(mode[end + 1 :], raters)
+        return _Fit(weights_UT, mask_V, mode, values_RC, nuisance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Weights, and the most probable coefficients and nuisance parameters given these: the `mode`, and the
+    (R, 1 + T) values of the replies that follow from it."""
+
+    weights_UT: Tensor
+    mask_V: Tensor
+    mode: Tensor
+    values_RC: Tensor
+    nuisance: NuisanceParameters
 
 
 def standardised(weights_UT: Tensor, known_U: Tensor) -> Tensor:
@@ -233,7 +251,7 @@ def _person_step(
     weights_UT = start_UT.clone().requires_grad_()
     raters_2U = torch.stack([shared.leniency_U, shared.reliability_free_U]).clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weights_UT, raters_2U], max_iter=60, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
+        [weights_UT, raters_2U], max_iter=ITERATIONS, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
