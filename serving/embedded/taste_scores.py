@@ -68,9 +68,10 @@ class TasteModel:
             rounded_D = feature_D.clamp(-most, most).half().float().cpu()
             standard_D = (rounded_D - self._tensors[f"{name}.mean"]) / self._tensors[f"{name}.std"]
             found_MC = found_MC + self._tensors[f"{name}.weights"] @ standard_D.clamp(-CLIP, CLIP)
-        distinct = torch.tensor(tokens[first:]).unique()[: self.header.max_tokens]
+        distinct = torch.tensor(sorted(set(tokens[first:]))[: self.header.max_tokens])
         occurs_D = torch.isin(self._tensors["tokens.vocabulary"], distinct).float()
-        return found_MC + self._tensors["tokens.weights"] @ occurs_D
+        values_MC: Tensor = found_MC + self._tensors["tokens.weights"] @ occurs_D
+        return values_MC
 
     def first_judged(self, tokens: list[int]) -> int:
         """Returns the number of the first token behind a reply's thought; of its last, where nothing follows
@@ -86,7 +87,7 @@ class TasteModel:
         header, found = self.header, self._tensors
         width = len(header.layers) * model.width
         dense = {"mean": width, "peak": width, "last": width, "length": len(header.lengths)}
-        shapes = {"bias": (header.members, 1 + header.directions)}
+        shapes: dict[str, tuple[int, ...]] = {"bias": (header.members, 1 + header.directions)}
         for group in GROUPS:
             shapes |= {f"{group}.{part}": (dense[group],) for part in ("mean", "std")}
             shapes[f"{group}.weights"] = (header.members, 1 + header.directions, dense[group])

@@ -238,7 +238,8 @@ def standardised(weights_UT: Tensor, known_U: Tensor) -> Tensor:
     centred_UT = weights_UT - (share_U1 * weights_UT).sum(0)
     values, vectors = torch.linalg.eigh((share_U1 * centred_UT).T @ centred_UT)
     whitening_TT = (vectors / values.clamp_min(1e-6).sqrt()) @ vectors.T
-    return centred_UT @ whitening_TT
+    found_UT: Tensor = centred_UT @ whitening_TT
+    return found_UT
 
 
 def _person_step(
