@@ -16,6 +16,7 @@ import json
 import random
 import statistics
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch import Tensor
 from deploy.simulation.people import MAX_NOISE, Person, Preference
 from schemas import logs
 from schemas.settings import TrainerSettings
+from tests.bench import world_prompts
 from tests.bench.offline_learning import (
     REPLY_TOKENS,
     ROUND_VOTES,
@@ -42,6 +44,8 @@ from trainer.reward.projection import BaseFeatures
 from trainer.reward.scoring import score
 from trainer.starter import MODEL_DIR
 from trainer.starter.styles import AXES
+
+Reward = Callable[[Person, Tensor], Tensor]
 
 PEOPLE, MINORITY = 20, 8
 CHOICES = 4
@@ -84,7 +88,37 @@ def trained(
         tastes = "one taste" if one_taste else "tastes"
         verdict_said = "; ".join(verdict.reasons) or "live"
         print(f"  {tastes}, {number * ROUND_VOTES} votes: {verdict_said}", flush=True)
-    return liked_PK.gather(1, best_P1)
+    return data, cache
+
+
+def judged(
+    backbone: Backbone, people: list[Person], seed: int, reward: Reward | None = None,
+    model: RewardModel | None = None,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Returns for each way to choose among four replies to each unseen prompt the share that each person
+    likes; without a model only that of all replies."""
+    asked = [each.prompt for each in world_prompts.judgment(JUDGED, 10_000 + seed)]
+    ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
+    rollouts = sample(backbone, ids, SamplingSpec(CHOICES, REPLY_TOKENS), torch.Generator().manual_seed(seed))
+    texts = [backbone.decode(rollout.token_ids) for rollout in rollouts]
+    liked = [
+        torch.tensor([person.preference.likes(text) for text in texts]).view(JUDGED, CHOICES).float()
+        for person in people
+    ]
+    found = {"policy": [float(each.mean()) for each in liked]}
+    if model is not None and reward is not None:
+        rows = [ids[number // CHOICES] for number in range(len(rollouts))]
+        values_NC = model.values(score(backbone, rows, [each.token_ids for each in rollouts]).features)
+        found["common"] = [_best(each, values_NC[:, 0]) for each in liked]
+        own = [reward(person, values_NC) for person in people]
+        found["own"] = [_best(each, mine_N) for each, mine_N in zip(liked, own, strict=True)]
+    return found
+
+
+def _best(liked_PK: Tensor, reward_N: Tensor) -> float:
+    """Returns the share of prompts whose best reply by the reward is liked."""
+    best_P1 = reward_N.view(liked_PK.shape).argmax(1, keepdim=True)
+    return float(liked_PK.gather(1, best_P1).mean())
 
 
 def last_model(data: RoundData, cache: FeatureCache) -> RewardModel:
@@ -106,9 +140,9 @@ def run(seed: int, rounds: int) -> dict[str, float]:
     print(f"seed {seed}: {people[0].preference} against {people[-1].preference}", flush=True)
     backbone = Backbone(MODEL_DIR, TrainerSettings().rl)
     start = backbone.snapshot()
-    base = judged(backbone, people, seed, None, None)["policy"]
+    base = judged(backbone, people, seed)["policy"]
     trained(backbone, people, seed, rounds, one_taste=True)
-    one = judged(backbone, people, seed, None, None)["policy"]
+    one = judged(backbone, people, seed)["policy"]
     backbone.restore(start)
     data, cache = trained(backbone, people, seed, rounds, one_taste=False)
     model = last_model(data, cache)
