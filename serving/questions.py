@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from schemas.errors import Conflict, Forbidden, InvalidRequest, Unavailable
+from schemas.errors import Conflict, Forbidden, InvalidRequest
 from schemas.feedback import Id
 from schemas.turns import Turn, new_id
 from schemas.wire import check, decode
@@ -70,7 +70,8 @@ class Pair:
 
 @router.post("/v1/tastes/questions", openapi_extra=request_body("/v1/tastes/questions", NextQuestion))
 async def next_question(request: Request, caller: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
-    """Returns the next pair, or the one that is not answered yet; none after the tenth answer."""
+    """Returns the next pair, or the one that is not answered yet; none after the tenth answer. While the
+    first questions are being made, `ready` is false; ask again in a moment."""
     parts = services(request)
     body = await request.body()
     said = check(_NEXT, decode(body)) if body else NextQuestion()
@@ -93,10 +94,9 @@ async def next_question(request: Request, caller: Annotated[Caller, Depends(call
     left = {row["prompt"] for row in asked}
     known, _ = await parts.tastes.posterior(model, caller.project, person)
     pair = pick([each for each in candidates if each.prompt not in left], known)
-    if pair is None and len(candidates) < QUESTIONS:
-        raise Unavailable("The questions are being made; try again soon.", code="not_ready", retry_after=2)
     if pair is None:
-        return _answer(parts, None, answered)
+        making = (caller.project, model.policy) in parts.making_questions
+        return _answer(parts, None, answered, ready=not making)
     return _answer(parts, await _ask(parts, caller, person, model, pair), answered)
 
 
@@ -171,11 +171,13 @@ async def _ask(parts: Services, caller: Caller, person: str, model: TasteFile, p
     return {"id": turn.id, "prompt": candidate.prompt, "replies": [reply.text for reply in replies]}
 
 
-def _answer(parts: Services, row: dict[str, Any] | None, answered: int) -> dict[str, Any]:
+def _answer(
+    parts: Services, row: dict[str, Any] | None, answered: int, *, ready: bool = True
+) -> dict[str, Any]:
     question = row and {
         "completion_id": row["id"],
         "feedback_token": parts.signer.feedback_token(row["id"]),
         "prompt": row["prompt"],
         "replies": row["replies"],
     }
-    return {"question": question, "answered": answered, "of": QUESTIONS}
+    return {"question": question, "answered": answered, "of": QUESTIONS, "ready": ready}

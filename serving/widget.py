@@ -1,4 +1,6 @@
-"""`/v1/widget` is how a project's chat looks on a page: any key reads it, an admin key replaces it."""
+"""`/v1/widget` is how a project's chat looks on a page: any key reads it, an admin key replaces it.
+
+`tastes` is no setting: it says that people's tastes differ here, so a visitor may be asked for theirs."""
 
 from typing import Annotated, Any
 
@@ -22,7 +24,10 @@ async def appearance(request: Request, caller: Annotated[Caller, Depends(caller)
     async with services(request).pool.connection() as connection:
         cursor = await connection.execute("select widget from projects where id = %s", [caller.project])
         row = await cursor.fetchone()
-    return dict(row["widget"]) if row else {}
+    found = dict(row["widget"]) if row else {}
+    if await services(request).tastes.model(caller.project) is not None:
+        found["tastes"] = True
+    return found
 
 
 @router.put("/v1/widget")

@@ -1,7 +1,7 @@
 /** Requests to the service over HTTP, and the visitor's session. */
 
 import type { Keep } from "./keep.ts";
-import type { Appearance, Life, ServiceError } from "./types.ts";
+import type { Appearance, Life, NextQuestion, ServiceError } from "./types.ts";
 
 interface Session {
   token: string;
@@ -77,6 +77,13 @@ export class Service {
 
   async retract(id: string, token: string): Promise<void> {
     await this.#vote("DELETE", id, token);
+  }
+
+  /** Returns the next pair that the visitor is asked about; `skip` is a question that is left out. */
+  async question(skip: string | null): Promise<NextQuestion> {
+    const headers = { "Hearken-Session": await this.session() };
+    const body = JSON.stringify(skip ? { skip } : {});
+    return (await this.#authorized("POST", "/v1/tastes/questions", headers, body)) as NextQuestion;
   }
 
   async #findSession(): Promise<string> {
