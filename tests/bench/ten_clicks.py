@@ -7,10 +7,10 @@ their own. Forty people have cast twenty votes each on replies of the starter's 
 them a comparison of two replies), to which the reward model is fitted once. Then twenty others answer ten
 pairs, picked as serving picks them (`serving.questions`) from a pool of 24 prompts with four replies each;
 their weights are serving's, too. A person compares two replies by how many of their wants each meets, and
-errs in one of ten answers. The figure is how much more often a person likes the best of four replies to unseen
-prompts by their own weights than a reply as it comes; `common` is the best of four by everybody's mean, and
-`random` the same after ten pairs at random. Target: 15 points at the median of the twenty. About 3 minutes a
-seed on one core.
+errs in one of ten answers. The figure is how much more often a person likes the best of four replies to
+unseen prompts by their own weights than a reply as it comes; `common` is the best of four by everybody's
+mean, and `random` the same after ten pairs at random. Target: 15 points at the median of the twenty. About 3
+minutes a seed on one core.
 """
 
 import argparse
