@@ -85,7 +85,7 @@ def posterior(judgments: Judgments) -> PersonPosterior:
         theta_K = theta_K + step_K
         if float(np.abs(step_K).max(initial=0.0)) < 1e-6:
             break
-    covariance_KK: Values = np.linalg.inv(precision_KK)
+    covariance_KK = np.linalg.inv(precision_KK).astype(np.float64)
     return PersonPosterior(theta_K[:-1], covariance_KK[:-1, :-1])
 
 

@@ -76,5 +76,6 @@ def _weights(member: EnsembleMember, name: str, like: Projection) -> Tensor:
     widths = [member.projections[each].basis_DK.shape[1] for each in member.names]
     own_CK = torch.split(coefficients_CK, widths, 1)[member.names.index(name)]
     projection = member.projections[name]
-    own_CD: Tensor = own_CK @ projection.basis_DK.T
-    return own_CD * (projection.scale / len(member.names) ** 0.5)
+    scale = projection.scale / len(member.names) ** 0.5
+    own_CD: Tensor = scale * own_CK @ projection.basis_DK.T
+    return own_CD
