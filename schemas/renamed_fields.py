@@ -18,13 +18,15 @@ _reported: set[str] = set()
 
 class RenamedFields(BaseModel):
     """Base of a settings section. `section` is its dotted path; `renamed` maps old field names to new ones;
-    `removed` maps names without a successor to the reason."""
+    `removed` maps names without a successor to the reason; `newer` are fields without a part in what
+    fingerprints stand for."""
 
     model_config = ConfigDict(extra="forbid")
 
     section: ClassVar[str]
     renamed: ClassVar[Mapping[str, str]] = {}
     removed: ClassVar[Mapping[str, str]] = {}
+    newer: ClassVar[set[str]] = set()
 
     @model_validator(mode="before")
     @classmethod
@@ -50,7 +52,7 @@ class RenamedFields(BaseModel):
 
     def json_with_old_names(self) -> str:
         """`model_dump_json` as older releases wrote it, for fingerprints that they stored."""
-        dumped = self.model_dump_json()
+        dumped = self.model_dump_json(exclude=self.newer)
         for old, new in self.renamed.items():
             dumped = dumped.replace(f'"{new}":', f'"{old}":')
         return dumped

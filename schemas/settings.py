@@ -95,6 +95,18 @@ class ServingSettings(BaseModel):
         le=0.5,
         description="people who try a policy that the gate could not judge, with direct promotion, share",
     )
+    personal_choices: int = Field(
+        4,
+        ge=1,
+        le=16,
+        description="replies sampled for a person whose taste is known, of which the best is sent; 1: none is"
+        " chosen",
+    )
+    scorer_url: str | None = Field(
+        None,
+        description="embedded engine that scores replies by people's tastes, where vLLM answers; none: the"
+        " engines themselves, if they can",
+    )
     ramp: list[Annotated[float, Field(gt=0, le=0.5)]] = Field(
         [0.05, 0.2, 0.5],
         min_length=1,
@@ -226,6 +238,7 @@ class RewardSettings(RenamedFields):
 
     section = "trainer.reward"
     renamed: ClassVar = {"caution": "uncertainty_penalty", "judges_share": "judge_weight_cap"}
+    newer: ClassVar = {"groups"}
 
     members: int = Field(
         5, ge=2, description="members of the ensemble, each with its own bootstrap weights on the votes"
@@ -238,6 +251,11 @@ class RewardSettings(RenamedFields):
     )
     judge_weight_cap: float = Field(
         0.25, ge=0, description="cap on the total weight of judges' votes, relative to the people's, share"
+    )
+    groups: Literal["mean", "least_satisfied"] = Field(
+        "mean",
+        description="what the policy learns where people's tastes differ: `mean`: what they like on average;"
+        " `least_satisfied`: as much what pleases the group that it pleases least",
     )
 
 

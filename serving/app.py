@@ -32,6 +32,7 @@ from serving import (
     page,
     passthrough,
     policy_card,
+    questions,
     responses,
     sessions,
     stored_completions,
@@ -57,8 +58,8 @@ from serving.tenants import audit, keys, projects, usage
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
 _PUBLIC_PATHS = (
-    "/v1/chat/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/widget", "/v1/users/me",
-    "/v1/erasures/",
+    "/v1/chat/", "/v1/erasures/", "/v1/feedback", "/v1/models", "/v1/responses", "/v1/sessions", "/v1/tastes",
+    "/v1/users/me", "/v1/widget",
 )  # fmt: skip
 
 
@@ -90,8 +91,8 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     app = DescribedApp(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
     for part in (
-        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, users, votes,
-        live, widget, webhooks, admin, policy_card, health,
+        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, users, questions,
+        votes, live, widget, webhooks, admin, policy_card, health,
     ):  # fmt: skip
         app.include_router(part.router)
     for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events, whoami):

@@ -16,6 +16,7 @@ from typing import Any
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest
 from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound, Unavailable
+from schemas.policies import BASE
 from schemas.turns import Reply, Turn, made_at, new_id
 from serving import duel
 from serving.engine import Delta
@@ -24,6 +25,7 @@ from serving.limits import Charge
 from serving.router import Assignment, Route
 from serving.services import Services
 from serving.streamed_reply import ShownDelta, StreamedReply
+from serving.tastes import Choice
 
 _POLICY_ID = re.compile(r"p\d+(-[0-9a-f]{6})?")
 _IN_PROMPT = {"tools", "documents", "chat_template_kwargs"}
@@ -34,8 +36,8 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 
 class Completion:
     """The completion of one chat request; `visitor` is the pseudonym of its session, `record` what else of
-    the request to record. `person` is the one who is known to ask, None where only the conversation is known.
-    `token_buckets` are what its tokens are charged to.
+    the request to record; `policy` answers where serving itself asks. `person` is the one who is known to
+    ask, None where only the conversation is known. `token_buckets` are what its tokens are charged to.
     The constructor generates nothing yet; it raises Forbidden, NotFound, InvalidRequest or Unavailable when
     the request cannot be answered."""
 
@@ -46,6 +48,7 @@ class Completion:
         request: ChatRequest,
         visitor: str | None = None,
         record: dict[str, Any] | None = None,
+        policy: str | None = None,
     ) -> None:
         max_choices = services.settings.serving.max_choices
         if request.n > max_choices:
@@ -71,7 +74,9 @@ class Completion:
         )
         self.person = None if visitor is None and request.user is None else self.rater
         route = services.router.route(caller.project)
-        self.assignment = _assign(services, caller, request.model, route, self.rater)
+        self.assignment = (
+            Assignment(policy, 1.0) if policy else _assign(services, caller, request.model, route, self.rater)
+        )
         self.messages = [message.model_dump(exclude_none=True) for message in request.messages]
         if route.system_prompt and all(message["role"] != "system" for message in self.messages):
             self.messages.insert(0, {"role": "system", "content": route.system_prompt})
@@ -89,7 +94,7 @@ class Completion:
             )
             for _ in range(request.n)
         ]
-        self._prompt: list[int] = []
+        self.prompt_token_ids: list[int] = []
         self._seconds: dict[int, float] = {}
         self._defaults = services.generation_defaults.model_copy(
             update={name: value for name, value in route.sampling.items() if name != "max_tokens"}
@@ -109,7 +114,7 @@ class Completion:
                 async with aclosing(self._generate()) as deltas:
                     async for delta in deltas:
                         if delta.prompt_token_ids is not None:
-                            self._prompt = delta.prompt_token_ids
+                            self.prompt_token_ids = delta.prompt_token_ids
                             self._check_length(fleet.context)
                             metrics.time_to_first_token.observe(time.monotonic() - self._started)
                         shown = self._choices[delta.choice].add(delta)
@@ -129,18 +134,58 @@ class Completion:
     def _check_length(self, context: int | None) -> None:
         """Raises InvalidRequest for a prompt that leaves no room for max_tokens, where vLLM would cut the
         reply."""
-        wanted = len(self._prompt) + (self._request.max_tokens or 0)
+        wanted = len(self.prompt_token_ids) + (self._request.max_tokens or 0)
         if context is not None and wanted > context:
             raise InvalidRequest(
-                f"The prompt's {len(self._prompt)} tokens and max_tokens are {wanted} tokens; the context "
-                f"holds {context}.",
+                f"The prompt's {len(self.prompt_token_ids)} tokens and max_tokens are {wanted} tokens; the"
+                f" context holds {context}.",
                 code="context_length_exceeded",
                 param="max_tokens",
             )
 
     async def _generate(self) -> AsyncGenerator[Delta]:
+        choice = await self._personal_choice()
+        if choice is None:
+            async with aclosing(self._fitting(1)) as deltas:
+                async for delta in deltas:
+                    yield delta
+            return
+        for delta in await self._best(choice):
+            yield delta
+
+    async def _personal_choice(self) -> Choice | None:
+        """Returns what the reply is chosen by, if it is chosen for this person: of a reply in free text that
+        is sampled, by the routed policy. The base's share of people shows what is without learning."""
+        request, most = self._request, self._services.settings.serving.personal_choices
+        sampled = self.sampling().get("temperature", 1.0) > 0 and request.seed is None
+        routed = request.model == DEFAULT_MODEL and self.assignment.policy != BASE
+        if self.person is None or most == 1 or request.n > 1 or not (sampled and routed) or self._constrained:
+            return None
+        return await self._services.tastes.choice(self._caller.project, self.person)
+
+    @property
+    def _constrained(self) -> bool:
+        """Whether more than messages shapes the prompt, or the form of the reply."""
+        return bool(self._request.engine_fields()) or bool(self._request.media)
+
+    async def _best(self, choice: Choice) -> list[Delta]:
+        """Returns the whole reply that pleases the person most, of several."""
+        count = self._services.settings.serving.personal_choices
+        found: list[list[Delta]] = [[] for _ in range(count)]
+        prompt: list[int] = []
+        async with aclosing(self._fitting(count)) as deltas:
+            async for delta in deltas:
+                prompt = delta.prompt_token_ids or prompt
+                found[delta.choice].append(delta)
+        replies = [[token for delta in deltas for token in delta.token_ids] for deltas in found]
+        best = await self._services.tastes.best(choice, prompt, replies)
+        self._record["best_of"] = count
+        return [replace(delta, choice=0, prompt_token_ids=prompt) for delta in found[best]]
+
+    async def _fitting(self, choices: int) -> AsyncGenerator[Delta]:
+        """Yields `choices` replies for each one that was asked for, within the context."""
         try:
-            async with aclosing(self._stream()) as deltas:
+            async with aclosing(self._stream(choices)) as deltas:
                 async for delta in deltas:
                     yield delta
             return
@@ -149,14 +194,14 @@ class Completion:
                 raise
         # The default max_tokens did not fit, so the reply may use the rest of the context.
         self._max_tokens = None
-        async with aclosing(self._stream()) as deltas:
+        async with aclosing(self._stream(choices)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _stream(self) -> AsyncGenerator[Delta]:
+    def _stream(self, choices: int) -> AsyncGenerator[Delta]:
         policies = self._policies()
         if len(policies) == 1:
-            return self._stream_of(policies[0], self._request.n)
+            return self._stream_of(policies[0], self._request.n * choices)
         return duel.merged([self._stream_of(each.policy, 1) for each in self.drawn])
 
     async def _stream_of(self, policy: str, n: int) -> AsyncGenerator[Delta]:
@@ -198,13 +243,32 @@ class Completion:
         for a reply without an end."""
         self._check_finished()
         metrics = self._services.metrics
-        metrics.tokens.labels("prompt").inc(len(self._prompt))
+        metrics.tokens.labels("prompt").inc(len(self.prompt_token_ids))
         metrics.tokens.labels("completion").inc(self._completion_tokens())
         for each in self.drawn:
             metrics.replies.labels(each.policy).inc()
         if not self._request.store:
             return
-        replies = [
+        turn = Turn(
+            id=self.id,
+            project=self._caller.project,
+            conversation_id=self.conversation_id,
+            rater=self.rater,
+            key_id=self._caller.key_id,
+            messages=self.messages,
+            prompt_token_ids=self.prompt_token_ids,
+            sampling=self.sampling(),
+            replies=self.replies(),
+            metadata=self.metadata,
+            request=self.recorded_request(),
+        )
+        await self._services.spool.write(
+            partial(self._services.store.record_turn, turn), lambda: {"kind": "turn", **asdict(turn)}
+        )
+
+    def replies(self) -> list[Reply]:
+        """Returns the replies as they are recorded."""
+        return [
             Reply(
                 choice=index,
                 policy=self.drawn[index].policy,
@@ -218,22 +282,6 @@ class Completion:
             )
             for index, choice in enumerate(self._choices)
         ]
-        turn = Turn(
-            id=self.id,
-            project=self._caller.project,
-            conversation_id=self.conversation_id,
-            rater=self.rater,
-            key_id=self._caller.key_id,
-            messages=self.messages,
-            prompt_token_ids=self._prompt,
-            sampling=self.sampling(),
-            replies=replies,
-            metadata=self.metadata,
-            request=self.recorded_request(),
-        )
-        await self._services.spool.write(
-            partial(self._services.store.record_turn, turn), lambda: {"kind": "turn", **asdict(turn)}
-        )
 
     def _check_finished(self) -> None:
         for index, choice in enumerate(self._choices):
@@ -280,7 +328,7 @@ class Completion:
         return {"content": items, "refusal": None} if self._request.logprobs else None
 
     def usage(self) -> dict[str, int]:
-        prompt, completion = len(self._prompt), self._completion_tokens()
+        prompt, completion = len(self.prompt_token_ids), self._completion_tokens()
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,

@@ -20,6 +20,9 @@ from schemas.errors import EngineError, InvalidRequest
 ENGINE_TITLE = "the embedded engine"
 """What the embedded engine calls itself in its schema."""
 
+TASTES_PATH = "/v1/tastes"
+"""The path at which the embedded engine scores replies by a taste model. vLLM has none."""
+
 KEY_VARIABLE = "VLLM_API_KEY"
 """The environment variable of an engine, vLLM or the embedded one, with the key that it asks for."""
 

@@ -28,6 +28,7 @@ from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import Settings
 from schemas.special_tokens import SpecialTokens
 from serving.change_feed import Feed
+from serving.engine import EngineClient
 from serving.fleet import Fleet
 from serving.hard_failure import Failures
 from serving.hub import Hub
@@ -37,6 +38,7 @@ from serving.metrics import Metrics
 from serving.router import Router
 from serving.shared_result import SharedResult
 from serving.swap import Swap
+from serving.tastes import Tastes
 from serving.token_signer import TokenSigner
 from serving.usage import Usage
 
@@ -50,6 +52,7 @@ class Services:
     `generation_defaults` and `special_tokens` are the base's; `tasks` run beside the requests until the
     process ends. What anybody may ask without a key is computed once for all who ask: `database_check`,
     `page_key` and `exposition` (of the metrics); so are the `statuses` of projects, for their consoles.
+    `making_questions` are the tasks that make the questions of a project under a policy.
     """
 
     settings: Settings
@@ -67,12 +70,14 @@ class Services:
     fleet: Fleet
     swap: Swap
     failures: Failures
+    tastes: Tastes
     hub: Hub
     feed: Feed
     database_check: SharedResult[None]
     page_key: SharedResult[str | None]
     exposition: SharedResult[bytes]
     statuses: dict[str, SharedResult[dict[str, Any]]]
+    making_questions: dict[tuple[str, str], asyncio.Task[None]]
     tasks: list[asyncio.Task[None]]
 
 
@@ -111,6 +116,7 @@ async def open_services(
             settings.engine.max_adapters,
             settings.vllm.key.get_secret_value() if settings.vllm.key else None,
         )
+        tastes = Tastes(pool, fleet, router, _scorer(settings))
         hub = Hub(pool, store)
         feed = Feed(pool, limiter)
         swap = Swap(settings, pool, fleet, router, metrics, hub.announce)
@@ -133,6 +139,7 @@ async def open_services(
         ]
         for task in tasks:
             task.add_done_callback(log_end)
+        making_questions: dict[tuple[str, str], asyncio.Task[None]] = {}
         try:
             yield Services(
                 settings=settings,
@@ -150,22 +157,33 @@ async def open_services(
                 fleet=fleet,
                 swap=swap,
                 failures=swap.trials.failures,
+                tastes=tastes,
                 hub=hub,
                 feed=feed,
                 database_check=SharedResult(partial(_check, pool)),
                 page_key=SharedResult(partial(_page_key, pool, settings.project), seconds=1),
                 exposition=SharedResult(partial(asyncio.to_thread, metrics.exposition)),
                 statuses={},
+                making_questions=making_questions,
                 tasks=tasks,
             )
         finally:
-            for task in tasks:
+            running = [*tasks, *making_questions.values()]
+            for task in running:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(running)
             with suppress(psycopg.OperationalError, PoolTimeout):
                 await usage.flush(pool)
             await spool.close()
+            await tastes.close()
             await fleet.close()
+
+
+def _scorer(settings: Settings) -> EngineClient | None:
+    url, key = settings.serving.scorer_url, settings.vllm.key
+    if url is None:
+        return None
+    return EngineClient(url, settings.serving.engine_timeout, key.get_secret_value() if key else None)
 
 
 async def _check(pool: AsyncPool) -> None:

@@ -214,7 +214,9 @@ async def _store_at_hand(
             most_bytes=services.settings.serving.max_body_bytes,
         )
     idempotency = None if key is None else _idempotency(caller, votable, key, vote.model_dump(mode="json"))
-    return await store.submit(votable, vote, rater, idempotency=idempotency, received=received)
+    recorded = await store.submit(votable, vote, rater, idempotency=idempotency, received=received)
+    services.tastes.voted(votable.project, rater)
+    return recorded
 
 
 @router.post(
@@ -305,6 +307,7 @@ async def retract_vote(
 ) -> dict[str, str]:
     found = await _find(services(request), caller, feedback_id, x_feedback_token)
     await services(request).store.retract(found)
+    services(request).tastes.voted(found.project, found.rater)
     return {"id": found.id, "completion_id": found.completion_id, "status": "retracted"}
 
 

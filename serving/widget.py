@@ -1,5 +1,7 @@
 """`/v1/widget` is how a project's chat looks on a page: any key that chats or votes reads it, an operator's
-replaces it."""
+replaces it.
+
+`tastes` is no setting: it says that people's tastes differ here, so a visitor may be asked for theirs."""
 
 from typing import Any
 
@@ -22,7 +24,10 @@ async def appearance(request: Request, caller: User) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
         cursor = await connection.execute("select widget from projects where id = %s", [caller.project])
         row = await cursor.fetchone()
-    return dict(row["widget"]) if row else {}
+    found = dict(row["widget"]) if row else {}
+    if await services(request).tastes.model(caller.project) is not None:
+        found["tastes"] = True
+    return found
 
 
 @router.put("/v1/widget")

@@ -5,7 +5,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from deploy.local.ports import free_port
 from schemas.database import open_async_pool
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, base_digest, file_digest
 from schemas.settings import EngineSettings, ServingSettings, Settings, VllmSettings
+from schemas.taste_model import TASTES
 from serving.app import create_app
 from serving.http_protocol import LimitedHttpProtocol
 from serving.keys import ensure_keys
@@ -73,13 +74,16 @@ class Registry:
         seed: int,
         state: str = "published",
         outcome: str | None = None,
+        prepare: Callable[[Path], None] | None = None,
     ) -> Path:
         """Write the adapter drawn from `seed` (0: all zeros) and announce it with the gate's outcome; returns
-        its directory."""
+        its directory, to which `prepare` may add a taste model before."""
         directory = self._settings.policies_dir / self._settings.project / policy
         directory.parent.mkdir(parents=True, exist_ok=True)
         write_adapter(self._base, directory, seed)
         (directory / "README.md").unlink(missing_ok=True)
+        if prepare is not None:
+            prepare(directory)
         probe = Probe(token_ids=PROBE, logprobs=self._logprobs(directory), base_logprobs=self._base_logprobs)
         self.announce(policy, directory, parent=parent, probe=probe, state=state, outcome=outcome)
         return directory
@@ -100,7 +104,11 @@ class Registry:
             parent=parent,
             base_model=str(self._base),
             base_digest=self._digest,
-            files={name: file_digest(directory / name) for name in (WEIGHTS, CONFIG)},
+            files={
+                name: file_digest(directory / name)
+                for name in (WEIGHTS, CONFIG, TASTES)
+                if (directory / name).is_file()
+            },
             log_positions={},
             examples=0,
             examples_digest="",

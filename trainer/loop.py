@@ -44,7 +44,7 @@ from trainer.evaluation.style_stats import style_stats
 from trainer.leader_election import LeaderElection
 from trainer.learner import CandidateResult, Learner, WorkerOutOfSync
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
-from trainer.records import attribution, progress, prune, publish, record
+from trainer.records import attribution, person_weights, progress, prune, publish, record
 from trainer.records.record import Ending, RoundRecord, RoundRow
 from trainer.reward.ensemble import RewardModel
 
@@ -300,11 +300,13 @@ class Trainer:
         artifacts = publish.TrainingArtifacts(
             data.inputs, optimized.rollouts, candidate.round.base.rollouts, events,
             {"gate": verdict.figures, **optimized.as_json()},
-            vote_summary.files(self.learner.directory) if data.history else [],
+            vote_summary.files(self.learner.directory) if data.history else [], model=candidate.round.model,
         )  # fmt: skip
         manifest = publish.write(self.backbone, self.settings, row.number, candidate.probe, artifacts)
         publish.register(self.pool, self.settings, manifest, events, row, found)
         found.policy = manifest.id
+        if (people := candidate.round.model.people) is not None:
+            person_weights.save(self.pool, self.project, manifest.id, people, data.training)
         return Ending("published", "; ".join(verdict.doubts) or None)
 
     def _load(self, inputs: RoundInputs, summary: VoteSummary | None) -> RoundData:
@@ -329,7 +331,8 @@ class Trainer:
 
     def _describe_training(self, candidate: CandidateResult, data: RoundData, found: RoundRecord) -> None:
         model, features = candidate.round.model, self.learner.cache.features
-        found.reward_model = attribution.held_out_accuracy(model, *data.votes(held_out=True), features)
+        accuracy = attribution.held_out_accuracy(model, *data.votes(held_out=True), features)
+        found.reward_model = accuracy | model.describe_tastes()
         found.optimization = candidate.round.optimized.as_json()
         found.style = {
             name: style_stats([self.backbone.decode(reply) for reply in samples.token_ids])

@@ -80,7 +80,8 @@ class Rebuild:
             artifacts = publish.TrainingArtifacts(
                 data.inputs, candidate.round.optimized.rollouts, candidate.round.base.rollouts, events,
                 {"gate": (found.gate or {}).get("figures"), **candidate.round.optimized.as_json()},
-                vote_summary.files(self.folder / policy) if data.history else [], policy,
+                vote_summary.files(self.folder / policy) if data.history else [],
+                rebuilds=policy, model=candidate.round.model,
             )  # fmt: skip
             made = publish.write(self._learner.backbone, settings, row.number, candidate.probe, artifacts)
             publish.register(self._pool, settings, made, events, row, found)

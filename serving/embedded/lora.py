@@ -112,8 +112,8 @@ class Adapters:
         for layer in self._layers.values():
             layer.deltas.pop(slot, None)
 
-    def use(self, slot: str) -> None:
-        """Makes every following forward pass use this adapter."""
+    def use(self, slot: str | None) -> None:
+        """Makes every following forward pass use this adapter; None: the base alone."""
         self._active.slot = slot
 
     def _deltas(self, directory: Path, config: LoraConfig, weights: dict[str, Tensor]) -> dict[str, Delta]:

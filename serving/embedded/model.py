@@ -17,8 +17,8 @@ _ATTENTION = {"full_attention", "sliding_attention"}
 class Model:
     """A causal language model, in bfloat16 on a GPU. On a CPU it is in float32, with the matrices of its
     layers in bfloat16 where they are stored so and the CPU multiplies that. `context` (tokens),
-    `vocabulary` (the number of its logits) and `eos_token_ids` come from its configuration. Raises StartError
-    for a model that it cannot serve."""
+    `vocabulary` (the number of its logits), `width` and `layers` of its hidden states, and `eos_token_ids`
+    come from its configuration. Raises StartError for a model that it cannot serve."""
 
     def __init__(self, directory: Path) -> None:
         config = AutoConfig.from_pretrained(directory).get_text_config(decoder=True)
@@ -42,6 +42,8 @@ class Model:
         self._base = base.eval().requires_grad_(False)
         self.context: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
+        self.width: int = config.hidden_size
+        self.layers: int = config.num_hidden_layers
         self.eos_token_ids = _eos_token_ids(
             self._base.generation_config.eos_token_id, self.tokenizer.eos_token_id
         )
@@ -82,6 +84,25 @@ class Model:
             tokens_1T = torch.tensor([tokens], device=self.device)
             logits_1TV: Tensor = self._base(input_ids=tokens_1T, use_cache=False).logits
             return logits_1TV[0, :-1].float().log_softmax(-1)
+
+    def hidden_states(self, rows: list[list[int]], layers: list[int]) -> list[Tensor]:
+        """Returns the base's hidden states at the tokens of each row, (B, T, D) for each of `layers` (0 is
+        the embedding). Shorter rows are padded on the right, where nothing that comes before looks."""
+        width = max(map(len, rows))
+        tokens_BT = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=self.device)
+        lengths_B1 = torch.tensor([[len(row)] for row in rows], device=self.device)
+        columns_T = torch.arange(width, device=self.device)
+        self._adapters.use(None)
+        with torch.inference_mode():
+            output = self._base(
+                input_ids=tokens_BT,
+                attention_mask=columns_T < lengths_B1,
+                position_ids=columns_T.expand(len(rows), -1),
+                output_hidden_states=True,
+                use_cache=False,
+                logits_to_keep=1,
+            )
+        return [output.hidden_states[layer] for layer in layers]
 
 
 def _multiplies_bfloat16() -> bool:

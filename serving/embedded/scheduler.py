@@ -28,6 +28,7 @@ from serving.embedded.batch import Batch
 from serving.embedded.lora import AdapterError
 from serving.embedded.model import Model
 from serving.embedded.sequence import Sequence, Token
+from serving.embedded.taste_scores import TasteRequest, TasteScores
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class Scheduler:
         self._model = model
         self._max_sequences = max_sequences
         self._max_adapters = max_adapters
+        self._tastes = TasteScores(model)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting: deque[_Request] = deque()
         self._running: dict[Sequence, _Request] = {}
@@ -98,6 +100,10 @@ class Scheduler:
     async def logprobs(self, policy: str, tokens: list[int]) -> Tensor:
         """Returns the log-probabilities of a prompt, (T − 1, V). Raises NotFound."""
         return await asyncio.wrap_future(self._between_steps(self._logprobs, policy, tokens))
+
+    async def taste_scores(self, request: TasteRequest) -> dict[str, object]:
+        """Returns the values of replies by a taste model. Raises InvalidRequest."""
+        return await asyncio.wrap_future(self._between_steps(self._tastes.score, request))
 
     async def generate(self, policy: str, sequences: list[Sequence]) -> AsyncIterator[list[Token]]:
         """Yields the tokens of these replies as they are sampled; closing the iterator ends them. Raises

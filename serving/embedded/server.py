@@ -26,7 +26,8 @@ from serving.embedded.protocol import ChatRequest, CompletionRequest, LoadReques
 from serving.embedded.responses import ChatResponse, usage
 from serving.embedded.scheduler import Scheduler
 from serving.embedded.sequence import Sequence, Token
-from serving.engine import ENGINE_TITLE
+from serving.embedded.taste_scores import TasteRequest
+from serving.engine import ENGINE_TITLE, TASTES_PATH
 
 T = TypeVar("T")
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -145,6 +146,11 @@ def _add_generation_routes(
                 "usage": usage(len(body.prompt), 1),
             }
         )
+
+    @app.post(TASTES_PATH)
+    async def tastes(body: TasteRequest) -> Response:
+        """Returns the values of replies by a published taste model."""
+        return JSONResponse(await scheduler.taste_scores(body))
 
 
 def _add_error_handlers(app: FastAPI) -> None:

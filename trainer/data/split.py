@@ -4,7 +4,10 @@ The held-out fold changes with every round, so all votes are trained on in time.
 the votes is not held out: the round trains on all, and its gate has nothing to judge by.
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from schemas.settings import TrainerSettings
 from trainer.data import examples, vote_summary
@@ -59,6 +62,8 @@ class RoundData:
             fold = fold_of(turn, corpus.groups.get(turn), folds)
             part = held_out if fold == self._eval_fold else train
             part.append(prompt[-longest:])
+        self._tastes: dict[str, Tensor] = {}
+        self._directions: int | None = None
         self.train_prompts = train or held_out
         self.eval_prompts = (held_out or train)[: settings.gate.eval_prompts]
 
@@ -97,14 +102,29 @@ class RoundData:
     def fit_reward_model(
         self, base: BaseFeatures, cache: FeatureCache, *, held_out: bool = False
     ) -> RewardModel | None:
-        """Fits the reward model to the training or the held-out votes; None when they are not informative."""
+        """Fits the reward model to the training or the held-out votes; None when they are not informative.
+        The tastes of the raters are what the training votes say, so these come first."""
         votes, keys = self.votes(held_out=held_out)
         if not votes.is_informative():
             return None
         raters = examples.raters(self.held_out if held_out else self.training)
         prior = self.history.prior(self._folds(held_out), raters) if self.history else None
         generator = self.generator("judges" if held_out else "members")
-        return ensemble.fit(cache.features(keys), votes, base, self.settings.reward, generator, prior)
+        votes.tastes_UT = self._known_tastes(raters)
+        model = ensemble.fit(cache.features(keys), votes, base, self.settings.reward, generator, prior)
+        if not held_out:
+            weights_UT = model.people.mean_UT if model.people else torch.zeros(len(raters), 0)
+            self._directions = weights_UT.shape[1]
+            self._tastes = dict(zip(raters, weights_UT.double(), strict=True))
+        return model
+
+    def _known_tastes(self, raters: Sequence[str]) -> Tensor | None:
+        """Returns the raters' weights as the training votes have them, 0 for others; None before these were
+        fitted."""
+        if self._directions is None:
+            return None
+        none = torch.zeros(self._directions, dtype=torch.float64)
+        return torch.stack([self._tastes.get(rater, none) for rater in raters])
 
     @property
     def unseen(self) -> list[Example]:
@@ -116,6 +136,7 @@ class RoundData:
         votes, keys = self.corpus.votes(self.unseen, self.settings.reward)
         if not votes.is_informative():
             return None
+        votes.tastes_UT = self._known_tastes(examples.raters(self.unseen))
         return ensemble.fit(cache.features(keys), votes, base, self.settings.reward, self.generator("unseen"))
 
     def compact(self, cache: FeatureCache, model: RewardModel) -> tuple[VoteSummary, VoteRows] | None:

@@ -25,12 +25,15 @@ from schemas.errors import HearkenError, StartError
 from schemas.files import fsync
 from schemas.policies import BASE, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
+from schemas.taste_model import TASTES
 from trainer.data.round_inputs import RoundInputs
 from trainer.model import device
 from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack
+from trainer.records import taste_model
 from trainer.records.record import RoundRecord, RoundRow, finite
+from trainer.reward.ensemble import RewardModel
 
 INPUTS, ROLLOUTS, BASE_SAMPLES = "inputs.json", "rollouts.safetensors", "base_samples.safetensors"
 """Files of a policy directory from which the policy can be reproduced, beside those of the vote summary."""
@@ -47,7 +50,8 @@ class LeadershipLost(HearkenError):
 class TrainingArtifacts:
     """What a policy was trained from, kept in its directory so that it can be reproduced: the round's inputs,
     all steps' rollouts, the base's, the events of its votes, the files of the vote summary if there was one;
-    and the metrics of the round. `rebuilds` is the policy whose round it was."""
+    the metrics of the round; and the reward model, for serving, where people's tastes differ. `rebuilds` is
+    the policy whose round it was."""
 
     inputs: RoundInputs
     rollouts: Sequence[list[Rollout]]
@@ -56,6 +60,7 @@ class TrainingArtifacts:
     metrics: dict[str, Any]
     vote_summary: Sequence[Path] = ()
     rebuilds: str | None = None
+    model: RewardModel | None = None
 
 
 def write(
@@ -75,6 +80,8 @@ def write(
     save_adapter(backbone, draft)
     if artifacts is not None:
         _write_artifacts(artifacts, draft)
+        if artifacts.model is not None and artifacts.model.people is not None:
+            taste_model.write(artifacts.model, backbone, draft / TASTES)
     name = BASE if artifacts is None else policy_name(number, draft / WEIGHTS)
     manifest = _manifest(name, backbone, settings, probe, artifacts, draft)
     (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

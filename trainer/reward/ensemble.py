@@ -9,16 +9,21 @@ The reward is a sigmoid of r, standardised on replies of the base, so that its s
 round. The sigmoid saturates: a reply gains little reward from more of what is already liked. Its midpoint is
 r = 0, or the 90th percentile of the base's replies where that is lower. The model is fitted afresh in each
 round, to newer votes as they are and to older ones by their summary (`vote_summary`).
+
+Where people's tastes differ (`tastes`), each member has directions beside its coefficients, r is everybody's
+mean, and the reward may count the group of people that is pleased least as much as the mean.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
 from trainer.reward.features import FeatureGroups
+from trainer.reward.groups import Groups
 from trainer.reward.laplace import SHARED_SIZE, LaplaceSummary
 from trainer.reward.likelihood import Likelihood, NuisanceParameters, Votes
 from trainer.reward.posterior import PRIOR_STD, Posterior
@@ -33,6 +38,13 @@ from trainer.reward.projection import (
     narrow,
     project,
 )
+from trainer.reward.tastes import (
+    DIRECTION_SCALE,
+    PersonWeights,
+    RaterRows,
+    fit_weights,
+    posterior_weights,
+)
 
 MEMBER_FEATURES: tuple[tuple[str, ...], ...] = (
     ("peak", "tokens", "length"),
@@ -42,6 +54,9 @@ MEMBER_FEATURES: tuple[tuple[str, ...], ...] = (
 )
 """Feature groups of the members, in turn."""
 
+TASTE_FEATURES = MEMBER_FEATURES[1]
+"""Feature groups from which people's weights on tastes are fitted: all."""
+
 BOOTSTRAP_SHAPE = 4
 """Shape of the gamma distribution of a member's weights on the votes. 1 is the Bayesian bootstrap (Rubin
 1981). Chosen on tests.bench.reward."""
@@ -49,6 +64,15 @@ BOOTSTRAP_SHAPE = 4
 SIGMOID_SCALE = 4.0
 """Factor on r before the sigmoid. At 1 the reward would be the probability of a thumb up; more makes it
 steeper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """The directions of a member in which tastes differ, (T, K), and the covariance of its coefficients with
+    themselves and with the directions' (K, (1 + T)·K)."""
+
+    coefficients_TK: Tensor
+    covariance_KD: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +86,7 @@ class EnsembleMember:
     covariance_KK: Tensor
     bias: float
     nuisance: NuisanceParameters
+    directions: Directions | None = None
 
     def __call__(self, features: FeatureGroups) -> Tensor:
         """Returns (N,) logits of a thumb up from an average rater."""
@@ -71,6 +96,14 @@ class EnsembleMember:
     def inputs(self, features: FeatureGroups) -> Tensor:
         """Returns the (N, K) projected features that the member uses."""
         return member_features(self.projections, self.names, features)
+
+    def values(self, features: FeatureGroups) -> Tensor:
+        """Returns (N, 1 + T) values: r, and that of each direction."""
+        inputs_NK = self.inputs(features)
+        r_N1 = (inputs_NK @ self.coefficients_K + self.bias).unsqueeze(1)
+        if self.directions is None:
+            return r_N1
+        return torch.cat([r_N1, inputs_NK @ self.directions.coefficients_TK.T], 1)
 
     def gain(self, features: FeatureGroups, reference: FeatureGroups) -> tuple[Tensor, float]:
         """Returns the (N,) differences in logits between each reply and its reference, and the variance of
@@ -83,18 +116,29 @@ class EnsembleMember:
 @dataclass(frozen=True, slots=True)
 class RewardModel:
     """An ensemble with the uncertainty penalty κ. `midpoint` is the r at the middle of the sigmoid; `mean`
-    and `std` are of the sigmoid on replies of the base."""
+    and `std` are of the sigmoid on replies of the base. `people` has the raters' weights where tastes differ,
+    `groups` the weights of the groups of people that the reward counts beside the mean."""
 
     members: list[EnsembleMember]
     uncertainty_penalty: float
     midpoint: float = 0.0
     mean: float = 0.0
     std: float = 1.0
+    people: PersonWeights | None = None
+    groups: Groups | None = None
 
     @property
     def reliability_U(self) -> Tensor:
         """The (U,) reliabilities of the raters, averaged over the members."""
         return torch.stack([member.nuisance.reliability_U for member in self.members]).mean(0)
+
+    def describe_tastes(self) -> dict[str, Any]:
+        """Returns the number of tastes, and each group's share of the people where groups count."""
+        directions = 0 if self.people is None else self.people.mean_UT.shape[1]
+        found: dict[str, Any] = {"tastes": 1 + directions}
+        if self.groups is not None:
+            found["groups"] = [round(share, 3) for share in self.groups.share_G.tolist()]
+        return found
 
     def logits(self, features: FeatureGroups) -> Tensor:
         """Returns the (N, M) r by member."""
@@ -103,6 +147,10 @@ class RewardModel:
     def reward(self, features: FeatureGroups) -> Tensor:
         """Returns (N,) rewards, standardised on replies of the base."""
         sigmoid_N = (SIGMOID_SCALE * (self.penalised(features) - self.midpoint)).sigmoid()
+        if self.groups is not None:
+            r_NG = self._of_groups(features, self.groups)
+            least_N = (SIGMOID_SCALE * (r_NG - self.groups.midpoint_G)).sigmoid().amin(1)
+            sigmoid_N = (sigmoid_N + least_N) / 2
         return (sigmoid_N - self.mean) / self.std
 
     @property
@@ -115,9 +163,22 @@ class RewardModel:
         r_NM = self.logits(features)
         return r_NM.mean(1) - self.uncertainty_penalty * r_NM.std(1)
 
+    def values(self, features: FeatureGroups) -> Tensor:
+        """Returns (N, 1 + T) values: the members' mean of r, and of each direction."""
+        return torch.stack([member.values(features) for member in self.members]).mean(0)
+
+    def _of_groups(self, features: FeatureGroups, groups: Groups) -> Tensor:
+        """Returns the (N, G) penalised r of each group."""
+        values_MNC = torch.stack([member.values(features) for member in self.members])
+        r_MNG = values_MNC[..., :1] + values_MNC[..., 1:] @ groups.weights_GT.T
+        return r_MNG.mean(0) - self.uncertainty_penalty * r_MNG.std(0)
+
     def standardised(self, base: FeatureGroups) -> "RewardModel":
         """Returns the model with a reward of mean 0 and std 1 on replies of the base."""
         model = replace(self, midpoint=min(0.0, float(self.penalised(base).quantile(0.9))))
+        if self.groups is not None:
+            midpoint_G = self._of_groups(base, self.groups).quantile(0.9, 0).clamp_max(0)
+            model = replace(model, groups=replace(self.groups, midpoint_G=midpoint_G))
         rewards_N = model.reward(base)
         return replace(model, mean=float(rewards_N.mean()), std=max(float(rewards_N.std()), 1e-3))
 
@@ -140,17 +201,32 @@ def fit(
     history: HistoryPrior | None = None,
 ) -> RewardModel:
     """Fits the ensemble to `votes` on the replies of `features`, and to the summary of older votes."""
-    likelihood, weight = Likelihood(votes), votes.people_weight
-    counts = [component_count(number, weight) for number in range(settings.members)]
+    counts = [component_count(number, votes.people_weight) for number in range(settings.members)]
     views = _views(features, votes, base, counts, history)
+    weights_UT = votes.tastes_UT
+    if weights_UT is None:
+        weights_UT = fit_weights(concatenate(views[min(counts)][1], TASTE_FEATURES), votes)
+    directions = weights_UT.shape[1]
+    rows = RaterRows.of(votes) if directions else None
+    likelihood = Likelihood(rows.votes if rows else votes)
     members = []
     for number, (names, bootstrap_V) in enumerate(bootstrap(settings, votes, generator)):
         projections, groups = views[counts[number]]
         older = history.members[number] if history is not None else None
         features_NK = concatenate(groups, names).double()
+        if rows is not None:
+            width = features_NK.shape[1]
+            older = older.widened(width, directions * width) if older is not None else None
+            features_NK = rows.inputs(features_NK, weights_UT)
         posterior = Posterior(features_NK, likelihood, votes.raters, bootstrap_V, older)
-        members.append(_fit_member(projections, names, posterior))
-    return RewardModel(members, settings.uncertainty_penalty).standardised(base.groups)
+        members.append(_fit_member(projections, names, posterior, directions))
+    model = RewardModel(members, settings.uncertainty_penalty)
+    if rows is not None:
+        values_RC = model.values(features)
+        people = posterior_weights(rows, values_RC, members[0].nuisance, weights_UT)
+        least = settings.groups == "least_satisfied"
+        model = replace(model, people=people, groups=Groups.of(people) if least else None)
+    return model.standardised(base.groups)
 
 
 def parameter_count(projections: Projections, member: int) -> int:
@@ -194,17 +270,24 @@ def bootstrap(
         yield MEMBER_FEATURES[number % len(MEMBER_FEATURES)], draws_SV.mean(0)
 
 
-def _fit_member(projections: Projections, names: tuple[str, ...], posterior: Posterior) -> EnsembleMember:
-    width = posterior.features_NK.shape[1]
+def _fit_member(
+    projections: Projections, names: tuple[str, ...], posterior: Posterior, directions: int = 0
+) -> EnsembleMember:
+    total = posterior.features_NK.shape[1]
+    width = total // (1 + directions)
     mode = posterior.mode()
-    return EnsembleMember(
-        projections,
-        names,
-        (PRIOR_STD * mode[:width]).float(),
-        (PRIOR_STD**2 * posterior.covariance_KK(mode)).float(),
-        float(mode[width]),
-        NuisanceParameters.unpack(mode[width + 1 :], posterior.raters),
+    coefficients_D = (PRIOR_STD * mode[:total]).float()
+    covariance_DD = (PRIOR_STD**2 * posterior.covariance_KK(mode)).float()
+    nuisance = NuisanceParameters.unpack(mode[total + 1 :], posterior.raters)
+    scale_D = torch.full((total,), DIRECTION_SCALE)
+    scale_D[:width] = 1.0
+    differing = Directions(
+        (scale_D * coefficients_D)[width:].view(directions, width), covariance_DD[:width] * scale_D
     )
+    return EnsembleMember(
+        projections, names, coefficients_D[:width], covariance_DD[:width, :width], float(mode[total]),
+        nuisance, differing if directions else None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,20 +304,27 @@ class Influence:
 def influence(model: RewardModel, features: FeatureGroups, votes: Votes) -> Influence:
     """Computes influence functions (Koh and Liang 2017), to first order, of the votes that `model` was fitted
     to."""
-    likelihood = Likelihood(votes)
+    rows = RaterRows.of(votes) if model.people is not None else None
+    likelihood = Likelihood(rows.votes if rows else votes)
     rater_V = torch.tensor(votes.rater_of_vote)
     by_vote, by_rater = [], []
     for member in model.members:
-        inputs_NK = member.inputs(features)
-        r_N = (inputs_NK @ member.coefficients_K + member.bias).double()
+        inputs_NK = given_ND = member.inputs(features)
+        coefficients_D, covariance_KD = member.coefficients_K, member.covariance_KK
+        if rows is not None and model.people is not None and member.directions is not None:
+            given_ND = rows.inputs(inputs_NK, model.people.mean_UT.float())
+            given_ND[:, inputs_NK.shape[1] :] /= DIRECTION_SCALE
+            coefficients_D = torch.cat([coefficients_D, member.directions.coefficients_TK.flatten()])
+            covariance_KD = member.directions.covariance_KD
+        r_N = (given_ND @ coefficients_D + member.bias).double()
         vote, reply, gradient = likelihood.gradients(r_N, member.nuisance)
-        gradients_VK = torch.zeros(votes.count, inputs_NK.shape[1]).index_add_(
-            0, vote, gradient.float().unsqueeze(1) * inputs_NK[reply]
+        gradients_VD = torch.zeros(votes.count, given_ND.shape[1]).index_add_(
+            0, vote, gradient.float().unsqueeze(1) * given_ND[reply]
         )
-        gradients_UK = torch.zeros(votes.raters, inputs_NK.shape[1]).index_add_(0, rater_V, gradients_VK)
-        effect_KK = member.covariance_KK @ (inputs_NK.T @ inputs_NK / len(inputs_NK)) @ member.covariance_KK
-        by_vote.append(((gradients_VK @ effect_KK) * gradients_VK).sum(1).clamp_min(0).sqrt())
-        by_rater.append(((gradients_UK @ effect_KK) * gradients_UK).sum(1).clamp_min(0).sqrt())
+        gradients_UD = torch.zeros(votes.raters, given_ND.shape[1]).index_add_(0, rater_V, gradients_VD)
+        effect_DD = covariance_KD.T @ (inputs_NK.T @ inputs_NK / len(inputs_NK)) @ covariance_KD
+        by_vote.append(((gradients_VD @ effect_DD) * gradients_VD).sum(1).clamp_min(0).sqrt())
+        by_rater.append(((gradients_UD @ effect_DD) * gradients_UD).sum(1).clamp_min(0).sqrt())
     return Influence(
         torch.stack(by_vote).mean(0),
         torch.stack(by_rater).mean(0),

@@ -83,6 +83,16 @@ class LaplaceSummary:
         linear_U2[..., known, :] = self.linear_U2[..., kept, :]
         return LaplaceSummary(self.precision_DD, self.linear_D, precision_U22, linear_U2)
 
+    def widened(self, at: int, count: int) -> "LaplaceSummary":
+        """Returns the summary with `count` more coefficients behind the first `at`, of which its votes say
+        nothing."""
+        size = len(self.linear_D) + count
+        kept = torch.tensor([*range(at), *range(at + count, size)])
+        precision_DD = self.precision_DD.new_zeros(size, size)
+        precision_DD[kept.unsqueeze(1), kept] = self.precision_DD
+        linear_D = self.linear_D.new_zeros(size).index_copy_(0, kept, self.linear_D)
+        return LaplaceSummary(precision_DD, linear_D, self.precision_U22, self.linear_U2)
+
     def positive_semidefinite(self) -> "LaplaceSummary":
         """Returns the summary without negative eigenvalues, which come from votes explained as lapses."""
         return LaplaceSummary(

@@ -23,7 +23,7 @@ case-control argument: Prentice and Pyke 1979). b_g does the same for signals.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import combinations
 
@@ -54,7 +54,7 @@ MAX_RANKED = 8
 @dataclass
 class Votes:
     """Votes as indices of raters and replies. Every row names the vote that it came from. `judges` are the
-    raters that are no people."""
+    raters that are no people; `tastes_UT` are the raters' weights (`tastes`), where these are known."""
 
     raters: int
     judges: set[int] = field(default_factory=set)
@@ -65,6 +65,7 @@ class Votes:
     edits: list[tuple[int, int, int, int]] = field(default_factory=list)  # vote, rater, edited, original
     stages: dict[int, list[tuple[int, int, list[int], list[bool], int]]] = field(default_factory=dict)
     # by number of replies still to be ranked: vote, rater, replies, shown first, index in `subsets`
+    tastes_UT: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -182,6 +183,13 @@ class NuisanceParameters:
             (signal + SIGNAL_LOG_SCALE).exp(), bias, rest[5:],
         )  # fmt: skip
 
+    def of_raters(self, leniency_U: Tensor, reliability_free_U: Tensor) -> "NuisanceParameters":
+        """Returns these parameters with other free parameters of the raters."""
+        reliability_U = softplus(reliability_free_U + _INVERSE_SOFTPLUS_OF_1, RELIABILITY_SHARPNESS)
+        return replace(
+            self, leniency_U=leniency_U, reliability_U=reliability_U, reliability_free_U=reliability_free_U
+        )
+
     @staticmethod
     def size(raters: int) -> int:
         """Returns the number of free parameters."""
@@ -221,6 +229,13 @@ class Likelihood:
         for vote, replies_BM, log_p in self._by_kind():
             total = total + (weights_V[vote] * log_p(r_N[replies_BM], nuisance)).sum()
         return total
+
+    def by_vote(self, r_N: Tensor, nuisance: NuisanceParameters) -> Tensor:
+        """Returns (V,) weight × log P(vote), in nats."""
+        total_V = torch.zeros_like(self.weights_V)
+        for vote, replies_BM, log_p in self._by_kind():
+            total_V.index_add_(0, vote, self.weights_V[vote] * log_p(r_N[replies_BM], nuisance))
+        return total_V
 
     def gradients(self, r_N: Tensor, nuisance: NuisanceParameters) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (votes, replies, gradients), one entry for each reply of each vote: the vote's weight times

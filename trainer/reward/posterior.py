@@ -37,14 +37,16 @@ class Posterior:
         value = -self.likelihood(self._rewards(weights_K, rest[0]), nuisance, self.bootstrap_V) - prior
         return value if self.history is None else value - self.history(torch.cat([weights_K, rest]))
 
-    def mode(self) -> Tensor:
-        """Returns the maximum a posteriori parameters, found by L-BFGS."""
+    def mode(self, start: Tensor | None = None, iterations: int = 150) -> Tensor:
+        """Returns the maximum a posteriori parameters, found by at most so many iterations of L-BFGS, from
+        `start` where there is no history."""
         width = self.features_NK.shape[1]
         size = width + 1 + NuisanceParameters.size(self.raters)
         unwhiten: Callable[[Tensor], Tensor] = _identity if self.history is None else self.history.whitening()
-        free = torch.zeros(size, dtype=torch.float64, requires_grad=True)
+        free = torch.zeros(size, dtype=torch.float64) if start is None else start.clone()
+        free.requires_grad_()
         optimizer = torch.optim.LBFGS(
-            [free], max_iter=150, history_size=20, tolerance_grad=1e-4, tolerance_change=1e-7,
+            [free], max_iter=iterations, history_size=20, tolerance_grad=1e-4, tolerance_change=1e-7,
             line_search_fn="strong_wolfe",
         )  # fmt: skip
 

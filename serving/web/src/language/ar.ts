@@ -82,6 +82,17 @@ export const texts: Texts = {
   change: "تغيير",
   otherReply: (letter) => `الرد الآخر، ${letter}`,
 
+  tone: {
+    title: "اعثر على أسلوبك",
+    open: "اعثر على أسلوبك",
+    progress: (number: number, of: number) => `الزوج ${number} من ${of}`,
+    waiting: "يجري البحث عن ردّين للمقارنة…",
+    skip: "تخطَّ هذا",
+    done: "هذا يكفي. من الآن فصاعدًا تُختار الردود لك.",
+    notYet: "لم يصوّت هنا بعد ما يكفي من الناس للتمييز بين الأساليب. صوّت على الردود وعُد لاحقًا.",
+    failed: "تعذّر تحميل الأسئلة. حاول بعد قليل.",
+  },
+
   conversations: "المحادثات",
   newChat: "محادثة جديدة",
   rename: "إعادة تسمية",

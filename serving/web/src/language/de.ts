@@ -87,6 +87,18 @@ export const texts: Texts = {
   change: "Ändern",
   otherReply: (letter) => `Die andere Antwort, ${letter}`,
 
+  tone: {
+    title: "Finde deinen Ton",
+    open: "Finde deinen Ton",
+    progress: (number: number, of: number) => `Paar ${number} von ${of}`,
+    waiting: "Zwei Antworten zum Vergleichen werden gesucht …",
+    skip: "Dieses auslassen",
+    done: "Das genügt. Ab jetzt werden Antworten für dich ausgewählt.",
+    notYet:
+      "Hier haben noch zu wenige abgestimmt, um Töne zu unterscheiden. Bewerte Antworten, und komm später wieder.",
+    failed: "Die Fragen ließen sich nicht laden. Versuch es gleich noch einmal.",
+  },
+
   conversations: "Unterhaltungen",
   newChat: "Neuer Chat",
   rename: "Umbenennen",

@@ -81,6 +81,17 @@ export const en = {
   change: "Change",
   otherReply: (letter: string) => `The other reply, ${letter}`,
 
+  tone: {
+    title: "Find your tone",
+    open: "Find your tone",
+    progress: (number: number, of: number) => `Pair ${number} of ${of}`,
+    waiting: "Looking for two replies to compare…",
+    skip: "Skip this one",
+    done: "That is enough. From now on, replies are chosen for you.",
+    notYet: "Too few people have voted here to tell tones apart. Vote on replies, and come back later.",
+    failed: "The questions could not be loaded. Try again in a moment.",
+  },
+
   conversations: "Conversations",
   newChat: "New chat",
   rename: "Rename",

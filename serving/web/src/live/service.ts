@@ -1,7 +1,7 @@
 /** Requests to the service over HTTP, and the visitor's session. */
 
 import type { Keep } from "./keep.ts";
-import type { Appearance, Life, ServiceError } from "./types.ts";
+import type { Appearance, Life, NextQuestion, ServiceError } from "./types.ts";
 
 interface Session {
   token: string;
@@ -93,6 +93,13 @@ export class Service {
     const asked = (await this.#authorized("DELETE", "/v1/users/me", session)) as { id: string };
     if (this.#given === null) this.renewSession();
     return asked.id;
+  }
+
+  /** Returns the next pair that the visitor is asked about; `skip` is a question that is left out. */
+  async question(skip: string | null): Promise<NextQuestion> {
+    const headers = { "Hearken-Session": await this.session() };
+    const body = JSON.stringify(skip ? { skip } : {});
+    return (await this.#authorized("POST", "/v1/tastes/questions", headers, body)) as NextQuestion;
   }
 
   async #findSession(): Promise<string> {

@@ -65,6 +65,14 @@ export interface Limits {
   context: number | null;
 }
 
+/** Which of two replies does the visitor prefer? `POST /v1/tastes/questions`; none after the last. */
+export interface NextQuestion {
+  question: { completion_id: string; feedback_token: string; prompt: string; replies: string[] } | null;
+  answered: number;
+  of: number;
+  ready: boolean; // false: the questions are being made
+}
+
 /** How a project wants its chat to look: `GET /v1/widget`. */
 export interface Appearance {
   name?: string;
@@ -75,4 +83,5 @@ export interface Appearance {
   language?: string;
   accent?: string;
   consent?: "on" | "ask" | "off";
+  tastes?: boolean; // people here may be asked which replies they prefer
 }

@@ -8,7 +8,13 @@ import { Icon } from "./icons.tsx";
 const BYTES_PER_TOKEN = 4; // prose has 3 to 4.5; the service counts exactly
 const HISTORY = 0.9; // the share of a request's bytes that one message may have
 
-export function Composer({ sent, privacy }: { sent: () => void; privacy: () => void }): JSX.Element {
+interface Props {
+  sent: () => void;
+  privacy: () => void;
+  tone: () => void;
+}
+
+export function Composer({ sent, privacy, tone }: Props): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
   const { chat, options } = session;
@@ -99,6 +105,14 @@ export function Composer({ sent, privacy }: { sent: () => void; privacy: () => v
           <button class="link" type="button" aria-haspopup="dialog" onClick={privacy}>
             {session.kept ? texts.teaches : texts.optedOut}
           </button>
+        )}
+        {session.asksForTone && chat.turns.length > 0 && (
+          <>
+            {" "}
+            <button class="link" type="button" aria-haspopup="dialog" onClick={tone}>
+              {texts.tone.open}
+            </button>
+          </>
         )}
       </p>
     </>

@@ -10,6 +10,7 @@ import { Icon, Mark } from "./icons.tsx";
 import { Notices } from "./Notices.tsx";
 import { Privacy } from "./Privacy.tsx";
 import type { Session } from "./session.ts";
+import { TonePanel } from "./TonePanel.tsx";
 import { TurnView } from "./TurnView.tsx";
 import { VotesPanel } from "./VotesPanel.tsx";
 import { Welcome } from "./Welcome.tsx";
@@ -26,7 +27,7 @@ const AT_END = 80; // pixels from the end at which the reader still follows
 export function Root({ session, language, fills, close }: Props): JSX.Element {
   const [, redraw] = useReducer((count: number) => count + 1, 0);
   useEffect(() => session.subscribe(() => redraw(undefined as never)), [session]);
-  const [panel, setPanel] = useState<"votes" | "privacy" | null>(null);
+  const [panel, setPanel] = useState<"votes" | "privacy" | "tone" | null>(null);
   const [listed, setListed] = useState(false);
   const { texts } = language;
   const { chat, votes } = session;
@@ -98,7 +99,7 @@ export function Root({ session, language, fills, close }: Props): JSX.Element {
           <ConversationList open={show} close={() => setListed(false)} />
           <div class="scroller" ref={scroller} tabIndex={-1} onScroll={end.scrolled}>
             {chat.turns.length === 0 ? (
-              <Welcome heading={Heading} />
+              <Welcome heading={Heading} tone={() => setPanel("tone")} />
             ) : (
               <div>
                 <Heading class="unseen">{texts.conversation}</Heading>
@@ -117,10 +118,15 @@ export function Root({ session, language, fills, close }: Props): JSX.Element {
               </button>
             )}
             <Notices />
-            <Composer sent={end.follow} privacy={() => setPanel("privacy")} />
+            <Composer
+              sent={end.follow}
+              privacy={() => setPanel("privacy")}
+              tone={() => setPanel("tone")}
+            />
           </footer>
         </div>
         {panel === "votes" && <VotesPanel close={() => setPanel(null)} show={showTurn} />}
+        {panel === "tone" && <TonePanel close={() => setPanel(null)} />}
         {panel === "privacy" && <Privacy close={() => setPanel(null)} />}
         <div class="unseen" aria-live="polite">
           {session.announced}

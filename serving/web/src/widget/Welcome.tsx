@@ -3,7 +3,12 @@
 import type { JSX } from "preact";
 import { useShared } from "./context.ts";
 
-export function Welcome({ heading: Heading }: { heading: "h2" | "h3" }): JSX.Element {
+interface Props {
+  heading: "h2" | "h3";
+  tone: () => void;
+}
+
+export function Welcome({ heading: Heading, tone }: Props): JSX.Element {
   const { session, language } = useShared();
   const { title, greeting, examples } = session.options;
   return (
@@ -19,6 +24,11 @@ export function Welcome({ heading: Heading }: { heading: "h2" | "h3" }): JSX.Ele
           </li>
         ))}
       </ul>
+      {session.asksForTone && (
+        <button class="quiet" type="button" aria-haspopup="dialog" onClick={tone}>
+          {language.texts.tone.open}
+        </button>
+      )}
     </section>
   );
 }

@@ -14,6 +14,7 @@ export interface Options {
   consent: "on" | "ask" | "off";
   choices: number;
   compareEvery: number;
+  tone: boolean;
 }
 
 const UP = ["correct", "concise", "detailed", "friendly", "clear", "fun"];
@@ -60,6 +61,7 @@ export function options(
     consent: consent === "ask" || consent === "off" ? consent : "on",
     choices: Math.min(MAX_CHOICES, Math.max(2, number("choices", 2))),
     compareEvery: number("compare-every", COMPARE_EVERY),
+    tone: (attribute("tone") ?? (project.tastes ? "ask" : "off")) !== "off",
   };
 }
 

@@ -2,6 +2,7 @@
 
 import { Chat } from "../chat/chat.ts";
 import { Conversations, type Entry } from "../chat/conversations.ts";
+import { Questions } from "../chat/questions.ts";
 import { Following } from "../chat/following.ts";
 import type { CastVote } from "../chat/vote_history.ts";
 import { VoteHistory } from "../chat/vote_history.ts";
@@ -30,6 +31,7 @@ export class Session {
   readonly following: Following;
   readonly socket: LiveSocket;
   readonly chat: Chat;
+  readonly questions: Questions;
   news: News | null = null;
   announced = "";
   #voting: Voting;
@@ -81,6 +83,7 @@ export class Session {
       replied: ({ id }, conversation_id) => emit("reply", { completion_id: id, conversation_id }),
       failed: ({ code, message }) => emit("error", { code, message }),
     });
+    this.questions = new Questions(service, this.socket, () => this.changed());
     this.#unwatch = keep.watch((name) => this.#changedElsewhere(name));
   }
 
@@ -132,6 +135,11 @@ export class Session {
   get kept(): boolean {
     if (this.options.consent === "off" || this.consent === "no") return false;
     return this.options.consent === "on" || this.consent === "yes";
+  }
+
+  /** Whether the visitor may be asked for their tone: where the project has several, and answers are kept. */
+  get asksForTone(): boolean {
+    return this.options.tone && this.kept;
   }
 
   open(id: string): void {

@@ -1,0 +1,189 @@
+"""Ten answers choose a person's next reply: by the taste model of the live policy, with no training."""
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from schemas.taste_model import TASTES
+from serving.questions import QUESTIONS
+from tests.conftest import new_database
+from tests.service import ADMIN, PUBLIC, Service, run_service
+from tests.tastes import evenness, write_tastes
+
+POLICY = "p1-aaaaaa"
+CHATS = 24
+"""Replies that are compared with as many of somebody who gave no answers."""
+
+
+@pytest.fixture(scope="module")
+def plain(postgres_url: str, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose live policy has no taste model."""
+    with (
+        new_database(postgres_url) as url,
+        run_service(url, tmp_path_factory.mktemp("tastes"), tiny_base, max_tokens=12) as service,
+    ):
+        yield service
+
+
+@pytest.fixture(scope="module")
+def tasteful(plain: Service) -> Service:
+    """The same service, now with one. Tests that need none come first in this file."""
+    base = Path(plain.settings.model)
+    plain.registry.publish(POLICY, seed=0, prepare=lambda directory: write_tastes(base, directory))
+    plain.until(lambda: plain.live() == POLICY)
+    return plain
+
+
+def visitor(service: Service) -> httpx.Client:
+    """Returns the client of a new visitor."""
+    with service.client(PUBLIC) as page:
+        token = page.post("/v1/sessions").json()["token"]
+    client = service.client(PUBLIC)
+    client.headers["Hearken-Session"] = token
+    return client
+
+
+def question(client: httpx.Client, service: Service, **body: Any) -> dict[str, Any]:
+    """Returns the answer once the questions are made."""
+    answers: list[httpx.Response] = []
+
+    def ready() -> bool:
+        answers.append(client.post("/v1/tastes/questions", json=body))
+        return answers[-1].status_code != 200 or answers[-1].json()["ready"]
+
+    service.until(ready, seconds=90)
+    assert answers[-1].status_code == 200, answers[-1].text
+    found: dict[str, Any] = answers[-1].json()
+    return found
+
+
+def tokens_of(service: Service, turn: str) -> list[list[int]]:
+    rows = service.rows("select token_ids from replies where turn_id = %s order by choice", turn)
+    return [tokens for (tokens,) in rows]
+
+
+def answer(client: httpx.Client, service: Service, asked: dict[str, Any]) -> str:
+    """Prefers the reply with more even tokens; returns the vote's id."""
+    turn = asked["completion_id"]
+    first, second = map(evenness, tokens_of(service, turn))
+    vote = {"completion_id": turn, "feedback_token": asked["feedback_token"], "type": "ranking"}
+    ranking = [[0], [1]] if first > second else [[1], [0]]
+    given = client.post("/v1/feedback", json={**vote, "ranking": ranking})
+    assert given.status_code == 201, given.text
+    return str(given.json()["id"])
+
+
+def chats(client: httpx.Client, service: Service, count: int) -> tuple[list[float], list[Any]]:
+    """Returns how even the replies to some messages are, and out of how many each was chosen."""
+    evens, best_of = [], []
+    for number in range(count):
+        body = {"messages": [{"role": "user", "content": f"Message {number}"}], "max_tokens": 12}
+        turn = client.post("/v1/chat/completions", json=body).json()["id"]
+        [tokens] = tokens_of(service, turn)
+        evens.append(evenness(tokens))
+        best_of.append(service.rows("select request -> 'best_of' from turns where id = %s", turn)[0][0])
+    return evens, best_of
+
+
+def test_with_one_taste_there_is_nothing_to_ask_and_nothing_is_chosen(plain: Service) -> None:
+    with visitor(plain) as client:
+        refused = client.post("/v1/tastes/questions")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "one_taste")
+        assert chats(client, plain, 2)[1] == [None] * 2
+
+
+def test_ten_answers_choose_the_next_reply(tasteful: Service) -> None:
+    with visitor(tasteful) as client, visitor(tasteful) as other:
+        prompts, votes = [], []
+        for number in range(QUESTIONS):
+            asked = question(client, tasteful)
+            assert (asked["answered"], asked["of"]) == (number, QUESTIONS)
+            assert len(set(asked["question"]["replies"])) == 2
+            assert question(client, tasteful)["question"] == asked["question"]  # as it waits for an answer
+            prompts.append(asked["question"]["prompt"])
+            votes.append(answer(client, tasteful, asked["question"]))
+        assert len(set(prompts)) == QUESTIONS
+        ended = {"question": None, "answered": QUESTIONS, "of": QUESTIONS, "ready": True}
+        assert question(client, tasteful) == ended
+        [(rater,)] = tasteful.rows("select rater from feedback where id = %s", votes[0])
+
+        def row() -> list[tuple[Any, ...]]:
+            return tasteful.rows("select policy, weights, votes from person_tastes where rater = %s", rater)
+
+        tasteful.until(lambda: row() and row()[0][2] == QUESTIONS)
+        [(policy, [weight], _)] = row()
+        assert policy == POLICY
+        assert weight > 0.5
+        own, best_of = chats(client, tasteful, CHATS)
+        assert best_of == [tasteful.settings.serving.personal_choices] * CHATS
+        others, chosen = chats(other, tasteful, CHATS)
+        assert chosen == [None] * CHATS
+        assert statistics.fmean(own) > statistics.fmean(others)
+
+        asked_again = client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}], "stream": True}
+        )
+        assert asked_again.text.endswith("data: [DONE]\n\n")
+
+        for turn, vote in tasteful.rows("select turn_id, id from feedback where id = any(%s)", votes):
+            token = tasteful.services.signer.feedback_token(turn)
+            gone = client.delete(f"/v1/feedback/{vote}", headers={"X-Feedback-Token": token})
+            assert gone.status_code == 200, gone.text
+        tasteful.until(lambda: row() == [])
+        assert chats(client, tasteful, 2)[1] == [None] * 2
+
+
+def test_a_question_that_is_skipped_does_not_come_again(tasteful: Service) -> None:
+    with visitor(tasteful) as client:
+        first = question(client, tasteful)["question"]
+        second = question(client, tasteful, skip=first["completion_id"])["question"]
+        assert second["prompt"] != first["prompt"]
+        assert question(client, tasteful, skip=first["completion_id"])["question"] == second
+
+
+def test_a_servers_key_asks_for_its_user_and_a_page_for_its_visitor(tasteful: Service) -> None:
+    with tasteful.client(ADMIN) as server, tasteful.client(PUBLIC) as page:
+        one = question(server, tasteful, user="ada")["question"]
+        assert question(server, tasteful, user="ada")["question"] == one
+        assert question(server, tasteful, user="grace")["question"]["completion_id"] != one["completion_id"]
+        for client, body, status, code in (
+            (server, {}, 400, "missing"),
+            (page, {}, 400, "missing"),
+            (page, {"user": "ada"}, 403, "user_not_allowed"),
+            (page, {"who": "me"}, 400, "unknown_parameter"),
+            (page, {"skip": 3}, 400, "invalid_value"),
+        ):
+            refused = client.post("/v1/tastes/questions", json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+
+
+def test_questions_show_nobodys_own_words(tasteful: Service) -> None:
+    with visitor(tasteful) as client:
+        secret = "My account number is 4711"
+        client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": secret}]})
+        shown = tasteful.rows("select prompt from taste_questions")
+        assert secret not in {prompt for (prompt,) in shown}
+
+
+def test_where_nothing_can_be_scored_the_reply_is_as_it_comes(tasteful: Service) -> None:
+    """Its taste model is no taste model."""
+    unreadable = "p2-bbbbbb"
+    tasteful.registry.publish(
+        unreadable, seed=0, prepare=lambda directory: (directory / TASTES).write_bytes(b"nothing") and None
+    )
+    tasteful.until(lambda: tasteful.live() == unreadable)
+    rater = tasteful.services.signer.rater_id("default", "linus", "admin")
+    tasteful.rows(
+        "insert into person_tastes (project, rater, policy, weights, votes)"
+        " values ('default', %s, %s, '{1.0}', 10) returning votes",
+        rater,
+        unreadable,
+    )
+    found = tasteful.chat(user="linus", temperature=1)
+    assert found["choices"][0]["finish_reason"] in ("stop", "length")
+    [(best_of,)] = tasteful.rows("select request -> 'best_of' from turns where id = %s", found["id"])
+    assert best_of == tasteful.settings.serving.personal_choices

@@ -1,0 +1,36 @@
+"""This module keeps the raters' weights on the tastes of a published policy: serving has them at once.
+
+Serving makes them anew from a person's votes when these change; what is kept here saves it from scoring all
+voted replies of all people under each new policy.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import LiteralString
+
+from schemas.database import Pool
+from trainer.data import examples
+from trainer.data.examples import Example
+from trainer.reward.tastes import PersonWeights
+
+_FORGET: LiteralString = """
+    delete from person_tastes using routes
+    where person_tastes.project = %s and routes.project = person_tastes.project
+        and policy not in (live, previous, coalesce(canary, live), %s)
+"""
+_KEEP: LiteralString = """
+    insert into person_tastes (project, rater, policy, weights, votes) values (%s, %s, %s, %s, %s)
+    on conflict (project, rater, policy) do nothing
+"""
+
+
+def save(pool: Pool, project: str, policy: str, people: PersonWeights, training: Sequence[Example]) -> None:
+    """Keeps the weights of the people who cast the training votes, and forgets those under policies that no
+    longer answer. What serving has found meanwhile stays."""
+    votes = Counter(example.rater for example in training if example.by_person)
+    raters = zip(examples.raters(training), people.mean_UT.tolist(), strict=True)
+    rows = [[project, rater, policy, weights, votes[rater]] for rater, weights in raters if votes[rater]]
+    with pool.connection() as connection, connection.transaction():
+        connection.execute(_FORGET, [project, policy])
+        with connection.cursor() as cursor:
+            cursor.executemany(_KEEP, rows)

@@ -1,0 +1,81 @@
+"""This module writes the taste model of a policy: its reward model, as serving evaluates it.
+
+Standardised features enter linearly, so the projections and the coefficients of a member become one weight
+for each feature and taste: the file's size does not depend on the number of components.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from schemas.taste_model import METADATA, TasteHeader
+from trainer.model.backbone import Backbone
+from trainer.reward.ensemble import EnsembleMember, RewardModel
+from trainer.reward.features import (
+    LENGTH_SOFTNESS,
+    LENGTH_THRESHOLDS,
+    MAX_DISTINCT_TOKENS,
+    MAX_MAGNITUDE,
+    select_layers,
+)
+from trainer.reward.projection import Projection
+
+
+def write(model: RewardModel, backbone: Backbone, path: Path) -> None:
+    """Writes the taste model of a reward model whose raters differ."""
+    first = next(each.directions for each in model.members if each.directions is not None)
+    header = TasteHeader(
+        base_digest=backbone.digest,
+        directions=len(first.coefficients_TK),
+        members=len(model.members),
+        layers=select_layers(backbone),
+        think_ids=backbone.think_ids,
+        lengths=list(LENGTH_THRESHOLDS),
+        softness=LENGTH_SOFTNESS,
+        max_tokens=MAX_DISTINCT_TOKENS,
+        max_magnitude=MAX_MAGNITUDE,
+        ranking_scale=float(torch.stack([each.nuisance.ranking_scale for each in model.members]).mean()),
+        caution=model.uncertainty_penalty,
+    )
+    save_file(tensors(model), path, metadata={METADATA: header.model_dump_json()})
+
+
+def tensors(model: RewardModel) -> dict[str, Tensor]:
+    """Returns the tensors of the taste model, as `schemas.taste_model` has them."""
+    projections: dict[str, Projection] = {}
+    for member in model.members:
+        projections |= {name: member.projections[name] for name in member.names}
+    found = {"bias": torch.stack([_bias(member) for member in model.members])}
+    for name, projection in projections.items():
+        weights_MCD = torch.stack([_weights(member, name, projection) for member in model.members])
+        found[f"{name}.weights"] = weights_MCD.float().contiguous()
+        if projection.vocabulary_D is not None:
+            found[f"{name}.vocabulary"] = projection.vocabulary_D.long().contiguous()
+            found["bias"] = found["bias"] - weights_MCD @ projection.mean_D
+        else:
+            found[f"{name}.mean"] = projection.mean_D.float().contiguous()
+            found[f"{name}.std"] = projection.std_D.float().contiguous()
+    return found
+
+
+def _bias(member: EnsembleMember) -> Tensor:
+    directions = 0 if member.directions is None else len(member.directions.coefficients_TK)
+    return torch.tensor([member.bias, *[0.0] * directions])
+
+
+def _weights(member: EnsembleMember, name: str, like: Projection) -> Tensor:
+    """Returns the (C, D) weight of each standardised feature of a group, for each taste; zeros where the
+    member does not use the group."""
+    coefficients_CK = member.coefficients_K.unsqueeze(0)
+    if member.directions is not None:
+        coefficients_CK = torch.cat([coefficients_CK, member.directions.coefficients_TK])
+    if name not in member.names:
+        return torch.zeros(len(coefficients_CK), len(like.mean_D))
+    widths = [member.projections[each].basis_DK.shape[1] for each in member.names]
+    own_CK = torch.split(coefficients_CK, widths, 1)[member.names.index(name)]
+    projection = member.projections[name]
+    scale = projection.scale / len(member.names) ** 0.5
+    own_CD: Tensor = scale * own_CK @ projection.basis_DK.T
+    return own_CD
