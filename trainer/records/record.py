@@ -44,6 +44,8 @@ class RoundRecord:
     whole is too long, `prompts_too_long` the turns that were left out of training for that.
     `knowledge` counts the knowledge questions, and says so if they are too few.
     `hyperparameters` are the derived ones, each with its value and where it comes from.
+    `criteria` has each criterion's mentions and its shares before and after, `criteria_ignored` counts what
+    people said about the replies that could not be used.
     """
 
     votes: int
@@ -65,6 +67,8 @@ class RoundRecord:
     regression_test: dict[str, Any] | None = None
     reward_model: dict[str, Any] | None = None
     optimization: dict[str, Any] | None = None
+    criteria: dict[str, Any] | None = None
+    criteria_ignored: dict[str, Any] | None = None
     style: dict[str, dict[str, float]] | None = None
     samples: list[dict[str, str]] | None = None
     weightiest: list[dict[str, Any]] | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from trainer.model.backbone import Backbone
+from trainer.reward.criteria_reward import CriteriaReward
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 from trainer.reward.scoring import micro_batches
@@ -64,14 +65,14 @@ def weighted_base_samples(
     prompts: Sequence[list[int]],
     replies: Sequence[list[int]],
     base: BaseFeatures,
-    model: RewardModel,
+    reward: RewardModel | CriteriaReward,
     kl_coef: float,
 ) -> list[Demonstration]:
     """Returns the base's replies to the first prompts, which `base` has the features of, weighted by
     exp((reward − max_reward)/β). The optimal policy of a KL-regularised reward is the base reweighted by
     exp(reward/β) (Peters and Schaal 2007), so these samples come from it."""
-    rewards_N = model.reward(base.groups)
-    weights = ((rewards_N - model.max_reward) / max(kl_coef, 1e-3)).exp().tolist()
+    rewards_N = reward.reward(base.groups)
+    weights = ((rewards_N - reward.max_reward) / max(kl_coef, 1e-3)).exp().tolist()
     return [
         Demonstration(prompts[row // base.samples_per_prompt], token_ids, weight)
         for row, (token_ids, weight) in enumerate(zip(replies, weights, strict=True))
