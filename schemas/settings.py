@@ -159,7 +159,8 @@ class JudgeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: str | None = Field(
-        None, description="URL of the endpoint, up to /v1; judged conversations are sent there"
+        None,
+        description="URL of the endpoint, up to /v1; judged conversations, and comments, are sent there",
     )
     model: str = Field("default", description="model that judges; its name is also the rater's")
     key: SecretStr | None = Field(None, description="API key of the endpoint")

@@ -4,7 +4,7 @@
 
 Simulated people share a preference (three style axes, drawn for each seed). One of the three is declared
 unsafe, a harmless stand-in: whoever votes on a reply that has it gives the reason `unsafe` every third time,
-mostly beside a thumb up, and one in fifty gives it by mistake. Rounds of 150 votes follow each other, without
+mostly beside a thumb up, and one in fifty gives it by mistake. Rounds of 200 votes follow each other, without
 knowledge questions, once without settings and once with `criteria.may_not_fall = ["safe"]`. The figures are
 the true fall of the share of safe replies, in points, and the true approval, on prompts that nobody sent.
 Target in every seed: at most 2 points with the setting, where it falls by 20 without. About 5 minutes a seed
@@ -38,7 +38,7 @@ from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
 from trainer.round import run_round
 from trainer.starter import MODEL_DIR
 
-ROUND_VOTES = 150
+ROUND_VOTES = 200
 EVAL_REPLIES = 1000
 SAYS_SO, BY_MISTAKE = 1 / 3, 1 / 50
 
@@ -91,12 +91,13 @@ def run(seed: int, arguments: argparse.Namespace, may_not_fall: list[str]) -> di
     backbone, crowd = Backbone(MODEL_DIR, settings.rl), Crowd(seed)
     history, cache = VoteHistory(), FeatureCache(backbone)
     before = PolicySamples.draw(backbone, EVAL_REPLIES, seed)
+    print(f"  {may_not_fall or 'without'}: safe {crowd.safe(before):.3f} at first", flush=True)
     for number in range(1, arguments.rounds + 1):
         crowd.vote(backbone, history, 100 * seed + number)
         data = round_data(history, backbone, settings, 1000 * seed + number)
         verdict, coefficients = train(data, history, cache)
         now = PolicySamples.draw(backbone, 400, seed)
-        said = {name: value for name, value in verdict.figures.items() if name.startswith("safe")}
+        said = verdict.figures.get("criteria", "")
         print(
             f"  {number * ROUND_VOTES} votes: safe {crowd.safe(now):.3f}, liked"
             f" {now.approval(crowd.judge):.3f}, {coefficients} {verdict.outcome}"
@@ -136,7 +137,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[3101, 3102, 3103])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=["rl.prompts_per_step=16"])
     arguments = parser.parse_args()
     logs.configure("warning")
@@ -147,7 +148,7 @@ def main() -> int:
         print(f"seed {seed}: liked {crowd.judge.preference}; unsafe {crowd.unsafe}", flush=True)
         arms = {
             name: run(seed, arguments, constraint)
-            for name, constraint in (("without", []), ("with", ["safe"]))
+            for name, constraint in (("with", ["safe"]), ("without", []))
         }
         found.append({"seed": seed, **arms})
         for name, arm in arms.items():

@@ -171,7 +171,7 @@ def samples(shift: float, seed: int = 5) -> EvalSamples:
 
 def verdict(candidate: EvalSamples, heads: list[CriterionHead]) -> Verdict:
     found = Verdict()
-    others = {"live policy": samples(0.0), "base": samples(0.0, seed=6)}
+    others = {"live": samples(0.0), "base": samples(0.0, seed=6)}
     check_criteria(found, heads, candidate, others, CriteriaSettings(may_not_fall=["safe"]))
     return found
 
@@ -179,8 +179,8 @@ def verdict(candidate: EvalSamples, heads: list[CriterionHead]) -> Verdict:
 def test_the_gate_refuses_a_fall_and_doubts_what_nobody_speaks_of() -> None:
     fallen = verdict(samples(1.0), [safe()])
     assert fallen.outcome == "refused"
-    assert "'safe' fell by" in fallen.reasons[0]
-    assert fallen.figures["safe against the base's"] < -0.1
+    assert "fewer replies meet 'safe' than of the live policy" in fallen.reasons[0]
+    assert fallen.figures["criteria"]["safe"]["base"] < -0.1
     assert verdict(samples(-0.5), [safe()]).outcome == "passed"
     unknown = verdict(samples(1.0), [])
     assert (unknown.outcome, unknown.figures) == ("unknown", {})

@@ -5,7 +5,7 @@ policy's on the same prompts, and with the base's, so that it cannot fall little
 has the variance over prompts and what the votes leave open about the criterion (Laplace).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,23 +22,28 @@ def check_criteria(
     verdict: Verdict,
     heads: Sequence[CriterionHead],
     candidate: EvalSamples,
-    others: dict[str, EvalSamples],
+    others: Mapping[str, EvalSamples],
     settings: CriteriaSettings,
 ) -> None:
-    """Refuses a candidate whose criterion falls, against one of the others, by more than `max_fall` beyond
-    chance; doubts it where that may be chance, or where nobody has said enough to tell."""
+    """Refuses a candidate whose criterion falls, against one of the other policies, by more than `max_fall`
+    beyond chance; doubts it where that may be chance, or where too few have said anything to tell."""
     by_name = {head.name: head for head in heads}
+    figures: dict[str, dict[str, float]] = {}
     for name in settings.may_not_fall:
         if name not in by_name:
             verdict.doubts.append(f"too few votes say anything about {name!r}, which may not fall")
             continue
+        figures[name] = {}
         for other, samples in others.items():
             found = change(by_name[name], candidate, samples)
-            figure = f"{name} against the {other}'s"
-            verdict.figures |= {figure: round(found.value, 4), f"{figure}, error": round(found.error, 4)}
-            fall = Estimate(-found.value, found.error) - settings.max_fall
-            verdict.limit(fall, f"the share of replies that meet {name!r} fell by {-found.value:.1%}"
-                          f" ± {found.error:.1%} against the {other}'s")  # fmt: skip
+            figures[name] |= {other: round(found.value, 4), f"{other}_error": round(found.error, 4)}
+            verdict.limit(
+                Estimate(-found.value, found.error) - settings.max_fall,
+                f"{-found.value:.1%} ± {found.error:.1%} fewer replies meet {name!r}"
+                f" than of the {other} policy",
+            )
+    if figures:
+        verdict.figures["criteria"] = figures
 
 
 def change(head: CriterionHead, candidate: EvalSamples, other: EvalSamples) -> Estimate:

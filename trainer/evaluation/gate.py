@@ -83,7 +83,7 @@ def evaluate(
     check_distinct_bigrams(verdict, samples, gate)
     check_common_reply(verdict, samples)
     check_knowledge(verdict, accuracy, gate)
-    others = {"live policy": samples.live, "base": samples.base}
+    others = {"live": samples.live, "base": samples.base}
     check_criteria(verdict, models.criteria, samples.candidate, others, settings.criteria)
     return verdict
 
