@@ -375,6 +375,12 @@ class TrainerSettings(BaseModel):
         gt=0,
         description="time that a round may take: the prompts of a step follow from it, seconds",
     )
+    restart_rounds: int | None = Field(
+        None,
+        ge=1,
+        description="rounds after which one begins from the base instead of the live policy, with three times"
+        " the steps; none: never",
+    )
     min_votes: int = Field(40, ge=2, description="votes needed before the first round, votes")
     threads: int = Field(
         1,

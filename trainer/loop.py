@@ -29,7 +29,7 @@ from feedback.log import Log
 from feedback.open_log import open_log
 from schemas.database import Pool, open_pool
 from schemas.errors import StartError
-from schemas.policies import file_digest
+from schemas.policies import BASE, file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
 from trainer.data import examples, mentions, prompts, summary_store, untokenized_turns, vote_summary
@@ -212,6 +212,7 @@ class Trainer:
         live = parent_policy.live_policy(self.pool, self.settings)
         parent, test = parent_policy.choose_parent(self.pool, self.settings, live, interrupted)
         found = RoundRecord(self._arrived(), parent.id, regression_test=test)
+        found.restart = parent.id == BASE != live.id or None
         row = record.begin(self.pool, self.project, found.parent)
         with structlog.contextvars.bound_contextvars(round=row.number):
             try:
@@ -371,6 +372,10 @@ class Trainer:
                 record.last_learning_rate(self.pool, self.project),
             )
             found.hyperparameters, rl = derivation.as_json(), derivation.hyperparameters()
+            if found.restart:
+                rl = derivation.of_a_restart()
+                why = {"value": rl.steps_per_round, "reason": "the round starts from the base again"}
+                found.hyperparameters["steps_per_round"] = why
             longest = self.learner.longest_prompt(rl.max_tokens)
             untokenized_turns.tokenize(self.pool, self.project, self.backbone)
             selected = prompts.select_turns(self.pool, self.project, number, longest)
@@ -391,6 +396,7 @@ class Trainer:
                 probes=probes,
                 rl=rl,
                 mentions=mentioned.by_event,
+                restart=bool(found.restart),
             )
         inputs.write(self._unfinished)
         return inputs

@@ -25,7 +25,7 @@ from trainer.rl.guard import Guard
 from trainer.rl.optimize import optimize
 from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sampling import step_sampler
-from trainer.rl.sft import weighted_base_samples
+from trainer.rl.sft import weighted_base_samples, weighted_voted_replies
 from trainer.rl.style_drift import StyleDrift
 from trainer.rl.training_objective import training_objective
 
@@ -73,6 +73,9 @@ def run_round(
     style_drift = StyleDrift(model.members[0].projections, base.features, combined.reward(base.features))
     reward = ShapedReward(combined.reward, rl, style_drift, base_no_eos=1 - base.eos_rate)
     demonstrations = weighted_base_samples(prompts, base.token_ids, base_features, combined, rl.kl_coef)
+    if data.inputs.restart:
+        voted = {key: data.corpus.replies[key] for each in data.training for key in each.reply_keys}
+        demonstrations += weighted_voted_replies(voted, cache.features, combined, rl.kl_coef)
     objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
     guard = Guard(
         backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, knowledge, data.generator("guard"),

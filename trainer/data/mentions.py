@@ -81,7 +81,8 @@ class Said:
 
 
 def load(pool: Pool, project: str, events: Sequence[str]) -> Mentions:
-    """Loads the mentions of people's thumbs and edits among these events."""
+    """Loads the mentions of people's votes among these events. A comment on a ranking does not say which
+    reply it is about, so it is counted only."""
     with pool.connection() as connection:
         rows = connection.execute(
             "select e.event_id, e.rater, e.type, e.value ->> 'value' as value,"
@@ -89,19 +90,22 @@ def load(pool: Pool, project: str, events: Sequence[str]) -> Mentions:
             " c.criteria as judged, c.reason as judge_failed"
             " from training_examples e join feedback f on f.id = e.feedback_id"
             " left join comment_criteria c on c.feedback_id = f.id"
-            " where e.project = %s and e.event_id = any(%s) and e.type in ('thumb', 'edit')"
+            " where e.project = %s and e.event_id = any(%s) and e.type <> 'signal'"
             " and not starts_with(e.rater, %s)"
             " and (f.comment <> '' or coalesce(e.value -> 'reasons', '[]') <> '[]')"
             " order by e.created_at, e.event_id",
             [MAX_CHARACTERS, project, list(events), JUDGE],
         ).fetchall()
-    return read(
+    found = read(
         Said(
             row["event_id"], row["rater"], row["value"] == "up" if row["type"] == "thumb" else None,
             row["reasons"], row["comment"] or "", row["judged"], row["judge_failed"],
         )
-        for row in rows
+        for row in rows if row["type"] != "ranking"
     )  # fmt: skip
+    if rankings := sum(row["type"] == "ranking" for row in rows):
+        found.ignored["comments on rankings"] = rankings
+    return found
 
 
 def read(votes: Iterable[Said]) -> Mentions:

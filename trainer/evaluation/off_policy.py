@@ -1,8 +1,8 @@
 """Off-policy evaluation estimates a candidate's approval from votes on other policies' replies.
 
 The estimate is doubly robust (Dudík, Langford and Li 2011; for language models as bandits). With q(y) the
-reward model's probability that people give the reply y a thumb up, and votes v on replies that a policy μ
-gave, which the candidate π has not learned from:
+reward model's probability that people give the reply y a thumb up, and held-out votes v on replies that a
+policy μ gave:
 
     V = mean of q over the candidate's own replies + mean of w·(v − q(y)) over the voted replies
     w = min(π(y)/μ(y), CAP) + 1 − mean of min(π(y)/μ(y), CAP)
@@ -13,11 +13,14 @@ would have given them too, near 0 where it speaks otherwise. What is not covered
 corrected by its mean error only, so its posterior variance counts in that proportion.
 
 The person is the unit: a person's votes are averaged first, then people. The standard error has the variance
-over people, over the prompts of the candidate's replies, and of the reward model.
+over people, over the prompts of the candidate's replies, and of the reward model. The round has not learned
+from the votes that it holds out, but an earlier one may have, which makes the estimate a little high; so it
+is no proof that a candidate is better, for which the gate has the unseen votes (`evidence`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -36,8 +39,9 @@ from trainer.reward.features import FeatureGroups
 from trainer.reward.likelihood import LAPSE_RATE
 from trainer.reward.scoring import micro_batches
 
-MAX_REPLIES = 256
-"""Voted replies, the newest, whose probability is computed: each takes a forward pass for each policy."""
+MAX_TOKENS = 2**14
+"""Tokens of the voted replies with their prompts, the newest, whose probabilities are computed, in a forward
+pass for each policy."""
 
 CAP = 5.0
 """Largest importance weight. More lets a single vote decide."""
@@ -95,9 +99,11 @@ class VotedReplies:
 
 
 def held_out_thumbs(data: RoundData) -> list[Example]:
-    """Returns the newest people's thumbs that the round holds out, at most MAX_REPLIES."""
+    """Returns the newest of people's thumbs that the round holds out, on MAX_TOKENS tokens at most."""
     found = [each for each in data.held_out if each.type == "thumb" and each.by_person]
-    return found[-MAX_REPLIES:]
+    replies = [data.corpus.replies[each.reply_keys[0]] for each in reversed(found)]
+    total = accumulate(len(each.prompt_ids) + len(each.token_ids) for each in replies)
+    return found[len(found) - sum(tokens <= MAX_TOKENS for tokens in total) :]
 
 
 @torch.no_grad()
@@ -108,11 +114,10 @@ def reply_logprobs(backbone: Backbone, data: RoundData) -> dict[Key, float]:
     replies = [data.corpus.replies[key] for key in keys]
     prompts, tokens = [each.prompt_ids for each in replies], [each.token_ids for each in replies]
     found: dict[Key, float] = {}
-    with backbone.full_precision():
-        for rows in micro_batches(backbone, prompts, tokens):
-            batch = backbone.pad([prompts[row] for row in rows], [tokens[row] for row in rows])
-            total_B = backbone.logprobs_BR(batch, data.rl.temperature).sum(1)
-            found |= {keys[row]: value for row, value in zip(rows, total_B.tolist(), strict=True)}
+    for rows in micro_batches(backbone, prompts, tokens):
+        batch = backbone.pad([prompts[row] for row in rows], [tokens[row] for row in rows])
+        total_B = backbone.logprobs_BR(batch, data.rl.temperature).sum(1)
+        found |= {keys[row]: value for row, value in zip(rows, total_B.tolist(), strict=True)}
     return found
 
 
