@@ -19,15 +19,14 @@ import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
+from feedback.comment_judge import CommentJudge
+from feedback.judge_client import CONCURRENCY, NoVerdict, ask
 from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import HearkenError
 from schemas.feedback import JUDGE, Thumb
 from schemas.settings import JudgeSettings, Settings
 from schemas.turns import IMPORTED
-
-CONCURRENCY = 4
-"""Replies that are judged at once."""
 
 PAUSE = 2.0
 """Seconds between attempts when there was nothing to judge, or the database was unavailable."""
@@ -56,10 +55,6 @@ class Reply(NamedTuple):
     choice: int
     text: str
     messages: list[dict[str, Any]]
-
-
-class NoVerdict(HearkenError):
-    """The judge gave no answer, or one without a verdict. The reply is skipped."""
 
 
 class Judge:
@@ -116,27 +111,9 @@ class Judge:
 
     async def _ask(self, reply: Reply) -> bool:
         said = [f"{message['role']}: {_text(message.get('content'))}" for message in reply.messages]
-        key = self._settings.key
-        try:
-            answer = await self._client.post(
-                f"{str(self._settings.url).rstrip('/')}/chat/completions",
-                headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
-                timeout=self._settings.timeout,
-                json={
-                    "model": self._settings.model,
-                    "temperature": 0,
-                    "messages": [
-                        {"role": "system", "content": f"{self._settings.rubric}\n\n{_ANSWER}"},
-                        {"role": "user", "content": "\n".join([*said, "", "The reply:", reply.text])},
-                    ],
-                },
-            )
-            answer.raise_for_status()
-            return verdict(answer.json()["choices"][0]["message"]["content"])
-        except httpx.HTTPError as error:
-            raise NoVerdict(f"{type(error).__name__}: {error}") from None
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-            raise NoVerdict(f"not a chat completion: {type(error).__name__}") from None
+        system = f"{self._settings.rubric}\n\n{_ANSWER}"
+        question = "\n".join([*said, "", "The reply:", reply.text])
+        return verdict(await ask(self._client, self._settings, system, question))
 
 
 _ANSWER = "Judge the reply at the end. Answer with one word: good or bad."
@@ -158,7 +135,7 @@ def _text(content: Any) -> str:
 
 
 def run(settings: Settings, stopping: threading.Event) -> None:
-    """Judge until `stopping` is set."""
+    """Judge replies, and read comments, until `stopping` is set."""
     asyncio.run(_run(settings, stopping))
 
 
@@ -166,10 +143,11 @@ async def _run(settings: Settings, stopping: threading.Event) -> None:
     url = settings.database_url or ""
     async with open_async_pool(url, size=2) as pool, httpx.AsyncClient() as client:
         judge = Judge(settings.judge, settings.project, pool, client)
+        comments = CommentJudge(settings.judge, settings.project, pool, client)
         log.info("judge ready", rater=judge.rater, url=settings.judge.url)
         while not stopping.is_set():
             try:
-                judged = await judge.judge_batch()
+                judged = await judge.judge_batch() + await comments.read_batch()
             except (psycopg.OperationalError, PoolTimeout, HearkenError) as error:
                 log.warning("judge waits", error=type(error).__name__)
                 judged = 0

@@ -23,7 +23,7 @@ HearkenError
 ├── InvalidReceipt             a receipt is not as it was signed             (feedback.receipt)
 ├── DataLost                   the broker lost acknowledged events            (feedback.relay)
 ├── NotYet                     an entry of the spool waits for another one   (feedback.spool)
-├── NoVerdict                  the judge gave none on a reply                 (feedback.judge)
+├── NoVerdict                  the judge gave none                            (feedback.judge_client)
 ├── AdapterError               a directory is no adapter of this base         (serving.embedded.lora)
 ├── ClientDisconnected         a client left before its answer                (serving.embedded.server)
 ├── LeadershipLost             another trainer took over this one's round     (trainer.records.publish)

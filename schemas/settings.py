@@ -217,7 +217,8 @@ class JudgeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: str | None = Field(
-        None, description="URL of the endpoint, up to /v1; judged conversations are sent there"
+        None,
+        description="URL of the endpoint, up to /v1; judged conversations, and comments, are sent there",
     )
     model: str = Field("default", description="model that judges; its name is also the rater's")
     key: SecretStr | None = Field(None, description="API key of the endpoint")
@@ -377,6 +378,12 @@ class GateSettings(RenamedFields):
         description="a candidate goes live at once only where unseen votes show, at 95%, that it loses less,"
         " logits",
     )
+    max_approval_width: float = Field(
+        0.5,
+        gt=0,
+        description="widest 90% interval of a candidate's approval, by recorded votes, with which it may go"
+        " live at once, share",
+    )
     max_knowledge_loss: float = Field(
         0.03, gt=0, description="largest loss of knowledge against the base, share"
     )
@@ -397,6 +404,27 @@ class GateSettings(RenamedFields):
     )
 
 
+class CriteriaSettings(BaseModel):
+    """Criteria: what people say about why a reply is good or bad. The known ones are helpful, correct, safe,
+    tone and length; others are the project's own reasons, by their name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weights: dict[str, Annotated[float, Field(ge=-10, le=10)]] = Field(
+        {},
+        description="what a criterion adds to the reward, by its name, in standard deviations of the reward",
+    )
+    may_not_fall: list[str] = Field(
+        [], description="criteria that a policy may not lose: constraints of training and of the gate"
+    )
+    max_fall: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="largest fall of such a criterion that the gate lets pass, share of the replies",
+    )
+
+
 class TrainerSettings(BaseModel):
     """The trainer: when it runs a round, and how."""
 
@@ -410,6 +438,12 @@ class TrainerSettings(BaseModel):
         420,
         gt=0,
         description="time that a round may take: the prompts of a step follow from it, seconds",
+    )
+    restart_rounds: int | None = Field(
+        None,
+        ge=1,
+        description="rounds after which one begins from the base instead of the live policy, with three times"
+        " the steps; none: never",
     )
     min_votes: int = Field(40, ge=2, description="votes needed before the first round, votes")
     threads: int = Field(
@@ -431,6 +465,23 @@ class TrainerSettings(BaseModel):
     reward: RewardSettings = RewardSettings()
     rl: RLSettings = RLSettings()
     gate: GateSettings = GateSettings()
+    criteria: CriteriaSettings = CriteriaSettings()
+
+
+class TrackingSettings(BaseModel):
+    """Experiment trackers: where the figures of each round go beside its record."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tensorboard: bool = Field(True, description="write TensorBoard's files to `tensorboard` in data_dir")
+    mlflow_url: str | None = Field(
+        None, description="MLflow's tracking server, http://…:5000 (needs the extra `mlflow`); none: none"
+    )
+    wandb_project: str | None = Field(
+        None,
+        description="project at Weights & Biases (needs the extra `wandb`, and its key in WANDB_API_KEY);"
+        " none: none",
+    )
 
 
 class ExportSettings(BaseModel):
@@ -487,6 +538,7 @@ class Settings(BaseSettings):
     judge: JudgeSettings = JudgeSettings()
     export: ExportSettings = ExportSettings()
     trainer: TrainerSettings = TrainerSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @property
     def policies_dir(self) -> Path:

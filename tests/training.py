@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,9 @@ def some_turns(backbone: Backbone, count: int, seed: int, replies: int = 2) -> l
     return turns
 
 
-def thumbs_by_parity(turns: list[Turn]) -> list[tuple[Turn, Vote]]:
-    """Up for replies whose first token is even: a taste that the base's replies differ in."""
+def thumbs_by_parity(turns: list[Turn], why_not: Sequence[str] = ()) -> list[tuple[Turn, Vote]]:
+    """Up for replies whose first token is even: a taste that the base's replies differ in. Thumbs down have
+    the reasons `why_not`."""
     return [
         (
             turn,
@@ -106,6 +108,7 @@ def thumbs_by_parity(turns: list[Turn]) -> list[tuple[Turn, Vote]]:
                 type="thumb",
                 completion_id=turn.id,
                 value="up" if turn.replies[0].token_ids[0] % 2 == 0 else "down",
+                reasons=[] if turn.replies[0].token_ids[0] % 2 == 0 else list(why_not),
             ),
         )
         for turn in turns

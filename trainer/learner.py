@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import HearkenError
-from schemas.policies import Probe, file_digest
+from schemas.policies import BASE, Probe, file_digest
 from schemas.settings import Settings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
@@ -25,6 +25,7 @@ from trainer.data.vote_summary import FILE, VoteSummary
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sample_eval
 from trainer.evaluation.gate import GateSamples
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval
+from trainer.evaluation.off_policy import CANDIDATE, Logprobs, reply_logprobs
 from trainer.evaluation.screening import base_probes
 from trainer.model.adapter import probe
 from trainer.model.backbone import Backbone
@@ -66,10 +67,12 @@ class RoundBroadcast(BaseModel):
 @dataclass(frozen=True, slots=True)
 class CandidateResult:
     """A trained candidate, whose adapter is in the backbone, with what the gate and the record need of it:
-    `shown` has replies of the live policy and of the candidate side by side."""
+    `logprobs` are the held-out replies' under the policies of the round, `shown` has replies of the live
+    policy and of the candidate side by side."""
 
     round: RoundResult
     samples: GateSamples
+    logprobs: Logprobs
     accuracy: KnowledgeAccuracy
     shown: list[dict[str, str]]
     probe: Probe
@@ -175,15 +178,21 @@ class Learner:
 
         self.backbone.load_adapter(live)
         live_samples = evaluate("live")
+        logprobs = {live.name: reply_logprobs(self.backbone, data)}
+        with self.backbone.reference():
+            logprobs[BASE] = reply_logprobs(self.backbone, data)
         before = knowledge.samples(data.generator("samples"))
         if parent != live:
             self.backbone.load_adapter(parent)
+            logprobs[parent.name] = reply_logprobs(self.backbone, data)
         result = run_round(data, self.cache, knowledge, self._sampler(data), report=report)
         report("evaluating", 0, 0)
+        logprobs[CANDIDATE] = reply_logprobs(self.backbone, data)
         accuracy = knowledge.adapter_accuracy(data.generator("knowledge"))
         return CandidateResult(
             result,
             GateSamples(candidate=evaluate("candidate"), live=live_samples, base=result.base),
+            logprobs,
             KnowledgeAccuracy(base=knowledge.base_accuracy(), candidate=accuracy),
             side_by_side(before, knowledge.samples(data.generator("samples"))),
             probe(self.backbone),

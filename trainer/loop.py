@@ -29,23 +29,27 @@ from feedback.log import Log
 from feedback.open_log import open_log
 from schemas.database import Pool, open_pool
 from schemas.errors import StartError
-from schemas.policies import file_digest
+from schemas.policies import BASE, file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
-from trainer.data import examples, prompts, summary_store, untokenized_turns, vote_summary
+from trainer.data import examples, mentions, prompts, summary_store, untokenized_turns, vote_summary
+from trainer.data.behaviour import load_behaviour
 from trainer.data.ingest import consumer_offsets, ingest
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
 from trainer.data.traffic import Traffic
 from trainer.data.vote_summary import VoteSummary
 from trainer.erasure import Erasures
-from trainer.evaluation import gate
+from trainer.evaluation import gate, off_policy
+from trainer.evaluation.criteria import describe_criteria
+from trainer.evaluation.off_policy import Approval
 from trainer.evaluation.style_stats import style_stats
 from trainer.leader_election import LeaderElection
 from trainer.learner import CandidateResult, Learner, WorkerOutOfSync
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 from trainer.records import attribution, person_weights, progress, prune, publish, record
 from trainer.records.record import Ending, RoundRecord, RoundRow
+from trainer.records.trackers import Trackers
 from trainer.reward.ensemble import RewardModel
 
 POLL_SECONDS = 0.5
@@ -91,6 +95,7 @@ def run(settings: Settings, *, once: bool = False, group: ProcessGroup = SINGLE_
                 time.sleep(POLL_SECONDS)
         finally:
             trainer.election.release()
+            trainer.trackers.close()
             votes.close()
 
 
@@ -115,6 +120,7 @@ class Trainer:
         self._measured = False
         self.erasures = Erasures(settings, pool, learner, self._active_summary)
         self._erases_at = 0.0
+        self.trackers = Trackers(settings)
         log.info("trainer ready", project=self.project, base=self.backbone.digest[:12])
 
     def lead(self) -> bool:
@@ -239,6 +245,7 @@ class Trainer:
         live = parent_policy.live_policy(self.pool, self.settings)
         parent, test = parent_policy.choose_parent(self.pool, self.settings, live, interrupted)
         found = RoundRecord(self._arrived(), parent.id, regression_test=test)
+        found.restart = parent.id == BASE != live.id or None
         row = record.begin(self.pool, self.project, found.parent)
         with structlog.contextvars.bound_contextvars(round=row.number):
             try:
@@ -261,6 +268,7 @@ class Trainer:
             found.seconds = round(self._round_took, 1)
             if not record.finish(self.pool, self.settings, row, ending, found):
                 raise publish.LeadershipLost(f"another trainer took over before round {row.number} ended")
+            self.trackers.log_round(row.number, record.finite(found.as_json()))
             self._unfinished.unlink(missing_ok=True)
             self._compact()
             prune.prune(self.pool, self.settings)
@@ -284,9 +292,11 @@ class Trainer:
         candidate = self.learner.train_candidate(parent, live, data, progress.recorded(self.pool, row))
         self._fitted = data, candidate.round.model
         self._describe_training(candidate, data, found)
+        trained = candidate.round
         models = gate.GateModels(
-            candidate.round.model, candidate.round.held_out_model, candidate.round.evidence
-        )
+            trained.model, trained.held_out_model, trained.evidence, trained.criteria,
+            self._approval(candidate, data, live.name),
+        )  # fmt: skip
         verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, self.settings.trainer)
         optimized = candidate.round.optimized
         verdict.require(optimized.moved, optimized.stopped or "no step moved the adapter")
@@ -308,6 +318,18 @@ class Trainer:
         if (people := candidate.round.model.people) is not None:
             person_weights.save(self.pool, self.project, manifest.id, people, data.training)
         return Ending("published", "; ".join(verdict.doubts) or None)
+
+    def _approval(self, candidate: CandidateResult, data: RoundData, live: str) -> Approval | None:
+        """Estimates the candidate's approval from the held-out votes; None where they are on no reply whose
+        probability is known."""
+        events = [example.event_id for example in off_policy.held_out_thumbs(data)]
+        behaviour = load_behaviour(self.pool, self.project, events)
+        cache, people = self.learner.cache, off_policy.people_of(data)
+        voted = off_policy.voted_replies(data, cache, behaviour, candidate.logprobs, live)
+        if voted is None or not people:
+            return None
+        samples, model = candidate.samples, candidate.round.model
+        return off_policy.estimate_approval(model, people, voted, samples.candidate, samples.live)
 
     def _load(self, inputs: RoundInputs, summary: VoteSummary | None) -> RoundData:
         row = inputs.token_budget.row
@@ -342,6 +364,8 @@ class Trainer:
             )
         }
         found.samples = candidate.shown
+        trained, samples = candidate.round, candidate.samples
+        found.criteria = describe_criteria(trained.criteria, trained.reward, samples.candidate, samples.live)
         influence = attribution.vote_influence(model, *data.votes(), features, data.training)
         found.weightiest, found.raters = influence["weightiest"], influence["raters"]
 
@@ -391,15 +415,22 @@ class Trainer:
                 record.last_learning_rate(self.pool, self.project),
             )
             found.hyperparameters, rl = derivation.as_json(), derivation.hyperparameters()
+            if found.restart:
+                rl = derivation.of_a_restart()
+                why = {"value": rl.steps_per_round, "reason": "the round starts from the base again"}
+                found.hyperparameters["steps_per_round"] = why
             longest = self.learner.longest_prompt(rl.max_tokens)
             untokenized_turns.tokenize(self.pool, self.project, self.backbone)
             selected = prompts.select_turns(self.pool, self.project, number, longest)
+            events = examples.active_events(self.pool, self.project, self.learner.token_budget.row)
+            mentioned = mentions.load(self.pool, self.project, events)
+            found.criteria_ignored = mentioned.ignored
             inputs = RoundInputs(
                 draw=number,
                 parent=parent,
                 votes=self._arrived(),
                 positions=consumer_offsets(self.pool),
-                events=examples.active_events(self.pool, self.project, self.learner.token_budget.row),
+                events=events,
                 turns=selected.turns,
                 knowledge_lost=record.knowledge_lost(self.pool, self.project),
                 vote_summary=digest,
@@ -407,6 +438,8 @@ class Trainer:
                 prompts_too_long=selected.too_long,
                 probes=probes,
                 rl=rl,
+                mentions=mentioned.by_event,
+                restart=bool(found.restart),
             )
         inputs.write(self._unfinished)
         return inputs

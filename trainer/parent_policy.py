@@ -5,6 +5,10 @@ the newest candidate that people try, or that waits for that: where votes are fe
 stand still until they decide. Where the held-out votes speak against that candidate by more than a standard
 error, it is the one before. If people decide against a candidate, what was trained from it goes with it, and
 the next round starts from the live policy again.
+
+Every `restart_rounds` rounds one starts from the base, so that the drift of all rounds, and what people voted
+long ago, does not stay for ever. It takes over like any candidate: if the gate, or people, find it no worse
+than the live policy.
 """
 
 import time
@@ -15,6 +19,7 @@ from typing import Any
 import structlog
 
 from schemas.database import Pool
+from schemas.policies import BASE
 from schemas.settings import Settings
 from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation.regression import live_regression_test
@@ -64,10 +69,34 @@ def choose_parent(
     if test is not None and (test.regressed if interrupted is None else interrupted.parent == test.parent):
         log.warning("the live policy regressed; starting from its parent", **test.as_json())
         return PolicyDirectory(test.parent, test.directory), found
+    if _restarts(pool, settings, live) if interrupted is None else interrupted.restart:
+        return _base(pool, settings.project), found
     candidates = _candidates(pool, settings, live)
     if interrupted is None:
         return next(iter(candidates), live), found
     return next((each for each in candidates if each.id == interrupted.parent), live), found
+
+
+def _restarts(pool: Pool, settings: Settings, live: PolicyDirectory) -> bool:
+    """Whether none of the last `restart_rounds` rounds started from the base."""
+    every = settings.trainer.restart_rounds
+    if every is None or live.id == BASE:
+        return False
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select parent from rounds where project = %s and outcome <> 'running' order by id desc limit %s",
+            [settings.project, every],
+        ).fetchall()
+    return len(rows) == every and all(row["parent"] != BASE for row in rows)
+
+
+def _base(pool: Pool, project: str) -> PolicyDirectory:
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select directory from policies where project = %s and id = %s", [project, BASE]
+        ).fetchone()
+    assert row is not None  # noqa: S101  (ensure_base made it)
+    return PolicyDirectory(BASE, Path(row["directory"]))
 
 
 def _candidates(pool: Pool, settings: Settings, live: PolicyDirectory) -> list[PolicyDirectory]:

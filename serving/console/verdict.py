@@ -43,11 +43,19 @@ def checks(
     figures: Mapping[str, Any] = (gate or {}).get("figures") or {}
     configured = configuration or {}
     return [
-        asdict(each) for each in _checks(figures, configured.get("gate") or {}, configured.get("rl") or {})
+        asdict(each)
+        for each in _checks(
+            figures,
+            configured.get("gate") or {},
+            configured.get("rl") or {},
+            configured.get("criteria") or {},
+        )
     ]
 
 
-def _checks(figures: Mapping[str, Any], gate: Mapping[str, Any], rl: Mapping[str, Any]) -> Iterator[Check]:
+def _checks(
+    figures: Mapping[str, Any], gate: Mapping[str, Any], rl: Mapping[str, Any], criteria: Mapping[str, Any]
+) -> Iterator[Check]:
     if "unseen_votes" in figures:
         yield _unseen(figures, gate)
     for name, votes in (("trained", "the votes it learned from"), ("held_out", "votes held back from it")):
@@ -69,7 +77,32 @@ def _checks(figures: Mapping[str, Any], gate: Mapping[str, Any], rl: Mapping[str
         most = gate.get("max_knowledge_loss", 0.03)
         found = f"{figures['knowledge']:.1%} right, {_lost(lost)} ± {figures['knowledge_error']:.1%}"
         yield Check("Knowledge", found, f"a loss of {most:.0%}", _within(lost, most))
+    if (approval := figures.get("approval")) is not None:
+        yield _approval(approval, figures, gate)
     yield from _against_base(figures, gate, rl)
+    for name, changes in (figures.get("criteria") or {}).items():
+        for other in ("live", "base"):
+            yield _criterion(name, other, changes, criteria)
+
+
+def _approval(approval: float, figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:
+    """The approval that recorded votes let expect."""
+    lower, upper = figures["approval_lower"], figures["approval_upper"]
+    change, error = figures["approval_change"], figures["approval_change_error"]
+    most = gate.get("max_approval_width", 0.5)
+    state: State = "good" if upper - lower <= most and change >= 0 else "near"
+    if change + 2 * error < 0:
+        state = "bad"
+    found = f"{approval:.0%} ({lower:.0%} to {upper:.0%}), {change:+.0%} ± {error:.0%} to the live policy"
+    return Check("Approval by recorded votes", found, f"known to {most:.0%}, and no loss", state)
+
+
+def _criterion(name: str, other: str, changes: Mapping[str, float], criteria: Mapping[str, Any]) -> Check:
+    """A criterion that may not fall, against another policy."""
+    change, error, most = changes[other], changes[f"{other}_error"], criteria.get("max_fall", 0.02)
+    state: State = "good" if change >= -most else "near" if change + 2 * error >= -most else "bad"
+    found = f"{change:+.1%} ± {error:.1%}"
+    return Check(f"Criterion {name}, against the {other} policy", found, f"a fall of {most:.0%}", state)
 
 
 def _unseen(figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:

@@ -157,7 +157,7 @@ def train_round(
     )
     verdict = gate.evaluate(
         gate.GateSamples(samples("candidate"), live, result.base),
-        gate.GateModels(result.model, result.held_out_model, result.evidence),
+        gate.GateModels(result.model, result.held_out_model, result.evidence, result.criteria),
         accuracy,
         data.settings,
     )

@@ -8,9 +8,12 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from feedback.judge import Judge, NoVerdict, verdict
+from feedback.comment_judge import CommentJudge, verdicts
+from feedback.judge import Judge, verdict
+from feedback.judge_client import NoVerdict
 from feedback.store import Store
 from schemas.database import AsyncPool
+from schemas.feedback import Thumb
 from schemas.settings import JudgeSettings
 from schemas.turns import IMPORTED
 from tests.voting import a_turn
@@ -27,8 +30,12 @@ class Endpoint:
         body = await request.json()
         self.asked.append(request)
         self.bodies.append(body)
-        reply = body["messages"][-1]["content"].splitlines()[-1]
-        match reply:
+        lines = body["messages"][-1]["content"].splitlines()
+        match lines[-2] if lines[0] == "The comment:" else lines[-1]:
+            case "that was rude":
+                said = '```json\n{"tone": "missed"}\n```'
+            case "no idea":
+                said = '{"tone": "missed", "obey": "met"}'
             case "fine":
                 said = "Good."
             case "awful":
@@ -134,6 +141,45 @@ async def test_only_its_share_of_new_turns_of_its_project_is_judged(
     judged = {vote[0] for vote in await votes(async_pool)}
     assert 6 < len(judged) < 26
     assert not judged & {"chatcmpl-3", "chatcmpl-other"}
+
+
+async def test_comments_are_read_once_and_nonsense_is_kept_as_a_reason(
+    judge: Judge, endpoint: Endpoint, async_pool: AsyncPool
+) -> None:
+    store = Store(async_pool)
+    for number, comment in enumerate(("that was rude", "no idea", "broken", "")):
+        turn = a_turn(f"chatcmpl-{number}", replies=("fine",))
+        await store.record_turn(turn)
+        votable = await store.votable_turn(turn.id)
+        assert votable is not None
+        vote = Thumb(type="thumb", completion_id=turn.id, value="down", comment=comment)
+        await store.submit(votable, vote, "u_1")
+    comments = CommentJudge(judge._settings, "default", async_pool, judge._client)
+    assert await comments.read_batch() == 3
+    assert await comments.read_batch() == 0
+    assert all("fine" not in str(body["messages"]) for body in endpoint.bodies)  # no reply was sent
+    async with async_pool.connection() as connection:
+        cursor = await connection.execute(
+            "select f.comment, c.criteria, c.reason from comment_criteria c"
+            " join feedback f on f.id = c.feedback_id order by f.turn_id"
+        )
+        rude, unclear, broken = await cursor.fetchall()
+        assert rude == {"comment": "that was rude", "criteria": {"tone": False}, "reason": None}
+        assert (unclear["criteria"], broken["criteria"]) == (None, None)
+        assert "other names" in unclear["reason"]
+        assert "500" in broken["reason"]
+        await connection.execute("delete from turns where id = 'chatcmpl-0'")  # erased
+        cursor = await connection.execute("select count(*) as left from comment_criteria")
+        assert await cursor.fetchone() == {"left": 2}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "bad", "[]", '"met"', '{"safe": true}', '{"safe": ["met"]}', "[" * 100_000, '{"fun": "met"}'],
+)
+def test_a_judge_of_comments_may_name_known_criteria_only(answer: str) -> None:
+    with pytest.raises(NoVerdict):
+        verdicts(answer)
 
 
 def test_a_verdict_is_one_word_of_two() -> None:

@@ -36,11 +36,21 @@ def live(pool: Pool) -> None:
         )
 
 
-def chosen(pool: Pool, interrupted: str | None = None, promotion: str = "direct") -> str:
+def chosen(
+    pool: Pool,
+    interrupted: str | None = None,
+    promotion: str = "direct",
+    restart_rounds: int | None = None,
+    *,
+    restart: bool = False,
+) -> str:
     settings = Settings(serving=ServingSettings.model_validate({"promotion": promotion}))
+    settings.trainer.restart_rounds = restart_rounds
     inputs = None
     if interrupted is not None:
-        inputs = RoundInputs(draw=1, parent=interrupted, votes=0, events=[], turns=[], positions={})
+        inputs = RoundInputs(
+            draw=1, parent=interrupted, votes=0, events=[], turns=[], positions={}, restart=restart
+        )
     return choose_parent(pool, settings, LIVE, inputs)[0].id
 
 
@@ -54,6 +64,31 @@ def test_rounds_go_on_from_the_newest_candidate_that_waits_or_is_tried(pool: Poo
     add(pool, "p3-cccccc", "published", held_out_gain=None)
     assert chosen(pool) == "p3-cccccc"
     assert chosen(pool, promotion="manual") == LIVE.id
+
+
+def begin_rounds(pool: Pool, *parents: str) -> None:
+    with pool.connection() as connection:
+        for parent in parents:
+            connection.execute(
+                "insert into rounds (project, parent, outcome) values ('default', %s, 'rejected')", [parent]
+            )
+
+
+def test_every_few_rounds_one_starts_from_the_base(pool: Pool) -> None:
+    add(pool, "p2-bbbbbb", "canary")
+    begin_rounds(pool, "p0", LIVE.id, LIVE.id)
+    assert chosen(pool, restart_rounds=3) == "p2-bbbbbb"
+    assert chosen(pool, restart_rounds=2) == "p0"
+    begin_rounds(pool, "p0")
+    assert chosen(pool, restart_rounds=2) == "p2-bbbbbb"
+    begin_rounds(pool, LIVE.id, LIVE.id)
+    assert chosen(pool, restart_rounds=2) == "p0"
+    assert chosen(pool) == "p2-bbbbbb"
+
+
+def test_an_interrupted_restart_starts_from_the_base_again(pool: Pool) -> None:
+    assert chosen(pool, interrupted="p0", restart=True) == "p0"
+    assert chosen(pool, interrupted="p0") == LIVE.id
 
 
 def test_candidates_that_the_held_out_votes_speak_against_are_left_out(pool: Pool) -> None:

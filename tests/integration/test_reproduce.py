@@ -14,7 +14,7 @@ from feedback.open_log import open_log
 from schemas.database import Pool
 from schemas.feedback import Signal
 from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, file_digest
-from schemas.settings import Settings
+from schemas.settings import CriteriaSettings, Settings
 from tests.training import (
     add_key,
     edited,
@@ -54,10 +54,11 @@ def settings(
     monkeypatch.setattr(gate.Verdict, "refused", False)
     add_key(pool)
     turns = some_turns(backbone, 24, seed=1)
-    votes = thumbs_by_parity(turns[:21])
+    votes = thumbs_by_parity(turns[:21], why_not=["unsafe"])
     votes += [ranked(turns[21], [[0], [1]]), ranked(turns[22], [[0, 1]], acceptable=False)]
     send(database_url, turns, [*votes, edited(turns[23], "blue bird")])
-    return small_settings(database_url, tmp_path, tiny_base)
+    criteria = CriteriaSettings(may_not_fall=["safe"])
+    return small_settings(database_url, tmp_path, tiny_base, criteria=criteria)
 
 
 def published(pool: Pool) -> list[str]:

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM
 from feedback.open_log import open_log
 from schemas.database import Pool
 from schemas.errors import StartError
-from schemas.feedback import Signal
+from schemas.feedback import Signal, Thumb
 from schemas.policies import BASE, WEIGHTS, verify
-from schemas.settings import Settings
+from schemas.settings import CriteriaSettings, Settings
 from tests.events import ingest_until, read_until
 from tests.installation import wait
 from tests.training import (
@@ -75,7 +75,8 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, tiny_base: Path
 ) -> None:
     turns = some_turns(backbone, 24, seed=1)
-    votes = thumbs_by_parity(turns[:20])
+    settings.trainer.criteria = CriteriaSettings(weights={"safe": 0.5}, may_not_fall=["tone"])
+    votes = thumbs_by_parity(turns[:20], why_not=("unsafe", "purple"))
     votes += [ranked(turns[20], [[0], [1]]), ranked(turns[21], [[0, 1]], acceptable=False)]
     votes += [edited(turns[22], "blue bird"), edited(turns[23], "red fish")]
     send(database_url, turns, votes)
@@ -130,6 +131,15 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert [sample["prompt"] for sample in record["samples"]] == list(SAMPLE_PROMPTS)
     assert record["gate"]["figures"]["knowledge_unknown"] == record["knowledge"]["notice"]
     assert "cannot be judged" in page
+    downs = sum(vote.value == "down" for _, vote in votes if isinstance(vote, Thumb))
+    assert record["criteria"]["safe"]["blames"] == downs
+    assert record["criteria"]["safe"]["coefficient"] == 0.5
+    assert record["criteria_ignored"] == {"unknown reasons": downs, "the most frequent": {"purple": downs}}
+    assert any("'tone', which may not fall" in doubt for doubt in record["gate"]["doubts"])
+    assert "Criteria" in page
+    figures = record["gate"]["figures"]
+    assert figures["approval_lower"] < figures["approval"] < figures["approval_upper"]
+    assert list((settings.data_dir / "tensorboard" / "default").glob("*.tfevents.*"))
 
 
 def test_the_same_votes_and_seed_give_the_same_bytes(

@@ -20,6 +20,28 @@ def test_length_has_a_limit_on_both_sides(ratio: float, state: str) -> None:
     assert states({"length_ratio": ratio}) == {"Length": state}
 
 
+@pytest.mark.parametrize(
+    ("upper", "change", "state"),
+    [(0.7, 0.1, "good"), (0.95, 0.1, "near"), (0.7, -0.1, "near"), (0.7, -0.2, "bad")],
+)
+def test_an_approval_may_be_lower_or_unknown(upper: float, change: float, state: str) -> None:
+    figures = {
+        "approval": 0.6, "approval_lower": 0.4, "approval_upper": upper,
+        "approval_change": change, "approval_change_error": 0.08,
+    }  # fmt: skip
+    assert states(figures) == {"Approval by recorded votes": state}
+    assert states({"approval": None}) == {}
+
+
+@pytest.mark.parametrize(("change", "state"), [(0.03, "good"), (-0.05, "near"), (-0.2, "bad")])
+def test_a_criterion_stands_against_both_policies(change: float, state: str) -> None:
+    changes = {"live": change, "live_error": 0.03, "base": 0.0, "base_error": 0.01}
+    assert states({"criteria": {"safe": changes}}) == {
+        "Criterion safe, against the live policy": state,
+        "Criterion safe, against the base policy": "good",
+    }
+
+
 def test_what_was_not_measured_is_not_known() -> None:
     assert states({"unseen_votes": 0}) == {"Reward by unseen votes": "unknown"}
     assert states({"knowledge_unknown": "too few questions"}) == {"Knowledge": "unknown"}

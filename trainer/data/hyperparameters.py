@@ -15,6 +15,9 @@ from trainer.data.traffic import Traffic
 from trainer.model.backbone import Backbone
 from trainer.model.speed import Speed
 
+RESTART_FACTOR = 3
+"""Factor on the steps of a round that starts from the base instead of the live policy."""
+
 FULL_STEPS = 8
 """Steps of a round with `round_votes` new votes or more."""
 
@@ -100,6 +103,11 @@ class Derivation:
             "top_p": self.traffic.top_p or self.model.top_p,
         }
         return Hyperparameters(**rl.model_dump() | derived)
+
+    def of_a_restart(self) -> Hyperparameters:
+        """Returns the hyperparameters of a round that starts from the base and has to catch up."""
+        steps = RESTART_FACTOR * (self.settings.rl.steps_per_round or FULL_STEPS)
+        return self.hyperparameters().model_copy(update={"steps_per_round": steps})
 
     def as_json(self) -> dict[str, Any]:
         """Returns each derived value and, in words, where it comes from."""

@@ -30,7 +30,8 @@ class RoundInputs(BaseModel):
     is the digest of the file that names the files of older votes, and was called `past`. `token_budget`
     bounds the batches, and `prompts_too_long` counts the turns whose prompts it left out. `rl` are the
     hyperparameters; a round of an older release has none. `probes` are the base's; the starter has none.
-    `attempts` counts the starts of the round."""
+    `mentions` has by event what votes say about criteria: whether the reply meets each. `restart` tells that
+    the round starts from the base in spite of a live policy. `attempts` counts the starts of the round."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,6 +47,8 @@ class RoundInputs(BaseModel):
     prompts_too_long: int = 0
     rl: Hyperparameters | None = None
     probes: ProbeSet | None = None
+    mentions: dict[str, dict[str, bool]] = {}
+    restart: bool = False
     attempts: int = 1
 
     def hyperparameters(self, settings: RLSettings) -> Hyperparameters:

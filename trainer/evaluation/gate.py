@@ -13,6 +13,7 @@ people decide on a share of the conversations (a canary). It states the smallest
 detected.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, tanh
 from statistics import fmean
@@ -21,13 +22,16 @@ import torch
 
 from schemas.settings import GateSettings, TrainerSettings
 from trainer.evaluation import knowledge
+from trainer.evaluation.criteria import check_criteria
 from trainer.evaluation.estimate import Estimate, increase_of_share, jackknife
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples
 from trainer.evaluation.evidence import Evidence
 from trainer.evaluation.knowledge import KnowledgeAccuracy
+from trainer.evaluation.off_policy import Approval
 from trainer.evaluation.questions import unjudged
 from trainer.evaluation.style_stats import distinct_2, most_common_share, repetition_rate
 from trainer.evaluation.verdict import REFUSAL_ERRORS, Verdict
+from trainer.reward.criteria import CriterionHead
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import FeatureGroups
 
@@ -52,11 +56,14 @@ class GateSamples:
 class GateModels:
     """The reward models of the gate: `trained` is fitted to the training votes, `held_out` to the held-out
     votes, and `evidence` has the one of the unseen votes. The last two are None when their votes are not
-    informative."""
+    informative. `criteria` are those of all votes, `approval` the estimate by recorded votes: None where
+    there are none."""
 
     trained: RewardModel
     held_out: RewardModel | None
     evidence: Evidence | None
+    criteria: Sequence[CriterionHead] = ()
+    approval: Approval | None = None
 
 
 def evaluate(
@@ -67,6 +74,7 @@ def evaluate(
     check_reward(verdict, "trained", models.trained, samples)
     check_reward(verdict, "held_out", models.held_out, samples)
     check_evidence(verdict, models.evidence, samples, gate.max_reward_loss)
+    check_approval(verdict, models.approval, gate.max_approval_width)
     check_length(verdict, samples, gate)
     check_end_tokens(verdict, samples, gate)
     check_kl(verdict, samples, rl.kl_per_reply)
@@ -75,6 +83,8 @@ def evaluate(
     check_distinct_bigrams(verdict, samples, gate)
     check_common_reply(verdict, samples)
     check_knowledge(verdict, accuracy, gate)
+    others = {"live": samples.live, "base": samples.base}
+    check_criteria(verdict, models.criteria, samples.candidate, others, settings.criteria)
     return verdict
 
 
@@ -123,6 +133,21 @@ def check_evidence(
             f" logits); they could have shown a difference of {gain.detectable:.2g} logits, {points:.0f}"
             " points of approval"
         )
+
+
+def check_approval(verdict: Verdict, approval: Approval | None, max_width: float) -> None:
+    """Refuses a candidate that recorded votes show to be liked less than the live policy, and doubts one of
+    which they tell too little: where the interval of its approval is wider than `max_width`."""
+    if approval is None:
+        verdict.figures["approval"] = None
+        return
+    verdict.figures |= approval.as_json()
+    lower, upper = approval.interval
+    verdict.limit(
+        approval.change * -1, f"liked less than the live policy by recorded votes ({approval.change})"
+    )
+    if upper - lower > max_width:
+        verdict.doubts.append(f"recorded votes leave its approval between {lower:.0%} and {upper:.0%}")
 
 
 def check_length(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:

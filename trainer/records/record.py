@@ -43,16 +43,20 @@ class Ending:
 class RoundRecord:
     """What a round records of its data, its training and its evaluation; None where it did not get so far.
 
-    `votes` had arrived when it began. `examples_past` counts the votes of the vote summary; `examples_new`
-    and `held_out_unseen` count the training and held-out votes that no policy had trained on.
+    `votes` had arrived when it began. `restart` tells that it started from the base in spite of a live
+    policy. `examples_past` counts the votes of the vote summary; `examples_new` and `held_out_unseen` count
+    the training and held-out votes that no policy had trained on.
     `votes_truncated` counts the votes whose replies were read with the end of their prompt only, since the
     whole is too long, `prompts_too_long` the turns that were left out of training for that.
     `knowledge` counts the knowledge questions, and says so if they are too few.
     `hyperparameters` are the derived ones, each with its value and where it comes from.
+    `criteria` has each criterion's mentions and its shares before and after, `criteria_ignored` counts what
+    people said about the replies that could not be used.
     """
 
     votes: int
     parent: str
+    restart: bool | None = None
     seed: int | None = None
     draw: int | None = None
     versions: dict[str, str] | None = None
@@ -70,6 +74,8 @@ class RoundRecord:
     regression_test: dict[str, Any] | None = None
     reward_model: dict[str, Any] | None = None
     optimization: dict[str, Any] | None = None
+    criteria: dict[str, Any] | None = None
+    criteria_ignored: dict[str, Any] | None = None
     style: dict[str, dict[str, float]] | None = None
     samples: list[dict[str, str]] | None = None
     weightiest: list[dict[str, Any]] | None = None

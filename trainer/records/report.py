@@ -34,6 +34,10 @@ def page(whole: Mapping[str, Any]) -> str:
         parts += ["<h2>Optimizer steps</h2>", _curves(steps)]
     if gate := whole.get("gate"):
         parts += ["<h2>Gate</h2>", _pairs({"outcome": gate.get("outcome"), **gate["figures"]})]
+    if criteria := whole.get("criteria"):
+        rows = [[name, *each.values()] for name, each in criteria.items()]
+        head = ["", *next(iter(criteria.values()))]
+        parts += ["<h2>Criteria</h2>", _table(head, rows)]
     if style := whole.get("style"):
         rows = [[name, value, style["candidate"][name]] for name, value in style["live"].items()]
         parts += ["<h2>Style statistics</h2>", _table(["", "before", "after"], rows)]
@@ -46,7 +50,7 @@ def page(whole: Mapping[str, Any]) -> str:
     ):
         if found := whole.get(name):
             parts += [f"<h2>{title}</h2>", _table(list(found[0]), [list(each.values()) for each in found])]
-    for name in ("regression_test", "hindsight", "reward_model", "knowledge", "versions"):
+    for name in ("criteria_ignored", "regression_test", "hindsight", "reward_model", "knowledge", "versions"):
         if found := whole.get(name):
             parts += [f"<h2>{name.replace('_', ' ').capitalize()}</h2>", _pairs(found)]
     if trace := whole.get("traceback"):

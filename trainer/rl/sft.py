@@ -1,12 +1,16 @@
-"""SFT is an auxiliary loss on demonstrations: people's edits, and base samples weighted by their reward."""
+"""SFT is an auxiliary loss on demonstrations: people's edits, and base samples weighted by their reward; in a
+round that starts from the base again, voted replies as well."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from trainer.data.examples import Key, Reply
 from trainer.model.backbone import Backbone
+from trainer.reward.criteria_reward import CriteriaReward
 from trainer.reward.ensemble import RewardModel
+from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures
 from trainer.reward.scoring import micro_batches
 from trainer.rl import losses
@@ -60,20 +64,40 @@ class WithSFT:
             (self._sft.coef * share * loss).backward()  # type: ignore[no-untyped-call]
 
 
+def weighted_voted_replies(
+    replies: Mapping[Key, Reply],
+    features_of: Callable[[list[Key]], FeatureGroups],
+    reward: CriteriaReward,
+    kl_coef: float,
+) -> list[Demonstration]:
+    """Returns voted replies, weighted like the base's (`weighted_base_samples`)."""
+    keys = list(replies)
+    weights = _weights(reward.reward(features_of(keys)), reward, kl_coef)
+    return [
+        Demonstration(replies[key].prompt_ids, replies[key].token_ids, weight)
+        for key, weight in zip(keys, weights, strict=True)
+        if weight >= MIN_WEIGHT
+    ]
+
+
 def weighted_base_samples(
     prompts: Sequence[list[int]],
     replies: Sequence[list[int]],
     base: BaseFeatures,
-    model: RewardModel,
+    reward: RewardModel | CriteriaReward,
     kl_coef: float,
 ) -> list[Demonstration]:
     """Returns the base's replies to the first prompts, which `base` has the features of, weighted by
     exp((reward − max_reward)/β). The optimal policy of a KL-regularised reward is the base reweighted by
     exp(reward/β) (Peters and Schaal 2007), so these samples come from it."""
-    rewards_N = model.reward(base.groups)
-    weights = ((rewards_N - model.max_reward) / max(kl_coef, 1e-3)).exp().tolist()
+    weights = _weights(reward.reward(base.groups), reward, kl_coef)
     return [
         Demonstration(prompts[row // base.samples_per_prompt], token_ids, weight)
         for row, (token_ids, weight) in enumerate(zip(replies, weights, strict=True))
         if weight >= MIN_WEIGHT
     ]
+
+
+def _weights(rewards_N: torch.Tensor, reward: RewardModel | CriteriaReward, kl_coef: float) -> list[float]:
+    weights: list[float] = ((rewards_N - reward.max_reward) / max(kl_coef, 1e-3)).exp().tolist()
+    return weights

@@ -129,12 +129,25 @@ export interface Report extends Round {
     seconds?: number;
     optimization?: { steps: Record<string, number>[]; stopped: string | null };
     style?: { live: Record<string, number>; candidate: Record<string, number> };
+    criteria?: Record<string, Criterion>;
     samples?: Sample[];
     raters?: { rater: string; votes: number; weight: number; reliability: number; leniency: number }[];
     hyperparameters?: Record<string, unknown>;
     versions?: Record<string, string>;
     traceback?: string;
   };
+}
+
+/** What votes mention about a criterion, and the shares of replies that meet it before and after a round. */
+export interface Criterion {
+  praises: number;
+  blames: number;
+  people: number;
+  live: number;
+  candidate: number;
+  change: number;
+  error: number;
+  coefficient: number | null;
 }
 
 export interface Policy {

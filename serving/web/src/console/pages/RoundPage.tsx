@@ -2,6 +2,7 @@ import { useData } from "../data";
 import { PolicyLink, State, Table, Waiting } from "../parts/basics";
 import { Chart } from "../parts/Chart";
 import { Checks } from "../parts/Checks";
+import { CriteriaTable } from "../parts/CriteriaTable";
 import { Samples } from "../parts/Samples";
 import { StyleTable } from "../parts/StyleTable";
 import { VoteRow } from "../parts/VoteRow";
@@ -68,6 +69,12 @@ function Shown({ report }: { report: Report }) {
         <section aria-labelledby="style">
           <h2 id="style">How it writes</h2>
           <StyleTable head={["before", "after"]} one={record.style.live} other={record.style.candidate} />
+        </section>
+      )}
+      {record.criteria && Object.keys(record.criteria).length > 0 && (
+        <section aria-labelledby="criteria">
+          <h2 id="criteria">Why people vote</h2>
+          <CriteriaTable criteria={record.criteria} />
         </section>
       )}
       <Steps report={report} />

@@ -1,0 +1,41 @@
+"""The judge's client asks one model, behind an OpenAI-compatible endpoint, one question at a time."""
+
+import httpx
+
+from schemas.errors import HearkenError
+from schemas.settings import JudgeSettings
+
+CONCURRENCY = 4
+"""Questions that are asked at once."""
+
+
+class NoVerdict(HearkenError):
+    """The judge gave no answer, or one without a verdict. What it was asked about is skipped."""
+
+
+async def ask(client: httpx.AsyncClient, settings: JudgeSettings, system: str, question: str) -> str:
+    """Returns the judge's answer to a question. Raises NoVerdict when there is none."""
+    key = settings.key
+    try:
+        answer = await client.post(
+            f"{str(settings.url).rstrip('/')}/chat/completions",
+            headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
+            timeout=settings.timeout,
+            json={
+                "model": settings.model,
+                "temperature": 0,
+                "messages": [
+                    {"role": "system", "content": system},
+                    {"role": "user", "content": question},
+                ],
+            },
+        )
+        answer.raise_for_status()
+        content = answer.json()["choices"][0]["message"]["content"]
+    except httpx.HTTPError as error:
+        raise NoVerdict(f"{type(error).__name__}: {error}") from None
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        raise NoVerdict(f"not a chat completion: {type(error).__name__}") from None
+    if not isinstance(content, str):
+        raise NoVerdict("the answer has no text")
+    return content
