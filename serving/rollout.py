@@ -267,9 +267,8 @@ async def _lock_route(connection: Connection, project: str) -> Route:
 
 async def fetch_route(connection: Connection, project: str) -> Route:
     """Returns the project's route. Raises NotFound when it has none."""
-    for route in await fetch_routes(connection):
-        if route.project == project:
-            return route
+    for route in await fetch_routes(connection, project):
+        return route
     raise NotFound(f"Project {project} has no policies yet.", code="project_not_found")
 
 

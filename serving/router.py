@@ -23,6 +23,7 @@ _ROUTES: LiteralString = """
         where project = r.project and id in (r.live, r.previous, r.canary)
     ) as digests
     from routes r join projects p on p.id = r.project
+    where %(project)s::text is null or r.project = %(project)s
 """
 
 
@@ -96,8 +97,9 @@ def assign(route: Route, person: str, base_share: float) -> Assignment:
     return Assignment(policy, sum(share for arm, share in shares if arm == policy))
 
 
-async def fetch_routes(connection: AsyncConnection[DictRow]) -> list[Route]:
-    cursor = await connection.execute(_ROUTES)
+async def fetch_routes(connection: AsyncConnection[DictRow], project: str | None = None) -> list[Route]:
+    """Returns the routes of all projects, or of one."""
+    cursor = await connection.execute(_ROUTES, {"project": project})
     return [Route(**row) for row in await cursor.fetchall()]
 
 
