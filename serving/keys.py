@@ -220,7 +220,7 @@ async def ensure_keys(pool: AsyncPool, settings: Settings) -> NewKeys:
     )
 
 
-async def renew_keys(pool: AsyncPool, settings: Settings) -> NewKeys:
+async def renew_keys(connection: AsyncConnection[DictRow], settings: Settings) -> NewKeys:
     """Replaces the project's admin key, secret key and publishable key, for those that were lost; the old
     ones end within seconds. Raises StartError where the settings name a key: it would come back."""
     for name, key in (("admin_key", settings.admin_key), ("public_key", settings.public_key)):
@@ -229,11 +229,10 @@ async def renew_keys(pool: AsyncPool, settings: Settings) -> NewKeys:
                 f"{name} comes from the settings (HEARKEN_{name.upper()}): change it there, and restart"
                 " serving."
             )
-    async with pool.connection() as connection:
-        await connection.execute(
-            "insert into projects (id) values (%s) on conflict do nothing", [settings.project]
-        )
-        return await make_keys(connection, settings.project)
+    await connection.execute(
+        "insert into projects (id) values (%s) on conflict do nothing", [settings.project]
+    )
+    return await make_keys(connection, settings.project)
 
 
 async def make_keys(connection: AsyncConnection[DictRow], project: str) -> NewKeys:
