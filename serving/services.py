@@ -28,7 +28,8 @@ from schemas.special_tokens import SpecialTokens
 from serving.change_feed import Feed
 from serving.fleet import Fleet
 from serving.hub import Hub
-from serving.keys import KeyCache, ensure_signing_secret, publishable_key
+from serving.key_cache import KeyCache
+from serving.keys import ensure_signing_secret, publishable_key
 from serving.limits import RateLimiter
 from serving.metrics import Metrics
 from serving.router import Router

@@ -34,8 +34,8 @@ REFUSED_EVEN_AT_HOME = {
     "GET /v1/console/policies/{id}/style", "GET /cards/{project}/{policy}",
     "GET /v1/console/settings",
 }  # fmt: skip
-"""What the project's own admin may not do either: its second policy is retired without files, the settings are
-the installation's, its cards are private."""
+"""What the project's own admin may not do either: its second policy is retired and without files, its cards
+are private, and the settings are the installation's."""
 
 
 class Target:

@@ -8,9 +8,9 @@ from schemas.database import open_async_pool
 from schemas.errors import RateLimited, StartError, Unauthorized
 from schemas.settings import Settings
 from serving import limits
+from serving.key_cache import KeyCache
 from serving.keys import (
     Caller,
-    KeyCache,
     NewKeys,
     ensure_keys,
     ensure_signing_secret,
