@@ -1,7 +1,6 @@
 """These commands make, change and end API keys: from anywhere with `--url` and an admin key, or beside the
 database."""
 
-import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from deploy.command_line import DataDir, Json, Key, Url, existing_installation
+from deploy.command_line import DataDir, Json, Key, Url, with_database
 from deploy.operations import ask_or_do
 from schemas.errors import StartError
 from schemas.keys import KeyChange, NewKey
@@ -163,19 +162,10 @@ def revoke(
 @app.command()
 def renew(data_dir: DataDir = None) -> None:
     """Replace the first keys of the project, if they were lost. The old ones end within seconds."""
-    from deploy.local.postgres import database
     from deploy.local.prepare import describe_keys
-    from schemas.database import open_async_pool
-    from serving.keys import NewKeys, renew_keys
+    from serving.keys import renew_keys
 
-    settings = existing_installation(data_dir)
-
-    async def run(url: str) -> NewKeys:
-        async with open_async_pool(url, size=1) as pool:
-            return await renew_keys(pool, settings)
-
-    with database(settings) as url:
-        print("\n".join(describe_keys(asyncio.run(run(url)))), end="")
+    print("\n".join(describe_keys(with_database(data_dir, renew_keys))), end="")
 
 
 def _change(origins: list[str] | None, quotas: list[str] | None, days: float | None) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Quotas(BaseModel):
 
 
 class KeyChange(BaseModel):
-    """What may be changed of a key. A field that is left out stays; null takes it away."""
+    """What may be changed of a key. A field that is left out stays; null, or an empty one, takes it away."""
 
     model_config = _STRICT
 
@@ -76,7 +76,7 @@ class NewKey(KeyChange):
         if "admin" in (self.roles or ()):
             raise ValueError("the role admin is that of the kind admin")
         if self.origins and self.kind != "publishable":
-            raise ValueError("origins are of publishable keys: a page never has another one")
+            raise ValueError("only publishable keys have origins: no other is on pages")
         return self
 
     @property

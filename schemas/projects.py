@@ -27,7 +27,8 @@ class SamplingDefaults(BaseModel):
 
 
 class ProjectChange(BaseModel):
-    """What may be changed of a project. A field that is left out stays; null takes it away."""
+    """What may be changed of a project. A field that is left out stays; null, or an empty one, takes it
+    away."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

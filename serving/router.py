@@ -27,6 +27,7 @@ _ROUTES: LiteralString = """
             and id in (r.live, r.previous, r.canary)
     ) as tainted
     from routes r join projects p on p.id = r.project
+    where %(project)s::text is null or r.project = %(project)s
 """
 
 
@@ -113,18 +114,17 @@ def assign(route: Route, person: str, base_share: float) -> Assignment:
     return Assignment(policy, sum(share for arm, share in shares if arm == policy))
 
 
-async def fetch_routes(connection: AsyncConnection[DictRow]) -> list[Route]:
-    cursor = await connection.execute(_ROUTES)
+async def fetch_routes(connection: AsyncConnection[DictRow], project: str | None = None) -> list[Route]:
+    """Returns the routes of all projects, or of one."""
+    cursor = await connection.execute(_ROUTES, {"project": project})
     return [Route(**row) for row in await cursor.fetchall()]
 
 
 async def fetch_route(connection: AsyncConnection[DictRow], project: str) -> Route:
     """Returns the project's route. Raises NotFound when it has none."""
-    cursor = await connection.execute(_ROUTES + " where r.project = %s", [project])
-    row = await cursor.fetchone()
-    if row is None:
-        raise NotFound(f"Project {project} has no policies yet.", code="project_not_found")
-    return Route(**row)
+    for route in await fetch_routes(connection, project):
+        return route
+    raise NotFound(f"Project {project} has no policies yet.", code="project_not_found")
 
 
 class Router:

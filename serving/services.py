@@ -32,7 +32,8 @@ from serving.engine import EngineClient
 from serving.fleet import Fleet
 from serving.hard_failure import Failures
 from serving.hub import Hub
-from serving.keys import KeyCache, ensure_signing_secret, publishable_key
+from serving.key_cache import KeyCache
+from serving.keys import ensure_signing_secret, publishable_key
 from serving.limits import RateLimiter
 from serving.metrics import Metrics
 from serving.router import Router

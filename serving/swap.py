@@ -162,7 +162,7 @@ class Swap:
                     mode=mode,
                     actor=actor,
                 )
-            for route in await self._fetch_routes():
+            for route in await self._fetch_routes(project):
                 self.use_route(route)
         return rollout_id
 
@@ -214,13 +214,13 @@ class Swap:
                     self._on_key_change(notice.payload)
                     continue
                 if notice.channel == "hearken_routes":
-                    for route in await self._fetch_routes():
+                    for route in await self._fetch_routes(notice.payload):
                         self.use_route(route)
                 self._wake.set()
 
-    async def _fetch_routes(self) -> list[Route]:
+    async def _fetch_routes(self, project: str | None = None) -> list[Route]:
         async with self._pool.connection() as connection:
-            return await fetch_routes(connection)
+            return await fetch_routes(connection, project)
 
     async def _follow_all(self, routes: list[Route]) -> None:
         """Follows the routes, several at once. The first alone: it loads the base, which all share."""

@@ -102,8 +102,8 @@ def _base(url: str, settings: Settings) -> str:
 
 
 async def _new_keys(own: Settings) -> NewKeys:
-    async with open_async_pool(own.database_url or "", size=1) as pool:
-        return await renew_keys(pool, own)
+    async with open_async_pool(own.database_url or "", size=1) as pool, pool.connection() as connection:
+        return await renew_keys(connection, own)
 
 
 def _environment(own: Settings, base: str) -> dict[str, str]:

@@ -22,11 +22,11 @@ end $$;
 create trigger append_only before update or delete or truncate on audit_log
     for each statement execute function refuse_change_of_audit_log();
 
--- Its arguments are the word for what a row is, and the column with its id. Secrets are never written; a value of
--- more than 1,000 characters is shortened.
+-- Its arguments are the word for what a row is, and the column with its id. Secrets are never written, nor the
+-- queries of saved views, which may name people; a value of more than 1,000 characters is shortened.
 create function write_audit_log() returns trigger language plpgsql as $$
 declare
-    hidden constant text[] := '{hash,previous_hash,secret,manifest,gate,version,changed_at,due_at,claimed_until,failures,failing_since}';
+    hidden constant text[] := '{hash,previous_hash,secret,query,manifest,gate,version,changed_at,due_at,claimed_until,failures,failing_since}';
     old_row jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) end;
     new_row jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) end;
     either jsonb := old_row || new_row;
@@ -41,6 +41,9 @@ begin
         where old_row ->> name is distinct from new_row ->> name;
     if tg_op = 'UPDATE' and old_row -> 'hash' is distinct from new_row -> 'hash' then
         changes := changes || '{"secret": "replaced"}';
+    end if;
+    if tg_op = 'UPDATE' and old_row -> 'query' is distinct from new_row -> 'query' then
+        changes := changes || '{"query": "replaced"}';
     end if;
     if changes <> '{}' then
         insert into audit_log (project, actor, action, target, details) values (

@@ -22,7 +22,7 @@ def service(
     """A service of the test's own, that notices an outage soon, and looks keys up each time."""
     monkeypatch.setattr("feedback.spool.PATIENCE", 0.3)
     monkeypatch.setattr("feedback.spool.RETRY", 0.1)
-    monkeypatch.setattr("serving.keys._PATIENCE", 0.1)
+    monkeypatch.setattr("serving.key_cache._PATIENCE", 0.1)
     monkeypatch.setattr("serving.spooled._PATIENCE", 0.5)
     with (
         new_database(postgres_url) as url,

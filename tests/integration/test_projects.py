@@ -120,6 +120,12 @@ def test_every_change_is_in_the_audit_log_with_its_actor(team: Team, service: Se
     everything = team.ask("GET", "audit", params={"limit": MOST_ENTRIES}).text
     assert "hash" not in everything
     assert key["key"] not in everything
+    for query in ("user=ada", "user=bob"):  # a view may name a person, whom the log could not forget
+        team.ask("PUT", "console/views/theirs", json={"query": query})
+    views = team.ask("GET", "audit", params={"action": "view"})
+    assert [each["action"] for each in views.json()["data"]] == ["view.changed", "view.created"]
+    assert views.json()["data"][0]["details"] == {"query": "replaced"}
+    assert "ada" not in views.text
     [first] = team.ask("GET", "audit", params={"action": "project.created"}).json()["data"]
     assert first["actor"] == "key:default-admin"
     older = team.ask("GET", "audit", params={"before": entries[0]["id"], "limit": 1}).json()["data"]

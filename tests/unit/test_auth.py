@@ -8,9 +8,9 @@ from schemas.database import open_async_pool
 from schemas.errors import RateLimited, StartError, Unauthorized
 from schemas.settings import Settings
 from serving import limits
+from serving.key_cache import KeyCache
 from serving.keys import (
     Caller,
-    KeyCache,
     NewKeys,
     ensure_keys,
     ensure_signing_secret,
@@ -81,7 +81,8 @@ async def test_keys_of_the_settings_replace_those_before(database_url: str) -> N
 async def test_lost_keys_are_renewed(database_url: str) -> None:
     async with open_async_pool(database_url) as pool:
         old = await ensure_keys(pool, Settings())
-        new = await renew_keys(pool, Settings())
+        async with pool.connection() as connection:
+            new = await renew_keys(connection, Settings())
         cache = KeyCache(pool)
         assert (await cache.caller(str(new.admin))).kind == "admin"
         for key in (old.admin, old.secret, old.publishable):
@@ -89,8 +90,8 @@ async def test_lost_keys_are_renewed(database_url: str) -> None:
                 await cache.caller(str(key))
         async with pool.connection() as connection:
             assert await publishable_key(connection, "default") == new.publishable
-        with pytest.raises(StartError, match="HEARKEN_ADMIN_KEY"):
-            await renew_keys(pool, Settings(admin_key="sk-hearken-my-own-admin-key"))
+            with pytest.raises(StartError, match="HEARKEN_ADMIN_KEY"):
+                await renew_keys(connection, Settings(admin_key="sk-hearken-my-own-admin-key"))
 
 
 async def test_a_new_project_is_made_with_keys_and_a_page_key_of_its_own(database_url: str) -> None:

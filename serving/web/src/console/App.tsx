@@ -26,7 +26,7 @@ import { UsagePage } from "./pages/UsagePage";
 import { VotePage } from "./pages/VotePage";
 
 /** The views: a later one is one more entry here and one more file in pages/. `role` is what it takes beside `read`. */
-const VIEWS: { path: string; name: string; role?: Role }[] = [
+const VIEWS: { path: string; name: string; role?: Role; ofInstallation?: boolean }[] = [
   { path: "", name: "Overview" },
   { path: "feedback", name: "Feedback" },
   { path: "queues", name: "Queues" },
@@ -37,7 +37,7 @@ const VIEWS: { path: string; name: string; role?: Role }[] = [
   { path: "project", name: "Project" },
   { path: "keys", name: "Keys", role: "admin" },
   { path: "audit", name: "Audit", role: "admin" },
-  { path: "settings", name: "Settings", role: "admin" },
+  { path: "settings", name: "Settings", role: "admin", ofInstallation: true },
 ];
 
 export function App() {
@@ -72,6 +72,9 @@ function Frame({ signOut }: { signOut: () => void }) {
   const status = useData<Status>("console/status", ["votes", "rounds", "policies", "rollouts", "training"]);
   const me = useData<Me>("console/whoami");
   const may = (role: Role) => me.data?.roles.includes(role) ?? false;
+  const views = VIEWS.filter(
+    (each) => (!each.role || may(each.role)) && (!each.ofInstallation || me.data?.makes_projects),
+  );
   const [help, setHelp] = useState(false);
   const [said, setSaid] = useState("");
   useEffect(() => onSaid(setSaid), []);
@@ -108,7 +111,7 @@ function Frame({ signOut }: { signOut: () => void }) {
           <img src="/icon.svg" alt="" width="24" height="24" /> Hearken
         </a>
         <nav aria-label="Views">
-          {VIEWS.filter((each) => !each.role || may(each.role)).map((each) => (
+          {views.map((each) => (
             <a
               key={each.path}
               href={href(each.path ? [each.path] : [])}
