@@ -66,7 +66,7 @@ def operations(url: str | None, key: str | None, data_dir: Path | None) -> Opera
     if url is None:
         return BesideDatabase(data_dir)
     if not key:
-        raise StartError("--url needs a key, in the variable HEARKEN_ADMIN_KEY.")
+        raise StartError("--url needs the admin key: --key, or the variable HEARKEN_ADMIN_KEY.")
     return OverHttp(url, key)
 
 
