@@ -95,7 +95,8 @@ _EXAMPLES: LiteralString = """
 with gone as (
     delete from training_examples where {which} returning event_id, type, rater, first_policy, created_at
 ), noted as (
-    insert into erased_ids (erasure, id) select %(erasure)s, event_id from gone on conflict do nothing
+    insert into erased_ids (project, erasure, id)
+    select %(project)s, %(erasure)s, event_id from gone on conflict do nothing
 ), counted as (
     update erasures set
         votes = votes + (
@@ -124,7 +125,8 @@ _DELETE_TURNS: LiteralString = """
 with gone as (
     delete from turns where id = any(%(turns)s) returning id, created_at
 ), noted as (
-    insert into erased_ids (erasure, id) select %(erasure)s, id from gone on conflict do nothing
+    insert into erased_ids (project, erasure, id)
+    select %(project)s, %(erasure)s, id from gone on conflict do nothing
 ), counted as (
     update erasures set since = least(since, (select min(created_at) from gone)) where id = %(erasure)s
 )

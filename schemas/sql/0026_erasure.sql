@@ -44,6 +44,7 @@ $$;
 
 -- The ids of what was deleted, of turns and of events, until the trainer has looked for them in its files.
 create table erased_ids (
+    project text not null references projects,
     erasure text not null references erasures,
     id      text collate "C" not null,
     primary key (erasure, id)
