@@ -216,7 +216,7 @@ async def set_share(connection: Connection, project: str, policy: str, share: fl
         if policy == route.canary and not route.duels:
             await connection.execute(
                 "update rollouts set share = %s,"
-                " stages = stages || jsonb_build_object('share', %s::float8, 'since', now())"
+                " stages = coalesce(stages, '[]') || jsonb_build_object('share', %s::float8, 'since', now())"
                 " where project = %s and policy = %s and state = 'running'",
                 [share, share, project, policy],
             )

@@ -34,8 +34,9 @@ Connection = AsyncConnection[DictRow]
 _CLAIM: LiteralString = """
     update rollouts set evaluate_after = now() + make_interval(secs => %s)
     where id in (
-        select id from rollouts where evaluate_after <= now() order by evaluate_after limit %s
-        for update skip locked
+        select id from rollouts
+        where evaluate_after <= now() or (state = 'running' and evaluate_after is null)
+        order by evaluate_after limit %s for update skip locked
     )
     returning id, project, policy, replaces, kind, automatic, share, stages, started_at, ended_at
 """

@@ -138,8 +138,8 @@ def _add_policies(connection: psycopg.Connection) -> None:
     ]:
         connection.execute(
             "insert into rollouts (id, project, policy, replaces, kind, share, state, reason, automatic,"
-            " actor, evidence, started_at, ended_at)"
-            " values (%s, 'default', %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+            " actor, evidence, evaluate_after, started_at, ended_at)"
+            " values (%s, 'default', %s, %s, %s, %s, %s, %s, %s, %s, %s, now() + interval '1 day',"
             " now() - make_interval(hours => %s),"
             " case when %s <> 'running' then now() - make_interval(hours => %s) end)",
             [f"rollout-{policy}", policy, replaces, kind, 0.2 if kind == "canary" else 1, state, reason,

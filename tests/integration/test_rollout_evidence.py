@@ -347,6 +347,7 @@ async def test_a_decision_is_made_once(connection: Connection, database_url: str
     await start(connection)
     await votes(connection, 14, {P2: 1.0})
     await votes(connection, 30, {P1: 0.0})
+    await connection.execute("update rollouts set evaluate_after = null")  # as the release before leaves it
     async with await psycopg.AsyncConnection.connect(
         database_url, row_factory=dict_row, autocommit=True
     ) as other:
