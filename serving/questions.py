@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from schemas.errors import Conflict, Forbidden, InvalidRequest
+from schemas.errors import Conflict, Forbidden, InvalidRequest, Unavailable
 from schemas.feedback import Id
 from schemas.turns import Turn, new_id
 from schemas.wire import check, decode
@@ -96,6 +96,10 @@ async def next_question(request: Request, caller: Annotated[Caller, Depends(call
     pair = pick([each for each in candidates if each.prompt not in left], known)
     if pair is None:
         making = (caller.project, model.policy) in parts.making_questions
+        if not candidates and not making:
+            raise Unavailable(
+                "No questions could be made; try again later.", code="no_questions", retry_after=60
+            )
         return _answer(parts, None, answered, ready=not making)
     return _answer(parts, await _ask(parts, caller, person, model, pair), answered)
 
