@@ -7,7 +7,7 @@ prompt is asked twice. After the tenth answer, the person's next reply is chosen
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Annotated, Any, LiteralString
 
@@ -79,8 +79,8 @@ async def next_question(request: Request, caller: Annotated[Caller, Depends(call
     model = await parts.tastes.model(caller.project)
     if model is None:
         raise Conflict(
-            "The votes of this project support one taste for all so far, so there is nothing to ask.",
-            code="one_taste",
+            "There is nothing to ask: the votes here support one taste for all, or no engine scores replies.",
+            code="no_tastes",
         )
     async with parts.pool.connection() as connection:
         cursor = await connection.execute(_ASKED, [caller.project, person, _MAX_ASKED])
@@ -150,13 +150,7 @@ async def _ask(parts: Services, caller: Caller, person: str, model: TasteFile, p
     """Stores the pair as a turn of the person; returns it as the question."""
     candidate, chosen = pair.candidate, [pair.first, pair.second]
     secrets.SystemRandom().shuffle(chosen)
-    replies = [
-        type(reply)(
-            choice, reply.policy, reply.propensity, reply.text, reply.token_ids, reply.logprobs,
-            reply.finish_reason,
-        )
-        for choice, reply in enumerate(candidate.replies[each] for each in chosen)
-    ]  # fmt: skip
+    replies = [replace(candidate.replies[each], choice=choice) for choice, each in enumerate(chosen)]
     turn = Turn(
         id=new_id(),
         project=caller.project,
