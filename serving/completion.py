@@ -19,6 +19,7 @@ from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound, Una
 from schemas.policies import BASE
 from schemas.turns import Reply, Turn, made_at, new_id
 from serving import duel
+from serving.best_of import best_reply, may_be_chosen
 from serving.engine import Delta
 from serving.keys import Caller
 from serving.limits import Charge
@@ -150,37 +151,19 @@ class Completion:
                 async for delta in deltas:
                     yield delta
             return
-        for delta in await self._best(choice):
+        count = self._services.settings.serving.personal_choices
+        self._record["best_of"] = count
+        for delta in await best_reply(self._services.tastes, choice, self._fitting(count), count):
             yield delta
 
     async def _personal_choice(self) -> Choice | None:
-        """Returns what the reply is chosen by, if it is chosen for this person: of a reply in free text that
-        is sampled, by the routed policy. The base's share of people shows what is without learning."""
-        request, most = self._request, self._services.settings.serving.personal_choices
-        sampled = self.sampling().get("temperature", 1.0) > 0 and request.seed is None
-        routed = request.model == DEFAULT_MODEL and self.assignment.policy != BASE
-        if self.person is None or most == 1 or request.n > 1 or not (sampled and routed) or self._constrained:
+        """Returns what the reply is chosen by, if it is chosen for this person: of the routed policy, as the
+        base's share of people shows what is without learning."""
+        several = self._services.settings.serving.personal_choices > 1
+        routed = self._request.model == DEFAULT_MODEL and self.assignment.policy != BASE
+        if self.person is None or not (several and routed and may_be_chosen(self._request, self.sampling())):
             return None
         return await self._services.tastes.choice(self._caller.project, self.person)
-
-    @property
-    def _constrained(self) -> bool:
-        """Whether more than messages shapes the prompt, or the form of the reply."""
-        return bool(self._request.engine_fields()) or bool(self._request.media)
-
-    async def _best(self, choice: Choice) -> list[Delta]:
-        """Returns the whole reply that pleases the person most, of several."""
-        count = self._services.settings.serving.personal_choices
-        found: list[list[Delta]] = [[] for _ in range(count)]
-        prompt: list[int] = []
-        async with aclosing(self._fitting(count)) as deltas:
-            async for delta in deltas:
-                prompt = delta.prompt_token_ids or prompt
-                found[delta.choice].append(delta)
-        replies = [[token for delta in deltas for token in delta.token_ids] for deltas in found]
-        best = await self._services.tastes.best(choice, prompt, replies)
-        self._record["best_of"] = count
-        return [replace(delta, choice=0, prompt_token_ids=prompt) for delta in found[best]]
 
     async def _fitting(self, choices: int) -> AsyncGenerator[Delta]:
         """Yields `choices` replies for each one that was asked for, within the context."""

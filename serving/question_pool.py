@@ -126,7 +126,8 @@ async def _make(services: Services, caller: Caller, model: TasteFile, done: set[
 
 
 async def _add(services: Services, caller: Caller, model: TasteFile, prompt: str) -> None:
-    request = parse_chat({"messages": [{"role": "user", "content": prompt}], "n": CHOICES, "store": False})
+    count = min(CHOICES, services.settings.serving.max_choices)
+    request = parse_chat({"messages": [{"role": "user", "content": prompt}], "n": count, "store": False})
     completion = Completion(services, caller, request, policy=model.policy)
     async with aclosing(completion.deltas()) as deltas:
         async for _ in deltas:

@@ -7,7 +7,7 @@ prompt is asked twice. After the tenth answer, the person's next reply is chosen
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Annotated, Any, LiteralString
 
@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from schemas.errors import Conflict, Forbidden, InvalidRequest
+from schemas.errors import Conflict, Forbidden, InvalidRequest, Unavailable
 from schemas.feedback import Id
 from schemas.turns import Turn, new_id
 from schemas.wire import check, decode
@@ -79,8 +79,8 @@ async def next_question(request: Request, caller: User) -> dict[str, Any]:
     model = await parts.tastes.model(caller.project)
     if model is None:
         raise Conflict(
-            "The votes of this project support one taste for all so far, so there is nothing to ask.",
-            code="one_taste",
+            "There is nothing to ask: the votes here support one taste for all, or no engine scores replies.",
+            code="no_tastes",
         )
     async with parts.pool.connection() as connection:
         cursor = await connection.execute(_ASKED, [caller.project, person, _MAX_ASKED])
@@ -96,6 +96,10 @@ async def next_question(request: Request, caller: User) -> dict[str, Any]:
     pair = pick([each for each in candidates if each.prompt not in left], known)
     if pair is None:
         making = (caller.project, model.policy) in parts.making_questions
+        if not candidates and not making:
+            raise Unavailable(
+                "No questions could be made; try again later.", code="no_questions", retry_after=60
+            )
         return _answer(parts, None, answered, ready=not making)
     return _answer(parts, await _ask(parts, caller, person, model, pair), answered)
 
@@ -146,13 +150,7 @@ async def _ask(parts: Services, caller: Caller, person: str, model: TasteFile, p
     """Stores the pair as a turn of the person; returns it as the question."""
     candidate, chosen = pair.candidate, [pair.first, pair.second]
     secrets.SystemRandom().shuffle(chosen)
-    replies = [
-        type(reply)(
-            choice, reply.policy, reply.propensity, reply.text, reply.token_ids, reply.logprobs,
-            reply.finish_reason,
-        )
-        for choice, reply in enumerate(candidate.replies[each] for each in chosen)
-    ]  # fmt: skip
+    replies = [replace(candidate.replies[each], choice=choice) for choice, each in enumerate(chosen)]
     turn = Turn(
         id=new_id(),
         project=caller.project,

@@ -25,7 +25,7 @@ from psycopg_pool import PoolTimeout
 
 from feedback.person_votes import newest_votes
 from schemas.database import AsyncPool
-from schemas.errors import EngineError, RequestError
+from schemas.errors import EngineError, InvalidRequest, RequestError
 from schemas.taste_model import TASTES
 from serving.engine import TASTES_PATH, EngineClient
 from serving.fleet import Fleet
@@ -162,7 +162,10 @@ class Tastes:
             keys = [(model.digest, vote.turn_id, choice) for choice in choices]
             if not all(key in self._values for key in keys) and all(vote.replies.values()):
                 replies = [vote.replies[choice] for choice in choices]
-                scored = await self.score(model, vote.prompt_token_ids, replies)
+                try:
+                    scored = await self.score(model, vote.prompt_token_ids, replies)
+                except InvalidRequest:  # it does not fit the engine
+                    continue
                 self.keep({key: each.mean(0) for key, each in zip(keys, scored.values_NMC, strict=True)})
                 self._scales[model.digest] = scored.ranking_scale
             found |= {(turn, choice): self._values[digest, turn, choice]
@@ -189,9 +192,9 @@ class Tastes:
         return Scored(np.array(answer["values"]), answer["ranking_scale"], answer["caution"])
 
     async def model(self, project: str) -> TasteFile | None:
-        """Returns the taste model of the live policy, if it has one."""
+        """Returns the taste model of the live policy, if it has one and an engine here can evaluate it."""
         route = self._router.find(project)
-        if route is None:
+        if route is None or not self._can_score:
             return None
         key = project, route.live
         if key not in self._models:
@@ -200,6 +203,12 @@ class Tastes:
                 _, oldest = self._models.popitem(last=False)
                 self._scales.pop(oldest.digest if oldest else "", None)
         return self._models[key]
+
+    @property
+    def _can_score(self) -> bool:
+        return self._scorer is not None or any(
+            TASTES_PATH in replica.description.paths for replica in self._fleet.in_rotation
+        )
 
     async def _read(self, project: str, policy: str) -> TasteFile | None:
         async with self._pool.connection(timeout=_PATIENCE) as connection:

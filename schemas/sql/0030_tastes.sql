@@ -25,4 +25,5 @@ create table taste_questions (
     primary key (project, policy, prompt)
 );
 
+create index turns_by_question on turns (project, rater, created_at) where request ? 'question';
 create index feedback_by_rater on feedback (project, rater, created_at);

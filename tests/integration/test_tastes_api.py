@@ -92,7 +92,7 @@ def chats(client: httpx.Client, service: Service, count: int) -> tuple[list[floa
 def test_with_one_taste_there_is_nothing_to_ask_and_nothing_is_chosen(plain: Service) -> None:
     with visitor(plain) as client:
         refused = client.post("/v1/tastes/questions")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "one_taste")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_tastes")
         assert chats(client, plain, 2)[1] == [None] * 2
 
 

@@ -25,7 +25,7 @@ export function TonePanel({ close }: { close: () => void }): JSX.Element {
     <Dialog title={texts.tone.title} close={close}>
       <div class="tone" ref={body}>
         {questions.problem !== null ? (
-          <p role="alert">{questions.problem === "one_taste" ? texts.tone.notYet : texts.tone.failed}</p>
+          <p role="alert">{questions.problem === "no_tastes" ? texts.tone.notYet : texts.tone.failed}</p>
         ) : questions.done ? (
           <p role="status">{texts.tone.done}</p>
         ) : now?.question ? (
