@@ -133,10 +133,10 @@ def operate(installation: Installation, failpoints: Failpoints, sides: Sequence[
         policy = one(RETIRED)
         canary = {"policy": policy, "share": 0.5}
         begin = partial(ask, "/v1/rollouts", canary)
-        die("serving.rollout.start_canary", policy, "retired", "canary", insist=begin)
+        die("serving.swap.Swap.start_canary", policy, "retired", "canary", insist=begin)
         rollout = one("select id from rollouts where state = 'running'")
         end = partial(ask, f"/v1/rollouts/{rollout}/rollback", {"reason": "a test"})
-        die("serving.rollout.rollback_policy", policy, "canary", "retired", insist=end)
+        die("serving.auth.acting", policy, "canary", "retired", insist=end)
         wait(lambda: one(RESTS), "training is paused and all its policies are live", TIMEOUT)
         live = one("select live from routes")
         die(
