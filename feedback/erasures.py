@@ -25,7 +25,7 @@ OWN_STEPS = ("database", "exports")
 """The steps of `feedback.erasing`."""
 
 TRAINER_STEPS = ("records", "policies", "rebuild", "files")
-"""The steps of the trainer, where the project has ever had a round."""
+"""The steps of the trainer, where anything was deleted, and the project has ever had a round."""
 
 RESTORE = "restore"
 """Who asks for an erasure of which a restored database knows nothing."""

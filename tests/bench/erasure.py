@@ -2,8 +2,8 @@
 
 An embedded Postgres with ten weeks of 50,000 turns and 100,000 votes each, of people with ten turns, one with
 1,000 and one with 50,000. Promised: nothing of the first two is left after 60 seconds, and a vote takes at
-most one and a half times as long (99th percentile) while the rows of the third go. About five minutes, most of
-them to fill the tables.
+most one and a half times as long (99th percentile) while the rows of the third go. About five minutes, most
+of them to fill the tables.
 """
 
 import asyncio

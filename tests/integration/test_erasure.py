@@ -316,6 +316,21 @@ def test_only_what_learned_from_the_person_is_tainted_and_others_are_kept(
     assert row == {"live": made["policy"], "previous": first}
     assert (settings.policies_dir / "default" / first / publish.INPUTS).is_file()
 
+    id = ask(
+        database_url
+    )  # somebody else, at once: the rebuild waits a while, and is one of a rebuilt policy
+    advance(database_url, id)
+    assert not work(settings, pool)
+    with pool.connection() as connection:
+        assert connection.execute("select 1 from policies where asked_at is not null").fetchall() == []
+    settings.trainer.rebuild_seconds = 0
+    assert not work(settings, pool)
+    promote_asked(database_url)
+    assert work(settings, pool)
+    signed = advance(database_url, id)["receipt"]
+    assert [each["policy"] for each in signed["tainted"]] == [first, made["policy"]]
+    assert [each["rebuilds"] for each in signed["rebuilt"]] == [first, made["policy"]]
+
 
 def test_a_round_that_trains_on_a_person_who_is_erased_meanwhile_publishes_nothing(
     settings: Settings, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
