@@ -123,7 +123,7 @@ class Erasures:
             self._find(erasure)
         ids = {each["id"] for each in found}
         place = self._rebuild_live([each for each in self._open() if each["id"] in ids])
-        if not self._replaced(place) or prune.delete_tainted(self._pool, self._settings) is None:
+        if not self._replaced(place) or not prune.delete_tainted(self._pool, self._settings):
             return False
         shutil.rmtree(self._rebuild.folder, ignore_errors=True)
         for erasure in found:

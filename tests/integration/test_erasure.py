@@ -406,17 +406,28 @@ async def test_what_was_asked_before_the_erasure_is_not_stored_after_it(
     settings: Settings, database_url: str, backbone: Backbone
 ) -> None:
     async with open_async_pool(database_url, size=2) as pool:
+
+        async def ask_again() -> str:
+            async with pool.connection() as connection:
+                return await erasures.ask(connection, "default", [PERSON], "test")
+
         store = Store(pool)
         [turn] = some_turns(backbone, 1, seed=7)
         before = replace(turn, id=new_id(), rater=PERSON)
         async with pool.connection() as connection:
-            await erasures.ask(connection, "default", [PERSON], "test")
+            await connection.execute(
+                "insert into rounds (project, parent, outcome) values ('default', 'p0', 'failed')"
+            )
+        id = await ask_again()
+        await erasing.advance(database_url, [id])  # it waits for a trainer now
         await store.record_turn(before)
+        assert await ask_again() == id
         await store.record_turn(replace(turn, id=new_id(), rater="u_other"))
         after = replace(turn, id=new_id(), rater=PERSON)
         await store.record_turn(after)
 
         assert await store.votable_turn(before.id) is None
+        assert await ask_again() != id  # there is something new to erase
         votable = await store.votable_turn(after.id)
         assert votable is not None  # who comes back is welcome
         await store.submit(
