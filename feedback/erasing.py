@@ -41,17 +41,18 @@ MOST = 200
 Connection = AsyncConnection[DictRow]
 log = structlog.get_logger()
 
-# Those that only wait for the trainer are not looked at.
+# Those that only wait for the trainer are not looked at. It has to do with those of whom there was anything.
 _OPEN: LiteralString = """
 select id from erasures e
 where done_at is null and (
-    not steps ?& %s or steps ?& %s or not exists (select from rounds where project = e.project)
+    not steps ?& %s or steps ?& %s or since is null
+    or not exists (select from rounds where project = e.project)
 )
 order by asked_at limit %s
 """
 _ONE: LiteralString = """
 select e.*, xid < pg_snapshot_xmin(pg_current_snapshot()) as settled,
-    exists (select from rounds where project = e.project) as trained
+    since is not null and exists (select from rounds where project = e.project) as trained
 from erasures e where id = %s and done_at is null
 """
 _LOCK: LiteralString = "select 1 as ours where pg_try_advisory_lock(%s, hashtext(%s))"
@@ -183,9 +184,11 @@ async def _advance(connection: Connection, erasure: DictRow) -> None:
         if written is None:  # another process writes a file now
             return
         await add_step(connection, id, "exports", files=written)
-    needed = (*OWN_STEPS, *(TRAINER_STEPS if erasure["trained"] else ()))
     now = await _row(connection, _ONE, [id])
-    if now and all(step in now["steps"] for step in needed):
+    if now is None:
+        return
+    needed = (*OWN_STEPS, *(TRAINER_STEPS if now["trained"] else ()))
+    if all(step in now["steps"] for step in needed):
         await erasures.finish(connection, now)
         log.info("erased", erasure=id, project=erasure["project"])
 

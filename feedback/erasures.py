@@ -25,7 +25,7 @@ OWN_STEPS = ("database", "exports")
 """The steps of `feedback.erasing`."""
 
 TRAINER_STEPS = ("records", "policies", "rebuild", "files")
-"""The steps of the trainer, where the project has ever had a round."""
+"""The steps of the trainer, where anything was deleted, and the project has ever had a round."""
 
 RESTORE = "restore"
 """Who asks for an erasure of which a restored database knows nothing."""
@@ -44,6 +44,18 @@ values (%(id)s, %(project)s, %(raters)s, %(hashes)s, %(asked_by)s, %(asked_at)s)
 """
 """Begins an erasure with its tombstones; its values are those of `beginning`."""
 
+_RUNNING: LiteralString = """
+select id, began is not null and (
+    exists (
+        select from turns where project = %(project)s and rater = any(%(raters)s) and created_at > began
+    ) or exists (
+        select from feedback where project = %(project)s and facets && %(facets)s and created_at > began
+    )
+) as came_back
+from erasures, lateral (select (steps #>> '{began,at}')::timestamptz as began) as time
+where project = %(project)s and done_at is null and hashes = %(hashes)s
+order by asked_at desc limit 1
+"""
 _COLUMNS: LiteralString = (
     "select id, project, hashes, asked_by, asked_at, steps, receipt, done_at from erasures where project = %s"
 )
@@ -72,17 +84,15 @@ async def ask(
     connection: Connection, project: str, raters: Sequence[str], asked_by: str, user: str | None = None
 ) -> str:
     """Asks that the person with these pseudonyms be erased; returns the id of the erasure, which is the
-    running one where there is one. Saved filters that name the person, or `user`, are deleted."""
+    running one, unless there is something newer than that deletes. Saved filters that name the person, or
+    `user`, are deleted."""
     hashes = [person_hash(project, rater) for rater in raters]
     async with connection.transaction():
         await connection.execute("select from projects where id = %s for update", [project])
-        running = await (
-            await connection.execute(
-                "select id from erasures where project = %s and done_at is null and hashes = %s",
-                [project, hashes],
-            )
-        ).fetchone()
-        if running is not None:
+        found = {"project": project, "hashes": hashes, "raters": list(raters)}
+        found["facets"] = [f"rater:{rater}" for rater in raters]
+        running = await (await connection.execute(_RUNNING, found)).fetchone()
+        if running is not None and not running["came_back"]:
             return str(running["id"])
         await _forget_filters(connection, project, {*raters, *filter(None, [user])})
         values = beginning(project, hashes, asked_by, datetime.now(UTC), list(raters))

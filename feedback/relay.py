@@ -1,5 +1,5 @@
-"""The message relay publishes the outbox to Kafka (the transactional outbox pattern): at least once, and each
-conversation in order.
+"""The message relay publishes the outbox to Kafka (the transactional outbox pattern): at least once, and the
+events of each turn in order.
 
 It reads a batch in the outbox's order (see `postgres_log`), sends it with an idempotent producer and
 acks=all, and stores the offsets of its events while the next batch is in flight. A relay that dies in between
@@ -79,12 +79,12 @@ log = structlog.get_logger("relay")
 
 
 class Row(NamedTuple):
-    """An event to publish: `conversation` is the message key, `event` its value, both as Postgres sent
-    them."""
+    """An event to publish: `key` is the message key (the turn; of older rows the conversation), `event` its
+    value, both as Postgres sent them."""
 
     id: int
     transaction: str
-    conversation: bytes
+    key: bytes
     event: bytes
 
 
@@ -129,8 +129,7 @@ class Relay:
             before = self._in_flight
             rows = self._unpublished(before[-1][0] if before else None)
             self._in_flight = [
-                (row, self._producer.send(self._kafka.topic, key=row.conversation, value=row.event))
-                for row in rows
+                (row, self._producer.send(self._kafka.topic, key=row.key, value=row.event)) for row in rows
             ]
             self._mark(before)
             return bool(rows or before)

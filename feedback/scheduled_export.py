@@ -118,12 +118,10 @@ async def export_if_due(settings: Settings, count: Callable[[Outcome], None]) ->
         if await _one(connection, _NOT_DUE, project, settings.export.every):
             return
         while part := await _claim(connection, settings):
-            output, kind = (
-                f"{to.rstrip('/')}/{project}/{part.name}",
-                (settings.export.format, settings.export.shape),
-            )
-            await connection.execute(_KEEP, [project, output, *kind, *part.start, *part.end])
-            if await _write(connection, project, *kind, part, output):
+            output = f"{to.rstrip('/')}/{project}/{part.name}"
+            layout, shape = settings.export.format, settings.export.shape
+            await connection.execute(_KEEP, [project, output, layout, shape, *part.start, *part.end])
+            if await _write(connection, project, layout, shape, part, output):
                 count("written")
             await connection.execute(_SETTLE, [project, part.name])
         await connection.execute("update scheduled_exports set ran_at = now() where project = %s", [project])

@@ -457,6 +457,12 @@ class TrainerSettings(BaseModel):
         description="longest prompt that is trained on; none: what context and free memory allow, tokens",
     )
     seed: int = Field(0, ge=0, description="seed of every random draw of the trainer")
+    rebuild_seconds: float = Field(
+        600,
+        ge=0,
+        description="least time between two rebuilds for people who were erased; who asks meanwhile is taken"
+        " out of the policies with the next one, seconds",
+    )
     keep_policies: int = Field(
         20,
         ge=1,

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ TAINTED = "learned from somebody who was erased"
 log = structlog.get_logger("trainer")
 
 _OPEN = "select * from erasures where project = %s and done_at is null order by asked_at, id"
+_REBUILT_AT = """
+select max((steps #>> '{rebuild,at}')::timestamptz) as at from erasures
+where project = %s and steps #>> '{rebuild,of}' is not null
+"""
 _POLICIES = """
 select id, parent, directory, created_at, tainted_at, pruned_at, rebuilds, digest from policies
 where project = %s order by created_at, id
@@ -73,6 +77,7 @@ class Erasures:
         self._unfinished = learner.directory / "unfinished.json"
         self._tombstones = settings.data_dir / "tombstones" / f"{settings.project}.json"
         self._asked = -ASK_SECONDS
+        self._prepared: set[str] = set()
 
     def keep_tombstones(self) -> None:
         """Keeps the tombstones beside the database, and asks again for erasures that a restored database does
@@ -95,8 +100,13 @@ class Erasures:
             draft.replace(self._tombstones)
 
     def waiting(self) -> list[DictRow]:
-        """Returns the open erasures that the trainer is not through with."""
-        return [each for each in self._open() if "files" not in each["steps"]]
+        """Returns the open erasures that the trainer is not through with. Of whom nothing was deleted,
+        nothing was learned."""
+        return [
+            each
+            for each in self._open()
+            if "files" not in each["steps"] and ("database" not in each["steps"] or each["since"] is not None)
+        ]
 
     def work(self) -> bool:
         """Does what can be done now; returns whether rounds may run. Raises as `Rebuild.run`."""
@@ -105,12 +115,15 @@ class Erasures:
             return True
         if any("database" not in each["steps"] for each in found):
             return False
-        self.keep_tombstones()
+        if all("policies" not in each["steps"] for each in found) and self._too_soon():
+            for erasure in found:
+                self._prepare(erasure)
+            return True
         for erasure in found:
             self._find(erasure)
         ids = {each["id"] for each in found}
         place = self._rebuild_live([each for each in self._open() if each["id"] in ids])
-        if not self._replaced(place) or prune.delete_tainted(self._pool, self._settings) is None:
+        if not self._replaced(place) or not prune.delete_tainted(self._pool, self._settings):
             return False
         shutil.rmtree(self._rebuild.folder, ignore_errors=True)
         for erasure in found:
@@ -122,18 +135,23 @@ class Erasures:
         """Returns whether somebody whose votes or prompts a round used is being erased."""
         return self._mentions([each["id"] for each in self._open()], [*inputs.events, *inputs.turns, *events])
 
+    def _too_soon(self) -> bool:
+        """Returns whether the last rebuild was so lately that the next one waits: else a few who come and go
+        would keep the trainer from learning."""
+        with self._pool.connection() as connection:
+            row = connection.execute(_REBUILT_AT, [self._project]).fetchone()
+        if row is None or row["at"] is None:
+            return False
+        age = datetime.now(UTC) - row["at"]
+        return age.total_seconds() < self._settings.trainer.rebuild_seconds
+
     def _find(self, erasure: DictRow) -> None:
         """Removes the person from the rounds' records and from the vote summary, and marks the tainted
         policies."""
         steps = erasure["steps"]
         if "policies" not in steps:
+            self._prepare(erasure)
             tainted = self._tainted(erasure)
-            others = [each["steps"].get("policies", {}).get("live") for each in self._open()]
-            affected = {*tainted, *self._tainted_now()}
-            for target in {self._route()["live"], *filter(None, others)}:
-                for policy in self._chain(target, affected):
-                    with suppress(PolicyRejected, NotReproducible):
-                        self._rebuild.prepare(policy)
             self._revise()
             self._unfinished.unlink(missing_ok=True)
             live = self._mark(tainted)
@@ -144,6 +162,20 @@ class Erasures:
                 self._pool, self._settings, erasure["raters"] or [], self._tainted_now(), erasure["since"]
             )
             self._done(erasure, "records", rounds=changed)
+
+    def _prepare(self, erasure: DictRow) -> None:
+        """Takes the votes out of the vote summaries of the rounds that are to be rebuilt, once: before a
+        round takes them out of the current one, and their rows are gone."""
+        if erasure["id"] in self._prepared:
+            return
+        self.keep_tombstones()
+        tainted = {*self._tainted(erasure), *self._tainted_now()}
+        others = [each["steps"].get("policies", {}).get("live") for each in self._open()]
+        for target in {self._route()["live"], *filter(None, others)}:
+            for policy in self._chain(target, tainted):
+                with suppress(PolicyRejected, NotReproducible):
+                    self._rebuild.prepare(policy)
+        self._prepared.add(erasure["id"])
 
     def _tainted(self, erasure: DictRow) -> list[str]:
         """Returns the policies that learned from the person, or of which that cannot be ruled out."""

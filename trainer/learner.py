@@ -127,9 +127,12 @@ class Learner:
         return KnowledgeEval(self.backbone, self.settings.trainer, probes)
 
     def _knowledge_for(self, data: RoundData) -> KnowledgeEval:
-        """Returns the knowledge evaluation of a round, which may be repeated with the settings and the probes
-        of its time."""
-        if (data.settings, data.inputs.probes) == (self.settings.trainer, self.knowledge.probe_set):
+        """Returns the knowledge evaluation of a round, which one process may repeat with the settings and the
+        probes of its time."""
+        if self.group.size > 1 or (data.settings, data.inputs.probes) == (
+            self.settings.trainer,
+            self.knowledge.probe_set,
+        ):
             return self.knowledge
         return KnowledgeEval(self.backbone, data.settings, data.inputs.probes)
 

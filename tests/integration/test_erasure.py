@@ -316,6 +316,21 @@ def test_only_what_learned_from_the_person_is_tainted_and_others_are_kept(
     assert row == {"live": made["policy"], "previous": first}
     assert (settings.policies_dir / "default" / first / publish.INPUTS).is_file()
 
+    id = ask(
+        database_url
+    )  # somebody else, at once: the rebuild waits a while, and is one of a rebuilt policy
+    advance(database_url, id)
+    assert not work(settings, pool)
+    with pool.connection() as connection:
+        assert connection.execute("select 1 from policies where asked_at is not null").fetchall() == []
+    settings.trainer.rebuild_seconds = 0
+    assert not work(settings, pool)
+    promote_asked(database_url)
+    assert work(settings, pool)
+    signed = advance(database_url, id)["receipt"]
+    assert [each["policy"] for each in signed["tainted"]] == [first, made["policy"]]
+    assert [each["rebuilds"] for each in signed["rebuilt"]] == [first, made["policy"]]
+
 
 def test_a_round_that_trains_on_a_person_who_is_erased_meanwhile_publishes_nothing(
     settings: Settings, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
@@ -391,17 +406,28 @@ async def test_what_was_asked_before_the_erasure_is_not_stored_after_it(
     settings: Settings, database_url: str, backbone: Backbone
 ) -> None:
     async with open_async_pool(database_url, size=2) as pool:
+
+        async def ask_again() -> str:
+            async with pool.connection() as connection:
+                return await erasures.ask(connection, "default", [PERSON], "test")
+
         store = Store(pool)
         [turn] = some_turns(backbone, 1, seed=7)
         before = replace(turn, id=new_id(), rater=PERSON)
         async with pool.connection() as connection:
-            await erasures.ask(connection, "default", [PERSON], "test")
+            await connection.execute(
+                "insert into rounds (project, parent, outcome) values ('default', 'p0', 'failed')"
+            )
+        id = await ask_again()
+        await erasing.advance(database_url, [id])  # it waits for a trainer now
         await store.record_turn(before)
+        assert await ask_again() == id
         await store.record_turn(replace(turn, id=new_id(), rater="u_other"))
         after = replace(turn, id=new_id(), rater=PERSON)
         await store.record_turn(after)
 
         assert await store.votable_turn(before.id) is None
+        assert await ask_again() != id  # there is something new to erase
         votable = await store.votable_turn(after.id)
         assert votable is not None  # who comes back is welcome
         await store.submit(

@@ -100,17 +100,15 @@ def _delete_files(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def delete_tainted(pool: Pool, settings: Settings) -> list[str] | None:
-    """Deletes the files of the tainted policies, none of which answers anybody any more; returns which, or
-    None where some could not be deleted."""
-    with pool.connection() as connection:
+def delete_tainted(pool: Pool, settings: Settings) -> bool:
+    """Deletes the files of the tainted policies that answer nobody; returns whether all of them are gone."""
+    with pool.connection() as connection, connection.transaction():
+        connection.execute("select from routes where project = %s for update", [settings.project])
         marked = connection.execute(
             "update policies p set pruned_at = coalesce(pruned_at, now()), pinned_at = null"
-            " where project = %(project)s and tainted_at is not null and not exists (select from routes r"
-            " where r.project = p.project and p.id in (r.live, r.previous, r.canary))"
-            " returning id, directory, files_deleted_at",
-            {"project": settings.project},
+            " where project = %s and tainted_at is not null and files_deleted_at is null and not exists ("
+            "  select from routes r where r.project = p.project and p.id in (r.live, r.previous, r.canary))"
+            " returning id, directory",
+            [settings.project],
         ).fetchall()
-    deleted = _delete_marked(pool, settings, [row for row in marked if row["files_deleted_at"] is None])
-    left = {row["id"] for row in marked if row["files_deleted_at"] is None} - set(deleted)
-    return None if left else deleted
+    return len(_delete_marked(pool, settings, marked)) == len(marked)
