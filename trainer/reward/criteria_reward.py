@@ -22,8 +22,8 @@ from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures
 
 CAUTION = 4.0
-"""Standard errors by which a criterion must not fall. With a hundred mentions r_c has so much noise that two do
-not hold the true criterion. Chosen on tests.bench.criteria_reweighting."""
+"""Standard errors by which a criterion must not fall. With a hundred mentions r_c has so much noise that two
+do not hold the true criterion. Chosen on tests.bench.criteria_reweighting."""
 
 MAX_MULTIPLIER = 4.0
 """Largest λ, in standard deviations of the reward for each of the criterion."""
