@@ -68,13 +68,17 @@ def true_approval(backbone: Backbone, people: list[Person], seed: int) -> float:
     """Returns the mean probability of a thumb up over people and replies."""
     samples = PolicySamples.draw(backbone, JUDGED, seed)
     liked = samples.approval(next(person for person in people if not person.contrarian))
-    return statistics.fmean(liked * _up(person, True) + (1 - liked) * _up(person, False) for person in people)
+    return liked * up_probability(people, True) + (1 - liked) * up_probability(people, False)
 
 
-def _up(person: Person, likes: bool) -> float:
-    bent = abs(person.leniency)
-    up = (1 - bent) * (likes != person.contrarian) + bent * (person.leniency > 0)
-    return up * (1 - person.noise) + (1 - up) * person.noise
+def up_probability(people: list[Person], likes: bool) -> float:
+    """Returns the mean probability of a thumb up for a reply that they like, or one that they do not."""
+    found = []
+    for person in people:
+        bent = abs(person.leniency)
+        up = (1 - bent) * (likes != person.contrarian) + bent * (person.leniency > 0)
+        found.append(up * (1 - person.noise) + (1 - up) * person.noise)
+    return statistics.fmean(found)
 
 
 def run(seed: int, settings: TrainerSettings) -> list[dict[str, float]]:

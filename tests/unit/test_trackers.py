@@ -60,6 +60,7 @@ def test_nothing_is_written_where_no_tracker_is_asked_for(tmp_path: Path) -> Non
     sending = Trackers(settings(tmp_path, tensorboard=False))
     sending.log_round(1, RECORD)
     sending.close()
+    Trackers(settings(tmp_path)).close()  # before any round
     assert list(tmp_path.iterdir()) == []
 
 

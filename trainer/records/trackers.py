@@ -175,9 +175,10 @@ class Trackers:
     def close(self) -> None:
         """Waits until all is sent, but no longer than CLOSE_SECONDS."""
         deadline = time.monotonic() + CLOSE_SECONDS
-        for thread in self._threads:
+        begun = [thread for thread in self._threads if thread.is_alive()]
+        for thread in begun:
             thread.put(None)
-        for thread in self._threads:
+        for thread in begun:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
@@ -192,8 +193,6 @@ class _TrackerThread(threading.Thread):
 
     def put(self, found: RoundFigures | None) -> None:
         if not self.is_alive():
-            if found is None:
-                return  # it was given nothing
             self.start()
         try:
             self._waiting.put_nowait(found)
