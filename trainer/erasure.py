@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ class Erasures:
             row = connection.execute(_REBUILT_AT, [self._project]).fetchone()
         if row is None or row["at"] is None:
             return False
-        age = datetime.now(UTC) - row["at"]
+        age: timedelta = datetime.now(UTC) - row["at"]
         return age.total_seconds() < self._settings.trainer.rebuild_seconds
 
     def _find(self, erasure: DictRow) -> None:
