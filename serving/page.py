@@ -2,26 +2,33 @@
 
 `dist/NAME.html` is served at `/NAME`, index.html at `/`, under a strict Content-Security-Policy. Files in
 folders have their content's hash in their names, so browsers keep them for good; the others are revalidated.
-The widget's files may be loaded by pages of any origin.
+The widget's files may be loaded by pages of any origin; the page at `/` may be framed by the origins of its
+key.
 """
 
 import hashlib
 import mimetypes
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 from fastapi import FastAPI, Request
+from psycopg_pool import PoolTimeout
 from starlette.responses import JSONResponse, Response
 
+from schemas.errors import RequestError
+from serving.auth import authenticate
 from serving.services import services
 
 DIST = Path(__file__).parent / "web" / "dist"
 
 _REVALIDATE = "no-cache"
 _FOR_GOOD = "public, max-age=31536000, immutable"
+_POLICY = "Content-Security-Policy"
 _PAGE = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self';"
-    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    _POLICY: "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     "Referrer-Policy": "no-referrer",
 }
 _ANY_ORIGIN = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
@@ -50,7 +57,10 @@ def install(app: FastAPI) -> None:
         @app.head(address, include_in_schema=False)
         @app.get(address, include_in_schema=False)
         async def built_file(request: Request) -> Response:
-            return file.response(request)
+            answer = file.response(request)
+            if address == "/":
+                answer.headers[_POLICY] = " ".join((file.headers[_POLICY], *await _framing(request)))
+            return answer
 
     for path in sorted(DIST.rglob("*")):
         if path.is_file() and path.suffix != ".gz":
@@ -62,6 +72,16 @@ def install(app: FastAPI) -> None:
     async def config(request: Request) -> Response:
         key = await services(request).page_key.get()
         return JSONResponse({"publishable_key": key}, headers={"Cache-Control": _REVALIDATE})
+
+
+async def _framing(request: Request) -> tuple[str, ...]:
+    """Returns the origins whose pages may frame the chat page: those of the key in its address, or else of
+    the installation's own; none where the key cannot be read."""
+    with suppress(RequestError, psycopg.OperationalError, PoolTimeout, TimeoutError):
+        key = request.query_params.get("key") or await services(request).page_key.get()
+        if key:
+            return (await authenticate(request, key)).origins
+    return ()
 
 
 def _read(path: Path, name: str) -> _File:

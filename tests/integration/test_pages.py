@@ -18,6 +18,22 @@ def test_the_page_has_a_strict_policy_and_the_widget_is_for_every_origin(service
     assert widget.headers["cross-origin-resource-policy"] == "cross-origin"
 
 
+def test_the_chat_page_is_framed_by_the_origins_of_its_key_only(service: Service) -> None:
+    origins = ["https://shop.example", "https://www.shop.example"]
+    with service.client() as admin:
+        made = admin.post("/v1/keys", json={"kind": "publishable", "name": "shop", "origins": origins}).json()
+
+    def framing(path: str) -> str:
+        with service.client(None) as client:
+            answer = client.get(path)
+        assert answer.status_code == 200
+        return answer.headers["content-security-policy"].partition("frame-ancestors ")[2]
+
+    assert framing(f"/?key={made['key']}") == "'self' " + " ".join(origins)
+    assert framing("/") == framing("/console") == framing("/?key=pk-hearken-nobody-0123456789") == "'self'"
+    assert framing(f"/console?key={made['key']}") == "'self'"
+
+
 def test_what_has_its_hash_in_its_name_is_kept_and_the_rest_revalidated(service: Service) -> None:
     with service.client(None) as client:
         widget = client.get("/widget.js")
