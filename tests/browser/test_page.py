@@ -74,6 +74,8 @@ def test_a_reply_streams_in_and_a_thumb_with_a_reason_and_a_comment_is_recorded(
     turn.get_by_label("Your comment on this reply").fill("Just right.")
     turn.get_by_label("Your comment on this reply").press("Enter")
     expect(page.get_by_text("Your comment is kept with your vote.")).to_be_attached()
+    comments = database.execute("select comment from feedback where comment is not null").fetchall()
+    assert {"comment": "Just right."} in comments
     check_accessible(page)
 
     turn.get_by_role("button", name="Bad reply").click()
@@ -83,8 +85,6 @@ def test_a_reply_streams_in_and_a_thumb_with_a_reason_and_a_comment_is_recorded(
     turn.get_by_role("button", name="Bad reply").click()
     expect(page.get_by_role("button", name="No votes yet")).to_be_visible()
     assert active(database, "thumb", "How can I sleep better?") == []
-    comments = database.execute("select comment from feedback where comment is not null").fetchall()
-    assert {"comment": "Just right."} in comments
 
     say(page, "Thank you")
     assert page.evaluate("window.partial") > 0

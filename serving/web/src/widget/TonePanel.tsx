@@ -1,7 +1,7 @@
 /** "Find your tone": ten pairs, one after the other; then replies are chosen for this visitor. */
 
 import type { JSX } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import type { Preference } from "../chat/questions.ts";
 import { useShared } from "./context.ts";
 import { Dialog } from "./Dialog.tsx";
@@ -17,7 +17,7 @@ export function TonePanel({ close }: { close: () => void }): JSX.Element {
   const body = useRef<HTMLDivElement>(null);
   useEffect(() => void questions.next(), []);
   const asked = now?.question?.completion_id;
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (asked) body.current?.querySelector<HTMLElement>(".question")?.focus();
   }, [asked]);
   const answer = (preference: Preference): void => void questions.answer(preference);
