@@ -52,7 +52,7 @@ select id, began is not null and (
         select from feedback where project = %(project)s and facets && %(facets)s and created_at > began
     )
 ) as came_back
-from erasures, lateral (select (steps #>> '{began,at}')::timestamptz as began) as time
+from erasures, lateral (select (steps #>> '{began,at}')::timestamptz as began) as begun
 where project = %(project)s and done_at is null and hashes = %(hashes)s
 order by asked_at desc limit 1
 """
