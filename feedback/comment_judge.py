@@ -7,6 +7,7 @@ trainer's plain rules.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import httpx
 import structlog
+from psycopg.errors import ForeignKeyViolation
 from psycopg.types.json import Jsonb
 
 from feedback.judge_client import CONCURRENCY, NoVerdict, ask
@@ -101,8 +103,9 @@ class CommentJudge:
             "project": self._project, "model": self._settings.model, "id": found.id, "reason": reason,
             "criteria": None if criteria is None else Jsonb(criteria),
         }  # fmt: skip
-        async with self._pool.connection() as connection:
-            await connection.execute(_STORE, values)
+        with contextlib.suppress(ForeignKeyViolation):  # the vote was erased at this moment
+            async with self._pool.connection() as connection:
+                await connection.execute(_STORE, values)
 
 
 def verdicts(answer: str) -> dict[str, bool]:
