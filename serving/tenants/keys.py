@@ -80,21 +80,25 @@ async def change(connection: Connection, project: str, id: str, said: KeyChange)
     for origins of a secret key or an expiry that is past."""
     found = await _live(connection, project, id)
     if said.origins and found["kind"] != "publishable":
-        raise InvalidRequest("Only publishable keys have origins: no other is on pages.", param="origins")
+        raise InvalidRequest(
+            "Origins are of publishable keys: a page never has another one.", param="origins"
+        )
     _check_expiry(said.expires_at)
-    given = said.model_fields_set
+    values = {
+        "name": said.name,
+        "origins": said.origins,
+        "quotas": Jsonb(said.quotas.model_dump(exclude_defaults=True)),
+        "expires_at": said.expires_at,
+    }
+    given = {name: value for name, value in values.items() if name in said.model_fields_set}
     await connection.execute(
-        "update keys set name = case when %s then %s else name end,"
-        " origins = case when %s then %s else origins end,"
-        " quotas = case when %s then %s else quotas end,"
-        " expires_at = case when %s then %s else expires_at end where project = %s and id = %s",
-        [
-            "name" in given, said.name,
-            "origins" in given, said.origins,
-            "quotas" in given, Jsonb(said.quotas.model_dump(exclude_defaults=True)),
-            "expires_at" in given, said.expires_at, project, id,
-        ],
-    )  # fmt: skip
+        "update keys set name = case when %(names)s ? 'name' then %(name)s else name end,"
+        " origins = case when %(names)s ? 'origins' then %(origins)s else origins end,"
+        " quotas = case when %(names)s ? 'quotas' then %(quotas)s else quotas end,"
+        " expires_at = case when %(names)s ? 'expires_at' then %(expires_at)s else expires_at end"
+        " where project = %(project)s and id = %(id)s",
+        {**values, "names": Jsonb(list(given)), "project": project, "id": id},
+    )
     return await key(connection, project, id)
 
 
