@@ -33,11 +33,6 @@ MIN_RATERS, MIN_VOTES = 4, 6
 FOLDS = 3
 """Folds of the votes, all votes on one reply in one fold, by which the number of directions is chosen."""
 
-PRIOR_SCALES = (1.0, 0.3, 0.1)
-"""Standard deviations of the prior on coefficients here, relative to a member's. The one with which held-out
-votes are most likely without directions is used: a member ranks replies, and may be too sure of itself; here
-likelihoods are compared."""
-
 ALTERNATIONS = 4
 """How often weights and directions are fitted in turn."""
 
@@ -113,8 +108,7 @@ def fit_weights(features_RK: Tensor, votes: Votes) -> Tensor:
     not support that people differ."""
     if int((_counts(votes) >= MIN_VOTES).sum()) < MIN_RATERS:
         return torch.zeros(votes.raters, 0, dtype=torch.float64)
-    scaled = [_TasteFit(scale * features_RK.double(), votes) for scale in PRIOR_SCALES]
-    model = max(scaled, key=lambda each: float(each.alone_V.sum()))
+    model = _TasteFit(features_RK.double(), votes)
     directions = model.choose_directions()
     fit = model.begun(torch.ones(votes.count, dtype=torch.float64))
     for _ in range(directions):
@@ -146,8 +140,7 @@ def posterior_weights(
 
 
 class _TasteFit:
-    """The alternating fit on one set of features. `mask_V` selects votes by weight; `alone` are the fits
-    without directions to all folds but one, and `alone_V` the log-likelihoods of the votes left out."""
+    """The alternating fit on one set of features. `mask_V` selects votes by weight."""
 
     def __init__(self, features_RK: Tensor, votes: Votes) -> None:
         self.features_RK = features_RK
@@ -156,12 +149,11 @@ class _TasteFit:
         self.counts_U = _counts(votes)
         fold_R = torch.randperm(len(features_RK), generator=torch.Generator().manual_seed(0)) % FOLDS
         self.fold_V = fold_R[votes.compared(len(features_RK))[_first_replies(votes)]]
-        self.alone = [self.begun((self.fold_V != fold).double()) for fold in range(FOLDS)]
-        self.alone_V = self._held_out(self.alone)
 
     def choose_directions(self) -> int:
         """Returns the number of directions that the held-out votes support."""
-        fits, before_V = self.alone, self.alone_V
+        fits = [self.begun((self.fold_V != fold).double()) for fold in range(FOLDS)]
+        before_V = self._held_out(fits)
         for directions in range(MAX_DIRECTIONS):
             fits = [self.extended(fit) for fit in fits]
             after_V = self._held_out(fits)
