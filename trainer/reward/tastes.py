@@ -43,6 +43,10 @@ of tests.unit.test_tastes, by held-out likelihood."""
 ITERATIONS = 20
 """Iterations of L-BFGS in one step, which begins where the last one ended."""
 
+OPPOSITION = 0.7
+"""Correlation with the mean reward, over the voted replies, from which a direction is no taste: whoever is on
+its far side votes against everybody on everything, and that is a matter of their reliability."""
+
 SIGNIFICANCE = 1.0
 """Standard errors, over raters, by which one more direction must improve the held-out likelihood. With 1, one
 rater alone cannot, whatever they gain."""
@@ -160,7 +164,8 @@ class _TasteFit:
             gain_U = torch.zeros(len(self.counts_U), dtype=torch.float64)
             gain_U.index_add_(0, torch.tensor(self.rows.votes.rater_of_vote), after_V - before_V)
             gain_U = gain_U[self.counts_U > 0]
-            if float(gain_U.sum()) <= SIGNIFICANCE * float(gain_U.std() * len(gain_U) ** 0.5):
+            gains = float(gain_U.sum()) > SIGNIFICANCE * float(gain_U.std() * len(gain_U) ** 0.5)
+            if not gains or any(fit.opposes() for fit in fits):
                 return directions
             before_V = after_V
         return MAX_DIRECTIONS
@@ -232,6 +237,11 @@ class _Fit:
     mode: Tensor
     values_RC: Tensor
     nuisance: NuisanceParameters
+
+    def opposes(self) -> bool:
+        """Returns whether some direction is the mean reward turned round."""
+        r_1R, directions_TR = self.values_RC.T[:1], self.values_RC.T[1:]
+        return bool((torch.corrcoef(torch.cat([r_1R, directions_TR]))[0, 1:].abs() > OPPOSITION).any())
 
 
 def standardised(weights_UT: Tensor, known_U: Tensor) -> Tensor:
