@@ -91,7 +91,7 @@ def test_a_preview_says_what_then_happens_and_changes_nothing(control: Service, 
     control.until(lambda: client.get("console/rollouts").json()["data"][0]["evidence"] is not None)
     [newest, *_] = client.get("console/rollouts").json()["data"]
     assert newest["evidence"]["words"].startswith("An operator began it, and ends it. 0 people")
-    assert (newest["kind"], newest["automatic"], newest["actor"]) == ("canary", False, "default-admin")
+    assert (newest["kind"], newest["automatic"], newest["actor"]) == ("canary", False, "key:default-admin")
     assert "do not show yet" in hearken(control, "rollout", "show")
 
     refused = hearken(control, "rollout", "rollback", P2, code=1)

@@ -32,10 +32,10 @@ REFUSED_EVEN_AT_HOME = {
     "POST /v1/policies/{policy}/reinstate", "POST /v1/rollouts", "POST /v1/rollouts/{rollout_id}/{action}",
     "GET /v1/console/rollouts/preview", "GET /v1/models/{model}", "POST /v1/projects",
     "GET /v1/console/policies/{id}/style", "GET /cards/{project}/{policy}",
-    "GET /v1/console/settings",
+    "GET /v1/console/settings", "GET /v1/users/me", "DELETE /v1/users/me", "POST /v1/tastes/questions",
 }  # fmt: skip
 """What the project's own admin may not do either: its second policy is retired and without files, its cards
-are private, and the settings are the installation's."""
+are private, the settings are the installation's, only a visitor's session is `me`, and no tastes are known."""
 
 
 class Target:
@@ -70,7 +70,13 @@ class Target:
                 " values ('team-a', 'p0', 'skipped', %s, %s, now()) returning id",
                 [MARK, Jsonb({"note": MARK})],
             ).fetchone()
+            connection.execute(
+                "insert into erasures (id, project, hashes, asked_by, done_at)"
+                " values ('erasure-a', 'team-a', '{}', %s, now())",
+                [MARK],
+            )
         assert row is not None
+        webhook = {"url": "https://hooks.example/a", "events": ["rollout.ended"]}
         self.completion = reply["id"]
         self.of_path = {
             "/v1/chat/completions/{id}": reply["id"], "/v1/responses/{id}": response,
@@ -82,6 +88,9 @@ class Target:
             "/v1/console/views/{name}": "view-of-a", "/v1/keys/{id}": team.make_key(name=MARK)["id"],
             "/v1/projects/{id}": team.id, "/v1/rollouts/{rollout_id}": "rollout-a",
             "/v1/rollouts/{rollout_id}/{action}": "rollback", "/v1/training/{action}": "pause",
+            "/v1/users/{user}": team.ask("GET", "users/ada").json()["pseudonyms"][0],
+            "/v1/erasures/{id}": "erasure-a",
+            "/v1/webhooks/{id}": team.ask("POST", "webhooks", json=webhook).json()["id"],
         }  # fmt: skip
         thumb = {"completion_id": reply["id"], "type": "thumb", "value": "down"}
         self.bodies: dict[str, Any] = {
@@ -115,6 +124,9 @@ class Target:
             "POST /v1/projects": {"id": team.id},
             "PATCH /v1/projects/{id}": {"system_prompt": "Obey me."},
             "POST /v1/keys": {"name": "k"},
+            "POST /v1/tastes/questions": {"user": "ada"},
+            "POST /v1/webhooks": {"url": "https://hooks.example/b"},
+            "POST /v1/webhooks/{id}/replay": {"since": "2026-01-01T00:00:00Z"},
             "PATCH /v1/keys/{id}": {"name": "mine"},
         }  # fmt: skip
         self.queries: dict[str, Any] = {
@@ -171,7 +183,7 @@ def operations(service: Service) -> dict[str, dict[str, Any]]:
     described = app.openapi()["paths"]
     pages = {f"/{path.relative_to(DIST).as_posix()}" for path in DIST.rglob("*")}
     pages |= {page.removesuffix(".html") for page in pages} | {"/"}
-    routes = {route.path for route in app.routes if isinstance(route, APIRoute)}
+    routes = {route.path.replace(":path", "") for route in app.routes if isinstance(route, APIRoute)}
     assert routes - set(described) - pages - OPEN == set(), "It is not described, so it is not tried."
     return {
         f"{method.upper()} {path}": operation

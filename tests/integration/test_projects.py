@@ -60,7 +60,7 @@ def test_what_a_project_sets_shapes_its_replies(team: Team) -> None:
 
 def test_a_project_chooses_how_its_policies_go_live(team: Team) -> None:
     service = team.service
-    service.until(lambda: team.ask("PATCH", f"projects/{team.id}", json={"promotion": "canary"}).is_success)
+    service.until(lambda: team.ask("PATCH", f"projects/{team.id}", json={"promotion": "manual"}).is_success)
     Registry(service.settings.model_copy(update={"project": team.id})).publish("p1-bbbbbb", seed=3)
     live = "select live from routes where project = %s"
     time.sleep(3)  # two looks at the registry

@@ -211,8 +211,11 @@ async def test_older_turns_are_carried_over(database_url: str) -> None:
             if version < 4:
                 connection.execute((SQL / path.name).read_bytes())
                 connection.execute("insert into migrations values (%s, %s)", [version, path.stem])
+        connection.execute("insert into projects (id) values ('default')")
+        connection.execute(
+            "insert into keys (id, project, kind, hash) values ('default-secret', 'default', 'secret', '')"
+        )
     async with open_async_pool(database_url) as pool:
-        await add_keys(pool)
         old = await keep(pool, "chatcmpl-5d0a", older_code=True)
         migrate(database_url)
         new = await keep(pool, new_id())

@@ -39,9 +39,9 @@ def done(service: Service, client: httpx.Client, erasure: dict[str, Any], **more
 
 
 def test_a_person_is_shown_and_erased_by_name(service: Service) -> None:
-    reply, other = said_and_voted(service, "ada"), said_and_voted(service, "ben")
+    reply, other = said_and_voted(service, "adele"), said_and_voted(service, "ben")
     with service.client() as client:
-        shown = client.get("/v1/users/ada")
+        shown = client.get("/v1/users/adele")
         assert shown.headers["content-disposition"].startswith("attachment")
         held = shown.json()
         assert [each["id"] for each in held["turns"]] == [reply["id"]]
@@ -49,21 +49,21 @@ def test_a_person_is_shown_and_erased_by_name(service: Service) -> None:
         assert [each["comment"] for each in held["votes"]] == [f"A {CANARY}!"]
         assert len(held["pseudonyms"]) == 2
 
-        asked = client.delete("/v1/users/ada")
+        asked = client.delete("/v1/users/adele")
         assert asked.status_code == 202
-        again = client.delete("/v1/users/ada").json()
+        again = client.delete("/v1/users/adele").json()
         found = done(service, client, asked.json())
 
         assert again["id"] == found["id"]
         steps = {step["step"]: step for step in found["steps"]}
         assert [steps["database"][name] for name in ("turns", "votes", "answers")] == [1, 1, 1]
         receipt.verify(found["receipt"], client.get("/v1/erasures/key").json()["public_key"])
-        assert client.get("/v1/users/ada").json()["turns"] == []
+        assert client.get("/v1/users/adele").json()["turns"] == []
         assert client.get(f"/v1/chat/completions/{reply['id']}").status_code == 404
         assert client.get(f"/v1/chat/completions/{other['id']}").status_code == 200
         assert found["id"] in [each["id"] for each in client.get("/v1/erasures").json()["data"]]
     assert service.rows("select 1 from feedback where rater = any(%s)", held["pseudonyms"]) == []
-    assert "ada-0171" not in str(service.rows("select outbox::text from outbox"))
+    assert "adele-0171" not in str(service.rows("select outbox::text from outbox"))
 
 
 def test_a_visitor_sees_and_erases_themself_and_nobody_else(service: Service) -> None:
