@@ -35,7 +35,7 @@ REFUSED_EVEN_AT_HOME = {
     "GET /v1/console/settings", "GET /v1/users/me", "DELETE /v1/users/me", "POST /v1/tastes/questions",
 }  # fmt: skip
 """What the project's own admin may not do either: its second policy is retired and without files, its cards
-are private, the settings are the installation's, only a visitor's session is `me`, and no tastes are known."""
+are private, the settings are the installation's, only a visitor is `me`, and no tastes are known."""
 
 
 class Target:

@@ -211,7 +211,6 @@ async def test_older_turns_are_carried_over(database_url: str) -> None:
             if version < 4:
                 connection.execute((SQL / path.name).read_bytes())
                 connection.execute("insert into migrations values (%s, %s)", [version, path.stem])
-        connection.execute("insert into projects (id) values ('default')")
         connection.execute(
             "insert into keys (id, project, kind, hash) values ('default-secret', 'default', 'secret', '')"
         )
