@@ -212,7 +212,7 @@ async def test_older_turns_are_carried_over(database_url: str) -> None:
                 connection.execute((SQL / path.name).read_bytes())
                 connection.execute("insert into migrations values (%s, %s)", [version, path.stem])
         connection.execute(
-            "insert into keys (id, project, kind, hash) values ('default-secret', 'default', 'secret', '')"
+            "insert into keys (id, project, kind, hash) values ('default-admin', 'default', 'admin', '')"
         )
     async with open_async_pool(database_url) as pool:
         old = await keep(pool, "chatcmpl-5d0a", older_code=True)
