@@ -328,7 +328,7 @@ def test_only_what_learned_from_the_person_is_tainted_and_others_are_kept(
     promote_asked(database_url)
     assert work(settings, pool)
     signed = advance(database_url, id)["receipt"]
-    assert [each["policy"] for each in signed["tainted"]] == [first, made["policy"]]
+    assert [each["policy"] for each in signed["tainted"]] == [first, second, made["policy"]]
     assert [each["rebuilds"] for each in signed["rebuilt"]] == [first, made["policy"]]
 
 
