@@ -170,7 +170,7 @@ def test_votes_are_filtered_by_keyboard_opened_saved_and_exported(page: Page, co
     page.keyboard.press("Escape")
     page.locator("h1").click()
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
 

@@ -131,7 +131,7 @@ function Frame({ signOut }: { signOut: () => void }) {
             {live ? "Live" : "Reconnecting…"}
           </span>
           <button type="button" class="link" onClick={() => setHelp(true)}>
-            Keys <kbd>?</kbd>
+            Shortcuts <kbd>?</kbd>
           </button>
           <button type="button" class="link" onClick={signOut}>
             Sign out

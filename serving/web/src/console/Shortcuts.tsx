@@ -16,7 +16,7 @@ export const SHORTCUTS = [
 
 export function Shortcuts({ onClose }: { onClose: () => void }) {
   return (
-    <Dialog title="Keys" onClose={onClose}>
+    <Dialog title="Shortcuts" onClose={onClose}>
       <dl class="keys">
         {SHORTCUTS.map((each) => (
           <div key={each.key}>

@@ -41,7 +41,7 @@ export function AuditPage() {
         </label>
       </div>
       <p class="quiet">
-        The database writes an entry with each change, and refuses to change one. `service` is what happened by
+        The database writes an entry with each change, and refuses to change one. “service” is what happened by
         itself.
       </p>
       <Waiting on={first}>
