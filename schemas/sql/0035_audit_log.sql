@@ -26,7 +26,8 @@ create trigger append_only before update or delete or truncate on audit_log
 -- queries of saved views, which may name people; a value of more than 1,000 characters is shortened.
 create function write_audit_log() returns trigger language plpgsql as $$
 declare
-    hidden constant text[] := '{hash,previous_hash,secret,query,manifest,gate,version,changed_at,due_at,claimed_until,failures,failing_since}';
+    hidden constant text[] := '{hash,previous_hash,secret,query,manifest,gate,evidence,version,changed_at,
+        evidence_at,evaluate_after,due_at,claimed_until,failures,failing_since}';
     old_row jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) end;
     new_row jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) end;
     either jsonb := old_row || new_row;
@@ -64,7 +65,7 @@ create trigger audit after update on routes
     for each row execute function write_audit_log('route', 'project');
 create trigger audit after update of state, pinned_at, asked_at on policies
     for each row execute function write_audit_log('policy', 'id');
-create trigger audit after insert or update on rollouts
+create trigger audit after insert or update of state, share, reason on rollouts
     for each row execute function write_audit_log('rollout', 'id');
 create trigger audit after insert or delete on annotation_queues
     for each row execute function write_audit_log('queue', 'id');

@@ -397,6 +397,22 @@ async def test_a_policy_that_never_was_live_is_nobodys_previous(connection: Conn
     assert (taken.live, taken.previous) == (P4, P1)
 
 
+async def test_an_evaluation_is_no_entry_of_the_audit_log(connection: Connection) -> None:
+    async def entries() -> list[DictRow]:
+        cursor = await connection.execute(
+            "select action, details from audit_log where target like 'rollout%'"
+        )
+        return await cursor.fetchall()
+
+    await start(connection)
+    before = await entries()
+    assert [each["action"] for each in before] == ["rollout.created"]
+    await vote(connection, P2, up=True)
+    assert await decided(connection) is None
+    assert (await recorded(connection))["evidence"] is not None
+    assert await entries() == before
+
+
 async def test_an_operators_canary_is_judged_but_not_ended(connection: Connection) -> None:
     await rollout.start_canary(connection, "default", P2, 0.3)
     await earlier(connection)
