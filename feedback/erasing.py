@@ -138,6 +138,7 @@ _REST: dict[str, LiteralString] = {
     " where event ->> 'rater' = any(%(raters)s) limit %(most)s))",
     "dead_letters": "delete from dead_letters where exists"
     " (select from unnest(%(raters)s::text[]) as rater where strpos(payload, rater) > 0)",
+    "failures": "delete from rollout_failures where project = %(project)s and rater = any(%(raters)s)",
     "tastes": "delete from person_tastes where project = %(project)s and rater = any(%(raters)s)",
     "annotators": "delete from annotation_raters where project = %(project)s and rater = any(%(raters)s)",
 }

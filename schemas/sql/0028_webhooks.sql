@@ -125,9 +125,9 @@ begin
 end
 $$;
 create trigger tell_of_new_rollout after insert on rollouts for each row
-    when (new.kind = 'canary') execute function tell_of_rollout();
+    when (new.kind <> 'direct') execute function tell_of_rollout();
 create trigger tell_of_ended_rollout after update of state on rollouts for each row
-    when (new.kind = 'canary' and old.state = 'running' and new.state <> 'running')
+    when (new.kind <> 'direct' and old.state = 'running' and new.state <> 'running')
     execute function tell_of_rollout();
 
 -- What a policy learned is live with it, or with any later policy, as that one trains on the same votes.
