@@ -204,6 +204,13 @@ def test_nothing_is_left_and_the_policies_are_those_of_a_world_without_the_perso
     learned = rounds(settings, 2)
     clean = rounds(without, 2)
     assert weights(settings, learned[1]) != weights(without, clean[1])
+    with psycopg.connect(database_url) as connection:
+        row = ["default", learned[1], PERSON]
+        connection.execute("insert into rollout_failures (project, policy, rater) values (%s, %s, %s)", row)
+        connection.execute(
+            "insert into person_tastes (project, policy, rater, weights, votes) values (%s, %s, %s, '{}', 5)",
+            row,
+        )
     assert len(traces(database_url, settings.data_dir)) > 3
 
     id = ask(database_url)
