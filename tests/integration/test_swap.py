@@ -439,16 +439,19 @@ def test_a_canary_answers_its_share_until_it_is_promoted(swapping: Service) -> N
 
 
 def people_like_p1(service: Service, key: str = ADMIN) -> None:
-    """Lets people vote until sixteen have liked the canary p1 and the others disliked the base."""
+    """Lets people vote until sixteen have liked the canary p1 and the others disliked the base, or until p1 was
+    promoted by fewer and the next canary answers."""
     liked = {"p0": "down", "p1-aaaaaa": "up"}
-    votes: dict[str, int] = dict.fromkeys(liked, 0)
+    likes = 0
     with service.client(key) as client:
-        while votes["p1-aaaaaa"] < 16:
+        while likes < 16:
             reply = service.chat(key=key, max_tokens=1)
-            value = liked[reply["system_fingerprint"]]
+            value = liked.get(reply["system_fingerprint"])
+            if value is None:
+                return
             vote = {"completion_id": reply["id"], "type": "thumb", "value": value}
             assert client.post("/v1/feedback", json=vote).status_code == 201
-            votes[reply["system_fingerprint"]] += 1
+            likes += value == "up"
 
 
 def test_what_the_gate_could_not_judge_is_tried_and_people_decide(swapping: Service) -> None:

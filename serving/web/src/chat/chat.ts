@@ -116,7 +116,7 @@ export class Chat {
       shown: turn.shown,
     };
     const undo = (): void => this.#undo(turn, before);
-    this.voting.cast(turn, this.conversation.id, "ranking", "ranking", vote, undo);
+    void this.voting.cast(turn, this.conversation.id, "ranking", "ranking", vote, undo);
     this.#save();
   }
 
@@ -126,7 +126,13 @@ export class Chat {
   }
 
   /** Votes a reply up or down with reasons and a comment, or takes the vote back (null). */
-  thumb(turn: Turn, value: "up" | "down" | null, reasons: string[] = [], comment = ""): void {
+  /** Casts or takes back a thumb. Returns whether it was recorded. */
+  async thumb(
+    turn: Turn,
+    value: "up" | "down" | null,
+    reasons: string[] = [],
+    comment = "",
+  ): Promise<boolean> {
     const reply = answer(turn);
     const before = { thumb: reply.thumb, reasons: reply.reasons, comment: reply.comment };
     Object.assign(reply, { thumb: value, reasons, comment });
@@ -135,11 +141,12 @@ export class Chat {
     if (value === null) {
       this.voting.retract(turn.completion ?? "", `thumb ${choice}`, undo);
       this.#save();
-      return;
+      return false;
     }
     const vote = { type: "thumb" as const, choice, value, reasons, ...(comment ? { comment } : {}) };
-    this.voting.cast(turn, this.conversation.id, `thumb ${choice}`, value, vote, undo);
+    const recorded = this.voting.cast(turn, this.conversation.id, `thumb ${choice}`, value, vote, undo);
     this.#save();
+    return recorded;
   }
 
   edit(turn: Turn, text: string): void {
@@ -151,7 +158,7 @@ export class Chat {
     const choice = turn.replies.indexOf(reply);
     const undo = (): void => this.#undo(reply, before);
     const vote = { type: "edit" as const, choice, text };
-    if (changed) this.voting.cast(turn, this.conversation.id, `edit ${choice}`, "edit", vote, undo);
+    if (changed) void this.voting.cast(turn, this.conversation.id, `edit ${choice}`, "edit", vote, undo);
     else this.voting.retract(turn.completion ?? "", `edit ${choice}`, undo);
     this.#save();
   }

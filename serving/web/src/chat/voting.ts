@@ -27,32 +27,36 @@ export class Voting {
     private on: VotingHandlers,
   ) {}
 
-  /** Casts a vote on a turn; `undo` takes back on the screen what was not taken. */
-  cast(
+  /** Casts a vote on a turn; `undo` takes back on the screen what was not taken. Returns whether the vote was
+   * recorded. */
+  async cast(
     turn: Turn,
     conversation: string,
     slot: string,
     what: CastVote["what"],
     vote: OnReplies,
     undo: () => void,
-  ): void {
+  ): Promise<boolean> {
     const { completion, token, prompt } = turn;
-    if (!completion || !token) return;
-    this.#enqueue(async () => {
+    if (!completion || !token) return false;
+    let kept = false;
+    await this.#enqueue(async () => {
       try {
         const recorded = await this.#send({ completion_id: completion, feedback_token: token, ...vote });
         this.history.add({ id: recorded.id, token, completion, slot, what, prompt, conversation });
         this.on.recorded(recorded, vote);
+        kept = true;
       } catch (error) {
         undo();
         this.on.failed(error as ServiceError);
       }
     });
+    return kept;
   }
 
   /** Takes back the vote in a slot, if there is one; `undo` shows it again where that fails. */
   retract(completion: string, slot: string, undo: () => void): void {
-    this.#enqueue(async () => {
+    void this.#enqueue(async () => {
       const vote = this.history.find(completion, slot);
       if (!vote) return;
       try {
@@ -84,7 +88,7 @@ export class Voting {
     }
   }
 
-  #enqueue(step: () => Promise<void>): void {
-    this.#queue = this.#queue.then(step).then(() => this.on.settled());
+  #enqueue(step: () => Promise<void>): Promise<void> {
+    return (this.#queue = this.#queue.then(step).then(() => this.on.settled()));
   }
 }

@@ -117,7 +117,7 @@ function Thumb({ turn, value, label }: { turn: Turn; value: "up" | "down"; label
       aria-label={label}
       aria-pressed={pressed}
       title={label}
-      onClick={() => session.chat.thumb(turn, pressed ? null : value)}
+      onClick={() => void session.chat.thumb(turn, pressed ? null : value)}
     >
       <Icon name={value} />
     </button>
@@ -137,12 +137,12 @@ function Reasons({ turn }: { turn: Turn }): JSX.Element {
   const toggle = (slug: string): void => {
     const others = reply.reasons.filter((each) => each !== slug);
     const reasons = others.length < reply.reasons.length ? others : [...others, slug].slice(-8);
-    session.chat.thumb(turn, reply.thumb, reasons, reply.comment);
+    void session.chat.thumb(turn, reply.thumb, reasons, reply.comment);
   };
-  const comment = (text: string): void => {
+  const comment = async (text: string): Promise<void> => {
     if (text.trim() === reply.comment) return;
-    session.chat.thumb(turn, reply.thumb, reply.reasons, text.trim());
-    session.announce(texts.commentSaved);
+    const recorded = await session.chat.thumb(turn, reply.thumb, reply.reasons, text.trim());
+    if (recorded) session.announce(texts.commentSaved);
   };
   return (
     <div class="reasons" role="group" aria-label={up ? texts.whatWasGood : texts.whatWasWrong}>
@@ -169,7 +169,7 @@ function Reasons({ turn }: { turn: Turn }): JSX.Element {
           maxLength={10_000}
           aria-label={texts.commentLabel}
           defaultValue={reply.comment}
-          onBlur={(event) => comment(event.currentTarget.value)}
+          onBlur={(event) => void comment(event.currentTarget.value)}
           onKeyDown={(event) => {
             if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
               event.preventDefault();
