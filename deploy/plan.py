@@ -16,7 +16,10 @@ def show(settings: Settings, prompt_tokens: int | None, as_json: bool) -> int:
     """Prints the plan; returns 0 if it fits into free memory, else 1. Raises StartError without a model."""
     from trainer.planning.plan import plan
 
-    found = plan(settings.trainer, base_directory(settings.model, weights=False), prompt_tokens)
+    trainer = settings.trainer
+    if settings.samples_on_vllm:
+        trainer = trainer.model_copy(update={"rl": trainer.rl.model_copy(update={"sampler": "vllm"})})
+    found = plan(trainer, base_directory(settings.model, weights=False), prompt_tokens)
     figures = found.as_json()
     if as_json:
         print(json.dumps(figures))

@@ -285,8 +285,10 @@ class RLSettings(RenamedFields):
         "rloo",
         description="rloo, grpo, online_dpo learn from samples and the reward model; dpo, kto from the votes",
     )
-    sampler: Literal["in_process", "vllm"] = Field(
-        "in_process", description="sampler of the training replies: the trainer's process, or vllm.urls"
+    sampler: Literal["in_process", "vllm"] | None = Field(
+        None,
+        description="where replies are sampled to learn from and to evaluate: in the trainer's process, or on"
+        " vllm.urls; none: there where the engine is vLLM",
     )
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA α")
@@ -553,6 +555,11 @@ class Settings(BaseSettings):
     @property
     def rounds_dir(self) -> Path:
         return self.data_dir / "rounds"
+
+    @property
+    def samples_on_vllm(self) -> bool:
+        """Whether the trainer samples on `vllm.urls`."""
+        return (self.trainer.rl.sampler or ("vllm" if self.engine.kind == "vllm" else None)) == "vllm"
 
     @classmethod
     def settings_customise_sources(

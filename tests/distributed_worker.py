@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.training import hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
-from trainer.model.rollouts import Rollout, SamplingSpec, in_process_sampler, pack
+from trainer.model.rollouts import Rollout, SamplingSpec, adapter_sampler, pack
 from trainer.reward.scoring import Scored, score
 from trainer.rl.advantages import leave_one_out
 from trainer.rl.batch import Batch
@@ -39,7 +39,7 @@ def train(group: ProcessGroup = SINGLE_PROCESS) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     start = backbone.snapshot()
     with backbone.full_precision():
-        sampler = in_process_sampler(backbone, SamplingSpec(RL.samples_per_prompt, RL.max_tokens), generator)
+        sampler = adapter_sampler(backbone, SamplingSpec(RL.samples_per_prompt, RL.max_tokens), generator)
         result = optimize(
             backbone,
             step_sampler(prompts, RL.prompts_per_step, sampler, generator),

@@ -33,10 +33,10 @@ from trainer.model.device import free_memory
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 from trainer.model.memory import TokenBytes, token_budget
 from trainer.model.progress import Report, report_nothing
-from trainer.model.rollouts import Sampler, in_process_sampler
+from trainer.model.rollouts import adapter_sampler
 from trainer.model.speed import Speed
 from trainer.model.token_budget import TokenBudget
-from trainer.model.vllm_rollouts import vllm_sampler
+from trainer.model.vllm_rollouts import VllmEngine
 from trainer.records.attribution import side_by_side
 from trainer.rl.guard import ADAPTER_COPIES
 from trainer.round import RoundResult, run_round
@@ -91,6 +91,7 @@ class Learner:
         self.base_probe = probe(self.backbone)
         self.token_budget = self.backbone.token_budget = self._token_budget()
         self.speed = Speed.measure(self.backbone)
+        self._engine = self.backbone.engine = self._sampling_engine()
         self.directory = settings.rounds_dir / settings.project
         self._knowledge = self._knowledge_eval() if group.size > 1 else None  # the processes measure together
 
@@ -173,6 +174,7 @@ class Learner:
         self, parent: Path, live: Path, data: RoundData, report: Report = report_nothing
     ) -> CandidateResult:
         self.backbone.token_budget = data.inputs.token_budget
+        self.backbone.engine = None if data.rl.sampler == "in_process" else self._engine
         knowledge = self._knowledge_for(data)
         spec = data.spec(SAMPLES_PER_PROMPT)
 
@@ -188,7 +190,10 @@ class Learner:
         if parent != live:
             self.backbone.load_adapter(parent)
             logprobs[parent.name] = reply_logprobs(self.backbone, data)
-        result = run_round(data, self.cache, knowledge, self._sampler(data), report=report)
+        sampler = adapter_sampler(
+            self.backbone, data.spec(data.rl.samples_per_prompt), data.generator("rollouts")
+        )
+        result = run_round(data, self.cache, knowledge, sampler, report=report)
         report("evaluating", 0, 0)
         logprobs[CANDIDATE] = reply_logprobs(self.backbone, data)
         accuracy = knowledge.adapter_accuracy(data.generator("knowledge"))
@@ -201,12 +206,10 @@ class Learner:
             probe(self.backbone),
         )
 
-    def _sampler(self, data: RoundData) -> Sampler:
-        rl, generator = data.rl, data.generator("rollouts")
-        spec = data.spec(rl.samples_per_prompt)
-        if rl.sampler == "in_process":
-            return in_process_sampler(self.backbone, spec, generator)
-        folder = self.settings.policies_dir / self.settings.project
-        vllm = self.settings.vllm
-        key = vllm.key.get_secret_value() if vllm.key else None
-        return vllm_sampler(self.backbone, vllm.urls, folder, spec, generator, key)
+    def _sampling_engine(self) -> VllmEngine | None:
+        """Returns the engine on which rounds sample; None where this process samples itself."""
+        settings = self.settings
+        if not settings.samples_on_vllm:
+            return None
+        key = settings.vllm.key.get_secret_value() if settings.vllm.key else None
+        return VllmEngine(settings.vllm.urls, settings.policies_dir / settings.project, key)

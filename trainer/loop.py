@@ -28,7 +28,7 @@ import structlog
 from feedback.log import Log
 from feedback.open_log import open_log
 from schemas.database import Pool, open_pool
-from schemas.errors import StartError
+from schemas.errors import EngineError, StartError
 from schemas.policies import BASE, file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
@@ -180,11 +180,18 @@ class Trainer:
 
     def _measure_base(self) -> None:
         """Measures what the base knows: not at the start, when people wait for the first reply, but once the
-        first vote has come, so that no round waits for it."""
-        if not self._measured:
-            self._measured = True
-            if (reason := self.learner.knowledge.unjudged) is not None:
-                log.warning("no knowledge check", reason=reason)
+        first vote has come, so that no round waits for it. While the sampling engine is away, it is tried
+        again, and the round fails."""
+        if self._measured:
+            return
+        try:
+            reason = self.learner.knowledge.unjudged
+        except EngineError as error:
+            log.warning("what the base knows is not measured yet", reason=error.message)
+            return
+        self._measured = True
+        if reason is not None:
+            log.warning("no knowledge check", reason=reason)
 
     @contextmanager
     def _reading_log(self) -> Iterator[None]:
@@ -308,7 +315,7 @@ class Trainer:
         if self.erasures.learned_from(data.inputs, events):
             return Ending("rejected", "somebody whom it learned from is being erased")
         artifacts = publish.TrainingArtifacts(
-            data.inputs, optimized.rollouts, candidate.round.base.rollouts, events,
+            data.inputs, optimized.rollouts, candidate.round.base.rollouts, optimized.checks, events,
             {"gate": verdict.figures, **optimized.as_json()},
             vote_summary.files(self.learner.directory) if data.history else [], model=candidate.round.model,
         )  # fmt: skip

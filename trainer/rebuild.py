@@ -77,9 +77,10 @@ class Rebuild:
             found.votes = before
             settings = self._settings.model_copy(update={"trainer": trainer})
             events = data.training_events()
+            optimized = candidate.round.optimized
             artifacts = publish.TrainingArtifacts(
-                data.inputs, candidate.round.optimized.rollouts, candidate.round.base.rollouts, events,
-                {"gate": (found.gate or {}).get("figures"), **candidate.round.optimized.as_json()},
+                data.inputs, optimized.rollouts, candidate.round.base.rollouts, optimized.checks, events,
+                {"gate": (found.gate or {}).get("figures"), **optimized.as_json()},
                 vote_summary.files(self.folder / policy) if data.history else [],
                 rebuilds=policy, model=candidate.round.model,
             )  # fmt: skip

@@ -1,11 +1,13 @@
 """Reproduction trains a policy again from what its directory keeps, and compares the weights byte by byte.
 
-The directory has the round's inputs (the names of its votes and prompts), all rollouts, the configuration and
-the seed; training starts from the adapter of its parent. On the same kind of machine the weights are
-identical. On another, log-probabilities agree within a tolerance, on the probe and on the replies of the last
-step. A policy whose votes or prompts were erased, or are past their retention, cannot be reproduced.
+The directory has the round's inputs (the names of its votes and prompts), all rollouts, the results of the
+guard's knowledge checks, the configuration and the seed; training starts from the adapter of its parent. On
+the same kind of machine the weights are identical. On another, log-probabilities agree within a tolerance, on
+the probe and on the replies of the last step. A policy whose votes or prompts were erased, or are past their
+retention, cannot be reproduced.
 """
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from trainer.model.rollouts import Diverged, Rollout, replay, unpack
 from trainer.records import publish
 from trainer.records.published import NotReproducible, configuration, read_published
 from trainer.reward.scoring import micro_batches
+from trainer.rl.guard import KnowledgeCheck, RecordedChecks
 from trainer.round import run_round
 
 
@@ -114,14 +117,22 @@ def _train(data: RoundData, directory: Path) -> _LastStep:
 
     backbone = data.backbone
     try:
-        questions = KnowledgeEval(backbone, data.settings, data.inputs.probes)
-        result = run_round(data, FeatureCache(backbone), questions, sampler, base)
+        checks = _knowledge_checks(data, directory / publish.KNOWLEDGE_CHECKS)
+        result = run_round(data, FeatureCache(backbone), checks, sampler, base)
         if len(result.optimized.rollouts) < len(rollouts):
             raise Diverged(len(result.optimized.rollouts))
     except Diverged as error:
         raise NotReproducible(f"{directory.name} cannot be reproduced here: {error.message}.") from None
     last = rollouts[-1]
     return _LastStep([drawn[-1][each.prompt] for each in last], [each.token_ids for each in last])
+
+
+def _knowledge_checks(data: RoundData, path: Path) -> KnowledgeCheck:
+    """Returns the results of the knowledge checks that were kept; an older Hearken did not keep them, and
+    they are made again."""
+    if not path.is_file():
+        return KnowledgeEval(data.backbone, data.settings, data.inputs.probes)
+    return RecordedChecks(json.loads(path.read_bytes()))
 
 
 def _compare(

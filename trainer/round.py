@@ -13,7 +13,6 @@ from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.split import RoundData
 from trainer.evaluation.eval_samples import EvalSamples, sample_eval
 from trainer.evaluation.evidence import Evidence, unseen_evidence
-from trainer.evaluation.knowledge import KnowledgeEval
 from trainer.model.progress import Report, report_nothing
 from trainer.model.rollouts import Rollout, Sampler
 from trainer.reward.criteria import CriterionHead
@@ -21,7 +20,7 @@ from trainer.reward.criteria_reward import CriteriaReward, criteria_reward
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 from trainer.rl.batch import OptimizeResult
-from trainer.rl.guard import Guard
+from trainer.rl.guard import Guard, KnowledgeCheck
 from trainer.rl.optimize import optimize
 from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sampling import step_sampler
@@ -46,7 +45,7 @@ class RoundResult:
 
 
 def run_round(
-    data: RoundData, cache: FeatureCache, knowledge: KnowledgeEval, sampler: Sampler,
+    data: RoundData, cache: FeatureCache, knowledge: KnowledgeCheck, sampler: Sampler,
     base_samples: list[Rollout] | None = None, report: Report = report_nothing,
 ) -> RoundResult:  # fmt: skip
     """Trains the backbone's adapter, which must be the adapter of `data.inputs.parent`. A round that is

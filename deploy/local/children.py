@@ -32,6 +32,7 @@ def child_processes(settings: Settings, on_line: Callable[[str, str], None]) -> 
         "HEARKEN_HOST": settings.host,
         "HEARKEN_PORT": str(settings.port),
         "HEARKEN_MODEL": settings.model,
+        "HEARKEN_ENGINE__KIND": settings.engine.kind,
         "HEARKEN_VLLM__URLS": json.dumps(engines or [f"http://127.0.0.1:{port}"]),
     }
     if not engines:

@@ -47,7 +47,7 @@ def installed() -> str:
 def command(settings: Settings, port: int) -> list[str]:
     """Returns the module and its arguments. `settings.model` is the base's directory. Raises StartError
     without vLLM."""
-    adapters = settings.engine.max_adapters + (settings.trainer.rl.sampler == "vllm")
+    adapters = settings.engine.max_adapters + settings.samples_on_vllm
     flags = {
         "host": "127.0.0.1",
         "port": str(port),

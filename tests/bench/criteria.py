@@ -34,7 +34,7 @@ from trainer.evaluation import gate
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, sample_eval
 from trainer.evaluation.verdict import Verdict
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
+from trainer.model.rollouts import SamplingSpec, adapter_sampler, sample
 from trainer.round import run_round
 from trainer.starter import MODEL_DIR
 
@@ -116,7 +116,7 @@ def train(data: RoundData, history: VoteHistory, cache: FeatureCache) -> tuple[V
     """Trains a round; returns the gate's verdict and the coefficients of the criteria. The adapter is as
     before where the gate refuses the candidate."""
     backbone, spec = data.backbone, data.spec(SAMPLES_PER_PROMPT)
-    sampler = in_process_sampler(backbone, data.spec(data.rl.samples_per_prompt), data.generator("rollouts"))
+    sampler = adapter_sampler(backbone, data.spec(data.rl.samples_per_prompt), data.generator("rollouts"))
     before, live = backbone.snapshot(), sample_eval(backbone, data.eval_prompts, spec, data.generator("live"))
     result = run_round(data, cache, NoQuestions(), sampler)
     history.learning_rate = result.optimized.learning_rate

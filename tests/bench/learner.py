@@ -24,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from tests.training import hyperparameters
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, in_process_sampler
+from trainer.model.rollouts import SamplingSpec, adapter_sampler
 from trainer.reward.features import FeatureGroups
 from trainer.rl.guard import Guard
 from trainer.rl.objectives import policy_objective
@@ -61,7 +61,7 @@ class Ours:
         assert objective is not None
         began = time.perf_counter()
         spec = SamplingSpec(rl.samples_per_prompt, rl.max_tokens)
-        sampler = in_process_sampler(backbone, spec, self.generator)
+        sampler = adapter_sampler(backbone, spec, self.generator)
         sample = step_sampler(self.prompts, rl.prompts_per_step, sampler, self.generator)
         reward = ShapedReward(self._reward, rl)
         result = optimize(backbone, sample, reward, objective, Guard(backbone, rl.kl_per_reply), rl)

@@ -33,7 +33,7 @@ from trainer.evaluation import off_policy
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, sample_eval
 from trainer.evaluation.off_policy import Approval
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
+from trainer.model.rollouts import SamplingSpec, adapter_sampler, sample
 from trainer.round import run_round
 from trainer.starter import MODEL_DIR
 
@@ -96,9 +96,7 @@ def run(seed: int, settings: TrainerSettings) -> list[dict[str, float]]:
         spec = data.spec(SAMPLES_PER_PROMPT)
         own = {name: off_policy.reply_logprobs(backbone, data)}
         before = sample_eval(backbone, data.eval_prompts, spec, data.generator("live"))
-        sampler = in_process_sampler(
-            backbone, data.spec(data.rl.samples_per_prompt), data.generator("rollouts")
-        )
+        sampler = adapter_sampler(backbone, data.spec(data.rl.samples_per_prompt), data.generator("rollouts"))
         halfway: list[list[torch.Tensor]] = []
 
         def report(phase: str, step: int, steps: int, halfway: list[list[torch.Tensor]] = halfway) -> None:

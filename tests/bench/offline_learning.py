@@ -45,7 +45,7 @@ from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sam
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval, Question, answer_accuracy
 from trainer.evaluation.style_stats import distinct_2
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
+from trainer.model.rollouts import SamplingSpec, adapter_sampler, sample
 from trainer.model.speed import Speed
 from trainer.rl.batch import OptimizeResult
 from trainer.round import run_round
@@ -143,7 +143,7 @@ def train_round(
     """Runs one round as the trainer does; the adapter is restored when the gate refuses the candidate."""
     backbone = questions.backbone
     spec = data.spec(data.rl.samples_per_prompt)
-    sampler = in_process_sampler(backbone, spec, data.generator("rollouts"))
+    sampler = adapter_sampler(backbone, spec, data.generator("rollouts"))
 
     def samples(purpose: str) -> EvalSamples:
         return sample_eval(

@@ -26,7 +26,7 @@ from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.device import free_memory
 from trainer.model.memory import TokenBytes, token_budget
-from trainer.model.rollouts import SamplingSpec, in_process_sampler
+from trainer.model.rollouts import SamplingSpec, adapter_sampler
 from trainer.model.tokenizer import ChatTokenizer
 from trainer.planning.plan import plan
 from trainer.reward.features import FeatureGroups
@@ -84,7 +84,7 @@ def trained(model: Path, rl: Hyperparameters) -> dict[str, float]:
     backbone.token_budget = token_budget(backbone, count, memory, rl.samples_per_prompt)
     clock = time.perf_counter if backbone.device.type == "cuda" else time.process_time
     began = clock()
-    sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
+    sampler = adapter_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
     sample = step_sampler(prompts, rl.prompts_per_step, sampler, generator)
     optimize(backbone, sample, ShapedReward(reward, rl), objective, Guard(backbone, rl.kl_per_reply), rl)
     return {"bytes": _highest(backbone.device), "seconds": clock() - began}

@@ -12,8 +12,8 @@ from schemas.errors import EngineError
 from schemas.policies import TRAINING
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Sampler, SamplingSpec, in_process_sampler
-from trainer.model.vllm_rollouts import VllmSampler, vllm_sampler
+from trainer.model.rollouts import Sampler, SamplingSpec, adapter_sampler, sample
+from trainer.model.vllm_rollouts import VllmEngine
 
 torch.set_num_threads(1)
 
@@ -40,11 +40,9 @@ def backbone(world: World) -> Backbone:
 @pytest.fixture(params=["in_process", "vllm"])
 def sampler(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSampler:
     def make(backbone: Backbone, seed: int, spec: SamplingSpec = SPEC) -> Sampler:
-        generator = torch.Generator().manual_seed(seed)
-        if request.param == "in_process":
-            return in_process_sampler(backbone, spec, generator)
-        url = request.getfixturevalue("vllm_url")
-        return vllm_sampler(backbone, [url], tmp_path, spec, generator)
+        if request.param == "vllm":
+            backbone.engine = VllmEngine([request.getfixturevalue("vllm_url")], tmp_path)
+        return adapter_sampler(backbone, spec, torch.Generator().manual_seed(seed))
 
     return make
 
@@ -103,30 +101,49 @@ def test_a_reply_has_ended_if_its_last_token_ends_it(backbone: Backbone, sampler
 
 
 def test_a_step_samples_from_the_current_adapter(backbone: Backbone, sampler: MakeSampler) -> None:
-    sample = sampler(backbone, 2)
-    sample(prompts(backbone))
+    ask = sampler(backbone, 2)
+    ask(prompts(backbone))
     with torch.no_grad():
         for weight in backbone.trainable():
             weight.zero_()
     with backbone.full_precision():
-        [first, *_] = sample(prompts(backbone))
+        [first, *_] = ask(prompts(backbone))
     batch = backbone.pad([prompts(backbone)[0]], [first.token_ids])
     with torch.no_grad(), backbone.full_precision(), backbone.reference():
         of_base = backbone.logprobs_BR(batch)[0, : len(first.token_ids)]
     assert float((torch.tensor(first.logprobs) - of_base).abs().max()) < 0.02
 
 
+def test_the_base_and_the_most_likely_tokens_are_sampled_alike(
+    backbone: Backbone, sampler: MakeSampler
+) -> None:
+    """Inside `reference` replies are the base's, and greedy replies are the same on every engine."""
+    asked, greedy = prompts(backbone), SamplingSpec(1, MAX_TOKENS, greedy=True, logprobs=False)
+    here = sample(backbone, asked, greedy, torch.Generator())
+    sampler(backbone, 3)  # which sets the engine
+    with backbone.full_precision():
+        there = sample(backbone, asked, greedy, torch.Generator())
+        with backbone.reference():
+            rollouts = sample(backbone, asked, SPEC, torch.Generator().manual_seed(4))
+    assert [each.token_ids for each in here] == [each.token_ids for each in there]
+    for rollout in rollouts:
+        batch = backbone.pad([asked[rollout.prompt]], [rollout.token_ids])
+        with torch.no_grad(), backbone.full_precision(), backbone.reference():
+            expected = backbone.logprobs_BR(batch)[0, : len(rollout.token_ids)]
+        assert float((torch.tensor(rollout.logprobs) - expected).abs().max()) < 0.02
+
+
 def test_nothing_is_left_on_a_server_or_the_disk(backbone: Backbone, vllm_url: str, tmp_path: Path) -> None:
-    sample = VllmSampler(backbone, [vllm_url], tmp_path, SPEC, torch.Generator())
+    backbone.engine = VllmEngine([vllm_url], tmp_path)
     for _ in range(6):  # more than there are adapter slots
-        sample(prompts(backbone))
+        sample(backbone, prompts(backbone), SPEC, torch.Generator())
     models = httpx.get(f"{vllm_url}/v1/models").json()["data"]
     assert not [model["id"] for model in models if model["id"].startswith(TRAINING)]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_is_away_raises_an_engine_error(backbone: Backbone, tmp_path: Path) -> None:
-    sample = VllmSampler(backbone, ["http://127.0.0.1:9"], tmp_path, SPEC, torch.Generator())
+    backbone.engine = VllmEngine(["http://127.0.0.1:9"], tmp_path)
     with pytest.raises(EngineError, match="cannot be reached"):
-        sample(prompts(backbone))
+        sample(backbone, prompts(backbone), SPEC, torch.Generator())
     assert list(tmp_path.iterdir()) == []

@@ -439,8 +439,8 @@ def test_a_canary_answers_its_share_until_it_is_promoted(swapping: Service) -> N
 
 
 def people_like_p1(service: Service, key: str = ADMIN) -> None:
-    """Lets people vote until sixteen have liked the canary p1 and the others disliked the base, or until p1 was
-    promoted by fewer and the next canary answers."""
+    """Lets people vote until sixteen have liked the canary p1 and the others disliked the base, or until
+    fewer have promoted p1 and the next canary answers."""
     liked = {"p0": "down", "p1-aaaaaa": "up"}
     likes = 0
     with service.client(key) as client:

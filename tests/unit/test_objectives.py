@@ -11,7 +11,7 @@ import torch
 from tests.service import write_base
 from tests.training import hyperparameters
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, in_process_sampler
+from trainer.model.rollouts import SamplingSpec, adapter_sampler
 from trainer.model.token_budget import TokenBudget
 from trainer.reward.features import FeatureGroups
 from trainer.reward.scoring import PREFIX_STRIDE, score
@@ -49,7 +49,7 @@ def samples(backbone: Backbone, seed: int = 0, kl_coef: float = 0.0) -> Batch:
     """Replies to three prompts; of each four, those with more low tokens are better."""
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in ("hello", "a b c", "tell")]
     generator = torch.Generator().manual_seed(seed)
-    rollouts = in_process_sampler(backbone, SamplingSpec(RL.samples_per_prompt, RL.max_tokens), generator)(
+    rollouts = adapter_sampler(backbone, SamplingSpec(RL.samples_per_prompt, RL.max_tokens), generator)(
         prompts
     )
     rows = [prompts[rollout.prompt] for rollout in rollouts]
@@ -211,7 +211,7 @@ def test_log_probabilities_are_at_the_temperature_of_the_samples(
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     spec = SamplingSpec(4, 8, temperature)
     with backbone.full_precision():
-        rollouts = in_process_sampler(backbone, spec, torch.Generator().manual_seed(1))([prompt])
+        rollouts = adapter_sampler(backbone, spec, torch.Generator().manual_seed(1))([prompt])
         replies = [rollout.token_ids for rollout in rollouts]
         scored = score(backbone, [prompt] * 4, replies, temperature=temperature)
         for rollout, base in zip(rollouts, scored.base_logprobs, strict=True):

@@ -11,14 +11,14 @@ from tests.service import write_base
 from tests.training import hyperparameters
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, in_process_sampler, sample
+from trainer.model.rollouts import Diverged, SamplingSpec, adapter_sampler, sample
 from trainer.reward.features import NO_TOKEN, FeatureGroups
 from trainer.reward.projection import BaseFeatures, fit_projections
 from trainer.reward.scoring import score
 from trainer.rl import trust_region
 from trainer.rl.advantages import leave_one_out
 from trainer.rl.batch import Batch, OptimizeResult, StepStats
-from trainer.rl.guard import Guard
+from trainer.rl.guard import Guard, RecordedChecks
 from trainer.rl.objectives import CONFIDENT_KL_SCALE, Objective, PolicyGradient
 from trainer.rl.optimize import optimize
 from trainer.rl.reward_shaping import ShapedReward
@@ -102,7 +102,7 @@ def train(
 ) -> OptimizeResult:
     prompts = [backbone.render([{"role": "user", "content": text}]) for text in texts]
     generator = torch.Generator().manual_seed(0)
-    sampler = in_process_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
+    sampler = adapter_sampler(backbone, SamplingSpec(rl.samples_per_prompt, rl.max_tokens), generator)
     sample = step_sampler(prompts, rl.prompts_per_step, sampler, generator)
     reward = reward or ShapedReward(likes_low_tokens, rl)
     return optimize(
@@ -233,6 +233,23 @@ def test_lost_knowledge_halves_the_way(base: Path, passes_after: int, halvings: 
     assert result.as_json()["halvings"] == halvings
     for before, whole, found in zip(start, knowledge.asked[0], backbone.snapshot(), strict=True):
         torch.testing.assert_close(found, before + (whole - before) * 0.5**halvings)
+
+
+def test_a_round_is_repeated_with_the_knowledge_checks_that_were_kept(base: Path) -> None:
+    rl = RL.model_copy(update={"steps_per_round": 4})
+    found = []
+    checks: list[str | bool | None] = []
+    for repeats in (False, True):
+        backbone = far(base)
+        knowledge = RecordedChecks(checks) if repeats else Knowledge(backbone, passes_after=1)
+        result = train(backbone, rl, Guard(backbone, rl.kl_per_reply, 0.0, knowledge), texts=["hello"])
+        checks = result.checks
+        found.append((result.halvings, checks, backbone.snapshot()))
+    (halvings, kept, first), (again, repeated, second) = found
+    assert (halvings, kept) == (again, repeated) == (1, [None, False, True])
+    assert all(map(torch.equal, first, second))
+    with pytest.raises(Diverged):
+        RecordedChecks([]).passes(torch.Generator())
 
 
 def test_lost_knowledge_raises_the_kl_coef_of_confident_tokens_only(base: Path) -> None:

@@ -1,6 +1,7 @@
 """Answers to knowledge questions are sampled from a model and compared with the accepted ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -25,7 +26,7 @@ def correct_answers(
         return []
     samples = spec.samples_per_prompt
     prompts = [prompt_ids(backbone, question.prompt, spec.max_tokens) for question in questions]
-    replies = sample(backbone, prompts, spec, generator)
+    replies = sample(backbone, prompts, replace(spec, logprobs=False), generator)
     correct = [questions[reply.prompt].is_correct(backbone.decode(reply.token_ids)) for reply in replies]
     return [correct[start : start + samples] for start in range(0, len(correct), samples)]
 

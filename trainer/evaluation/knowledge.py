@@ -130,7 +130,8 @@ class KnowledgeEval:
         the operator, or to SAMPLE_PROMPTS when there are none."""
         prompts = [question.prompt for question in self._own[:SHOWN_SAMPLES]] or list(SAMPLE_PROMPTS)
         prompts_T = [prompt_ids(self.backbone, prompt, self._tokens) for prompt in prompts]
-        replies = sample(self.backbone, prompts_T, SamplingSpec(1, self._tokens), generator)
+        spec = SamplingSpec(1, self._tokens, logprobs=False)
+        replies = sample(self.backbone, prompts_T, spec, generator)
         texts = [self.backbone.decode(reply.token_ids).replace("\0", "�") for reply in replies]
         return [(prompts[reply.prompt], text) for reply, text in zip(replies, texts, strict=True)]
 

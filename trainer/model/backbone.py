@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -29,6 +29,9 @@ from trainer.model.lora_inputs import keep_inputs_once
 from trainer.model.token_budget import TokenBudget
 from trainer.model.token_logprobs import TokenLogprobs
 from trainer.model.tokenizer import ChatTokenizer
+
+if TYPE_CHECKING:
+    from trainer.model.rollouts import SamplingEngine
 
 MAX_LOGITS = 2**24
 """Logits computed at a time, where the vocabulary is large."""
@@ -58,7 +61,8 @@ EAGER_WIDTH = 512
 
 class Backbone(ChatTokenizer):
     """A causal language model with a chat template, of any architecture whose linear layers PEFT supports.
-    `token_budget` bounds the batches; a round sets its own.
+    `token_budget` bounds the batches, and `engine` samples the replies, if there is one; a round sets its
+    own. `is_reference` tells whether the adapter is disabled.
     Raises StartError if `rl.max_tokens` leaves no room for a prompt in its context."""
 
     _product = staticmethod(packed_product)
@@ -73,6 +77,8 @@ class Backbone(ChatTokenizer):
         self.directory = directory
         self.group = group
         self.token_budget = TokenBudget()
+        self.engine: SamplingEngine | None = None
+        self.is_reference = False
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         base = self._load_base(torch.bfloat16 if self.device.type == "cuda" else torch.float32)
         base.eval().requires_grad_(False)
@@ -157,8 +163,12 @@ class Backbone(ChatTokenizer):
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """Inside, the adapter is disabled: the model is the reference."""
-        with self.model.disable_adapter():
-            yield
+        was, self.is_reference = self.is_reference, True
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            self.is_reference = was
 
     @contextlib.contextmanager
     def full_precision(self) -> Iterator[None]:

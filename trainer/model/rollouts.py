@@ -1,12 +1,14 @@
 """Rollouts are replies sampled from the current policy with their log-probabilities; `sample` generates them.
 
-Sampling runs one prefill for each prompt and repeats its KV cache for the k replies. It then decodes one
-token a step for all rows, and finished rows leave the batch. There is no top-p and no penalty, since the
-policy gradient needs samples of the policy itself. `vllm_rollouts` samples on vLLM servers instead.
+All samples of the trainer come from here: a step's, the base's, those of the gate and of the knowledge
+questions. The backbone's sampling engine generates them (`vllm_rollouts`); without one, this process does. It
+runs one prefill for each prompt and repeats its KV cache for the k replies, then decodes one token a step
+for all rows, and finished rows leave the batch.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,7 +38,8 @@ class SamplingSpec:
     """The number of replies to each prompt, their greatest length in tokens, and the temperature and top-p.
     Log-probabilities of samples are at the temperature, before top-p removes the least likely tokens, which
     are at most 1 − top_p of the mass. `greedy` takes the most likely token instead. `shared_prefix` is the
-    number of tokens, fewer than those of any prompt, with which all prompts begin; they run once for all."""
+    number of tokens, fewer than those of any prompt, with which all prompts begin; they run once for all.
+    `logprobs` is False where nobody reads the log-probabilities, which an engine may then leave out."""
 
     samples_per_prompt: int
     max_tokens: int
@@ -44,6 +47,7 @@ class SamplingSpec:
     top_p: float = 1.0
     greedy: bool = False
     shared_prefix: int = 0
+    logprobs: bool = True
 
 
 MAX_ROWS = 128
@@ -54,6 +58,20 @@ NUCLEUS_TOKENS = 256
 
 Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
 """Returns the replies to a step's prompts; it is called once a step, in the order of the steps."""
+
+
+class SamplingEngine(Protocol):
+    """A sampling engine generates the replies of a backbone's current adapter outside of this process."""
+
+    def sample(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[Sequence[int]],
+        spec: SamplingSpec,
+        generator: torch.Generator,
+    ) -> list[Rollout]:
+        """Returns the replies to each prompt, in the order of the prompts. Raises EngineError."""
+        ...
 
 
 class Diverged(HearkenError):
@@ -68,7 +86,7 @@ class Diverged(HearkenError):
         self.step = step
 
 
-def in_process_sampler(backbone: Backbone, spec: SamplingSpec, generator: torch.Generator) -> Sampler:
+def adapter_sampler(backbone: Backbone, spec: SamplingSpec, generator: torch.Generator) -> Sampler:
     """Returns a sampler of the backbone's current adapter."""
 
     def sampler(prompts: Sequence[list[int]]) -> list[Rollout]:
@@ -185,11 +203,14 @@ def sample(
     generator: torch.Generator,
     max_rows: int = MAX_ROWS,
 ) -> list[Rollout]:
-    """Samples replies to each prompt, in the order of the prompts, in batches of at most `max_rows` rows that
-    keep within the backbone's token budget, all replies to a prompt in one batch.
+    """Samples replies to each prompt, in the order of the prompts. The backbone's sampling engine generates
+    them; without one, this process does, in batches of at most `max_rows` rows that keep within its token
+    budget, all replies to a prompt in one batch.
     Prompts of similar length share a batch; they must leave room for a reply (`Backbone.truncate_prompt`).
     `generator` is on the CPU. Several processes shard each batch and draw the random numbers that one process
     would draw for all rows, so the replies are the same."""
+    if backbone.engine is not None:
+        return backbone.engine.sample(backbone, prompts, spec, generator)
     if backbone.device.type != "cpu":
         seed = int(torch.randint(2**62, (1,), generator=generator))
         generator = torch.Generator(backbone.device).manual_seed(seed)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, in_process_sampler
+from trainer.model.rollouts import SamplingSpec, adapter_sampler
 
 PROMPTS, SAMPLES, PROMPT_TOKENS, REPLY_TOKENS = 8, 4, 32, 8
 """Size of the measured batch of sampling."""
@@ -36,7 +36,7 @@ class Speed:
         counts: list[int] = []
 
         def sample() -> None:
-            sampler = in_process_sampler(backbone, spec, torch.Generator().manual_seed(len(counts)))
+            sampler = adapter_sampler(backbone, spec, torch.Generator().manual_seed(len(counts)))
             counts.append(sum(len(rollout.token_ids) for rollout in sampler(prompts)))
 
         half = ROW_TOKENS // 2

@@ -1,6 +1,6 @@
-"""VllmSampler samples rollouts on vLLM servers, which are faster than this process for all but small models.
+"""VllmEngine samples rollouts on vLLM servers, which are faster than this process for all but small models.
 
-Each step's adapter is written to disk and loaded under a new name, since names are never reused. Prompts are
+An adapter is written to disk and loaded under a new name each time, since names are never reused. Prompts are
 divided among the servers; requests and replies carry token ids, so nothing is tokenised twice. Serving shares
 the servers and leaves these adapters alone. An adapter that a killed trainer left behind is evicted when its
 slot is needed.
@@ -10,10 +10,10 @@ import asyncio
 import itertools
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from schemas.errors import EngineError
 from schemas.policies import TRAINING
 from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Rollout, Sampler, SamplingSpec, all_gather_rollouts
+from trainer.model.rollouts import Rollout, SamplingSpec, all_gather_rollouts
 from trainer.model.token_budget import split
 
 CONCURRENT_PROMPTS = 8
@@ -38,102 +38,128 @@ REQUEST_TIMEOUT = 300.0
 """Seconds for the replies to one prompt, which may queue behind chat requests."""
 
 
-class VllmSampler:
-    """A Sampler (`rollouts`) over the servers at `urls`, which load adapters from below `folder` and ask for
-    `key` if that is given. Its log-probabilities are at temperature 1. Raises EngineError when a server
-    fails."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One prompt, the server that is asked, and the name of the model there."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        urls: Sequence[str],
-        folder: Path,
-        spec: SamplingSpec,
-        generator: torch.Generator,
-        key: str | None = None,
-    ) -> None:
-        self._backbone = backbone
-        self._urls = asyncio.run(resolve(list(urls)))
-        if not self._urls:
-            names = ", ".join(urls)
-            raise EngineError(f"none of vllm.urls can be resolved: {names}", url=names)
+    url: str
+    model: str
+    number: int
+    prompt: Sequence[int]
+    seed: int
+
+
+class VllmEngine:
+    """A SamplingEngine (`rollouts`) over the servers at `urls`, which load adapters from below `folder` and
+    ask for `key` if that is given. Raises EngineError when a server fails."""
+
+    def __init__(self, urls: Sequence[str], folder: Path, key: str | None = None) -> None:
+        self._urls = list(urls)
         self._folder = folder
-        self._spec = spec
-        self._generator = generator
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def __call__(self, prompts: Sequence[list[int]]) -> list[Rollout]:
-        """Samples replies from the backbone's current adapter."""
+    def sample(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[Sequence[int]],
+        spec: SamplingSpec,
+        generator: torch.Generator,
+    ) -> list[Rollout]:
+        """Samples replies of the current adapter, or of the base inside `reference`; the main process asks.
+        Servers report log-probabilities at temperature 1; at another, all processes compute them here."""
+        group = backbone.group
+        rollouts = self._ask(backbone, prompts, spec, generator) if group.is_main else []
+        rollouts = all_gather_rollouts(group, rollouts)
+        if spec.temperature == 1 or not spec.logprobs:
+            return rollouts
+        return _rescore(backbone, prompts, rollouts, spec.temperature)
+
+    def _ask(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[Sequence[int]],
+        spec: SamplingSpec,
+        generator: torch.Generator,
+    ) -> list[Rollout]:
+        urls = asyncio.run(resolve(self._urls))
+        if not urls:
+            names = ", ".join(self._urls)
+            raise EngineError(f"none of vllm.urls can be resolved: {names}", url=names)
+        seeds = torch.randint(2**31, (len(prompts),), generator=generator).tolist()
+        with (
+            httpx.Client(timeout=REQUEST_TIMEOUT, headers=self._headers) as client,
+            self._model(backbone, client, urls) as model,
+            ThreadPoolExecutor(CONCURRENT_PROMPTS * len(urls)) as threads,
+        ):
+            requests = [
+                _Request(url, model, number, prompt, seed)
+                for url, (number, prompt), seed in zip(
+                    itertools.cycle(urls), enumerate(prompts), seeds, strict=False
+                )
+            ]
+            bodies = _sampling_parameters(spec, backbone.eos_ids)
+            replies = list(threads.map(lambda each: _complete(client, each, bodies), requests))
+        return [rollout for rollouts in replies for rollout in rollouts]
+
+    @contextmanager
+    def _model(self, backbone: Backbone, client: httpx.Client, urls: Sequence[str]) -> Iterator[str]:
+        """Gives the name under which the servers have the current adapter, inside; or the base's name."""
+        if backbone.is_reference:
+            yield _base_name(client, urls[0])
+            return
         name = f"{TRAINING}{uuid.uuid4().hex}"
         directory = self._folder.absolute() / name
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
-            save_adapter(self._backbone, directory)
-            client = stack.enter_context(httpx.Client(timeout=REQUEST_TIMEOUT, headers=self._headers))
-            for url in self._urls:
+            save_adapter(backbone, directory)
+            for url in urls:
                 adapter = {"lora_name": name, "lora_path": str(directory)}
-                _post(client, f"{url}/v1/load_lora_adapter", adapter)
-                stack.callback(_post, client, f"{url}/v1/unload_lora_adapter", {"lora_name": name})
-            seeds = torch.randint(2**31, (len(prompts),), generator=self._generator).tolist()
-            threads = stack.enter_context(ThreadPoolExecutor(CONCURRENT_PROMPTS * len(self._urls)))
-            requests = zip(itertools.cycle(self._urls), range(len(prompts)), prompts, seeds, strict=False)
-            replies = list(threads.map(lambda each: self._complete(client, name, *each), requests))
-        return [rollout for rollouts in replies for rollout in rollouts]
-
-    def _complete(
-        self, client: httpx.Client, name: str, url: str, number: int, prompt: list[int], seed: int
-    ) -> list[Rollout]:
-        completion = _post(
-            client,
-            f"{url}/v1/completions",
-            {
-                "model": name,
-                "prompt": prompt,
-                "n": self._spec.samples_per_prompt,
-                "max_tokens": self._spec.max_tokens,
-                "temperature": self._spec.temperature,
-                "top_p": self._spec.top_p,
-                "top_k": 0,  # this and the next two, lest a server apply the base's own defaults
-                "min_p": 0.0,
-                "repetition_penalty": 1.0,
-                "seed": seed,
-                "stop_token_ids": self._backbone.eos_ids,
-                "logprobs": 0,
-                "return_token_ids": True,
-            },
-        ).json()
-        return [
-            Rollout(
-                number, choice["token_ids"], choice["logprobs"]["token_logprobs"],
-                choice["finish_reason"] == "stop",
-            )
-            for choice in sorted(completion["choices"], key=lambda choice: int(choice["index"]))
-        ]  # fmt: skip
+                _call(client, "POST", f"{url}/v1/load_lora_adapter", adapter)
+                stack.callback(_call, client, "POST", f"{url}/v1/unload_lora_adapter", {"lora_name": name})
+            yield name
 
 
-def vllm_sampler(
-    backbone: Backbone,
-    urls: Sequence[str],
-    folder: Path,
-    spec: SamplingSpec,
-    generator: torch.Generator,
-    key: str | None = None,
-) -> Sampler:
-    """Returns a sampler of the current adapter on the servers, which the main process asks. Servers
-    report log-probabilities at temperature 1; at another, all processes compute them here."""
-    ask = VllmSampler(backbone, urls, folder, spec, generator, key)
+def _base_name(client: httpx.Client, url: str) -> str:
+    """Returns the name of the model that a server has without an adapter."""
+    models = _call(client, "GET", f"{url}/v1/models").json()["data"]
+    for model in models:
+        if not model.get("parent"):
+            return str(model["id"])
+    raise EngineError(f"{url} names no base model", url=url)
 
-    def sampler(prompts: Sequence[list[int]]) -> list[Rollout]:
-        group = backbone.group
-        rollouts = all_gather_rollouts(group, ask(prompts) if group.is_main else [])
-        return rollouts if spec.temperature == 1 else _rescore(backbone, prompts, rollouts, spec.temperature)
 
-    return sampler
+def _sampling_parameters(spec: SamplingSpec, eos_ids: Sequence[int]) -> dict[str, Any]:
+    """Returns the part of a completion request that all prompts share."""
+    return {
+        "n": spec.samples_per_prompt,
+        "max_tokens": spec.max_tokens,
+        "temperature": 0.0 if spec.greedy else spec.temperature,
+        "top_p": 1.0 if spec.greedy else spec.top_p,
+        "top_k": 0,  # this and the next two, lest a server apply the base's own defaults
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "stop_token_ids": list(eos_ids),
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+
+
+def _complete(client: httpx.Client, request: _Request, parameters: dict[str, Any]) -> list[Rollout]:
+    """Returns a server's replies to one prompt."""
+    body = {"model": request.model, "prompt": list(request.prompt), "seed": request.seed, **parameters}
+    completion = _call(client, "POST", f"{request.url}/v1/completions", body).json()
+    return [
+        Rollout(
+            request.number, choice["token_ids"], choice["logprobs"]["token_logprobs"],
+            choice["finish_reason"] == "stop",
+        )
+        for choice in sorted(completion["choices"], key=lambda choice: int(choice["index"]))
+    ]  # fmt: skip
 
 
 @torch.no_grad()
 def _rescore(
-    backbone: Backbone, prompts: Sequence[list[int]], rollouts: list[Rollout], temperature: float
+    backbone: Backbone, prompts: Sequence[Sequence[int]], rollouts: list[Rollout], temperature: float
 ) -> list[Rollout]:
     """Returns the rollouts with their log-probabilities at `temperature`."""
     lengths = [(len(prompts[each.prompt]), len(each.token_ids)) for each in rollouts]
@@ -148,9 +174,9 @@ def _rescore(
     return scored
 
 
-def _post(client: httpx.Client, url: str, body: dict[str, Any]) -> httpx.Response:
+def _call(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None = None) -> httpx.Response:
     try:
-        return client.post(url, json=body).raise_for_status()
+        return client.request(method, url, json=body).raise_for_status()
     except httpx.HTTPStatusError as error:
         response = error.response
         raise EngineError(

@@ -157,7 +157,7 @@ class _Machine:
 def _derive(settings: TrainerSettings, backbone: FakeBackbone, rates: Rates) -> Derivation:
     """Derives the hyperparameters before the first turn, with the speed that the device's rates give."""
     prompts, rows, reply = 8, 4, int(DEFAULT_REPLY)
-    given = {"learning_rate": 1.0, "steps_per_round": 1, "prompts_per_step": prompts}
+    given = {"learning_rate": 1.0, "steps_per_round": 1, "prompts_per_step": prompts, "sampler": None}
     rl = Hyperparameters(**settings.rl.model_dump() | given | {"max_tokens": reply})
     batches = _Batches(backbone, rl, rates)
     row = int(DEFAULT_PROMPT) + reply
@@ -243,7 +243,7 @@ def _phases(
     replies = rl.prompts_per_step * rl.samples_per_prompt
     return {
         "sampling": batches.sample(length, rl.prompts_per_step, rl.samples_per_prompt).scaled(
-            rl.steps_per_round * (rl.sampler == "in_process")
+            rl.steps_per_round
         ),
         "reference pass": batches.reference_pass(length, replies)
         .scaled(rl.steps_per_round)
@@ -299,6 +299,7 @@ class _Batches:
         self._backbone = backbone
         self._rates = rates
         self._reply = rl.max_tokens
+        self._on_vllm = rl.sampler == "vllm"
         self._objective = PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap)
 
     def train(self, length: int, rows: int) -> Work:
@@ -338,8 +339,10 @@ class _Batches:
     def sample(
         self, length: int, prompts: int, samples_per_prompt: int, reply_tokens: int | None = None
     ) -> Work:
-        """Replies sampled to all prompts. Decoding steps get longer in proportion to a row, so their mean is
-        that of the first and the last."""
+        """Replies sampled to all prompts, which is no work of this process where vLLM samples. Decoding steps
+        get longer in proportion to a row, so their mean is that of the first and the last."""
+        if self._on_vllm:
+            return Work()
         backbone, reply = self._backbone, reply_tokens or self._reply
         most = min(MAX_ROWS, backbone.token_budget.sampling // padded_width(length, reply))
         at_once = min(prompts, max(1, most // samples_per_prompt))

@@ -7,6 +7,7 @@ of the policies in the data folder is the wrong one, or was not restored.
 """
 
 import hashlib
+import json
 import platform
 import re
 import shutil
@@ -36,6 +37,7 @@ from trainer.records.record import RoundRecord, RoundRow, finite
 from trainer.reward.ensemble import RewardModel
 
 INPUTS, ROLLOUTS, BASE_SAMPLES = "inputs.json", "rollouts.safetensors", "base_samples.safetensors"
+KNOWLEDGE_CHECKS = "knowledge_checks.json"
 """Files of a policy directory from which the policy can be reproduced, beside those of the vote summary."""
 
 _DRAFT = ".draft-"
@@ -49,13 +51,14 @@ class LeadershipLost(HearkenError):
 @dataclass(frozen=True, slots=True)
 class TrainingArtifacts:
     """What a policy was trained from, kept in its directory so that it can be reproduced: the round's inputs,
-    all steps' rollouts, the base's, the events of its votes, the files of the vote summary if there was one;
-    the metrics of the round; and the reward model, for serving, where people's tastes differ. `rebuilds` is
-    the policy whose round it was."""
+    all steps' rollouts, the base's, the results of the guard's knowledge checks, the events of its votes, the
+    files of the vote summary if there was one; the metrics of the round; and the reward model, for serving,
+    where people's tastes differ. `rebuilds` is the policy whose round it was."""
 
     inputs: RoundInputs
     rollouts: Sequence[list[Rollout]]
     base: list[Rollout]
+    checks: Sequence[str | bool | None]
     event_ids: Sequence[str]
     metrics: dict[str, Any]
     vote_summary: Sequence[Path] = ()
@@ -104,6 +107,7 @@ def _write_artifacts(artifacts: TrainingArtifacts, directory: Path) -> None:
     (directory / INPUTS).write_text(artifacts.inputs.model_dump_json() + "\n", encoding="utf-8")
     save_file(pack(artifacts.rollouts), directory / ROLLOUTS)
     save_file(pack([artifacts.base]), directory / BASE_SAMPLES)
+    (directory / KNOWLEDGE_CHECKS).write_text(json.dumps(list(artifacts.checks)) + "\n", encoding="utf-8")
     for path in artifacts.vote_summary:
         copy = directory / path.name
         try:

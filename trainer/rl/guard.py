@@ -8,12 +8,14 @@ while the average fails the knowledge check (the backtracking line search of TRP
 """
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Diverged
 from trainer.rl.batch import StepStats
 
 CHECK_INTERVAL = 4
@@ -44,6 +46,28 @@ class KnowledgeCheck(Protocol):
         ...
 
 
+class RecordedChecks:
+    """The knowledge checks of a round that is reproduced: their results in the order in which they were
+    asked. They raise Diverged where the round asks more of them than before."""
+
+    def __init__(self, results: Iterable[str | bool | None]) -> None:
+        self._results = iter(results)
+        self._asked = 0
+
+    def guard_failure(self, generator: torch.Generator) -> str | None:
+        result = self._next()
+        return result if isinstance(result, str) else None
+
+    def passes(self, generator: torch.Generator) -> bool:
+        return self._next() is True
+
+    def _next(self) -> str | bool | None:
+        self._asked += 1
+        for result in self._results:
+            return result
+        raise Diverged(self._asked * CHECK_INTERVAL)
+
+
 class Guard:
     """The guard of one round. `kl_budget` is in nats per reply, `min_entropy` in nats per token;
     `knowledge_used` is the share of the allowed knowledge loss that the candidate of the round before had
@@ -66,6 +90,8 @@ class Guard:
         self.accepted: list[StepStats] = []
         self.stopped: str | None = None
         self.halvings = 0
+        self.checks: list[str | bool | None] = []
+        """The results of the knowledge checks so far."""
         self._knowledge = knowledge
         self._generator = generator or torch.Generator()
         self._start = self._within_limits = self._knowing = backbone.snapshot()
@@ -104,6 +130,7 @@ class Guard:
             raise FloatingPointError(f"step {step} made the adapter's weights not finite")
         if (step + 1) % CHECK_INTERVAL == 0:
             failure = self._knowledge.guard_failure(self._generator) if self._knowledge else None
+            self.checks.append(failure)
             if failure is not None:
                 self.stopped = failure
                 self.backbone.restore(self._knowing)
@@ -124,7 +151,9 @@ class Guard:
         return not all(map(torch.equal, self._start, self.backbone.snapshot()))
 
     def _knows_enough(self) -> bool:
-        return self._knowledge is None or self._knowledge.passes(self._generator)
+        passes = self._knowledge is None or self._knowledge.passes(self._generator)
+        self.checks.append(passes)
+        return passes
 
     def _violation(self, stats: StepStats) -> str | None:
         """Returns the limit that a step is beyond, and further than the nearest accepted step."""

@@ -79,7 +79,7 @@ def optimize(
     moved = guard.finish()
     return OptimizeResult(
         guard.accepted, every_step, guard.stopped, guard.halvings, moved,
-        trust_region.learning_rate, trust_region.step_kl,
+        trust_region.learning_rate, trust_region.step_kl, guard.checks,
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ securityContext:
   {{- include "hearken.unprivileged" . | nindent 2 }}
 {{- end -}}
 
-{{/* Adapter slots of vLLM: one more if the trainer samples on it. */}}
+{{/* Adapter slots of vLLM: one more where the trainer samples on it. */}}
 {{- define "hearken.adapters" -}}
-{{ add .Values.vllm.maxAdapters (ternary 1 0 (eq (get .Values.settings "TRAINER__RL__SAMPLER") "vllm")) }}
+{{ add .Values.vllm.maxAdapters (ternary 0 1 (eq (get .Values.settings "TRAINER__RL__SAMPLER") "in_process")) }}
 {{- end -}}
