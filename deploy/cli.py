@@ -109,8 +109,8 @@ def train(
     from deploy.local.prepare import prepared
     from schemas import database_metrics, logs
     from trainer.learner import Learner
-    from trainer.loop import run
     from trainer.model.distributed import ProcessGroup
+    from trainer.projects import run
     from trainer.records.metrics import training_metrics
 
     settings = load()

@@ -432,6 +432,9 @@ class TrainerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    all_projects: bool = Field(
+        True, description="train all projects of the database, one after another; false: only `project`"
+    )
     round_votes: int = Field(25, ge=1, description="new votes that start a round at once, votes")
     round_seconds: float = Field(
         45, gt=0, description="time after which fewer new votes start a round, seconds"
@@ -535,7 +538,7 @@ class Settings(BaseSettings):
     model: str = Field("starter", description="base model: `starter`, `smollm2`, a directory, or a hub id")
     admin_key: str | None = Field(None, description="admin key; none: a new random one")
     public_key: str | None = Field(None, description="publishable key; none: a new random one")
-    project: str = Field("default", description="project that is trained and served")
+    project: str = Field("default", description="the installation's own project, and that of commands")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log level that is written"
     )

@@ -14,7 +14,7 @@ from schemas.database import Pool, open_async_pool
 from schemas.feedback import Edit, Ranking, Thumb, Vote
 from schemas.settings import Settings
 from schemas.turns import Reply, Turn
-from trainer import loop
+from trainer import projects
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
@@ -53,7 +53,7 @@ def small_settings(database_url: str, data_dir: Path, model: Path, **trainer: ob
 
 def the_round(settings: Settings) -> dict[str, Any]:
     """Runs one round and returns its record."""
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     record: dict[str, Any] = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
     return record
 

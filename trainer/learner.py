@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import HearkenError
@@ -16,7 +15,7 @@ from schemas.policies import BASE, Probe, file_digest
 from schemas.settings import Settings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
-from trainer.data.hyperparameters import BASE_SAMPLES, Derivation, Model
+from trainer.data.hyperparameters import Derivation, Model
 from trainer.data.prompt_groups import PromptGroup
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
@@ -26,19 +25,13 @@ from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sam
 from trainer.evaluation.gate import GateSamples
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval
 from trainer.evaluation.off_policy import CANDIDATE, Logprobs, reply_logprobs
-from trainer.evaluation.screening import base_probes
 from trainer.model.adapter import probe
-from trainer.model.backbone import Backbone
-from trainer.model.device import free_memory
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
-from trainer.model.memory import TokenBytes, token_budget
 from trainer.model.progress import Report, report_nothing
 from trainer.model.rollouts import adapter_sampler
-from trainer.model.speed import Speed
 from trainer.model.token_budget import TokenBudget
-from trainer.model.vllm_rollouts import VllmEngine
 from trainer.records.attribution import side_by_side
-from trainer.rl.guard import ADAPTER_COPIES
+from trainer.resident_base import ResidentBase
 from trainer.round import RoundResult, run_round
 
 log = structlog.get_logger("trainer")
@@ -50,11 +43,12 @@ class WorkerOutOfSync(HearkenError):
 
 
 class RoundBroadcast(BaseModel):
-    """A round as rank 0 broadcasts it: its data, and the directories of the adapters of its parent and of the
-    live policy. Each rank reads the vote summary's file itself."""
+    """A round as rank 0 broadcasts it: its project, its data, and the directories of the adapters of its
+    parent and of the live policy. Each rank reads the vote summary's file itself."""
 
     model_config = ConfigDict(frozen=True)
 
+    project: str
     parent: Path
     live: Path
     inputs: RoundInputs
@@ -79,53 +73,45 @@ class CandidateResult:
 
 
 class Learner:
-    """One process's model with its speed, and what it keeps between rounds: the base's scores of voted
-    replies, its knowledge probes and its accuracy on them."""
+    """One process's part in the rounds of a project. Learners of several projects share a `base`; without
+    one, it loads its own."""
 
-    def __init__(self, settings: Settings, group: ProcessGroup = SINGLE_PROCESS) -> None:
-        torch.set_num_threads(settings.trainer.threads)
+    def __init__(
+        self, settings: Settings, group: ProcessGroup = SINGLE_PROCESS, base: ResidentBase | None = None
+    ) -> None:
         self.settings = settings
-        self.group = group
-        self.backbone = Backbone(Path(settings.model), settings.trainer.rl, group)
-        self.cache = FeatureCache(self.backbone)
-        self.base_probe = probe(self.backbone)
-        self.token_budget = self.backbone.token_budget = self._token_budget()
-        self.speed = Speed.measure(self.backbone)
-        self._engine = self.backbone.engine = self._sampling_engine()
+        self.base = base or ResidentBase(settings, group)
+        self.group = self.base.group
+        self.backbone = self.base.backbone
         self.directory = settings.rounds_dir / settings.project
-        self._knowledge = self._knowledge_eval() if group.size > 1 else None  # the processes measure together
+
+    def of_project(self, project: str) -> "Learner":
+        """Returns a learner of another project over the same base."""
+        return Learner(self.settings.model_copy(update={"project": project}), base=self.base)
+
+    @property
+    def cache(self) -> FeatureCache:
+        """The base's scores of the project's voted replies."""
+        return self.base.cache(self.settings.project)
+
+    @property
+    def knowledge(self) -> KnowledgeEval:
+        """The knowledge evaluation of the base (`ResidentBase.knowledge`)."""
+        return self.base.knowledge
+
+    @property
+    def token_budget(self) -> TokenBudget:
+        """The bounds of batches that fit into this machine's memory."""
+        return self.base.token_budget
 
     def derive(self, traffic: Traffic, learning_rate: float | None) -> Derivation:
         """Returns the derivation of a round's hyperparameters, given what the last round found."""
-        return Derivation(self.settings.trainer, Model.of(self.backbone), traffic, self.speed, learning_rate)
+        speed = self.base.speed
+        return Derivation(self.settings.trainer, Model.of(self.backbone), traffic, speed, learning_rate)
 
     def longest_prompt(self, reply_tokens: int) -> int:
         """Returns the most tokens of a prompt that is trained on with replies of so many tokens."""
         return self.token_budget.longest_prompt(reply_tokens, self.settings.trainer.max_prompt_tokens)
-
-    def _token_budget(self) -> TokenBudget:
-        """Returns the budget for the memory that is free now, with the base loaded."""
-        backbone = self.backbone
-        adapter = sum(weight.nbytes for weight in backbone.trainable())
-        memory = free_memory(backbone.device) // self.group.processes_here(backbone.device)
-        count = TokenBytes.count(backbone)
-        copies = max(self.settings.trainer.rl.samples_per_prompt, BASE_SAMPLES)
-        found = token_budget(backbone, count, memory - ADAPTER_COPIES * adapter, copies)
-        if self.group.is_main:
-            log.info("token budget", **found.model_dump(), free_mib=memory // 2**20)
-        return found
-
-    @property
-    def knowledge(self) -> KnowledgeEval:
-        """The knowledge evaluation. A single process measures what the base knows at the first use, if that
-        was never measured: it takes minutes with a real model."""
-        if self._knowledge is None:
-            self._knowledge = self._knowledge_eval()
-        return self._knowledge
-
-    def _knowledge_eval(self) -> KnowledgeEval:
-        probes = base_probes(self.backbone, self.settings.data_dir)
-        return KnowledgeEval(self.backbone, self.settings.trainer, probes)
 
     def _knowledge_for(self, data: RoundData) -> KnowledgeEval:
         """Returns the knowledge evaluation of a round, which one process may repeat with the settings and the
@@ -147,14 +133,15 @@ class Learner:
         log.info("worker ready", rank=self.group.rank, **self.knowledge.facts)
         while message := self.group.broadcast():
             task = RoundBroadcast.model_validate_json(message)
+            learner = self.of_project(task.project)
             digest, summary = task.inputs.vote_summary, None
             if digest:
-                summary, path = self.summary(), self.directory / FILE
+                summary, path = learner.summary(), learner.directory / FILE
                 if summary is None or summary.lost or file_digest(path) != digest:
                     raise WorkerOutOfSync(f"{path} is not the vote summary that rank 0 has.")
             corpus = Corpus(task.examples, dict(task.replies), groups=task.groups)
             data = RoundData(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, summary)
-            self._train(task.parent, task.live, data)
+            learner._train(task.parent, task.live, data)
 
     def train_candidate(
         self, parent: Path, live: Path, data: RoundData, report: Report = report_nothing
@@ -163,7 +150,8 @@ class Learner:
         `live` has the adapter of the policy that people are served, which is mostly the same."""
         if self.group.size > 1:
             task = RoundBroadcast(
-                parent=parent.absolute(), live=live.absolute(), inputs=data.inputs,
+                project=self.settings.project, parent=parent.absolute(), live=live.absolute(),
+                inputs=data.inputs,
                 examples=data.corpus.examples, replies=list(data.corpus.replies.items()),
                 groups=dict(data.corpus.groups), prompts=data.prompts,
             )  # fmt: skip
@@ -174,7 +162,7 @@ class Learner:
         self, parent: Path, live: Path, data: RoundData, report: Report = report_nothing
     ) -> CandidateResult:
         self.backbone.token_budget = data.inputs.token_budget
-        self.backbone.engine = None if data.rl.sampler == "in_process" else self._engine
+        self.backbone.engine = None if data.rl.sampler == "in_process" else self.base.engine
         knowledge = self._knowledge_for(data)
         spec = data.spec(SAMPLES_PER_PROMPT)
 
@@ -205,11 +193,3 @@ class Learner:
             side_by_side(before, knowledge.samples(data.generator("samples"))),
             probe(self.backbone),
         )
-
-    def _sampling_engine(self) -> VllmEngine | None:
-        """Returns the engine on which rounds sample; None where this process samples itself."""
-        settings = self.settings
-        if not settings.samples_on_vllm:
-            return None
-        key = settings.vllm.key.get_secret_value() if settings.vllm.key else None
-        return VllmEngine(settings.vllm.urls, settings.policies_dir / settings.project, key)

@@ -15,7 +15,6 @@ A trainer may be a group of processes: rank 0 runs this loop, the others share t
 (`learner`).
 """
 
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -25,16 +24,14 @@ from pathlib import Path
 import psycopg
 import structlog
 
-from feedback.log import Log
-from feedback.open_log import open_log
-from schemas.database import Pool, open_pool
-from schemas.errors import EngineError, StartError
+from schemas.database import Pool
+from schemas.errors import EngineError
 from schemas.policies import BASE, file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
 from trainer.data import examples, mentions, prompts, summary_store, untokenized_turns, vote_summary
 from trainer.data.behaviour import load_behaviour
-from trainer.data.ingest import consumer_offsets, ingest
+from trainer.data.ingest import consumer_offsets
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
 from trainer.data.traffic import Traffic
@@ -46,17 +43,11 @@ from trainer.evaluation.off_policy import Approval
 from trainer.evaluation.style_stats import style_stats
 from trainer.leader_election import LeaderElection
 from trainer.learner import CandidateResult, Learner, WorkerOutOfSync
-from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
+from trainer.log_reader import LogReader
 from trainer.records import attribution, person_weights, progress, prune, publish, record
 from trainer.records.record import Ending, RoundRecord, RoundRow
 from trainer.records.trackers import Trackers
 from trainer.reward.ensemble import RewardModel
-
-POLL_SECONDS = 0.5
-"""Seconds from one poll of the log to the next."""
-
-TRIM_SECONDS = 60.0
-"""Seconds from one removal of consumed log entries to the next."""
 
 MAX_ATTEMPTS = 3
 """How often a round is started whose trainer dies."""
@@ -67,56 +58,30 @@ ERASE_AGAIN = 60.0
 log = structlog.get_logger("trainer")
 
 
-def run(settings: Settings, *, once: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> int:
-    """Trains until killed, or with `once` runs one round; the other ranks of `group` run `Learner.follow`.
-    Returns the exit code: 0, or 1 when the one round failed. Raises StartError when the base is not the one
-    of the project's policies, or when another trainer leads and one round was asked for, and
-    WorkerOutOfSync."""
-    if settings.database_url is None:
-        raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
-    learner = Learner(settings, group)
-    with open_pool(settings.database_url, size=settings.connections) as pool:
-        votes = open_log(settings, pool)
-        trainer = Trainer(settings, pool, votes, learner)
-        try:
-            if once:
-                if not trainer.lead():
-                    raise StartError("Another trainer leads this project; it runs the rounds.")
-                ingest(pool, votes)
-                if not trainer.erasures.work():
-                    raise StartError(
-                        "Somebody is being erased; rounds run again when serving is through with it."
-                    )
-                outcome = trainer.round()
-                group.broadcast()
-                return 1 if outcome == "failed" else 0
-            while True:
-                trainer.poll()
-                time.sleep(POLL_SECONDS)
-        finally:
-            trainer.election.release()
-            trainer.trackers.close()
-            votes.close()
-
-
 class Trainer:
-    """One project's trainer."""
+    """One project's trainer. Trainers of several projects share a `reader` of the log."""
 
-    def __init__(self, settings: Settings, pool: Pool, votes: Log, learner: Learner) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        reader: LogReader,
+        learner: Learner,
+        election: LeaderElection | None = None,
+    ) -> None:
         self.settings = settings
         self.project = settings.project
         self.pool = pool
-        self.log = votes
+        self.reader = reader
         self.learner = learner
         self.backbone = learner.backbone
-        self.election = LeaderElection(settings.database_url or "", settings.project)
+        self.election = election or LeaderElection(settings.database_url or "", settings.project)
         self.last_round = time.monotonic()
         self._round_took = 0.0
         self.leading = False
         self._unfinished = learner.directory / "unfinished.json"
         self._fitted: tuple[RoundData, RewardModel] | None = None
         self._counted: tuple[dict[str, str], int] | None = None
-        self._trimmed = -TRIM_SECONDS
         self._measured = False
         self.erasures = Erasures(settings, pool, learner, self._active_summary)
         self._erases_at = 0.0
@@ -126,35 +91,44 @@ class Trainer:
     def lead(self) -> bool:
         """Whether this trainer leads. A new leader closes and completes what the last one left. Raises
         StartError as `run`."""
-        before, self.leading = self.leading, False
+        before, self.leading = self.leading and self.election.is_leader, False
         if self.election.try_acquire():
             if not before:
                 record.close_interrupted(self.pool, self.project)  # first: then nobody else can publish
-                publish.ensure_base(self.pool, self.backbone, self.settings, self.learner.base_probe)
+                publish.ensure_base(self.pool, self.backbone, self.settings, self.learner.base.probe)
                 record.complete(self.pool, self.settings)
                 self.erasures.keep_tombstones()
                 log.info("trainer leads", project=self.project)
             self.leading = True
         return self.leading
 
+    def of_project(self, project: str) -> "Trainer":
+        """Returns the trainer of another project, over the same base and connections."""
+        learner = self.learner.of_project(project)
+        return Trainer(learner.settings, self.pool, self.reader, learner, self.election.of_project(project))
+
     def poll(self) -> None:
         """Reads the log, and runs a round if one is due and this trainer leads. When the database is away, it
         returns and the next poll tries again."""
-        try:
-            if not self.lead():
-                return
-            self._read_log()
-            if self._arrived():
-                self._measure_base()
-            if self._erased() and self.due():
-                if record.close_interrupted(self.pool, self.project):
-                    record.complete(self.pool, self.settings)
-                with self._reading_log():
-                    self.round()
-        except psycopg.OperationalError as error:
-            log.warning("database is away", error=type(error).__name__)
-        except publish.LeadershipLost as error:
-            log.warning("round dropped", reason=str(error))
+        with _database_may_be_away():
+            if self.lead():
+                self.reader.read()
+                self._train_if_due()
+
+    def visit(self) -> None:
+        """Runs a round as `poll` does, of what was read by another project's trainer."""
+        with _database_may_be_away():
+            if self.lead():
+                self._train_if_due()
+
+    def _train_if_due(self) -> None:
+        if self._arrived():
+            self._measure_base()
+        if self._erased() and self.due():
+            if record.close_interrupted(self.pool, self.project):
+                record.complete(self.pool, self.settings)
+            with self.reader.in_background():
+                self.round()
 
     def _erased(self) -> bool:
         """Does what erasures need of the trainer; returns whether rounds may run. What fails is tried
@@ -164,7 +138,7 @@ class Trainer:
         if time.monotonic() < self._erases_at:
             return False
         try:
-            with self._reading_log():
+            with self.reader.in_background():
                 return self.erasures.work()
         except (psycopg.OperationalError, publish.LeadershipLost):
             raise
@@ -192,33 +166,6 @@ class Trainer:
         self._measured = True
         if reason is not None:
             log.warning("no knowledge check", reason=reason)
-
-    @contextmanager
-    def _reading_log(self) -> Iterator[None]:
-        """Reads the log in another thread meanwhile, so that it does not grow as long as a round takes. The
-        round's inputs are named at its start, so what comes later is for the next one."""
-        ended = threading.Event()
-
-        def read() -> None:
-            while not ended.wait(POLL_SECONDS):
-                try:
-                    self._read_log()
-                except psycopg.OperationalError as error:
-                    log.warning("database is away", error=type(error).__name__)
-
-        thread = threading.Thread(target=read, name="log reader", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-    def _read_log(self) -> None:
-        ingest(self.pool, self.log)
-        if time.monotonic() - self._trimmed >= TRIM_SECONDS:
-            self.log.trim()
-            self._trimmed = time.monotonic()
 
     def due(self) -> bool:
         """Whether enough new votes have come since the last round, or any and enough time has passed, as much
@@ -450,3 +397,14 @@ class Trainer:
             )
         inputs.write(self._unfinished)
         return inputs
+
+
+@contextmanager
+def _database_may_be_away() -> Iterator[None]:
+    """Logs that the database is away, or that another trainer leads by now."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        log.warning("database is away", error=type(error).__name__)
+    except publish.LeadershipLost as error:
+        log.warning("round dropped", reason=str(error))

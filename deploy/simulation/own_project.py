@@ -112,6 +112,7 @@ def _environment(own: Settings, base: str) -> dict[str, str]:
         "HEARKEN_DATA_DIR": str(own.data_dir.resolve()),
         "HEARKEN_MODEL": base,
         "HEARKEN_PROJECT": PROJECT,
+        "HEARKEN_TRAINER__ALL_PROJECTS": "false",
         "HEARKEN_KAFKA__SERVERS": json.dumps(own.kafka.servers),
     }
     secret = {"HEARKEN_ADMIN_KEY", "HEARKEN_PUBLIC_KEY"}  # which a trainer does not need

@@ -63,7 +63,7 @@ def run(seed: int, args: argparse.Namespace, settings: Settings, served_at: Serv
                 return judged_run(seed, args, service, served_at)
             finally:
                 service.trainer.election.release()
-                service.trainer.log.close()
+                service.trainer.reader.votes.close()
 
 
 def share_probes(data_dir: Path) -> None:

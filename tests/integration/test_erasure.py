@@ -26,10 +26,11 @@ from schemas.settings import ExportSettings, Settings
 from schemas.turns import Turn, new_id
 from serving import rollout
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
-from trainer import loop
+from trainer import loop, projects
 from trainer.data import vote_summary
 from trainer.evaluation import gate
 from trainer.learner import Learner
+from trainer.log_reader import LogReader
 from trainer.model.backbone import Backbone
 from trainer.records import publish
 
@@ -93,7 +94,7 @@ def rounds(settings: Settings, count: int) -> list[str]:
     """Runs rounds, each from the policy of the one before, which is live; returns the policies."""
     with open_pool(settings.database_url or "", size=2) as pool:
         for _ in range(count):
-            assert loop.run(settings, once=True) == 0
+            assert projects.run(settings, once=True) == 0
             with pool.connection() as connection:
                 connection.execute(
                     "update policies set state = 'retired' where state = 'live';"
@@ -143,7 +144,7 @@ def promote_asked(url: str) -> None:
 
 def work(settings: Settings, pool: Pool) -> bool:
     """What a new trainer does for erasures; returns whether it is through with them."""
-    trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
+    trainer = loop.Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), Learner(settings))
     try:
         trainer.poll()
         assert trainer.leading
@@ -251,7 +252,7 @@ def test_nothing_is_left_and_the_policies_are_those_of_a_world_without_the_perso
     manifest = settings.policies_dir / "default" / rebuilt[1] / "manifest.json"
     assert Manifest.model_validate_json(manifest.read_bytes()).rebuilds == learned[1]
     check_receipt(database_url, signed)
-    assert loop.run(settings, once=True) == 0  # and it goes on learning
+    assert projects.run(settings, once=True) == 0  # and it goes on learning
 
 
 def check_receipt(url: str, signed: dict[str, Any]) -> None:
@@ -350,7 +351,7 @@ def test_a_round_that_trains_on_a_person_who_is_erased_meanwhile_publishes_nothi
         return trained
 
     monkeypatch.setattr(Learner, "train_candidate", erased_meanwhile)
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
 
     with pool.connection() as connection:
         row = connection.execute("select outcome, reason from rounds").fetchone()
@@ -365,7 +366,7 @@ def test_a_round_that_trains_on_a_person_who_is_erased_meanwhile_publishes_nothi
 def test_a_restored_database_forgets_again(
     settings: Settings, pool: Pool, database_url: str, tmp_path: Path
 ) -> None:
-    loop.run(settings, once=True)
+    projects.run(settings, once=True)
     with pool.connection() as connection:
         connection.execute("update policies set state = 'retired' where id <> 'p0'")
     pool.close()

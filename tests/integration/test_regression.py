@@ -11,7 +11,7 @@ from schemas.policies import BASE
 from schemas.settings import Settings
 from schemas.turns import Turn
 from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
-from trainer import loop
+from trainer import projects
 from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation import gate
 from trainer.evaluation.regression import MIN_RATERS, live_regression_test, mean_change
@@ -34,7 +34,7 @@ def settings(
     turns = from_twelve_people(some_turns(backbone, 24, seed=1))
     send(database_url, turns, thumbs_by_parity(turns))
     settings = small_settings(database_url, tmp_path, tiny_base)
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     with pool.connection() as connection:
         connection.execute("update policies set state = 'live', live_at = now() where id <> %s", [BASE])
         connection.execute("update routes set live = (select id from policies where id <> %s)", [BASE])
@@ -76,7 +76,7 @@ def test_a_round_starts_from_the_parent_of_a_regressed_policy(
 ) -> None:
     policy = live(pool)
     vote(database_url, backbone, policy, 2, up=set())
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     found = live_regression_test(pool, "default", policy)
     assert found is not None
     assert found.regressed
@@ -89,7 +89,7 @@ def test_a_candidate_from_the_parent_is_compared_with_the_live_policy(
 ) -> None:
     policy = live(pool)
     vote(database_url, backbone, policy, 2, up=set())
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     assert parents(pool) == [BASE, BASE]
     with pool.connection() as connection:
         rows = connection.execute(
@@ -108,7 +108,7 @@ def test_a_second_regression_from_the_same_parent_has_no_effect(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
     vote(database_url, backbone, live(pool), 2, up=set())
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     with pool.connection() as connection:
         connection.execute(
             "update policies set state = 'live', live_at = now()"
@@ -119,7 +119,7 @@ def test_a_second_regression_from_the_same_parent_has_no_effect(
         )
     second = live(pool)
     vote(database_url, backbone, second, 3, up=set())
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     found = live_regression_test(pool, "default", second)
     assert found is not None
     assert found.parent == BASE
@@ -140,7 +140,7 @@ def test_an_earlier_child_that_was_never_live_does_not_count(
             [policy],
         )
     vote(database_url, backbone, policy, 2, up=set())
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     found = live_regression_test(pool, "default", policy)
     assert found is not None
     assert found.regressed
@@ -151,7 +151,7 @@ def test_a_policy_that_people_like_as_much_has_not_regressed(
 ) -> None:
     policy = live(pool)
     vote(database_url, backbone, policy, 2, up=set(range(0, 24, 2)) | set(range(1, 12)))
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     found = live_regression_test(pool, "default", policy)
     assert found is not None
     assert not found.regressed

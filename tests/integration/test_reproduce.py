@@ -25,13 +25,14 @@ from tests.training import (
     some_turns,
     thumbs_by_parity,
 )
-from trainer import loop
+from trainer import loop, projects
 from trainer.data import examples, summary_store, vote_summary
 from trainer.data.knowledge_probes import ProbeSet
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation import gate
 from trainer.learner import Learner
+from trainer.log_reader import LogReader
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack, unpack
 from trainer.model.token_budget import TokenBudget
@@ -79,7 +80,7 @@ def test_a_rebuilt_policy_has_the_batches_of_its_own_budget(
     small = TokenBudget(training=150, sampling=400, row=100)
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "_token_budget", lambda learner: small)
-        assert loop.run(settings, once=True) == 0
+        assert projects.run(settings, once=True) == 0
     [policy] = published(pool)
     assert inputs_of(settings, policy).token_budget == small
     assert reproduce(settings, pool, policy).identical
@@ -97,7 +98,7 @@ def cut_off(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> 
             backbone.trainable()[0].add_(1)
         raise Killed
 
-    trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
+    trainer = loop.Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), Learner(settings))
     with monkeypatch.context() as patch:
         patch.setattr("trainer.round.optimize", die)
         with pytest.raises(Killed):
@@ -106,7 +107,7 @@ def cut_off(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> None:
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     [policy] = published(pool)
     measured = settings.data_dir / "knowledge"
     [kept] = [ProbeSet.parse(path.read_bytes()) for path in measured.iterdir()]
@@ -123,13 +124,13 @@ def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> 
 def test_a_second_generation_is_rebuilt_after_votes_have_changed(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
-    loop.run(settings, once=True)
+    projects.run(settings, once=True)
     [first] = published(pool)
     with pool.connection() as connection:
         connection.execute("update routes set live = %s", [first])
     more = some_turns(backbone, 12, seed=2)
     send(database_url, more, thumbs_by_parity(more))
-    loop.run(settings, once=True)
+    projects.run(settings, once=True)
     send(database_url, [], [(turn, ranked(turn, [[1], [0]])[1]) for turn in more[:4]])
     second = published(pool)[1]
     assert inputs_of(settings, second).parent == first
@@ -137,7 +138,7 @@ def test_a_second_generation_is_rebuilt_after_votes_have_changed(
 
 
 def test_what_was_erased_cannot_be_learned_from_again(settings: Settings, pool: Pool) -> None:
-    loop.run(settings, once=True)
+    projects.run(settings, once=True)
     [policy] = published(pool)
     with pool.connection() as connection:
         connection.execute("delete from turns where id in ('chatcmpl-1-3', 'chatcmpl-1-4')")
@@ -169,7 +170,7 @@ def kept_rollouts(settings: Settings, pool: Pool, policy: str, change: Callable[
 
 
 def test_a_round_that_goes_another_way_says_at_which_step(settings: Settings, pool: Pool) -> None:
-    loop.run(settings, once=True)
+    projects.run(settings, once=True)
     [policy] = published(pool)
     kept_rollouts(settings, pool, policy, lambda steps: steps[:1])
     with pytest.raises(NotReproducible, match="at step 1 one of the two rounds went on"):
@@ -180,7 +181,7 @@ def test_a_round_that_goes_another_way_says_at_which_step(settings: Settings, po
 
 
 def test_what_was_made_elsewhere_is_compared_by_how_it_answers(settings: Settings, pool: Pool) -> None:
-    loop.run(settings, once=True)
+    projects.run(settings, once=True)
     [policy] = published(pool)
     directory = settings.policies_dir / "default" / policy
     manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
@@ -196,7 +197,7 @@ def test_what_was_made_elsewhere_is_compared_by_how_it_answers(settings: Setting
 
 
 def test_settings_of_another_time_are_named(settings: Settings, pool: Pool) -> None:
-    loop.run(settings, once=True)
+    projects.run(settings, once=True)
     [policy] = published(pool)
     changed(settings, pool, policy, configuration={"min_votes": 1, "seed": 0})
     with pytest.raises(NotReproducible, match="does not have or allow: min_votes"):
@@ -204,7 +205,7 @@ def test_settings_of_another_time_are_named(settings: Settings, pool: Pool) -> N
 
 
 def test_it_is_made_of_its_own_configuration_and_of_its_votes(settings: Settings, pool: Pool) -> None:
-    loop.run(settings, once=True)
+    projects.run(settings, once=True)
     [policy] = published(pool)
     settings.trainer.seed = 5  # what this process was given does not count
     assert reproduce(settings, pool, policy).identical
@@ -220,7 +221,7 @@ def test_a_round_that_was_cut_off_ends_as_it_would_have(
     more = some_turns(backbone, 12, seed=2)
     send(database_url, more, thumbs_by_parity(more))
 
-    trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
+    trainer = loop.Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), Learner(settings))
     trainer.poll()
     trainer.election.release()
     [policy] = published(pool)
@@ -236,19 +237,19 @@ def test_a_round_killed_between_two_steps_ends_in_the_same_bytes_as_one_that_was
     def die() -> None:
         raise Killed
 
-    trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
+    trainer = loop.Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), Learner(settings))
     with monkeypatch.context() as patch:
         patch.setattr("trainer.rl.optimize.release_memory", die)
         with pytest.raises(Killed):
             trainer.poll()
     trainer.election.release()
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     [resumed] = published(pool)
     assert resumed.startswith("p2-")
     with pool.connection() as connection:
         connection.execute("truncate rounds, routes, rollouts, policies")
     whole = settings.model_copy(update={"data_dir": tmp_path / "whole"})
-    assert loop.run(whole, once=True) == 0
+    assert projects.run(whole, once=True) == 0
     [uninterrupted] = published(pool)
     assert uninterrupted.startswith("p1-")
     one, other = (
@@ -285,13 +286,13 @@ def kept_summary(settings: Settings) -> VoteSummary | None:
 def another_round(settings: Settings, backbone: Backbone, database_url: str, seed: int) -> None:
     more = some_turns(backbone, 12, seed=seed)
     send(database_url, more, thumbs_by_parity(more))
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
 
 
 def test_a_policy_with_a_vote_summary_is_reproduced(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
-    assert loop.run(compacting, once=True) == 0
+    assert projects.run(compacting, once=True) == 0
     summary = kept_summary(compacting)
     assert summary is not None
     assert len(summary.events) == 16
@@ -334,7 +335,7 @@ def as_before(settings: Settings, pool: Pool, policy: str) -> None:
 def test_a_data_folder_of_the_release_before_is_continued_and_reproduced(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
-    assert loop.run(compacting, once=True) == 0
+    assert projects.run(compacting, once=True) == 0
     folder = compacting.rounds_dir / "default"
     key = vote_summary.compatibility_key(backbone.digest, compacting.trainer)
     header = {"name": "a1", "compatibility_key": key, "newest": "2026-01-01T00:00:00+00:00"}
@@ -355,11 +356,11 @@ def test_a_data_folder_of_the_release_before_is_continued_and_reproduced(
 def test_policies_share_the_file_of_the_same_vote_summary(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
-    assert loop.run(compacting, once=True) == 0
+    assert projects.run(compacting, once=True) == 0
     for seed in (2, 3):
         turns = some_turns(backbone, 4, seed=seed)
         send(database_url, turns, thumbs_by_parity(turns))
-        assert loop.run(compacting, once=True) == 0
+        assert projects.run(compacting, once=True) == 0
     one, other, here = (
         vote_summary.files(folder)
         for folder in (
@@ -380,7 +381,7 @@ def test_many_signals_compact_no_votes(
     turns = some_turns(backbone, 40, seed=3)
     votes = [(turn, Signal(type="signal", completion_id=turn.id, signal="copied")) for turn in turns]
     send(database_url, turns, [*votes])
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     with pool.connection() as connection:
         rows = connection.execute(
             "select type = 'signal' as signal, count(*) as all, count(vote_summary) as compacted"
@@ -393,7 +394,7 @@ def test_many_signals_compact_no_votes(
 def test_compacted_votes_keep_their_first_policy(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:
-    loop.run(compacting, once=True)
+    projects.run(compacting, once=True)
     another_round(compacting, backbone, database_url, seed=2)
     with pool.connection() as connection:
         rows = connection.execute(
@@ -414,7 +415,7 @@ def test_more_votes_than_a_round_loads_are_compacted_round_by_round(
     monkeypatch.setattr(examples, "MAX_EXAMPLES", 30)
     imported = some_turns(backbone, 36, seed=9)
     send(database_url, imported, thumbs_by_parity(imported))
-    loop.run(compacting, once=True)
+    projects.run(compacting, once=True)
     for seed in (2, 3, 4):
         another_round(compacting, backbone, database_url, seed)
     with pool.connection() as connection:
@@ -426,7 +427,7 @@ def test_more_votes_than_a_round_loads_are_compacted_round_by_round(
 def test_a_vote_that_is_gone_is_taken_out_and_the_others_stay(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, change: str
 ) -> None:
-    loop.run(compacting, once=True)
+    projects.run(compacting, once=True)
     before = kept_summary(compacting)
     assert before is not None
     with pool.connection() as connection:
@@ -454,7 +455,7 @@ def test_a_vote_that_is_gone_is_taken_out_and_the_others_stay(
 def test_an_outdated_vote_summary_is_discarded(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, change: str
 ) -> None:
-    loop.run(compacting, once=True)
+    projects.run(compacting, once=True)
     before = kept_summary(compacting)
     assert before is not None
     path = compacting.rounds_dir / "default" / vote_summary.FILE
@@ -474,7 +475,7 @@ def test_an_outdated_vote_summary_is_discarded(
 def test_an_interrupted_round_with_a_vote_summary_is_repeated(
     compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop.run(compacting, once=True)
+    projects.run(compacting, once=True)
     more = some_turns(backbone, 12, seed=2)
     send(database_url, more, thumbs_by_parity(more))
     cut_off(compacting, pool, monkeypatch)
@@ -493,7 +494,7 @@ def test_a_trainer_killed_while_it_saves_the_vote_summary_starts_a_new_one(
         raise Killed
 
     written = VoteSummary.write
-    trainer = loop.Trainer(compacting, pool, open_log(compacting, pool), Learner(compacting))
+    trainer = loop.Trainer(compacting, pool, LogReader(pool, open_log(compacting, pool)), Learner(compacting))
     with monkeypatch.context() as patch:
         patch.setattr(VoteSummary, "write", die)
         with pytest.raises(Killed):

@@ -11,7 +11,7 @@ from schemas.database import Pool
 from schemas.policies import verify
 from schemas.taste_model import METADATA, TASTES, TasteHeader
 from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
-from trainer import loop
+from trainer import projects
 from trainer.model.backbone import Backbone
 from trainer.reward import ensemble
 from trainer.reward.likelihood import Votes
@@ -40,7 +40,7 @@ def test_a_taste_model_is_published_where_people_differ(
     turns = some_turns(backbone, 20, seed=1)
     send(database_url, turns, thumbs_by_parity(turns))
 
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
 
     with pool.connection() as connection:
         policy = connection.execute("select * from policies where parent is not null").fetchone()

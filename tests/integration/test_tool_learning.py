@@ -15,6 +15,7 @@ from tests.events import ingest_until
 from tests.training import WORDS, add_key, send, small_settings
 from trainer import loop
 from trainer.learner import Learner
+from trainer.log_reader import LogReader
 from trainer.model.backbone import Backbone
 
 TOOLS = ("weather", "time")
@@ -71,7 +72,7 @@ def settings(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> 
 def test_sixty_thumbs_teach_which_tool_to_call(settings: Settings, pool: Pool, database_url: str) -> None:
     """People want the tool that the base calls less often."""
     learner = Learner(settings)
-    trainer = loop.Trainer(settings, pool, open_log(settings, pool), learner)
+    trainer = loop.Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), learner)
     backbone, rng = learner.backbone, random.Random("tools")
     questions = [question(rng) for _ in range(HELD_OUT)]
 
@@ -90,7 +91,7 @@ def test_sixty_thumbs_teach_which_tool_to_call(settings: Settings, pool: Pool, d
     asked = [a_turn(backbone, number, wanted, rng) for number in range(THUMBS)]
     send(database_url, [turn for turn, _ in asked], asked)
     assert trainer.lead()
-    ingest_until(pool, trainer.log, THUMBS)
+    ingest_until(pool, trainer.reader.votes, THUMBS)
     trainer.round()
     assert share(wanted) >= 0.9
     trainer.election.release()

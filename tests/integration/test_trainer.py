@@ -32,13 +32,14 @@ from tests.training import (
     some_turns,
     thumbs_by_parity,
 )
-from trainer import loop
+from trainer import log_reader, loop, projects
 from trainer.data import examples
 from trainer.data.apply_event import apply_event
 from trainer.data.ingest import consumer_offsets, ingest
 from trainer.evaluation import gate
 from trainer.evaluation.knowledge import SAMPLE_PROMPTS, KnowledgeEval
 from trainer.learner import Learner
+from trainer.log_reader import LogReader
 from trainer.model.backbone import Backbone
 from trainer.records import publish, record
 from trainer.rl.guard import CHECK_INTERVAL
@@ -59,7 +60,9 @@ def a_trainer(settings: Settings, pool: Pool) -> Iterator[MakeTrainer]:
     with ExitStack() as stack:
 
         def make() -> loop.Trainer:
-            trainer = loop.Trainer(settings, pool, open_log(settings, pool), Learner(settings))
+            trainer = loop.Trainer(
+                settings, pool, LogReader(pool, open_log(settings, pool)), Learner(settings)
+            )
             stack.callback(trainer.election.release)
             return trainer
 
@@ -81,7 +84,7 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     votes += [edited(turns[22], "blue bird"), edited(turns[23], "red fish")]
     send(database_url, turns, votes)
 
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
 
     (row,) = rounds(pool)
     assert row["outcome"] == "published", row["reason"]
@@ -153,7 +156,7 @@ def test_the_same_votes_and_seed_give_the_same_bytes(
         settings = small_settings(database_url, tmp_path / folder, tiny_base)
         with pool.connection() as connection:
             connection.execute("truncate rounds, routes, rollouts, policies")
-        assert loop.run(settings, once=True) == 0
+        assert projects.run(settings, once=True) == 0
         names.append(rounds(pool)[0]["policy"])
     assert names[0] is not None
     assert names[0] == names[1]
@@ -167,7 +170,7 @@ def test_the_same_votes_and_seed_give_the_same_bytes(
 def test_the_base_is_published_as_an_adapter_that_changes_nothing(
     settings: Settings, pool: Pool, backbone: Backbone
 ) -> None:
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     with pool.connection() as connection:
         policy = connection.execute("select * from policies").fetchone()
         route = connection.execute("select live, previous from routes").fetchone()
@@ -219,7 +222,7 @@ def test_single_thumbs_are_no_lesson_for_dpo(
     settings.trainer = settings.trainer.model_copy(update={"rl": rl})
     turns = some_turns(backbone, 12, seed=3)
     send(database_url, turns, thumbs_by_parity(turns))
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     (row,) = rounds(pool)
     assert row["outcome"] == "skipped"
     assert "DPO trains on such pairs only" in str(row["reason"])
@@ -230,7 +233,7 @@ def test_one_class_of_thumbs_is_no_lesson(
 ) -> None:
     turns = some_turns(backbone, 12, seed=3)
     send(database_url, turns, [ranked(turn, [[0, 1]], acceptable=False) for turn in turns])
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     (row,) = rounds(pool)
     assert row["outcome"] == "skipped"
     assert "all thumbs alike" in str(row["reason"])
@@ -315,15 +318,15 @@ def test_what_was_read_leaves_the_outbox_though_training_is_paused(
     trainer = a_trainer()
     turns = some_turns(backbone, 3, seed=6)
     send(database_url, turns, thumbs_by_parity(turns))
-    ingest_until(pool, trainer.log, 3)
+    ingest_until(pool, trainer.reader.votes, 3)
     trainer.poll()
     assert kept() == 0
 
     send(database_url, [], thumbs_by_parity(turns))
-    ingest_until(pool, trainer.log, 6)
+    ingest_until(pool, trainer.reader.votes, 6)
     trainer.poll()
     assert kept() == 3  # it is not time yet
-    monkeypatch.setattr(loop, "TRIM_SECONDS", 0)
+    monkeypatch.setattr(log_reader, "TRIM_SECONDS", 0)
     trainer.poll()
     assert kept() == 0
 
@@ -386,7 +389,7 @@ def test_one_trainer_works_and_another_takes_over(
     assert not second.leading
     assert examples.count_votes(pool, "default") == 0
     with pytest.raises(StartError, match="Another trainer"):
-        loop.run(settings, once=True)
+        projects.run(settings, once=True)
     with pool.connection() as connection:
         connection.execute(
             "select pg_terminate_backend(pid, 10000) from pg_locks where locktype = 'advisory'"
@@ -459,7 +462,7 @@ def test_a_round_that_fails_is_recorded_and_the_live_policy_stays(
     settings.trainer.rl = settings.trainer.rl.model_copy(update={"learning_rate": float("1e30")})
     turns = some_turns(backbone, 20, seed=7)
     send(database_url, turns, thumbs_by_parity(turns))
-    assert loop.run(settings, once=True) == 1
+    assert projects.run(settings, once=True) == 1
     (row,) = rounds(pool)
     assert row["outcome"] == "failed"
     assert row["reason"]
@@ -479,7 +482,7 @@ def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
     settings.trainer.rl = settings.trainer.rl.model_copy(update={"steps_per_round": CHECK_INTERVAL})
     turns = some_turns(backbone, 20, seed=10)
     send(database_url, turns, thumbs_by_parity(turns))
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     (row,) = rounds(pool)
     assert (row["outcome"], row["reason"]) == ("rejected", "accuracy fell")
     with pool.connection() as connection:
@@ -493,7 +496,7 @@ def test_of_a_round_that_forgot_a_quarter_of_the_way_is_left(
     monkeypatch.setattr(KnowledgeEval, "passes", lambda exam, generator: False)
     turns = some_turns(backbone, 20, seed=11)
     send(database_url, turns, thumbs_by_parity(turns))
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     kept = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
     assert kept["optimization"]["halvings"] == 2
 
@@ -508,7 +511,7 @@ def test_a_round_of_each_algorithm_moves_the_adapter(
     votes = thumbs_by_parity(turns[:20])
     votes += [ranked(turns[20], [[0], [1]]), ranked(turns[21], [[1], [0]])]
     send(database_url, turns, [*votes, edited(turns[22], "blue bird"), edited(turns[23], "red fish")])
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     (row,) = rounds(pool)
     assert row["outcome"] in {"published", "rejected"}
     assert "no step moved" not in str(row["reason"])

@@ -1,0 +1,126 @@
+"""One trainer runs the rounds of all projects over one base, each project's on its own votes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feedback.open_log import open_log
+from schemas.database import Pool
+from schemas.policies import BASE
+from schemas.settings import Settings
+from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
+from trainer import projects
+from trainer.learner import Learner
+from trainer.log_reader import LogReader
+from trainer.loop import Trainer
+from trainer.model.backbone import Backbone
+from trainer.projects import Projects
+
+
+@pytest.fixture
+def own(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> Iterator[Trainer]:
+    """The trainer of the installation's own project, which has published the base."""
+    add_key(pool)
+    settings = small_settings(database_url, tmp_path, tiny_base)
+    trainer = Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), Learner(settings))
+    trainer.poll()
+    yield trainer
+    trainer.election.release()
+
+
+def add_project(pool: Pool, backbone: Backbone, settings: Settings, project: str, votes: int) -> None:
+    """Adds a project, answered by the base, on whose replies people vote."""
+    with pool.connection() as connection:
+        connection.execute("insert into projects (id) values (%s)", [project])
+        connection.execute(
+            "insert into keys (id, project, kind, hash) values (%s, %s, 'admin', %s)",
+            [f"{project}-admin", project, project],
+        )
+        connection.execute(
+            "insert into policies (project, id, base_digest, directory, digest, manifest, state)"
+            " select %s, id, base_digest, directory, digest, manifest, 'live' from policies"
+            " where project = 'default' and id = %s",
+            [project, BASE],
+        )
+        connection.execute("insert into routes (project, live, previous) values (%s, 'p0', 'p0')", [project])
+    turns = [
+        replace(turn, project=project, id=f"{turn.id}-{project}", key_id=f"{project}-admin")
+        for turn in some_turns(backbone, votes, seed=sum(project.encode()))
+    ]
+    send(settings.database_url or "", turns, thumbs_by_parity(turns))
+
+
+def rounds(pool: Pool) -> dict[str, list[str]]:
+    """Returns the outcomes of each project's rounds."""
+    with pool.connection() as connection:
+        rows = connection.execute("select project, outcome from rounds order by id").fetchall()
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row["project"], []).append(row["outcome"])
+    return found
+
+
+def test_each_project_learns_from_its_own_votes(own: Trainer, pool: Pool, backbone: Backbone) -> None:
+    for project, votes in (("bakery", 20), ("shop", 22), ("silent", 0)):
+        add_project(pool, backbone, own.settings, project, votes)
+    trained = Projects(own)
+    for _ in range(3):
+        trained.poll()
+    assert set(rounds(pool)) == {"bakery", "shop"}
+    with pool.connection() as connection:
+        policies = connection.execute(
+            "select project, directory, (manifest ->> 'examples')::int as examples from policies"
+            " where id <> 'p0'"
+        ).fetchall()
+    learned = {row["project"]: row["examples"] for row in policies}
+    assert 0 < learned["bakery"] <= 20
+    assert 0 < learned["shop"] <= 22
+    assert all(f"/policies/{row['project']}/" in row["directory"] for row in policies)
+
+
+def test_a_project_with_a_trainer_of_its_own_is_left_to_it(
+    own: Trainer, pool: Pool, backbone: Backbone
+) -> None:
+    add_project(pool, backbone, own.settings, "bakery", 20)
+    its_own = own.of_project("bakery")
+    dedicated = Trainer(its_own.settings, pool, own.reader, its_own.learner)  # with a connection of its own
+    assert dedicated.lead()
+    trained = Projects(own)
+    trained.poll()
+    assert rounds(pool) == {}
+    dedicated.election.release()
+    trained.poll()
+    assert list(rounds(pool)) == ["bakery"]
+
+
+def test_a_project_of_another_base_is_left_alone(own: Trainer, pool: Pool, backbone: Backbone) -> None:
+    for project in ("bakery", "shop"):
+        add_project(pool, backbone, own.settings, project, 20)
+    with pool.connection() as connection:
+        connection.execute("update policies set base_digest = 'another' where project = 'bakery'")
+    trained = Projects(own)
+    for _ in range(2):
+        trained.poll()
+    assert list(rounds(pool)) == ["shop"]
+
+
+def test_all_projects_are_looked_at_in_turn(
+    own: Trainer, pool: Pool, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projects, "VISITS", 1)
+    for project in ("bakery", "shop"):
+        add_project(pool, backbone, own.settings, project, 20)
+    trained = Projects(own)
+    trained.poll()
+    assert list(rounds(pool)) == ["bakery"]
+    trained.poll()
+    assert list(rounds(pool)) == ["bakery", "shop"]
+
+
+def test_a_trainer_of_one_project_trains_no_other(own: Trainer, pool: Pool, backbone: Backbone) -> None:
+    add_project(pool, backbone, own.settings, "bakery", 20)
+    own.settings.trainer.all_projects = False
+    Projects(own).poll()
+    assert rounds(pool) == {}

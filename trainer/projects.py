@@ -1,0 +1,112 @@
+"""This module trains all projects of a database, one round after another, over one resident base.
+
+A trainer with `trainer.all_projects = false` trains its own project only, so that a project may have machines
+of its own; the other trainers leave it alone while that one leads. Of several trainers of all projects one
+works and the others stand by.
+"""
+
+import time
+
+import psycopg
+import structlog
+
+from feedback.open_log import open_log
+from schemas.database import open_pool
+from schemas.errors import StartError
+from schemas.settings import Settings
+from trainer.learner import Learner
+from trainer.log_reader import POLL_SECONDS, LogReader
+from trainer.loop import Trainer
+from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
+
+VISITS = 20
+"""Projects that are looked at in one poll, beside the installation's own."""
+
+# A project without votes and without somebody to forget has nothing to do.
+_NEXT = """
+select id from projects where id > %(after)s and id <> %(own)s and (
+    exists (select 1 from training_examples where project = projects.id)
+    or exists (select 1 from erasures where project = projects.id)
+) order by id limit %(limit)s
+"""
+
+log = structlog.get_logger("trainer")
+
+
+def run(settings: Settings, *, once: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> int:
+    """Trains until killed, or with `once` runs one round of the settings' project; the other ranks of `group`
+    run `Learner.follow`. Returns the exit code: 0, or 1 when the one round failed. Raises StartError when the
+    base is not the one of the project's policies, or when another trainer leads and one round was asked for,
+    and WorkerOutOfSync."""
+    if settings.database_url is None:
+        raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
+    learner = Learner(settings, group)
+    with open_pool(settings.database_url, size=settings.connections) as pool:
+        votes = open_log(settings, pool)
+        own = Trainer(settings, pool, LogReader(pool, votes), learner)
+        projects = Projects(own)
+        try:
+            if once:
+                outcome = _one_round(own)
+                group.broadcast()
+                return 1 if outcome == "failed" else 0
+            while True:
+                projects.poll()
+                time.sleep(POLL_SECONDS)
+        finally:
+            projects.close()
+            votes.close()
+
+
+def _one_round(trainer: Trainer) -> str:
+    """Runs one round of the present votes; returns its outcome."""
+    if not trainer.lead():
+        raise StartError("Another trainer leads this project; it runs the rounds.")
+    trainer.reader.read()
+    if not trainer.erasures.work():
+        raise StartError("Somebody is being erased; rounds run again when serving is through with it.")
+    return trainer.round()
+
+
+class Projects:
+    """The trainers of the settings' `own` project and, unless they say otherwise, of all others."""
+
+    def __init__(self, own: Trainer) -> None:
+        self._own = own
+        self._trainers: dict[str, Trainer] = {}
+        self._refused: set[str] = set()
+        self._after = ""
+
+    def poll(self) -> None:
+        """Reads the log, and runs the rounds that are due, of the own project and of the next few others."""
+        self._own.poll()
+        if self._own.settings.trainer.all_projects and self._own.leading:
+            for project in self._next():
+                self._visit(project)
+
+    def close(self) -> None:
+        """Gives up all leadership and ends the trackers."""
+        self._own.election.release()
+        for trainer in (self._own, *self._trainers.values()):
+            trainer.trackers.close()
+
+    def _next(self) -> list[str]:
+        """Returns the next projects by id, and begins again behind the last."""
+        wanted = {"after": self._after, "own": self._own.project, "limit": VISITS}
+        try:
+            with self._own.pool.connection() as connection:
+                found = [row["id"] for row in connection.execute(_NEXT, wanted).fetchall()]
+        except psycopg.OperationalError:  # which the own project's poll tells
+            return []
+        self._after = found[-1] if len(found) == VISITS else ""
+        return [project for project in found if project not in self._refused]
+
+    def _visit(self, project: str) -> None:
+        """Trains a project if that is due; leaves one alone whose policies are of another base."""
+        try:
+            if project not in self._trainers:
+                self._trainers[project] = self._own.of_project(project)
+            self._trainers[project].visit()
+        except StartError as error:
+            log.error("project is not trained", project=project, reason=error.message)
+            self._refused.add(project)

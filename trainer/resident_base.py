@@ -1,0 +1,87 @@
+"""ResidentBase is a process's one copy of the base model, over which the rounds of all projects run.
+
+Hyperparameters, knowledge probes and the token budget follow from what is measured of it, once.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import structlog
+import torch
+
+from schemas.settings import Settings
+from trainer.data.feature_cache import FeatureCache
+from trainer.data.hyperparameters import BASE_SAMPLES
+from trainer.evaluation.knowledge import KnowledgeEval
+from trainer.evaluation.screening import base_probes
+from trainer.model.adapter import probe
+from trainer.model.backbone import Backbone
+from trainer.model.device import free_memory
+from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
+from trainer.model.memory import TokenBytes, token_budget
+from trainer.model.speed import Speed
+from trainer.model.token_budget import TokenBudget
+from trainer.model.vllm_rollouts import VllmEngine
+from trainer.rl.guard import ADAPTER_COPIES
+
+MAX_CACHES = 8
+"""Projects whose voted replies stay scored in memory: those of the last rounds."""
+
+log = structlog.get_logger("trainer")
+
+
+class ResidentBase:
+    """The backbone with its speed, its token budget, its probe, and its accuracy on knowledge questions."""
+
+    def __init__(self, settings: Settings, group: ProcessGroup = SINGLE_PROCESS) -> None:
+        torch.set_num_threads(settings.trainer.threads)
+        self.group = group
+        self.backbone = Backbone(Path(settings.model), settings.trainer.rl, group)
+        self.probe = probe(self.backbone)
+        self.token_budget = self.backbone.token_budget = self._token_budget(settings)
+        self.speed = Speed.measure(self.backbone)
+        self.engine = self.backbone.engine = _sampling_engine(settings)
+        self._settings = settings
+        self._caches: OrderedDict[str, FeatureCache] = OrderedDict()
+        self._knowledge = self._knowledge_eval() if group.size > 1 else None  # the processes measure together
+
+    @property
+    def knowledge(self) -> KnowledgeEval:
+        """The knowledge evaluation. A single process measures what the base knows at the first use, if that
+        was never measured: it takes minutes with a real model."""
+        if self._knowledge is None:
+            self._knowledge = self._knowledge_eval()
+        return self._knowledge
+
+    def cache(self, project: str) -> FeatureCache:
+        """Returns the scores of a project's voted replies, and forgets those of the project whose use is
+        longest ago. All processes of a group call it in the same order, so that they score the same."""
+        found = self._caches.pop(project, None) or FeatureCache(self.backbone)
+        self._caches[project] = found
+        while len(self._caches) > MAX_CACHES:
+            self._caches.popitem(last=False)
+        return found
+
+    def _knowledge_eval(self) -> KnowledgeEval:
+        probes = base_probes(self.backbone, self._settings.data_dir)
+        return KnowledgeEval(self.backbone, self._settings.trainer, probes)
+
+    def _token_budget(self, settings: Settings) -> TokenBudget:
+        """Returns the budget for the memory that is free now, with the base loaded."""
+        backbone = self.backbone
+        adapter = sum(weight.nbytes for weight in backbone.trainable())
+        memory = free_memory(backbone.device) // self.group.processes_here(backbone.device)
+        count = TokenBytes.count(backbone)
+        copies = max(settings.trainer.rl.samples_per_prompt, BASE_SAMPLES)
+        found = token_budget(backbone, count, memory - ADAPTER_COPIES * adapter, copies)
+        if self.group.is_main:
+            log.info("token budget", **found.model_dump(), free_mib=memory // 2**20)
+        return found
+
+
+def _sampling_engine(settings: Settings) -> VllmEngine | None:
+    """Returns the engine on which rounds sample; None where this process samples itself."""
+    if not settings.samples_on_vllm:
+        return None
+    key = settings.vllm.key.get_secret_value() if settings.vllm.key else None
+    return VllmEngine(settings.vllm.urls, settings.policies_dir / settings.project, key)
