@@ -43,7 +43,7 @@ export function duration(seconds: number): string {
 
 /** Returns a pseudonym short enough to read, and long enough to tell people apart. */
 export function person(user: string): string {
-  return user.startsWith("u_") ? user.slice(0, 8) : user;
+  return /^[auv]_/.test(user) ? user.slice(0, 8) : user;
 }
 
 /** Returns a policy as people call it: the base has a name of its own. */
