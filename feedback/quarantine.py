@@ -29,12 +29,17 @@ SAMPLES = 3
 _AT_ONCE = 1_000
 """Raters that are read at once."""
 
-TEACHES: LiteralString = """
+_TEACHES: LiteralString = """
 not exists (
-    select from quarantine q where q.project = e.project and q.rater = e.rater and q.state <> 'accepted'
+    select from quarantine q
+    where q.project = {row}.project and q.rater = {row}.rater and q.state <> 'accepted'
 )
 """
-"""The condition on a row `e` with `project` and `rater`, as of `training_examples`, that its vote teaches."""
+TEACHES: LiteralString = _TEACHES.format(row="e")
+"""The condition on a row `e` of `training_examples` that its vote teaches."""
+
+COUNTS: LiteralString = _TEACHES.format(row="f")
+"""The same of a row `f` of `feedback`, whose vote counts then in the evidence of rollouts."""
 
 # Whoever was erased meanwhile is not named again: an erasure waits for the lock, or leaves no vote to lock.
 _HOLD: LiteralString = """
@@ -71,7 +76,7 @@ update quarantine set state = %(state)s, decided_at = now(), decided_by = %(by)s
     ) else '{}' end
 where project = %(project)s and rater = %(rater)s
 """
-_COUNTS: LiteralString = "select state, count(*) as raters from quarantine where project = %s group by state"
+_STATES: LiteralString = "select state, count(*) as raters from quarantine where project = %s group by state"
 
 
 def hold(
@@ -147,7 +152,7 @@ async def decide(
 
 async def counts(connection: AsyncConnection[DictRow], project: str) -> dict[str, int]:
     """Returns how many raters are in each state that any is in."""
-    cursor = await connection.execute(_COUNTS, [project])
+    cursor = await connection.execute(_STATES, [project])
     return {row["state"]: row["raters"] for row in await cursor.fetchall()}
 
 
