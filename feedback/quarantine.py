@@ -70,7 +70,8 @@ where project = %(project)s and (%(state)s::text is null or state = %(state)s)
 order by id desc limit %(limit)s
 """
 _DECIDE: LiteralString = """
-update quarantine set state = %(state)s, decided_at = now(), decided_by = %(by)s, decision_reason = %(why)s,
+update quarantine set state = %(state)s, decided_at = now(), decision_reason = %(why)s,
+    decided_by = coalesce(nullif(current_setting('hearken.actor', true), ''), 'database:' || session_user),
     accepted = case when %(state)s = 'accepted' then accepted || (
         select jsonb_object_agg(found, now()) from jsonb_object_keys(evidence) as found
     ) else '{}' end
@@ -134,18 +135,18 @@ async def decide(
     project: str,
     rater: str,
     state: Literal["accepted", "rejected"],
-    by: str,
     why: str,
 ) -> dict[str, Any]:
-    """Decides that a rater's votes teach again from the next round on, or never; returns the entry. A
-    decision may be changed, and the same one again changes nothing. Raises NotFound."""
+    """Decides that a rater's votes teach again from the next round on, or never; returns the entry. It is
+    decided by the actor of the audit log (`schemas.database.set_actor`). A decision may be changed, and the
+    same one again changes nothing. Raises NotFound."""
     await connection.execute(
         "select from quarantine where project = %s and rater = %s for update", [project, rater]
     )
     found = await entry(connection, project, rater)
     if found["state"] == state:
         return found
-    values = {"project": project, "rater": rater, "state": state, "by": by, "why": why}
+    values = {"project": project, "rater": rater, "state": state, "why": why}
     await connection.execute(_DECIDE, values)
     return await entry(connection, project, rater)
 
