@@ -72,8 +72,8 @@ order by id desc limit %(limit)s
 _DECIDE: LiteralString = """
 update quarantine set state = %(state)s, decided_at = now(), decision_reason = %(why)s,
     decided_by = coalesce(nullif(current_setting('hearken.actor', true), ''), 'database:' || session_user),
-    accepted = case when %(state)s = 'accepted' then accepted || (
-        select jsonb_object_agg(found, now()) from jsonb_object_keys(evidence) as found
+    accepted = case when %(state)s = 'accepted' then accepted || jsonb_build_object(reason, now()) || (
+        select coalesce(jsonb_object_agg(found, now()), '{}') from jsonb_object_keys(evidence) as found
     ) else '{}' end
 where project = %(project)s and rater = %(rater)s
 """
