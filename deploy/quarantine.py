@@ -102,4 +102,5 @@ def _decide(
 
     body = {"decision": decision, "reason": reason}
     path = f"quarantine/{quote(rater, safe='')}"
-    return ask_or_do(*where, lambda service: service.ask("POST", path, body=body), do)
+    url, key, data_dir = where
+    return ask_or_do(url, key, data_dir, lambda service: service.ask("POST", path, body=body), do)
