@@ -28,9 +28,12 @@ select
     coalesce((select extract(epoch from now() - created_at) from outbox where "offset" is null
         order by xid, id limit 1), 0)::float8 as unpublished,
     coalesce((select extract(epoch from now() - min(created_at)) from (
-        select created_at from feedback
+        select created_at from feedback f
         where project = %(project)s and type <> 'signal' and not starts_with(rater, %(judge)s)
-            and superseded_by is null and retracted_at is null
+            and superseded_by is null and retracted_at is null and not exists (
+                select from quarantine q
+                where q.project = f.project and q.rater = f.rater and q.state <> 'accepted'
+            )
             and created_at > coalesce((select max(started_at) from rounds
                 where project = %(project)s and outcome in ('published', 'skipped')), '-infinity')
         order by created_at limit %(enough)s
