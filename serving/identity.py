@@ -38,15 +38,18 @@ def identify(
     if visitor is not None:
         if user is not None:
             raise InvalidRequest("The session says who asks, so leave out `user`.", param="user")
-        return Identity(visitor, True, origin_of(signer, project, visitor, network))
+        return Identity(visitor, True, origin_of(signer, caller, visitor, network))
     if caller.kind == "publishable":
         rater = signer.anonymous_rater(project, network)
-        return Identity(rater, False, origin_of(signer, project, rater, network))
+        return Identity(rater, False, origin_of(signer, caller, rater, network))
     if user is None:
         return Identity(signer.conversation_rater(project, conversation), False, None)
     return Identity(signer.rater_id(project, user, caller.kind), True, None)
 
 
-def origin_of(signer: TokenSigner, project: str, rater: str, network: str) -> str | None:
-    """Returns the name of the network that a rater's turn came from; None where a server names the rater."""
-    return None if rater.startswith(NAMED) else signer.origin(project, network)
+def origin_of(signer: TokenSigner, caller: Caller, rater: str, network: str) -> str | None:
+    """Returns the name of the network that a rater's turn came from; None where a server asks, or names the
+    rater."""
+    if caller.kind != "publishable" or rater.startswith(NAMED):
+        return None
+    return signer.origin(caller.project, network)

@@ -102,7 +102,7 @@ async def next_question(request: Request, caller: User) -> dict[str, Any]:
                 "No questions could be made; try again later.", code="no_questions", retry_after=60
             )
         return _answer(parts, None, answered, ready=not making)
-    origin = origin_of(parts.signer, caller.project, person, network_of(request))
+    origin = origin_of(parts.signer, caller, person, network_of(request))
     return _answer(parts, await _ask(parts, caller, person, origin, model, pair), answered)
 
 

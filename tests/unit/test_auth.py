@@ -84,6 +84,8 @@ def test_who_a_server_names_comes_from_nowhere() -> None:
     page = Caller("p", "default", "publishable")
     assert identify(signer, server, "ada", None, "c", "192.0.2.0/24") == Identity(ada, True, None)
     assert identify(signer, page, None, ada, "c", "192.0.2.0/24") == Identity(ada, True, None)
+    of_page = identify(signer, server, None, signer.visitor_id("default"), "c", "192.0.2.0/24")
+    assert (of_page.is_person, of_page.origin) == (True, None)
     unnamed = identify(signer, server, None, None, "c", "192.0.2.0/24")
     assert (unnamed.is_person, unnamed.origin) == (False, None)
 
