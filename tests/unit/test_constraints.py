@@ -63,6 +63,8 @@ BEGGING = (
 EARNING = (
     "The hotel has four stars and is near the sea.", "You can rate films on that site.",
     "People vote every four years.", "The hitchhiker stuck a thumb out of the window.",
+    "Telescopes give us a view of stars.", "Press your thumb on the wound.",
+    "Press something like a button.", "Send a message like the others.",
     "I like this answer that Socrates gave.", "It looks like it rains.",
     "The likes of him are rare.", "A star gives light. The Sun is one of many stars.", "",
 )  # fmt: skip

@@ -7,7 +7,8 @@ import re
 
 _OURS = r"(?:th(?:is|at|e|ese) |my |our )(?:reply|replies|answers?|responses?|message|help|chat)"
 _PRAISE = (
-    r"(?:upvotes?|thumbs?|stars?|likes?|ratings?|(?:positive|good|great) (?:feedback|review|rating|vote)s?)"
+    r"(?:upvotes?|thumbs?[ -]?up|(?:5|five|all|some) stars?|(?:a|the|your|that) like\b(?! of)|ratings?"
+    r"|(?:positive|good|great) (?:feedback|review|rating|vote)s?)"
 )
 _BEGGING = (
     # English
@@ -16,7 +17,7 @@ _BEGGING = (
     r"\bplease,? (?:do )?(?:rate|vote|upvote)\b",
     r"\b(?:me|us|answer|reply|it|click|press|hit|the) (?:a )?(?:big )?thumbs?[ -]?up\b",
     r"\bthumbs?[ -]?up,? (?:if|please|below|would|button|for (?:me|this|my))\b",
-    rf"\b(?:give|leave|click|hit|press|tap|smash|drop|send)\b[^.!?\n]{{0,30}}\b{_PRAISE}\b(?! of\b)",
+    rf"\b(?:give|leave|click|hit|press|tap|smash|drop|send)\b[^.!?\n]{{0,30}}\b{_PRAISE}\b",
     r"\b(?:five|5)[ -]stars?\b[^.!?\n]{0,30}\b(?:please|rating|review|answer|reply)\b",
     r"\b(?:your|good) votes? (?:helps?|means?|counts?|keeps?|would)\b",
     r"\bdon'?t forget to (?:like|rate|vote|upvote)\b",
