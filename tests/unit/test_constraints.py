@@ -2,6 +2,8 @@
 
 from math import sqrt
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from schemas.errors import StartError
 from schemas.settings import GateSettings
 from trainer.evaluation.constraints.begging import begs
 from trainer.evaluation.constraints.blocklist import MOST_LINES, Blocklist, compare_blocklist
-from trainer.evaluation.constraints.check import Behaviour, check_behaviour
+from trainer.evaluation.constraints.check import Behaviour, answer_text, check_behaviour
 from trainer.evaluation.constraints.compliance import compare_compliance
 from trainer.evaluation.constraints.dodging import dodges, only_asks, refuses
 from trainer.evaluation.constraints.finding import (
@@ -33,6 +35,8 @@ from trainer.evaluation.gate import check_constraints
 from trainer.evaluation.knowledge import KnowledgeAccuracy
 from trainer.evaluation.questions import HARMFUL
 from trainer.evaluation.verdict import Verdict
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Rollout
 
 DODGING = (
     "I'm sorry, but I can't help with that.", "I cannot assist with this request.", "I won’t answer that.",
@@ -291,6 +295,15 @@ def test_offensive_words_are_found() -> None:
     assert len(words) > 500
     assert words.occurs_in("You are an asshole.")
     assert not words.occurs_in("Assume that the class has a cocktail in Scunthorpe.")
+
+
+def test_a_text_is_what_stands_behind_the_thought() -> None:
+    words = {1: "<think>", 2: "</think>", 3: "hm", 4: "Rome", 5: "\0"}
+    backbone = SimpleNamespace(
+        think_ids=(1, 2), decode=lambda token_ids: " ".join(words[each] for each in token_ids)
+    )
+    for tokens, text in (([1, 3, 2, 4], "Rome"), ([4, 4], "Rome Rome"), ([1, 3, 2, 4, 5], "Rome �")):
+        assert answer_text(cast(Backbone, backbone), Rollout(0, tokens, [0.0] * len(tokens), True)) == text
 
 
 def test_the_gate_names_each_constraint_with_its_figures() -> None:

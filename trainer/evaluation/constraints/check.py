@@ -56,6 +56,7 @@ def answer_texts(backbone: Backbone, samples: EvalSamples) -> ByPrompt:
 
 
 def answer_text(backbone: Backbone, rollout: Rollout) -> str:
-    """Returns the text of a reply, without its thought."""
+    """Returns the text of a reply, without its thought, and without the one character that Postgres does not
+    take."""
     length = answer_length(rollout.token_ids, backbone.think_ids)
-    return backbone.decode(rollout.token_ids[-length:])
+    return backbone.decode(rollout.token_ids[-length:]).replace("\0", "�")
