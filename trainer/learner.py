@@ -21,6 +21,8 @@ from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
 from trainer.data.traffic import Traffic
 from trainer.data.vote_summary import FILE, VoteSummary
+from trainer.evaluation.constraints.check import Behaviour, answer_texts, check_behaviour
+from trainer.evaluation.constraints.finding import Finding, Replies
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sample_eval
 from trainer.evaluation.gate import GateSamples
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval
@@ -61,13 +63,14 @@ class RoundBroadcast(BaseModel):
 @dataclass(frozen=True, slots=True)
 class CandidateResult:
     """A trained candidate, whose adapter is in the backbone, with what the gate and the record need of it:
-    `logprobs` are the held-out replies' under the policies of the round, `shown` has replies of the live
-    policy and of the candidate side by side."""
+    `logprobs` are the held-out replies' under the policies of the round, `constraints` what was found of
+    each, `shown` has replies of the live policy and of the candidate side by side."""
 
     round: RoundResult
     samples: GateSamples
     logprobs: Logprobs
     accuracy: KnowledgeAccuracy
+    constraints: list[Finding]
     shown: list[dict[str, str]]
     probe: Probe
 
@@ -170,7 +173,7 @@ class Learner:
             return sample_eval(self.backbone, data.eval_prompts, spec, data.generator(purpose))
 
         self.backbone.load_adapter(live)
-        live_samples = evaluate("live")
+        live_samples, live_yielding = evaluate("live"), self.base.sycophancy.policy(live.name)
         logprobs = {live.name: reply_logprobs(self.backbone, data)}
         with self.backbone.reference():
             logprobs[BASE] = reply_logprobs(self.backbone, data)
@@ -184,12 +187,26 @@ class Learner:
         result = run_round(data, self.cache, knowledge, sampler, report=report)
         report("evaluating", 0, 0)
         logprobs[CANDIDATE] = reply_logprobs(self.backbone, data)
-        accuracy = knowledge.adapter_accuracy(data.generator("knowledge"))
+        accuracy = KnowledgeAccuracy(
+            base=knowledge.base_accuracy(),
+            candidate=knowledge.adapter_accuracy(data.generator("knowledge")),
+            topics=knowledge.topics,
+        )
+        samples = GateSamples(candidate=evaluate("candidate"), live=live_samples, base=result.base)
+        texts = [answer_texts(self.backbone, each) for each in (samples.candidate, live_samples, result.base)]
+        behaviour = Behaviour(
+            Replies(*texts),
+            self.base.sycophancy.adapter(),
+            live_yielding,
+            self.base.sycophancy.base(),
+            accuracy,
+        )
         return CandidateResult(
             result,
-            GateSamples(candidate=evaluate("candidate"), live=live_samples, base=result.base),
+            samples,
             logprobs,
-            KnowledgeAccuracy(base=knowledge.base_accuracy(), candidate=accuracy),
+            accuracy,
+            check_behaviour(behaviour, data.settings.gate, self.base.blocklist),
             side_by_side(before, knowledge.samples(data.generator("samples"))),
             probe(self.backbone),
         )

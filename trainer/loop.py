@@ -29,7 +29,7 @@ from schemas.errors import EngineError
 from schemas.policies import BASE, file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
-from trainer.data import examples, mentions, prompts, summary_store, untokenized_turns, vote_summary
+from trainer.data import cautions, examples, mentions, prompts, summary_store, untokenized_turns, vote_summary
 from trainer.data.behaviour import load_behaviour
 from trainer.data.ingest import consumer_offsets
 from trainer.data.round_inputs import RoundInputs
@@ -38,6 +38,7 @@ from trainer.data.traffic import Traffic
 from trainer.data.vote_summary import VoteSummary
 from trainer.erasure import Erasures
 from trainer.evaluation import gate, off_policy
+from trainer.evaluation.constraints.finding import blocked_replies
 from trainer.evaluation.criteria import describe_criteria
 from trainer.evaluation.off_policy import Approval
 from trainer.evaluation.style_stats import style_stats
@@ -211,7 +212,7 @@ class Trainer:
                     summary = self._active_summary()
                     inputs = self._inputs(row.number, found, summary, None)
                     data = self._load(inputs, summary)
-                found.votes = inputs.votes
+                found.votes, found.cautions = inputs.votes, inputs.cautions or None
                 ending = self._train(row, data, parent.directory, live.directory, found)
             except (psycopg.OperationalError, publish.LeadershipLost):
                 raise
@@ -251,10 +252,13 @@ class Trainer:
             trained.model, trained.held_out_model, trained.evidence, trained.criteria,
             self._approval(candidate, data, live.name),
         )  # fmt: skip
-        verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, self.settings.trainer)
+        verdict = gate.evaluate(
+            candidate.samples, models, candidate.accuracy, self.settings.trainer, candidate.constraints
+        )
         optimized = candidate.round.optimized
         verdict.require(optimized.moved, optimized.stopped or "no step moved the adapter")
         found.gate = verdict.as_json()
+        found.blocked = blocked_replies(candidate.constraints)
         log.info("gate", outcome=verdict.outcome, doubts=verdict.doubts, **verdict.figures)
         if verdict.refused:
             return Ending("rejected", "; ".join(verdict.reasons))
@@ -373,6 +377,8 @@ class Trainer:
                 rl = derivation.of_a_restart()
                 why = {"value": rl.steps_per_round, "reason": "the round starts from the base again"}
                 found.hyperparameters["steps_per_round"] = why
+            careful = cautions.levels(record.blocked(self.pool, self.project, cautions.RECALL))
+            rl = cautions.cautious(rl, careful, found.hyperparameters)
             longest = self.learner.longest_prompt(rl.max_tokens)
             untokenized_turns.tokenize(self.pool, self.project, self.backbone)
             selected = prompts.select_turns(self.pool, self.project, number, longest)
@@ -394,6 +400,7 @@ class Trainer:
                 rl=rl,
                 mentions=mentioned.by_event,
                 restart=bool(found.restart),
+                cautions=careful,
             )
         inputs.write(self._unfinished)
         return inputs

@@ -131,7 +131,7 @@ class Rebuild:
         models = gate.GateModels(
             candidate.round.model, candidate.round.held_out_model, candidate.round.evidence
         )
-        verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, trainer)
+        verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, trainer, candidate.constraints)
         verdict.require(optimized.moved, optimized.stopped or "no step moved the adapter")
         return RoundRecord(
             votes=0,

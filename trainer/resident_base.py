@@ -12,6 +12,8 @@ import torch
 from schemas.settings import Settings
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.hyperparameters import BASE_SAMPLES
+from trainer.evaluation.constraints.blocklist import Blocklist
+from trainer.evaluation.constraints.sycophancy import SycophancyEval
 from trainer.evaluation.knowledge import KnowledgeEval
 from trainer.evaluation.screening import base_probes
 from trainer.model.adapter import probe
@@ -31,7 +33,8 @@ log = structlog.get_logger("trainer")
 
 
 class ResidentBase:
-    """The backbone with its speed, its token budget, its probe, and its accuracy on knowledge questions."""
+    """The backbone with its speed, its token budget, its probe, its accuracy on knowledge questions, and what
+    the gate's constraints need."""
 
     def __init__(self, settings: Settings, group: ProcessGroup = SINGLE_PROCESS) -> None:
         torch.set_num_threads(settings.trainer.threads)
@@ -41,6 +44,9 @@ class ResidentBase:
         self.token_budget = self.backbone.token_budget = self._token_budget(settings)
         self.speed = Speed.measure(self.backbone)
         self.engine = self.backbone.engine = _sampling_engine(settings)
+        self.sycophancy = SycophancyEval(self.backbone)
+        path = settings.trainer.gate.blocklist_file
+        self.blocklist = None if path is None else Blocklist(path)
         self._settings = settings
         self._caches: OrderedDict[str, FeatureCache] = OrderedDict()
         self._knowledge = self._knowledge_eval() if group.size > 1 else None  # the processes measure together

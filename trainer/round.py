@@ -11,6 +11,7 @@ from trainer.data.criterion_heads import fit_heads
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.split import RoundData
+from trainer.evaluation.constraints.penalty import BehaviourPenalty
 from trainer.evaluation.eval_samples import EvalSamples, sample_eval
 from trainer.evaluation.evidence import Evidence, unseen_evidence
 from trainer.model.progress import Report, report_nothing
@@ -70,7 +71,8 @@ def run_round(
     combined = criteria_reward(model, trained, settings.criteria, base_features)
     # The policy.
     style_drift = StyleDrift(model.members[0].projections, base.features, combined.reward(base.features))
-    reward = ShapedReward(combined.reward, rl, style_drift, base_no_eos=1 - base.eos_rate)
+    penalty = BehaviourPenalty(backbone, data.inputs.cautions, base.rollouts)
+    reward = ShapedReward(combined.reward, rl, style_drift, 1 - base.eos_rate, penalty)
     demonstrations = weighted_base_samples(prompts, base.token_ids, base_features, combined, rl.kl_coef)
     if data.inputs.restart:
         voted = {key: data.corpus.replies[key] for each in data.training for key in each.reply_keys}

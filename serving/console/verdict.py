@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from schemas.constraints import CONSTRAINTS
+
 State = Literal["good", "near", "bad", "unknown"]
 
 GUARD_TOLERANCE = 1.25
@@ -83,6 +85,8 @@ def _checks(
     for name, changes in (figures.get("criteria") or {}).items():
         for other in ("live", "base"):
             yield _criterion(name, other, changes, criteria)
+    for name, found in (figures.get("constraints") or {}).items():
+        yield _constraint(name, found)
 
 
 def _approval(approval: float, figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:
@@ -103,6 +107,20 @@ def _criterion(name: str, other: str, changes: Mapping[str, float], criteria: Ma
     state: State = "good" if change >= -most else "near" if change + 2 * error >= -most else "bad"
     found = f"{change:+.1%} ± {error:.1%}"
     return Check(f"Criterion {name}, against the {other} policy", found, f"a fall of {most:.0%}", state)
+
+
+def _constraint(name: str, found: Mapping[str, Any]) -> Check:
+    """A constraint that no candidate may break, with the limit that it had."""
+    about = CONSTRAINTS.get(name)
+    words, of = (about.words, about.of) if about else (name, "the samples")
+    if found["state"] == "unjudged":
+        return Check(words, str(found["notice"]), "not judged", "unknown")
+    others = f"the base {found['base']:.1%}"
+    if "live" in found:
+        others += f", the live policy {found['live']:.1%}"
+    share = f"{found['candidate']:.1%} ± {found['error']:.1%} of {of} ({others})"
+    state: State = "good" if found["state"] == "good" else "near" if found["state"] == "unknown" else "bad"
+    return Check(words, share, f"{found['limit']:.1%}", state)
 
 
 def _unseen(figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:

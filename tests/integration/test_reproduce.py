@@ -31,12 +31,13 @@ from trainer.data.knowledge_probes import ProbeSet
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation import gate
+from trainer.evaluation.constraints import penalty
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack, unpack
 from trainer.model.token_budget import TokenBudget
-from trainer.records import publish
+from trainer.records import publish, record
 from trainer.reproduce import NotReproducible, reproduce
 
 Steps = list[list[Rollout]]
@@ -119,6 +120,22 @@ def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> 
     assert reproduced.identical
     assert max(reproduced.probe_distance, reproduced.reply_distance) < 1e-5
     assert reproduced.differs == []
+
+
+def test_what_was_blocked_before_is_part_of_a_round(
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(penalty._BEHAVIOURS, "begging", lambda text: len(text) % 2 == 0)
+    monkeypatch.setattr(record, "blocked", lambda *of: [["begging", "sycophancy"], ["begging"]])
+    assert loop.run(settings, once=True) == 0
+    [policy] = published(pool)
+    inputs = inputs_of(settings, policy)
+    assert inputs.cautions == {"begging": 2, "sycophancy": 1}
+    assert inputs.hyperparameters(settings.trainer.rl).kl_coef == 2 * settings.trainer.rl.kl_coef
+    monkeypatch.setattr(record, "blocked", lambda *of: [])
+    assert reproduce(settings, pool, policy).identical
+    monkeypatch.setitem(penalty._BEHAVIOURS, "begging", lambda text: len(text) % 3 == 0)
+    assert not reproduce(settings, pool, policy).identical  # the penalty moved the weights
 
 
 def test_a_second_generation_is_rebuilt_after_votes_have_changed(

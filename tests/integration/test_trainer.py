@@ -32,11 +32,13 @@ from tests.training import (
     some_turns,
     thumbs_by_parity,
 )
-from trainer import log_reader, loop, projects
+from trainer import learner, log_reader, loop, projects
 from trainer.data import examples
 from trainer.data.apply_event import apply_event
 from trainer.data.ingest import consumer_offsets, ingest
 from trainer.evaluation import gate
+from trainer.evaluation.constraints.finding import Finding
+from trainer.evaluation.estimate import Estimate
 from trainer.evaluation.knowledge import SAMPLE_PROMPTS, KnowledgeEval
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
@@ -488,6 +490,39 @@ def test_a_round_that_was_taken_back_is_rejected_and_taught_nobody(
     with pool.connection() as connection:
         assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
         assert connection.execute("select from training_examples where first_policy > ''").fetchall() == []
+
+
+def test_a_blocked_candidate_is_told_of_and_changes_the_next_round(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = some_turns(backbone, 40, seed=12)
+    send(database_url, turns[:20], thumbs_by_parity(turns[:20]))
+    broken = [
+        Finding("begging", "blocked", Estimate(0.5, 0.1), limit=0.05, replies=("Rate me!",)),
+        Finding("sycophancy", "blocked", Estimate(0.6, 0.1), limit=0.2),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "check_behaviour", lambda *found: broken)
+        assert projects.run(settings, once=True) == 0
+    (row,) = rounds(pool)
+    assert row["outcome"] == "rejected"
+    assert str(row["reason"]).startswith("Begging for votes: 50.0% ± 10.0% of the replies")
+    folder = settings.rounds_dir / "default"
+    kept = json.loads((folder / "00001.json").read_text())
+    assert kept["blocked"] == {"begging": ["Rate me!"], "sycophancy": []}
+    assert "Rate me!" in (folder / "00001.html").read_text()
+    with pool.connection() as connection:
+        assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
+
+    send(database_url, turns[20:], thumbs_by_parity(turns[20:]))
+    assert projects.run(settings, once=True) == 0
+    second = json.loads((folder / "00002.json").read_text())
+    assert second["cautions"] == {"begging": 1, "sycophancy": 1}
+    beta = second["hyperparameters"]["kl_coef"]
+    assert beta["value"] == 2 * settings.trainer.rl.kl_coef
+    assert set(second["gate"]["figures"]["constraints"]) >= {"begging", "dodging", "sycophancy"}
+    assert record.forget(pool, settings, ["nobody"], [], None) == 1
+    assert "Rate me!" not in (folder / "00001.html").read_text()
 
 
 def test_of_a_round_that_forgot_a_quarter_of_the_way_is_left(

@@ -41,6 +41,16 @@ def test_the_page_shows_everything_of_the_record() -> None:
     assert not re.search(r"(src|href)=", found)  # it needs nothing else
 
 
+def test_constraints_stand_in_words_with_the_replies_that_broke_them() -> None:
+    broken = {"state": "blocked", "candidate": 0.3, "error": 0.06, "base": 0.01, "live": 0.02, "limit": 0.06}
+    unjudged = {"state": "unjudged", "notice": "the base knows 3 questions"}
+    figures = {"constraints": {"begging": broken, "sycophancy": unjudged}}
+    found = page({**RECORD, "gate": {"figures": figures}, "blocked": {"begging": ["Rate <me>!"]}})
+    for text in ("Begging for votes", "0.06", "blocked", "the base knows 3 questions", "Rate &lt;me&gt;!"):
+        assert text in found
+    assert "&#x27;state" not in found  # no dictionary is printed
+
+
 def test_a_record_of_the_release_before_is_shown() -> None:
     old = {**RECORD, "improvement": RECORD["optimization"], "hindsight": {"regrets": True}}
     del old["optimization"]

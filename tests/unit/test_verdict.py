@@ -42,6 +42,26 @@ def test_a_criterion_stands_against_both_policies(change: float, state: str) -> 
     }
 
 
+@pytest.mark.parametrize(("found", "state"), [("good", "good"), ("unknown", "near"), ("blocked", "bad")])
+def test_a_constraint_stands_beside_the_limit_that_it_had(found: str, state: str) -> None:
+    figures = {"state": found, "candidate": 0.25, "error": 0.05, "base": 0.01, "live": 0.02, "limit": 0.06}
+    [check] = verdict.checks({"figures": {"constraints": {"begging": figures}}})
+    assert check == {
+        "name": "Begging for votes",
+        "found": "25.0% ± 5.0% of the replies (the base 1.0%, the live policy 2.0%)",
+        "limit": "6.0%",
+        "state": state,
+    }
+
+
+def test_a_constraint_that_was_not_judged_says_why() -> None:
+    unjudged = {"sycophancy": {"state": "unjudged", "notice": "the base knows too little"}}
+    [check] = verdict.checks({"figures": {"constraints": unjudged}})
+    assert (check["found"], check["limit"], check["state"]) == (
+        "the base knows too little", "not judged", "unknown",
+    )  # fmt: skip
+
+
 def test_what_was_not_measured_is_not_known() -> None:
     assert states({"unseen_votes": 0}) == {"Reward by unseen votes": "unknown"}
     assert states({"knowledge_unknown": "too few questions"}) == {"Knowledge": "unknown"}

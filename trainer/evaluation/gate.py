@@ -10,7 +10,7 @@ The verdict (`verdict`) is refused where a figure is beyond its limit by more th
 passes, and the candidate may go live for everybody, only where the unseen votes show that it is not worse
 than the live policy by more than a margin, and no figure is beyond its limit. Otherwise it is unknown, and
 people decide on a share of the conversations (a canary). It states the smallest difference that it could have
-detected.
+detected. What no votes excuse are constraints (`constraints`): they are measured apart, and judged alike.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ import torch
 
 from schemas.settings import GateSettings, TrainerSettings
 from trainer.evaluation import knowledge
+from trainer.evaluation.constraints.finding import Finding
 from trainer.evaluation.criteria import check_criteria
 from trainer.evaluation.estimate import Estimate, increase_of_share, jackknife
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples
@@ -67,9 +68,13 @@ class GateModels:
 
 
 def evaluate(
-    samples: GateSamples, models: GateModels, accuracy: KnowledgeAccuracy, settings: TrainerSettings
+    samples: GateSamples,
+    models: GateModels,
+    accuracy: KnowledgeAccuracy,
+    settings: TrainerSettings,
+    constraints: Sequence[Finding] = (),
 ) -> Verdict:
-    """Runs every check of the gate on a candidate."""
+    """Runs every check of the gate on a candidate, of whose constraints these were found."""
     verdict, gate, rl = Verdict(), settings.gate, settings.rl
     check_reward(verdict, "trained", models.trained, samples)
     check_reward(verdict, "held_out", models.held_out, samples)
@@ -85,6 +90,7 @@ def evaluate(
     check_knowledge(verdict, accuracy, gate)
     others = {"live": samples.live, "base": samples.base}
     check_criteria(verdict, models.criteria, samples.candidate, others, settings.criteria)
+    check_constraints(verdict, constraints)
     return verdict
 
 
@@ -230,6 +236,17 @@ def check_knowledge(verdict: Verdict, accuracy: KnowledgeAccuracy, gate: GateSet
     if not knowledge.within_limit(drop, error, gate):
         found = verdict.reasons if drop > REFUSAL_ERRORS * error else verdict.doubts
         found.append(f"accuracy on the knowledge questions fell by {drop:.1%} ± {error:.1%}")
+
+
+def check_constraints(verdict: Verdict, findings: Sequence[Finding]) -> None:
+    """Refuses a candidate that breaks a constraint, and doubts it where that may be chance."""
+    if findings:
+        verdict.figures["constraints"] = {each.name: each.as_json() for each in findings}
+    for each in findings:
+        if each.state == "blocked":
+            verdict.reasons.append(each.reason)
+        elif each.state == "unknown":
+            verdict.doubts.append(f"{each.reason}, which may be chance")
 
 
 def paired_gain(model: RewardModel, candidate: FeatureGroups, live: FeatureGroups) -> Estimate:

@@ -46,10 +46,11 @@ SAMPLE_PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeAccuracy:
-    """The share of correct replies to each question, of the base and of a candidate."""
+    """The share of correct replies to each question, of the base and of a candidate, and its topic."""
 
     base: Sequence[float]
     candidate: Sequence[float]
+    topics: Sequence[str] = ()
 
 
 def accuracy_drop(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
@@ -85,6 +86,11 @@ class KnowledgeEval:
             }
         if self.unjudged:
             self.facts["notice"] = self.unjudged
+
+    @property
+    def topics(self) -> list[str]:
+        """The topic of each question."""
+        return [each.topic for each in [*self._own, *self._asked]]
 
     def base_accuracy(self) -> list[float]:
         """Returns the base's accuracy on each question; the seed is fixed, so it is always the same."""

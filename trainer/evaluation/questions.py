@@ -37,7 +37,10 @@ UNKNOWNS = (
 MIN_QUESTIONS = 8
 """Questions below which lost knowledge cannot be told from chance."""
 
-_ACCEPTED = {"harmful requests": REFUSALS, "invented names": UNKNOWNS}
+HARMFUL = "harmful requests"
+"""The topic of requests that must be refused."""
+
+_ACCEPTED = {HARMFUL: REFUSALS, "invented names": UNKNOWNS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from trainer.data.hyperparameters import (
 )
 from trainer.data.traffic import Traffic
 from trainer.evaluation import eval_samples, knowledge, screening
+from trainer.evaluation.constraints.sycophancy import MAX_QUESTIONS, shipped_claims
 from trainer.evaluation.questions import Question, is_starter, own_questions, shipped_questions
 from trainer.model.batch import padded_width
 from trainer.model.device import Rates, free_memory, memory_in_use, release_memory
@@ -193,6 +194,7 @@ def _plan(
     _budget(other_backbone, rl, memory)
     toggled = _Batches(other_backbone, rl, rates).train(length, rows)
     phases = _phases(settings, rl, batches, length, train.scaled(rl.steps_per_round))
+    phases["false claims"] = _claims(backbone, batches)
     phases["knowledge questions"] = _knowledge(settings, rl, backbone, batches)
     return Plan(
         parameters=backbone.parameter_count,
@@ -286,6 +288,17 @@ def _knowledge(
     return work
 
 
+def _claims(backbone: FakeBackbone, batches: "_Batches") -> Work:
+    """The questions behind false claims, of which two answers each are scored, by two policies."""
+    asked = [
+        (Question(each.asserted(row), ()), each.statement.format(each.right))
+        for row, each in enumerate(shipped_claims())
+    ]
+    reply = max(len(backbone.encode_reply(answer)) for _, answer in asked)
+    longest = _longest(backbone, [question for question, _ in asked])
+    return batches.reference_pass(longest, 2 * MAX_QUESTIONS, reply).scaled(4)
+
+
 def _longest(backbone: FakeBackbone, questions: Sequence[Question]) -> int:
     """The longest prompt of these questions, tokens."""
     return max(len(backbone.render([{"role": "user", "content": each.prompt}])) for each in questions)
@@ -317,8 +330,8 @@ class _Batches:
                 self._objective.backward(backbone, batch)
         return _work(profiler).scaled(total / rows)
 
-    def reference_pass(self, length: int, rows: int) -> Work:
-        """Log-probabilities and features of `rows` replies by the base."""
+    def reference_pass(self, length: int, rows: int, reply: int | None = None) -> Work:
+        """Log-probabilities and features of `rows` replies by the base, each of `reply` tokens."""
         backbone, layers = self._backbone, features.select_layers(self._backbone)
         total, rows = rows, self._rows(length, rows)
         with (
@@ -327,7 +340,7 @@ class _Batches:
             torch.no_grad(),
             backbone.reference(),
         ):
-            batch = backbone.pad([[0] * length] * rows, [[0] * self._reply] * rows)
+            batch = backbone.pad([[0] * length] * rows, [[0] * (reply or self._reply)] * rows)
             features.extract_features(batch, backbone.base_scores(batch, layers).hidden)
         return _work(profiler).scaled(total / rows)
 

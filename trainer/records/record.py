@@ -50,6 +50,8 @@ class RoundRecord:
     whole is too long, `prompts_too_long` the turns that were left out of training for that.
     `knowledge` counts the knowledge questions, and says so if they are too few.
     `hyperparameters` are the derived ones, each with its value and where it comes from.
+    `cautions` has the levels of the constraints that blocked candidates before it, `blocked` some replies of
+    its candidate for each constraint that blocked it.
     `criteria` has each criterion's mentions and its shares before and after, `criteria_ignored` counts what
     people said about the replies that could not be used.
     """
@@ -71,6 +73,7 @@ class RoundRecord:
     prompts_too_long: int | None = None
     knowledge: dict[str, Any] | None = None
     hyperparameters: dict[str, Any] | None = None
+    cautions: dict[str, int] | None = None
     regression_test: dict[str, Any] | None = None
     reward_model: dict[str, Any] | None = None
     optimization: dict[str, Any] | None = None
@@ -81,6 +84,7 @@ class RoundRecord:
     weightiest: list[dict[str, Any]] | None = None
     raters: list[dict[str, Any]] | None = None
     gate: dict[str, Any] | None = None
+    blocked: dict[str, list[str]] | None = None
     policy: str | None = None
     traceback: str | None = None
     seconds: float | None = None
@@ -145,6 +149,18 @@ def last_learning_rate(pool: Pool, project: str) -> float | None:
             [project],
         ).fetchone()
     return float(row["rate"]) if row else None
+
+
+def blocked(pool: Pool, project: str, candidates: int) -> list[list[str]]:
+    """Returns the constraints that blocked each of the newest candidates."""
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select record #> '{gate,figures,constraints}' as constraints from rounds"
+            " where project = %s and record #> '{gate,figures}' ? 'constraints'"
+            " order by id desc limit %s",
+            [project, candidates],
+        ).fetchall()
+    return [[name for name, each in row["constraints"].items() if each["state"] == "blocked"] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +276,7 @@ def forget(
 
 
 def _without(record: dict[str, Any], raters: set[str], trained: bool) -> dict[str, Any]:
-    left = dict(record)
+    left = {name: value for name, value in record.items() if name != "blocked"}
     for name in ("weightiest", "raters"):
         if isinstance(record.get(name), list):
             left[name] = [each for each in record[name] if each.get("rater") not in raters]

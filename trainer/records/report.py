@@ -1,11 +1,14 @@
 """This module renders a round's record as one self-contained HTML page.
 
-The page contains no text of users: its samples are replies to the knowledge questions.
+The page contains no text of users: its samples are replies to the knowledge questions. Only of a candidate
+that broke a constraint it shows a few replies to their prompts, which an erasure removes.
 """
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+
+from schemas.constraints import CONSTRAINTS
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -33,11 +36,18 @@ def page(whole: Mapping[str, Any]) -> str:
     if steps:
         parts += ["<h2>Optimizer steps</h2>", _curves(steps)]
     if gate := whole.get("gate"):
-        parts += ["<h2>Gate</h2>", _pairs({"outcome": gate.get("outcome"), **gate["figures"]})]
+        figures = dict(gate["figures"])
+        constraints = figures.pop("constraints", {})
+        parts += ["<h2>Gate</h2>", _pairs({"outcome": gate.get("outcome"), **figures})]
+        if constraints:
+            parts += ["<h2>Constraints</h2>", _constraints(constraints)]
     if criteria := whole.get("criteria"):
         rows = [[name, *each.values()] for name, each in criteria.items()]
         head = ["", *next(iter(criteria.values()))]
         parts += ["<h2>Criteria</h2>", _table(head, rows)]
+    if blocked := whole.get("blocked"):
+        rows = [[_words(name), reply] for name, replies in blocked.items() for reply in replies]
+        parts += ["<h2>Replies of the blocked candidate</h2>", _table(["constraint", "reply"], rows)]
     if style := whole.get("style"):
         rows = [[name, value, style["candidate"][name]] for name, value in style["live"].items()]
         parts += ["<h2>Style statistics</h2>", _table(["", "before", "after"], rows)]
@@ -60,6 +70,21 @@ def page(whole: Mapping[str, Any]) -> str:
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         f"<title>Round {whole['round']}</title><style>{_STYLE}</style>\n{body}\n</html>\n"
     )
+
+
+def _constraints(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a row for each constraint; of those without figures, why."""
+    head = ["", "candidate", "error", "base", "live", "limit", "state"]
+    rows = [
+        [_words(name), *(each.get(column, "") for column in head[1:-1]), each.get("notice") or each["state"]]
+        for name, each in found.items()
+    ]
+    return _table(head, rows)
+
+
+def _words(constraint: str) -> str:
+    about = CONSTRAINTS.get(constraint)
+    return about.words if about else constraint
 
 
 def _pairs(found: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
-"""Reward shaping: the reward model's reward, less penalties for style drift and for a missing end token.
+"""Reward shaping: the reward model's reward, less penalties for style drift, for a missing end token, and
+for what candidates were blocked for.
 
 The KL to the base is charged token by token in the policy gradient (`advantages.kl_to_go`), not here.
 """
@@ -31,12 +32,14 @@ class Rewards:
 class ShapedReward:
     """A reward function of rollouts. `model` maps features of N replies to rewards (N,); without
     `style_drift`, no drift is charged. A missing end token is charged as far as it is more frequent than
-    among the base's replies, of which a share `base_no_eos` has none."""
+    among the base's replies, of which a share `base_no_eos` has none. `penalty` returns what else replies are
+    charged for, (B,)."""
 
     model: Callable[[FeatureGroups], Tensor]
     rl: RLSettings
     style_drift: StyleDrift | None = None
     base_no_eos: float = 0.0
+    penalty: Callable[[Sequence[Rollout]], Tensor] | None = None
 
     def residuals(self, features: FeatureGroups, rewards_N: Tensor) -> Tensor:
         """Returns the (N, K) residuals of replies for `drifted`."""
@@ -62,5 +65,7 @@ class ShapedReward:
         rate = float(no_eos_B.float().mean())
         excess = max(0.0, 1 - self.base_no_eos / rate) if rate else 0.0
         penalty_B = self.rl.no_eos_penalty * excess * no_eos_B
+        if self.penalty is not None:
+            penalty_B = penalty_B + self.penalty(rollouts)
         shaped_B = model_B - self.rl.style_drift_coef * drift_B - penalty_B
         return Rewards(model_B, drift_B, kl_B, shaped_B)

@@ -132,6 +132,7 @@ export interface Report extends Round {
     style?: { live: Record<string, number>; candidate: Record<string, number> };
     criteria?: Record<string, Criterion>;
     samples?: Sample[];
+    blocked?: Record<string, string[]>;
     raters?: { rater: string; votes: number; weight: number; reliability: number; leniency: number }[];
     hyperparameters?: Record<string, unknown>;
     versions?: Record<string, string>;

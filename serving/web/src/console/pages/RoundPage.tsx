@@ -64,6 +64,20 @@ function Shown({ report }: { report: Report }) {
           </ol>
         </section>
       )}
+      {record.blocked && (
+        <section aria-labelledby="blocked">
+          <h2 id="blocked">Replies that it is refused for</h2>
+          <ul>
+            {Object.entries(record.blocked).flatMap(([constraint, replies]) =>
+              replies.map((reply, place) => (
+                <li key={`${constraint} ${place}`}>
+                  <span class="quiet">{words(constraint)}</span> {reply}
+                </li>
+              )),
+            )}
+          </ul>
+        </section>
+      )}
       <Samples samples={record.samples ?? []} />
       {record.style && (
         <section aria-labelledby="style">
