@@ -1,0 +1,68 @@
+"""This module builds what edits and comments teach in a round, in the way that the settings name."""
+
+from collections.abc import Sequence
+
+from trainer.data.examples import Example, Reply
+from trainer.data.split import RoundData
+from trainer.reward.ensemble import RewardModel
+from trainer.rl.edits import Edit, EditDraw, WithEdits, prompt_with_comment, prompt_with_edit
+from trainer.rl.objectives import Objective
+from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
+from trainer.rl.training_objective import weighted_votes
+
+IMITATED_PER_STEP = 8
+"""Batch size of SFT on edits."""
+
+PROMPTS_SHARE = 0.25
+"""Most of a step's prompts that are those of edits."""
+
+COEFS = {"none": 0.0, "imitation": 0.1, "self_distillation": 0.1, "preference": 0.1}
+"""Weight of each way."""
+
+
+def with_edits(
+    data: RoundData, model: RewardModel, objective: Objective
+) -> tuple[Objective, EditDraw | None]:
+    """Returns the objective with what edits teach beside it, and the draw of the edits whose prompts the step
+    is to begin with; None where there is none."""
+    rl = data.rl
+    way, coef = rl.edits, COEFS[rl.edits] if rl.edit_coef is None else rl.edit_coef
+    if way == "none" or not coef:
+        return objective, None
+    weighted = weighted_votes(data, model)
+    if way == "imitation":
+        shown = [
+            Demonstration(edit.prompt_ids, edit.token_ids, weight)
+            for example, weight in weighted
+            if example.type == "edit"
+            for edit in [data.corpus.replies[example.reply_keys[0]]]
+        ]
+        sft = SFTLoss(shown, coef, IMITATED_PER_STEP, data.generator("imitation"), rl.temperature)
+        return (WithSFT(objective, sft) if shown else objective), None
+    edits = _edits(data, weighted)
+    if way == "preference":
+        edits = [each for each in edits if each.token_ids]
+    if not edits:
+        return objective, None
+    draw = EditDraw(edits, max(1, round(PROMPTS_SHARE * rl.prompts_per_step)), data.generator("edits"))
+    return WithEdits(objective, draw, way, coef, rl.temperature), draw
+
+
+def _edits(data: RoundData, weighted: Sequence[tuple[Example, float]]) -> list[Edit]:
+    """Returns the edits, and the comments on single replies, of people. Those whose teacher's prompt leaves
+    no room for a reply are left out, and so are edits that changed nothing."""
+    replies, backbone = data.corpus.replies, data.backbone
+    found: list[Edit] = []
+    for example, weight in weighted:
+        if not example.by_person or not weight:
+            continue
+        reply = replies[example.reply_keys[-1]]
+        edited: Reply | None = replies[example.reply_keys[0]] if example.type == "edit" else None
+        if edited is not None and edited.token_ids != reply.token_ids:
+            teacher = prompt_with_edit(edited.prompt_ids, edited.token_ids)
+            found.append(Edit(edited.prompt_ids, edited.token_ids, teacher, weight))
+        elif edited is None and example.type == "thumb" and example.comment:
+            teacher = prompt_with_comment(backbone, reply.prompt_ids, reply.token_ids, example.comment)
+            found.append(Edit(reply.prompt_ids, [], teacher, weight))
+    room = min(backbone.context_length, data.inputs.token_budget.row) - data.rl.max_tokens
+    return [each for each in found if len(each.teacher_ids) <= room]
