@@ -280,7 +280,7 @@ def test_nothing_but_a_replys_own_tokens_counts_wherever_they_lie(loss: Loss, se
 
 
 def test_self_distillation_descends_the_reverse_kl_of_each_token() -> None:
-    """The expectation of the gradient, over all tokens that the policy may sample, is that of the exact KL."""
+    """The expectation of its gradient, over all tokens that may be sampled, is that of the exact KL."""
     logits_V = tensor([0.3, -1.0, 0.8], requires_grad=True)
     teacher_V = tensor([1.0, 0.5, -0.5]).log_softmax(0)
     kl = kl_divergence(Categorical(logits=logits_V), Categorical(logits=teacher_V))

@@ -24,7 +24,7 @@ def with_edits(
     data: RoundData, model: RewardModel, objective: Objective
 ) -> tuple[Objective, EditDraw | None]:
     """Returns the objective with what edits teach beside it, and the draw of the edits whose prompts the step
-    is to begin with; None where there is none."""
+    is to begin with; None where there is none. Those whose prompts leave no room for a reply are left out."""
     rl = data.rl
     way, coef = rl.edits, COEFS[rl.edits] if rl.edit_coef is None else rl.edit_coef
     if way == "none" or not coef:
@@ -39,9 +39,13 @@ def with_edits(
         ]
         sft = SFTLoss(shown, coef, IMITATED_PER_STEP, data.generator("imitation"), rl.temperature)
         return (WithSFT(objective, sft) if shown else objective), None
-    edits = _edits(data, weighted)
-    if way == "preference":
-        edits = [each for each in edits if each.token_ids]
+    room = min(data.backbone.context_length, data.inputs.token_budget.row) - rl.max_tokens
+    edits = [
+        each
+        for each in _edits(data, weighted)
+        if len(each.teacher_ids if way == "self_distillation" else each.prompt_ids) <= room
+        and (way == "self_distillation" or each.token_ids)
+    ]
     if not edits:
         return objective, None
     draw = EditDraw(edits, max(1, round(PROMPTS_SHARE * rl.prompts_per_step)), data.generator("edits"))
@@ -49,8 +53,8 @@ def with_edits(
 
 
 def _edits(data: RoundData, weighted: Sequence[tuple[Example, float]]) -> list[Edit]:
-    """Returns the edits, and the comments on single replies, of people. Those whose teacher's prompt leaves
-    no room for a reply are left out, and so are edits that changed nothing."""
+    """Returns the edits, and the comments on single replies, of people, without edits that changed
+    nothing."""
     replies, backbone = data.corpus.replies, data.backbone
     found: list[Edit] = []
     for example, weight in weighted:
@@ -64,5 +68,4 @@ def _edits(data: RoundData, weighted: Sequence[tuple[Example, float]]) -> list[E
         elif edited is None and example.type == "thumb" and example.comment:
             teacher = prompt_with_comment(backbone, reply.prompt_ids, reply.token_ids, example.comment)
             found.append(Edit(reply.prompt_ids, [], teacher, weight))
-    room = min(backbone.context_length, data.inputs.token_budget.row) - data.rl.max_tokens
-    return [each for each in found if len(each.teacher_ids) <= room]
+    return found
