@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from trainer.data.examples import Example, Reply
 from trainer.data.split import RoundData
+from trainer.model.batch import padded_width
 from trainer.reward.ensemble import RewardModel
 from trainer.rl.edits import Edit, EditDraw, WithEdits, prompt_with_comment, prompt_with_edit
 from trainer.rl.objectives import Objective
@@ -24,7 +25,7 @@ def with_edits(
     data: RoundData, model: RewardModel, objective: Objective
 ) -> tuple[Objective, EditDraw | None]:
     """Returns the objective with what edits teach beside it, and the draw of the edits whose prompts the step
-    is to begin with; None where there is none. Those whose prompts leave no room for a reply are left out."""
+    is to begin with; None where there is none. Those that the token budget has no room for are left out."""
     rl = data.rl
     way, coef = rl.edits, COEFS[rl.edits] if rl.edit_coef is None else rl.edit_coef
     if way == "none" or not coef:
@@ -39,17 +40,26 @@ def with_edits(
         ]
         sft = SFTLoss(shown, coef, IMITATED_PER_STEP, data.generator("imitation"), rl.temperature)
         return (WithSFT(objective, sft) if shown else objective), None
-    room = min(data.backbone.context_length, data.inputs.token_budget.row) - rl.max_tokens
-    edits = [
-        each
-        for each in _edits(data, weighted)
-        if len(each.teacher_ids if way == "self_distillation" else each.prompt_ids) <= room
-        and (way == "self_distillation" or each.token_ids)
-    ]
+    fits = _fits_distillation if way == "self_distillation" else _fits_preference
+    edits = [each for each in _edits(data, weighted) if fits(data, each)]
     if not edits:
         return objective, None
     draw = EditDraw(edits, max(1, round(PROMPTS_SHARE * rl.prompts_per_step)), data.generator("edits"))
     return WithEdits(objective, draw, way, coef, rl.temperature), draw
+
+
+def _fits_distillation(data: RoundData, edit: Edit) -> bool:
+    """Whether the teacher's prompt leaves room for a reply."""
+    row = min(data.backbone.context_length, data.inputs.token_budget.row)
+    return len(edit.teacher_ids) + data.rl.max_tokens <= row
+
+
+def _fits_preference(data: RoundData, edit: Edit) -> bool:
+    """Whether there is an edited reply, and room for it in one batch with the samples to its prompt."""
+    rl, budget = data.rl, data.inputs.token_budget
+    width = padded_width(len(edit.prompt_ids), max(len(edit.token_ids), rl.max_tokens))
+    fits = len(edit.prompt_ids) + rl.max_tokens <= min(data.backbone.context_length, budget.row)
+    return bool(edit.token_ids) and fits and (1 + rl.samples_per_prompt) * width <= budget.training
 
 
 def _edits(data: RoundData, weighted: Sequence[tuple[Example, float]]) -> list[Edit]:
