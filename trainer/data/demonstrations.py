@@ -13,7 +13,6 @@ from psycopg import Connection
 
 from schemas.database import Pool
 from schemas.policies import BASE
-from schemas.turns import DEMONSTRATION
 from trainer.data.examples import Erased, Reply
 from trainer.model.backbone import Backbone
 from trainer.model.token_budget import UNLIMITED
@@ -37,7 +36,7 @@ with recursive lineage (id) as (
     select t.id, t.created_at, cardinality(t.prompt_token_ids) + cardinality(r.token_ids) as length
     from turns t join replies r on r.turn_id = t.id and r.choice = 0
     left join taught_demonstrations d on d.turn_id = t.id
-    where t.project = %(project)s and t.request ? %(marker)s
+    where t.project = %(project)s and t.request ? 'demonstration'
         and cardinality(t.prompt_token_ids) + cardinality(r.token_ids) <= %(longest)s
         and (d.turn_id is null or not d.policies && array(select id from lineage)
             and (d.rounds < %(rounds)s or %(parent)s = %(base)s))
@@ -53,8 +52,8 @@ def select(pool: Pool, project: str, parent: str, longest: int, tokens: float) -
     """Returns the turns of the demonstrations that a round from this parent begins with, oldest first, of at
     most `longest` tokens each, and about `tokens` together, prompts included."""
     values = {
-        "project": project, "parent": parent, "marker": DEMONSTRATION, "longest": longest, "tokens": tokens,
-        "rounds": MAX_ROUNDS, "base": BASE, "most": MAX_DEMONSTRATIONS,
+        "project": project, "parent": parent, "longest": longest, "tokens": tokens, "rounds": MAX_ROUNDS,
+        "base": BASE, "most": MAX_DEMONSTRATIONS,
     }  # fmt: skip
     with pool.connection() as connection:
         return [row["id"] for row in connection.execute(_SELECT, values).fetchall()]
@@ -65,10 +64,10 @@ def are_waiting(pool: Pool, project: str, longest: int) -> bool:
     with pool.connection() as connection:
         row = connection.execute(
             "select exists (select from turns t join replies r on r.turn_id = t.id and r.choice = 0"
-            " where t.project = %s and t.request ? %s"
+            " where t.project = %s and t.request ? 'demonstration'"
             " and cardinality(t.prompt_token_ids) + cardinality(r.token_ids) <= %s"
             " and not exists (select from taught_demonstrations d where d.turn_id = t.id)) as waiting",
-            [project, DEMONSTRATION, longest],
+            [project, longest],
         ).fetchone()
     return bool(row and row["waiting"])
 

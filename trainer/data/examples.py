@@ -38,8 +38,8 @@ GOOD_SIGNALS = {"copied", "shared"}
 
 
 class Erased(HearkenError):
-    """Votes or prompts that a round trained on were erased, or are past their retention. The round cannot be
-    reproduced; the next one trains without them."""
+    """Votes, prompts or demonstrations that a round trained on were erased, or are past their retention. The
+    round cannot be reproduced; the next one trains without them."""
 
     def __init__(self, what: str, gone: int, of: int) -> None:
         super().__init__(f"{gone} of the {of} {what} that it was trained on are gone.")
