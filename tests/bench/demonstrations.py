@@ -62,18 +62,18 @@ class Sent:
     questions: Sequence[Prompt]
 
     @classmethod
-    def draw(cls, seed: int, count: int, judged: int, *, starter: bool) -> "Sent":
+    def draw(cls, seed: int, arguments: argparse.Namespace, *, starter: bool) -> "Sent":
         """Draws them for the starter from its world, else from everyday prompts."""
         if not starter:
             rng = random.Random(seed)
-            asked = [Prompt(text, None) for text in rng.sample(TRAFFIC, min(count, len(TRAFFIC)))]
+            asked = [Prompt(text, None) for text in rng.sample(TRAFFIC, min(arguments.edits, len(TRAFFIC)))]
             held_out = [Prompt(text, None) for text in HELD_OUT]
             return cls(asked, held_out, held_out, [])
         found = cls(
-            world_prompts.traffic(count, seed),
-            world_prompts.judgment(judged, 10_000 + seed),
+            world_prompts.traffic(arguments.edits, seed),
+            world_prompts.judgment(arguments.judged, 10_000 + seed),
             world_prompts.judgment(100, 30_000 + seed),
-            world_prompts.questions(512, 77),
+            world_prompts.questions(arguments.questions, 77),
         )
         assert_disjoint(
             sent=[each.prompt for each in found.asked],
@@ -190,7 +190,7 @@ def run(seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]
     starter = is_starter(directory)
     settings = trainer_settings(arguments.set)
     backbone = Backbone(directory, settings.rl)
-    sent = Sent.draw(seed, arguments.edits, arguments.judged, starter=starter)
+    sent = Sent.draw(seed, arguments, starter=starter)
     editors = Editors(backbone, seed, sent, arguments.tokens)
     probes = None if starter else base_probes(backbone, CACHE)
     questions = KnowledgeEval(backbone, settings, probes)
@@ -224,6 +224,7 @@ def main() -> int:
     parser.add_argument("--edits", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--judged", type=int, default=600, help="held-out prompts of the starter")
+    parser.add_argument("--questions", type=int, default=512, help="knowledge questions of the starter")
     parser.add_argument("--tokens", type=int, default=90, help="longest reply")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--coef", type=float, help="rl.edit_coef of all ways; none: its defaults")

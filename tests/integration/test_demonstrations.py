@@ -18,7 +18,7 @@ from schemas.errors import StartError
 from schemas.policies import BASE
 from schemas.settings import Settings
 from tests.imports import write
-from tests.training import WORDS, add_key, send, small_settings, some_turns, thumbs_by_parity
+from tests.training import WORDS, add_key, edited, send, small_settings, some_turns, thumbs_by_parity
 from trainer import loop
 from trainer.data import demonstrations
 from trainer.data.round_inputs import RoundInputs
@@ -143,6 +143,25 @@ def test_a_round_begins_with_them_once_and_can_be_reproduced(
         connection.execute("delete from turns where id = %s", [inputs.demonstrations[3]])
     with pytest.raises(NotReproducible, match="1 of the 20 demonstrations"):
         reproduce(settings, pool, first["policy"])
+
+
+@pytest.mark.parametrize("way", ["imitation", "self_distillation", "preference"])
+def test_a_round_in_which_edits_teach_can_be_reproduced(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, way: str
+) -> None:
+    turns = some_turns(backbone, 20, seed=2)
+    votes = [edited(turn, "a blue bird") for turn in turns[:10]]
+    comments = [
+        (turn, vote.model_copy(update={"comment": "too long"})) for turn, vote in thumbs_by_parity(turns[10:])
+    ]
+    send(database_url, turns, [*votes, *comments])
+    settings.trainer.rl = settings.trainer.rl.model_copy(update={"edits": way, "edit_coef": 1.0})
+    assert loop.run(settings, once=True) == 0
+    policy = the_record(settings, 1)["policy"]
+    kept = inputs_of(settings, policy).rl
+    assert kept is not None
+    assert kept.edits == way
+    assert reproduce(settings, pool, policy).identical
 
 
 def test_what_a_policy_learned_that_was_taken_back_is_learned_again_but_not_for_ever(
