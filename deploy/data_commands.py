@@ -113,26 +113,36 @@ def import_votes(
             help="TensorZero's metric, Langfuse's score or Argilla's question that says what is good."
         ),
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="prompt-completion: the rows are demonstrations to learn from, not votes."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be imported.")] = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Import the rows of preference data sets as votes, once each; exit code 1 if any row is refused."""
+    """Import the rows of data sets as votes or demonstrations, once each; exit code 1 if one is refused."""
     from deploy.datasets.import_votes import FileOfRows, Source, import_from
     from deploy.datasets.langfuse import Langfuse
     from deploy.datasets.row_files import files_in
     from deploy.datasets.tensorzero import TensorZero
     from deploy.local.prepare import create_keys, prepared
 
-    complete = True
+    if layout not in (None, "prompt-completion"):
+        raise StartError("--format is prompt-completion, or left out: the columns then tell what a file is.")
+    demonstrations, complete = layout is not None, True
     with prepared(load(data_dir=data_dir)) as settings:
         create_keys(settings)
         sources: list[tuple[Path | str, Source]] = []
         others = files_in(files)
-        for service in (TensorZero, Langfuse):
+        for service in () if demonstrations else (TensorZero, Langfuse):
             tables, others = service.of(others, metric, threshold)
             sources += [(service.name, tables)] if tables else []
-        sources += [(file, FileOfRows(file, metric, threshold)) for file in others]
+        sources += [
+            (file, FileOfRows(file, metric, threshold, demonstrations=demonstrations)) for file in others
+        ]
         for file, source in sources:
             report = asyncio.run(
                 import_from(settings, source, rater or f"import:{source.name}", dry_run=dry_run)

@@ -295,6 +295,7 @@ class _Deletion:
         self.counts["annotations"] += await self._do(
             "delete from annotation_items where turn_id = any(%(turns)s)", values
         )
+        await self._do("delete from taught_demonstrations where turn_id = any(%(turns)s)", values)
         self.counts["turns"] += (await self._one(_DELETE_TURNS, values))["count"]
         return True
 

@@ -32,7 +32,8 @@ class Judgement:
     """A prompt with judged replies: two with the preferred one first, or one and whether it is `good`.
     `standard` rows have texts instead of messages. What another application exports also has the `person` who
     judged, the `model` that replied, `reasons` and a `comment`, ties, pairs of which none was `acceptable`,
-    and a `key` that stays the same in later exports. `tools` are those that the model had."""
+    and a `key` that stays the same in later exports. `tools` are those that the model had. A `demonstrated`
+    reply is to be learned from, and not a vote."""
 
     layout: Layout
     messages: list[Message]
@@ -47,6 +48,7 @@ class Judgement:
     comment: str | None = None
     key: str | None = None
     tools: list[dict[str, Any]] | None = None
+    demonstrated: bool = False
 
     @property
     def texts(self) -> list[str]:

@@ -1,11 +1,12 @@
 """Settings come from `hearken.toml`, then `HEARKEN_…` variables, then flags; a later source overrides an
 earlier one. Nested fields take two underscores: `HEARKEN_TRAINER__ROUND_VOTES=50`."""
 
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -277,7 +278,8 @@ class RLSettings(RenamedFields):
         "replies": "samples_per_prompt",
         "kl_penalty": "kl_coef",
         "drift_penalty": "style_drift_coef",
-        "imitation": "edit_sft_coef",
+        "imitation": "edit_coef",
+        "edit_sft_coef": "edit_coef",
         "exemplars": "base_sft_coef",
         "unended_penalty": "no_eos_penalty",
         "truncation": "importance_weight_cap",
@@ -286,6 +288,14 @@ class RLSettings(RenamedFields):
         "clip": "at one optimizer step on each batch, the ratio that it bounds is 1",
         "kl_budget": "it was in nats per token; trainer.rl.kl_per_reply is the budget, in nats per reply",
     }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imitate_as_older_releases(cls, values: Any) -> Any:
+        """What was weighted under an old name was imitation."""
+        if isinstance(values, Mapping) and {"imitation", "edit_sft_coef"} & values.keys():
+            return {"edits": "imitation", **values}
+        return values
 
     algorithm: Literal["rloo", "grpo", "online_dpo", "dpo", "kto"] = Field(
         "rloo",
@@ -341,8 +351,13 @@ class RLSettings(RenamedFields):
     entropy_floor: float = Field(
         0.25, ge=0, lt=1, description="the guard stops a round below this entropy, share of the base's"
     )
-    edit_sft_coef: float = Field(
-        0.0, ge=0, description="weight of an auxiliary SFT loss on edits, nats per token"
+    edits: Literal["none", "imitation", "self_distillation", "preference"] = Field(
+        "none",
+        description="how edits teach beside the reward model: SFT on the edited text; a teacher that sees the"
+        " edit, or the comment; the edit against the policy's own samples",
+    )
+    edit_coef: float | None = Field(
+        None, ge=0, description="weight of what edits teach so; none: by the way, as measured"
     )
     base_sft_coef: float = Field(
         0.3,

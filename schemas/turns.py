@@ -12,6 +12,9 @@ COMPLETION_PREFIX = "chatcmpl-"
 IMPORTED = "chatcmpl-i"
 """Prefix of the ids of turns that were imported from a file, or recorded by a server with its own chat."""
 
+DEMONSTRATION = "demonstration"
+"""The field of an imported turn's `request` that makes its reply a demonstration, which nobody votes on."""
+
 IMPORTED_POLICY = "imported"
 """The policy id of their replies; no policy of this name ever serves."""
 

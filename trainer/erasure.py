@@ -132,8 +132,9 @@ class Erasures:
         return True
 
     def learned_from(self, inputs: RoundInputs, events: Sequence[str]) -> bool:
-        """Returns whether somebody whose votes or prompts a round used is being erased."""
-        return self._mentions([each["id"] for each in self._open()], [*inputs.events, *inputs.turns, *events])
+        """Returns whether somebody whose votes, prompts or demonstrations a round used is being erased."""
+        used = [*inputs.events, *inputs.turns, *inputs.demonstrations, *events]
+        return self._mentions([each["id"] for each in self._open()], used)
 
     def _too_soon(self) -> bool:
         """Returns whether the last rebuild was so lately that the next one waits: else a few who come and go
@@ -187,7 +188,9 @@ class Erasures:
             directory = Path(policy["directory"])
             inputs = RoundInputs.read(directory / publish.INPUTS)
             if inputs is not None:
-                ids = [*inputs.events, *inputs.turns, *vote_summary.events_in(directory)]
+                ids = [
+                    *inputs.events, *inputs.turns, *inputs.demonstrations, *vote_summary.events_in(directory)
+                ]  # fmt: skip
                 learned = self._mentions([erasure["id"]], ids)
             else:
                 learned = since is not None and policy["created_at"] >= since

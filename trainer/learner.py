@@ -34,6 +34,7 @@ from trainer.model.rollouts import adapter_sampler
 from trainer.model.token_budget import TokenBudget
 from trainer.records.attribution import side_by_side
 from trainer.resident_base import ResidentBase
+from trainer.rl.supervised import MAX_EPOCHS
 from trainer.round import RoundResult, run_round
 
 log = structlog.get_logger("trainer")
@@ -58,6 +59,7 @@ class RoundBroadcast(BaseModel):
     replies: list[tuple[Key, Reply]]
     groups: dict[str, PromptGroup]
     prompts: dict[str, list[int]]
+    demonstrations: list[Reply] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,16 @@ class Learner:
         """Returns the most tokens of a prompt that is trained on with replies of so many tokens."""
         return self.token_budget.longest_prompt(reply_tokens, self.settings.trainer.max_prompt_tokens)
 
+    @property
+    def longest_row(self) -> int:
+        """The most tokens of a prompt and its reply together that are trained on."""
+        return min(self.backbone.context_length, self.token_budget.row)
+
+    @property
+    def supervised_tokens(self) -> float:
+        """The tokens of demonstrations that a round has time for."""
+        return self.settings.trainer.max_round_seconds * self.base.speed.training / MAX_EPOCHS
+
     def _knowledge_for(self, data: RoundData) -> KnowledgeEval:
         """Returns the knowledge evaluation of a round, which one process may repeat with the settings and the
         probes of its time."""
@@ -143,7 +155,10 @@ class Learner:
                 if summary is None or summary.lost or file_digest(path) != digest:
                     raise WorkerOutOfSync(f"{path} is not the vote summary that rank 0 has.")
             corpus = Corpus(task.examples, dict(task.replies), groups=task.groups)
-            data = RoundData(self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, summary)
+            data = RoundData(
+                self.backbone, self.settings.trainer, task.inputs, corpus, task.prompts, summary,
+                task.demonstrations,
+            )  # fmt: skip
             learner._train(task.parent, task.live, data)
 
     def train_candidate(
@@ -157,6 +172,7 @@ class Learner:
                 inputs=data.inputs,
                 examples=data.corpus.examples, replies=list(data.corpus.replies.items()),
                 groups=dict(data.corpus.groups), prompts=data.prompts,
+                demonstrations=list(data.demonstrations),
             )  # fmt: skip
             self.group.broadcast(task.model_dump_json().encode())
         return self._train(parent, live, data, report)

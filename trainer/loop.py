@@ -29,7 +29,16 @@ from schemas.errors import EngineError
 from schemas.policies import BASE, file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
-from trainer.data import cautions, examples, mentions, prompts, summary_store, untokenized_turns, vote_summary
+from trainer.data import (
+    cautions,
+    demonstrations,
+    examples,
+    mentions,
+    prompts,
+    summary_store,
+    untokenized_turns,
+    vote_summary,
+)
 from trainer.data.behaviour import load_behaviour
 from trainer.data.ingest import consumer_offsets
 from trainer.data.round_inputs import RoundInputs
@@ -49,6 +58,9 @@ from trainer.records import attribution, person_weights, progress, prune, publis
 from trainer.records.record import Ending, RoundRecord, RoundRow
 from trainer.records.trackers import Trackers
 from trainer.reward.ensemble import RewardModel
+
+LOOK_SECONDS = 60.0
+"""Seconds from one look for new demonstrations to the next."""
 
 MAX_ATTEMPTS = 3
 """How often a round is started whose trainer dies."""
@@ -83,6 +95,7 @@ class Trainer:
         self._unfinished = learner.directory / "unfinished.json"
         self._fitted: tuple[RoundData, RewardModel] | None = None
         self._counted: tuple[dict[str, str], int] | None = None
+        self._looked = -LOOK_SECONDS
         self._measured = False
         self.erasures = Erasures(settings, pool, learner, self._active_summary)
         self._erases_at = 0.0
@@ -169,8 +182,8 @@ class Trainer:
             log.warning("no knowledge check", reason=reason)
 
     def due(self) -> bool:
-        """Whether enough new votes have come since the last round, or any and enough time has passed, as much
-        as the last round took at least; False while the project is paused."""
+        """Whether enough new votes have come since the last round, or any, or demonstrations, and enough time
+        has passed, as much as the last round took at least; False while the project is paused."""
         when = self.settings.trainer
         with self.pool.connection() as connection:
             row = connection.execute("select paused from projects where id = %s", [self.project]).fetchone()
@@ -179,7 +192,16 @@ class Trainer:
         arrived = self._arrived()
         new = arrived - record.votes_at_last_round(self.pool, self.project)
         waited = time.monotonic() - self.last_round >= max(when.round_seconds, 2 * self._round_took)
-        return arrived >= when.min_votes and (new >= when.round_votes or (new > 0 and waited))
+        if arrived < when.min_votes:
+            return False
+        return new >= when.round_votes or (waited and (new > 0 or self._demonstrations_wait()))
+
+    def _demonstrations_wait(self) -> bool:
+        """Whether demonstrations came that no round has had, as of the last minute."""
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            return demonstrations.are_waiting(self.pool, self.project, self.learner.longest_row)
+        return False
 
     def _arrived(self) -> int:
         """Returns the number of votes, counted anew only when the log was read further."""
@@ -239,7 +261,9 @@ class Trainer:
         """Trains a candidate from the adapter in `parent`, evaluates it, and publishes it if it passes."""
         self._describe_data(data, found)
         record.hold_out(self.pool, row, [example.event_id for example in data.held_out])
-        if (reason := data.skip_reason()) is not None:
+        reason, shown = data.skip_reason(), data.inputs.demonstrations
+        demonstrations.note(self.pool, self.project, shown, trains=reason is None)
+        if reason is not None:
             return Ending("skipped", reason)
         log.info(
             "round begins", parent=found.parent, examples=len(data.training), held_out=len(data.held_out)
@@ -256,7 +280,7 @@ class Trainer:
             candidate.samples, models, candidate.accuracy, self.settings.trainer, candidate.constraints
         )
         optimized = candidate.round.optimized
-        verdict.require(optimized.moved, optimized.stopped or "no step moved the adapter")
+        verdict.require(trained.moved, optimized.stopped or "no step moved the adapter")
         found.gate = verdict.as_json()
         found.blocked = blocked_replies(candidate.constraints)
         log.info("gate", outcome=verdict.outcome, doubts=verdict.doubts, **verdict.figures)
@@ -266,7 +290,7 @@ class Trainer:
         if self.erasures.learned_from(data.inputs, events):
             return Ending("rejected", "somebody whom it learned from is being erased")
         artifacts = publish.TrainingArtifacts(
-            data.inputs, optimized.rollouts, candidate.round.base.rollouts, optimized.checks, events,
+            data.inputs, trained.rollouts, trained.base.rollouts, trained.checks, events,
             {"gate": verdict.figures, **optimized.as_json()},
             vote_summary.files(self.learner.directory) if data.history else [], model=candidate.round.model,
         )  # fmt: skip
@@ -293,7 +317,8 @@ class Trainer:
         row = inputs.token_budget.row
         corpus = examples.load(self.pool, self.project, self.backbone, inputs.events, row, inputs.turns)
         turns = examples.load_prompts(self.pool, self.project, self.backbone, inputs.turns)
-        return RoundData(self.backbone, self.settings.trainer, inputs, corpus, turns, summary)
+        shown = demonstrations.load(self.pool, self.project, self.backbone, inputs.demonstrations, row)
+        return RoundData(self.backbone, self.settings.trainer, inputs, corpus, turns, summary, shown)
 
     def _describe_data(self, data: RoundData, found: RoundRecord) -> None:
         found.seed, found.draw = data.settings.seed, data.inputs.draw
@@ -306,6 +331,7 @@ class Trainer:
         found.held_out = len(data.held_out)
         found.held_out_unseen = len(data.unseen)
         found.prompts = len(data.train_prompts)
+        found.demonstrations = len(data.demonstrations) or None
         found.prompts_too_long = data.inputs.prompts_too_long
         found.knowledge = self.learner.knowledge.facts
 
@@ -313,6 +339,7 @@ class Trainer:
         model, features = candidate.round.model, self.learner.cache.features
         accuracy = attribution.held_out_accuracy(model, *data.votes(held_out=True), features)
         found.reward_model = accuracy | model.describe_tastes()
+        found.supervised = candidate.round.supervised_as_json()
         found.optimization = candidate.round.optimized.as_json()
         found.style = {
             name: style_stats([self.backbone.decode(reply) for reply in samples.token_ids])
@@ -401,6 +428,9 @@ class Trainer:
                 mentions=mentioned.by_event,
                 restart=bool(found.restart),
                 cautions=careful,
+                demonstrations=demonstrations.select(
+                    self.pool, self.project, parent, self.learner.longest_row, self.learner.supervised_tokens
+                ),
             )
         inputs.write(self._unfinished)
         return inputs

@@ -15,7 +15,7 @@ import structlog
 from schemas.database import Pool
 from schemas.policies import file_digest
 from schemas.settings import Settings, TrainerSettings
-from trainer.data import examples, summary_store, vote_summary
+from trainer.data import demonstrations, examples, summary_store, vote_summary
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
 from trainer.data.vote_summary import VoteSummary
@@ -77,10 +77,10 @@ class Rebuild:
             found.votes = before
             settings = self._settings.model_copy(update={"trainer": trainer})
             events = data.training_events()
-            optimized = candidate.round.optimized
+            trained = candidate.round
             artifacts = publish.TrainingArtifacts(
-                data.inputs, optimized.rollouts, candidate.round.base.rollouts, optimized.checks, events,
-                {"gate": (found.gate or {}).get("figures"), **optimized.as_json()},
+                data.inputs, trained.rollouts, trained.base.rollouts, trained.checks, events,
+                {"gate": (found.gate or {}).get("figures"), **trained.optimized.as_json()},
                 vote_summary.files(self.folder / policy) if data.history else [],
                 rebuilds=policy, model=candidate.round.model,
             )  # fmt: skip
@@ -104,8 +104,10 @@ class Rebuild:
         while True:
             events, turns = examples.still_held(self._pool, project, kept.events, kept.turns)
             try:
+                shown = demonstrations.still_held(self._pool, project, kept.demonstrations)
                 corpus = examples.load(self._pool, project, backbone, events, row, turns)
                 prompts = examples.load_prompts(self._pool, project, backbone, turns)
+                replies = demonstrations.load(self._pool, project, backbone, shown, row)
                 break
             except examples.Erased:  # in between
                 continue
@@ -119,11 +121,11 @@ class Rebuild:
         inputs = kept.model_copy(
             update={
                 "parent": parent, "events": events, "turns": turns, "rl": rl, "knowledge_lost": lost,
-                "attempts": 1,
+                "demonstrations": shown, "attempts": 1,
                 "vote_summary": file_digest(own / vote_summary.FILE) if summary else None,
             }
         )  # fmt: skip
-        return RoundData(backbone, trainer, inputs, corpus, prompts, summary)
+        return RoundData(backbone, trainer, inputs, corpus, prompts, summary, replies)
 
     def _record(self, candidate: CandidateResult, data: RoundData, trainer: TrainerSettings) -> RoundRecord:
         """Returns the record of the round, with what the gate says of the result."""
@@ -132,7 +134,7 @@ class Rebuild:
             candidate.round.model, candidate.round.held_out_model, candidate.round.evidence
         )
         verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, trainer, candidate.constraints)
-        verdict.require(optimized.moved, optimized.stopped or "no step moved the adapter")
+        verdict.require(candidate.round.moved, optimized.stopped or "no step moved the adapter")
         return RoundRecord(
             votes=0,
             parent=data.inputs.parent,
@@ -143,6 +145,8 @@ class Rebuild:
             examples_past=len(data.history.events) if data.history else 0,
             held_out=len(data.held_out),
             prompts=len(data.train_prompts),
+            demonstrations=len(data.demonstrations),
+            supervised=candidate.round.supervised_as_json(),
             optimization=optimized.as_json(),
             samples=candidate.shown,
             gate=verdict.as_json(),

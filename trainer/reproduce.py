@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from schemas.database import Pool
 from schemas.policies import WEIGHTS, Manifest, file_digest
 from schemas.settings import Settings, TrainerSettings
-from trainer.data import examples, summary_store
+from trainer.data import demonstrations, examples, summary_store
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
@@ -97,9 +97,10 @@ def _data(
         row = inputs.token_budget.row
         corpus = examples.load(pool, settings.project, backbone, inputs.events, row, inputs.turns)
         prompts = examples.load_prompts(pool, settings.project, backbone, inputs.turns)
+        shown = demonstrations.load(pool, settings.project, backbone, inputs.demonstrations, row)
     except examples.Erased as error:
         raise NotReproducible(f"{directory.name} cannot be reproduced: {error.message}") from None
-    return RoundData(backbone, trainer, inputs, corpus, prompts, summary)
+    return RoundData(backbone, trainer, inputs, corpus, prompts, summary, shown)
 
 
 def _train(data: RoundData, directory: Path) -> _LastStep:
@@ -119,8 +120,8 @@ def _train(data: RoundData, directory: Path) -> _LastStep:
     try:
         checks = _knowledge_checks(data, directory / publish.KNOWLEDGE_CHECKS)
         result = run_round(data, FeatureCache(backbone), checks, sampler, base)
-        if len(result.optimized.rollouts) < len(rollouts):
-            raise Diverged(len(result.optimized.rollouts))
+        if len(result.rollouts) < len(rollouts):
+            raise Diverged(len(result.rollouts))
     except Diverged as error:
         raise NotReproducible(f"{directory.name} cannot be reproduced here: {error.message}.") from None
     last = rollouts[-1]

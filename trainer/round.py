@@ -1,4 +1,5 @@
-"""One training round fits the reward model to people's votes and optimises the live adapter against it by RL.
+"""One training round fits the reward model to people's votes and optimises the live adapter against it by RL,
+after supervised learning on demonstrations where there are new ones.
 
 The result is a function of the round's data, the adapter at its start and the settings, bit by bit on the
 same kind of machine (`reproduce`): every random choice has its own generator, and caches do not change
@@ -6,8 +7,10 @@ results.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.data.criterion_heads import fit_heads
+from trainer.data.demonstrations import split
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.split import RoundData
@@ -21,12 +24,14 @@ from trainer.reward.criteria_reward import CriteriaReward, criteria_reward
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 from trainer.rl.batch import OptimizeResult
-from trainer.rl.guard import Guard, KnowledgeCheck
+from trainer.rl.edit_objective import with_edits
+from trainer.rl.guard import CheckRecorder, Guard, KnowledgeCheck
 from trainer.rl.optimize import optimize
 from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sampling import step_sampler
-from trainer.rl.sft import weighted_base_samples, weighted_voted_replies
+from trainer.rl.sft import Demonstration, weighted_base_samples, weighted_voted_replies
 from trainer.rl.style_drift import StyleDrift
+from trainer.rl.supervised import KL_SHARE, SupervisedResult, SupervisedStage
 from trainer.rl.training_objective import training_objective
 
 
@@ -34,7 +39,8 @@ from trainer.rl.training_objective import training_objective
 class RoundResult:
     """The reward models of the training and of the held-out votes and the evidence of the unseen ones (None
     when not informative), the criteria of all votes, the reward with the criteria of the settings, the base's
-    samples, and the optimisation's result. The new adapter is in the backbone."""
+    samples, the results of the supervised stage, where there was one, of the optimisation, and of the guard's
+    knowledge checks. The new adapter is in the backbone."""
 
     model: RewardModel
     held_out_model: RewardModel | None
@@ -42,7 +48,22 @@ class RoundResult:
     criteria: list[CriterionHead]
     reward: CriteriaReward
     base: EvalSamples
+    supervised: SupervisedResult | None
     optimized: OptimizeResult
+    checks: list[str | bool | None]
+
+    @property
+    def moved(self) -> bool:
+        """Whether the adapter differs from the parent's."""
+        return self.optimized.moved or (self.supervised is not None and self.supervised.moved)
+
+    def supervised_as_json(self) -> dict[str, Any] | None:
+        return self.supervised.as_json() if self.supervised else None
+
+    @property
+    def rollouts(self) -> list[list[Rollout]]:
+        """All samples of the policy, by step, those of the supervised stage first."""
+        return [*(self.supervised.rollouts if self.supervised else ()), *self.optimized.rollouts]
 
 
 def run_round(
@@ -77,11 +98,38 @@ def run_round(
     if data.inputs.restart:
         voted = {key: data.corpus.replies[key] for each in data.training for key in each.reply_keys}
         demonstrations += weighted_voted_replies(voted, cache.features, combined, rl.kl_coef)
+    checks = CheckRecorder(knowledge)
+    supervised = _learn_demonstrations(data, checks, sampler, reward, base, report)
     objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
+    objective, edits = with_edits(data, model, objective)
     guard = Guard(
-        backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, knowledge, data.generator("guard"),
+        backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, checks, data.generator("guard"),
         data.inputs.knowledge_lost / settings.gate.max_knowledge_loss,
     )  # fmt: skip
-    sample = step_sampler(prompts, rl.prompts_per_step, sampler, data.generator("prompts"))
+    sample = step_sampler(prompts, rl.prompts_per_step, sampler, data.generator("prompts"), edits or list)
     optimized = optimize(backbone, sample, reward, objective, guard, rl, report)
-    return RoundResult(model, held_out_model, evidence, criteria, combined, base, optimized)
+    return RoundResult(
+        model, held_out_model, evidence, criteria, combined, base, supervised, optimized, checks.results
+    )
+
+
+def _learn_demonstrations(
+    data: RoundData, knowledge: KnowledgeCheck, sampler: Sampler, reward: ShapedReward, base: EvalSamples,
+    report: Report,
+) -> SupervisedResult | None:  # fmt: skip
+    """Learns the round's demonstrations; None where there are none, or of one prompt only."""
+    training, held_out = (
+        [Demonstration(each.prompt_ids, each.token_ids, 1.0) for each in part]
+        for part in split(data.demonstrations, data.eval_prompts)
+    )
+    if not training:
+        return None
+    backbone, rl = data.backbone, data.rl
+    guard = Guard(
+        backbone, KL_SHARE * rl.kl_per_reply, rl.entropy_floor * base.entropy, knowledge,
+        data.generator("supervised guard"),
+    )  # fmt: skip
+    prompts = data.generator("supervised prompts")
+    sample = step_sampler(data.train_prompts, rl.prompts_per_step, sampler, prompts)
+    stage = SupervisedStage(backbone, rl, guard, sample, reward, report)
+    return stage.run(training, held_out, data.generator("supervised"))

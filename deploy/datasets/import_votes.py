@@ -1,8 +1,10 @@
-"""`hearken import` turns the rows of a preference data set (`feedback.dataset_rows`) into votes.
+"""`hearken import` turns the rows of a preference data set (`feedback.dataset_rows`) into votes, or into
+demonstrations.
 
-Each row becomes a turn with its replies and one vote, a ranking of two or a thumb, stored like a person's.
-The turn's id is a hash of the rater, the row's number and the row, so the import is idempotent: repeating
-one, or completing an interrupted one, duplicates nothing.
+Each row becomes a turn with its replies and one vote, a ranking of two or a thumb, stored like a person's. A
+demonstration has no vote: its turn says that its reply is one. The turn's id is a hash of the rater, the
+row's number and the row, so the import is idempotent: repeating one, or completing an interrupted one,
+duplicates nothing.
 """
 
 import asyncio
@@ -10,7 +12,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -29,7 +31,7 @@ from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import MalformedRow, StartError
 from schemas.feedback import Vote, parse_vote
 from schemas.settings import Settings
-from schemas.turns import IMPORTED, IMPORTED_POLICY, Reply, Turn
+from schemas.turns import DEMONSTRATION, IMPORTED, IMPORTED_POLICY, Reply, Turn
 from schemas.wire import strings
 from serving.keys import ensure_signing_secret
 from serving.token_signer import TokenSigner
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 Rater = Callable[[str | None], str]
 """The pseudonym of a person whom a row names; of the file's rater where it names none."""
+
+MAX_USER = 256
+"""Characters of the longest name of a user."""
 
 MAX_REPORTED_ROWS = 100
 """Refused rows that a report lists, count."""
@@ -86,9 +91,17 @@ class Source(Protocol):
 
 class FileOfRows:
     """A file whose rows have one layout, that of the first; `metric` names what judges, where there are
-    several, and a rating of at least `threshold` is good."""
+    several, and a rating of at least `threshold` is good. The rows of a file of `demonstrations` must judge
+    nothing."""
 
-    def __init__(self, path: Path, metric: str | None = None, threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        metric: str | None = None,
+        threshold: float | None = None,
+        *,
+        demonstrations: bool = False,
+    ) -> None:
         self.name = path.name
         self.size = file_size(path)
         self.layout: str | None = None
@@ -96,6 +109,7 @@ class FileOfRows:
         self._metric = metric
         self._threshold = threshold
         self._columns: Columns | AppExport | None = None
+        self._demonstrations = demonstrations
 
     def judgements(self) -> Iterator[tuple[int, Judgement | MalformedRow, int]]:
         for row in read_file(self._path):
@@ -113,7 +127,23 @@ class FileOfRows:
             self._columns = found or columns_of(value, self._threshold)
             self.layout = str(self._columns)
         judged = self._columns.read(value)
-        return judged if isinstance(judged, list) else [judged]
+        judgements = judged if isinstance(judged, list) else [judged]
+        if self._demonstrations:
+            return [demonstration_of(value, each) for each in judgements]
+        return judgements
+
+
+def demonstration_of(row: Any, judgement: Judgement) -> Judgement:
+    """Returns what a row demonstrates; its column `user` names who wrote it. Raises MalformedRow for a row
+    that judges a reply."""
+    if judgement.layout != "prompt-completion":
+        raise MalformedRow(f"it is no demonstration: its layout is {judgement.layout}")
+    user = row.get("user") if isinstance(row, dict) else None
+    if user is None:
+        return replace(judgement, demonstrated=True)
+    if not isinstance(user, str) or not 0 < len(user) <= MAX_USER:
+        raise MalformedRow(f"user must be a text of at most {MAX_USER} characters")
+    return replace(judgement, demonstrated=True, person=user)
 
 
 async def import_file(
@@ -158,10 +188,10 @@ async def import_from(
 
 
 class ImportedRow(NamedTuple):
-    """A row as it is stored."""
+    """A row as it is stored; a demonstration has no vote."""
 
     turn: Turn
-    vote: Vote
+    vote: Vote | None
 
 
 class Importer:
@@ -201,9 +231,10 @@ class Importer:
         """Returns the row's turn and vote. Raises MalformedRow if the base's template or context refuses
         it."""
         place = judgement.key or number
-        seed = json.dumps([self._rater(judgement.person), place, judgement.row()], sort_keys=True)
+        kind = [DEMONSTRATION] if judgement.demonstrated else []
+        seed = json.dumps([self._rater(judgement.person), place, judgement.row(), *kind], sort_keys=True)
         turn = self._turn(IMPORTED + hashlib.sha256(seed.encode()).hexdigest()[:32], judgement)
-        return ImportedRow(turn, _vote(turn.id, judgement))
+        return ImportedRow(turn, None if judgement.demonstrated else _vote(turn.id, judgement))
 
     async def store(self, rows: Sequence[ImportedRow]) -> int:
         """Stores the turns in one transaction, then the votes, each where it is missing. Returns the number
@@ -214,7 +245,7 @@ class Importer:
             *(
                 self._store.submit(_votable(turn), vote, turn.rater)
                 for turn, vote in rows
-                if not voted.get(turn.id, False)
+                if vote is not None and not voted.get(turn.id, False)
             )
         )
         return len(rows)
@@ -258,7 +289,8 @@ class Importer:
             replies=replies,
             metadata=({"layout": "standard"} if judgement.standard else {})
             | ({"model": judgement.model[:512]} if judgement.model else {}),
-            request={"tools": judgement.tools} if judgement.tools else {},
+            request=({"tools": judgement.tools} if judgement.tools else {})
+            | ({DEMONSTRATION: True} if judgement.demonstrated else {}),
         )
 
     def _reply(self, choice: int, judgement: Judgement) -> Reply:

@@ -4,6 +4,7 @@ from typing import Any
 
 _PHASES = {
     "reward_model": "fitting the reward model",
+    "supervised": "learning from demonstrations",
     "optimizing": "training",
     "evaluating": "before the gate",
 }

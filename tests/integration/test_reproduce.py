@@ -127,7 +127,7 @@ def test_what_was_blocked_before_is_part_of_a_round(
 ) -> None:
     monkeypatch.setitem(penalty._BEHAVIOURS, "begging", lambda text: len(text) % 2 == 0)
     monkeypatch.setattr(record, "blocked", lambda *of: [["begging", "sycophancy"], ["begging"]])
-    assert loop.run(settings, once=True) == 0
+    assert projects.run(settings, once=True) == 0
     [policy] = published(pool)
     inputs = inputs_of(settings, policy)
     assert inputs.cautions == {"begging": 2, "sycophancy": 1}

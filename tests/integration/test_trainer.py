@@ -536,12 +536,11 @@ def test_of_a_round_that_forgot_a_quarter_of_the_way_is_left(
     assert kept["optimization"]["halvings"] == 2
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "online_dpo", "dpo", "kto", "imitation"])
+@pytest.mark.parametrize("algorithm", ["grpo", "online_dpo", "dpo", "kto"])
 def test_a_round_of_each_algorithm_moves_the_adapter(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str, algorithm: str
 ) -> None:
-    change = {"edit_sft_coef": 0.1} if algorithm == "imitation" else {"algorithm": algorithm}
-    settings.trainer.rl = settings.trainer.rl.model_copy(update=change)
+    settings.trainer.rl = settings.trainer.rl.model_copy(update={"algorithm": algorithm})
     turns = some_turns(backbone, 24, seed=17)
     votes = thumbs_by_parity(turns[:20])
     votes += [ranked(turns[20], [[0], [1]]), ranked(turns[21], [[1], [0]])]

@@ -277,3 +277,42 @@ def test_nothing_but_a_replys_own_tokens_counts_wherever_they_lie(loss: Loss, se
     for name, ((found, slope), wanted) in others.items():
         torch.testing.assert_close(found, value, atol=1e-9, rtol=1e-9, msg=name)
         torch.testing.assert_close(slope, wanted, atol=1e-9, rtol=1e-9, msg=name)
+
+
+def test_self_distillation_descends_the_reverse_kl_of_each_token() -> None:
+    """The expectation of its gradient, over all tokens that may be sampled, is that of the exact KL."""
+    logits_V = tensor([0.3, -1.0, 0.8], requires_grad=True)
+    teacher_V = tensor([1.0, 0.5, -0.5]).log_softmax(0)
+    kl = kl_divergence(Categorical(logits=logits_V), Categorical(logits=teacher_V))
+    (exact,) = torch.autograd.grad(kl, logits_V)
+    expected = torch.zeros(3)
+    for token, probability in enumerate(logits_V.detach().softmax(0)):
+        logprob_BT = logits_V.log_softmax(0)[token].view(1, 1)
+        teacher_BT = teacher_V[token].view(1, 1)
+        loss = losses.self_distillation(logprob_BT, teacher_BT, torch.ones(1, 1), torch.ones(1))
+        (found,) = torch.autograd.grad(loss, logits_V)
+        expected += probability * found
+    assert torch.allclose(expected, exact, atol=1e-6)
+
+
+def test_self_distillation_raises_what_the_teacher_finds_likelier() -> None:
+    logprobs_BT = tensor([[-1.0, -2.0], [-3.0, 0.0]], requires_grad=True)
+    teacher_BT = tensor([[-0.5, -3.0], [-1.0, 0.0]], requires_grad=True)
+    mask_BT, weights_B = tensor([[1.0, 1.0], [1.0, 0.0]]), tensor([1.0, 0.5])
+    losses.self_distillation(logprobs_BT, teacher_BT, mask_BT, weights_B).backward()
+    assert logprobs_BT.grad is not None
+    assert torch.allclose(logprobs_BT.grad, tensor([[-0.5, 1.0], [-1.0, 0.0]]) / 3)
+    assert teacher_BT.grad is None
+
+
+def test_the_edit_is_preferred_to_each_sample_of_the_policy() -> None:
+    """By hand: margins of 2 and 0 nats at β = ½ are losses of log(1 + e⁻¹) and log 2."""
+    edit_E, samples_EK = tensor([1.0]).requires_grad_(), tensor([[-1.0, 1.0]]).requires_grad_()
+    loss_E = losses.edit_preference(edit_E, samples_EK, 0.5)
+    assert loss_E.item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(2)) / 2)
+    loss_E.sum().backward()
+    pull = [0.5 * (1 - 1 / (1 + math.exp(-1))) / 2, 0.5 * 0.5 / 2]
+    assert samples_EK.grad is not None
+    assert edit_E.grad is not None
+    assert samples_EK.grad[0].tolist() == pytest.approx(pull)
+    assert edit_E.grad.item() == pytest.approx(-sum(pull))

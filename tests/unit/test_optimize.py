@@ -18,7 +18,7 @@ from trainer.reward.scoring import score
 from trainer.rl import trust_region
 from trainer.rl.advantages import leave_one_out
 from trainer.rl.batch import Batch, OptimizeResult, StepStats
-from trainer.rl.guard import Guard, RecordedChecks
+from trainer.rl.guard import CheckRecorder, Guard, RecordedChecks
 from trainer.rl.objectives import CONFIDENT_KL_SCALE, Objective, PolicyGradient
 from trainer.rl.optimize import optimize
 from trainer.rl.reward_shaping import ShapedReward
@@ -238,15 +238,15 @@ def test_lost_knowledge_halves_the_way(base: Path, passes_after: int, halvings: 
 def test_a_round_is_repeated_with_the_knowledge_checks_that_were_kept(base: Path) -> None:
     rl = RL.model_copy(update={"steps_per_round": 4})
     found = []
-    checks: list[str | bool | None] = []
+    kept: list[str | bool | None] = []
     for repeats in (False, True):
         backbone = far(base)
-        knowledge = RecordedChecks(checks) if repeats else Knowledge(backbone, passes_after=1)
-        result = train(backbone, rl, Guard(backbone, rl.kl_per_reply, 0.0, knowledge), texts=["hello"])
-        checks = result.checks
-        found.append((result.halvings, checks, backbone.snapshot()))
-    (halvings, kept, first), (again, repeated, second) = found
-    assert (halvings, kept) == (again, repeated) == (1, [None, False, True])
+        checks = CheckRecorder(RecordedChecks(kept) if repeats else Knowledge(backbone, passes_after=1))
+        result = train(backbone, rl, Guard(backbone, rl.kl_per_reply, 0.0, checks), texts=["hello"])
+        kept = checks.results
+        found.append((result.halvings, kept, backbone.snapshot()))
+    (halvings, first_checks, first), (again, second_checks, second) = found
+    assert (halvings, first_checks) == (again, second_checks) == (1, [None, False, True])
     assert all(map(torch.equal, first, second))
     with pytest.raises(Diverged):
         RecordedChecks([]).passes(torch.Generator())

@@ -62,8 +62,8 @@ TODAY = TrainerSettings(
     reward=RewardSettings(members=3, uncertainty_penalty=0.4, half_life_days=7, judge_weight_cap=0.5),
     rl=RLSettings(
         gradient_checkpointing=True, steps_per_round=5, prompts_per_step=6, samples_per_prompt=7,
-        kl_coef=0.25, style_drift_coef=0.75, edit_sft_coef=0.125, base_sft_coef=0.625, no_eos_penalty=1.5,
-        importance_weight_cap=3.0,
+        kl_coef=0.25, style_drift_coef=0.75, edits="imitation", edit_coef=0.125, base_sft_coef=0.625,
+        no_eos_penalty=1.5, importance_weight_cap=3.0,
     ),
     gate=GateSettings(
         eval_prompts=8, knowledge_questions=9, max_knowledge_loss=0.0625, max_length_ratio=4.0,

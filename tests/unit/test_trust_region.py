@@ -9,8 +9,6 @@ from tests.service import write_base
 from tests.training import hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
-from trainer.reward.scoring import score
-from trainer.rl.batch import Batch
 from trainer.rl.trust_region import GROWTH, SHRINKAGE, TrustRegion
 
 torch.set_num_threads(1)
@@ -30,10 +28,8 @@ def moved(
     backbone.model.get_output_embeddings().weight.data *= logit_scale
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     rollouts = sample(backbone, [prompt], SamplingSpec(24, 8), torch.Generator().manual_seed(0))
-    scored = score(backbone, [prompt] * 24, [rollout.token_ids for rollout in rollouts])
-    batch = Batch([prompt] * 24, rollouts, scored, torch.zeros(1, 24), 0.0, 0.0)
-    region = TrustRegion(backbone, rl)
-    region.begin(batch)
+    region = TrustRegion(backbone, rl, 2 * rl.prompts_per_step * rl.samples_per_prompt)
+    region.begin([prompt] * len(rollouts), [rollout.token_ids for rollout in rollouts])
     start, generator = backbone.snapshot(), torch.Generator().manual_seed(1)
     for weight in backbone.trainable():
         weight.data += size * torch.randn(weight.shape, generator=generator)
@@ -74,17 +70,14 @@ def test_the_kl_is_of_the_distributions(base: Path) -> None:
     prompt = backbone.render([{"role": "user", "content": "hello"}])
     rollouts = sample(backbone, [prompt], SamplingSpec(16, 4), torch.Generator().manual_seed(0))
     replies = [rollout.token_ids for rollout in rollouts]
-    batch = Batch(
-        [prompt] * 16, rollouts, score(backbone, [prompt] * 16, replies), torch.zeros(1, 16), 0.0, 0.0
-    )
 
     def logprobs(reply: list[int]) -> torch.Tensor:
         with torch.no_grad():
             logits = backbone.model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
         return logits.log_softmax(1)
 
-    region = TrustRegion(backbone, rl)
-    region.begin(batch)
+    region = TrustRegion(backbone, rl, 2 * rl.prompts_per_step * rl.samples_per_prompt)
+    region.begin([prompt] * len(rollouts), [rollout.token_ids for rollout in rollouts])
     old = [logprobs(reply) for reply in replies]
     for weight in backbone.trainable():
         weight.data += 0.03 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))

@@ -38,8 +38,8 @@ GOOD_SIGNALS = {"copied", "shared"}
 
 
 class Erased(HearkenError):
-    """Votes or prompts that a round trained on were erased, or are past their retention. The round cannot be
-    reproduced; the next one trains without them."""
+    """Votes, prompts or demonstrations that a round trained on were erased, or are past their retention. The
+    round cannot be reproduced; the next one trains without them."""
 
     def __init__(self, what: str, gone: int, of: int) -> None:
         super().__init__(f"{gone} of the {of} {what} that it was trained on are gone.")
@@ -59,8 +59,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A vote or signal. `reply_keys` names the replies that it is on, an edit's own text first; without a
-    `group`, its turn is a group by itself."""
+    """A vote or signal, with what its author wrote beside it. `reply_keys` names the replies that it is on,
+    an edit's own text first; without a `group`, its turn is a group by itself."""
 
     event_id: str
     turn_id: str
@@ -71,6 +71,7 @@ class Example:
     created_at: datetime
     seen_in_training: bool
     group: PromptGroup | None = None
+    comment: str | None = None
 
     def fold(self, folds: int) -> int:
         """Returns the cross-validation fold of the vote."""
@@ -283,7 +284,7 @@ def load(
     with pool.connection() as connection:
         found = connection.execute(
             "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater, e.created_at,"
-            " e.first_policy, e.recompact, f.text"
+            " e.first_policy, e.recompact, f.text, f.comment"
             " from training_examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.event_id = any(%s) and (e.type <> 'edit' or f.text is not null)",
@@ -308,6 +309,7 @@ def load(
             example = Example(
                 row["event_id"], row["turn_id"], row["type"], row["value"], row["rater"],
                 tuple(keys), row["created_at"], row["first_policy"] is not None, groups[row["turn_id"]],
+                row["comment"],
             )  # fmt: skip
             examples.append(example)
     truncated = sum(any(key in replies.truncated for key in example.reply_keys) for example in examples)

@@ -32,7 +32,8 @@ class RoundInputs(BaseModel):
     hyperparameters; a round of an older release has none. `probes` are the base's; the starter has none.
     `mentions` has by event what votes say about criteria: whether the reply meets each. `restart` tells that
     the round starts from the base in spite of a live policy. `cautions` has the levels of the constraints
-    that blocked the last candidates (`cautions`). `attempts` counts the starts of the round."""
+    that blocked the last candidates (`cautions`). `demonstrations` are the turns whose replies it learns from
+    first. `attempts` counts the starts of the round."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,6 +52,7 @@ class RoundInputs(BaseModel):
     mentions: dict[str, dict[str, bool]] = {}
     restart: bool = False
     cautions: dict[str, int] = {}
+    demonstrations: list[str] = []
     attempts: int = 1
 
     def hyperparameters(self, settings: RLSettings) -> Hyperparameters:

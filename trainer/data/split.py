@@ -11,7 +11,7 @@ from torch import Tensor
 
 from schemas.settings import TrainerSettings
 from trainer.data import examples, vote_summary
-from trainer.data.examples import Corpus, Example, Key
+from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.prompt_groups import fold_of
 from trainer.data.round_inputs import RoundInputs
@@ -26,9 +26,9 @@ from trainer.reward.projection import BaseFeatures
 
 
 class RoundData:
-    """The votes and prompts that `inputs` names, split, with the summary of older votes. `train_prompts` and
-    `eval_prompts` are truncated from the left where they leave no room for a reply in the context, or in the
-    token budget."""
+    """The votes and prompts that `inputs` names, split, with the summary of older votes, and the
+    demonstrations. `train_prompts` and `eval_prompts` are truncated from the left where they leave no room
+    for a reply in the context, or in the token budget."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class RoundData:
         corpus: Corpus,
         prompts: dict[str, list[int]],
         history: VoteSummary | None = None,
+        demonstrations: Sequence[Reply] = (),
     ) -> None:
         self.backbone = backbone
         self.settings = settings
@@ -45,6 +46,7 @@ class RoundData:
         self.rl = inputs.hyperparameters(settings.rl)
         self.corpus = corpus
         self.prompts = prompts
+        self.demonstrations = demonstrations
         self.history = history.aged_to(corpus.newest) if history and corpus.examples else None
         folds = settings.gate.folds
         fold_of_votes = [each.fold(folds) for each in corpus.examples]

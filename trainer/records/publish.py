@@ -27,6 +27,7 @@ from schemas.files import fsync
 from schemas.policies import BASE, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
 from schemas.taste_model import TASTES
+from trainer.data import demonstrations
 from trainer.data.round_inputs import RoundInputs
 from trainer.model import device
 from trainer.model.adapter import save_adapter
@@ -154,9 +155,9 @@ def register(
     row: RoundRow,
     record: RoundRecord,
 ) -> None:
-    """Registers a policy in one transaction: its row, the first policy of its votes, the round's outcome and
-    record, and the notification. One that rebuilds another goes live only when it is asked for. Raises
-    LeadershipLost when another trainer has closed the round."""
+    """Registers a policy in one transaction: its row, the first policy of its votes, that it learned its
+    demonstrations, the round's outcome and record, and the notification. One that rebuilds another goes live
+    only when it is asked for. Raises LeadershipLost when another trainer has closed the round."""
     with pool.connection() as connection, connection.transaction():
         closed = connection.execute(
             "update rounds set outcome = 'published', policy = %s, record = %s, ended_at = now()"
@@ -174,6 +175,8 @@ def register(
             "update training_examples set first_policy = %s where event_id = any(%s)",
             [manifest.id, list({row["event_id"] for row in untrained} & set(event_ids))],
         )
+        inputs = RoundInputs.read(settings.policies_dir / settings.project / manifest.id / INPUTS)
+        demonstrations.note_policy(connection, inputs.demonstrations if inputs else [], manifest.id)
         connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
 
 

@@ -48,6 +48,7 @@ class RoundRecord:
     the training and held-out votes that no policy had trained on.
     `votes_truncated` counts the votes whose replies were read with the end of their prompt only, since the
     whole is too long, `prompts_too_long` the turns that were left out of training for that.
+    `demonstrations` counts those that the round had to begin with, and `supervised` tells what became of it.
     `knowledge` counts the knowledge questions, and says so if they are too few.
     `hyperparameters` are the derived ones, each with its value and where it comes from.
     `cautions` has the levels of the constraints that blocked candidates before it, `blocked` some replies of
@@ -70,12 +71,14 @@ class RoundRecord:
     held_out: int | None = None
     held_out_unseen: int | None = None
     prompts: int | None = None
+    demonstrations: int | None = None
     prompts_too_long: int | None = None
     knowledge: dict[str, Any] | None = None
     hyperparameters: dict[str, Any] | None = None
     cautions: dict[str, int] | None = None
     regression_test: dict[str, Any] | None = None
     reward_model: dict[str, Any] | None = None
+    supervised: dict[str, Any] | None = None
     optimization: dict[str, Any] | None = None
     criteria: dict[str, Any] | None = None
     criteria_ignored: dict[str, Any] | None = None

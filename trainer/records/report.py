@@ -33,6 +33,8 @@ def page(whole: Mapping[str, Any]) -> str:
     facts = {name: value for name, value in whole.items() if not isinstance(value, dict | list)}
     parts += ["<h2>Inputs</h2>", _pairs(facts)]
     steps = (whole.get("optimization") or whole.get("improvement") or {}).get("steps", [])
+    if supervised := whole.get("supervised"):
+        parts += ["<h2>Supervised learning</h2>", _pairs(supervised)]
     if steps:
         parts += ["<h2>Optimizer steps</h2>", _curves(steps)]
     if gate := whole.get("gate"):

@@ -1,7 +1,7 @@
 """A Batch holds the scored samples of an optimizer step; StepStats and OptimizeResult are its statistics."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -69,8 +69,8 @@ class StepStats:
 @dataclass(frozen=True, slots=True)
 class OptimizeResult:
     """The accepted steps, all steps' samples, why steps were taken back, how often the guard halved the way,
-    whether the adapter moved, the learning rate that the trust region found, each step's KL to the policy
-    before it (nats per reply), and the results of the guard's knowledge checks."""
+    whether the adapter moved, the learning rate that the trust region found, and each step's KL to the policy
+    before it (nats per reply)."""
 
     steps: list[StepStats]
     rollouts: list[list[Rollout]]
@@ -79,7 +79,6 @@ class OptimizeResult:
     moved: bool
     learning_rate: float
     step_kl: list[float]
-    checks: list[str | bool | None] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         steps = [asdict(step) for step in self.steps]

@@ -46,6 +46,24 @@ class KnowledgeCheck(Protocol):
         ...
 
 
+class CheckRecorder:
+    """Keeps the results of knowledge checks, in the order in which they are asked, for `RecordedChecks`."""
+
+    def __init__(self, knowledge: KnowledgeCheck) -> None:
+        self._knowledge = knowledge
+        self.results: list[str | bool | None] = []
+
+    def guard_failure(self, generator: torch.Generator) -> str | None:
+        failure = self._knowledge.guard_failure(generator)
+        self.results.append(failure)
+        return failure
+
+    def passes(self, generator: torch.Generator) -> bool:
+        passes = self._knowledge.passes(generator)
+        self.results.append(passes)
+        return passes
+
+
 class RecordedChecks:
     """The knowledge checks of a round that is reproduced: their results in the order in which they were
     asked. They raise Diverged where the round asks more of them than before."""
@@ -90,8 +108,6 @@ class Guard:
         self.accepted: list[StepStats] = []
         self.stopped: str | None = None
         self.halvings = 0
-        self.checks: list[str | bool | None] = []
-        """The results of the knowledge checks so far."""
         self._knowledge = knowledge
         self._generator = generator or torch.Generator()
         self._start = self._within_limits = self._knowing = backbone.snapshot()
@@ -123,37 +139,57 @@ class Guard:
         self._latest.clear()
 
     def keeps(self, step: int) -> bool:
-        """Checks the adapter after optimizer step number `step`; False ends the round. Raises
-        FloatingPointError when its weights are not finite."""
+        """Checks the adapter after optimizer step number `step`; False ends the round. Raises as
+        `check_finite`."""
+        self.check_finite(step)
+        if (step + 1) % CHECK_INTERVAL == 0 and not self.knows():
+            return False
+        self._latest.append(self.backbone.snapshot())
+        return True
+
+    def check_finite(self, step: int) -> None:
+        """Raises FloatingPointError when step number `step` made the adapter's weights not finite."""
         if not all(bool(weight.isfinite().all()) for weight in self.backbone.trainable()):
             self.step_back()
             raise FloatingPointError(f"step {step} made the adapter's weights not finite")
-        if (step + 1) % CHECK_INTERVAL == 0:
-            failure = self._knowledge.guard_failure(self._generator) if self._knowledge else None
-            self.checks.append(failure)
-            if failure is not None:
-                self.stopped = failure
-                self.backbone.restore(self._knowing)
-                self._latest.clear()
-                return False
-            self._knowing = self.backbone.snapshot()
-        self._latest.append(self.backbone.snapshot())
+
+    def knows(self) -> bool:
+        """Asks knowledge questions; if knowledge was lost, it restores the last adapter that had it."""
+        failure = self._knowledge.guard_failure(self._generator) if self._knowledge else None
+        if failure is not None:
+            self.stopped = failure
+            self.backbone.restore(self._knowing)
+            self._latest.clear()
+            return False
+        self._knowing = self.backbone.snapshot()
         return True
 
     def finish(self) -> bool:
         """Averages the last adapters and backtracks; returns whether the adapter differs from the start."""
         if self._latest:
             self.backbone.restore([torch.stack(each).mean(0) for each in zip(*self._latest, strict=True)])
-            while self.halvings < MAX_HALVINGS and not self._knows_enough():
-                current = self.backbone.snapshot()
-                self.backbone.restore([(a + b) / 2 for a, b in zip(self._start, current, strict=True)])
-                self.halvings += 1
+            self.backtrack()
+        return self.moved
+
+    def backtrack(self) -> None:
+        """Halves the distance from the start while the adapter fails the knowledge check."""
+        while self.halvings < MAX_HALVINGS and not self.knows_enough():
+            current = self.backbone.snapshot()
+            self.backbone.restore([(a + b) / 2 for a, b in zip(self._start, current, strict=True)])
+            self.halvings += 1
+
+    @property
+    def moved(self) -> bool:
+        """Whether the adapter differs from the start."""
         return not all(map(torch.equal, self._start, self.backbone.snapshot()))
 
-    def _knows_enough(self) -> bool:
-        passes = self._knowledge is None or self._knowledge.passes(self._generator)
-        self.checks.append(passes)
-        return passes
+    def restart(self) -> None:
+        """Restores the adapter of the start."""
+        self.backbone.restore(self._start)
+
+    def knows_enough(self) -> bool:
+        """Whether the gate would accept the adapter's knowledge."""
+        return self._knowledge is None or self._knowledge.passes(self._generator)
 
     def _violation(self, stats: StepStats) -> str | None:
         """Returns the limit that a step is beyond, and further than the nearest accepted step."""

@@ -68,3 +68,20 @@ def weighted_nll(logprobs_BT: Tensor, mask_BT: Tensor, weights_B: Tensor) -> Ten
     """Returns the SFT loss: −Σ weight·log π over the tokens of demonstrations, divided by their number. A
     lower weight does not raise the other demonstrations' share."""
     return -(weights_B.unsqueeze(1) * logprobs_BT * mask_BT).sum() / mask_BT.sum()
+
+
+def self_distillation(logprobs_BT: Tensor, teacher_BT: Tensor, mask_BT: Tensor, weights_B: Tensor) -> Tensor:
+    """Returns the on-policy distillation loss (Agarwal et al. 2024) of samples of the policy, which another
+    prompt makes its own teacher (Shenfeld et al. 2026). Its gradient is that of the reverse KL(π‖teacher) of
+    each token, estimated on the token that was sampled: Σ weight·(log π − log π_teacher)·∇log π, divided by
+    the number of tokens. The teacher has no gradient."""
+    surprise_BT = (logprobs_BT - teacher_BT).detach().clamp(-MAX_SURPRISE, MAX_SURPRISE)
+    return (weights_B.unsqueeze(1) * surprise_BT * logprobs_BT * mask_BT).sum() / mask_BT.sum()
+
+
+def edit_preference(edit_E: Tensor, samples_EK: Tensor, beta: float) -> Tensor:
+    """Returns the (E,) mean losses of pairs of an edit and each of the policy's own samples to its prompt,
+    given as log π − log π_base of whole replies. The implicit reward β·log π/π_base is to tell what a person
+    wrote from what the policy writes now: inverse reinforcement learning by self-play (SPIN: Chen et al.
+    2024)."""
+    return dpo(edit_E.unsqueeze(1), samples_EK, beta).mean(1)

@@ -11,14 +11,18 @@ Samples = tuple[list[list[int]], list[Rollout]]
 
 
 def step_sampler(
-    prompts: Sequence[list[int]], count: int, sampler: Sampler, generator: torch.Generator
-) -> Callable[[], Samples]:
-    """Draws `count` of the prompts (newest first) with weight 1/√rank, and samples replies to them."""
+    prompts: Sequence[list[int]], count: int, sampler: Sampler, generator: torch.Generator,
+    draw_first: Callable[[], list[list[int]]] = list,
+) -> Callable[[], Samples]:  # fmt: skip
+    """Draws `count` prompts and samples replies to them: those that `draw_first` returns come first, and the
+    rest are drawn of `prompts` (newest first) with weight 1/√rank."""
 
     def sample() -> Samples:
-        weights = torch.arange(1, len(prompts) + 1).rsqrt()
-        picks = torch.multinomial(weights, count, replacement=len(prompts) < count, generator=generator)
-        drawn = [prompts[index] for index in picks.tolist()]
+        drawn = draw_first()
+        weights, left = torch.arange(1, len(prompts) + 1).rsqrt(), count - len(drawn)
+        if left:
+            picks = torch.multinomial(weights, left, replacement=len(prompts) < left, generator=generator)
+            drawn += [prompts[index] for index in picks.tolist()]
         rollouts = sampler(drawn)
         return [drawn[rollout.prompt] for rollout in rollouts], rollouts
 

@@ -53,15 +53,33 @@ class WithSFT:
     def backward(self, backbone: Backbone, batch: Batch) -> None:
         self._objective.backward(backbone, batch)
         drawn = [self._sft.demonstrations[index] for index in self._draw()]
-        prompts, replies = [each.prompt_ids for each in drawn], [each.token_ids for each in drawn]
-        tokens = sum(map(len, replies))
-        for rows in micro_batches(backbone, prompts, replies):
-            padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
-            weights_B = torch.tensor([drawn[row].weight for row in rows], device=backbone.device)
-            logprobs_BR = backbone.logprobs_BR(padded, self._sft.temperature)
-            loss = losses.weighted_nll(logprobs_BR, padded.reply_mask_BR, weights_B)
-            share = padded.reply_mask_BR.sum() / tokens
-            (self._sft.coef * share * loss).backward()  # type: ignore[no-untyped-call]
+        sft_backward(backbone, drawn, self._sft.coef, self._sft.temperature)
+
+
+def sft_backward(backbone: Backbone, drawn: Sequence[Demonstration], coef: float, temperature: float) -> None:
+    """Adds the gradient of `coef` times the weighted negative log-likelihood of demonstrations, nats per
+    token of theirs. Tokens of prompts have none."""
+    prompts, replies = [each.prompt_ids for each in drawn], [each.token_ids for each in drawn]
+    tokens = sum(map(len, replies))
+    for rows in micro_batches(backbone, prompts, replies):
+        padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+        weights_B = torch.tensor([drawn[row].weight for row in rows], device=backbone.device)
+        logprobs_BR = backbone.logprobs_BR(padded, temperature)
+        loss = losses.weighted_nll(logprobs_BR, padded.reply_mask_BR, weights_B)
+        share = padded.reply_mask_BR.sum() / tokens
+        (coef * share * loss).backward()  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def nll(backbone: Backbone, demonstrations: Sequence[Demonstration], temperature: float) -> float:
+    """Returns the negative log-likelihood of demonstrations under the current adapter, nats per token."""
+    prompts = [each.prompt_ids for each in demonstrations]
+    replies = [each.token_ids for each in demonstrations]
+    total = 0.0
+    for rows in micro_batches(backbone, prompts, replies):
+        padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+        total -= float(backbone.logprobs_BR(padded, temperature).sum())
+    return total / sum(map(len, replies))
 
 
 def weighted_voted_replies(

@@ -1,5 +1,5 @@
-"""This module builds a round's objective: the algorithm's loss, with SFT on base samples and people's
-edits."""
+"""This module builds a round's objective: the algorithm's loss, with SFT on base samples, and what people's
+edits and comments teach beside it."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,6 @@ from trainer.rl.replay import ReplayBuffer, WithReplay
 from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sft import Demonstration, SFTLoss, WithSFT
 
-EDITS_PER_STEP = 8
-"""Batch size of SFT on edits."""
-
 BASE_SAMPLES_SHARE = 0.25
 """Batch size of SFT on base samples, relative to the step's samples."""
 
@@ -24,14 +21,10 @@ def training_objective(
     data: RoundData, cache: FeatureCache, model: RewardModel, reward: ShapedReward,
     base: Sequence[Rollout], demonstrations: Sequence[Demonstration],
 ) -> Objective:  # fmt: skip
-    """Returns the objective. A vote's weight is its age weight times its rater's reliability by `model`;
-    `base` are the base's samples to the first of the prompts, `demonstrations` the same weighted
-    (`sft.weighted_base_samples`)."""
+    """Returns the objective, without what edits teach (`edit_objective`). `base` are the base's samples to
+    the first of the prompts, `demonstrations` the same weighted (`sft.weighted_base_samples`)."""
     rl, on_policy = data.rl, policy_objective(data.rl)
-    votes, _ = data.votes()
-    reliabilities = model.reliability_U[votes.rater_of_vote].clamp(0, 1).tolist()
-    weights = [age * reliability for age, reliability in zip(votes.weights, reliabilities, strict=True)]
-    weighted = list(zip(data.training, weights, strict=True))
+    weighted = weighted_votes(data, model)
     if on_policy is None:
         objective = _preference_objective(data, cache, weighted)
     else:
@@ -43,16 +36,15 @@ def training_objective(
             size = max(1, round(BASE_SAMPLES_SHARE * rl.prompts_per_step * rl.samples_per_prompt))
             sft = SFTLoss(demonstrations, rl.base_sft_coef, size, generator, rl.temperature)
             objective = WithSFT(objective, sft)
-    edits = [
-        Demonstration(reply.prompt_ids, reply.token_ids, weight)
-        for example, weight in weighted
-        if example.type == "edit"
-        for reply in [data.corpus.replies[example.reply_keys[0]]]
-    ]
-    if rl.edit_sft_coef and edits:
-        sft = SFTLoss(edits, rl.edit_sft_coef, EDITS_PER_STEP, data.generator("imitation"), rl.temperature)
-        objective = WithSFT(objective, sft)
     return objective
+
+
+def weighted_votes(data: RoundData, model: RewardModel) -> list[tuple[Example, float]]:
+    """Returns the training votes, each with its age weight times its rater's reliability by `model`."""
+    votes, _ = data.votes()
+    reliabilities = model.reliability_U[votes.rater_of_vote].clamp(0, 1).tolist()
+    weights = [age * reliability for age, reliability in zip(votes.weights, reliabilities, strict=True)]
+    return list(zip(data.training, weights, strict=True))
 
 
 def _preference_objective(

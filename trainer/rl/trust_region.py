@@ -6,6 +6,8 @@ and the learning rate follows the measured KL, which grows with its square. The 
 rate that this one found.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,6 @@ from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
 from trainer.reward.scoring import micro_batches
-from trainer.rl.batch import Batch
 
 MEASURED_TOKENS, MIN_REPLIES, MAX_REPLIES = 1024, 4, 16
 """Tokens of a step's replies on which the KL is measured, in so many replies at least and at most."""
@@ -31,25 +32,24 @@ GROWTH, SHRINKAGE = 1.25, 0.25
 
 class TrustRegion:
     """The trust region of one round: the peak learning rate as found so far, and the KL of each step before
-    it was shortened, nats per reply."""
+    it was shortened, nats per reply. A step learns from `samples` replies."""
 
-    def __init__(self, backbone: Backbone, rl: Hyperparameters) -> None:
+    def __init__(self, backbone: Backbone, rl: Hyperparameters, samples: int) -> None:
         self.learning_rate = rl.learning_rate
         self.step_kl: list[float] = []
         self._backbone = backbone
         self._rl = rl
-        samples = 2 * rl.prompts_per_step * rl.samples_per_prompt  # half of them are replayed
         self._limit = rl.step_kl * min(1.0, samples / EVIDENCE)
         self._start: list[Tensor] = []
         self._batches: list[PaddedBatch] = []
         self._before: list[Tensor] = []
 
-    def begin(self, batch: Batch) -> None:
-        """Remembers the policy before a step on `batch`."""
-        mean_length = sum(map(len, batch.replies)) / len(batch.replies)
+    def begin(self, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> None:
+        """Remembers the policy before a step, by replies of its own, each with its prompt."""
+        mean_length = sum(map(len, replies)) / len(replies)
         measured = min(MAX_REPLIES, max(MIN_REPLIES, round(MEASURED_TOKENS / mean_length)))
-        chosen = range(0, len(batch.replies), -(-len(batch.replies) // measured))
-        prompts, replies = [batch.prompts[row] for row in chosen], [batch.replies[row] for row in chosen]
+        chosen = range(0, len(replies), -(-len(replies) // measured))
+        prompts, replies = [prompts[row] for row in chosen], [replies[row] for row in chosen]
         self._batches = [
             self._backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             for rows in micro_batches(self._backbone, prompts, replies)

@@ -1,0 +1,154 @@
+"""Supervised learning on demonstrations is a round's first stage: SFT with early stopping, before RL.
+
+A step is one batch of demonstrations, of whose completions alone the negative log-likelihood is minimised
+(Ouyang et al. 2022), within the trust region that RL has. Twice an epoch the guard looks at samples of the
+policy and asks knowledge questions, and the loss on held-out demonstrations is measured. The stage ends when
+that loss has not fallen twice in a row, when the guard gives up, or after MAX_EPOCHS, and keeps the adapter
+with the lowest.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import torch
+from torch import Tensor
+
+from trainer.data.hyperparameters import Hyperparameters
+from trainer.model.backbone import Backbone
+from trainer.model.progress import Report, report_nothing
+from trainer.model.rollouts import Rollout
+from trainer.rl.guard import CHECK_INTERVAL, MAX_HALVINGS, Guard
+from trainer.rl.objectives import EpochSampler
+from trainer.rl.optimizer_step import Optimizer
+from trainer.rl.reward_shaping import ShapedReward
+from trainer.rl.sampling import Samples
+from trainer.rl.schedule import lr_factor
+from trainer.rl.scored_samples import ScoredSamples
+from trainer.rl.sft import Demonstration, nll, sft_backward
+
+MAX_EPOCHS = 3
+"""Most passes through the demonstrations: beyond, SFT repeats them by heart."""
+
+BATCH_SIZE = 16
+"""Demonstrations of a step."""
+
+CHECKS_PER_EPOCH = 2
+
+PATIENCE = 2
+"""Checks in a row without a lower loss that end the stage."""
+
+KL_SHARE = 0.5
+"""Part of the KL budget that the stage may spend, so that RL has the rest."""
+
+log = structlog.get_logger("trainer")
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedResult:
+    """What became of the stage: the loss on held-out demonstrations at each check (nats per token), how many
+    steps were taken and how many of them are kept, why it ended before its time, whether the adapter moved,
+    the KL to the base at the last check (nats per reply), and the samples of the checks."""
+
+    demonstrations: int
+    held_out: int
+    held_out_loss: list[float]
+    steps: int
+    kept_steps: int
+    stopped: str | None
+    halvings: int
+    moved: bool
+    kl_per_reply: float
+    step_kl: list[float]
+    rollouts: list[list[Rollout]] = field(repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        names = [name for name in self.__dataclass_fields__ if name != "rollouts"]
+        return {name: getattr(self, name) for name in names}
+
+
+class SupervisedStage:
+    """The stage of one round. `sample` draws from the current policy, for the guard."""
+
+    def __init__(
+        self, backbone: Backbone, rl: Hyperparameters, guard: Guard, sample: Callable[[], Samples],
+        reward: ShapedReward, report: Report = report_nothing,
+    ) -> None:  # fmt: skip
+        self._backbone = backbone
+        self._rl = rl
+        self._guard = guard
+        self._sample = sample
+        self._reward = reward
+        self._report = report
+        self._losses: list[float] = []
+        self._rollouts: list[list[Rollout]] = []
+        self._best: tuple[float, int, list[Tensor]] | None = None
+        self._worse = 0
+
+    def run(
+        self, training: Sequence[Demonstration], held_out: Sequence[Demonstration], generator: torch.Generator
+    ) -> SupervisedResult:
+        """Trains the backbone's adapter; neither part may be empty. Raises FloatingPointError as
+        `Guard.check_finite`."""
+        per_epoch = -(-len(training) // BATCH_SIZE)
+        interval = max(CHECK_INTERVAL, -(-per_epoch // CHECKS_PER_EPOCH))
+        total = MAX_EPOCHS * per_epoch
+        rl = self._rl.model_copy(update={"steps_per_round": total})
+        optimizer = Optimizer(self._backbone, rl, BATCH_SIZE)
+        draw = EpochSampler(len(training), min(BATCH_SIZE, len(training)), generator)
+        step, stopped = 0, None
+        while True:
+            self._report("supervised", step, total)
+            samples = self._draw()
+            if self._guard.accepts(samples.stats):
+                stopped = self._check(held_out, step)
+            else:
+                optimizer.slow_down()
+                samples = self._draw()  # of the adapter that the guard restored
+                self._guard.accepts(samples.stats)
+                stopped = self._guard.stopped if self._guard.gives_up else None
+            if stopped is not None or step == total:
+                break
+            for _ in range(min(interval, total - step)):
+                sft_backward(self._backbone, [training[each] for each in draw()], 1.0, rl.temperature)
+                optimizer.step(samples.prompts, samples.replies, lr_factor(step, rl))
+                self._guard.check_finite(step)
+                step += 1
+        return self._finish(len(training), len(held_out), step, stopped, optimizer)
+
+    def _draw(self) -> ScoredSamples:
+        samples = ScoredSamples.draw(self._backbone, self._sample, self._reward, self._rl)
+        self._rollouts.append(samples.rollouts)
+        return samples
+
+    def _check(self, held_out: Sequence[Demonstration], step: int) -> str | None:
+        """Checks the adapter after so many steps; returns why the stage ends, or None."""
+        if step and not self._guard.knows():
+            return self._guard.stopped
+        loss = nll(self._backbone, held_out, self._rl.temperature)
+        self._losses.append(round(loss, 4))
+        if self._backbone.group.is_main:
+            log.info("supervised", step=step, held_out_loss=round(loss, 4))
+        if self._best is None or loss < self._best[0]:
+            self._best, self._worse = (loss, step, self._backbone.snapshot()), 0
+            return None
+        self._worse += 1
+        return "the loss on held-out demonstrations no longer falls" if self._worse == PATIENCE else None
+
+    def _finish(
+        self, trained: int, held_out: int, steps: int, stopped: str | None, optimizer: Optimizer
+    ) -> SupervisedResult:
+        guard, kept = self._guard, 0
+        if self._best is not None:
+            _, kept, adapter = self._best
+            self._backbone.restore(adapter)
+        if kept:
+            guard.backtrack()
+            if guard.halvings == MAX_HALVINGS and not guard.knows_enough():
+                guard.restart()
+                stopped = "the demonstrations cost more knowledge than the gate allows"
+        return SupervisedResult(
+            trained, held_out, self._losses, steps, kept, stopped, guard.halvings, guard.moved,
+            guard.accepted[-1].kl_per_reply, optimizer.trust_region.step_kl, self._rollouts,
+        )  # fmt: skip
