@@ -510,6 +510,23 @@ class ExportSettings(BaseModel):
     parquet: bool = Field(False, description="write Parquet instead of JSON Lines")
 
 
+class SigningSettings(BaseModel):
+    """The signature of each policy. `hearken up` makes a pair of keys by itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key_file: Path | None = Field(
+        None,
+        description="file of the Ed25519 key that signs policies, PEM; none: `signing/key.pem` in data_dir,"
+        " if it is there",
+    )
+    trusted_file: Path | None = Field(
+        None,
+        description="file of the public keys whose policies may serve, PEM, one after another; none:"
+        " `signing/trusted.pem` in data_dir, and without that signatures are not checked",
+    )
+
+
 class Settings(BaseSettings):
     """The whole configuration of one installation."""
 
@@ -543,6 +560,7 @@ class Settings(BaseSettings):
     vllm: VllmSettings = VllmSettings()
     judge: JudgeSettings = JudgeSettings()
     export: ExportSettings = ExportSettings()
+    signing: SigningSettings = SigningSettings()
     trainer: TrainerSettings = TrainerSettings()
     tracking: TrackingSettings = TrackingSettings()
 
@@ -553,6 +571,21 @@ class Settings(BaseSettings):
     @property
     def rounds_dir(self) -> Path:
         return self.data_dir / "rounds"
+
+    @property
+    def signing_dir(self) -> Path:
+        """The folder of the keys that `hearken up` makes."""
+        return self.data_dir / "signing"
+
+    @property
+    def signing_key_path(self) -> Path | None:
+        own = self.signing_dir / "key.pem"
+        return self.signing.key_file or (own if own.is_file() else None)
+
+    @property
+    def trusted_keys_path(self) -> Path | None:
+        own = self.signing_dir / "trusted.pem"
+        return self.signing.trusted_file or (own if own.is_file() else None)
 
     @classmethod
     def settings_customise_sources(

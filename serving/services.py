@@ -117,7 +117,7 @@ async def open_services(
             settings.engine.max_adapters,
             settings.vllm.key.get_secret_value() if settings.vllm.key else None,
         )
-        tastes = Tastes(pool, fleet, router, _scorer(settings))
+        tastes = Tastes(settings, pool, fleet, router, _scorer(settings))
         hub = Hub(pool, store)
         feed = Feed(pool, limiter)
         swap = Swap(settings, pool, fleet, router, metrics, hub.announce)

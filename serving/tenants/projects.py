@@ -38,8 +38,9 @@ select id, system_prompt, sampling, promotion, public_cards, paused, created_at 
 
 # The base is the same for all, so a new project is answered by the files of the installation's own.
 _ADD_BASE: LiteralString = """
-insert into policies (project, id, parent, base_digest, directory, digest, manifest, state, live_at)
-select %(project)s, id, parent, base_digest, directory, digest, manifest, 'live', now()
+insert into policies
+    (project, id, parent, base_digest, directory, digest, signature, manifest, state, live_at)
+select %(project)s, id, parent, base_digest, directory, digest, signature, manifest, 'live', now()
 from policies where project = %(own)s and id = %(base)s
 """
 
