@@ -12,7 +12,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from schemas.projects import Promotion
+from schemas.projects import PersonalData, Promotion
 from schemas.renamed_fields import RenamedFields
 from schemas.settings_readers import Environment, TomlFile
 
@@ -510,6 +510,23 @@ class ExportSettings(BaseModel):
     parquet: bool = Field(False, description="write Parquet instead of JSON Lines")
 
 
+class RedactionSettings(BaseModel):
+    """Redaction: personal data is replaced before anything is stored. It needs the extra `redaction`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kinds: list[PersonalData] = Field(
+        default_factory=list,
+        description="what is replaced, in projects that set nothing themselves: email, phone, iban, card, ip,"
+        " national_id; empty: nothing",
+    )
+    regions: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field(
+        ["US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "BR", "IN"],
+        max_length=30,
+        description="countries (ISO 3166) whose phone numbers are found without a country code",
+    )
+
+
 class SigningSettings(BaseModel):
     """The signature of each policy. `hearken up` makes a pair of keys by itself."""
 
@@ -560,6 +577,7 @@ class Settings(BaseSettings):
     vllm: VllmSettings = VllmSettings()
     judge: JudgeSettings = JudgeSettings()
     export: ExportSettings = ExportSettings()
+    redaction: RedactionSettings = RedactionSettings()
     signing: SigningSettings = SigningSettings()
     trainer: TrainerSettings = TrainerSettings()
     tracking: TrackingSettings = TrackingSettings()

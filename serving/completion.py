@@ -245,6 +245,7 @@ class Completion:
             metadata=self.metadata,
             request=self.recorded_request(),
         )
+        turn = await self._services.redaction.turn(turn)
         await self._services.spool.write(
             partial(self._services.store.record_turn, turn), lambda: {"kind": "turn", **asdict(turn)}
         )
