@@ -577,6 +577,11 @@ class Settings(BaseSettings):
     vllm: VllmSettings = VllmSettings()
     judge: JudgeSettings = JudgeSettings()
     export: ExportSettings = ExportSettings()
+    policy_store: str | None = Field(
+        None,
+        description="object store of the policies beside data_dir's folder, which then is a cache, as in"
+        " s3://bucket/prefix (needs the extra `s3`); none: the folder is shared",
+    )
     redaction: RedactionSettings = RedactionSettings()
     signing: SigningSettings = SigningSettings()
     trainer: TrainerSettings = TrainerSettings()

@@ -3,12 +3,15 @@
 Files that did not change since (their inodes say so) are not read again, unless a key was replaced.
 """
 
+import asyncio
 from collections import OrderedDict
 from pathlib import Path
 
 from psycopg.rows import DictRow
 
+from feedback import policy_store
 from schemas import signatures
+from schemas.database import AsyncPool
 from schemas.errors import PolicyRejected
 from schemas.policies import CONFIG, WEIGHTS, Manifest, base_digest
 from schemas.settings import Settings
@@ -47,10 +50,12 @@ class PolicyFiles:
 
     def verify(self, policy: RegisteredPolicy) -> tuple[Manifest, Stamp]:
         """Returns the manifest of a policy that may serve, and the stamp of the files that were read. Raises
-        PolicyRejected, and StartError where the trusted keys cannot be read."""
+        PolicyRejected, Conflict while a store of policies does not answer, and StartError where the trusted
+        keys cannot be read."""
         if self._base is None:
             self._base = base_digest(Path(self._settings.model))
         trusted = signatures.trusted_keys(self._settings)
+        policy_store.fetch(self._settings, policy)
         try:
             before = stamp(policy.directory)
         except OSError:
@@ -84,3 +89,19 @@ class PolicyFiles:
             raise PolicyRejected(
                 f"{policy.id}: its files changed while it was loaded", policy=policy.id, reason="digest"
             )
+
+
+async def forget_deleted(settings: Settings, pool: AsyncPool) -> None:
+    """Deletes this machine's copies of policies that the trainer has deleted from the store of policies."""
+    copies = await asyncio.to_thread(policy_store.cached, settings)
+    if not copies:
+        return
+    projects, policies = zip(*copies, strict=True)
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "select project, id from policies where files_deleted_at is not null"
+            " and (project, id) in (select * from unnest(%s::text[], %s::text[]))",
+            [list(projects), list(policies)],
+        )
+        gone = [(row["project"], row["id"]) for row in await cursor.fetchall()]
+    await asyncio.to_thread(policy_store.forget, settings, gone)

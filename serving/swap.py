@@ -27,7 +27,7 @@ from schemas.verification import RegisteredPolicy
 from serving import lineage, rollout, rollout_controller, shared_checks
 from serving.fleet import Fleet
 from serving.metrics import Metrics
-from serving.policy_files import PolicyFiles, registered
+from serving.policy_files import PolicyFiles, forget_deleted, registered
 from serving.router import Route, Router, fetch_route, fetch_routes
 from serving.second_look import INTERVAL as SECOND_LOOK
 from serving.second_look import SecondLook
@@ -213,6 +213,7 @@ class Swap:
             await asyncio.sleep(SECOND_LOOK)
             if await self.second_look.look():
                 self._wake.set()
+            await forget_deleted(self._settings, self._pool)
 
     async def _listen(self) -> None:
         connection = await psycopg.AsyncConnection.connect(conninfo(self._url), autocommit=True)

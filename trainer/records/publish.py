@@ -20,6 +20,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 from safetensors.torch import save_file
 
+from feedback import policy_store
 from schemas import signatures
 from schemas.database import Pool
 from schemas.errors import HearkenError, StartError
@@ -92,6 +93,7 @@ def write(
     shutil.rmtree(target, ignore_errors=True)  # of a publication that was killed before its transaction
     draft.rename(target)
     fsync(folder)
+    policy_store.upload(settings, manifest, target, file_digest(target / MANIFEST))
     return manifest
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from feedback import policy_store
 from schemas import signatures
 from schemas.database import Pool
 from schemas.errors import HearkenError, NotFound
@@ -23,7 +24,8 @@ def read_published(
 ) -> tuple[Manifest, Path]:
     """Returns the manifest and the directory of a policy. `base` is the digest of the base in
     `settings.model`, if it is known. Raises NotFound, PolicyRejected when the directory is not what was
-    published and signed, and NotReproducible when it was pruned."""
+    published and signed, NotReproducible when it was pruned, and Conflict while a store of policies does not
+    answer."""
     with pool.connection() as connection:
         row = connection.execute(
             "select directory, digest, signature,"
@@ -37,6 +39,7 @@ def read_published(
         raise NotReproducible(f"{policy} was pruned on {row['pruned_at']:%Y-%m-%d}: its files are deleted.")
     directory = Path(row["directory"])
     found = RegisteredPolicy(settings.project, policy, directory, row["digest"], row["signature"])
+    policy_store.fetch(settings, found)
     base = base or base_digest(Path(settings.model))
     return verify(found, base, signatures.trusted_keys(settings)), directory
 
