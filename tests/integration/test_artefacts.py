@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from serving.metrics import Metrics
 from serving.policy_files import forget_deleted
 from serving.router import Router
 from serving.swap import Swap
+from tests.installation import Installation
 from trainer.records.published import read_published
 
 POLICY, OTHER = "p1-abcdef", "p2-123456"
@@ -587,3 +589,45 @@ def test_a_first_start_that_was_killed_is_begun_again(
             ensure_signing_keys(settings)
     ensure_signing_keys(settings)
     read_published(settings, pool, POLICY)
+
+
+def test_the_command_signs_what_a_trusted_key_signed_and_with_unsigned_the_rest(
+    installation: tuple[Settings, Published], pool: Pool, tiny_base: Path, tmp_path: Path
+) -> None:
+    settings, policy = installation
+    policy.write(key=None, base_digest=base_digest(tiny_base))
+    with pool.connection() as connection:
+        connection.execute("update policies set digest = %s", [policy.row["digest"]])
+    key = tmp_path / "key.pem"
+    key.write_bytes(signatures.private_pem(KEY))
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(signatures.public_pem(KEY.public_key()) + signatures.public_pem(NEW_KEY.public_key()))
+
+    def sign(*words: str, code: int = 0) -> dict[str, Any]:
+        done = subprocess.run(
+            Installation.hearken("sign", "--json", *words),
+            env={
+                "HEARKEN_DATABASE_URL": settings.database_url or "",
+                "HEARKEN_DATA_DIR": str(settings.data_dir),
+                "HEARKEN_MODEL": str(tiny_base),
+                "HEARKEN_SIGNING__KEY_FILE": str(key),
+                "HEARKEN_SIGNING__TRUSTED_FILE": str(trusted),
+            },
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    name = f"default/{POLICY}"
+    assert name in sign(code=1)["refused"]
+    assert sign("--unsigned")["signed"] == [name]
+    assert sign() == {"signed": [], "kept": 1, "refused": {}}
+    key.write_bytes(signatures.private_pem(NEW_KEY))
+    assert sign()["signed"] == [name]
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select actor, action from audit_log where target = %s", [POLICY]
+        ).fetchall()
+    assert [row["action"] for row in rows] == ["policy.changed"] * 2
+    assert all(row["actor"].startswith("command:") for row in rows)
