@@ -83,10 +83,12 @@ def serve(
 ) -> None:
     """Run one chat API process, or several of them behind a load balancer."""
     from deploy.local.prepare import create_keys, describe_keys, prepared
+    from schemas.signatures import trusted_keys
     from serving.app import serve as run
     from trainer.records.metrics import training_metrics
 
     with prepared(_with_own_database("Serving")) as settings:
+        trusted_keys(settings)  # a file that cannot be read stops the start
         for line in describe_keys(create_keys(settings)):
             print(line, flush=True)
         figures = [training_metrics(settings.database_url or "", settings.project)]
@@ -117,7 +119,7 @@ def train(
         raise typer.Exit(show(load(), prompt_tokens, as_json))
     from deploy.local.base_model import base_directory
     from deploy.local.prepare import prepared
-    from schemas import database_metrics, logs
+    from schemas import database_metrics, logs, signatures
     from trainer.learner import Learner
     from trainer.model.distributed import ProcessGroup
     from trainer.projects import run
@@ -133,6 +135,8 @@ def train(
         # It is safe to kill the trainer anywhere, so it exits at once.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(once)))
         with prepared(settings) as settings:
+            for read in (signatures.signing_key, signatures.trusted_keys):
+                read(settings)  # a file that cannot be read stops the start
             if metrics_port is not None:
                 metrics = training_metrics(settings.database_url or "", settings.project)
                 database_metrics.serve_metrics(settings.host, metrics_port, metrics)

@@ -64,7 +64,7 @@ def with_database(
 
     async def run(url: str) -> T:
         async with await AsyncConnection.connect(conninfo(url), row_factory=dict_row) as connection:
-            await connection.execute("select set_config('hearken.actor', %s, false)", [_actor()])
+            await connection.execute("select set_config('hearken.actor', %s, false)", [actor()])
             await connection.commit()
             return await work(connection, settings)
 
@@ -72,7 +72,7 @@ def with_database(
         return asyncio.run(run(url))
 
 
-def _actor() -> str:
+def actor() -> str:
     """Returns how the audit log names who runs this command."""
     name = str(os.getuid())
     with suppress(OSError, KeyError):  # a container's user may have no name

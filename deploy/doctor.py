@@ -13,6 +13,7 @@ from rich.table import Table
 
 from deploy.local.base_model import base_directory, licence
 from feedback.broker import connection
+from schemas import signatures
 from schemas.database import migrations
 from schemas.errors import StartError
 from schemas.generation_defaults import read_generation_defaults
@@ -36,7 +37,7 @@ def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:
 
 
 def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Yields the result of each check: disk, model, knowledge, database, broker, engines, schema."""
+    """Yields the result of each check: disk, model, knowledge, database, broker, keys, engines, schema."""
     folder = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.resolve().parent
     free = shutil.disk_usage(folder).free // 2**20
     yield {"check": "disk", "ok": free > 1024, "detail": f"{free} MiB free for {settings.data_dir}"}
@@ -57,6 +58,7 @@ def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
         yield {"check": "database", "ok": True, "detail": "embedded"}
     if settings.kafka.servers:
         yield {"check": "broker", **_broker(settings.kafka)}
+    yield {"check": "signing", **_signing(settings)}
     for url in settings.vllm.urls:
         yield {"check": "engine", **_engine(url)}
     yield {"check": "schema", "ok": True, "detail": f"this release has version {migrations()[-1][0]}"}
@@ -87,6 +89,20 @@ def _knowledge(settings: Settings, base: Path) -> dict[str, Any]:
     reason = unjudged(len(own) + len(probes.probes))
     detail += f" of your own, and {len(probes.probes)} that the base answers alike ({topics})"
     return {"ok": reason is None, "detail": reason or detail}
+
+
+def _signing(settings: Settings) -> dict[str, Any]:
+    """The keys that sign policies, and those whose policies may serve."""
+    try:
+        key, trusted = signatures.signing_key(settings), signatures.trusted_keys(settings)
+    except StartError as error:
+        return {"ok": False, "detail": error.message}
+    own = None if key is None else signatures.key_id(key.public_key())
+    detail = f"policies are signed by {own}" if own else "no key signs policies here"
+    if trusted is None:
+        return {"ok": True, "detail": f"{detail}; no key is trusted, so signatures are not checked"}
+    ok = own is None or own in trusted
+    return {"ok": ok, "detail": f"{detail}; trusted: {', '.join(trusted)}"}
 
 
 def _broker(kafka: KafkaSettings) -> dict[str, Any]:

@@ -43,7 +43,7 @@ if [ -n "${VLLM:-}" ]; then
     wait $second
     pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 else
-    pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,s3,safety,web,dev]'
+    pip install --quiet --no-compile --constraint constraints.txt --editable '.[local,parquet,s3,redaction,safety,web,dev]'
 fi
 wait "$pages"
 .venv/bin/python -m compileall -q -j 0 -x '/(transformers|vllm/model_executor)/models/|/types/|/tests?/|/testing/|/(pip|numba|mypyc?|pygments|sentry_sdk)/' \

@@ -9,9 +9,19 @@ import typer
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from deploy.command_line import DataDir, Json, Key, Url, add_deprecated_name, with_database
+from deploy.command_line import (
+    DataDir,
+    Json,
+    Key,
+    Url,
+    actor,
+    add_deprecated_name,
+    existing_installation,
+    with_database,
+)
 from deploy.control import checks_lines
 from deploy.operations import COMMAND_LINE, operations
+from schemas.errors import StartError
 from schemas.settings import Settings, load
 
 app = typer.Typer()
@@ -80,6 +90,40 @@ def promote(
 
     with_database(data_dir, run)
     print(f"{policy} is live.")
+
+
+@app.command()
+def sign(
+    unsigned: Annotated[
+        bool,
+        typer.Option(
+            "--unsigned", help="Also what no trusted key has signed: of a release that signed nothing."
+        ),
+    ] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Sign all policies with the present key, after it was replaced. Exit code 1 if one was refused."""
+    from deploy.local.prepare import prepared
+    from schemas import signatures
+    from schemas.database import open_pool
+    from schemas.policies import base_digest
+    from trainer.records.resign import sign_again
+
+    with prepared(existing_installation(data_dir)) as settings:
+        key, trusted = signatures.signing_key(settings), signatures.trusted_keys(settings)
+        if key is None:
+            raise StartError("There is no key to sign with: set HEARKEN_SIGNING__KEY_FILE.")
+        base = base_digest(Path(settings.model))
+        with open_pool(settings.database_url or "", size=2) as pool:
+            found = sign_again(pool, key, base, trusted, unsigned=unsigned, actor=actor())
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        print(f"{len(found.signed)} policies are signed now, {found.kept} were signed by this key already.")
+        for message in found.refused.values():
+            print(f"  refused: {message}")
+    raise typer.Exit(1 if found.refused else 0)
 
 
 @app.command()

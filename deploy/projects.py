@@ -33,6 +33,13 @@ Cards = Annotated[
 Promotion = Annotated[
     str | None, typer.Option(help="direct, canary, duel, manual, or empty: as serving.promotion says.")
 ]
+Redaction = Annotated[
+    str | None,
+    typer.Option(
+        help="What is replaced before it is stored: email,phone,iban,card,ip,national_id; or none; empty: as"
+        " redaction.kinds."
+    ),
+]
 
 
 @app.callback()
@@ -65,6 +72,7 @@ def create(
     sampling: Sampling = None,
     promotion: Promotion = None,
     cards: Cards = None,
+    redaction: Redaction = None,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
@@ -73,7 +81,7 @@ def create(
     """Make a project, answered by the base at once, and print its first keys, once."""
     from serving.tenants.projects import create as make
 
-    body = {"id": id, **_change(system_prompt, sampling, promotion, cards)}
+    body = {"id": id, **_change(system_prompt, sampling, promotion, cards, redaction)}
     new = check(TypeAdapter(NewProject), body)
     found = ask_or_do(
         url, key, data_dir,
@@ -96,6 +104,7 @@ def set_project(
     sampling: Sampling = None,
     promotion: Promotion = None,
     cards: Cards = None,
+    redaction: Redaction = None,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
@@ -104,7 +113,7 @@ def set_project(
     """Change a project's system prompt, sampling defaults or promotion; show them without an option."""
     from serving.tenants.projects import change
 
-    body = _change(system_prompt, sampling, promotion, cards)
+    body = _change(system_prompt, sampling, promotion, cards, redaction)
     said = check(TypeAdapter(ProjectChange), body)
     found = ask_or_do(
         url, key, data_dir,
@@ -177,7 +186,11 @@ def audit(
 
 
 def _change(
-    system_prompt: str | None, sampling: str | None, promotion: str | None, cards: bool | None
+    system_prompt: str | None,
+    sampling: str | None,
+    promotion: str | None,
+    cards: bool | None,
+    redaction: str | None,
 ) -> dict[str, Any]:
     """Returns the fields of a project that the options give; an empty one takes away."""
     found: dict[str, Any] = {}
@@ -189,4 +202,7 @@ def _change(
         found["promotion"] = promotion or None
     if cards is not None:
         found["public_cards"] = cards
+    if redaction is not None:
+        kinds = [] if redaction == "none" else redaction.split(",")
+        found["redaction"] = kinds if redaction else None
     return found

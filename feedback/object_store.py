@@ -16,26 +16,26 @@ def is_url(output: str) -> bool:
 
 def check_store(url: str) -> None:
     """Raises StartError where a URL names no store that can be used."""
-    _store(url)
+    open_store(url)
 
 
 async def upload(file: Path, url: str) -> None:
     """Writes a file to its URL, where it appears when it is whole. Raises OSError, StartError."""
     place, _, name = url.rpartition("/")
-    store = _store(place)
+    store = open_store(place)
     from obstore import put_async
     from obstore.exceptions import BaseError
 
     try:
         await put_async(store, name, file)
     except (BaseError, OSError) as error:
-        raise OSError(f"the object store refuses it: {_summary(error)}") from None
+        raise OSError(f"the object store refuses it: {summary(error)}") from None
 
 
 async def delete(url: str) -> None:
     """Deletes an object, if there is one. Raises OSError, StartError."""
     place, _, name = url.rpartition("/")
-    store = _store(place)
+    store = open_store(place)
     from obstore import delete_async
     from obstore.exceptions import BaseError, NotFoundError
 
@@ -44,10 +44,11 @@ async def delete(url: str) -> None:
     except (NotFoundError, FileNotFoundError):
         return
     except (BaseError, OSError) as error:
-        raise OSError(f"the object store does not delete it: {_summary(error)}") from None
+        raise OSError(f"the object store does not delete it: {summary(error)}") from None
 
 
-def _store(url: str) -> Any:
+def open_store(url: str) -> Any:
+    """Returns the store of a URL, in which names are below its path. Raises StartError."""
     try:
         from obstore.exceptions import BaseError
         from obstore.store import from_url
@@ -56,8 +57,9 @@ def _store(url: str) -> Any:
     try:
         return from_url(url)
     except (BaseError, ValueError) as error:
-        raise StartError(f"{url} is no object store that can be used: {_summary(error)}") from None
+        raise StartError(f"{url} is no object store that can be used: {summary(error)}") from None
 
 
-def _summary(error: Exception) -> str:
+def summary(error: Exception) -> str:
+    """Returns what a store's error says, without the source of its library."""
     return str(error).partition("\n\nDebug source")[0]

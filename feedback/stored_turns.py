@@ -13,9 +13,10 @@ from schemas.turns import StoredReply, StoredTurn
 
 _COLUMNS: LiteralString = """
 select t.id, t.conversation_id, t.messages, t.sampling, t.metadata, t.request, t.created_at,
-    cardinality(t.prompt_token_ids) as prompt_tokens,
+    prompt_tokens_of(t.request, t.prompt_token_ids) as prompt_tokens,
     (select jsonb_agg(jsonb_build_object('choice', choice, 'policy', policy, 'text', text,
-        'tokens', cardinality(token_ids), 'finish_reason', finish_reason, 'message', message) order by choice)
+        'tokens', tokens_of(t.request, choice, token_ids), 'finish_reason', finish_reason,
+        'message', message) order by choice)
         from replies where turn_id = t.id) as replies
 from turns t
 """

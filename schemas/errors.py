@@ -182,7 +182,7 @@ class EngineError(HearkenError):
 
 Reason = Literal[
     "missing", "unexpected_file", "pickle", "digest", "truncated", "malformed", "wrong_base", "not_finite",
-    "load", "probe", "parent_rolled_back",
+    "load", "probe", "parent_rolled_back", "symlink", "oversized", "unsigned", "signature", "another_policy",
 ]  # fmt: skip
 """Why a policy must not serve."""
 

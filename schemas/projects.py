@@ -11,6 +11,10 @@ Promotion = Literal["direct", "canary", "duel", "manual"]
 """How a candidate goes live, as `serving.promotion` says for projects that choose nothing."""
 
 
+PersonalData = Literal["email", "phone", "iban", "card", "ip", "national_id"]
+"""What may be redacted before anything is stored."""
+
+
 class SamplingDefaults(BaseModel):
     """Sampling parameters of requests that name none; the base's own defaults are behind them."""
 
@@ -36,6 +40,7 @@ class ProjectChange(BaseModel):
     sampling: SamplingDefaults = SamplingDefaults()
     promotion: Promotion | None = None
     public_cards: bool = False
+    redaction: Annotated[list[PersonalData], Field(max_length=10)] | None = None
 
 
 class NewProject(ProjectChange):

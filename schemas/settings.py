@@ -13,7 +13,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from schemas.projects import Promotion
+from schemas.projects import PersonalData, Promotion
 from schemas.renamed_fields import RenamedFields
 from schemas.settings_readers import Environment, TomlFile
 
@@ -571,6 +571,40 @@ class ExportSettings(BaseModel):
     parquet: bool = Field(False, description="write Parquet instead of JSON Lines")
 
 
+class RedactionSettings(BaseModel):
+    """Redaction: personal data is replaced before anything is stored. It needs the extra `redaction`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kinds: list[PersonalData] = Field(
+        default_factory=list,
+        description="what is replaced, in projects that set nothing themselves: email, phone, iban, card, ip,"
+        " national_id; empty: nothing",
+    )
+    regions: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field(
+        ["US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "BR", "IN"],
+        max_length=30,
+        description="countries (ISO 3166) whose phone numbers are found without a country code",
+    )
+
+
+class SigningSettings(BaseModel):
+    """The signature of each policy. `hearken up` makes a pair of keys by itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key_file: Path | None = Field(
+        None,
+        description="file of the Ed25519 key that signs policies, PEM; none: `signing/key.pem` in data_dir,"
+        " if it is there",
+    )
+    trusted_file: Path | None = Field(
+        None,
+        description="file of the public keys whose policies may serve, PEM, one after another; none:"
+        " `signing/trusted.pem` in data_dir, and without that signatures are not checked",
+    )
+
+
 class Settings(BaseSettings):
     """The whole configuration of one installation."""
 
@@ -604,6 +638,13 @@ class Settings(BaseSettings):
     vllm: VllmSettings = VllmSettings()
     judge: JudgeSettings = JudgeSettings()
     export: ExportSettings = ExportSettings()
+    policy_store: str | None = Field(
+        None,
+        description="object store of the policies beside data_dir's folder, which then is a cache, as in"
+        " s3://bucket/prefix (needs the extra `s3`); none: the folder is shared",
+    )
+    redaction: RedactionSettings = RedactionSettings()
+    signing: SigningSettings = SigningSettings()
     trainer: TrainerSettings = TrainerSettings()
     tracking: TrackingSettings = TrackingSettings()
 
@@ -619,6 +660,21 @@ class Settings(BaseSettings):
     def samples_on_vllm(self) -> bool:
         """Whether the trainer samples on `vllm.urls`."""
         return (self.trainer.rl.sampler or ("vllm" if self.engine.kind == "vllm" else None)) == "vllm"
+
+    @property
+    def signing_dir(self) -> Path:
+        """The folder of the keys that `hearken up` makes."""
+        return self.data_dir / "signing"
+
+    @property
+    def signing_key_path(self) -> Path | None:
+        own = self.signing_dir / "key.pem"
+        return self.signing.key_file or (own if own.is_file() else None)
+
+    @property
+    def trusted_keys_path(self) -> Path | None:
+        own = self.signing_dir / "trusted.pem"
+        return self.signing.trusted_file or (own if own.is_file() else None)
 
     @classmethod
     def settings_customise_sources(

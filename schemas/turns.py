@@ -18,6 +18,9 @@ DEMONSTRATION = "demonstration"
 IMPORTED_POLICY = "imported"
 """The policy id of their replies; no policy of this name ever serves."""
 
+REDACTED = "redacted"
+"""The field of a turn's `request` that says what personal data was replaced before it was stored."""
+
 _TIMED_ID = re.compile(r"chatcmpl-t([0-9a-f]{12})")
 
 

@@ -243,6 +243,7 @@ class Completion:
             request=self.recorded_request(),
             origin=self._origin,
         )
+        turn = await self._services.redaction.turn(turn)
         await self._services.spool.write(
             partial(self._services.store.record_turn, turn), lambda: {"kind": "turn", **asdict(turn)}
         )

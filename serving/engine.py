@@ -135,10 +135,15 @@ class EngineClient:
 
     async def adapters(self) -> set[str]:
         """Returns the names of the loaded adapters, without the base model."""
+        return set(await self.folders())
+
+    async def folders(self) -> dict[str, str]:
+        """Returns the folder of each loaded adapter, by its name; empty where the engine does not say."""
         status, answer = await self._fetch("GET", "/v1/models")
         if status != 200:
             raise self._engine_error(status, answer)
-        return {card["id"] for card in orjson.loads(answer)["data"] if card.get("parent")}
+        cards = orjson.loads(answer)["data"]
+        return {card["id"]: card.get("root") or "" for card in cards if card.get("parent")}
 
     async def forward(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes]:
         """Yields the engine's answer to a request as it comes, whatever it is. Raises InvalidRequest when the

@@ -9,7 +9,7 @@ fault, and is out of rotation until it passes. Nothing is stored: the engines ar
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -229,6 +229,17 @@ class Fleet:
             raise failure
         if not self.healthy:
             raise EngineError(f"there is no healthy engine to load {adapter} on", url=", ".join(self._urls))
+
+    async def keep_if(self, adapter: str, check: Callable[[], None]) -> None:
+        """Calls `check` in another thread; if it raises, no replica keeps `adapter`, and the error is
+        raised."""
+        try:
+            await asyncio.to_thread(check)
+        except PolicyRejected:
+            for replica in self.healthy:
+                with suppress(EngineError):
+                    await replica.unload(adapter)
+            raise
 
     async def unload_unused(self) -> None:
         """Unloads the adapters that are not required, and those that other replicas are to hold and do, once

@@ -138,6 +138,16 @@ class Metrics:
             "Policies that a route needs and no engine in rotation serves.",
             registry=registry,
         )
+        self.policies_damaged = Gauge(
+            "hearken_policies_damaged",
+            "Policies in use whose files are no longer what was published.",
+            registry=registry,
+        )
+        self.adapters_replaced = Counter(
+            "hearken_adapters_replaced",
+            "Adapters that were found to be something else than was loaded, and taken from an engine.",
+            registry=registry,
+        )
         self.engines_in_rotation = Gauge(
             "hearken_engines_in_rotation",
             "Engines that are healthy and serve their policies correctly.",

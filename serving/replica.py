@@ -9,7 +9,7 @@ import structlog
 
 from schemas.errors import EngineError, PolicyRejected
 from schemas.policies import TRAINING, Probe
-from serving.adapter_check import mean_difference, select_positions, verify_adapter
+from serving.adapter_check import ProbePositions, mean_difference, select_positions, verify_adapter
 from serving.engine import EngineClient, EngineDescription
 
 log = structlog.get_logger()
@@ -36,6 +36,7 @@ class Replica:
         self.verified: set[str] = set()
         self.failed: set[str] = set()
         self.unused_since: dict[str, float] = {}
+        self._folders: dict[str, str] = {}
         self._described = False
         self._failures = 0
         self._changes = 0
@@ -62,20 +63,21 @@ class Replica:
         started, changes = time.monotonic(), self._changes
         self._asked = started
         try:
-            adapters = await self._fetch_adapters()
+            folders = await self._fetch_folders()
         except EngineError as error:
             self._failures = 0 if self.last_token >= started else self._failures + 1
             if error.gone or self._failures >= _MAX_FAILURES:
                 await self.mark_down(error)
             return False
         if not self.healthy:
-            log.info("engine_up", url=self.engine.url, adapters=len(adapters))
+            log.info("engine_up", url=self.engine.url, adapters=len(folders))
             self._described = False
         self._failures = 0
         self.healthy = True
         if changes == self._changes:  # else the list may be older than a load or unload of ours
-            self.loaded = {adapter for adapter in adapters if not adapter.startswith(TRAINING)}
+            self.loaded = {adapter for adapter in folders if not adapter.startswith(TRAINING)}
             self.verified &= self.loaded
+            await self._unload_strangers(folders)
         if not self._described:
             await self._describe()
         return True
@@ -90,6 +92,7 @@ class Replica:
         self.loaded.clear()
         self.verified.clear()
         self.failed.clear()
+        self._folders.clear()
         if not error.gone:
             await self.engine.close()
 
@@ -120,6 +123,7 @@ class Replica:
         self._changes += 1
         self.loaded.discard(adapter)
         self.verified.discard(adapter)
+        self._folders.pop(adapter, None)
 
     async def unload(self, adapter: str) -> None:
         self.verified.discard(adapter)
@@ -127,6 +131,7 @@ class Replica:
             await self.engine.unload(adapter)
             self._changes += 1
             self.loaded.discard(adapter)
+            self._folders.pop(adapter, None)
 
     async def _describe(self) -> None:
         """Asks the engine what its requests may have. It is healthy even if it does not say so."""
@@ -135,12 +140,21 @@ class Replica:
                 self.description = await self.engine.describe()
             self._described = True
 
-    async def _fetch_adapters(self) -> set[str]:
-        """Returns the adapters of a healthy engine. Raises EngineError."""
+    async def _unload_strangers(self, folders: dict[str, str]) -> None:
+        """Unloads what was loaded from another folder under the name of an adapter that is verified here."""
+        for adapter in sorted(self.verified):
+            own, now = self._folders.get(adapter), folders.get(adapter)
+            if own and now and own != now:
+                log.critical("adapter_replaced", url=self.engine.url, adapter=adapter, folder=now)
+                with suppress(EngineError):
+                    await self.unload(adapter)
+
+    async def _fetch_folders(self) -> dict[str, str]:
+        """Returns the adapters of a healthy engine with their folders. Raises EngineError."""
         try:
             async with asyncio.timeout(_HEALTH_TIMEOUT):
                 await self.engine.check_health()
-                return await self.engine.adapters()
+                return await self.engine.folders()
         except TimeoutError:
             raise EngineError(
                 f"{self.engine.url} did not answer a health check in {_HEALTH_TIMEOUT:.0f} s",
@@ -161,11 +175,25 @@ class Replica:
                 raise PolicyRejected(f"{adapter}: {error.message}", policy=adapter, reason="load") from None
         self._changes += 1
         self.loaded.add(adapter)
+        self._folders[adapter] = str(directory)
 
-    async def _check_probe(self, adapter: str, probe: Probe, tolerance: float) -> None:
+    async def answers_as(self, adapter: str, probe: Probe, tolerance: float) -> bool:
+        """Returns whether the engine's log-probabilities under `adapter` are its own. Raises EngineError."""
+        try:
+            async with asyncio.timeout(_VERIFY_TIMEOUT):
+                selected, measured = await self._measure(adapter, probe)
+        except TimeoutError:
+            raise EngineError(f"{self.engine.url} is too slow", url=self.engine.url, late=True) from None
+        return verify_adapter(selected, measured, tolerance)
+
+    async def _measure(self, adapter: str, probe: Probe) -> tuple[ProbePositions, list[float]]:
         selected = select_positions(probe)
         measured = await self.engine.probe(adapter, probe.token_ids, selected.positions)
         self.last_token = time.monotonic()
+        return selected, measured
+
+    async def _check_probe(self, adapter: str, probe: Probe, tolerance: float) -> None:
+        selected, measured = await self._measure(adapter, probe)
         if not verify_adapter(selected, measured, tolerance):
             raise PolicyRejected(
                 f"{adapter}: the log-probabilities of {self.engine.url} differ from the manifest's by "

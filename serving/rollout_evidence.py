@@ -55,14 +55,14 @@ _TURNS: LiteralString = """
 select r.policy, t.rater as person,
     (select count(*) from unnest(%(stages)s::timestamptz[]) as began where t.id >= turn_bound(began))::int
         as stage,
-    count(*) as replies, avg(ln(1 + cardinality(r.token_ids)))::float8 as length,
+    count(*) as replies, avg(ln(1 + tokens_of(t.request, r.choice, r.token_ids)))::float8 as length,
     avg(ln(greatest(r.seconds, 0.001)))::float8 as latency,
     avg(exists (
         select from feedback f where f.turn_id = t.id and f.choice = r.choice and f.type = 'signal'
             and f.value ->> 'signal' = 'regenerated' and f.retracted_at is null
     )::int)::float8 as regenerations
 from (
-    select id, rater from turns
+    select id, rater, request from turns
     where project = %(project)s and created_at >= %(since)s and id >= turn_bound(%(since)s)
     order by created_at limit %(turns)s
 ) as t join replies r on r.turn_id = t.id
@@ -87,10 +87,11 @@ where r.policy = any(%(policies)s) and r.propensity < 1 group by r.policy
 """
 _DUELS: LiteralString = """
 select t.rater as person, own.choice = 0 as first,
-    ln(1 + cardinality(own.token_ids))::float8 - ln(1 + cardinality(other.token_ids))::float8 as length,
+    ln(1 + tokens_of(t.request, own.choice, own.token_ids))::float8
+        - ln(1 + tokens_of(t.request, other.choice, other.token_ids))::float8 as length,
     (ln(greatest(own.seconds, 0.001)) - ln(greatest(other.seconds, 0.001)))::float8 as latency
 from (
-    select id, rater from turns
+    select id, rater, request from turns
     where project = %(project)s and created_at >= %(since)s and id >= turn_bound(%(since)s)
     order by created_at limit %(turns)s
 ) as t

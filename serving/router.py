@@ -15,11 +15,12 @@ from psycopg.rows import DictRow
 
 from schemas.errors import NotFound, Unavailable
 from schemas.policies import BASE, adapter_name
+from schemas.projects import PersonalData
 from schemas.settings import ServingSettings
 
 _ROUTES: LiteralString = """
     select r.project, r.live, r.previous, r.canary, r.canary_share, r.duel_share, r.version,
-        p.system_prompt, p.sampling, p.promotion, (
+        p.system_prompt, p.sampling, p.promotion, p.redaction, (
         select coalesce(jsonb_object_agg(id, digest), '{}') from policies
         where project = r.project and id in (r.live, r.previous, r.canary)
     ) as digests, array(
@@ -36,7 +37,8 @@ class Route:
     """The policies that answer in a project, and their `digests`; `tainted` are those of them that learned
     from somebody who was erased. The canary answers `canary_share` of the people, or one of the replies of
     `duel_share` of the pairs. `version` grows with every change. `sampling` is what the project names
-    (`schemas.projects.SamplingDefaults`), `promotion` None where it leaves that to the settings."""
+    (`schemas.projects.SamplingDefaults`), `promotion` and `redaction` None where it leaves that to the
+    settings."""
 
     project: str
     live: str
@@ -49,6 +51,7 @@ class Route:
     digests: dict[str, str] = field(hash=False)
     sampling: dict[str, Any] = field(hash=False, default_factory=dict)
     promotion: str | None = None
+    redaction: list[PersonalData] | None = field(default=None, hash=False)
     tainted: list[str] = field(default_factory=list, hash=False)
 
     @property

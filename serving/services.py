@@ -36,6 +36,7 @@ from serving.key_cache import KeyCache
 from serving.keys import ensure_signing_secret, publishable_key
 from serving.limits import RateLimiter
 from serving.metrics import Metrics
+from serving.redaction import Redaction
 from serving.router import Router
 from serving.shared_result import SharedResult
 from serving.swap import Swap
@@ -69,6 +70,7 @@ class Services:
     usage: Usage
     router: Router
     fleet: Fleet
+    redaction: Redaction
     swap: Swap
     failures: Failures
     tastes: Tastes
@@ -110,6 +112,9 @@ async def open_services(
         usage = Usage(metrics)
         keys = KeyCache(pool)
         router = Router(settings.serving.base_share)
+        redaction = Redaction(settings.redaction, router, signer)
+        async with pool.connection() as connection:
+            await redaction.prepare(connection)
         fleet = Fleet(
             settings.vllm.urls,
             settings.serving.engine_timeout,
@@ -117,7 +122,7 @@ async def open_services(
             settings.engine.max_adapters,
             settings.vllm.key.get_secret_value() if settings.vllm.key else None,
         )
-        tastes = Tastes(pool, fleet, router, _scorer(settings))
+        tastes = Tastes(settings, pool, fleet, router, _scorer(settings))
         hub = Hub(pool, store)
         feed = Feed(pool, limiter)
         swap = Swap(settings, pool, fleet, router, metrics, hub.announce)
@@ -156,6 +161,7 @@ async def open_services(
                 usage=usage,
                 router=router,
                 fleet=fleet,
+                redaction=redaction,
                 swap=swap,
                 failures=swap.trials.failures,
                 tastes=tastes,

@@ -59,3 +59,34 @@ async def record(connection: Connection, adapter: str, replicas: Iterable[Replic
         [adapter, passed],
     )
     await connection.execute("delete from adapter_checks where checked_at < now() - %s::interval", [_KEPT])
+
+
+async def claim(
+    connection: Connection, adapter: str, replicas: Sequence[Replica], seconds: float
+) -> list[Replica]:
+    """Returns those of the replicas, all verified, whose check of `adapter` this process is to repeat: it is
+    older than `seconds`, and nobody else repeats it now. Where another process took the check back, the
+    replica is no longer verified here either."""
+    own = [replica for replica in replicas if not is_shared(replica.engine.url)]
+    shared = {replica.engine.url: replica for replica in replicas if is_shared(replica.engine.url)}
+    if not shared:
+        return own
+    cursor = await connection.execute(
+        "with due as (update adapter_checks set checked_at = now() where adapter = %(adapter)s"
+        " and engine = any(%(engines)s) and checked_at < now() - make_interval(secs => %(seconds)s)"
+        " returning engine)"
+        " select engine, engine in (select engine from due) as due from adapter_checks"
+        " where adapter = %(adapter)s and engine = any(%(engines)s)",
+        {"adapter": adapter, "engines": list(shared), "seconds": seconds},
+    )
+    rows = await cursor.fetchall()
+    for url in shared.keys() - {row["engine"] for row in rows}:
+        shared[url].verified.discard(adapter)
+    return own + [shared[row["engine"]] for row in rows if row["due"]]
+
+
+async def remove(connection: Connection, adapter: str, replica: Replica) -> None:
+    """Says to other processes that a replica no longer passes the check of `adapter`."""
+    await connection.execute(
+        "delete from adapter_checks where adapter = %s and engine = %s", [adapter, replica.engine.url]
+    )

@@ -85,7 +85,8 @@ async def tag(request: Request, id: str, caller: Reader) -> dict[str, Any]:
     """Replaces the metadata, but for the conversation that the completion belongs to."""
     require(caller, "chat")
     new = check(_NEW_TAGS, decode(await request.body()))
-    if not await stored_turns.set_metadata(services(request).pool, caller.project, id, new.metadata):
+    metadata = await services(request).redaction.metadata(caller.project, new.metadata)
+    if not await stored_turns.set_metadata(services(request).pool, caller.project, id, metadata):
         raise _missing(id)
     return _completion(await _turn(request, caller, id))
 

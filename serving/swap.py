@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import LiteralString, NamedTuple
 
 import psycopg
@@ -22,12 +21,16 @@ from psycopg_pool import PoolTimeout
 
 from schemas.database import AsyncPool, conninfo, set_actor
 from schemas.errors import Conflict, EngineError, PolicyRejected
-from schemas.policies import BASE, MANIFEST, Manifest, adapter_name, base_digest, verify
+from schemas.policies import BASE, MANIFEST, adapter_name
 from schemas.settings import Settings
+from schemas.verification import RegisteredPolicy
 from serving import lineage, rollout, rollout_controller, shared_checks
 from serving.fleet import Fleet
 from serving.metrics import Metrics
+from serving.policy_files import PolicyFiles, forget_deleted, registered
 from serving.router import Route, Router, fetch_route, fetch_routes
+from serving.second_look import INTERVAL as SECOND_LOOK
+from serving.second_look import SecondLook
 from serving.trials import Trials
 
 log = structlog.get_logger()
@@ -35,8 +38,9 @@ log = structlog.get_logger()
 _INTERVAL = 1.0  # seconds between two reconciliations, health checks and retries
 _CONCURRENT_ROUTES = 8  # whose policies are loaded at once
 _DAMAGED_SECONDS = 120.0  # for which a policy fails in the same way before it is rejected
-_MISSING_SECONDS = 600.0  # the same where its files cannot be read, though the base's can
-_NOT_ITS_OWN = ("load", "missing", "wrong_base")  # for these a policy of a route is never rejected
+_MISSING_SECONDS = 600.0  # the same where it is unsigned, or its files are missing, though the base's are not
+_MAY_CHANGE = ("load", "missing", "unsigned")
+_NOT_ITS_OWN = (*_MAY_CHANGE, "wrong_base")  # for these a policy of a route is never rejected
 
 _WAITING: LiteralString = """
     select w.project, w.id, asked_at is not null as asked,
@@ -83,7 +87,9 @@ class Swap:
         self._on_live = on_live
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
-        self._base_digest: str | None = None
+        self._files = PolicyFiles(settings)
+        tolerance = settings.engine.probe_tolerance
+        self.second_look = SecondLook(pool, fleet, router, self._files, metrics, tolerance)
         self.trials = Trials(settings.serving, pool, fleet, router, metrics, self.use_route)
         self._failing_since: dict[tuple[str, str, str], float] = {}
         self._on_key_change: Callable[[str | None], None] = lambda _: None
@@ -95,7 +101,7 @@ class Swap:
     async def run(self) -> None:
         """Runs until cancelled. The engines' health is checked even while a reconciliation waits."""
         async with asyncio.TaskGroup() as tasks:
-            for work in (self._check_engines, self._listen, self._reconcile):
+            for work in (self._check_engines, self._listen, self._reconcile, self._look_again):
                 tasks.create_task(self._retry(work))
 
     async def reconcile(self) -> None:
@@ -202,6 +208,13 @@ class Swap:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _INTERVAL)
 
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(SECOND_LOOK)
+            if await self.second_look.look():
+                self._wake.set()
+            await forget_deleted(self._settings, self._pool)
+
     async def _listen(self) -> None:
         connection = await psycopg.AsyncConnection.connect(conninfo(self._url), autocommit=True)
         async with connection:
@@ -265,13 +278,13 @@ class Swap:
             return False
         if error.reason == "parent_rolled_back":
             return True
-        of_base, _ = await self._registered(project, BASE)
-        base_is_there = await asyncio.to_thread((Path(of_base) / MANIFEST).is_file)  # a mount may hang
+        of_base = (await self._registered(project, BASE)).directory
+        base_is_there = await asyncio.to_thread((of_base / MANIFEST).is_file)  # a mount may hang
         now, failure = time.monotonic(), (project, error.policy, error.reason)
         if not base_is_there:
             self._failing_since.pop(failure, None)
             return False
-        limit = _MISSING_SECONDS if error.reason in ("load", "missing") else _DAMAGED_SECONDS
+        limit = _MISSING_SECONDS if error.reason in _MAY_CHANGE else _DAMAGED_SECONDS
         return now - self._failing_since.setdefault(failure, now) >= limit
 
     async def _fetch_waiting(self) -> dict[str, list[_Waiting]]:
@@ -348,15 +361,17 @@ class Swap:
 
     async def _load(self, project: str, policy: str) -> None:
         """Loads and verifies `policy` on the engines that are to hold it."""
-        directory, digest = await self._registered(project, policy)
-        name = adapter_name(project, policy, digest)
+        found = await self._registered(project, policy)
+        name = adapter_name(project, policy, found.digest)
         lacking = self._fleet.lacking(name)
         async with self._pool.connection() as connection:
             await shared_checks.adopt(connection, name, lacking)
         if not self._fleet.serves_everywhere(name):
-            found, manifest = await asyncio.to_thread(self._verify_files, policy, directory, digest)
+            manifest, stamp = await asyncio.to_thread(self._files.verify, found)
+            tolerance = self._settings.engine.probe_tolerance
             try:
-                await self._fleet.verify(name, found, manifest.probe, self._settings.engine.probe_tolerance)
+                await self._fleet.verify(name, found.directory, manifest.probe, tolerance)
+                await self._fleet.keep_if(name, partial(self._files.require_unchanged, found, stamp))
             except PolicyRejected as error:
                 raise PolicyRejected(error.message, policy=policy, reason=error.reason) from None
             async with self._pool.connection() as connection:
@@ -367,22 +382,18 @@ class Swap:
             if failure[:2] != (project, policy)
         }
 
-    async def _registered(self, project: str, policy: str) -> tuple[str, str]:
-        """Returns the directory and the digest of a policy. Raises PolicyRejected and Conflict."""
+    async def _registered(self, project: str, policy: str) -> RegisteredPolicy:
+        """Returns a policy of the registry. Raises PolicyRejected and Conflict."""
         async with self._pool.connection() as connection:
             await rollout.check_not_pruned(connection, project, policy)
             cursor = await connection.execute(
-                "select directory, digest from policies where project = %s and id = %s", [project, policy]
+                "select directory, digest, signature from policies where project = %s and id = %s",
+                [project, policy],
             )
             row = await cursor.fetchone()
         if row is None:
             raise PolicyRejected(f"{policy} is not in the registry", policy=policy, reason="missing")
-        return row["directory"], row["digest"]
-
-    def _verify_files(self, policy: str, directory: str, digest: str) -> tuple[Path, Manifest]:
-        if self._base_digest is None:
-            self._base_digest = base_digest(Path(self._settings.model))
-        return Path(directory).absolute(), verify(policy, Path(directory), digest, self._base_digest)
+        return registered(project, policy, row)
 
     async def _reject(self, project: str, error: PolicyRejected) -> None:
         log.error("policy_rejected", policy=error.policy, reason=error.reason, error=error.message)

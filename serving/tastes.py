@@ -25,11 +25,15 @@ from psycopg_pool import PoolTimeout
 
 from feedback.person_votes import newest_votes
 from schemas.database import AsyncPool
-from schemas.errors import EngineError, InvalidRequest, RequestError
+from schemas.errors import EngineError, InvalidRequest, PolicyRejected, RequestError
+from schemas.settings import Settings
+from schemas.signatures import trusted_keys
 from schemas.taste_model import TASTES
+from schemas.verification import read_manifest
 from serving.engine import TASTES_PATH, EngineClient
 from serving.fleet import Fleet
 from serving.person_weights import Judgments, PersonPosterior, Values, posterior, reward
+from serving.policy_files import registered
 from serving.router import Router
 
 log = structlog.get_logger()
@@ -87,8 +91,14 @@ class Tastes:
     """The taste models of all projects. `scorer` evaluates them; None: the engines of `fleet` do."""
 
     def __init__(
-        self, pool: AsyncPool, fleet: Fleet, router: Router, scorer: EngineClient | None = None
+        self,
+        settings: Settings,
+        pool: AsyncPool,
+        fleet: Fleet,
+        router: Router,
+        scorer: EngineClient | None = None,
     ) -> None:
+        self._settings = settings
         self._pool = pool
         self._fleet = fleet
         self._router = router
@@ -213,14 +223,20 @@ class Tastes:
     async def _read(self, project: str, policy: str) -> TasteFile | None:
         async with self._pool.connection(timeout=_PATIENCE) as connection:
             cursor = await connection.execute(
-                "select directory, manifest -> 'files' ->> %s as digest from policies"
-                " where project = %s and id = %s",
-                [TASTES, project, policy],
+                "select directory, digest, signature from policies"
+                " where project = %s and id = %s and manifest -> 'files' ? %s",
+                [project, policy, TASTES],
             )
             row = await cursor.fetchone()
-        if row is None or row["digest"] is None:
+        if row is None:
             return None
-        return TasteFile(policy, f"{row['directory']}/{TASTES}", row["digest"])
+        found = registered(project, policy, row)
+        try:
+            manifest = await asyncio.to_thread(read_manifest, found, trusted_keys(self._settings))
+        except PolicyRejected as error:
+            log.error("tastes_not_used", policy=policy, error=error.message)
+            return None
+        return TasteFile(policy, str(found.directory / TASTES), manifest.files.get(TASTES, ""))
 
     async def _learn(self, project: str, rater: str) -> None:
         person = project, rater

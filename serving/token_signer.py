@@ -56,6 +56,10 @@ class TokenSigner:
         """Returns the pseudonym of somebody who is known by a conversation only; no `user` has it."""
         return NAMED + self._mac("rater conversation", project, conversation).hex()[:32]
 
+    def conversation_pseudonym(self, project: str, conversation: str) -> str:
+        """Returns what is stored instead of a conversation's id that holds personal data."""
+        return "conv-" + self._mac("conversation", project, conversation).hex()[:24]
+
     def visitor_id(self, project: str) -> str:
         """Returns the pseudonym of somebody who has not been here before."""
         return VISITOR + self._mac("visitor", project, secrets.token_hex(16)).hex()[:32]

@@ -71,7 +71,7 @@ async def record_turn(request: Request, caller: Voter) -> dict[str, Any]:
         ],
         metadata=dict(chat.metadata),
     )
-    await parts.store.record_turn(turn)
+    await parts.store.record_turn(await parts.redaction.turn(turn))
     return {
         "completion_id": id,
         "conversation_id": conversation,

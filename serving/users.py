@@ -15,13 +15,17 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from feedback import erasures, held_data, receipt
+from schemas.database import set_actor
 from schemas.errors import InvalidRequest, NotFound, Unauthorized
-from serving.auth import SESSION_HEADER, Reader, caller, require, visitor
+from serving.auth import SESSION_HEADER, Reader, actor_of, caller, require, visitor
 from serving.keys import Caller
 from serving.services import Services, services
 from serving.votes import MAX_EXPORTS, export_timeout
 
 router = APIRouter()
+
+VISITOR = "visitor"
+"""Who asked, where a person erases themself."""
 
 MAX_NAME = 512
 """Characters of a person's name, as in a chat."""
@@ -46,7 +50,7 @@ async def show_me(request: Request, caller: KnownCaller) -> StreamingResponse:
 @router.delete("/v1/users/me", status_code=202)
 async def erase_me(request: Request, caller: KnownCaller) -> dict[str, Any]:
     """Erases the holder of the session."""
-    return await _erase(request, caller, [await _holder(request, caller)], "visitor")
+    return await _erase(request, caller, [await _holder(request, caller)], VISITOR)
 
 
 @router.get("/v1/users/{user:path}", responses={200: {"content": {"application/json": {}}}})
@@ -111,7 +115,8 @@ def _pseudonyms(request: Request, caller: Caller, user: str) -> list[str]:
 async def _erase(
     request: Request, caller: Caller, raters: list[str], asked_by: str, user: str | None = None
 ) -> dict[str, Any]:
-    async with services(request).pool.connection() as connection:
+    async with services(request).pool.connection() as connection, connection.transaction():
+        await set_actor(connection, VISITOR if asked_by == VISITOR else actor_of(caller))
         id = await erasures.ask(connection, caller.project, raters, asked_by, user)
         return erasures.shown(await erasures.find(connection, caller.project, id))
 

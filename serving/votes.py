@@ -134,6 +134,7 @@ async def _record(services: Services, caller: Caller | None, vote: Vote, key: st
         )
     if caller is None and vote.feedback_token is None:
         raise Unauthorized("Send a key, or the feedback_token that came with the completion.")
+    vote = await services.redaction.vote(caller.project if caller else None, vote)
     received = _received(caller, vote, key)
 
     async def store() -> Recorded:

@@ -12,12 +12,20 @@ import torch
 from feedback.store import Store
 from schemas.database import Pool, open_async_pool
 from schemas.feedback import Edit, Ranking, Thumb, Vote
+from schemas.policies import Manifest
 from schemas.settings import Settings
 from schemas.turns import Reply, Turn
+from schemas.verification import RegisteredPolicy, verify
 from trainer import projects
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
+
+
+def accept(row: dict[str, Any], base: str) -> Manifest:
+    """Returns the manifest of a registered policy, whose directory must be whole."""
+    policy = RegisteredPolicy(row["project"], row["id"], Path(row["directory"]), row["digest"])
+    return verify(policy, base, None)
 
 
 def hyperparameters(**values: object) -> Hyperparameters:

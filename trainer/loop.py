@@ -55,6 +55,7 @@ from trainer.leader_election import LeaderElection
 from trainer.learner import CandidateResult, Learner, WorkerOutOfSync
 from trainer.log_reader import LogReader
 from trainer.records import attribution, person_weights, progress, prune, publish, record
+from trainer.records.published import read_published
 from trainer.records.record import Ending, RoundRecord, RoundRow
 from trainer.records.trackers import Trackers
 from trainer.reward.ensemble import RewardModel
@@ -235,6 +236,8 @@ class Trainer:
                     inputs = self._inputs(row.number, found, summary, None)
                     data = self._load(inputs, summary)
                 found.votes, found.cautions = inputs.votes, inputs.cautions or None
+                for each in {parent.id, live.id}:  # what is signed next must not come from altered files
+                    read_published(self.settings, self.pool, each, self.backbone.digest)
                 ending = self._train(row, data, parent.directory, live.directory, found)
             except (psycopg.OperationalError, publish.LeadershipLost):
                 raise

@@ -24,6 +24,7 @@ from deploy.datasets.row_files import FileDamaged, file_size, read_file
 from feedback.app_exports import AppExport, application_of
 from feedback.dataset_rows import Columns, columns_of
 from feedback.layouts import Judgement
+from feedback.redaction import Redactor
 from feedback.store import Store
 from feedback.turns import MAX_BATCH
 from feedback.votable_turn import VotableTurn
@@ -165,7 +166,7 @@ async def import_from(
     report = ImportReport()
     batch: list[ImportedRow] = []
     async with open_async_pool(settings.database_url or "") as pool:
-        importer = await Importer.open(pool, settings.project, rater, tokenizer)
+        importer = await Importer.open(pool, settings, rater, tokenizer)
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task(source.name, total=source.size)
             try:
@@ -198,7 +199,13 @@ class Importer:
     """Converts rows to turns and votes of one rater in one project, and stores them."""
 
     def __init__(
-        self, pool: AsyncPool, project: str, key_id: str, rater: Rater, tokenizer: "ChatTokenizer"
+        self,
+        pool: AsyncPool,
+        project: str,
+        key_id: str,
+        rater: Rater,
+        tokenizer: "ChatTokenizer",
+        redactor: Redactor | None = None,
     ) -> None:
         self._pool = pool
         self._store = Store(pool)
@@ -206,16 +213,21 @@ class Importer:
         self._key_id = key_id
         self._rater = rater
         self._tokenizer = tokenizer
+        self._redactor = redactor
 
     @classmethod
-    async def open(cls, pool: AsyncPool, project: str, rater: str, tokenizer: "ChatTokenizer") -> "Importer":
+    async def open(
+        cls, pool: AsyncPool, settings: Settings, rater: str, tokenizer: "ChatTokenizer"
+    ) -> "Importer":
         """Looks up the project's admin key, under which the turns are stored. Raises StartError without
         one."""
+        project, redaction = settings.project, settings.redaction
         async with pool.connection() as connection:
             signer = TokenSigner(await ensure_signing_secret(connection))
             cursor = await connection.execute(
-                "select id from keys where project = %s and kind = 'admin' and revoked_at is null"
-                " order by created_at limit 1",
+                "select k.id, p.redaction from keys k join projects p on p.id = k.project"
+                " where k.project = %s and k.kind = 'admin' and k.revoked_at is null"
+                " order by k.created_at limit 1",
                 [project],
             )
             row = await cursor.fetchone()
@@ -225,7 +237,10 @@ class Importer:
         def pseudonym(person: str | None) -> str:
             return signer.rater_id(project, person or rater, "admin")
 
-        return cls(pool, project, row["id"], pseudonym, tokenizer)
+        kinds = redaction.kinds if row["redaction"] is None else row["redaction"]
+        pseudonymise = signer.conversation_pseudonym
+        redactor = Redactor(kinds, redaction.regions, pseudonymise) if kinds else None
+        return cls(pool, project, row["id"], pseudonym, tokenizer, redactor)
 
     def convert(self, number: int, judgement: Judgement) -> ImportedRow:
         """Returns the row's turn and vote. Raises MalformedRow if the base's template or context refuses
@@ -237,8 +252,10 @@ class Importer:
         return ImportedRow(turn, None if judgement.demonstrated else _vote(turn.id, judgement))
 
     async def store(self, rows: Sequence[ImportedRow]) -> int:
-        """Stores the turns in one transaction, then the votes, each where it is missing. Returns the number
-        of rows."""
+        """Stores the turns in one transaction, then the votes, each where it is missing and without what the
+        project redacts. Returns the number of rows."""
+        if self._redactor is not None:
+            rows = await asyncio.to_thread(self._redacted, self._redactor, rows)
         voted = await self._voted([turn.id for turn, _ in rows])
         await asyncio.gather(*(self._store.record_turn(turn) for turn, _ in rows if turn.id not in voted))
         await asyncio.gather(
@@ -249,6 +266,10 @@ class Importer:
             )
         )
         return len(rows)
+
+    @staticmethod
+    def _redacted(redactor: Redactor, rows: Sequence[ImportedRow]) -> list[ImportedRow]:
+        return [ImportedRow(redactor.turn(turn), vote and redactor.vote(vote)) for turn, vote in rows]
 
     async def _voted(self, turns: list[str]) -> dict[str, bool]:
         """Returns the turns that are stored, and whether each has a vote, active or not: a retracted vote is

@@ -17,7 +17,7 @@ def locked_data_folder(directory: Path) -> Iterator[None]:
     """Creates the folder, which others on this machine may not read, and holds its lock. Raises StartError if
     it cannot be written, is in use, or its disk is full."""
     try:
-        for name in (".", "logs", "policies", "rounds", "spool"):
+        for name in (".", "logs", "policies", "rounds", "signing", "spool"):
             (directory / name).mkdir(parents=True, exist_ok=True)
             if name != "." or os.geteuid() != 0:  # root's Postgres is another user, who must get through
                 (directory / name).chmod(0o700)

@@ -23,6 +23,7 @@ from deploy.local.data_folder import locked_data_folder
 from deploy.local.postgres import EmbeddedPostgres, check_connection
 from deploy.local.prepare import create_keys, prepared
 from deploy.local.process import Process
+from deploy.local.signing import ensure_signing_keys
 from schemas.errors import StartError
 from schemas.settings import Settings
 
@@ -50,6 +51,7 @@ def up(settings: Settings, console: PlainConsole) -> int:
             check_connection(settings.database_url)
         settings = stack.enter_context(prepared(settings))
         made = create_keys(settings)
+        ensure_signing_keys(settings)
         children = child_processes(settings, log_printer(console.say))
         stack.callback(_stop, children)
         for child in children:

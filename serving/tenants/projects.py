@@ -33,13 +33,14 @@ Connection = AsyncConnection[DictRow]
 
 _NEW_PROJECT, _CHANGE = TypeAdapter(NewProject), TypeAdapter(ProjectChange)
 _COLUMNS: LiteralString = """
-select id, system_prompt, sampling, promotion, public_cards, paused, created_at from projects
+select id, system_prompt, sampling, promotion, public_cards, redaction, paused, created_at from projects
 """
 
 # The base is the same for all, so a new project is answered by the files of the installation's own.
 _ADD_BASE: LiteralString = """
-insert into policies (project, id, parent, base_digest, directory, digest, manifest, state, live_at)
-select %(project)s, id, parent, base_digest, directory, digest, manifest, 'live', now()
+insert into policies
+    (project, id, parent, base_digest, directory, digest, signature, manifest, state, live_at)
+select %(project)s, id, parent, base_digest, directory, digest, signature, manifest, 'live', now()
 from policies where project = %(own)s and id = %(base)s
 """
 
@@ -66,10 +67,10 @@ async def create(connection: Connection, own: str, new: NewProject) -> dict[str,
     """Creates a project beside the installation's `own`, answered by the base, with its first keys in the
     clear. Raises Conflict where there is one of this name, Unavailable while there is no base yet."""
     made = await connection.execute(
-        "insert into projects (id, system_prompt, sampling, promotion, public_cards)"
-        " values (%s, %s, %s, %s, %s) on conflict do nothing",
+        "insert into projects (id, system_prompt, sampling, promotion, public_cards, redaction)"
+        " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
         [new.id, new.system_prompt, Jsonb(new.sampling.model_dump(exclude_none=True)), new.promotion,
-         new.public_cards],
+         new.public_cards, new.redaction],
     )  # fmt: skip
     if not made.rowcount:
         raise Conflict(f"There is a project {new.id} already.", code="project_exists", param="id")
@@ -93,12 +94,14 @@ async def change(connection: Connection, id: str, said: ProjectChange) -> dict[s
         "update projects set system_prompt = case when %s then %s else system_prompt end,"
         " sampling = case when %s then %s else sampling end,"
         " promotion = case when %s then %s else promotion end,"
-        " public_cards = case when %s then %s else public_cards end where id = %s",
+        " public_cards = case when %s then %s else public_cards end,"
+        " redaction = case when %s then %s::text[] else redaction end where id = %s",
         [
             "system_prompt" in given, said.system_prompt,
             "sampling" in given, Jsonb(said.sampling.model_dump(exclude_none=True)),
             "promotion" in given, said.promotion,
-            "public_cards" in given, said.public_cards, id,
+            "public_cards" in given, said.public_cards,
+            "redaction" in given, said.redaction, id,
         ],
     )  # fmt: skip
     await connection.execute("select pg_notify('hearken_routes', %s)", [id])
@@ -140,6 +143,7 @@ async def create_project(request: Request, caller: Admin) -> dict[str, Any]:
     if not is_installations_own(request, caller):
         raise Forbidden("Only an admin of the installation's own project makes others.")
     new = check(_NEW_PROJECT, decode(await request.body()))
+    services(request).redaction.check(new.redaction)
     async with acting(request, caller) as connection:
         return await create(connection, caller.project, new)
 
@@ -153,8 +157,9 @@ async def one_project(request: Request, id: str, caller: Viewer) -> dict[str, An
 
 @router.patch("/{id}", openapi_extra=request_body("/v1/projects/{id}", ProjectChange, method="patch"))
 async def change_project(request: Request, id: str, caller: Operator) -> dict[str, Any]:
-    """Changes system prompt, sampling defaults or promotion: those that the body names."""
+    """Changes system prompt, sampling defaults, promotion or redaction: those that the body names."""
     _check_sees(request, caller, id)
     said = check(_CHANGE, decode(await request.body()))
+    services(request).redaction.check(said.redaction)
     async with acting(request, caller) as connection:
         return await change(connection, id, said)

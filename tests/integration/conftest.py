@@ -2,12 +2,17 @@
 
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from deploy.local.ports import free_port
 from schemas.database import AsyncPool, open_async_pool
 from schemas.settings import Settings
 from tests.conftest import new_database
@@ -66,3 +71,35 @@ async def async_pool(database_url: str) -> AsyncIterator[AsyncPool]:
     async with open_async_pool(database_url) as pool:
         await add_keys(pool)
         yield pool
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The folder behind a bucket of a server that speaks S3; the environment leads to it."""
+    rclone, port = Path(sys.executable).with_name("rclone"), free_port()
+    folder = tmp_path / "store" / "bucket"
+    folder.mkdir(parents=True)
+    address = ["--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret", "--config", "/dev/null"]
+    server = subprocess.Popen(
+        [rclone, "serve", "s3", str(folder.parent), *address], stderr=subprocess.DEVNULL
+    )
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    deadline = time.monotonic() + 20
+    while not _listens(port):
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.05)
+    yield folder
+    server.terminate()
+    server.wait(20)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0

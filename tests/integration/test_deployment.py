@@ -161,7 +161,7 @@ EVERYTHING = [
     "vllm.autoscaling.enabled=true", "vllm.scrapers[0].namespaceSelector.matchLabels.name=monitoring",
     "vllm.environment.VLLM_LOGGING_LEVEL=WARNING", "trainer.gpus=1", "judge.url=http://judge:8000/v1",
     "storage.className=nfs", "settings.LOG_LEVEL=debug", "ingress.host=chat.example.org",
-    "ingress.className=nginx", "ingress.tlsSecret=chat",
+    "ingress.className=nginx", "ingress.tlsSecret=chat", "signingSecret=signing",
 ]  # fmt: skip
 
 
@@ -215,6 +215,21 @@ def test_only_serving_has_the_api_keys() -> None:
         given = {each["name"] for each in container["env"] if "valueFrom" in each}
         assert (given >= KEYS) == (name == "serving"), name
         assert ("HEARKEN_KAFKA__SASL_PASSWORD" in given) == (name in {"relay", "trainer"}), name
+
+
+def test_only_the_trainer_has_the_key_that_signs_policies() -> None:
+    for name, service in compose().items():
+        trains = service.get("command", [""])[0] == "train"
+        assert ("signing-key" in service.get("secrets", [])) == trains, name
+        assert ("trusted-keys" in service.get("secrets", [])) == (trains or name.startswith("serving")), name
+    for name, pod in deployments(rendered(*EVERYTHING)).items():
+        [container] = pod["containers"]
+        keys = [each for each in pod["volumes"] if each["name"] == "signing"]
+        mounted = any(mount["mountPath"] == "/signing" for mount in container["volumeMounts"])
+        assert bool(keys) == mounted == (name in {"serving", "trainer"}), name
+        whole = bool(keys) and "items" not in keys[0]["secret"]
+        assert whole == (name == "trainer"), name
+        assert whole == any(each["name"] == "HEARKEN_SIGNING__KEY_FILE" for each in container.get("env", []))
 
 
 def test_only_serving_and_trainer_share_the_network_of_vllm() -> None:

@@ -38,7 +38,7 @@ def test_a_machine_that_has_everything(
     finally:
         broker.kill()
     assert code == 0, checks
-    assert set(checks) == {"disk", "model", "knowledge", "database", "broker", "engine", "schema"}
+    assert set(checks) == {"disk", "model", "knowledge", "database", "broker", "signing", "engine", "schema"}
     assert "the relay creates it" in checks["broker"]["detail"]
     assert engine in checks["engine"]["detail"]
     assert "not-to-be-seen" not in said

@@ -39,6 +39,7 @@ from trainer.model.rollouts import Rollout, pack, unpack
 from trainer.model.token_budget import TokenBudget
 from trainer.records import publish, record
 from trainer.reproduce import NotReproducible, reproduce
+from trainer.resident_base import ResidentBase
 
 Steps = list[list[Rollout]]
 
@@ -80,7 +81,7 @@ def test_a_rebuilt_policy_has_the_batches_of_its_own_budget(
 ) -> None:
     small = TokenBudget(training=150, sampling=400, row=100)
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "_token_budget", lambda learner: small)
+        patch.setattr(ResidentBase, "_token_budget", lambda base, settings: small)
         assert projects.run(settings, once=True) == 0
     [policy] = published(pool)
     assert inputs_of(settings, policy).token_budget == small

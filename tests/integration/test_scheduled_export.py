@@ -2,11 +2,7 @@
 
 import asyncio
 import json
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,6 @@ import httpx
 import psycopg
 import pytest
 
-from deploy.local.ports import free_port
 from feedback import scheduled_export
 from feedback.row_writer import publish, write_rows
 from feedback.scheduled_export import export_if_due
@@ -204,38 +199,6 @@ async def test_rows_of_a_layout_in_parquet(exports: Exports) -> None:
     await exports.vote(1)
     await exports.run()
     assert exports.files() == [file]  # a file without rows is none
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """The folder behind a bucket of a server that speaks S3; the environment leads to it."""
-    rclone, port = Path(sys.executable).with_name("rclone"), free_port()
-    folder = tmp_path / "store" / "bucket"
-    folder.mkdir(parents=True)
-    address = ["--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret", "--config", "/dev/null"]
-    server = subprocess.Popen(
-        [rclone, "serve", "s3", str(folder.parent), *address], stderr=subprocess.DEVNULL
-    )
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    deadline = time.monotonic() + 20
-    while not _listens(port):
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.05)
-    yield folder
-    server.terminate()
-    server.wait(20)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def test_an_object_store_gets_the_files(exports: Exports, bucket: Path) -> None:

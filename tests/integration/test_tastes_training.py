@@ -8,9 +8,8 @@ import torch
 from safetensors import safe_open
 
 from schemas.database import Pool
-from schemas.policies import verify
 from schemas.taste_model import METADATA, TASTES, TasteHeader
-from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
+from tests.training import accept, add_key, send, small_settings, some_turns, thumbs_by_parity
 from trainer import projects
 from trainer.model.backbone import Backbone
 from trainer.reward import ensemble
@@ -47,7 +46,7 @@ def test_a_taste_model_is_published_where_people_differ(
         people = connection.execute("select * from person_tastes order by rater").fetchall()
     assert policy is not None
     directory = Path(policy["directory"])
-    manifest = verify(policy["id"], directory, policy["digest"], backbone.digest)
+    manifest = accept(policy, backbone.digest)
     record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
     assert record["reward_model"]["tastes"] == (2 if differ else 1)
     assert (TASTES in manifest.files) == (directory / TASTES).is_file() == differ

@@ -18,11 +18,12 @@ from feedback.open_log import open_log
 from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.feedback import Signal, Thumb
-from schemas.policies import BASE, WEIGHTS, verify
+from schemas.policies import BASE, WEIGHTS
 from schemas.settings import CriteriaSettings, Settings
 from tests.events import ingest_until, read_until
 from tests.installation import wait
 from tests.training import (
+    accept,
     add_key,
     edited,
     ranked,
@@ -104,7 +105,7 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert policy is not None
     assert policy["state"] == "published"
     directory = Path(policy["directory"])
-    manifest = verify(policy["id"], directory, policy["digest"], backbone.digest)
+    manifest = accept(policy, backbone.digest)
     assert manifest.parent == BASE
     assert manifest.examples == len(learned) > 0
     assert {row["first_policy"] for row in learned} == {policy["id"]}
@@ -178,7 +179,7 @@ def test_the_base_is_published_as_an_adapter_that_changes_nothing(
         route = connection.execute("select live, previous from routes").fetchone()
     assert policy is not None
     assert (policy["id"], policy["state"], route) == (BASE, "live", {"live": BASE, "previous": BASE})
-    manifest = verify(BASE, Path(policy["directory"]), policy["digest"], backbone.digest)
+    manifest = accept(policy, backbone.digest)
     assert manifest.probe.logprobs == manifest.probe.base_logprobs
     weights = load_file(Path(policy["directory"]) / WEIGHTS)
     assert all(not tensor.any() for name, tensor in weights.items() if "lora_B" in name)

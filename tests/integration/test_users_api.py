@@ -62,6 +62,12 @@ def test_a_person_is_shown_and_erased_by_name(service: Service) -> None:
         assert client.get(f"/v1/chat/completions/{reply['id']}").status_code == 404
         assert client.get(f"/v1/chat/completions/{other['id']}").status_code == 200
         assert found["id"] in [each["id"] for each in client.get("/v1/erasures").json()["data"]]
+        audited = client.get("/v1/audit", params={"action": "erasure", "target": found["id"]}).json()["data"]
+        assert [each["action"] for each in audited] == ["erasure.done", "erasure.created"]
+        assert audited[1]["actor"].startswith("key:")
+        assert not any(
+            each in str(audited) for each in ["adele", *held["pseudonyms"], *found["receipt"]["person"]]
+        )
     assert service.rows("select 1 from feedback where rater = any(%s)", held["pseudonyms"]) == []
     assert "adele-0171" not in str(service.rows("select outbox::text from outbox"))
 
@@ -80,6 +86,8 @@ def test_a_visitor_sees_and_erases_themself_and_nobody_else(service: Service) ->
         found = done(service, client, erasure.json(), headers=mine)
 
         assert found["asked_by"] == "visitor"
+        said = "select actor from audit_log where target = %s and action = 'erasure.created'"
+        assert service.rows(said, found["id"]) == [("visitor",)]
         assert found["receipt"]["signature"]
         assert client.get("/v1/users/me", headers=mine).json()["turns"] == []
         assert len(client.get("/v1/users/me", headers=theirs).json()["turns"]) == 1

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from schemas.errors import PolicyRejected
-from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, base_digest, file_digest, verify
+from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, base_digest, file_digest
+from schemas.verification import RegisteredPolicy, verify
 
 BASE = "b" * 64
 
@@ -40,16 +41,20 @@ def publish(directory: Path, weights: dict[str, np.ndarray] | None = None, **cha
     return file_digest(directory / MANIFEST)
 
 
+def accept(directory: Path, digest: str, base: str = BASE) -> Manifest:
+    return verify(RegisteredPolicy("default", "p1-abcdef", directory, digest), base, None)
+
+
 def reason(directory: Path, digest: str, base: str = BASE) -> str:
     with pytest.raises(PolicyRejected) as caught:
-        verify("p1-abcdef", directory, digest, base)
+        accept(directory, digest, base)
     assert "p1-abcdef" in caught.value.message
     return caught.value.reason
 
 
 def test_what_was_published_is_accepted(tmp_path: Path) -> None:
     digest = publish(tmp_path)
-    assert verify("p1-abcdef", tmp_path, digest, BASE).metrics == {"kl": 0.02}
+    assert accept(tmp_path, digest).metrics == {"kl": 0.02}
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import torch
 
 from schemas.database import Pool
 from schemas.errors import StartError
-from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, file_digest, verify
+from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, file_digest
 from schemas.settings import RLSettings, Settings
+from schemas.verification import RegisteredPolicy, verify
 from tests.service import write_base
 from trainer.data.round_inputs import RoundInputs
 from trainer.model.adapter import probe
@@ -51,8 +52,10 @@ def test_a_written_directory_verifies(backbone: Backbone, tmp_path: Path) -> Non
     manifest = write(backbone, tmp_path, 17)
     folder = tmp_path / "policies" / "default"
     assert manifest.id == f"p17-{file_digest(folder / manifest.id / WEIGHTS)[:6]}"
-    digest = file_digest(folder / manifest.id / MANIFEST)
-    assert verify(manifest.id, folder / manifest.id, digest, backbone.digest) == manifest
+    directory = folder / manifest.id
+    registered = RegisteredPolicy("default", manifest.id, directory, file_digest(directory / MANIFEST))
+    assert verify(registered, backbone.digest, None) == manifest
+    assert manifest.sizes.keys() == manifest.files.keys()
     assert [path.name for path in folder.iterdir()] == [manifest.id]
     assert len(manifest.probe.logprobs) == len(manifest.probe.token_ids) - 1
     assert manifest.examples == 2

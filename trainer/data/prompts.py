@@ -85,7 +85,8 @@ def _read(connection: Connection[DictRow], which: LiteralString, values: dict[st
         " case when cardinality(prompt_token_ids) <= %(longest)s"
         " then sha256(array_send(prompt_token_ids)) end as digest"
         " from (select * from turns where project = %(project)s"
-        " and not request ?| array['media', 'question', 'demonstration'] and {which}"
+        " and not request ?| array['media', 'question', 'demonstration']"
+        " and cardinality(prompt_token_ids) > 0 and {which}"
         " limit %(limit)s) as read"
     )
     return connection.execute(statement.format(which=SQL(which)), values).fetchall()

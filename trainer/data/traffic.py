@@ -33,10 +33,11 @@ class Traffic:
         with pool.connection() as connection:
             found = connection.execute(
                 "with newest as ("
-                " select id, cardinality(prompt_token_ids) as length, sampling from turns where project = %s"
+                " select id, request, prompt_tokens_of(request, prompt_token_ids) as length, sampling"
+                " from turns where project = %s"
                 " and starts_with(id, %s) = %s order by created_at desc, id limit %s),"
-                " lengths as (select cardinality(r.token_ids) as length, r.finish_reason from replies r"
-                " join newest n on n.id = r.turn_id)"
+                " lengths as (select tokens_of(n.request, r.choice, r.token_ids) as length, r.finish_reason"
+                " from replies r join newest n on n.id = r.turn_id)"
                 " select (select avg(length) from newest)::float8 as prompt_length,"
                 " avg(length)::float8 as reply_length,"
                 " (percentile_cont(0.99) within group (order by length))::int as longest_reply,"

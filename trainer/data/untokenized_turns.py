@@ -1,4 +1,9 @@
-"""Turns that another chat answered (`serving.turns`) come without token ids; a round adds those it reads."""
+"""Turns that another chat answered (`serving.turns`) come without token ids, and so do redacted ones
+(`feedback.redaction`), whose ids would say what was there; a round adds those of the text that it reads.
+
+A redacted prompt that was more than its messages (tools, documents, arguments of the template), or a reply
+that is more than text, cannot be written again from what is stored, so nothing is trained on it.
+"""
 
 import structlog
 from jinja2 import TemplateError
@@ -7,11 +12,14 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from schemas.database import Pool
-from schemas.turns import IMPORTED
+from schemas.turns import IMPORTED, REDACTED
 from trainer.model.tokenizer import ChatTokenizer
 
 MAX_TURNS = 1_000
 """Turns that one round tokenizes; the next one goes on."""
+
+BESIDE_MESSAGES = ["tools", "documents", "chat_template_kwargs"]
+"""Fields of a turn's `request` that a template writes into the prompt."""
 
 UNTRAINABLE = "untrainable"
 """The field of a turn's `request` that says why nothing can be trained on it."""
@@ -24,15 +32,20 @@ def tokenize(pool: Pool, project: str, tokenizer: ChatTokenizer) -> int:
     cannot read is marked, and not read again."""
     with pool.connection() as connection, connection.transaction():
         rows = connection.execute(
-            "select id, messages,"
+            "select id, messages, request ?| %(beside)s or exists (select from replies"
+            "  where turn_id = t.id and message is not null) and request ? %(redacted)s as more,"
             " array(select text from replies where turn_id = t.id order by choice) as texts"
             " from turns t where project = %(project)s and cardinality(prompt_token_ids) = 0"
-            " and not request ? %(mark)s and id in (select turn_id from training_examples"
-            " where project = %(project)s and starts_with(turn_id, %(imported)s)"
-            " and superseded_by is null and vote_summary is null)"
+            " and not request ?| array[%(mark)s, 'media']"
+            " and (starts_with(id, %(imported)s) or request ? %(redacted)s)"
+            " and id in (select turn_id from training_examples where project = %(project)s"
+            "  and superseded_by is null and vote_summary is null)"
             " order by id limit %(limit)s",
-            {"project": project, "mark": UNTRAINABLE, "imported": IMPORTED, "limit": MAX_TURNS},
-        ).fetchall()
+            {
+                "project": project, "mark": UNTRAINABLE, "imported": IMPORTED, "redacted": REDACTED,
+                "beside": BESIDE_MESSAGES, "limit": MAX_TURNS,
+            },
+        ).fetchall()  # fmt: skip
         for row in rows:
             _tokenize(connection, tokenizer, row)
     return len(rows)
@@ -41,6 +54,8 @@ def tokenize(pool: Pool, project: str, tokenizer: ChatTokenizer) -> int:
 def _tokenize(connection: Connection[DictRow], tokenizer: ChatTokenizer, row: DictRow) -> None:
     size = sum(len(text.encode()) for text in [*row["texts"], str(row["messages"])])
     try:
+        if row["more"]:
+            raise ValueError("its prompt or its reply is more than text")
         if size > tokenizer.most_bytes:
             raise ValueError("it is longer than the context")
         prompt = tokenizer.render(row["messages"])

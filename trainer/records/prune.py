@@ -15,6 +15,7 @@ import psycopg
 import structlog
 from psycopg.rows import DictRow
 
+from feedback import policy_store
 from schemas.database import Pool
 from schemas.policies import BASE, MANIFEST
 from schemas.settings import Settings
@@ -52,7 +53,7 @@ def prune(pool: Pool, settings: Settings) -> list[str]:
         log.warning("route is locked, no policy is pruned in this pass")
     with pool.connection() as connection:
         marked = connection.execute(
-            "select id, directory from policies where project = %s and pruned_at is not null"
+            "select id, directory, digest from policies where project = %s and pruned_at is not null"
             " and files_deleted_at is null and tainted_at is null order by created_at, id limit %s",
             [settings.project, PER_PASS],
         ).fetchall()
@@ -64,6 +65,7 @@ def _delete_marked(pool: Pool, settings: Settings, marked: Sequence[DictRow]) ->
     deleted = []
     for row in marked:
         try:
+            policy_store.delete(settings, row["digest"])
             _delete_files(Path(row["directory"]))
         except OSError as error:
             log.warning("policy not deleted", policy=row["id"], error=str(error))
@@ -108,7 +110,7 @@ def delete_tainted(pool: Pool, settings: Settings) -> bool:
             "update policies p set pruned_at = coalesce(pruned_at, now()), pinned_at = null"
             " where project = %s and tainted_at is not null and files_deleted_at is null and not exists ("
             "  select from routes r where r.project = p.project and p.id in (r.live, r.previous, r.canary))"
-            " returning id, directory",
+            " returning id, directory, digest",
             [settings.project],
         ).fetchall()
     return len(_delete_marked(pool, settings, marked)) == len(marked)

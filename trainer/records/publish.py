@@ -21,6 +21,8 @@ from typing import Any
 from psycopg.types.json import Jsonb
 from safetensors.torch import save_file
 
+from feedback import policy_store
+from schemas import signatures
 from schemas.database import Pool
 from schemas.errors import HearkenError, StartError
 from schemas.files import fsync
@@ -95,6 +97,7 @@ def write(
     shutil.rmtree(target, ignore_errors=True)  # of a publication that was killed before its transaction
     draft.rename(target)
     fsync(folder)
+    policy_store.upload(settings, manifest, target, file_digest(target / MANIFEST))
     return manifest
 
 
@@ -135,6 +138,7 @@ def _manifest(
         base_model=settings.model,
         base_digest=backbone.digest,
         files={path.name: file_digest(path) for path in sorted(directory.iterdir())},
+        sizes={path.name: path.stat().st_size for path in sorted(directory.iterdir())},
         log_positions=inputs.positions if inputs else {},
         examples=len(event_ids),
         examples_digest=hashlib.sha256("\n".join(sorted(event_ids)).encode()).hexdigest(),
@@ -225,14 +229,18 @@ def _insert(
     connection: Any, settings: Settings, manifest: Manifest, state: str, gate: dict[str, Any] | None
 ) -> None:
     directory = (settings.policies_dir / settings.project / manifest.id).resolve()
+    content = (directory / MANIFEST).read_bytes()
+    key = signatures.signing_key(settings)
     connection.execute(
-        "insert into policies (project, id, parent, rebuilds, base_digest, directory, digest, manifest, gate,"
-        " state, live_at)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)"
+        "insert into policies (project, id, parent, rebuilds, base_digest, directory, digest, signature,"
+        " manifest, gate, state, live_at)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)"
         " on conflict do nothing",
         [
             settings.project, manifest.id, manifest.parent, manifest.rebuilds, manifest.base_digest,
-            str(directory), file_digest(directory / MANIFEST), Jsonb(manifest.model_dump(mode="json")),
+            str(directory), hashlib.sha256(content).hexdigest(),
+            signatures.sign(content, key) if key is not None else None,
+            Jsonb(manifest.model_dump(mode="json")),
             Jsonb(gate) if gate is not None else None, state, state,
         ],
     )  # fmt: skip

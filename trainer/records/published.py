@@ -5,10 +5,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from feedback import policy_store
+from schemas import signatures
 from schemas.database import Pool
 from schemas.errors import HearkenError, NotFound
-from schemas.policies import Manifest, base_digest, verify
+from schemas.policies import Manifest, base_digest
 from schemas.settings import Settings, TrainerSettings
+from schemas.verification import RegisteredPolicy, verify
 
 
 class NotReproducible(HearkenError):
@@ -16,14 +19,18 @@ class NotReproducible(HearkenError):
     says which; use the Hearken version or the kind of machine that it names."""
 
 
-def read_published(settings: Settings, pool: Pool, policy: str) -> tuple[Manifest, Path]:
-    """Returns the manifest and the directory of a policy; `settings.model` is the base's directory. Raises
-    NotFound, PolicyRejected when the directory is not what was published, and NotReproducible when it was
-    pruned."""
+def read_published(
+    settings: Settings, pool: Pool, policy: str, base: str | None = None
+) -> tuple[Manifest, Path]:
+    """Returns the manifest and the directory of a policy. `base` is the digest of the base in
+    `settings.model`, if it is known. Raises NotFound, PolicyRejected when the directory is not what was
+    published and signed, NotReproducible when it was pruned, and Conflict while a store of policies does not
+    answer."""
     with pool.connection() as connection:
         row = connection.execute(
-            "select directory, digest, case when tainted_at is null then pruned_at else files_deleted_at end"
-            " as pruned_at from policies where project = %s and id = %s",
+            "select directory, digest, signature,"
+            " case when tainted_at is null then pruned_at else files_deleted_at end as pruned_at"
+            " from policies where project = %s and id = %s",
             [settings.project, policy],
         ).fetchone()
     if row is None:
@@ -31,7 +38,10 @@ def read_published(settings: Settings, pool: Pool, policy: str) -> tuple[Manifes
     if row["pruned_at"] is not None:
         raise NotReproducible(f"{policy} was pruned on {row['pruned_at']:%Y-%m-%d}: its files are deleted.")
     directory = Path(row["directory"])
-    return verify(policy, directory, row["digest"], base_digest(Path(settings.model))), directory
+    found = RegisteredPolicy(settings.project, policy, directory, row["digest"], row["signature"])
+    policy_store.fetch(settings, found)
+    base = base or base_digest(Path(settings.model))
+    return verify(found, base, signatures.trusted_keys(settings)), directory
 
 
 def configuration(manifest: Manifest) -> TrainerSettings:
