@@ -115,7 +115,6 @@ class Trainer:
         self.leading = False
         self._unfinished = learner.directory / "unfinished.json"
         self._fitted: tuple[RoundData, RewardModel] | None = None
-        self._counted: tuple[dict[str, str], int] | None = None
         self._trimmed = -TRIM_SECONDS
         self._measured = False
         self.erasures = Erasures(settings, pool, learner, self._active_summary)
@@ -227,11 +226,8 @@ class Trainer:
         return arrived >= when.min_votes and (new >= when.round_votes or (new > 0 and waited))
 
     def _arrived(self) -> int:
-        """Returns the number of votes, counted anew only when the log was read further."""
-        offsets = consumer_offsets(self.pool)
-        if self._counted is None or self._counted[0] != offsets:
-            self._counted = (offsets, examples.count_votes(self.pool, self.project))
-        return self._counted[1]
+        """Returns the number of votes."""
+        return examples.count_votes(self.pool, self.project)
 
     def round(self) -> str:
         """Runs and records one round; returns its outcome. A failed round leaves the live policy as it is; in

@@ -215,15 +215,10 @@ def age_weight(age: timedelta, reward: RewardSettings) -> float:
 
 
 def count_votes(pool: Pool, project: str) -> int:
-    """Returns the number of people's votes that ever arrived, superseded and erased ones included, without
-    signals; it only grows."""
+    """Returns how many things people have voted on, superseded and erased votes included, without signals: a
+    vote that is flipped is one. It only grows."""
     with pool.connection() as connection:
-        row = connection.execute(
-            "select (select count(*) from training_examples"
-            " where project = %s and type <> 'signal' and not starts_with(rater, %s))"
-            " + (select coalesce(sum(votes), 0)::bigint from erasures where project = %s) as votes",
-            [project, JUDGE, project],
-        ).fetchone()
+        row = connection.execute("select votes from vote_counts where project = %s", [project]).fetchone()
     return int(row["votes"]) if row else 0
 
 
