@@ -140,6 +140,7 @@ _REST: dict[str, LiteralString] = {
     " (select from unnest(%(raters)s::text[]) as rater where strpos(payload, rater) > 0)",
     "failures": "delete from rollout_failures where project = %(project)s and rater = any(%(raters)s)",
     "tastes": "delete from person_tastes where project = %(project)s and rater = any(%(raters)s)",
+    "quarantine": "delete from quarantine where project = %(project)s and rater = any(%(raters)s)",
     "annotators": "delete from annotation_raters where project = %(project)s and rater = any(%(raters)s)",
 }
 

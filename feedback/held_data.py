@@ -39,6 +39,10 @@ select event_id, feedback_id, turn_id, choice, type, value, created_at, supersed
     first_policy as learned_by
 from training_examples where project = %(project)s and rater = any(%(raters)s)
 """,
+    "quarantine": """
+select state, reason, evidence, created_at, decided_at, decision_reason
+from quarantine where project = %(project)s and rater = any(%(raters)s)
+""",
     "annotation_queues": """
 select queue, name from annotation_raters where project = %(project)s and rater = any(%(raters)s)
 """,

@@ -2,8 +2,9 @@
 
 A week is dropped with its replies and the votes on them. The training examples derived from those votes hold
 no text and stay, but without their turns the trainer no longer learns from them. Responses stored for an
-Idempotency-Key are deleted sooner: clients do not retry for that long. Rows are deleted in batches and weeks
-dropped one by one, each in a transaction of its own, with pauses, so chats and votes hardly wait for it.
+Idempotency-Key are deleted sooner: clients do not retry for that long. A rater in quarantine is forgotten
+with the last of their votes. Rows are deleted in batches and weeks dropped one by one, each in a transaction
+of its own, with pauses, so chats and votes hardly wait for it.
 """
 
 import asyncio
@@ -61,6 +62,16 @@ _OLD_DELIVERIES: LiteralString = """
 with old as (select id from webhook_deliveries where id < %(bound)s order by id limit %(most)s)
 delete from webhook_deliveries using old where webhook_deliveries.id = old.id returning 1 as found
 """
+_PAST_RATERS: LiteralString = """
+with past as (
+    select project, rater from quarantine q
+    where coalesce(decided_at, created_at) < now() - %(days)s * interval '24 hours'
+        and not exists (select from feedback where project = q.project and rater = q.rater)
+    limit %(most)s
+)
+delete from quarantine using past
+where (quarantine.project, quarantine.rater) = (past.project, past.rater) returning 1 as found
+"""
 _ENDED_WEEK: LiteralString = "select drop_turn_week(now() - %(days)s * interval '24 hours') as found"
 
 
@@ -88,6 +99,7 @@ async def run_maintenance(pool: AsyncPool, retention_days: int | None) -> None:
         await _repeat(pool, _ENDED_VOTES, days=retention_days, most=BATCH, after=before_all)
         await _repeat(pool, _ENDED_WEEK, days=retention_days)
         await _repeat(pool, _UNDATED_TURNS, days=retention_days, most=BATCH)
+        await _repeat(pool, _PAST_RATERS, days=retention_days, most=BATCH)
 
 
 async def _repeat(pool: AsyncPool, statement: LiteralString, **values: object) -> None:

@@ -207,6 +207,8 @@ def test_nothing_is_left_and_the_policies_are_those_of_a_world_without_the_perso
     with psycopg.connect(database_url) as connection:
         row = ["default", learned[1], PERSON]
         connection.execute("insert into rollout_failures (project, policy, rater) values (%s, %s, %s)", row)
+        held = ["default", PERSON, "burst"]
+        connection.execute("insert into quarantine (project, rater, reason) values (%s, %s, %s)", held)
         connection.execute(
             "insert into person_tastes (project, policy, rater, weights, votes) values (%s, %s, %s, '{}', 5)",
             row,

@@ -151,6 +151,20 @@ async def test_only_weeks_past_retention_are_dropped(pool: AsyncPool) -> None:
     assert await one(pool, "select to_regclass(%s)", f"turns_{monday(8):%Y%m%d}") is None
 
 
+async def test_a_rater_in_quarantine_is_forgotten_with_the_last_of_their_votes(pool: AsyncPool) -> None:
+    await keep(pool, new_id())  # u_ada's
+    async with pool.connection() as connection:
+        await connection.execute(
+            "insert into quarantine (project, rater, reason, created_at)"
+            " select 'default', rater, 'burst', now() - days * interval '1 day'"
+            " from (values ('u_ada', 60), ('u_eve', 60), ('u_new', 20)) as held (rater, days)"
+        )
+    await run_maintenance(pool, None)
+    assert await one(pool, "select count(*) from quarantine") == 3
+    await run_maintenance(pool, 30)
+    assert await one(pool, "select string_agg(rater, ' ' order by rater) from quarantine") == "u_ada u_new"
+
+
 async def test_what_is_deleted_in_batches_is_deleted_to_the_end(
     pool: AsyncPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
