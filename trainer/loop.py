@@ -32,7 +32,15 @@ from schemas.errors import StartError
 from schemas.policies import BASE, file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
-from trainer.data import examples, mentions, prompts, summary_store, untokenized_turns, vote_summary
+from trainer.data import (
+    examples,
+    mentions,
+    prompts,
+    summary_store,
+    suspects,
+    untokenized_turns,
+    vote_summary,
+)
 from trainer.data.behaviour import load_behaviour
 from trainer.data.ingest import consumer_offsets, ingest
 from trainer.data.round_inputs import RoundInputs
@@ -245,6 +253,7 @@ class Trainer:
         row = record.begin(self.pool, self.project, found.parent)
         with structlog.contextvars.bound_contextvars(round=row.number):
             try:
+                suspects.hold_suspects(self.pool, self.project)
                 summary = self._active_summary()
                 try:
                     inputs = self._inputs(row.number, found, summary, interrupted)
@@ -297,6 +306,9 @@ class Trainer:
         optimized = candidate.round.optimized
         verdict.require(optimized.moved, optimized.stopped or "no step moved the adapter")
         found.gate = verdict.as_json()
+        found.rests_on = [{"rater": rater} for rater in verdict.rests_on] or None
+        found.clusters = [cluster.as_json() for cluster in data.clusters] or None
+        suspects.hold(self.pool, self.project, [*suspects.sudden_clusters(data)])
         log.info("gate", outcome=verdict.outcome, doubts=verdict.doubts, **verdict.figures)
         if verdict.refused:
             return Ending("rejected", "; ".join(verdict.reasons))
@@ -435,6 +447,7 @@ class Trainer:
                 probes=probes,
                 rl=rl,
                 mentions=mentioned.by_event,
+                trusted=examples.trusted_events(self.pool, self.project, events),
                 restart=bool(found.restart),
             )
         inputs.write(self._unfinished)

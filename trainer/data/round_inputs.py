@@ -31,7 +31,8 @@ class RoundInputs(BaseModel):
     bounds the batches, and `prompts_too_long` counts the turns whose prompts it left out. `rl` are the
     hyperparameters; a round of an older release has none. `probes` are the base's; the starter has none.
     `mentions` has by event what votes say about criteria: whether the reply meets each. `restart` tells that
-    the round starts from the base in spite of a live policy. `attempts` counts the starts of the round."""
+    the round starts from the base in spite of a live policy. `trusted` are the events by raters whom an
+    operator accepted, who are in no cluster. `attempts` counts the starts of the round."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,6 +50,7 @@ class RoundInputs(BaseModel):
     probes: ProbeSet | None = None
     mentions: dict[str, dict[str, bool]] = {}
     restart: bool = False
+    trusted: list[str] = []
     attempts: int = 1
 
     def hyperparameters(self, settings: RLSettings) -> Hyperparameters:

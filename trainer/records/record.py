@@ -51,7 +51,8 @@ class RoundRecord:
     `knowledge` counts the knowledge questions, and says so if they are too few.
     `hyperparameters` are the derived ones, each with its value and where it comes from.
     `criteria` has each criterion's mentions and its shares before and after, `criteria_ignored` counts what
-    people said about the replies that could not be used.
+    people said about the replies that could not be used. `clusters` counts the raters who vote alike beyond
+    chance; `rests_on` has those without whom the gate would not pass the candidate.
     """
 
     votes: int
@@ -81,6 +82,8 @@ class RoundRecord:
     weightiest: list[dict[str, Any]] | None = None
     raters: list[dict[str, Any]] | None = None
     gate: dict[str, Any] | None = None
+    clusters: list[dict[str, Any]] | None = None
+    rests_on: list[dict[str, Any]] | None = None
     policy: str | None = None
     traceback: str | None = None
     seconds: float | None = None
@@ -261,7 +264,7 @@ def forget(
 
 def _without(record: dict[str, Any], raters: set[str], trained: bool) -> dict[str, Any]:
     left = dict(record)
-    for name in ("weightiest", "raters"):
+    for name in ("weightiest", "raters", "rests_on"):
         if isinstance(record.get(name), list):
             left[name] = [each for each in record[name] if each.get("rater") not in raters]
     if any(rater in str(record.get("traceback")) for rater in raters):
