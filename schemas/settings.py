@@ -246,7 +246,7 @@ class RewardSettings(RenamedFields):
 
     section = "trainer.reward"
     renamed: ClassVar = {"caution": "uncertainty_penalty", "judges_share": "judge_weight_cap"}
-    newer: ClassVar = {"groups"}
+    newer: ClassVar = {"groups", "newcomer_weight"}
 
     members: int = Field(
         5, ge=2, description="members of the ensemble, each with its own bootstrap weights on the votes"
@@ -259,6 +259,13 @@ class RewardSettings(RenamedFields):
     )
     judge_weight_cap: float = Field(
         0.25, ge=0, description="cap on the total weight of judges' votes, relative to the people's, share"
+    )
+    newcomer_weight: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="weight of a newcomer's votes, which grows to 1 with the days on which they vote and the"
+        " replies of which others think alike; 1: all count alike, share",
     )
     groups: Literal["mean", "least_satisfied"] = Field(
         "mean",

@@ -11,6 +11,7 @@ from trainer.data import examples
 from trainer.data.examples import Corpus, Example, Key
 from trainer.data.vote_rows import VoteRows
 from trainer.data.vote_summary import VoteSummary
+from trainer.data.vote_weights import age_weight
 from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import NO_TOKEN, FeatureGroups
@@ -101,6 +102,6 @@ def tensors(of: VoteSummary) -> list[Tensor]:
         for member in range(REWARD.members)
         for week in of.weeks
         for tensor in week.prior(member, [fold], raters)
-        .scaled(examples.age_weight(of.newest - week.newest, REWARD))
+        .scaled(age_weight(of.newest - week.newest, REWARD))
         .tensors()
     ]

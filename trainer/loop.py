@@ -36,6 +36,7 @@ from trainer.data import (
     mentions,
     prompts,
     summary_store,
+    suspects,
     untokenized_turns,
     vote_summary,
 )
@@ -95,7 +96,6 @@ class Trainer:
         self.leading = False
         self._unfinished = learner.directory / "unfinished.json"
         self._fitted: tuple[RoundData, RewardModel] | None = None
-        self._counted: tuple[dict[str, str], int] | None = None
         self._looked = -LOOK_SECONDS
         self._measured = False
         self.erasures = Erasures(settings, pool, learner, self._active_summary)
@@ -205,11 +205,8 @@ class Trainer:
         return False
 
     def _arrived(self) -> int:
-        """Returns the number of votes, counted anew only when the log was read further."""
-        offsets = consumer_offsets(self.pool)
-        if self._counted is None or self._counted[0] != offsets:
-            self._counted = (offsets, examples.count_votes(self.pool, self.project))
-        return self._counted[1]
+        """Returns the number of votes."""
+        return examples.count_votes(self.pool, self.project)
 
     def round(self) -> str:
         """Runs and records one round; returns its outcome. A failed round leaves the live policy as it is; in
@@ -227,6 +224,7 @@ class Trainer:
         row = record.begin(self.pool, self.project, found.parent)
         with structlog.contextvars.bound_contextvars(round=row.number):
             try:
+                suspects.hold_suspects(self.pool, self.project)
                 summary = self._active_summary()
                 try:
                     inputs = self._inputs(row.number, found, summary, interrupted)
@@ -286,6 +284,9 @@ class Trainer:
         verdict.require(trained.moved, optimized.stopped or "no step moved the adapter")
         found.gate = verdict.as_json()
         found.blocked = blocked_replies(candidate.constraints)
+        found.rests_on = [{"rater": rater} for rater in verdict.rests_on] or None
+        found.clusters = [cluster.as_json() for cluster in data.clusters] or None
+        suspects.hold(self.pool, self.project, [*suspects.sudden_clusters(data)])
         log.info("gate", outcome=verdict.outcome, doubts=verdict.doubts, **verdict.figures)
         if verdict.refused:
             return Ending("rejected", "; ".join(verdict.reasons))
@@ -429,6 +430,7 @@ class Trainer:
                 probes=probes,
                 rl=rl,
                 mentions=mentioned.by_event,
+                trusted=examples.trusted_events(self.pool, self.project, events),
                 restart=bool(found.restart),
                 cautions=careful,
                 demonstrations=demonstrations.select(

@@ -82,6 +82,7 @@ def run_round(
     base_features = BaseFeatures(base.features, BASE_SAMPLES)
     # The reward model, and what the held-out votes and the unseen ones among them say, for the gate.
     cache.update(data.corpus)
+    data.weigh_clusters(base_features, cache)
     model = data.fit_reward_model(base_features, cache)
     held_out_model = data.fit_reward_model(base_features, cache, held_out=True)
     evidence = unseen_evidence(data, base_features, cache)

@@ -256,7 +256,7 @@ def test_reading_the_log_twice_changes_nothing(
     assert ingest(pool, log) == 2
     corpus = examples.load(pool, "default", backbone, examples.active_events(pool, "default"))
     assert len(corpus.examples) == 5
-    assert examples.count_votes(pool, "default") == 7
+    assert examples.count_votes(pool, "default") == 6  # a flip is one vote
 
     with pool.connection() as connection, connection.transaction():
         for entry in log.read(0, None, 100):
@@ -306,6 +306,22 @@ def test_a_round_begins_with_enough_votes_and_never_while_paused(
     ingest(pool, log)
     assert not trainer.due()
     trainer.last_round -= settings.trainer.round_seconds
+    assert trainer.due()
+
+
+def test_a_vote_that_is_flipped_a_hundred_times_begins_no_round(
+    a_trainer: MakeTrainer, settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    turns = some_turns(backbone, 20, seed=5)
+    trainer, (flipped, *others) = a_trainer(), turns
+    send(database_url, turns, thumbs_by_parity([flipped]) * 100)
+    trainer.poll()
+    assert rounds(pool) == []
+    assert examples.count_votes(pool, "default") == 1
+    retract(database_url, send(database_url, [], thumbs_by_parity([flipped]))[0])
+    send(database_url, [], thumbs_by_parity(others))
+    ingest(pool, open_log(settings, pool))
+    assert examples.count_votes(pool, "default") == 20
     assert trainer.due()
 
 

@@ -112,7 +112,9 @@ def test_the_cap_of_judges_includes_their_compacted_votes() -> None:
     assert people == pytest.approx(100, rel=0.01)
     assert 0 < judges < REWARD.judge_weight_cap * people
     rest = judge[30:]
-    votes, _ = Corpus(rest, {}).votes(rest, REWARD, (people, judges))
+    history = summary.history_weights(range(FOLDS))
+    assert history.raters == pytest.approx({f"u{number}": 12.5 for number in range(8)}, rel=0.05)
+    votes, _ = Corpus(rest, {}).votes(rest, REWARD, history)
     assert sum(votes.weights) == pytest.approx(REWARD.judge_weight_cap * people - judges)
 
 

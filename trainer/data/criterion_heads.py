@@ -7,6 +7,7 @@ from trainer.data import examples
 from trainer.data.examples import Example, Key
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.split import RoundData
+from trainer.data.vote_weights import age_weight
 from trainer.reward.criteria import CriterionHead, MentionRows, fit_criterion
 from trainer.reward.ensemble import RewardModel
 
@@ -38,7 +39,7 @@ def _rows(data: RoundData, name: str, said: Sequence[Example], keys: Sequence[Ke
         [rater[each.rater] for each in said],
         [met is True for met in mentions],
         [met is False for met in mentions],
-        [examples.age_weight(newest - each.created_at, data.settings.reward) for each in said],
+        [age_weight(newest - each.created_at, data.settings.reward) for each in said],
     )
 
 

@@ -6,16 +6,18 @@ gone from the next round on.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import combinations, product
-from typing import Any
+from typing import Any, LiteralString
 
+from feedback.quarantine import TEACHES
 from schemas.database import Pool
 from schemas.errors import HearkenError
 from schemas.feedback import JUDGE
 from schemas.settings import RewardSettings
 from schemas.turns import IMPORTED
 from trainer.data.prompt_groups import PromptGroup, fold_of, load_groups
+from trainer.data.vote_weights import NO_HISTORY, HistoryWeights, people_weights
 from trainer.data.voted_replies import VotedReplies
 from trainer.model.backbone import Backbone
 from trainer.model.token_budget import UNLIMITED
@@ -45,6 +47,22 @@ class Erased(HearkenError):
         super().__init__(f"{gone} of the {of} {what} that it was trained on are gone.")
 
 
+_ACTIVE: LiteralString = """
+select event_id from (
+    select e.event_id, e.created_at, e.recompact, row_number() over newest_first as place,
+        sum(least(cardinality(t.prompt_token_ids), %s)) over newest_first as tokens
+    from training_examples e
+    join turns t on t.id = e.turn_id
+    join feedback f on f.id = e.feedback_id
+    where e.project = %s and e.superseded_by is null and e.vote_summary is null
+        and (e.type <> 'edit' or f.text is not null) and {teaches}
+    window newest_first as
+        (partition by e.type = 'signal', e.recompact order by e.created_at desc, e.event_id)
+) as active
+where place <= case when recompact then %s else %s end and tokens <= %s
+order by created_at, event_id desc
+"""
+
 Key = tuple[str, str]
 """A reply's name: its turn, and its choice, or the feedback whose edit it is."""
 
@@ -60,7 +78,8 @@ class Reply:
 @dataclass(frozen=True, slots=True)
 class Example:
     """A vote or signal, with what its author wrote beside it. `reply_keys` names the replies that it is on,
-    an edit's own text first; without a `group`, its turn is a group by itself."""
+    an edit's own text first; without a `group`, its turn is a group by itself. `origin` is the network that
+    its turn came from, where nobody vouches for the rater."""
 
     event_id: str
     turn_id: str
@@ -72,6 +91,7 @@ class Example:
     seen_in_training: bool
     group: PromptGroup | None = None
     comment: str | None = None
+    origin: str | None = None
 
     def fold(self, folds: int) -> int:
         """Returns the cross-validation fold of the vote."""
@@ -105,7 +125,7 @@ class Corpus:
     are longer than the context or of another vocabulary; `truncated` counts the examples whose replies have
     only the end of their prompt, since the whole is too long. `groups` has the groups of turns, also of those
     that only give a prompt. `recompact` names the votes that are to be compacted anew, unreadable ones
-    included."""
+    included. `factors` are those on the weights of votes in clusters (`reward.clusters`)."""
 
     examples: list[Example]
     replies: dict[Key, Reply]
@@ -113,6 +133,7 @@ class Corpus:
     truncated: int = 0
     groups: Mapping[str, PromptGroup] = field(default_factory=dict)
     recompact: frozenset[str] = frozenset()
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def newest(self) -> datetime:
@@ -123,17 +144,15 @@ class Corpus:
         self,
         examples: Iterable[Example],
         reward: RewardSettings,
-        history_weights: tuple[float, float] = (0.0, 0.0),
+        history: HistoryWeights = NO_HISTORY,
     ) -> tuple[Votes, list[Key]]:
-        """Returns the examples as votes of the likelihood, and the replies that their indices refer to.
-        Weights halve with each half-life of age, and the total weight of judges is capped relative to
-        people's; `history_weights` are the total weights of people's and judges' votes in the vote
-        summary."""
+        """Returns the examples as votes of the likelihood, and the replies that their indices refer to. What
+        they weigh is in `vote_weights`; `history` has what the votes in the vote summary weigh."""
         chosen = list(examples)
         keys = list(dict.fromkeys(key for example in chosen for key in example.reply_keys))
         reply = {key: index for index, key in enumerate(keys)}
         rater_of = {name: index for index, name in enumerate(raters(chosen))}
-        weights = self._weights(chosen, reward, *history_weights)
+        weights = self._weights(chosen, reward, history)
         votes = Votes(len(rater_of), {rater_of[example.rater] for example in chosen if example.by_judge})
         for example, weight in zip(chosen, weights, strict=True):
             rater, on = rater_of[example.rater], [reply[key] for key in example.reply_keys]
@@ -151,14 +170,15 @@ class Corpus:
         return votes, keys
 
     def _weights(
-        self, chosen: Sequence[Example], reward: RewardSettings, history_people: float, history_judges: float
+        self, chosen: Sequence[Example], reward: RewardSettings, history: HistoryWeights
     ) -> list[float]:
-        newest = self.newest
-        weights = [age_weight(newest - example.created_at, reward) for example in chosen]
+        """Returns the weights of some of the examples, of which all have a part in the bounds."""
+        weight_of = people_weights(self.examples, self.newest, reward, history.raters)
+        weights = [weight_of[each.event_id] * self.factors.get(each.event_id, 1.0) for each in chosen]
         weighted = list(zip(weights, chosen, strict=True))
         judges = sum(weight for weight, example in weighted if example.by_judge)
-        people = history_people + sum(weight for weight, example in weighted if example.by_person)
-        cap = max(0.0, reward.judge_weight_cap * people - history_judges)
+        people = history.people + sum(weight for weight, example in weighted if example.by_person)
+        cap = max(0.0, reward.judge_weight_cap * people - history.judges)
         if judges <= cap:
             return weights
         return [weight * cap / judges if example.by_judge else weight for weight, example in weighted]
@@ -209,22 +229,11 @@ def raters(examples: Iterable[Example]) -> list[str]:
     return list(dict.fromkeys(example.rater for example in examples))
 
 
-def age_weight(age: timedelta, reward: RewardSettings) -> float:
-    """Returns the weight of a vote that is so much older than the newest: exponential decay."""
-    weight: float = 0.5 ** (age / timedelta(days=reward.half_life_days))
-    return weight
-
-
 def count_votes(pool: Pool, project: str) -> int:
-    """Returns the number of people's votes that ever arrived, superseded and erased ones included, without
-    signals; it only grows."""
+    """Returns how many things people have voted on, superseded and erased votes included, without signals: a
+    vote that is flipped is one. It only grows."""
     with pool.connection() as connection:
-        row = connection.execute(
-            "select (select count(*) from training_examples"
-            " where project = %s and type <> 'signal' and not starts_with(rater, %s))"
-            " + (select coalesce(sum(votes), 0)::bigint from erasures where project = %s) as votes",
-            [project, JUDGE, project],
-        ).fetchone()
+        row = connection.execute("select votes from vote_counts where project = %s", [project]).fetchone()
     return int(row["votes"]) if row else 0
 
 
@@ -248,24 +257,23 @@ def still_held(
 
 def active_events(pool: Pool, project: str, longest: int = UNLIMITED) -> list[str]:
     """Returns the newest MAX_EXAMPLES votes, and as many signals, oldest first, that are active, not
-    compacted (`vote_summary`) and whose turns exist, and beside them the newest REBUILT of those to be
-    compacted anew. Their prompts, of which at most `longest` tokens each are read, have at most
-    MAX_PROMPT_TOKENS tokens together."""
+    compacted (`vote_summary`), not in quarantine, and whose turns exist, and beside them the newest REBUILT
+    of those to be compacted anew. Their prompts, of which at most `longest` tokens each are read, have at
+    most MAX_PROMPT_TOKENS tokens together."""
     with pool.connection() as connection:
         rows = connection.execute(
-            "select event_id from ("
-            " select e.event_id, e.created_at, e.recompact,"
-            " row_number() over newest_first as place,"
-            " sum(least(cardinality(t.prompt_token_ids), %s)) over newest_first as tokens"
-            " from training_examples e join turns t on t.id = e.turn_id"
-            " join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.superseded_by is null and e.vote_summary is null"
-            " and (e.type <> 'edit' or f.text is not null)"
-            " window newest_first as"
-            " (partition by e.type = 'signal', e.recompact order by e.created_at desc, e.event_id)"
-            ") as active where place <= case when recompact then %s else %s end and tokens <= %s"
-            " order by created_at, event_id desc",
-            [longest, project, REBUILT, MAX_EXAMPLES, MAX_PROMPT_TOKENS],
+            _ACTIVE.format(teaches=TEACHES), [longest, project, REBUILT, MAX_EXAMPLES, MAX_PROMPT_TOKENS]
+        ).fetchall()
+    return [row["event_id"] for row in rows]
+
+
+def trusted_events(pool: Pool, project: str, events: Sequence[str]) -> list[str]:
+    """Returns which of these votes are by raters who were in quarantine, and whom an operator accepted."""
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select e.event_id from quarantine q join training_examples e using (project, rater)"
+            " where q.project = %s and q.state = 'accepted' and e.event_id = any(%s) order by e.event_id",
+            [project, list(events)],
         ).fetchall()
     return [row["event_id"] for row in rows]
 
@@ -284,7 +292,7 @@ def load(
     with pool.connection() as connection:
         found = connection.execute(
             "select e.event_id, e.feedback_id, e.turn_id, e.choice, e.type, e.value, e.rater, e.created_at,"
-            " e.first_policy, e.recompact, f.text, f.comment"
+            " e.first_policy, e.recompact, f.text, f.comment, t.origin"
             " from training_examples e join turns t on t.id = e.turn_id"
             " join feedback f on f.id = e.feedback_id"
             " where e.project = %s and e.event_id = any(%s) and (e.type <> 'edit' or f.text is not null)",
@@ -309,7 +317,7 @@ def load(
             example = Example(
                 row["event_id"], row["turn_id"], row["type"], row["value"], row["rater"],
                 tuple(keys), row["created_at"], row["first_policy"] is not None, groups[row["turn_id"]],
-                row["comment"],
+                row["comment"], row["origin"],
             )  # fmt: skip
             examples.append(example)
     truncated = sum(any(key in replies.truncated for key in example.reply_keys) for example in examples)

@@ -3,11 +3,16 @@
 Older prompts keep rare and past topics in training. Imported prompts, which nobody sent to the service, are
 used only where people sent few. Prompts that are too long to train on are left out and counted. Postgres
 compares prompts by a digest, so no token ids are read here.
+
+However many a person or a network sends, they have no more prompts than `vote_weights.bounded_totals` allows,
+relative to all others'. Older prompts take the places of those that are left out.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import ceil
 from typing import Any, LiteralString
 
 import structlog
@@ -17,6 +22,7 @@ from psycopg.sql import SQL
 
 from schemas.database import Pool
 from schemas.turns import IMPORTED
+from trainer.data.vote_weights import bounded_totals
 
 MAX_TURNS = 1024
 """Turns of the newest prompts, and as many again for older and for imported ones."""
@@ -53,8 +59,7 @@ def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedP
     with pool.connection() as connection:
         read = _read(connection, "not starts_with(id, %(imported)s) order by created_at desc, id", values)
         newest, too_long = _not_too_long(read)
-        first_of = {row["digest"]: row for row in reversed(newest)}
-        chosen = list(reversed(first_of.values()))
+        older: list[DictRow] = []
         if len(newest) == MAX_TURNS or len(read) == READ_TURNS:
             before = {**values, "before": newest[-1]["created_at"] if newest else read[-1]["created_at"]}
             older, _ = _not_too_long(
@@ -65,9 +70,12 @@ def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedP
                     before,
                 )
             )
-            wanted = max(int(OLDER_PER_NEWEST * len(chosen)), MIN_PROMPTS - len(chosen))
-            fresh = _new_prompts(older, first_of)[:wanted]
-            chosen += sorted(fresh, key=lambda row: row["created_at"], reverse=True)
+        first_of: dict[bytes, DictRow] = {}
+        everybodys = _new_prompts(newest, first_of)
+        older = _new_prompts(older, first_of)
+        chosen, older = _bounded(everybodys, older)
+        wanted = max(int((1 + OLDER_PER_NEWEST) * len(everybodys)), MIN_PROMPTS) - len(chosen)
+        chosen += sorted(older[:wanted], key=lambda row: row["created_at"], reverse=True)
         if len(chosen) < MIN_PROMPTS:
             imported, _ = _not_too_long(
                 _read(connection, "starts_with(id, %(imported)s) order by created_at desc, id", values)
@@ -81,7 +89,8 @@ def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedP
 def _read(connection: Connection[DictRow], which: LiteralString, values: dict[str, Any]) -> list[DictRow]:
     """Returns at most READ_TURNS turns, and the digest of each prompt that is not too long."""
     statement = SQL(
-        "select id, created_at, cardinality(prompt_token_ids) as tokens,"
+        "select id, created_at, coalesce(origin, rater) as owner,"
+        " cardinality(prompt_token_ids) as tokens,"
         " case when cardinality(prompt_token_ids) <= %(longest)s"
         " then sha256(array_send(prompt_token_ids)) end as digest"
         " from (select * from turns where project = %(project)s"
@@ -110,6 +119,19 @@ def _new_prompts(rows: Sequence[DictRow], first_of: dict[bytes, DictRow]) -> lis
         if row["digest"] not in first_of:
             first_of[row["digest"]] = row
             found.append(row)
+    return found
+
+
+def _bounded(newest: Sequence[DictRow], older: Sequence[DictRow]) -> tuple[list[DictRow], list[DictRow]]:
+    """Returns the rows without those that their owners have too many of, of the newest first."""
+    counts = Counter[Hashable](row["owner"] for row in (*newest, *older))
+    left = {owner: ceil(most) for owner, most in bounded_totals(counts, MIN_PROMPTS).items()}
+    found: tuple[list[DictRow], list[DictRow]] = [], []
+    for rows, kept in zip((newest, older), found, strict=True):
+        for row in rows:
+            left[row["owner"]] -= 1
+            if left[row["owner"]] >= 0:
+                kept.append(row)
     return found
 
 

@@ -33,7 +33,8 @@ class RoundInputs(BaseModel):
     `mentions` has by event what votes say about criteria: whether the reply meets each. `restart` tells that
     the round starts from the base in spite of a live policy. `cautions` has the levels of the constraints
     that blocked the last candidates (`cautions`). `demonstrations` are the turns whose replies it learns from
-    first. `attempts` counts the starts of the round."""
+    first. `trusted` are the events by raters whom an operator accepted, who are in no cluster. `attempts`
+    counts the starts of the round."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,6 +54,7 @@ class RoundInputs(BaseModel):
     restart: bool = False
     cautions: dict[str, int] = {}
     demonstrations: list[str] = []
+    trusted: list[str] = []
     attempts: int = 1
 
     def hyperparameters(self, settings: RLSettings) -> Hyperparameters:

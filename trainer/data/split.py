@@ -5,6 +5,7 @@ the votes is not held out: the round trains on all, and its gate has nothing to 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,9 +18,11 @@ from trainer.data.prompt_groups import fold_of
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.vote_rows import VoteRows
 from trainer.data.vote_summary import VoteSummary
+from trainer.data.vote_weights import NO_HISTORY, HistoryWeights
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec
 from trainer.reward import ensemble
+from trainer.reward.clusters import Cluster, cluster_factors, find_clusters
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.likelihood import Votes
 from trainer.reward.projection import BaseFeatures
@@ -64,6 +67,7 @@ class RoundData:
             fold = fold_of(turn, corpus.groups.get(turn), folds)
             part = held_out if fold == self._eval_fold else train
             part.append(prompt[-longest:])
+        self.clusters: list[Cluster] = []
         self._tastes: dict[str, Tensor] = {}
         self._directions: int | None = None
         self.train_prompts = train or held_out
@@ -81,8 +85,26 @@ class RoundData:
     def votes(self, *, held_out: bool = False) -> tuple[Votes, list[Key]]:
         """Returns the training or held-out votes for the likelihood, and the replies that they index."""
         chosen = self.held_out if held_out else self.training
-        weights = self.history.weights(self._folds(held_out)) if self.history else (0.0, 0.0)
-        return self.corpus.votes(chosen, self.settings.reward, weights)
+        return self.corpus.votes(chosen, self.settings.reward, self._history_weights(held_out))
+
+    def weigh_clusters(self, base: BaseFeatures, cache: FeatureCache) -> None:
+        """Finds the clusters among all votes, and gives their votes the weights of clusters."""
+        chosen = self.corpus.examples
+        votes, keys = self.corpus.votes(chosen, self.settings.reward, self._history_weights(held_out=False))
+        self.clusters = find_clusters(cache.features(keys), votes, base)
+        trusted = set(self.inputs.trusted)
+        factors = {
+            chosen[vote].event_id: factor for vote, factor in cluster_factors(votes, self.clusters).items()
+        }
+        kept = {event: factor for event, factor in factors.items() if event not in trusted}
+        self.corpus = replace(self.corpus, factors=kept)
+
+    def votes_of(self, cluster: Cluster) -> list[Example]:
+        """Returns the votes of a cluster."""
+        return [self.corpus.examples[vote] for vote in cluster.votes]
+
+    def _history_weights(self, held_out: bool) -> HistoryWeights:
+        return self.history.history_weights(self._folds(held_out)) if self.history else NO_HISTORY
 
     def training_events(self) -> list[str]:
         """Returns the event ids of all training votes, the compacted ones first."""
@@ -133,13 +155,18 @@ class RoundData:
         """The held-out votes that no policy has learned from."""
         return [example for example in self.held_out if example.unseen]
 
-    def fit_unseen_model(self, base: BaseFeatures, cache: FeatureCache) -> RewardModel | None:
-        """Fits a reward model to the unseen votes alone; None when they are not informative."""
-        votes, keys = self.corpus.votes(self.unseen, self.settings.reward)
+    def fit_unseen_model(
+        self, base: BaseFeatures, cache: FeatureCache
+    ) -> tuple[RewardModel, Votes, list[Key]] | None:
+        """Fits a reward model to the unseen votes alone, and returns these with their replies; None when they
+        are not informative."""
+        history = self._history_weights(held_out=True)._replace(people=0.0, judges=0.0)
+        votes, keys = self.corpus.votes(self.unseen, self.settings.reward, history)
         if not votes.is_informative():
             return None
         votes.tastes_UT = self._known_tastes(examples.raters(self.unseen))
-        return ensemble.fit(cache.features(keys), votes, base, self.settings.reward, self.generator("unseen"))
+        reward, generator = self.settings.reward, self.generator("unseen")
+        return ensemble.fit(cache.features(keys), votes, base, reward, generator), votes, keys
 
     def compact(self, cache: FeatureCache, model: RewardModel) -> tuple[VoteSummary, VoteRows] | None:
         """Returns the vote summary with this round's oldest votes added, and those to be compacted anew, in

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import LiteralString
 
 import structlog
 
+from feedback.quarantine import TEACHES
 from schemas.database import Pool
 from trainer.data import vote_rows, week_summary
 from trainer.data.examples import Erased
@@ -22,6 +24,13 @@ from trainer.data.week_summary import WeekSummary
 
 FILE_BEFORE = "past.safetensors"
 """The file of a release before, which is not read any more."""
+
+_ACTIVE: LiteralString = """
+select {what} from training_examples e
+join turns t on t.id = e.turn_id
+join feedback f on f.id = e.feedback_id
+where e.project = %s and e.superseded_by is null and {teaches}
+"""
 
 log = structlog.get_logger("trainer")
 
@@ -70,6 +79,7 @@ def revise(summary: VoteSummary, pool: Pool, project: str, directory: Path) -> V
     found = replace(summary, weeks=tuple(weeks), lost=0)
     gone = set(summary.events) - set(found.events)
     _delete_rows(gone, {name for week in weeks for name in week.batches}, directory, read)
+    _keep_for_later(gone, pool, project)
     save(found, pool, project, directory)
     return found
 
@@ -156,6 +166,17 @@ def _delete_rows(
             log.warning("rows of compacted votes are missing", reason=error.message)
 
 
+def _keep_for_later(gone: set[str], pool: Pool, project: str) -> None:
+    """Marks votes that were taken out since their raters are in quarantine: they are compacted anew, should
+    an operator accept these."""
+    with pool.connection() as connection:
+        connection.execute(
+            "update training_examples set vote_summary = null, recompact = true"
+            " where project = %s and event_id = any(%s) and superseded_by is null",
+            [project, list(gone)],
+        )
+
+
 def _remove_unused(summary: VoteSummary, directory: Path) -> None:
     kept = {path.name for path in files(directory)}
     kept |= {vote_rows.file_of(directory, name).name for week in summary.weeks for name in week.batches}
@@ -169,9 +190,8 @@ def _active_by_week(pool: Pool, project: str) -> dict[str, int]:
     """Returns the number of active compacted votes by the name of their week."""
     with pool.connection() as connection:
         rows = connection.execute(
-            "select e.vote_summary, count(*) from training_examples e join turns t on t.id = e.turn_id"
-            " join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.vote_summary is not null and e.superseded_by is null group by 1",
+            _ACTIVE.format(what="e.vote_summary, count(*)", teaches=TEACHES)
+            + " and e.vote_summary is not null group by 1",
             [project],
         ).fetchall()
     return {row["vote_summary"]: row["count"] for row in rows}
@@ -181,9 +201,6 @@ def _active_events(pool: Pool, project: str, name: str) -> set[str]:
     """Returns the active votes that are compacted in a week."""
     with pool.connection() as connection:
         rows = connection.execute(
-            "select e.event_id from training_examples e join turns t on t.id = e.turn_id"
-            " join feedback f on f.id = e.feedback_id"
-            " where e.project = %s and e.vote_summary = %s and e.superseded_by is null",
-            [project, name],
+            _ACTIVE.format(what="e.event_id", teaches=TEACHES) + " and e.vote_summary = %s", [project, name]
         ).fetchall()
     return {row["event_id"] for row in rows}

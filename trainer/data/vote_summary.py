@@ -20,10 +20,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from schemas.feedback import JUDGE
 from schemas.settings import TrainerSettings
 from trainer.data import examples
 from trainer.data.examples import Corpus, Key
 from trainer.data.vote_rows import VoteRows
+from trainer.data.vote_weights import HistoryWeights, age_weight
 from trainer.data.week_summary import WeekSummary
 from trainer.data.weeks import NO_WEEK, OLDER, group_of, week_of
 from trainer.reward import ensemble
@@ -81,6 +83,17 @@ class VoteSummary:
         people, judges = total_2.tolist()
         return people, judges
 
+    def history_weights(self, folds: Sequence[int]) -> HistoryWeights:
+        """Returns the weights of the votes of these folds, and of each person's in all, as if none were
+        bounded."""
+        raters: dict[str, float] = {}
+        for week in self.weeks:
+            counts = week.rater_E[week.rater_E >= 0].bincount(minlength=len(week.raters)).tolist()
+            for rater, count in zip(week.raters, counts, strict=True):
+                if not rater.startswith(JUDGE):
+                    raters[rater] = raters.get(rater, 0.0) + self._decay(week) * count
+        return HistoryWeights(*self.weights(folds), raters)
+
     def events_of_folds(self, folds: Sequence[int]) -> list[str]:
         """Returns the votes of these folds."""
         return [event for week in self.weeks for event in week.events_of_folds(folds)]
@@ -99,7 +112,7 @@ class VoteSummary:
         """Returns this summary, which must be aged to the corpus, with the votes `events` of the corpus
         added, and their rows."""
         folds, reward = self.trainer.gate.folds, self.trainer.reward
-        votes, keys = corpus.votes(corpus.examples, reward, self.weights(range(folds)))
+        votes, keys = corpus.votes(corpus.examples, reward, self.history_weights(range(folds)))
         raters = examples.raters(corpus.examples)
         expanded = expansion(features_of(keys), votes, self.prior(range(folds), raters), reward, generator)
         chosen = set(events)
@@ -171,7 +184,7 @@ class VoteSummary:
         return [ensemble.parameter_count(self.projections, member) for member in members]
 
     def _decay(self, week: WeekSummary) -> float:
-        return examples.age_weight(self.newest - week.newest, self.trainer.reward)
+        return age_weight(self.newest - week.newest, self.trainer.reward)
 
     def _groups(self) -> Iterator[tuple[str, WeekSummary]]:
         newest = max((week.week for week in self.weeks), default=0)

@@ -18,8 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from schemas.settings import RewardSettings
-from trainer.data import examples
 from trainer.data.vote_rows import RowsMissing, VoteRows
+from trainer.data.vote_weights import age_weight
 from trainer.reward.laplace import LaplaceSummary, PackedSummary
 
 PATTERN = "vote_summary-*.safetensors"
@@ -80,7 +80,7 @@ class WeekSummary:
 
     def aged_to(self, newest: datetime, reward: RewardSettings) -> "WeekSummary":
         """Returns the summary with its weights decayed to that time."""
-        factor = examples.age_weight(newest - self.newest, reward)
+        factor = age_weight(newest - self.newest, reward)
         members = [PackedSummary.pack(each.unpack().scaled(factor)) for each in self.members]
         return replace(self, newest=newest, weights_F2=factor * self.weights_F2, members=members, file=None)
 
@@ -122,7 +122,7 @@ class WeekSummary:
             if not any(folds):
                 continue
             rows = read(name)
-            factor = examples.age_weight(self.newest - rows.newest, reward)
+            factor = age_weight(self.newest - rows.newest, reward)
             weights_F2 = weights_F2 - factor * rows.weights(folds)
             parts = rows.summaries(folds, self.raters)
             members = [one + part.scaled(-factor) for one, part in zip(members, parts, strict=True)]

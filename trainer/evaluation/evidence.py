@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.data.examples import raters
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.split import RoundData
 from trainer.evaluation.estimate import Estimate
+from trainer.evaluation.influence import Influence, influence_of
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 
@@ -21,11 +23,12 @@ from trainer.reward.projection import BaseFeatures
 class Evidence:
     """A reward model of `votes` unseen votes. `accuracy` is the probability that it ranks a liked reply above
     one that is not liked, among the replies of the training votes, with the standard error of a model that
-    knows nothing."""
+    knows nothing. `influence` is that of the raters; None where there are too few."""
 
     model: RewardModel
     votes: int
     accuracy: Estimate
+    influence: Influence | None = None
 
     @property
     def beats_chance(self) -> bool:
@@ -35,14 +38,28 @@ class Evidence:
 
 def unseen_evidence(data: RoundData, base: BaseFeatures, cache: FeatureCache) -> Evidence | None:
     """Returns the evidence of a round's unseen votes; None where they say nothing."""
-    model = data.fit_unseen_model(base, cache)
-    if model is None:
+    fitted = data.fit_unseen_model(base, cache)
+    if fitted is None:
         return None
+    model, votes, keys = fitted
+    influence = influence_of(model, cache.features(keys), votes, raters(data.unseen), _groups(data))
     people = ((example, 1.0) for example in data.training if example.by_person)
     labelled = data.corpus.labelled(people)
     r_N = model.logits(cache.features([key for key, _, _ in labelled])).mean(1)
     liked_N = torch.tensor([liked for _, liked, _ in labelled], dtype=torch.bool)
-    return Evidence(model, len(data.unseen), rank_accuracy(r_N, liked_N))
+    return Evidence(model, len(data.unseen), rank_accuracy(r_N, liked_N), influence)
+
+
+def _groups(data: RoundData) -> dict[str, set[str]]:
+    """Returns groups of raters by name: those of one cluster, and those of one network where nobody vouches
+    for them."""
+    found: dict[str, set[str]] = {}
+    for example in data.unseen:
+        if example.origin is not None:
+            found.setdefault(example.origin, set()).add(example.rater)
+    for number, cluster in enumerate(data.clusters):
+        found[f"cluster {number}"] = {example.rater for example in data.votes_of(cluster)}
+    return {name: raters for name, raters in found.items() if len(raters) > 1}
 
 
 def rank_accuracy(r_N: Tensor, liked_N: Tensor) -> Estimate:

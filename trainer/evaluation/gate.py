@@ -8,9 +8,10 @@ model along the direction in which the candidate moved.
 
 The verdict (`verdict`) is refused where a figure is beyond its limit by more than two standard errors. It
 passes, and the candidate may go live for everybody, only where the unseen votes show that it is not worse
-than the live policy by more than a margin, and no figure is beyond its limit. Otherwise it is unknown, and
-people decide on a share of the conversations (a canary). It states the smallest difference that it could have
-detected. What no votes excuse are constraints (`constraints`): they are measured apart, and judged alike.
+than the live policy by more than a margin, also without any one rater, network or cluster of raters who
+vote alike (`influence`), and no figure is beyond its limit. Otherwise it is unknown, and people decide on a
+share of the conversations (a canary). It states the smallest difference that it could have detected. What no
+votes excuse are constraints (`constraints`): they are measured apart, and judged alike.
 """
 
 from collections.abc import Sequence
@@ -79,6 +80,7 @@ def evaluate(
     check_reward(verdict, "trained", models.trained, samples)
     check_reward(verdict, "held_out", models.held_out, samples)
     check_evidence(verdict, models.evidence, samples, gate.max_reward_loss)
+    check_influence(verdict, models.evidence, samples, gate.max_reward_loss)
     check_approval(verdict, models.approval, gate.max_approval_width)
     check_length(verdict, samples, gate)
     check_end_tokens(verdict, samples, gate)
@@ -138,6 +140,31 @@ def check_evidence(
             f"{evidence.votes} unseen votes do not show that it is no worse than the live policy ({gain}"
             f" logits); they could have shown a difference of {gain.detectable:.2g} logits, {points:.0f}"
             " points of approval"
+        )
+
+
+def check_influence(
+    verdict: Verdict, evidence: Evidence | None, samples: GateSamples, max_loss: float
+) -> None:
+    """Doubts a candidate that would not pass without the votes of one rater, one network or one cluster."""
+    if evidence is None or evidence.influence is None:
+        verdict.figures["influence"] = None
+        return
+    candidate, live = samples.candidate.features, samples.live.features
+    group, added = evidence.influence.largest(candidate, live, evidence.model)
+    gain, raters = paired_gain(evidence.model, candidate, live), evidence.influence.groups[group]
+    without = Estimate(gain.value - added, gain.error)
+    verdict.figures |= {
+        "influence": round(added, 4),
+        "influence_raters": len(raters),
+        "influence_gain": round(without.value, 4),
+    }
+    if without.lower < -max_loss <= gain.lower:
+        verdict.rests_on = raters
+        who = "one rater" if len(raters) == 1 else f"{len(raters)} raters of one network, or who vote alike"
+        verdict.doubts.append(
+            f"without {who}, the unseen votes do not show that it is no worse than the live policy ({without}"
+            " logits)"
         )
 
 

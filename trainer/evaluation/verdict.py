@@ -18,11 +18,12 @@ REFUSAL_ERRORS = 2
 @dataclass
 class Verdict:
     """The gate's decision with its figures. `reasons` say why the candidate is refused, `doubts` what keeps
-    it from passing."""
+    it from passing, `rests_on` the raters without whom it would not pass."""
 
     figures: dict[str, Any] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    rests_on: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:

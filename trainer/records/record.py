@@ -54,7 +54,8 @@ class RoundRecord:
     `cautions` has the levels of the constraints that blocked candidates before it, `blocked` some replies of
     its candidate for each constraint that blocked it.
     `criteria` has each criterion's mentions and its shares before and after, `criteria_ignored` counts what
-    people said about the replies that could not be used.
+    people said about the replies that could not be used. `clusters` counts the raters who vote alike beyond
+    chance; `rests_on` has those without whom the gate would not pass the candidate.
     """
 
     votes: int
@@ -88,6 +89,8 @@ class RoundRecord:
     raters: list[dict[str, Any]] | None = None
     gate: dict[str, Any] | None = None
     blocked: dict[str, list[str]] | None = None
+    clusters: list[dict[str, Any]] | None = None
+    rests_on: list[dict[str, Any]] | None = None
     policy: str | None = None
     traceback: str | None = None
     seconds: float | None = None
@@ -280,7 +283,7 @@ def forget(
 
 def _without(record: dict[str, Any], raters: set[str], trained: bool) -> dict[str, Any]:
     left = {name: value for name, value in record.items() if name != "blocked"}
-    for name in ("weightiest", "raters"):
+    for name in ("weightiest", "raters", "rests_on"):
         if isinstance(record.get(name), list):
             left[name] = [each for each in record[name] if each.get("rater") not in raters]
     if any(rater in str(record.get("traceback")) for rater in raters):

@@ -304,10 +304,28 @@ class Influence:
 def influence(model: RewardModel, features: FeatureGroups, votes: Votes) -> Influence:
     """Computes influence functions (Koh and Liang 2017), to first order, of the votes that `model` was fitted
     to."""
-    rows = RaterRows.of(votes) if model.people is not None else None
-    likelihood = Likelihood(rows.votes if rows else votes)
     rater_V = torch.tensor(votes.rater_of_vote)
     by_vote, by_rater = [], []
+    for inputs_NK, shift_VK in coefficient_shifts(model, features, votes):
+        shift_UK = torch.zeros(votes.raters, shift_VK.shape[1]).index_add_(0, rater_V, shift_VK)
+        moment_KK = inputs_NK.T @ inputs_NK / len(inputs_NK)
+        by_vote.append(((shift_VK @ moment_KK) * shift_VK).sum(1).clamp_min(0).sqrt())
+        by_rater.append(((shift_UK @ moment_KK) * shift_UK).sum(1).clamp_min(0).sqrt())
+    return Influence(
+        torch.stack(by_vote).mean(0),
+        torch.stack(by_rater).mean(0),
+        model.reliability_U,
+        torch.stack([member.nuisance.leniency_U for member in model.members]).mean(0),
+    )
+
+
+def coefficient_shifts(
+    model: RewardModel, features: FeatureGroups, votes: Votes
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields for each member its (N, K) inputs, and the (V, K) change of its coefficients that each vote
+    makes, to first order."""
+    rows = RaterRows.of(votes) if model.people is not None else None
+    likelihood = Likelihood(rows.votes if rows else votes)
     for member in model.members:
         inputs_NK = given_ND = member.inputs(features)
         coefficients_D, covariance_KD = member.coefficients_K, member.covariance_KK
@@ -321,16 +339,7 @@ def influence(model: RewardModel, features: FeatureGroups, votes: Votes) -> Infl
         gradients_VD = torch.zeros(votes.count, given_ND.shape[1]).index_add_(
             0, vote, gradient.float().unsqueeze(1) * given_ND[reply]
         )
-        gradients_UD = torch.zeros(votes.raters, given_ND.shape[1]).index_add_(0, rater_V, gradients_VD)
-        effect_DD = covariance_KD.T @ (inputs_NK.T @ inputs_NK / len(inputs_NK)) @ covariance_KD
-        by_vote.append(((gradients_VD @ effect_DD) * gradients_VD).sum(1).clamp_min(0).sqrt())
-        by_rater.append(((gradients_UD @ effect_DD) * gradients_UD).sum(1).clamp_min(0).sqrt())
-    return Influence(
-        torch.stack(by_vote).mean(0),
-        torch.stack(by_rater).mean(0),
-        model.reliability_U,
-        torch.stack([member.nuisance.leniency_U for member in model.members]).mean(0),
-    )
+        yield inputs_NK, gradients_VD @ covariance_KD.T
 
 
 def pairwise_accuracy(reward_N: Tensor, votes: Votes) -> float | None:
