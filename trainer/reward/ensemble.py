@@ -57,6 +57,9 @@ MEMBER_FEATURES: tuple[tuple[str, ...], ...] = (
 TASTE_FEATURES = MEMBER_FEATURES[1]
 """Feature groups from which people's weights on tastes are fitted: all."""
 
+TASTE_COMPONENTS = 12
+"""Components of each of these groups, the largest: each person has few votes. Chosen on tests.bench.ten_clicks."""
+
 BOOTSTRAP_SHAPE = 4
 """Shape of the gamma distribution of a member's weights on the votes. 1 is the Bayesian bootstrap (Rubin
 1981). Chosen on tests.bench.reward."""
@@ -205,7 +208,8 @@ def fit(
     views = _views(features, votes, base, counts, history)
     weights_UT = votes.tastes_UT
     if weights_UT is None:
-        weights_UT = fit_weights(concatenate(views[min(counts)][1], TASTE_FEATURES), votes)
+        largest = {name: group_NK[:, -TASTE_COMPONENTS:] for name, group_NK in views[min(counts)][1].items()}
+        weights_UT = fit_weights(concatenate(largest, TASTE_FEATURES), votes)
     directions = weights_UT.shape[1]
     rows = RaterRows.of(votes) if directions else None
     likelihood = Likelihood(rows.votes if rows else votes)

@@ -5,24 +5,24 @@ A rater u values a reply x at r_u(x) = r(x) + Σ_k z_uk·t_k(x), a latent factor
 linear in the features as r is, and the weights z_u have the prior N(0, 1). So a person has as many parameters
 as there are directions, beside their leniency and reliability.
 
-Given the weights, r and all t_k are one linear model with the features (f, z_u1·f, z_u2·f, …), so the
-posterior of a member stays what it is (`posterior`). Given r and t_k, the weights are found by rater. The two
-steps alternate. A new direction begins as the leading eigenvector of the raters' gradients: raters whose
-votes pull the reward the same way begin on one side. The weights are standardised over people, so everybody's
-mean is at z = 0.
+The weights come from the population of people (`population`): the directions are those in which people's
+coefficients differ most, and a rater's weights are their places on them, standardised over people, so
+everybody's mean is at z = 0. Given the weights, r and all t_k are one linear model with the features (f,
+z_u1·f, z_u2·f, …), so the posterior of a member stays what it is (`posterior`).
 
-The number of directions is chosen by the likelihood of held-out votes. One more is taken only where more of
-the raters gain than chance allows, so neither one person alone nor noise makes a taste of their own.
+The number of directions is chosen by the likelihood of held-out votes. There are any only where more of the
+raters gain than chance allows, so neither one person alone nor noise makes a taste of their own.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from trainer.reward import population
 from trainer.reward.likelihood import Likelihood, NuisanceParameters, Votes
-from trainer.reward.posterior import PRIOR_STD, Posterior
+from trainer.reward.population import Population
+from trainer.reward.posterior import PRIOR_STD
 
 MAX_DIRECTIONS = 4
 """Most directions in which people may differ."""
@@ -33,29 +33,22 @@ MIN_RATERS, MIN_VOTES = 4, 6
 FOLDS = 3
 """Folds of the votes, all votes on one reply in one fold, by which the number of directions is chosen."""
 
-ALTERNATIONS = 4
-"""How often weights and directions are fitted in turn."""
-
 DIRECTION_SCALE = 0.5
 """Standard deviation of the prior on a direction's coefficients, relative to the mean's. Chosen on the crowds
 of tests.unit.test_tastes, by held-out likelihood."""
 
 ITERATIONS = 20
-"""Iterations of L-BFGS in one step, which begins where the last one ended."""
+"""Iterations of L-BFGS that find the weights under a fitted reward model."""
 
-OPPOSITION = 0.7
-"""Correlation with the mean reward, over the voted replies, from which a direction is no taste: whoever is on
-its far side votes against everybody on everything, and that is a matter of their reliability."""
-
-SIGNIFICANCE = 1.0
-"""Standard errors, over raters, by which one more direction must improve the held-out likelihood. With 1, one
-rater alone cannot, whatever they gain."""
+SIGNIFICANCE = 1.5
+"""Standard errors, over raters, by which more directions must improve the held-out likelihood. So one
+rater alone cannot bring them about, whatever they gain: their gain is its own standard error."""
 
 HALF_KNOWN = 8.0
 """Votes after which a rater counts half where weights are standardised."""
 
-MAX_COMPARED = 500
-"""Raters whose gradients are compared, those with the most votes: the time grows with their cube."""
+MAX_PEOPLE = 500
+"""People that make the population, those with the most votes; all others count for the mean only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +107,10 @@ def fit_weights(features_RK: Tensor, votes: Votes) -> Tensor:
         return torch.zeros(votes.raters, 0, dtype=torch.float64)
     model = _TasteFit(features_RK.double(), votes)
     directions = model.choose_directions()
-    fit = model.begun(torch.ones(votes.count, dtype=torch.float64))
-    for _ in range(directions):
-        fit = model.extended(fit)
-    return fit.weights_UT
+    found = model.population(torch.ones(votes.count, dtype=torch.float64))
+    _, place_UT = found.directions(model.features_RK, directions)
+    reliable = NuisanceParameters.unpack(torch.zeros(NuisanceParameters.size(votes.raters)), votes.raters)
+    return standardised(place_UT, _known(votes, reliable))
 
 
 def posterior_weights(
@@ -144,104 +137,49 @@ def posterior_weights(
 
 
 class _TasteFit:
-    """The alternating fit on one set of features. `mask_V` selects votes by weight."""
+    """What people differ in, on one set of features."""
 
     def __init__(self, features_RK: Tensor, votes: Votes) -> None:
         self.features_RK = features_RK
+        self.votes = votes
         self.rows = RaterRows.of(votes)
         self.likelihood = Likelihood(self.rows.votes)
-        self.counts_U = _counts(votes)
+        counts_U = _counts(votes)
+        counts_U[list(votes.judges)] = 0
+        self.people_U = counts_U.argsort(descending=True, stable=True)[: int((counts_U > 0).sum())]
+        self.people_U = self.people_U[:MAX_PEOPLE]
         fold_R = torch.randperm(len(features_RK), generator=torch.Generator().manual_seed(0)) % FOLDS
         self.fold_V = fold_R[votes.compared(len(features_RK))[_first_replies(votes)]]
 
+    def population(self, mask_V: Tensor) -> Population:
+        features_NK, raters = self.features_RK[self.rows.reply_N], self.votes.raters
+        return population.fit(features_NK, self.rows.rater_N, raters, self.people_U, self.likelihood, mask_V)
+
     def choose_directions(self) -> int:
         """Returns the number of directions that the held-out votes support."""
-        fits = [self.begun((self.fold_V != fold).double()) for fold in range(FOLDS)]
-        before_V = self._held_out(fits)
-        for directions in range(MAX_DIRECTIONS):
-            fits = [self.extended(fit) for fit in fits]
-            after_V = self._held_out(fits)
-            gain_U = torch.zeros(len(self.counts_U), dtype=torch.float64)
-            gain_U.index_add_(0, torch.tensor(self.rows.votes.rater_of_vote), after_V - before_V)
-            gain_U = gain_U[self.counts_U > 0]
-            gains = float(gain_U.sum()) > SIGNIFICANCE * float(gain_U.std() * len(gain_U) ** 0.5)
-            if not gains or any(fit.opposes() for fit in fits):
-                return directions
-            before_V = after_V
-        return MAX_DIRECTIONS
+        log_p_CV = torch.zeros(1 + MAX_DIRECTIONS, self.votes.count, dtype=torch.float64)
+        for fold in range(FOLDS):
+            held_out_V = (self.fold_V == fold).double()
+            log_p_CV += held_out_V * self._log_p(self.population(1 - held_out_V))
+        log_p_CU = torch.zeros(len(log_p_CV), self.votes.raters, dtype=torch.float64)
+        log_p_CU.index_add_(1, torch.tensor(self.votes.rater_of_vote), log_p_CV)
+        best = 0
+        for directions in range(1, len(log_p_CU)):
+            gain_U = (log_p_CU[directions] - log_p_CU[best])[self.people_U]
+            if float(gain_U.sum()) > SIGNIFICANCE * float(gain_U.std() * len(gain_U) ** 0.5):
+                best = directions
+        return best
 
-    def begun(self, mask_V: Tensor) -> "_Fit":
-        """Returns the fit without directions."""
-        weights_UT = torch.zeros(len(self.counts_U), 0, dtype=torch.float64)
-        return self._linear_step(weights_UT, mask_V, None)
-
-    def extended(self, fit: "_Fit") -> "_Fit":
-        """Returns the fit with one more direction."""
-        weights_UT = torch.cat([fit.weights_UT, self._first_guess(fit).unsqueeze(1)], 1)
-        width, end = self.features_RK.shape[1], self.features_RK.shape[1] * weights_UT.shape[1]
-        start = torch.cat([fit.mode[:end], fit.mode.new_zeros(width), fit.mode[end:]])
-        for _ in range(ALTERNATIONS):
-            fit = self._linear_step(weights_UT, fit.mask_V, start)
-            found, nuisance = _person_step(
-                self.rows, self.likelihood, fit.mask_V, fit.values_RC, fit.nuisance, weights_UT
-            )
-            weights_UT, start = standardised(found, _known(self.rows.votes, nuisance)), fit.mode
-        return self._linear_step(weights_UT, fit.mask_V, start)
-
-    def _held_out(self, fits: Sequence["_Fit"]) -> Tensor:
-        """Returns the (V,) log-likelihood of each vote by the fit to the other folds."""
-        total_V = torch.zeros(self.rows.votes.count, dtype=torch.float64)
-        for fit in fits:
-            r_N = _person_rewards(fit.values_RC[self.rows.reply_N], fit.weights_UT[self.rows.rater_N])
-            total_V += (1 - fit.mask_V) * self.likelihood.by_vote(r_N, fit.nuisance)
-        return total_V
-
-    def _first_guess(self, fit: "_Fit") -> Tensor:
-        """Returns weights for a further direction: the leading eigenvector of the products of the raters'
-        gradients, as if all were reliable. The diagonal is left out, since it has each rater's own noise."""
-        nuisance = replace(fit.nuisance, reliability_U=torch.ones_like(self.counts_U))
-        features_NK = self.features_RK[self.rows.reply_N]
-        r_N = _person_rewards(fit.values_RC[self.rows.reply_N], fit.weights_UT[self.rows.rater_N])
-        vote, row, gradient = self.likelihood.gradients(r_N, nuisance)
-        gradients_UK = torch.zeros(len(self.counts_U), features_NK.shape[1], dtype=torch.float64)
-        contribution = (gradient * fit.mask_V[vote]).unsqueeze(1) * features_NK[row]
-        gradients_UK.index_add_(0, self.rows.rater_N[row], contribution)
-        gradients_UK /= self.counts_U.clamp_min(1).sqrt().unsqueeze(1)
-        chosen = self.counts_U.argsort(descending=True, stable=True)[:MAX_COMPARED]
-        gram = gradients_UK[chosen] @ gradients_UK[chosen].T
-        _, vectors = torch.linalg.eigh(gram - gram.diag().diag())
-        guess_U = torch.zeros_like(self.counts_U)
-        guess_U[chosen] = vectors[:, -1]
-        return standardised(guess_U.unsqueeze(1), _known(self.rows.votes, nuisance)).squeeze(1)
-
-    def _linear_step(self, weights_UT: Tensor, mask_V: Tensor, start: Tensor | None) -> "_Fit":
-        """Returns the most probable coefficients given the weights."""
-        raters, (width, directions) = len(self.counts_U), (self.features_RK.shape[1], weights_UT.shape[1])
-        inputs = self.rows.inputs(self.features_RK, weights_UT)
-        mode = Posterior(inputs, self.likelihood, raters, mask_V, None).mode(start, ITERATIONS)
-        end = width * (1 + directions)
-        scale_C1 = torch.tensor([PRIOR_STD, *[PRIOR_STD * DIRECTION_SCALE] * directions]).unsqueeze(1)
-        values_RC = self.features_RK @ (scale_C1 * mode[:end].view(1 + directions, width)).T
-        values_RC[:, 0] += mode[end]
-        nuisance = NuisanceParameters.unpack(mode[end + 1 :], raters)
-        return _Fit(weights_UT, mask_V, mode, values_RC, nuisance)
-
-
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """Weights, and the most probable coefficients and nuisance parameters given these: the `mode`, and the
-    (R, 1 + T) values of the replies that follow from it."""
-
-    weights_UT: Tensor
-    mask_V: Tensor
-    mode: Tensor
-    values_RC: Tensor
-    nuisance: NuisanceParameters
-
-    def opposes(self) -> bool:
-        """Returns whether some direction is the mean reward turned round."""
-        r_1R, directions_TR = self.values_RC.T[:1], self.values_RC.T[1:]
-        return bool((torch.corrcoef(torch.cat([r_1R, directions_TR]))[0, 1:].abs() > OPPOSITION).any())
+    def _log_p(self, found: Population) -> Tensor:
+        """Returns the (1 + MAX_DIRECTIONS, V) log-likelihood of each vote with 0, 1, … directions."""
+        values_RT, place_UT = found.directions(self.features_RK, MAX_DIRECTIONS)
+        raters, (reply_N, rater_N) = self.votes.raters, (self.rows.reply_N, self.rows.rater_N)
+        nuisance = NuisanceParameters.unpack(torch.zeros(NuisanceParameters.size(raters)).double(), raters)
+        r_N = PRIOR_STD * self.features_RK[reply_N] @ found.mean_K + found.leniency_U[rater_N]
+        more_NT = (values_RT[reply_N] * place_UT[rater_N]).cumsum(1)
+        rewards = [r_N, *(r_N + more_N for more_N in more_NT.T)]
+        rewards += [rewards[-1]] * (1 + MAX_DIRECTIONS - len(rewards))
+        return torch.stack([self.likelihood.by_vote(each_N, nuisance) for each_N in rewards])
 
 
 def standardised(weights_UT: Tensor, known_U: Tensor) -> Tensor:
