@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from psycopg import AsyncConnection
@@ -14,6 +14,9 @@ from psycopg.rows import DictRow
 from deploy.command_line import DataDir, Json, add_deprecated_name, existing_installation, with_database
 from schemas.errors import StartError
 from schemas.settings import Settings, load
+
+if TYPE_CHECKING:
+    from deploy.datasets.import_votes import ImportReport
 
 app = typer.Typer()
 
@@ -150,15 +153,19 @@ def import_votes(
             complete = complete and report.complete
             if as_json:
                 print(json.dumps({"file": str(file), **asdict(report)}))
-                continue
-            print(f"{file}: {report.layout or 'no row can be read'}")
-            would = "would be imported" if dry_run else "imported"
-            print(f"{report.imported} rows {would}, {report.left_out} refused.")
-            for row, reason in report.refused[:20]:
-                print(f"  row {row}: {reason}")
-            if report.broken_off is not None:
-                print(f"The rest was not read: {report.broken_off}")
+            else:
+                _print_report(file, report, dry_run)
     raise typer.Exit(0 if complete else 1)
+
+
+def _print_report(file: Path | str, report: "ImportReport", dry_run: bool) -> None:
+    print(f"{file}: {report.layout or 'no row can be read'}")
+    would = "would be imported" if dry_run else "imported"
+    print(f"{report.imported} rows {would}, {report.left_out} refused.")
+    for row, reason in report.refused[:20]:
+        print(f"  row {row}: {reason}")
+    if report.broken_off is not None:
+        print(f"The rest was not read: {report.broken_off}")
 
 
 @app.command("dead-letters")
