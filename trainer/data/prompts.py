@@ -70,8 +70,8 @@ def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedP
                     before,
                 )
             )
-        first_of: dict[bytes, DictRow] = {}
-        everybodys = _new_prompts(newest, first_of)
+        first_of = {row["digest"]: row for row in reversed(newest)}
+        everybodys = list(reversed(first_of.values()))
         older = _new_prompts(older, first_of)
         chosen, older = _bounded(everybodys, older)
         wanted = max(int((1 + OLDER_PER_NEWEST) * len(everybodys)), MIN_PROMPTS) - len(chosen)
