@@ -15,8 +15,7 @@ with last as (
 select (
     select count(*) from (
         select from feedback where project = %(project)s and created_at > (select began from last)
-            and type <> 'signal' and not starts_with(rater, %(judge)s) and superseded_by is null
-        limit %(most)s
+            and type <> 'signal' and not starts_with(rater, %(judge)s) limit %(most)s
     ) as new
 ) as waiting, (
     select count(*) from (
