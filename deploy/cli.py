@@ -14,7 +14,17 @@ import psycopg
 import typer
 from pydantic import ValidationError
 
-from deploy import control, data_commands, erasure, keys, operate, projects, settings_problems, webhooks
+from deploy import (
+    control,
+    data_commands,
+    erasure,
+    keys,
+    operate,
+    projects,
+    quarantine,
+    settings_problems,
+    webhooks,
+)
 from deploy.command_line import DataDir, Json, MetricsPort, existing_installation
 from schemas.database import database_away
 from schemas.errors import HearkenError, StartError
@@ -233,6 +243,7 @@ app.add_typer(erasure.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.add_typer(projects.of_project)
+app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(webhooks.app, name="webhooks")
 
 

@@ -23,7 +23,7 @@ MOST_TURNS = 100
 """Newest turns of a conversation that are read."""
 
 # What became of a vote: whether the last round held it out, the policy that first learned from it, and since
-# when that one is live.
+# when that one is live; whether its rater is in quarantine.
 _ABOUT: LiteralString = """
 select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value, f.policy, f.rater as "user",
     f.created_at, f.superseded_by, f.retracted_at, f.comment, f.text as edit, t.conversation_id,
@@ -31,7 +31,10 @@ select f.id, f.event_id, f.turn_id as completion_id, f.choice, f.type, f.value, 
     e.first_policy as learned_by, coalesce(p.live_at, p.inherited_at) as live_at, p.state as learned_state,
     coalesce(e.held_out_in = (
         select id from rounds where project = f.project order by started_at desc limit 1
-    ), false) as held_out
+    ), false) as held_out,
+    exists (
+        select from quarantine q where q.project = f.project and q.rater = f.rater and q.state <> 'accepted'
+    ) as quarantined
 from found f
 join turns t on t.id = f.turn_id
 left join lateral (

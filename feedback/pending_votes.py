@@ -1,4 +1,5 @@
-"""Pending votes are those that no round has begun with yet; they are counted up to a bound only."""
+"""Pending votes are those that no round has begun with yet; they are counted up to a bound only. A vote that
+is changed is no new one."""
 
 from typing import LiteralString
 
@@ -14,18 +15,19 @@ with last as (
 )
 select (
     select count(*) from (
-        select from feedback where project = %(project)s and created_at > (select began from last)
-            and type <> 'signal' and not starts_with(rater, %(judge)s) limit %(most)s
+        select from feedback f where project = %(project)s and created_at > (select began from last)
+            and type <> 'signal' and not starts_with(rater, %(judge)s) and {first} limit %(most)s
     ) as new
 ) as waiting, (
     select count(*) from (
-        select from feedback where project = %(project)s and type <> 'signal'
-            and not starts_with(rater, %(judge)s) limit %(least)s
+        select from feedback f where project = %(project)s and type <> 'signal'
+            and not starts_with(rater, %(judge)s) and {first} limit %(least)s
     ) as all_votes
 ) as arrived, (
     select max(created_at) from feedback where project = %(project)s
 ) as newest
 """
+_FIRST: LiteralString = "not exists (select from feedback where superseded_by = f.id)"
 
 
 async def pending_votes(
@@ -34,6 +36,6 @@ async def pending_votes(
     """Returns the people's votes since the last round began (`waiting`, at most `most`), all that ever came
     (`arrived`, at most `least`), and the time of the `newest`."""
     values = {"project": project, "judge": JUDGE, "most": most, "least": least}
-    row = await (await connection.execute(_PENDING, values)).fetchone()
+    row = await (await connection.execute(_PENDING.format(first=_FIRST), values)).fetchone()
     assert row is not None  # noqa: S101  (the query returns one row)
     return row

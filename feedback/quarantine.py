@@ -29,12 +29,17 @@ SAMPLES = 3
 _AT_ONCE = 1_000
 """Raters that are read at once."""
 
-TEACHES: LiteralString = """
+_TEACHES: LiteralString = """
 not exists (
-    select from quarantine q where q.project = e.project and q.rater = e.rater and q.state <> 'accepted'
+    select from quarantine q
+    where q.project = {row}.project and q.rater = {row}.rater and q.state <> 'accepted'
 )
 """
-"""The condition on a row `e` with `project` and `rater`, as of `training_examples`, that its vote teaches."""
+TEACHES: LiteralString = _TEACHES.format(row="e")
+"""The condition on a row `e` of `training_examples` that its vote teaches."""
+
+COUNTS: LiteralString = _TEACHES.format(row="f")
+"""The same of a row `f` of `feedback`, whose vote counts then in the evidence of rollouts."""
 
 # Whoever was erased meanwhile is not named again: an erasure waits for the lock, or leaves no vote to lock.
 _HOLD: LiteralString = """
@@ -65,13 +70,14 @@ where project = %(project)s and (%(state)s::text is null or state = %(state)s)
 order by id desc limit %(limit)s
 """
 _DECIDE: LiteralString = """
-update quarantine set state = %(state)s, decided_at = now(), decided_by = %(by)s, decision_reason = %(why)s,
-    accepted = case when %(state)s = 'accepted' then accepted || (
-        select jsonb_object_agg(found, now()) from jsonb_object_keys(evidence) as found
+update quarantine set state = %(state)s, decided_at = now(), decision_reason = %(why)s,
+    decided_by = coalesce(nullif(current_setting('hearken.actor', true), ''), 'database:' || session_user),
+    accepted = case when %(state)s = 'accepted' then accepted || jsonb_build_object(reason, now()) || (
+        select coalesce(jsonb_object_agg(found, now()), '{}') from jsonb_object_keys(evidence) as found
     ) else '{}' end
 where project = %(project)s and rater = %(rater)s
 """
-_COUNTS: LiteralString = "select state, count(*) as raters from quarantine where project = %s group by state"
+_STATES: LiteralString = "select state, count(*) as raters from quarantine where project = %s group by state"
 
 
 def hold(
@@ -129,25 +135,25 @@ async def decide(
     project: str,
     rater: str,
     state: Literal["accepted", "rejected"],
-    by: str,
     why: str,
 ) -> dict[str, Any]:
-    """Decides that a rater's votes teach again from the next round on, or never; returns the entry. A
-    decision may be changed, and the same one again changes nothing. Raises NotFound."""
+    """Decides that a rater's votes teach again from the next round on, or never; returns the entry. It is
+    decided by the actor of the audit log (`schemas.database.set_actor`). A decision may be changed, and the
+    same one again changes nothing. Raises NotFound."""
     await connection.execute(
         "select from quarantine where project = %s and rater = %s for update", [project, rater]
     )
     found = await entry(connection, project, rater)
     if found["state"] == state:
         return found
-    values = {"project": project, "rater": rater, "state": state, "by": by, "why": why}
+    values = {"project": project, "rater": rater, "state": state, "why": why}
     await connection.execute(_DECIDE, values)
     return await entry(connection, project, rater)
 
 
 async def counts(connection: AsyncConnection[DictRow], project: str) -> dict[str, int]:
     """Returns how many raters are in each state that any is in."""
-    cursor = await connection.execute(_COUNTS, [project])
+    cursor = await connection.execute(_STATES, [project])
     return {row["state"]: row["raters"] for row in await cursor.fetchall()}
 
 

@@ -126,7 +126,7 @@ class Store:
     async def votable_turn(self, completion_id: str) -> VotableTurn | None:
         """Returns the turn for validating a vote; None when it does not exist or was erased."""
         row = await self._row(
-            "select id as completion_id, project, rater, key_id,"
+            "select id as completion_id, project, rater, key_id, origin,"
             " cardinality(prompt_token_ids) as prompt_tokens,"
             " array(select choice from replies where turn_id = turns.id order by choice) as choices"
             " from turns where id = %s",

@@ -20,7 +20,8 @@ MAX_BATCH = 64
 
 _TURN: LiteralString = (
     "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids, sampling,"
-    " metadata, request) select %s, %s, %s, %s, %s, %s, %s, %s, %s, %s where not erased(%s, %s, %s)"
+    " metadata, request, origin) select %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s"
+    " where not erased(%s, %s, %s)"
 )
 _REPLY: LiteralString = (
     "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids, logprobs,"
@@ -90,7 +91,8 @@ class Turns:
                     [
                         turn.id, turn.project, turn.conversation_id, turn.rater, turn.key_id,
                         Jsonb(turn.messages), turn.prompt_token_ids, Jsonb(turn.sampling),
-                        Jsonb(turn.metadata), Jsonb(turn.request), turn.project, turn.rater, _began(turn),
+                        Jsonb(turn.metadata), Jsonb(turn.request), turn.origin,
+                        turn.project, turn.rater, _began(turn),
                     ]
                     for turn in turns
                 ],

@@ -16,7 +16,7 @@ SentencePiece vocabularies."""
 @dataclass(frozen=True, slots=True)
 class VotableTurn:
     """`rater` is the person who asked; `key_id` the API key of the request; `choices` the indices of the
-    replies."""
+    replies; `origin` the network of a person whom no server names."""
 
     completion_id: str
     project: str
@@ -24,6 +24,7 @@ class VotableTurn:
     key_id: str
     prompt_tokens: int
     choices: list[int]
+    origin: str | None = None
 
     def check(self, vote: Vote) -> None:
         """Raises InvalidRequest (`invalid_choice`, `invalid_ranking`, `invalid_order`) for a vote on replies

@@ -15,6 +15,10 @@ from schemas.wire import check
 JUDGE = "judge:"
 """Prefix of the names of automated raters. Names of people are hashes."""
 
+NAMED, VISITOR, ANONYMOUS = "u_", "v_", "a_"
+"""Prefixes of people's pseudonyms: who a server's key names; who holds a session that a page made; all who
+hold none, in one network."""
+
 Id = Annotated[str, Field(min_length=1, max_length=128)]
 Choice = Annotated[int, Field(ge=0, le=1_000)]
 Reason = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}\z")]

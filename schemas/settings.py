@@ -46,6 +46,12 @@ class ServingSettings(BaseModel):
     user_requests_per_minute: int = Field(
         120, ge=1, description="rate limit of a user at such an address, chats per minute"
     )
+    network_votes_per_hour: int = Field(
+        600,
+        ge=1,
+        description="rate limit of a network (IPv4: /24, IPv6: /64) with publishable keys, votes per hour;"
+        " people whom a server names do not count",
+    )
     websockets_per_address: int = Field(
         100, ge=1, description="websockets that one address may have open at a replica"
     )

@@ -109,7 +109,7 @@ class Turn:
     that the engine got: `temperature`, `top_p` and all that `GenerationDefaults` has, as numbers, whether the
     request named them or not. It is empty where the turn was imported. `request` has what else shaped the
     prompt and the reply: tools, a response format, arguments of the chat template, and `project_prompt` where
-    the first message is the project's own."""
+    the first message is the project's own. `origin` names the network of a person whom no server names."""
 
     id: str
     project: str
@@ -122,3 +122,4 @@ class Turn:
     replies: list[Reply]
     metadata: dict[str, Any] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
+    origin: str | None = None

@@ -54,7 +54,7 @@ from serving.request_log import RequestLog
 from serving.security_headers import SecurityHeaders, allowed_hosts
 from serving.services import Services, log_end, open_services
 from serving.spooled import apply_spool
-from serving.tenants import audit, keys, projects, usage
+from serving.tenants import audit, keys, projects, quarantine, usage
 
 _SHUTDOWN_SECONDS = 10  # for running replies to end
 _PUBLIC_PATHS = (
@@ -97,7 +97,7 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
         app.include_router(part.router)
     for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events, whoami):
         app.include_router(part.router)
-    for part in (projects, keys, usage, audit):
+    for part in (projects, keys, usage, audit, quarantine):
         app.include_router(part.router)
     page.install(app)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)

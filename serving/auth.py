@@ -31,7 +31,7 @@ from schemas.errors import Forbidden, RateLimited, Unauthorized
 from schemas.keys import Quota, Role
 from serving.keys import Caller
 from serving.limits import Charge
-from serving.services import services
+from serving.services import Services, services
 
 Work = Literal["chats", "votes", "requests"]
 
@@ -119,6 +119,13 @@ def charge_replies(
     if replies > 1:
         charge(connection, caller, "chats", replies - 1)
     return tokens
+
+
+def charge_network(parts: Services, origin: str) -> None:
+    """Charges a vote on a reply to somebody whom no server names to the network of `serving.identity`. Raises
+    RateLimited."""
+    most = parts.settings.serving.network_votes_per_hour
+    parts.limiter.acquire(Charge(f"network:{origin} votes", "votes from one network", most, period="an hour"))
 
 
 def _hidden(person: str) -> str:
@@ -227,6 +234,19 @@ def _work(request: Request) -> Work:
     if request.url.path.startswith("/v1/feedback"):
         return "votes"
     return "chats" if request.url.path in _CHATS else "requests"
+
+
+def network_of(connection: HTTPConnection) -> str:
+    """Returns the network of the client's address, of which one person or firm may have all: the first 24
+    bits of an IPv4 address, 64 of an IPv6 address."""
+    host = connection.client.host if connection.client else ""
+    with suppress(ValueError):
+        address = ip_address(host)
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address
+        bits = 64 if isinstance(address, IPv6Address) else 24
+        return str(ip_network((address, bits), strict=False))
+    return host
 
 
 def address_of(connection: HTTPConnection) -> str:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from schemas.chat import DEFAULT_MODEL, ChatRequest, parse_chat
 from schemas.errors import NotFound
 from schemas.wire import decode, json_line
-from serving.auth import SESSION_HEADER, User, caller, charge_replies, require, visitor
+from serving.auth import SESSION_HEADER, User, caller, charge_replies, network_of, require, visitor
 from serving.completion import Completion
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
@@ -36,7 +36,7 @@ async def chat_completions(request: Request) -> Response:
     found = require(await caller(request), "chat")
     chat = parse_chat(decode(await request.body()))
     person = await visitor(request, found, request.headers.get(SESSION_HEADER))
-    completion = Completion(services(request), found, chat, person)
+    completion = Completion(services(request), found, chat, person, network=network_of(request))
     completion.token_buckets = charge_replies(request, found, chat.n, completion.person)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)
     return CompletionResponse(

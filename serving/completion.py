@@ -21,6 +21,7 @@ from schemas.turns import Reply, Turn, made_at, new_id
 from serving import duel
 from serving.best_of import best_reply, may_be_chosen
 from serving.engine import Delta
+from serving.identity import identify
 from serving.keys import Caller
 from serving.limits import Charge
 from serving.router import Assignment, Route
@@ -37,8 +38,9 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 
 class Completion:
     """The completion of one chat request; `visitor` is the pseudonym of its session, `record` what else of
-    the request to record; `policy` answers where serving itself asks. `person` is the one who is known to
-    ask, None where only the conversation is known. `token_buckets` are what its tokens are charged to.
+    the request to record, `network` where it came from; `policy` answers where serving itself asks. `person`
+    is the one who is known to ask, None where only the conversation or the network is known. `token_buckets`
+    are what its tokens are charged to.
     The constructor generates nothing yet; it raises Forbidden, NotFound, InvalidRequest or Unavailable when
     the request cannot be answered."""
 
@@ -50,6 +52,7 @@ class Completion:
         visitor: str | None = None,
         record: dict[str, Any] | None = None,
         policy: str | None = None,
+        network: str = "",
     ) -> None:
         max_choices = services.settings.serving.max_choices
         if request.n > max_choices:
@@ -65,15 +68,9 @@ class Completion:
         self.created = int(made_at(self.id) or time.time())
         self.metadata = dict(request.metadata)
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
-        if visitor is not None and request.user is not None:
-            raise InvalidRequest("The session says who asks, so leave out `user`.", param="user")
-        signer, project, kind = services.signer, caller.project, caller.kind
-        self.rater = visitor or (
-            signer.conversation_rater(project, self.conversation_id, kind)
-            if request.user is None
-            else signer.rater_id(project, request.user, kind)
-        )
-        self.person = None if visitor is None and request.user is None else self.rater
+        asks = identify(services.signer, caller, request.user, visitor, self.conversation_id, network)
+        self.rater, self._origin = asks.rater, asks.origin
+        self.person = asks.rater if asks.is_person else None
         route = services.router.route(caller.project)
         self.assignment = (
             Assignment(policy, 1.0) if policy else _assign(services, caller, request.model, route, self.rater)
@@ -244,6 +241,7 @@ class Completion:
             replies=self.replies(),
             metadata=self.metadata,
             request=self.recorded_request(),
+            origin=self._origin,
         )
         await self._services.spool.write(
             partial(self._services.store.record_turn, turn), lambda: {"kind": "turn", **asdict(turn)}

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import Literal, LiteralString, NamedTuple
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -38,14 +38,30 @@ returning key, total
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a request takes from one token bucket: `count` tokens of the bucket `key`, which holds
-    `per_minute` and is refilled at `per_minute` / 60 a second. `limit` names both in a message, as in "chats
-    from one address"."""
+    """What a request takes from one token bucket: `count` tokens of the bucket `key`, which holds `most` and
+    is refilled at `most` a minute or an hour (`period`). `limit` names both in a message, as in "chats from
+    one address"."""
 
     key: str
     limit: str
-    per_minute: int
+    most: int
     count: int = 1
+    period: Literal["a minute", "an hour"] = "a minute"
+
+    @property
+    def per_second(self) -> float:
+        return self.most / (60 if self.period == "a minute" else 3600)
+
+
+class _Bucket(NamedTuple):
+    left: float
+    at: float
+    most: int
+    per_second: float
+
+    def left_at(self, now: float) -> float:
+        """Returns how many tokens are in it, were there no `most`."""
+        return self.left + (now - self.at) * self.per_second
 
 
 class RateLimiter:
@@ -53,7 +69,7 @@ class RateLimiter:
     second."""
 
     def __init__(self) -> None:
-        self._buckets: dict[str, tuple[float, float, float]] = {}  # key -> (tokens left, at, capacity)
+        self._buckets: dict[str, _Bucket] = {}
         self._unsynced: Counter[str] = Counter()
         self._totals: dict[str, int] = {}
         self._running: Counter[tuple[str, str]] = Counter()
@@ -64,12 +80,11 @@ class RateLimiter:
         then in debt. A charge of no token waits for the end of a debt."""
         now = time.monotonic()
         for charge in charges:
-            capacity = float(charge.per_minute)
-            lacking = min(charge.count, capacity) - self._left(charge, now)
+            lacking = min(charge.count, charge.most) - self._left(charge, now)
             if lacking > 0:
-                wait = math.ceil(lacking * 60 / capacity)
+                wait = math.ceil(lacking / charge.per_second)
                 raise RateLimited(
-                    f"More than {charge.per_minute} {charge.limit} a minute; try again in {wait} s.",
+                    f"More than {charge.most} {charge.limit} {charge.period}; try again in {wait} s.",
                     retry_after=wait,
                 )
         self.spend(*charges)
@@ -80,18 +95,14 @@ class RateLimiter:
         if len(self._buckets) >= _MAX_BUCKETS:
             self._drop_full_buckets(now)
         for charge in charges:
-            self._buckets[charge.key] = (
-                self._left(charge, now) - charge.count,
-                now,
-                float(charge.per_minute),
-            )
+            left = self._left(charge, now) - charge.count
+            self._buckets[charge.key] = _Bucket(left, now, charge.most, charge.per_second)
             self._unsynced[charge.key] += charge.count
 
     def _left(self, charge: Charge, now: float) -> float:
         """Returns how many tokens are in the bucket of a charge."""
-        capacity = float(charge.per_minute)
-        left, at, _ = self._buckets.get(charge.key, (capacity, now, capacity))
-        return min(capacity, left + (now - at) * capacity / 60)
+        bucket = self._buckets.get(charge.key)
+        return charge.most if bucket is None else min(charge.most, bucket.left_at(now))
 
     @contextmanager
     def concurrently(self, what: str, limit: int, *, of: str = "") -> Iterator[None]:
@@ -131,8 +142,8 @@ class RateLimiter:
         for key, total in totals.items():
             others = total - own[key] - self._totals.get(key, total - own[key])
             if key in self._buckets:
-                left, at, capacity = self._buckets[key]
-                self._buckets[key] = (left - others, at, capacity)
+                bucket = self._buckets[key]
+                self._buckets[key] = bucket._replace(left=bucket.left - others)
         self._unsynced -= Counter(own)
         self._drop_full_buckets(now)
         self._totals = {key: total for key, total in totals.items() if key in self._buckets}
@@ -140,9 +151,7 @@ class RateLimiter:
     def _drop_full_buckets(self, now: float) -> None:
         """Drops the buckets that are full again, as a missing bucket counts as full."""
         self._buckets = {
-            key: (left, at, capacity)
-            for key, (left, at, capacity) in self._buckets.items()
-            if left + (now - at) * capacity / 60 < capacity
+            key: bucket for key, bucket in self._buckets.items() if bucket.left_at(now) < bucket.most
         }
 
 

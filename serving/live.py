@@ -33,7 +33,7 @@ from schemas.errors import (
 )
 from schemas.feedback import parse_vote
 from schemas.wire import decode
-from serving.auth import Work, address_of, authenticate, charge_replies, require, visitor
+from serving.auth import Work, address_of, authenticate, charge_replies, network_of, require, visitor
 from serving.completion import Completion
 from serving.error_handlers import TRANSIENT_ERRORS, InternalError, to_request_error
 from serving.keys import Caller
@@ -196,7 +196,8 @@ class LiveSocket:
             raise InvalidRequest(f"A chat with id {name} is running.", param="id", code="id_in_use")
         if len(self._chats) >= _MAX_CHATS:
             raise RateLimited(f"{_MAX_CHATS} chats are running on this websocket; wait until one has ended.")
-        completion = Completion(self._services, self.caller, chat, self._visitor)
+        network = network_of(self._websocket)
+        completion = Completion(self._services, self.caller, chat, self._visitor, network=network)
         completion.token_buckets = charge_replies(self._websocket, self.caller, chat.n, completion.person)
         if self.caller.kind != "publishable":  # whoever holds such a key may claim to be anyone
             self.raters.add(completion.rater)

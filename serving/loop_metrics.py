@@ -28,9 +28,12 @@ select
     coalesce((select extract(epoch from now() - created_at) from outbox where "offset" is null
         order by xid, id limit 1), 0)::float8 as unpublished,
     coalesce((select extract(epoch from now() - min(created_at)) from (
-        select created_at from feedback
+        select created_at from feedback f
         where project = %(project)s and type <> 'signal' and not starts_with(rater, %(judge)s)
-            and superseded_by is null and retracted_at is null
+            and superseded_by is null and retracted_at is null and not exists (
+                select from quarantine q
+                where q.project = f.project and q.rater = f.rater and q.state <> 'accepted'
+            )
             and created_at > coalesce((select max(started_at) from rounds
                 where project = %(project)s and outcome in ('published', 'skipped')), '-infinity')
         order by created_at limit %(enough)s
@@ -38,8 +41,16 @@ select
     coalesce((select extract(epoch from now() - min(w.created_at)) from policies w
         join projects p on p.id = w.project and coalesce(p.promotion, %(promotion)s) = 'direct'
         where w.project = %(project)s and w.state = 'published'
-            and w.gate ->> 'outcome' is distinct from 'unknown'), 0)::float8 as unpromoted
+            and w.gate ->> 'outcome' is distinct from 'unknown'), 0)::float8 as unpromoted,
+    (select count(*) from quarantine where project = %(project)s and state = 'held')::int as held_raters,
+    (select count(*) from (
+        select from quarantine q join feedback f on f.project = q.project and f.rater = q.rater
+        where q.project = %(project)s and q.state = 'held' limit %(held)s
+    ) as of_held)::int as held_votes
 """
+
+MOST_HELD_VOTES = 10_000
+"""Votes of held raters that are counted."""
 
 
 def parameters(settings: Settings, project: str) -> dict[str, Any]:
@@ -51,6 +62,7 @@ def parameters(settings: Settings, project: str) -> dict[str, Any]:
         "judge": JUDGE,
         "promotion": settings.serving.promotion,
         "enough": max(settings.trainer.round_votes, settings.trainer.min_votes),
+        "held": MOST_HELD_VOTES,
     }
 
 
@@ -80,6 +92,14 @@ def loop_metrics(settings: Settings) -> DatabaseMetrics:
             "hearken_promotion_waiting_seconds",
             "Age of the oldest published policy that awaits its direct promotion, seconds.",
             row["unpromoted"] if direct else None,
+        )
+        yield GaugeMetricFamily(
+            "hearken_raters_held", "Raters in quarantine that nobody has decided on.", row["held_raters"]
+        )
+        yield GaugeMetricFamily(
+            "hearken_votes_held",
+            f"Votes of these raters, which do not teach, counted up to {MOST_HELD_VOTES:,}.",
+            row["held_votes"],
         )
 
     return DatabaseMetrics(settings.database_url or "", LOOP, parameters(settings, settings.project), metrics)

@@ -39,7 +39,8 @@ CHOICES = 4
 """Replies to each of them."""
 
 SEVERAL = 3
-"""People who must have sent a prompt in the same words before it is shown to others."""
+"""People who must have sent a prompt in the same words before it is shown to others. Those of one network
+whom no server names count as one."""
 
 EVERYDAY = (
     "Hello, how are you?",
@@ -65,15 +66,16 @@ _MAX_LETTERS = 200  # of a prompt that is shown
 _NEWEST = 5_000  # turns among which prompts that several people sent are looked for
 _COMMON: LiteralString = """
     select prompt from (
-        select rater, messages -> -1 ->> 'content' as prompt from (
-            select rater, messages from turns where project = %s and not request ?| array['media', 'question']
+        select who, messages -> -1 ->> 'content' as prompt from (
+            select coalesce(origin, rater) as who, messages from turns
+            where project = %s and not request ?| array['media', 'question']
             order by created_at desc limit %s
         ) as newest
         where jsonb_path_query_array(messages, '$[*] ? (@.role != "system")') @? '$ ? (@.size() == 1)'
             and jsonb_typeof(messages -> -1 -> 'content') = 'string'
     ) as asked
     where length(prompt) between 1 and %s
-    group by prompt having count(distinct rater) >= %s order by count(*) desc, prompt limit %s
+    group by prompt having count(distinct who) >= %s order by count(distinct who) desc, prompt limit %s
 """
 _ADD: LiteralString = """
     insert into taste_questions (project, policy, prompt, messages, prompt_token_ids, sampling, replies)

@@ -20,7 +20,8 @@ from schemas.feedback import Id
 from schemas.turns import Turn, new_id
 from schemas.wire import check, decode
 from serving import question_pool
-from serving.auth import SESSION_HEADER, User, visitor
+from serving.auth import SESSION_HEADER, User, network_of, visitor
+from serving.identity import origin_of
 from serving.keys import Caller
 from serving.openapi import request_body
 from serving.person_weights import PersonPosterior, Values, prior, sigmoid
@@ -101,7 +102,8 @@ async def next_question(request: Request, caller: User) -> dict[str, Any]:
                 "No questions could be made; try again later.", code="no_questions", retry_after=60
             )
         return _answer(parts, None, answered, ready=not making)
-    return _answer(parts, await _ask(parts, caller, person, model, pair), answered)
+    origin = origin_of(parts.signer, caller, person, network_of(request))
+    return _answer(parts, await _ask(parts, caller, person, origin, model, pair), answered)
 
 
 def pick(candidates: list[Candidate], known: PersonPosterior | None) -> Pair | None:
@@ -146,7 +148,9 @@ async def _person(request: Request, parts: Services, caller: Caller, user: str |
     )
 
 
-async def _ask(parts: Services, caller: Caller, person: str, model: TasteFile, pair: Pair) -> dict[str, Any]:
+async def _ask(
+    parts: Services, caller: Caller, person: str, origin: str | None, model: TasteFile, pair: Pair
+) -> dict[str, Any]:
     """Stores the pair as a turn of the person; returns it as the question."""
     candidate, chosen = pair.candidate, [pair.first, pair.second]
     secrets.SystemRandom().shuffle(chosen)
@@ -162,6 +166,7 @@ async def _ask(parts: Services, caller: Caller, person: str, model: TasteFile, p
         sampling=candidate.sampling,
         replies=replies,
         request={"question": {"information": round(pair.information, 4)}},
+        origin=origin,
     )
     await parts.store.record_turn(turn)
     values = candidate.values_NMC.mean(1)

@@ -15,7 +15,7 @@ from schemas.errors import RequestError
 from schemas.responses import ResponseRequest, parse_response
 from schemas.turns import bare_id
 from schemas.wire import decode, json_line
-from serving.auth import SESSION_HEADER, caller, charge_replies, require, visitor
+from serving.auth import SESSION_HEADER, caller, charge_replies, network_of, require, visitor
 from serving.completion import Completion
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
@@ -36,7 +36,9 @@ async def responses(request: Request) -> Response:
     asked = parse_response(decode(await request.body()))
     chat = asked.chat_request(await _history(services(request), found, asked.previous_response_id))
     person = await visitor(request, found, request.headers.get(SESSION_HEADER))
-    completion = Completion(services(request), found, chat, person, recorded_fields(asked))
+    completion = Completion(
+        services(request), found, chat, person, recorded_fields(asked), network=network_of(request)
+    )
     completion.token_buckets = charge_replies(request, found, chat.n, completion.person)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)
     answer = _Answer(completion, asked)

@@ -1,10 +1,10 @@
 """What a rollout has shown so far, read from turns, votes and failures, person by person.
 
-Only replies whose policy was drawn count (a propensity below 1), from the rollout's start on. A person's
-figure is the mean over their conversations of the share of thumbs up, or the mean over their turns. In a duel
-it is the mean over their rankings, and the other figures are differences within a turn. A policy that went
-live for everybody at once is compared with the votes on the policy before it, in WATCH_BEFORE before it went
-live, and with the base beside it.
+Only replies whose policy was drawn count (a propensity below 1), from the rollout's start on; votes of raters
+in quarantine do not. A person's figure is the mean over their conversations of the share of thumbs up, or the
+mean over their turns. In a duel it is the mean over their rankings, and the other figures are differences
+within a turn. A policy that went live for everybody at once is compared with the votes on the policy before
+it, in WATCH_BEFORE before it went live, and with the base beside it.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from typing import Any, LiteralString
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from feedback.quarantine import COUNTS
 from schemas.feedback import JUDGE
 from schemas.policies import BASE
 from serving.comparison import Comparison, between_groups, within_people
@@ -45,7 +46,7 @@ select policy, person, stage, avg(approval)::float8 as value from (
         where f.project = %(project)s and f.created_at >= %(since)s and t.id >= turn_bound(%(since)s)
             and f.type = 'thumb' and f.superseded_by is null and f.retracted_at is null
             and not starts_with(f.rater, %(judge)s) and r.policy = any(%(policies)s)
-            and (r.propensity < 1 or not %(drawn)s)
+            and (r.propensity < 1 or not %(drawn)s) and {counts}
         order by f.created_at limit %(votes)s
     ) as thumbs group by policy, person, stage, conversation_id
 ) as conversations group by policy, person, stage
@@ -103,7 +104,7 @@ join replies own on own.turn_id = t.id and own.policy = %(candidate)s
 join replies other on other.turn_id = t.id and other.policy = %(live)s
 where f.project = %(project)s and f.created_at >= %(since)s and t.id >= turn_bound(%(since)s)
     and f.type = 'ranking' and f.superseded_by is null and f.retracted_at is null
-    and not starts_with(f.rater, %(judge)s)
+    and not starts_with(f.rater, %(judge)s) and {counts}
 order by f.created_at limit %(votes)s
 """
 _BEFORE: LiteralString = """
@@ -201,7 +202,7 @@ async def _by_groups(
     if direct:  # half of what is read may be from before
         [since] = await _rows(connection, _BEFORE, {**values, "began": found.began[0]})
         votes_since, turns_since = since["votes"], since["turns"]
-    votes = await _rows(connection, _VOTES, {**values, "since": votes_since})
+    votes = await _rows(connection, _VOTES.format(counts=COUNTS), {**values, "since": votes_since})
     turns = await _rows(connection, _TURNS, {**values, "since": turns_since})
     failures = await _rows(connection, _FAILURES, values)
     asked = {(row["policy"], row["person"], row["stage"]): row["replies"] for row in turns}
@@ -240,7 +241,7 @@ async def _by_pairs(
     connection: Connection, values: dict[str, Any], duels: list[DictRow]
 ) -> dict[str, Comparison | None]:
     """Compares the two replies of each duel."""
-    rankings = await _rows(connection, _RANKINGS, values)
+    rankings = await _rows(connection, _RANKINGS.format(counts=COUNTS), values)
     scores = [score(row["ranking"], row["own"], row["other"]) for row in rankings]
     comparisons = {"wins": within_people([row["person"] for row in rankings], scores, even=0.5)}
     for name in ("latency", "length"):

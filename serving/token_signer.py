@@ -9,9 +9,10 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from schemas.feedback import ANONYMOUS, NAMED, VISITOR
 from schemas.keys import Kind
 
-_PSEUDONYM = re.compile(r"u_[0-9a-f]{32}")
+_PSEUDONYM = re.compile(f"({NAMED}|{VISITOR}|{ANONYMOUS})[0-9a-f]{{32}}")
 _SESSION = "hs_"
 _MAX_SESSION = 1_024  # characters
 _LABELS: dict[Kind, str] = {"admin": "rater", "secret": "rater", "publishable": "claimed"}
@@ -45,19 +46,27 @@ class TokenSigner:
     def rater_id(self, project: str, user: str, kind: Kind) -> str:
         """Returns the pseudonym under which a person's votes are stored; it does not reveal the name.
 
-        Anybody may hold a publishable key and claim to be anyone, so a `user` that such a key names is never
-        the person whom another key names. A `user` therefore has at most two pseudonyms, and both follow from
+        A `user` whom a publishable key names is believed no more (`serving.identity`), and was never the
+        person whom another key names. A `user` therefore has at most two pseudonyms, and both follow from
         the name.
         """
-        return "u_" + self._mac(_LABELS[kind], project, user).hex()[:32]
+        return NAMED + self._mac(_LABELS[kind], project, user).hex()[:32]
 
-    def conversation_rater(self, project: str, conversation: str, kind: Kind) -> str:
+    def conversation_rater(self, project: str, conversation: str) -> str:
         """Returns the pseudonym of somebody who is known by a conversation only; no `user` has it."""
-        return "u_" + self._mac(f"{_LABELS[kind]} conversation", project, conversation).hex()[:32]
+        return NAMED + self._mac("rater conversation", project, conversation).hex()[:32]
 
     def visitor_id(self, project: str) -> str:
         """Returns the pseudonym of somebody who has not been here before."""
-        return "u_" + self._mac("visitor", project, secrets.token_hex(16)).hex()[:32]
+        return VISITOR + self._mac("visitor", project, secrets.token_hex(16)).hex()[:32]
+
+    def anonymous_rater(self, project: str, network: str) -> str:
+        """Returns the pseudonym of all in a network who are known by nothing else."""
+        return ANONYMOUS + self._mac("anonymous", project, network).hex()[:32]
+
+    def origin(self, project: str, network: str) -> str:
+        """Returns the name of a network, from which it cannot be found."""
+        return self._mac("network", project, network).hex()[:32]
 
     def session_token(self, session: Session) -> str:
         """Returns a token that only this installation can make, and `read_session` reads."""

@@ -57,7 +57,7 @@ async def record_turn(request: Request, caller: Voter) -> dict[str, Any]:
         project=caller.project,
         conversation_id=conversation,
         rater=(
-            parts.signer.conversation_rater(caller.project, conversation, caller.kind)
+            parts.signer.conversation_rater(caller.project, conversation)
             if new.user is None
             else parts.signer.rater_id(caller.project, new.user, caller.kind)
         ),

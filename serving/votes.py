@@ -59,7 +59,7 @@ from schemas.feedback import Edit, Id, Vote, parse_vote
 from schemas.times import rfc3339
 from schemas.turns import is_fresh
 from schemas.wire import check, decode
-from serving.auth import Reader, Voter, charge, maybe_caller, require
+from serving.auth import Reader, Voter, charge, charge_network, maybe_caller, require
 from serving.completion import UNSTORED_PREFIX
 from serving.keys import Caller
 from serving.limits import RateLimiter
@@ -204,6 +204,8 @@ async def _store_at_hand(
     rater = _rater(services.signer, caller, vote, votable)
     if received.late and await store.is_erased(votable.project, rater, received.at):
         raise NotFound("Who cast this vote was erased meanwhile.", code="erased")
+    if votable.origin is not None and rater == votable.rater and not received.late:
+        charge_network(services, votable.origin)
     if isinstance(vote, Edit):
         original = await store.reply_text(vote.completion_id, vote.choice)
         check_edit(

@@ -11,6 +11,8 @@ from psycopg.types.json import Jsonb
 POLICIES = ["p0", "p1-4be0aa", "p2-9d31c7", "p3-17fe02", "p4-c2a9d8", "p5-80b6e1"]
 LIVE, PREVIOUS, CANARY, REFUSED = POLICIES[3], POLICIES[1], POLICIES[5], POLICIES[2]
 TURNS = 240
+HELD = (31, 32, 33)
+"""The numbers of people whose votes look hostile."""
 
 _ASKED = [
     (
@@ -109,6 +111,30 @@ def fill(url: str) -> None:
         )
         events = [row[0] for row in connection.execute("select event_id from feedback order by id limit 6")]
         _add_rounds(connection, events)
+        _add_held(connection)
+
+
+def _add_held(connection: psycopg.Connection) -> None:
+    """Three raters in quarantine: two wait, one was rejected."""
+    network = "a_" + "0" * 32
+    connection.execute("update turns set rater = %s where rater = %s", [network, person(HELD[0])])
+    connection.execute(
+        "update feedback set rater = %s, facets = null where rater = %s", [network, person(HELD[0])]
+    )
+    burst = {"burst": {"votes": 40, "seconds": 5.5}}
+    alike = {"words": "12 raters gave the same votes on the same replies.", "raters": 12, "agreement": 0.98}
+    for rater, state, evidence in (
+        (network, "held", {**burst, "near_duplicates": {"share_of_texts": 0.9333333}}),
+        (person(HELD[1]), "held", {"brigade": alike}),
+        (person(HELD[2]), "rejected", burst),
+    ):
+        decided = ["key:default-admin", "a bot of ours"] if state == "rejected" else [None, None]
+        connection.execute(
+            "insert into quarantine (project, rater, state, reason, evidence, created_at, decided_by,"
+            " decision_reason, decided_at) values ('default', %s, %s, %s, %s, now() - interval '2 hours',"
+            " %s, %s, case when %s::text is null then null else now() end)",
+            [rater, state, next(iter(evidence)), Jsonb(evidence), *decided, decided[0]],
+        )
 
 
 def _add_policies(connection: psycopg.Connection) -> None:

@@ -18,6 +18,9 @@ UNPROMOTED_SECONDS = 120
 RELAY_SECONDS = 120
 """Age of the oldest vote that the broker does not have, above which the relay is behind."""
 
+FLOOD_VOTES = 100
+"""Votes in quarantine, above which somebody floods the project (as in deploy/prometheus/alerts.yml)."""
+
 
 def _hours(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5_400 else f"{seconds / 3_600:.0f} hours"
@@ -78,6 +81,12 @@ def alerts(
         )
     if loop["unpromoted"] > UNPROMOTED_SECONDS:
         say("ticket", "A policy that passed the gate is not live yet.", "Read the log of serving.")
+    if loop["held_raters"]:
+        say(
+            "ticket" if loop["held_votes"] > FLOOD_VOTES else "info",
+            f"{loop['held_raters']} raters are in quarantine; their {loop['held_votes']} votes do not teach.",
+            "Look at them: the page Raters, or `hearken quarantine list`.",
+        )
     if dead_letters:
         say(
             "ticket",

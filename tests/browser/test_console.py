@@ -25,7 +25,7 @@ AXE = Path(__file__).parents[2] / "serving" / "web" / "node_modules" / "axe-core
 PAGES = [
     "", "feedback", "feedback?show=approval", "feedback?show=conversations", "feedback/fb_00012", "rounds",
     "rounds/6", "policies", f"policies/{CANARY}", "rollouts", "queues", "usage", "project", "keys", "audit",
-    "settings",
+    "settings", "raters", "raters?state=rejected", f"raters/{console_data.person(console_data.HELD[1])}",
 ]  # fmt: skip
 PHONE, DESK = (390, 844), (1280, 900)
 SCROLLED = 8
@@ -292,6 +292,41 @@ def test_a_team_is_given_a_project_and_keys_and_a_reader_changes_nothing(
     page.get_by_label("Changes of").select_option("key")
     expect(page.get_by_role("row").nth(1)).to_contain_text("key:default-admin")
     expect(page.get_by_role("row").nth(1)).to_contain_text("revoked_at")
+
+
+def test_a_rater_whose_votes_look_hostile_is_looked_at_and_decided_on(page: Page, console: Console) -> None:
+    page.keyboard.press("g")
+    page.keyboard.press("v")
+    expect(page.get_by_role("heading", name="Raters")).to_be_visible()
+    network = page.get_by_role("row", name="All without a session in one network")
+    expect(network).to_contain_text("Many votes in a short time")
+    expect(network).to_contain_text("Nearly the same text again and again")
+    page.get_by_role("row", name="Brigade").get_by_role("link").click()
+    found = page.get_by_role("region", name="What was found")
+    expect(found).to_contain_text("12 raters gave the same votes on the same replies.")
+    expect(found).to_contain_text("0.98")
+    votes = page.get_by_role("region", name="The newest votes")
+    expect(votes.get_by_role("listitem").first).to_contain_text("held: its rater is in quarantine")
+
+    page.get_by_role("button", name="Reject…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Reject").click()
+    expect(dialog.get_by_label("Why")).to_be_focused()  # it must be said
+    dialog.get_by_label("Why").fill("a campaign")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("rejected")
+    expect(found).to_contain_text("a campaign")
+    page.get_by_role("button", name="Accept…").click()
+    dialog.get_by_label("Why").fill("our own testers")
+    dialog.get_by_role("button", name="Accept").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("accepted")
+    assert console.get("quarantine")["counts"] == {"held": 1, "accepted": 1, "rejected": 1}
+    page.get_by_role("link", name="← Raters").click()
+    page.get_by_role("link", name="1 rejected").click()
+    expect(page.get_by_role("row", name="a bot of ours")).to_be_visible()
+    page.get_by_role("link", name="1 accepted").click()
+    expect(page.get_by_role("row", name="our own testers")).to_be_visible()
+    console.execute("update quarantine set state = 'held', decided_at = null where reason = 'brigade'")
 
 
 def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> None:

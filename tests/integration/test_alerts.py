@@ -109,6 +109,9 @@ CASES = [
     fires("ExportFails", "the store refuses", exports_total={FAILED: "0+1x30", WRITTEN: "3x30"}),
     quiet("ExportFails", "a restart of the store", exports_total={FAILED: "0x20 1x10", WRITTEN: "3x30"}),
     quiet("ExportFails", "it works again", exports_total={FAILED: "0+1x24 24x6", WRITTEN: "0x24 1+1x6"}),
+    fires("VotesQuarantined", "a flood", votes_held={A: "0x28 400x2", B: "0x28 400x2"}),
+    quiet("VotesQuarantined", "a few votes", votes_held="7x30", raters_held="2x30"),
+    quiet("VotesQuarantined", "somebody has decided", votes_held="400x20 0x10"),
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from schemas.settings import VllmSettings
+from serving.auth import SESSION_HEADER
 from tests.service import ADMIN, PUBLIC, Service, run_api
 
 ASK = [{"role": "user", "content": "Hello"}]
@@ -165,8 +166,10 @@ def test_one_visitors_flood_leaves_the_others_alone(service: Service) -> None:
         httpx.Client(base_url=url) as client,
     ):
 
-        def refusals(key: str, address: str, count: int, **work: Any) -> int:
+        def refusals(key: str, address: str, count: int, session: str | None = None, **work: Any) -> int:
             headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": address}
+            if session is not None:
+                headers[SESSION_HEADER] = session
             statuses = [client.request(**work, headers=headers).status_code for _ in range(count)]
             return statuses.count(429)
 
@@ -179,9 +182,13 @@ def test_one_visitors_flood_leaves_the_others_alone(service: Service) -> None:
         batch = {"method": "POST", "url": "/v1/feedback/batch", "json": {"feedback": [{}] * 20}}
         assert refusals(PUBLIC, "192.0.2.3", 2, **batch) == 1  # its items are votes
         ask = {"messages": ASK, "n": 3, "max_tokens": 1}
-        chat = {"method": "POST", "url": CHAT}
-        assert refusals(PUBLIC, "192.0.2.4", 2, **chat, json={**ask, "user": "ada"}) == 1
-        assert refusals(PUBLIC, "192.0.2.4", 1, **chat, json={**ask, "user": "bob"}) == 0
+        chat = {"method": "POST", "url": CHAT, "json": ask}
+        one, other = (
+            client.post("/v1/sessions", headers={"Authorization": f"Bearer {PUBLIC}"}).json()["token"]
+            for _ in range(2)
+        )
+        assert refusals(PUBLIC, "192.0.2.4", 2, one, **chat) == 1
+        assert refusals(PUBLIC, "192.0.2.4", 1, other, **chat) == 0
 
 
 def test_guesses_of_keys_are_limited_by_address_and_leave_known_keys_alone(service: Service) -> None:

@@ -75,6 +75,11 @@ class Target:
                 " values ('erasure-a', 'team-a', '{}', %s, now())",
                 [MARK],
             )
+            connection.execute(
+                "insert into quarantine (project, rater, reason) select 'team-a', rater, %s from turns"
+                " where id = %s",
+                [MARK, reply["id"]],
+            )
         assert row is not None
         webhook = {"url": "https://hooks.example/a", "events": ["rollout.ended"]}
         self.completion = reply["id"]
@@ -90,6 +95,7 @@ class Target:
             "/v1/rollouts/{rollout_id}/{action}": "rollback", "/v1/training/{action}": "pause",
             "/v1/users/{user}": team.ask("GET", "users/ada").json()["pseudonyms"][0],
             "/v1/erasures/{id}": "erasure-a",
+            "/v1/quarantine/{rater}": team.ask("GET", "users/ada").json()["pseudonyms"][0],
             "/v1/webhooks/{id}": team.ask("POST", "webhooks", json=webhook).json()["id"],
         }  # fmt: skip
         thumb = {"completion_id": reply["id"], "type": "thumb", "value": "down"}
@@ -128,6 +134,7 @@ class Target:
             "POST /v1/webhooks": {"url": "https://hooks.example/b"},
             "POST /v1/webhooks/{id}/replay": {"since": "2026-01-01T00:00:00Z"},
             "PATCH /v1/keys/{id}": {"name": "mine"},
+            "POST /v1/quarantine/{rater}": {"decision": "accept", "reason": "mine"},
         }  # fmt: skip
         self.queries: dict[str, Any] = {
             "user": "ada", "policy": "p9-aaaaaa", "tag": f"team={MARK}", "text": MARK, "rater": "ann",

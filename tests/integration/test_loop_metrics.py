@@ -78,6 +78,16 @@ async def test_votes_wait_once_they_are_enough_for_a_round(database_url: str, as
         return scraped(database_url, trainer=trainer)["hearken_votes_waiting_seconds"]
 
     assert waiting() == pytest.approx(600, abs=20)
+    async with async_pool.connection() as connection:
+        held = "insert into quarantine (project, rater, reason) values ('default', 'u_a', 'burst')"
+        await connection.execute(held)
+    assert waiting() == 0
+    metrics = scraped(database_url, trainer=trainer)
+    assert (metrics["hearken_raters_held"], metrics["hearken_votes_held"]) == (1, 1)
+    async with async_pool.connection() as connection:
+        await connection.execute("update quarantine set state = 'accepted'")
+    assert scraped(database_url, trainer=trainer)["hearken_raters_held"] == 0
+    assert waiting() == pytest.approx(600, abs=20)
     found = await store.find(recorded[3].id)
     assert found is not None
     await store.retract(found)

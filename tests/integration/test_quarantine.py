@@ -9,7 +9,7 @@ from psycopg.sql import SQL
 
 from feedback import quarantine
 from feedback.store import Store
-from schemas.database import AsyncPool, Pool, open_async_pool, open_pool
+from schemas.database import AsyncPool, Pool, open_async_pool, open_pool, set_actor
 from schemas.errors import NotFound
 from schemas.feedback import parse_vote
 from schemas.turns import new_id
@@ -60,7 +60,8 @@ def teaching(trainer: Pool) -> list[str]:
 
 async def decide(pool: AsyncPool, rater: str, state: Any) -> dict[str, Any]:
     async with pool.connection() as connection:
-        return await quarantine.decide(connection, "default", rater, state, "key:k1", "looked at it")
+        await set_actor(connection, "key:k1")
+        return await quarantine.decide(connection, "default", rater, state, "looked at it")
 
 
 async def age(pool: AsyncPool, days: int) -> None:
@@ -154,7 +155,8 @@ async def test_who_has_no_vote_is_not_named(held: Pool) -> None:
 async def test_the_audit_log_has_each_decision_and_no_pseudonym(pool: AsyncPool, held: Pool) -> None:
     hold(held, "u_eve")
     hold(held, "u_eve", "near_duplicates")
-    await decide(pool, "u_eve", "rejected")
+    decided = await decide(pool, "u_eve", "rejected")
+    assert (decided["state"], decided["decided_by"]) == ("rejected", "key:k1")
     await decide(pool, "u_eve", "rejected")
     async with pool.connection() as connection:
         cursor = await connection.execute(

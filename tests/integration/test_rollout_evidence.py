@@ -167,6 +167,10 @@ async def test_only_drawn_policies_and_peoples_thumbs_since_the_start_count(conn
     await vote(connection, P2, up=False, propensity=1.0)
     await vote(connection, P2, up=False, by="judge:strict")
     await vote(connection, P3, up=False)
+    await vote(connection, P2, up=False, by="u_held")
+    await connection.execute(
+        "insert into quarantine (project, rater, reason) values ('default', 'u_held', 'burst')"
+    )
     retracted = await vote(connection, P2, up=False)
     await connection.execute("update feedback set retracted_at = now() where turn_id = %s", [retracted])
     found = await evidence(connection)
@@ -309,6 +313,12 @@ async def test_rankings_decide_a_duel(connection: Connection) -> None:
         best = 0 if number % 2 else 1
         ranking = [[0, 1]] if number % 10 == 0 else [[best], [1 - best]]
         await say(connection, id, "ranking", {"ranking": ranking, "acceptable": True})
+        held = await turn(connection, pair)
+        lost = {"ranking": [[1 - best], [best]], "acceptable": True}
+        await say(connection, held, "ranking", lost, "u_held")
+    await connection.execute(
+        "insert into quarantine (project, rater, reason) values ('default', 'u_held', 'burst')"
+    )
     ended = await decided(connection, duel)
     assert ended is not None
     assert (ended.action, ended.route.live, ended.route.duel_share) == ("promote", P4, 0)

@@ -89,11 +89,27 @@ def test_a_user_that_a_server_names_is_the_same_on_the_page(service: Service, se
     assert (unnamed.status_code, unnamed.json()["error"]["param"]) == (400, "user")
 
 
+def test_a_publishable_key_makes_nobody_up(service: Service, secret: str) -> None:
+    """Each name and each conversation is the one anonymous person of the network; sessions are people, of
+    whom the network is known; and a server's users come from nowhere."""
+    token, named = session(service), session(service, secret, user="ada")
+    claims = [{}, {"user": "ada"}, {"user": "bob"}, {"metadata": {"conversation_id": "c1"}}]
+    [anonymous] = {rater(service, **claim) for claim in claims}
+    assert anonymous.startswith("a_")
+    visitors = {rater(service, token=each) for each in (token, session(service))}
+    assert {each[:2] for each in visitors} == {"v_"}
+    ada = {rater(service, token=named), rater(service, secret, user="ada")}
+    origins = dict(service.rows("select distinct rater, origin from turns"))
+    assert len({origins[each] for each in (anonymous, *visitors)}) == 1
+    assert origins[anonymous]
+    assert {origins[each] for each in ada} == {None}
+
+
 def test_a_name_made_up_is_nobody_elses(service: Service, secret: str) -> None:
     """A page's visitor who claims a name is told nothing of that person's votes, and no name is that of a
     conversation."""
     by_conversation = {"metadata": {"conversation_id": "c1"}}
-    assert rater(service, **by_conversation) != rater(service, user="conversation:c1")
+    assert rater(service, secret, **by_conversation) != rater(service, secret, user="conversation:c1")
     for key, heard in ((PUBLIC, False), (secret, True)):
         with dial(service) as socket:
             socket.send(type="auth", key=key)
@@ -166,6 +182,66 @@ def test_one_address_gets_a_bounded_number_of_sessions(service: Service) -> None
     ):
         answers = [client.post("/v1/sessions").status_code for _ in range(3)]
     assert answers == [201, 201, 429]
+
+
+def test_one_network_casts_a_bounded_number_of_votes(service: Service, secret: str) -> None:
+    """From whatever sessions, by whatever request; a flip counts. A server's users have no such limit."""
+    serving = service.settings.serving.model_copy(update={"network_votes_per_hour": 5})
+    with run_api(service.settings.model_copy(update={"serving": serving})) as (url, _):
+        page, server = (
+            httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) for key in (PUBLIC, secret)
+        )
+        with page, server:
+            votes = [a_vote(page, {SESSION_HEADER: session(service)}) for _ in range(3)]
+            codes = [page.post("/v1/feedback", json=vote).status_code for vote in (*votes, votes[0])]
+            batch = page.post("/v1/feedback/batch", json={"feedback": votes}).json()["feedback"]
+            refused = page.post("/v1/feedback", json=a_vote(page, {}))
+            named = [a_vote(server, {}, user="ada") for _ in range(6)]
+            codes_of_server = [server.post("/v1/feedback", json=vote).status_code for vote in named]
+    assert codes == [201] * 4
+    assert [each.get("error", {}).get("code") for each in batch] == [None] + ["rate_limit_exceeded"] * 2
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) > 60
+    assert "votes from one network an hour" in refused.json()["error"]["message"]
+    assert codes_of_server == [201] * 6
+
+
+def a_vote(client: httpx.Client, headers: dict[str, str], **fields: Any) -> dict[str, Any]:
+    """A vote on a new reply."""
+    body = {"messages": ASK, "max_tokens": 1, **fields}
+    reply = client.post("/v1/chat/completions", json=body, headers=headers).json()
+    token = reply["hearken"]["feedback_token"]
+    return {"completion_id": reply["id"], "type": "thumb", "value": "up", "feedback_token": token}
+
+
+def test_a_token_votes_on_nothing_but_what_its_holder_was_shown(service: Service) -> None:
+    """Neither another's completion, nor by its session, nor by a batch, nor by a token without its key."""
+    mine, other = session(service), session(service)
+    with service.client(PUBLIC) as client:
+        shown = a_vote(client, {SESSION_HEADER: mine})
+        secret_one = a_vote(client, {SESSION_HEADER: other})
+        stolen = {**shown, "completion_id": secret_one["completion_id"]}
+        without = {name: value for name, value in stolen.items() if name != "feedback_token"}
+        headers = {SESSION_HEADER: mine}
+        answers = [client.post("/v1/feedback", json=each, headers=headers) for each in (stolen, without)]
+        batch = client.post("/v1/feedback/batch", json={"feedback": [stolen, shown]}).json()["feedback"]
+        vote = batch[1]["id"]
+        theirs = {"X-Feedback-Token": secret_one["feedback_token"]}
+        answers += [
+            client.request(method, f"/v1/feedback/{vote}", headers=theirs) for method in ("GET", "DELETE")
+        ]
+    with service.client(None) as client:
+        answers.append(client.post("/v1/feedback", json=stolen))
+    assert {(each.status_code, each.json()["error"]["code"]) for each in answers} == {
+        (403, "invalid_feedback_token")
+    }
+    assert batch[0]["error"]["code"] == "invalid_feedback_token"
+    rows = service.rows(
+        "select f.turn_id, f.rater = t.rater, f.retracted_at from feedback f join turns t on t.id = f.turn_id"
+        " where f.turn_id = any(%s)",
+        [shown["completion_id"], secret_one["completion_id"]],
+    )
+    assert rows == [(shown["completion_id"], True, None)]
 
 
 def test_a_token_says_what_it_was_made_with() -> None:

@@ -484,7 +484,7 @@ def test_a_duel_shows_both_policies_blind_and_rankings_promote(swapping: Service
     votes = []
     with swapping.client(PUBLIC) as client:
         for number in range(24):
-            pair = swapping.chat(key=PUBLIC, n=2, user=f"visitor {number}")
+            pair = swapping.chat(n=2, user=f"visitor {number}")
             assert pair["system_fingerprint"] == "p0+p1-aaaaaa"
             assert pair["hearken"]["policies"] == []
             drawn = swapping.rows(

@@ -73,6 +73,9 @@ async def loop(async_pool: AsyncPool) -> Loop:
 async def test_from_recorded_to_live_and_taken_back(loop: Loop) -> None:
     vote = await loop.vote()
     assert await loop.stage(vote) == ("recorded", 2)
+    for _ in range(5):
+        vote = await loop.vote()  # a vote that is changed is no new one
+    assert await loop.stage(vote) == ("recorded", 2)
     await loop.vote("u_bob")
     await loop.vote("u_eve")
     assert await loop.stage(vote) == ("recorded", False)  # any new vote starts a round in a while

@@ -1,13 +1,18 @@
 """Tests of feedback tokens, keys and the rate limit."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
+from starlette.requests import HTTPConnection
 
 from schemas.database import open_async_pool
-from schemas.errors import RateLimited, StartError, Unauthorized
+from schemas.errors import InvalidRequest, RateLimited, StartError, Unauthorized
+from schemas.feedback import ANONYMOUS
 from schemas.settings import Settings
 from serving import limits
+from serving.auth import network_of
+from serving.identity import Identity, identify
 from serving.key_cache import KeyCache
 from serving.keys import (
     Caller,
@@ -44,6 +49,60 @@ def test_a_user_named_by_a_publishable_key_is_another_rater() -> None:
         "default", "ada", "publishable"
     )
     assert signer.rater_id("default", "ada", "publishable") != signer.rater_id("default", "ada", "secret")
+
+
+def test_who_has_only_a_publishable_key_is_one_person_in_each_network() -> None:
+    """Whatever user or conversation they name."""
+    signer, page = TokenSigner(b"secret"), Caller("k", "default", "publishable")
+    claims = [(None, "c1"), ("ada", "c1"), ("bob", "c2"), ("conversation:c1", "c3")]
+    here = {identify(signer, page, user, None, each, "192.0.2.0/24") for user, each in claims}
+    assert len(here) == 1
+    [one] = here
+    assert (one.rater[:2], one.is_person) == (ANONYMOUS, False)
+    elsewhere = identify(signer, page, None, None, "c1", "198.51.100.0/24")
+    assert elsewhere.rater != one.rater
+    assert elsewhere.origin != one.origin
+    other = identify(signer, replace(page, project="other"), None, None, "c1", "192.0.2.0/24")
+    assert other.rater != one.rater
+    assert other.origin != one.origin
+    assert "192" not in f"{one}"
+
+
+def test_sessions_that_a_page_makes_are_people_of_one_network() -> None:
+    signer, page = TokenSigner(b"secret"), Caller("k", "default", "publishable")
+    visitors = [signer.visitor_id("default") for _ in range(30)]
+    found = [identify(signer, page, None, each, "c", "192.0.2.0/24") for each in visitors]
+    assert len({each.rater for each in found}) == 30
+    assert {each.origin for each in found} == {signer.origin("default", "192.0.2.0/24")}
+    with pytest.raises(InvalidRequest):
+        identify(signer, page, "ada", visitors[0], "c", "")
+
+
+def test_who_a_server_names_comes_from_nowhere() -> None:
+    signer, server = TokenSigner(b"secret"), Caller("k", "default", "secret")
+    ada = signer.rater_id("default", "ada", "secret")
+    page = Caller("p", "default", "publishable")
+    assert identify(signer, server, "ada", None, "c", "192.0.2.0/24") == Identity(ada, True, None)
+    assert identify(signer, page, None, ada, "c", "192.0.2.0/24") == Identity(ada, True, None)
+    of_page = identify(signer, server, None, signer.visitor_id("default"), "c", "192.0.2.0/24")
+    assert (of_page.is_person, of_page.origin) == (True, None)
+    unnamed = identify(signer, server, None, None, "c", "192.0.2.0/24")
+    assert (unnamed.is_person, unnamed.origin) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.77", "192.0.2.0/24"),
+        ("::ffff:192.0.2.77", "192.0.2.0/24"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("not an address", "not an address"),
+        (None, ""),
+    ],
+)
+def test_the_network_of_an_address(address: str | None, network: str) -> None:
+    scope = {"type": "http", "client": None if address is None else (address, 1)}
+    assert network_of(HTTPConnection(scope)) == network
 
 
 async def test_keys_are_made_once_and_kept_hashed(database_url: str) -> None:
@@ -163,7 +222,7 @@ def test_a_token_bucket_refills(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(limits.time, "monotonic", lambda: now)
     limiter = limits.RateLimiter()
-    ada, bob = (limits.Charge(name, "chats of one user", per_minute=2) for name in ("ada", "bob"))
+    ada, bob = (limits.Charge(name, "chats of one user", most=2) for name in ("ada", "bob"))
     limiter.acquire(ada)
     limiter.acquire(ada)
     limiter.acquire(bob)
@@ -174,6 +233,21 @@ def test_a_token_bucket_refills(monkeypatch: pytest.MonkeyPatch) -> None:
     limiter.acquire(ada)
     with pytest.raises(RateLimited):
         limiter.acquire(ada)
+
+
+def test_a_bucket_of_an_hour_refills_in_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
+    limiter = limits.RateLimiter()
+    votes = limits.Charge("network", "votes from one network", 60, 60, period="an hour")
+    limiter.acquire(votes)
+    with pytest.raises(RateLimited, match="60 votes from one network an hour; try again in 60 s") as refused:
+        limiter.acquire(replace(votes, count=1))
+    assert refused.value.headers() == {"Retry-After": "60"}
+    now += 1_800
+    limiter.acquire(replace(votes, count=30))
+    with pytest.raises(RateLimited):
+        limiter.acquire(replace(votes, count=1))
 
 
 def test_all_buckets_of_a_request_are_charged_or_none() -> None:

@@ -18,6 +18,8 @@ import { PolicyPage } from "./pages/PolicyPage";
 import { ProjectPage } from "./pages/ProjectPage";
 import { QueuesPage } from "./pages/QueuesPage";
 import { QueuePage } from "./pages/QueuePage";
+import { RaterPage } from "./pages/RaterPage";
+import { RatersPage } from "./pages/RatersPage";
 import { RolloutsPage } from "./pages/RolloutsPage";
 import { RoundPage } from "./pages/RoundPage";
 import { RoundsPage } from "./pages/RoundsPage";
@@ -30,6 +32,7 @@ const VIEWS: { path: string; name: string; role?: Role; ofInstallation?: boolean
   { path: "", name: "Overview" },
   { path: "feedback", name: "Feedback" },
   { path: "queues", name: "Queues" },
+  { path: "raters", name: "Raters" },
   { path: "rounds", name: "Rounds" },
   { path: "policies", name: "Policies" },
   { path: "rollouts", name: "Rollouts" },
@@ -168,6 +171,8 @@ function View(props: {
       return <ConversationPage id={id ?? ""} />;
     case "queues":
       return id ? <QueuePage id={id} /> : <QueuesPage />;
+    case "raters":
+      return id ? <RaterPage id={id} key={id} /> : <RatersPage />;
     case "rounds":
       return id ? <RoundPage id={id} /> : <RoundsPage />;
     case "policies":

@@ -4,6 +4,7 @@ export const SHORTCUTS = [
   { key: "o", path: [] as string[], name: "Overview" },
   { key: "f", path: ["feedback"], name: "Feedback" },
   { key: "q", path: ["queues"], name: "Queues" },
+  { key: "v", path: ["raters"], name: "Raters" },
   { key: "r", path: ["rounds"], name: "Rounds" },
   { key: "p", path: ["policies"], name: "Policies" },
   { key: "l", path: ["rollouts"], name: "Rollouts" },

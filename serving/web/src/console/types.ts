@@ -40,6 +40,7 @@ export interface Vote {
   live_at: string | null;
   learned_state: string | null;
   held_out: boolean;
+  quarantined: boolean;
   weight?: number;
 }
 
@@ -319,6 +320,32 @@ export interface Project {
 export interface MadeProject extends Project {
   keys: { admin: string; secret: string; publishable: string };
   page: string;
+}
+
+export type HeldState = "held" | "accepted" | "rejected";
+
+/** A rater in quarantine; `evidence` has the figures of each reason. */
+export interface HeldRater {
+  id: number;
+  rater: string;
+  state: HeldState;
+  reason: string;
+  evidence: Record<string, Record<string, unknown>>;
+  votes: number;
+  created_at: string;
+  decided_at: string | null;
+  decided_by: string | null;
+  decision_reason: string | null;
+}
+
+export interface WholeHeldRater extends HeldRater {
+  samples: Vote[];
+}
+
+export interface HeldRaters {
+  data: HeldRater[];
+  has_more: boolean;
+  counts: Partial<Record<HeldState, number>>;
 }
 
 export interface Counts {

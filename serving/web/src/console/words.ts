@@ -43,7 +43,25 @@ export function duration(seconds: number): string {
 
 /** Returns a pseudonym short enough to read, and long enough to tell people apart. */
 export function person(user: string): string {
-  return user.startsWith("u_") ? user.slice(0, 8) : user;
+  return /^[auv]_/.test(user) ? user.slice(0, 8) : user;
+}
+
+/** Says what is known of a rater, by the kind of their pseudonym. */
+export function kindOfRater(user: string): string {
+  if (user.startsWith("a_")) return "All without a session in one network";
+  if (user.startsWith("v_")) return "A visitor of a page";
+  return "A user of your server";
+}
+
+const REASONS: Record<string, string> = {
+  burst: "Many votes in a short time",
+  near_duplicates: "Nearly the same text again and again",
+};
+
+/** Says for what a rater is held. */
+export function reasonWords(reason: string): string {
+  const said = words(reason);
+  return REASONS[reason] ?? said.charAt(0).toUpperCase() + said.slice(1);
 }
 
 /** Returns a policy as people call it: the base has a name of its own. */

@@ -20,6 +20,7 @@ export function verdictOf(vote: Pick<Vote, "type" | "value">): {
 export function fateOf(vote: Vote): { words: string; tone: "good" | "bad" | "plain" | "accent" } {
   if (vote.retracted_at) return { words: "retracted", tone: "plain" };
   if (vote.superseded_by) return { words: "replaced by a newer vote", tone: "plain" };
+  if (vote.quarantined) return { words: "held: its rater is in quarantine", tone: "bad" };
   if (!vote.learned_by) {
     return { words: vote.held_out ? "held out as a check in the last round" : "waits for a round", tone: "plain" };
   }

@@ -1,0 +1,106 @@
+"""These commands list the raters whose votes look hostile, and decide on them: from anywhere with `--url` and
+a key, or beside the database."""
+
+import json
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import typer
+
+from deploy.command_line import DataDir, Json, Key, Url
+from deploy.operations import ask_or_do
+
+app = typer.Typer(help="List raters whose votes look hostile, and decide on them.", no_args_is_help=True)
+
+Rater = Annotated[str, typer.Argument(help="The rater's pseudonym.")]
+Why = Annotated[str, typer.Option("--reason", help="Why; it is stored, and in the audit log.")]
+Project = Annotated[
+    str | None, typer.Option(help="Project, beside the database; default: that of the settings.")
+]
+
+
+@app.callback()
+def quarantine() -> None:
+    """List raters whose votes look hostile, and decide on them."""
+
+
+@app.command("list")
+def list_raters(
+    state: Annotated[
+        Literal["held", "accepted", "rejected"], typer.Option(help="Only raters in this state.")
+    ] = "held",
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Raters that are listed.")] = 50,
+    project: Project = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List raters, the newest first, with what was found."""
+    from feedback.quarantine import page
+    from serving.admin import with_times
+
+    async def read(connection: Any, settings: Any) -> list[dict[str, Any]]:
+        found = await page(connection, project or settings.project, limit, state)
+        return [with_times(each) for each in found]
+
+    query = {"state": state, "limit": limit}
+    found = ask_or_do(
+        url, key, data_dir, lambda service: service.ask("GET", "quarantine", query)["data"], read
+    )
+    if as_json:
+        print(json.dumps(found))
+        return
+    for each in found:
+        reasons = ", ".join(each["evidence"]) or each["reason"]
+        print(f"{each['created_at'][:19]}  {each['rater']:34} {each['votes']:>6} votes  {reasons}")
+    if not found:
+        print(f"No rater is {state}.")
+
+
+@app.command()
+def accept(
+    rater: Rater,
+    reason: Why,
+    project: Project = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Let a rater's votes teach again, from the next round on."""
+    found = _decide("accept", rater, reason, project, (url, key, data_dir))
+    print(json.dumps(found) if as_json else f"{rater} is accepted: their {found['votes']} votes teach again.")
+
+
+@app.command()
+def reject(
+    rater: Rater,
+    reason: Why,
+    project: Project = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Keep a rater's votes from teaching. They are stored all the same; `accept` takes it back."""
+    found = _decide("reject", rater, reason, project, (url, key, data_dir))
+    print(
+        json.dumps(found) if as_json else f"{rater} is rejected: their {found['votes']} votes do not teach."
+    )
+
+
+def _decide(
+    decision: Literal["accept", "reject"], rater: str, reason: str, project: str | None, where: Any
+) -> dict[str, Any]:
+    from feedback.quarantine import decide
+    from serving.tenants.quarantine import STATES, shown
+
+    async def do(connection: Any, settings: Any) -> dict[str, Any]:
+        of_project = project or settings.project
+        return shown(await decide(connection, of_project, rater, STATES[decision], reason))
+
+    body = {"decision": decision, "reason": reason}
+    path = f"quarantine/{quote(rater, safe='')}"
+    url, key, data_dir = where
+    return ask_or_do(url, key, data_dir, lambda service: service.ask("POST", path, body=body), do)

@@ -1,0 +1,116 @@
+import { useEffect, useState } from "preact/hooks";
+import { ask } from "../api";
+import { noteError, useData } from "../data";
+import { Badge, Empty, Table, Waiting } from "../parts/basics";
+import { href, usePlace } from "../place";
+import type { HeldRater, HeldRaters, HeldState } from "../types";
+import { ago, kindOfRater, number, person, reasonWords, time } from "../words";
+
+const PAGE = 50;
+const STATES: Record<HeldState, string> = { held: "wait for you", accepted: "accepted", rejected: "rejected" };
+const NONE: Record<HeldState, string> = {
+  held: "Nobody's votes look hostile. Nothing waits for you.",
+  accepted: "Nobody was accepted.",
+  rejected: "Nobody was rejected.",
+};
+
+/** Raters whose votes look hostile: what was found, and what was decided. */
+export function RatersPage() {
+  const place = usePlace();
+  const asked = place.query.get("state") ?? "held";
+  const state: HeldState = asked in STATES ? (asked as HeldState) : "held";
+  const path = `quarantine?limit=${PAGE}&state=${state}`;
+  const first = useData<HeldRaters>(path, ["votes", "rounds"]);
+  const [older, setOlder] = useState<HeldRaters | null>(null);
+  const [error, setError] = useState<string | null>(null);
+  useEffect(() => setOlder(null), [path, first.data]);
+
+  async function more(last: HeldRater) {
+    try {
+      const page = await ask<HeldRaters>(`${path}&before=${last.id}`);
+      setOlder({ ...page, data: [...(older?.data ?? []), ...page.data] });
+    } catch (refused) {
+      setError(noteError(refused));
+    }
+  }
+
+  return (
+    <>
+      <h1>Raters</h1>
+      <p class="quiet">
+        These raters' votes look hostile. Votes are kept, but nothing learns from them and no rollout counts
+        them, until you accept their rater.
+      </p>
+      <Waiting on={first}>
+        {(list) => {
+          const raters = [...list.data, ...(older?.data ?? [])];
+          const last = raters.at(-1);
+          return (
+            <>
+              <nav class="tabs" aria-label="Which raters">
+                {(Object.keys(STATES) as HeldState[]).map((each) => (
+                  <a
+                    key={each}
+                    href={href(["raters"], { state: each === "held" ? null : each })}
+                    aria-current={each === state ? "page" : undefined}
+                  >
+                    {number(list.counts[each] ?? 0)} {STATES[each]}
+                  </a>
+                ))}
+              </nav>
+              {last ? <Raters of={raters} /> : <Empty>{NONE[state]}</Empty>}
+              {last && (older ?? list).has_more && (
+                <button type="button" class="more" onClick={() => void more(last)}>
+                  Show more
+                </button>
+              )}
+            </>
+          );
+        }}
+      </Waiting>
+      {error && (
+        <p class="problem" role="alert">
+          {error}
+        </p>
+      )}
+    </>
+  );
+}
+
+function Raters({ of: raters }: { of: HeldRater[] }) {
+  return (
+    <Table label="Raters" head={["Rater", "What was found", "Votes", "Held", "Decision"]}>
+      {raters.map((rater) => (
+        <tr key={rater.rater}>
+          <th scope="row">
+            <a data-row class="id" href={href(["raters", rater.rater])}>
+              {person(rater.rater)}
+            </a>
+            <div class="quiet">{kindOfRater(rater.rater)}</div>
+          </th>
+          <td class="words">
+            {Object.keys(rater.evidence).map((reason) => (
+              <div key={reason}>{reasonWords(reason)}</div>
+            ))}
+          </td>
+          <td>{number(rater.votes)}</td>
+          <td>
+            <time dateTime={rater.created_at} title={time(rater.created_at)}>
+              {ago(rater.created_at)}
+            </time>
+          </td>
+          <td class="words">
+            {rater.state === "held" ? (
+              <Badge tone="near">waits for you</Badge>
+            ) : (
+              <>
+                <Badge tone={rater.state === "accepted" ? "good" : "bad"}>{rater.state}</Badge>{" "}
+                {rater.decision_reason}
+              </>
+            )}
+          </td>
+        </tr>
+      ))}
+    </Table>
+  );
+}
