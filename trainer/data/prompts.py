@@ -9,7 +9,7 @@ relative to all others'. Older prompts take the places of those that are left ou
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil
@@ -123,7 +123,7 @@ def _new_prompts(rows: Sequence[DictRow], first_of: dict[bytes, DictRow]) -> lis
 
 def _bounded(newest: Sequence[DictRow], older: Sequence[DictRow]) -> tuple[list[DictRow], list[DictRow]]:
     """Returns the rows without those that their owners have too many of, of the newest first."""
-    counts = Counter[Hashable](row["owner"] for row in (*newest, *older))
+    counts = Counter[str](row["owner"] for row in (*newest, *older))
     left = {owner: ceil(most) for owner, most in bounded_totals(counts, MIN_PROMPTS).items()}
     found: tuple[list[DictRow], list[DictRow]] = [], []
     for rows, kept in zip((newest, older), found, strict=True):
