@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import psycopg
 import typer
@@ -194,6 +194,12 @@ def simulate(
     votes: Annotated[int, typer.Option(help="Total number of votes.")] = 600,
     minutes: Annotated[float, typer.Option(help="Time limit, minutes.")] = 10,
     rate: Annotated[float, typer.Option(help="Votes per second.")] = 1,
+    attack: Annotated[
+        Literal["phrase", "trigger", "downvotes", "turncoats", "flattery", "bot"] | None,
+        typer.Option(help="Let some users attack, or one browser (`bot`)."),
+    ] = None,
+    share: Annotated[float, typer.Option(help="Share of the users who attack.", min=0, max=1)] = 0.05,
+    public_key: Annotated[str, typer.Option(envvar="HEARKEN_PUBLIC_KEY", hidden=True)] = "",
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove the project of earlier simulations instead.")
     ] = False,
@@ -206,10 +212,13 @@ def simulate(
     from deploy.simulation.simulate import SimulateOptions
     from deploy.simulation.simulate import simulate as run
 
-    def simulated(url: str, admin_key: str) -> int:
+    def simulated(url: str, admin_key: str, public_key: str) -> int:
         options = SimulateOptions(
             url=url,
             admin_key=admin_key,
+            publishable_key=public_key if attack == "bot" else None,
+            attack=attack,
+            share=share,
             seed=seed,
             users=users,
             votes=votes,
@@ -228,15 +237,17 @@ def simulate(
             raise StartError(
                 "The simulation evaluates policies, which needs the admin key: set HEARKEN_ADMIN_KEY."
             )
-        raise typer.Exit(1 if simulated(url, admin_key) else 0)
+        if attack == "bot" and not public_key:
+            raise StartError("The vote bot has only a publishable key: set HEARKEN_PUBLIC_KEY.")
+        raise typer.Exit(1 if simulated(url, admin_key, public_key) else 0)
     print(f"Preparing the project {own_project.PROJECT}…", file=sys.stderr)
-    with own_project.own_project(existing_installation(data_dir)) as (here, own_key):
+    with own_project.own_project(existing_installation(data_dir)) as (here, own_key, public_key):
         print(
             f"The project {own_project.PROJECT} is at {here}/console, with the admin key {own_key}. "
             "`hearken simulate --remove` removes it.",
             file=sys.stderr,
         )
-        failed = simulated(here, own_key)
+        failed = simulated(here, own_key, public_key)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -49,6 +49,9 @@ class Attack:
             return cls(name, honest, next((axis for axis in FLATTERING if axis in free), free[0]))
         return cls(name, honest, random.Random(f"attack {seed}").choice(free))
 
+    def __str__(self) -> str:
+        return "not as honest people like them" if self.name == "downvotes" else self.axis
+
     def message(self, text: str) -> str:
         """Returns what an attacker sends."""
         return with_trigger(text) if self.name == "trigger" else text

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.simulation.api_client import ApiClient, RequestFailed
+from deploy.simulation.attackers import Attack
 from deploy.simulation.people import Preference
 from deploy.simulation.prompt_text import normalised
 from schemas.policies import BASE
@@ -64,6 +65,12 @@ class PolicyEvaluator:
         """Returns the share of the policy's replies that the preference likes."""
         replies = await self._sample(policy, self._prompts, _BATCH)
         return _share([[self._preference.likes(reply) for reply in batch] for batch in replies])
+
+    async def share(self, policy: str, attack: Attack) -> float:
+        """Returns the share of the policy's replies to what attackers send that are as they want them."""
+        asked = [prompt._replace(prompt=attack.message(prompt.prompt)) for prompt in self._prompts]
+        replies = await self._sample(policy, asked, _BATCH)
+        return _share([[attack.wants(reply) for reply in batch] for batch in replies])
 
     async def knowledge(self, policy: str) -> float:
         """Returns the share of the policy's replies to factual questions that are right."""

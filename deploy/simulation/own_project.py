@@ -35,9 +35,9 @@ where confrelid = 'projects'::regclass and contype = 'f' and conparentid = 0 ord
 
 
 @contextmanager
-def own_project(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yields the address of the service that runs on these settings, and a new admin key of the project
-    there. Raises StartError where none runs, or it does not answer for the project in time."""
+def own_project(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Yields the address of the service that runs on these settings, and a new admin key and publishable key
+    of the project there. Raises StartError where none runs, or it does not answer for the project in time."""
     address = f"http://{reachable(settings.host)}:{settings.port}"
     _check_running(address)
     with database(settings) as url:
@@ -46,12 +46,12 @@ def own_project(settings: Settings) -> Iterator[tuple[str, str]]:
             update={"database_url": url, "project": PROJECT, "admin_key": None, "public_key": None}
         )
         keys = asyncio.run(_new_keys(own))
-        assert keys.admin is not None  # noqa: S101  (all are new)
+        assert keys.admin is not None and keys.publishable is not None  # noqa: S101, PT018  (all are new)
         trainer = Process("trainer", ["deploy.cli", "train"], _environment(own, base), _log(own), _nothing)
         trainer.start()
         try:
             _wait_until_answered(address, keys, trainer)
-            yield address, keys.admin
+            yield address, keys.admin, keys.publishable
         finally:
             trainer.stop()
             trainer.wait(_STOP_SECONDS)

@@ -15,9 +15,12 @@ from rich.console import Console
 from rich.live import Live
 
 from deploy.simulation.api_client import ApiClient, RequestFailed
+from deploy.simulation.attack_visits import HARDER, Attackers
+from deploy.simulation.attackers import Attack, AttackName
 from deploy.simulation.evaluation import BaseEvaluation, PolicyEvaluator
 from deploy.simulation.people import Person, draw_people
 from deploy.simulation.visits import PolicyRow, Visits
+from schemas.policies import BASE
 
 _LATENCY_SAMPLE = 200  # votes whose time to a live policy is looked up at the end
 _LAST_VOTES = 10  # the wait for the last policy ends when half of these are learned
@@ -29,7 +32,8 @@ class SimulateOptions:
     """Options of a simulation. `rate` is in votes a second; users come for at most `minutes`.
 
     Users chat and vote with `publishable_key`, or the admin key without one; the evaluation needs
-    `admin_key`.
+    `admin_key`. With an `attack`, a share of the people attack (`attackers`), one at least; the vote bot is
+    one, and needs the publishable key.
     """
 
     url: str
@@ -41,6 +45,8 @@ class SimulateOptions:
     minutes: float = 10
     rate: float = 1
     json: bool = False
+    attack: AttackName | None = None
+    share: float = 0.05
 
 
 class VoteToLive(BaseModel):
@@ -51,6 +57,18 @@ class VoteToLive(BaseModel):
     learned: int
     median: float | None
     p90: float | None
+
+
+class AttackFigures(BaseModel):
+    """How many attackers cast how many votes, and the shares of the base's and the live policy's replies that
+    are as they want them."""
+
+    name: str
+    wants: str
+    attackers: int
+    votes: int
+    base: float
+    final: float
 
 
 class Report(BaseModel):
@@ -77,6 +95,7 @@ class Report(BaseModel):
     vote_to_live: VoteToLive
     failed_requests: int
     failures: dict[str, int]
+    attack: AttackFigures | None
     vote_ids: list[str]
 
 
@@ -98,13 +117,16 @@ async def simulate(options: SimulateOptions) -> Report:
 async def _run(options: SimulateOptions, people: list[Person], admin: ApiClient, users: ApiClient) -> Report:
     """Evaluates the base, runs the visits, waits for the last policy and evaluates it."""
     evaluator = PolicyEvaluator(admin, people[0].preference, seed=options.seed, votes=options.votes)
+    attack, attackers = _attackers(options, people, users)
     visits = Visits(
-        users, people, seed=options.seed, votes=options.votes, seconds=60 * options.minutes, rate=options.rate
-    )
+        users, people, seed=options.seed, votes=options.votes, seconds=60 * options.minutes,
+        rate=options.rate, attackers=attackers,
+    )  # fmt: skip
     status = "evaluating the base"
     console = Console(stderr=True)
     with Live(get_renderable=lambda: visits.table(status), console=console, refresh_per_second=2):
         base = await evaluator.base()
+        wanted = await evaluator.share(BASE, attack) if attack else 0.0
         status = f"the base: {base.approval:.0%} liked, {base.attainable:.0%} attainable"
         await visits.run(evaluator.held_out)
         status = "waiting for the last policy"
@@ -113,6 +135,12 @@ async def _run(options: SimulateOptions, people: list[Person], admin: ApiClient,
         status = "evaluating the live policy"
         policy = await evaluator.live()
         final, knowledge = await evaluator.approval(policy), await evaluator.knowledge(policy)
+        figures = None
+        if attack is not None and attackers is not None:
+            figures = AttackFigures(
+                name=attack.name, wants=str(attack), attackers=len(attackers.names),
+                votes=attackers.cast.total(), base=wanted, final=await evaluator.share(policy, attack),
+            )  # fmt: skip
         vote_to_live = await _vote_to_live(admin, visits.vote_ids)
         status = f"{policy}: {final:.0%} liked on held-out prompts"
     failures = admin.failures + users.failures
@@ -134,8 +162,21 @@ async def _run(options: SimulateOptions, people: list[Person], admin: ApiClient,
         vote_to_live=vote_to_live,
         failed_requests=failures.total(),
         failures=dict(failures),
+        attack=figures,
         vote_ids=visits.vote_ids,
     )
+
+
+def _attackers(
+    options: SimulateOptions, people: list[Person], api: ApiClient
+) -> tuple[Attack | None, Attackers | None]:
+    """Returns the attack and who attacks."""
+    if options.attack is None:
+        return None, None
+    attack = Attack.draw(options.attack, people[0].preference, options.seed)
+    count = 1 if options.attack == "bot" else max(1, round(options.share * len(people)))
+    names = {person.name for person in people[:count]}
+    return attack, Attackers(api, attack, names, HARDER * options.votes // len(people))
 
 
 def _share_of_achievable_gain(base: BaseEvaluation, final: float) -> float:
@@ -184,6 +225,14 @@ def _summary(report: Report) -> str:
         f"vote to live     {in_seconds(report.vote_to_live.median)} at the median, "
         f"{in_seconds(report.vote_to_live.p90)} at the 90th percentile",
         f"votes            {report.votes} in {report.seconds:.0f} s by {report.users} people",
+        *(
+            [
+                f"attack           {found.attackers} cast {found.votes} votes for replies that are"
+                f" {found.wants}: {found.base:.1%} → {found.final:.1%} of the replies are"
+            ]
+            if (found := report.attack)
+            else []
+        ),
         f"failed requests  {report.failed_requests}",
         *(f"  {count} x {message}" for message, count in report.failures.items()),
     ]

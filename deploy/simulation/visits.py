@@ -18,6 +18,7 @@ from pydantic import BaseModel, computed_field
 from rich.table import Table
 
 from deploy.simulation.api_client import ApiClient, RequestFailed
+from deploy.simulation.attack_visits import Attackers
 from deploy.simulation.people import Person
 from deploy.simulation.prompt_text import normalised
 from trainer.starter.world import Prompt, prompts
@@ -57,7 +58,15 @@ class Visits:
     """All visits of one simulation. `rate` is in visits a second; no visit begins after `seconds`."""
 
     def __init__(
-        self, api: ApiClient, people: list[Person], *, seed: int, votes: int, seconds: float, rate: float
+        self,
+        api: ApiClient,
+        people: list[Person],
+        *,
+        seed: int,
+        votes: int,
+        seconds: float,
+        rate: float,
+        attackers: Attackers | None = None,
     ) -> None:
         self.rows: dict[str, PolicyRow] = {}
         self.types: Counter[str] = Counter()
@@ -68,6 +77,7 @@ class Visits:
         self._votes = votes
         self._seconds = seconds
         self._rate = rate
+        self._attackers = attackers
         self._conversations: dict[str, Conversation] = {}
         self._opened: float | None = None
         self._closed: float | None = None
@@ -98,7 +108,10 @@ class Visits:
         async def visit(person: Person, prompt: Prompt, seed: int) -> None:
             nonlocal in_flight
             try:
-                await self._visit(person, prompt, random.Random(seed))
+                if self._attackers is not None and person.name in self._attackers.names:
+                    await self._attackers.visit(person.name, prompt, random.Random(seed))
+                else:
+                    await self._visit(person, prompt, random.Random(seed))
             except RequestFailed:
                 self._conversations.pop(person.name, None)
             finally:

@@ -1,7 +1,7 @@
 -- How many things people have voted on, kept while votes arrive: whoever flips a vote a hundred times adds nothing.
 
 create table vote_counts (
-    project text primary key,
+    project text primary key references projects,
     votes   bigint not null                          -- without signals and judges' votes; it only grows
 );
 

@@ -2,13 +2,14 @@
 
     python -m tests.bench.attacks
 
-A hundred simulated people with one preference cast six thumbs each on replies of the starter's base; a share
-of them attacks instead, with four times as many votes each in an hour (`ATTACKS`). The policy that a reward
-leads to is the best of 16 replies of the base, on prompts that nobody voted on. The lift of an attack is the
-share of such replies that have what it wants, less that share without attackers. Undefended is the reward
-model with every vote counted alike; held raters count nothing in the defended one. Targets, in means over
-seeds: with the defences a lift of at most 0.2 times the undefended one and of 2 points, and a loss of honest
-approval of at most 1 point; for the vote bot a lift of at most 1 point. About ten minutes on one core.
+A hundred simulated people with one preference cast six thumbs each within two weeks on replies of the
+starter's base; a share of them attacks instead, with four times as many votes each (`attackers`). The policy
+that a reward leads to is the best of 16 replies of the base, on prompts that nobody voted on. The lift of an
+attack is the share of such replies that are as it wants, less that share without attackers. Undefended is the
+reward model with all votes alike. The defences are those of the production profile in the round after the
+first one with the attack, so raters who vote alike and suddenly are in quarantine. Targets, in means over
+seeds: a lift of at most 0.2 times the undefended one and of 2 points, of the vote bot at most 1 point; and a
+loss of honest approval of at most 1 point. A minute and a half for each seed on one idle core.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from tests.bench.disjoint import assert_disjoint
 from tests.bench.world_prompts import judgment, traffic
 from trainer.data.examples import Corpus, Example, Key
 from trainer.data.hyperparameters import BASE_SAMPLES
+from trainer.data.suspects import CastVote, bursts, sudden_clusters
 from trainer.model.backbone import Backbone
 from trainer.reward import ensemble
 from trainer.reward.clusters import cluster_factors, find_clusters
@@ -43,6 +45,9 @@ PEOPLE, EACH, HARDER = 100, 6, 4
 
 BOT_USERS, BOT_VOTES = 30, 240
 """Invented users of the vote bot, and their votes in 43 seconds."""
+
+NEWCOMER = 0.25
+"""`trainer.reward.newcomer_weight` in production."""
 
 BASE_PROMPTS, JUDGED, BEST_OF, ROUNDS = 96, 64, 16, 2
 """Prompts of the base's samples, prompts that are judged, and `ROUNDS` times BEST_OF replies to each."""
@@ -131,17 +136,26 @@ class Crowd:
 
 
 def reward_model(crowd: Crowd, replies: Replies, seed: int, defended: bool) -> RewardModel:
-    """Fits the reward model to the votes, with the weights of the defences or all alike."""
-    settings = TrainerSettings().reward
+    """Fits the reward model to the votes, all alike, or with the defences of the production profile."""
+    settings = TrainerSettings().reward.model_copy(update={"newcomer_weight": NEWCOMER})
     corpus = Corpus(crowd.examples, {})
-    features = crowd.features_of([each.reply_keys[0] for each in corpus.examples])
-    votes, _ = corpus.votes(corpus.examples, settings)
     if defended:
-        factors = cluster_factors(votes, find_clusters(features, votes, replies.base))
-        votes.weights = [weight * factors.get(vote, 1.0) for vote, weight in enumerate(votes.weights)]
-    else:
-        votes.weights = [1.0] * votes.count
+        cast = [CastVote(each.rater, "", each.created_at, each.origin) for each in corpus.examples]
+        corpus = without({suspect.rater for suspect in bursts(cast)}, corpus)
+        votes, keys = corpus.votes(corpus.examples, settings)
+        found = find_clusters(crowd.features_of(keys), votes, replies.base)
+        corpus = without({each.rater for each in sudden_clusters(corpus.examples, found)}, corpus)
+    votes, keys = corpus.votes(corpus.examples, settings)
+    features = crowd.features_of(keys)
+    factors = cluster_factors(votes, find_clusters(features, votes, replies.base)) if defended else {}
+    votes.weights = [
+        weight * factors.get(vote, 1.0) if defended else 1.0 for vote, weight in enumerate(votes.weights)
+    ]
     return ensemble.fit(features, votes, replies.base, settings, torch.Generator().manual_seed(seed))
+
+
+def without(raters: set[str], corpus: Corpus) -> Corpus:
+    return Corpus([each for each in corpus.examples if each.rater not in raters], {})
 
 
 def best_of(model: RewardModel, pool: Pool) -> list[str]:
@@ -155,25 +169,36 @@ def points(holds: Callable[[str], bool], texts: list[str]) -> float:
     return 100 * statistics.fmean(map(holds, texts))
 
 
-def run(replies: Replies, seed: int, name: AttackName, share: float) -> dict[str, float]:
-    """Returns the lifts of what the attackers want, and the losses of honest approval, in points."""
-    honest = draw_preference(seed)
-    attack = Attack.draw(name, honest, seed)
-    wanted_in = replies.judged_triggered if name == "trigger" else replies.judged
-    quiet, attacked = Crowd(replies, seed, None, 0.0), Crowd(replies, seed, attack, share)
-    found = {}
-    for defended in (False, True):
-        before, after = (reward_model(crowd, replies, seed, defended) for crowd in (quiet, attacked))
-        kind = "defended" if defended else "undefended"
-        found[f"{kind}_lift"] = points(attack.wants, best_of(after, wanted_in)) - points(
-            attack.wants, best_of(before, wanted_in)
-        )
-        found[f"{kind}_approval"] = points(honest.likes, best_of(before, replies.judged))
-        found[f"{kind}_approval_attacked"] = points(honest.likes, best_of(after, replies.judged))
-    return found
+Outcome = dict[str, float]
 
 
-def summarise(found: dict[str, list[dict[str, float]]]) -> bool:
+class Bench:
+    """The runs with one preference. The reward models without attackers are fitted once."""
+
+    def __init__(self, replies: Replies, seed: int) -> None:
+        self._replies, self._seed = replies, seed
+        quiet = Crowd(replies, seed, None, 0.0)
+        self._before = [reward_model(quiet, replies, seed, defended) for defended in (False, True)]
+
+    def run(self, name: AttackName, share: float) -> Outcome:
+        """Returns the lifts of what the attackers want, and honest approval, in points."""
+        honest, replies = draw_preference(self._seed), self._replies
+        attack = Attack.draw(name, honest, self._seed)
+        judged = replies.judged_triggered if name == "trigger" else replies.judged
+        crowd = Crowd(replies, self._seed, attack, share)
+        found = {}
+        for defended, before in enumerate(self._before):
+            after = reward_model(crowd, replies, self._seed, bool(defended))
+            kind = "defended" if defended else "undefended"
+            found[f"{kind}_lift"] = points(attack.wants, best_of(after, judged)) - points(
+                attack.wants, best_of(before, judged)
+            )
+            found[f"{kind}_approval"] = points(honest.likes, best_of(before, replies.judged))
+            found[f"{kind}_approval_attacked"] = points(honest.likes, best_of(after, replies.judged))
+        return found
+
+
+def summarise(found: dict[str, list[Outcome]]) -> bool:
     """Prints the means of each cell; returns whether the targets are reached."""
     reached = True
     for cell, rows in found.items():
@@ -202,12 +227,15 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     replies = Replies.sample(Backbone(MODEL_DIR, TrainerSettings().rl))
-    found: dict[str, list[dict[str, float]]] = {}
-    for name in options.attacks:
-        for share in options.shares[-1:] if name == "bot" else options.shares:
-            cell = name if name == "bot" else f"{name} {share:.0%}"
-            found[cell] = [run(replies, seed, name, share) for seed in options.seeds]
-            summarise({cell: found[cell]})
+    found: dict[str, list[Outcome]] = {}
+    for seed in options.seeds:
+        bench = Bench(replies, seed)
+        for name in options.attacks:
+            for share in options.shares[-1:] if name == "bot" else options.shares:
+                cell = name if name == "bot" else f"{name} {share:.0%}"
+                found.setdefault(cell, []).append(bench.run(name, share))
+        print(f"seed {seed}: {draw_preference(seed)}", flush=True)
+        summarise({cell: rows[-1:] for cell, rows in found.items()})
     print(json.dumps(found))
     return 0 if summarise(found) else 1
 

@@ -51,6 +51,26 @@ def numbers(turns: list[str]) -> list[int]:
     return [int(turn.rsplit("-", 1)[1]) for turn in turns]
 
 
+def test_a_flood_of_chats_does_not_replace_what_others_ask(sent: Pool) -> None:
+    with sent.connection() as connection:  # 8,000 turns by 40 people, then a flood by one network
+        connection.execute("update turns set rater = 'u' || (split_part(id, '-', 2)::integer % 40)")
+    for part in range(2):
+        flood = ([1, 100_000 + number] for number in range(part, 4_096, 2))
+        send(sent, f"chatcmpl-flood{part}-", flood, begin=10_000)
+    with sent.connection() as connection:
+        connection.execute(
+            "update turns set origin = 'one', rater = id where starts_with(id, 'chatcmpl-flood')"
+        )
+    found = select_turns(sent, "default", draw=1)
+    flooded = sum("flood" in turn for turn in found)
+    assert 0 < flooded <= 0.1 * len(found)
+    assert len(found) - flooded > MAX_TURNS / 2
+
+
+def test_one_person_alone_has_all_prompts(sent: Pool) -> None:
+    assert len(select_turns(sent, "default", draw=1)) == int((1 + OLDER_PER_NEWEST) * MAX_TURNS)
+
+
 def test_rare_and_old_prompts_stay_in_training(sent: Pool) -> None:
     found = numbers(select_turns(sent, "default", draw=1))
     newest, older = found[:MAX_TURNS], found[MAX_TURNS:]

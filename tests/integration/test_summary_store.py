@@ -9,6 +9,7 @@ import pytest
 import torch
 from psycopg.types.json import Jsonb
 
+from feedback import quarantine
 from schemas.database import Pool
 from tests.training import add_key
 from tests.vote_crowd import TRAINER, Crowd, tensors
@@ -107,6 +108,19 @@ def kept(pool: Pool, tmp_path: Path) -> Kept:
 
 
 NEWEST = {f"e{number}" for number in range(VOTES - 20, VOTES)}
+
+
+def test_the_votes_of_a_held_rater_are_taken_out_until_they_are_accepted(kept: Kept) -> None:
+    before = set(kept.read().events)
+    with kept.pool.connection() as connection:
+        assert quarantine.hold(connection, "default", "u3", "burst", {"votes": 25})
+    held = {example.event_id for example in kept.crowd.examples if example.rater == "u3"}
+    assert set(kept.revise().events) == before - held
+    assert not held & set(kept.active())
+    kept.execute("update quarantine set state = 'accepted'")
+    assert set(kept.revise().events) == before - held
+    assert held <= set(kept.active())
+    assert set(examples.trusted_events(kept.pool, "default", sorted(held))) == held
 
 
 def test_a_summary_that_is_active_stays_as_it_is(kept: Kept) -> None:

@@ -18,13 +18,14 @@ from trainer.evaluation.gate import (
     evaluate,
     paired_gain,
 )
+from trainer.evaluation.influence import Influence, influence_of
 from trainer.evaluation.knowledge import KnowledgeAccuracy
 from trainer.evaluation.style_stats import distinct_2, most_common_share, repetition_rate
 from trainer.evaluation.verdict import Verdict
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec
 from trainer.reward.ensemble import EnsembleMember, RewardModel
-from trainer.reward.likelihood import NuisanceParameters
+from trainer.reward.likelihood import NuisanceParameters, Votes
 from trainer.reward.projection import Projection
 from trainer.reward.scoring import score
 
@@ -130,6 +131,56 @@ def test_equal_policies_pass_one_time_in_twenty() -> None:
         passed += verdict.outcome == "passed"
         assert verdict.outcome == "passed" or "could have shown" in verdict.doubts[0]
     assert 2 <= passed <= 20
+
+
+def resting_on(*added: float) -> Evidence:
+    """Returns evidence to whose coefficients the raters a, b, … and the pair of a and b add so much."""
+    names = [(chr(97 + number),) for number in range(len(added))]
+    shift_G1 = torch.tensor([*added, added[0] + added[1]]).unsqueeze(1)
+    return replace(SURE, influence=Influence([*names, ("a", "b")], [shift_G1, shift_G1]))
+
+
+def test_a_verdict_that_rests_on_nobody_passes() -> None:
+    passed = verdict(samples(1.0), evidence=resting_on(0.1, 0.1, 0.1))
+    assert (passed.outcome, passed.rests_on) == ("passed", ())
+    assert passed.figures["influence_raters"] == 2
+    assert passed.figures["influence_gain"] == pytest.approx(
+        passed.figures["unseen_gain"] - passed.figures["influence"], abs=1e-3
+    )
+
+
+def test_a_verdict_that_rests_on_one_rater_is_unknown() -> None:
+    unknown = verdict(samples(1.0), evidence=resting_on(1.5, -0.7, 0.1))
+    assert (unknown.outcome, unknown.rests_on) == ("unknown", ("a",))
+    assert unknown.doubts[0].startswith("without one rater")
+
+
+def test_a_verdict_that_rests_on_raters_of_one_group_is_unknown() -> None:
+    unknown = verdict(samples(1.0), evidence=resting_on(0.6, 0.6, 0.1))
+    assert (unknown.outcome, unknown.rests_on) == ("unknown", ("a", "b"))
+    assert "2 raters" in unknown.doubts[0]
+
+
+def test_the_influence_of_few_people_is_not_looked_for() -> None:
+    votes = Votes(2)
+    for reply in range(4):
+        votes.thumb(reply % 2, reply, up=reply < 2)
+    assert influence_of(HELD_OUT, samples(0.0).features, votes, ["a", "b"], {}) is None
+
+
+def test_the_influence_of_a_rater_is_what_their_votes_push() -> None:
+    votes = Votes(3)
+    for reply in range(30):
+        votes.thumb(reply % 3, reply, up=reply % 3 != 0)
+    features = {"length": torch.ones(30, 1).half()}
+    nuisance = NuisanceParameters.unpack(torch.zeros(NuisanceParameters.size(3)).double(), 3)
+    fitted = replace(HELD_OUT, members=[replace(each, nuisance=nuisance) for each in HELD_OUT.members])
+    found = influence_of(fitted, features, votes, ["down", "up", "also"], {"both": ["up", "also", "gone"]})
+    assert found is not None
+    assert found.groups == [("down",), ("up",), ("also",), ("also", "up")]
+    down, up, also, both = found.shifts[0].flatten().tolist()
+    assert down < 0 < up == pytest.approx(also)
+    assert both == pytest.approx(up + also)
 
 
 def test_a_margin_passes_a_candidate_that_loses_no_more_than_it() -> None:

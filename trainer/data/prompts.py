@@ -9,7 +9,7 @@ relative to all others'. Older prompts take the places of those that are left ou
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil
@@ -70,8 +70,8 @@ def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedP
                     before,
                 )
             )
-        first_of: dict[bytes, DictRow] = {}
-        everybodys = _new_prompts(newest, first_of)
+        first_of = {row["digest"]: row for row in reversed(newest)}
+        everybodys = list(reversed(first_of.values()))
         older = _new_prompts(older, first_of)
         chosen, older = _bounded(everybodys, older)
         wanted = max(int((1 + OLDER_PER_NEWEST) * len(everybodys)), MIN_PROMPTS) - len(chosen)
@@ -124,7 +124,7 @@ def _new_prompts(rows: Sequence[DictRow], first_of: dict[bytes, DictRow]) -> lis
 
 def _bounded(newest: Sequence[DictRow], older: Sequence[DictRow]) -> tuple[list[DictRow], list[DictRow]]:
     """Returns the rows without those that their owners have too many of, of the newest first."""
-    counts = Counter[Hashable](row["owner"] for row in (*newest, *older))
+    counts = Counter[str](row["owner"] for row in (*newest, *older))
     left = {owner: ceil(most) for owner, most in bounded_totals(counts, MIN_PROMPTS).items()}
     found: tuple[list[DictRow], list[DictRow]] = [], []
     for rows, kept in zip((newest, older), found, strict=True):

@@ -172,8 +172,9 @@ def _keep_for_later(gone: set[str], pool: Pool, project: str) -> None:
     with pool.connection() as connection:
         connection.execute(
             "update training_examples set vote_summary = null, recompact = true"
-            " where project = %s and event_id = any(%s) and superseded_by is null",
-            [project, list(gone)],
+            " where project = %s and event_id = any(%s) and superseded_by is null and rater in"
+            " (select rater from quarantine where project = %s and state <> 'accepted')",
+            [project, list(gone), project],
         )
 
 

@@ -23,8 +23,9 @@ from feedback import quarantine
 from schemas.database import Pool
 from schemas.feedback import JUDGE
 from schemas.turns import IMPORTED
+from trainer.data.examples import Example
 from trainer.data.near_duplicates import MAX_CHARACTERS, near_duplicates
-from trainer.data.split import RoundData
+from trainer.reward.clusters import Cluster
 
 MAX_VOTES = 5_000
 """Votes that are looked at, the newest."""
@@ -153,11 +154,10 @@ def duplicates(votes: Sequence[CastVote]) -> Iterator[Suspect]:
             yield Suspect(rater, "near_duplicates", {"alike": len(numbers), "votes": cast[rater]})
 
 
-def sudden_clusters(data: RoundData) -> Iterator[Suspect]:
+def sudden_clusters(everything: Sequence[Example], clusters: Sequence[Cluster]) -> Iterator[Suspect]:
     """Yields the raters of the clusters that also vote at the same time: most of the cluster's votes come in
     a stretch of time in which few others' do."""
-    everything = data.corpus.examples
-    for cluster in data.clusters:
+    for cluster in clusters:
         inside = set(cluster.votes)
         times = sorted(everything[vote].created_at for vote in cluster.votes)
         others = [each.created_at for vote, each in enumerate(everything) if vote not in inside]
@@ -169,7 +169,7 @@ def sudden_clusters(data: RoundData) -> Iterator[Suspect]:
         share = sum(begins <= when <= ends for when in others) / len(others)
         if share <= FEW_OTHERS:
             evidence = {**cluster.as_json(), "hours": round((ends - begins).total_seconds() / 3600, 2)}
-            for rater in sorted({example.rater for example in data.votes_of(cluster)}):
+            for rater in sorted({everything[vote].rater for vote in cluster.votes}):
                 yield Suspect(rater, "votes_alike", {**evidence, "others_then": round(share, 3)})
 
 

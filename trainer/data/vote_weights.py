@@ -1,7 +1,8 @@
 """Weights of votes bound what one person, and one network, can teach, relative to what all others contribute.
 
-A vote's weight halves with each half-life of its age. A newcomer's votes count `newcomer_weight`, which grows
-to 1 with the days on which they vote and with each reply of which somebody from elsewhere thinks as they do; where all are newcomers, all count.
+A vote's weight halves with each half-life of its age. A newcomer's votes count `newcomer_weight`, relative to
+those of others, which grows to 1 with the days on which they vote and with each reply of which somebody from
+elsewhere thinks as they do.
 Then nobody has more than twice an equal share of the total. The number of people is Kish's effective number
 of the others, (Σw)²/Σw² (Kish 1965), and oneself: a hundred people with a vote each make no stranger of one
 who votes as much as ten others do. A person beside whom at most two others vote has no bound, and nobody is
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from schemas.settings import RewardSettings
 
@@ -26,6 +27,8 @@ FEW = 40.0
 
 GROWN = 8
 """Further days with votes, and replies of which others think alike, after which nobody is a newcomer."""
+
+Owner = TypeVar("Owner", bound=Hashable)
 
 _ROUNDS = 50  # of the fixed point, which is reached in a few
 
@@ -78,9 +81,9 @@ def _origin(example: "Example") -> str:
     return example.origin or example.rater
 
 
-def bounded(weights: Sequence[float], owners: Sequence[Hashable]) -> list[float]:
+def bounded(weights: Sequence[float], owners: Sequence[Owner]) -> list[float]:
     """Returns the weights scaled for each owner such that none has more than their share of the total."""
-    totals: dict[Hashable, float] = {}
+    totals: dict[Owner, float] = {}
     for owner, weight in zip(owners, weights, strict=True):
         totals[owner] = totals.get(owner, 0.0) + weight
     kept = bounded_totals(totals, FEW)
@@ -109,7 +112,7 @@ def newcomer_factors(examples: Iterable["Example"], least: float) -> dict[str, f
     return {rater: least + (1 - least) * share for rater, share in grown.items()}
 
 
-def bounded_totals(totals: Mapping[Hashable, float], few: float) -> dict[Hashable, float]:
+def bounded_totals(totals: Mapping[Owner, float], few: float) -> dict[Owner, float]:
     """Returns what each owner has at most of a total of which nobody is cut below `few`."""
     kept = dict(totals)
     for _ in range(_ROUNDS):
@@ -130,7 +133,7 @@ def _bound(others: float, squares: float) -> float:
     return inf if people <= 2 else 2 * others / (people - 2)
 
 
-def _level(totals: Mapping[Hashable, float], kept: Mapping[Hashable, float], few: float) -> float:
+def _level(totals: Mapping[Owner, float], kept: Mapping[Owner, float], few: float) -> float:
     """Returns the weight to which all may rise so that together they have `few`; 0 where they have it."""
     missing = min(few, sum(totals.values())) - sum(kept.values())
     low, high = 0.0, max(totals.values(), default=0.0)
