@@ -35,7 +35,10 @@ _EMAIL = re.compile(
 _SPELLED = re.compile(r"[(\[{](?:at|dot)[)\]}]| dot |@", re.IGNORECASE)
 _IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-])(?!\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
-_IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]{2,4}){3,8}(?:[ -]?[A-Za-z0-9]{1,3})?(?!\w)")
+_IBAN = re.compile(
+    r"(?<!\w)[A-Za-z]{2}\d{2}"
+    r"(?:[A-Za-z0-9]{11,30}|(?:[ -][A-Za-z0-9]{4}){2,7}(?:[ -][A-Za-z0-9]{1,4})?)(?!\w)"
+)
 _CARD = re.compile(r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d){8,15}(?![\w-])(?!\.\d)")
 _BETWEEN = r"[ \t\u00a0().\-/\u2010-\u2013]"  # digits of a phone number
 _PHONE = re.compile(rf"(?<![\w.,/:-])[+(]?\d(?:{_BETWEEN}{{0,3}}\d){{6,16}}(?![\w/:-])(?![.,]\d)")

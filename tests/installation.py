@@ -1,6 +1,8 @@
 """An installation runs `hearken up` as a user would, as a process with its own data folder."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +17,12 @@ from typing import Self
 import httpx
 import psutil
 import psycopg
+from psycopg.types.json import Jsonb
 
 from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
+from schemas.policies import MANIFEST, file_digest
+from schemas.signatures import read_signing_key, sign
 
 ADMIN_KEY = "sk-hearken-test-admin-0123456789abcdef"
 PUBLIC_KEY = "pk-hearken-test-public-0123456789abcdef"
@@ -102,6 +107,30 @@ class Installation:
     @staticmethod
     def hearken(*words: str) -> list[str]:
         return [sys.executable, "-m", "deploy.cli", *words]
+
+    def publish_again(self, of: str, policy: str, *added: Callable[[Path], str]) -> None:
+        """Publishes the files of a policy under another name, as its child and signed; each of `added` writes
+        one more file and returns its name."""
+        folder = self.data_dir.resolve() / "policies" / "default"
+        directory = folder / policy
+        shutil.copytree(folder / of, directory)
+        manifest = json.loads((directory / MANIFEST).read_text()) | {"id": policy, "parent": of}
+        manifest["files"] |= {
+            name: file_digest(directory / name) for name in (add(directory) for add in added)
+        }
+        content = json.dumps(manifest).encode()
+        (directory / MANIFEST).write_bytes(content)
+        key = read_signing_key(self.data_dir / "signing" / "key.pem")
+        with psycopg.connect(self.database_url()) as connection:
+            connection.execute(
+                "insert into policies (project, id, parent, base_digest, directory, digest, signature,"
+                " manifest, state) values ('default', %s, %s, %s, %s, %s, %s, %s, 'published')",
+                [
+                    policy, of, manifest["base_digest"], str(directory), file_digest(directory / MANIFEST),
+                    sign(content, key), Jsonb(manifest),
+                ],
+            )  # fmt: skip
+            connection.execute("select pg_notify('hearken_policies', 'default')")
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Runs a `hearken` command on this data folder to its end."""

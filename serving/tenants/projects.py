@@ -14,6 +14,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from pydantic import TypeAdapter
 
+from feedback.personal_data import PersonalDataFinder
 from schemas.errors import Conflict, Forbidden, NotFound, Unavailable
 from schemas.policies import BASE
 from schemas.projects import NewProject, ProjectChange
@@ -65,7 +66,9 @@ async def project(connection: Connection, id: str) -> dict[str, Any]:
 
 async def create(connection: Connection, own: str, new: NewProject) -> dict[str, Any]:
     """Creates a project beside the installation's `own`, answered by the base, with its first keys in the
-    clear. Raises Conflict where there is one of this name, Unavailable while there is no base yet."""
+    clear. Raises Conflict where there is one of this name, Unavailable while there is no base yet, and
+    StartError as `change`."""
+    _check_redaction(new)
     made = await connection.execute(
         "insert into projects (id, system_prompt, sampling, promotion, public_cards, redaction)"
         " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
@@ -88,8 +91,10 @@ async def create(connection: Connection, own: str, new: NewProject) -> dict[str,
 
 
 async def change(connection: Connection, id: str, said: ProjectChange) -> dict[str, Any]:
-    """Changes what is given of a project; its chats follow within a second. Raises NotFound."""
+    """Changes what is given of a project; its chats follow within a second. Raises NotFound, and StartError
+    where redaction is asked for and not installed."""
     given = said.model_fields_set
+    _check_redaction(said)
     await connection.execute(
         "update projects set system_prompt = case when %s then %s else system_prompt end,"
         " sampling = case when %s then %s else sampling end,"
@@ -106,6 +111,11 @@ async def change(connection: Connection, id: str, said: ProjectChange) -> dict[s
     )  # fmt: skip
     await connection.execute("select pg_notify('hearken_routes', %s)", [id])
     return await project(connection, id)
+
+
+def _check_redaction(said: ProjectChange) -> None:
+    if said.redaction:
+        PersonalDataFinder(said.redaction, [])
 
 
 def _missing(id: str) -> NotFound:

@@ -1,7 +1,5 @@
 """A visitor finds their tone: ten pairs by mouse and keyboard, and the next reply is chosen for them."""
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +7,7 @@ import psycopg
 import pytest
 from playwright.sync_api import BrowserContext, expect
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
-from schemas.policies import MANIFEST, file_digest
 from schemas.taste_model import TASTES
 from serving.questions import QUESTIONS
 from tests.browser.chat import check_accessible, say
@@ -24,27 +20,12 @@ POLICY = "p1-aaaaaa"
 
 def publish_tastes(installation: Installation) -> None:
     """Publishes the base's own adapter once more, with a taste model, and waits until it is live."""
-    folder = installation.data_dir.resolve() / "policies" / "default"
-    directory = folder / POLICY
-    shutil.copytree(folder / "p0", directory)
-    write_tastes(MODEL_DIR, directory)
-    manifest = json.loads((directory / MANIFEST).read_text())
-    manifest |= {"id": POLICY, "parent": "p0"}
-    manifest["files"][TASTES] = file_digest(directory / TASTES)
-    (directory / MANIFEST).write_text(json.dumps(manifest))
-    with psycopg.connect(installation.database_url()) as connection:
-        connection.execute(
-            "insert into policies (project, id, parent, base_digest, directory, digest, manifest, state)"
-            " values ('default', %s, 'p0', %s, %s, %s, %s, 'published')",
-            [
-                POLICY,
-                manifest["base_digest"],
-                str(directory),
-                file_digest(directory / MANIFEST),
-                Jsonb(manifest),
-            ],
-        )
-        connection.execute("select pg_notify('hearken_policies', 'default')")
+
+    def taste_model(directory: Path) -> str:
+        write_tastes(MODEL_DIR, directory)
+        return TASTES
+
+    installation.publish_again("p0", POLICY, taste_model)
 
     def live() -> bool:
         with psycopg.connect(installation.database_url()) as connection:

@@ -33,12 +33,7 @@ OF_REQUESTS = (
     "feedback.store.Store._row",
     "feedback.relay.Relay._mark",
 )
-CHILD: LiteralString = """
-    insert into policies (project, id, parent, base_digest, directory, digest, manifest, state)
-    select project, %s, id, base_digest, directory, digest, manifest, 'published' from policies
-    where state = 'rolled_back' limit 1
-"""
-"""A policy that was trained from one that was rolled back."""
+ROLLED_BACK: LiteralString = "select id from policies where state = 'rolled_back' limit 1"
 RETIRED: LiteralString = (
     "select id from policies where state = 'retired' and id <> 'p0' order by created_at limit 1"
 )
@@ -145,8 +140,10 @@ def operate(installation: Installation, failpoints: Failpoints, sides: Sequence[
         )  # fmt: skip
         for side in sides:
             print("crash", side, "serving.rollout.reject")
-            child = f"p9000-{side[:3]}000"
-            failpoints.crash(f"serving.rollout.reject {side}", partial(connection.execute, CHILD, [child]))
+            parent, child = one(ROLLED_BACK), f"p9000-{side[:3]}000"
+            failpoints.crash(
+                f"serving.rollout.reject {side}", partial(installation.publish_again, parent, child)
+            )
             wait(partial(one, REJECTED, child), "the child of a rolled back policy is rejected")
             installation.wait_until_ready()
         assert installation.run("resume").returncode == 0

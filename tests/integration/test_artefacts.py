@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import numpy as np
 import obstore
@@ -401,6 +401,32 @@ async def test_an_adapter_that_was_replaced_on_the_engine_is_found_and_loaded_ag
     await serving.swap.reconcile()
     assert not await serving.swap.second_look.look()
     assert serving.metrics.registry.get_sample_value("hearken_adapters_replaced_total") == 2
+
+
+async def test_one_process_looks_at_what_several_share(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.shared_checks.is_shared", lambda url: True)
+    await serving.swap.promote("default", POLICY)
+    [replica] = serving.fleet.replicas
+    name = next(name for name in replica.loaded if name != BASE)
+
+    async def checks(statement: LiteralString) -> None:
+        async with serving.pool.connection() as connection:
+            await connection.execute(statement, [name])
+
+    async def probes() -> int:
+        serving.engine.changes.clear()
+        await serving.swap.second_look.look()
+        return serving.engine.changes.count("/v1/completions")
+
+    assert await probes() == 0  # somebody checked it just now
+    await checks("update adapter_checks set checked_at = now() - interval '1 minute' where adapter = %s")
+    assert await probes() > 0
+    assert await probes() == 0
+    await checks("delete from adapter_checks where adapter = %s")  # another process took it from the engine
+    await serving.swap.second_look.look()
+    assert name not in replica.verified
 
 
 async def test_an_adapter_of_another_folder_is_unloaded_at_the_next_health_check(serving: Serving) -> None:

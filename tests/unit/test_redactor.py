@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -154,3 +155,17 @@ def test_what_is_looked_up_in_one_text_is_bounded() -> None:
     """The others count as phones'."""
     text = " ".join(f"call {number} " for number in range(10**9, 10**9 + 2_000))
     assert REDACTOR.text(text).count("[phone]") >= 1_500
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "AB12" + "c" * 40 + " ", "AB12 cdef ", "x@" + "a-." * 40, "a at b dot ", "a.b-c at ", "1 ", "12-",
+        "1:", "+1 ", "(1) ", "4111 1111 1111 1112 ", "1.1.1.", "1", "a",
+    ],
+)  # fmt: skip
+def test_the_time_grows_with_the_length_only(piece: str) -> None:
+    """No text makes a pattern backtrack without end."""
+    started = time.perf_counter()
+    REDACTOR.text(piece * (20_000 // len(piece)))
+    assert time.perf_counter() - started < 10
