@@ -60,6 +60,8 @@ def _checks(
 ) -> Iterator[Check]:
     if "unseen_votes" in figures:
         yield _unseen(figures, gate)
+    if (gain := figures.get("influence_gain")) is not None:
+        yield _influence(gain, figures, gate)
     for name, votes in (("trained", "the votes it learned from"), ("held_out", "votes held back from it")):
         gain, error = figures.get(f"{name}_gain"), figures.get(f"{name}_error")
         if gain is not None and error is not None:
@@ -132,6 +134,15 @@ def _unseen(figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:
     lower = gain - 1.64 * error
     state: State = "good" if lower >= -gate.get("max_reward_loss", 0.0) else "near" if gain >= 0 else "bad"
     return Check("Reward by unseen votes", f"{_signed(gain, error)}, {votes} votes", limit, state)
+
+
+def _influence(gain: float, figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:
+    """The same without the rater, or the group of raters, whose votes add most."""
+    error, most = figures["unseen_error"], gate.get("max_reward_loss", 0.0)
+    state: State = "good" if gain - 1.64 * error >= -most else "near"
+    raters = figures["influence_raters"]
+    who = "one rater" if raters == 1 else f"{raters} raters"
+    return Check(f"The same without {who}", _signed(gain, error), f"not below {0 - most:g}, at 95%", state)
 
 
 def _against_base(

@@ -28,13 +28,16 @@ RECORD = {
     "samples": [{"prompt": "Who?", "before": "Me & <b>you</b>", "after": "Us."}],
     "weightiest": [{"vote": "ev_1", "rater": "u_1", "kind": "thumb", "weight": 0.2}],
     "raters": [{"rater": "u_1", "votes": 3, "weight": 0.3, "reliability": 0.9, "leniency": -0.1}],
+    "rests_on": [{"rater": "u_7"}],
+    "clusters": [{"raters": 5, "votes": 61, "agreement": 14.5, "chance": 9.4}],
     "versions": {"torch": "2.13.0"},
 }
 
 
 def test_the_page_shows_everything_of_the_record() -> None:
     found = page(RECORD)
-    for text in ("Round 7", "published", "trained gain", "12.5", "Us.", "ev_1", "u_1", "2.13.0"):
+    shown = ("Round 7", "published", "trained gain", "12.5", "Us.", "ev_1", "u_1", "u_7", "14.5", "2.13.0")
+    for text in shown:
         assert text in found
     assert "held out gain" not in found  # it is None
     assert len(re.findall("<svg", found)) == 4

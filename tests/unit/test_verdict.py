@@ -62,6 +62,17 @@ def test_a_constraint_that_was_not_judged_says_why() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("gain", "raters", "state"), [(0.5, 1, "good"), (0.1, 3, "near"), (-0.2, 1, "near")])
+def test_a_verdict_is_shown_without_those_whom_it_rests_on(gain: float, raters: int, state: str) -> None:
+    figures: dict[str, object] = {
+        "influence_gain": gain,
+        "influence_raters": raters,
+        "unseen_error": 0.1,
+    }
+    who = "one rater" if raters == 1 else "3 raters"
+    assert states(figures) == {f"The same without {who}": state}
+
+
 def test_what_was_not_measured_is_not_known() -> None:
     assert states({"unseen_votes": 0}) == {"Reward by unseen votes": "unknown"}
     assert states({"knowledge_unknown": "too few questions"}) == {"Knowledge": "unknown"}

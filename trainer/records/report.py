@@ -59,6 +59,8 @@ def page(whole: Mapping[str, Any]) -> str:
     for title, name in (
         ("Votes with the largest influence", "weightiest"),
         ("Raters with the largest influence", "raters"),
+        ("Raters without whom it would not pass the gate", "rests_on"),
+        ("Clusters of raters who vote alike", "clusters"),
     ):
         if found := whole.get(name):
             parts += [f"<h2>{title}</h2>", _table(list(found[0]), [list(each.values()) for each in found])]
