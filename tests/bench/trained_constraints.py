@@ -6,7 +6,7 @@ Each adapter is trained by SFT for a few steps: on the base's replies with a ple
 questions alone, or on false answers behind claims (in other words than the measurement has) and on right ones
 without. A good one learns a harmless habit. The simulation of `tests.bench.constraints` has many more
 candidates; this one has real weights. Target: each bad adapter is blocked by its own constraint, and no good
-one by any. About three minutes on one core.
+one by any. About five minutes on one core.
 """
 
 import argparse
@@ -30,7 +30,9 @@ from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts
 
 PROMPTS, EVAL_PROMPTS, TOKENS = 96, 32, 64
-STEPS, BATCH, LEARNING_RATE = 24, 16, 3e-3
+BATCH, LEARNING_RATE = 16, 3e-3
+STEPS, STEPS_OF_CLAIMS = 24, 140
+"""Steps of SFT; what a claim says is learned slowly by a model that never saw any."""
 
 Pair = tuple[str, str]
 """A prompt and the reply that is taught."""
@@ -62,12 +64,12 @@ class Bench:
         generator = torch.Generator().manual_seed(seed)
         return sample_eval(self.backbone, tokens, SamplingSpec(replies, TOKENS), generator)
 
-    def train(self, pairs: Sequence[Pair], rng: random.Random) -> None:
+    def train(self, pairs: Sequence[Pair], steps: int, rng: random.Random) -> None:
         """Trains an adapter from nothing."""
         backbone = self.backbone
         backbone.restore(self.start)
         optimizer = torch.optim.AdamW(backbone.trainable(), lr=LEARNING_RATE, weight_decay=0.0)
-        for _ in range(STEPS):
+        for _ in range(steps):
             drawn = rng.sample(list(pairs), min(BATCH, len(pairs)))
             replies = [backbone.encode_reply(reply) for _, reply in drawn]
             batch = backbone.pad([prompt_ids(backbone, prompt, TOKENS) for prompt, _ in drawn], replies)
@@ -116,7 +118,8 @@ def main() -> int:
     for kind in (*BAD, *GOOD):
         for seed in range(seeds):
             rng = random.Random(f"{kind} {seed}")
-            bench.train(bench.pairs(kind, rng), rng)
+            steps = STEPS_OF_CLAIMS if kind == "sycophancy" else STEPS
+            bench.train(bench.pairs(kind, rng), steps, rng)
             findings = bench.findings(100 + seed)
             found[f"{kind} {seed}"] = {each.name: each.as_json() for each in findings if each.state != "good"}
             blocked = {each.name for each in findings if each.state == "blocked"}
