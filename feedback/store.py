@@ -127,7 +127,7 @@ class Store:
         """Returns the turn for validating a vote; None when it does not exist or was erased."""
         row = await self._row(
             "select id as completion_id, project, rater, key_id, origin,"
-            " prompt_tokens_of(request, prompt_token_ids) as prompt_tokens,"
+            " cardinality(prompt_token_ids) as prompt_tokens,"
             " array(select choice from replies where turn_id = turns.id order by choice) as choices"
             " from turns where id = %s",
             [completion_id],

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from feedback.open_log import open_log
+from schemas import signatures
 from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.feedback import Signal, Thumb
-from schemas.policies import BASE, WEIGHTS
+from schemas.policies import BASE, MANIFEST, WEIGHTS
 from schemas.settings import CriteriaSettings, Settings
 from tests.events import ingest_until, read_until
 from tests.installation import wait
@@ -168,6 +170,30 @@ def test_the_same_votes_and_seed_give_the_same_bytes(
         for folder in ("one", "two")
     )
     assert one == two
+
+
+def test_policies_are_signed_and_no_round_starts_from_altered_files(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, tmp_path: Path
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    settings.signing.key_file = tmp_path / "key.pem"
+    settings.signing.key_file.write_bytes(signatures.private_pem(key))
+    settings.signing.trusted_file = tmp_path / "trusted.pem"
+    settings.signing.trusted_file.write_bytes(signatures.public_pem(key.public_key()))
+    assert projects.run(settings, once=True) == 0
+    with pool.connection() as connection:
+        policy = connection.execute("select * from policies").fetchone()
+    assert policy is not None
+    directory = Path(policy["directory"])
+    assert signatures.fits((directory / MANIFEST).read_bytes(), policy["signature"], key.public_key())
+
+    weights = bytearray((directory / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (directory / WEIGHTS).write_bytes(weights)
+    turns = some_turns(backbone, 20, seed=1)
+    send(database_url, turns, thumbs_by_parity(turns))
+    assert projects.run(settings, once=True) == 1
+    assert "not the one that was published" in str(rounds(pool)[-1]["reason"])
 
 
 def test_the_base_is_published_as_an_adapter_that_changes_nothing(
