@@ -26,7 +26,7 @@ from psycopg_pool import PoolTimeout
 from feedback.person_votes import newest_votes
 from schemas.database import AsyncPool
 from schemas.errors import EngineError, InvalidRequest, RequestError
-from schemas.taste_model import TASTES
+from schemas.taste_model import REWARD, TASTES
 from serving.engine import TASTES_PATH, EngineClient
 from serving.fleet import Fleet
 from serving.person_weights import Judgments, PersonPosterior, Values, posterior, reward
@@ -59,11 +59,12 @@ _FAILURES = (RequestError, EngineError, psycopg.Error, PoolTimeout, ValueError, 
 
 @dataclass(frozen=True, slots=True)
 class TasteFile:
-    """The taste model of a policy: its file and the file's digest."""
+    """The taste model of a policy: its file and the file's digest, and whether people's tastes differ."""
 
     policy: str
     path: str
     digest: str
+    differ: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,18 @@ class Tastes:
             return None
         return Choice(model, np.array(row["weights"])) if row["votes"] >= MIN_VOTES else None
 
+    async def values(
+        self, project: str, prompt: Sequence[int], replies: Sequence[Sequence[int]]
+    ) -> Values | None:
+        """Returns the (N, M, C) values of replies by the live policy's taste model; None where they cannot be
+        scored."""
+        try:
+            model = await self._live(project)
+            return None if model is None else (await self.score(model, prompt, replies)).values_NMC
+        except _FAILURES as error:
+            log.warning("pair_not_scored", project=project, error=str(error))
+            return None
+
     async def best(self, choice: Choice, prompt: Sequence[int], replies: Sequence[Sequence[int]]) -> int:
         """Returns which of the replies pleases the person most; the first where none can be scored."""
         try:
@@ -143,8 +156,11 @@ class Tastes:
 
     def _start(self, project: str, rater: str) -> None:
         person, route = (project, rater), self._router.find(project)
-        if route is None or self._models.get((project, route.live), True) is None:
-            return  # the live policy has no taste model
+        if route is None:
+            return
+        key = project, route.live
+        if key in self._models and ((model := self._models[key]) is None or not model.differ):
+            return  # the live policy knows one taste
         if person in self._learning:
             self._again.add(person)
         elif len(self._learning) < _MAX_LEARNING:
@@ -192,7 +208,12 @@ class Tastes:
         return Scored(np.array(answer["values"]), answer["ranking_scale"], answer["caution"])
 
     async def model(self, project: str) -> TasteFile | None:
-        """Returns the taste model of the live policy, if it has one and an engine here can evaluate it."""
+        """Returns the taste model of the live policy, if people's tastes differ and an engine here can
+        evaluate it."""
+        model = await self._live(project)
+        return model if model is not None and model.differ else None
+
+    async def _live(self, project: str) -> TasteFile | None:
         route = self._router.find(project)
         if route is None or not self._can_score:
             return None
@@ -213,14 +234,15 @@ class Tastes:
     async def _read(self, project: str, policy: str) -> TasteFile | None:
         async with self._pool.connection(timeout=_PATIENCE) as connection:
             cursor = await connection.execute(
-                "select directory, manifest -> 'files' ->> %s as digest from policies"
-                " where project = %s and id = %s",
-                [TASTES, project, policy],
+                "select directory, manifest -> 'files' as files from policies where project = %s and id = %s",
+                [project, policy],
             )
             row = await cursor.fetchone()
-        if row is None or row["digest"] is None:
-            return None
-        return TasteFile(policy, f"{row['directory']}/{TASTES}", row["digest"])
+        for name in (TASTES, REWARD):
+            if row is not None and name in row["files"]:
+                path = f"{row['directory']}/{name}"
+                return TasteFile(policy, path, row["files"][name], differ=name == TASTES)
+        return None
 
     async def _learn(self, project: str, rater: str) -> None:
         person = project, rater

@@ -99,7 +99,11 @@ class Sampled:
         return cls(prompts, [backbone.decode(each) for each in tokens], features)
 
     def values_NMC(self, model: RewardModel) -> Values:
+        """Returns the (N, M, C) values of the taste model that the trainer would publish."""
         found = torch.stack([member.values(self.features) for member in model.members], 1)
+        if model.people is not None:
+            bias_M1 = torch.tensor([[member.bias] for member in model.members])
+            found = torch.cat([found, found[..., :1] - bias_M1], 2)
         return found.double().numpy()
 
     def candidates(self, model: RewardModel) -> list[Candidate]:
@@ -169,7 +173,7 @@ def run(backbone: Backbone, seed: int) -> dict[str, list[float]]:
         raise ValueError("the votes support one taste only")
     pool = Sampled.of(backbone, sent[end:], CHOICES, seed + 2).candidates(model)
     judged = Sampled.of(backbone, asked, CHOICES, seed + 3)
-    values_NMC, none = judged.values_NMC(model), np.zeros(model.people.mean_UT.shape[1])
+    values_NMC, none = judged.values_NMC(model), np.zeros(1 + model.people.mean_UT.shape[1])
     scale = float(torch.stack([each.nuisance.ranking_scale for each in model.members]).mean())
     caution, rng = model.uncertainty_penalty, random.Random(f"answers {seed}")
     found: dict[str, list[float]] = {name: [] for name in ("as it comes", "common", "random", "own")}
