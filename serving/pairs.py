@@ -66,7 +66,8 @@ class PairChooser:
     typical: dict[str, float] = field(default_factory=dict)
 
     def decide(self, project: str, texts: Sequence[str], values_NMC: Values | None) -> Decision:
-        """Returns what is sent of the replies with these texts, which have the (N, M, C) values."""
+        """Returns what is sent of the replies with these texts, which have the (N, M, C) values, in logits of
+        a comparison."""
         pairs = [
             (one, other) for one, other in combinations(range(len(texts)), 2) if texts[one] != texts[other]
         ]

@@ -110,7 +110,8 @@ def reward(values_NMC: Values, weights_T: Values, caution: float) -> Values:
 def information(difference_MC: Values, known: PersonPosterior | None = None) -> float:
     """Returns the expected information of a comparison, in nats: log(1 + p(1 − p)·s²)/2, with s² the variance
     of the difference in reward under the posterior of a person's weights; without one, over the members of
-    the ensemble (D-optimal design). p is the probability of the answer under both."""
+    the ensemble (D-optimal design). p is the probability of the answer under both: so replies of which the
+    members are sure say little, however much the members differ in how much better one is."""
     r_M, own = difference_MC[:, 0], 0.0
     if known is not None:
         r_M, mean_T = r_M + difference_MC[:, 1:] @ known.weights_T, difference_MC[:, 1:].mean(0)

@@ -131,11 +131,14 @@ class Tastes:
     async def values(
         self, project: str, prompt: Sequence[int], replies: Sequence[Sequence[int]]
     ) -> Values | None:
-        """Returns the (N, M, C) values of replies by the live policy's taste model; None where they cannot be
-        scored."""
+        """Returns the (N, M, C) values of replies by the live policy's taste model, in logits of a
+        comparison; None where they cannot be scored."""
         try:
             model = await self._live(project)
-            return None if model is None else (await self.score(model, prompt, replies)).values_NMC
+            if model is None:
+                return None
+            scored = await self.score(model, prompt, replies)
+            return scored.ranking_scale * scored.values_NMC
         except _FAILURES as error:
             log.warning("pair_not_scored", project=project, error=str(error))
             return None

@@ -55,7 +55,8 @@ def compared(preference: Preference, texts: list[str], rng: random.Random) -> li
 
 def chosen_pairs(model: RewardModel, pool: Sampled, left: set[int]) -> list[Asked]:
     """Returns the pairs with the most information, one for each prompt."""
-    values_NMC = pool.values_NMC(model)
+    scale = float(torch.stack([each.nuisance.ranking_scale for each in model.members]).mean())
+    values_NMC = scale * pool.values_NMC(model)
     best: list[tuple[float, Asked]] = []
     for prompt in sorted(left):
         replies = range(CHOICES * prompt, CHOICES * (prompt + 1))

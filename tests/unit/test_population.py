@@ -29,7 +29,7 @@ def found(weights_UK: Tensor, people: int = PEOPLE) -> tuple[Population, Tensor]
 
 
 def weights(common: float, differing: float) -> Tensor:
-    """Returns weights on the features: all want the first, and half of the people the opposite of the second."""
+    """Returns weights on the features: all want the first, half of them the opposite of the second."""
     weights_UK = torch.zeros(PEOPLE, WIDTH, dtype=torch.float64)
     weights_UK[:, 0] = common
     weights_UK[:, 1] = differing * torch.tensor([1.0, -1.0]).repeat(PEOPLE // 2)
