@@ -198,7 +198,8 @@ Metadata = Annotated[dict[Label, Annotated[str, StringConstraints(max_length=512
 
 
 class ChatRequest(EngineSampling, EnginePrompt):
-    """A valid request. `n` is also bounded by the settings, the length by the engine's context."""
+    """A valid request. `n` is also bounded by the settings, the length by the engine's context. `compare` is
+    said by a page that can show two replies: the share of its messages that it would show so."""
 
     model_config = _STRICT
 
@@ -220,6 +221,7 @@ class ChatRequest(EngineSampling, EnginePrompt):
     user: str | None = Field(None, min_length=1, max_length=256)
     metadata: Metadata = Field(default_factory=dict)
     store: bool = True
+    compare: float | None = Field(None, ge=0, le=0.5)
 
     @field_validator("metadata")
     @classmethod
@@ -278,6 +280,11 @@ class ChatRequest(EngineSampling, EnginePrompt):
     def media(self) -> list[dict[str, Any]]:
         """Returns the images and other parts that are not text."""
         return [part for message in self.messages for part in message.media]
+
+    @property
+    def names_addresses(self) -> bool:
+        """Returns whether one of them is an address, not the file itself."""
+        return any(not str(each[each["type"]].get("url", "data:")).startswith("data:") for each in self.media)
 
 
 _REQUEST = TypeAdapter(ChatRequest)

@@ -109,6 +109,13 @@ class ServingSettings(BaseModel):
         description="replies sampled for a person whose taste is known, of which the best is sent; 1: none is"
         " chosen",
     )
+    pairs_per_day: int = Field(
+        5,
+        ge=0,
+        le=100,
+        description="times a day that a person is asked to compare two replies to their message, where they"
+        " answer; 0: never",
+    )
     scorer_url: str | None = Field(
         None,
         description="embedded engine that scores replies by people's tastes, where vLLM answers; none: the"

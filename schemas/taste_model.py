@@ -1,11 +1,11 @@
 """A taste model is what serving needs of a reward model: it maps a reply's features to its value by taste.
 
-The trainer publishes it beside a policy where people's tastes differ, and the embedded engine, which has the
+The trainer publishes it beside a policy, and the embedded engine, which has the
 base's hidden states, evaluates it. Its features are the reward model's: hidden states of the frozen base,
 pooled over the reply by mean, maximum and last token, its length, and its distinct tokens. A feature is
 standardised, clipped to ±CLIP, and weighed by each member of the ensemble for each taste: first everybody's
-mean, then each direction in which people differ. The file is safetensors, with the header as metadata, and
-its digest is in the policy's manifest.
+mean, then each direction in which people differ, if they do. The file is safetensors, with the header as
+metadata, and its digest is in the policy's manifest.
 
 Tensors: for each of GROUPS `mean` (D), `std` (D) and `weights` (M, C, D); `tokens.vocabulary` (D, ascending)
 and `tokens.weights` (M, C, D); `bias` (M, C).
@@ -16,7 +16,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 TASTES = "tastes.safetensors"
-"""The file in a policy's directory."""
+"""The file in a policy's directory, where people's tastes differ."""
+
+REWARD = "reward.safetensors"
+"""The file where they do not: it has everybody's mean alone."""
 
 METADATA = "tastes"
 """Name of the header in the file's metadata."""
@@ -39,7 +42,7 @@ class TasteHeader(BaseModel):
 
     format: Literal["hearken.tastes.v1"] = "hearken.tastes.v1"
     base_digest: str
-    directions: Annotated[int, Field(ge=1, le=16)]
+    directions: Annotated[int, Field(ge=0, le=16)]
     members: Annotated[int, Field(ge=1, le=64)]
     layers: Annotated[list[int], Field(min_length=1, max_length=16)]
     think_ids: tuple[int, int] | None

@@ -18,8 +18,8 @@ from schemas.chat import DEFAULT_MODEL, ChatRequest
 from schemas.errors import EngineError, Forbidden, InvalidRequest, NotFound, Unavailable
 from schemas.policies import BASE
 from schemas.turns import Reply, Turn, made_at, new_id
-from serving import duel
-from serving.best_of import best_reply, may_be_chosen
+from serving import duel, pairs
+from serving.best_of import WholeReplies, best_reply, may_be_chosen
 from serving.engine import Delta
 from serving.identity import identify
 from serving.keys import Caller
@@ -57,7 +57,11 @@ class Completion:
         max_choices = services.settings.serving.max_choices
         if request.n > max_choices:
             raise InvalidRequest(f"n may be at most {max_choices}.", param="n")
-        _check_media(request, caller)
+        if caller.kind == "publishable" and request.names_addresses:
+            # An engine would fetch them, from inside the operator's network.
+            raise InvalidRequest(
+                "With a publishable key, send the file itself as a data: URL.", param="messages"
+            )
         services.fleet.check_supported(request.needed())
         self._services = services
         self._caller = caller
@@ -83,15 +87,7 @@ class Completion:
         self.drawn = [self.assignment] * request.n
         if request.n == duel.PAIR and request.model == DEFAULT_MODEL and request.store:
             self.drawn = duel.draw(route, self.assignment, services.fleet) or self.drawn
-        self._choices = [
-            StreamedReply(
-                services.special_tokens,
-                has_stops=bool(request.stop),
-                legacy_functions=request.functions is not None,
-                show_reasoning=request.include_reasoning,
-            )
-            for _ in range(request.n)
-        ]
+        self._choices = [self._new_reply() for _ in range(request.n)]
         self.prompt_token_ids: list[int] = []
         self._seconds: dict[int, float] = {}
         self._defaults = services.generation_defaults.model_copy(
@@ -100,6 +96,11 @@ class Completion:
         usual = route.sampling.get("max_tokens") or services.settings.serving.max_tokens
         self._max_tokens: int | None = request.max_tokens or usual
         self.token_buckets: list[Charge] = []
+
+    def _new_reply(self) -> StreamedReply:
+        request, special_tokens = self._request, self._services.special_tokens
+        legacy = request.functions is not None
+        return StreamedReply(special_tokens, bool(request.stop), legacy, request.include_reasoning)
 
     async def deltas(self) -> AsyncGenerator[ShownDelta]:
         """Yields the reply as it is generated; see `Fleet.stream` for its errors. Closing it stops the
@@ -144,7 +145,8 @@ class Completion:
     async def _generate(self) -> AsyncGenerator[Delta]:
         choice = await self._personal_choice()
         if choice is None:
-            async with aclosing(self._fitting(1)) as deltas:
+            asks = await self._may_ask_for_a_pair()
+            async with aclosing(self._pair() if asks else self._fitting(1)) as deltas:
                 async for delta in deltas:
                     yield delta
             return
@@ -161,6 +163,39 @@ class Completion:
         if self.person is None or not (several and routed and may_be_chosen(self._request, self.sampling())):
             return None
         return await self._services.tastes.choice(self._caller.project, self.person)
+
+    async def _may_ask_for_a_pair(self) -> bool:
+        """Returns whether two replies may be sent where one was asked for: to a known person, of the live
+        policy, on a page that shows them."""
+        request, route = self._request, self._route
+        live = request.model == DEFAULT_MODEL and self.assignment.policy == route.live
+        if self.person is None or not (live and request.store and pairs.looks(request.compare or 0.0)):
+            return False
+        most = self._services.settings.serving.pairs_per_day
+        plain = may_be_chosen(request, self.sampling())
+        return plain and await pairs.may_ask(self._services.pool, route.project, self.person, most)
+
+    async def _pair(self) -> AsyncGenerator[Delta]:
+        """Yields the two replies of a duel, or what `pairs` decides: a pair, or one reply."""
+        services, route = self._services, self._route
+        duelists = duel.draw(route, self.assignment, services.fleet)
+        if duelists is not None:
+            self._ask_for(pairs.Decision([0, 1], 1.0, None), duelists)
+            with services.fleet.hold(route.adapter(str(route.canary))):
+                async for delta in self._fitting(1):
+                    yield delta
+            return
+        replies = await WholeReplies.read(self._fitting(pairs.CHOICES), pairs.CHOICES)
+        values = await services.tastes.values(route.project, replies.prompt, replies.token_ids)
+        decision = services.pairs.decide(route.project, replies.texts, values)
+        self._ask_for(decision, [self.assignment] * len(decision.choices))
+        for delta in replies.sent(decision.choices):
+            yield delta
+
+    def _ask_for(self, decision: pairs.Decision, drawn: list[Assignment]) -> None:
+        self._record["pair"] = decision.as_json()
+        self.drawn = drawn
+        self._choices += [self._new_reply() for _ in drawn[1:]]
 
     async def _fitting(self, choices: int) -> AsyncGenerator[Delta]:
         """Yields `choices` replies for each one that was asked for, within the context."""
@@ -362,15 +397,3 @@ def pinned_adapter(services: Services, caller: Caller, model: str, route: Route)
             param="model",
         )
     return route.adapter(model)
-
-
-def _check_media(request: ChatRequest, caller: Caller) -> None:
-    """Raises InvalidRequest for a part that names an address and comes with a publishable key: an engine
-    would fetch it, from inside the operator's network."""
-    for part in request.media:
-        given = part[part["type"]]
-        url = str(given.get("url", "data:"))
-        if caller.kind == "publishable" and not url.startswith("data:"):
-            raise InvalidRequest(
-                "With a publishable key, send the file itself as a data: URL.", param="messages"
-            )

@@ -17,6 +17,10 @@ from feedback.person_votes import PersonVote
 LAPSE_RATE = 0.14
 """Share of votes that are noise, as in the trainer's likelihood."""
 
+MAX_SCALE = 3.0
+"""Largest scale of comparisons against thumbs. The trainer's may be larger, as it was fitted with the raters'
+weights, but a person's weights follow from few votes. Chosen on tests.bench.ten_clicks."""
+
 _ITERATIONS = 30
 
 Values = NDArray[np.float64]
@@ -47,7 +51,7 @@ class Judgments:
                     rows += [_thumb(each, up=False) for each in known.values()]
                 for better, worse in zip(vote.value["ranking"], vote.value["ranking"][1:], strict=False):
                     rows += [
-                        np.append(ranking_scale * (known[one] - known[other]), 0.0)
+                        np.append(min(ranking_scale, MAX_SCALE) * (known[one] - known[other]), 0.0)
                         for one in better
                         for other in worse
                         if one in known and other in known
@@ -101,6 +105,20 @@ def reward(values_NMC: Values, weights_T: Values, caution: float) -> Values:
     r_NM = values_NMC[..., 0] + values_NMC[..., 1:] @ weights_T
     found: Values = r_NM.mean(1) - caution * r_NM.std(1)
     return found
+
+
+def information(difference_MC: Values, known: PersonPosterior | None = None) -> float:
+    """Returns the expected information of a comparison, in nats: log(1 + p(1 − p)·s²)/2, with s² the variance
+    of the difference in reward under the posterior of a person's weights; without one, over the members of
+    the ensemble (D-optimal design). p is the probability of the answer under both: so replies of which the
+    members are sure say little, however much the members differ in how much better one is."""
+    r_M, own = difference_MC[:, 0], 0.0
+    if known is not None:
+        r_M, mean_T = r_M + difference_MC[:, 1:] @ known.weights_T, difference_MC[:, 1:].mean(0)
+        own = float(mean_T @ known.covariance_TT @ mean_T)
+    members = float(r_M.var())
+    p = float(sigmoid(r_M.mean() / np.sqrt(1 + np.pi * (own + members) / 8)))
+    return 0.5 * float(np.log1p(p * (1 - p) * (members if known is None else own)))
 
 
 def _thumb(values_C: Values, *, up: bool) -> Values:

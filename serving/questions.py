@@ -2,8 +2,8 @@
 
 A question is a turn of that person with two replies, so its answer is a vote like any other
 (`POST /v1/feedback`, a ranking): durable, retractable, and learned from. The pair is the one that says most
-about the person's weights on the shared tastes, where the members of the reward model disagree, too; no
-prompt is asked twice. After the tenth answer, the person's next reply is chosen by what they said.
+about the person's weights on the shared tastes; no prompt is asked twice. After the tenth answer, the
+person's next reply is chosen by what they said.
 """
 
 import secrets
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Annotated, Any, LiteralString
 
-import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -24,7 +23,7 @@ from serving.auth import SESSION_HEADER, User, network_of, visitor
 from serving.identity import origin_of
 from serving.keys import Caller
 from serving.openapi import request_body
-from serving.person_weights import PersonPosterior, Values, prior, sigmoid
+from serving.person_weights import PersonPosterior, information, prior
 from serving.question_pool import Candidate
 from serving.services import Services, services
 from serving.tastes import TasteFile
@@ -107,9 +106,7 @@ async def next_question(request: Request, caller: User) -> dict[str, Any]:
 
 
 def pick(candidates: list[Candidate], known: PersonPosterior | None) -> Pair | None:
-    """Returns the pair of replies whose comparison is expected to say most: log(1 + p(1 − p)·s²)/2 with s²
-    the variance of the difference in reward, under the posterior of the person's weights and over the
-    members of the ensemble (D-optimal design)."""
+    """Returns the pair of replies whose comparison is expected to say most about the person's weights."""
     found: list[Pair] = []
     for candidate in candidates:
         values_NMC = candidate.values_NMC
@@ -119,15 +116,6 @@ def pick(candidates: list[Candidate], known: PersonPosterior | None) -> Pair | N
                 gain = information(values_NMC[first] - values_NMC[second], posterior)
                 found.append(Pair(candidate, first, second, gain))
     return max(found, key=lambda pair: pair.information, default=None)
-
-
-def information(difference_MC: Values, known: PersonPosterior) -> float:
-    """Returns the expected information of a comparison, in nats."""
-    r_M = difference_MC[:, 0] + difference_MC[:, 1:] @ known.weights_T
-    mean_T = difference_MC[:, 1:].mean(0)
-    variance = float(mean_T @ known.covariance_TT @ mean_T + r_M.var())
-    p = float(sigmoid(r_M.mean() / np.sqrt(1 + np.pi * variance / 8)))
-    return 0.5 * float(np.log1p(p * (1 - p) * variance))
 
 
 async def _person(request: Request, parts: Services, caller: Caller, user: str | None) -> str:

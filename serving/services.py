@@ -36,6 +36,7 @@ from serving.key_cache import KeyCache
 from serving.keys import ensure_signing_secret, publishable_key
 from serving.limits import RateLimiter
 from serving.metrics import Metrics
+from serving.pairs import PairChooser
 from serving.redaction import Redaction
 from serving.router import Router
 from serving.shared_result import SharedResult
@@ -74,6 +75,7 @@ class Services:
     swap: Swap
     failures: Failures
     tastes: Tastes
+    pairs: PairChooser
     hub: Hub
     feed: Feed
     database_check: SharedResult[None]
@@ -165,6 +167,7 @@ async def open_services(
                 swap=swap,
                 failures=swap.trials.failures,
                 tastes=tastes,
+                pairs=PairChooser(),
                 hub=hub,
                 feed=feed,
                 database_check=SharedResult(partial(_check, pool)),

@@ -28,7 +28,7 @@ from schemas.database import AsyncPool
 from schemas.errors import EngineError, InvalidRequest, PolicyRejected, RequestError
 from schemas.settings import Settings
 from schemas.signatures import trusted_keys
-from schemas.taste_model import TASTES
+from schemas.taste_model import REWARD, TASTES
 from schemas.verification import read_manifest
 from serving.engine import TASTES_PATH, EngineClient
 from serving.fleet import Fleet
@@ -63,11 +63,12 @@ _FAILURES = (RequestError, EngineError, psycopg.Error, PoolTimeout, ValueError, 
 
 @dataclass(frozen=True, slots=True)
 class TasteFile:
-    """The taste model of a policy: its file and the file's digest."""
+    """The taste model of a policy: its file and the file's digest, and whether people's tastes differ."""
 
     policy: str
     path: str
     digest: str
+    differ: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,21 @@ class Tastes:
             return None
         return Choice(model, np.array(row["weights"])) if row["votes"] >= MIN_VOTES else None
 
+    async def values(
+        self, project: str, prompt: Sequence[int], replies: Sequence[Sequence[int]]
+    ) -> Values | None:
+        """Returns the (N, M, C) values of replies by the live policy's taste model, in logits of a
+        comparison; None where they cannot be scored."""
+        try:
+            model = await self._live(project)
+            if model is None:
+                return None
+            scored = await self.score(model, prompt, replies)
+            return scored.ranking_scale * scored.values_NMC
+        except _FAILURES as error:
+            log.warning("pair_not_scored", project=project, error=str(error))
+            return None
+
     async def best(self, choice: Choice, prompt: Sequence[int], replies: Sequence[Sequence[int]]) -> int:
         """Returns which of the replies pleases the person most; the first where none can be scored."""
         try:
@@ -153,8 +169,11 @@ class Tastes:
 
     def _start(self, project: str, rater: str) -> None:
         person, route = (project, rater), self._router.find(project)
-        if route is None or self._models.get((project, route.live), True) is None:
-            return  # the live policy has no taste model
+        if route is None:
+            return
+        key = project, route.live
+        if key in self._models and ((model := self._models[key]) is None or not model.differ):
+            return  # the live policy knows one taste
         if person in self._learning:
             self._again.add(person)
         elif len(self._learning) < _MAX_LEARNING:
@@ -202,7 +221,12 @@ class Tastes:
         return Scored(np.array(answer["values"]), answer["ranking_scale"], answer["caution"])
 
     async def model(self, project: str) -> TasteFile | None:
-        """Returns the taste model of the live policy, if it has one and an engine here can evaluate it."""
+        """Returns the taste model of the live policy, if people's tastes differ and an engine here can
+        evaluate it."""
+        model = await self._live(project)
+        return model if model is not None and model.differ else None
+
+    async def _live(self, project: str) -> TasteFile | None:
         route = self._router.find(project)
         if route is None or not self._can_score:
             return None
@@ -224,8 +248,8 @@ class Tastes:
         async with self._pool.connection(timeout=_PATIENCE) as connection:
             cursor = await connection.execute(
                 "select directory, digest, signature from policies"
-                " where project = %s and id = %s and manifest -> 'files' ? %s",
-                [project, policy, TASTES],
+                " where project = %s and id = %s and manifest -> 'files' ?| %s",
+                [project, policy, [TASTES, REWARD]],
             )
             row = await cursor.fetchone()
         if row is None:
@@ -236,7 +260,11 @@ class Tastes:
         except PolicyRejected as error:
             log.error("tastes_not_used", policy=policy, error=error.message)
             return None
-        return TasteFile(policy, str(found.directory / TASTES), manifest.files.get(TASTES, ""))
+        for name in (TASTES, REWARD):
+            if name in manifest.files:
+                path = str(found.directory / name)
+                return TasteFile(policy, path, manifest.files[name], differ=name == TASTES)
+        return None
 
     async def _learn(self, project: str, rater: str) -> None:
         person = project, rater

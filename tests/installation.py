@@ -62,6 +62,7 @@ class Installation:
             **os.environ,
             "HEARKEN_ADMIN_KEY": ADMIN_KEY,
             "HEARKEN_PUBLIC_KEY": PUBLIC_KEY,
+            "HEARKEN_SERVING__PAIRS_PER_DAY": "0",  # it is left to chance which message becomes a pair
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None

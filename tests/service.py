@@ -23,7 +23,7 @@ from deploy.local.ports import free_port
 from schemas.database import open_async_pool
 from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Manifest, Probe, base_digest, file_digest
 from schemas.settings import EngineSettings, ServingSettings, Settings, VllmSettings
-from schemas.taste_model import TASTES
+from schemas.taste_model import REWARD, TASTES
 from serving.app import create_app
 from serving.http_protocol import LimitedHttpProtocol
 from serving.keys import ensure_keys
@@ -106,7 +106,7 @@ class Registry:
             base_digest=self._digest,
             files={
                 name: file_digest(directory / name)
-                for name in (WEIGHTS, CONFIG, TASTES)
+                for name in (WEIGHTS, CONFIG, TASTES, REWARD)
                 if (directory / name).is_file()
             },
             log_positions={},

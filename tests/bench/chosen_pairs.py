@@ -4,12 +4,12 @@
 
 Twenty people with one preference (three style axes, drawn for each seed) compare pairs of replies of the
 starter's base, in batches of twenty, from a pool of prompts with four replies each; the ensemble is fitted
-anew after each batch. Pairs are chosen by their information (`serving.questions`), which is the disagreement
-of the members here, one for a prompt; or they are drawn at random. People compare two replies by how many
-wants each meets and err in one of ten answers. The accuracy is the share of held-out pairs (a liked reply,
-another) that the reward orders correctly. The figure is how many chosen pairs reach the accuracy that random
-ones reach with 240 (the mean of the last three batches, since one wavers), relative to 240. Target: at most
-0.6 at the median. About 5 minutes a seed on one core.
+anew after each batch. Pairs are chosen by the information that serving expects of them
+(`serving.person_weights`), one for a prompt; or they are drawn at random. People compare two replies by how
+many wants each meets and err in one of ten answers. The accuracy is the share of held-out pairs (a liked
+reply, another) that the reward orders correctly. The figure is how many chosen pairs reach the accuracy that
+random ones reach with 240 (the mean of the last three batches, since one wavers), relative to 240. Target: at
+most 0.6 at the median. About 5 minutes a seed on one core.
 """
 
 import argparse
@@ -24,8 +24,7 @@ import torch
 from deploy.simulation.people import Preference, draw_preference
 from schemas import logs
 from schemas.settings import TrainerSettings
-from serving.person_weights import prior
-from serving.questions import information
+from serving.person_weights import information
 from tests.bench import world_prompts
 from tests.bench.disjoint import assert_disjoint
 from tests.bench.reward import accuracy
@@ -56,13 +55,14 @@ def compared(preference: Preference, texts: list[str], rng: random.Random) -> li
 
 def chosen_pairs(model: RewardModel, pool: Sampled, left: set[int]) -> list[Asked]:
     """Returns the pairs with the most information, one for each prompt."""
-    values_NMC, known = pool.values_NMC(model), prior(0)
+    scale = float(torch.stack([each.nuisance.ranking_scale for each in model.members]).mean())
+    values_NMC = scale * pool.values_NMC(model)
     best: list[tuple[float, Asked]] = []
     for prompt in sorted(left):
         replies = range(CHOICES * prompt, CHOICES * (prompt + 1))
         pairs = [each for each in combinations(replies, 2) if pool.texts[each[0]] != pool.texts[each[1]]]
         if pairs:
-            best.append(max((information(values_NMC[a] - values_NMC[b], known), (a, b)) for a, b in pairs))
+            best.append(max((information(values_NMC[a] - values_NMC[b]), (a, b)) for a, b in pairs))
     return [pair for _, pair in sorted(best, reverse=True)[:BATCH]]
 
 

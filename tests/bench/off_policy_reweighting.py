@@ -87,6 +87,7 @@ def run(seed: int, pool: Pool, base: BaseFeatures) -> list[dict[str, float]]:
             {name: group[kept] for name, group in pool.features.items()},
             (REPLIES * policy_PK).flatten()[kept],
             torch.ones(len(kept)),
+            torch.ones(len(kept)),
         )
         candidate = sampled(pool, policy_PK, list(range(EVALUATED)), generator)
         estimate = estimate_approval(model, list(range(PEOPLE)), voted, candidate, live)

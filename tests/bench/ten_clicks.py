@@ -99,7 +99,11 @@ class Sampled:
         return cls(prompts, [backbone.decode(each) for each in tokens], features)
 
     def values_NMC(self, model: RewardModel) -> Values:
+        """Returns the (N, M, C) values of the taste model that the trainer would publish."""
         found = torch.stack([member.values(self.features) for member in model.members], 1)
+        if model.people is not None:
+            bias_M1 = torch.tensor([[member.bias] for member in model.members])
+            found = torch.cat([found, found[..., :1] - bias_M1], 2)
         return found.double().numpy()
 
     def candidates(self, model: RewardModel) -> list[Candidate]:
@@ -165,11 +169,11 @@ def run(backbone: Backbone, seed: int) -> dict[str, list[float]]:
     base = BaseFeatures(Sampled.of(backbone, sent[start:end], BASE_SAMPLES, seed).features, BASE_SAMPLES)
     model = fitted(backbone, base, Sampled.of(backbone, sent[:start], 2, seed + 1), seed)
     print(f"seed {seed}: {model.describe_tastes()}", flush=True)
-    if model.people is None:
-        raise ValueError("the votes support one taste only")
+    if model.people is None:  # nothing is asked, and replies stay as they come
+        return {name: [0.0] * PEOPLE for name in ("as it comes", "common", "random", "own")}
     pool = Sampled.of(backbone, sent[end:], CHOICES, seed + 2).candidates(model)
     judged = Sampled.of(backbone, asked, CHOICES, seed + 3)
-    values_NMC, none = judged.values_NMC(model), np.zeros(model.people.mean_UT.shape[1])
+    values_NMC, none = judged.values_NMC(model), np.zeros(1 + model.people.mean_UT.shape[1])
     scale = float(torch.stack([each.nuisance.ranking_scale for each in model.members]).mean())
     caution, rng = model.uncertainty_penalty, random.Random(f"answers {seed}")
     found: dict[str, list[float]] = {name: [] for name in ("as it comes", "common", "random", "own")}

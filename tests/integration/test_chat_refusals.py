@@ -70,6 +70,8 @@ def test_a_body_that_is_not_a_request(service: Service, body: bytes, code: str) 
         ({"n": 0}, "invalid_value", "n"),
         ({"n": 9}, "invalid_value", "n"),
         ({"n": True}, "invalid_value", "n"),
+        ({"compare": 0.6}, "invalid_value", "compare"),
+        ({"compare": "often"}, "invalid_value", "compare"),
         ({"temperature": 3}, "invalid_value", "temperature"),
         ({"temperature": 1e999}, "invalid_json", None),
         ({"top_p": 0}, "invalid_value", "top_p"),

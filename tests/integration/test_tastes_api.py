@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from schemas.taste_model import TASTES
+from serving.pairs import MOST_LIKELY
 from serving.questions import QUESTIONS
 from tests.conftest import new_database
 from tests.service import ADMIN, PUBLIC, Service, run_service
@@ -159,6 +160,71 @@ def test_a_servers_key_asks_for_its_user_and_a_page_for_its_visitor(tasteful: Se
         ):
             refused = client.post("/v1/tastes/questions", json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+
+
+def message(client: httpx.Client, text: str = "Hello", **fields: Any) -> dict[str, Any]:
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 12, "compare": 0.5, **fields}
+    found: dict[str, Any] = client.post("/v1/chat/completions", json=body).json()
+    return found
+
+
+def until_asked(client: httpx.Client) -> dict[str, Any]:
+    """Sends messages that are all looked at, until one becomes a pair."""
+    for number in range(40):
+        found = message(client, f"Message {number}")
+        if len(found["choices"]) == 2:
+            return found
+    raise AssertionError("no message became a pair")
+
+
+def pair_of(service: Service, turn: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = service.rows("select request -> 'pair' from turns where id = %s", turn)[0][
+        0
+    ]
+    return found
+
+
+def test_a_message_becomes_a_pair_where_the_page_can_show_it(tasteful: Service) -> None:
+    with visitor(tasteful) as client:
+        asked = until_asked(client)
+        assert [choice["index"] for choice in asked["choices"]] == [0, 1]
+        assert len(tokens_of(tasteful, asked["id"])) == 2
+        said = pair_of(tasteful, asked["id"])
+        assert said is not None
+        assert said["asked"]
+        assert 0 < said["propensity"] <= MOST_LIKELY
+        assert said["information"] is not None
+        looked_at = tasteful.rows("select request -> 'pair' from turns where request ? 'pair'")
+        assert all(0 <= pair["propensity"] <= MOST_LIKELY for (pair,) in looked_at)
+
+        # Whoever leaves a pair unanswered is asked no more that day.
+        left = [message(client, f"Left {number}") for number in range(10)]
+        assert [(len(each["choices"]), pair_of(tasteful, each["id"])) for each in left] == [(1, None)] * 10
+
+        vote = {"completion_id": asked["id"], "type": "ranking", "ranking": [[1], [0]]}
+        token = {"feedback_token": asked["hearken"]["feedback_token"]}
+        assert client.post("/v1/feedback", json=vote | token).status_code == 201
+        until_asked(client)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"compare": None}, {"compare": 0}, {"store": False}, {"seed": 7}, {"temperature": 0}]
+)
+def test_nobody_is_asked_who_did_not_offer_it(tasteful: Service, fields: dict[str, Any]) -> None:
+    with visitor(tasteful) as client:
+        found = [message(client, f"Message {number}", **fields) for number in range(6)]
+    assert {len(each["choices"]) for each in found} == {1}
+
+
+def test_a_person_is_asked_so_often_a_day(tasteful: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with visitor(tasteful) as client:
+        monkeypatch.setattr(tasteful.settings.serving, "pairs_per_day", 1)
+        asked = until_asked(client)
+        vote = {"completion_id": asked["id"], "type": "ranking", "ranking": [[0, 1]]}
+        token = {"feedback_token": asked["hearken"]["feedback_token"]}
+        assert client.post("/v1/feedback", json=vote | token).status_code == 201
+        found = [message(client, f"Message {number}") for number in range(10)]
+        assert {len(each["choices"]) for each in found} == {1}
 
 
 def test_questions_show_nobodys_own_words(tasteful: Service) -> None:

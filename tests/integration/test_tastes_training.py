@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from schemas.database import Pool
-from schemas.taste_model import METADATA, TASTES, TasteHeader
+from schemas.taste_model import METADATA, REWARD, TASTES, TasteHeader
 from tests.training import accept, add_key, send, small_settings, some_turns, thumbs_by_parity
 from trainer import projects
 from trainer.model.backbone import Backbone
@@ -49,15 +49,17 @@ def test_a_taste_model_is_published_where_people_differ(
     manifest = accept(policy, backbone.digest)
     record = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
     assert record["reward_model"]["tastes"] == (2 if differ else 1)
-    assert (TASTES in manifest.files) == (directory / TASTES).is_file() == differ
+    name, other = (TASTES, REWARD) if differ else (REWARD, TASTES)
+    assert name in manifest.files
+    assert not (directory / other).exists()
+    with safe_open(directory / name, framework="pt") as file:
+        header = TasteHeader.model_validate_json(file.metadata()[METADATA])
+    assert (header.directions, header.members) == (2 * differ, settings.trainer.reward.members)
+    assert header.base_digest == backbone.digest
     if not differ:
         assert people == []
         return
-    with safe_open(directory / TASTES, framework="pt") as file:
-        header = TasteHeader.model_validate_json(file.metadata()[METADATA])
-    assert (header.directions, header.members) == (1, settings.trainer.reward.members)
-    assert header.base_digest == backbone.digest
     assert {row["policy"] for row in people} == {policy["id"]}
     assert 2 <= len(people) <= 5
     assert sum(row["votes"] for row in people) == record["examples"]
-    assert all(len(row["weights"]) == 1 for row in people)
+    assert all(len(row["weights"]) == 2 for row in people)

@@ -1,5 +1,6 @@
 """The off-policy estimate is right where the reward model is, and where it is not, as far as votes reach."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import exp
 
@@ -20,6 +21,7 @@ from trainer.evaluation.off_policy import (
     CANDIDATE,
     Approval,
     VotedReplies,
+    _by_person,
     direct_approval,
     estimate_approval,
     held_out_thumbs,
@@ -63,7 +65,8 @@ def voted(mean: float, count: int, seed: int, people: int = PEOPLE) -> VotedRepl
     liked_N = (torch.rand(count, generator=generator) < likes(x_N)).float()
     weight_N = (mean * x_N - mean**2 / 2).exp()
     names = [f"u_{number % people}" for number in range(count)]
-    return VotedReplies(names, liked_N, {"length": x_N.unsqueeze(1).half()}, weight_N, torch.ones(count))
+    one_N = torch.ones(count)
+    return VotedReplies(names, liked_N, {"length": x_N.unsqueeze(1).half()}, weight_N, one_N, one_N)
 
 
 def likes(x: Tensor) -> Tensor:
@@ -193,3 +196,18 @@ def test_probabilities_are_computed_where_they_cannot_be_read(backbone: Backbone
     assert weights(Behaviour("p7-abc", 0.5, temperature, None)) is None  # neither
     assert weights(Behaviour("p0", 0.02, temperature + 0.5, None)) is None  # sampled otherwise
     assert len(people_of(data)) == 5
+
+
+def test_votes_of_turns_that_could_have_been_pairs_stand_for_those_that_were() -> None:
+    """Of turns that people like less, four in five became pairs: the single replies that are left mislead,
+    unless each is weighed by the inverse of the probability that it was left."""
+    generator = torch.Generator().manual_seed(0)
+    asked_N = torch.tensor([0.0, 0.8]).repeat(10_000)
+    liked_N = (asked_N == 0).float()
+    left_N = torch.rand(len(asked_N), generator=generator) >= asked_N
+    one_N = torch.ones(int(left_N.sum()))
+    people = ["u"] * len(one_N)
+    weighed = VotedReplies(people, liked_N[left_N], {}, one_N, one_N, 1 / (1 - asked_N[left_N]))
+    plain = replace(weighed, turns_N=one_N)
+    assert float(_by_person(weighed, weighed.liked_N)[0]) == pytest.approx(0.5, abs=0.02)
+    assert float(_by_person(plain, plain.liked_N)[0]) > 0.8

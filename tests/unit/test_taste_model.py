@@ -57,9 +57,11 @@ def test_the_engine_agrees_with_the_trainer(
     scores = TasteScores(Model(base))
     request = TasteRequest(path=str(path), digest=file_digest(path), prompt=PROMPT, replies=replies[:8])
     found = scores.score(request)
-    assert found["directions"] == 2
+    assert found["directions"] == 3
     features = score(backbone, [PROMPT] * 8, replies[:8], micro_batch=1).features
     expected_NMC = torch.stack([member.values(features) for member in model.members], 1)
+    bias_M = torch.tensor([member.bias for member in model.members])
+    expected_NMC = torch.cat([expected_NMC, expected_NMC[..., :1] - bias_M[:, None]], 2)
     torch.testing.assert_close(torch.tensor(found["values"]), expected_NMC, atol=0.05, rtol=0.02)
 
 

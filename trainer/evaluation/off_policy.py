@@ -89,13 +89,15 @@ class Approval:
 @dataclass(frozen=True, slots=True)
 class VotedReplies:
     """Held-out votes on replies whose behaviour is known: the votes' people and values, the features of the
-    replies, and the importance weights of the candidate and of the live policy."""
+    replies, and the importance weights of the candidate and of the live policy. `turns_N` is the number of
+    turns that each stands for: some like it became a pair instead (inverse propensity)."""
 
     people: list[str]
     liked_N: Tensor
     features: FeatureGroups
     candidate_N: Tensor
     live_N: Tensor
+    turns_N: Tensor
 
 
 def held_out_thumbs(data: RoundData) -> list[Example]:
@@ -127,6 +129,7 @@ def voted_replies(
     """Returns the held-out votes on replies whose probability under their own policy is known: computed in
     this round, or recorded where they were sampled at temperature 1. None without any."""
     rows: list[tuple[Example, float]] = []
+    asked: list[float] = []
     for example in held_out_thumbs(data):
         own = behaviour.get(example.event_id)
         if own is None or own.temperature != data.rl.temperature:
@@ -136,17 +139,21 @@ def voted_replies(
             rows.append((example, computed[example.reply_keys[0]]))
         elif own.temperature == 1 and own.logprob is not None:
             rows.append((example, own.logprob))
+        else:
+            continue
+        asked.append(own.asked)
     if not rows:
         return None
     keys = [example.reply_keys[0] for example, _ in rows]
     behind_N = torch.tensor([logprob for _, logprob in rows])
-    weights = [
+    candidate_N, live_N = (
         (torch.tensor([logprobs[policy][key] for key in keys]) - behind_N).exp()
         for policy in (CANDIDATE, live)
-    ]
+    )
     liked = [example.value["value"] == "up" for example, _ in rows]
     people = [example.rater for example, _ in rows]
-    return VotedReplies(people, torch.tensor(liked).float(), cache.features(keys), *weights)
+    liked_N, turns_N = torch.tensor(liked).float(), 1 / (1 - torch.tensor(asked))
+    return VotedReplies(people, liked_N, cache.features(keys), candidate_N, live_N, turns_N)
 
 
 def estimate_approval(
@@ -160,7 +167,7 @@ def estimate_approval(
     coverage = [min(1.0, float(weight_N.mean())) for weight_N in truncated]
     direct = [_approval(model, each.features, raters) for each in (candidate, live)]
     by_prompt = [q.view(-1, candidate.per_prompt).mean(1) for q, _ in direct]
-    own, others = (_by_person(voted.people, weight_N * residual_N) for weight_N in weights)
+    own, others = (_by_person(voted, weight_N * residual_N) for weight_N in weights)
 
     def estimate(direct_P: Tensor, corrections_U: Tensor, model_variance: float) -> Estimate:
         variance = _variance(direct_P) + _smoothed_variance(corrections_U) + model_variance
@@ -215,12 +222,12 @@ def _model_variance(model: RewardModel, slopes: Sequence[Tensor], others: Sequen
     return max(0.0, total / len(model.members))
 
 
-def _by_person(people: Sequence[str], values_N: Tensor) -> Tensor:
-    """Returns the (U,) mean of each person's values."""
-    number = {person: place for place, person in enumerate(dict.fromkeys(people))}
-    person_N = torch.tensor([number[person] for person in people])
-    total_U = torch.zeros(len(number)).index_add_(0, person_N, values_N)
-    return total_U / person_N.bincount()
+def _by_person(voted: VotedReplies, values_N: Tensor) -> Tensor:
+    """Returns the (U,) mean of each person's values over the turns that these stand for."""
+    number = {person: place for place, person in enumerate(dict.fromkeys(voted.people))}
+    person_N = torch.tensor([number[person] for person in voted.people])
+    total_U = torch.zeros(len(number)).index_add_(0, person_N, voted.turns_N * values_N)
+    return total_U / person_N.bincount(voted.turns_N)
 
 
 def _variance(values: Tensor) -> float:

@@ -29,7 +29,12 @@ def save(pool: Pool, project: str, policy: str, people: PersonWeights, training:
     longer answer. What serving has found meanwhile stays."""
     votes = Counter(example.rater for example in training if example.by_person)
     raters = zip(examples.raters(training), people.mean_UT.tolist(), strict=True)
-    rows = [[project, rater, policy, weights, votes[rater]] for rater, weights in raters if votes[rater]]
+    rows = [
+        # As much of the mean as everybody: the last direction of the taste model.
+        [project, rater, policy, [*weights, 0.0], votes[rater]]
+        for rater, weights in raters
+        if votes[rater]
+    ]
     with pool.connection() as connection, connection.transaction():
         connection.execute(_FORGET, [project, policy])
         with connection.cursor() as cursor:

@@ -28,7 +28,7 @@ from schemas.errors import HearkenError, StartError
 from schemas.files import fsync
 from schemas.policies import BASE, MANIFEST, TRAINING, WEIGHTS, Manifest, Probe, file_digest
 from schemas.settings import Settings
-from schemas.taste_model import TASTES
+from schemas.taste_model import REWARD, TASTES
 from trainer.data import demonstrations
 from trainer.data.round_inputs import RoundInputs
 from trainer.model import device
@@ -86,8 +86,8 @@ def write(
     save_adapter(backbone, draft)
     if artifacts is not None:
         _write_artifacts(artifacts, draft)
-        if artifacts.model is not None and artifacts.model.people is not None:
-            taste_model.write(artifacts.model, backbone, draft / TASTES)
+        if (model := artifacts.model) is not None:
+            taste_model.write(model, backbone, draft / (TASTES if model.people else REWARD))
     name = BASE if artifacts is None else policy_name(number, draft / WEIGHTS)
     manifest = _manifest(name, backbone, settings, probe, artifacts, draft)
     (draft / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

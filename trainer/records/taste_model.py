@@ -1,7 +1,8 @@
 """This module writes the taste model of a policy: its reward model, as serving evaluates it.
 
 Standardised features enter linearly, so the projections and the coefficients of a member become one weight
-for each feature and taste: the file's size does not depend on the number of components.
+for each feature and taste: the file's size does not depend on the number of components. The last direction is
+the mean once more, without its bias: a person may go along with everybody less than others do, or more.
 """
 
 from pathlib import Path
@@ -24,11 +25,10 @@ from trainer.reward.projection import Projection
 
 
 def write(model: RewardModel, backbone: Backbone, path: Path) -> None:
-    """Writes the taste model of a reward model whose raters differ."""
-    first = next(each.directions for each in model.members if each.directions is not None)
+    """Writes the taste model of a reward model."""
     header = TasteHeader(
         base_digest=backbone.digest,
-        directions=len(first.coefficients_TK),
+        directions=0 if model.people is None else 1 + model.people.mean_UT.shape[1],
         members=len(model.members),
         layers=select_layers(backbone),
         think_ids=backbone.think_ids,
@@ -61,16 +61,18 @@ def tensors(model: RewardModel) -> dict[str, Tensor]:
 
 
 def _bias(member: EnsembleMember) -> Tensor:
-    directions = 0 if member.directions is None else len(member.directions.coefficients_TK)
+    directions = 0 if member.directions is None else 1 + len(member.directions.coefficients_TK)
     return torch.tensor([member.bias, *[0.0] * directions])
 
 
 def _weights(member: EnsembleMember, name: str, like: Projection) -> Tensor:
     """Returns the (C, D) weight of each standardised feature of a group, for each taste; zeros where the
     member does not use the group."""
-    coefficients_CK = member.coefficients_K.unsqueeze(0)
-    if member.directions is not None:
-        coefficients_CK = torch.cat([coefficients_CK, member.directions.coefficients_TK])
+    mean_1K = member.coefficients_K.unsqueeze(0)
+    directions = member.directions
+    coefficients_CK = (
+        mean_1K if directions is None else torch.cat([mean_1K, directions.coefficients_TK, mean_1K])
+    )
     if name not in member.names:
         return torch.zeros(len(coefficients_CK), len(like.mean_D))
     widths = [member.projections[each].basis_DK.shape[1] for each in member.names]

@@ -58,7 +58,8 @@ TASTE_FEATURES = MEMBER_FEATURES[1]
 """Feature groups from which people's weights on tastes are fitted: all."""
 
 TASTE_COMPONENTS = 12
-"""Components of each of these groups, the largest: each person has few votes. Chosen on tests.bench.ten_clicks."""
+"""Components of each of these groups, the largest, since each person has few votes. Chosen on
+tests.bench.ten_clicks."""
 
 BOOTSTRAP_SHAPE = 4
 """Shape of the gamma distribution of a member's weights on the votes. 1 is the Bayesian bootstrap (Rubin

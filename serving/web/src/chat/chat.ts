@@ -6,12 +6,22 @@
 import type { LiveSocket } from "../live/socket.ts";
 import type { Completion, ServiceError } from "../live/types.ts";
 import type { Conversation, Conversations } from "./conversations.ts";
-import { answer, messages, newTurn, type Turn, type Verdict, ranking } from "./turn.ts";
+import {
+  answer,
+  messages,
+  newTurn,
+  ranking,
+  replyOf,
+  type Turn,
+  type Verdict,
+  wanted,
+  withoutPair,
+} from "./turn.ts";
 import type { Voting } from "./voting.ts";
 
 export interface ChatSettings {
   choices: number; // replies to compare
-  compareEvery: number; // one message of so many gets several replies to compare; 0: none
+  compareEvery: number; // one message of so many may get two replies to compare, as the service decides; 0: none
   kept: boolean; // false: nothing is stored
 }
 
@@ -54,9 +64,7 @@ export class Chat {
   }
 
   send(prompt: string): void {
-    const every = this.settings.compareEvery;
-    const compared = this.compare || (every > 0 && this.conversations.countSent() % every === every - 1);
-    this.#add(newTurn(prompt, compared ? this.settings.choices : 1));
+    this.#add(newTurn(prompt, this.compare ? this.settings.choices : 1));
   }
 
   stop(): void {
@@ -82,7 +90,7 @@ export class Chat {
   regenerate(turn: Turn): void {
     if (this.busy) return;
     if (turn.state === "done") this.voting.signal(turn, "regenerated");
-    const n = turn.state === "done" ? (this.compare ? this.settings.choices : 1) : turn.replies.length;
+    const n = turn.state === "done" ? (this.compare ? this.settings.choices : 1) : wanted(turn);
     Object.assign(turn, newTurn(turn.prompt, n), { id: turn.id, again: turn.again });
     this.#start(turn);
   }
@@ -91,7 +99,7 @@ export class Chat {
   rewrite(turn: Turn, prompt: string): void {
     if (this.busy) return;
     this.conversation.turns = this.turns.slice(0, this.turns.indexOf(turn));
-    this.#add(newTurn(prompt, turn.replies.length));
+    this.#add(newTurn(prompt, wanted(turn)));
   }
 
   /** Asks a message anew after the model has learned; the reply stands beside the one before. */
@@ -117,6 +125,13 @@ export class Chat {
     };
     const undo = (): void => this.#undo(turn, before);
     void this.voting.cast(turn, this.conversation.id, "ranking", "ranking", vote, undo);
+    this.#save();
+  }
+
+  /** Continues with the reply that stands first, without a vote on the pair that the service asked about. */
+  notNow(turn: Turn): void {
+    turn.verdict = "skipped";
+    turn.picked = turn.shown[0] ?? 0;
     this.#save();
   }
 
@@ -197,12 +212,14 @@ export class Chat {
   #ask(turn: Turn): void {
     clearTimeout(this.#timer);
     this.resend = null;
+    if (turn.asked) withoutPair(turn);
     for (const reply of turn.replies) reply.text = "";
     turn.state = this.socket.state === "ready" ? "streaming" : "waiting";
     const before = this.#history(turn);
     const request = {
       messages: messages(before, turn),
       n: turn.replies.length,
+      compare: this.#mayBecomePair(turn) ? Math.min(0.5, 1 / this.settings.compareEvery) : 0,
       store: this.settings.kept,
       metadata: { conversation_id: this.conversation.id },
     };
@@ -211,7 +228,7 @@ export class Chat {
     id = this.socket.chat(request, {
       token: (choice, text) => {
         if (!current()) return;
-        turn.replies[choice]!.text += text;
+        replyOf(turn, choice).text += text;
         this.on.changed();
       },
       done: (completion) => current() && this.#done(turn, completion),
@@ -221,6 +238,10 @@ export class Chat {
     this.#save();
   }
 
+  #mayBecomePair(turn: Turn): boolean {
+    return this.settings.compareEvery > 0 && turn.replies.length === 1 && turn.again === null;
+  }
+
   /** Returns the turns before a message that the model still reads; a message that is asked anew has those of old. */
   #history(turn: Turn): Turn[] {
     const end = this.turns.findIndex((each) => each.id === (turn.again?.of ?? turn.id));
@@ -228,7 +249,7 @@ export class Chat {
   }
 
   #done(turn: Turn, completion: Completion): void {
-    for (const choice of completion.choices) turn.replies[choice.index]!.text = choice.message.content ?? "";
+    for (const choice of completion.choices) replyOf(turn, choice.index).text = choice.message.content ?? "";
     const token = completion.hearken.feedback_token;
     this.#end(turn, { state: "done", completion: completion.id, token });
     this.on.replied(completion, this.conversation.id);

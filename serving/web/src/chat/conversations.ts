@@ -20,7 +20,6 @@ export interface Entry {
 const MAX_CONVERSATIONS = 100;
 const LIST = "conversations";
 const CURRENT = "current";
-const SENT = "sent";
 
 export class Conversations {
   constructor(private keep: Keep) {}
@@ -41,13 +40,6 @@ export class Conversations {
   create(): Conversation {
     this.keep.remove(CURRENT);
     return this.open();
-  }
-
-  /** Counts a message that the visitor sends; returns how many there were, this one included. */
-  countSent(): number {
-    const sent = (this.keep.get<number>(SENT) ?? 0) + 1;
-    this.keep.set(SENT, sent);
-    return sent;
   }
 
   save(conversation: Conversation): void {

@@ -10,8 +10,8 @@ export interface Reply {
   comment: string;
 }
 
-/** The index of the preferred reply, or none of them. */
-export type Verdict = number | "tie" | "none";
+/** The index of the preferred reply, or none of them; or the person did not want to say. */
+export type Verdict = number | "tie" | "none" | "skipped";
 
 export interface Turn {
   id: string;
@@ -24,19 +24,14 @@ export interface Turn {
   token: string | null;
   picked: number | null;
   verdict: Verdict | null;
+  asked: boolean; // the service answered one message with two replies
   forgot: boolean; // the model did not see the beginning of the conversation
   again: { of: string; before: string } | null; // the turn that it asks anew, and what was answered then
 }
 
 /** Returns a turn that has just been sent, with room for `n` replies in random order. */
 export function newTurn(prompt: string, n: number): Turn {
-  const replies = Array.from({ length: n }, () => ({
-    text: "",
-    original: null,
-    thumb: null,
-    reasons: [],
-    comment: "",
-  }));
+  const replies = Array.from({ length: n }, newReply);
   const shown = replies.map((_, index) => index);
   for (let last = n - 1; last > 0; last--) {
     const other = Math.floor(Math.random() * (last + 1));
@@ -53,9 +48,34 @@ export function newTurn(prompt: string, n: number): Turn {
     token: null,
     picked: null,
     verdict: null,
+    asked: false,
     forgot: false,
     again: null,
   };
+}
+
+function newReply(): Reply {
+  return { text: "", original: null, thumb: null, reasons: [], comment: "" };
+}
+
+/** Returns a reply of a turn; a second one, which was not asked for, is added at a random place. */
+export function replyOf(turn: Turn, choice: number): Reply {
+  if (choice === turn.replies.length) {
+    turn.replies.push(newReply());
+    turn.shown.splice(Math.random() < 0.5 ? 0 : turn.shown.length, 0, choice);
+    turn.asked = true;
+  }
+  return turn.replies[choice]!;
+}
+
+/** Returns the number of replies that were asked for. */
+export function wanted(turn: Turn): number {
+  return turn.asked ? 1 : turn.replies.length;
+}
+
+/** Takes the second reply of a turn away, before it is sent again. */
+export function withoutPair(turn: Turn): void {
+  Object.assign(turn, { replies: [newReply()], shown: [0], asked: false });
 }
 
 /** Returns the reply with which the conversation continues. */

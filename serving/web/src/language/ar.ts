@@ -79,6 +79,8 @@ export const texts: Texts = {
   preferred: (letter) => `فضّلت ${letter}.`,
   calledTie: "رأيتها متساوية.",
   foundNone: "لم يعجبك أيّ منها.",
+  notNow: "ليس الآن",
+  notCompared: "لم تقارن بينها.",
   change: "تغيير",
   otherReply: (letter) => `الرد الآخر، ${letter}`,
 

@@ -84,6 +84,8 @@ export const texts: Texts = {
   preferred: (letter) => `Du fandest ${letter} besser.`,
   calledTie: "Du fandest sie gleich gut.",
   foundNone: "Du fandest keine gut.",
+  notNow: "Jetzt nicht",
+  notCompared: "Du hast sie nicht verglichen.",
   change: "Ändern",
   otherReply: (letter) => `Die andere Antwort, ${letter}`,
 

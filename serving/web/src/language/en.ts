@@ -78,6 +78,8 @@ export const en = {
   preferred: (letter: string) => `You preferred ${letter}.`,
   calledTie: "You called them equally good.",
   foundNone: "You found none of them good.",
+  notNow: "Not now",
+  notCompared: "You did not compare them.",
   change: "Change",
   otherReply: (letter: string) => `The other reply, ${letter}`,
 

@@ -14,6 +14,7 @@ export interface ChatMessage {
 export interface ChatRequest {
   messages: ChatMessage[];
   n: number;
+  compare: number; // the share of messages that may get two replies to compare instead of one
   store: boolean;
   metadata: Record<string, string>;
 }

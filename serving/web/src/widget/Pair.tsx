@@ -44,6 +44,11 @@ export function Pair({ turn }: { turn: Turn }): JSX.Element {
             <Pick label={texts.tie} run={(button) => choose("tie", button)} />
             <Pick label={texts.none} run={(button) => choose("none", button)} />
           </div>
+          {turn.asked && (
+            <button class="link" type="button" onClick={() => session.chat.notNow(turn)}>
+              {texts.notNow}
+            </button>
+          )}
         </div>
       )}
     </>
@@ -80,7 +85,9 @@ export function Compared({ turn }: { turn: Turn }): JSX.Element {
       ? texts.preferred(letter(turn, verdict))
       : verdict === "tie"
         ? texts.calledTie
-        : texts.foundNone;
+        : verdict === "none"
+          ? texts.foundNone
+          : texts.notCompared;
   const others = turn.shown.filter((choice) => choice !== turn.picked);
   return (
     <>
