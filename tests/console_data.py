@@ -121,11 +121,13 @@ def _add_held(connection: psycopg.Connection) -> None:
     connection.execute(
         "update feedback set rater = %s, facets = null where rater = %s", [network, person(HELD[0])]
     )
-    burst = {"burst": {"votes": 40, "seconds": 5.5}}
-    alike = {"words": "12 raters gave the same votes on the same replies.", "raters": 12, "agreement": 0.98}
+    burst = {"burst": {"votes": 40, "seconds": 5.5, "usual": 3, "network": False}}
+    alike = {
+        "raters": 12, "votes": 96, "agreement": 8.31, "chance": 3.07, "hours": 0.5, "others_then": 0.02,
+    }  # fmt: skip
     for rater, state, evidence in (
-        (network, "held", {**burst, "near_duplicates": {"share_of_texts": 0.9333333}}),
-        (person(HELD[1]), "held", {"brigade": alike}),
+        (network, "held", {**burst, "near_duplicates": {"alike": 9, "votes": 11}}),
+        (person(HELD[1]), "held", {"votes_alike": alike}),
         (person(HELD[2]), "rejected", burst),
     ):
         decided = ["key:default-admin", "a bot of ours"] if state == "rejected" else [None, None]

@@ -53,17 +53,6 @@ export function kindOfRater(user: string): string {
   return "A user of your server";
 }
 
-const REASONS: Record<string, string> = {
-  burst: "Many votes in a short time",
-  near_duplicates: "Nearly the same text again and again",
-};
-
-/** Says for what a rater is held. */
-export function reasonWords(reason: string): string {
-  const said = words(reason);
-  return REASONS[reason] ?? said.charAt(0).toUpperCase() + said.slice(1);
-}
-
 /** Returns a policy as people call it: the base has a name of its own. */
 export function policyName(id: string): string {
   return id === "p0" ? "p0, the base" : id;

@@ -5,9 +5,10 @@ import { Badge, Empty, Waiting } from "../parts/basics";
 import { Dialog } from "../parts/Dialog";
 import { VoteRow } from "../parts/VoteRow";
 import { href } from "../place";
+import { evidenceWords, reasonWords } from "../reasons";
 import { say } from "../said";
 import type { WholeHeldRater } from "../types";
-import { kindOfRater, person, plural, reasonWords, time, words } from "../words";
+import { kindOfRater, person, plural, time, words } from "../words";
 
 type Decision = "accept" | "reject";
 
@@ -82,13 +83,13 @@ function Shown({ rater, reload }: { rater: WholeHeldRater; reload: () => void })
 }
 
 function Finding({ reason, figures }: { reason: string; figures: Record<string, unknown> }) {
-  const { words: sentence, ...rest } = figures;
+  const sentence = evidenceWords(reason, figures);
   return (
     <>
       <h3>{reasonWords(reason)}</h3>
-      {typeof sentence === "string" && <p>{sentence}</p>}
+      {sentence && <p>{sentence}</p>}
       <dl class="facts">
-        {Object.entries(rest).map(([name, value]) => (
+        {Object.entries(figures).map(([name, value]) => (
           <>
             <dt key={name}>{words(name)}</dt>
             <dd>{figure(value)}</dd>
@@ -183,6 +184,7 @@ function DecisionDialog(props: {
 
 /** Returns a figure of the evidence as people read it; of a list, how long it is. */
 function figure(value: unknown): string {
+  if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value === "number") return String(Number(value.toPrecision(3)));
   if (Array.isArray(value)) return String(value.length);
   return typeof value === "string" ? value : JSON.stringify(value);

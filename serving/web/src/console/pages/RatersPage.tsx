@@ -3,8 +3,9 @@ import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Badge, Empty, Table, Waiting } from "../parts/basics";
 import { href, usePlace } from "../place";
+import { reasonWords } from "../reasons";
 import type { HeldRater, HeldRaters, HeldState } from "../types";
-import { ago, kindOfRater, number, person, reasonWords, time } from "../words";
+import { ago, kindOfRater, number, person, time } from "../words";
 
 const PAGE = 50;
 const STATES: Record<HeldState, string> = { held: "wait for you", accepted: "accepted", rejected: "rejected" };
