@@ -18,7 +18,7 @@ from trainer.rl.guard import Guard
 from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sampling import step_sampler
 from trainer.rl.sft import Demonstration, nll
-from trainer.rl.supervised import BATCH_SIZE, MAX_EPOCHS, PATIENCE, SupervisedResult, SupervisedStage
+from trainer.rl.supervised import BATCH_SIZE, MAX_BACKTRACKS, MAX_EPOCHS, SupervisedResult, SupervisedStage
 
 torch.set_num_threads(1)
 
@@ -93,7 +93,7 @@ def test_the_same_demonstrations_give_the_same_bytes(base: Path) -> None:
 
 def test_what_held_out_demonstrations_contradict_is_not_learned(base: Path) -> None:
     """The loss on the held-out ones rises from the first step on: the adapter stays what it was."""
-    rl = rl_with(learning_rate=5e-3)
+    rl = rl_with(learning_rate=5e-3, kl_per_reply=1e9)
     backbone = Backbone(base, rl)
     before = backbone.snapshot()
     held_out = shown(backbone, 4, "zyxw vuts rqpo", first=100)
@@ -102,17 +102,29 @@ def test_what_held_out_demonstrations_contradict_is_not_learned(base: Path) -> N
         assert not result.moved
         assert all(map(torch.equal, before, backbone.snapshot()))
     assert nll(backbone, held_out, 1.0) <= result.held_out_loss[0] + 1e-3
-    assert result.stopped is None or len(result.held_out_loss) > PATIENCE
 
 
 def test_the_guard_takes_back_what_goes_too_far(base: Path) -> None:
-    rl = rl_with(learning_rate=5e-2, kl_per_reply=0.05)
+    """The way is halved until the policy is within the budget, and ends when that does not help."""
+    rl = rl_with(learning_rate=5e-2, kl_per_reply=3.0)
     backbone = Backbone(base, rl)
-    result = run(backbone, shown(backbone, 64, "the sky"), shown(backbone, 4, "the sky", first=100), rl)
-    assert result.stopped is not None
-    assert "KL" in result.stopped
-    assert result.kept_steps == 0
-    assert not result.moved
+    guard = Guard(backbone, rl.kl_per_reply)
+    result = run(
+        backbone, shown(backbone, 64, "the sky"), shown(backbone, 4, "the sky", first=100), rl, guard
+    )
+    assert guard.steps_back > 0
+    assert all(each.kl_per_reply <= rl.kl_per_reply for each in guard.accepted)
+    assert result.kl_per_reply <= rl.kl_per_reply
+    checks_and_backtracks = len(result.rollouts) - len(guard.accepted)
+    assert checks_and_backtracks <= guard.steps_back + MAX_BACKTRACKS
+    nothing_allowed = Backbone(base, rl)
+    low = rl_with(learning_rate=5e-2, kl_per_reply=1e-9)
+    stopped = run(
+        nothing_allowed, shown(nothing_allowed, 64, "the sky"), shown(nothing_allowed, 4, "the sky", 100), low
+    )
+    assert stopped.stopped is not None
+    assert "KL" in stopped.stopped
+    assert not stopped.moved
 
 
 class Forgets:

@@ -117,16 +117,21 @@ class Guard:
     def accepts(self, stats: StepStats) -> bool:
         """Checks the samples of the current adapter. If they are beyond a limit, it restores the last adapter
         that was not, whose next samples are accepted whatever chance makes of them."""
-        violation = None if self._accepted_before else self._violation(stats)
-        self._accepted_before = violation is not None
+        violation = None if self._accepted_before else self.violation(stats)
         if violation is None:
-            self.accepted.append(stats)
-            self._within_limits = self.backbone.snapshot()
+            self.accept(stats)
             return True
+        self._accepted_before = True
         self.step_back()
         self.steps_back += 1
         self.stopped = violation
         return False
+
+    def accept(self, stats: StepStats) -> None:
+        """Keeps the current adapter, whose samples these are, as the last within the limits."""
+        self.accepted.append(stats)
+        self._accepted_before = False
+        self._within_limits = self.backbone.snapshot()
 
     @property
     def gives_up(self) -> bool:
@@ -191,7 +196,7 @@ class Guard:
         """Whether the gate would accept the adapter's knowledge."""
         return self._knowledge is None or self._knowledge.passes(self._generator)
 
-    def _violation(self, stats: StepStats) -> str | None:
+    def violation(self, stats: StepStats) -> str | None:
         """Returns the limit that a step is beyond, and further than the nearest accepted step."""
         nearest = min(each.kl_per_reply for each in self.accepted)
         if stats.kl_per_reply > max(self.kl_budget, SAMPLING_NOISE * nearest):

@@ -1,10 +1,10 @@
 """Supervised learning on demonstrations is a round's first stage: SFT with early stopping, before RL.
 
 A step is one batch of demonstrations, of whose completions alone the negative log-likelihood is minimised
-(Ouyang et al. 2022), within the trust region that RL has. Twice an epoch the guard looks at samples of the
-policy and asks knowledge questions, and the loss on held-out demonstrations is measured. The stage ends when
-that loss has not fallen twice in a row, when the guard gives up, or after MAX_EPOCHS, and keeps the adapter
-with the lowest.
+(Ouyang et al. 2022), within the trust region that RL has. At MAX_CHECKS moments at most the guard looks at
+samples of the policy and asks knowledge questions, and the loss on held-out demonstrations is measured. The
+stage ends when that loss has not fallen twice in a row, at the guard's limits, or after MAX_EPOCHS, and
+keeps the adapter with the lowest.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,13 +28,17 @@ from trainer.rl.schedule import lr_factor
 from trainer.rl.scored_samples import ScoredSamples
 from trainer.rl.sft import Demonstration, nll, sft_backward
 
-MAX_EPOCHS = 3
-"""Most passes through the demonstrations: beyond, SFT repeats them by heart."""
+MAX_EPOCHS = 10
+"""Most passes through the demonstrations; held-out ones mostly end the stage before."""
 
 BATCH_SIZE = 16
 """Demonstrations of a step."""
 
-CHECKS_PER_EPOCH = 2
+MAX_CHECKS = 12
+"""Checks of a stage, beside that of its start: each costs as many samples as a step of RL."""
+
+MAX_BACKTRACKS = 4
+"""Halvings of ways that led beyond a limit."""
 
 PATIENCE = 2
 """Checks in a row without a lower loss that end the stage."""
@@ -84,7 +88,7 @@ class SupervisedStage:
         self._losses: list[float] = []
         self._rollouts: list[list[Rollout]] = []
         self._best: tuple[float, int, list[Tensor]] | None = None
-        self._worse = 0
+        self._worse = self._backtracks = 0
 
     def run(
         self, training: Sequence[Demonstration], held_out: Sequence[Demonstration], generator: torch.Generator
@@ -92,23 +96,17 @@ class SupervisedStage:
         """Trains the backbone's adapter; neither part may be empty. Raises FloatingPointError as
         `Guard.check_finite`."""
         per_epoch = -(-len(training) // BATCH_SIZE)
-        interval = max(CHECK_INTERVAL, -(-per_epoch // CHECKS_PER_EPOCH))
         total = MAX_EPOCHS * per_epoch
+        interval = max(CHECK_INTERVAL, -(-total // MAX_CHECKS))
         rl = self._rl.model_copy(update={"steps_per_round": total})
         optimizer = Optimizer(self._backbone, rl, BATCH_SIZE)
         draw = EpochSampler(len(training), min(BATCH_SIZE, len(training)), generator)
         step, stopped = 0, None
         while True:
             self._report("supervised", step, total)
-            samples = self._draw()
-            if self._guard.accepts(samples.stats):
-                stopped = self._check(held_out, step)
-            else:
-                optimizer.slow_down()
-                samples = self._draw()  # of the adapter that the guard restored
-                self._guard.accepts(samples.stats)
-                stopped = self._guard.stopped if self._guard.gives_up else None
-            if stopped is not None or step == total:
+            samples = self._within_limits(optimizer)
+            stopped = self._guard.stopped if samples is None else self._check(held_out, step)
+            if samples is None or stopped is not None or step == total:
                 break
             for _ in range(min(interval, total - step)):
                 sft_backward(self._backbone, [training[each] for each in draw()], 1.0, rl.temperature)
@@ -121,6 +119,32 @@ class SupervisedStage:
         samples = ScoredSamples.draw(self._backbone, self._sample, self._reward, self._rl)
         self._rollouts.append(samples.rollouts)
         return samples
+
+    def _within_limits(self, optimizer: Optimizer) -> ScoredSamples | None:
+        """Returns samples of the adapter, or of one nearer to the start where the guard does not accept
+        them."""
+        adapter, samples = self._backbone.snapshot(), self._draw()
+        if self._guard.accepts(samples.stats):
+            return samples
+        optimizer.slow_down()
+        return self._back_off(adapter)
+
+    def _back_off(self, beyond: list[Tensor]) -> ScoredSamples | None:
+        """Halves the distance to an adapter beyond a limit, from the last one within the limits, until its
+        samples are within them (a backtracking line search), and returns these; None when the stage has
+        halved as often as it may."""
+        within = self._backbone.snapshot()  # which the guard restored
+        share = 1.0
+        while self._backtracks < MAX_BACKTRACKS:
+            self._backtracks += 1
+            share /= 2
+            self._backbone.restore([torch.lerp(a, b, share) for a, b in zip(within, beyond, strict=True)])
+            samples = self._draw()
+            if self._guard.violation(samples.stats) is None:
+                self._guard.accept(samples.stats)
+                return samples
+        self._backbone.restore(within)
+        return None
 
     def _check(self, held_out: Sequence[Demonstration], step: int) -> str | None:
         """Checks the adapter after so many steps; returns why the stage ends, or None."""
