@@ -119,9 +119,9 @@ def test_the_base_and_the_most_likely_tokens_are_sampled_alike(
 ) -> None:
     """Inside `reference` replies are the base's, and greedy replies are the same on every engine."""
     asked, greedy = prompts(backbone), SamplingSpec(1, MAX_TOKENS, greedy=True, logprobs=False)
-    here = sample(backbone, asked, greedy, torch.Generator())
-    sampler(backbone, 3)  # which sets the engine
     with backbone.full_precision():
+        here = sample(backbone, asked, greedy, torch.Generator())
+        sampler(backbone, 3)  # which sets the engine
         there = sample(backbone, asked, greedy, torch.Generator())
         with backbone.reference():
             rollouts = sample(backbone, asked, SPEC, torch.Generator().manual_seed(4))
