@@ -9,7 +9,7 @@ attack is the share of such replies that are as it wants, less that share withou
 reward model with all votes alike. The defences are those of the production profile in the round after the
 first one with the attack, so raters who vote alike and suddenly are in quarantine. Targets, in means over
 seeds: a lift of at most 0.2 times the undefended one and of 2 points, of the vote bot at most 1 point; and a
-loss of honest approval of at most 1 point. A minute and a half for each seed on one idle core.
+loss of honest approval of at most 1 point. Two minutes for each seed on one idle core, after two of sampling.
 """
 
 import argparse
