@@ -31,7 +31,7 @@ from trainer.data.knowledge_probes import ProbeSet
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation import gate
-from trainer.evaluation.constraints import penalty
+from trainer.evaluation.constraints.penalty import BehaviourPenalty
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
 from trainer.model.backbone import Backbone
@@ -126,7 +126,10 @@ def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> 
 def test_what_was_blocked_before_is_part_of_a_round(
     settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(penalty._BEHAVIOURS, "begging", lambda text: len(text) % 2 == 0)
+    def odd(charged: BehaviourPenalty, rollouts: list[Rollout]) -> torch.Tensor:
+        return len(charged._terms) * torch.tensor([float(sum(each.token_ids) % 2) for each in rollouts])
+
+    monkeypatch.setattr(BehaviourPenalty, "__call__", odd)
     monkeypatch.setattr(record, "blocked", lambda *of: [["begging", "sycophancy"], ["begging"]])
     assert projects.run(settings, once=True) == 0
     [policy] = published(pool)
@@ -135,7 +138,7 @@ def test_what_was_blocked_before_is_part_of_a_round(
     assert inputs.hyperparameters(settings.trainer.rl).kl_coef == 2 * settings.trainer.rl.kl_coef
     monkeypatch.setattr(record, "blocked", lambda *of: [])
     assert reproduce(settings, pool, policy).identical
-    monkeypatch.setitem(penalty._BEHAVIOURS, "begging", lambda text: len(text) % 3 == 0)
+    monkeypatch.setattr(BehaviourPenalty, "__call__", lambda charged, rollouts: torch.zeros(len(rollouts)))
     assert not reproduce(settings, pool, policy).identical  # the penalty moved the weights
 
 
