@@ -371,7 +371,7 @@ class RLSettings(RenamedFields):
         " edit, or the comment; the edit against the policy's own samples",
     )
     edit_coef: float | None = Field(
-        None, ge=0, description="weight of what edits teach so; none: by the way, as measured"
+        None, ge=0, description="weight of what edits teach so; none: by the way, 0.1 to 1"
     )
     base_sft_coef: float = Field(
         0.3,
