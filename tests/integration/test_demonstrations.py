@@ -223,7 +223,7 @@ def test_new_demonstrations_make_a_round_due(
     try:
         assert not trainer.due()
         demonstrate(settings, tmp_path, written(4))
-        monkeypatch.setattr(loop, "TRIM_SECONDS", 0.0)
+        monkeypatch.setattr(loop, "LOOK_SECONDS", 0.0)
         assert trainer.due()
         turns = demonstrations.select(pool, "default", BASE, 1_000, 1e9)
         demonstrations.note(pool, "default", turns, trains=False)

@@ -183,10 +183,12 @@ def kept_rollouts(settings: Settings, pool: Pool, policy: str, change: Callable[
     directory = settings.policies_dir / "default" / policy
     steps = change(unpack(load_file(directory / publish.ROLLOUTS)))
     save_file(pack(steps), directory / publish.ROLLOUTS)
-    files = Manifest.model_validate_json((directory / MANIFEST).read_bytes()).files
+    path = directory / publish.ROLLOUTS
+    manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
     changed(
         settings, pool, policy,
-        files=files | {publish.ROLLOUTS: file_digest(directory / publish.ROLLOUTS)},
+        files=manifest.files | {path.name: file_digest(path)},
+        sizes=manifest.sizes | {path.name: path.stat().st_size},
     )  # fmt: skip
 
 
@@ -260,7 +262,7 @@ def test_a_round_killed_between_two_steps_ends_in_the_same_bytes_as_one_that_was
 
     trainer = loop.Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), Learner(settings))
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.rl.optimize.release_memory", die)
+        patch.setattr("trainer.rl.optimizer_step.release_memory", die)
         with pytest.raises(Killed):
             trainer.poll()
     trainer.election.release()
@@ -347,10 +349,11 @@ def as_before(settings: Settings, pool: Pool, policy: str) -> None:
     trainer = settings.trainer
     configuration = trainer.model_dump(mode="json")
     for name, section in (("reward", trainer.reward), ("rl", trainer.rl), ("gate", trainer.gate)):
-        for old, new in section.renamed.items():
+        newest_old_names = {new: old for old, new in section.renamed.items()}
+        for new, old in newest_old_names.items():
             configuration[name][old] = configuration[name].pop(new)
     configuration["rl"]["clip"] = 0.2
-    changed(settings, pool, policy, files=files, configuration=configuration)
+    changed(settings, pool, policy, files=files, sizes={}, configuration=configuration)
 
 
 def test_a_data_folder_of_the_release_before_is_continued_and_reproduced(
