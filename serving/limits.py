@@ -102,7 +102,9 @@ class RateLimiter:
     def _left(self, charge: Charge, now: float) -> float:
         """Returns how many tokens are in the bucket of a charge."""
         bucket = self._buckets.get(charge.key)
-        return charge.most if bucket is None else min(charge.most, bucket.left_at(now))
+        if bucket is None:
+            return charge.most
+        return min(charge.most, bucket.left + (now - bucket.at) * charge.per_second)
 
     @contextmanager
     def concurrently(self, what: str, limit: int, *, of: str = "") -> Iterator[None]:

@@ -112,7 +112,7 @@ def test_a_terminal_shows_one_screen(installation: Installation) -> None:
 
 def test_simulated_people_have_a_project_that_one_command_removes(installation: Installation) -> None:
     settings = load(data_dir=installation.data_dir, port=installation.port)
-    with own_project(settings) as (url, key), httpx.Client(base_url=url, timeout=30) as client:
+    with own_project(settings) as (url, key, _), httpx.Client(base_url=url, timeout=30) as client:
         client.headers["Authorization"] = f"Bearer {key}"
         ask = {"messages": [{"role": "user", "content": "Hi!"}], "max_tokens": 4}
         reply = client.post("/v1/chat/completions", json=ask).json()

@@ -9,11 +9,11 @@ import pytest
 from schemas.database import Pool
 from schemas.settings import Settings
 from tests.training import add_key, send, small_settings, some_turns, the_round, thumbs_by_parity
-from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
 from trainer.model.speed import Speed
 from trainer.model.token_budget import TokenBudget
+from trainer.resident_base import ResidentBase
 
 LONG = 100_000
 """Tokens of a long chat."""
@@ -46,7 +46,7 @@ def test_batches_keep_within_the_budget_whatever_was_voted_on(
     send(database_url, turns, thumbs_by_parity(turns))
     row = sorted(len(turn.prompt_token_ids) for turn in turns)[10] + settings.trainer.rl.max_tokens
     small = TokenBudget(training=3 * row, sampling=8 * row, row=row)
-    monkeypatch.setattr(Learner, "_token_budget", lambda self: small)
+    monkeypatch.setattr(ResidentBase, "_token_budget", lambda self, settings: small)
     monkeypatch.setattr(Speed, "measure", classmethod(lambda cls, backbone: Speed(1e3, 1e3, 1e3)))
     shapes: list[tuple[int, int]] = []
     pad = Backbone.pad

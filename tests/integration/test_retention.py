@@ -8,6 +8,7 @@ import pytest
 
 from feedback.retention import WEEKS_AHEAD, run_maintenance
 from feedback.store import Store
+from feedback.votable_turn import VotableTurn
 from schemas.database import SQL, AsyncPool, migrate, migrations, open_async_pool
 from schemas.feedback import parse_vote
 from schemas.turns import new_id
@@ -31,6 +32,7 @@ async def one(pool: AsyncPool, statement: str, *values: object) -> object:
 async def keep(pool: AsyncPool, id: str, *, older_code: bool = False) -> str:
     """Store a turn, as older code if so asked, and two votes, of which the later superseded the first."""
     store, turn = Store(pool), a_turn(id)
+    votable: VotableTurn | None = VotableTurn(id, turn.project, turn.rater, turn.key_id, 1, [0])
     if older_code:
         async with pool.connection() as connection:
             await connection.execute(
@@ -45,8 +47,8 @@ async def keep(pool: AsyncPool, id: str, *, older_code: bool = False) -> str:
             )
     else:
         await store.record_turn(turn)
-    votable = await store.votable_turn(id)
-    assert votable is not None
+        votable = await store.votable_turn(id)
+        assert votable is not None
     for value in ("up", "down"):
         vote = parse_vote({"completion_id": id, "type": "thumb", "value": value})
         await store.submit(votable, vote, "u_ada")

@@ -485,9 +485,11 @@ def test_a_duel_shows_both_policies_blind_and_rankings_promote(swapping: Service
 
     alone = {policy: swapping.chat(model=policy)["choices"][0] for policy in ("p0", "p1-aaaaaa")}
     votes = []
+    with swapping.client() as operator:
+        server = operator.post("/v1/keys", json={"name": "a server", "kind": "secret"}).json()["key"]
     with swapping.client(PUBLIC) as client:
         for number in range(24):
-            pair = swapping.chat(n=2, user=f"visitor {number}")
+            pair = swapping.chat(key=server, n=2, user=f"visitor {number}")
             assert pair["system_fingerprint"] == "p0+p1-aaaaaa"
             assert pair["hearken"]["policies"] == []
             drawn = swapping.rows(

@@ -37,7 +37,7 @@ def write(backbone: Backbone, data_dir: Path, number: int, parent: str | None = 
         turns=[],
         positions={"postgres:0": "7:3"},
     )
-    artifacts = publish.TrainingArtifacts(inputs, [], [], ["ev_b", "ev_a"], {"kl": 0.05})
+    artifacts = publish.TrainingArtifacts(inputs, [], [], [], ["ev_b", "ev_a"], {"kl": 0.05})
     return publish.write(backbone, settings, number, probe(backbone), artifacts)
 
 
@@ -75,7 +75,9 @@ def test_a_half_written_policy_of_a_killed_trainer_is_replaced(backbone: Backbon
     draft.mkdir(parents=True)
     (draft / "unknown").write_text("")
     manifest = write(backbone, tmp_path, 5)
-    assert set(manifest.files) == {WEIGHTS, CONFIG, publish.INPUTS, publish.ROLLOUTS, publish.BASE_SAMPLES}
+    assert set(manifest.files) == {
+        WEIGHTS, CONFIG, publish.INPUTS, publish.ROLLOUTS, publish.BASE_SAMPLES, publish.KNOWLEDGE_CHECKS,
+    }  # fmt: skip
 
 
 def test_an_adapter_is_loaded_as_it_was_saved(backbone: Backbone, tmp_path: Path) -> None:

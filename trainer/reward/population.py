@@ -25,10 +25,9 @@ OPPOSITION = 0.7
 """Correlation with the mean reward, over the voted replies, from which a direction may be the mean turned
 round."""
 
-HOSTILE = 2.0
-"""Standard deviation of people along such a direction, relative to the mean reward's over replies, below
-which it is hostility. If a share q of people wants the opposite of all others, this is 2√(q(1 − q)) / (1 −
-2q): 2 at 28%."""
+MAX_HOSTILE = 0.4
+"""Share of people who value replies the other way round than the mean does, up to which such a direction is
+hostility and no taste."""
 
 _LARGEST_STEP = 3.0  # of a weight in a Newton step, in standard deviations of the population
 _FLOOR = 1e-6  # variance that is left in each direction
@@ -53,14 +52,14 @@ class Population:
         centred_RK = PRIOR_STD * (features_RK - features_RK.mean(0))
         eye_KK = torch.eye(centred_RK.shape[1], dtype=torch.float64)
         root_KK = torch.linalg.cholesky(centred_RK.T @ centred_RK / len(centred_RK) + _FLOOR * eye_KK)
-        variance_K, vectors_KK = torch.linalg.eigh(root_KK.T @ self.covariance_KK @ root_KK)
+        _, vectors_KK = torch.linalg.eigh(root_KK.T @ self.covariance_KK @ root_KK)
         basis_KK = torch.linalg.solve_triangular(root_KK.T, vectors_KK, upper=True)
         mean_K = vectors_KK.T @ root_KK.T @ self.mean_K
-        opposed_K = (mean_K.abs() > OPPOSITION * mean_K.norm()) & (
-            variance_K.sqrt() < HOSTILE * mean_K.norm()
-        )
-        kept = (~opposed_K).nonzero().squeeze(1).flip(0)[:most]
         apart_UK = self.coefficients_UK - self.mean_K
+        agreement_U = (self.coefficients_UK @ root_KK @ root_KK.T @ self.mean_K)[apart_UK.any(1)]
+        hostile = float((agreement_U < 0).double().mean()) < MAX_HOSTILE
+        opposed_K = (mean_K.abs() > OPPOSITION * mean_K.norm()) & hostile
+        kept = (~opposed_K).nonzero().squeeze(1).flip(0)[:most]
         return PRIOR_STD * features_RK @ basis_KK[:, kept], apart_UK @ root_KK @ vectors_KK[:, kept]
 
 
