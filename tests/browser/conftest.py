@@ -88,7 +88,8 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext, installation: Installation) -> Page:
-    """The page at `/` as a new visitor sees it."""
+    """The page at `/` as a new visitor sees it, once it is drawn."""
     page = context.new_page()
     page.goto(installation.url)
+    expect(page.get_by_role("textbox", name="Your message")).to_be_visible()
     return page
