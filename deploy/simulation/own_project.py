@@ -22,6 +22,7 @@ from schemas.errors import StartError
 from schemas.policies import BASE
 from schemas.settings import Settings
 from serving.keys import NewKeys, renew_keys
+from serving.tenants.projects import add_base
 
 PROJECT = "simulation"
 """The name of the project."""
@@ -45,7 +46,7 @@ def own_project(settings: Settings) -> Iterator[tuple[str, str, str]]:
         own = settings.model_copy(
             update={"database_url": url, "project": PROJECT, "admin_key": None, "public_key": None}
         )
-        keys = asyncio.run(_new_keys(own))
+        keys = asyncio.run(_new_keys(own, settings.project))
         assert keys.admin is not None and keys.publishable is not None  # noqa: S101, PT018  (all are new)
         trainer = Process("trainer", ["deploy.cli", "train"], _environment(own, base), _log(own), _nothing)
         trainer.start()
@@ -101,9 +102,12 @@ def _base(url: str, settings: Settings) -> str:
     return str(row["model"])
 
 
-async def _new_keys(own: Settings) -> NewKeys:
+async def _new_keys(own: Settings, installation: str) -> NewKeys:
+    """Makes the project, answered by the base of the `installation`'s project, and new keys of it."""
     async with open_async_pool(own.database_url or "", size=1) as pool, pool.connection() as connection:
-        return await renew_keys(connection, own)
+        keys = await renew_keys(connection, own)
+        await add_base(connection, installation, PROJECT)
+        return keys
 
 
 def _environment(own: Settings, base: str) -> dict[str, str]:
@@ -120,7 +124,7 @@ def _environment(own: Settings, base: str) -> dict[str, str]:
 
 
 def _wait_until_answered(address: str, keys: NewKeys, trainer: Process) -> None:
-    """Waits until the service answers for the project, whose base the trainer publishes first."""
+    """Waits until the service answers for the project."""
     ask = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "store": False}
     headers = {"Authorization": f"Bearer {keys.publishable}"}
     deadline, answer = time.monotonic() + _READY_SECONDS, "nothing"

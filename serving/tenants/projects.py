@@ -43,6 +43,7 @@ insert into policies
     (project, id, parent, base_digest, directory, digest, signature, manifest, state, live_at)
 select %(project)s, id, parent, base_digest, directory, digest, signature, manifest, 'live', now()
 from policies where project = %(own)s and id = %(base)s
+on conflict do nothing
 """
 
 
@@ -77,17 +78,25 @@ async def create(connection: Connection, own: str, new: NewProject) -> dict[str,
     )  # fmt: skip
     if not made.rowcount:
         raise Conflict(f"There is a project {new.id} already.", code="project_exists", param="id")
-    based = await connection.execute(_ADD_BASE, {"project": new.id, "own": own, "base": BASE})
-    if not based.rowcount:
+    if not await add_base(connection, own, new.id):
         raise Unavailable(
             "The base model is not published yet; try again when the first start has ended.", code="no_base"
         )
-    await connection.execute(
-        "insert into routes (project, live, previous) values (%s, %s, %s)", [new.id, BASE, BASE]
-    )
     keys = await make_keys(connection, new.id)
     await connection.execute("select pg_notify('hearken_routes', %s)", [new.id])
     return {**await project(connection, new.id), "keys": asdict(keys), "page": f"/?key={keys.publishable}"}
+
+
+async def add_base(connection: Connection, own: str, id: str) -> bool:
+    """Lets a project be answered by the base of the installation's `own`, if it has no base yet; returns
+    whether it had none and there is one to give."""
+    added = await connection.execute(_ADD_BASE, {"project": id, "own": own, "base": BASE})
+    if added.rowcount:
+        await connection.execute(
+            "insert into routes (project, live, previous) values (%s, %s, %s) on conflict do nothing",
+            [id, BASE, BASE],
+        )
+    return bool(added.rowcount)
 
 
 async def change(connection: Connection, id: str, said: ProjectChange) -> dict[str, Any]:
