@@ -29,6 +29,9 @@ Url = Annotated[
 ]
 # Hidden, as what is in a command's arguments can be read by every user of the machine.
 Key = Annotated[str | None, typer.Option(envvar="HEARKEN_ADMIN_KEY", hidden=True)]
+Project = Annotated[
+    str | None, typer.Option(help="Project, beside the database; default: that of the settings.")
+]
 MetricsPort = Annotated[int | None, typer.Option(help="Serve Prometheus metrics at /metrics on this port.")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from deploy.command_line import DataDir, Json, Key, Url, with_database
+from deploy.command_line import DataDir, Json, Key, Project, Url, with_database
 from deploy.operations import ask_or_do
 from schemas.errors import StartError
 from schemas.keys import KeyChange, NewKey
@@ -17,9 +17,6 @@ from schemas.wire import check
 app = typer.Typer(help="List, make, change and end API keys.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(help="The key's id.")]
-Project = Annotated[
-    str | None, typer.Option(help="Project, beside the database; default: that of the settings.")
-]
 Origins = Annotated[
     list[str] | None,
     typer.Option("--origin", help="Page that may use it, as https://example.com; repeatable."),

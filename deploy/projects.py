@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from deploy.command_line import DataDir, Json, Key, Url
+from deploy.command_line import DataDir, Json, Key, Project, Url
 from deploy.operations import ask_or_do
 from schemas.projects import NewProject, ProjectChange
 from schemas.wire import check, decode
@@ -17,9 +17,6 @@ app = typer.Typer(help="List, make and change projects.", no_args_is_help=True)
 of_project = typer.Typer()
 
 Id = Annotated[str, typer.Argument(help="The project.")]
-Project = Annotated[
-    str | None, typer.Option(help="Project, beside the database; default: that of the settings.")
-]
 Prompt = Annotated[
     str | None, typer.Option(help="System prompt of chats that bring none; empty: take it away.")
 ]

@@ -7,16 +7,13 @@ from urllib.parse import quote
 
 import typer
 
-from deploy.command_line import DataDir, Json, Key, Url
+from deploy.command_line import DataDir, Json, Key, Project, Url
 from deploy.operations import ask_or_do
 
 app = typer.Typer(help="List raters whose votes look hostile, and decide on them.", no_args_is_help=True)
 
 Rater = Annotated[str, typer.Argument(help="The rater's pseudonym.")]
 Why = Annotated[str, typer.Option("--reason", help="Why; it is stored, and in the audit log.")]
-Project = Annotated[
-    str | None, typer.Option(help="Project, beside the database; default: that of the settings.")
-]
 
 
 @app.callback()

@@ -3,6 +3,7 @@
 A vote's weight halves with each half-life of its age. A newcomer's votes count `newcomer_weight`, relative to
 those of others, which grows to 1 with the days on which they vote and with each reply of which somebody from
 elsewhere thinks as they do.
+
 Then nobody has more than twice an equal share of the total. The number of people is Kish's effective number
 of the others, (Σw)²/Σw² (Kish 1965), and oneself: a hundred people with a vote each make no stranger of one
 who votes as much as ten others do. A person beside whom at most two others vote has no bound, and nobody is
