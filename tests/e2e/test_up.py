@@ -131,11 +131,6 @@ def test_simulated_people_have_a_project_that_one_command_removes(installation: 
         assert connection.execute("select count(*) from turns").fetchone() == before
     assert chat(installation)
     assert not (installation.data_dir / "policies" / "simulation").exists()
-    with own_project(
-        settings
-    ):  # it is answered again, though the trainer of all projects led the removed one
-        pass
-    assert installation.run("simulate", "--remove").returncode == 0
 
 
 def test_it_starts_again_at_once_after_everything_was_killed_at_once(installation: Installation) -> None:
