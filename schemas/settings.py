@@ -521,10 +521,11 @@ class TrainerSettings(BaseModel):
         " the steps; none: never",
     )
     min_votes: int = Field(40, ge=2, description="votes needed before the first round, votes")
-    threads: int = Field(
-        1,
+    threads: int | None = Field(
+        None,
         ge=1,
-        description="torch threads; more than there are idle cores is slower than one, threads",
+        description="torch threads; none: one for each core that the process may use, and one in all for a"
+        " base with hidden states below 512, threads",
     )
     max_prompt_tokens: int | None = Field(
         None,

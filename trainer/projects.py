@@ -6,6 +6,7 @@ works and the others stand by.
 """
 
 import time
+from pathlib import Path
 
 import psycopg
 import structlog
@@ -17,6 +18,7 @@ from schemas.settings import Settings
 from trainer.learner import Learner
 from trainer.log_reader import POLL_SECONDS, LogReader
 from trainer.loop import Trainer
+from trainer.model.device import with_threads
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 
 VISITS = 20
@@ -38,6 +40,8 @@ def run(settings: Settings, *, once: bool = False, group: ProcessGroup = SINGLE_
     run `Learner.follow`. Returns the exit code: 0, or 1 when the one round failed. Raises StartError when the
     base is not the one of the project's policies, or when another trainer leads and one round was asked for,
     and WorkerOutOfSync."""
+    trainer = with_threads(settings.trainer, Path(settings.model))
+    settings = settings.model_copy(update={"trainer": trainer})
     if settings.database_url is None:
         raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
     learner = Learner(settings, group)

@@ -71,7 +71,7 @@ def reproduce(settings: Settings, pool: Pool, policy: str) -> Reproduction:
         raise NotReproducible(f"{policy} has no {publish.INPUTS}: it is the base, or of an older Hearken.")
     _, parent = read_published(settings, pool, inputs.parent)
     trainer = configuration(manifest)
-    torch.set_num_threads(trainer.threads)
+    torch.set_num_threads(trainer.threads or 1)
     backbone = Backbone(Path(settings.model), trainer.rl)
     backbone.token_budget = inputs.token_budget
     data = _data(settings, pool, backbone, trainer, inputs, directory)

@@ -37,7 +37,7 @@ class ResidentBase:
     the gate's constraints need."""
 
     def __init__(self, settings: Settings, group: ProcessGroup = SINGLE_PROCESS) -> None:
-        torch.set_num_threads(settings.trainer.threads)
+        torch.set_num_threads(settings.trainer.threads or 1)
         self.group = group
         self.backbone = Backbone(Path(settings.model), settings.trainer.rl, group)
         self.probe = probe(self.backbone)

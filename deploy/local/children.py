@@ -6,10 +6,14 @@ import secrets
 from collections.abc import Callable
 
 from deploy.local import vllm
+from deploy.local.child import BACKGROUND
 from deploy.local.ports import free_port
 from deploy.local.process import Process
 from schemas.settings import Settings
 from serving.engine import KEY_VARIABLE
+
+PATIENT = {"OMP_WAIT_POLICY": "passive"}
+"""Lets threads that wait for others leave their cores: else they spin, which a busy machine pays for."""
 
 _API_KEYS = {"HEARKEN_ADMIN_KEY", "HEARKEN_PUBLIC_KEY"}  # which serving only needs
 
@@ -47,7 +51,7 @@ def child_processes(settings: Settings, on_line: Callable[[str, str], None]) -> 
     shared_gpu = vllm.trainer_environment(settings) if own_vllm else {}
     children = [
         child("serving", ["deploy.cli", "serve", "--trainer-metrics"], environment),
-        child("trainer", ["deploy.cli", "train"], without_keys | shared_gpu),
+        child("trainer", [BACKGROUND, "deploy.cli", "train"], PATIENT | without_keys | shared_gpu),
     ]
     if settings.kafka.servers:
         children.append(child("relay", ["deploy.cli", "relay"], without_keys))

@@ -48,6 +48,7 @@ from tests.training import add_key
 from trainer.evaluation.knowledge import accuracy_drop
 from trainer.evaluation.questions import own_questions, shipped_questions
 from trainer.model.backbone import Backbone
+from trainer.model.device import with_threads
 
 
 def run(seed: int, args: argparse.Namespace, settings: Settings, served_at: ServedAt) -> Outcome:
@@ -126,13 +127,14 @@ def main() -> int:
     args = parser.parse_args()
     logs.configure("warning")
     directory = base_directory(args.model)
-    settings = Settings(model=str(directory), trainer=trainer_settings(args.set))
+    trainer = with_threads(trainer_settings(args.set), directory)
+    settings = Settings(model=str(directory), trainer=trainer)
     check_prompts(directory, settings.trainer)
     served_at = ServedAt.by_default(directory, settings.serving)
     named = {"temperature": args.temperature, "top_p": args.top_p}
     served_at = replace(served_at, **{name: value for name, value in named.items() if value is not None})
     if args.base_only:
-        torch.set_num_threads(settings.trainer.threads)
+        torch.set_num_threads(settings.trainer.threads or 1)
         print_table(Backbone(directory, settings.trainer.rl), served_at)
         return 0
     found: list[Any] = []

@@ -44,7 +44,7 @@ COMMON: dict[str, Any] = {
 
 def run(seed: int, args: argparse.Namespace, settings: Settings, served_at: ServedAt) -> Outcome:
     """Returns the figures of one seed."""
-    torch.set_num_threads(settings.trainer.threads)
+    torch.set_num_threads(settings.trainer.threads or 1)
     backbone = Backbone(Path(settings.model), settings.trainer.rl)
     taste = choose(backbone, served_at, seed, args.taste)
     judged = HELD_OUT[: args.judged]

@@ -1,11 +1,13 @@
-"""What is free in a container."""
+"""What a process may use of a machine, or of its container."""
 
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from transformers import LlamaConfig
 
+from schemas.settings import TrainerSettings
 from trainer.model import device
 
 
@@ -30,3 +32,20 @@ def test_without_a_limit_the_machine_counts(
     monkeypatch.setattr(device, "CGROUP", container(tmp_path, limit) if limit else tmp_path)
     free = psutil.virtual_memory().available
     assert 0.5 * free < device.free_memory(torch.device("cpu")) < 2 * free
+
+
+@pytest.mark.parametrize(("limit", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max", None)])
+def test_a_wide_base_is_trained_by_all_cores_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, cores: int | None
+) -> None:
+    (tmp_path / "cpu.max").write_text(limit + "\n")
+    monkeypatch.setattr(device, "CGROUP", tmp_path)
+    LlamaConfig(hidden_size=576).save_pretrained(tmp_path)
+    found = device.with_threads(TrainerSettings(), tmp_path).threads
+    assert found == (cores or len(psutil.Process().cpu_affinity() or ()))
+    assert device.with_threads(TrainerSettings(threads=3), tmp_path).threads == 3
+
+
+def test_a_narrow_base_is_trained_by_one_thread(tmp_path: Path) -> None:
+    LlamaConfig(hidden_size=256).save_pretrained(tmp_path)
+    assert device.with_threads(TrainerSettings(), tmp_path).threads == 1

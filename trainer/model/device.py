@@ -11,6 +11,9 @@ from pathlib import Path
 
 import psutil
 import torch
+from transformers import AutoConfig
+
+from schemas.settings import TrainerSettings
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's large tensors in huge pages: fewer page faults
 
@@ -20,6 +23,9 @@ time, so that other work on the machine does not count."""
 
 CGROUP = Path("/sys/fs/cgroup")
 """Where Linux shows a container its own limits (cgroup v2)."""
+
+WIDE = 512
+"""Least width of hidden states for which threads share work: narrower matrices are done before they met."""
 
 MMAP_THRESHOLD = 2**25
 """Bytes of a tensor from which glibc maps fresh pages for it and returns them when it is freed."""
@@ -84,6 +90,25 @@ def _fastest(device: torch.device, work: Callable[[], object]) -> float:
             torch.cuda.synchronize()
         best = min(best, clock() - before)
     return best
+
+
+def with_threads(settings: TrainerSettings, base: Path) -> TrainerSettings:
+    """Returns the settings with the torch threads that this process has for training the base in a
+    directory."""
+    if settings.threads is not None:
+        return settings
+    width = int(AutoConfig.from_pretrained(base).get_text_config().hidden_size)
+    return settings.model_copy(update={"threads": usable_cores() if width >= WIDE else 1})
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use, in its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or "max": no limit
+        return cores
 
 
 def free_memory(device: torch.device) -> int:

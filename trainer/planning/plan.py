@@ -29,7 +29,7 @@ from trainer.evaluation import eval_samples, knowledge, screening
 from trainer.evaluation.constraints.sycophancy import MAX_QUESTIONS, shipped_claims
 from trainer.evaluation.questions import Question, is_starter, own_questions, shipped_questions
 from trainer.model.batch import padded_width
-from trainer.model.device import Rates, free_memory, memory_in_use, release_memory
+from trainer.model.device import Rates, free_memory, memory_in_use, release_memory, with_threads
 from trainer.model.memory import TokenBytes, token_budget
 from trainer.model.rollouts import MAX_ROWS, Rollout, sample_tokens
 from trainer.model.speed import Speed
@@ -120,7 +120,8 @@ class Plan:
 
 def plan(settings: TrainerSettings, model: Path, prompt_tokens: int | None = None) -> Plan:
     """The plan for the base in `model`, whose weights are not read, on this machine's device."""
-    torch.set_num_threads(settings.threads)
+    settings = with_threads(settings, model)
+    torch.set_num_threads(settings.threads or 1)
     backbone = FakeBackbone(model, settings.rl)
     rates = Rates.measure(backbone.device, backbone.model.config.get_text_config().hidden_size)
     release_memory()
