@@ -6,7 +6,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures, Projections, fit_projections, member_features
-from trainer.rl.style_drift import MOMENTUM, RIDGE, StyleDrift
+from trainer.rl.style_drift import EVIDENCE, MOMENTUM, RIDGE, StyleDrift
 
 BASE = 4000
 
@@ -65,9 +65,9 @@ def test_it_is_the_divergence_of_two_gaussians(base: FeatureGroups, projections:
 
 def test_a_reply_is_charged_what_it_adds(base: FeatureGroups, projections: Projections) -> None:
     """The charge is the derivative of the KL by how often the policy says it."""
-    longer = chosen(base, base["length"][:, 0].exp(), 64)
+    longer = chosen(base, base["length"][:, 0].exp(), EVIDENCE)
     penalty_N = StyleDrift(projections, base, reward(base)).penalty(longer, reward(longer)).double()
-    often = 64 * 100
+    often = EVIDENCE * 100
     for row in (0, 1, 2):
         more = {
             name: torch.cat([view.repeat(100, *(1 for _ in view.shape[1:])), view[row : row + 1]])
@@ -77,6 +77,15 @@ def test_a_reply_is_charged_what_it_adds(base: FeatureGroups, projections: Proje
         assert gained * (often + 1) == pytest.approx(
             float(penalty_N[row] - penalty_N.mean()), rel=0.05, abs=0.05
         )
+
+
+def test_what_few_replies_show_by_chance_does_not_drown_the_reward(
+    base: FeatureGroups, projections: Projections
+) -> None:
+    """The base's own replies do not drift: what a step of them is charged is noise."""
+    few = chosen(base, torch.ones(BASE), 16)
+    charged_N = StyleDrift(projections, base, reward(base)).penalty(few, reward(few))
+    assert 0 < float(charged_N.std()) < 0.05 * float(reward(base).std())
 
 
 def test_steps_before_are_remembered(base: FeatureGroups, projections: Projections) -> None:

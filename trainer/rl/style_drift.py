@@ -4,7 +4,8 @@ The KL penalty hardly limits it: a style of half of the base's replies can fall 
 nats a reply. So it has a penalty of its own. A reply's residual is its projected features (`projection`) less
 their linear regression on the reward, fitted to the base's replies. A policy that only gains reward has
 residuals of mean zero. The drift is the KL of two Gaussians whose means differ by the policy's mean residual
-Δ: ½·ΔᵀC⁻¹Δ, with C the covariance of the base's residuals.
+Δ: ½·ΔᵀC⁻¹Δ, with C the covariance of the base's residuals. A step of few replies sees mostly noise of Δ,
+K/N nats in K directions, which would drown the reward: it is charged for as much less.
 """
 
 import torch
@@ -15,6 +16,9 @@ from trainer.reward.projection import Projections, member_features
 
 RIDGE = 0.02
 """Share of the total variance that is added to the variance of each direction (ridge regularisation)."""
+
+EVIDENCE = 128
+"""Replies of a step from which its drift is charged in full; of fewer, in proportion."""
 
 MOMENTUM = 0.3
 """Weight of the earlier steps' mean residual in the running mean; one step has few replies."""
@@ -35,10 +39,12 @@ class StyleDrift:
         ridge = RIDGE * covariance_KK.trace().clamp_min(1e-6)
         self._precision_KK = torch.linalg.inv(covariance_KK + ridge * torch.eye(len(covariance_KK))).float()
         self._running_mean_K: Tensor | None = None
+        self._evidence = 1.0
 
     def penalty(self, features: FeatureGroups, rewards_N: Tensor) -> Tensor:
         """Returns the (N,) nats by which each reply of a step adds to the drift (negative where it reduces
-        it), and updates the running mean. Their mean is twice the drift."""
+        it), and updates the running mean. Their mean is twice the drift, where there are EVIDENCE replies."""
+        self._evidence = min(1.0, len(rewards_N) / EVIDENCE)
         residuals_NK = self.residuals(features, rewards_N)
         mean_K = residuals_NK.mean(0)
         if self._running_mean_K is not None:
@@ -51,7 +57,7 @@ class StyleDrift:
         step's."""
         if self._running_mean_K is None:
             return torch.zeros(len(residuals_NK))
-        return torch.mv(residuals_NK, torch.mv(self._precision_KK, self._running_mean_K))
+        return self._evidence * torch.mv(residuals_NK, torch.mv(self._precision_KK, self._running_mean_K))
 
     def _project(self, features: FeatureGroups) -> Tensor:
         return member_features(self._projections, tuple(self._projections), features)
