@@ -55,8 +55,8 @@ def swapping(
     unloaded soon. Its parameter is how policies are promoted."""
     promotion = getattr(request, "param", "direct")
     monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.5)
-    monkeypatch.setattr("serving.swap._DAMAGED_SECONDS", 0.5)
-    monkeypatch.setattr("serving.swap._MISSING_SECONDS", 1.5)
+    monkeypatch.setattr("serving.policy_loader.DAMAGED_SECONDS", 0.5)
+    monkeypatch.setattr("serving.policy_loader.MISSING_SECONDS", 1.5)
     monkeypatch.setattr("serving.rollout_controller.INTERVAL", 0.5)
     monkeypatch.setattr("serving.rollout_evidence.GRACE", timedelta())
     with (
