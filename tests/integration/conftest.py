@@ -18,6 +18,8 @@ from schemas.settings import Settings
 from tests.conftest import new_database
 from tests.contract.engines import start_embedded
 from tests.missing_programs import skip_reason
+from tests.policy_loading import Serving, policy_loading
+from tests.published import BASE_DIGEST
 from tests.service import Service, run_service
 from tests.voting import add_keys
 from trainer.model.backbone import Backbone
@@ -71,6 +73,15 @@ async def async_pool(database_url: str) -> AsyncIterator[AsyncPool]:
     async with open_async_pool(database_url) as pool:
         await add_keys(pool)
         yield pool
+
+
+@pytest.fixture
+async def serving(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Serving]:
+    monkeypatch.setattr("serving.policy_files.base_digest", lambda directory: BASE_DIGEST)
+    async with policy_loading(database_url, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
