@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from psycopg import AsyncConnection
@@ -43,6 +45,37 @@ def add_deprecated_name(app: typer.Typer, old: str, new: str, command: Callable[
     def run(*args: Any, **options: Any) -> None:
         print(f"hearken: `hearken {old}` is deprecated. Use `hearken {new}`.", file=sys.stderr)
         command(*args, **options)
+
+
+def option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Returns a command some of whose parameters are dataclasses: each of their fields is an option, after
+    the command's own, so that commands share options."""
+    own: list[Parameter] = []
+    shared: list[Parameter] = []
+    groups: dict[str, list[str]] = {}
+    types = get_type_hints(command)
+    for name, parameter in signature(command).parameters.items():
+        group = types[name]
+        if not is_dataclass(group):
+            own.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+            continue
+        hints = get_type_hints(group, include_extras=True)
+        groups[name] = [each.name for each in fields(group)]
+        shared += [
+            Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
+            for each in fields(group)
+        ]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {
+            name: types[name](**{each: given.pop(each) for each in names}) for name, names in groups.items()
+        }
+        command(**given, **made)
+
+    run.__signature__ = Signature([*own, *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in (*own, *shared)}
+    return run
 
 
 def existing_installation(data_dir: Path | None) -> Settings:

@@ -18,8 +18,8 @@ from schemas.database import migrations
 from schemas.errors import StartError
 from schemas.generation_defaults import read_generation_defaults
 from schemas.policies import base_digest
-from schemas.setting_sources import effective_settings
 from schemas.settings import KafkaSettings, Settings
+from schemas.settings.sources import effective_settings
 from trainer.data.knowledge_probes import ProbeSet, probe_file
 from trainer.evaluation.questions import is_starter, own_questions, unjudged
 

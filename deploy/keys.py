@@ -2,14 +2,15 @@
 database."""
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter
 
-from deploy.command_line import DataDir, Json, Key, Project, Url, with_database
-from deploy.operations import ask_or_do
+from deploy.access import ProjectAccess
+from deploy.command_line import DataDir, option_groups, with_database
 from schemas.errors import StartError
 from schemas.keys import KeyChange, NewKey
 from schemas.wire import check
@@ -17,17 +18,36 @@ from schemas.wire import check
 app = typer.Typer(help="List, make, change and end API keys.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(help="The key's id.")]
-Origins = Annotated[
-    list[str] | None,
-    typer.Option("--origin", help="Page that may use it, as https://example.com; repeatable."),
-]
-QuotaWords = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--quota", help="Quota a minute, of the key, a person or an address: person.tokens=2000; repeatable."
-    ),
-]
-Days = Annotated[float | None, typer.Option(min=0, help="Days until it expires.")]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFields:
+    """The options of what a key may have."""
+
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Page that may use it, as https://example.com; repeatable."),
+    ] = None
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Quota a minute, of the key, a person or an address: person.tokens=2000; repeatable."
+        ),
+    ] = None
+    days: Annotated[float | None, typer.Option(min=0, help="Days until it expires.")] = None
+
+    def body(self) -> dict[str, Any]:
+        """Returns the fields of a key that the options give. Raises StartError."""
+        found: dict[str, Any] = {"origins": self.origin} if self.origin else {}
+        if self.days is not None:
+            found["expires_at"] = (datetime.now(UTC) + timedelta(days=self.days)).isoformat()
+        for word in self.quota or ():
+            place, _, value = word.partition("=")
+            of, _, what = place.partition(".")
+            if not value.isdecimal():
+                raise StartError(f"--quota {word}: write it as person.tokens=2000.")
+            found.setdefault("quotas", {}).setdefault(of, {})[what] = int(value)
+        return found
 
 
 @app.callback()
@@ -36,18 +56,16 @@ def keys() -> None:
 
 
 @app.command("list")
-def list_keys(
-    project: Project = None, url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False
-) -> None:
+@option_groups
+def list_keys(access: ProjectAccess) -> None:
     """List the keys of a project, without their secrets."""
     from serving.tenants.keys import keys as read
 
-    found = ask_or_do(
-        url, key, data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("GET", "keys")["data"],
-        lambda connection, settings: read(connection, project or settings.project),
+        lambda connection, settings: read(connection, access.project or settings.project),
     )  # fmt: skip
-    if as_json:
+    if access.as_json:
         print(json.dumps(found))
         return
     for each in found:
@@ -60,100 +78,79 @@ def list_keys(
 
 
 @app.command()
+@option_groups
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
+    fields: KeyFields,
+    access: ProjectAccess,
     kind: Annotated[str, typer.Option(help="secret, publishable or admin.")] = "secret",
     role: Annotated[list[str] | None, typer.Option(help="chat, vote, read or operate; repeatable.")] = None,
-    origin: Origins = None,
-    quota: QuotaWords = None,
-    days: Days = None,
-    project: Project = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """Make a key, and print its secret, once."""
     from serving.tenants.keys import create as make
 
-    body = {"name": name, "kind": kind, **({"roles": role} if role else {}), **_change(origin, quota, days)}
+    body = {"name": name, "kind": kind, **({"roles": role} if role else {}), **fields.body()}
     new = check(TypeAdapter(NewKey), body)
-    found = ask_or_do(
-        url, key, data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("POST", "keys", body=body),
-        lambda connection, settings: make(connection, project or settings.project, new),
+        lambda connection, settings: make(connection, access.project or settings.project, new),
     )  # fmt: skip
-    _print(found, as_json)
+    _print(found, access.as_json)
 
 
 @app.command()
+@option_groups
 def change(
     id: Id,
+    fields: KeyFields,
+    access: ProjectAccess,
     name: Annotated[str | None, typer.Option(help="What the key is for.")] = None,
-    origin: Origins = None,
-    quota: QuotaWords = None,
-    days: Days = None,
-    project: Project = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """Change a key's name, its origins, all its quotas, or when it expires."""
     from serving.tenants.keys import change as set_fields
 
-    body = {**({"name": name} if name else {}), **_change(origin, quota, days)}
+    body = {**({"name": name} if name else {}), **fields.body()}
     said = check(TypeAdapter(KeyChange), body)
-    found = ask_or_do(
-        url, key, data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("PATCH", f"keys/{id}", body=body),
-        lambda connection, settings: set_fields(connection, project or settings.project, id, said),
+        lambda connection, settings: set_fields(connection, access.project or settings.project, id, said),
     )  # fmt: skip
-    _print(found, as_json)
+    _print(found, access.as_json)
 
 
 @app.command()
+@option_groups
 def rotate(
     id: Id,
+    access: ProjectAccess,
     overlap_hours: Annotated[
         float, typer.Option(min=0, max=720, help="Hours for which the secret before stays valid, too.")
     ] = 24,
-    project: Project = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """Give a key a new secret, and print it, once; for a while both are valid."""
     from serving.tenants.keys import rotate as replace
 
     seconds = int(overlap_hours * 3600)
-    found = ask_or_do(
-        url, key, data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("POST", f"keys/{id}/rotate", body={"overlap_seconds": seconds}),
-        lambda connection, settings: replace(connection, project or settings.project, id, seconds, settings),
+        lambda connection, settings: replace(
+            connection, access.project or settings.project, id, seconds, settings
+        ),
     )  # fmt: skip
-    _print(found, as_json)
+    _print(found, access.as_json)
 
 
 @app.command()
-def revoke(
-    id: Id,
-    project: Project = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+@option_groups
+def revoke(id: Id, access: ProjectAccess) -> None:
     """End a key for good; every replica refuses it within seconds."""
     from serving.tenants.keys import revoke as end
 
-    found = ask_or_do(
-        url, key, data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("POST", f"keys/{id}/revoke"),
-        lambda connection, settings: end(connection, project or settings.project, id),
+        lambda connection, settings: end(connection, access.project or settings.project, id),
     )  # fmt: skip
-    _print(found, as_json)
+    _print(found, access.as_json)
 
 
 @app.command()
@@ -163,20 +160,6 @@ def renew(data_dir: DataDir = None) -> None:
     from serving.keys import renew_keys
 
     print("\n".join(describe_keys(with_database(data_dir, renew_keys))), end="")
-
-
-def _change(origins: list[str] | None, quotas: list[str] | None, days: float | None) -> dict[str, Any]:
-    """Returns the fields of a key that the options give."""
-    found: dict[str, Any] = {"origins": origins} if origins else {}
-    if days is not None:
-        found["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
-    for word in quotas or ():
-        place, _, value = word.partition("=")
-        of, _, what = place.partition(".")
-        if not value.isdecimal():
-            raise StartError(f"--quota {word}: write it as person.tokens=2000.")
-        found.setdefault("quotas", {}).setdefault(of, {})[what] = int(value)
-    return found
 
 
 def _print(found: dict[str, Any], as_json: bool) -> None:

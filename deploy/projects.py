@@ -2,14 +2,15 @@
 `--url` and a key, or beside the database."""
 
 import json
+from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter
 
-from deploy.command_line import DataDir, Json, Key, Project, Url
-from deploy.operations import ask_or_do
+from deploy.access import Access, ProjectAccess
+from deploy.command_line import option_groups
 from schemas.projects import NewProject, ProjectChange
 from schemas.wire import check, decode
 
@@ -17,26 +18,49 @@ app = typer.Typer(help="List, make and change projects.", no_args_is_help=True)
 of_project = typer.Typer()
 
 Id = Annotated[str, typer.Argument(help="The project.")]
-Prompt = Annotated[
-    str | None, typer.Option(help="System prompt of chats that bring none; empty: take it away.")
-]
-Sampling = Annotated[
-    str | None, typer.Option(help='Sampling defaults, as JSON: {"temperature": 0.7, "max_tokens": 300}.')
-]
-Cards = Annotated[
-    bool | None,
-    typer.Option("--public-cards/--private-cards", help="Whether anybody may read the policies' cards."),
-]
-Promotion = Annotated[
-    str | None, typer.Option(help="direct, canary, duel, manual, or empty: as serving.promotion says.")
-]
-Redaction = Annotated[
-    str | None,
-    typer.Option(
-        help="What is replaced before it is stored: email,phone,iban,card,ip,national_id; or none; empty: as"
-        " redaction.kinds."
-    ),
-]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFields:
+    """The options of what a project sets."""
+
+    system_prompt: Annotated[
+        str | None, typer.Option(help="System prompt of chats that bring none; empty: take it away.")
+    ] = None
+    sampling: Annotated[
+        str | None,
+        typer.Option(help='Sampling defaults, as JSON: {"temperature": 0.7, "max_tokens": 300}.'),
+    ] = None
+    promotion: Annotated[
+        str | None, typer.Option(help="direct, canary, duel, manual, or empty: as serving.promotion says.")
+    ] = None
+    cards: Annotated[
+        bool | None,
+        typer.Option("--public-cards/--private-cards", help="Whether anybody may read the policies' cards."),
+    ] = None
+    redaction: Annotated[
+        str | None,
+        typer.Option(
+            help="What is replaced before it is stored: email,phone,iban,card,ip,national_id; or none; empty:"
+            " as redaction.kinds."
+        ),
+    ] = None
+
+    def body(self) -> dict[str, Any]:
+        """Returns the fields of a project that the options give; an empty one takes away."""
+        found: dict[str, Any] = {}
+        if self.system_prompt is not None:
+            found["system_prompt"] = self.system_prompt or None
+        if self.sampling is not None:
+            found["sampling"] = decode(self.sampling) if self.sampling else {}
+        if self.promotion is not None:
+            found["promotion"] = self.promotion or None
+        if self.cards is not None:
+            found["public_cards"] = self.cards
+        if self.redaction is not None:
+            kinds = [] if self.redaction == "none" else self.redaction.split(",")
+            found["redaction"] = kinds if self.redaction else None
+        return found
 
 
 @app.callback()
@@ -45,16 +69,16 @@ def projects() -> None:
 
 
 @app.command("list")
-def list_projects(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+@option_groups
+def list_projects(access: Access) -> None:
     """List the projects."""
     from serving.tenants.projects import projects as read
 
-    found = ask_or_do(
-        url, key, data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("GET", "projects", {"limit": 1_000})["data"],
         lambda connection, _: read(connection),
     )  # fmt: skip
-    if as_json:
+    if access.as_json:
         print(json.dumps(found))
         return
     for each in found:
@@ -63,29 +87,18 @@ def list_projects(url: Url = None, key: Key = None, data_dir: DataDir = None, as
 
 
 @app.command()
-def create(
-    id: Id,
-    system_prompt: Prompt = None,
-    sampling: Sampling = None,
-    promotion: Promotion = None,
-    cards: Cards = None,
-    redaction: Redaction = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+@option_groups
+def create(id: Id, fields: ProjectFields, access: Access) -> None:
     """Make a project, answered by the base at once, and print its first keys, once."""
     from serving.tenants.projects import create as make
 
-    body = {"id": id, **_change(system_prompt, sampling, promotion, cards, redaction)}
+    body = {"id": id, **fields.body()}
     new = check(TypeAdapter(NewProject), body)
-    found = ask_or_do(
-        url, key, data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("POST", "projects", body=body),
         lambda connection, settings: make(connection, settings.project, new),
     )  # fmt: skip
-    if as_json:
+    if access.as_json:
         print(json.dumps(found))
         return
     print(f"{found['id']} is there. Its keys, shown this once:")
@@ -95,39 +108,25 @@ def create(
 
 
 @app.command("set")
-def set_project(
-    id: Id,
-    system_prompt: Prompt = None,
-    sampling: Sampling = None,
-    promotion: Promotion = None,
-    cards: Cards = None,
-    redaction: Redaction = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+@option_groups
+def set_project(id: Id, fields: ProjectFields, access: Access) -> None:
     """Change a project's system prompt, sampling defaults or promotion; show them without an option."""
     from serving.tenants.projects import change
 
-    body = _change(system_prompt, sampling, promotion, cards, redaction)
+    body = fields.body()
     said = check(TypeAdapter(ProjectChange), body)
-    found = ask_or_do(
-        url, key, data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("PATCH", f"projects/{id}", body=body),
         lambda connection, _: change(connection, id, said),
     )  # fmt: skip
-    print(json.dumps(found, indent=None if as_json else 2))
+    print(json.dumps(found, indent=None if access.as_json else 2))
 
 
 @of_project.command()
+@option_groups
 def usage(
+    access: ProjectAccess,
     days: Annotated[int, typer.Option(min=1, max=366, help="Days, with today.")] = 30,
-    project: Project = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """Show what was asked of a project by day and by key."""
     from serving.tenants.usage import span
@@ -135,12 +134,11 @@ def usage(
 
     until = span(None, None)[1]
     since = date.fromordinal(until.toordinal() - days + 1)
-    found = ask_or_do(
-        url, key, data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("GET", "usage", {"since": str(since), "until": str(until)}),
-        lambda connection, settings: read(connection, project or settings.project, since, until),
+        lambda connection, settings: read(connection, access.project or settings.project, since, until),
     )  # fmt: skip
-    if as_json:
+    if access.as_json:
         print(json.dumps(found))
         return
     names = ("chats", "votes", "requests", "refused", "prompt_tokens", "completion_tokens")
@@ -151,16 +149,13 @@ def usage(
 
 
 @of_project.command()
+@option_groups
 def audit(
+    access: ProjectAccess,
     limit: Annotated[int, typer.Option(min=1, max=500, help="Entries that are listed.")] = 50,
     actor: Annotated[str | None, typer.Option(help="Only changes of this actor.")] = None,
     action: Annotated[str | None, typer.Option(help="Only this action, or kind: key.created, key.")] = None,
     target: Annotated[str | None, typer.Option(help="Only changes of this key, policy, …")] = None,
-    project: Project = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """Show who changed what, newest first."""
     from feedback.audit import entries
@@ -169,37 +164,14 @@ def audit(
     wanted = {"actor": actor, "action": action, "target": target}
 
     async def read(connection: Any, settings: Any) -> list[dict[str, Any]]:
-        found = await entries(connection, project or settings.project, limit, None, **wanted)
+        found = await entries(connection, access.project or settings.project, limit, None, **wanted)
         return [with_times(entry) for entry in found]
 
     query = {"limit": limit, **{name: value for name, value in wanted.items() if value is not None}}
-    found = ask_or_do(url, key, data_dir, lambda service: service.ask("GET", "audit", query)["data"], read)
-    if as_json:
+    found = access.ask_or_do(lambda service: service.ask("GET", "audit", query)["data"], read)
+    if access.as_json:
         print(json.dumps(found))
         return
     for each in found:
         changed = ", ".join(each["details"])
         print(f"{each['at'][:19]}  {each['actor']:28} {each['action']:16} {each['target']}  {changed}")
-
-
-def _change(
-    system_prompt: str | None,
-    sampling: str | None,
-    promotion: str | None,
-    cards: bool | None,
-    redaction: str | None,
-) -> dict[str, Any]:
-    """Returns the fields of a project that the options give; an empty one takes away."""
-    found: dict[str, Any] = {}
-    if system_prompt is not None:
-        found["system_prompt"] = system_prompt or None
-    if sampling is not None:
-        found["sampling"] = decode(sampling) if sampling else {}
-    if promotion is not None:
-        found["promotion"] = promotion or None
-    if cards is not None:
-        found["public_cards"] = cards
-    if redaction is not None:
-        kinds = [] if redaction == "none" else redaction.split(",")
-        found["redaction"] = kinds if redaction else None
-    return found

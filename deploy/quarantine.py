@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import typer
 
-from deploy.command_line import DataDir, Json, Key, Project, Url
-from deploy.operations import ask_or_do
+from deploy.access import ProjectAccess
+from deploy.command_line import option_groups
 
 app = typer.Typer(help="List raters whose votes look hostile, and decide on them.", no_args_is_help=True)
 
@@ -22,30 +22,25 @@ def quarantine() -> None:
 
 
 @app.command("list")
+@option_groups
 def list_raters(
+    access: ProjectAccess,
     state: Annotated[
         Literal["held", "accepted", "rejected"], typer.Option(help="Only raters in this state.")
     ] = "held",
     limit: Annotated[int, typer.Option(min=1, max=500, help="Raters that are listed.")] = 50,
-    project: Project = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """List raters, the newest first, with what was found."""
     from feedback.quarantine import page
     from serving.admin import with_times
 
     async def read(connection: Any, settings: Any) -> list[dict[str, Any]]:
-        found = await page(connection, project or settings.project, limit, state)
+        found = await page(connection, access.project or settings.project, limit, state)
         return [with_times(each) for each in found]
 
     query = {"state": state, "limit": limit}
-    found = ask_or_do(
-        url, key, data_dir, lambda service: service.ask("GET", "quarantine", query)["data"], read
-    )
-    if as_json:
+    found = access.ask_or_do(lambda service: service.ask("GET", "quarantine", query)["data"], read)
+    if access.as_json:
         print(json.dumps(found))
         return
     for each in found:
@@ -56,48 +51,39 @@ def list_raters(
 
 
 @app.command()
-def accept(
-    rater: Rater,
-    reason: Why,
-    project: Project = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+@option_groups
+def accept(rater: Rater, reason: Why, access: ProjectAccess) -> None:
     """Let a rater's votes teach again, from the next round on."""
-    found = _decide("accept", rater, reason, project, (url, key, data_dir))
-    print(json.dumps(found) if as_json else f"{rater} is accepted: their {found['votes']} votes teach again.")
+    found = _decide("accept", rater, reason, access)
+    print(
+        json.dumps(found)
+        if access.as_json
+        else f"{rater} is accepted: their {found['votes']} votes teach again."
+    )
 
 
 @app.command()
-def reject(
-    rater: Rater,
-    reason: Why,
-    project: Project = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+@option_groups
+def reject(rater: Rater, reason: Why, access: ProjectAccess) -> None:
     """Keep a rater's votes from teaching. They are stored all the same; `accept` takes it back."""
-    found = _decide("reject", rater, reason, project, (url, key, data_dir))
+    found = _decide("reject", rater, reason, access)
     print(
-        json.dumps(found) if as_json else f"{rater} is rejected: their {found['votes']} votes do not teach."
+        json.dumps(found)
+        if access.as_json
+        else f"{rater} is rejected: their {found['votes']} votes do not teach."
     )
 
 
 def _decide(
-    decision: Literal["accept", "reject"], rater: str, reason: str, project: str | None, where: Any
+    decision: Literal["accept", "reject"], rater: str, reason: str, access: ProjectAccess
 ) -> dict[str, Any]:
     from feedback.quarantine import decide
     from serving.tenants.quarantine import STATES, shown
 
     async def do(connection: Any, settings: Any) -> dict[str, Any]:
-        of_project = project or settings.project
+        of_project = access.project or settings.project
         return shown(await decide(connection, of_project, rater, STATES[decision], reason))
 
     body = {"decision": decision, "reason": reason}
     path = f"quarantine/{quote(rater, safe='')}"
-    url, key, data_dir = where
-    return ask_or_do(url, key, data_dir, lambda service: service.ask("POST", path, body=body), do)
+    return access.ask_or_do(lambda service: service.ask("POST", path, body=body), do)

@@ -6,7 +6,7 @@ supersedes only votes that its snapshot shows, and gets its transaction id after
 vote always precedes the event that supersedes it. Of two simultaneous votes for one slot, the unique index
 `feedback_active` refuses the later, which is then retried and sees the earlier.
 
-Authorisation is in `serving.votes`, reading the log in `feedback.log`.
+Authorisation is in `serving.vote_submission`, reading the log in `feedback.log`.
 """
 
 import uuid

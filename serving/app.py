@@ -39,6 +39,7 @@ from serving import (
     stored_responses,
     turns,
     users,
+    vote_export,
     votes,
     webhooks,
     widget,
@@ -92,7 +93,7 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     error_handlers.install(app)
     for part in (
         chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, users, questions,
-        votes, live, widget, webhooks, admin, policy_card, health,
+        vote_export, votes, live, widget, webhooks, admin, policy_card, health,
     ):  # fmt: skip
         app.include_router(part.router)
     for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events, whoami):

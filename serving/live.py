@@ -40,7 +40,7 @@ from serving.keys import Caller
 from serving.limits import TokenBucket
 from serving.services import Services, services
 from serving.streams import WRITE_SECONDS
-from serving.votes import submit_vote
+from serving.vote_submission import submit_vote
 
 router = APIRouter()
 log = structlog.get_logger()

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from schemas.chat import DEFAULT_MODEL
 from schemas.errors import Forbidden, InvalidRequest
 from schemas.wire import decode
+from serving.assignment import pinned_adapter
 from serving.auth import caller, charge_replies, require
-from serving.completion import pinned_adapter
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
 from serving.services import Services, services

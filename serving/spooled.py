@@ -9,7 +9,7 @@ from feedback.spool import Entry, NotYet
 from feedback.store import TurnMissing
 from schemas.turns import Reply, Turn
 from serving.services import Services
-from serving.votes import store_spooled_vote
+from serving.vote_submission import store_spooled_vote
 
 _PATIENCE = 30.0  # seconds for the turn of a vote, which another replica's spool may hold
 _IMPATIENCE = 60.0  # seconds after a turn that never came, in which no other is waited for

@@ -7,11 +7,9 @@ loaded.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import LiteralString, NamedTuple
 
 import psycopg
 import structlog
@@ -21,48 +19,26 @@ from psycopg_pool import PoolTimeout
 
 from schemas.database import AsyncPool, conninfo, set_actor
 from schemas.errors import Conflict, EngineError, PolicyRejected
-from schemas.policies import BASE, MANIFEST, adapter_name
+from schemas.policies import BASE
 from schemas.settings import Settings
-from schemas.verification import RegisteredPolicy
-from serving import lineage, rollout, rollout_controller, shared_checks
+from serving import lineage, rollout, rollout_controller
 from serving.fleet import Fleet
 from serving.metrics import Metrics
-from serving.policy_files import PolicyFiles, forget_deleted, registered
+from serving.policy_files import PolicyFiles, forget_deleted
+from serving.policy_loader import MAY_CHANGE, PolicyLoader
 from serving.router import Route, Router, fetch_route, fetch_routes
 from serving.second_look import INTERVAL as SECOND_LOOK
 from serving.second_look import SecondLook
 from serving.trials import Trials
+from serving.waiting_policies import WaitingPolicy, fetch_waiting
 
 log = structlog.get_logger()
 
 _INTERVAL = 1.0  # seconds between two reconciliations, health checks and retries
 _CONCURRENT_ROUTES = 8  # whose policies are loaded at once
-_DAMAGED_SECONDS = 120.0  # for which a policy fails in the same way before it is rejected
-_MISSING_SECONDS = 600.0  # the same where it is unsigned, or its files are missing, though the base's are not
-_MAY_CHANGE = ("load", "missing", "unsigned")
-_NOT_ITS_OWN = (*_MAY_CHANGE, "wrong_base")  # for these a policy of a route is never rejected
-
-_WAITING: LiteralString = """
-    select w.project, w.id, asked_at is not null as asked,
-        asked_at is null and (
-            coalesce(p.promotion, %(promotion)s) in ('canary', 'duel')
-            or coalesce(gate ->> 'outcome' = 'unknown', false)
-        ) as tried
-    from policies w join projects p on p.id = w.project
-    where (state = 'published' or asked_at is not null) and pruned_at is null
-        and (asked_at is not null or coalesce(p.promotion, %(promotion)s) <> 'manual')
-    order by w.project, w.created_at, w.id
-"""
+_NOT_ITS_OWN = (*MAY_CHANGE, "wrong_base")  # for these a policy of a route is never rejected
 
 Change = Callable[[AsyncConnection[DictRow]], Awaitable[Route]]
-
-
-class _Waiting(NamedTuple):
-    """A policy that is not live yet: whether an operator asked for it, and whether people are to try it."""
-
-    policy: str
-    asked: bool
-    tried: bool
 
 
 class Swap:
@@ -87,11 +63,11 @@ class Swap:
         self._on_live = on_live
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
-        self._files = PolicyFiles(settings)
+        files = PolicyFiles(settings)
+        self._loader = PolicyLoader(settings, pool, fleet, files)
         tolerance = settings.engine.probe_tolerance
-        self.second_look = SecondLook(pool, fleet, router, self._files, metrics, tolerance)
+        self.second_look = SecondLook(pool, fleet, router, files, metrics, tolerance)
         self.trials = Trials(settings.serving, pool, fleet, router, metrics, self.use_route)
-        self._failing_since: dict[tuple[str, str, str], float] = {}
         self._on_key_change: Callable[[str | None], None] = lambda _: None
 
     def on_key_change(self, call: Callable[[str | None], None]) -> None:
@@ -110,7 +86,8 @@ class Swap:
             if not self._fleet.healthy:
                 return
             routes = await self._fetch_routes()
-            waiting = await self._fetch_waiting()
+            async with self._pool.connection() as connection:
+                waiting = await fetch_waiting(connection, self._settings.serving.promotion)
             needed = {name for route in routes for name in route.adapters()}
             self._fleet.require(self._required() | needed)
             await self._follow_all(routes)
@@ -132,7 +109,7 @@ class Swap:
     ) -> None:
         """Loads and verifies `policy` on its engines, then makes it live. Raises as `rollout.promote`."""
         async with self._lock:
-            await self._load(project, policy)
+            await self._loader.load(project, policy)
             async with self._pool.connection() as connection:
                 if actor is not None:
                     await set_actor(connection, actor)
@@ -155,7 +132,7 @@ class Swap:
         if mode != usual:
             first = 1.0 if mode == "duel" else serving.ramp[0]
         async with self._lock:
-            await self._load(project, policy)
+            await self._loader.load(project, policy)
             async with self._pool.connection() as connection:
                 if actor is not None:
                     await set_actor(connection, actor)
@@ -256,9 +233,10 @@ class Swap:
             if self._fleet.serves_everywhere(route.adapter(policy)):
                 continue
             try:
-                await self._load(route.project, policy)
+                await self._loader.load(route.project, policy)
             except PolicyRejected as error:
-                if error.reason not in _NOT_ITS_OWN and await self._fails_for_good(route.project, error):
+                its_own = error.reason not in _NOT_ITS_OWN
+                if its_own and await self._loader.fails_for_good(route.project, error):
                     await self._reject(route.project, error)
                     self._wake.set()
                     return
@@ -267,38 +245,7 @@ class Swap:
                 log.warning("load_postponed", policy=policy, why=error.message)
         self.use_route(route)
 
-    async def _fails_for_good(self, project: str, error: PolicyRejected) -> bool:
-        """Returns whether a policy has failed in the same way for so long that it must be rejected.
-
-        It may be the replica that is at fault: a disk that is away for a while, or a mount without the newest
-        files. So it counts only while the engines serve the base, the time is longer where files are missing,
-        and the base, which has no replacement, never fails for good.
-        """
-        if error.policy == BASE or not self._fleet.serves(BASE):
-            return False
-        if error.reason == "parent_rolled_back":
-            return True
-        of_base = (await self._registered(project, BASE)).directory
-        base_is_there = await asyncio.to_thread((of_base / MANIFEST).is_file)  # a mount may hang
-        now, failure = time.monotonic(), (project, error.policy, error.reason)
-        if not base_is_there:
-            self._failing_since.pop(failure, None)
-            return False
-        limit = _MISSING_SECONDS if error.reason in _MAY_CHANGE else _DAMAGED_SECONDS
-        return now - self._failing_since.setdefault(failure, now) >= limit
-
-    async def _fetch_waiting(self) -> dict[str, list[_Waiting]]:
-        """Returns the policies that wait, by project: those that an operator requested and, unless operators
-        decide about all, the published ones. One query serves all projects, however many there are."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(_WAITING, {"promotion": self._settings.serving.promotion})
-            rows = await cursor.fetchall()
-        found: dict[str, list[_Waiting]] = {}
-        for row in rows:
-            found.setdefault(row["project"], []).append(_Waiting(row["id"], row["asked"], row["tried"]))
-        return found
-
-    async def _promote_due(self, project: str, due: list[_Waiting]) -> None:
+    async def _promote_due(self, project: str, due: list[WaitingPolicy]) -> None:
         """Promotes the policies that an operator requested and those that passed the gate, in the order of
         their publication: each has learned from votes, so each is announced as live."""
         for each in due:
@@ -341,7 +288,7 @@ class Swap:
         fails for good is rejected; an operator's request is cancelled at the first failure. Returns False
         when the change is postponed."""
         try:
-            await self._load(project, policy)
+            await self._loader.load(project, policy)
             async with self._pool.connection() as connection:
                 self.use_route(await change(connection))
         except PolicyRejected as error:
@@ -349,7 +296,7 @@ class Swap:
                 async with self._pool.connection() as connection:
                     await rollout.cancel_request(connection, project, policy, error.reason)
                 log.error("policy_not_served", policy=policy, reason=error.reason, error=error.message)
-            elif await self._fails_for_good(project, error):
+            elif await self._loader.fails_for_good(project, error):
                 await self._reject(project, error)
             else:
                 log.warning("promotion_postponed", policy=policy, reason=error.reason, why=error.message)
@@ -358,42 +305,6 @@ class Swap:
             log.info("promotion_postponed", policy=policy, why=error.message)
             return False
         return True
-
-    async def _load(self, project: str, policy: str) -> None:
-        """Loads and verifies `policy` on the engines that are to hold it."""
-        found = await self._registered(project, policy)
-        name = adapter_name(project, policy, found.digest)
-        lacking = self._fleet.lacking(name)
-        async with self._pool.connection() as connection:
-            await shared_checks.adopt(connection, name, lacking)
-        if not self._fleet.serves_everywhere(name):
-            manifest, stamp = await asyncio.to_thread(self._files.verify, found)
-            tolerance = self._settings.engine.probe_tolerance
-            try:
-                await self._fleet.verify(name, found.directory, manifest.probe, tolerance)
-                await self._fleet.keep_if(name, partial(self._files.require_unchanged, found, stamp))
-            except PolicyRejected as error:
-                raise PolicyRejected(error.message, policy=policy, reason=error.reason) from None
-            async with self._pool.connection() as connection:
-                await shared_checks.record(connection, name, lacking)
-        self._failing_since = {
-            failure: since
-            for failure, since in self._failing_since.items()
-            if failure[:2] != (project, policy)
-        }
-
-    async def _registered(self, project: str, policy: str) -> RegisteredPolicy:
-        """Returns a policy of the registry. Raises PolicyRejected and Conflict."""
-        async with self._pool.connection() as connection:
-            await rollout.check_not_pruned(connection, project, policy)
-            cursor = await connection.execute(
-                "select directory, digest, signature from policies where project = %s and id = %s",
-                [project, policy],
-            )
-            row = await cursor.fetchone()
-        if row is None:
-            raise PolicyRejected(f"{policy} is not in the registry", policy=policy, reason="missing")
-        return registered(project, policy, row)
 
     async def _reject(self, project: str, error: PolicyRejected) -> None:
         log.error("policy_rejected", policy=error.policy, reason=error.reason, error=error.message)

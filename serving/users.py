@@ -7,20 +7,17 @@ of a session asks for themself, as `me`: with a publishable key nobody else can 
 
 import hashlib
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from feedback import erasures, held_data, receipt
 from schemas.database import set_actor
 from schemas.errors import InvalidRequest, NotFound, Unauthorized
 from serving.auth import SESSION_HEADER, Reader, actor_of, caller, require, visitor
+from serving.downloads import Download
 from serving.keys import Caller
 from serving.services import Services, services
-from serving.votes import MAX_EXPORTS, export_timeout
 
 router = APIRouter()
 
@@ -42,9 +39,9 @@ Eraser = Annotated[Caller, Depends(eraser)]
 
 
 @router.get("/v1/users/me", responses={200: {"content": {"application/json": {}}}})
-async def show_me(request: Request, caller: KnownCaller) -> StreamingResponse:
+async def show_me(request: Request, caller: KnownCaller) -> Download:
     """Returns all that is held about the holder of the session."""
-    return _HeldData(services(request), caller.project, [await _holder(request, caller)])
+    return _held_data(services(request), caller.project, [await _holder(request, caller)])
 
 
 @router.delete("/v1/users/me", status_code=202)
@@ -54,9 +51,9 @@ async def erase_me(request: Request, caller: KnownCaller) -> dict[str, Any]:
 
 
 @router.get("/v1/users/{user:path}", responses={200: {"content": {"application/json": {}}}})
-async def show_user(request: Request, user: str, caller: Reader) -> StreamingResponse:
+async def show_user(request: Request, user: str, caller: Reader) -> Download:
     """Returns all that is held about a person."""
-    return _HeldData(services(request), caller.project, _pseudonyms(request, caller, user))
+    return _held_data(services(request), caller.project, _pseudonyms(request, caller, user))
 
 
 @router.delete("/v1/users/{user:path}", status_code=202)
@@ -121,27 +118,14 @@ async def _erase(
         return erasures.shown(await erasures.find(connection, caller.project, id))
 
 
-class _HeldData(StreamingResponse):
-    """What is held about a person, as a file. Raises RateLimited while MAX_EXPORTS are running, and
-    ClientDisconnect for a client that does not read."""
-
-    def __init__(self, services: Services, project: str, raters: list[str]) -> None:
-        self._limiter = services.limiter
-        self._parts = _parts(services, project, raters)
-        name = hashlib.sha256(raters[0].encode()).hexdigest()[:8]
-        super().__init__(
-            self._parts,
-            media_type="application/json",
-            headers={
-                "Content-Disposition": f'attachment; filename="held-data-{name}.json"',
-                "Cache-Control": "no-store",
-            },
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._limiter.concurrently("exports", MAX_EXPORTS):
-            async with aclosing(self._parts):
-                await super().__call__(scope, receive, export_timeout(send))
+def _held_data(services: Services, project: str, raters: list[str]) -> Download:
+    """Returns what is held about a person, as a file."""
+    name = hashlib.sha256(raters[0].encode()).hexdigest()[:8]
+    headers = {
+        "Content-Disposition": f'attachment; filename="held-data-{name}.json"',
+        "Cache-Control": "no-store",
+    }
+    return Download(services.limiter, _parts(services, project, raters), "application/json", headers)
 
 
 async def _parts(services: Services, project: str, raters: list[str]) -> AsyncGenerator[bytes]:

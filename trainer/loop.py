@@ -30,36 +30,30 @@ from schemas.policies import BASE, file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
 from trainer.data import (
-    cautions,
     demonstrations,
     examples,
-    mentions,
-    prompts,
     summary_store,
     suspects,
-    untokenized_turns,
     vote_summary,
 )
 from trainer.data.behaviour import load_behaviour
-from trainer.data.ingest import consumer_offsets
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
-from trainer.data.traffic import Traffic
 from trainer.data.vote_summary import VoteSummary
 from trainer.erasure import Erasures
 from trainer.evaluation import gate, off_policy
 from trainer.evaluation.constraints.finding import blocked_replies
-from trainer.evaluation.criteria import describe_criteria
 from trainer.evaluation.off_policy import Approval
-from trainer.evaluation.style_stats import style_stats
 from trainer.leader_election import LeaderElection
 from trainer.learner import CandidateResult, Learner, WorkerOutOfSync
 from trainer.log_reader import LogReader
-from trainer.records import attribution, person_weights, progress, prune, publish, record
+from trainer.new_inputs import new_inputs
+from trainer.records import person_weights, progress, prune, publish, record
 from trainer.records.published import read_published
 from trainer.records.record import Ending, RoundRecord, RoundRow
 from trainer.records.trackers import Trackers
 from trainer.reward.ensemble import RewardModel
+from trainer.round_description import describe_data, describe_training
 
 LOOK_SECONDS = 60.0
 """Seconds from one look for new demonstrations to the next."""
@@ -260,7 +254,7 @@ class Trainer:
 
     def _train(self, row: RoundRow, data: RoundData, parent: Path, live: Path, found: RoundRecord) -> Ending:
         """Trains a candidate from the adapter in `parent`, evaluates it, and publishes it if it passes."""
-        self._describe_data(data, found)
+        describe_data(found, data, self.learner)
         record.hold_out(self.pool, row, [example.event_id for example in data.held_out])
         reason, shown = data.skip_reason(), data.inputs.demonstrations
         demonstrations.note(self.pool, self.project, shown, trains=reason is None)
@@ -271,7 +265,7 @@ class Trainer:
         )
         candidate = self.learner.train_candidate(parent, live, data, progress.recorded(self.pool, row))
         self._fitted = data, candidate.round.model
-        self._describe_training(candidate, data, found)
+        describe_training(found, candidate, data, self.learner)
         trained = candidate.round
         models = gate.GateModels(
             trained.model, trained.held_out_model, trained.evidence, trained.criteria,
@@ -326,40 +320,6 @@ class Trainer:
         shown = demonstrations.load(self.pool, self.project, self.backbone, inputs.demonstrations, row)
         return RoundData(self.backbone, self.settings.trainer, inputs, corpus, turns, summary, shown)
 
-    def _describe_data(self, data: RoundData, found: RoundRecord) -> None:
-        found.seed, found.draw = data.settings.seed, data.inputs.draw
-        found.versions = publish.versions(self.backbone)
-        found.examples = len(data.training)
-        found.examples_past = len(data.history.events) if data.history else 0
-        found.examples_new = sum(not example.seen_in_training for example in data.training)
-        found.unreadable = data.corpus.unreadable
-        found.votes_truncated = data.corpus.truncated
-        found.held_out = len(data.held_out)
-        found.held_out_unseen = len(data.unseen)
-        found.prompts = len(data.train_prompts)
-        found.demonstrations = len(data.demonstrations) or None
-        found.prompts_too_long = data.inputs.prompts_too_long
-        found.knowledge = self.learner.knowledge.facts
-
-    def _describe_training(self, candidate: CandidateResult, data: RoundData, found: RoundRecord) -> None:
-        model, features = candidate.round.model, self.learner.cache.features
-        accuracy = attribution.held_out_accuracy(model, *data.votes(held_out=True), features)
-        found.reward_model = accuracy | model.describe_tastes()
-        found.supervised = candidate.round.supervised_as_json()
-        found.optimization = candidate.round.optimized.as_json()
-        found.style = {
-            name: style_stats([self.backbone.decode(reply) for reply in samples.token_ids])
-            for name, samples in (
-                ("live", candidate.samples.live),
-                ("candidate", candidate.samples.candidate),
-            )
-        }
-        found.samples = candidate.shown
-        trained, samples = candidate.round, candidate.samples
-        found.criteria = describe_criteria(trained.criteria, trained.reward, samples.candidate, samples.live)
-        influence = attribution.vote_influence(model, *data.votes(), features, data.training)
-        found.weightiest, found.raters = influence["weightiest"], influence["raters"]
-
     def _compact(self) -> None:
         """Compacts the round's oldest votes into the vote summary. If that fails, the summary is discarded
         and a new one begins."""
@@ -400,45 +360,7 @@ class Trainer:
             inputs = interrupted.model_copy(update=again)
             log.info("round begins again", of=interrupted.draw, attempt=inputs.attempts)
         else:
-            new = self._arrived() - record.votes_at_last_round(self.pool, self.project)
-            derivation = self.learner.derive(
-                Traffic.read(self.pool, self.project, new),
-                record.last_learning_rate(self.pool, self.project),
-            )
-            found.hyperparameters, rl = derivation.as_json(), derivation.hyperparameters()
-            if found.restart:
-                rl = derivation.of_a_restart()
-                why = {"value": rl.steps_per_round, "reason": "the round starts from the base again"}
-                found.hyperparameters["steps_per_round"] = why
-            careful = cautions.levels(record.blocked(self.pool, self.project, cautions.RECALL))
-            rl = cautions.cautious(rl, careful, found.hyperparameters)
-            longest = self.learner.longest_prompt(rl.max_tokens)
-            untokenized_turns.tokenize(self.pool, self.project, self.backbone)
-            selected = prompts.select_turns(self.pool, self.project, number, longest)
-            events = examples.active_events(self.pool, self.project, self.learner.token_budget.row)
-            mentioned = mentions.load(self.pool, self.project, events)
-            found.criteria_ignored = mentioned.ignored
-            inputs = RoundInputs(
-                draw=number,
-                parent=parent,
-                votes=self._arrived(),
-                positions=consumer_offsets(self.pool),
-                events=events,
-                turns=selected.turns,
-                knowledge_lost=record.knowledge_lost(self.pool, self.project),
-                vote_summary=digest,
-                token_budget=self.learner.token_budget,
-                prompts_too_long=selected.too_long,
-                probes=probes,
-                rl=rl,
-                mentions=mentioned.by_event,
-                trusted=examples.trusted_events(self.pool, self.project, events),
-                restart=bool(found.restart),
-                cautions=careful,
-                demonstrations=demonstrations.select(
-                    self.pool, self.project, parent, self.learner.longest_row, self.learner.supervised_tokens
-                ),
-            )
+            inputs = new_inputs(self.pool, self.learner, number, found, digest)
         inputs.write(self._unfinished)
         return inputs
 

@@ -16,7 +16,7 @@ COPY serving serving
 COPY --from=web /app/serving/web/dist serving/web/dist
 COPY trainer trainer
 COPY deploy deploy
-RUN pip install --no-cache-dir --constraint constraints.txt '.[s3,redaction]' \
+RUN pip install --no-cache-dir --constraint constraints.txt '.[parquet,s3,redaction]' \
     && useradd --uid 10001 hearken \
     && install --directory --owner hearken /spool
 USER 10001

@@ -7,7 +7,7 @@ COPY feedback feedback
 COPY serving serving
 COPY trainer trainer
 COPY deploy deploy
-RUN pip install --no-cache-dir --constraint constraints.txt '.[local,s3,safety]' \
+RUN pip install --no-cache-dir --constraint constraints.txt '.[local,parquet,s3,redaction,safety]' \
     && useradd --uid 10001 hearken \
     && install --directory --owner hearken /data
 USER 10001

@@ -15,7 +15,7 @@ from serving.admin import with_times
 from serving.auth import Operator, Viewer, acting, require
 from serving.services import services
 from serving.vote_query import VoteQuery
-from serving.votes import submit_vote
+from serving.vote_submission import submit_vote
 
 router = APIRouter(prefix="/v1/console/queues")
 

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from schemas.errors import Forbidden
-from schemas.setting_sources import effective_settings
+from schemas.settings.sources import effective_settings
 from serving.auth import Admin
 from serving.services import services
 from serving.tenants.projects import is_installations_own

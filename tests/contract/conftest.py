@@ -1,10 +1,11 @@
 """Fixtures of the contract suites."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from engines import SLOTS, World, start_embedded, start_vllm
+from engines import ADAPTERS, SLOTS, World, start_embedded, start_vllm
 
+from serving.engine import EngineClient
 from tests.broker import Broker
 
 
@@ -50,3 +51,15 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], World]:
         return built[architecture]
 
     return build
+
+
+@pytest.fixture
+async def engine(url: str, world: World) -> AsyncIterator[EngineClient]:
+    """A client of an engine that holds exactly the four adapters."""
+    engine = EngineClient(url, timeout=30)
+    for name in await engine.adapters() - set(ADAPTERS):
+        await engine.unload(name)
+    for name, path in world.adapters.items():
+        await engine.load(name, path)
+    yield engine
+    await engine.close()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,8 @@ from schemas.settings import Settings
 from tests.conftest import new_database
 from tests.contract.engines import start_embedded
 from tests.missing_programs import skip_reason
+from tests.policy_loading import Serving, policy_loading
+from tests.published import BASE_DIGEST
 from tests.service import Service, run_service
 from tests.voting import add_keys
 from trainer.model.backbone import Backbone
@@ -71,6 +74,43 @@ async def async_pool(database_url: str) -> AsyncIterator[AsyncPool]:
     async with open_async_pool(database_url) as pool:
         await add_keys(pool)
         yield pool
+
+
+@pytest.fixture
+async def serving(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Serving]:
+    monkeypatch.setattr("serving.policy_files.base_digest", lambda directory: BASE_DIGEST)
+    async with policy_loading(database_url, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def swapping(
+    request: pytest.FixtureRequest,
+    postgres_url: str,
+    engine: str,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Service]:
+    """A service of the test's own, with p0 live, over an engine that starts empty. Unused policies are
+    unloaded soon. Its parameter is how policies are promoted."""
+    promotion = getattr(request, "param", "direct")
+    monkeypatch.setattr("serving.fleet._UNLOAD_DELAY", 0.5)
+    monkeypatch.setattr("serving.policy_loader.DAMAGED_SECONDS", 0.5)
+    monkeypatch.setattr("serving.policy_loader.MISSING_SECONDS", 1.5)
+    monkeypatch.setattr("serving.rollout_controller.INTERVAL", 0.5)
+    monkeypatch.setattr("serving.rollout_evidence.GRACE", timedelta())
+    with (
+        new_database(postgres_url) as url,
+        run_service(url, tmp_path, tiny_base, engines=[engine], promotion=promotion) as service,
+    ):
+        yield service
+        service.until(lambda: service.counted("hearken_requests_in_flight") == 0)
+    with httpx.Client(base_url=engine) as client:
+        for card in client.get("/v1/models").json()["data"]:
+            client.post("/v1/unload_lora_adapter", json={"lora_name": card["id"]})
 
 
 @pytest.fixture

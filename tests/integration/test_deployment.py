@@ -299,6 +299,18 @@ def test_our_containers_are_unprivileged_with_a_read_only_root() -> None:
         assert re.search(r"^USER 10001$", file.read_text(), re.MULTILINE), file
 
 
+@pytest.mark.parametrize(
+    ("image", "rooms"),
+    [("api", ("schemas", "feedback", "serving")), ("trainer", ("schemas", "feedback", "trainer"))],
+)
+def test_images_have_the_extras_that_their_code_asks_for(image: str, rooms: tuple[str, ...]) -> None:
+    sources = [path.read_text() for room in rooms for path in (DEPLOY.parent / room).rglob("*.py")]
+    asked_for = {extra for source in sources for extra in re.findall(r"hearken\[(\w+)\]", source)}
+    installed = re.search(r"'\.\[([\w,-]+)\]'", (DEPLOY / "docker" / f"{image}.Dockerfile").read_text())
+    assert installed is not None
+    assert asked_for <= set(installed[1].split(","))
+
+
 def test_the_network_policy_admits_serving_trainer_and_scrapers() -> None:
     def admitted(*values: str) -> list[dict[str, Any]]:
         [rule] = network_policies(*values)["vllm"]["ingress"]

@@ -18,7 +18,7 @@ from feedback.store import Store
 from schemas.database import AsyncPool, open_async_pool
 from schemas.errors import StartError
 from schemas.feedback import parse_vote
-from serving.votes import MAX_EXPORTS
+from serving.downloads import MAX_DOWNLOADS
 from tests.voting import ADMIN, PUBLIC, SECRET, SIGNER, STRANGER, a_turn, add_keys, serve_votes
 
 EXPORT = "/v1/feedback/export"
@@ -245,9 +245,9 @@ async def client(store: Store, database_url: str) -> AsyncIterator[httpx.AsyncCl
 
 async def unread(client: httpx.AsyncClient, until: AsyncExitStack) -> list[httpx.Response]:
     """Open as many exports as are allowed, without reading them."""
-    streams = [client.stream("GET", EXPORT) for _ in range(MAX_EXPORTS)]
+    streams = [client.stream("GET", EXPORT) for _ in range(MAX_DOWNLOADS)]
     responses = [await until.enter_async_context(stream) for stream in streams]
-    assert [response.status_code for response in responses] == [200] * MAX_EXPORTS
+    assert [response.status_code for response in responses] == [200] * MAX_DOWNLOADS
     return responses
 
 
@@ -273,7 +273,7 @@ async def test_clients_that_read_slowly_leave_connections_for_others(client: htt
 async def test_a_client_that_reads_nothing_is_disconnected(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.votes.EXPORT_TIMEOUT", 0.3)
+    monkeypatch.setattr("serving.downloads.READ_TIMEOUT", 0.3)
     async with AsyncExitStack() as slow:
         silent = await unread(client, slow)
         assert len(parsed(await another(client))) == 24

@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from schemas import renamed_fields
-from schemas.renamed_fields import RenamedFields
-from schemas.settings import GateSettings, RewardSettings, RLSettings, Settings, TrainerSettings, load
+from schemas.settings import (
+    GateSettings,
+    RewardSettings,
+    RLSettings,
+    Settings,
+    TrainerSettings,
+    load,
+    renamed_fields,
+)
+from schemas.settings.renamed_fields import RenamedFields
 
 
 def test_flags_win_over_variables_and_variables_over_the_file(

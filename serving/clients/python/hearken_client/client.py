@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import update_wrapper
+from itertools import count
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import httpx
 
@@ -15,6 +16,7 @@ from hearken_client.errors import HearkenError, error_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Client = TypeVar("Client", bound="Hearken | AsyncHearken")
 
 _AGAIN = {429, 502, 503, 504}  # statuses that pass
 _LONGEST_WAIT = 30.0  # seconds between two attempts
@@ -47,16 +49,13 @@ class Hearken:
 
     def send(self, call: Call[T]) -> T:
         """Sends a request of `hearken_client.calls`."""
-        attempt = 0
+        attempts = count()
         while True:
             try:
                 return _answer(call, self._client.request(**_request(call)))
             except (httpx.TransportError, HearkenError) as error:
-                wait = _wait(call, error, attempt, self._retries)
-                if wait is None:
-                    raise _refusal(error) from error
+                wait = _wait(call, error, next(attempts), self._retries)
             time.sleep(wait)
-            attempt += 1
 
 
 class AsyncHearken:
@@ -65,12 +64,12 @@ class AsyncHearken:
     def __init__(self, url: str, key: str, *, timeout: float = 60, retries: int = 2) -> None:
         self._client = httpx.AsyncClient(**_options(url, key, timeout))
         self._retries = retries
-        self.votes = _AsyncVotes(self)
-        self.sessions = _AsyncSessions(self)
-        self.turns = _AsyncTurns(self)
-        self.policies = _AsyncPolicies(self)
-        self.rollouts = _AsyncRollouts(self)
-        self.webhooks = _AsyncWebhooks(self)
+        self.votes = _Votes(self)
+        self.sessions = _Sessions(self)
+        self.turns = _Turns(self)
+        self.policies = _Policies(self)
+        self.rollouts = _Rollouts(self)
+        self.webhooks = _Webhooks(self)
 
     async def __aenter__(self) -> "AsyncHearken":
         return self
@@ -85,55 +84,43 @@ class AsyncHearken:
 
     async def send(self, call: Call[T]) -> T:
         """Sends a request of `hearken_client.calls`."""
-        attempt = 0
+        attempts = count()
         while True:
             try:
                 return _answer(call, await self._client.request(**_request(call)))
             except (httpx.TransportError, HearkenError) as error:
-                wait = _wait(call, error, attempt, self._retries)
-                if wait is None:
-                    raise _refusal(error) from error
+                wait = _wait(call, error, next(attempts), self._retries)
             await asyncio.sleep(wait)
-            attempt += 1
 
 
-class _Part:
-    def __init__(self, client: Hearken) -> None:
-        self._client = client
+class _Part(Generic[Client]):
+    """A part of the API, whose methods send by the client that has it."""
 
-
-class _AsyncPart:
-    def __init__(self, client: AsyncHearken) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
 
 
 class _Method(Generic[P, T]):
-    """A method that sends the request of a function of `calls`, with the same parameters."""
+    """A method that sends the request of a function of `calls`, with the same parameters; of `AsyncHearken`
+    its answer is awaited."""
 
     def __init__(self, call: Callable[P, Call[T]]) -> None:
         self._call = call
 
-    def __get__(self, part: _Part, owner: type) -> Callable[P, T]:
-        def method(*args: P.args, **kwargs: P.kwargs) -> T:
+    @overload
+    def __get__(self, part: _Part[Hearken], owner: type) -> Callable[P, T]: ...
+
+    @overload
+    def __get__(self, part: _Part[AsyncHearken], owner: type) -> Callable[P, Awaitable[T]]: ...
+
+    def __get__(self, part: Any, owner: type) -> Callable[P, Any]:
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
             return part._client.send(self._call(*args, **kwargs))
 
         return update_wrapper(method, self._call)
 
 
-class _AsyncMethod(Generic[P, T]):
-    """The same to await."""
-
-    def __init__(self, call: Callable[P, Call[T]]) -> None:
-        self._call = call
-
-    def __get__(self, part: _AsyncPart, owner: type) -> Callable[P, Awaitable[T]]:
-        def method(*args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-            return part._client.send(self._call(*args, **kwargs))
-
-        return update_wrapper(method, self._call)
-
-
-class _Votes(_Part):
+class _Votes(_Part[Client]):
     thumb = _Method(calls.thumb)
     rank = _Method(calls.rank)
     edit = _Method(calls.edit)
@@ -142,32 +129,15 @@ class _Votes(_Part):
     retract = _Method(calls.retract)
 
 
-class _AsyncVotes(_AsyncPart):
-    thumb = _AsyncMethod(calls.thumb)
-    rank = _AsyncMethod(calls.rank)
-    edit = _AsyncMethod(calls.edit)
-    signal = _AsyncMethod(calls.signal)
-    get = _AsyncMethod(calls.get_vote)
-    retract = _AsyncMethod(calls.retract)
-
-
-class _Sessions(_Part):
+class _Sessions(_Part[Client]):
     create = _Method(calls.create_session)
 
 
-class _AsyncSessions(_AsyncPart):
-    create = _AsyncMethod(calls.create_session)
-
-
-class _Turns(_Part):
+class _Turns(_Part[Client]):
     record = _Method(calls.record_turn)
 
 
-class _AsyncTurns(_AsyncPart):
-    record = _AsyncMethod(calls.record_turn)
-
-
-class _Policies(_Part):
+class _Policies(_Part[Client]):
     list = _Method(calls.list_policies)
     get = _Method(calls.get_policy)
     promote = _Method(calls.promote_policy)
@@ -175,44 +145,20 @@ class _Policies(_Part):
     reinstate = _Method(calls.reinstate_policy)
 
 
-class _AsyncPolicies(_AsyncPart):
-    list = _AsyncMethod(calls.list_policies)
-    get = _AsyncMethod(calls.get_policy)
-    promote = _AsyncMethod(calls.promote_policy)
-    roll_back = _AsyncMethod(calls.roll_back_policy)
-    reinstate = _AsyncMethod(calls.reinstate_policy)
-
-
-class _Rollouts(_Part):
+class _Rollouts(_Part[Client]):
     list = _Method(calls.list_rollouts)
     start = _Method(calls.start_rollout)
     promote = _Method(calls.promote_rollout)
     roll_back = _Method(calls.roll_back_rollout)
 
 
-class _AsyncRollouts(_AsyncPart):
-    list = _AsyncMethod(calls.list_rollouts)
-    start = _AsyncMethod(calls.start_rollout)
-    promote = _AsyncMethod(calls.promote_rollout)
-    roll_back = _AsyncMethod(calls.roll_back_rollout)
-
-
-class _Webhooks(_Part):
+class _Webhooks(_Part[Client]):
     list = _Method(calls.list_webhooks)
     create = _Method(calls.create_webhook)
     delete = _Method(calls.delete_webhook)
     enable = _Method(calls.enable_webhook)
     replay = _Method(calls.replay_webhook)
     deliveries = _Method(calls.list_deliveries)
-
-
-class _AsyncWebhooks(_AsyncPart):
-    list = _AsyncMethod(calls.list_webhooks)
-    create = _AsyncMethod(calls.create_webhook)
-    delete = _AsyncMethod(calls.delete_webhook)
-    enable = _AsyncMethod(calls.enable_webhook)
-    replay = _AsyncMethod(calls.replay_webhook)
-    deliveries = _AsyncMethod(calls.list_deliveries)
 
 
 def _options(url: str, key: str, timeout: float) -> dict[str, Any]:
@@ -241,21 +187,15 @@ def _answer(call: Call[T], response: httpx.Response) -> T:
     raise error_of(response.status_code, body, response.headers.get("Retry-After"))
 
 
-def _wait(
-    call: Call[T], error: httpx.TransportError | HearkenError, attempt: int, retries: int
-) -> float | None:
-    """Returns the seconds until the next attempt; None where there is none."""
-    if not call.safe or attempt >= retries:
-        return None
+def _wait(call: Call[T], error: httpx.TransportError | HearkenError, attempt: int, retries: int) -> float:
+    """Returns the seconds until the next attempt. Raises HearkenError where there is none."""
+    may_repeat = call.safe and attempt < retries
     if isinstance(error, HearkenError):
-        if error.status not in _AGAIN:
-            return None
+        if not may_repeat or error.status not in _AGAIN:
+            raise error
         if error.retry_after is not None:
             return min(error.retry_after, _LONGEST_WAIT)
+    elif not may_repeat:
+        found = str(error) or type(error).__name__
+        raise HearkenError(f"The service does not answer: {found}.") from error
     return min(0.5 * 2.0**attempt, _LONGEST_WAIT)
-
-
-def _refusal(error: httpx.TransportError | HearkenError) -> HearkenError:
-    if isinstance(error, HearkenError):
-        return error
-    return HearkenError(f"The service does not answer: {str(error) or type(error).__name__}.")

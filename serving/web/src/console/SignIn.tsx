@@ -1,5 +1,6 @@
 import { useState } from "preact/hooks";
 import { check, keepKey, request, sentence } from "./api";
+import { Problem, TextField } from "./parts/fields";
 
 /** Asks for an admin key, or another one that may read, and tries it before it is kept. */
 export function SignIn({ onSignedIn }: { onSignedIn: () => void }) {
@@ -26,26 +27,20 @@ export function SignIn({ onSignedIn }: { onSignedIn: () => void }) {
       <form onSubmit={signIn}>
         <img src="/icon.svg" alt="" width="40" height="40" />
         <h1>Hearken console</h1>
-        <label>
-          Admin key
-          <input
-            type="password"
-            autocomplete="current-password"
-            required
-            value={key}
-            onInput={(event) => setKey(event.currentTarget.value)}
-            aria-describedby="key-help"
-          />
-        </label>
+        <TextField
+          label="Admin key"
+          type="password"
+          autocomplete="current-password"
+          required
+          aria-describedby="key-help"
+          value={key}
+          set={setKey}
+        />
         <p id="key-help" class="quiet">
           The first start of <code>hearken up</code> printed it; a key with the role read works, too. It stays
           in this tab, and is forgotten when you close it.
         </p>
-        {error && (
-          <p class="problem" role="alert">
-            {error}
-          </p>
-        )}
+        <Problem error={error} />
         <button type="submit" class="primary" disabled={busy}>
           {busy ? "Trying the key…" : "Sign in"}
         </button>

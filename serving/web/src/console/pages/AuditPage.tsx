@@ -2,6 +2,7 @@ import { useEffect, useState } from "preact/hooks";
 import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Empty, Table, Waiting } from "../parts/basics";
+import { Problem } from "../parts/fields";
 import type { AuditEntry, List } from "../types";
 import { ago, time } from "../words";
 
@@ -81,11 +82,7 @@ export function AuditPage() {
           );
         }}
       </Waiting>
-      {error && (
-        <p class="problem" role="alert">
-          {error}
-        </p>
-      )}
+      <Problem error={error} />
     </>
   );
 }

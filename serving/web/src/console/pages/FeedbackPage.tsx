@@ -3,6 +3,7 @@ import { ask, check, request } from "../api";
 import { noteError, useData } from "../data";
 import { ApprovalView } from "../parts/ApprovalView";
 import { Empty, Waiting } from "../parts/basics";
+import { Problem } from "../parts/fields";
 import { ConversationRow } from "../parts/ConversationRow";
 import { Filters } from "../parts/Filters";
 import { VoteRow } from "../parts/VoteRow";
@@ -110,11 +111,7 @@ function Rows<T>(props: { path: string; query: string; none: string; row: (each:
           )}
           {list.data.length === 0 && <Empty>{none}</Empty>}
           <ul class="votes long">{[...list.data, ...more.rows].map(row)}</ul>
-          {error && (
-            <p class="problem" role="alert">
-              {error}
-            </p>
-          )}
+          <Problem error={error} />
           {next && (
             <button type="button" class="more" onClick={load}>
               Show more

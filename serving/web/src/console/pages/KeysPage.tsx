@@ -1,8 +1,10 @@
 import { useState } from "preact/hooks";
 import { ask } from "../api";
-import { noteError, useData } from "../data";
+import { useData } from "../data";
 import { Badge, Table, Waiting } from "../parts/basics";
 import { Dialog } from "../parts/Dialog";
+import { TextField } from "../parts/fields";
+import { FormDialog } from "../parts/FormDialog";
 import { NewKeyForm } from "../parts/NewKeyForm";
 import { Secret } from "../parts/Secret";
 import { say } from "../said";
@@ -112,57 +114,40 @@ function EndDialog(
 ) {
   const { key, action, onClose, onDone, onMade } = props;
   const [hours, setHours] = useState("24");
-  const [error, setError] = useState<string | null>(null);
   const name = key.name ?? key.id;
 
-  async function change(event: Event) {
-    event.preventDefault();
+  async function change() {
     const path = `keys/${encodeURIComponent(key.id)}/${action}`;
-    try {
-      if (action === "rotate")
-        onMade(await ask<MadeKey>(path, "POST", { overlap_seconds: Math.round(Number(hours) * 3600) }));
-      else {
-        await ask(path, "POST");
-        say(`${name} is revoked.`);
-        onDone();
-      }
-      onClose();
-    } catch (refused) {
-      setError(noteError(refused));
+    if (action === "rotate")
+      onMade(await ask<MadeKey>(path, "POST", { overlap_seconds: Math.round(Number(hours) * 3600) }));
+    else {
+      await ask(path, "POST");
+      say(`${name} is revoked.`);
+      onDone();
     }
+    onClose();
   }
 
   return (
-    <Dialog title={action === "rotate" ? `A new secret for ${name}?` : `Revoke ${name}?`} onClose={onClose}>
-      <form onSubmit={change}>
-        {action === "rotate" ? (
-          <label>
-            Hours for which the secret before stays valid, too
-            <input
-              type="number"
-              min={0}
-              max={720}
-              value={hours}
-              onInput={(event) => setHours(event.currentTarget.value)}
-            />
-          </label>
-        ) : (
-          <p>Every request and websocket with it is refused within seconds, for good.</p>
-        )}
-        {error && (
-          <p class="problem" role="alert">
-            {error}
-          </p>
-        )}
-        <div class="buttons">
-          <button type="submit" class={action === "rotate" ? "primary" : "danger"}>
-            {action === "rotate" ? "Rotate" : "Revoke"}
-          </button>
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog
+      title={action === "rotate" ? `A new secret for ${name}?` : `Revoke ${name}?`}
+      verb={action === "rotate" ? "Rotate" : "Revoke"}
+      danger={action === "revoke"}
+      submit={change}
+      onClose={onClose}
+    >
+      {action === "rotate" ? (
+        <TextField
+          label="Hours for which the secret before stays valid, too"
+          type="number"
+          min={0}
+          max={720}
+          value={hours}
+          set={setHours}
+        />
+      ) : (
+        <p>Every request and websocket with it is refused within seconds, for good.</p>
+      )}
+    </FormDialog>
   );
 }

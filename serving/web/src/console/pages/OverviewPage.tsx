@@ -3,6 +3,7 @@ import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { href } from "../place";
 import { Empty, PolicyLink, Shares, Waiting } from "../parts/basics";
+import { Problem } from "../parts/fields";
 import { ChangeDialog } from "../parts/ChangeDialog";
 import { EvidenceView } from "../parts/EvidenceView";
 import { Progress } from "../parts/Progress";
@@ -195,11 +196,7 @@ function Training({ training, reload }: { training: Status["training"]; reload: 
           {training.last.headline}
         </p>
       )}
-      {error && (
-        <p class="problem" role="alert">
-          {error}
-        </p>
-      )}
+      <Problem error={error} />
       <div class="buttons operate">
         <button type="button" onClick={change}>
           {paused ? "Resume training" : "Pause training"}

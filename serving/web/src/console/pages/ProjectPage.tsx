@@ -2,6 +2,7 @@ import { useState } from "preact/hooks";
 import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Table, Waiting } from "../parts/basics";
+import { CheckField, Problem, SelectField, TextField } from "../parts/fields";
 import { NewProject } from "../parts/NewProject";
 import { useMay, useMe } from "../roles";
 import { say } from "../said";
@@ -67,56 +68,43 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
           onInput={(event) => setPrompt(event.currentTarget.value)}
         />
       </label>
-      <label>
-        Temperature; empty: as the base says
-        <input
-          type="number"
-          min={0}
-          max={2}
-          step="any"
-          readOnly={!may}
-          value={temperature}
-          onInput={(event) => setTemperature(event.currentTarget.value)}
-        />
-      </label>
-      <label>
-        Longest reply, tokens; empty: as the settings say
-        <input
-          type="number"
-          min={1}
-          readOnly={!may}
-          value={length}
-          onInput={(event) => setLength(event.currentTarget.value)}
-        />
-      </label>
-      <label>
-        How a candidate goes live
-        <select
-          value={promotion}
-          disabled={!may}
-          onChange={(event) => setPromotion(event.currentTarget.value)}
-        >
-          <option value="">As the settings say</option>
-          <option value="direct">Once the gate passes it</option>
-          <option value="canary">When people on growing shares like it better</option>
-          <option value="duel">When people who compare two replies like it better</option>
-          <option value="manual">When an operator says so</option>
-        </select>
-      </label>
-      <label class="check">
-        <input
-          type="checkbox"
-          checked={cards}
-          disabled={!may}
-          onChange={(event) => setCards(event.currentTarget.checked)}
-        />
-        Anybody may read what a policy learned from and how it was judged, at /cards/{project.id}/POLICY
-      </label>
-      {error && (
-        <p class="problem" role="alert">
-          {error}
-        </p>
-      )}
+      <TextField
+        label="Temperature; empty: as the base says"
+        type="number"
+        min={0}
+        max={2}
+        step="any"
+        readOnly={!may}
+        value={temperature}
+        set={setTemperature}
+      />
+      <TextField
+        label="Longest reply, tokens; empty: as the settings say"
+        type="number"
+        min={1}
+        readOnly={!may}
+        value={length}
+        set={setLength}
+      />
+      <SelectField
+        label="How a candidate goes live"
+        value={promotion}
+        disabled={!may}
+        set={setPromotion}
+      >
+        <option value="">As the settings say</option>
+        <option value="direct">Once the gate passes it</option>
+        <option value="canary">When people on growing shares like it better</option>
+        <option value="duel">When people who compare two replies like it better</option>
+        <option value="manual">When an operator says so</option>
+      </SelectField>
+      <CheckField
+        label={`Anybody may read what a policy learned from and how it was judged, at /cards/${project.id}/POLICY`}
+        checked={cards}
+        disabled={!may}
+        set={setCards}
+      />
+      <Problem error={error} />
       {may && (
         <div class="buttons">
           <button type="submit" class="primary">

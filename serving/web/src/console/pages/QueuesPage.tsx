@@ -1,8 +1,9 @@
 import { useState } from "preact/hooks";
 import { ask } from "../api";
-import { noteError, useData } from "../data";
+import { useData } from "../data";
 import { Empty, Waiting } from "../parts/basics";
-import { Dialog } from "../parts/Dialog";
+import { SelectField, TextField } from "../parts/fields";
+import { FormDialog } from "../parts/FormDialog";
 import { filterQuery } from "../filter";
 import { go, href } from "../place";
 import type { List, Queue } from "../types";
@@ -61,87 +62,44 @@ function NewQueue({ onClose }: { onClose: () => void }) {
   const [raters, setRaters] = useState("2");
   const [items, setItems] = useState("50");
   const [which, setWhich] = useState("");
-  const [error, setError] = useState<string | null>(null);
   const views = useData<List<{ name: string; query: string }>>("console/views");
-  async function create(event: Event) {
-    event.preventDefault();
+  async function create() {
     const view = views.data?.data.find((each) => each.name === which);
     const query = filterQuery(new URLSearchParams(view?.query ?? which), false);
     query.delete("all");
     const tags = query.getAll("tag");
     const filter = { ...Object.fromEntries(query), ...(tags.length ? { tag: tags } : {}) };
-    try {
-      const queue = await ask<Queue>("console/queues", "POST", {
-        name,
-        raters: Number(raters),
-        items: Number(items),
-        filter,
-      });
-      go(["queues", queue.id]);
-    } catch (refused) {
-      setError(noteError(refused));
-    }
+    const queue = await ask<Queue>("console/queues", "POST", {
+      name,
+      raters: Number(raters),
+      items: Number(items),
+      filter,
+    });
+    go(["queues", queue.id]);
   }
   return (
-    <Dialog title="New queue" onClose={onClose}>
-      <form onSubmit={create}>
-        <label>
-          Name
-          <input
-            required
-            maxLength={64}
-            value={name}
-            onInput={(event) => setName(event.currentTarget.value)}
-          />
-        </label>
-        <label>
-          Replies with these votes, newest first
-          <select value={which} onChange={(event) => setWhich(event.currentTarget.value)}>
-            <option value="">All votes</option>
-            <option value="value=down">Bad ones</option>
-            <option value="value=up">Good ones</option>
-            <option value="type=edit">Edited ones</option>
-            {(views.data?.data ?? []).map((view) => (
-              <option key={view.name} value={view.name}>
-                View: {view.name}
-              </option>
-            ))}
-          </select>
-        </label>
-        <label>
-          Replies at most
-          <input
-            type="number"
-            min={1}
-            max={500}
-            value={items}
-            onInput={(event) => setItems(event.currentTarget.value)}
-          />
-        </label>
-        <label>
-          Answers to each, of different people
-          <input
-            type="number"
-            min={1}
-            max={20}
-            value={raters}
-            onInput={(event) => setRaters(event.currentTarget.value)}
-          />
-        </label>
-        {error && (
-          <p class="problem" role="alert">
-            {error}
-          </p>
-        )}
-        <div class="buttons">
-          <button type="submit" class="primary">
-            Create
-          </button>
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title="New queue" verb="Create" submit={create} onClose={onClose}>
+      <TextField label="Name" required maxLength={64} value={name} set={setName} />
+      <SelectField label="Replies with these votes, newest first" value={which} set={setWhich}>
+        <option value="">All votes</option>
+        <option value="value=down">Bad ones</option>
+        <option value="value=up">Good ones</option>
+        <option value="type=edit">Edited ones</option>
+        {(views.data?.data ?? []).map((view) => (
+          <option key={view.name} value={view.name}>
+            View: {view.name}
+          </option>
+        ))}
+      </SelectField>
+      <TextField label="Replies at most" type="number" min={1} max={500} value={items} set={setItems} />
+      <TextField
+        label="Answers to each, of different people"
+        type="number"
+        min={1}
+        max={20}
+        value={raters}
+        set={setRaters}
+      />
+    </FormDialog>
   );
 }

@@ -1,8 +1,9 @@
 import { useState } from "preact/hooks";
 import { ask } from "../api";
-import { noteError, useData } from "../data";
+import { useData } from "../data";
 import { Badge, Empty, Waiting } from "../parts/basics";
-import { Dialog } from "../parts/Dialog";
+import { TextField } from "../parts/fields";
+import { FormDialog } from "../parts/FormDialog";
 import { VoteRow } from "../parts/VoteRow";
 import { href } from "../place";
 import { evidenceWords, reasonWords } from "../reasons";
@@ -131,54 +132,37 @@ function DecisionDialog(props: {
 }) {
   const { rater, decision, onClose, onDone } = props;
   const [reason, setReason] = useState("");
-  const [error, setError] = useState<string | null>(null);
   const name = person(rater.rater);
 
-  async function decide(event: Event) {
-    event.preventDefault();
-    try {
-      await ask(`quarantine/${encodeURIComponent(rater.rater)}`, "POST", { decision, reason });
-      say(decision === "accept" ? `${name} is accepted.` : `${name} is rejected.`);
-      onDone();
-      onClose();
-    } catch (refused) {
-      setError(noteError(refused));
-    }
+  async function decide() {
+    await ask(`quarantine/${encodeURIComponent(rater.rater)}`, "POST", { decision, reason });
+    say(decision === "accept" ? `${name} is accepted.` : `${name} is rejected.`);
+    onDone();
+    onClose();
   }
 
   return (
-    <Dialog title={decision === "accept" ? `Accept ${name}?` : `Reject ${name}?`} onClose={onClose}>
-      <form onSubmit={decide}>
-        <p>
-          {decision === "accept"
-            ? `${plural(rater.votes, "vote")} teach from the next round on. For a month they are not held again for what was found here.`
-            : `${plural(rater.votes, "vote")}, and those to come, are kept and teach nothing.`}{" "}
-          You can decide again at any time.
-        </p>
-        <label>
-          Why (kept in the audit log)
-          <input
-            value={reason}
-            required
-            maxLength={500}
-            onInput={(event) => setReason(event.currentTarget.value)}
-          />
-        </label>
-        {error && (
-          <p class="problem" role="alert">
-            {error}
-          </p>
-        )}
-        <div class="buttons">
-          <button type="submit" class={decision === "accept" ? "primary" : "danger"}>
-            {decision === "accept" ? "Accept" : "Reject"}
-          </button>
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog
+      title={decision === "accept" ? `Accept ${name}?` : `Reject ${name}?`}
+      verb={decision === "accept" ? "Accept" : "Reject"}
+      danger={decision === "reject"}
+      submit={decide}
+      onClose={onClose}
+    >
+      <p>
+        {decision === "accept"
+          ? `${plural(rater.votes, "vote")} teach from the next round on. For a month they are not held again for what was found here.`
+          : `${plural(rater.votes, "vote")}, and those to come, are kept and teach nothing.`}{" "}
+        You can decide again at any time.
+      </p>
+      <TextField
+        label="Why (kept in the audit log)"
+        required
+        maxLength={500}
+        value={reason}
+        set={setReason}
+      />
+    </FormDialog>
   );
 }
 

@@ -2,6 +2,7 @@ import { useEffect, useState } from "preact/hooks";
 import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Badge, Empty, Table, Waiting } from "../parts/basics";
+import { Problem } from "../parts/fields";
 import { href, usePlace } from "../place";
 import { reasonWords } from "../reasons";
 import type { HeldRater, HeldRaters, HeldState } from "../types";
@@ -69,11 +70,7 @@ export function RatersPage() {
           );
         }}
       </Waiting>
-      {error && (
-        <p class="problem" role="alert">
-          {error}
-        </p>
-      )}
+      <Problem error={error} />
     </>
   );
 }

@@ -1,10 +1,11 @@
 import { useState } from "preact/hooks";
 import { ask } from "../api";
-import { noteError, useData } from "../data";
+import { useData } from "../data";
 import { say } from "../said";
 import type { Preview } from "../types";
-import { Dialog } from "./Dialog";
 import { Shares, State, Waiting } from "./basics";
+import { SelectField, TextField } from "./fields";
+import { FormDialog } from "./FormDialog";
 
 export type Action = "promote" | "rollback" | "start";
 
@@ -26,113 +27,84 @@ export function ChangeDialog(props: {
   const [mode, setMode] = useState("canary");
   const [share, setShare] = useState("");
   const [reason, setReason] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<string | null>(null);
   const preview = useData<Preview>(
     `console/rollouts/preview?${new URLSearchParams({ action, policy, mode, share: share || "0.05" })}`,
   );
 
-  async function change(event: Event) {
-    event.preventDefault();
-    setBusy(true);
-    try {
-      if (action === "start")
-        await ask("rollouts", "POST", { policy, mode, ...(share ? { share: Number(share) } : {}) });
-      else
-        await ask(
-          `policies/${encodeURIComponent(policy)}/${action}`,
-          "POST",
-          reason ? { reason } : undefined,
-        );
-      say(preview.data?.words ?? "Done.");
-      onDone();
-      onClose();
-    } catch (refused) {
-      setError(noteError(refused));
-      setBusy(false);
-    }
+  async function change() {
+    if (action === "start")
+      await ask("rollouts", "POST", { policy, mode, ...(share ? { share: Number(share) } : {}) });
+    else
+      await ask(`policies/${encodeURIComponent(policy)}/${action}`, "POST", reason ? { reason } : undefined);
+    say(preview.data?.words ?? "Done.");
+    onDone();
+    onClose();
   }
 
   return (
-    <Dialog title={TITLES[action](policy)} onClose={onClose}>
-      <form onSubmit={change}>
-        {action === "start" && (
-          <label>
-            How it is tried
-            <select value={mode} onChange={(event) => setMode(event.currentTarget.value)}>
-              <option value="canary">It answers some of the people</option>
-              <option value="duel">It answers one of two replies that people compare</option>
-            </select>
-          </label>
+    <FormDialog
+      title={TITLES[action](policy)}
+      verb={BUTTONS[action]}
+      danger={action === "rollback"}
+      disabled={preview.data === null}
+      submit={change}
+      onClose={onClose}
+    >
+      {action === "start" && (
+        <SelectField label="How it is tried" value={mode} set={setMode}>
+          <option value="canary">It answers some of the people</option>
+          <option value="duel">It answers one of two replies that people compare</option>
+        </SelectField>
+      )}
+      {action === "start" && (
+        <SelectField
+          label={mode === "duel" ? "Share of the pairs" : "Share of the people"}
+          value={share}
+          set={setShare}
+        >
+          <option value="">as votes decide</option>
+          <option value="0.05">5%</option>
+          <option value="0.1">10%</option>
+          <option value="0.25">25%</option>
+          <option value="0.5">50%</option>
+        </SelectField>
+      )}
+      <Waiting on={preview}>
+        {(shown) => (
+          <>
+            <p>{shown.words}</p>
+            <div class="before-after">
+              <section>
+                <h3>Now</h3>
+                <Shares shares={shown.now} />
+              </section>
+              <section>
+                <h3>Then</h3>
+                <Shares shares={shown.then} />
+              </section>
+            </div>
+            <ul class="bare">
+              {shown.changes.map((each) => (
+                <li key={each.policy}>
+                  <span class="id">{each.policy}</span> <State of={each.from} /> → <State of={each.to} />
+                </li>
+              ))}
+            </ul>
+            <p class="quiet">
+              <b>The way back:</b> {shown.way_back}
+            </p>
+          </>
         )}
-        {action === "start" && (
-          <label>
-            {mode === "duel" ? "Share of the pairs" : "Share of the people"}
-            <select value={share} onChange={(event) => setShare(event.currentTarget.value)}>
-              <option value="">as votes decide</option>
-              <option value="0.05">5%</option>
-              <option value="0.1">10%</option>
-              <option value="0.25">25%</option>
-              <option value="0.5">50%</option>
-            </select>
-          </label>
-        )}
-        <Waiting on={preview}>
-          {(shown) => (
-            <>
-              <p>{shown.words}</p>
-              <div class="before-after">
-                <section>
-                  <h3>Now</h3>
-                  <Shares shares={shown.now} />
-                </section>
-                <section>
-                  <h3>Then</h3>
-                  <Shares shares={shown.then} />
-                </section>
-              </div>
-              <ul class="bare">
-                {shown.changes.map((each) => (
-                  <li key={each.policy}>
-                    <span class="id">{each.policy}</span> <State of={each.from} /> → <State of={each.to} />
-                  </li>
-                ))}
-              </ul>
-              <p class="quiet">
-                <b>The way back:</b> {shown.way_back}
-              </p>
-            </>
-          )}
-        </Waiting>
-        {action !== "start" && (
-          <label>
-            Why (kept with the policy)
-            <input
-              value={reason}
-              maxLength={500}
-              required={preview.data?.needs_reason ?? false}
-              onInput={(event) => setReason(event.currentTarget.value)}
-            />
-          </label>
-        )}
-        {error && (
-          <p class="problem" role="alert">
-            {error}
-          </p>
-        )}
-        <div class="buttons">
-          <button
-            type="submit"
-            class={action === "rollback" ? "danger" : "primary"}
-            disabled={busy || preview.data === null}
-          >
-            {busy ? "Working…" : BUTTONS[action]}
-          </button>
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-        </div>
-      </form>
-    </Dialog>
+      </Waiting>
+      {action !== "start" && (
+        <TextField
+          label="Why (kept with the policy)"
+          maxLength={500}
+          required={preview.data?.needs_reason ?? false}
+          value={reason}
+          set={setReason}
+        />
+      )}
+    </FormDialog>
   );
 }

@@ -1,9 +1,9 @@
 import { useState } from "preact/hooks";
 import { ask } from "../api";
-import { noteError } from "../data";
 import type { Role } from "../roles";
 import type { MadeKey } from "../types";
-import { Dialog } from "./Dialog";
+import { CheckField, SelectField, TextField } from "./fields";
+import { FormDialog } from "./FormDialog";
 
 const KINDS: Record<string, string> = {
   publishable: "Publishable: for a page",
@@ -26,103 +26,69 @@ export function NewKeyForm({ onClose, onMade }: { onClose: () => void; onMade: (
   const [tokens, setTokens] = useState("");
   const [personTokens, setPersonTokens] = useState("");
   const [days, setDays] = useState("");
-  const [error, setError] = useState<string | null>(null);
 
-  async function create(event: Event) {
-    event.preventDefault();
+  async function create() {
     const quotas = {
       ...(tokens ? { key: { tokens: Number(tokens) } } : {}),
       ...(personTokens ? { person: { tokens: Number(personTokens) } } : {}),
     };
     const pages = origins.split(/[\s,]+/).filter(Boolean);
-    try {
-      const made = await ask<MadeKey>("keys", "POST", {
-        name,
-        kind,
-        quotas,
-        ...(kind === "secret" ? { roles } : {}),
-        ...(kind === "publishable" ? { origins: pages } : {}),
-        ...(days ? { expires_at: new Date(Date.now() + Number(days) * 86_400_000).toISOString() } : {}),
-      });
-      onClose();
-      onMade(made);
-    } catch (refused) {
-      setError(noteError(refused));
-    }
+    const made = await ask<MadeKey>("keys", "POST", {
+      name,
+      kind,
+      quotas,
+      ...(kind === "secret" ? { roles } : {}),
+      ...(kind === "publishable" ? { origins: pages } : {}),
+      ...(days ? { expires_at: new Date(Date.now() + Number(days) * 86_400_000).toISOString() } : {}),
+    });
+    onClose();
+    onMade(made);
   }
 
-  const amount = (label: string, value: string, set: (value: string) => void) => (
-    <label>
-      {label}
-      <input type="number" min={1} value={value} onInput={(event) => set(event.currentTarget.value)} />
-    </label>
-  );
+  const amount = { type: "number", min: 1 } as const;
   return (
-    <Dialog title="New key" onClose={onClose}>
-      <form onSubmit={create}>
-        <label>
-          What it is for
-          <input
-            required
-            maxLength={80}
-            value={name}
-            onInput={(event) => setName(event.currentTarget.value)}
-          />
-        </label>
-        <label>
-          Kind
-          <select value={kind} onChange={(event) => setKind(event.currentTarget.value)}>
-            {Object.entries(KINDS).map(([value, words]) => (
-              <option key={value} value={value}>
-                {words}
-              </option>
-            ))}
-          </select>
-        </label>
-        {kind === "secret" && (
-          <fieldset>
-            <legend>May</legend>
-            {ROLES.map(([role, words]) => (
-              <label key={role} class="check">
-                <input
-                  type="checkbox"
-                  checked={roles.includes(role)}
-                  onChange={(event) =>
-                    setRoles(
-                      event.currentTarget.checked
-                        ? [...roles, role]
-                        : roles.filter((each) => each !== role),
-                    )
-                  }
-                />
-                {words}
-              </label>
-            ))}
-          </fieldset>
-        )}
-        {kind === "publishable" && (
-          <label>
-            Pages that may use it, as https://shop.example; none: any
-            <input value={origins} onInput={(event) => setOrigins(event.currentTarget.value)} />
-          </label>
-        )}
-        {amount("Tokens a minute, all together; empty: any number", tokens, setTokens)}
-        {amount("Tokens a minute of each person; empty: any number", personTokens, setPersonTokens)}
-        {amount("Days until it expires; empty: never", days, setDays)}
-        {error && (
-          <p class="problem" role="alert">
-            {error}
-          </p>
-        )}
-        <div class="buttons">
-          <button type="submit" class="primary">
-            Create
-          </button>
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title="New key" verb="Create" submit={create} onClose={onClose}>
+      <TextField label="What it is for" required maxLength={80} value={name} set={setName} />
+      <SelectField label="Kind" value={kind} set={setKind}>
+        {Object.entries(KINDS).map(([value, words]) => (
+          <option key={value} value={value}>
+            {words}
+          </option>
+        ))}
+      </SelectField>
+      {kind === "secret" && (
+        <fieldset>
+          <legend>May</legend>
+          {ROLES.map(([role, words]) => (
+            <CheckField
+              key={role}
+              label={words}
+              checked={roles.includes(role)}
+              set={(may) => setRoles(may ? [...roles, role] : roles.filter((each) => each !== role))}
+            />
+          ))}
+        </fieldset>
+      )}
+      {kind === "publishable" && (
+        <TextField
+          label="Pages that may use it, as https://shop.example; none: any"
+          value={origins}
+          set={setOrigins}
+        />
+      )}
+      <TextField
+        label="Tokens a minute, all together; empty: any number"
+        {...amount}
+        value={tokens}
+        set={setTokens}
+      />
+      <TextField
+        label="Tokens a minute of each person; empty: any number"
+        {...amount}
+        value={personTokens}
+        set={setPersonTokens}
+      />
+      <TextField label="Days until it expires; empty: never" {...amount} value={days} set={setDays} />
+    </FormDialog>
   );
 }

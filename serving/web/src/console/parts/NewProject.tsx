@@ -1,24 +1,19 @@
 import { useState } from "preact/hooks";
 import { ask } from "../api";
-import { noteError } from "../data";
 import type { MadeProject } from "../types";
 import { Dialog } from "./Dialog";
+import { TextField } from "./fields";
+import { FormDialog } from "./FormDialog";
 import { Secret } from "./Secret";
 
 /** Makes a project, then shows its keys once. */
 export function NewProject({ onClose, onMade }: { onClose: () => void; onMade: () => void }) {
   const [id, setId] = useState("");
   const [made, setMade] = useState<MadeProject | null>(null);
-  const [error, setError] = useState<string | null>(null);
 
-  async function create(event: Event) {
-    event.preventDefault();
-    try {
-      setMade(await ask<MadeProject>("projects", "POST", { id }));
-      onMade();
-    } catch (refused) {
-      setError(noteError(refused));
-    }
+  async function create() {
+    setMade(await ask<MadeProject>("projects", "POST", { id }));
+    onMade();
   }
 
   if (made)
@@ -39,32 +34,15 @@ export function NewProject({ onClose, onMade }: { onClose: () => void; onMade: (
       </Dialog>
     );
   return (
-    <Dialog title="New project" onClose={onClose}>
-      <form onSubmit={create}>
-        <label>
-          Name, of lower-case letters, digits and dashes
-          <input
-            required
-            maxLength={48}
-            pattern="[a-z0-9][a-z0-9\-]*"
-            value={id}
-            onInput={(event) => setId(event.currentTarget.value)}
-          />
-        </label>
-        {error && (
-          <p class="problem" role="alert">
-            {error}
-          </p>
-        )}
-        <div class="buttons">
-          <button type="submit" class="primary">
-            Create
-          </button>
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title="New project" verb="Create" submit={create} onClose={onClose}>
+      <TextField
+        label="Name, of lower-case letters, digits and dashes"
+        required
+        maxLength={48}
+        pattern="[a-z0-9][a-z0-9\-]*"
+        value={id}
+        set={setId}
+      />
+    </FormDialog>
   );
 }

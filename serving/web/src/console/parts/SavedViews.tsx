@@ -5,7 +5,8 @@ import { filterOf, isFiltered } from "../filter";
 import { go, type Place } from "../place";
 import { say } from "../said";
 import type { List } from "../types";
-import { Dialog } from "./Dialog";
+import { SelectField, TextField } from "./fields";
+import { FormDialog } from "./FormDialog";
 
 interface View {
   name: string;
@@ -21,18 +22,16 @@ export function SavedViews({ place }: { place: Place }) {
   return (
     <>
       {views.data !== null && views.data.data.length > 0 && (
-        <label>
-          Saved views
-          <select
-            value={chosen?.name ?? ""}
-            onChange={(event) => open(views.data?.data ?? [], event.currentTarget.value)}
-          >
-            <option value="">Choose…</option>
-            {views.data.data.map((view) => (
-              <option key={view.name}>{view.name}</option>
-            ))}
-          </select>
-        </label>
+        <SelectField
+          label="Saved views"
+          value={chosen?.name ?? ""}
+          set={(name) => open(views.data?.data ?? [], name)}
+        >
+          <option value="">Choose…</option>
+          {views.data.data.map((view) => (
+            <option key={view.name}>{view.name}</option>
+          ))}
+        </SelectField>
       )}
       {isFiltered(place.query) && !chosen && (
         <button type="button" class="operate" onClick={() => setSaving(true)}>
@@ -65,45 +64,22 @@ async function remove(name: string): Promise<void> {
 
 function Naming({ query, onClose, onSaved }: { query: string; onClose: () => void; onSaved: () => void }) {
   const [name, setName] = useState("");
-  const [error, setError] = useState<string | null>(null);
-  async function save(event: Event) {
-    event.preventDefault();
-    try {
-      await ask(`console/views/${encodeURIComponent(name.trim())}`, "PUT", { query });
-      say(`Saved as ${name.trim()}.`);
-      onSaved();
-      onClose();
-    } catch (refused) {
-      setError(noteError(refused));
-    }
+  async function save() {
+    await ask(`console/views/${encodeURIComponent(name.trim())}`, "PUT", { query });
+    say(`Saved as ${name.trim()}.`);
+    onSaved();
+    onClose();
   }
   return (
-    <Dialog title="Save this view" onClose={onClose}>
-      <form onSubmit={save}>
-        <label>
-          Name
-          <input
-            required
-            maxLength={64}
-            pattern="[^\/]*\S[^\/]*"
-            value={name}
-            onInput={(event) => setName(event.currentTarget.value)}
-          />
-        </label>
-        {error && (
-          <p class="problem" role="alert">
-            {error}
-          </p>
-        )}
-        <div class="buttons">
-          <button type="submit" class="primary">
-            Save
-          </button>
-          <button type="button" onClick={onClose}>
-            Cancel
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title="Save this view" verb="Save" submit={save} onClose={onClose}>
+      <TextField
+        label="Name"
+        required
+        maxLength={64}
+        pattern="[^\/]*\S[^\/]*"
+        value={name}
+        set={setName}
+      />
+    </FormDialog>
   );
 }

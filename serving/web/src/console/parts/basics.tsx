@@ -3,6 +3,7 @@ import type { Loaded } from "../data";
 import { href } from "../place";
 import type { Share } from "../types";
 import { percent, policyName } from "../words";
+import { Problem } from "./fields";
 
 type Tone = "good" | "near" | "bad" | "plain" | "accent";
 
@@ -77,14 +78,12 @@ export function Interval({ value, low, high }: { value: number; low: number; hig
 export function Waiting<T>({ on, children }: { on: Loaded<T>; children: (data: T) => ComponentChildren }) {
   return (
     <>
-      {on.error && (
-        <p class="problem" role="alert">
-          {on.error}{" "}
-          <button type="button" onClick={on.reload}>
-            Try again
-          </button>
-        </p>
-      )}
+      <Problem error={on.error}>
+        {" "}
+        <button type="button" onClick={on.reload}>
+          Try again
+        </button>
+      </Problem>
       {on.data === null ? !on.error && <p class="quiet loading">Reading…</p> : children(on.data)}
     </>
   );

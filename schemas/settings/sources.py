@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from schemas.renamed_fields import accepted_names
 from schemas.settings import Settings
+from schemas.settings.renamed_fields import accepted_names
 
 _FILE = Path("hearken.toml")
 _SECRET = {"admin_key", "public_key", "database_url"}

@@ -1,0 +1,94 @@
+"""A policy is loaded on its engines once its files are verified, and answers once each engine has proved it.
+
+One that fails is tried again, since the replica may be at fault; one that goes on failing in the same way
+fails for good.
+"""
+
+import asyncio
+import time
+from functools import partial
+
+from schemas.database import AsyncPool
+from schemas.errors import PolicyRejected
+from schemas.policies import BASE, MANIFEST, adapter_name
+from schemas.settings import Settings
+from schemas.verification import RegisteredPolicy
+from serving import rollout, shared_checks
+from serving.fleet import Fleet
+from serving.policy_files import PolicyFiles, registered
+
+DAMAGED_SECONDS = 120.0
+"""Seconds for which a policy fails in the same way before it fails for good."""
+
+MISSING_SECONDS = 600.0
+"""The same where it is unsigned, or its files are missing, though the base's are not."""
+
+MAY_CHANGE = ("load", "missing", "unsigned")
+"""Reasons for which the replica may well be at fault."""
+
+
+class PolicyLoader:
+    """Loads the policies of the registry on the engines of one process."""
+
+    def __init__(self, settings: Settings, pool: AsyncPool, fleet: Fleet, files: PolicyFiles) -> None:
+        self._pool = pool
+        self._fleet = fleet
+        self._files = files
+        self._tolerance = settings.engine.probe_tolerance
+        self._failing_since: dict[tuple[str, str, str], float] = {}
+
+    async def load(self, project: str, policy: str) -> None:
+        """Loads and verifies `policy` on the engines that are to hold it. Raises PolicyRejected, Conflict and
+        EngineError."""
+        found = await self._registered(project, policy)
+        name = adapter_name(project, policy, found.digest)
+        lacking = self._fleet.lacking(name)
+        async with self._pool.connection() as connection:
+            await shared_checks.adopt(connection, name, lacking)
+        if not self._fleet.serves_everywhere(name):
+            manifest, stamp = await asyncio.to_thread(self._files.verify, found)
+            try:
+                await self._fleet.verify(name, found.directory, manifest.probe, self._tolerance)
+                await self._fleet.keep_if(name, partial(self._files.require_unchanged, found, stamp))
+            except PolicyRejected as error:
+                raise PolicyRejected(error.message, policy=policy, reason=error.reason) from None
+            async with self._pool.connection() as connection:
+                await shared_checks.record(connection, name, lacking)
+        self._failing_since = {
+            failure: since
+            for failure, since in self._failing_since.items()
+            if failure[:2] != (project, policy)
+        }
+
+    async def fails_for_good(self, project: str, error: PolicyRejected) -> bool:
+        """Returns whether a policy has failed in the same way for so long that it must be rejected.
+
+        It may be the replica that is at fault: a disk that is away for a while, or a mount without the newest
+        files. So it counts only while the engines serve the base, the time is longer where files are missing,
+        and the base, which has no replacement, never fails for good.
+        """
+        if error.policy == BASE or not self._fleet.serves(BASE):
+            return False
+        if error.reason == "parent_rolled_back":
+            return True
+        of_base = (await self._registered(project, BASE)).directory
+        base_is_there = await asyncio.to_thread((of_base / MANIFEST).is_file)  # a mount may hang
+        now, failure = time.monotonic(), (project, error.policy, error.reason)
+        if not base_is_there:
+            self._failing_since.pop(failure, None)
+            return False
+        limit = MISSING_SECONDS if error.reason in MAY_CHANGE else DAMAGED_SECONDS
+        return now - self._failing_since.setdefault(failure, now) >= limit
+
+    async def _registered(self, project: str, policy: str) -> RegisteredPolicy:
+        """Returns a policy of the registry. Raises PolicyRejected and Conflict."""
+        async with self._pool.connection() as connection:
+            await rollout.check_not_pruned(connection, project, policy)
+            cursor = await connection.execute(
+                "select directory, digest, signature from policies where project = %s and id = %s",
+                [project, policy],
+            )
+            row = await cursor.fetchone()
+        if row is None:
+            raise PolicyRejected(f"{policy} is not in the registry", policy=policy, reason="missing")
+        return registered(project, policy, row)

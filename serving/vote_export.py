@@ -1,0 +1,33 @@
+"""`GET /v1/feedback/export` gives the votes of a project, one JSON object a line."""
+
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from feedback.export import everything
+from feedback.row_writer import line
+from feedback.vote_filter import Filter
+from schemas.database import AsyncPool
+from schemas.errors import InvalidRequest
+from serving.auth import Reader
+from serving.downloads import Download
+from serving.services import services
+from serving.vote_query import ExportQuery
+
+router = APIRouter()
+
+
+@router.get("/v1/feedback/export", responses={200: {"content": {"application/x-ndjson": {}}}})
+async def export(request: Request, caller: Reader, query: Annotated[ExportQuery, Query()]) -> Download:
+    if query.format != "jsonl":
+        raise InvalidRequest("The only format is jsonl.", code="unsupported_format", param="format")
+    parts = services(request)
+    only = query.filter(parts.signer, caller.project, after=query.after, limit=query.limit)
+    return Download(parts.limiter, _lines(parts.pool, caller.project, only), "application/x-ndjson")
+
+
+async def _lines(pool: AsyncPool, project: str, only: Filter) -> AsyncGenerator[str]:
+    async with pool.connection() as connection:
+        async for vote in everything(connection, project, only):
+            yield line(vote)
