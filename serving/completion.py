@@ -21,7 +21,7 @@ from schemas.turns import Reply, Turn, made_at, new_id
 from serving import duel, pairs
 from serving.best_of import WholeReplies, best_reply, may_be_chosen
 from serving.engine import Delta
-from serving.identity import identify
+from serving.identity import Visitor, identify
 from serving.keys import Caller
 from serving.limits import Charge
 from serving.router import Assignment, Route
@@ -37,7 +37,7 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 
 
 class Completion:
-    """The completion of one chat request; `visitor` is the pseudonym of its session, `record` what else of
+    """The completion of one chat request; `visitor` is the holder of its session, `record` what else of
     the request to record, `network` where it came from; `policy` answers where serving itself asks. `person`
     is the one who is known to ask, None where only the conversation or the network is known. `token_buckets`
     are what its tokens are charged to.
@@ -49,7 +49,7 @@ class Completion:
         services: Services,
         caller: Caller,
         request: ChatRequest,
-        visitor: str | None = None,
+        visitor: Visitor | None = None,
         record: dict[str, Any] | None = None,
         policy: str | None = None,
         network: str = "",
@@ -235,9 +235,9 @@ class Completion:
                     yield delta
         except (EngineError, Unavailable):
             if is_served:
-                failures.note(self._route, policy, self.rater, failed=True)
+                failures.note(self._route, policy, self.rater, self._origin, failed=True)
             raise
-        failures.note(self._route, policy, self.rater, failed=False)
+        failures.note(self._route, policy, self.rater, self._origin, failed=False)
 
     def _policies(self) -> list[str]:
         """Returns the policies that answer: one, or the two of a duel."""
