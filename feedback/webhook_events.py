@@ -3,6 +3,11 @@ hundred votes in each.
 
 Several processes may write them at once; an event is locked by one and skipped by the others. Its deliveries
 are written, and the event deleted, in one transaction.
+
+Deliveries come in no certain order, so each says its event's number, `sequence`, and of votes in one delivery
+each has its own. A number is drawn when a trigger fires, while it holds the lock of the row that has changed:
+so of two events about the same row the later one has the higher number, which times of transactions do not
+tell.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -92,10 +97,10 @@ def _messages(events: Iterable[DictRow]) -> Iterator[_Message]:
         if type.startswith("vote."):
             votes.setdefault((project, type), []).append(event)
         else:
-            yield _Message(project, type, event["created_at"], event["data"])
+            yield _Message(project, type, event["created_at"], _numbered(event["data"], event))
     for (project, type), found in votes.items():
         for page in _pages(found):
-            data = {"votes": [event["data"] for event in page]}
+            data = {"votes": [_numbered(event["data"], event) for event in page]}
             yield _Message(project, type, page[-1]["created_at"], data)
 
 
@@ -107,10 +112,14 @@ async def _votes_of(connection: Connection, event: DictRow) -> tuple[list[_Messa
             _VOTES_OF, [event["project"], event["policy"], event["votes_after"], PAGES * VOTES]
         )
     ).fetchall()
+    about = _numbered(event["data"], event)
     pages = [
-        _Message(event["project"], event["type"], event["created_at"], {**event["data"], "votes": page})
+        _Message(
+            event["project"], event["type"], event["created_at"],
+            {**about, "votes": [_numbered(vote, event) for vote in page]},
+        )
         for page in _pages(found)
-    ]
+    ]  # fmt: skip
     return pages, found[-1]["id"] if len(found) == PAGES * VOTES else None
 
 
@@ -126,6 +135,10 @@ async def _write(connection: Connection, messages: list[_Message]) -> None:
     if rows:
         await connection.execute(_WRITE, [list(column) for column in zip(*rows, strict=True)])
         await connection.execute(_WAKE, [list({row[2] for row in rows})])
+
+
+def _numbered(said: dict[str, Any], event: DictRow) -> dict[str, Any]:
+    return {**said, "sequence": event["id"]}
 
 
 def _pages(rows: Sequence[DictRow]) -> Iterator[list[DictRow]]:

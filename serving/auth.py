@@ -29,6 +29,7 @@ from starlette.requests import HTTPConnection
 from schemas.database import set_actor
 from schemas.errors import Forbidden, RateLimited, Unauthorized
 from schemas.keys import Quota, Role
+from serving.identity import Visitor
 from serving.keys import Caller
 from serving.limits import Charge
 from serving.services import Services, services
@@ -139,23 +140,20 @@ def _token_quotas(caller: Caller, person: str | None, address: str) -> list[tupl
     return found if person is None else [*found, (f"{person} {key}", "one user", quotas.person)]
 
 
-async def visitor(connection: HTTPConnection, caller: Caller, token: str | None) -> str | None:
-    """Returns the pseudonym of a session token's holder; None without a token. Raises Unauthorized for a
-    token that is not of this project, has expired, or was made with a key that was revoked."""
+async def visitor(connection: HTTPConnection, caller: Caller, token: str | None) -> Visitor | None:
+    """Returns a session token's holder; None without a token. Raises Unauthorized for a token that is not of
+    this project, has expired, or was made with a key that was revoked."""
     if token is None:
         return None
     session = services(connection).signer.read_session(token)
-    if (
-        session is None
-        or session.project != caller.project
-        or session.expires <= time.time()
-        or not await services(connection).keys.is_valid(session.key_id)
-    ):
-        raise Unauthorized(
-            "This session is not valid, or has ended; get a new one from POST /v1/sessions.",
-            code="invalid_session",
-        )
-    return session.rater
+    if session is not None and session.project == caller.project and session.expires > time.time():
+        kind = await services(connection).keys.kind_of(session.key_id)
+        if kind is not None:
+            return Visitor(session.rater, session.key_id, named=kind != "publishable")
+    raise Unauthorized(
+        "This session is not valid, or has ended; get a new one from POST /v1/sessions.",
+        code="invalid_session",
+    )
 
 
 def require(found: Caller, *roles: Role) -> Caller:

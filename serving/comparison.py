@@ -66,8 +66,8 @@ def between_groups(
         error=max(_clustered(influence, person, len(names)), sqrt(float(pooled.sum()))),
         candidate=float(value[ours].mean()),
         other=float(value[~ours].mean()),
-        people=len(np.unique(person[ours])),
-        other_people=len(np.unique(person[~ours])),
+        people=int(np.count_nonzero(np.bincount(person[ours]))),
+        other_people=int(np.count_nonzero(np.bincount(person[~ours]))),
     )
 
 

@@ -18,7 +18,7 @@ from schemas.errors import EngineError, InvalidRequest
 from schemas.turns import Reply, Turn, made_at, new_id
 from serving.assignment import assigned_policy
 from serving.generation import Generation
-from serving.identity import identify
+from serving.identity import Visitor, identify
 from serving.keys import Caller
 from serving.limits import Charge
 from serving.router import Assignment
@@ -30,7 +30,7 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 
 
 class Completion:
-    """The completion of one chat request; `visitor` is the pseudonym of its session, `record` what else of
+    """The completion of one chat request; `visitor` is the holder of its session, `record` what else of
     the request to record, `network` where it came from; `policy` answers where serving itself asks. `person`
     is the one who is known to ask, None where only the conversation or the network is known. `token_buckets`
     are what its tokens are charged to.
@@ -42,7 +42,7 @@ class Completion:
         services: Services,
         caller: Caller,
         request: ChatRequest,
-        visitor: str | None = None,
+        visitor: Visitor | None = None,
         record: dict[str, Any] | None = None,
         policy: str | None = None,
         network: str = "",

@@ -39,7 +39,7 @@ class Generation:
         self._request = request
         self._route = route
         self._assignment = assignment
-        self._rater = asks.rater
+        self._rater, self._origin = asks.rater, asks.origin
         self._person = asks.rater if asks.is_person else None
         self._conversation_id = conversation_id
         self._messages = messages
@@ -146,9 +146,9 @@ class Generation:
                     yield delta
         except (EngineError, Unavailable):
             if is_served:
-                failures.note(self._route, policy, self._rater, failed=True)
+                failures.note(self._route, policy, self._rater, self._origin, failed=True)
             raise
-        failures.note(self._route, policy, self._rater, failed=False)
+        failures.note(self._route, policy, self._rater, self._origin, failed=False)
 
     def policies(self) -> list[str]:
         """Returns the policies that answer: one, or the two of a duel."""

@@ -8,6 +8,7 @@ the rollout, as a failed request leaves no turn.
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from serving.router import Route
 
@@ -27,6 +28,15 @@ _MOST_REQUESTS = 500  # of a project that are remembered
 _MOST_PENDING = 1_000  # failures that wait to be stored
 
 
+class Failure(NamedTuple):
+    """A request that failed, as a row of the table `rollout_failures`."""
+
+    project: str
+    policy: str
+    rater: str
+    origin: str | None
+
+
 class Failures:
     """The newest requests of the projects that try a candidate. `on_hard_failure` is called with the project,
     the candidate and the reason."""
@@ -34,10 +44,10 @@ class Failures:
     def __init__(self, on_hard_failure: Callable[[str, str, str], None]) -> None:
         self._on_hard_failure = on_hard_failure
         self._requests: dict[str, deque[tuple[float, bool, bool]]] = {}
-        self._pending: list[tuple[str, str, str]] = []
+        self._pending: list[Failure] = []
 
-    def note(self, route: Route, policy: str, rater: str, *, failed: bool) -> None:
-        """Notes how a request of `rater` to a policy ended."""
+    def note(self, route: Route, policy: str, rater: str, origin: str | None, *, failed: bool) -> None:
+        """Notes how a request of `rater`, from the network `origin` where it counts, to a policy ended."""
         if route.canary is None:
             self._requests.pop(route.project, None)
             return
@@ -46,14 +56,13 @@ class Failures:
         if not failed:
             return
         if len(self._pending) < _MOST_PENDING:
-            self._pending.append((route.project, policy, rater))
+            self._pending.append(Failure(route.project, policy, rater, origin))
         if policy == route.canary and (reason := _hard(found)):
             found.clear()
             self._on_hard_failure(route.project, policy, reason)
 
-    def take(self) -> list[tuple[str, str, str]]:
-        """Returns the failures that are not stored yet, each with its project, policy and rater; the caller
-        stores them."""
+    def take(self) -> list[Failure]:
+        """Returns the failures that are not stored yet; the caller stores them."""
         taken, self._pending = self._pending, []
         return taken
 

@@ -12,7 +12,7 @@ from psycopg_pool import PoolTimeout
 
 from schemas.database import AsyncPool
 from schemas.errors import Unauthorized
-from schemas.keys import Quotas
+from schemas.keys import Kind, Quotas
 from serving.keys import Caller, key_hash
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class KeyCache:
         self._pool = pool
         self._ttl = ttl
         self._callers: dict[bytes, tuple[float, Caller]] = {}  # key hash -> (expires at, caller)
-        self._valid_ids: dict[str, float] = {}  # key id -> expires at
+        self._kinds: dict[str, tuple[float, Kind]] = {}  # key id -> (expires at, kind)
         self._queries: dict[bytes | str, asyncio.Task[Any]] = {}  # that run now
         self._changes = 0  # announced so far: what was read before one is not cached
 
@@ -81,27 +81,28 @@ class KeyCache:
             elif key_id == caller.key_id:
                 del self._callers[digest]
         if key_id is None:
-            self._valid_ids = dict.fromkeys(self._valid_ids, 0.0)
+            self._kinds = {known: (0.0, kind) for known, (_, kind) in self._kinds.items()}
         else:
-            self._valid_ids.pop(key_id, None)
+            self._kinds.pop(key_id, None)
 
-    async def is_valid(self, key_id: str) -> bool:
-        """Returns whether the key of this id, which vouched for somebody, has not expired or been revoked
-        since; cached as callers are."""
-        if time.monotonic() < self._valid_ids.get(key_id, 0):
-            return True
+    async def kind_of(self, key_id: str) -> Kind | None:
+        """Returns the kind of the key of this id, which vouched for somebody; None where it has expired or
+        been revoked since. Cached as callers are."""
+        cached = self._kinds.get(key_id)
+        if cached is not None and time.monotonic() < cached[0]:
+            return cached[1]
         changes = self._changes
         try:
-            valid: bool = await self._once(key_id, partial(self._is_live, key_id))
+            kind: Kind | None = await self._once(key_id, partial(self._kind_of, key_id))
         except (psycopg.OperationalError, PoolTimeout):
-            if key_id not in self._valid_ids:
+            if cached is None:
                 raise
-            return True
-        if not valid:
-            self._valid_ids.pop(key_id, None)
+            return cached[1]
+        if kind is None:
+            self._kinds.pop(key_id, None)
         elif changes == self._changes:
-            self._valid_ids[key_id] = time.monotonic() + self._ttl
-        return valid
+            self._kinds[key_id] = time.monotonic() + self._ttl, kind
+        return kind
 
     async def _once(self, name: bytes | str, query: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Returns what `query` finds; it runs once for all who ask for the same at once, as the websockets of
@@ -117,14 +118,15 @@ class KeyCache:
         if self._queries.get(name) is done:
             del self._queries[name]
 
-    async def _is_live(self, key_id: str) -> bool:
+    async def _kind_of(self, key_id: str) -> Kind | None:
         async with self._pool.connection(timeout=_PATIENCE) as connection:
             cursor = await connection.execute(
-                "select 1 from keys where id = %s and revoked_at is null"
+                "select kind from keys where id = %s and revoked_at is null"
                 " and coalesce(expires_at > now(), true)",
                 [key_id],
             )
-            return await cursor.fetchone() is not None
+            row = await cursor.fetchone()
+            return None if row is None else row["kind"]
 
     async def _look_up(self, digest: bytes) -> Caller | None:
         async with self._pool.connection() as connection:

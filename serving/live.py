@@ -36,6 +36,7 @@ from schemas.wire import decode
 from serving.auth import Work, address_of, authenticate, charge_replies, network_of, require, visitor
 from serving.completion import Completion
 from serving.error_handlers import TRANSIENT_ERRORS, InternalError, to_request_error
+from serving.identity import Visitor
 from serving.keys import Caller
 from serving.limits import TokenBucket
 from serving.services import Services, services
@@ -64,11 +65,11 @@ class LiveSocket:
     `Subscriber` of the hub."""
 
     def __init__(
-        self, websocket: WebSocket, caller: Caller, key: str, session: str | None, visitor: str | None
+        self, websocket: WebSocket, caller: Caller, key: str, session: str | None, visitor: Visitor | None
     ) -> None:
         self.caller = caller
         self.votes: set[str] = set()
-        self.raters: set[str] = {visitor} if visitor else set()
+        self.raters: set[str] = {visitor.rater} if visitor else set()
         self._visitor = visitor
         self._session = session
         self._key = key

@@ -20,7 +20,7 @@ from schemas.turns import Turn, new_id
 from schemas.wire import check, decode
 from serving import question_pool
 from serving.auth import SESSION_HEADER, User, network_of, visitor
-from serving.identity import origin_of
+from serving.identity import Visitor, origin_of
 from serving.keys import Caller
 from serving.openapi import request_body
 from serving.person_weights import PersonPosterior, information, prior
@@ -83,7 +83,7 @@ async def next_question(request: Request, caller: User) -> dict[str, Any]:
             code="no_tastes",
         )
     async with parts.pool.connection() as connection:
-        cursor = await connection.execute(_ASKED, [caller.project, person, _MAX_ASKED])
+        cursor = await connection.execute(_ASKED, [caller.project, person.rater, _MAX_ASKED])
         asked = await cursor.fetchall()
     answered = sum(row["answered"] for row in asked)
     if answered >= QUESTIONS or len(asked) == _MAX_ASKED:
@@ -92,7 +92,7 @@ async def next_question(request: Request, caller: User) -> dict[str, Any]:
         return _answer(parts, asked[0], answered)
     candidates = await question_pool.candidates(parts, caller, model)
     left = {row["prompt"] for row in asked}
-    known, _ = await parts.tastes.posterior(model, caller.project, person)
+    known, _ = await parts.tastes.posterior(model, caller.project, person.rater)
     pair = pick([each for each in candidates if each.prompt not in left], known)
     if pair is None:
         making = (caller.project, model.policy) in parts.making_questions
@@ -101,8 +101,8 @@ async def next_question(request: Request, caller: User) -> dict[str, Any]:
                 "No questions could be made; try again later.", code="no_questions", retry_after=60
             )
         return _answer(parts, None, answered, ready=not making)
-    origin = origin_of(parts.signer, caller, person, network_of(request))
-    return _answer(parts, await _ask(parts, caller, person, origin, model, pair), answered)
+    origin = origin_of(parts.signer, caller, network_of(request), named=person.named)
+    return _answer(parts, await _ask(parts, caller, person.rater, origin, model, pair), answered)
 
 
 def pick(candidates: list[Candidate], known: PersonPosterior | None) -> Pair | None:
@@ -118,8 +118,8 @@ def pick(candidates: list[Candidate], known: PersonPosterior | None) -> Pair | N
     return max(found, key=lambda pair: pair.information, default=None)
 
 
-async def _person(request: Request, parts: Services, caller: Caller, user: str | None) -> str:
-    """Returns the pseudonym of the person who is asked. Raises Forbidden and InvalidRequest."""
+async def _person(request: Request, parts: Services, caller: Caller, user: str | None) -> Visitor:
+    """Returns the person who is asked. Raises Forbidden and InvalidRequest."""
     known = await visitor(request, caller, request.headers.get(SESSION_HEADER))
     if user is not None and caller.kind == "publishable":
         raise Forbidden(
@@ -128,7 +128,7 @@ async def _person(request: Request, parts: Services, caller: Caller, user: str |
     if known is not None and user is None:
         return known
     if known is None and user is not None:
-        return parts.signer.rater_id(caller.project, user, caller.kind)
+        return Visitor(parts.signer.rater_id(caller.project, user, caller.kind), caller.key_id, named=True)
     raise InvalidRequest(
         "Say who is asked: send the header Hearken-Session, or with a secret key `user`.",
         code="missing",

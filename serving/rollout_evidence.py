@@ -1,7 +1,9 @@
 """What a rollout has shown so far, read from turns, votes and failures, person by person.
 
 Only replies whose policy was drawn count (a propensity below 1), from the rollout's start on; votes of raters
-in quarantine do not. A person's figure is the mean over their conversations of the share of thumbs up, or the
+in quarantine do not. A person is whom a server names; all whom none names, in one network, are one person, as
+a browser opens as many sessions as it likes (`serving.identity`). Their sessions may be on both sides. A
+person's figure is the mean over their conversations of the share of thumbs up, or the
 mean over their turns. In a duel it is the mean over their rankings, and the other figures are differences
 within a turn. A policy that went live for everybody at once is compared with the votes on the policy before
 it, in WATCH_BEFORE before it went live, and with the base beside it.
@@ -38,7 +40,8 @@ WATCH_BEFORE = timedelta(days=14)
 _VOTES: LiteralString = """
 select policy, person, stage, avg(approval)::float8 as value from (
     select policy, person, stage, conversation_id, avg(up) as approval from (
-        select r.policy, t.rater as person, t.conversation_id, (f.value ->> 'value' = 'up')::int as up,
+        select r.policy, coalesce(t.origin, t.rater) as person, t.conversation_id,
+            (f.value ->> 'value' = 'up')::int as up,
             (select count(*) from unnest(%(stages)s::timestamptz[]) as began
              where t.id >= turn_bound(began))::int as stage
         from feedback f join turns t on t.id = f.turn_id
@@ -52,7 +55,7 @@ select policy, person, stage, avg(approval)::float8 as value from (
 ) as conversations group by policy, person, stage
 """
 _TURNS: LiteralString = """
-select r.policy, t.rater as person,
+select r.policy, coalesce(t.origin, t.rater) as person,
     (select count(*) from unnest(%(stages)s::timestamptz[]) as began where t.id >= turn_bound(began))::int
         as stage,
     count(*) as replies, avg(ln(1 + tokens_of(t.request, r.choice, r.token_ids)))::float8 as length,
@@ -62,36 +65,41 @@ select r.policy, t.rater as person,
             and f.value ->> 'signal' = 'regenerated' and f.retracted_at is null
     )::int)::float8 as regenerations
 from (
-    select id, rater, request from turns
+    select id, rater, origin, request from turns
     where project = %(project)s and created_at >= %(since)s and id >= turn_bound(%(since)s)
     order by created_at limit %(turns)s
 ) as t join replies r on r.turn_id = t.id
 where r.policy = any(%(policies)s) and (r.propensity < 1 or not %(drawn)s) group by 1, 2, 3
 """
 _FAILURES: LiteralString = """
-select policy, rater as person, count(*) as failures,
+select policy, coalesce(origin, rater) as person, count(*) as failures,
     (select count(*) from unnest(%(stages)s::timestamptz[]) as began where f.created_at >= began)::int
         as stage
 from rollout_failures f
 where project = %(project)s and created_at >= %(since)s and policy = any(%(policies)s)
-group by policy, rater, stage
+group by 1, 2, 4
 """
+# The first session of a network is drawn by the shares. Whoever opens more of them sees whose replies they
+# get, and may let only some of the turns be stored.
 _ARRIVALS: LiteralString = """
-select r.policy, count(distinct t.rater)::int as people
+select policy, count(distinct person)::int as people, count(*) filter (where nth = 1)::int as arrived
 from (
-    select id, rater from turns
-    where project = %(project)s and created_at >= %(since)s and id >= turn_bound(%(since)s)
-    order by created_at limit %(turns)s
-) as t join replies r on r.turn_id = t.id and r.choice = 0
-where r.policy = any(%(policies)s) and r.propensity < 1 group by r.policy
+    select r.policy, t.person, row_number() over (partition by t.person order by t.created_at, t.id) as nth
+    from (
+        select id, coalesce(origin, rater) as person, created_at from turns
+        where project = %(project)s and created_at >= %(since)s and id >= turn_bound(%(since)s)
+        order by created_at limit %(turns)s
+    ) as t join replies r on r.turn_id = t.id and r.choice = 0
+    where r.policy = any(%(policies)s) and r.propensity < 1
+) as drawn group by policy
 """
 _DUELS: LiteralString = """
-select t.rater as person, own.choice = 0 as first,
+select coalesce(t.origin, t.rater) as person, own.choice = 0 as first,
     ln(1 + tokens_of(t.request, own.choice, own.token_ids))::float8
         - ln(1 + tokens_of(t.request, other.choice, other.token_ids))::float8 as length,
     (ln(greatest(own.seconds, 0.001)) - ln(greatest(other.seconds, 0.001)))::float8 as latency
 from (
-    select id, rater, request from turns
+    select id, rater, origin, request from turns
     where project = %(project)s and created_at >= %(since)s and id >= turn_bound(%(since)s)
     order by created_at limit %(turns)s
 ) as t
@@ -99,7 +107,8 @@ join replies own on own.turn_id = t.id and own.policy = %(candidate)s
 join replies other on other.turn_id = t.id and other.policy = %(live)s
 """
 _RANKINGS: LiteralString = """
-select t.rater as person, own.choice as own, other.choice as other, f.value -> 'ranking' as ranking
+select coalesce(t.origin, t.rater) as person, own.choice as own, other.choice as other,
+    f.value -> 'ranking' as ranking
 from feedback f join turns t on t.id = f.turn_id
 join replies own on own.turn_id = t.id and own.policy = %(candidate)s
 join replies other on other.turn_id = t.id and other.policy = %(live)s
@@ -186,8 +195,9 @@ async def fetch(connection: Connection, found: Rollout, route: Route, base_share
         if not direct:
             since = {"since": found.began[-1] + GRACE}
             counted = await _rows(connection, _ARRIVALS, {**values, **since})
-            people = {row["policy"]: row["people"] for row in counted}
-            mismatch, arrived = _mismatch(route, base_share, people), people.get(found.policy, 0)
+            first = {row["policy"]: row["arrived"] for row in counted}
+            mismatch = _mismatch(route, base_share, first)
+            arrived = next((row["people"] for row in counted if row["policy"] == found.policy), 0)
     return Evidence(
         found.mode, found.policy, live, comparisons, mismatch,
         age=now - found.began[0], stage_age=now - found.began[-1], stage_people=arrived,
@@ -258,7 +268,8 @@ def score(ranking: list[list[int]], own: int, other: int) -> float:
 
 
 def _mismatch(route: Route, base_share: float, people: dict[str, int]) -> float:
-    """Returns the evidence that people do not come in the shares of the route."""
+    """Returns the evidence that `people`, by the policy that first answered them, do not come in the shares
+    of the route."""
     shares: dict[str, float] = {}
     for policy, share in arms(route, base_share):
         shares[policy] = shares.get(policy, 0.0) + share

@@ -1,10 +1,11 @@
 """`POST /v1/sessions` makes a session: a signed token that says who uses a key on a page.
 
 A publishable key is everybody's, so with it a session stands for somebody new, or, where the request has the
-token of a session, for the same person for longer. A secret key names its `user`: a team's server asks for
-that person's token and hands it to the page, and the person is the same whether the page or the server chats
-for them. The token goes into the header `Hearken-Session` of chats, or into the first message of a websocket.
-It cannot be forged; it ends after SESSION_DAYS, and when the key that it was made with is revoked.
+token of a session, for the same person for longer, still by the word of the key that it was made with. A
+secret key names its `user`: a team's server asks for that person's token and hands it to the page, and the
+person is the same whether the page or the server chats for them. The token goes into the header
+`Hearken-Session` of chats, or into the first message of a websocket. It cannot be forged; it ends after
+SESSION_DAYS, and when the key that it was made with is revoked.
 """
 
 import time
@@ -18,6 +19,7 @@ from schemas.errors import Forbidden, InvalidRequest
 from schemas.times import rfc3339
 from schemas.wire import check, decode
 from serving.auth import SESSION_HEADER, User, address_of, visitor
+from serving.identity import Visitor
 from serving.limits import Charge
 from serving.openapi import request_body
 from serving.services import services
@@ -58,11 +60,12 @@ async def create_session(request: Request, caller: User) -> dict[str, Any]:
             Charge(f"{address_of(request)} sessions", "new sessions from one address", rate)
         )
         known = await visitor(request, caller, request.headers.get(SESSION_HEADER))
-        rater = known or parts.signer.visitor_id(caller.project)
+        person = known or Visitor(parts.signer.visitor_id(caller.project), caller.key_id, named=False)
     elif user is None:
         raise InvalidRequest("Name the user whose session it is.", code="missing", param="user")
     else:
         rater = parts.signer.rater_id(caller.project, user, caller.kind)
+        person = Visitor(rater, caller.key_id, named=True)
     expires = int(time.time()) + SESSION_DAYS * 24 * 3600
-    token = parts.signer.session_token(Session(caller.project, rater, caller.key_id, expires))
+    token = parts.signer.session_token(Session(caller.project, person.rater, person.key_id, expires))
     return {"token": token, "expires_at": rfc3339(datetime.fromtimestamp(expires, UTC))}

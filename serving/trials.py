@@ -55,7 +55,8 @@ class Trials:
         async with self._pool.connection() as connection:
             if failed := self.failures.take():
                 await connection.cursor().executemany(
-                    "insert into rollout_failures (project, policy, rater) values (%s, %s, %s)", failed
+                    "insert into rollout_failures (project, policy, rater, origin) values (%s, %s, %s, %s)",
+                    failed,
                 )
             due = await rollout_controller.claim(connection)
         for found in due:

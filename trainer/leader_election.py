@@ -52,6 +52,21 @@ class LeaderElection:
             raise
         return self.is_leader
 
+    def release_project(self) -> None:
+        """Gives up the leadership of this project alone. Raises psycopg.OperationalError, and gives up all
+        leadership, when the database is away."""
+        session = self._session
+        if session.connection is None or not self.is_leader:
+            return
+        try:
+            session.connection.execute(
+                "select pg_advisory_unlock(%s, hashtext(%s))", [lock_ids.TRAINER, self._project]
+            )
+        except psycopg.OperationalError:
+            self.release()
+            raise
+        session.led.discard(self._project)
+
     def release(self) -> None:
         """Gives up the leadership of all projects and closes the connection. The locks are released first:
         Postgres notices only a moment later that a connection was closed, and the next trainer would find

@@ -2,10 +2,13 @@
 
 A trainer with `trainer.all_projects = false` trains its own project only, so that a project may have machines
 of its own; the other trainers leave it alone while that one leads. Of several trainers of all projects one
-works and the others stand by.
+works and the others stand by. A project may be removed at any instant, also during a visit: then its trainer
+goes with its lock, and the others go on.
 """
 
 import time
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -15,7 +18,7 @@ from feedback.open_log import open_log
 from schemas.database import open_pool
 from schemas.errors import StartError
 from schemas.settings import Settings
-from trainer.learner import Learner
+from trainer.learner import Learner, WorkerOutOfSync
 from trainer.log_reader import POLL_SECONDS, LogReader
 from trainer.loop import Trainer
 from trainer.model.device import with_threads
@@ -26,10 +29,15 @@ VISITS = 20
 
 # A project without votes and without somebody to forget has nothing to do.
 _NEXT = """
-select id from projects where id > %(after)s and id <> %(own)s and (
+select id, created_at from projects where id > %(after)s and id <> %(own)s and (
     exists (select 1 from training_examples where project = projects.id)
     or exists (select 1 from erasures where project = projects.id)
 ) order by id limit %(limit)s
+"""
+# A project that was made again under its old name is another one.
+_REMOVED = """
+select id from unnest(%s::text[], %s::timestamptz[]) as known (id, made)
+where not exists (select from projects where projects.id = known.id and projects.created_at = known.made)
 """
 
 log = structlog.get_logger("trainer")
@@ -77,6 +85,7 @@ class Projects:
 
     def __init__(self, own: Trainer) -> None:
         self._own = own
+        self._made: dict[str, datetime] = {}
         self._trainers: dict[str, Trainer] = {}
         self._refused: set[str] = set()
         self._after = ""
@@ -85,8 +94,10 @@ class Projects:
         """Reads the log, and runs the rounds that are due, of the own project and of the next few others."""
         self._own.poll()
         if self._own.settings.trainer.all_projects and self._own.leading:
-            for project in self._next():
-                self._visit(project)
+            with suppress(psycopg.OperationalError):  # which the own project's poll tells
+                self._forget_removed()
+                for project in self._next():
+                    self._visit(project)
 
     def close(self) -> None:
         """Gives up all leadership and ends the trackers."""
@@ -95,22 +106,46 @@ class Projects:
             trainer.trackers.close()
 
     def _next(self) -> list[str]:
-        """Returns the next projects by id, and begins again behind the last."""
+        """Returns the next projects by id, and begins again behind the last. Raises
+        psycopg.OperationalError."""
         wanted = {"after": self._after, "own": self._own.project, "limit": VISITS}
-        try:
-            with self._own.pool.connection() as connection:
-                found = [row["id"] for row in connection.execute(_NEXT, wanted).fetchall()]
-        except psycopg.OperationalError:  # which the own project's poll tells
-            return []
+        with self._own.pool.connection() as connection:
+            rows = connection.execute(_NEXT, wanted).fetchall()
+        found = [row["id"] for row in rows]
+        self._made |= {row["id"]: row["created_at"] for row in rows if row["id"] not in self._made}
         self._after = found[-1] if len(found) == VISITS else ""
         return [project for project in found if project not in self._refused]
 
     def _visit(self, project: str) -> None:
-        """Trains a project if that is due; leaves one alone whose policies are of another base."""
+        """Trains a project if that is due; leaves one alone whose policies are of another base, and one that
+        is removed meanwhile, whatever then failed."""
         try:
             if project not in self._trainers:
                 self._trainers[project] = self._own.of_project(project)
             self._trainers[project].visit()
-        except StartError as error:
+        except WorkerOutOfSync:
+            raise
+        except Exception as error:
+            self._forget_removed()
+            if project not in self._made:
+                return
+            if not isinstance(error, StartError):
+                raise
             log.error("project is not trained", project=project, reason=error.message)
             self._refused.add(project)
+
+    def _forget_removed(self) -> None:
+        """Drops the trainers of projects that were removed, with their locks. Raises
+        psycopg.OperationalError."""
+        with self._own.pool.connection() as connection:
+            known = [list(self._made), list(self._made.values())]
+            removed = [row["id"] for row in connection.execute(_REMOVED, known).fetchall()]
+        for project in removed:
+            log.info("project was removed", project=project)
+            del self._made[project]
+            self._refused.discard(project)
+            self._own.learner.base.forget(project)
+            trainer = self._trainers.pop(project, None)
+            if trainer is not None:
+                trainer.trackers.close()
+                trainer.election.release_project()

@@ -68,6 +68,10 @@ class ResidentBase:
             self._caches.popitem(last=False)
         return found
 
+    def forget(self, project: str) -> None:
+        """Drops what is kept of a project that is gone. Other processes of a group drop it in time."""
+        self._caches.pop(project, None)
+
     def _knowledge_eval(self) -> KnowledgeEval:
         probes = base_probes(self.backbone, self._settings.data_dir)
         return KnowledgeEval(self.backbone, self._settings.trainer, probes)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,8 @@ RAMP = (0.05, 0.2, 0.5)
 LIVE_APPROVAL = 0.55
 SEEDS = 1_000_000  # of one setting; the next begins there
 _HOUR = timedelta(hours=1)
+Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
+Values = np.ndarray[tuple[int], np.dtype[Any]]
 _ALIKE = Comparison(0.0, 0.02, 0.5, 0.5, 100, 100)
 _OTHERS = {"regenerations": _ALIKE, "errors": _ALIKE, "latency": _ALIKE, "length": _ALIKE}
 
@@ -69,18 +72,27 @@ def looks(most: int) -> Iterator[int]:
     yield most
 
 
-def visitors(draw: np.random.Generator, world: World) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def visitors(draw: np.random.Generator, world: World) -> Ints:
     """Returns the person of each vote: a new one, or one who came before."""
-    people = np.empty(world.most, dtype=np.int64)
-    known = 0
     new = draw.random(world.most) < 1 / world.votes
-    for number in range(world.most):
-        if new[number] or known == 0:
-            people[number] = known
-            known += 1
-        else:
-            people[number] = draw.integers(known)
-    return people
+    new[0] = True
+    known = np.cumsum(new) - new
+    return np.where(new, known, (draw.random(world.most) * known).astype(np.int64))
+
+
+class Cells:
+    """The mean of each cell that has votes, a cell being a number, with the votes of one look added to those
+    before."""
+
+    def __init__(self, cells: int) -> None:
+        self._sums, self._counts = np.zeros(cells), np.zeros(cells, dtype=np.int64)
+
+    def add(self, cell: Ints, value: Values) -> tuple[Ints, Values]:
+        """Adds votes; returns the cells that have some, and their means."""
+        np.add.at(self._sums, cell, value)
+        np.add.at(self._counts, cell, 1)
+        used = np.flatnonzero(self._counts > 0)
+        return used, self._sums[used] / self._counts[used]
 
 
 def simulate(world: World, seed: int) -> Outcome:
@@ -100,77 +112,63 @@ def simulate(world: World, seed: int) -> Outcome:
             return _direct(world, people, likes_new, likes_old, draw.random(count)[people] < 0.02)
 
 
-def _duel(world: World, people: np.ndarray, scores: np.ndarray) -> Outcome:  # type: ignore[type-arg]
+def _duel(world: World, people: Ints, scores: Values) -> Outcome:
+    cells, before = Cells(int(people.max()) + 1), 0
     for seen in looks(world.most):
-        wins = within_people(people[:seen], scores[:seen], even=0.5)
+        wins = within_people(*cells.add(people[before:seen], scores[before:seen]), even=0.5)
         evidence = Evidence("duel", "new", "live", {"wins": wins, "latency": _ALIKE, "length": _ALIKE})
         action, _ = decide(evidence, Rules(margin=world.margin))
         if action != "wait":
             return Outcome(action, seen)
+        before = seen
     return Outcome("end", world.most)
 
 
-def _canary(
-    world: World,
-    people: np.ndarray,  # type: ignore[type-arg]
-    bucket: np.ndarray,  # type: ignore[type-arg]
-    likes_new: np.ndarray,  # type: ignore[type-arg]
-    likes_old: np.ndarray,  # type: ignore[type-arg]
-) -> Outcome:
-    stages = np.zeros(world.most, dtype=np.int64)
-    stage, began = 0, 0
+def _canary(world: World, people: Ints, bucket: Values, likes_new: Values, likes_old: Values) -> Outcome:
+    cells, before = Cells((int(people.max()) + 1) * 8), 0
+    stage, tried = 0, np.zeros(len(people), dtype=bool)
     for seen in looks(world.most):
-        stages[seen - 1 :] = stage
-        own = bucket < np.array(world.ramp)[stages]
-        cell = np.unique((people[:seen] * 4 + stages[:seen]) * 2 + own[:seen], return_inverse=True)
-        counts = np.bincount(cell[1])
-        liked = np.bincount(cell[1], np.where(own, likes_new, likes_old)[:seen])
-        approval = between_groups(cell[0] // 8, cell[0] % 2 == 1, cell[0] // 2 % 4, liked / counts)
-        tried = len(np.unique(people[began:seen][own[began:seen]]))
+        new = slice(before, seen)
+        own = bucket[new] < world.ramp[stage]
+        liked = np.where(own, likes_new[new], likes_old[new])
+        cell, value = cells.add((people[new] * 4 + stage) * 2 + own, liked)
+        approval = between_groups(cell // 8, cell % 2 == 1, cell // 2 % 4, value)
+        tried[people[new][own]] = True
         evidence = Evidence(
-            "canary", "new", "live", {"approval": approval, **_OTHERS}, stage_people=tried, stage_age=_HOUR
-        )
+            "canary", "new", "live", {"approval": approval, **_OTHERS},
+            stage_people=int(tried.sum()), stage_age=_HOUR,
+        )  # fmt: skip
         rules = Rules(margin=world.margin, last_stage=stage == len(world.ramp) - 1)
         action, _ = decide(evidence, rules)
         if action == "advance":
-            stage, began = stage + 1, seen
+            stage, tried[:] = stage + 1, False
         elif action != "wait":
             return Outcome(action, seen)
+        before = seen
     return Outcome("end", world.most)
 
 
-def _direct(
-    world: World,
-    people: np.ndarray,  # type: ignore[type-arg]
-    likes_new: np.ndarray,  # type: ignore[type-arg]
-    likes_old: np.ndarray,  # type: ignore[type-arg]
-    holdback: np.ndarray,  # type: ignore[type-arg]
-) -> Outcome:
+def _direct(world: World, people: Ints, likes_new: Values, likes_old: Values, holdback: Values) -> Outcome:
     """The first third of the votes came before the policy went live; a fiftieth of the people have the
     base."""
     start = world.most // 3
+    after = np.arange(world.most) >= start
+    kind = np.where(holdback, 2, after)  # before, after, or the base
+    liked = np.where(kind == 1, likes_new, likes_old)
+    cells, before = Cells((int(people.max()) + 1) * 8), 0
     for seen in looks(world.most - start):
-        window = slice(0, start + seen)
-        after = np.arange(start + seen) >= start
-        kind = np.where(holdback[window], 2, after)  # before, after, or the base
-        cell = np.unique((people[window] * 2 + after) * 4 + kind, return_inverse=True)
-        counts = np.bincount(cell[1])
-        liked = np.bincount(cell[1], np.where(kind == 1, likes_new[window], likes_old[window]))
-        found, value, was = cell[0] % 4, liked / counts, cell[0] // 4 % 2
-        person = cell[0] // 8
-        before = found < 2
-        beside = ((found == 2) & (was == 1)) | (found == 1)
+        new = slice(before, start + seen)
+        cell, value = cells.add((people[new] * 2 + after[new]) * 4 + kind[new], liked[new])
+        found, was, person = cell % 4, cell // 4 % 2, cell // 8
+        sides = {"approval": found < 2, "holdback": ((found == 2) & (was == 1)) | (found == 1)}
         comparisons = {
-            "approval": between_groups(
-                person[before], found[before] == 1, np.zeros(before.sum(), dtype=int), value[before]
-            ),
-            "holdback": between_groups(
-                person[beside], found[beside] == 1, np.zeros(beside.sum(), dtype=int), value[beside]
-            ),
+            name: between_groups(person[side], found[side] == 1, np.zeros(side.sum(), dtype=int), value[side])
+            for name, side in sides.items()
         }
         action, _ = decide(Evidence("direct", "new", "live", comparisons), Rules())
         if action != "wait":
             return Outcome(action, seen)
+        before = start + seen
     return Outcome("end", world.most)
 
 

@@ -3,15 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from deploy.simulation.own_project import PROJECT, remove
 from feedback.open_log import open_log
 from schemas.database import Pool
 from schemas.policies import BASE
 from schemas.settings import Settings
 from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
-from trainer import projects
+from trainer import loop, projects
+from trainer.leader_election import LeaderElection
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
 from trainer.loop import Trainer
@@ -104,6 +107,58 @@ def test_a_project_of_another_base_is_left_alone(own: Trainer, pool: Pool, backb
     for _ in range(2):
         trained.poll()
     assert list(rounds(pool)) == ["shop"]
+
+
+INSTANTS = (
+    "record.close_interrupted", "publish.ensure_base", "parent_policy.live_policy", "record.begin",
+    "suspects.hold_suspects", "publish.register",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_a_project_that_is_removed_during_a_visit_stops_nobody(
+    own: Trainer, pool: Pool, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, instant: str
+) -> None:
+    """Its trainer goes with its lock, and the other projects are trained."""
+    for project in (PROJECT, "tearoom"):
+        add_project(pool, backbone, own.settings, project, 20)
+    module, function = instant.split(".")
+    real = getattr(getattr(loop, module), function)
+    removed: list[bool] = []
+
+    def and_removed(*given: Any, **named: Any) -> Any:
+        if not removed:  # the first visit is that of this project
+            removed.append(True)
+            remove(own.settings)
+        return real(*given, **named)
+
+    trained = Projects(own)
+    own.poll()
+    monkeypatch.setattr(getattr(loop, module), function, and_removed)
+    for _ in range(2):
+        for project in trained._next():
+            trained._visit(project)
+        trained._forget_removed()
+    assert removed
+    assert rounds(pool) == {"tearoom": ["published"]}
+    assert list(trained._trainers) == ["tearoom"]
+    another = LeaderElection(own.settings.database_url or "", PROJECT)
+    assert another.try_acquire()
+    another.release()
+
+
+def test_a_project_made_again_under_its_name_is_another_one(
+    own: Trainer, pool: Pool, backbone: Backbone
+) -> None:
+    trained = Projects(own)
+    add_project(pool, backbone, own.settings, PROJECT, 20)
+    with pool.connection() as connection:
+        connection.execute("update policies set base_digest = 'another' where project = %s", [PROJECT])
+    trained.poll()  # it is refused
+    remove(own.settings)
+    add_project(pool, backbone, own.settings, PROJECT, 20)
+    trained.poll()
+    assert list(rounds(pool)) == [PROJECT]
 
 
 def test_all_projects_are_looked_at_in_turn(

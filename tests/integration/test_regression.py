@@ -84,6 +84,20 @@ def test_a_round_starts_from_the_parent_of_a_regressed_policy(
     assert parents(pool) == [BASE, BASE]
 
 
+def test_the_sessions_of_one_network_send_nothing_back(
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+) -> None:
+    policy = live(pool)
+    with pool.connection() as connection:
+        connection.execute("update turns set origin = 'network' where rater <> 'u_0'")
+    vote(database_url, backbone, policy, 2, up=set())
+    with pool.connection() as connection:
+        connection.execute("update turns set origin = 'network' where rater <> 'u_0'")
+    assert projects.run(settings, once=True) == 0
+    assert live_regression_test(pool, "default", policy) is None  # two people voted on both
+    assert parents(pool) == [BASE, policy]
+
+
 def test_a_candidate_from_the_parent_is_compared_with_the_live_policy(
     settings: Settings, pool: Pool, backbone: Backbone, database_url: str
 ) -> None:

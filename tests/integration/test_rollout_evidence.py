@@ -58,6 +58,7 @@ async def turn(
     replies: list[tuple[str, float]],
     *,
     rater: str = "",
+    origin: str | None = None,
     conversation: str | None = None,
     ago: float = 0.0,
     tokens: int = 5,
@@ -68,9 +69,10 @@ async def turn(
     id = f"chatcmpl-t{moment:012x}{secrets.token_hex(10)}"
     rater = rater or f"u_{secrets.token_hex(6)}"
     await connection.execute(
-        "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids,"
-        " sampling, created_at) values (%s, 'default', %s, %s, 'key', '[]', '{1}', '{}', to_timestamp(%s))",
-        [id, conversation or id, rater, moment / 1_000],
+        "insert into turns (id, project, conversation_id, rater, origin, key_id, messages, prompt_token_ids,"
+        " sampling, created_at)"
+        " values (%s, 'default', %s, %s, %s, 'key', '[]', '{1}', '{}', to_timestamp(%s))",
+        [id, conversation or id, rater, origin, moment / 1_000],
     )
     for choice, (policy, propensity) in enumerate(replies):
         await connection.execute(
@@ -196,6 +198,62 @@ async def test_regenerations_failures_times_and_lengths_are_compared_by_person(
     found = (await evidence(connection)).comparisons
     shown = {name: round(each.difference, 3) for name, each in found.items() if each is not None}
     assert shown == {"regenerations": 0.25, "latency": 1.386, "length": 0.0, "errors": 0.2}
+
+
+@pytest.mark.parametrize(("networks", "people", "action"), [(1, 1, None), (30, 30, "promote")])
+async def test_the_sessions_of_one_network_are_one_person_in_a_canary(
+    connection: Connection, networks: int, people: int, action: str | None
+) -> None:
+    """A browser opens sixty sessions, and likes whatever the candidate says; in networks of their own they
+    would be people."""
+    await start(connection)
+    await connection.execute("update routes set canary_share = 0.5")
+    for number in range(60):
+        policy = P2 if number % 2 else P1
+        origin = f"network-{number // 2 % networks}"
+        await vote(connection, policy, up=policy == P2, propensity=0.5, rater=f"v_{number}", origin=origin)
+        await connection.execute(
+            "insert into rollout_failures (project, policy, rater, origin) values ('default', %s, %s, %s)",
+            [policy, f"v_{number}", origin],
+        )
+    found = await evidence(connection, 0)
+    for name in ("approval", "errors", "latency"):
+        comparison = found.comparisons[name]
+        assert comparison is not None
+        assert (comparison.people, comparison.other_people) == (people, people), name
+    assert found.stage_people == people
+    ended = await decided(connection, ServingSettings(base_share=0))
+    assert (ended and ended.action) == action
+
+
+@pytest.mark.parametrize(("networks", "action"), [(1, None), (40, "promote")])
+async def test_the_sessions_of_one_network_are_one_person_in_a_duel(
+    connection: Connection, networks: int, action: str | None
+) -> None:
+    duel = ServingSettings(promotion="duel")
+    await start(connection, P4, duel)
+    for number in range(40):
+        pair = [(P4, 0.49), (P1, 0.49)] if number % 2 else [(P1, 0.49), (P4, 0.49)]
+        id = await turn(connection, pair, rater=f"v_{number}", origin=f"network-{number % networks}")
+        best = 0 if number % 2 else 1
+        await say(connection, id, "ranking", {"ranking": [[best], [1 - best]], "acceptable": True})
+    wins = (await evidence(connection)).comparisons["wins"]
+    assert wins is not None
+    assert (wins.people, wins.candidate) == (networks, 1.0)
+    ended = await decided(connection, duel)
+    assert (ended and ended.action) == action
+
+
+async def test_one_network_cannot_end_a_canary_by_who_arrives(connection: Connection) -> None:
+    """Whoever sees whose reply a session gets lets only those of the candidate be stored."""
+    await start(connection)
+    for number in range(100):
+        await turn(connection, [(P2 if number < 30 else P1, 0.3)])
+    assert (await evidence(connection, 0)).mismatch < 0
+    for number in range(200):
+        await turn(connection, [(P2, 0.3)], rater=f"v_{number}", origin="network")
+    assert (await evidence(connection, 0)).mismatch < 0
+    assert await decided(connection, ServingSettings(base_share=0)) is None
 
 
 async def test_people_who_do_not_arrive_are_noticed(connection: Connection) -> None:

@@ -105,6 +105,33 @@ def test_a_publishable_key_makes_nobody_up(service: Service, secret: str) -> Non
     assert {origins[each] for each in ada} == {None}
 
 
+def test_who_vouches_for_a_session_is_its_key_and_not_its_pseudonym(service: Service, secret: str) -> None:
+    """A page's session of an earlier release has a pseudonym as a server's user has, and counts by its
+    network. A server's user does not, also once the page has prolonged the session, which ends with the
+    server's key as before."""
+    signer, ends = service.services.signer, int(time.time()) + 60
+    old = signer.session_token(Session("default", f"u_{'0' * 32}", "default-publishable", ends))
+    named = session(service, secret, user="ada")
+    with service.client(PUBLIC) as client:
+        for token in (old, named):
+            client.headers[SESSION_HEADER] = token
+            longer = client.post("/v1/sessions").json()["token"]
+            before, after = signer.read_session(token), signer.read_session(longer)
+            assert before is not None
+            assert after is not None
+            assert (after.rater, after.key_id) == (before.rater, before.key_id)
+            rater(service, token=token), rater(service, token=longer)
+    origins: dict[str, set[str | None]] = {}
+    for person, origin in service.rows("select rater, origin from turns where rater like 'u%%'"):
+        origins.setdefault(person, set()).add(origin)
+    [of_page] = origins.pop(f"u_{'0' * 32}")
+    assert of_page
+    assert origins[signer.rater_id("default", "ada", "secret")] == {None}
+    service.rows("update keys set revoked_at = now() where id = 'default-secret' returning id")
+    service.services.keys._kinds.clear()
+    assert refusal(service, longer) == (401, "invalid_session")
+
+
 def test_a_name_made_up_is_nobody_elses(service: Service, secret: str) -> None:
     """A page's visitor who claims a name is told nothing of that person's votes, and no name is that of a
     conversation."""
@@ -152,7 +179,7 @@ def test_a_session_ends_with_its_key(service: Service, secret: str) -> None:
     token = session(service, secret, user="ada")
     assert rater(service, token=token)
     service.rows("update keys set revoked_at = now() where id = 'default-secret' returning id")
-    service.services.keys._valid_ids.clear()  # it is looked up again after seconds
+    service.services.keys._kinds.clear()  # it is looked up again after seconds
     assert refusal(service, token) == (401, "invalid_session")
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,21 @@ class Service:
             await asyncio.sleep(0.02)
 
     async def came(self, webhook: dict[str, Any], count: int) -> list[tuple[str, dict[str, Any]]]:
-        """The first events, in the order of their types and texts, once so many have come."""
+        """The first events without their numbers, in the order of their types and texts, once so many have
+        come."""
         await self.until(lambda: len(self.receiver.received) >= count)
-        return sorted(self.receiver.events(webhook["secret"]), key=json.dumps)
+        found = [(type, unnumbered(data)) for type, data in self.receiver.events(webhook["secret"])]
+        return sorted(found, key=json.dumps)
+
+
+def unnumbered(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns an event's data without the numbers, which all but a list of votes must have."""
+    data = dict(data)
+    if "votes" in data:
+        data["votes"] = [unnumbered(each) for each in data["votes"]]
+    if data.keys() != {"votes"}:
+        assert isinstance(data.pop("sequence"), int)
+    return data
 
 
 @pytest.fixture
@@ -164,6 +177,34 @@ async def test_the_life_of_a_vote_is_sent(service: Service) -> None:
     assert [(type, data["votes"][0]["id"]) for type, data in changed] == [
         ("vote.recorded", newer), ("vote.retracted", newer), ("vote.superseded", vote)
     ]  # fmt: skip
+
+
+async def test_a_receiver_puts_what_comes_in_order_by_the_sequence(service: Service) -> None:
+    """Also where a transaction began first, and came last to the row."""
+    loop = service.loop
+    await loop.policy("p0", "live", -60)
+    await loop.live("p0")
+    hook = await service.add()
+    votes = [await loop.vote() for _ in range(3)]
+    async with service.pool.connection() as early, service.pool.connection() as late:
+        await early.execute("select now()")  # its transaction has begun
+        await late.execute("update policies set state = 'rolled_back', reason = 'no' where id = 'p0'")
+        await late.commit()
+        await early.execute("update policies set state = 'live' where id = 'p0'")
+        await early.execute("update policies set state = 'rejected', reason = 'yes' where id = 'p0'")
+        await early.commit()
+    await service.until(lambda: len(service.receiver.events(hook["secret"])) >= 4)
+    await service.until(lambda: b"policy.rejected" in b"".join(e.body for e in service.receiver.received))
+    found = []
+    for type, data in reversed(service.receiver.events(hook["secret"])):
+        found += [(each["sequence"], type, each) for each in data.get("votes", [data])]
+    assert len({number for number, _, _ in found}) == len(found)
+    told = [(type, about) for _, type, about in sorted(found, key=lambda each: each[0])]
+    of_policy = [type for type, _ in told if type.startswith("policy.")]
+    assert of_policy == ["policy.rolled_back", "policy.rejected"]
+    for replaced, by in pairwise(votes):
+        life = [(type, about["id"]) for type, about in told if about.get("id") in (replaced, by)]
+        assert life.index(("vote.recorded", replaced)) < life.index(("vote.superseded", replaced))
 
 
 async def test_what_a_receiver_refuses_is_sent_again_until_it_has_it(service: Service) -> None:

@@ -12,7 +12,7 @@ from schemas.feedback import ANONYMOUS
 from schemas.settings import Settings
 from serving import limits
 from serving.auth import network_of
-from serving.identity import Identity, identify
+from serving.identity import Identity, Visitor, identify
 from serving.key_cache import KeyCache
 from serving.keys import (
     Caller,
@@ -71,11 +71,14 @@ def test_who_has_only_a_publishable_key_is_one_person_in_each_network() -> None:
 def test_sessions_that_a_page_makes_are_people_of_one_network() -> None:
     signer, page = TokenSigner(b"secret"), Caller("k", "default", "publishable")
     visitors = [signer.visitor_id("default") for _ in range(30)]
-    found = [identify(signer, page, None, each, "c", "192.0.2.0/24") for each in visitors]
+    found = [
+        identify(signer, page, None, Visitor(each, "k", named=False), "c", "192.0.2.0/24")
+        for each in visitors
+    ]
     assert len({each.rater for each in found}) == 30
     assert {each.origin for each in found} == {signer.origin("default", "192.0.2.0/24")}
     with pytest.raises(InvalidRequest):
-        identify(signer, page, "ada", visitors[0], "c", "")
+        identify(signer, page, "ada", Visitor(visitors[0], "k", named=False), "c", "")
 
 
 def test_who_a_server_names_comes_from_nowhere() -> None:
@@ -83,8 +86,10 @@ def test_who_a_server_names_comes_from_nowhere() -> None:
     ada = signer.rater_id("default", "ada", "secret")
     page = Caller("p", "default", "publishable")
     assert identify(signer, server, "ada", None, "c", "192.0.2.0/24") == Identity(ada, True, None)
-    assert identify(signer, page, None, ada, "c", "192.0.2.0/24") == Identity(ada, True, None)
-    of_page = identify(signer, server, None, signer.visitor_id("default"), "c", "192.0.2.0/24")
+    named = Visitor(ada, "k", named=True)
+    assert identify(signer, page, None, named, "c", "192.0.2.0/24") == Identity(ada, True, None)
+    visitor = Visitor(signer.visitor_id("default"), "p", named=False)
+    of_page = identify(signer, server, None, visitor, "c", "192.0.2.0/24")
     assert (of_page.is_person, of_page.origin) == (True, None)
     unnamed = identify(signer, server, None, None, "c", "192.0.2.0/24")
     assert (unnamed.is_person, unnamed.origin) == (False, None)

@@ -198,6 +198,24 @@ def test_probabilities_are_computed_where_they_cannot_be_read(backbone: Backbone
     assert len(people_of(data)) == 5
 
 
+def test_the_sessions_of_one_network_are_one_person(backbone: Backbone) -> None:
+    data, _ = a_round(backbone)
+    examples = [
+        replace(each, origin=None if each.rater in ("u_0", "judge:x") else "network")
+        for each in data.corpus.examples
+    ]
+    corpus = replace(data.corpus, examples=examples)
+    data = RoundData(backbone, TrainerSettings(), data.inputs, corpus, {"t0": data.prompts["t0"]})
+    assert len(people_of(data)) == 2
+    cache = FeatureCache(backbone)
+    cache.update(data.corpus)
+    known = {each.event_id: Behaviour("p0", 0.02, data.rl.temperature, None) for each in data.held_out}
+    own = reply_logprobs(backbone, data)
+    found = voted_replies(data, cache, known, {CANDIDATE: own, "p0": own}, "p0")
+    assert found is not None
+    assert set(found.people) - {"u_0"} == {"network"}
+
+
 def test_votes_of_turns_that_could_have_been_pairs_stand_for_those_that_were() -> None:
     """Of turns that people like less, four in five became pairs: the single replies that are left mislead,
     unless each is weighed by the inverse of the probability that it was left."""

@@ -98,6 +98,11 @@ class Example:
         return fold_of(self.turn_id, self.group, folds)
 
     @property
+    def owner(self) -> str:
+        """The rater whom a server names; else the network, as who has no name may be many raters."""
+        return self.origin or self.rater
+
+    @property
     def unseen(self) -> bool:
         """Whether it is a person's vote that no policy has learned from, and on no common prompt."""
         common = self.group is not None and self.group.common

@@ -67,19 +67,11 @@ def people_weights(
     for signals in (False, True):
         kind = [example for example in people if (example.type == "signal") == signals]
         before = {} if signals else history
-        for owner_of in (_rater, _origin):
-            owners = [*map(owner_of, kind), *before]
+        for owners_of_kind in ([each.rater for each in kind], [each.owner for each in kind]):
+            owners = [*owners_of_kind, *before]
             weights = bounded([*(found[each.event_id] for each in kind), *before.values()], owners)
             found |= {each.event_id: weight for each, weight in zip(kind, weights, strict=False)}
     return found
-
-
-def _rater(example: "Example") -> str:
-    return example.rater
-
-
-def _origin(example: "Example") -> str:
-    return example.origin or example.rater
 
 
 def bounded(weights: Sequence[float], owners: Sequence[Owner]) -> list[float]:
@@ -99,9 +91,8 @@ def newcomer_factors(examples: Iterable["Example"], least: float) -> dict[str, f
     for example in examples:
         days.setdefault(example.rater, set()).add(example.created_at.date())
         if example.type == "thumb":
-            origin = example.origin or example.rater
             on = thumbs.setdefault(example.reply_keys[0], {})
-            on[example.rater] = example.value["value"] == "up", origin
+            on[example.rater] = example.value["value"] == "up", example.owner
     alike = Counter[str]()
     for on in thumbs.values():
         places: dict[bool, set[str]] = {True: set(), False: set()}

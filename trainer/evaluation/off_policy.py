@@ -12,12 +12,14 @@ replies are like the candidate's. That is `coverage`, the mean truncated weight:
 would have given them too, near 0 where it speaks otherwise. What is not covered rests on the reward model,
 corrected by its mean error only, so its posterior variance counts in that proportion.
 
-The person is the unit: a person's votes are averaged first, then people. The standard error has the variance
+The person is the unit: a person's votes are averaged first, then people. All whom no server names, in one
+network, are one person, as in a rollout. The standard error has the variance
 over people, over the prompts of the candidate's replies, and of the reward model. The round has not learned
 from the votes that it holds out, but an earlier one may have, which makes the estimate a little high; so it
 is no proof that a candidate is better, for which the gate has the unseen votes (`evidence`).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -151,7 +153,7 @@ def voted_replies(
         for policy in (CANDIDATE, live)
     )
     liked = [example.value["value"] == "up" for example, _ in rows]
-    people = [example.rater for example, _ in rows]
+    people = [example.owner for example, _ in rows]
     liked_N, turns_N = torch.tensor(liked).float(), 1 / (1 - torch.tensor(asked))
     return VotedReplies(people, liked_N, cache.features(keys), candidate_N, live_N, turns_N)
 
@@ -189,10 +191,15 @@ def direct_approval(model: RewardModel, raters: Sequence[int], candidate: EvalSa
 
 
 def people_of(data: RoundData) -> list[int]:
-    """Returns the numbers of the people among the raters of the training votes, at most MAX_PEOPLE evenly."""
-    raters = examples.raters(data.training)
-    judges = {each.rater for each in data.training if each.by_judge}
-    people = [number for number, rater in enumerate(raters) if rater not in judges]
+    """Returns the numbers of the people among the raters of the training votes, at most MAX_PEOPLE evenly; of
+    those whom no server names, the one with the most votes in each network."""
+    number = {rater: place for place, rater in enumerate(examples.raters(data.training))}
+    votes = Counter(example.rater for example in data.training if example.by_person)
+    owners = {example.rater: example.owner for example in data.training if example.by_person}
+    chosen: dict[str, str] = {}
+    for rater, _ in votes.most_common():
+        chosen.setdefault(owners[rater], rater)
+    people = sorted(number[rater] for rater in chosen.values())
     return people[:: -(-len(people) // MAX_PEOPLE)] if people else []
 
 

@@ -2,10 +2,11 @@
 
 The gate uses a reward model before anyone has seen a candidate; this test uses votes after. For each rater
 who voted on both policies, it takes the difference of the share of thumbs up. Raters differ in leniency, and
-the votes of one rater are not independent, so the unit is the rater. The policy regressed when the mean
-difference is below zero by more than two standard errors; the next round then starts from the parent. This
-happens once per parent: when the second policy from the same parent regresses too, the cause is a change of
-the raters. The test does not change which policy is served.
+the votes of one rater are not independent, so the unit is the rater, and all whom no server names, in one
+network, are one. The policy regressed when the mean difference is below zero by more than two standard
+errors; the next round then starts from the parent. This happens once per parent: when the second policy from
+the same parent regresses too, the cause is a change of the raters. The test does not change which policy is
+served.
 """
 
 from collections.abc import Sequence
@@ -62,8 +63,10 @@ def live_regression_test(pool: Pool, project: str, policy: str) -> RegressionTes
             "select avg((value ->> 'value' = 'up')::int) filter (where policy = %(policy)s)"
             " - avg((value ->> 'value' = 'up')::int) filter (where policy = %(parent)s) as change"
             " from replies r join training_examples e on e.turn_id = r.turn_id and e.choice = r.choice"
+            " join turns t on t.id = r.turn_id"
             " where r.project = %(project)s and r.policy in (%(policy)s, %(parent)s) and e.type = 'thumb'"
-            " and e.superseded_by is null and not starts_with(e.rater, %(judge)s) group by e.rater",
+            " and e.superseded_by is null and not starts_with(e.rater, %(judge)s)"
+            " group by coalesce(t.origin, e.rater)",
             {"project": project, "policy": policy, "parent": step["id"], "judge": JUDGE},
         ).fetchall()
     changes = [float(row["change"]) for row in rows if row["change"] is not None]
