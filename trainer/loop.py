@@ -361,8 +361,8 @@ class Trainer:
         found.weightiest, found.raters = influence["weightiest"], influence["raters"]
 
     def _compact(self) -> None:
-        """Compacts the round's oldest votes into the vote summary. If that fails, the summary is discarded
-        and a new one begins."""
+        """Compacts the round's oldest votes into the vote summary. If that fails, the summary stays as it is:
+        the votes are not compacted, and the next round tries again."""
         if self._fitted is None:
             return
         data, model = self._fitted
@@ -372,8 +372,7 @@ class Trainer:
                 summary, rows = compacted
                 summary_store.save(summary, self.pool, self.project, self.learner.directory, rows)
         except (ArithmeticError, RuntimeError, ValueError) as error:
-            log.error("votes were not compacted", error=str(error))
-            summary_store.discard(self.pool, self.project, self.learner.directory)
+            log.error("votes were not compacted, the next round tries again", error=str(error))
 
     def _active_summary(self) -> VoteSummary | None:
         """Returns the vote summary without the votes that are no longer active."""

@@ -61,7 +61,7 @@ def test_failing_checks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "127.0.0.1:9" in checks["engine"]["detail"]
 
 
-def test_a_base_that_knows_too_little_to_judge_is_named(
+def test_a_base_that_knows_too_little_to_judge_is_a_warning(
     tmp_path: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(data_dir=tmp_path, model=str(tiny_base))
@@ -74,10 +74,13 @@ def test_a_base_that_knows_too_little_to_judge_is_named(
     code, checks, _ = ask(settings, capsys)
     assert code == 0
     assert "8 that the base answers alike (names 8)" in checks["knowledge"]["detail"]
+    assert "warning" not in checks["knowledge"]
     ProbeSet(key="k", asked={"names": 9}, probes=(probe,)).write(path)
     code, checks, _ = ask(settings, capsys)
-    assert code == 1
-    assert "cannot be judged" in checks["knowledge"]["detail"]
+    assert (code, checks["knowledge"]["ok"]) == (0, True)
+    assert "cannot be judged" in checks["knowledge"]["warning"]
+    examine(settings, data_dir_given=True, as_json=False)
+    assert "!!  knowledge: lost knowledge cannot be judged" in " ".join(capsys.readouterr().out.split(" "))
 
 
 def test_a_setting_under_its_old_name_has_its_source(
