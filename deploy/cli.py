@@ -109,6 +109,12 @@ def train(
     prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="With --plan: the longest prompt; default: 512 or what fits.")
     ] = None,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="With --plan: for a GPU of so many GiB, without times; default: this machine."
+        ),
+    ] = None,
     as_json: Json = False,
     metrics_port: MetricsPort = None,
 ) -> None:
@@ -116,7 +122,7 @@ def train(
     if plan:
         from deploy.plan import show
 
-        raise typer.Exit(show(load(), prompt_tokens, as_json))
+        raise typer.Exit(show(load(), prompt_tokens, gpu_memory, as_json))
     from deploy.local.base_model import base_directory
     from deploy.local.prepare import prepared
     from schemas import database_metrics, logs, signatures

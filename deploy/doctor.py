@@ -25,7 +25,7 @@ from trainer.evaluation.questions import is_starter, own_questions, unjudged
 
 
 def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:
-    """Prints settings and checks; returns 0 if every check passed, else 1."""
+    """Prints settings and checks; returns 0 if every check passed, warnings aside, else 1."""
     flags = frozenset({"data_dir"}) if data_dir_given else frozenset()
     rows = list(effective_settings(settings, flags))
     checks = list(_checks(settings))
@@ -37,7 +37,8 @@ def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:
 
 
 def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Yields the result of each check: disk, model, knowledge, database, broker, keys, engines, schema."""
+    """Yields the result of each check: disk, model, knowledge, memory, database, broker, keys, engines,
+    schema. What works, but less well than it could, has a `warning`."""
     folder = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.resolve().parent
     free = shutil.disk_usage(folder).free // 2**20
     yield {"check": "disk", "ok": free > 1024, "detail": f"{free} MiB free for {settings.data_dir}"}
@@ -45,6 +46,7 @@ def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
         base = base_directory(settings.model)
         yield {"check": "model", "ok": True, "detail": _model(base)}
         yield {"check": "knowledge", **_knowledge(settings, base)}
+        yield from _memory(settings, base)
     except StartError as error:
         yield {"check": "model", "ok": False, "detail": error.message}
     if settings.database_url:
@@ -88,7 +90,20 @@ def _knowledge(settings: Settings, base: Path) -> dict[str, Any]:
     topics = ", ".join(f"{topic} {count}" for topic, count in probes.topics.items())
     reason = unjudged(len(own) + len(probes.probes))
     detail += f" of your own, and {len(probes.probes)} that the base answers alike ({topics})"
-    return {"ok": reason is None, "detail": reason or detail}
+    return {"ok": True, "detail": detail} | ({} if reason is None else {"warning": reason})
+
+
+def _memory(settings: Settings, base: Path) -> Iterator[dict[str, Any]]:
+    """What a round of training would fit into the free memory; nothing where there is no trainer."""
+    try:
+        from trainer.planning.plan import fit
+    except ModuleNotFoundError:  # torch is not installed
+        return
+    found = fit(settings.trainer, base)
+    where = found["checkpointing"]
+    detail = f"{found['batches']}; gradient checkpointing {where['value']}: {where['reason']}"
+    warning = {} if found["fits"] else {"warning": "training does not fit, see hearken train --plan"}
+    yield {"check": "memory", "ok": True, "detail": detail} | warning
 
 
 def _signing(settings: Settings) -> dict[str, Any]:
@@ -143,3 +158,5 @@ def _print(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
     for check in checks:
         mark = "[green]ok[/]" if check["ok"] else "[red]no[/]"
         console.print(f"{mark}  {check['check']}: {check['detail']}")
+        if "warning" in check:
+            console.print(f"[yellow]!![/]  {check['check']}: {check['warning']}")

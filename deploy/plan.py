@@ -12,14 +12,17 @@ from schemas.settings import Settings
 _MIB = 2**20
 
 
-def show(settings: Settings, prompt_tokens: int | None, as_json: bool) -> int:
-    """Prints the plan; returns 0 if it fits into free memory, else 1. Raises StartError without a model."""
+def show(settings: Settings, prompt_tokens: int | None, gpu_gib: float | None, as_json: bool) -> int:
+    """Prints the plan for this machine, or for a GPU of so many GiB; returns 0 if it fits into free memory,
+    else 1. Raises StartError without a model."""
+    from trainer.planning.machine import Machine
     from trainer.planning.plan import plan
 
     trainer = settings.trainer
     if settings.samples_on_vllm:
         trainer = trainer.model_copy(update={"rl": trainer.rl.model_copy(update={"sampler": "vllm"})})
-    found = plan(trainer, base_directory(settings.model, weights=False), prompt_tokens)
+    machine = None if gpu_gib is None else Machine.gpu(gpu_gib)
+    found = plan(trainer, base_directory(settings.model, weights=False), prompt_tokens, machine)
     figures = found.as_json()
     if as_json:
         print(json.dumps(figures))
@@ -37,12 +40,14 @@ def _print(plan: dict[str, Any]) -> None:
     )
     derived = Table("trainer.rl", "derived", "reason")
     for name, found in plan["derived"].items():
-        derived.add_row(name, f"{found['value']:.4g}", found["reason"])
+        value = found["value"]
+        derived.add_row(name, value if isinstance(value, str) else f"{value:.4g}", found["reason"])
     console.print(derived)
+    stage = {"supervised stage, with demonstrations": plan["supervised"]}
     memory = Table("memory", "MiB", "when")
     for part, size in plan["resident"].items():
         memory.add_row(part, f"{size / _MIB:,.0f}", "always")
-    for name, phase in plan["phases"].items():
+    for name, phase in (plan["phases"] | stage).items():
         for part, size in phase["memory"].items():
             memory.add_row(part, f"{size / _MIB:,.0f}", name)
     console.print(memory)
@@ -50,14 +55,21 @@ def _print(plan: dict[str, Any]) -> None:
     resident = sum(plan["resident"].values())
     for name, phase in plan["phases"].items():
         peak = resident + sum(phase["memory"].values())
-        time.add_row(name, f"{phase['seconds']:,.1f}", f"{peak / _MIB:,.0f}")
-    time.add_row("in all", f"{plan['seconds']:,.1f}", f"{plan['peak'] / _MIB:,.0f}")
+        time.add_row(name, _seconds(phase["seconds"]), f"{peak / _MIB:,.0f}")
+    time.add_row("in all", _seconds(plan["seconds"]), f"{plan['peak'] / _MIB:,.0f}")
+    for name, phase in stage.items():
+        peak = resident + sum(phase["memory"].values())
+        time.add_row(f"beside: {name}", _seconds(phase["seconds"]), f"{peak / _MIB:,.0f}")
     console.print(time)
+    if plan["utilisation"] is not None:
+        console.print(
+            f"Training reaches {plan['utilisation']:.0%} of the device's speed in matrix products (model"
+            " FLOPs)."
+        )
     console.print(
-        f"Training reaches {plan['utilisation']:.0%} of the device's speed in matrix products (model FLOPs)."
-        f" With trainer.rl.gradient_checkpointing = {str(not plan['gradient_checkpointing']).lower()}"
-        f" it would take {plan['toggled']['peak'] / _MIB:,.0f} MiB and"
-        f" {plan['toggled']['seconds']:,.1f} seconds."
+        f"These rows are trained {'with' if plan['gradient_checkpointing'] else 'without'} gradient"
+        f" checkpointing; {'without' if plan['gradient_checkpointing'] else 'with'} it training would take"
+        f" {plan['toggled']['peak'] / _MIB:,.0f} MiB and {_seconds(plan['toggled']['seconds'])} seconds."
     )
     budget = plan["budget"]
     console.print(
@@ -71,3 +83,7 @@ def _print(plan: dict[str, Any]) -> None:
     )
     for names, peak in plan["savings"].items():
         console.print(f"  {names}: {peak / _MIB:,.0f} MiB")
+
+
+def _seconds(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.1f}"

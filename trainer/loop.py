@@ -18,7 +18,7 @@ A trainer may be a group of processes: rank 0 runs this loop, the others share t
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -92,7 +92,7 @@ class Trainer:
         self._fitted: tuple[RoundData, RewardModel] | None = None
         self._looked = -LOOK_SECONDS
         self._measured = False
-        self.erasures = Erasures(settings, pool, learner, self._active_summary)
+        self.erasures = Erasures(settings, pool, learner, self._forget)
         self._erases_at = 0.0
         self.trackers = Trackers(settings)
         log.info("trainer ready", project=self.project, base=self.backbone.digest[:12])
@@ -321,8 +321,8 @@ class Trainer:
         return RoundData(self.backbone, self.settings.trainer, inputs, corpus, turns, summary, shown)
 
     def _compact(self) -> None:
-        """Compacts the round's oldest votes into the vote summary. If that fails, the summary is discarded
-        and a new one begins."""
+        """Compacts the round's oldest votes into the vote summary. If that fails, the summary stays as it is:
+        the votes are not compacted, and the next round tries again."""
         if self._fitted is None:
             return
         data, model = self._fitted
@@ -332,8 +332,19 @@ class Trainer:
                 summary, rows = compacted
                 summary_store.save(summary, self.pool, self.project, self.learner.directory, rows)
         except (ArithmeticError, RuntimeError, ValueError) as error:
-            log.error("votes were not compacted", error=str(error))
-            summary_store.discard(self.pool, self.project, self.learner.directory)
+            log.error("votes were not compacted, the next round tries again", error=str(error))
+
+    def _forget(self) -> None:
+        """Takes what is no longer active out of all that is kept of votes."""
+        self._active_summary()
+        if self.learner.group.size > 1:
+            return  # the processes drop the same replies in the next round
+        row = self.learner.token_budget.row
+        corpus = examples.Corpus([], {})
+        with suppress(examples.Erased):
+            events = examples.active_events(self.pool, self.project, row)
+            corpus = examples.load(self.pool, self.project, self.backbone, events, row)
+        self.learner.cache.keep(corpus)
 
     def _active_summary(self) -> VoteSummary | None:
         """Returns the vote summary without the votes that are no longer active."""

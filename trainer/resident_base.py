@@ -27,7 +27,7 @@ from trainer.model.vllm_rollouts import VllmEngine
 from trainer.rl.guard import ADAPTER_COPIES
 
 MAX_CACHES = 8
-"""Projects whose voted replies stay scored in memory: those of the last rounds."""
+"""Projects whose scores of voted replies stay open: those of the last rounds."""
 
 log = structlog.get_logger("trainer")
 
@@ -62,7 +62,8 @@ class ResidentBase:
     def cache(self, project: str) -> FeatureCache:
         """Returns the scores of a project's voted replies, and forgets those of the project whose use is
         longest ago. All processes of a group call it in the same order, so that they score the same."""
-        found = self._caches.pop(project, None) or FeatureCache(self.backbone)
+        directory = self._settings.rounds_dir / project
+        found = self._caches.pop(project, None) or FeatureCache(self.backbone, directory)
         self._caches[project] = found
         while len(self._caches) > MAX_CACHES:
             self._caches.popitem(last=False)

@@ -49,9 +49,10 @@ class RLSettings(RenamedFields):
     )
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA α")
-    gradient_checkpointing: bool = Field(
-        False,
-        description="recompute activations in the backward pass: less memory, a third more time",
+    gradient_checkpointing: bool | None = Field(
+        None,
+        description="recompute activations in the backward pass: less memory, a third more time; none: of what"
+        " does not fit into memory otherwise",
     )
     learning_rate: float | None = Field(
         None,

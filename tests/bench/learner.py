@@ -1,18 +1,25 @@
 """This bench compares the training throughput with TRL's GRPO trainer: `python -m tests.bench.learner`.
 
-Both train the starter with the same LoRA: 4 replies to each of 32 prompts, a reference pass and one optimizer
-step. Steps alternate in one process, and the median tokens per second are compared. TRL generates through
-transformers, as it does without vLLM, uses bfloat16 where the CPU supports it, as we do, no gradient
-checkpointing, and the micro-batches that are fastest for it here. A second trainer of ours runs in every turn
-as a control.
+Both train the same base, the starter or another (`--model smollm2`), with the same LoRA: 4 replies to each of
+`--prompts` prompts, a reference pass and one optimizer step. Steps alternate in one process, and the median
+tokens of replies per second are compared. TRL generates through transformers, as it does without vLLM, has
+the base in the type of its files and bfloat16 where the CPU supports it, as we do, no gradient checkpointing,
+and micro-batches of MICRO_BATCH. This trainer of TRL pads; the one that packs, the asynchronous one, needs
+vLLM and a GPU. Replies of both end where the model ends them, or at `--reply` tokens. A second one of ours
+runs in every turn as a control, unless there is no memory for it (`--no-control`). The line of JSON names
+TRL's version, and the newest that the package index has.
 """
 
-import itertools
+import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +28,12 @@ from peft import LoraConfig
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
+from deploy.local.base_model import base_directory
 from tests.training import hyperparameters
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
+from trainer.model.device import free_memory
+from trainer.model.memory import TokenBytes, token_budget
 from trainer.model.rollouts import SamplingSpec, adapter_sampler
 from trainer.reward.features import FeatureGroups
 from trainer.rl.guard import Guard
@@ -34,9 +44,12 @@ from trainer.rl.sampling import step_sampler
 from trainer.starter import MODEL_DIR
 from trainer.starter.world import prompts as world_prompts
 
-STEPS = 12
-WARMUP = 2  # steps that are not counted
-MICRO_BATCH = 32  # replies, of TRL's trainer
+WARMUP = 2
+"""Steps that are not counted."""
+
+MICRO_BATCH = 32
+"""Most replies in a batch of TRL's trainer: the fastest for the starter."""
+
 PROMPTS = [prompt.prompt for prompt in world_prompts(400, 1)]
 
 
@@ -48,8 +61,11 @@ def reward(length: float) -> float:
 class Ours:
     """Takes single optimizer steps as in a round."""
 
-    def __init__(self, rl: Hyperparameters) -> None:
-        self.backbone = Backbone(MODEL_DIR, rl)
+    def __init__(self, model: Path, rl: Hyperparameters) -> None:
+        self.backbone = Backbone(model, rl)
+        memory = free_memory(self.backbone.device)
+        count = TokenBytes.count(self.backbone)
+        self.backbone.token_budget = token_budget(self.backbone, count, memory, rl.samples_per_prompt)
         self.rl = rl.model_copy(update={"steps_per_round": 1, "warmup_steps": 0})
         self.prompts = [self.backbone.render([{"role": "user", "content": text}]) for text in PROMPTS]
         self.generator = torch.Generator().manual_seed(0)
@@ -77,7 +93,7 @@ class Ours:
 class Turns(TrainerCallback):
     """Times TRL's steps and takes ours between them."""
 
-    def __init__(self, ours: list[Ours]) -> None:
+    def __init__(self, ours: Sequence[Ours]) -> None:
         self.ours = ours
         self.tokens = 0
         self.speeds: list[float] = []
@@ -99,26 +115,42 @@ class Turns(TrainerCallback):
         for each in self.ours:
             each.step()
         now = [f"{speeds[-1]:.0f}" for speeds in (self.speeds, *(each.speeds for each in self.ours))]
-        print(f"  step {len(self.speeds)}: TRL, ours, ours again: {', '.join(now)} tokens/s", flush=True)
+        print(f"  step {len(self.speeds)}: TRL, ours: {', '.join(now)} tokens/s", flush=True)
+
+
+def newest_trl() -> str | None:
+    """Returns the newest version of TRL that the package index has; None where there is no index."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "trl"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return found.stdout.split("(")[1].split(")")[0] if found.returncode == 0 else None
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="smollm2, or a directory; default: the starter")
+    parser.add_argument("--prompts", type=int, default=32, help="of a step")
+    parser.add_argument("--reply", type=int, default=90, help="most tokens of a reply")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--no-control", action="store_true")
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    rl = hyperparameters()
-    turns = Turns([Ours(rl), Ours(rl)])
+    model = base_directory(args.model) if args.model else MODEL_DIR
+    rl = hyperparameters(prompts_per_step=args.prompts, max_tokens=args.reply)
+    turns = Turns([Ours(model, rl) for _ in range(1 if args.no_control else 2)])
     prompts = [[{"role": "user", "content": text}] for text in PROMPTS]
     batch = rl.prompts_per_step * rl.samples_per_prompt
+    micro_batch = min(MICRO_BATCH, batch)
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
-            model=str(MODEL_DIR),
+            model=str(model),
             reward_funcs=turns.reward,
             args=GRPOConfig(
                 output_dir=folder,
-                per_device_train_batch_size=MICRO_BATCH,
-                gradient_accumulation_steps=batch // MICRO_BATCH,
+                per_device_train_batch_size=micro_batch,
+                gradient_accumulation_steps=batch // micro_batch,
                 num_generations=rl.samples_per_prompt,
                 max_completion_length=rl.max_tokens,
-                max_steps=STEPS,
+                max_steps=args.steps,
                 learning_rate=rl.learning_rate,
                 beta=rl.kl_coef,
                 use_cpu=True,
@@ -136,23 +168,22 @@ def main() -> int:
             callbacks=[turns],
         )
         trainer.train()
-    speeds = [turns.speeds, *(each.speeds for each in turns.ours)]
-    theirs, ours, again = (statistics.median(each[WARMUP:]) for each in speeds)
-    pairs = list(itertools.islice(zip(*speeds, strict=True), WARMUP, None))
-    ratio = statistics.median(one / other for other, one, _ in pairs)
-    control = statistics.median(two / one for _, one, two in pairs)
-    print(
-        json.dumps(
-            {
-                "trl_tokens_s": theirs,
-                "ours_tokens_s": ours,
-                "again": again,
-                "ratio": ratio,
-                "control": control,
-            }
-        )
-    )
-    print(f"ours: {ours:.0f} tokens/s, TRL: {theirs:.0f} tokens/s: {ratio:.2f} times (control {control:.2f})")
+    theirs, ours, *again = (each[WARMUP:] for each in (turns.speeds, *(each.speeds for each in turns.ours)))
+    ratio = statistics.median(one / other for other, one in zip(theirs, ours, strict=True))
+    found = {
+        "model": args.model or "starter",
+        "trl": version("trl"),
+        "trl_newest": newest_trl(),
+        "trl_tokens_s": statistics.median(theirs),
+        "ours_tokens_s": statistics.median(ours),
+        "ratio": ratio,
+    }
+    if again:
+        found["control"] = statistics.median(two / one for one, two in zip(ours, again[0], strict=True))
+    print(json.dumps(found))
+    if found["trl_newest"] not in (None, found["trl"]):
+        print(f"TRL {found['trl_newest']} is out: install it for a comparison with the newest.")
+        return 1
     return 0 if ratio >= 1.5 else 1
 
 

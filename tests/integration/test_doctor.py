@@ -1,6 +1,7 @@
 """`hearken doctor` names what is missing, and does not print secrets."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ def test_a_machine_that_has_everything(
     finally:
         broker.kill()
     assert code == 0, checks
-    assert set(checks) == {"disk", "model", "knowledge", "database", "broker", "signing", "engine", "schema"}
+    assert set(checks) == {
+        "disk", "model", "knowledge", "memory", "database", "broker", "signing", "engine", "schema",
+    }  # fmt: skip
+    assert "gradient checkpointing never" in checks["memory"]["detail"]
     assert "the relay creates it" in checks["broker"]["detail"]
     assert engine in checks["engine"]["detail"]
     assert "not-to-be-seen" not in said
@@ -61,7 +65,7 @@ def test_failing_checks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "127.0.0.1:9" in checks["engine"]["detail"]
 
 
-def test_a_base_that_knows_too_little_to_judge_is_named(
+def test_a_base_that_knows_too_little_to_judge_is_a_warning(
     tmp_path: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(data_dir=tmp_path, model=str(tiny_base))
@@ -74,10 +78,29 @@ def test_a_base_that_knows_too_little_to_judge_is_named(
     code, checks, _ = ask(settings, capsys)
     assert code == 0
     assert "8 that the base answers alike (names 8)" in checks["knowledge"]["detail"]
+    assert "warning" not in checks["knowledge"]
     ProbeSet(key="k", asked={"names": 9}, probes=(probe,)).write(path)
     code, checks, _ = ask(settings, capsys)
-    assert code == 1
-    assert "cannot be judged" in checks["knowledge"]["detail"]
+    assert (code, checks["knowledge"]["ok"]) == (0, True)
+    assert "cannot be judged" in checks["knowledge"]["warning"]
+    examine(settings, data_dir_given=True, as_json=False)
+    assert "!!  knowledge: lost knowledge cannot be judged" in " ".join(capsys.readouterr().out.split(" "))
+
+
+def test_it_says_where_training_needs_gradient_checkpointing_and_where_it_does_not_fit(
+    tmp_path: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2**17}))
+    settings = Settings(data_dir=tmp_path, model=str(base))
+    for free, expected in ((2**40, "never"), (2**28, "above "), (2**20, "always")):
+        monkeypatch.setattr("trainer.planning.plan.free_memory", lambda device, free=free: free)
+        code, checks, _ = ask(settings, capsys)
+        assert code == 0
+        assert f"gradient checkpointing {expected}" in checks["memory"]["detail"]
+        assert ("warning" in checks["memory"]) == (free == 2**20)
 
 
 def test_a_setting_under_its_old_name_has_its_source(

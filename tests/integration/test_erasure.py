@@ -28,6 +28,7 @@ from serving import rollout
 from tests.training import add_key, edited, ranked, send, small_settings, some_turns, thumbs_by_parity
 from trainer import loop, projects
 from trainer.data import vote_summary
+from trainer.data.feature_table import digest_of
 from trainer.evaluation import gate
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
@@ -272,6 +273,23 @@ def check_receipt(url: str, signed: dict[str, Any]) -> None:
         receipt.verify(as_sent, "00" * 32)
 
 
+def reply_digests(pool: Pool, theirs: bool) -> set[bytes]:
+    """The names that the features of the replies have on which the person or others voted."""
+    with pool.connection() as connection:
+        rows = connection.execute(
+            "select t.prompt_token_ids, r.token_ids from training_examples e join turns t on t.id = e.turn_id"
+            " join replies r on r.turn_id = t.id and r.choice = 0"
+            " where e.vote_summary is null and (e.rater = %s) = %s",
+            [PERSON, theirs],
+        ).fetchall()
+    return {digest_of(row["prompt_token_ids"], row["token_ids"]) for row in rows}
+
+
+def rows_in(features: Path, digests: set[bytes]) -> set[bytes]:
+    content = features.read_bytes()
+    return {digest for digest in digests if digest in content}
+
+
 def test_compacted_votes_are_taken_out_of_the_summaries(
     settings: Settings, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +303,9 @@ def test_compacted_votes_are_taken_out_of_the_summaries(
             [PERSON, vote_summary.events_in(kept)],
         ).fetchall()
     assert theirs["count"] > 0
+    [features] = (settings.rounds_dir / "default").glob("features-*.bin")
+    own, others = (reply_digests(pool, theirs) for theirs in (True, False))
+    assert {*own, *others} <= rows_in(features, {*own, *others})
 
     id = ask(database_url)
     advance(database_url, id)
@@ -293,6 +314,8 @@ def test_compacted_votes_are_taken_out_of_the_summaries(
     assert work(settings, pool)
 
     found = advance(database_url, id)
+    assert rows_in(features, own) == set()
+    assert rows_in(features, others)
     rebuilt = [each["policy"] for each in found["receipt"]["rebuilt"]]
     assert len(rebuilt) == 2
     again = settings.policies_dir / "default" / rebuilt[1]

@@ -29,6 +29,7 @@ from trainer import loop, projects
 from trainer.data import examples, summary_store, vote_summary
 from trainer.data.knowledge_probes import ProbeSet
 from trainer.data.round_inputs import RoundInputs
+from trainer.data.split import RoundData
 from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation import gate
 from trainer.evaluation.constraints.penalty import BehaviourPenalty
@@ -473,6 +474,28 @@ def test_a_vote_that_is_gone_is_taken_out_and_the_others_stay(
     assert len(after.events) == 28 - 1
     assert before.events[3] not in after.events
     assert reproduce(compacting, pool, policy).identical
+
+
+def test_a_compaction_that_fails_leaves_the_summary_and_is_tried_again(
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise FloatingPointError("the votes have no finite fit")
+
+    projects.run(compacting, once=True)
+    before = kept_summary(compacting)
+    assert before is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundData, "compact", fail)
+        another_round(compacting, backbone, database_url, seed=2)
+    between = kept_summary(compacting)
+    assert between is not None
+    assert between.events == before.events
+    another_round(compacting, backbone, database_url, seed=3)
+    after = kept_summary(compacting)
+    assert after is not None
+    assert {week.name for week in before.weeks} <= {week.name for week in after.weeks}
+    assert len(after.events) == 24 + 12 + 12 - 8
 
 
 @pytest.mark.parametrize("change", ["broken", "other settings"])

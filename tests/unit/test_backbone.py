@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from schemas.errors import StartError
 from schemas.settings import RLSettings
@@ -12,6 +13,7 @@ from tests.contract.engines import random_model, shared_tokenizer
 from trainer.model import backbone as module
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
+from trainer.model.token_budget import TokenBudget
 
 torch.set_num_threads(1)
 
@@ -104,6 +106,41 @@ def test_gradient_checkpointing_changes_nothing(base: Path) -> None:
     checkpointed = with_adapter(base, RL.model_copy(update={"gradient_checkpointing": True}))
     assert_same(with_adapter(base), checkpointed)
     assert not checkpointed.model.training
+
+
+def test_a_batch_above_the_budget_keeps_less_for_the_backward_pass(base: Path) -> None:
+    backbone = with_adapter(base)
+    batch = batch_of(backbone)
+    tokens = batch.tokens_BT.numel()
+
+    def kept(most: int) -> int:
+        backbone.token_budget = TokenBudget(kept=most)
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            held = backbone.logprobs_BR(batch)
+        assert held.requires_grad
+        return sum(sizes.values())
+
+    assert kept(tokens - 1) < 0.7 * kept(tokens)
+
+
+def test_hidden_states_are_those_that_the_model_gives_itself(base: Path) -> None:
+    backbone = with_adapter(base)
+    batch, last = batch_of(backbone), int(backbone.model.config.get_text_config().num_hidden_layers)
+    with torch.no_grad(), backbone.full_precision():
+        found = backbone.base_scores(batch, [0, 1, last]).hidden
+        expected = backbone.model(
+            input_ids=batch.tokens_BT, attention_mask=batch.mask_BT, position_ids=batch.positions_BT,
+            use_cache=False, output_hidden_states=True,
+        ).hidden_states  # fmt: skip
+    for states_BRD, layer in zip(found, [0, 1, last], strict=True):
+        assert torch.equal(states_BRD, expected[layer][:, -batch.reply_length :])
+        assert states_BRD.untyped_storage().nbytes() == 4 * states_BRD.numel()
 
 
 def test_a_model_that_transforms_its_logits_computes_them_itself(

@@ -11,10 +11,11 @@ import torch
 from deploy.cli import app
 from schemas.settings import RLSettings, TrainerSettings
 from tests.contract.engines import random_model, shared_tokenizer
+from trainer.evaluation import screening
 from trainer.model.backbone import Backbone
 from trainer.model.device import Rates
-from trainer.planning import plan as module
 from trainer.planning.fake_model import FakeBackbone
+from trainer.planning.machine import Machine
 from trainer.planning.op_profiler import ACTIVATIONS, BF16_WEIGHTS, CACHE, LOGITS
 from trainer.planning.plan import Plan, plan
 from trainer.starter import MODEL_DIR
@@ -29,6 +30,11 @@ RATES = Rates({torch.float32: 1e11, torch.bfloat16: 4e11}, 5e10, 4e9, 2e-6)
 @pytest.fixture(autouse=True)
 def _known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rates, "measure", classmethod(lambda cls, device, width: RATES))
+
+
+def here(free: int) -> Machine:
+    """A CPU with so many free bytes."""
+    return Machine("cpu", False, free, 0, RATES)
 
 
 @functools.cache
@@ -86,6 +92,51 @@ def test_gradient_checkpointing_needs_less_memory_and_more_time(tiny_base: Path)
     assert recomputed.flops > 1.2 * kept.flops
 
 
+def test_the_supervised_stage_counts_beside_every_round_and_grows_with_the_time_that_a_round_may_take(
+    one_layer: Path,
+) -> None:
+    rl = RLSettings(max_tokens=24, prompts_per_step=4)
+    short, longer = (
+        plan(TrainerSettings(rl=rl, max_round_seconds=seconds), one_layer, 40) for seconds in (1, 4)
+    )
+    assert short.seconds == pytest.approx(longer.seconds)
+    assert longer.supervised.seconds > 2 * short.supervised.seconds > 0
+
+
+def test_a_gpu_that_is_not_here_has_its_own_memory_and_no_times(one_layer: Path) -> None:
+    settings = TrainerSettings(rl=RLSettings(max_tokens=24))
+    found = plan(settings, one_layer, 40, Machine.gpu(80))
+    assert (found.fits, found.timed, found.free) == (True, False, int(0.95 * 80 * 2**30))
+    weights = planned(one_layer).resident["weights of the base"]
+    assert found.resident["weights of the base"] == pytest.approx(weights / 2, rel=0.01)  # in bfloat16
+    assert BF16_WEIGHTS not in found.phases["training"].peak
+    figures = found.as_json()
+    assert (figures["seconds"], figures["supervised"]["seconds"], figures["utilisation"]) == (
+        None,
+        None,
+        None,
+    )
+    assert not plan(settings, one_layer, 40, Machine.gpu(0.001)).fits
+
+
+def test_gradient_checkpointing_is_derived_where_memory_would_not_do(
+    one_layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((one_layer / "config.json").read_text())
+    base = tmp_path / "base"
+    shutil.copytree(one_layer, base)
+    (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2**17}))
+    found = {}
+    for free in (2**40, 2**28, 2**20):
+        monkeypatch.setattr(Machine, "here", classmethod(lambda cls, backbone, free=free: here(free)))
+        found[free] = plan(TrainerSettings(rl=RLSettings(max_tokens=24)), base, 400)
+    values = [each.derived["gradient_checkpointing"]["value"] for each in found.values()]
+    assert (values[0], values[2]) == ("never", "always")
+    assert values[1].startswith("above ")
+    assert [each.gradient_checkpointing for each in found.values()][::2] == [False, True]
+    assert "gradient_checkpointing" not in planned(one_layer, gradient_checkpointing=True).derived
+
+
 def test_more_and_longer_replies_take_more(one_layer: Path) -> None:
     some = planned(one_layer)
     assert some.fits
@@ -109,7 +160,7 @@ def test_another_base_may_have_as_many_probes_as_there_can_be(
     one_layer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = planned(one_layer).phases["knowledge questions"].seconds
-    monkeypatch.setattr(module.screening, "MAX_PROBES", 16)
+    monkeypatch.setattr(screening, "MAX_PROBES", 16)
     few = plan(TrainerSettings(rl=RLSettings(max_tokens=24)), one_layer, 40).phases["knowledge questions"]
     assert 0 < few.seconds < 0.5 * asked
 
@@ -122,8 +173,8 @@ def test_replies_that_vllm_samples_take_no_time_here(one_layer: Path) -> None:
 def test_it_names_settings_that_save_memory_if_it_does_not_fit(
     one_layer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "free_memory", lambda device: -(2**40))
-    found = planned(one_layer, max_tokens=9)  # so that nothing was planned before with enough memory
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls, backbone: here(-(2**40))))
+    found = plan(TrainerSettings(rl=RLSettings(gradient_checkpointing=False)), one_layer, 40)
     assert not found.fits
     assert found.savings["trainer.rl.gradient_checkpointing = true"] < found.peak
 
@@ -157,7 +208,7 @@ def test_batches_shrink_to_the_memory_that_there_is(one_layer: Path, monkeypatch
     settings = TrainerSettings(rl=RLSettings(max_tokens=9))
     peaks = {}
     for free in (2**28, 2**33):
-        monkeypatch.setattr(module, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(Machine, "here", classmethod(lambda cls, backbone, free=free: here(free)))
         found = plan(settings, one_layer)
         peaks[free] = found.peak - found.resident["Python, torch and its kernels"]
         assert found.fits

@@ -10,7 +10,7 @@ import torch
 from schemas.settings import RLSettings
 from trainer.model.backbone import Backbone
 from trainer.model.batch import padded_width
-from trainer.model.memory import CPU_SHARE, MIN_TOKENS, STEPS, TokenBytes, token_budget
+from trainer.model.memory import CPU_SHARE, MIN_TOKENS, STEPS, PassBytes, TokenBytes, token_budget
 from trainer.model.token_budget import MAX_TOKENS, TokenBudget, split
 from trainer.planning.fake_model import FakeBackbone
 
@@ -60,8 +60,15 @@ def test_the_bytes_of_tokens_are_counted_alike_with_and_without_weights(tiny_bas
     with fake.mode:
         counted = TokenBytes.count(fake)
     assert counted == TokenBytes.count(Backbone(tiny_base, RLSettings()))
-    checkpointed = TokenBytes.count(Backbone(tiny_base, RLSettings(gradient_checkpointing=True)))
-    assert checkpointed.attention < counted.attention
+    assert counted.kept is not None
+    assert counted.recomputed is not None
+    assert counted.recomputed.pair < counted.kept.pair
+    always, never = (
+        TokenBytes.count(Backbone(tiny_base, RLSettings(gradient_checkpointing=each)))
+        for each in (True, False)
+    )
+    assert (always.kept, always.recomputed) == (None, counted.recomputed)
+    assert (never.kept, never.recomputed) == (counted.kept, None)
     config = fake.model.config
     cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
     assert 2 * cache < counted.sampling < 20 * cache
@@ -75,11 +82,33 @@ def test_the_budget_follows_the_memory_in_steps(tiny_base: Path) -> None:
     some = token_budget(backbone, count, 2**29, copies=4)
     assert MIN_TOKENS < some.training < some.sampling
     following = STEPS[STEPS.index(some.training) + 1]
-    assert count.training_batch(some.training) <= CPU_SHARE * 2**29 < count.training_batch(following)
+    assert count.kept is not None
+    bytes_of = [count.training_batch(tokens, count.kept) for tokens in (some.training, following)]
+    assert bytes_of[0] <= CPU_SHARE * 2**29 < bytes_of[1]
     assert token_budget(backbone, count, int(2**29 * 1.01), copies=4) == some
     assert some.row == backbone.context_length
     most = token_budget(backbone, count, 2**50, copies=4)
     assert (most.training, most.sampling) == (MAX_TOKENS, MAX_TOKENS)
+
+
+def test_rows_whose_activations_do_not_fit_are_computed_again(tiny_base: Path) -> None:
+    backbone = Backbone(tiny_base, RLSettings())
+    backbone.context_length = 2**20
+    kept, recomputed = PassBytes(token=1e6, pair=0.0), PassBytes(token=1e5, pair=0.0)
+    count = TokenBytes(kept, recomputed, 512, sampling=1e4, fixed_training=0, fixed_sampling=0)
+    some = int(3.01 * count.training_batch(2_048, kept))
+    found = token_budget(backbone, count, some, copies=4)
+    assert found.training == found.kept == 2_048 < found.row
+    assert count.training_batch(found.row, recomputed) <= CPU_SHARE * some
+    assert [backbone.checkpoints(tokens) for tokens in (2_048, 2_049)] == [False, False]  # no budget is set
+    backbone.token_budget = found
+    assert [backbone.checkpoints(tokens) for tokens in (2_048, 2_049)] == [False, True]
+    little = int(2.9 * count.training_batch(MIN_TOKENS, kept))
+    found = token_budget(backbone, count, little, copies=4)
+    assert found.kept == 0
+    assert MIN_TOKENS < found.training == found.row
+    backbone.gradient_checkpointing = False
+    assert not backbone.checkpoints(2**19)
 
 
 def test_a_prompt_with_all_its_replies_fits_into_the_sampling_budget(tiny_base: Path) -> None:

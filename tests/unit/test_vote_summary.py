@@ -1,5 +1,7 @@
 """Vote summaries are compared with a fit to all votes."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from tests.vote_crowd import FOLDS, RATERS, REWARD, TRAINER, Crowd, tensors
 from trainer.data import examples, vote_summary
 from trainer.data.examples import Corpus
 from trainer.data.round_inputs import RoundInputs
+from trainer.data.vote_rows import VoteRows
 from trainer.data.vote_summary import FILE, VoteSummary, compatibility_key, files, to_compact
+from trainer.data.week_summary import WeekSummary
 
 torch.set_num_threads(1)
 
@@ -126,6 +130,40 @@ def test_an_unreadable_vote_is_compacted_without_a_fold() -> None:
     assert sorted(found.events) == sorted(events)
     assert sorted(found.events_of_folds(range(FOLDS))) == sorted(events[1:])
     assert found.weights(range(FOLDS))[0] == pytest.approx(50, rel=0.01)
+
+
+@pytest.mark.parametrize("failure", ["not finite", "singular"])
+def test_of_a_week_that_fails_numerically_only_its_new_votes_are_lost(
+    monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    crowd = Crowd(300, seed=11, step=timedelta(hours=1))
+    before = crowd.compact(crowd.empty(), crowd.examples[:150], 100)
+    whole = crowd.compact(before, crowd.examples[100:], 200)
+    of, last = WeekSummary.of, max(week.week for week in whole.weeks)
+
+    def failing(rows: VoteRows, week: int, folds: Sequence[Sequence[str]]) -> WeekSummary:
+        found = of(rows, week, folds)
+        if week != last:
+            return found
+        if failure == "singular":
+            raise torch.linalg.LinAlgError
+        return replace(found, weights_F2=found.weights_F2 * torch.inf)
+
+    monkeypatch.setattr(WeekSummary, "of", failing)
+    left, rows = crowd.with_rows(before, crowd.examples[100:], 200)
+    lost = {event for week in whole.weeks if week.week == last for event in week.events}
+    assert 0 < len(lost) < 150
+    assert sorted(left.events) == sorted(whole.events)  # so that none of them is loaded again
+    assert set(left.events_of_folds(range(FOLDS))) == set(whole.events) - lost
+    assert lost.isdisjoint(rows.events)
+    assert all(week.is_finite for week in left.weeks)
+
+
+def test_where_no_vote_can_be_fitted_compaction_says_so() -> None:
+    crowd = Crowd(100, seed=12)
+    crowd.all_features["length"][3] = torch.nan
+    with pytest.raises(FloatingPointError):
+        crowd.compact(crowd.empty(), crowd.examples, 50)
 
 
 def test_writing_is_deterministic_and_reading_inverts_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import structlog
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -43,6 +44,8 @@ VERSION = 6
 
 FILE = "vote_summary.safetensors"
 """The file that names the files of all weeks, and has the projections."""
+
+log = structlog.get_logger("trainer")
 
 _PROJECTION_TENSORS = ("mean_D", "std_D", "basis_DK", "scale")
 _VOCABULARY = "vocabulary_D"  # of the token group's projection only
@@ -110,11 +113,14 @@ class VoteSummary:
         generator: torch.Generator,
     ) -> tuple["VoteSummary", VoteRows]:
         """Returns this summary, which must be aged to the corpus, with the votes `events` of the corpus
-        added, and their rows."""
+        added, and their rows. Of a week whose own summary fails numerically, the votes that were to be added
+        count nothing from now on. Raises FloatingPointError where all fail together."""
         folds, reward = self.trainer.gate.folds, self.trainer.reward
         votes, keys = corpus.votes(corpus.examples, reward, self.history_weights(range(folds)))
         raters = examples.raters(corpus.examples)
         expanded = expansion(features_of(keys), votes, self.prior(range(folds), raters), reward, generator)
+        if not all(bool(mode.isfinite().all()) for mode in expanded.modes):
+            raise FloatingPointError("the votes have no finite fit")
         chosen = set(events)
         by_week: dict[int, list[list[str]]] = {}
         for example in corpus.examples:
@@ -125,7 +131,10 @@ class VoteSummary:
         names = [example.event_id for example in corpus.examples]
         whole = VoteRows.of(self.newest, names, raters, votes, expanded)
         rows = whole.only(name for name in names if name in chosen)
-        new = [WeekSummary.of(rows, week, by_fold) for week, by_fold in sorted(by_week.items())]
+        found = {week: _summary_of(rows, week, by_fold) for week, by_fold in sorted(by_week.items())}
+        new = [summary for summary in found.values() if summary is not None]
+        kept = {event for summary in new for event in summary.events}
+        rows = rows.only(name for name in rows.events if name in kept)
         unreadable = [event for event in events if event not in set(rows.events)]
         if unreadable:
             new.append(WeekSummary.unreadable(NO_WEEK, self.newest, unreadable, folds, self._sizes()))
@@ -197,6 +206,19 @@ class VoteSummary:
             both = found[group].merged(week, self.trainer.reward) if group in found else week
             found[group] = both.without_rows() if group == OLDER and both.batches else both
         return tuple(found.values())
+
+
+def _summary_of(rows: VoteRows, week: int, by_fold: Sequence[Sequence[str]]) -> WeekSummary | None:
+    """Returns the summary of a week's votes; None, with an error in the log, where it fails numerically."""
+    try:
+        found = WeekSummary.of(rows, week, by_fold)
+        if found.is_finite:
+            return found
+        reason = "their summary is not finite"
+    except (ArithmeticError, RuntimeError) as error:
+        reason = str(error)
+    log.error("votes of a week are given up", week=week, votes=sum(map(len, by_fold)), reason=reason)
+    return None
 
 
 def files(directory: Path) -> list[Path]:

@@ -78,6 +78,12 @@ class WeekSummary:
             [PackedSummary.pack(LaplaceSummary.zero(folds, size)) for size in sizes],
         )  # fmt: skip
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number in it overflowed or is undefined; a file that has such numbers is not read."""
+        parts = (getattr(member, part) for member in self.members for part in _MEMBER_TENSORS)
+        return all(bool(part.isfinite().all()) for part in (self.weights_F2, *parts))
+
     def aged_to(self, newest: datetime, reward: RewardSettings) -> "WeekSummary":
         """Returns the summary with its weights decayed to that time."""
         factor = age_weight(newest - self.newest, reward)

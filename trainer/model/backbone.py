@@ -25,6 +25,7 @@ from schemas.settings import RLSettings
 from trainer.model.batch import PaddedBatch
 from trainer.model.decoding import fast_decoding, packed_product
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
+from trainer.model.hidden_states import HiddenStates
 from trainer.model.lora_inputs import keep_inputs_once
 from trainer.model.token_budget import TokenBudget
 from trainer.model.token_logprobs import TokenLogprobs
@@ -62,7 +63,8 @@ EAGER_WIDTH = 512
 class Backbone(ChatTokenizer):
     """A causal language model with a chat template, of any architecture whose linear layers PEFT supports.
     `token_budget` bounds the batches, and `engine` samples the replies, if there is one; a round sets its
-    own. `is_reference` tells whether the adapter is disabled.
+    own. `is_reference` tells whether the adapter is disabled, and `gradient_checkpointing` whether passes
+    with gradients compute their activations again (None: those of batches above the budget's `kept`).
     Raises StartError if `rl.max_tokens` leaves no room for a prompt in its context."""
 
     _product = staticmethod(packed_product)
@@ -80,7 +82,7 @@ class Backbone(ChatTokenizer):
         self.engine: SamplingEngine | None = None
         self.is_reference = False
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        base = self._load_base(torch.bfloat16 if self.device.type == "cuda" else torch.float32)
+        base = self._load_base(torch.bfloat16 if self.on_gpu else torch.float32)
         base.eval().requires_grad_(False)
         lora = LoraConfig(r=rl.rank, lora_alpha=rl.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         with torch.random.fork_rng():
@@ -91,22 +93,25 @@ class Backbone(ChatTokenizer):
         config = base.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self._trunk = getattr(base, base.base_model_prefix)
+        self._hidden = HiddenStates(self._trunk, int(config.num_hidden_layers))
         changed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _LOGIT_TRANSFORMS)
         self._head = None if changed or self.vocab_size <= SMALL_VOCABULARY else base.get_output_embeddings()
-        self.gradient_checkpointing = rl.gradient_checkpointing
-        if rl.gradient_checkpointing:
+        able = base.supports_gradient_checkpointing
+        self.gradient_checkpointing = rl.gradient_checkpointing if able else False
+        if self.gradient_checkpointing is not False:
             base.gradient_checkpointing_enable({"use_reentrant": False})
-            base.enable_input_require_grads()
-            for module in base.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = 0.0
+            base.disable_input_require_grads()  # the adapter has gradients, not the embeddings
+            _remove_dropout(base)
         self.parameter_count = sum(parameter.numel() for parameter in base.parameters())
         if group.sharded:  # before it moves to the GPU, which may not hold the whole base
             shard_base(base, self._trunk)
             self.model.to(self.device)
-        self.bf16_autocast = self.device.type == "cpu" and bool(
-            torch.cpu.get_capabilities().get("avx512_bf16")
-        )
+        self.bf16_autocast = not self.on_gpu and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the base is in bfloat16 on a GPU, and not in float32 on a CPU."""
+        return self.device.type == "cuda"
 
     @property
     def packs(self) -> bool:
@@ -180,19 +185,19 @@ class Backbone(ChatTokenizer):
             self.bf16_autocast = bf16
 
     @contextlib.contextmanager
-    def _training_mode(self, width: int) -> Iterator[None]:
-        """Inside, the model is set up for a pass with gradients over rows of `width` columns. Gradient
+    def _training_mode(self, rows: int, width: int) -> Iterator[None]:
+        """Inside, the model is set up for a pass with gradients over `rows` rows of `width` columns. Gradient
         checkpointing works in train mode only. Without it, a CPU uses eager attention up to EAGER_WIDTH: its
         backward pass is faster there than fused attention's."""
         if not torch.is_grad_enabled():
             yield
-        elif self.gradient_checkpointing:
+        elif self.checkpoints(rows * width):
             self.model.train()
             try:
                 yield
             finally:
                 self.model.eval()
-        elif self.device.type == "cpu" and width <= EAGER_WIDTH:
+        elif not self.on_gpu and width <= EAGER_WIDTH:
             usual = self.model.config._attn_implementation
             self.model.set_attn_implementation("eager")
             try:
@@ -201,6 +206,13 @@ class Backbone(ChatTokenizer):
                 self.model.set_attn_implementation(usual)
         else:
             yield
+
+    def checkpoints(self, tokens: int) -> bool:
+        """Whether a pass with gradients over so many tokens, padding included, keeps only the inputs of each
+        layer and computes the rest again in the backward pass (Chen et al. 2016)."""
+        if self.gradient_checkpointing is None:
+            return tokens > self.token_budget.kept
+        return self.gradient_checkpointing
 
     @contextlib.contextmanager
     def decoding(self) -> Iterator[None]:
@@ -241,7 +253,8 @@ class Backbone(ChatTokenizer):
         rows, own = self.group.shard_rows(len(batch.tokens_BT))
         shard = batch[rows]
         others_BR = shard.reply_tokens_BR if others_BR is None else others_BR[rows]
-        columns_BRC, _ = self._forward(shard, others_BR, temperature, ())
+        most = -(-len(batch.tokens_BT) // self.group.size)  # the same in all processes
+        columns_BRC, _ = self._forward(shard, others_BR, temperature, (), most)
         gathered_BRC = self.group.all_gather(columns_BRC[:own])
         return gathered_BRC[..., 0], gathered_BRC[..., 1]
 
@@ -249,25 +262,27 @@ class Backbone(ChatTokenizer):
         """Returns the scores of a batch, computed by this process alone with the model as it is (inside
         `reference`: the base), and the hidden states at the reply tokens for each of `layers` (0 is the
         embedding)."""
-        columns_BRC, hidden = self._forward(batch, None, temperature, layers)
+        columns_BRC, hidden = self._forward(batch, None, temperature, layers, len(batch.tokens_BT))
         logprobs_BR, top_BR, top_logprobs_BR = columns_BRC.unbind(-1)
         return BaseScores(logprobs_BR, top_BR.long(), top_logprobs_BR, hidden)
 
     def _forward(
-        self, batch: PaddedBatch, others_BR: Tensor | None, temperature: float, layers: Sequence[int]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Returns what `_read_logits` reads at each reply token (B, R, C), and hidden states."""
+        self, batch: PaddedBatch, others_BR: Tensor | None, temperature: float, layers: Sequence[int],
+        rows: int,
+    ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+        """Returns what `_read_logits` reads at each reply token (B, R, C), and hidden states. No process has
+        more than `rows` rows."""
         kept = batch.reply_length + 1
         inputs = {
             "input_ids": batch.tokens_BT,
             "attention_mask": batch.mask_BT,
             "position_ids": batch.positions_BT,
-            "output_hidden_states": bool(layers),
             "use_cache": False,
         }
         tokens_BR = batch.reply_tokens_BR
         with (
-            self._training_mode(batch.tokens_BT.shape[1]),
+            self._training_mode(rows, batch.tokens_BT.shape[1]),
+            self._hidden.reading(layers, batch.reply_length) as hidden,
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16_autocast),
         ):
             if self._head is None:
@@ -277,8 +292,7 @@ class Backbone(ChatTokenizer):
                 output = self._trunk(**inputs)
                 states_BRD = output.last_hidden_state[:, -kept:-1]
                 columns_BRC = self._read_states(states_BRD, tokens_BR, others_BR, temperature)
-        hidden = [output.hidden_states[layer][:, 1 - kept :].float() for layer in layers]
-        return columns_BRC * batch.reply_mask_BR.unsqueeze(-1), hidden
+        return columns_BRC * batch.reply_mask_BR.unsqueeze(-1), [hidden[layer] for layer in layers]
 
     def next_logits_BV(
         self, tokens_BT: Tensor, mask_BT: Tensor, positions_BT: Tensor, cache: Cache
@@ -319,6 +333,16 @@ class Backbone(ChatTokenizer):
         )  # fmt: skip
         read_NC = torch.cat([read(*chunk) for chunk in chunks])
         return read_NC.view(*tokens_BR.shape, -1)
+
+
+def _remove_dropout(base: torch.nn.Module) -> None:
+    """Sets all dropout to 0, since gradient checkpointing needs train mode."""
+    for module in base.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _read_logits(logits: Tensor, tokens: Tensor, others: Tensor | None, temperature: float) -> Tensor:

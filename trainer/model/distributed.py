@@ -22,7 +22,6 @@ from accelerate import PartialState
 from torch import Tensor, distributed
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
-from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 GROUP_TIMEOUT = timedelta(days=365)
 """Timeout of collective operations. It is long because processes wait for the next round in a broadcast; the
@@ -126,5 +125,3 @@ def shard_base(base: PreTrainedModel, trunk: PreTrainedModel) -> None:
         if type(module).__name__ in base._no_split_modules:
             fully_shard(module, ignored_params=whole)
     fully_shard(trunk, ignored_params=whole)
-    # transformers looks up by class name which outputs a model records, and FSDP has changed the name.
-    _CAN_RECORD_REGISTRY[str(type(trunk))] = trunk._can_record_outputs

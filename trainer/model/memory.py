@@ -43,13 +43,22 @@ _WIDTHS = (32, 64, 96)
 
 
 @dataclass(frozen=True, slots=True)
-class TokenBytes:
-    """Bytes of a batch: `training` for each token with gradients, `attention` for each pair of tokens in a
-    row up to `attention_width`, `sampling` for each token of a sampled row, and what does not depend on
-    tokens (`fixed_training`, `fixed_sampling`)."""
+class PassBytes:
+    """Bytes of a pass with gradients: for each `token`, and for each `pair` of tokens in a row."""
 
-    training: float
-    attention: float
+    token: float
+    pair: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBytes:
+    """Bytes of a batch: of a pass that keeps its activations and of one that computes them again (None for
+    that which `rl.gradient_checkpointing` rules out), with `pair` in rows up to `attention_width`; `sampling`
+    for each token of a sampled row, and what does not depend on tokens (`fixed_training`,
+    `fixed_sampling`)."""
+
+    kept: PassBytes | None
+    recomputed: PassBytes | None
     attention_width: int
     sampling: float
     fixed_training: int
@@ -61,25 +70,30 @@ class TokenBytes:
         layers = int(backbone.model.config.get_text_config().num_hidden_layers)
         loras = [module for module in backbone.model.modules() if isinstance(module, LoraLayer)]
         layer = LAYER_BYTES * sum(each.in_features + each.out_features for each in loras) / layers
-        short, middle, long = (_kept(backbone, width) for width in _WIDTHS)
-        step = _WIDTHS[1] - _WIDTHS[0]
-        attention = (long - 2 * middle + short) / (2 * step**2)
-        training = (middle - short) / step - attention * (_WIDTHS[0] + _WIDTHS[1])
         cache = (_cached(backbone, 16) - _cached(backbone, 8)) / 8
         rounded = 2 * backbone.parameter_count if backbone.bf16_autocast else 0
         packed = 2 * backbone.parameter_count if backbone.packs else 0
+        setting = backbone.gradient_checkpointing
         return cls(
-            training + (layer if backbone.gradient_checkpointing else 0.0), attention,
-            EAGER_WIDTH if backbone.device.type == "cpu" else MAX_TOKENS,
+            None if setting is True else _pass_bytes(backbone, False, 0.0),
+            None if setting is False else _pass_bytes(backbone, True, layer),
+            MAX_TOKENS if backbone.on_gpu else EAGER_WIDTH,
             2 * cache + layer / 2,
             rounded + (LOGIT_BYTES * MAX_LOGITS if backbone.chunks_logits else 0),
             packed + LOGIT_BYTES * MAX_ROWS * backbone.vocab_size,
         )  # fmt: skip
 
-    def training_batch(self, tokens: int) -> float:
+    @property
+    def least_batch(self) -> float:
+        """The bytes that the least batches need at the least."""
+        passes = [each for each in (self.kept, self.recomputed) if each is not None]
+        training = min(self.training_batch(MIN_TOKENS, each) for each in passes)
+        return max(training, self.sampling_batch(MIN_TOKENS))
+
+    def training_batch(self, tokens: int, of: PassBytes) -> float:
         """Returns the bytes of a batch of so many tokens, as if they were one row."""
-        attention = self.attention * min(tokens, self.attention_width) + MASK_BYTES * tokens
-        return self.fixed_training + tokens * (self.training + attention)
+        pairs = of.pair * min(tokens, self.attention_width) + MASK_BYTES * tokens
+        return self.fixed_training + tokens * (of.token + pairs)
 
     def sampling_batch(self, tokens: int) -> float:
         """Returns the bytes of sampled rows of so many tokens, of which the prompts are computed once."""
@@ -88,16 +102,34 @@ class TokenBytes:
 
 def token_budget(backbone: Backbone, count: TokenBytes, memory: int, copies: int) -> TokenBudget:
     """Returns the budget for so many bytes beside the weights and the optimizer; all processes get the least
-    of theirs. A prompt is sampled with up to `copies` replies at once."""
-    usable = (CPU_SHARE if backbone.device.type == "cpu" else GPU_SHARE) * memory
-    fitting = [_largest(count.training_batch, usable), _largest(count.sampling_batch, usable)]
-    training, sampling = backbone.group.least(fitting)
-    row = min(backbone.context_length, training, max(MIN_TOKENS, sampling // copies))
-    return TokenBudget(training=training, sampling=sampling, row=row)
+    of theirs. Batches keep their activations where that fits; longer rows, or all batches where not even the
+    least one fits so, compute them again. A prompt is sampled with up to `copies` replies at once."""
+    usable = (GPU_SHARE if backbone.on_gpu else CPU_SHARE) * memory
+
+    def training_tokens(of: PassBytes | None) -> int:
+        return 0 if of is None else _largest(lambda tokens: count.training_batch(tokens, of), usable)
+
+    fitting = [training_tokens(each) for each in (count.kept, count.recomputed)]
+    kept, recomputed, sampling = backbone.group.least([*fitting, _largest(count.sampling_batch, usable)])
+    training, sampling = max(MIN_TOKENS, kept or recomputed), max(MIN_TOKENS, sampling)
+    row = min(backbone.context_length, max(training, recomputed), max(MIN_TOKENS, sampling // copies))
+    return TokenBudget(training=training, sampling=sampling, row=row, kept=kept)
 
 
 def _largest(bytes_of: Callable[[int], float], memory: float) -> int:
-    return max((tokens for tokens in STEPS if bytes_of(tokens) <= memory), default=MIN_TOKENS)
+    return max((tokens for tokens in STEPS if bytes_of(tokens) <= memory), default=0)
+
+
+def _pass_bytes(backbone: Backbone, checkpointing: bool, layer: float) -> PassBytes:
+    """Counts a pass with gradients; one that computes activations again has those of a `layer` at a time."""
+    usual, backbone.gradient_checkpointing = backbone.gradient_checkpointing, checkpointing
+    try:
+        short, middle, long = (_kept(backbone, width) for width in _WIDTHS)
+    finally:
+        backbone.gradient_checkpointing = usual
+    step = _WIDTHS[1] - _WIDTHS[0]
+    pair = (long - 2 * middle + short) / (2 * step**2)
+    return PassBytes((middle - short) / step - pair * (_WIDTHS[0] + _WIDTHS[1]) + layer, pair)
 
 
 def _kept(backbone: Backbone, width: int) -> int:

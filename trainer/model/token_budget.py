@@ -18,15 +18,17 @@ UNLIMITED = 2**62
 
 class TokenBudget(BaseModel):
     """Tokens of the largest batch of one process, rows × padded width: `training` with gradients, which holds
-    for scoring too, and `sampling` with the KV cache. `row` is the longest row, prompt and reply together.
-    Different budgets give different batches, and these different last bits, so a round's inputs name its
-    budget."""
+    for scoring too, and `sampling` with the KV cache. `row` is the longest row, prompt and reply together,
+    which may be longer than `training`. A batch of more tokens than `kept` does not keep its activations for
+    the backward pass, but computes them again, unless `rl.gradient_checkpointing` is set. Different budgets
+    give different batches, and these different last bits, so a round's inputs name its budget."""
 
     model_config = ConfigDict(frozen=True)
 
     training: int = UNLIMITED
     sampling: int = UNLIMITED
     row: int = UNLIMITED
+    kept: int = UNLIMITED
 
     def longest_prompt(self, reply_tokens: int, setting: int | None = None) -> int:
         """Returns the most tokens of a prompt that is practised on with replies of `reply_tokens` tokens;

@@ -35,7 +35,7 @@ class OpProfiler(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, backbone: FakeBackbone, rates: Rates) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._vocab_size = backbone.vocab_size
-        self._heap = backbone.device.type == "cpu"
+        self._heap = not backbone.on_gpu
         self._rates = rates
         self._weights = {_storage(weight) for weight in backbone.model.parameters()}
         self._known = set(self._weights)
