@@ -51,8 +51,8 @@ class RLSettings(RenamedFields):
     alpha: int = Field(32, ge=1, description="LoRA α")
     gradient_checkpointing: bool | None = Field(
         None,
-        description="recompute activations in the backward pass: less memory, a third more time; none: of what"
-        " does not fit into memory otherwise",
+        description="recompute activations in the backward pass: less memory, a third more time; none: of"
+        " what does not fit into memory otherwise",
     )
     learning_rate: float | None = Field(
         None,
