@@ -34,7 +34,13 @@ Redaction = Annotated[
     str | None,
     typer.Option(
         help="What is replaced before it is stored: email,phone,iban,card,ip,national_id; or none; empty: as"
-        " redaction.kinds."
+        " redaction.kinds. What is stored already stays."
+    ),
+]
+Retention = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Days after which chats and their votes are deleted; 0: as retention_days says."
     ),
 ]
 
@@ -70,6 +76,7 @@ def create(
     promotion: Promotion = None,
     cards: Cards = None,
     redaction: Redaction = None,
+    retention_days: Retention = None,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
@@ -78,7 +85,7 @@ def create(
     """Make a project, answered by the base at once, and print its first keys, once."""
     from serving.tenants.projects import create as make
 
-    body = {"id": id, **_change(system_prompt, sampling, promotion, cards, redaction)}
+    body = {"id": id, **_change(system_prompt, sampling, promotion, cards, redaction, retention_days)}
     new = check(TypeAdapter(NewProject), body)
     found = ask_or_do(
         url, key, data_dir,
@@ -102,6 +109,7 @@ def set_project(
     promotion: Promotion = None,
     cards: Cards = None,
     redaction: Redaction = None,
+    retention_days: Retention = None,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
@@ -110,7 +118,7 @@ def set_project(
     """Change a project's system prompt, sampling defaults or promotion; show them without an option."""
     from serving.tenants.projects import change
 
-    body = _change(system_prompt, sampling, promotion, cards, redaction)
+    body = _change(system_prompt, sampling, promotion, cards, redaction, retention_days)
     said = check(TypeAdapter(ProjectChange), body)
     found = ask_or_do(
         url, key, data_dir,
@@ -188,6 +196,7 @@ def _change(
     promotion: str | None,
     cards: bool | None,
     redaction: str | None,
+    retention_days: int | None,
 ) -> dict[str, Any]:
     """Returns the fields of a project that the options give; an empty one takes away."""
     found: dict[str, Any] = {}
@@ -202,4 +211,6 @@ def _change(
     if redaction is not None:
         kinds = [] if redaction == "none" else redaction.split(",")
         found["redaction"] = kinds if redaction else None
+    if retention_days is not None:
+        found["retention_days"] = retention_days or None
     return found
