@@ -3,6 +3,7 @@ import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Table, Waiting } from "../parts/basics";
 import { NewProject } from "../parts/NewProject";
+import { RedactionField } from "../parts/RedactionField";
 import { useMay, useMe } from "../roles";
 import { say } from "../said";
 import type { List, Project } from "../types";
@@ -29,6 +30,8 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
   const [length, setLength] = useState(String(project.sampling["max_tokens"] ?? ""));
   const [promotion, setPromotion] = useState(project.promotion ?? "");
   const [cards, setCards] = useState(project.public_cards);
+  const [redaction, setRedaction] = useState(project.redaction);
+  const [kept, setKept] = useState(String(project.retention_days ?? ""));
   const [error, setError] = useState<string | null>(null);
   const may = useMay("operate");
 
@@ -46,6 +49,8 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
         sampling,
         promotion: promotion || null,
         public_cards: cards,
+        redaction,
+        retention_days: kept ? Number(kept) : null,
       });
       setError(null);
       say("Saved: it counts from the next chat on.");
@@ -112,6 +117,18 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
         />
         Anybody may read what a policy learned from and how it was judged, at /cards/{project.id}/POLICY
       </label>
+      <label>
+        Days for which chats and their votes are kept; empty: as the settings say
+        <input
+          type="number"
+          min={1}
+          max={36_500}
+          readOnly={!may}
+          value={kept}
+          onInput={(event) => setKept(event.currentTarget.value)}
+        />
+      </label>
+      <RedactionField kinds={redaction} disabled={!may} onChange={setRedaction} />
       {error && (
         <p class="problem" role="alert">
           {error}

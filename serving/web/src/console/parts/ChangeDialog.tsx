@@ -5,6 +5,7 @@ import { say } from "../said";
 import type { Preview } from "../types";
 import { Dialog } from "./Dialog";
 import { Shares, State, Waiting } from "./basics";
+import { EstimateView } from "./EstimateView";
 
 export type Action = "promote" | "rollback" | "start";
 
@@ -81,6 +82,7 @@ export function ChangeDialog(props: {
           {(shown) => (
             <>
               <p>{shown.words}</p>
+              {action === "start" && <EstimateView estimate={shown.estimate} />}
               <div class="before-after">
                 <section>
                   <h3>Now</h3>
