@@ -76,7 +76,7 @@ def show(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Js
         print(f"{each['started_at'][:19]}  {each['policy']:16} {each['kind']:7} {each['share']:4.0%}"
               f"  {each['state']:11} {each['reason'] or ''}")  # fmt: skip
         if each["state"] == "running":
-            print(f"  {estimate_words(each['estimate'])}")
+            print(f"  {estimate_words(each.get('estimate'))}")
             if each["evidence"]:
                 print(_evidence(each["evidence"]))
 
@@ -154,7 +154,7 @@ def _confirm(preview: dict[str, Any], yes: bool) -> None:
     """Says who would answer, and asks. Raises StartError where nobody can be asked."""
     print(preview["words"])
     if preview["action"] == "start":
-        print(estimate_words(preview["estimate"]))
+        print(estimate_words(preview.get("estimate")))
     for each in preview["then"]:
         print(f"  {each['share']:6.1%}  {each['policy']:16} {each['role']}")
     print(f"The way back: {preview['way_back']}")
