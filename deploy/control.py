@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from deploy.command_line import DataDir, Json, Key, Url
-from deploy.local.status_words import training_words, votes_words
+from deploy.local.status_words import estimate_words, training_words, votes_words
 from deploy.operations import operations
 from schemas.errors import StartError
 
@@ -75,8 +75,10 @@ def show(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Js
     for each in found:
         print(f"{each['started_at'][:19]}  {each['policy']:16} {each['kind']:7} {each['share']:4.0%}"
               f"  {each['state']:11} {each['reason'] or ''}")  # fmt: skip
-        if each["state"] == "running" and each["evidence"]:
-            print(_evidence(each["evidence"]))
+        if each["state"] == "running":
+            print(f"  {estimate_words(each.get('estimate'))}")
+            if each["evidence"]:
+                print(_evidence(each["evidence"]))
 
 
 def _evidence(evidence: dict[str, Any]) -> str:
@@ -151,6 +153,8 @@ def rollback(
 def _confirm(preview: dict[str, Any], yes: bool) -> None:
     """Says who would answer, and asks. Raises StartError where nobody can be asked."""
     print(preview["words"])
+    if preview["action"] == "start":
+        print(estimate_words(preview.get("estimate")))
     for each in preview["then"]:
         print(f"  {each['share']:6.1%}  {each['policy']:16} {each['role']}")
     print(f"The way back: {preview['way_back']}")

@@ -42,7 +42,13 @@ class ProjectFields:
         str | None,
         typer.Option(
             help="What is replaced before it is stored: email,phone,iban,card,ip,national_id; or none; empty:"
-            " as redaction.kinds."
+            " as redaction.kinds. What is stored already stays."
+        ),
+    ] = None
+    retention_days: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Days after which chats and their votes are deleted; 0: as retention_days says."
         ),
     ] = None
 
@@ -60,6 +66,8 @@ class ProjectFields:
         if self.redaction is not None:
             kinds = [] if self.redaction == "none" else self.redaction.split(",")
             found["redaction"] = kinds if self.redaction else None
+        if self.retention_days is not None:
+            found["retention_days"] = self.retention_days or None
         return found
 
 

@@ -24,6 +24,7 @@ select (select count(*) from turns where project = %(project)s and rater = any(%
 _LISTS: dict[str, LiteralString] = {
     "turns": """
 select t.id, t.created_at, t.conversation_id, t.messages, t.metadata, t.request,
+    t.origin as network,
     (select jsonb_agg(jsonb_build_object('choice', choice, 'policy', policy, 'text', text, 'message', message)
         order by choice) from replies where turn_id = t.id) as replies
 from turns t where t.project = %(project)s and t.rater = any(%(raters)s)
@@ -42,6 +43,14 @@ from training_examples where project = %(project)s and rater = any(%(raters)s)
     "quarantine": """
 select state, reason, evidence, created_at, decided_at, decision_reason
 from quarantine where project = %(project)s and rater = any(%(raters)s)
+""",
+    "tastes": """
+select policy, weights, votes, updated_at from person_tastes
+where project = %(project)s and rater = any(%(raters)s)
+""",
+    "failed_requests": """
+select policy, created_at, origin as network from rollout_failures
+where project = %(project)s and rater = any(%(raters)s)
 """,
     "annotation_queues": """
 select queue, name from annotation_raters where project = %(project)s and rater = any(%(raters)s)

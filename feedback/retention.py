@@ -1,7 +1,8 @@
 """Retention drops old weekly partitions of turns, and creates the coming ones.
 
-A week is dropped with its replies and the votes on them. The training examples derived from those votes hold
-no text and stay, but without their turns the trainer no longer learns from them. Responses stored for an
+A week is dropped with its replies and the votes on them. A project that keeps its turns for less time than
+the installation has them deleted by their age, in batches. The training examples derived from those votes
+hold no text and stay, but without their turns the trainer no longer learns from them. Responses stored for an
 Idempotency-Key are deleted sooner: clients do not retry for that long. A rater in quarantine is forgotten
 with the last of their votes. Rows are deleted in batches and weeks dropped one by one, each in a transaction
 of its own, with pauses, so chats and votes hardly wait for it.
@@ -58,14 +59,25 @@ with old as (
 )
 delete from turns_undated using old where turns_undated.id = old.id returning 1 as found
 """
+_OLD_TURNS_OF_PROJECTS: LiteralString = """
+with old as (
+    select turns_of.id from projects p, lateral (
+        select id from turns
+        where project = p.id and created_at < now() - p.retention_days * interval '24 hours'
+        order by created_at limit %(most)s
+    ) as turns_of where p.retention_days is not null limit %(most)s
+)
+delete from turns where id = any(array(select id from old)) returning 1 as found
+"""
 _OLD_DELIVERIES: LiteralString = """
 with old as (select id from webhook_deliveries where id < %(bound)s order by id limit %(most)s)
 delete from webhook_deliveries using old where webhook_deliveries.id = old.id returning 1 as found
 """
 _PAST_RATERS: LiteralString = """
 with past as (
-    select project, rater from quarantine q
-    where coalesce(decided_at, created_at) < now() - %(days)s * interval '24 hours'
+    select project, rater from quarantine q join projects p on p.id = q.project
+    where coalesce(q.decided_at, q.created_at)
+            < now() - least(p.retention_days, %(days)s::integer) * interval '24 hours'
         and not exists (select from feedback where project = q.project and rater = q.rater)
     limit %(most)s
 )
@@ -86,7 +98,8 @@ async def run(pool: AsyncPool, retention_days: int | None) -> None:
 
 
 async def run_maintenance(pool: AsyncPool, retention_days: int | None) -> None:
-    """Create the coming weeks and drop those that ended `retention_days` ago; None drops none.
+    """Create the coming weeks and drop those that ended `retention_days` ago; None drops none. Turns of a
+    project that has a retention of its own are deleted at that age.
 
     Raises psycopg.OperationalError where it would have to wait for a lock.
     """
@@ -99,7 +112,8 @@ async def run_maintenance(pool: AsyncPool, retention_days: int | None) -> None:
         await _repeat(pool, _ENDED_VOTES, days=retention_days, most=BATCH, after=before_all)
         await _repeat(pool, _ENDED_WEEK, days=retention_days)
         await _repeat(pool, _UNDATED_TURNS, days=retention_days, most=BATCH)
-        await _repeat(pool, _PAST_RATERS, days=retention_days, most=BATCH)
+    await _repeat(pool, _OLD_TURNS_OF_PROJECTS, most=BATCH)
+    await _repeat(pool, _PAST_RATERS, days=retention_days, most=BATCH)
 
 
 async def _repeat(pool: AsyncPool, statement: LiteralString, **values: object) -> None:

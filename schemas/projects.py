@@ -41,6 +41,7 @@ class ProjectChange(BaseModel):
     promotion: Promotion | None = None
     public_cards: bool = False
     redaction: Annotated[list[PersonalData], Field(max_length=10)] | None = None
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
 
 
 class NewProject(ProjectChange):

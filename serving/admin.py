@@ -38,16 +38,21 @@ _LINEAGE: LiteralString = """
     )
     select id from lineage order by depth
 """
-ROLLOUTS: LiteralString = """
-    select id, policy, replaces, kind, share, stages, automatic, state, reason, actor, evidence, evidence_at,
-        started_at, ended_at
-    from rollouts where project = %s order by started_at desc, id desc limit %s
+ESTIMATE: LiteralString = """
+    select jsonb_object_agg(name, figure) as estimate
+    from policies p, jsonb_each(p.gate -> 'figures') as figures (name, figure)
+    where p.project = {project} and p.id = {policy} and starts_with(name, 'approval')
+        and jsonb_typeof(p.gate #> '{{figures,approval}}') = 'number'
 """
-_ROLLOUT: LiteralString = """
+"""The approval of a policy by recorded votes, which the gate estimated before anybody saw a reply of it; null
+where it could not."""
+_ROLLOUT_COLUMNS: LiteralString = """
     select id, policy, replaces, kind, share, stages, automatic, state, reason, actor, evidence, evidence_at,
-        started_at, ended_at
-    from rollouts where project = %s and id = %s
-"""
+        started_at, ended_at, ({estimate}) as estimate
+    from rollouts r where project = %s
+""".format(estimate=ESTIMATE.format(project="r.project", policy="r.policy"))  # noqa: S608  (it is ours)
+ROLLOUTS: LiteralString = _ROLLOUT_COLUMNS + "order by started_at desc, id desc limit %s"
+_ROLLOUT: LiteralString = _ROLLOUT_COLUMNS + "and id = %s"
 _ROUNDS: LiteralString = """
     select id, parent, policy, outcome, reason, record, started_at, ended_at
     from rounds where project = %s order by id desc limit %s

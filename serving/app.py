@@ -44,7 +44,7 @@ from serving import (
     webhooks,
     widget,
 )
-from serving.console import annotation, desk, events, policies, rollouts, rounds, status, whoami
+from serving.console import annotation, desk, events, people, policies, rollouts, rounds, status, whoami
 from serving.console import settings as shown_settings
 from serving.http_protocol import LimitedHttpProtocol
 from serving.limits import BodyLimit
@@ -96,7 +96,9 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
         vote_export, votes, live, widget, webhooks, admin, policy_card, health,
     ):  # fmt: skip
         app.include_router(part.router)
-    for part in (status, desk, annotation, rounds, policies, rollouts, shown_settings, events, whoami):
+    for part in (
+        status, desk, people, annotation, rounds, policies, rollouts, shown_settings, events, whoami,
+    ):  # fmt: skip
         app.include_router(part.router)
     for part in (projects, keys, usage, audit, quarantine):
         app.include_router(part.router)

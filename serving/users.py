@@ -53,13 +53,13 @@ async def erase_me(request: Request, caller: KnownCaller) -> dict[str, Any]:
 @router.get("/v1/users/{user:path}", responses={200: {"content": {"application/json": {}}}})
 async def show_user(request: Request, user: str, caller: Reader) -> Download:
     """Returns all that is held about a person."""
-    return _held_data(services(request), caller.project, _pseudonyms(request, caller, user))
+    return _held_data(services(request), caller.project, pseudonyms(request, caller, user))
 
 
 @router.delete("/v1/users/{user:path}", status_code=202)
 async def erase_user(request: Request, user: str, caller: Eraser) -> dict[str, Any]:
     """Erases a person: their chats and votes at once, and what was learned from them by training again."""
-    return await _erase(request, caller, _pseudonyms(request, caller, user), caller.key_id, user)
+    return await _erase(request, caller, pseudonyms(request, caller, user), caller.key_id, user)
 
 
 @router.get("/v1/erasures")
@@ -100,10 +100,11 @@ async def _holder(request: Request, caller: Caller) -> str:
         raise Unauthorized(
             "Send your session as `Hearken-Session: …`; it says who you are.", code="missing_session"
         )
-    return found
+    return found.rater
 
 
-def _pseudonyms(request: Request, caller: Caller, user: str) -> list[str]:
+def pseudonyms(request: Request, caller: Caller, user: str) -> list[str]:
+    """Returns the pseudonyms of a user's name, or of a pseudonym itself. Raises InvalidRequest."""
     if not 0 < len(user) <= MAX_NAME or "\0" in user:
         raise InvalidRequest(f"A user's name has 1 to {MAX_NAME} characters.", param="user")
     return services(request).signer.pseudonyms(caller.project, user)

@@ -6,13 +6,18 @@ import random
 from typing import Any
 
 import psycopg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg.types.json import Jsonb
+
+from feedback import receipt
 
 POLICIES = ["p0", "p1-4be0aa", "p2-9d31c7", "p3-17fe02", "p4-c2a9d8", "p5-80b6e1"]
 LIVE, PREVIOUS, CANARY, REFUSED = POLICIES[3], POLICIES[1], POLICIES[5], POLICIES[2]
 TURNS = 240
 HELD = (31, 32, 33)
 """The numbers of people whose votes look hostile."""
+ERASED, ERASING = f"erasure-{'a' * 24}", f"erasure-{'b' * 24}"
+"""An erasure that is done, and one that goes on."""
 
 _ASKED = [
     (
@@ -56,6 +61,9 @@ GATE: dict[str, Any] = {
         "unseen_votes": 38, "unseen_gain": 0.21, "unseen_error": 0.19, "length": 31.2, "length_ratio": 0.78,
         "ended": 0.99, "base_ended": 0.995, "kl": 4.1, "kl_error": 0.3, "entropy": 1.4, "base_entropy": 1.9,
         "repeated": 0.012, "base_repeated": 0.01, "distinct": 0.41, "base_distinct": 0.46, "alike": 0.03,
+        "approval": 0.71, "approval_lower": 0.62, "approval_upper": 0.8, "approval_change": 0.034,
+        "approval_change_error": 0.041, "approval_votes": 38, "approval_people": 21,
+        "approval_coverage": 0.44,
         "probes": 512, "knowledge": 0.953, "knowledge_lost": 0.006, "knowledge_error": 0.004,
     },
 }  # fmt: skip
@@ -112,6 +120,39 @@ def fill(url: str) -> None:
         events = [row[0] for row in connection.execute("select event_id from feedback order by id limit 6")]
         _add_rounds(connection, events)
         _add_held(connection)
+        _add_erasures(connection)
+
+
+def _add_erasures(connection: psycopg.Connection) -> None:
+    """Two people who were erased: one is through, and of the other the trainer's steps are left."""
+    key = Ed25519PrivateKey.generate()
+    connection.execute("insert into secrets (name, value) values ('receipts', %s)", [key.private_bytes_raw()])
+    at = "2026-11-29T10:00:00.000000Z"
+    own = {
+        "began": {"at": at}, "database": {"at": at, "turns": 12, "votes": 7},
+        "exports": {"at": at, "files": 2},
+    }  # fmt: skip
+    trained = {
+        "records": {"at": at, "rounds": 3}, "policies": {"at": at, "tainted": [LIVE, CANARY]},
+        "rebuild": {"at": at, "rebuilt": [POLICIES[4]]}, "files": {"at": at, "deleted": [CANARY]},
+    }  # fmt: skip
+    said = receipt.sign(
+        {
+            "format": receipt.FORMAT, "id": ERASED, "project": "default", "person": ["00" * 32],
+            "tainted": [{"policy": LIVE, "digest": "ab" * 32}, {"policy": CANARY, "digest": "cd" * 32}],
+            "rebuilt": [{"policy": POLICIES[4], "digest": "ef" * 32, "rebuilds": LIVE}],
+        },
+        key,
+    )  # fmt: skip
+    for id, asked_by, steps, signed in (
+        (ERASED, "visitor", own | trained, said), (ERASING, "default-admin", own, None),
+    ):  # fmt: skip
+        connection.execute(
+            "insert into erasures (id, project, hashes, asked_by, asked_at, since, steps, receipt, done_at)"
+            " values (%s, 'default', %s, %s, now() - interval '1 day', now() - interval '9 days', %s, %s,"
+            " case when %s then now() end)",
+            [id, [id.encode()], asked_by, Jsonb(steps), signed and Jsonb(signed), signed is not None],
+        )
 
 
 def _add_held(connection: psycopg.Connection) -> None:

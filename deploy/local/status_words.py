@@ -26,6 +26,18 @@ def training_words(training: dict[str, Any]) -> str:
     return f"{state} The last round: {last['headline']}" if last else state
 
 
+def estimate_words(estimate: dict[str, Any] | None) -> str:
+    """Says what recorded votes let expect of a policy, before anybody saw a reply of it."""
+    if estimate is None:
+        return "Recorded votes did not tell what to expect of it."
+    return (
+        f"Recorded votes let expect {estimate['approval']:.0%} thumbs up ({estimate['approval_lower']:.0%} to"
+        f" {estimate['approval_upper']:.0%}), {100 * estimate['approval_change']:+.1f} ±"
+        f" {100 * estimate['approval_change_error']:.1f} points to the policy that was live;"
+        f" {estimate['approval_votes']} votes of {estimate['approval_people']} people."
+    )
+
+
 def steps_done(training: dict[str, Any]) -> float | None:
     """Returns the share of the running round's steps that are done; None while it has none."""
     progress = (training["round"] or {}).get("progress") or {}

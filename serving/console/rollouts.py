@@ -1,4 +1,5 @@
-"""Rollouts for the console: the evidence of each as it moves, and a preview of who answers after a change.
+"""Rollouts for the console: the evidence of each as it moves, what was expected of it before anybody saw a
+reply, and a preview of who answers after a change.
 
 A preview makes the change itself, in a transaction that is rolled back, so it cannot say anything else than
 what would happen, and is refused for the same reasons.
@@ -13,7 +14,7 @@ from psycopg.rows import DictRow
 from schemas.errors import Conflict, InvalidRequest, PolicyRejected
 from schemas.policies import BASE
 from serving import rollout
-from serving.admin import ROLLOUTS, with_times
+from serving.admin import ESTIMATE, ROLLOUTS, with_times
 from serving.auth import Viewer
 from serving.router import Route, arms, fetch_route
 from serving.services import services
@@ -95,6 +96,7 @@ async def preview(
             {"policy": id, "from": state, "to": then[id]} for id, state in states.items() if then[id] != state
         ],
         "words": _words(action, policy, before, after),
+        "estimate": await _estimate(connection, project, policy),
         "needs_reason": action == "promote" and states[policy] == "rolled_back",
         "way_back": _way_back(action, policy, before, after),
     }
@@ -136,6 +138,13 @@ def _way_back(action: Action, policy: str, before: Route, after: Route) -> str:
             return f"Roll {policy} back: its people are answered by {before.live} again."
         case _:
             return f"Promote {policy} and say why: nothing of it is deleted."
+
+
+async def _estimate(connection: Connection, project: str, policy: str) -> dict[str, Any] | None:
+    """Returns a policy's approval by recorded votes, None where the gate could not estimate it."""
+    query = ESTIMATE.format(project="%s", policy="%s")
+    row = await (await connection.execute(query, [project, policy])).fetchone()
+    return None if row is None else row["estimate"]
 
 
 async def _states(connection: Connection, project: str) -> dict[str, str]:

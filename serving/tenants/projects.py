@@ -34,7 +34,8 @@ Connection = AsyncConnection[DictRow]
 
 _NEW_PROJECT, _CHANGE = TypeAdapter(NewProject), TypeAdapter(ProjectChange)
 _COLUMNS: LiteralString = """
-select id, system_prompt, sampling, promotion, public_cards, redaction, paused, created_at from projects
+select id, system_prompt, sampling, promotion, public_cards, redaction, retention_days, paused, created_at
+from projects
 """
 
 # The base is the same for all, so a new project is answered by the files of the installation's own.
@@ -71,10 +72,11 @@ async def create(connection: Connection, own: str, new: NewProject) -> dict[str,
     StartError as `change`."""
     _check_redaction(new)
     made = await connection.execute(
-        "insert into projects (id, system_prompt, sampling, promotion, public_cards, redaction)"
-        " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
+        "insert into projects"
+        " (id, system_prompt, sampling, promotion, public_cards, redaction, retention_days)"
+        " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
         [new.id, new.system_prompt, Jsonb(new.sampling.model_dump(exclude_none=True)), new.promotion,
-         new.public_cards, new.redaction],
+         new.public_cards, new.redaction, new.retention_days],
     )  # fmt: skip
     if not made.rowcount:
         raise Conflict(f"There is a project {new.id} already.", code="project_exists", param="id")
@@ -109,13 +111,15 @@ async def change(connection: Connection, id: str, said: ProjectChange) -> dict[s
         " sampling = case when %s then %s else sampling end,"
         " promotion = case when %s then %s else promotion end,"
         " public_cards = case when %s then %s else public_cards end,"
-        " redaction = case when %s then %s::text[] else redaction end where id = %s",
+        " redaction = case when %s then %s::text[] else redaction end,"
+        " retention_days = case when %s then %s else retention_days end where id = %s",
         [
             "system_prompt" in given, said.system_prompt,
             "sampling" in given, Jsonb(said.sampling.model_dump(exclude_none=True)),
             "promotion" in given, said.promotion,
             "public_cards" in given, said.public_cards,
-            "redaction" in given, said.redaction, id,
+            "redaction" in given, said.redaction,
+            "retention_days" in given, said.retention_days, id,
         ],
     )  # fmt: skip
     await connection.execute("select pg_notify('hearken_routes', %s)", [id])
@@ -176,7 +180,8 @@ async def one_project(request: Request, id: str, caller: Viewer) -> dict[str, An
 
 @router.patch("/{id}", openapi_extra=request_body("/v1/projects/{id}", ProjectChange, method="patch"))
 async def change_project(request: Request, id: str, caller: Operator) -> dict[str, Any]:
-    """Changes system prompt, sampling defaults, promotion or redaction: those that the body names."""
+    """Changes system prompt, sampling defaults, promotion, redaction or retention: those that the body
+    names."""
     _check_sees(request, caller, id)
     said = check(_CHANGE, decode(await request.body()))
     services(request).redaction.check(said.redaction)

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from feedback import receipt
 from schemas.settings import ServingSettings, Settings, VllmSettings
 from tests import console_data
 from tests.conftest import new_database
@@ -26,6 +27,8 @@ PAGES = [
     "", "feedback", "feedback?show=approval", "feedback?show=conversations", "feedback/fb_00012", "rounds",
     "rounds/6", "policies", f"policies/{CANARY}", "rollouts", "queues", "usage", "project", "keys", "audit",
     "settings", "raters", "raters?state=rejected", f"raters/{console_data.person(console_data.HELD[1])}",
+    "people", f"people/{console_data.person(9)}", f"erasures/{console_data.ERASED}",
+    f"erasures/{console_data.ERASING}",
 ]  # fmt: skip
 PHONE, DESK = (390, 844), (1280, 900)
 SCROLLED = 8
@@ -188,6 +191,13 @@ def test_a_new_vote_and_a_rounds_progress_appear_by_themselves(page: Page, conso
     expect(page.get_by_text("step 7 of 8")).to_be_visible()
 
 
+def test_what_was_expected_of_a_candidate_is_beside_what_people_say(page: Page, console: Console) -> None:
+    page.goto(f"{console.url}/console#/rollouts")
+    running = page.get_by_role("region", name="Canary")
+    expect(running).to_contain_text("recorded votes let expect 71% thumbs up (62% to 80%), +3.4 ± 4.1 points")
+    expect(running).to_contain_text("38 votes of 21 people")
+
+
 def test_the_live_policy_is_taken_back_after_a_preview_and_there_is_a_way_back(
     page: Page, console: Console
 ) -> None:
@@ -281,6 +291,12 @@ def test_a_team_is_given_a_project_and_keys_and_a_reader_changes_nothing(
     expect(ann.get_by_role("button", name="Take it back…")).to_have_count(0)
     expect(ann.get_by_role("button", name="Pause training")).to_have_count(0)
 
+    ann.goto(f"{console.url}/console#/people/{console_data.person(9)}")
+    expect(ann.get_by_role("button", name="Save all of it")).to_be_visible()
+    expect(ann.get_by_role("button", name="Erase…")).to_have_count(0)
+    ann.goto(f"{console.url}/console#/project")
+    expect(ann.get_by_label("Personal data in what is stored")).to_be_disabled()
+
     row.get_by_role("button", name="Revoke…").click()
     page.get_by_role("button", name="Revoke", exact=True).click()
     expect(row).to_contain_text("revoked")
@@ -328,6 +344,78 @@ def test_a_rater_whose_votes_look_hostile_is_looked_at_and_decided_on(page: Page
     page.get_by_role("link", name="1 accepted").click()
     expect(page.get_by_role("row", name="our own testers")).to_be_visible()
     console.execute("update quarantine set state = 'held', decided_at = null where reason = 'votes_alike'")
+
+
+def test_what_is_redacted_is_chosen_and_what_is_stored_already_stays(page: Page, console: Console) -> None:
+    page.goto(f"{console.url}/console#/project")
+    field = page.get_by_label("Personal data in what is stored")
+    expect(page.get_by_role("form", name="Chats")).to_contain_text("What is stored already is not changed")
+    field.select_option("own")
+    page.get_by_label("Days for which chats").fill("365")
+    page.get_by_role("checkbox", name="IP addresses").focus()
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved: it counts from the next chat on.")).to_be_visible()
+    kinds = ["email", "phone", "iban", "card", "national_id"]
+    project = console.get("projects/default")
+    assert (project["redaction"], project["retention_days"]) == (kinds, 365)
+    page.reload()
+    expect(page.get_by_role("checkbox", name="IP addresses")).not_to_be_checked()
+    for choice, saved in (("none", []), ("settings", None)):
+        field.select_option(choice)
+        with page.expect_response(lambda answer: answer.request.method == "PATCH"):
+            page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("group", name="What is replaced")).to_have_count(0)
+        assert console.get("projects/default")["redaction"] == saved
+
+
+def test_a_person_is_looked_at_saved_and_erased_by_keyboard(page: Page, console: Console) -> None:
+    """By the name that the team's server uses, which no address shows."""
+    with httpx.Client(base_url=console.url, headers={"Authorization": f"Bearer {ADMIN}"}) as client:
+        turn = {
+            "user": "quagga@example.com", "messages": [{"role": "user", "content": "A quagga?"}],
+            "replies": ["Extinct."],
+        }  # fmt: skip
+        assert client.post("/v1/turns", json=turn).status_code == 201
+    page.keyboard.press("g")
+    page.keyboard.press("e")
+    expect(page.get_by_role("heading", name="People")).to_be_visible()
+    page.get_by_label("A user as your server names them").focus()
+    page.keyboard.type("quagga@example.com")
+    page.keyboard.press("Enter")
+    held = page.get_by_role("region", name="What is held")
+    expect(held).to_contain_text("Chats1")
+    assert "quagga" not in page.url
+    with page.expect_download() as saved:
+        held.get_by_role("button", name="Save all of it").focus()
+        page.keyboard.press("Enter")
+    assert json.loads(saved.value.path().read_text())["turns"][0]["messages"][0]["content"] == "A quagga?"
+    held.get_by_role("button", name="Erase…").focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Erase this person?")
+    expect(dialog).to_contain_text("1 chat and 0 votes are deleted within seconds")
+    dialog.get_by_role("button", name="Erase").click()
+    expect(dialog.get_by_role("checkbox")).to_be_focused()  # it must be meant
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Erasure")
+    expect(page.get_by_role("listitem").filter(has_text="Their rows are deleted")).to_contain_text("turns 1")
+    assert "quagga" not in page.url
+    page.get_by_role("link", name="← People").click()
+    page.get_by_label("A user as your server names them").fill("quagga@example.com")
+    page.keyboard.press("Enter")
+    nothing = page.get_by_role("region", name="No chats and no votes are held")
+    expect(nothing).to_contain_text("Erased before")
+
+    page.goto(f"{console.url}/console#/erasures/{console_data.ERASING}")
+    step = page.get_by_role("listitem").filter(has_text="The records of training rounds")
+    expect(step).to_contain_text("next")
+    expect(page.get_by_text("It is signed at the end.")).to_be_visible()
+    page.goto(f"{console.url}/console#/erasures/{console_data.ERASED}")
+    expect(page.get_by_role("table").first).to_contain_text(LIVE)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save the receipt").click()
+    receipt.verify(json.loads(saved.value.path().read_text()), console.get("erasures/key")["public_key"])
 
 
 def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> None:

@@ -94,6 +94,7 @@ class Target:
             "/v1/projects/{id}": team.id, "/v1/rollouts/{rollout_id}": "rollout-a",
             "/v1/rollouts/{rollout_id}/{action}": "rollback", "/v1/training/{action}": "pause",
             "/v1/users/{user}": team.ask("GET", "users/ada").json()["pseudonyms"][0],
+            "/v1/console/people/{user}": team.ask("GET", "users/ada").json()["pseudonyms"][0],
             "/v1/erasures/{id}": "erasure-a",
             "/v1/quarantine/{rater}": team.ask("GET", "users/ada").json()["pseudonyms"][0],
             "/v1/webhooks/{id}": team.ask("POST", "webhooks", json=webhook).json()["id"],

@@ -153,6 +153,29 @@ async def test_only_weeks_past_retention_are_dropped(pool: AsyncPool) -> None:
     assert await one(pool, "select to_regclass(%s)", f"turns_{monday(8):%Y%m%d}") is None
 
 
+async def test_a_project_keeps_its_turns_as_long_as_it_says(pool: AsyncPool) -> None:
+    """Also undated ones, and those of a week that others keep; another project's stay."""
+    old, undated = await keep_from(pool, monday(6)), await keep(pool, "chatcmpl-1")
+    now, theirs = await keep(pool, new_id()), await keep(pool, new_id())
+    async with pool.connection() as connection:
+        await connection.execute(
+            "update turns set created_at = now() - interval '42 days' where id = any(%s)", [[old, undated]]
+        )
+        await connection.execute("insert into projects (id, retention_days) values ('archive', 90)")
+        await connection.execute(
+            "update turns set project = 'archive', created_at = now() - interval '60 days' where id = %s",
+            [theirs],
+        )
+        await connection.execute("update projects set retention_days = 43 where id = 'default'")
+    await run_maintenance(pool, None)
+    assert set(await kept(pool)) == {old, undated, now, theirs}
+    async with pool.connection() as connection:
+        await connection.execute("update projects set retention_days = 41 where id = 'default'")
+    await run_maintenance(pool, None)
+    assert await kept(pool) == dict.fromkeys((now, theirs), (1, 2))
+    assert await one(pool, "select count(*) from feedback") == 4
+
+
 async def test_a_rater_in_quarantine_is_forgotten_with_the_last_of_their_votes(pool: AsyncPool) -> None:
     await keep(pool, new_id())  # u_ada's
     async with pool.connection() as connection:

@@ -17,6 +17,7 @@ from schemas.database import AsyncPool
 from schemas.errors import Conflict
 from schemas.settings import ServingSettings
 from serving import rollout, rollout_controller, rollout_evidence
+from serving.console.rollouts import preview, rollouts
 from serving.rollout_controller import Decided
 from serving.rollout_decision import REPLACEABLE_AFTER, Evidence
 from serving.router import Route, fetch_route
@@ -254,6 +255,25 @@ async def test_one_network_cannot_end_a_canary_by_who_arrives(connection: Connec
         await turn(connection, [(P2, 0.3)], rater=f"v_{number}", origin="network")
     assert (await evidence(connection, 0)).mismatch < 0
     assert await decided(connection, ServingSettings(base_share=0)) is None
+
+
+async def test_what_recorded_votes_let_expect_is_told_before_and_during_a_trial(
+    connection: Connection,
+) -> None:
+    """Where the gate could not estimate it, nothing is."""
+    estimate = {"approval": 0.7, "approval_lower": 0.6, "approval_people": 9}
+    for policy, figures in ((P2, {**estimate, "length": 30}), (P3, {"approval": None, "length": 30})):
+        await connection.execute(
+            "update policies set gate = %s where id = %s",
+            [Jsonb({"outcome": "unknown", "figures": figures}), policy],
+        )
+    told = {
+        policy: (await preview(connection, "default", "start", policy, 0.02))["estimate"]
+        for policy in (P2, P3, P4)
+    }
+    assert told == {P2: estimate, P3: None, P4: None}
+    await start(connection)
+    assert [each["estimate"] for each in await rollouts(connection, "default")] == [estimate]
 
 
 async def test_people_who_do_not_arrive_are_noticed(connection: Connection) -> None:

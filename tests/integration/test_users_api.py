@@ -72,6 +72,36 @@ def test_a_person_is_shown_and_erased_by_name(service: Service) -> None:
     assert "adele-0171" not in str(service.rows("select outbox::text from outbox"))
 
 
+def test_what_was_found_out_about_a_person_is_held_data(service: Service) -> None:
+    """It is in the file, and goes with the person."""
+    rater = service.services.signer.rater_id("default", "zoe", "secret")
+    service.rows(
+        "insert into person_tastes (project, rater, policy, weights, votes)"
+        " values ('default', %s, 'p1', '{0.5,-1}', 7) returning 1",
+        rater,
+    )
+    service.rows(
+        "insert into rollout_failures (project, policy, rater, origin) values ('default', 'p1', %s, 'n')"
+        " returning 1",
+        rater,
+    )
+    with service.client() as client:
+        held = client.get("/v1/users/zoe").json()
+        assert [each["weights"] for each in held["tastes"]] == [[0.5, -1.0]]
+        assert [each["network"] for each in held["failed_requests"]] == ["n"]
+        figures = client.get("/v1/console/people/zoe").json()
+        assert figures == {
+            "pseudonyms": held["pseudonyms"], "turns": 0, "votes": 0, "learned_by": [], "erasures": []
+        }  # fmt: skip
+        erasure = client.delete("/v1/users/zoe").json()
+        done(service, client, erasure)
+        held = client.get("/v1/users/zoe").json()
+        assert (held["tastes"], held["failed_requests"]) == ([], [])
+        assert [each["id"] for each in client.get("/v1/console/people/zoe").json()["erasures"]] == [
+            erasure["id"]
+        ]
+
+
 def test_a_visitor_sees_and_erases_themself_and_nobody_else(service: Service) -> None:
     with service.client(PUBLIC) as client:
         mine, theirs = ({"Hearken-Session": client.post("/v1/sessions").json()["token"]} for _ in range(2))

@@ -12,7 +12,9 @@ import { AuditPage } from "./pages/AuditPage";
 import { FeedbackPage } from "./pages/FeedbackPage";
 import { ConversationPage } from "./pages/ConversationPage";
 import { KeysPage } from "./pages/KeysPage";
+import { ErasurePage } from "./pages/ErasurePage";
 import { OverviewPage } from "./pages/OverviewPage";
+import { PeoplePage } from "./pages/PeoplePage";
 import { PoliciesPage } from "./pages/PoliciesPage";
 import { PolicyPage } from "./pages/PolicyPage";
 import { ProjectPage } from "./pages/ProjectPage";
@@ -33,6 +35,7 @@ const VIEWS: { path: string; name: string; role?: Role; ofInstallation?: boolean
   { path: "feedback", name: "Feedback" },
   { path: "queues", name: "Queues" },
   { path: "raters", name: "Raters" },
+  { path: "people", name: "People" },
   { path: "rounds", name: "Rounds" },
   { path: "policies", name: "Policies" },
   { path: "rollouts", name: "Rollouts" },
@@ -42,6 +45,9 @@ const VIEWS: { path: string; name: string; role?: Role; ofInstallation?: boolean
   { path: "audit", name: "Audit", role: "admin" },
   { path: "settings", name: "Settings", role: "admin", ofInstallation: true },
 ];
+
+/** Places that belong to a view of another path. */
+const PARTS: Record<string, string> = { conversations: "feedback", erasures: "people" };
 
 export function App() {
   const [signedIn, setSignedIn] = useState(key() !== null);
@@ -87,7 +93,7 @@ function Frame({ signOut }: { signOut: () => void }) {
     return () => clearTimeout(timer);
   }, [said]);
   useShortcuts(() => setHelp(true));
-  const name = VIEWS.find((each) => each.path === view)?.name ?? "Nothing here";
+  const name = VIEWS.find((each) => each.path === (PARTS[view] ?? view))?.name ?? "Nothing here";
   useEffect(() => {
     document.title = `${id ? `${id} · ` : ""}${name} · Hearken console`;
   }, [name, id]);
@@ -118,7 +124,7 @@ function Frame({ signOut }: { signOut: () => void }) {
             <a
               key={each.path}
               href={href(each.path ? [each.path] : [])}
-              aria-current={each.path === view ? "page" : undefined}
+              aria-current={each.path === (PARTS[view] ?? view) ? "page" : undefined}
             >
               {each.name}
               {each.path === "" && urgent > 0 && (
@@ -173,6 +179,10 @@ function View(props: {
       return id ? <QueuePage id={id} /> : <QueuesPage />;
     case "raters":
       return id ? <RaterPage id={id} key={id} /> : <RatersPage />;
+    case "people":
+      return <PeoplePage known={id} key={id} />;
+    case "erasures":
+      return <ErasurePage id={id ?? ""} key={id} />;
     case "rounds":
       return id ? <RoundPage id={id} /> : <RoundsPage />;
     case "policies":

@@ -5,6 +5,7 @@ export const SHORTCUTS = [
   { key: "f", path: ["feedback"], name: "Feedback" },
   { key: "q", path: ["queues"], name: "Queues" },
   { key: "v", path: ["raters"], name: "Raters" },
+  { key: "e", path: ["people"], name: "People" },
   { key: "r", path: ["rounds"], name: "Rounds" },
   { key: "p", path: ["policies"], name: "Policies" },
   { key: "l", path: ["rollouts"], name: "Rollouts" },

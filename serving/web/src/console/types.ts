@@ -209,6 +209,18 @@ export interface Metric {
   other_people: number;
 }
 
+/** The approval of a policy by recorded votes, estimated before anybody saw a reply of it. */
+export interface Estimate {
+  approval: number;
+  approval_lower: number;
+  approval_upper: number;
+  approval_change: number;
+  approval_change_error: number;
+  approval_votes: number;
+  approval_people: number;
+  approval_coverage: number;
+}
+
 export interface Rollout {
   id: string;
   policy: string;
@@ -222,6 +234,7 @@ export interface Rollout {
   started_at: string;
   ended_at: string | null;
   evidence: Evidence | null;
+  estimate: Estimate | null;
 }
 
 export interface Preview {
@@ -230,6 +243,7 @@ export interface Preview {
   then: Share[];
   changes: { policy: string; from: string; to: string }[];
   words: string;
+  estimate: Estimate | null;
   needs_reason: boolean;
   way_back: string;
 }
@@ -308,12 +322,16 @@ export interface MadeKey extends Key {
   key: string;
 }
 
+export type PersonalData = "email" | "phone" | "iban" | "card" | "ip" | "national_id";
+
 export interface Project {
   id: string;
   system_prompt: string | null;
   sampling: Record<string, number>;
   promotion: string | null;
   public_cards: boolean;
+  redaction: PersonalData[] | null;
+  retention_days: number | null;
   paused: boolean;
   created_at: string;
 }
@@ -347,6 +365,32 @@ export interface HeldRaters {
   data: HeldRater[];
   has_more: boolean;
   counts: Partial<Record<HeldState, number>>;
+}
+
+/** What is held about a person, in figures, and what was asked to erase of it. */
+export interface Person {
+  pseudonyms: string[];
+  turns: number;
+  votes: number;
+  learned_by: string[];
+  erasures: { id: string; state: "running" | "done"; asked_at: string }[];
+}
+
+export interface Signed {
+  policy: string;
+  digest: string;
+  rebuilds?: string;
+}
+
+export interface Erasure {
+  id: string;
+  state: "running" | "done";
+  asked_at: string;
+  asked_by: string;
+  done_at: string | null;
+  steps: ({ step: string; at: string } & Record<string, unknown>)[];
+  waits_for: string | null;
+  receipt: { tainted: Signed[]; rebuilt: Signed[]; public_key: string } | null;
 }
 
 export interface Counts {

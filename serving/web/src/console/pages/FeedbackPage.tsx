@@ -7,6 +7,7 @@ import { Problem } from "../parts/fields";
 import { ConversationRow } from "../parts/ConversationRow";
 import { Filters } from "../parts/Filters";
 import { VoteRow } from "../parts/VoteRow";
+import { saveFile } from "../files";
 import { filterQuery } from "../filter";
 import { href, usePlace } from "../place";
 import { say } from "../said";
@@ -131,11 +132,7 @@ function Export({ query }: { query: URLSearchParams }) {
     try {
       const answer = await request(`feedback/export?${query}`);
       await check(answer);
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(await answer.blob());
-      link.download = "feedback.jsonl";
-      link.click();
-      URL.revokeObjectURL(link.href);
+      saveFile("feedback.jsonl", await answer.blob());
       say("Exported what the filter selects, with what was superseded.");
     } catch (refused) {
       say(noteError(refused));

@@ -4,6 +4,7 @@ import { noteError, useData } from "../data";
 import { Table, Waiting } from "../parts/basics";
 import { CheckField, Problem, SelectField, TextField } from "../parts/fields";
 import { NewProject } from "../parts/NewProject";
+import { RedactionField } from "../parts/RedactionField";
 import { useMay, useMe } from "../roles";
 import { say } from "../said";
 import type { List, Project } from "../types";
@@ -30,6 +31,8 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
   const [length, setLength] = useState(String(project.sampling["max_tokens"] ?? ""));
   const [promotion, setPromotion] = useState(project.promotion ?? "");
   const [cards, setCards] = useState(project.public_cards);
+  const [redaction, setRedaction] = useState(project.redaction);
+  const [kept, setKept] = useState(String(project.retention_days ?? ""));
   const [error, setError] = useState<string | null>(null);
   const may = useMay("operate");
 
@@ -47,6 +50,8 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
         sampling,
         promotion: promotion || null,
         public_cards: cards,
+        redaction,
+        retention_days: kept ? Number(kept) : null,
       });
       setError(null);
       say("Saved: it counts from the next chat on.");
@@ -104,6 +109,16 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
         disabled={!may}
         set={setCards}
       />
+      <TextField
+        label="Days for which chats and their votes are kept; empty: as the settings say"
+        type="number"
+        min={1}
+        max={36_500}
+        readOnly={!may}
+        value={kept}
+        set={setKept}
+      />
+      <RedactionField kinds={redaction} disabled={!may} onChange={setRedaction} />
       <Problem error={error} />
       {may && (
         <div class="buttons">

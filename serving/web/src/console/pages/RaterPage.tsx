@@ -72,7 +72,8 @@ function Shown({ rater, reload }: { rater: WholeHeldRater; reload: () => void })
             ))}
           </ul>
           <p>
-            <a href={href(["feedback"], { user: rater.rater })}>All votes of this rater</a>
+            <a href={href(["feedback"], { user: rater.rater })}>All votes of this rater</a>,{" "}
+            <a href={href(["people", rater.rater])}>all that is held</a>
           </p>
         </section>
       </div>

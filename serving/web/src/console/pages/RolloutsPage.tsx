@@ -2,6 +2,7 @@ import { useState } from "preact/hooks";
 import { useData } from "../data";
 import { Empty, PolicyLink, Shares, State, Table, Waiting } from "../parts/basics";
 import { type Action, ChangeDialog } from "../parts/ChangeDialog";
+import { EstimateView } from "../parts/EstimateView";
 import { EvidenceView } from "../parts/EvidenceView";
 import type { List, Rollout, Status } from "../types";
 import { ago, percent, time } from "../words";
@@ -50,6 +51,7 @@ export function RolloutsPage({ status }: { status: Status | null }) {
                     {running.kind === "duel" ? "in" : "on"} {percent(running.share)}
                     {running.kind === "duel" && " of the pairs"}
                   </h2>
+                  <EstimateView estimate={running.estimate} />
                   {running.evidence ? (
                     <EvidenceView evidence={running.evidence} />
                   ) : (
@@ -77,6 +79,7 @@ export function RolloutsPage({ status }: { status: Status | null }) {
                   <h2 id="watched">
                     Watched: <PolicyLink id={watched.policy} />
                   </h2>
+                  <EstimateView estimate={watched.estimate} />
                   <EvidenceView evidence={watched.evidence} />
                 </section>
               )}

@@ -68,6 +68,12 @@ function Shown({ vote, conversation }: { vote: Vote; conversation: Turn[] }) {
           <dt>By</dt>
           <dd>
             <a href={href(["feedback"], { user: vote.user })}>{person(vote.user)}</a>
+            {!vote.user.startsWith("judge:") && (
+              <>
+                {" "}
+                (<a href={href(["people", vote.user])}>what is held of them</a>)
+              </>
+            )}
           </dd>
           {vote.policy && (
             <>

@@ -4,6 +4,7 @@ import { useData } from "../data";
 import { say } from "../said";
 import type { Preview } from "../types";
 import { Shares, State, Waiting } from "./basics";
+import { EstimateView } from "./EstimateView";
 import { SelectField, TextField } from "./fields";
 import { FormDialog } from "./FormDialog";
 
@@ -73,6 +74,7 @@ export function ChangeDialog(props: {
         {(shown) => (
           <>
             <p>{shown.words}</p>
+            {action === "start" && <EstimateView estimate={shown.estimate} />}
             <div class="before-after">
               <section>
                 <h3>Now</h3>

@@ -39,7 +39,8 @@ export function EvidenceView({ evidence }: { evidence: Evidence }) {
       <p class="quiet">
         {evidence.missing.length > 0 &&
           `Not known yet: ${evidence.missing.map((name) => METRICS[name]?.name ?? name).join(", ")}. `}
-        The bounds hold at all times, however often one looks; each person counts once.
+        The bounds hold at all times, however often one looks; each person counts once, and all whom no
+        server names, in one network, as one.
       </p>
     </div>
   );
