@@ -88,6 +88,8 @@ def test_gradient_checkpointing_needs_less_memory_and_more_time(tiny_base: Path)
     default = planned(tiny_base)
     kept, recomputed = default.phases["training"], default.toggled
     assert not default.gradient_checkpointing
+    assert "gradient_checkpointing" in default.derived
+    assert "gradient_checkpointing" not in planned(tiny_base, gradient_checkpointing=False).derived
     assert recomputed.peak[ACTIVATIONS] < 0.75 * kept.peak[ACTIVATIONS]
     assert recomputed.flops > 1.2 * kept.flops
 
@@ -120,21 +122,20 @@ def test_a_gpu_that_is_not_here_has_its_own_memory_and_no_times(one_layer: Path)
 
 
 def test_gradient_checkpointing_is_derived_where_memory_would_not_do(
-    one_layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = json.loads((one_layer / "config.json").read_text())
+    config = json.loads((tiny_base / "config.json").read_text())
     base = tmp_path / "base"
-    shutil.copytree(one_layer, base)
+    shutil.copytree(tiny_base, base)
     (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2**17}))
     found = {}
-    for free in (2**40, 2**28, 2**20):
+    for free in (2**40, 2**29, 2**20):
         monkeypatch.setattr(Machine, "here", classmethod(lambda cls, backbone, free=free: here(free)))
         found[free] = plan(TrainerSettings(rl=RLSettings(max_tokens=24)), base, 400)
     values = [each.derived["gradient_checkpointing"]["value"] for each in found.values()]
     assert (values[0], values[2]) == ("never", "always")
     assert values[1].startswith("above ")
     assert [each.gradient_checkpointing for each in found.values()][::2] == [False, True]
-    assert "gradient_checkpointing" not in planned(one_layer, gradient_checkpointing=True).derived
 
 
 def test_more_and_longer_replies_take_more(one_layer: Path) -> None:

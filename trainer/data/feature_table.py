@@ -60,7 +60,8 @@ class FeatureTable:
     def rows(self, digests: Iterable[bytes]) -> dict[str, Tensor]:
         """Returns a copy of the rows of these digests, as (N, D) groups. Raises KeyError."""
         chosen = self._rows[[self._place[digest] for digest in digests]]
-        found, start = {}, DIGEST_BYTES + CHECKSUM_BYTES
+        found: dict[str, Tensor] = {}
+        start = DIGEST_BYTES + CHECKSUM_BYTES
         for name, dtype, width in self._columns:
             end = start + width * np.dtype(dtype).itemsize
             found[name] = torch.from_numpy(chosen[:, start:end].copy().view(dtype))

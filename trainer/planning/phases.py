@@ -1,6 +1,7 @@
 """The phases of a round are what it runs the model for: so many batches of each kind of work."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from schemas.settings import TrainerSettings
 from trainer.data.demonstrations import HELD_OUT, MAX_DEMONSTRATIONS, MOST_HELD_OUT
@@ -17,6 +18,26 @@ from trainer.rl.objectives import policy_objective
 from trainer.rl.training_objective import BASE_SAMPLES_SHARE
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The knowledge questions of a base: the starter's or the operator's `own`, as many `probes` as another
+    base may have, and of each the longest prompt in tokens."""
+
+    own: Sequence[Question]
+    own_prompt: int
+    probes: int
+    probe_prompt: int
+    probe_reply: int
+
+    @classmethod
+    def of(cls, settings: TrainerSettings, backbone: FakeBackbone) -> "Asked":
+        own = own_questions(backbone.directory, settings.gate, settings.seed)
+        room = settings.gate.knowledge_questions - len(own)
+        probes = 0 if is_starter(backbone.directory) else min(screening.MAX_PROBES, room)
+        longest = (_longest(backbone, each) for each in (own, shipped_questions() if probes else ()))
+        return cls(own, next(longest), probes, next(longest), screening.reply_tokens(backbone))
+
+
 def replies_trained_on(rl: Hyperparameters) -> int:
     """Rows with gradient in one step: the step's samples, the replayed ones and SFT's."""
     sampled = policy_objective(rl) is not None
@@ -27,8 +48,9 @@ def replies_trained_on(rl: Hyperparameters) -> int:
 
 
 def phases_of(
-    settings: TrainerSettings, rl: Hyperparameters, backbone: FakeBackbone, batches: Batches, length: int
-) -> dict[str, Work]:
+    settings: TrainerSettings, rl: Hyperparameters, backbone: FakeBackbone, batches: Batches, length: int,
+    asked: Asked,
+) -> dict[str, Work]:  # fmt: skip
     """Returns the phases of every round, with prompts of `length` tokens."""
     replies = rl.prompts_per_step * rl.samples_per_prompt
     judged = min(settings.round_votes, max(1, off_policy.MAX_TOKENS // (length + rl.max_tokens)))
@@ -49,14 +71,13 @@ def phases_of(
         "new votes": batches.reference_pass(length, 1).scaled(settings.round_votes),
         "held-out votes": batches.reference_pass(length, judged).scaled(3),  # of live, base, candidate
         "false claims": false_claims(backbone, batches),
-        "knowledge questions": knowledge_questions(settings, rl, backbone, batches),
+        "knowledge questions": knowledge_questions(settings, rl, backbone, batches, asked),
     }
 
 
 def supervised_stage(
-    settings: TrainerSettings, rl: Hyperparameters, backbone: FakeBackbone, batches: Batches, length: int,
-    speed: Speed,
-) -> Work:  # fmt: skip
+    settings: TrainerSettings, rl: Hyperparameters, batches: Batches, length: int, asked: Asked, speed: Speed
+) -> Work:
     """The supervised stage of as many demonstrations as a round has time for, in all its epochs."""
     tokens = settings.max_round_seconds * speed.training / supervised.MAX_EPOCHS
     rows = max(1, min(MAX_DEMONSTRATIONS, int(tokens // (length + rl.max_tokens))))
@@ -66,7 +87,7 @@ def supervised_stage(
         batches.sample(length, rl.prompts_per_step, rl.samples_per_prompt)
         .then(batches.scored_samples(length, replies))
         .then(batches.reference_pass(length, max(1, min(MOST_HELD_OUT, rows // HELD_OUT))))
-        .then(_guard_check(settings, backbone, batches))
+        .then(_guard_check(batches, asked))
     )
     return (
         batches.train(length, rows * supervised.MAX_EPOCHS)
@@ -75,39 +96,29 @@ def supervised_stage(
     )
 
 
-def _guard_check(settings: TrainerSettings, backbone: FakeBackbone, batches: Batches) -> Work:
+def _guard_check(batches: Batches, asked: Asked) -> Work:
     """The knowledge questions that the guard asks at a time."""
-    own, probes = _questions(settings, backbone)
-    asked = min(knowledge.GUARD_QUESTIONS, len(own))
-    work = batches.sample(_longest(backbone, own), asked, 1) if asked else Work()
-    if left := min(knowledge.GUARD_QUESTIONS - asked, probes):
-        longest, reply = _longest(backbone, shipped_questions()), screening.reply_tokens(backbone)
-        work = work.then(batches.sample(longest, left, 1, reply))
+    own = min(knowledge.GUARD_QUESTIONS, len(asked.own))
+    work = batches.sample(asked.own_prompt, own, 1) if own else Work()
+    if probes := min(knowledge.GUARD_QUESTIONS - own, asked.probes):
+        work = work.then(batches.sample(asked.probe_prompt, probes, 1, asked.probe_reply))
     return work
 
 
-def _questions(settings: TrainerSettings, backbone: FakeBackbone) -> tuple[Sequence[Question], int]:
-    """The starter's or the operator's questions, and as many probes as another base may have."""
-    own = own_questions(backbone.directory, settings.gate, settings.seed)
-    room = settings.gate.knowledge_questions - len(own)
-    return own, 0 if is_starter(backbone.directory) else min(screening.MAX_PROBES, room)
-
-
 def knowledge_questions(
-    settings: TrainerSettings, rl: Hyperparameters, backbone: FakeBackbone, batches: Batches
+    settings: TrainerSettings, rl: Hyperparameters, backbone: FakeBackbone, batches: Batches, asked: Asked
 ) -> Work:
     """The knowledge questions, and the replies that the record shows side by side."""
-    own, probes = _questions(settings, backbone)
-    work = _guard_check(settings, backbone, batches).scaled(rl.steps_per_round // CHECK_INTERVAL)
-    if own:
-        longest = _longest(backbone, own)
-        work = work.then(batches.sample(longest, len(own), knowledge.SAMPLES_PER_QUESTION).scaled(2)).then(
-            batches.sample(longest, len(own), knowledge.BASE_SAMPLES_PER_QUESTION)
-        )
-    if probes:
-        longest, reply = _longest(backbone, shipped_questions()), screening.reply_tokens(backbone)
-        work = work.then(batches.sample(longest, probes, knowledge.SAMPLES_PER_PROBE, reply).scaled(2))
-    shown = own[: knowledge.SHOWN_SAMPLES] or [Question(each, ()) for each in knowledge.SAMPLE_PROMPTS]
+    work = _guard_check(batches, asked).scaled(rl.steps_per_round // CHECK_INTERVAL)
+    if own := len(asked.own):
+        twice = batches.sample(asked.own_prompt, own, knowledge.SAMPLES_PER_QUESTION).scaled(2)
+        once = batches.sample(asked.own_prompt, own, knowledge.BASE_SAMPLES_PER_QUESTION)
+        work = work.then(twice).then(once)
+    if asked.probes:
+        samples = knowledge.SAMPLES_PER_PROBE
+        probed = batches.sample(asked.probe_prompt, asked.probes, samples, asked.probe_reply)
+        work = work.then(probed.scaled(2))
+    shown = asked.own[: knowledge.SHOWN_SAMPLES] or [Question(each, ()) for each in knowledge.SAMPLE_PROMPTS]
     tokens = settings.rl.max_tokens or knowledge.ANSWER_TOKENS
     return work.then(batches.sample(_longest(backbone, shown), len(shown), 1, tokens).scaled(2))
 
@@ -124,5 +135,6 @@ def false_claims(backbone: FakeBackbone, batches: Batches) -> Work:
 
 
 def _longest(backbone: FakeBackbone, questions: Sequence[Question]) -> int:
-    """The longest prompt of these questions, tokens."""
-    return max(len(backbone.render([{"role": "user", "content": each.prompt}])) for each in questions)
+    """The longest prompt of these questions, tokens; 0 without any."""
+    rendered = (backbone.render([{"role": "user", "content": each.prompt}]) for each in questions)
+    return max(map(len, rendered), default=0)

@@ -31,7 +31,7 @@ from trainer.model.token_budget import TokenBudget
 from trainer.planning.batches import Batches, Work
 from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.machine import Machine
-from trainer.planning.phases import phases_of, replies_trained_on, supervised_stage
+from trainer.planning.phases import Asked, phases_of, replies_trained_on, supervised_stage
 from trainer.rl.guard import ADAPTER_COPIES
 
 PROMPT_TOKENS = 512
@@ -119,7 +119,8 @@ def plan(
     rl, derived = derivation.hyperparameters(), derivation.as_json()
     if not machine.timed and "prompts_per_step" in derived:
         derived["prompts_per_step"]["reason"] = "the most, which a slow device has no time for"
-    found = _plan(settings, backbone, rl, prompt_tokens, machine, speed)
+    asked = Asked.of(settings, backbone)
+    found = _plan(settings, backbone, rl, prompt_tokens, machine, speed, asked)
     found.derived.update(derived)
     if rl.gradient_checkpointing is None:
         found.derived["gradient_checkpointing"] = _checkpointing(backbone, TokenBudget(**found.budget))
@@ -131,7 +132,7 @@ def plan(
             {"gradient_checkpointing": True, "max_tokens": shorter},
         ):
             changed = rl.model_copy(update=change)
-            peak = _plan(settings, backbone, changed, found.prompt_tokens, machine, speed).peak
+            peak = _plan(settings, backbone, changed, found.prompt_tokens, machine, speed, asked).peak
             if peak < found.peak:
                 names = ", ".join(
                     f"trainer.rl.{name} = {str(value).lower()}" for name, value in change.items()
@@ -196,7 +197,7 @@ def _resident(backbone: FakeBackbone) -> dict[str, int]:
 
 def _plan(
     settings: TrainerSettings, backbone: FakeBackbone, rl: Hyperparameters, prompt_tokens: int | None,
-    machine: Machine, speed: Speed,
+    machine: Machine, speed: Speed, asked: Asked,
 ) -> Plan:  # fmt: skip
     backbone.gradient_checkpointing = rl.gradient_checkpointing
     resident = {"Python, torch and its kernels": machine.framework, **_resident(backbone)}
@@ -210,7 +211,7 @@ def _plan(
     backbone.gradient_checkpointing = not checkpoints
     toggled = batches.train(length, rows)
     backbone.gradient_checkpointing = rl.gradient_checkpointing
-    phases = phases_of(settings, rl, backbone, batches, length)
+    phases = phases_of(settings, rl, backbone, batches, length, asked)
     matmul = machine.rates.matmul[backbone.compute_dtype]
     return Plan(
         parameters=backbone.parameter_count,
@@ -222,7 +223,7 @@ def _plan(
         free=machine.free,
         resident=resident,
         phases=phases,
-        supervised=supervised_stage(settings, rl, backbone, batches, length, speed),
+        supervised=supervised_stage(settings, rl, batches, length, asked, speed),
         toggled=toggled.scaled(rl.steps_per_round),
         derived={},
         utilisation=min(train.flops, toggled.flops) / train.seconds / matmul if machine.timed else 0.0,
