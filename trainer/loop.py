@@ -344,7 +344,7 @@ class Trainer:
     def _describe_training(self, candidate: CandidateResult, data: RoundData, found: RoundRecord) -> None:
         model, features = candidate.round.model, self.learner.cache.features
         accuracy = attribution.held_out_accuracy(model, *data.votes(held_out=True), features)
-        found.reward_model = accuracy | model.describe_tastes()
+        found.reward_model = accuracy | model.describe_tastes() | candidate.round.heads.as_json()
         found.supervised = candidate.round.supervised_as_json()
         found.optimization = candidate.round.optimized.as_json()
         found.style = {
@@ -433,6 +433,7 @@ class Trainer:
                 rl=rl,
                 mentions=mentioned.by_event,
                 trusted=examples.trusted_events(self.pool, self.project, events),
+                lora_tokens=self.learner.lora_tokens,
                 restart=bool(found.restart),
                 cautions=careful,
                 demonstrations=demonstrations.select(

@@ -3,7 +3,7 @@
 The trainer's own code runs once on a `FakeBackbone` for one batch of each kind of work in a round (sampling,
 reference pass, training), and a round is so many of each. Every prompt and reply has its greatest length, so
 real rounds stay below the estimate. Preference losses count like the policy gradient, row by row. The fit of
-the reward model (about a second) is left out.
+the reward model (about a second) is left out, and so are its heads on a LoRA, whose time is bounded.
 """
 
 from collections import Counter

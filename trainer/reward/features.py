@@ -72,7 +72,7 @@ def masked_features(batch: PaddedBatch, hidden: Sequence[Tensor], mask_BR: Tenso
     """Returns the features of the reply tokens in a mask, at least one in each row."""
     mask_BR1 = mask_BR.unsqueeze(2)
     lengths_B = mask_BR.sum(1)
-    last_B = (mask_BR * torch.arange(1, mask_BR.shape[1] + 1, device=mask_BR.device)).argmax(1)
+    last_B = last_tokens(mask_BR)
     mean, peak, last = [], [], []
     for states_BRD in hidden:
         mean.append((states_BRD * mask_BR1).sum(1) / lengths_B.unsqueeze(1))
@@ -90,6 +90,11 @@ def masked_features(batch: PaddedBatch, hidden: Sequence[Tensor], mask_BR: Tenso
     features = {name: group.clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE).half() for name, group in dense.items()}
     features["tokens"] = distinct_tokens(batch.reply_tokens_BR, mask_BR)
     return {name: group.cpu() for name, group in features.items()}
+
+
+def last_tokens(mask_BR: Tensor) -> Tensor:
+    """Returns the (B,) column of the last token of each row in a mask."""
+    return (mask_BR * torch.arange(1, mask_BR.shape[1] + 1, device=mask_BR.device)).argmax(1)
 
 
 def answer_mask(batch: PaddedBatch, opening: int, closing: int) -> Tensor:
