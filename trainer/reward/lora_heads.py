@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from trainer.model.upper_layers import UpperLayers
-from trainer.reward.features import last_tokens
+from trainer.reward.features import at_last
 from trainer.reward.likelihood import MAX_RANKED, Likelihood, NuisanceParameters, Votes
 
 LORA_HEADS = "lora_heads"
@@ -77,8 +77,7 @@ class LoraHeads:
     def logits(self, rows: Sequence[Tensor]) -> Tensor:
         """Returns the (B, M) logits of whole replies, given the (R, D) hidden states of each."""
         states_BRD, mask_BR = _padded(rows, self.mean_F.device)
-        logits_BRM = self.by_token(states_BRD, mask_BR)
-        return logits_BRM[torch.arange(len(rows)), last_tokens(mask_BR)].cpu()
+        return at_last(self.by_token(states_BRD, mask_BR), mask_BR).cpu()
 
     @torch.no_grad()
     def all_logits(self, rows: Sequence[Tensor]) -> Tensor:
@@ -148,8 +147,7 @@ def _unfitted(
         for start in range(0, len(base), STEP_REPLIES):
             rows = base[start : start + STEP_REPLIES]
             states_BRD, mask_BR = _padded(rows, upper.device)
-            inputs_BRF = _pooled(upper, states_BRD, mask_BR)
-            pooled.append(inputs_BRF[torch.arange(len(rows)), last_tokens(mask_BR)])
+            pooled.append(at_last(_pooled(upper, states_BRD, mask_BR), mask_BR))
     inputs_NF = torch.cat(pooled)
     weights_FM = INITIAL_STD * torch.randn(inputs_NF.shape[1], len(bias_M), generator=generator)
     mean_F, std_F = inputs_NF.mean(0), inputs_NF.std(0).clamp_min(MIN_STD)

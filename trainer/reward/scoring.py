@@ -14,8 +14,8 @@ from trainer.model.token_budget import split
 from trainer.reward.features import (
     MAX_MAGNITUDE,
     FeatureGroups,
+    at_last,
     judged_mask,
-    last_tokens,
     masked_features,
     select_layers,
 )
@@ -154,8 +154,7 @@ class _Judged:
         """Returns the features of the reply tokens in a mask."""
         found = masked_features(self.batch, self.hidden, mask_BR)
         if self.heads_BRM is not None:
-            rows_B = torch.arange(len(mask_BR), device=mask_BR.device)
-            found[LORA_HEADS] = self.heads_BRM[rows_B, last_tokens(mask_BR)].cpu()
+            found[LORA_HEADS] = at_last(self.heads_BRM, mask_BR).cpu()
         return found
 
 
