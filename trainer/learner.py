@@ -15,7 +15,7 @@ from schemas.policies import BASE, Probe, file_digest
 from schemas.settings import Settings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
-from trainer.data.hyperparameters import Derivation, Model
+from trainer.data.hyperparameters import Derivation, Model, lora_seconds
 from trainer.data.prompt_groups import PromptGroup
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
@@ -127,6 +127,11 @@ class Learner:
     def supervised_tokens(self) -> float:
         """The tokens of demonstrations that a round has time for."""
         return self.settings.trainer.max_round_seconds * self.base.speed.training / MAX_EPOCHS
+
+    @property
+    def lora_tokens(self) -> int:
+        """The tokens that the heads of a round's reward model have time for, in passes with gradients."""
+        return int(lora_seconds(self.settings.trainer) * self.base.speed.training)
 
     def _knowledge_for(self, data: RoundData) -> KnowledgeEval:
         """Returns the knowledge evaluation of a round, which one process may repeat with the settings and the

@@ -47,6 +47,7 @@ def new_inputs(
         rl=rl,
         mentions=mentioned.by_event,
         trusted=examples.trusted_events(pool, project, events),
+        lora_tokens=learner.lora_tokens,
         restart=bool(found.restart),
         cautions=careful,
         demonstrations=demonstrations.select(

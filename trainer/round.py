@@ -13,6 +13,7 @@ from trainer.data.criterion_heads import fit_heads
 from trainer.data.demonstrations import split
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.hyperparameters import BASE_SAMPLES
+from trainer.data.lora_heads_fit import LoraHeadsFit, fit_lora_heads
 from trainer.data.split import RoundData
 from trainer.evaluation.constraints.penalty import BehaviourPenalty
 from trainer.evaluation.eval_samples import EvalSamples, sample_eval
@@ -38,11 +39,12 @@ from trainer.rl.training_objective import training_objective
 @dataclass(frozen=True, slots=True)
 class RoundResult:
     """The reward models of the training and of the held-out votes and the evidence of the unseen ones (None
-    when not informative), the criteria of all votes, the reward with the criteria of the settings, the base's
-    samples, the results of the supervised stage, where there was one, of the optimisation, and of the guard's
-    knowledge checks. The new adapter is in the backbone."""
+    when not informative), what became of heads, the criteria of all votes, the reward with the criteria of
+    the settings, the base's samples, the results of the supervised stage, where there was one, of the
+    optimisation, and of the guard's knowledge checks. The new adapter is in the backbone."""
 
     model: RewardModel
+    heads: LoraHeadsFit
     held_out_model: RewardModel | None
     evidence: Evidence | None
     criteria: list[CriterionHead]
@@ -87,31 +89,39 @@ def run_round(
     held_out_model = data.fit_reward_model(base_features, cache, held_out=True)
     evidence = unseen_evidence(data, base_features, cache)
     assert model is not None  # noqa: S101  (skip_reason was None)
-    # The criteria: those of the training votes are in the reward, those of all votes are for the gate.
-    criteria = fit_heads(data, data.corpus.examples, model, cache)
-    trained = fit_heads(data, data.training, model, cache)
-    combined = criteria_reward(model, trained, settings.criteria, base_features)
-    # The policy.
-    style_drift = StyleDrift(model.members[0].projections, base.features, combined.reward(base.features))
-    penalty = BehaviourPenalty(backbone, data.inputs.cautions, base.rollouts)
-    reward = ShapedReward(combined.reward, rl, style_drift, 1 - base.eos_rate, penalty)
-    demonstrations = weighted_base_samples(prompts, base.token_ids, base_features, combined, rl.kl_coef)
-    if data.inputs.restart:
-        voted = {key: data.corpus.replies[key] for each in data.training for key in each.reply_keys}
-        demonstrations += weighted_voted_replies(voted, cache.features, combined, rl.kl_coef)
-    checks = CheckRecorder(knowledge)
-    supervised = _learn_demonstrations(data, checks, sampler, reward, base, report)
-    objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
-    objective, edits = with_edits(data, model, objective)
-    guard = Guard(
-        backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, checks, data.generator("guard"),
-        data.inputs.knowledge_lost / settings.gate.max_knowledge_loss,
-    )  # fmt: skip
-    sample = step_sampler(prompts, rl.prompts_per_step, sampler, data.generator("prompts"), edits or list)
-    optimized = optimize(backbone, sample, reward, objective, guard, rl, report)
+    # Heads on a LoRA beside the probe, where the votes are many.
+    heads = fit_lora_heads(data, model, base_features, base.rollouts, cache)
+    try:
+        # The criteria: those of the training votes are in the reward, those of all votes are for the gate.
+        criteria = fit_heads(data, data.corpus.examples, model, cache)
+        trained = fit_heads(data, data.training, model, cache)
+        combined = criteria_reward(heads.model, trained, settings.criteria, heads.base)
+        # The policy.
+        rewards_N = combined.reward(heads.base.groups)
+        style_drift = StyleDrift(model.members[0].projections, base.features, rewards_N)
+        penalty = BehaviourPenalty(backbone, data.inputs.cautions, base.rollouts)
+        no_eos = 1 - base.eos_rate
+        reward = ShapedReward(combined.reward, rl, style_drift, no_eos, penalty, heads.heads)
+        demonstrations = weighted_base_samples(prompts, base.token_ids, heads.base, combined, rl.kl_coef)
+        if data.inputs.restart:
+            voted = {key: data.corpus.replies[key] for each in data.training for key in each.reply_keys}
+            demonstrations += weighted_voted_replies(voted, cache.features, combined, rl.kl_coef)
+        checks = CheckRecorder(knowledge)
+        supervised = _learn_demonstrations(data, checks, sampler, reward, base, report)
+        objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
+        objective, edits = with_edits(data, model, objective)
+        guard = Guard(
+            backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, checks, data.generator("guard"),
+            data.inputs.knowledge_lost / settings.gate.max_knowledge_loss,
+        )  # fmt: skip
+        sample = step_sampler(prompts, rl.prompts_per_step, sampler, data.generator("prompts"), edits or list)
+        optimized = optimize(backbone, sample, reward, objective, guard, rl, report)
+    finally:
+        heads.remove()
     return RoundResult(
-        model, held_out_model, evidence, criteria, combined, base, supervised, optimized, checks.results
-    )
+        model, heads, held_out_model, evidence, criteria, combined, base, supervised, optimized,
+        checks.results,
+    )  # fmt: skip
 
 
 def _learn_demonstrations(

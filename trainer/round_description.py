@@ -31,7 +31,7 @@ def describe_training(
     """Notes what a round has made: its figures, samples, styles, and who weighed most."""
     model, features = candidate.round.model, learner.cache.features
     accuracy = attribution.held_out_accuracy(model, *data.votes(held_out=True), features)
-    found.reward_model = accuracy | model.describe_tastes()
+    found.reward_model = accuracy | model.describe_tastes() | candidate.round.heads.as_json()
     found.supervised = candidate.round.supervised_as_json()
     found.optimization = candidate.round.optimized.as_json()
     found.style = {

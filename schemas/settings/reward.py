@@ -12,8 +12,13 @@ class RewardSettings(RenamedFields):
 
     section = "trainer.reward"
     renamed: ClassVar = {"caution": "uncertainty_penalty", "judges_share": "judge_weight_cap"}
-    newer: ClassVar = {"groups", "newcomer_weight"}
+    newer: ClassVar = {"groups", "kind", "newcomer_weight"}
 
+    kind: Literal["probe", "auto"] = Field(
+        "probe",
+        description="`probe`: linear members on features of the frozen base; `auto`: where votes are many,"
+        " also heads on a LoRA of the base, as far as they explain held-out votes better",
+    )
     members: int = Field(
         5, ge=2, description="members of the ensemble, each with its own bootstrap weights on the votes"
     )

@@ -81,7 +81,7 @@ class FeatureFiles:
         parts, seconds = [], 0.0
         for start in range(0, len(replies), 2 * BLOCK):
             rows = slice(start, start + 2 * BLOCK)
-            path = self._folder / f"{_name(prompts[rows], replies[rows])}.safetensors"
+            path = self.path(prompts[rows], replies[rows])
             if not path.exists():
                 begun = time.process_time()
                 found = score(self.backbone, prompts[rows], replies[rows]).features
@@ -94,8 +94,16 @@ class FeatureFiles:
             parts.append(part)
         return Measured({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, seconds)
 
+    def path(self, prompts: Sequence[list[int]], replies: Sequence[list[int]], of: str = "") -> Path:
+        """Returns the file of what was computed of replies to prompts."""
+        return self._folder / f"{_name(prompts, replies)}{of}.safetensors"
+
     def pairs(self, pairs: Sequence[Pair]) -> Measured:
         """Returns the features of both replies of each pair."""
+        return self.measured(*self.rows(pairs))
+
+    def rows(self, pairs: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:
+        """Returns the prompts and both replies of each pair, as token ids."""
         prompts, replies = [], []
         for pair in pairs:
             prompt = self.backbone.render(pair.messages)
@@ -103,10 +111,14 @@ class FeatureFiles:
                 reply = self.backbone.encode_reply(text)[-MAX_REPLY:]
                 prompts.append(prompt[-(MAX_TOKENS - len(reply)) :])
                 replies.append(reply)
-        return self.measured(prompts, replies)
+        return prompts, replies
 
     def base(self, pairs: Sequence[Pair]) -> BaseFeatures:
         """Returns the features of the base's own replies to the first prompts."""
+        return BaseFeatures(self.measured(*self.base_rows(pairs)).features, BASE_REPLIES)
+
+    def base_rows(self, pairs: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:
+        """Returns the first prompts and the base's own replies to them."""
         path = self._folder / "base.json"
         prompts = [self.backbone.render(pair.messages)[-MAX_TOKENS:] for pair in pairs[:BASE_PROMPTS]]
         if not path.exists():
@@ -115,8 +127,7 @@ class FeatureFiles:
                 found = sample(self.backbone, prompts, spec, torch.Generator().manual_seed(0))
             path.write_text(json.dumps([rollout.token_ids for rollout in found]))
         replies = json.loads(path.read_text())
-        rows = [prompt for prompt in prompts for _ in range(BASE_REPLIES)]
-        return BaseFeatures(self.measured(rows, replies).features, BASE_REPLIES)
+        return [prompt for prompt in prompts for _ in range(BASE_REPLIES)], replies
 
 
 def _name(prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> str:

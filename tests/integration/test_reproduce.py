@@ -23,10 +23,11 @@ from tests.training import (
     send,
     small_settings,
     some_turns,
+    the_round,
     thumbs_by_parity,
 )
 from trainer import loop, projects
-from trainer.data import examples, summary_store, vote_summary
+from trainer.data import examples, lora_heads_fit, summary_store, vote_summary
 from trainer.data.knowledge_probes import ProbeSet
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
@@ -122,6 +123,24 @@ def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> 
     assert reproduced.identical
     assert max(reproduced.probe_distance, reproduced.reply_distance) < 1e-5
     assert reproduced.differs == []
+
+
+def test_heads_on_a_lora_are_fitted_again(
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.trainer.reward.kind = "auto"
+    monkeypatch.setattr(lora_heads_fit, "MIN_VOTES", 8)
+    monkeypatch.setattr(lora_heads_fit, "best_share", lambda gains: 0.5)
+    found = the_round(settings)["reward_model"]
+    assert (found["lora_share"], found["lora_reason"]) == (
+        0.5,
+        "the held-out votes are more likely with heads, beyond chance",
+    )
+    assert found["lora_votes"] > 8
+    [policy] = published(pool)
+    assert reproduce(settings, pool, policy).identical
+    monkeypatch.setattr(lora_heads_fit, "best_share", lambda gains: 0.0)
+    assert not reproduce(settings, pool, policy).identical  # the heads moved the weights
 
 
 def test_what_was_blocked_before_is_part_of_a_round(

@@ -24,6 +24,9 @@ FULL_STEPS = 8
 PROMPTS_PER_STEP = (32, 16, 8, 4)
 """Prompts of a step: the most for which a round takes no longer than it may, and the fewest in any case."""
 
+LORA_TIME = 0.25
+"""Share of a round's time that heads of the reward model may take, where the settings ask for them."""
+
 BASE_PROMPTS_PER_PROMPT = 4
 """Prompts that the base answers, for each prompt of a step."""
 
@@ -45,6 +48,11 @@ MIN_TEMPERATURE = 0.3
 
 DEFAULT_PROMPT, DEFAULT_REPLY = 64.0, 64.0
 """Mean lengths assumed before the first turn, tokens."""
+
+
+def lora_seconds(settings: TrainerSettings) -> float:
+    """Returns the time that heads of the reward model may take."""
+    return LORA_TIME * settings.max_round_seconds if settings.reward.kind == "auto" else 0.0
 
 
 class Hyperparameters(RLSettings):
@@ -155,7 +163,8 @@ class Derivation:
         return FULL_STEPS * step + evaluated
 
     def _prompts_per_step(self) -> int:
-        fitting = (each for each in PROMPTS_PER_STEP if self.seconds(each) <= self.settings.max_round_seconds)
+        time = self.settings.max_round_seconds - lora_seconds(self.settings)
+        fitting = (each for each in PROMPTS_PER_STEP if self.seconds(each) <= time)
         return next(fitting, PROMPTS_PER_STEP[-1])
 
     def _steps(self) -> int:

@@ -92,8 +92,8 @@ class Backbone(ChatTokenizer):
         self.model.eval()
         config = base.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
-        self._trunk = getattr(base, base.base_model_prefix)
-        self._hidden = HiddenStates(self._trunk, int(config.num_hidden_layers))
+        self.trunk = getattr(base, base.base_model_prefix)
+        self._hidden = HiddenStates(self.trunk, int(config.num_hidden_layers))
         changed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _LOGIT_TRANSFORMS)
         self._head = None if changed or self.vocab_size <= SMALL_VOCABULARY else base.get_output_embeddings()
         able = base.supports_gradient_checkpointing
@@ -104,7 +104,7 @@ class Backbone(ChatTokenizer):
             _remove_dropout(base)
         self.parameter_count = sum(parameter.numel() for parameter in base.parameters())
         if group.sharded:  # before it moves to the GPU, which may not hold the whole base
-            shard_base(base, self._trunk)
+            shard_base(base, self.trunk)
             self.model.to(self.device)
         self.bf16_autocast = not self.on_gpu and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
@@ -176,6 +176,20 @@ class Backbone(ChatTokenizer):
             self.is_reference = was
 
     @contextlib.contextmanager
+    def adapted(self, name: str) -> Iterator[None]:
+        """Inside, the model has the adapter of that name instead of the policy's, also inside `reference`."""
+        tuner = self.model.base_model
+        if self.is_reference:
+            tuner.enable_adapter_layers()
+        self.model.set_adapter(name)
+        try:
+            yield
+        finally:
+            self.model.set_adapter("default")
+            if self.is_reference:
+                tuner.disable_adapter_layers()
+
+    @contextlib.contextmanager
     def full_precision(self) -> Iterator[None]:
         """Inside, a CPU computes in float32; outside, it uses bfloat16 autocast where the CPU supports it."""
         bf16, self.bf16_autocast = self.bf16_autocast, False
@@ -185,7 +199,7 @@ class Backbone(ChatTokenizer):
             self.bf16_autocast = bf16
 
     @contextlib.contextmanager
-    def _training_mode(self, rows: int, width: int) -> Iterator[None]:
+    def training_mode(self, rows: int, width: int) -> Iterator[None]:
         """Inside, the model is set up for a pass with gradients over `rows` rows of `width` columns. Gradient
         checkpointing works in train mode only. Without it, a CPU uses eager attention up to EAGER_WIDTH: its
         backward pass is faster there than fused attention's."""
@@ -281,7 +295,7 @@ class Backbone(ChatTokenizer):
         }
         tokens_BR = batch.reply_tokens_BR
         with (
-            self._training_mode(rows, batch.tokens_BT.shape[1]),
+            self.training_mode(rows, batch.tokens_BT.shape[1]),
             self._hidden.reading(layers, batch.reply_length) as hidden,
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16_autocast),
         ):
@@ -289,7 +303,7 @@ class Backbone(ChatTokenizer):
                 output = self.model(**inputs, logits_to_keep=kept)
                 columns_BRC = _read_logits(output.logits[:, -kept:-1], tokens_BR, others_BR, temperature)
             else:
-                output = self._trunk(**inputs)
+                output = self.trunk(**inputs)
                 states_BRD = output.last_hidden_state[:, -kept:-1]
                 columns_BRC = self._read_states(states_BRD, tokens_BR, others_BR, temperature)
         return columns_BRC * batch.reply_mask_BR.unsqueeze(-1), [hidden[layer] for layer in layers]

@@ -2,9 +2,9 @@
 
 The trainer's own code runs once on a `FakeBackbone` for one batch of each kind of work in a round (sampling,
 reference pass, training), and a round is so many of each. Every prompt and reply has its greatest length, so
-real rounds stay below the estimate. Preference losses count like the policy gradient, row by row. What does
-not run the model is left out: the fits of the reward model, and database and files. Time is that of an idle
-machine.
+real rounds stay below the estimate. Preference losses count like the policy gradient, row by row. The fit of
+the reward model is left out, of its heads on a LoRA, too, and what database and files take. Time is that of
+an idle machine.
 """
 
 from dataclasses import dataclass, field

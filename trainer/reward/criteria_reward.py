@@ -16,7 +16,7 @@ from math import sqrt
 from torch import Tensor
 
 from schemas.settings import CriteriaSettings
-from trainer.reward.criteria import CriterionHead, criterion_inputs
+from trainer.reward.criteria import CriterionHead
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures
@@ -58,7 +58,7 @@ class CriteriaReward:
         """Returns (N,) rewards, standardised on the base's replies."""
         total_N = self.model.reward(features)
         if self.terms:
-            inputs_NK = criterion_inputs(self.model, features, total_N)
+            inputs_NK = self.terms[0].head.inputs(features)
             for term in self.terms:
                 total_N = total_N + term.coefficient * (term.head.shares(inputs_NK) - term.mean) / term.std
         return (total_N - self.mean) / self.std

@@ -26,6 +26,7 @@ from trainer.reward.features import FeatureGroups
 from trainer.reward.groups import Groups
 from trainer.reward.laplace import SHARED_SIZE, LaplaceSummary
 from trainer.reward.likelihood import Likelihood, NuisanceParameters, Votes
+from trainer.reward.lora_heads import LORA_HEADS
 from trainer.reward.posterior import PRIOR_STD, Posterior
 from trainer.reward.projection import (
     BaseFeatures,
@@ -121,7 +122,8 @@ class EnsembleMember:
 class RewardModel:
     """An ensemble with the uncertainty penalty κ. `midpoint` is the r at the middle of the sigmoid; `mean`
     and `std` are of the sigmoid on replies of the base. `people` has the raters' weights where tastes differ,
-    `groups` the weights of the groups of people that the reward counts beside the mean."""
+    `groups` the weights of the groups of people that the reward counts beside the mean. `lora_share` is the
+    part of r that comes from the members' heads (`lora_heads`), whose logits are then among the features."""
 
     members: list[EnsembleMember]
     uncertainty_penalty: float
@@ -130,6 +132,7 @@ class RewardModel:
     std: float = 1.0
     people: PersonWeights | None = None
     groups: Groups | None = None
+    lora_share: float = 0.0
 
     @property
     def reliability_U(self) -> Tensor:
@@ -146,7 +149,8 @@ class RewardModel:
 
     def logits(self, features: FeatureGroups) -> Tensor:
         """Returns the (N, M) r by member."""
-        return torch.stack([member(features) for member in self.members], 1)
+        r_NM = torch.stack([member(features) for member in self.members], 1)
+        return r_NM.lerp(features[LORA_HEADS], self.lora_share) if self.lora_share else r_NM
 
     def reward(self, features: FeatureGroups) -> Tensor:
         """Returns (N,) rewards, standardised on replies of the base."""
@@ -174,7 +178,7 @@ class RewardModel:
     def _of_groups(self, features: FeatureGroups, groups: Groups) -> Tensor:
         """Returns the (N, G) penalised r of each group."""
         values_MNC = torch.stack([member.values(features) for member in self.members])
-        r_MNG = values_MNC[..., :1] + values_MNC[..., 1:] @ groups.weights_GT.T
+        r_MNG = self.logits(features).T.unsqueeze(2) + values_MNC[..., 1:] @ groups.weights_GT.T
         return r_MNG.mean(0) - self.uncertainty_penalty * r_MNG.std(0)
 
     def standardised(self, base: FeatureGroups) -> "RewardModel":

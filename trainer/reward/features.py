@@ -72,12 +72,11 @@ def masked_features(batch: PaddedBatch, hidden: Sequence[Tensor], mask_BR: Tenso
     """Returns the features of the reply tokens in a mask, at least one in each row."""
     mask_BR1 = mask_BR.unsqueeze(2)
     lengths_B = mask_BR.sum(1)
-    last_B = (mask_BR * torch.arange(1, mask_BR.shape[1] + 1, device=mask_BR.device)).argmax(1)
     mean, peak, last = [], [], []
     for states_BRD in hidden:
         mean.append((states_BRD * mask_BR1).sum(1) / lengths_B.unsqueeze(1))
         peak.append(states_BRD.masked_fill(mask_BR1 == 0, -MAX_MAGNITUDE).amax(1))
-        last.append(states_BRD[torch.arange(len(states_BRD), device=states_BRD.device), last_B])
+        last.append(at_last(states_BRD, mask_BR))
     log_ratio_BS = (
         lengths_B.log().unsqueeze(1) - torch.tensor(LENGTH_THRESHOLDS, device=lengths_B.device).log()
     )
@@ -90,6 +89,12 @@ def masked_features(batch: PaddedBatch, hidden: Sequence[Tensor], mask_BR: Tenso
     features = {name: group.clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE).half() for name, group in dense.items()}
     features["tokens"] = distinct_tokens(batch.reply_tokens_BR, mask_BR)
     return {name: group.cpu() for name, group in features.items()}
+
+
+def at_last(values_BRC: Tensor, mask_BR: Tensor) -> Tensor:
+    """Returns the (B, C) values at the last token of each row in a mask."""
+    last_B = (mask_BR * torch.arange(1, mask_BR.shape[1] + 1, device=mask_BR.device)).argmax(1)
+    return values_BRC[torch.arange(len(mask_BR), device=mask_BR.device), last_B]
 
 
 def answer_mask(batch: PaddedBatch, opening: int, closing: int) -> Tensor:

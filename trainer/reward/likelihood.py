@@ -81,6 +81,18 @@ class Votes:
             weight for vote, (rater, weight) in votes if vote not in signals and rater not in self.judges
         )
 
+    def replies(self) -> list[list[int]]:
+        """Returns the replies that each vote is on."""
+        found: list[set[int]] = [set() for _ in self.weights]
+        for vote, _, reply, _ in (*self.thumbs, *self.signals):
+            found[vote].add(reply)
+        for vote, _, edited, original in self.edits:
+            found[vote] |= {edited, original}
+        for rows in self.stages.values():
+            for vote, _, on, _, _ in rows:
+                found[vote].update(on)
+        return [sorted(each) for each in found]
+
     def compared(self, replies: int) -> Tensor:
         """Returns for each of so many replies the lowest reply that it was compared with, by edits and
         rankings, itself included."""

@@ -12,12 +12,14 @@ from trainer.model.batch import PaddedBatch
 from trainer.model.rollouts import Rollout, pad_rows
 from trainer.model.token_budget import split
 from trainer.reward.features import (
+    MAX_MAGNITUDE,
     FeatureGroups,
-    extract_features,
+    at_last,
     judged_mask,
     masked_features,
     select_layers,
 )
+from trainer.reward.lora_heads import LORA_HEADS, LoraHeads
 
 MICRO_BATCH = 16
 """Most replies that one process scores in one forward pass."""
@@ -84,10 +86,12 @@ def score(
     micro_batch: int = MICRO_BATCH,
     temperature: float = 1.0,
     reward: Reward | None = None,
+    heads: LoraHeads | None = None,
 ) -> Scored:
     """Scores replies to prompts with the base, at most `micro_batch` at a time in each process; the
-    log-probabilities are at `temperature`. With a `reward`, the prefixes of the replies are valued too. The
-    last bits of a score depend on the other replies of its batch."""
+    log-probabilities are at `temperature`. With a `reward`, the prefixes of the replies are valued too. With
+    `heads`, their logits are among the features. The last bits of a score depend on the other replies of its
+    batch."""
     layers = select_layers(backbone)
     group = backbone.group
     batches = micro_batches(backbone, prompts, replies, micro_batch)
@@ -102,12 +106,13 @@ def score(
             rows = together[share]
             batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             found = backbone.base_scores(batch, layers, temperature)
-            features = extract_features(batch, found.hidden, backbone.think_ids)
+            judged = _Judged.of(backbone, batch, found.hidden, heads)
+            features = judged.features(judged.mask_BR)
             parts.append({name: group.all_gather(each[:own]) for name, each in features.items()})
             written_BR = batch.reply_mask_BR[:own] > 0
             values_BR = torch.zeros_like(found.logprobs_BR)
             if reward is not None:
-                values_BR = prefix_values(backbone, batch, found.hidden, reward)
+                values_BR = prefix_values(judged, reward)
             columns: list[tuple[Any, Tensor]] = [
                 (base_logprobs, found.logprobs_BR),
                 (top_ids, found.top_ids_BR),
@@ -125,20 +130,65 @@ def score(
     return Scored(base_logprobs, features, top_ids, top_logprobs, values)
 
 
-def prefix_values(backbone: Backbone, batch: PaddedBatch, hidden: Sequence[Tensor], reward: Reward) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A scored batch: its hidden states by layer, the mask of the tokens that are judged, and the logits of
+    the heads after each of them (B, R, M), where there are heads."""
+
+    batch: PaddedBatch
+    hidden: Sequence[Tensor]
+    mask_BR: Tensor
+    heads_BRM: Tensor | None
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, batch: PaddedBatch, hidden: Sequence[Tensor], heads: LoraHeads | None
+    ) -> "_Judged":
+        mask_BR = judged_mask(batch, backbone.think_ids)
+        if heads is None:
+            return cls(batch, hidden, mask_BR, None)
+        states_BRD = hidden[select_layers(backbone).index(heads.upper.layer)]
+        return cls(batch, hidden, mask_BR, heads.by_token(states_BRD, mask_BR))
+
+    def features(self, mask_BR: Tensor) -> FeatureGroups:
+        """Returns the features of the reply tokens in a mask."""
+        found = masked_features(self.batch, self.hidden, mask_BR)
+        if self.heads_BRM is not None:
+            found[LORA_HEADS] = at_last(self.heads_BRM, mask_BR).cpu()
+        return found
+
+
+def prefix_values(judged: _Judged, reward: Reward) -> Tensor:
     """Returns the (B, R) reward of each reply as it was before each token, in strides of PREFIX_STRIDE judged
     tokens; 0 within the first stride, where there is too little to judge. The hidden states of a causal model
     do not depend on later tokens, so one forward pass has those of all prefixes."""
-    mask_BR = judged_mask(batch, backbone.think_ids)
+    mask_BR = judged.mask_BR
     upto_BR = mask_BR.cumsum(1)
     longest = int(upto_BR.max())
     stride = max(PREFIX_STRIDE, -(-longest // MAX_PREFIXES))
     values = [torch.zeros(len(mask_BR))]
     for tokens in range(stride, longest, stride):
-        values.append(reward(masked_features(batch, hidden, mask_BR * (upto_BR <= tokens))).float())
+        values.append(reward(judged.features(mask_BR * (upto_BR <= tokens))).float())
     values_BC = torch.stack(values, 1).to(mask_BR.device)
     before_BR = (upto_BR - mask_BR).long() // stride
-    return values_BC.gather(1, before_BR.clamp_max(len(values) - 1)) * batch.reply_mask_BR
+    return values_BC.gather(1, before_BR.clamp_max(len(values) - 1)) * judged.batch.reply_mask_BR
+
+
+@torch.no_grad()
+def upper_inputs(
+    backbone: Backbone, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], layer: int
+) -> list[Tensor]:
+    """Returns the (R, D) hidden states of a layer of the base at the judged tokens of each reply, in half
+    precision."""
+    found: list[Tensor] = [torch.empty(0)] * len(replies)
+    with backbone.reference():
+        for rows in micro_batches(backbone, prompts, replies):
+            batch = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+            [states_BRD] = backbone.base_scores(batch, [layer]).hidden
+            judged_BR = judged_mask(batch, backbone.think_ids) > 0
+            for row, states_RD, judged_R in zip(rows, states_BRD, judged_BR, strict=True):
+                found[row] = states_RD[judged_R].clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE).half().cpu()
+    return found
 
 
 def kl_to_base(rollouts: Sequence[Rollout], scored: Scored) -> Tensor:

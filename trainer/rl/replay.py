@@ -43,7 +43,9 @@ class ReplayBuffer:
         """Scores rollouts of the base to prompts, in the order of the prompts."""
         asked = [prompts[rollout.prompt] for rollout in rollouts]
         replies = [rollout.token_ids for rollout in rollouts]
-        scored = score(backbone, asked, replies, temperature=temperature, reward=reward.model)
+        scored = score(
+            backbone, asked, replies, temperature=temperature, reward=reward.model, heads=reward.heads
+        )
         rewards_N = reward.model(scored.features)
         residuals_NK = reward.residuals(scored.features, rewards_N)
         return cls(prompts, rollouts, scored, rewards_N, residuals_NK, reward)

@@ -13,6 +13,7 @@ from torch import Tensor
 from schemas.settings import RLSettings
 from trainer.model.rollouts import Rollout
 from trainer.reward.features import FeatureGroups
+from trainer.reward.lora_heads import LoraHeads
 from trainer.reward.scoring import Scored, kl_to_base
 from trainer.rl.style_drift import StyleDrift
 
@@ -33,13 +34,14 @@ class ShapedReward:
     """A reward function of rollouts. `model` maps features of N replies to rewards (N,); without
     `style_drift`, no drift is charged. A missing end token is charged as far as it is more frequent than
     among the base's replies, of which a share `base_no_eos` has none. `penalty` returns what else replies are
-    charged for, (B,)."""
+    charged for, (B,). `heads` are those whose logits `model` needs among the features."""
 
     model: Callable[[FeatureGroups], Tensor]
     rl: RLSettings
     style_drift: StyleDrift | None = None
     base_no_eos: float = 0.0
     penalty: Callable[[Sequence[Rollout]], Tensor] | None = None
+    heads: LoraHeads | None = None
 
     def residuals(self, features: FeatureGroups, rewards_N: Tensor) -> Tensor:
         """Returns the (N, K) residuals of replies for `drifted`."""

@@ -34,6 +34,8 @@ class ScoredSamples:
         reward or a KL is not finite."""
         prompts, rollouts = sample()
         replies = [rollout.token_ids for rollout in rollouts]
-        scored = score(backbone, prompts, replies, temperature=rl.temperature, reward=reward.model)
+        scored = score(
+            backbone, prompts, replies, temperature=rl.temperature, reward=reward.model, heads=reward.heads
+        )
         rewards = reward(rollouts, scored)
         return cls(prompts, rollouts, scored, rewards, StepStats.of(rollouts, rewards))
