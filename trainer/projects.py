@@ -21,7 +21,7 @@ from schemas.settings import Settings
 from trainer.learner import Learner, WorkerOutOfSync
 from trainer.log_reader import POLL_SECONDS, LogReader
 from trainer.loop import Trainer
-from trainer.model.device import with_threads
+from trainer.model.device import give_way, with_threads
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 
 VISITS = 20
@@ -50,6 +50,8 @@ def run(settings: Settings, *, once: bool = False, group: ProcessGroup = SINGLE_
     and WorkerOutOfSync."""
     trainer = with_threads(settings.trainer, Path(settings.model))
     settings = settings.model_copy(update={"trainer": trainer})
+    if trainer.threads != 1:
+        give_way()
     if settings.database_url is None:
         raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
     learner = Learner(settings, group)

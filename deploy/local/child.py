@@ -2,21 +2,14 @@
 
     python -m deploy.local.child serving.embedded --port 1234
 
-The parent holds the write end of standard input and never writes: end of file means that it died. With
-`--background` first, the child takes the time only that others leave.
+The parent holds the write end of standard input and never writes: end of file means that it died.
 """
 
-import contextlib
 import os
 import runpy
 import signal
 import sys
 import threading
-from pathlib import Path
-
-BACKGROUND = "--background"
-
-NICENESS = 10
 
 
 def _terminate_with_parent() -> None:
@@ -25,18 +18,9 @@ def _terminate_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _lower_priority() -> None:
-    os.nice(NICENESS)
-    with contextlib.suppress(OSError):  # Linux may share the cores among sessions first (autogroups)
-        Path("/proc/self/autogroup").write_text(str(NICENESS))
-
-
 def main() -> None:
     """Runs the module named by the first argument, with the others as its own."""
     threading.Thread(target=_terminate_with_parent, name="parent", daemon=True).start()
-    if sys.argv[1] == BACKGROUND:
-        _lower_priority()
-        del sys.argv[1]
     module, sys.argv = sys.argv[1], sys.argv[1:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

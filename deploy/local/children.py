@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable
 
 from deploy.local import vllm
-from deploy.local.child import BACKGROUND
 from deploy.local.ports import free_port
 from deploy.local.process import Process
 from schemas.settings import Settings
@@ -51,7 +50,7 @@ def child_processes(settings: Settings, on_line: Callable[[str, str], None]) -> 
     shared_gpu = vllm.trainer_environment(settings) if own_vllm else {}
     children = [
         child("serving", ["deploy.cli", "serve", "--trainer-metrics"], environment),
-        child("trainer", [BACKGROUND, "deploy.cli", "train"], PATIENT | without_keys | shared_gpu),
+        child("trainer", ["deploy.cli", "train"], PATIENT | without_keys | shared_gpu),
     ]
     if settings.kafka.servers:
         children.append(child("relay", ["deploy.cli", "relay"], without_keys))

@@ -1,5 +1,8 @@
 """What a process may use of a machine, or of its container."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -49,3 +52,9 @@ def test_a_wide_base_is_trained_by_all_cores_of_the_container(
 def test_a_narrow_base_is_trained_by_one_thread(tmp_path: Path) -> None:
     LlamaConfig(hidden_size=256).save_pretrained(tmp_path)
     assert device.with_threads(TrainerSettings(), tmp_path).threads == 1
+
+
+def test_a_trainer_that_uses_several_cores_gives_way() -> None:
+    code = "import os; from trainer.model.device import give_way; give_way(); print(os.nice(0))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == min(19, os.nice(0) + device.NICENESS)

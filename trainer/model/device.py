@@ -1,5 +1,6 @@
 """This module measures the device's throughput (in about a second) and memory, and names its hardware."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -26,6 +27,9 @@ CGROUP = Path("/sys/fs/cgroup")
 
 WIDE = 512
 """Least width of hidden states for which threads share work: narrower matrices are done before they met."""
+
+NICENESS = 10
+"""Niceness of a trainer that uses several cores."""
 
 MMAP_THRESHOLD = 2**25
 """Bytes of a tensor from which glibc maps fresh pages for it and returns them when it is freed."""
@@ -109,6 +113,13 @@ def usable_cores() -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup, or "max": no limit
         return cores
+
+
+def give_way() -> None:
+    """Lowers this process's priority, so that it takes the time only that others on its machine leave."""
+    os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # Linux may share the cores among sessions first (autogroups)
+        Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 def free_memory(device: torch.device) -> int:
