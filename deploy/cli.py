@@ -126,19 +126,16 @@ def train(
     from deploy.local.base_model import base_directory
     from deploy.local.prepare import prepared
     from schemas import database_metrics, logs, signatures
-    from trainer.learner import Learner
-    from trainer.model.device import with_threads
     from trainer.model.distributed import ProcessGroup
-    from trainer.projects import run
+    from trainer.projects import follow, run
     from trainer.records.metrics import training_metrics
 
     settings = load()
     logs.configure(settings.log_level)
     with ProcessGroup.from_environment() as group:
         if not group.is_main:  # the main process broadcasts all inputs; the others need no database
-            model = base_directory(settings.model)
-            trainer = with_threads(settings.trainer, model)
-            Learner(settings.model_copy(update={"model": str(model), "trainer": trainer}), group).follow()
+            model = str(base_directory(settings.model))
+            follow(settings.model_copy(update={"model": model}), group)
             return
         # It is safe to kill the trainer anywhere, so it exits at once.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(once)))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import structlog
+import torch
 
 from feedback.open_log import open_log
 from schemas.database import open_pool
@@ -45,13 +46,10 @@ log = structlog.get_logger("trainer")
 
 def run(settings: Settings, *, once: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> int:
     """Trains until killed, or with `once` runs one round of the settings' project; the other ranks of `group`
-    run `Learner.follow`. Returns the exit code: 0, or 1 when the one round failed. Raises StartError when the
+    run `follow`. Returns the exit code: 0, or 1 when the one round failed. Raises StartError when the
     base is not the one of the project's policies, or when another trainer leads and one round was asked for,
     and WorkerOutOfSync."""
-    trainer = with_threads(settings.trainer, Path(settings.model))
-    settings = settings.model_copy(update={"trainer": trainer})
-    if trainer.threads != 1:
-        give_way()
+    settings = _on_cores(settings, group)
     if settings.database_url is None:
         raise StartError("The trainer needs a database_url; `hearken up` brings its own Postgres.")
     learner = Learner(settings, group)
@@ -80,6 +78,20 @@ def _one_round(trainer: Trainer) -> str:
     if not trainer.erasures.work():
         raise StartError("Somebody is being erased; rounds run again when serving is through with it.")
     return trainer.round()
+
+
+def follow(settings: Settings, group: ProcessGroup) -> None:
+    """Takes part in the rounds that rank 0 of the group runs, until that ends."""
+    Learner(_on_cores(settings, group), group).follow()
+
+
+def _on_cores(settings: Settings, group: ProcessGroup) -> Settings:
+    """Returns the settings with this process's threads; one that has several gives way to others."""
+    processes = group.processes_here(torch.device("cpu"))
+    trainer = with_threads(settings.trainer, Path(settings.model), processes)
+    if trainer.threads != 1:
+        give_way()
+    return settings.model_copy(update={"trainer": trainer})
 
 
 class Projects:

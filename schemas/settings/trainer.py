@@ -34,8 +34,8 @@ class TrainerSettings(BaseModel):
     threads: int | None = Field(
         None,
         ge=1,
-        description="torch threads; none: one for each core that the process may use, and one in all for a"
-        " base with hidden states below 512, threads",
+        description="torch threads; none: without a GPU one for each core that the process may use, and"
+        " one in all for a base with hidden states below 512, threads",
     )
     max_prompt_tokens: int | None = Field(
         None,

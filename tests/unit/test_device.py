@@ -43,10 +43,15 @@ def test_a_wide_base_is_trained_by_all_cores_of_the_container(
 ) -> None:
     (tmp_path / "cpu.max").write_text(limit + "\n")
     monkeypatch.setattr(device, "CGROUP", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     LlamaConfig(hidden_size=576).save_pretrained(tmp_path)
     found = device.with_threads(TrainerSettings(), tmp_path).threads
+    assert found is not None
     assert found == (cores or len(psutil.Process().cpu_affinity() or ()))
+    assert device.with_threads(TrainerSettings(), tmp_path, processes=found).threads == 1
     assert device.with_threads(TrainerSettings(threads=3), tmp_path).threads == 3
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.with_threads(TrainerSettings(), tmp_path).threads == 1
 
 
 def test_a_narrow_base_is_trained_by_one_thread(tmp_path: Path) -> None:

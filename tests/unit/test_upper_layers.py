@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from schemas.settings import RLSettings
 from tests.contract.engines import random_model, shared_tokenizer
 from trainer.model.backbone import Backbone
-from trainer.model.upper_layers import UpperLayers, layer_list
+from trainer.model.upper_layers import UpperLayers
 
 torch.set_num_threads(1)
 
@@ -93,11 +93,3 @@ def test_training_them_leaves_the_policy_and_the_base_as_they_are(backbone: Back
     upper.remove()
     assert list(backbone.model.peft_config) == ["default"]
     torch.testing.assert_close(logprobs(backbone), policy_BR, rtol=0, atol=0)
-
-
-def test_a_base_whose_layers_are_in_no_list_has_none(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert layer_list(backbone) is not None
-    monkeypatch.setattr(backbone, "trunk", nn.Sequential(nn.Linear(2, 2)))
-    assert layer_list(backbone) is None

@@ -18,7 +18,7 @@ from trainer.data.feature_cache import FeatureCache
 from trainer.data.split import RoundData
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout
-from trainer.model.upper_layers import UpperLayers, layer_list
+from trainer.model.upper_layers import UpperLayers
 from trainer.reward import lora_heads
 from trainer.reward.ensemble import RewardModel, bootstrap
 from trainer.reward.features import select_layers
@@ -110,10 +110,9 @@ def _why_none(data: RoundData) -> str | None:
 
 def upper_layer(backbone: Backbone) -> int | None:
     """Returns from which hidden states heads read on: the last but one that features are of. None where the
-    base has too few layers, or they are not in one list."""
+    base has too few layers."""
     layers = select_layers(backbone)
-    found = layers[-2] if len(layers) > 1 else 0
-    return found if found and layer_list(backbone) is not None else None
+    return layers[-2] if len(layers) > 1 and layers[-2] > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +131,11 @@ class _Plan:
     @classmethod
     def of(cls, data: RoundData, samples: Sequence[Rollout]) -> "_Plan":
         backbone = data.backbone
-        layer, layers = upper_layer(backbone), layer_list(backbone)
+        layer = upper_layer(backbone)
         assert layer is not None  # noqa: S101  (else there are no heads)
-        assert layers is not None  # noqa: S101
         longest = longest_reply(backbone.token_budget.training)
         base = [Reply(data.train_prompts[each.prompt], each.token_ids) for each in samples]
-        upper = 1 - layer / len(layers)
+        upper = 1 - layer / len(backbone.layers)
         width = int(backbone.model.config.get_text_config().hidden_size)
 
         def newest(chosen: Sequence[Example], tokens: float, passes: float, bytes_: float) -> list[int]:

@@ -94,6 +94,7 @@ class Backbone(ChatTokenizer):
         self.vocab_size = int(config.vocab_size)
         self.trunk = getattr(base, base.base_model_prefix)
         self._hidden = HiddenStates(self.trunk, int(config.num_hidden_layers))
+        self.layers = self._hidden.layers
         changed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _LOGIT_TRANSFORMS)
         self._head = None if changed or self.vocab_size <= SMALL_VOCABULARY else base.get_output_embeddings()
         able = base.supports_gradient_checkpointing

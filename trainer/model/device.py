@@ -26,7 +26,7 @@ CGROUP = Path("/sys/fs/cgroup")
 """Where Linux shows a container its own limits (cgroup v2)."""
 
 WIDE = 512
-"""Least width of hidden states for which threads share work: narrower matrices are done before they met."""
+"""Least width of hidden states that several threads train faster than one, on a CPU."""
 
 NICENESS = 10
 """Niceness of a trainer that uses several cores."""
@@ -96,13 +96,15 @@ def _fastest(device: torch.device, work: Callable[[], object]) -> float:
     return best
 
 
-def with_threads(settings: TrainerSettings, base: Path) -> TrainerSettings:
-    """Returns the settings with the torch threads that this process has for training the base in a
-    directory."""
+def with_threads(settings: TrainerSettings, base: Path, processes: int = 1) -> TrainerSettings:
+    """Returns the settings with the torch threads that each of so many processes on this machine has for
+    training the base in a directory."""
     if settings.threads is not None:
         return settings
     width = int(AutoConfig.from_pretrained(base).get_text_config().hidden_size)
-    return settings.model_copy(update={"threads": usable_cores() if width >= WIDE else 1})
+    shared = width >= WIDE and not torch.cuda.is_available()
+    threads = max(1, usable_cores() // processes) if shared else 1
+    return settings.model_copy(update={"threads": threads})
 
 
 def usable_cores() -> int:

@@ -17,7 +17,7 @@ from schemas.errors import StartError
 
 class HiddenStates:
     """Hooks on the layers of a model's `trunk`. Layer 0 is what goes into the first layer, the embedding; the
-    last one is what the trunk returns. Raises StartError for a trunk without a list of its layers."""
+    last one is what the trunk returns. Raises StartError for a trunk without a list of its `layers`."""
 
     def __init__(self, trunk: PreTrainedModel, count: int) -> None:
         decoder = trunk.get_decoder() or trunk  # and not what sees images
@@ -26,7 +26,7 @@ class HiddenStates:
         if layers is None:
             raise StartError(f"{type(trunk).__name__} has no list of its {count} layers, to read states off.")
         self._trunk = trunk
-        self._layers = layers
+        self.layers = layers
 
     @contextmanager
     def reading(self, layers: Sequence[int], columns: int) -> Iterator[dict[int, Tensor]]:
@@ -45,8 +45,8 @@ class HiddenStates:
 
         with ExitStack() as hooks:
             for layer in layers:
-                if layer < len(self._layers):
-                    hook = self._layers[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
+                if layer < len(self.layers):
+                    hook = self.layers[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
                 else:
                     hook = self._trunk.register_forward_hook(
                         lambda _module, _args, output, layer=layer: keep(layer, output[0])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.model.backbone import Backbone
 from trainer.model.lora_inputs import keep_inputs_once
@@ -36,8 +36,7 @@ class UpperLayers:
     def __init__(self, backbone: Backbone, layer: int, rank: int, seed: int) -> None:
         self.layer, self.device = layer, backbone.device
         self._backbone = backbone
-        layers = layer_list(backbone)
-        assert layers is not None  # noqa: S101  (who asks has looked)
+        layers = backbone.layers
         self._lower, self._given = layers[:layer], layers[layer - 1]
         names = {each: name for name, each in backbone.model.base_model.model.named_modules()}
         linear = [each for upper in layers[layer:] for each in upper.modules() if isinstance(each, LoraLayer)]
@@ -111,10 +110,3 @@ class UpperLayers:
 
 def _hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
-
-
-def layer_list(backbone: Backbone) -> nn.ModuleList | None:
-    """Returns the base's layers, the lowest first; None where they are not in one list."""
-    count = backbone.model.config.get_text_config().num_hidden_layers
-    lists = (each for each in backbone.trunk.children() if isinstance(each, nn.ModuleList))
-    return next((each for each in lists if len(each) == count), None)

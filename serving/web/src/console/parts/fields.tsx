@@ -53,14 +53,16 @@ export function CheckField(props: {
   checked: boolean;
   set: (checked: boolean) => void;
   disabled?: boolean;
+  required?: boolean;
 }) {
-  const { label, checked, set, disabled } = props;
+  const { label, checked, set, disabled, required } = props;
   return (
     <label class="check">
       <input
         type="checkbox"
         checked={checked}
         disabled={disabled}
+        required={required}
         onChange={(event) => set(event.currentTarget.checked)}
       />
       {label}
