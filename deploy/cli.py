@@ -118,7 +118,7 @@ def train(
     as_json: Json = False,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Run the trainer; if several run, one is active and the others stand by."""
+    """Run a trainer; if several run, they share the projects, one round each at a time."""
     if plan:
         from deploy.plan import show
 

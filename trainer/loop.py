@@ -87,6 +87,7 @@ class Trainer:
         self.election = election or LeaderElection(settings.database_url or "", settings.project)
         self.last_round = time.monotonic()
         self._round_took = 0.0
+        self._last_row: int | None = None
         self.leading = False
         self._unfinished = learner.directory / "unfinished.json"
         self._fitted: tuple[RoundData, RewardModel] | None = None
@@ -107,7 +108,6 @@ class Trainer:
                 publish.ensure_base(self.pool, self.backbone, self.settings, self.learner.base.probe)
                 record.complete(self.pool, self.settings)
                 self.erasures.keep_tombstones()
-                log.info("trainer leads", project=self.project)
             self.leading = True
         return self.leading
 
@@ -120,19 +120,34 @@ class Trainer:
         """Reads the log, and runs a round if one is due and this trainer leads. When the database is away, it
         returns and the next poll tries again."""
         with _database_may_be_away():
+            led = self.leading
             if self.lead():
+                if not led:
+                    log.info("trainer leads", project=self.project)
                 self.reader.read()
+                if self._arrived():
+                    self._measure_base()
                 self._train_if_due()
 
     def visit(self) -> None:
-        """Runs a round as `poll` does, of what was read by another project's trainer."""
+        """Does what the project needs of a trainer, of what was read by another project's, unless another
+        trainer is doing it. Whichever is free does what it needs next."""
         with _database_may_be_away():
-            if self.lead():
-                self._train_if_due()
+            if self._arrived():
+                self._measure_base()
+            if self._needs_a_trainer() and self.lead():
+                try:
+                    self._train_if_due()
+                finally:
+                    self.election.release_project()
+                    if self.learner.group.size == 1:
+                        self.learner.base.forget(self.project)  # another trainer may change its files
+
+    def _needs_a_trainer(self) -> bool:
+        left_open = record.is_running(self.pool, self.project)  # by a trainer that died, or is at it
+        return left_open or bool(self.erasures.waiting()) or self.due()
 
     def _train_if_due(self) -> None:
-        if self._arrived():
-            self._measure_base()
         if self._erased() and self.due():
             if record.close_interrupted(self.pool, self.project):
                 record.complete(self.pool, self.settings)
@@ -184,8 +199,11 @@ class Trainer:
             row = connection.execute("select paused from projects where id = %s", [self.project]).fetchone()
         if row is None or row["paused"]:
             return False
-        arrived = self._arrived()
-        new = arrived - record.votes_at_last_round(self.pool, self.project)
+        arrived, last = self._arrived(), record.last_round(self.pool, self.project)
+        if last is not None and last.id != self._last_row:  # another trainer's, or before this one started
+            self._last_row, self._round_took = last.id, last.took
+            self.last_round = time.monotonic() - last.age
+        new = arrived - (last.votes if last else 0)
         waited = time.monotonic() - self.last_round >= max(when.round_seconds, 2 * self._round_took)
         if arrived < when.min_votes:
             return False
@@ -216,6 +234,7 @@ class Trainer:
         found = RoundRecord(self._arrived(), parent.id, regression_test=test)
         found.restart = parent.id == BASE != live.id or None
         row = record.begin(self.pool, self.project, found.parent)
+        self._last_row = row.id
         with structlog.contextvars.bound_contextvars(round=row.number):
             try:
                 suspects.hold_suspects(self.pool, self.project)

@@ -1,9 +1,11 @@
 """This module trains all projects of a database, one round after another, over one resident base.
 
-A trainer with `trainer.all_projects = false` trains its own project only, so that a project may have machines
-of its own; the other trainers leave it alone while that one leads. Of several trainers of all projects one
-works and the others stand by. A project may be removed at any instant, also during a visit: then its trainer
-goes with its lock, and the others go on.
+Several trainers are a pool of workers: each does what a project needs next that no other trainer is at, so
+that projects share machines and go on when one of these dies. The installation's own project, with the log of
+all, has one of them for as long as that lives. A trainer with `trainer.all_projects = false` trains its own
+project only, so that a project may have machines of its own; the other trainers leave it alone while that one
+leads. A project may be removed at any instant, also during a visit: then its trainer goes with its lock, and
+the others go on.
 """
 
 import time
@@ -107,7 +109,7 @@ class Projects:
     def poll(self) -> None:
         """Reads the log, and runs the rounds that are due, of the own project and of the next few others."""
         self._own.poll()
-        if self._own.settings.trainer.all_projects and self._own.leading:
+        if self._own.settings.trainer.all_projects:
             with suppress(psycopg.OperationalError):  # which the own project's poll tells
                 self._forget_removed()
                 for project in self._next():

@@ -20,6 +20,7 @@ from trainer.log_reader import LogReader
 from trainer.loop import Trainer
 from trainer.model.backbone import Backbone
 from trainer.projects import Projects
+from trainer.records import record
 
 
 @pytest.fixture
@@ -96,6 +97,43 @@ def test_a_project_with_a_trainer_of_its_own_is_left_to_it(
     dedicated.election.release()
     trained.poll()
     assert list(rounds(pool)) == ["bakery"]
+
+
+def test_trainers_share_the_projects(own: Trainer, pool: Pool, backbone: Backbone) -> None:
+    """A second trainer trains what the first is not at, and finishes what it left when it died."""
+    for project in ("bakery", "shop"):
+        add_project(pool, backbone, own.settings, project, 20)
+    second = Trainer(own.settings, pool, LogReader(pool, open_log(own.settings, pool)), own.learner)
+    first, pool_of_second = own.of_project("bakery"), Projects(second)
+    assert first.lead()
+    record.begin(pool, "bakery", BASE)
+    pool_of_second.poll()
+    assert not second.leading
+    assert rounds(pool) == {"bakery": ["running"], "shop": ["published"]}
+    assert first.election.is_leader
+
+    own.election.release()  # it dies in the middle of a round
+    pool_of_second.poll()
+    assert rounds(pool) == {"bakery": ["failed", "published"], "shop": ["published"]}
+    second.election.release()
+
+
+def test_trainers_do_not_hurry_each_other(own: Trainer, pool: Pool, backbone: Backbone) -> None:
+    """The time from one round to the next is a project's, whichever trainer ran it."""
+    add_project(pool, backbone, own.settings, "bakery", 20)
+    second = own.of_project("bakery")
+    second.last_round -= 1000
+    first = own.of_project("bakery")
+    first.visit()
+    turns = [
+        replace(turn, project="bakery", id=f"{turn.id}-late", key_id="bakery-admin")
+        for turn in some_turns(backbone, 1, seed=7)
+    ]
+    send(own.settings.database_url or "", turns, thumbs_by_parity(turns))
+    own.reader.read()
+    assert not second.due()
+    second.last_round -= 1000
+    assert second.due()
 
 
 def test_a_project_of_another_base_is_left_alone(own: Trainer, pool: Pool, backbone: Backbone) -> None:

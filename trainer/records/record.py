@@ -204,15 +204,45 @@ def begin(pool: Pool, project: str, parent: str) -> RoundRow:
     return RoundRow(row["id"], row["number"])
 
 
-def votes_at_last_round(pool: Pool, project: str) -> int:
-    """Returns how many votes had arrived when the last uninterrupted round began."""
+@dataclass(frozen=True, slots=True)
+class LastRound:
+    """The last round that was not interrupted: its row, how many votes had arrived when it began, how long
+    ago that was, and how long it took, seconds."""
+
+    id: int
+    votes: int
+    age: float
+    took: float
+
+
+def last_round(pool: Pool, project: str) -> LastRound | None:
+    """Returns the last round that ended and was not interrupted; None before the first."""
     with pool.connection() as connection:
         row = connection.execute(
-            "select record -> 'votes' as votes from rounds where project = %s and record ? 'votes'"
+            "select id, (record ->> 'votes')::int as votes,"
+            " extract(epoch from now() - started_at)::double precision as age,"
+            " coalesce(extract(epoch from ended_at - started_at), 0)::double precision as took"
+            " from rounds where project = %s and record ? 'votes'"
             " and reason is distinct from 'interrupted' order by id desc limit 1",
             [project],
         ).fetchone()
-    return int(row["votes"]) if row else 0
+    return LastRound(**row) if row else None
+
+
+def votes_at_last_round(pool: Pool, project: str) -> int:
+    """Returns how many votes had arrived when the last uninterrupted round began."""
+    found = last_round(pool, project)
+    return found.votes if found else 0
+
+
+def is_running(pool: Pool, project: str) -> bool:
+    """Whether a round is open, be it that its trainer died."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select exists (select from rounds where project = %s and outcome = 'running') as found",
+            [project],
+        ).fetchone()
+    return bool(row and row["found"])
 
 
 def hold_out(pool: Pool, row: RoundRow, events: list[str]) -> None:
