@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import BertConfig, BertModel
 
 from feedback.store import Store
 from schemas.database import Pool, open_async_pool
@@ -16,6 +17,7 @@ from schemas.policies import Manifest
 from schemas.settings import Settings
 from schemas.turns import Reply, Turn
 from schemas.verification import RegisteredPolicy, verify
+from tests.contract.engines import shared_tokenizer
 from trainer import projects
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
@@ -32,6 +34,20 @@ def hyperparameters(**values: object) -> Hyperparameters:
     """Hyperparameters of a small round; the trust region is so wide that it changes no step."""
     small = {"learning_rate": 2e-3, "steps_per_round": 8, "prompts_per_step": 32, "max_tokens": 90}
     return Hyperparameters.model_validate(small | {"step_kl": 1e9} | values)
+
+
+def write_encoder(directory: Path, seed: int = 0) -> Path:
+    """A tiny BERT with random weights, whose context is 64 tokens."""
+    tokenizer = shared_tokenizer()
+    tokenizer.save_pretrained(directory)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id or 0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        BertModel(config).save_pretrained(directory)
+    return directory
 
 
 WORDS = ["red", "blue", "green", "yellow", "tree", "river", "stone", "cloud", "bird", "fish"]

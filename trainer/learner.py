@@ -145,7 +145,7 @@ class Learner:
 
     def summary(self) -> VoteSummary | None:
         """Returns the vote summary, if there is one for this base and these settings."""
-        return VoteSummary.read(self.directory, self.backbone.digest, self.settings.trainer)
+        return VoteSummary.read(self.directory, self.backbone.features_digest, self.settings.trainer)
 
     def follow(self) -> None:
         """Runs the rounds that rank 0 broadcasts, until it ends. Raises WorkerOutOfSync when this process has

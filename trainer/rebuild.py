@@ -41,7 +41,7 @@ class Rebuild:
     def prepare(self, policy: str) -> None:
         """Writes the vote summary of a policy's round without the votes that are gone, if it had one."""
         manifest, directory = read_published(self._settings, self._pool, policy)
-        own, base = self.folder / policy, self._learner.backbone.digest
+        own, base = self.folder / policy, self._learner.backbone.features_digest
         trainer = self._configuration(configuration(manifest))
         found = VoteSummary.read(own, base, trainer) or VoteSummary.read(directory, base, trainer)
         if found is None:
@@ -92,14 +92,19 @@ class Rebuild:
         return made.id
 
     def _configuration(self, trainer: TrainerSettings) -> TrainerSettings:
-        """Returns the settings of a round: its own, or, in a group of processes, those of all of them."""
-        return trainer if self._learner.group.size == 1 else self._learner.settings.trainer
+        """Returns the settings of a round: its own, with the auxiliary model that there is now, or, in a
+        group of processes, those of all of them."""
+        present = self._learner.settings.trainer
+        if self._learner.group.size > 1:
+            return present
+        now = {"auxiliary_model": present.reward.auxiliary_model}
+        return trainer.model_copy(update={"reward": trainer.reward.model_copy(update=now)})
 
     def _data(self, kept: RoundInputs, trainer: TrainerSettings, policy: str, parent: str) -> RoundData:
         """Returns the data of the round, of what is still there."""
         backbone, project = self._learner.backbone, self._settings.project
         own = self.folder / policy
-        summary = VoteSummary.read(own, backbone.digest, trainer)
+        summary = VoteSummary.read(own, backbone.features_digest, trainer)
         row = kept.token_budget.row
         while True:
             events, turns = examples.still_held(self._pool, project, kept.events, kept.turns)

@@ -26,6 +26,7 @@ from trainer.data.split import RoundData
 from trainer.data.vote_summary import VoteSummary
 from trainer.evaluation.knowledge import KnowledgeEval
 from trainer.model.adapter import probe, save_weights
+from trainer.model.auxiliary import AuxiliaryModel
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Diverged, Rollout, replay, unpack
 from trainer.records import publish
@@ -73,6 +74,8 @@ def reproduce(settings: Settings, pool: Pool, policy: str) -> Reproduction:
     trainer = configuration(manifest)
     torch.set_num_threads(trainer.threads or 1)
     backbone = Backbone(Path(settings.model), trainer.rl)
+    if trainer.reward.auxiliary_model is not None:
+        backbone.auxiliary = AuxiliaryModel(trainer.reward.auxiliary_model, backbone.device)
     backbone.token_budget = inputs.token_budget
     data = _data(settings, pool, backbone, trainer, inputs, directory)
     backbone.load_adapter(parent)
@@ -88,7 +91,7 @@ def _data(
     inputs: RoundInputs,
     directory: Path,
 ) -> RoundData:
-    summary = VoteSummary.read(directory, backbone.digest, trainer)
+    summary = VoteSummary.read(directory, backbone.features_digest, trainer)
     if inputs.vote_summary and (summary is None or summary.lost):
         raise NotReproducible(f"The vote summary in {directory} is damaged, or of another Hearken.")
     try:

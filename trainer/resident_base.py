@@ -17,6 +17,7 @@ from trainer.evaluation.constraints.sycophancy import SycophancyEval
 from trainer.evaluation.knowledge import KnowledgeEval
 from trainer.evaluation.screening import base_probes
 from trainer.model.adapter import probe
+from trainer.model.auxiliary import AuxiliaryModel
 from trainer.model.backbone import Backbone
 from trainer.model.device import free_memory
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
@@ -40,6 +41,8 @@ class ResidentBase:
         torch.set_num_threads(settings.trainer.threads or 1)
         self.group = group
         self.backbone = Backbone(Path(settings.model), settings.trainer.rl, group)
+        if (auxiliary := settings.trainer.reward.auxiliary_model) is not None:
+            self.backbone.auxiliary = AuxiliaryModel(auxiliary, self.backbone.device)
         self.probe = probe(self.backbone)
         self.token_budget = self.backbone.token_budget = self._token_budget(settings)
         self.speed = Speed.measure(self.backbone)

@@ -1,5 +1,6 @@
 """Settings of the reward model, and of the criteria beside it."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,12 +13,17 @@ class RewardSettings(RenamedFields):
 
     section = "trainer.reward"
     renamed: ClassVar = {"caution": "uncertainty_penalty", "judges_share": "judge_weight_cap"}
-    newer: ClassVar = {"groups", "kind", "newcomer_weight"}
+    newer: ClassVar = {"auxiliary_model", "groups", "kind", "newcomer_weight"}
 
     kind: Literal["probe", "auto"] = Field(
         "probe",
         description="`probe`: linear members on features of the frozen base; `auto`: where votes are many,"
         " also heads on a LoRA of the base, as far as they explain held-out votes better",
+    )
+    auxiliary_model: Path | None = Field(
+        None,
+        description="directory of a second frozen model, such as an embedding or preference model, whose"
+        " hidden states of the replies are features beside the base's; it takes time and memory of its own",
     )
     members: int = Field(
         5, ge=2, description="members of the ensemble, each with its own bootstrap weights on the votes"

@@ -113,7 +113,7 @@ def compare(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
                 dict(enumerate(rows_of(pair_states, training))),
                 [member.nuisance for member in probe.members],
                 torch.tensor([member.bias for member in probe.members]),
-                torch.stack([weights_V for _, weights_V in drawn]),
+                torch.stack(list(drawn)),
             )
             upper, begun = UpperLayers(backbone, layer, RANK, seed), time.process_time()
             heads = lora_heads.fit(upper, data, base_states, STEP_TOKENS, generator)

@@ -8,7 +8,8 @@ another) that the reward orders correctly; the preference itself would score 1. 
 against the preference or at random, and the same votes are also fitted without rater parameters. Targets:
 0.90; 0.95 of that with hostile people; and at most half the error of the model without rater parameters. The
 expected calibration error (Naeini, Cooper and Hauskrecht 2015) is of the probability of a thumb up by an
-honest person, in ten bins. About 4 minutes.
+honest person, in ten bins. About 4 minutes. With `--auxiliary` another model's hidden states are features,
+too.
 """
 
 import argparse
@@ -21,11 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deploy.local.base_model import base_directory
 from deploy.simulation.people import Preference, draw_preference
 from schemas.settings import TrainerSettings
 from tests.bench.disjoint import assert_disjoint
 from tests.bench.world_prompts import judgment, traffic
 from trainer.data.hyperparameters import BASE_SAMPLES
+from trainer.model.auxiliary import AuxiliaryModel
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
@@ -147,10 +150,15 @@ def report(rows: dict[str, list[float]], errors: dict[str, list[float]]) -> bool
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--auxiliary", help="auxiliary model: `smollm2` or a directory")
+    options = parser.parse_args()
+    seeds = options.seeds
     settings = TrainerSettings()
     torch.set_num_threads(1)
-    everything = replies(Backbone(MODEL_DIR, settings.rl), settings)
+    backbone = Backbone(MODEL_DIR, settings.rl)
+    if options.auxiliary:
+        backbone.auxiliary = AuxiliaryModel(base_directory(options.auxiliary), backbone.device)
+    everything = replies(backbone, settings)
     count = PEOPLE * EACH
     training, held_out = everything.part(0, count), everything.part(count, count + HELD_OUT)
     base = BaseFeatures(everything.part(count + HELD_OUT, len(everything.texts)).features, BASE_SAMPLES)

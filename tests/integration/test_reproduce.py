@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from feedback.open_log import open_log
 from schemas.database import Pool
 from schemas.feedback import Signal
-from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, file_digest
+from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, base_digest, file_digest
 from schemas.settings import CriteriaSettings, Settings
 from tests.training import (
     add_key,
@@ -25,6 +25,7 @@ from tests.training import (
     some_turns,
     the_round,
     thumbs_by_parity,
+    write_encoder,
 )
 from trainer import loop, projects
 from trainer.data import examples, lora_heads_fit, summary_store, vote_summary
@@ -123,6 +124,18 @@ def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> 
     assert reproduced.identical
     assert max(reproduced.probe_distance, reproduced.reply_distance) < 1e-5
     assert reproduced.differs == []
+
+
+def test_an_auxiliary_model_is_read_again(settings: Settings, pool: Pool, tmp_path: Path) -> None:
+    auxiliary = settings.trainer.reward.auxiliary_model = write_encoder(tmp_path / "encoder")
+    digest = base_digest(auxiliary)
+    assert the_round(settings)["versions"]["auxiliary_model"] == digest
+    [policy] = published(pool)
+    assert reproduce(settings, pool, policy).identical
+    write_encoder(auxiliary, seed=1)
+    assert reproduce(settings, pool, policy).differs == [
+        f"auxiliary_model {digest} → {base_digest(auxiliary)}"
+    ]
 
 
 def test_heads_on_a_lora_are_fitted_again(

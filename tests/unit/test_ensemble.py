@@ -299,7 +299,7 @@ def test_the_influence_of_a_vote_agrees_with_a_refit_without_it() -> None:
         kept = Likelihood(votes)
         draws = bootstrap(RewardSettings(), votes, torch.Generator().manual_seed(0))
         total = 0.0
-        for member, (_, bootstrap_V) in zip(model.members, draws, strict=True):
+        for member, bootstrap_V in zip(model.members, draws, strict=True):
             weights_V = bootstrap_V.clone()
             weights_V[list(without)] = 0.0
             features_NK = member.inputs(features)

@@ -77,6 +77,7 @@ class FeatureCache:
 
 
 def _kind(backbone: Backbone) -> str:
-    """Returns the digest of what the last bits of a score depend on: the base, this code and the machine."""
+    """Returns the digest of what the last bits of a score depend on: the models, this code, the machine."""
     machine = device_kind(backbone.device, 1), torch.__version__, str(torch.get_num_threads())
-    return hashlib.sha256(" ".join([str(VERSION), backbone.digest, *machine]).encode()).hexdigest()[:16]
+    parts = str(VERSION), backbone.features_digest, *machine
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]

@@ -182,7 +182,7 @@ def _fitted(
     learned = [data.training[number] for number in plan.training]
     bootstrap_MV = torch.zeros(len(probe.members), votes.count, dtype=torch.float64)
     drawn = bootstrap(data.settings.reward, votes, data.generator("members"))
-    for weights_V, (_, drawn_V) in zip(bootstrap_MV, drawn, strict=True):
+    for weights_V, drawn_V in zip(bootstrap_MV, drawn, strict=True):
         weights_V[plan.training] = drawn_V[plan.training]
     bias_M = torch.tensor([member.bias for member in probe.members])
     nuisance = [member.nuisance for member in probe.members]

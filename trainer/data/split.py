@@ -183,7 +183,7 @@ class RoundData:
             return None
         projections = model.members[0].projections
         before = self.history or VoteSummary(
-            self.backbone.digest, self.settings, self.corpus.newest, projections
+            self.backbone.features_digest, self.settings, self.corpus.newest, projections
         )
         generator = self.generator("past")  # the name seeds the draws of the releases before, too
         return before.compact(self.corpus, events, cache.features, generator)

@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache
 from schemas.errors import StartError
 from schemas.policies import base_digest
 from schemas.settings import RLSettings
+from trainer.model.auxiliary import AuxiliaryModel
 from trainer.model.batch import PaddedBatch
 from trainer.model.decoding import fast_decoding, packed_product
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
@@ -63,8 +64,9 @@ EAGER_WIDTH = 512
 class Backbone(ChatTokenizer):
     """A causal language model with a chat template, of any architecture whose linear layers PEFT supports.
     `token_budget` bounds the batches, and `engine` samples the replies, if there is one; a round sets its
-    own. `is_reference` tells whether the adapter is disabled, and `gradient_checkpointing` whether passes
-    with gradients compute their activations again (None: those of batches above the budget's `kept`).
+    own. `auxiliary` reads replies beside the base, if there is one. `is_reference` tells whether the adapter
+    is disabled, and `gradient_checkpointing` whether passes with gradients compute their activations again
+    (None: those of batches above the budget's `kept`).
     Raises StartError if `rl.max_tokens` leaves no room for a prompt in its context."""
 
     _product = staticmethod(packed_product)
@@ -80,6 +82,7 @@ class Backbone(ChatTokenizer):
         self.group = group
         self.token_budget = TokenBudget()
         self.engine: SamplingEngine | None = None
+        self.auxiliary: AuxiliaryModel | None = None
         self.is_reference = False
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         base = self._load_base(torch.bfloat16 if self.on_gpu else torch.float32)
@@ -137,6 +140,11 @@ class Backbone(ChatTokenizer):
     @functools.cached_property
     def digest(self) -> str:
         return base_digest(self.directory)
+
+    @property
+    def features_digest(self) -> str:
+        """The digest of all that features of replies come from."""
+        return self.digest if self.auxiliary is None else f"{self.digest} {self.auxiliary.digest}"
 
     def load_adapter(self, directory: Path) -> None:
         """Replaces the adapter by the one in `directory`, of any rank, ready for training."""

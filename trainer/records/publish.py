@@ -250,6 +250,8 @@ def versions(backbone: Backbone) -> dict[str, str]:
     """Returns the versions that an adapter's bytes depend on, with the kind of machine."""
     machine = device.device_kind(backbone.device, backbone.group.size)
     found = {"python": platform.python_version(), "machine": machine}
+    if backbone.auxiliary is not None:
+        found["auxiliary_model"] = backbone.auxiliary.digest
     for name in ("hearken", "torch", "transformers", "peft", "safetensors"):
         try:
             found[name] = version(name)

@@ -2,7 +2,8 @@
 
 Standardised features enter linearly, so the projections and the coefficients of a member become one weight
 for each feature and taste: the file's size does not depend on the number of components. The last direction is
-the mean once more, without its bias: a person may go along with everybody less than others do, or more.
+the mean once more, without its bias: a person may go along with everybody less than others do, or more. What
+an auxiliary model adds is left out, since serving does not have it.
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from schemas.taste_model import METADATA, TasteHeader
 from trainer.model.backbone import Backbone
 from trainer.reward.ensemble import EnsembleMember, RewardModel
 from trainer.reward.features import (
+    AUXILIARY,
     LENGTH_SOFTNESS,
     LENGTH_THRESHOLDS,
     MAX_DISTINCT_TOKENS,
@@ -46,7 +48,7 @@ def tensors(model: RewardModel) -> dict[str, Tensor]:
     """Returns the tensors of the taste model, as `schemas.taste_model` has them."""
     projections: dict[str, Projection] = {}
     for member in model.members:
-        projections |= {name: member.projections[name] for name in member.names}
+        projections |= {name: member.projections[name] for name in member.names if name != AUXILIARY}
     found = {"bias": torch.stack([_bias(member) for member in model.members])}
     for name, projection in projections.items():
         weights_MCD = torch.stack([_weights(member, name, projection) for member in model.members])

@@ -14,7 +14,7 @@ Where people's tastes differ (`tastes`), each member has directions beside its c
 mean, and the reward may count the group of people that is pleased least as much as the mean.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
-from trainer.reward.features import FeatureGroups
+from trainer.reward.features import AUXILIARY, FeatureGroups
 from trainer.reward.groups import Groups
 from trainer.reward.laplace import SHARED_SIZE, LaplaceSummary
 from trainer.reward.likelihood import Likelihood, NuisanceParameters, Votes
@@ -53,10 +53,10 @@ MEMBER_FEATURES: tuple[tuple[str, ...], ...] = (
     ("peak", "mean", "tokens", "length"),
     ("peak", "last", "tokens", "length"),
 )
-"""Feature groups of the members, in turn."""
+"""Feature groups of the members, in turn; each has the auxiliary model's too, where there is one."""
 
 TASTE_FEATURES = MEMBER_FEATURES[1]
-"""Feature groups from which people's weights on tastes are fitted: all."""
+"""Feature groups from which people's weights on tastes are fitted: all that serving has."""
 
 TASTE_COMPONENTS = 12
 """Components of each of these groups, the largest, since each person has few votes. Chosen on
@@ -219,8 +219,9 @@ def fit(
     rows = RaterRows.of(votes) if directions else None
     likelihood = Likelihood(rows.votes if rows else votes)
     members = []
-    for number, (names, bootstrap_V) in enumerate(bootstrap(settings, votes, generator)):
+    for number, bootstrap_V in enumerate(bootstrap(settings, votes, generator)):
         projections, groups = views[counts[number]]
+        names = member_groups(number, groups)
         older = history.members[number] if history is not None else None
         features_NK = concatenate(groups, names).double()
         if rows is not None:
@@ -238,9 +239,15 @@ def fit(
     return model.standardised(base.groups)
 
 
+def member_groups(member: int, there_are: Collection[str]) -> tuple[str, ...]:
+    """Returns the feature groups that a member uses, of those that there are."""
+    names = MEMBER_FEATURES[member % len(MEMBER_FEATURES)]
+    return (*names, AUXILIARY) if AUXILIARY in there_are else names
+
+
 def parameter_count(projections: Projections, member: int) -> int:
     """Returns the number of a member's free parameters that belong to no rater."""
-    names = MEMBER_FEATURES[member % len(MEMBER_FEATURES)]
+    names = member_groups(member, projections)
     return sum(projections[name].basis_DK.shape[1] for name in names) + 1 + SHARED_SIZE
 
 
@@ -269,14 +276,12 @@ def _views(
     return views
 
 
-def bootstrap(
-    settings: RewardSettings, votes: Votes, generator: torch.Generator
-) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """Yields the feature groups and the (V,) bootstrap weights of each member."""
-    for number in range(settings.members):
+def bootstrap(settings: RewardSettings, votes: Votes, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yields the (V,) bootstrap weights of each member."""
+    for _ in range(settings.members):
         draws_SV = torch.empty(BOOTSTRAP_SHAPE, votes.count, dtype=torch.float64)
         draws_SV.exponential_(generator=generator)
-        yield MEMBER_FEATURES[number % len(MEMBER_FEATURES)], draws_SV.mean(0)
+        yield draws_SV.mean(0)
 
 
 def _fit_member(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from schemas.settings import RewardSettings
-from trainer.reward.ensemble import MEMBER_FEATURES, HistoryPrior, bootstrap
+from trainer.reward.ensemble import HistoryPrior, bootstrap, member_groups
 from trainer.reward.features import FeatureGroups
 from trainer.reward.laplace import SHARED_SIZE, LaplaceSummary, join, split
 from trainer.reward.likelihood import Likelihood, Votes
@@ -36,7 +36,7 @@ class Expansion:
 
     def laplace_summary(self, member: int, votes: Votes) -> LaplaceSummary:
         """Returns a member's Laplace summary of the votes."""
-        names = MEMBER_FEATURES[member % len(MEMBER_FEATURES)]
+        names = member_groups(member, self.inputs)
         inputs = {name: group.float() for name, group in self.inputs.items()}
         features_NK, bootstrap_V = concatenate(inputs, names).double(), self.bootstrap_MV[member]
         posterior = Posterior(features_NK, Likelihood(votes), votes.raters, bootstrap_V, None)
@@ -44,7 +44,7 @@ class Expansion:
 
     def size(self, member: int) -> int:
         """Returns the number of a member's free parameters that belong to no rater."""
-        names = MEMBER_FEATURES[member % len(MEMBER_FEATURES)]
+        names = member_groups(member, self.inputs)
         return sum(self.inputs[name].shape[1] for name in names) + 1 + SHARED_SIZE
 
 
@@ -92,8 +92,8 @@ def expansion(
     precision, in which they are kept."""
     likelihood, projected = Likelihood(votes), project(history.projections, features)
     modes, bootstraps = [], []
-    for number, (names, bootstrap_V) in enumerate(bootstrap(settings, votes, generator)):
-        features_NK = concatenate(projected, names).double()
+    for number, bootstrap_V in enumerate(bootstrap(settings, votes, generator)):
+        features_NK = concatenate(projected, member_groups(number, projected)).double()
         posterior = Posterior(features_NK, likelihood, votes.raters, bootstrap_V, history.members[number])
         modes.append(posterior.mode())
         bootstraps.append(bootstrap_V)

@@ -19,6 +19,10 @@ from torch.nn.functional import pad
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
 
+AUXILIARY = "auxiliary"
+"""The feature group that an auxiliary model gives, where there is one (`model.auxiliary`): of whole replies
+only. A reply without it, such as a prefix, counts as average in it."""
+
 MAX_LAYERS = 5
 MAX_STATE_BYTES = 2**17
 """Bytes of a reply's pooled hidden states: MAX_LAYERS layers up to a width of 4,369, fewer beyond."""

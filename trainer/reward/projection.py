@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from trainer.reward.features import NO_TOKEN, FeatureGroups
+from trainer.reward.features import AUXILIARY, NO_TOKEN, FeatureGroups
 
 COMPONENTS = (24, 48, 96)
 """Components of each feature group, for the members of the ensemble in turn. Chosen on tests.bench.reward:
@@ -154,12 +154,18 @@ def frequent_tokens(ids_NL: Tensor) -> Tensor:
 def member_features(projections: Projections, names: tuple[str, ...], features: FeatureGroups) -> Tensor:
     """Returns the (N, K) inputs of a member that uses the groups `names`, with a mean square norm of about 1
     on the base's replies."""
-    return concatenate({name: projections[name](features[name]) for name in names}, names)
+    return concatenate({name: _project(name, projections[name], features) for name in names}, names)
 
 
 def project(projections: Projections, features: FeatureGroups) -> FeatureGroups:
     """Projects each feature group, once for all members."""
-    return {name: projection(features[name]) for name, projection in projections.items()}
+    return {name: _project(name, projection, features) for name, projection in projections.items()}
+
+
+def _project(name: str, projection: Projection, features: FeatureGroups) -> Tensor:
+    if name == AUXILIARY and name not in features:
+        return torch.zeros(len(features["length"]), projection.basis_DK.shape[1])
+    return projection(features[name])
 
 
 def concatenate(projected: FeatureGroups, names: tuple[str, ...]) -> Tensor:

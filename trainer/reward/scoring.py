@@ -12,6 +12,7 @@ from trainer.model.batch import PaddedBatch
 from trainer.model.rollouts import Rollout, pad_rows
 from trainer.model.token_budget import split
 from trainer.reward.features import (
+    AUXILIARY,
     MAX_MAGNITUDE,
     FeatureGroups,
     at_last,
@@ -108,6 +109,11 @@ def score(
             found = backbone.base_scores(batch, layers, temperature)
             judged = _Judged.of(backbone, batch, found.hidden, heads)
             features = judged.features(judged.mask_BR)
+            if backbone.auxiliary is not None:
+                texts = _texts(batch, judged.mask_BR, backbone)
+                prefixes = [backbone.decode(prompts[row]) for row in rows]
+                seen_ND = backbone.auxiliary.features(prefixes, texts)
+                features[AUXILIARY] = seen_ND.clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE).half()
             parts.append({name: group.all_gather(each[:own]) for name, each in features.items()})
             written_BR = batch.reply_mask_BR[:own] > 0
             values_BR = torch.zeros_like(found.logprobs_BR)
@@ -156,6 +162,12 @@ class _Judged:
         if self.heads_BRM is not None:
             found[LORA_HEADS] = at_last(self.heads_BRM, mask_BR).cpu()
         return found
+
+
+def _texts(batch: PaddedBatch, mask_BR: Tensor, backbone: Backbone) -> list[str]:
+    """Returns the text of the tokens of each reply in a mask."""
+    rows = zip(batch.reply_tokens_BR, mask_BR > 0, strict=True)
+    return [backbone.decode(tokens_R[judged_R].tolist()) for tokens_R, judged_R in rows]
 
 
 def prefix_values(judged: _Judged, reward: Reward) -> Tensor:
