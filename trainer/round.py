@@ -33,15 +33,17 @@ from trainer.rl.sampling import step_sampler
 from trainer.rl.sft import Demonstration, weighted_base_samples, weighted_voted_replies
 from trainer.rl.style_drift import StyleDrift
 from trainer.rl.supervised import KL_SHARE, SupervisedResult, SupervisedStage
-from trainer.rl.training_objective import training_objective
+from trainer.rl.token_critic import TokenCritic
+from trainer.rl.training_objective import token_critic, training_objective
 
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
     """The reward models of the training and of the held-out votes and the evidence of the unseen ones (None
     when not informative), what became of heads, the criteria of all votes, the reward with the criteria of
-    the settings, the base's samples, the results of the supervised stage, where there was one, of the
-    optimisation, and of the guard's knowledge checks. The new adapter is in the backbone."""
+    the settings, the base's samples, the critic of tokens, where there was one, and the results of the
+    supervised stage, likewise, of the optimisation, and of the guard's knowledge checks. The new adapter is
+    in the backbone."""
 
     model: RewardModel
     heads: LoraHeadsFit
@@ -50,6 +52,7 @@ class RoundResult:
     criteria: list[CriterionHead]
     reward: CriteriaReward
     base: EvalSamples
+    critic: TokenCritic | None
     supervised: SupervisedResult | None
     optimized: OptimizeResult
     checks: list[str | bool | None]
@@ -108,18 +111,20 @@ def run_round(
             demonstrations += weighted_voted_replies(voted, cache.features, combined, rl.kl_coef)
         checks = CheckRecorder(knowledge)
         supervised = _learn_demonstrations(data, checks, sampler, reward, base, report)
-        objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
+        critic = token_critic(data, cache, reward, base, rewards_N)
+        objective = training_objective(data, cache, model, reward, base, demonstrations, critic)
         objective, edits = with_edits(data, model, objective)
         guard = Guard(
             backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, checks, data.generator("guard"),
             data.inputs.knowledge_lost / settings.gate.max_knowledge_loss,
         )  # fmt: skip
         sample = step_sampler(prompts, rl.prompts_per_step, sampler, data.generator("prompts"), edits or list)
-        optimized = optimize(backbone, sample, reward, objective, guard, rl, report)
+        exact = critic is not None and critic.is_most
+        optimized = optimize(backbone, sample, reward, objective, guard, rl, report, exact=exact)
     finally:
         heads.remove()
     return RoundResult(
-        model, heads, held_out_model, evidence, criteria, combined, base, supervised, optimized,
+        model, heads, held_out_model, evidence, criteria, combined, base, critic, supervised, optimized,
         checks.results,
     )  # fmt: skip
 

@@ -33,7 +33,10 @@ def describe_training(
     accuracy = attribution.held_out_accuracy(model, *data.votes(held_out=True), features)
     found.reward_model = accuracy | model.describe_tastes() | candidate.round.heads.as_json()
     found.supervised = candidate.round.supervised_as_json()
-    found.optimization = candidate.round.optimized.as_json()
+    critic = candidate.round.critic
+    found.optimization = candidate.round.optimized.as_json() | (
+        {} if critic is None else {"token_critic": critic.as_json()}
+    )
     found.style = {
         name: style_stats([learner.backbone.decode(reply) for reply in samples.token_ids])
         for name, samples in (

@@ -28,6 +28,7 @@ from trainer.model.decoding import fast_decoding, packed_product
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
 from trainer.model.hidden_states import HiddenStates
 from trainer.model.lora_inputs import keep_inputs_once
+from trainer.model.next_token import NextToken, TokenValues
 from trainer.model.token_budget import TokenBudget
 from trainer.model.token_logprobs import TokenLogprobs
 from trainer.model.tokenizer import ChatTokenizer
@@ -281,6 +282,21 @@ class Backbone(ChatTokenizer):
         gathered_BRC = self.group.all_gather(columns_BRC[:own])
         return gathered_BRC[..., 0], gathered_BRC[..., 1]
 
+    def next_token(
+        self, batch: PaddedBatch, others_BR: Tensor, temperature: float, values: TokenValues
+    ) -> Tensor:
+        """Returns (B, R, 5): the log-probabilities of `logprobs_with`, and in each place what `NextToken`
+        expects. For a single process, and where logits are computed in chunks."""
+        rows = len(batch.tokens_BT)
+        columns_BRC, _ = self._forward(batch, others_BR, temperature, (), rows, values)
+        return columns_BRC
+
+    @torch.no_grad()
+    def reply_states(self, batch: PaddedBatch) -> Tensor:
+        """Returns the (B, R, D) hidden states from which the reply tokens of a batch are read."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16_autocast):
+            return self._reply_states(batch)
+
     def base_scores(self, batch: PaddedBatch, layers: Sequence[int], temperature: float = 1.0) -> BaseScores:
         """Returns the scores of a batch, computed by this process alone with the model as it is (inside
         `reference`: the base), and the hidden states at the reply tokens for each of `layers` (0 is the
@@ -291,17 +307,11 @@ class Backbone(ChatTokenizer):
 
     def _forward(
         self, batch: PaddedBatch, others_BR: Tensor | None, temperature: float, layers: Sequence[int],
-        rows: int,
+        rows: int, values: TokenValues | None = None,
     ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-        """Returns what `_read_logits` reads at each reply token (B, R, C), and hidden states. No process has
-        more than `rows` rows."""
+        """Returns what `_read_logits` reads at each reply token (B, R, C), with `values` what `NextToken`
+        reads behind it, and hidden states. No process has more than `rows` rows."""
         kept = batch.reply_length + 1
-        inputs = {
-            "input_ids": batch.tokens_BT,
-            "attention_mask": batch.mask_BT,
-            "position_ids": batch.positions_BT,
-            "use_cache": False,
-        }
         tokens_BR = batch.reply_tokens_BR
         with (
             self.training_mode(rows, batch.tokens_BT.shape[1]),
@@ -309,13 +319,19 @@ class Backbone(ChatTokenizer):
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16_autocast),
         ):
             if self._head is None:
-                output = self.model(**inputs, logits_to_keep=kept)
+                output = self.model(**_inputs(batch), logits_to_keep=kept)
                 columns_BRC = _read_logits(output.logits[:, -kept:-1], tokens_BR, others_BR, temperature)
             else:
-                output = self.trunk(**inputs)
-                states_BRD = output.last_hidden_state[:, -kept:-1]
+                states_BRD = self._reply_states(batch)
                 columns_BRC = self._read_states(states_BRD, tokens_BR, others_BR, temperature)
+                if values is not None:
+                    next_BR3 = self._read_next(states_BRD, values, temperature)
+                    columns_BRC = torch.cat([columns_BRC, next_BR3], 2)
         return columns_BRC * batch.reply_mask_BR.unsqueeze(-1), [hidden[layer] for layer in layers]
+
+    def _reply_states(self, batch: PaddedBatch) -> Tensor:
+        states_BTD: Tensor = self.trunk(**_inputs(batch)).last_hidden_state
+        return states_BTD[:, -batch.reply_length - 1 : -1]
 
     def next_logits_BV(
         self, tokens_BT: Tensor, mask_BT: Tensor, positions_BT: Tensor, cache: Cache
@@ -356,6 +372,31 @@ class Backbone(ChatTokenizer):
         )  # fmt: skip
         read_NC = torch.cat([read(*chunk) for chunk in chunks])
         return read_NC.view(*tokens_BR.shape, -1)
+
+    def _read_next(self, states_BRD: Tensor, values: TokenValues, temperature: float) -> Tensor:
+        """Returns the (B, R, 3) expectations of `NextToken`, in chunks of tokens."""
+        assert self._head is not None  # noqa: S101
+        size, head = max(1, MAX_LOGITS // self.vocab_size), self._head
+        chunks = zip(
+            torch.split(states_BRD.flatten(0, 1), size), torch.split(values.base_BRD.flatten(0, 1), size),
+            strict=True,
+        )  # fmt: skip
+        read_N3 = [
+            NextToken.apply(  # type: ignore[no-untyped-call]
+                states_ND, base_ND, head.weight, head.bias, values.values_V, values.eos_ids, temperature
+            )
+            for states_ND, base_ND in chunks
+        ]
+        return torch.cat(read_N3).view(*states_BRD.shape[:2], 3)
+
+
+def _inputs(batch: PaddedBatch) -> dict[str, Any]:
+    return {
+        "input_ids": batch.tokens_BT,
+        "attention_mask": batch.mask_BT,
+        "position_ids": batch.positions_BT,
+        "use_cache": False,
+    }
 
 
 def _remove_dropout(base: torch.nn.Module) -> None:

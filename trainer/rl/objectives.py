@@ -17,11 +17,13 @@ from torch.nn.functional import pad
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
+from trainer.model.next_token import TokenValues
 from trainer.model.rollouts import pad_rows
 from trainer.model.token_budget import split
 from trainer.reward.scoring import MICRO_BATCH, micro_batches
 from trainer.rl import advantages, losses
 from trainer.rl.batch import Batch
+from trainer.rl.token_critic import TokenCritic
 
 CONFIDENT_PROBABILITY = 0.9
 """Least probability of the base's most likely token where it is confident: a fact, the rest of a word, most
@@ -44,11 +46,13 @@ class Objective(Protocol):
 class PolicyGradient:
     """The token-level policy gradient with truncated importance weights against the sampler. A token's
     advantage is the generalised advantage estimate, less the KL penalty to go, above the baseline that
-    `advantages` subtracts. The KL on confident tokens is a loss of its own."""
+    `advantages` subtracts. With a `critic` it is mixed with the exact gradient of what that expects of the
+    next token. The KL on confident tokens is a loss of its own."""
 
     advantages: Callable[[Tensor], Tensor]
     importance_weight_cap: float
     temperature: float = 1.0
+    critic: TokenCritic | None = None
 
     def backward(self, backbone: Backbone, batch: Batch) -> None:
         sampler_BT, _ = pad_rows([rollout.logprobs for rollout in batch.rollouts])
@@ -60,21 +64,41 @@ class PolicyGradient:
         gains_PKT = advantages.generalised_advantages(batch.rewards_PK, values_BT, lengths_B)
         penalty_BT = batch.kl_coef * advantages.kl_to_go(sampler_BT, base_BT)
         advantages_BT = self.advantages(gains_PKT - penalty_BT.view(gains_PKT.shape)).flatten(0, 1)
+        judged_BT = values_BT != 0  # what is too short to be judged has no value
+        end_gain_BT = torch.where(judged_BT, values_BT - batch.rewards_PK.view(-1, 1), 0.0)
         prompts, replies = batch.prompts, batch.replies
         tokens = sum(map(len, replies))
         for rows in micro_batches(backbone, prompts, replies):
             padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             mask_BR, top_ids_BR = padded.reply_mask_BR, _align(padded, top_ids_BT[rows]).long()
-            logprobs_BR, top_BR = backbone.logprobs_with(padded, top_ids_BR, self.temperature)
+            logprobs_BR, top_BR, next_BR3 = self._read(backbone, padded, top_ids_BR)
             advantages_BR = _align(padded, advantages_BT[rows])
             loss = losses.policy_gradient(
                 logprobs_BR, _align(padded, sampler_BT[rows]), advantages_BR, mask_BR,
                 importance_weight_cap=self.importance_weight_cap,
             )  # fmt: skip
+            if self.critic is not None and next_BR3 is not None:
+                end_gain_BR = _align(padded, end_gain_BT[rows])
+                of_length_B = lengths_B[rows].to(next_BR3)
+                expected = losses.expected_gain(next_BR3, end_gain_BR, mask_BR, of_length_B, batch.kl_coef)
+                loss = torch.lerp(expected, loss, self.critic.share)
             base_top_BR = _align(padded, base_top_BT[rows])
             kl = losses.confident_token_kl(top_BR, base_top_BR, mask_BR, CONFIDENT_PROBABILITY)
             loss = loss + batch.confident_kl_coef * kl
             (loss * mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
+
+    def _read(
+        self, backbone: Backbone, padded: PaddedBatch, top_ids_BR: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns the log-probabilities of the tokens and of the base's most likely ones, and what the critic
+        expects of the next token."""
+        if self.critic is None:
+            return *backbone.logprobs_with(padded, top_ids_BR, self.temperature), None
+        with backbone.reference():
+            base_BRD = backbone.reply_states(padded)
+        values = TokenValues(self.critic.values_V, self.critic.eos_ids, base_BRD)
+        columns_BR5 = backbone.next_token(padded, top_ids_BR, self.temperature, values)
+        return columns_BR5[..., 0], columns_BR5[..., 1], columns_BR5[..., 2:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +187,14 @@ class EpochSampler:
         return drawn
 
 
-def policy_objective(rl: Hyperparameters) -> Objective | None:
-    """Returns the objective of an algorithm that trains on the step's samples; None for DPO and KTO."""
+def policy_objective(rl: Hyperparameters, critic: TokenCritic | None = None) -> Objective | None:
+    """Returns the objective of an algorithm that trains on the step's samples; None for DPO and KTO. A policy
+    gradient is mixed with that of the `critic`."""
     match rl.algorithm:
         case "rloo":
-            return PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap, rl.temperature)
+            return PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap, rl.temperature, critic)
         case "grpo":
-            return PolicyGradient(advantages.group_mean, rl.importance_weight_cap, rl.temperature)
+            return PolicyGradient(advantages.group_mean, rl.importance_weight_cap, rl.temperature, critic)
         case "online_dpo":
             return OnlineDPO(rl.temperature)
         case "dpo" | "kto":

@@ -21,16 +21,19 @@ from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sampling import Samples
 from trainer.rl.schedule import kl_coef, lr_factor
 from trainer.rl.scored_samples import ScoredSamples
+from trainer.rl.trust_region import EVIDENCE
 
 log = structlog.get_logger("trainer")
 
 
 def optimize(
     backbone: Backbone, sample: Callable[[], Samples], reward: ShapedReward, objective: Objective,
-    guard: Guard, rl: Hyperparameters, report: Report = report_nothing,
+    guard: Guard, rl: Hyperparameters, report: Report = report_nothing, *, exact: bool = False,
 ) -> OptimizeResult:  # fmt: skip
-    """Trains the backbone's adapter for at most `rl.steps_per_round` steps, and reports each."""
-    evidence = 2 * rl.prompts_per_step * rl.samples_per_prompt  # half of the samples are replayed
+    """Trains the backbone's adapter for at most `rl.steps_per_round` steps, and reports each. `exact` tells
+    that the gradient is mostly that of a token critic, whose steps are worth as much as those of many
+    samples."""
+    evidence = EVIDENCE if exact else 2 * rl.prompts_per_step * rl.samples_per_prompt  # half are replayed
     optimizer = Optimizer(backbone, rl, evidence)
     every_step: list[list[Rollout]] = []
     for step in range(rl.steps_per_round):
