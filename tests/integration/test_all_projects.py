@@ -103,6 +103,7 @@ def test_trainers_share_the_projects(own: Trainer, pool: Pool, backbone: Backbon
     """A second trainer trains what the first is not at, and finishes what it left when it died."""
     for project in ("bakery", "shop"):
         add_project(pool, backbone, own.settings, project, 20)
+    own.reader.read()
     second = Trainer(own.settings, pool, LogReader(pool, open_log(own.settings, pool)), own.learner)
     first, pool_of_second = own.of_project("bakery"), Projects(second)
     assert first.lead()
@@ -121,6 +122,7 @@ def test_trainers_share_the_projects(own: Trainer, pool: Pool, backbone: Backbon
 def test_trainers_do_not_hurry_each_other(own: Trainer, pool: Pool, backbone: Backbone) -> None:
     """The time from one round to the next is a project's, whichever trainer ran it."""
     add_project(pool, backbone, own.settings, "bakery", 20)
+    own.reader.read()
     second = own.of_project("bakery")
     second.last_round -= 1000
     first = own.of_project("bakery")
@@ -134,6 +136,8 @@ def test_trainers_do_not_hurry_each_other(own: Trainer, pool: Pool, backbone: Ba
     assert not second.due()
     second.last_round -= 1000
     assert second.due()
+    for trainer in (first, second):
+        trainer.trackers.close()
 
 
 def test_a_project_of_another_base_is_left_alone(own: Trainer, pool: Pool, backbone: Backbone) -> None:

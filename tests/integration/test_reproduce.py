@@ -98,7 +98,7 @@ class Killed(BaseException):
 def cut_off(settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trainer that begins a round and dies before its second step."""
 
-    def die(backbone: Backbone, *_: object) -> None:
+    def die(backbone: Backbone, *_: object, **__: object) -> None:
         with torch.no_grad():
             backbone.trainable()[0].add_(1)
         raise Killed
