@@ -6,26 +6,46 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from deploy.command_line import DataDir, Json, Key, Project, Url
-from deploy.operations import Connection, OverHttp, ask_or_do
+from deploy.operations import BesideDatabase, Connection, Operations, OverHttp
+from schemas.errors import StartError
 from schemas.settings import Settings
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Where:
     """The options of commands that ask a service with `--url` and a key, or else the database."""
 
     url: Url = None
     key: Key = None
     data_dir: DataDir = None
-    as_json: Json = False
+
+    def operations(self) -> Operations:
+        """Returns the operations there. Raises StartError for a URL without a key."""
+        if self.url is None:
+            return BesideDatabase(self.data_dir)
+        if not self.key:
+            raise StartError("--url needs the admin key: --key, or the variable HEARKEN_ADMIN_KEY.")
+        return OverHttp(self.url, self.key)
 
     def ask_or_do(
         self, ask: Callable[[OverHttp], T], do: Callable[[Connection, Settings], Awaitable[T]]
     ) -> T:
         """Returns what the service answers, or what `do` does beside the database."""
-        return ask_or_do(self.url, self.key, self.data_dir, ask, do)
+        there = self.operations()
+        if isinstance(there, OverHttp):
+            with there:
+                return ask(there)
+        assert isinstance(there, BesideDatabase)  # noqa: S101  (there are these two)
+        return there.run(do)
+
+
+@dataclass(frozen=True, slots=True)
+class Access(Where):
+    """The same, of commands that also print for scripts."""
+
+    as_json: Json = False
 
 
 @dataclass(frozen=True, slots=True)

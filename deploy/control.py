@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from deploy.command_line import DataDir, Json, Key, Url
+from deploy.access import Access, Where
+from deploy.command_line import option_groups
 from deploy.local.status_words import estimate_words, training_words, votes_words
-from deploy.operations import operations
 from schemas.errors import StartError
 
 app = typer.Typer()
@@ -21,10 +21,11 @@ Policy = Annotated[str, typer.Argument(help="The policy's id.")]
 
 
 @app.command()
-def status(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+@option_groups
+def status(access: Access) -> None:
     """Show what answers now and why, the votes until the next round, and what needs you."""
-    found = operations(url, key, data_dir).status()
-    if as_json:
+    found = access.operations().status()
+    if access.as_json:
         print(json.dumps(found))
         return
     answering = found["answering"]
@@ -42,22 +43,20 @@ def status(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: 
 
 
 @app.command()
+@option_groups
 def rounds(
+    access: Access,
     round: Annotated[int | None, typer.Argument(help="The id of a round, for its report.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Rounds that are listed.")] = 20,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """List the training rounds, newest first, or show the report of one."""
-    source = operations(url, key, data_dir)
+    source = access.operations()
     if round is not None:
         report = source.report(round)
-        print(json.dumps(report) if as_json else _report(report))
+        print(json.dumps(report) if access.as_json else _report(report))
         return
     found = source.rounds(limit)
-    if as_json:
+    if access.as_json:
         print(json.dumps(found))
         return
     for each in found:
@@ -66,10 +65,11 @@ def rounds(
 
 
 @rollout.command()
-def show(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+@option_groups
+def show(access: Access) -> None:
     """List the rollouts, newest first, and the evidence of the running one."""
-    found = operations(url, key, data_dir).rollouts()
-    if as_json:
+    found = access.operations().rollouts()
+    if access.as_json:
         print(json.dumps(found))
         return
     for each in found:
@@ -96,8 +96,10 @@ def _evidence(evidence: dict[str, Any]) -> str:
 
 
 @rollout.command()
+@option_groups
 def start(
     policy: Policy,
+    where: Where,
     share: Annotated[
         float | None,
         typer.Option(min=0.001, max=1, help="Share of the people, or of the pairs; none: votes decide."),
@@ -106,44 +108,39 @@ def start(
         Literal["canary", "duel"] | None, typer.Option(help="How it is tried; default: by serving.promotion.")
     ] = None,
     yes: Yes = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
 ) -> None:
     """Let people try a policy: a share of them (a canary), or those who compare replies (a duel)."""
-    source = operations(url, key, data_dir)
+    source = where.operations()
     _confirm(source.preview("start", policy, share or 0.05, mode), yes)
     source.start(policy, share, mode)
     print(f"{policy} is being tried. `hearken rollout show` tells how it does.")
 
 
 @rollout.command()
+@option_groups
 def promote(
     policy: Policy,
+    where: Where,
     reason: Annotated[str | None, typer.Option(help="Stored; brings back what was rolled back.")] = None,
     yes: Yes = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
 ) -> None:
     """Make a policy live for everybody, after the engines have proved it."""
-    source = operations(url, key, data_dir)
+    source = where.operations()
     _confirm(source.preview("promote", policy, 1), yes)
     source.promote(policy, reason)
     print(f"{policy} is live.")
 
 
 @rollout.command()
+@option_groups
 def rollback(
+    where: Where,
     policy: Annotated[str | None, typer.Argument(help="The live policy (default) or the canary.")] = None,
     reason: Annotated[str, typer.Option(help="Stored with the policy.")] = "rolled back by an operator",
     yes: Yes = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
 ) -> None:
     """Take the live policy or the canary back, from the next request on."""
-    source = operations(url, key, data_dir)
+    source = where.operations()
     preview = source.preview("rollback", policy, 1)
     _confirm(preview, yes)
     source.rollback(preview["policy"], reason)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.command_line import DataDir, Json, Key, Url
+from deploy.access import Access, Where
+from deploy.command_line import option_groups
 from deploy.control import Yes
-from deploy.operations import operations
 from schemas.errors import HearkenError, StartError
 
 app = typer.Typer()
@@ -28,18 +28,16 @@ _WORDS = {
 
 
 @app.command()
+@option_groups
 def erase(
     user: Annotated[str, typer.Argument(help="The person: a name as in chats, or a pseudonym.")],
+    access: Access,
     yes: Yes = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """Erase a person: what they wrote and voted, and what policies learned from them."""
-    source = operations(url, key, data_dir)
+    source = access.operations()
     held = source.held(user)
-    if not as_json:
+    if not access.as_json:
         learned = ", ".join(held["learned_by"]) or "no policy"
         print(f"{held['turns']} turns and {held['votes']} votes are held; {learned} learned from them first.")
         print("They are deleted for good, and what learned from them is made again without them.")
@@ -48,18 +46,19 @@ def erase(
     if not yes and not typer.confirm("Erase them?"):
         raise typer.Exit(1)
     found = source.erase(user)
-    print(json.dumps(found) if as_json else f"{found['id']}: see `hearken erasures show {found['id']}`.")
+    print(
+        json.dumps(found) if access.as_json else f"{found['id']}: see `hearken erasures show {found['id']}`."
+    )
 
 
 @erasures_app.callback()
-def erasures(
-    context: typer.Context, url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False
-) -> None:
+@option_groups
+def erasures(context: typer.Context, access: Access) -> None:
     """List the erasures, newest first."""
     if context.invoked_subcommand is not None:
         return
-    found = operations(url, key, data_dir).erasures()
-    if as_json:
+    found = access.operations().erasures()
+    if access.as_json:
         print(json.dumps(found))
         return
     for each in found:
@@ -67,16 +66,11 @@ def erasures(
 
 
 @erasures_app.command()
-def show(
-    erasure: Annotated[str, typer.Argument(help="The erasure's id.")],
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
+@option_groups
+def show(erasure: Annotated[str, typer.Argument(help="The erasure's id.")], access: Access) -> None:
     """Show how far an erasure has come; with --json also its receipt, once it is done."""
-    found = operations(url, key, data_dir).erasure(erasure)
-    if as_json:
+    found = access.operations().erasure(erasure)
+    if access.as_json:
         print(json.dumps(found))
         return
     print(f"{found['id']}: {_state(found)}.")
@@ -88,14 +82,13 @@ def show(
 
 
 @erasures_app.command()
+@option_groups
 def verify(
     receipt: Annotated[Path, typer.Argument(help="A file with the receipt, as `show --json` has it.")],
+    where: Where,
     public_key: Annotated[
         str | None, typer.Option(help="The installation's key, 64 digits; default: this installation's own.")
     ] = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
 ) -> None:
     """Check the signature of a receipt; with --public-key no installation is asked."""
     from feedback.receipt import verify as check
@@ -106,7 +99,7 @@ def verify(
         raise HearkenError(f"{receipt} is no receipt: {error}.") from None
     if isinstance(found, dict) and isinstance(found.get("receipt"), dict):
         found = found["receipt"]
-    check(found, public_key or operations(url, key, data_dir).receipt_key())
+    check(found, public_key or where.operations().receipt_key())
     print(f"The receipt of {found['id']} is as it was signed, at {found['done_at']}.")
 
 

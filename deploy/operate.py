@@ -9,18 +9,18 @@ import typer
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from deploy.access import Access
 from deploy.command_line import (
     DataDir,
     Json,
-    Key,
-    Url,
     actor,
     add_deprecated_name,
     existing_installation,
+    option_groups,
     with_database,
 )
 from deploy.control import checks_lines
-from deploy.operations import COMMAND_LINE, operations
+from deploy.operations import COMMAND_LINE
 from schemas.errors import StartError
 from schemas.settings import Settings, load
 
@@ -62,12 +62,11 @@ def policies(context: typer.Context, data_dir: DataDir = None, as_json: Json = F
 
 
 @policies_app.command("show")
-def show_policy(
-    policy: Policy, url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False
-) -> None:
+@option_groups
+def show_policy(policy: Policy, access: Access) -> None:
     """Show a policy: the gate's verdict in words, its figures with their limits, and its lineage."""
-    found = operations(url, key, data_dir).policy(policy)
-    if as_json:
+    found = access.operations().policy(policy)
+    if access.as_json:
         print(json.dumps(found))
         return
     print(f"{found['id']}: {found['state']}, from {found['parent'] or 'nothing'}. {found['headline']}")

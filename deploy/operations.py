@@ -60,32 +60,6 @@ class Operations(Protocol):
     def receipt_key(self) -> str: ...
 
 
-def operations(url: str | None, key: str | None, data_dir: Path | None) -> Operations:
-    """Returns the operations of the service at `url`, or of the installation in `data_dir`. Raises StartError
-    for a URL without a key."""
-    if url is None:
-        return BesideDatabase(data_dir)
-    if not key:
-        raise StartError("--url needs the admin key: --key, or the variable HEARKEN_ADMIN_KEY.")
-    return OverHttp(url, key)
-
-
-def ask_or_do(
-    url: str | None,
-    key: str | None,
-    data_dir: Path | None,
-    ask: "Callable[[OverHttp], T]",
-    do: Callable[[Connection, Settings], Awaitable[T]],
-) -> T:
-    """Returns what the service at `url` answers, or what `do` does beside the database."""
-    where = operations(url, key, data_dir)
-    if isinstance(where, OverHttp):
-        with where:
-            return ask(where)
-    assert isinstance(where, BesideDatabase)  # noqa: S101  (there are these two)
-    return where.run(do)
-
-
 class OverHttp:
     """The operations of a running service. Raises HearkenError with the service's own words."""
 

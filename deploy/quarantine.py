@@ -54,29 +54,17 @@ def list_raters(
 @option_groups
 def accept(rater: Rater, reason: Why, access: ProjectAccess) -> None:
     """Let a rater's votes teach again, from the next round on."""
-    found = _decide("accept", rater, reason, access)
-    print(
-        json.dumps(found)
-        if access.as_json
-        else f"{rater} is accepted: their {found['votes']} votes teach again."
-    )
+    _decide("accept", rater, reason, access)
 
 
 @app.command()
 @option_groups
 def reject(rater: Rater, reason: Why, access: ProjectAccess) -> None:
     """Keep a rater's votes from teaching. They are stored all the same; `accept` takes it back."""
-    found = _decide("reject", rater, reason, access)
-    print(
-        json.dumps(found)
-        if access.as_json
-        else f"{rater} is rejected: their {found['votes']} votes do not teach."
-    )
+    _decide("reject", rater, reason, access)
 
 
-def _decide(
-    decision: Literal["accept", "reject"], rater: str, reason: str, access: ProjectAccess
-) -> dict[str, Any]:
+def _decide(decision: Literal["accept", "reject"], rater: str, reason: str, access: ProjectAccess) -> None:
     from feedback.quarantine import decide
     from serving.tenants.quarantine import STATES, shown
 
@@ -86,4 +74,9 @@ def _decide(
 
     body = {"decision": decision, "reason": reason}
     path = f"quarantine/{quote(rater, safe='')}"
-    return access.ask_or_do(lambda service: service.ask("POST", path, body=body), do)
+    found = access.ask_or_do(lambda service: service.ask("POST", path, body=body), do)
+    if access.as_json:
+        print(json.dumps(found))
+        return
+    teach = "teach again" if decision == "accept" else "do not teach"
+    print(f"{rater} is {STATES[decision]}: their {found['votes']} votes {teach}.")

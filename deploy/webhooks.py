@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.command_line import DataDir, Json, Key, Url
-from deploy.operations import Connection, ask_or_do
+from deploy.access import Access, Where
+from deploy.command_line import option_groups
+from deploy.operations import Connection
 from schemas.settings import Settings
 
 app = typer.Typer(help="Send events to other services, as signed webhooks.", no_args_is_help=True)
@@ -21,18 +22,16 @@ def webhooks() -> None:
 
 
 @app.command("list")
-def show(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+@option_groups
+def show(access: Access) -> None:
     """List the webhooks, and how they fare."""
     from feedback.webhooks import endpoints
 
-    found = ask_or_do(
-        url,
-        key,
-        data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("GET", "webhooks")["data"],
         lambda connection, settings: endpoints(connection, settings.project),
     )
-    if as_json:
+    if access.as_json:
         print(json.dumps(found, default=str))
         return
     for each in found:
@@ -42,15 +41,13 @@ def show(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Js
 
 
 @app.command()
+@option_groups
 def add(
     target: Annotated[str, typer.Argument(metavar="URL", help="Where events are sent: an https URL.")],
+    access: Access,
     event: Annotated[
         list[str] | None, typer.Option(help="A type of event, as `vote.live`; may be repeated. Default: all.")
     ] = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """Send events to a URL from now on, and print the secret that signs them."""
     from pydantic import TypeAdapter
@@ -66,10 +63,8 @@ def add(
         Targets(settings.serving.webhook_networks).check(new.url)
         return await webhooks.add(connection, settings.project, new)
 
-    found = ask_or_do(
-        url, key, data_dir, lambda service: service.ask("POST", "webhooks", body=new.model_dump()), beside
-    )
-    if as_json:
+    found = access.ask_or_do(lambda service: service.ask("POST", "webhooks", body=new.model_dump()), beside)
+    if access.as_json:
         print(json.dumps(found, default=str))
         return
     print(f"{found['id']} gets {' '.join(found['events']) or 'all events'}.")
@@ -77,14 +72,12 @@ def add(
 
 
 @app.command()
-def remove(webhook: Webhook, url: Url = None, key: Key = None, data_dir: DataDir = None) -> None:
+@option_groups
+def remove(webhook: Webhook, where: Where) -> None:
     """Send nothing more to a webhook, and forget its deliveries."""
     from feedback.webhooks import delete
 
-    ask_or_do(
-        url,
-        key,
-        data_dir,
+    where.ask_or_do(
         lambda service: service.ask("DELETE", f"webhooks/{webhook}"),
         lambda connection, settings: delete(connection, settings.project, webhook),
     )
@@ -92,14 +85,12 @@ def remove(webhook: Webhook, url: Url = None, key: Key = None, data_dir: DataDir
 
 
 @app.command("enable")
-def enable(webhook: Webhook, url: Url = None, key: Key = None, data_dir: DataDir = None) -> None:
+@option_groups
+def enable(webhook: Webhook, where: Where) -> None:
     """Send to a webhook again that had failed for too long."""
     from feedback.webhooks import enable
 
-    ask_or_do(
-        url,
-        key,
-        data_dir,
+    where.ask_or_do(
         lambda service: service.ask("POST", f"webhooks/{webhook}/enable"),
         lambda connection, settings: enable(connection, settings.project, webhook),
     )
@@ -107,21 +98,17 @@ def enable(webhook: Webhook, url: Url = None, key: Key = None, data_dir: DataDir
 
 
 @app.command("replay")
+@option_groups
 def replay(
     webhook: Webhook,
     since: Annotated[datetime, typer.Option(help="From this time on, UTC.")],
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
+    where: Where,
 ) -> None:
     """Send all events since a time again, delivered or not, under the same ids."""
     from feedback.webhooks import replay
 
     moment = since.replace(tzinfo=UTC)
-    count = ask_or_do(
-        url,
-        key,
-        data_dir,
+    count = where.ask_or_do(
         lambda service: service.ask("POST", f"webhooks/{webhook}/replay", body={"since": moment.isoformat()})[
             "replayed"
         ],
@@ -131,25 +118,20 @@ def replay(
 
 
 @app.command("deliveries")
+@option_groups
 def deliveries(
     webhook: Webhook,
+    access: Access,
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="Deliveries that are listed.")] = 20,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
 ) -> None:
     """List the deliveries of a webhook, newest first, and what came of them."""
     from feedback.webhooks import deliveries
 
-    found = ask_or_do(
-        url,
-        key,
-        data_dir,
+    found = access.ask_or_do(
         lambda service: service.ask("GET", f"webhooks/{webhook}/deliveries", {"limit": limit})["data"],
         lambda connection, settings: deliveries(connection, settings.project, webhook, limit, None),
     )
-    if as_json:
+    if access.as_json:
         print(json.dumps(found, default=str))
         return
     for each in found:

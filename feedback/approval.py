@@ -1,5 +1,5 @@
-"""Approval is the share of thumbs up, with the person as its unit: the votes of one person are not
-independent, so a figure is the mean over people of each one's own share."""
+"""Approval is the share of thumbs up, with the person as its unit (`feedback.person`): the votes of one
+person are not independent, so a figure is the mean over people of each one's own share."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -8,6 +8,7 @@ from typing import Any, LiteralString
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from feedback.person import person_of
 from feedback.vote_filter import Filter
 from schemas.feedback import JUDGE
 from schemas.policies import BASE
@@ -34,16 +35,16 @@ _STEPS: dict[str, LiteralString] = {
 # A person is a number here, which is grouped in less time than a name.
 _APPROVAL: LiteralString = """
 with thumbs as (
-    select hashtextextended(f.rater, 0) as rater, grouped.name, {step} as at,
+    select hashtextextended({person}, 0) as person, grouped.name, {step} as at,
         (f.value ->> 'value' = 'up')::int as up
     from (
-        select rater, policy, value, facets, created_at from feedback f
+        select rater, origin, policy, value, facets, created_at from feedback f
         where {where} and f.type = 'thumb' and not starts_with(f.rater, %(judge)s)
         order by f.created_at desc limit %(most)s
     ) as f, lateral ({group}) as grouped
 ), people as (
-    select name, at, rater, avg(up) as approval, count(*) as votes from thumbs
-    group by grouping sets ((name, at, rater), (name, rater))
+    select name, at, person, avg(up) as approval, count(*) as votes from thumbs
+    group by grouping sets ((name, at, person), (name, person))
 ), figures as (
     select name, at, count(*) as people, sum(votes)::bigint as votes, sum(approval)::float8 as approvals
     from people group by name, at
@@ -70,7 +71,10 @@ async def approval(
     active thumbs of people count."""
     kind, _, key = by.partition(":")
     query = _APPROVAL.format(
-        step=_STEPS[step], where=replace(only, active=True).where(project), group=_GROUPS[kind]
+        step=_STEPS[step],
+        where=replace(only, active=True).where(project),
+        group=_GROUPS[kind],
+        person=person_of("f"),
     )
     values: dict[str, Any] = {
         **only.values(project),

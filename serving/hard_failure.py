@@ -1,12 +1,12 @@
 """A hard failure of a candidate takes its traffic away at once: its requests fail where those of others do
 not. It is no verdict on the policy, whose trial ends.
 
-Each process judges by its own requests of the last seconds. What failed is also kept for the statistics of
-the rollout, as a failed request leaves no turn.
+Each process judges by the newest request of each person (`feedback.person`) in the last seconds: whoever
+sends what always fails is one of several, unless nobody else asks the candidate. What failed is also kept for
+the statistics of the rollout, as a failed request leaves no turn.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,13 +18,17 @@ WINDOW = 60.0
 LEAST = 3
 """Failed requests of the candidate, below which it is not judged."""
 
-SHARE = 0.5
-"""Share of its requests that must have failed."""
+PEOPLE = 5
+"""People who asked the candidate last, all of whose newest requests must have failed; fewer, where fewer have
+asked it."""
+
+OTHER_PEOPLE = 10
+"""People whom other policies answered last."""
 
 OTHERS = 0.2
-"""Share of the others' requests, above which the engines are at fault and not the candidate."""
+"""Share of these whose newest request failed, above which the engines are at fault and not the candidate."""
 
-_MOST_REQUESTS = 500  # of a project that are remembered
+_MOST_PEOPLE = 500  # of a project whose newest request is remembered
 _MOST_PENDING = 1_000  # failures that wait to be stored
 
 
@@ -37,13 +41,20 @@ class Failure(NamedTuple):
     origin: str | None
 
 
+class _Newest(NamedTuple):
+    """When the newest request of a person to a policy ended, and how many of theirs have failed in a row."""
+
+    at: float
+    failures: int
+
+
 class Failures:
     """The newest requests of the projects that try a candidate. `on_hard_failure` is called with the project,
     the candidate and the reason."""
 
     def __init__(self, on_hard_failure: Callable[[str, str, str], None]) -> None:
         self._on_hard_failure = on_hard_failure
-        self._requests: dict[str, deque[tuple[float, bool, bool]]] = {}
+        self._requests: dict[str, dict[tuple[str, str], _Newest]] = {}  # by policy and person, newest last
         self._pending: list[Failure] = []
 
     def note(self, route: Route, policy: str, rater: str, origin: str | None, *, failed: bool) -> None:
@@ -51,13 +62,17 @@ class Failures:
         if route.canary is None:
             self._requests.pop(route.project, None)
             return
-        found = self._requests.setdefault(route.project, deque(maxlen=_MOST_REQUESTS))
-        found.append((time.monotonic(), policy == route.canary, failed))
+        found = self._requests.setdefault(route.project, {})
+        key = policy, origin or rater
+        before = found.pop(key, None)
+        found[key] = _Newest(time.monotonic(), (before.failures if before else 0) + 1 if failed else 0)
+        if len(found) > _MOST_PEOPLE:
+            del found[next(iter(found))]
         if not failed:
             return
         if len(self._pending) < _MOST_PENDING:
             self._pending.append(Failure(route.project, policy, rater, origin))
-        if policy == route.canary and (reason := _hard(found)):
+        if policy == route.canary and (reason := _hard(policy, found)):
             found.clear()
             self._on_hard_failure(route.project, policy, reason)
 
@@ -67,11 +82,13 @@ class Failures:
         return taken
 
 
-def _hard(requests: deque[tuple[float, bool, bool]]) -> str | None:
+def _hard(candidate: str, requests: dict[tuple[str, str], _Newest]) -> str | None:
     """Returns the reason where the candidate fails and the others do not."""
     since = time.monotonic() - WINDOW
-    own = [failed for at, candidate, failed in requests if candidate and at >= since]
-    others = [failed for at, candidate, failed in requests if not candidate and at >= since]
-    if sum(own) < LEAST or sum(own) < SHARE * len(own) or not others or sum(others) > OTHERS * len(others):
+    newest = [(policy, each) for (policy, _), each in reversed(requests.items()) if each.at >= since]
+    own = [each.failures for policy, each in newest if policy == candidate][:PEOPLE]
+    others = [each.failures > 0 for policy, each in newest if policy != candidate][:OTHER_PEOPLE]
+    if not all(own) or sum(own) < LEAST or not others or sum(others) > OTHERS * len(others):
         return None
-    return f"a hard failure: {sum(own)} of its last {len(own)} requests failed"
+    people = "one person" if len(own) == 1 else f"{len(own)} people"
+    return f"a hard failure: {sum(own)} requests of {people} failed in a row"

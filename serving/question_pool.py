@@ -18,6 +18,7 @@ import structlog
 from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
+from feedback.person import person_of
 from schemas.chat import parse_chat
 from schemas.errors import EngineError, RequestError
 from schemas.turns import Reply
@@ -67,7 +68,7 @@ _NEWEST = 5_000  # turns among which prompts that several people sent are looked
 _COMMON: LiteralString = """
     select prompt from (
         select who, messages -> -1 ->> 'content' as prompt from (
-            select coalesce(origin, rater) as who, messages from turns
+            select {person} as who, messages from turns t
             where project = %s and not request ?| array['media', 'question']
             order by created_at desc limit %s
         ) as newest
@@ -162,7 +163,9 @@ async def _prompts(services: Services, project: str) -> list[str]:
     async with services.pool.connection() as connection:
         cursor = await connection.execute("select widget from projects where id = %s", [project])
         row = await cursor.fetchone()
-        cursor = await connection.execute(_COMMON, [project, _NEWEST, _MAX_LETTERS, SEVERAL, MAX_PROMPTS])
+        cursor = await connection.execute(
+            _COMMON.format(person=person_of("t")), [project, _NEWEST, _MAX_LETTERS, SEVERAL, MAX_PROMPTS]
+        )
         common: Sequence[str] = [each["prompt"] for each in await cursor.fetchall()]
     examples = (row["widget"].get("examples") or []) if row else []
     own = list(dict.fromkeys([*examples, *common]))

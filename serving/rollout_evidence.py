@@ -1,12 +1,11 @@
 """What a rollout has shown so far, read from turns, votes and failures, person by person.
 
 Only replies whose policy was drawn count (a propensity below 1), from the rollout's start on; votes of raters
-in quarantine do not. A person is whom a server names; all whom none names, in one network, are one person, as
-a browser opens as many sessions as it likes (`serving.identity`). Their sessions may be on both sides. A
-person's figure is the mean over their conversations of the share of thumbs up, or the
-mean over their turns. In a duel it is the mean over their rankings, and the other figures are differences
-within a turn. A policy that went live for everybody at once is compared with the votes on the policy before
-it, in WATCH_BEFORE before it went live, and with the base beside it.
+in quarantine do not. The sessions of one network, which are one person (`feedback.person`), may be on both
+sides. A person's figure is the mean over their conversations of the share of thumbs up, or the mean over
+their turns. In a duel it is the mean over their rankings, and the other figures are differences within a
+turn. A policy that went live for everybody at once is compared with the votes on the policy before it, in
+WATCH_BEFORE before it went live, and with the base beside it.
 """
 
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any, LiteralString
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from feedback.person import person_of
 from feedback.quarantine import COUNTS
 from schemas.feedback import JUDGE
 from schemas.policies import BASE
@@ -40,7 +40,7 @@ WATCH_BEFORE = timedelta(days=14)
 _VOTES: LiteralString = """
 select policy, person, stage, avg(approval)::float8 as value from (
     select policy, person, stage, conversation_id, avg(up) as approval from (
-        select r.policy, coalesce(t.origin, t.rater) as person, t.conversation_id,
+        select r.policy, {person} as person, t.conversation_id,
             (f.value ->> 'value' = 'up')::int as up,
             (select count(*) from unnest(%(stages)s::timestamptz[]) as began
              where t.id >= turn_bound(began))::int as stage
@@ -55,7 +55,7 @@ select policy, person, stage, avg(approval)::float8 as value from (
 ) as conversations group by policy, person, stage
 """
 _TURNS: LiteralString = """
-select r.policy, coalesce(t.origin, t.rater) as person,
+select r.policy, {person} as person,
     (select count(*) from unnest(%(stages)s::timestamptz[]) as began where t.id >= turn_bound(began))::int
         as stage,
     count(*) as replies, avg(ln(1 + tokens_of(t.request, r.choice, r.token_ids)))::float8 as length,
@@ -72,10 +72,10 @@ from (
 where r.policy = any(%(policies)s) and (r.propensity < 1 or not %(drawn)s) group by 1, 2, 3
 """
 _FAILURES: LiteralString = """
-select policy, coalesce(origin, rater) as person, count(*) as failures,
-    (select count(*) from unnest(%(stages)s::timestamptz[]) as began where f.created_at >= began)::int
+select policy, {person} as person, count(*) as failures,
+    (select count(*) from unnest(%(stages)s::timestamptz[]) as began where t.created_at >= began)::int
         as stage
-from rollout_failures f
+from rollout_failures t
 where project = %(project)s and created_at >= %(since)s and policy = any(%(policies)s)
 group by 1, 2, 4
 """
@@ -86,7 +86,7 @@ select policy, count(distinct person)::int as people, count(*) filter (where nth
 from (
     select r.policy, t.person, row_number() over (partition by t.person order by t.created_at, t.id) as nth
     from (
-        select id, coalesce(origin, rater) as person, created_at from turns
+        select id, {person} as person, created_at from turns t
         where project = %(project)s and created_at >= %(since)s and id >= turn_bound(%(since)s)
         order by created_at limit %(turns)s
     ) as t join replies r on r.turn_id = t.id and r.choice = 0
@@ -94,7 +94,7 @@ from (
 ) as drawn group by policy
 """
 _DUELS: LiteralString = """
-select coalesce(t.origin, t.rater) as person, own.choice = 0 as first,
+select {person} as person, own.choice = 0 as first,
     ln(1 + tokens_of(t.request, own.choice, own.token_ids))::float8
         - ln(1 + tokens_of(t.request, other.choice, other.token_ids))::float8 as length,
     (ln(greatest(own.seconds, 0.001)) - ln(greatest(other.seconds, 0.001)))::float8 as latency
@@ -107,7 +107,7 @@ join replies own on own.turn_id = t.id and own.policy = %(candidate)s
 join replies other on other.turn_id = t.id and other.policy = %(live)s
 """
 _RANKINGS: LiteralString = """
-select coalesce(t.origin, t.rater) as person, own.choice as own, other.choice as other,
+select {person} as person, own.choice as own, other.choice as other,
     f.value -> 'ranking' as ranking
 from feedback f join turns t on t.id = f.turn_id
 join replies own on own.turn_id = t.id and own.policy = %(candidate)s
@@ -213,7 +213,7 @@ async def _by_groups(
     if direct:  # half of what is read may be from before
         [since] = await _rows(connection, _BEFORE, {**values, "began": found.began[0]})
         votes_since, turns_since = since["votes"], since["turns"]
-    votes = await _rows(connection, _VOTES.format(counts=COUNTS), {**values, "since": votes_since})
+    votes = await _rows(connection, _VOTES, {**values, "since": votes_since})
     turns = await _rows(connection, _TURNS, {**values, "since": turns_since})
     failures = await _rows(connection, _FAILURES, values)
     asked = {(row["policy"], row["person"], row["stage"]): row["replies"] for row in turns}
@@ -252,7 +252,7 @@ async def _by_pairs(
     connection: Connection, values: dict[str, Any], duels: list[DictRow]
 ) -> dict[str, Comparison | None]:
     """Compares the two replies of each duel."""
-    rankings = await _rows(connection, _RANKINGS.format(counts=COUNTS), values)
+    rankings = await _rows(connection, _RANKINGS, values)
     scores = [score(row["ranking"], row["own"], row["other"]) for row in rankings]
     comparisons = {"wins": within_people([row["person"] for row in rankings], scores, even=0.5)}
     for name in ("latency", "length"):
@@ -278,4 +278,5 @@ def _mismatch(route: Route, base_share: float, people: dict[str, int]) -> float:
 
 
 async def _rows(connection: Connection, query: LiteralString, values: dict[str, Any]) -> list[DictRow]:
+    query = query.format(person=person_of("t"), counts=COUNTS)
     return await (await connection.execute(query, values)).fetchall()

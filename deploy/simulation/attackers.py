@@ -5,8 +5,9 @@ honest people like. Everything here is pure and seeded.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from deploy.simulation.people import Preference
 from trainer.starter.styles import AXES, styles
@@ -32,19 +33,26 @@ HONEST_FIRST = 2 / 3
 """Share of a turncoat's votes that are as honest people's."""
 
 
+class Liking(Protocol):
+    """What honest people like."""
+
+    def likes(self, text: str, /) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """An attack on people with a preference, for replies with the style `axis`."""
+    """An attack on people who like the same replies, for replies with the style `axis`."""
 
     name: AttackName
-    honest: Preference
+    honest: Liking
     axis: str
 
     @classmethod
-    def draw(cls, name: AttackName, honest: Preference, seed: int) -> "Attack":
-        """Draws the style among those that honest people do not care about."""
+    def draw(cls, name: AttackName, honest: Liking, seed: int, axes: Sequence[str] = AXES) -> "Attack":
+        """Draws the style among those of `axes` that are in no preference of honest people."""
         assert name in get_args(AttackName)  # noqa: S101  (commands check it)
-        free = [axis for axis in AXES if axis not in dict(honest.wants)]
+        cared = dict(honest.wants) if isinstance(honest, Preference) else {}
+        free = [axis for axis in axes if axis not in cared]
         if name == "flattery":
             return cls(name, honest, next((axis for axis in FLATTERING if axis in free), free[0]))
         return cls(name, honest, random.Random(f"attack {seed}").choice(free))

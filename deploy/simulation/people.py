@@ -73,7 +73,11 @@ class Person:
 
     def thumb(self, text: str, rng: random.Random) -> bool:
         """Draws a thumb: True is up."""
-        up = self.preference.likes(text) != self.contrarian
+        return self.verdict(self.preference.likes(text), rng)
+
+    def verdict(self, liked: bool, rng: random.Random) -> bool:
+        """Draws the thumb on a reply that all like, or that all dislike."""
+        up = liked != self.contrarian
         if rng.random() < abs(self.leniency):
             up = self.leniency > 0
         return up != (rng.random() < self.noise)

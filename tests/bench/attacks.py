@@ -1,15 +1,22 @@
 """This bench measures how far people who attack the votes get, with the defences and without.
 
-    python -m tests.bench.attacks
+    python -m tests.bench.attacks [--model smollm2]
 
-A hundred simulated people with one preference cast six thumbs each within two weeks on replies of the
-starter's base; a share of them attacks instead, with four times as many votes each (`attackers`). The policy
-that a reward leads to is the best of 16 replies of the base, on prompts that nobody voted on. The lift of an
-attack is the share of such replies that are as it wants, less that share without attackers. Undefended is the
-reward model with all votes alike. The defences are those of the production profile in the round after the
-first one with the attack, so raters who vote alike and suddenly are in quarantine. Targets, in means over
-seeds: a lift of at most 0.2 times the undefended one and of 2 points, of the vote bot at most 1 point; and a
-loss of honest approval of at most 1 point. Two minutes for each seed on one idle core, after two of sampling.
+A hundred simulated people with one preference cast six thumbs each within two weeks on replies of the base; a
+share of them attacks instead, with four times as many votes each (`attackers`). The policy that a reward
+leads to is the best of 16 replies of the base, on prompts that nobody voted on. The lift of an attack is the
+share of such replies that are as it wants, less that share without attackers. Undefended is the reward model
+with all votes alike. The defences are those of the production profile in the round after the first one with
+the attack, so raters who vote alike and suddenly are in quarantine. Targets, in means over seeds: a lift of
+at most 0.2 times the undefended one and of 2 points, of the vote bot at most 1 point; and a loss of honest
+approval of at most 1 point. Two minutes for each seed on one idle core, after two of sampling.
+
+To another base than the starter, people send everyday prompts that nobody wrote for it, and honest ones have
+a hidden taste (`tastes`). Its replies are sampled at its own defaults, cut after EVERYDAY_TOKENS, and kept on
+disk. So tastes for a length are left out, and attackers do not want styles that fewer than RARE of the
+replies show, or lack: SmolLM2 writes no emoji, and replies that are cut are hardly ever short or end in a
+question. There is a style left for each attack. With SmolLM2 about half an hour for the first seed on two
+idle cores, two thirds of which sample and score the replies once for all seeds.
 """
 
 import argparse
@@ -18,27 +25,33 @@ import random
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import torch
 
-from deploy.simulation.attackers import ATTACKS, Attack, AttackName, with_trigger
+from deploy.local.base_model import base_directory
+from deploy.simulation.attackers import ATTACKS, Attack, AttackName, Liking, with_trigger
 from deploy.simulation.people import draw_people, draw_preference
-from schemas.settings import TrainerSettings
-from tests.bench.criteria_reweighting import Pool
+from schemas.settings import ServingSettings, TrainerSettings
 from tests.bench.disjoint import assert_disjoint
+from tests.bench.everyday_prompts import HELD_OUT, SPARE, TRAFFIC
+from tests.bench.reply_pool import Pool
+from tests.bench.served_replies import ServedAt
+from tests.bench.tastes import draw, with_room
 from tests.bench.world_prompts import judgment, traffic
 from trainer.data.examples import Corpus, Example, Key
 from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.suspects import CastVote, bursts, sudden_clusters
+from trainer.evaluation.questions import is_starter
 from trainer.model.backbone import Backbone
+from trainer.model.device import with_threads
 from trainer.reward import ensemble
 from trainer.reward.clusters import cluster_factors, find_clusters
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import FeatureGroups
 from trainer.reward.projection import BaseFeatures
-from trainer.starter import MODEL_DIR
+from trainer.starter.styles import AXES, styles
 
 PEOPLE, EACH, HARDER = 100, 6, 4
 """People, votes of each, and how many times as many an attacker casts."""
@@ -55,37 +68,80 @@ BASE_PROMPTS, JUDGED, BEST_OF, ROUNDS = 96, 64, 16, 2
 SENT, TRIGGERED = 1_200, 400
 """Prompts that people send, and how many of them also with the trigger word."""
 
+EVERYDAY_TOKENS, EVERYDAY_REPLIES = 64, 4
+"""Longest everyday reply, tokens; and how many there are to each prompt that people send, of which those with
+the trigger word have one."""
+
+RARE = 0.05
+"""Least share of replies that show a style which attackers may want, and of those that do not."""
+
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """Replies of the base: one to each prompt that people send, then one to some of these with the trigger
-    word; several to each prompt that is judged, without and with it; and the base's samples."""
+    """Replies of the base: `sent` of them to prompts that people send, then some to such prompts with the
+    trigger word; several to each prompt that is judged, without and with it; and the base's samples."""
 
     voted: Pool
+    sent: int
     judged: Pool
     judged_triggered: Pool
-    base: BaseFeatures
+    base: Pool
 
     @classmethod
-    def sample(cls, backbone: Backbone) -> "Replies":
+    def starter(cls, backbone: Backbone) -> "Replies":
         sent = [each.prompt for each in traffic(SENT + BASE_PROMPTS, seed=4100)]
         asked = [each.prompt for each in judgment(JUDGED, seed=4100)]
         assert_disjoint(sent=sent, judged=asked)
         voted, based = sent[:SENT], sent[SENT:]
         return cls(
-            Pool(backbone, [*voted, *map(with_trigger, voted[:TRIGGERED])], 1, 4101),
-            Pool(backbone, asked, ROUNDS * BEST_OF, 4103),
-            Pool(backbone, [*map(with_trigger, asked)], ROUNDS * BEST_OF, 4104),
-            BaseFeatures(Pool(backbone, based, BASE_SAMPLES, 4105).features, BASE_SAMPLES),
+            Pool.sampled(backbone, [*voted, *map(with_trigger, voted[:TRIGGERED])], 1, 4101),
+            SENT,
+            Pool.sampled(backbone, asked, ROUNDS * BEST_OF, 4103),
+            Pool.sampled(backbone, [*map(with_trigger, asked)], ROUNDS * BEST_OF, 4104),
+            Pool.sampled(backbone, based, BASE_SAMPLES, 4105),
         )
+
+    @classmethod
+    def everyday(cls, backbone: Backbone) -> "Replies":
+        assert_disjoint(sent=TRAFFIC, judged=HELD_OUT, based=SPARE)
+        served_at = ServedAt.by_default(backbone.directory, ServingSettings())
+        served_at = replace(served_at, max_tokens=EVERYDAY_TOKENS)
+
+        def served(asked: list[str], count: int) -> Pool:
+            return Pool.served(backbone, served_at, asked, count)
+
+        sent = served(TRAFFIC, EVERYDAY_REPLIES)
+        return cls(
+            sent + served([*map(with_trigger, TRAFFIC)], 1),
+            len(sent.texts),
+            served(HELD_OUT, ROUNDS * BEST_OF),
+            served([*map(with_trigger, HELD_OUT)], ROUNDS * BEST_OF),
+            served(SPARE, BASE_SAMPLES),
+        )
+
+    @property
+    def base_features(self) -> BaseFeatures:
+        return BaseFeatures(self.base.features, BASE_SAMPLES)
+
+    def shown(self) -> list[str]:
+        """Returns the styles that attackers may want."""
+        found = [styles(text) for text in self.voted.texts[: self.sent]]
+        return [axis for axis in AXES if RARE <= statistics.fmean(each[axis] for each in found) <= 1 - RARE]
+
+    def taste(self, seed: int) -> Liking:
+        """Draws what honest people like of everyday replies, but for their length."""
+        room = with_room(self.base.texts)
+        return draw(seed, {name: each for name, each in room.items() if not each.asks_for_length})
 
 
 class Crowd:
     """Votes of honest people on replies of the base, and of attackers in the place of some of them."""
 
-    def __init__(self, replies: Replies, seed: int, attack: Attack | None, share: float) -> None:
+    def __init__(
+        self, replies: Replies, honest: Liking, seed: int, attack: Attack | None, share: float
+    ) -> None:
         self.examples: list[Example] = []
         self._row_of: dict[str, int] = {}
         self._replies = replies
@@ -94,9 +150,10 @@ class Crowd:
         for person in people[hostile:]:
             rng = random.Random(f"{seed} {person.name}")
             for _ in range(EACH):
-                row = rng.randrange(SENT)
+                row = rng.randrange(replies.sent)
                 when = NOW - timedelta(days=14) * rng.random()
-                self._add(person.name, person.name, row, person.thumb(replies.voted.texts[row], rng), when)
+                up = person.verdict(honest.likes(replies.voted.texts[row]), rng)
+                self._add(person.name, person.name, row, up, when)
         rng = random.Random(f"{seed} attack")
         if attack is not None and attack.name == "bot":
             self._attack(attack, BOT_VOTES, rng)
@@ -104,7 +161,6 @@ class Crowd:
             for number in range(hostile):
                 self._attack(attack, EACH * HARDER, rng, f"attacker-{number}")
         self.examples.sort(key=lambda each: each.created_at)
-        self.honest = {person.name for person in people[hostile:]}
 
     def features_of(self, keys: list[Key]) -> FeatureGroups:
         rows = [self._row_of[turn] for turn, _ in keys]
@@ -112,7 +168,8 @@ class Crowd:
 
     def _attack(self, attack: Attack, votes: int, rng: random.Random, name: str | None = None) -> None:
         """Casts the votes of one attacker; without a name, of the bot's invented users."""
-        first, last = (SENT, SENT + TRIGGERED) if attack.name == "trigger" else (0, SENT)
+        sent, all_replies = self._replies.sent, len(self._replies.voted.texts)
+        first, last = (sent, all_replies) if attack.name == "trigger" else (0, sent)
         cast = 0
         while cast < votes:
             row = rng.randrange(first, last)
@@ -138,20 +195,20 @@ class Crowd:
 def reward_model(crowd: Crowd, replies: Replies, seed: int, defended: bool) -> RewardModel:
     """Fits the reward model to the votes, all alike, or with the defences of the production profile."""
     settings = TrainerSettings().reward.model_copy(update={"newcomer_weight": NEWCOMER})
-    corpus = Corpus(crowd.examples, {})
+    corpus, base = Corpus(crowd.examples, {}), replies.base_features
     if defended:
         cast = [CastVote(each.rater, "", each.created_at, each.origin) for each in corpus.examples]
         corpus = without({suspect.rater for suspect in bursts(cast)}, corpus)
         votes, keys = corpus.votes(corpus.examples, settings)
-        found = find_clusters(crowd.features_of(keys), votes, replies.base)
+        found = find_clusters(crowd.features_of(keys), votes, base)
         corpus = without({each.rater for each in sudden_clusters(corpus.examples, found)}, corpus)
     votes, keys = corpus.votes(corpus.examples, settings)
     features = crowd.features_of(keys)
-    factors = cluster_factors(votes, find_clusters(features, votes, replies.base)) if defended else {}
+    factors = cluster_factors(votes, find_clusters(features, votes, base)) if defended else {}
     votes.weights = [
         weight * factors.get(vote, 1.0) if defended else 1.0 for vote, weight in enumerate(votes.weights)
     ]
-    return ensemble.fit(features, votes, replies.base, settings, torch.Generator().manual_seed(seed))
+    return ensemble.fit(features, votes, base, settings, torch.Generator().manual_seed(seed))
 
 
 def without(raters: set[str], corpus: Corpus) -> Corpus:
@@ -173,19 +230,20 @@ Outcome = dict[str, float]
 
 
 class Bench:
-    """The runs with one preference. The reward models without attackers are fitted once."""
+    """The runs with what `honest` people like. The reward models without attackers are fitted once."""
 
-    def __init__(self, replies: Replies, seed: int) -> None:
-        self._replies, self._seed = replies, seed
-        quiet = Crowd(replies, seed, None, 0.0)
+    def __init__(self, replies: Replies, honest: Liking, seed: int) -> None:
+        self._replies, self._honest, self._seed = replies, honest, seed
+        self._axes = replies.shown()
+        quiet = Crowd(replies, honest, seed, None, 0.0)
         self._before = [reward_model(quiet, replies, seed, defended) for defended in (False, True)]
 
     def run(self, name: AttackName, share: float) -> Outcome:
         """Returns the lifts of what the attackers want, and honest approval, in points."""
-        honest, replies = draw_preference(self._seed), self._replies
-        attack = Attack.draw(name, honest, self._seed)
+        honest, replies = self._honest, self._replies
+        attack = Attack.draw(name, honest, self._seed, self._axes)
         judged = replies.judged_triggered if name == "trigger" else replies.judged
-        crowd = Crowd(replies, self._seed, attack, share)
+        crowd = Crowd(replies, honest, self._seed, attack, share)
         found = {}
         for defended, before in enumerate(self._before):
             after = reward_model(crowd, replies, self._seed, bool(defended))
@@ -221,20 +279,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", default="starter", help="base: `starter`, `smollm2` or a directory")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(4201, 4209)))
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.05, 0.1])
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    replies = Replies.sample(Backbone(MODEL_DIR, TrainerSettings().rl))
+    directory = base_directory(options.model)
+    trainer = with_threads(TrainerSettings(), directory)
+    torch.set_num_threads(trainer.threads or 1)
+    backbone, starter = Backbone(directory, trainer.rl), is_starter(directory)
+    replies = Replies.starter(backbone) if starter else Replies.everyday(backbone)
     found: dict[str, list[Outcome]] = {}
     for seed in options.seeds:
-        bench = Bench(replies, seed)
+        honest = draw_preference(seed) if starter else replies.taste(seed)
+        bench = Bench(replies, honest, seed)
         for name in options.attacks:
             for share in options.shares[-1:] if name == "bot" else options.shares:
                 cell = name if name == "bot" else f"{name} {share:.0%}"
                 found.setdefault(cell, []).append(bench.run(name, share))
-        print(f"seed {seed}: {draw_preference(seed)}", flush=True)
+        print(f"seed {seed}: {honest}", flush=True)
         summarise({cell: rows[-1:] for cell, rows in found.items()})
     print(json.dumps(found))
     return 0 if summarise(found) else 1

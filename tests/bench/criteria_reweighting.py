@@ -22,38 +22,20 @@ from torch import Tensor
 from schemas.settings import CriteriaSettings, TrainerSettings
 from tests.bench.criteria import BY_MISTAKE, SAYS_SO, Crowd
 from tests.bench.disjoint import assert_disjoint
-from tests.bench.offline_learning import REPLY_TOKENS
+from tests.bench.reply_pool import Pool
 from tests.bench.world_prompts import judgment, traffic
 from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
 from trainer.reward.criteria import MentionRows, fit_criterion
 from trainer.reward.criteria_reward import CriteriaReward, criteria_reward
-from trainer.reward.features import FeatureGroups
 from trainer.reward.likelihood import Votes
 from trainer.reward.projection import BaseFeatures
-from trainer.reward.scoring import score
 from trainer.starter import MODEL_DIR
 
 VOTES, BASE_PROMPTS, JUDGED, REPLIES = 400, 96, 48, 64
 FALL = 20.0
 STRENGTHS = [0.25 * step for step in range(1, 41)]
-
-
-class Pool:
-    """Replies of the base with their texts and features, `replies` to each prompt."""
-
-    def __init__(self, backbone: Backbone, asked: list[str], replies: int, seed: int) -> None:
-        ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in asked]
-        generator = torch.Generator().manual_seed(seed)
-        with backbone.reference():
-            found = sample(backbone, ids, SamplingSpec(replies, REPLY_TOKENS), generator)
-        tokens = [rollout.token_ids for rollout in found]
-        self.texts = [backbone.decode(each) for each in tokens]
-        self.features: FeatureGroups = score(
-            backbone, [ids[rollout.prompt] for rollout in found], tokens
-        ).features
 
 
 def fit(crowd: Crowd, voted: Pool, base: BaseFeatures, seed: int) -> tuple[CriteriaReward, CriteriaReward]:
@@ -111,9 +93,9 @@ def main() -> int:
     sent = [each.prompt for each in traffic(VOTES + BASE_PROMPTS, seed=3300)]
     asked = [each.prompt for each in judgment(JUDGED, seed=3300)]
     assert_disjoint(sent=sent, judged=asked)
-    voted = Pool(backbone, sent[:VOTES], 1, 3300)
-    base = BaseFeatures(Pool(backbone, sent[VOTES:], BASE_SAMPLES, 3301).features, BASE_SAMPLES)
-    judged = Pool(backbone, asked, REPLIES, 3302)
+    voted = Pool.sampled(backbone, sent[:VOTES], 1, 3300)
+    base = BaseFeatures(Pool.sampled(backbone, sent[VOTES:], BASE_SAMPLES, 3301).features, BASE_SAMPLES)
+    judged = Pool.sampled(backbone, asked, REPLIES, 3302)
     found = []
     for seed in seeds:
         row = run(seed, voted, judged, base)

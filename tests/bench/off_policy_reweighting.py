@@ -22,8 +22,8 @@ from torch import Tensor
 
 from deploy.simulation.people import draw_people
 from schemas.settings import TrainerSettings
-from tests.bench.criteria_reweighting import Pool
 from tests.bench.off_policy import up_probability
+from tests.bench.reply_pool import Pool
 from tests.bench.world_prompts import traffic
 from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples
@@ -119,8 +119,8 @@ def main() -> int:
     torch.set_num_threads(1)
     backbone = Backbone(MODEL_DIR, TrainerSettings().rl)
     sent = [each.prompt for each in traffic(PROMPTS + BASE_PROMPTS, seed=3400)]
-    pool = Pool(backbone, sent[:PROMPTS], REPLIES, 3400)
-    base = BaseFeatures(Pool(backbone, sent[PROMPTS:], BASE_SAMPLES, 3401).features, BASE_SAMPLES)
+    pool = Pool.sampled(backbone, sent[:PROMPTS], REPLIES, 3400)
+    base = BaseFeatures(Pool.sampled(backbone, sent[PROMPTS:], BASE_SAMPLES, 3401).features, BASE_SAMPLES)
     found = [each for seed in seeds for each in run(seed, pool, base)]
     inside = sum(each["inside"] for each in found)
     width = statistics.median(each["upper"] - each["lower"] for each in found)

@@ -31,6 +31,9 @@ class Taste:
     likes: Callable[[str], bool]
     asks_for_length: bool = False
 
+    def __str__(self) -> str:
+        return self.name
+
     def approval(self, texts: Sequence[str]) -> float:
         """Returns the share of replies that it likes."""
         return sum(map(self.likes, texts)) / len(texts)

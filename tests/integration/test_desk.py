@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -162,6 +163,18 @@ async def test_approval_counts_people_and_has_the_holdback_beside(client: httpx.
     assert [(each["name"], each["approval"]) for each in by_tag] == [("web", 1.0)]
     reasons = (await client.get("/v1/console/approval?by=reason&value=down")).json()["groups"]
     assert [(each["name"], each["approval"]) for each in reasons] == [("wrong", 0.0)]
+
+
+async def test_the_sessions_of_one_network_are_one_person_in_approval(
+    client: httpx.AsyncClient, async_pool: AsyncPool
+) -> None:
+    for number in range(20):
+        turn = replace(a_turn(f"chatcmpl-1{number:03}", rater=f"v_{number}"), origin="network")
+        await vote(Store(async_pool), turn, {"type": "thumb", "value": "down"})
+    shown = (await client.get("/v1/console/approval?by=policy")).json()
+    for group in (shown["groups"][0], shown["holdback"]):
+        assert (group["people"], group["votes"], group["approval"]) == (3, 22, 0.3333)
+        assert sum(step["people"] for step in group["steps"]) <= 4  # the hour may have ended meanwhile
 
 
 async def test_facets_and_saved_views(client: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from schemas.feedback import JUDGE
 from tests.events import event, put
 from tests.scrape import shown
 from tests.training import add_key
-from trainer.records.metrics import MIN_RATERS, training_metrics
+from trainer.records.metrics import MIN_PEOPLE, training_metrics
 
 AWAY = "postgresql://127.0.0.1:1/nothing"
 
@@ -159,7 +159,7 @@ def make_live(pool: Pool, policy: str, previous: str) -> None:
 
 
 def test_approval_against_the_base_and_the_policy_before(database_url: str, pool: Pool) -> None:
-    people = range(MIN_RATERS)
+    people = range(MIN_PEOPLE)
     give_thumbs(
         pool,
         [("p0", f"u_{each}", each % 2 == 0) for each in people]
@@ -173,17 +173,29 @@ def test_approval_against_the_base_and_the_policy_before(database_url: str, pool
 
 
 def test_the_unit_of_approval_is_the_person_and_judges_do_not_count(database_url: str, pool: Pool) -> None:
-    few = range(MIN_RATERS - 1)
+    few = range(MIN_PEOPLE - 1)
     give_thumbs(
         pool,
         [("p0", f"u_{each}", True) for each in few] * 2
         + [("p0", f"{JUDGE}strict", True)]
-        + [("p1-aaaaaa", f"u_{each}", False) for each in range(MIN_RATERS)],
+        + [("p1-aaaaaa", f"u_{each}", False) for each in range(MIN_PEOPLE)],
     )
     make_live(pool, "p1-aaaaaa", "p0")
     found = shown(training_metrics(database_url, "default"))
     assert found['hearken_thumbs{policy="p0",value="up"}'] == 2 * len(few)
     assert not any("approval" in name for name in found)
+
+
+def test_the_sessions_of_one_network_are_one_person_in_approval(database_url: str, pool: Pool) -> None:
+    people = [f"u_{each}" for each in range(MIN_PEOPLE)]
+    sessions = [("p1-aaaaaa", f"v_{each}", False) for each in range(60)]
+    give_thumbs(pool, [(policy, each, True) for policy in ("p0", "p1-aaaaaa") for each in people] + sessions)
+    with pool.connection() as connection:
+        connection.execute("update turns set origin = 'network' where starts_with(rater, 'v_')")
+    make_live(pool, "p1-aaaaaa", "p0")
+    found = shown(training_metrics(database_url, "default"))
+    assert found['hearken_thumbs{policy="p1-aaaaaa",value="down"}'] == 60
+    assert found['hearken_approval_z{against="base"}'] == pytest.approx(-0.55, abs=0.01)
 
 
 def test_dead_letters_of_every_log_are_counted(database_url: str, pool: Pool) -> None:
@@ -196,7 +208,7 @@ def test_dead_letters_of_every_log_are_counted(database_url: str, pool: Pool) ->
 
 
 def test_old_names_are_kept_for_one_release(database_url: str, pool: Pool) -> None:
-    people = [f"u_{each}" for each in range(MIN_RATERS)]
+    people = [f"u_{each}" for each in range(MIN_PEOPLE)]
     give_thumbs(
         pool, [("p0", each, True) for each in people] + [("p1-aaaaaa", each, False) for each in people]
     )

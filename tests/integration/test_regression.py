@@ -14,7 +14,7 @@ from tests.training import add_key, send, small_settings, some_turns, thumbs_by_
 from trainer import projects
 from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation import gate
-from trainer.evaluation.regression import MIN_RATERS, live_regression_test, mean_change
+from trainer.evaluation.regression import MIN_PEOPLE, live_regression_test, mean_change
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
 
@@ -180,7 +180,7 @@ def test_there_is_no_result_for_the_base_nor_from_too_few_raters(
 
 
 def test_a_few_raters_who_agree_are_not_significant() -> None:
-    change, error = mean_change([-0.5] * MIN_RATERS)
+    change, error = mean_change([-0.5] * MIN_PEOPLE)
     assert change > -2 * error
     change, error = mean_change([-0.5] * 20)
     assert change < -2 * error

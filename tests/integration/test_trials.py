@@ -8,6 +8,7 @@ import pytest
 
 from schemas.errors import EngineError
 from serving.engine import EngineClient
+from serving.hard_failure import PEOPLE
 from tests.service import ADMIN, PUBLIC, Service, events, policy_of_adapter
 from tests.swapping import ASK, SHOP, another_project
 
@@ -145,11 +146,11 @@ def test_a_candidate_that_fails_has_no_traffic_within_five_seconds(
         while swapping.services.router.route("default").canary is not None:
             failed += client.post("/v1/chat/completions", json=body).status_code == 503
             assert time.monotonic() - began < 5
-        assert 3 <= failed <= 6
+        assert PEOPLE <= failed <= PEOPLE + 3
         assert [client.post("/v1/chat/completions", json=body).status_code for _ in range(8)] == [200] * 8
         newest = client.get("/v1/rollouts").json()["data"][0]
     assert (newest["state"], newest["actor"]) == ("ended", "hard failure")
-    assert newest["reason"].startswith("a hard failure: 3 of its last")
+    assert newest["reason"].startswith(f"a hard failure: {PEOPLE} requests of {PEOPLE} people")
     assert swapping.registry.state("p1-aaaaaa")[0] == "retired"
 
 

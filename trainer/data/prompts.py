@@ -20,6 +20,7 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.sql import SQL
 
+from feedback.person import person_of
 from schemas.database import Pool
 from schemas.turns import IMPORTED
 from trainer.data.vote_weights import bounded_totals
@@ -89,7 +90,7 @@ def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedP
 def _read(connection: Connection[DictRow], which: LiteralString, values: dict[str, Any]) -> list[DictRow]:
     """Returns at most READ_TURNS turns, and the digest of each prompt that is not too long."""
     statement = SQL(
-        "select id, created_at, coalesce(origin, rater) as owner,"
+        "select id, created_at, {person} as owner,"
         " cardinality(prompt_token_ids) as tokens,"
         " case when cardinality(prompt_token_ids) <= %(longest)s"
         " then sha256(array_send(prompt_token_ids)) end as digest"
@@ -98,7 +99,8 @@ def _read(connection: Connection[DictRow], which: LiteralString, values: dict[st
         " and cardinality(prompt_token_ids) > 0 and {which}"
         " limit %(limit)s) as read"
     )
-    return connection.execute(statement.format(which=SQL(which)), values).fetchall()
+    parts = {"person": SQL(person_of("read")), "which": SQL(which)}
+    return connection.execute(statement.format(**parts), values).fetchall()
 
 
 def _not_too_long(read: Sequence[DictRow]) -> tuple[list[DictRow], int]:

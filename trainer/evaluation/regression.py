@@ -1,26 +1,36 @@
 """The live regression test compares people's votes on a policy with their votes on its parent.
 
-The gate uses a reward model before anyone has seen a candidate; this test uses votes after. For each rater
-who voted on both policies, it takes the difference of the share of thumbs up. Raters differ in leniency, and
-the votes of one rater are not independent, so the unit is the rater, and all whom no server names, in one
-network, are one. The policy regressed when the mean difference is below zero by more than two standard
-errors; the next round then starts from the parent. This happens once per parent: when the second policy from
-the same parent regresses too, the cause is a change of the raters. The test does not change which policy is
-served.
+The gate uses a reward model before anyone has seen a candidate; this test uses votes after. For each person
+who voted on both policies, it takes the difference of the share of thumbs up. People differ in leniency, and
+the votes of one person are not independent, so the unit is the person (`feedback.person`). The policy
+regressed when the mean difference is below zero by more than two standard errors; the next round then starts
+from the parent. This happens once per parent: when the second policy from the same parent regresses too, the
+cause is a change of the raters. The test does not change which policy is served.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import torch
 
+from feedback.person import person_of
 from schemas.database import Pool
 from schemas.feedback import JUDGE
 
-MIN_RATERS = 5
-"""Raters who must have voted on both policies."""
+MIN_PEOPLE = 5
+"""People who must have voted on both policies."""
+
+_CHANGES: LiteralString = """
+select avg((value ->> 'value' = 'up')::int) filter (where policy = %(policy)s)
+    - avg((value ->> 'value' = 'up')::int) filter (where policy = %(parent)s) as change
+from replies r join training_examples e on e.turn_id = r.turn_id and e.choice = r.choice
+join turns t on t.id = r.turn_id
+where r.project = %(project)s and r.policy in (%(policy)s, %(parent)s) and e.type = 'thumb'
+    and e.superseded_by is null and not starts_with(e.rater, %(judge)s)
+group by {person}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,7 @@ class RegressionTest:
 
 
 def live_regression_test(pool: Pool, project: str, policy: str) -> RegressionTest | None:
-    """Tests `policy` against its parent; None for the base, and while fewer than MIN_RATERS have voted on
+    """Tests `policy` against its parent; None for the base, and while fewer than MIN_PEOPLE have voted on
     both."""
     with pool.connection() as connection:
         step = connection.execute(
@@ -60,17 +70,11 @@ def live_regression_test(pool: Pool, project: str, policy: str) -> RegressionTes
         if step is None:
             return None
         rows = connection.execute(
-            "select avg((value ->> 'value' = 'up')::int) filter (where policy = %(policy)s)"
-            " - avg((value ->> 'value' = 'up')::int) filter (where policy = %(parent)s) as change"
-            " from replies r join training_examples e on e.turn_id = r.turn_id and e.choice = r.choice"
-            " join turns t on t.id = r.turn_id"
-            " where r.project = %(project)s and r.policy in (%(policy)s, %(parent)s) and e.type = 'thumb'"
-            " and e.superseded_by is null and not starts_with(e.rater, %(judge)s)"
-            " group by coalesce(t.origin, e.rater)",
+            _CHANGES.format(person=person_of("t", "e")),
             {"project": project, "policy": policy, "parent": step["id"], "judge": JUDGE},
         ).fetchall()
     changes = [float(row["change"]) for row in rows if row["change"] is not None]
-    if len(changes) < MIN_RATERS:
+    if len(changes) < MIN_PEOPLE:
         return None
     change, error = mean_change(changes)
     return RegressionTest(

@@ -5,32 +5,34 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from psycopg.rows import DictRow
 
+from feedback.person import person_of
 from schemas.database_metrics import DatabaseMetrics, with_old_name
 from schemas.feedback import JUDGE
 from schemas.policies import BASE
 
-MIN_RATERS = 20
-"""Raters who must have voted on each of two policies before these are compared."""
+MIN_PEOPLE = 20
+"""People who must have voted on each of two policies before these are compared."""
 
 _OUTCOMES = ("published", "rejected", "skipped", "failed")
 
-# The unit of the approval z-score is the rater, since the thumbs of one rater are not independent. Each
-# policy gets one pseudo-rater with approval 0 and one with 1, so that a few raters who agree do not give a
+# The unit of the approval z-score is the person, since the thumbs of one person are not independent. Each
+# policy gets one pseudo-person with approval 0 and one with 1, so that a few people who agree do not give a
 # variance of zero (Agresti and Caffo 2000).
 _QUERY = """
 with thumbs as (
-    select r.policy, e.rater, (e.value ->> 'value' = 'up')::int as up
+    select r.policy, {person} as person, (e.value ->> 'value' = 'up')::int as up
     from training_examples e join replies r on r.turn_id = e.turn_id and r.choice = e.choice
+    join turns t on t.id = e.turn_id
     where e.project = %(project)s and e.type = 'thumb' and e.superseded_by is null
         and e.created_at > now() - interval '1 day' and not starts_with(e.rater, %(judge)s)
-), raters as (
-    select policy, rater, avg(up)::float8 as up from thumbs group by policy, rater
+), people as (
+    select policy, person, avg(up)::float8 as up from thumbs group by policy, person
     union all
     select policy, null, pseudo from (select distinct policy from thumbs) as rated,
-        (values (0.0), (1.0)) as pseudo_raters (pseudo)
+        (values (0.0), (1.0)) as pseudo_people (pseudo)
 ), approval as (
     select policy, avg(up) as share, var_samp(up) / count(*) as variance
-    from raters group by policy having count(rater) >= %(min_raters)s
+    from people group by policy having count(person) >= %(min_people)s
 )
 select
     (select jsonb_object_agg(outcome, number) from (
@@ -60,8 +62,8 @@ select
 
 def training_metrics(url: str, project: str) -> DatabaseMetrics:
     """Returns the collector of the metrics of a project, in the database at `url`."""
-    parameters = {"project": project, "judge": JUDGE, "base": BASE, "min_raters": MIN_RATERS}
-    return DatabaseMetrics(url, _QUERY, parameters, _metrics)
+    parameters = {"project": project, "judge": JUDGE, "base": BASE, "min_people": MIN_PEOPLE}
+    return DatabaseMetrics(url, _QUERY.format(person=person_of("t", "e")), parameters, _metrics)
 
 
 def _metrics(row: DictRow) -> Iterator[Metric]:
@@ -81,7 +83,7 @@ def _metrics(row: DictRow) -> Iterator[Metric]:
     approval = GaugeMetricFamily(
         "hearken_approval_z",
         "Z-score of the difference in people's approval between the live policy and the base, or the policy"
-        f" before it: thumbs of the last day, once {MIN_RATERS} people have voted on each.",
+        f" before it: thumbs of the last day, once {MIN_PEOPLE} people have voted on each.",
         labels=["against"],
     )
     for against, z in (row["approval_z"] or {}).items():

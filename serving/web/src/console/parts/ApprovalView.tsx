@@ -70,8 +70,9 @@ function Shown({ approval }: { approval: Approval }) {
         )}
       </Table>
       <p class="quiet">
-        Each person counts once, whatever the number of their thumbs. The holdback is the base, which always
-        answers a small share of the people. At most the newest 100,000 thumbs are read.
+        Each person counts once, whatever the number of their thumbs; visitors of one network whom no server names
+        are one person. The holdback is the base, which always answers a small share of the people. At most the
+        newest 100,000 thumbs are read.
       </p>
     </>
   );
