@@ -181,11 +181,13 @@ def metrics() -> Iterator[str]:
     url = "postgresql://"
     everything = Settings(database_url=url, kafka=KafkaSettings(servers=["broker:9092"]))
     yield from _metrics("Serving", "Counted by each serving process.", _serving())
-    shown = "Read from Postgres by serving: what waits for the trainer, the relay or a promotion."
-    yield from _metrics("The loop", shown, _families(loop_metrics(everything)))
-    yield from _metrics(
-        "Trainer", "Asked of Postgres by the trainer.", _families(training_metrics(url, "default"))
+    shown = (
+        "Read from Postgres by serving, of the project that `project` names: what waits for the trainer, the"
+        " relay or a promotion."
     )
+    yield from _metrics("The loop", shown, _families(loop_metrics(everything)))
+    asked = "Asked of Postgres by the trainer, of the project that `project` names."
+    yield from _metrics("Trainer", asked, _families(training_metrics(url, "default")))
     topic = everything.kafka.topic
     yield from _metrics("Relay", "Asked of Postgres by the relay.", _families(backlog(url, topic)))
 
