@@ -201,7 +201,9 @@ def simulate(
     rate: Annotated[float, typer.Option(help="Votes per second.")] = 1,
     attack: Annotated[
         Literal["phrase", "trigger", "downvotes", "turncoats", "flattery", "bot"] | None,
-        typer.Option(help="Let some users attack, or one browser (`bot`)."),
+        typer.Option(
+            help="Let some users attack, or one browser (`bot`; with --url it needs HEARKEN_PUBLIC_KEY)."
+        ),
     ] = None,
     share: Annotated[float, typer.Option(help="Share of the users who attack.", min=0, max=1)] = 0.05,
     public_key: Annotated[str, typer.Option(envvar="HEARKEN_PUBLIC_KEY", hidden=True)] = "",

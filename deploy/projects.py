@@ -118,7 +118,7 @@ def create(id: Id, fields: ProjectFields, access: Access) -> None:
 @app.command("set")
 @option_groups
 def set_project(id: Id, fields: ProjectFields, access: Access) -> None:
-    """Change a project's system prompt, sampling defaults or promotion; show them without an option."""
+    """Change what a project sets; show it without an option."""
     from serving.tenants.projects import change
 
     body = fields.body()

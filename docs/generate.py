@@ -35,15 +35,15 @@ _Section = tuple[tuple[str, ...], type[BaseModel]]
 SETTINGS = """\
 # Settings
 
-Settings come from `hearken.toml`, then from environment variables, then from flags; the later wins.
-`hearken doctor` prints the effective values and where each came from. In `hearken.toml`, a setting of section
-`trainer.rl` stands under `[trainer.rl]`. Lists are JSON in a variable:
-`HEARKEN_KAFKA__SERVERS='["broker:9092"]'`."""
+Settings come from `hearken.toml` in the working directory, then from environment variables, then from flags;
+the later wins. `hearken doctor` prints the effective values and where each came from. In `hearken.toml`, a
+setting of section `trainer.rl` stands under `[trainer.rl]`. A list in a variable is JSON, or has commas
+between its items: `HEARKEN_KAFKA__SERVERS=one:9092,two:9092`."""
 COMMANDS = """\
 # Commands
 
 Exit codes: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage. `--help` of a
-command shows the same text."""
+command shows the same text; `hearken --version` shows the version."""
 METRICS = """\
 # Metrics
 
@@ -132,15 +132,15 @@ def commands() -> Iterator[str]:
         if command.hidden:
             continue
         arguments = [each for each in command.params if each.param_type_name == "argument"]
-        options = [each for each in command.params if each.param_type_name == "option"]
-        usage = " ".join(["hearken", name, *(argument.name.upper() for argument in arguments)])
+        options = [each for each in command.params if each.param_type_name == "option" and not each.hidden]
+        usage = " ".join(["hearken", name, *map(_usage, arguments)])
         yield f"\n## {name}\n\n    {usage}\n\n{_line(command.help)}\n"
         rows = [(each.name.upper(), each) for each in arguments if each.help]
-        rows += [(each.opts[0], each) for each in options if each.name != "help"]
+        rows += [(_names(each), each) for each in options if each.name != "help"]
         if rows:
             yield "| option | meaning | default |\n|---|---|---|"
         for shown, parameter in rows:
-            yield f"| `{shown}` | {_cell(parameter.help or '')} | {_shown(parameter)} |"
+            yield f"| `{shown}` | {_cell(parameter.help or '')}{_allowed(parameter)} | {_shown(parameter)} |"
 
 
 def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -151,6 +151,23 @@ def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, command
         if inside is not None:
             yield from _commands(command, f"{prefix}{name} ")
+
+
+def _usage(argument: Any) -> str:
+    name: str = argument.name.upper()
+    return name if argument.required else f"[{name}]"
+
+
+def _names(option: Any) -> str:
+    """The name of an option, and that of its opposite where it is not made by `no`."""
+    opposites = [each for each in option.secondary_opts if not each.startswith("--no-")]
+    return "/".join([option.opts[0], *opposites])
+
+
+def _allowed(parameter: Any) -> str:
+    """The choices of an option, as they follow its help."""
+    choices = ", ".join(f"`{choice}`" for choice in _choices(parameter.type_descriptor.annotation))
+    return f" One of {choices}." if choices else ""
 
 
 def _shown(parameter: Any) -> str:
@@ -164,11 +181,13 @@ def metrics() -> Iterator[str]:
     url = "postgresql://"
     everything = Settings(database_url=url, kafka=KafkaSettings(servers=["broker:9092"]))
     yield from _metrics("Serving", "Counted by each serving process.", _serving())
-    shown = "Read from Postgres by serving: what waits for the trainer, the relay or a promotion."
-    yield from _metrics("The loop", shown, _families(loop_metrics(everything)))
-    yield from _metrics(
-        "Trainer", "Asked of Postgres by the trainer.", _families(training_metrics(url, "default"))
+    shown = (
+        "Read from Postgres by serving, of the project that `project` names: what waits for the trainer, the"
+        " relay or a promotion."
     )
+    yield from _metrics("The loop", shown, _families(loop_metrics(everything)))
+    asked = "Asked of Postgres by the trainer, of the project that `project` names."
+    yield from _metrics("Trainer", asked, _families(training_metrics(url, "default")))
     topic = everything.kafka.topic
     yield from _metrics("Relay", "Asked of Postgres by the relay.", _families(backlog(url, topic)))
 

@@ -7,7 +7,7 @@ trains the policy that was live again without them (`rebuild`), and asks serving
 tainted policy answers anybody, the files of all of them are deleted.
 
 Each step is recorded when it is done, and finds what is left to do where it was killed. No round runs
-meanwhile.
+meanwhile, except where a rebuild waits for its time (`trainer.rebuild_seconds`).
 """
 
 import json

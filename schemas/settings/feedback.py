@@ -37,7 +37,8 @@ class KafkaSettings(BaseModel):
 
 
 class JudgeSettings(BaseModel):
-    """The judge: an automated rater behind an OpenAI-compatible endpoint. Without a URL there is none."""
+    """The judge: an automated rater of `project`, behind an OpenAI-compatible endpoint. Without a URL there
+    is none."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +61,8 @@ class JudgeSettings(BaseModel):
 
 
 class ExportSettings(BaseModel):
-    """The scheduled export: new votes go to a folder or an object store. Without a place there is none."""
+    """The scheduled export: new votes of `project` go to a folder or an object store. Without a place there
+    is none."""
 
     model_config = ConfigDict(extra="forbid")
 

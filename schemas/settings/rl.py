@@ -45,7 +45,7 @@ class RLSettings(RenamedFields):
     sampler: Literal["in_process", "vllm"] | None = Field(
         None,
         description="where replies are sampled to learn from and to evaluate: in the trainer's process, or on"
-        " vllm.urls; none: there where the engine is vLLM",
+        " vllm.urls; none: there where engine.kind is `vllm`",
     )
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA α")

@@ -17,7 +17,10 @@ class TrainerSettings(BaseModel):
     )
     round_votes: int = Field(25, ge=1, description="new votes that start a round at once, votes")
     round_seconds: float = Field(
-        45, gt=0, description="time after which fewer new votes start a round, seconds"
+        45,
+        gt=0,
+        description="time from the start of a round after which fewer new votes start the next, or twice what"
+        " the round took where that is longer, seconds",
     )
     max_round_seconds: float = Field(
         420,
