@@ -111,8 +111,8 @@ def run_round(
             demonstrations += weighted_voted_replies(voted, cache.features, combined, rl.kl_coef)
         checks = CheckRecorder(knowledge)
         supervised = _learn_demonstrations(data, checks, sampler, reward, base, report)
-        critic = token_critic(data, cache, reward, base, rewards_N)
-        objective = training_objective(data, cache, model, reward, base, demonstrations, critic)
+        critic = token_critic(data, cache, reward, base.rollouts, rewards_N)
+        objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations, critic)
         objective, edits = with_edits(data, model, objective)
         guard = Guard(
             backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, checks, data.generator("guard"),

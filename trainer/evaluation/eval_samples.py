@@ -39,11 +39,6 @@ class EvalSamples:
         return fmean(self.answer_lengths)
 
     @property
-    def mean_tokens(self) -> float:
-        """Tokens per reply, thoughts included."""
-        return fmean(map(len, self.token_ids))
-
-    @property
     def answer_lengths(self) -> list[int]:
         """The tokens of each reply behind its thought."""
         return [answer_length(reply, self.think_ids) for reply in self.token_ids]

@@ -2,6 +2,7 @@
 edits and comments teach beside it."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import structlog
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from trainer.data.examples import Example, Key
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.split import RoundData
-from trainer.evaluation.eval_samples import EvalSamples
+from trainer.model.rollouts import Rollout
 from trainer.reward.ensemble import RewardModel
 from trainer.rl.objectives import DPO, KTO, Objective, ScoredReply, policy_objective
 from trainer.rl.replay import ReplayBuffer, WithReplay
@@ -29,7 +30,7 @@ MAX_VOTED = 512
 
 def training_objective(
     data: RoundData, cache: FeatureCache, model: RewardModel, reward: ShapedReward,
-    base: EvalSamples, demonstrations: Sequence[Demonstration], critic: TokenCritic | None,
+    base: Sequence[Rollout], demonstrations: Sequence[Demonstration], critic: TokenCritic | None,
 ) -> Objective:  # fmt: skip
     """Returns the objective, without what edits teach (`edit_objective`). `base` are the base's samples to
     the first of the prompts, `demonstrations` the same weighted (`sft.weighted_base_samples`). With a critic
@@ -43,7 +44,7 @@ def training_objective(
         if critic is not None and critic.is_most:
             return on_policy
         prompts = data.train_prompts[: rl.base_prompts]
-        buffer = ReplayBuffer.of(data.backbone, prompts, base.rollouts, reward, rl.temperature)
+        buffer = ReplayBuffer.of(data.backbone, prompts, base, reward, rl.temperature)
         objective = WithReplay(on_policy, buffer, rl.prompts_per_step, data.generator("replay"))
         if rl.base_sft_coef and demonstrations:
             generator = data.generator("exemplars")
@@ -55,18 +56,22 @@ def training_objective(
 
 
 def token_critic(
-    data: RoundData, cache: FeatureCache, reward: ShapedReward, base: EvalSamples, base_rewards_N: Tensor
+    data: RoundData,
+    cache: FeatureCache,
+    reward: ShapedReward,
+    base: Sequence[Rollout],
+    base_rewards_N: Tensor,
 ) -> TokenCritic | None:
     """Returns the critic of a policy gradient whose steps have too few samples for the length of the replies;
     None where they have enough, and where tokens explain nothing of the reward. `base_rewards_N` are the
     rewards of the base's samples."""
     rl, backbone = data.rl, data.backbone
-    samples, length = rl.prompts_per_step * rl.samples_per_prompt, base.mean_tokens
+    replies = [rollout.token_ids for rollout in base]
+    samples, length = rl.prompts_per_step * rl.samples_per_prompt, fmean(map(len, replies))
     share = sampled_share(2 * samples, length)  # as many are replayed
     if share == 1 or backbone.group.size > 1 or not backbone.chunks_logits:
         return None
-    replies, rewards_N = list(base.token_ids), base_rewards_N
-    prompts = [rollout.prompt for rollout in base.rollouts]
+    rewards_N, prompts = base_rewards_N, [rollout.prompt for rollout in base]
     if reward.heads is None:
         keys = list(dict.fromkeys(key for each in data.training for key in each.reply_keys))[-MAX_VOTED:]
         replies += [data.corpus.replies[key].token_ids for key in keys]
