@@ -37,12 +37,14 @@ from trainer.evaluation import gate
 from trainer.evaluation.constraints.penalty import BehaviourPenalty
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
+from trainer.model import backbone as backbone_module
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack, unpack
 from trainer.model.token_budget import TokenBudget
 from trainer.records import publish, record
 from trainer.reproduce import NotReproducible, reproduce
 from trainer.resident_base import ResidentBase
+from trainer.rl import token_critic
 
 Steps = list[list[Rollout]]
 
@@ -136,6 +138,18 @@ def test_an_auxiliary_model_is_read_again(settings: Settings, pool: Pool, tmp_pa
     assert reproduce(settings, pool, policy).differs == [
         f"auxiliary_model {digest} → {base_digest(auxiliary)}"
     ]
+
+
+def test_a_token_critic_is_fitted_again(
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone_module, "SMALL_VOCABULARY", 0)
+    monkeypatch.setattr(token_critic, "RETURNS_PER_TOKEN", 1000.0)
+    critic = the_round(settings)["optimization"]["token_critic"]
+    assert critic["sampled_share"] < token_critic.LEAST_REPLAYED
+    assert critic["explained"] > 0
+    [policy] = published(pool)
+    assert reproduce(settings, pool, policy).identical
 
 
 def test_heads_on_a_lora_are_fitted_again(

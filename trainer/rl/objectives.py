@@ -20,6 +20,7 @@ from trainer.model.batch import PaddedBatch
 from trainer.model.next_token import TokenValues
 from trainer.model.rollouts import pad_rows
 from trainer.model.token_budget import split
+from trainer.reward.features import judged_mask
 from trainer.reward.scoring import MICRO_BATCH, micro_batches
 from trainer.rl import advantages, losses
 from trainer.rl.batch import Batch
@@ -64,8 +65,8 @@ class PolicyGradient:
         gains_PKT = advantages.generalised_advantages(batch.rewards_PK, values_BT, lengths_B)
         penalty_BT = batch.kl_coef * advantages.kl_to_go(sampler_BT, base_BT)
         advantages_BT = self.advantages(gains_PKT - penalty_BT.view(gains_PKT.shape)).flatten(0, 1)
-        judged_BT = values_BT != 0  # what is too short to be judged has no value
-        end_gain_BT = torch.where(judged_BT, values_BT - batch.rewards_PK.view(-1, 1), 0.0)
+        has_value_BT = values_BT != 0  # what is too short to be judged has none
+        end_gain_BT = torch.where(has_value_BT, values_BT - batch.rewards_PK.view(-1, 1), 0.0)
         prompts, replies = batch.prompts, batch.replies
         tokens = sum(map(len, replies))
         for rows in micro_batches(backbone, prompts, replies):
@@ -79,8 +80,8 @@ class PolicyGradient:
             )  # fmt: skip
             if self.critic is not None and next_BR3 is not None:
                 end_gain_BR = _align(padded, end_gain_BT[rows])
-                of_length_B = lengths_B[rows].to(next_BR3)
-                expected = losses.expected_gain(next_BR3, end_gain_BR, mask_BR, of_length_B, batch.kl_coef)
+                judged_BR = judged_mask(padded, backbone.think_ids)
+                expected = losses.expected_gain(next_BR3, end_gain_BR, mask_BR, judged_BR, batch.kl_coef)
                 loss = torch.lerp(expected, loss, self.critic.share)
             base_top_BR = _align(padded, base_top_BT[rows])
             kl = losses.confident_token_kl(top_BR, base_top_BR, mask_BR, CONFIDENT_PROBABILITY)

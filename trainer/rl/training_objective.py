@@ -13,6 +13,7 @@ from trainer.data.feature_cache import FeatureCache
 from trainer.data.split import RoundData
 from trainer.model.rollouts import Rollout
 from trainer.reward.ensemble import RewardModel
+from trainer.reward.features import answer_length
 from trainer.rl.objectives import DPO, KTO, Objective, ScoredReply, policy_objective
 from trainer.rl.replay import ReplayBuffer, WithReplay
 from trainer.rl.reward_shaping import ShapedReward
@@ -77,6 +78,7 @@ def token_critic(
         replies += [data.corpus.replies[key].token_ids for key in keys]
         rewards_N = torch.cat([rewards_N, reward.model(cache.features(keys))])
         prompts += [-1 - row for row in range(len(keys))]
+    replies = [reply[-answer_length(reply, backbone.think_ids) :] for reply in replies]
     embeddings_VD = backbone.model.get_input_embeddings().weight
     found = fit_values(embeddings_VD, replies, rewards_N, torch.tensor(prompts))
     if found is None:
