@@ -50,7 +50,7 @@ def test_a_message_becomes_a_pair_and_not_now_ends_it_for_the_day(
             assert say(page, f"Third {number}.").locator(".card").count() == 0
         rows = database.execute(
             "select messages -> -1 ->> 'content' as text, request -> 'pair' as pair from turns"
-            " where request ? 'pair'"
+            " where request ? 'pair' order by created_at"
         ).fetchall()
         asked = [row["text"] for row in rows if row["pair"]["asked"]]
         assert asked == [first, second]

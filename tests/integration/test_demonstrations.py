@@ -222,6 +222,7 @@ def test_new_demonstrations_make_a_round_due(
     trainer = loop.Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), Learner(settings))
     try:
         assert not trainer.due()
+        trainer.last_round -= 1000
         demonstrate(settings, tmp_path, written(4))
         monkeypatch.setattr(loop, "LOOK_SECONDS", 0.0)
         assert trainer.due()
