@@ -26,7 +26,7 @@ class Where:
         if self.url is None:
             return BesideDatabase(self.data_dir)
         if not self.key:
-            raise StartError("--url needs the admin key: --key, or the variable HEARKEN_ADMIN_KEY.")
+            raise StartError("--url needs the admin key, in the variable HEARKEN_ADMIN_KEY.")
         return OverHttp(self.url, self.key)
 
     def ask_or_do(

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import psycopg
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
@@ -62,7 +63,7 @@ def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
         yield {"check": "broker", **_broker(settings.kafka)}
     yield {"check": "signing", **_signing(settings)}
     for url in settings.vllm.urls:
-        yield {"check": "engine", **_engine(url)}
+        yield {"check": "engine", **_engine(url, settings.vllm.key)}
     yield {"check": "schema", "ok": True, "detail": f"this release has version {migrations()[-1][0]}"}
 
 
@@ -140,9 +141,10 @@ def _broker(kafka: KafkaSettings) -> dict[str, Any]:
     }
 
 
-def _engine(url: str) -> dict[str, Any]:
+def _engine(url: str, key: SecretStr | None) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     try:
-        answer = httpx.get(f"{url}/v1/models", timeout=5).raise_for_status()
+        answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=5).raise_for_status()
     except httpx.HTTPError as error:
         return {"ok": False, "detail": f"{url}: {error}"}
     resident = [card["id"] for card in answer.json()["data"] if card.get("parent")]

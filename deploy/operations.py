@@ -203,7 +203,9 @@ class BesideDatabase:
         )
 
     def start(self, policy: str, share: float | None, mode: "Trial | None") -> None:
-        raise StartError("Only a running service can load a policy to try it: give --url and --key.")
+        raise StartError(
+            "Only a running service can load a policy to try it: give --url, and the key in HEARKEN_ADMIN_KEY."
+        )
 
     def promote(self, policy: str, reason: str | None = None) -> None:
         from deploy.promotion import promote

@@ -42,6 +42,7 @@ select
         join projects p on p.id = w.project and coalesce(p.promotion, %(promotion)s) = 'direct'
         where w.project = %(project)s and w.state = 'published'
             and w.gate ->> 'outcome' is distinct from 'unknown'), 0)::float8 as unpromoted,
+    (select coalesce(promotion, %(promotion)s) = 'direct' from projects where id = %(project)s) as direct,
     (select count(*) from quarantine where project = %(project)s and state = 'held')::int as held_raters,
     (select count(*) from (
         select from quarantine q join feedback f on f.project = q.project and f.rater = q.rater
@@ -71,7 +72,6 @@ def loop_metrics(settings: Settings) -> DatabaseMetrics:
 
     def metrics(row: DictRow) -> Iterator[Metric]:
         broker = bool(settings.kafka.servers)
-        direct = settings.serving.promotion == "direct"
         yield GaugeMetricFamily("hearken_trainer_active", "1 while a trainer is active.", row["trainer"])
         yield GaugeMetricFamily(
             "hearken_relay_active", "1 while a relay is active.", row["relay"] if broker else None
@@ -91,7 +91,7 @@ def loop_metrics(settings: Settings) -> DatabaseMetrics:
         yield GaugeMetricFamily(
             "hearken_promotion_waiting_seconds",
             "Age of the oldest published policy that awaits its direct promotion, seconds.",
-            row["unpromoted"] if direct else None,
+            row["unpromoted"] if row["direct"] else None,
         )
         yield GaugeMetricFamily(
             "hearken_raters_held", "Raters in quarantine that nobody has decided on.", row["held_raters"]

@@ -42,7 +42,7 @@ from rollouts where project = %(project)s and policy = %(policy)s order by start
 """
 _OPT_OUT = (
     "Chats are kept, and votes learned from, unless you opt out: on the page under Privacy, in requests by"
-    " `store: false`. Who runs this service can delete what is kept of you."
+    " `store: false`. There you can also have all that is kept of you deleted; so can who runs this service."
 )
 
 

@@ -66,6 +66,7 @@ async def test_the_rest_asynchronously(service: Service) -> None:
         for refused in (
             hearken.policies.promote("p0"), hearken.policies.roll_back("p0"),
             hearken.policies.reinstate("p0"), hearken.rollouts.start("p0", 0.5),
+            hearken.policies.promote("p0", reason="again"), hearken.rollouts.start("p0", mode="duel"),
         ):  # fmt: skip
             with pytest.raises(HearkenError) as caught:
                 await refused

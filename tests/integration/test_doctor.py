@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,27 @@ def test_a_machine_that_has_everything(
     assert "gradient checkpointing never" in checks["memory"]["detail"]
     assert "the relay creates it" in checks["broker"]["detail"]
     assert engine in checks["engine"]["detail"]
+    assert "not-to-be-seen" not in said
+
+
+class KeyedEngine(BaseHTTPRequestHandler):
+    """An engine that answers those only who show its key, as vLLM does."""
+
+    def do_GET(self) -> None:
+        knows = self.headers["Authorization"] == "Bearer not-to-be-seen"
+        self.send_response(200 if knows else 401)
+        self.end_headers()
+        self.wfile.write(b'{"data": []}')
+
+
+def test_an_engine_is_asked_with_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), KeyedEngine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        urls = [f"http://127.0.0.1:{server.server_port}"]
+        settings = Settings(data_dir=tmp_path, vllm=VllmSettings(urls=urls, key=SecretStr("not-to-be-seen")))
+        _, checks, said = ask(settings, capsys)
+        server.shutdown()
+    assert checks["engine"]["ok"], checks["engine"]
     assert "not-to-be-seen" not in said
 
 

@@ -117,8 +117,11 @@ def test_a_published_policy_that_is_not_promoted_is_waiting(database_url: str, p
     with pool.connection() as connection:
         connection.execute("""update policies set gate = '{"outcome": "unknown"}'""")
     assert scraped(database_url)["hearken_promotion_waiting_seconds"] == 0
-    canary = ServingSettings(promotion="manual")
-    assert "hearken_promotion_waiting_seconds" not in scraped(database_url, serving=canary)
+    manual = ServingSettings(promotion="manual")
+    assert "hearken_promotion_waiting_seconds" not in scraped(database_url, serving=manual)
+    with pool.connection() as connection:
+        connection.execute("update projects set promotion = 'canary'")  # the project's own choice
+    assert "hearken_promotion_waiting_seconds" not in scraped(database_url)
 
 
 def test_a_database_that_is_away_shows_nothing_and_breaks_nothing() -> None:

@@ -96,8 +96,9 @@ export class Hearken {
     list: (limit = 100) => this.#list<Policy>(`policies?limit=${limit}`),
     /** Returns a policy with its manifest, lineage and gate report. */
     get: (id: string) => this.#send<Policy>({ method: "GET", path: `policies/${part(id)}`, safe: true }),
-    /** Makes a policy live for everybody, once every engine has proved it. */
-    promote: (id: string) => this.#send<Policy>({ method: "POST", path: `policies/${part(id)}/promote` }),
+    /** Makes a policy live for everybody, once every engine has proved it. One that was rolled back needs a reason. */
+    promote: (id: string, reason?: string) =>
+      this.#send<Policy>({ method: "POST", path: `policies/${part(id)}/promote`, body: reasoned(reason) }),
     /** Takes the live policy or the canary back. */
     rollBack: (id: string, reason?: string) =>
       this.#send<Policy>({ method: "POST", path: `policies/${part(id)}/rollback`, body: reasoned(reason) }),
@@ -109,11 +110,15 @@ export class Hearken {
   readonly rollouts = {
     /** Returns the rollouts, newest first. */
     list: (limit = 100) => this.#list<Rollout>(`rollouts?limit=${limit}`),
-    /** Lets a policy answer a share of the people. */
-    start: (policy: string, share: number) =>
-      this.#send<Rollout>({ method: "POST", path: "rollouts", body: { policy, share } }),
-    /** Makes the policy of a running canary live. */
-    promote: (id: string) => this.#send<Rollout>({ method: "POST", path: `rollouts/${part(id)}/promote` }),
+    /**
+     * Lets a policy answer some of the people, in a duel one reply of some pairs; as the project's rollouts are without
+     * a `mode`. Without a share, people's votes decide.
+     */
+    start: (policy: string, { share, mode }: { share?: number; mode?: "canary" | "duel" } = {}) =>
+      this.#send<Rollout>({ method: "POST", path: "rollouts", body: { policy, share, mode } }),
+    /** Makes the policy of a running trial live. */
+    promote: (id: string, reason?: string) =>
+      this.#send<Rollout>({ method: "POST", path: `rollouts/${part(id)}/promote`, body: reasoned(reason) }),
     /** Takes the policy of a rollout back. */
     rollBack: (id: string, reason?: string) =>
       this.#send<Rollout>({ method: "POST", path: `rollouts/${part(id)}/rollback`, body: reasoned(reason) }),

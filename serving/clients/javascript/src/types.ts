@@ -63,10 +63,10 @@ export interface Rollout {
   id: string;
   policy: string;
   replaces: string;
-  kind: "direct" | "canary";
+  kind: "direct" | "canary" | "duel";
   share: number;
   automatic: boolean;
-  state: "running" | "promoted" | "rolled_back";
+  state: "running" | "promoted" | "rolled_back" | "ended";
   reason: string | null;
   started_at: string;
   ended_at: string | null;

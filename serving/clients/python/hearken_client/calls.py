@@ -148,9 +148,10 @@ def get_policy(policy: str) -> Call[Policy]:
     return Call("GET", f"/v1/policies/{_part(policy)}", safe=True)
 
 
-def promote_policy(policy: str) -> Call[Policy]:
-    """Makes a policy live for everybody, once every engine has proved it."""
-    return Call("POST", f"/v1/policies/{_part(policy)}/promote")
+def promote_policy(policy: str, *, reason: str | None = None) -> Call[Policy]:
+    """Makes a policy live for everybody, once every engine has proved it. One that was rolled back needs a
+    reason."""
+    return Call("POST", f"/v1/policies/{_part(policy)}/promote", _given(reason=reason))
 
 
 def roll_back_policy(policy: str, *, reason: str | None = None) -> Call[Policy]:
@@ -168,14 +169,17 @@ def list_rollouts(*, limit: int = 100) -> Call[list[Rollout]]:
     return Call("GET", "/v1/rollouts", query={"limit": limit}, within="data", safe=True)
 
 
-def start_rollout(policy: str, share: float) -> Call[Rollout]:
-    """Lets a policy answer a share of the people."""
-    return Call("POST", "/v1/rollouts", {"policy": policy, "share": share})
+def start_rollout(
+    policy: str, share: float | None = None, *, mode: Literal["canary", "duel"] | None = None
+) -> Call[Rollout]:
+    """Lets a policy answer some of the people, in a duel one reply of some pairs; as the project's rollouts
+    are without a `mode`. Without a share, people's votes decide."""
+    return Call("POST", "/v1/rollouts", _given(policy=policy, share=share, mode=mode))
 
 
-def promote_rollout(rollout: str) -> Call[Rollout]:
-    """Makes the policy of a running canary live."""
-    return Call("POST", f"/v1/rollouts/{_part(rollout)}/promote")
+def promote_rollout(rollout: str, *, reason: str | None = None) -> Call[Rollout]:
+    """Makes the policy of a running trial live."""
+    return Call("POST", f"/v1/rollouts/{_part(rollout)}/promote", _given(reason=reason))
 
 
 def roll_back_rollout(rollout: str, *, reason: str | None = None) -> Call[Rollout]:

@@ -81,15 +81,15 @@ class Policy(TypedDict):
 
 
 class Rollout(TypedDict):
-    """A rollout: a canary, or one that made a policy live at once."""
+    """A rollout: a canary, a duel, or one that made a policy live at once."""
 
     id: str
     policy: str
     replaces: str
-    kind: Literal["direct", "canary"]
+    kind: Literal["direct", "canary", "duel"]
     share: float
     automatic: bool
-    state: Literal["running", "promoted", "rolled_back"]
+    state: Literal["running", "promoted", "rolled_back", "ended"]
     reason: str | None
     started_at: str
     ended_at: str | None
