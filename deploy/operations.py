@@ -204,7 +204,7 @@ class BesideDatabase:
 
     def start(self, policy: str, share: float | None, mode: "Trial | None") -> None:
         raise StartError(
-            "Only a running service can load a policy to try it: give --url, and the key in HEARKEN_ADMIN_KEY."
+            "Only a running service can load a policy to try it: give --url, and HEARKEN_ADMIN_KEY."
         )
 
     def promote(self, policy: str, reason: str | None = None) -> None:
