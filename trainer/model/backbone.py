@@ -285,7 +285,7 @@ class Backbone(ChatTokenizer):
     def next_token(
         self, batch: PaddedBatch, others_BR: Tensor, temperature: float, values: TokenValues
     ) -> Tensor:
-        """Returns (B, R, 5): the log-probabilities of `logprobs_with`, and in each place what `NextToken`
+        """Returns (B, R, 4): the log-probabilities of `logprobs_with`, and in each place what `NextToken`
         expects. For a single process, and where logits are computed in chunks."""
         rows = len(batch.tokens_BT)
         columns_BRC, _ = self._forward(batch, others_BR, temperature, (), rows, values)
@@ -325,8 +325,8 @@ class Backbone(ChatTokenizer):
                 states_BRD = self._reply_states(batch)
                 columns_BRC = self._read_states(states_BRD, tokens_BR, others_BR, temperature)
                 if values is not None:
-                    next_BR3 = self._read_next(states_BRD, values, temperature)
-                    columns_BRC = torch.cat([columns_BRC, next_BR3], 2)
+                    next_BR2 = self._read_next(states_BRD, values, temperature)
+                    columns_BRC = torch.cat([columns_BRC, next_BR2], 2)
         return columns_BRC * batch.reply_mask_BR.unsqueeze(-1), [hidden[layer] for layer in layers]
 
     def _reply_states(self, batch: PaddedBatch) -> Tensor:
@@ -374,20 +374,20 @@ class Backbone(ChatTokenizer):
         return read_NC.view(*tokens_BR.shape, -1)
 
     def _read_next(self, states_BRD: Tensor, values: TokenValues, temperature: float) -> Tensor:
-        """Returns the (B, R, 3) expectations of `NextToken`, in chunks of tokens."""
+        """Returns the (B, R, 2) expectations of `NextToken`, in chunks of tokens."""
         assert self._head is not None  # noqa: S101
         size, head = max(1, MAX_LOGITS // self.vocab_size), self._head
         chunks = zip(
             torch.split(states_BRD.flatten(0, 1), size), torch.split(values.base_BRD.flatten(0, 1), size),
             strict=True,
         )  # fmt: skip
-        read_N3 = [
+        read_N2 = [
             NextToken.apply(  # type: ignore[no-untyped-call]
                 states_ND, base_ND, head.weight, head.bias, values.values_V, values.eos_ids, temperature
             )
             for states_ND, base_ND in chunks
         ]
-        return torch.cat(read_N3).view(*states_BRD.shape[:2], 3)
+        return torch.cat(read_N2).view(*states_BRD.shape[:2], 2)
 
 
 def _inputs(batch: PaddedBatch) -> dict[str, Any]:

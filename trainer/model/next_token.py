@@ -1,5 +1,5 @@
 """NextToken reads expectations over the whole distribution of the next token off hidden states: of a value of
-each token, of the log-ratio to the base, which is the KL to the base in this place, and of the reply's end.
+each token, and of the log-ratio to the base, which is the KL to the base in this place.
 
 As in `token_logprobs`, Jacobians are computed while the logits are there, so none are kept.
 """
@@ -23,9 +23,9 @@ class TokenValues:
 
 
 class NextToken(torch.autograd.Function):
-    """Returns (N, 3), all at the temperature: the expected value of the next token, given that it ends
-    nothing, the KL(π‖π_base) of the next token, nats, and the probability that it ends the reply. Gradients
-    flow to the hidden states `states_ND` only."""
+    """Returns (N, 2), both at the temperature: the expected value of the next token, given that it does not
+    end the reply, and the KL(π‖π_base) of the next token, nats. Gradients flow to the hidden states
+    `states_ND` only."""
 
     @staticmethod
     def forward(
@@ -36,26 +36,21 @@ class NextToken(torch.autograd.Function):
         base_NV = (linear(base_ND, weight_VD, bias_V).float() / temperature).log_softmax(1)
         p_NV = logp_NV.exp()
         ends_NE, ends_ED = p_NV[:, eos_ids], weight_VD[eos_ids].float()
-        end_N1 = ends_NE.sum(1, keepdim=True)
-        goes_on_N1 = (1 - end_N1).clamp_min(1e-6)
+        goes_on_N1 = (1 - ends_NE.sum(1, keepdim=True)).clamp_min(1e-6)
         mean_ND = linear(p_NV, weight_VD.T).float()
-        ending_ND = ends_NE @ ends_ED
-        of_end_ND = ending_ND - end_N1 * mean_ND
         ratio_NV = logp_NV.sub_(base_NV).mul_(p_NV)
         kl_N1 = ratio_NV.sum(1, keepdim=True)
         of_kl_ND = linear(ratio_NV, weight_VD.T).float() - kl_N1 * mean_ND
         worth_NV = p_NV.mul_(values_V)
         value_N1 = worth_NV.sum(1, keepdim=True) / goes_on_N1
-        others_ND = mean_ND - ending_ND
+        others_ND = mean_ND - ends_NE @ ends_ED
         of_value_ND = (linear(worth_NV, weight_VD.T).float() - value_N1 * others_ND) / goes_on_N1
-        jacobians = (of_value_ND, of_kl_ND, of_end_ND)
+        jacobians = (of_value_ND, of_kl_ND)
         ctx.save_for_backward(*((each / temperature).to(states_ND.dtype) for each in jacobians))
-        return torch.cat([value_N1, kl_N1, end_N1], 1)
+        return torch.cat([value_N1, kl_N1], 1)
 
     @staticmethod
-    def backward(ctx: Any, gradient_N3: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
-        of_value_ND, of_kl_ND, of_end_ND = ctx.saved_tensors
-        of_states_ND = (
-            gradient_N3[:, :1] * of_value_ND + gradient_N3[:, 1:2] * of_kl_ND + gradient_N3[:, 2:] * of_end_ND
-        )
+    def backward(ctx: Any, gradient_N2: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
+        of_value_ND, of_kl_ND = ctx.saved_tensors
+        of_states_ND = gradient_N2[:, :1] * of_value_ND + gradient_N2[:, 1:] * of_kl_ND
         return of_states_ND.to(of_value_ND.dtype), None, None, None, None, None, None

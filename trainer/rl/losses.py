@@ -37,18 +37,14 @@ def policy_gradient(
     return -(gain_BT * mask_BT).sum() / mask_BT.sum()
 
 
-def expected_gain(
-    next_BT3: Tensor, end_gain_BT: Tensor, mask_BT: Tensor, judged_BT: Tensor, kl_coef: float
-) -> Tensor:
-    """Returns the loss of expected policy gradients with a token critic, −Σ (value/length − β·KL +
-    π(end)·gain) over the tokens of replies, divided by their number. `next_BT3` has the expected value of the
-    next token in each place, its KL to the base, and the probability that it ends the reply; `end_gain_BT` is
-    the reward of what was written before it less that of the whole reply. Only tokens in `judged_BT` are
-    worth anything, and their number is the length."""
-    value_BT, kl_BT, end_BT = next_BT3.unbind(-1)
+def expected_gain(next_BT2: Tensor, mask_BT: Tensor, judged_BT: Tensor, kl_coef: float) -> Tensor:
+    """Returns the loss of expected policy gradients with a token critic, −Σ (value/length − β·KL) over the
+    tokens of replies, divided by their number. `next_BT2` has the expected value of the next token in each
+    place and its KL to the base. Only tokens in `judged_BT` are worth anything, and their number is the
+    length."""
+    value_BT, kl_BT = next_BT2.unbind(-1)
     worth_BT = judged_BT * value_BT / judged_BT.sum(1, keepdim=True).clamp_min(1)
-    gain_BT = worth_BT - kl_coef * kl_BT + end_gain_BT * end_BT
-    return -(gain_BT * mask_BT).sum() / mask_BT.sum()
+    return -((worth_BT - kl_coef * kl_BT) * mask_BT).sum() / mask_BT.sum()
 
 
 def confident_token_kl(

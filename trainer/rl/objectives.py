@@ -65,23 +65,20 @@ class PolicyGradient:
         gains_PKT = advantages.generalised_advantages(batch.rewards_PK, values_BT, lengths_B)
         penalty_BT = batch.kl_coef * advantages.kl_to_go(sampler_BT, base_BT)
         advantages_BT = self.advantages(gains_PKT - penalty_BT.view(gains_PKT.shape)).flatten(0, 1)
-        has_value_BT = values_BT != 0  # what is too short to be judged has none
-        end_gain_BT = torch.where(has_value_BT, values_BT - batch.rewards_PK.view(-1, 1), 0.0)
         prompts, replies = batch.prompts, batch.replies
         tokens = sum(map(len, replies))
         for rows in micro_batches(backbone, prompts, replies):
             padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
             mask_BR, top_ids_BR = padded.reply_mask_BR, _align(padded, top_ids_BT[rows]).long()
-            logprobs_BR, top_BR, next_BR3 = self._read(backbone, padded, top_ids_BR)
+            logprobs_BR, top_BR, next_BR2 = self._read(backbone, padded, top_ids_BR)
             advantages_BR = _align(padded, advantages_BT[rows])
             loss = losses.policy_gradient(
                 logprobs_BR, _align(padded, sampler_BT[rows]), advantages_BR, mask_BR,
                 importance_weight_cap=self.importance_weight_cap,
             )  # fmt: skip
-            if self.critic is not None and next_BR3 is not None:
-                end_gain_BR = _align(padded, end_gain_BT[rows])
+            if self.critic is not None and next_BR2 is not None:
                 judged_BR = judged_mask(padded, backbone.think_ids)
-                expected = losses.expected_gain(next_BR3, end_gain_BR, mask_BR, judged_BR, batch.kl_coef)
+                expected = losses.expected_gain(next_BR2, mask_BR, judged_BR, batch.kl_coef)
                 loss = torch.lerp(expected, loss, self.critic.share)
             base_top_BR = _align(padded, base_top_BT[rows])
             kl = losses.confident_token_kl(top_BR, base_top_BR, mask_BR, CONFIDENT_PROBABILITY)
@@ -98,8 +95,8 @@ class PolicyGradient:
         with backbone.reference():
             base_BRD = backbone.reply_states(padded)
         values = TokenValues(self.critic.values_V, self.critic.eos_ids, base_BRD)
-        columns_BR5 = backbone.next_token(padded, top_ids_BR, self.temperature, values)
-        return columns_BR5[..., 0], columns_BR5[..., 1], columns_BR5[..., 2:]
+        columns_BR4 = backbone.next_token(padded, top_ids_BR, self.temperature, values)
+        return columns_BR4[..., 0], columns_BR4[..., 1], columns_BR4[..., 2:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ all next tokens exactly (expected policy gradients: Ciosek and Whiteson 2018).
 The gradient of a sampled return sums the noise of all tokens of a reply: its variance grows with their
 number, and a large model leaves time for few replies. Much of what people like shows in the tokens alone, and
 for that part no sampling of tokens is needed: the reward is regressed on the mean embedding of a reply's
-tokens, so each token has a value, and Σ_v π(v)·value(v) has a gradient without noise. An end token has the
-reward of what was written before it, less that of the whole reply. This is biased, since a value knows
-neither the order of tokens nor what follows them. So both gradients are mixed: sampled returns count in full
-where a step has RETURNS_PER_TOKEN samples for each token of a reply, in proportion where it has fewer.
+tokens, so each token has a value, and Σ_v π(v)·value(v) has a gradient without noise. It is biased, since a
+value knows neither the order of tokens nor what follows them. So both gradients are mixed: sampled returns
+count in full where a step has RETURNS_PER_TOKEN samples for each token of a reply, in proportion where it has
+fewer. When a reply ends is left to sampled returns.
 """
 
 from collections.abc import Sequence
