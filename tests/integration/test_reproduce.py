@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -140,12 +141,19 @@ def test_an_auxiliary_model_is_read_again(settings: Settings, pool: Pool, tmp_pa
     ]
 
 
+@pytest.mark.parametrize("algorithm", ["rloo", "online_dpo"])
 def test_a_token_critic_is_fitted_again(
-    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, algorithm: Literal["rloo", "online_dpo"]
 ) -> None:
+    """Of a policy gradient only."""
+    settings.trainer.rl.algorithm = algorithm
     monkeypatch.setattr(backbone_module, "SMALL_VOCABULARY", 0)
     monkeypatch.setattr(token_critic, "RETURNS_PER_TOKEN", 1000.0)
-    critic = the_round(settings)["optimization"]["token_critic"]
+    optimization = the_round(settings)["optimization"]
+    if algorithm == "online_dpo":
+        assert "token_critic" not in optimization
+        return
+    critic = optimization["token_critic"]
     assert critic["sampled_share"] < token_critic.LEAST_REPLAYED
     assert critic["explained"] > 0
     [policy] = published(pool)

@@ -121,7 +121,7 @@ def test_the_policy_writes_more_of_what_is_worth_more(backbone: Backbone) -> Non
     of = samples(backbone, kl_coef=0.01)
     values_V = torch.where(torch.arange(backbone.vocab_size) < 160, 4.0, -4.0)
     values_V[backbone.eos_ids] = 0
-    critic = TokenCritic(values_V, backbone.eos_ids, 0.5, 0.0)
+    critic = TokenCritic(values_V, 0.5, 0.0)
     of.rewards_PK.neg_()
     train(backbone, PolicyGradient(leave_one_out, 2.0, 1.0, critic), of)
     low_B = torch.tensor([sum(token < 160 for token in reply) / len(reply) for reply in of.replies])

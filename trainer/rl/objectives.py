@@ -94,7 +94,7 @@ class PolicyGradient:
             return *backbone.logprobs_with(padded, top_ids_BR, self.temperature), None
         with backbone.reference():
             base_BRD = backbone.reply_states(padded)
-        values = TokenValues(self.critic.values_V, self.critic.eos_ids, base_BRD)
+        values = TokenValues(self.critic.values_V, backbone.eos_ids, base_BRD)
         columns_BR4 = backbone.next_token(padded, top_ids_BR, self.temperature, values)
         return columns_BR4[..., 0], columns_BR4[..., 1], columns_BR4[..., 2:]
 

@@ -41,7 +41,6 @@ class TokenCritic:
     the part of the gradient that sampled returns have beside it."""
 
     values_V: Tensor
-    eos_ids: list[int]
     explained: float
     share: float
 
@@ -80,9 +79,8 @@ def fit_values(
     scale, eye_NN = kernel_NN.diagonal().mean(), torch.eye(len(x_ND), dtype=torch.double)
     found: tuple[float, Tensor] | None = None
     for ridge in RIDGES:
-        dual_N = torch.linalg.solve(kernel_NN + ridge * scale * eye_NN, y_N)
         inverse_NN = torch.linalg.inv(kernel_NN + ridge * scale * eye_NN)
-        error = 0.0
+        dual_N, error = inverse_NN @ y_N, 0.0
         for number in range(len(count_P)):
             rows = (number_N == number).nonzero().squeeze(1)
             left_out = torch.linalg.solve(inverse_NN[rows][:, rows], dual_N[rows])

@@ -64,13 +64,15 @@ def token_critic(
     base_rewards_N: Tensor,
 ) -> TokenCritic | None:
     """Returns the critic of a policy gradient whose steps have too few samples for the length of the replies;
-    None where they have enough, and where tokens explain nothing of the reward. `base_rewards_N` are the
-    rewards of the base's samples."""
+    None where they have enough, where tokens explain nothing of the reward, and for other algorithms.
+    `base_rewards_N` are the rewards of the base's samples."""
     rl, backbone = data.rl, data.backbone
     replies = [rollout.token_ids for rollout in base]
     samples, length = rl.prompts_per_step * rl.samples_per_prompt, fmean(map(len, replies))
     share = sampled_share(2 * samples, length)  # as many are replayed
-    if share == 1 or backbone.group.size > 1 or not backbone.chunks_logits:
+    if rl.algorithm not in ("rloo", "grpo") or share == 1:
+        return None
+    if backbone.group.size > 1 or not backbone.chunks_logits:
         return None
     rewards_N, prompts = base_rewards_N, [rollout.prompt for rollout in base]
     if reward.heads is None:
@@ -87,7 +89,7 @@ def token_critic(
     values_V[backbone.eos_ids] = 0.0
     if share < LEAST_REPLAYED:
         share = sampled_share(samples, length)
-    critic = TokenCritic(values_V, backbone.eos_ids, explained, share)
+    critic = TokenCritic(values_V, explained, share)
     log.info("token critic", explained=round(explained, 3), sampled_share=round(share, 3))
     return critic
 
