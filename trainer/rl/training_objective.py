@@ -72,7 +72,9 @@ def token_critic(
     share = sampled_share(2 * samples, length)  # as many are replayed
     if rl.algorithm not in ("rloo", "grpo") or share == 1:
         return None
-    if backbone.group.size > 1 or not backbone.chunks_logits:
+    embeddings_VD = backbone.model.get_input_embeddings().weight
+    whole = len(embeddings_VD) == backbone.vocab_size  # as many rows as there are logits
+    if backbone.group.size > 1 or not backbone.chunks_logits or not whole:
         return None
     rewards_N, prompts = base_rewards_N, [rollout.prompt for rollout in base]
     if reward.heads is None:
@@ -81,7 +83,6 @@ def token_critic(
         rewards_N = torch.cat([rewards_N, reward.model(cache.features(keys))])
         prompts += [-1 - row for row in range(len(keys))]
     replies = [reply[-answer_length(reply, backbone.think_ids) :] for reply in replies]
-    embeddings_VD = backbone.model.get_input_embeddings().weight
     found = fit_values(embeddings_VD, replies, rewards_N, torch.tensor(prompts))
     if found is None:
         return None
