@@ -43,7 +43,8 @@ def rank_replicas(replicas: Iterable[Replica], conversation_id: str) -> list[Rep
 class Fleet:
     """The engines at `urls` (see `addresses`), which ask for `key` if that is given. `timeout` is the longest
     wait for an engine's next token, seconds; `context` the base model's context length in tokens, where it is
-    known; `capacity` the number of adapters that an engine has in memory at once, if that is bounded."""
+    known; `capacity` the number of adapters that an engine has in memory at once, if that is bounded.
+    `replaced` is called for each adapter that a health check finds replaced."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Fleet:
         context: int | None = None,
         capacity: int | None = None,
         key: str | None = None,
+        replaced: Callable[[], None] = lambda: None,
     ) -> None:
         self.replicas: list[Replica] = []
         self.context = context
@@ -62,6 +64,7 @@ class Fleet:
         self._timeout = timeout
         self.capacity = capacity
         self._key = key
+        self._replaced = replaced
         self._required: set[str] = set()
         self._placed: dict[str, list[Replica]] = {}
         self._placed_for: tuple[int, list[Replica]] = 0, []
@@ -193,7 +196,7 @@ class Fleet:
         urls = await self._resolve()
         known = {replica.engine.url for replica in self.replicas}
         new = [url for url in urls if url not in known]
-        self.replicas += [Replica(EngineClient(url, self._timeout, self._key)) for url in new]
+        self.replicas += [Replica(EngineClient(url, self._timeout, self._key), self._replaced) for url in new]
         await asyncio.gather(*(replica.health_check() for replica in self.replicas))
         for replica in self.replicas.copy():
             if replica.engine.url not in urls and not replica.healthy and not replica.streams:

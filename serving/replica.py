@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,9 +25,9 @@ class Replica:
     """One engine. `loaded` are its adapters, `verified` those that may answer requests, `failed` those that
     did not pass here and did on another replica, `unused_since` those that it need not hold.
     `description` is what the engine says of itself. `last_token` is when a token last came
-    (time.monotonic)."""
+    (time.monotonic). `replaced` is called for each adapter that is found to be replaced."""
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: EngineClient, replaced: Callable[[], None] = lambda: None) -> None:
         self.engine = engine
         self.description = EngineDescription()
         self.healthy = False
@@ -40,6 +41,7 @@ class Replica:
         self._described = False
         self._failures = 0
         self._changes = 0
+        self._replaced = replaced
         self._checked = self._asked = 0.0  # time.monotonic
 
     @property
@@ -146,6 +148,7 @@ class Replica:
             own, now = self._folders.get(adapter), folders.get(adapter)
             if own and now and own != now:
                 log.critical("adapter_replaced", url=self.engine.url, adapter=adapter, folder=now)
+                self._replaced()
                 with suppress(EngineError):
                     await self.unload(adapter)
 

@@ -123,6 +123,7 @@ async def open_services(
             _context_length(Path(settings.model)),
             settings.engine.max_adapters,
             settings.vllm.key.get_secret_value() if settings.vllm.key else None,
+            metrics.adapters_replaced.inc,
         )
         tastes = Tastes(settings, pool, fleet, router, _scorer(settings))
         hub = Hub(pool, store)

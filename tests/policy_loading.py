@@ -117,7 +117,8 @@ async def policy_loading(database_url: str, tmp_path: Path) -> AsyncIterator[Ser
             signing=SigningSettings(trusted_file=tmp_path / "trusted.pem"),
         )
         trust(settings, KEY)
-        fleet, router, metrics = Fleet([url], timeout=5), Router(0.0), Metrics()
+        router, metrics = Router(0.0), Metrics()
+        fleet = Fleet([url], timeout=5, replaced=metrics.adapters_replaced.inc)
         swap = Swap(settings, pool, fleet, router, metrics, lambda route: None)
         policy = Published(tmp_path / "policies" / "default" / POLICY)
         policy.write()

@@ -95,6 +95,7 @@ async def test_an_adapter_of_another_folder_is_unloaded_at_the_next_health_check
     for _ in range(2):  # the first is answered by the tokens of the probe
         await serving.fleet.health_check()
     assert not serving.fleet.serves(name)
+    assert serving.metrics.registry.get_sample_value("hearken_adapters_replaced_total") == 1
     await serving.swap.reconcile()
     assert serving.engine.loaded[name] == str(serving.policy.directory)
 
