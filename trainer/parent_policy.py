@@ -6,7 +6,7 @@ stand still until they decide. Where the held-out votes speak against that candi
 error, it is the one before. If people decide against a candidate, what was trained from it goes with it, and
 the next round starts from the live policy again.
 
-Every `restart_rounds` rounds one starts from the base, so that the drift of all rounds, and what people voted
+One of `restart_rounds` rounds starts from the base, so that the drift of all rounds, and what people voted
 long ago, does not stay for ever. It takes over like any candidate: if the gate, or people, find it no worse
 than the live policy.
 """
@@ -78,16 +78,17 @@ def choose_parent(
 
 
 def _restarts(pool: Pool, settings: Settings, live: PolicyDirectory) -> bool:
-    """Whether none of the last `restart_rounds` rounds started from the base."""
+    """Whether none of the `restart_rounds` rounds up to the one that begins started from the base."""
     every = settings.trainer.restart_rounds
     if every is None or live.id == BASE:
         return False
+    before = every - 1
     with pool.connection() as connection:
         rows = connection.execute(
             "select parent from rounds where project = %s and outcome <> 'running' order by id desc limit %s",
-            [settings.project, every],
+            [settings.project, before],
         ).fetchall()
-    return len(rows) == every and all(row["parent"] != BASE for row in rows)
+    return len(rows) == before and all(row["parent"] != BASE for row in rows)
 
 
 def _base(pool: Pool, project: str) -> PolicyDirectory:

@@ -30,8 +30,8 @@ class TrainerSettings(BaseModel):
     restart_rounds: int | None = Field(
         None,
         ge=1,
-        description="rounds after which one begins from the base instead of the live policy, with three times"
-        " the steps; none: never",
+        description="of so many rounds one begins from the base instead of the live policy, with three times"
+        " the steps; none: never, rounds",
     )
     min_votes: int = Field(40, ge=2, description="votes needed before the first round, votes")
     threads: int | None = Field(

@@ -76,13 +76,12 @@ def begin_rounds(pool: Pool, *parents: str) -> None:
 
 def test_every_few_rounds_one_starts_from_the_base(pool: Pool) -> None:
     add(pool, "p2-bbbbbb", "canary")
-    begin_rounds(pool, "p0", LIVE.id, LIVE.id)
-    assert chosen(pool, restart_rounds=3) == "p2-bbbbbb"
-    assert chosen(pool, restart_rounds=2) == "p0"
-    begin_rounds(pool, "p0")
-    assert chosen(pool, restart_rounds=2) == "p2-bbbbbb"
-    begin_rounds(pool, LIVE.id, LIVE.id)
-    assert chosen(pool, restart_rounds=2) == "p0"
+    begun = []
+    for _ in range(7):
+        begun.append(chosen(pool, restart_rounds=3))
+        begin_rounds(pool, begun[-1])
+    assert begun == ["p2-bbbbbb", "p2-bbbbbb", "p0"] * 2 + ["p2-bbbbbb"]
+    assert chosen(pool, restart_rounds=1) == "p0"
     assert chosen(pool) == "p2-bbbbbb"
 
 
