@@ -1,8 +1,10 @@
 """A policy's card says what a policy learned from, in aggregate, how it was judged, and how to opt out.
 
 `GET /v1/policies/{policy}/card` is for the project; `GET /cards/{project}/{policy}` is for everybody where
-the project says so (`public_cards`). Nothing in it is about one person: few votes are not counted, and what
-operators wrote is left out. The sections follow "Model Cards for Model Reporting" (Mitchell et al. 2019).
+the project says so (`public_cards`). Nothing in it is about one person: votes of few people
+(`feedback.person`) are not counted, and what operators wrote is left out. Votes past their retention are of
+nobody, as it is no longer known which network they came from. The sections follow "Model Cards for Model
+Reporting" (Mitchell et al. 2019).
 """
 
 from collections.abc import Iterator
@@ -13,23 +15,28 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from starlette.responses import PlainTextResponse, Response
 
+from feedback.person import person_of
 from schemas.errors import NotFound
+from schemas.feedback import JUDGE
 from serving.admin import with_times
 from serving.auth import Viewer, charge
 from serving.console.policies import policy
 from serving.services import services
 
 FEWEST = 5
-"""Votes of a kind, and people, below which the card does not count them."""
+"""People below which the card does not count votes."""
 
 router = APIRouter()
 
 _VOTES: LiteralString = """
-select type, coalesce(value ->> 'value', value ->> 'signal') as value, count(*) as votes,
-    count(distinct rater) as people
-from training_examples where project = %(project)s and first_policy = %(policy)s
-group by grouping sets ((type, coalesce(value ->> 'value', value ->> 'signal')), ())
-order by type nulls first, votes desc
+with votes as (
+    select e.type, coalesce(e.value ->> 'value', e.value ->> 'signal') as value,
+        case when f.id is not null and not starts_with(e.rater, %(judge)s) then {person} end as person
+    from training_examples e left join feedback f on f.id = e.feedback_id
+    where e.project = %(project)s and e.first_policy = %(policy)s
+)
+select type, value, count(*) as votes, count(distinct person) as people
+from votes group by grouping sets ((type, value), ()) order by type nulls first, votes desc
 """
 _ABOUT: LiteralString = """
 select manifest ->> 'base_model' as base_model, base_digest, digest, public_cards
@@ -49,12 +56,13 @@ _OPT_OUT = (
 async def card(connection: AsyncConnection[DictRow], project: str, id: str) -> dict[str, Any]:
     """Returns the card of a policy. Raises NotFound."""
     shown = await policy(connection, project, id)
-    values = {"project": project, "policy": id}
+    values = {"project": project, "policy": id, "judge": JUDGE}
     about = await (await connection.execute(_ABOUT, values)).fetchone()
-    votes = await (await connection.execute(_VOTES, values)).fetchall()
+    votes = await (await connection.execute(_VOTES.format(person=person_of("f", "e")), values)).fetchall()
     rollouts = await (await connection.execute(_ROLLOUTS, values)).fetchall()
     assert about is not None  # noqa: S101  (the policy was there)
-    whole, kinds = votes[0], votes[1:]
+    whole, *kinds = votes
+    enough = whole["people"] >= FEWEST
     return {
         "policy": id,
         "project": project,
@@ -66,8 +74,8 @@ async def card(connection: AsyncConnection[DictRow], project: str, id: str) -> d
         "digest": about["digest"],
         "lineage": shown["ancestors"],
         "learned_from": {
-            "votes": _enough(whole["votes"]),
-            "people": _enough(whole["people"]),
+            "votes": whole["votes"] if enough else None,
+            "people": whole["people"] if enough else None,
             "kinds": [
                 {"type": row["type"], "value": row["value"], "votes": row["votes"]}
                 for row in kinds
@@ -95,7 +103,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     if learned["votes"] is None:
         yield f"New votes of fewer than {FEWEST} people, or none."
     else:
-        yield f"{learned['votes']} new votes of {learned['people'] or f'fewer than {FEWEST}'} people:\n"
+        yield f"{learned['votes']} new votes of {learned['people']} people:\n"
         yield from (
             f"- {row['votes']} of type {row['type']}" + (f" ({row['value']})" if row["value"] else "")
             for row in learned["kinds"]
@@ -113,10 +121,6 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"- {each['share']:.0%} from {each['started_at'][:10]}{ended}, {each['state']}{why}"
     yield f"\n## Opt out\n\n{found['opt_out']}\n"
     yield f"Digest of the policy {found['digest']}, of its base {found['base_digest']}."
-
-
-def _enough(count: int) -> int | None:
-    return count if count >= FEWEST else None
 
 
 @router.get("/v1/policies/{policy}/card")
