@@ -4,8 +4,9 @@ A week is dropped with its replies and the votes on them. A project that keeps i
 the installation has them deleted by their age, in batches. The training examples derived from those votes
 hold no text and stay, but without their turns the trainer no longer learns from them. Responses stored for an
 Idempotency-Key are deleted sooner: clients do not retry for that long. A rater in quarantine is forgotten
-with the last of their votes. Rows are deleted in batches and weeks dropped one by one, each in a transaction
-of its own, with pauses, so chats and votes hardly wait for it.
+with the last of their votes, and so are the weights of a person's tastes; failed requests at the age of
+turns. Rows are deleted in batches and weeks dropped one by one, each in a transaction of its own, with
+pauses, so chats and votes hardly wait for it.
 """
 
 import asyncio
@@ -84,6 +85,25 @@ with past as (
 delete from quarantine using past
 where (quarantine.project, quarantine.rater) = (past.project, past.rater) returning 1 as found
 """
+_PAST_TASTES: LiteralString = """
+with past as (
+    select t.project, t.rater, t.policy from person_tastes t join projects p on p.id = t.project
+    where coalesce(p.retention_days, %(days)s::integer) is not null
+        and not exists (select from feedback where project = t.project and rater = t.rater)
+    limit %(most)s
+)
+delete from person_tastes using past
+where (person_tastes.project, person_tastes.rater, person_tastes.policy)
+    = (past.project, past.rater, past.policy)
+returning 1 as found
+"""
+_OLD_FAILURES: LiteralString = """
+delete from rollout_failures where ctid = any(array(
+    select f.ctid from projects p join rollout_failures f on f.project = p.id
+    where f.created_at < now() - least(p.retention_days, %(days)s::integer) * interval '24 hours'
+    limit %(most)s
+)) returning 1 as found
+"""
 _ENDED_WEEK: LiteralString = "select drop_turn_week(now() - %(days)s * interval '24 hours') as found"
 
 
@@ -113,7 +133,8 @@ async def run_maintenance(pool: AsyncPool, retention_days: int | None) -> None:
         await _repeat(pool, _ENDED_WEEK, days=retention_days)
         await _repeat(pool, _UNDATED_TURNS, days=retention_days, most=BATCH)
     await _repeat(pool, _OLD_TURNS_OF_PROJECTS, most=BATCH)
-    await _repeat(pool, _PAST_RATERS, days=retention_days, most=BATCH)
+    for statement in (_PAST_RATERS, _PAST_TASTES, _OLD_FAILURES):
+        await _repeat(pool, statement, days=retention_days, most=BATCH)
 
 
 async def _repeat(pool: AsyncPool, statement: LiteralString, **values: object) -> None:

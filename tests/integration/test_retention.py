@@ -190,6 +190,32 @@ async def test_a_rater_in_quarantine_is_forgotten_with_the_last_of_their_votes(p
     assert await one(pool, "select string_agg(rater, ' ' order by rater) from quarantine") == "u_ada u_new"
 
 
+async def test_what_votes_and_failures_left_of_a_person_goes_with_them(pool: AsyncPool) -> None:
+    await keep(pool, new_id())  # u_ada's
+    async with pool.connection() as connection:
+        await connection.execute(
+            "insert into person_tastes (project, policy, rater, weights, votes)"
+            " select 'default', 'p1', rater, '{}', 1 from unnest('{u_ada,u_eve}'::text[]) as rater"
+        )
+        await connection.execute(
+            "insert into rollout_failures (project, policy, rater, created_at)"
+            " select 'default', 'p1', days::text, now() - days * interval '1 day'"
+            " from unnest('{60,20,5}'::integer[]) as days"
+        )
+
+    async def left(days: int | None) -> tuple[object, object]:
+        await run_maintenance(pool, days)
+        return (
+            await one(pool, "select string_agg(rater, ' ' order by rater) from person_tastes"),
+            await one(pool, "select max(rater::integer) from rollout_failures"),
+        )
+
+    assert await left(None) == ("u_ada u_eve", 60)
+    assert await left(30) == ("u_ada", 20)
+    await one(pool, "update projects set retention_days = 10 where id = 'default' returning 1")
+    assert await left(None) == ("u_ada", 5)
+
+
 async def test_what_is_deleted_in_batches_is_deleted_to_the_end(
     pool: AsyncPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
