@@ -2,11 +2,13 @@
 a terminal they are part of a screen (`deploy.local.screen`)."""
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from deploy.local.prepare import describe_keys
-from schemas.settings import Settings
+from schemas.settings import Settings, load
 from serving.keys import NewKeys
 
 
@@ -41,10 +43,23 @@ def welcome(settings: Settings, made: NewKeys) -> str:
             """    -d '{"model": "default", "messages": [{"role": "user", "content": "Hello!"}]}'""",
             "",
             "Watch it learn from simulated users with a hidden preference, in a project of their own:",
-            "  hearken simulate",
+            f"  {_simulation(settings)}",
             "",
         ]
     return "\n".join(lines)
+
+
+def _simulation(settings: Settings) -> str:
+    """Returns the command that simulates users of this installation, for the shell that started it."""
+    found = load()  # what the command has by itself
+    given = [
+        f"HEARKEN_{name.upper()}={getattr(settings, name)}"
+        for name in ("host", "port")
+        if getattr(settings, name) != getattr(found, name)
+    ]
+    folder = settings.data_dir.resolve()
+    elsewhere = [] if folder == found.data_dir.resolve() else ["--data-dir", str(folder)]
+    return shlex.join([*given, sys.argv[0], "simulate", *elsewhere])
 
 
 def reachable(host: str) -> str:

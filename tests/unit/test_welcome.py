@@ -1,0 +1,20 @@
+"""The welcome of `hearken up` names commands that the shell that started it can run."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.local.console import welcome
+from schemas.settings import load
+from serving.keys import NewKeys
+
+
+def test_the_simulation_is_started_as_the_installation_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = NewKeys("sk-hearken-1", "sk-hearken-2", "pk-hearken-1")
+    monkeypatch.setattr("sys.argv", [".venv/bin/hearken", "up"])
+    assert "\n  .venv/bin/hearken simulate\n" in welcome(load(), made)
+    monkeypatch.setattr("sys.argv", ["/opt/hear ken/hearken", "up"])
+    command = f"HEARKEN_PORT=8123 '/opt/hear ken/hearken' simulate --data-dir {tmp_path}"
+    assert f"\n  {command}\n" in welcome(load(port=8123, data_dir=tmp_path), made)
