@@ -181,6 +181,27 @@ def test_a_project_sets_how_it_looks_and_a_visitor_is_asked(
     eventually(database, "thumb", "Rye?", reasons=["crisp"])
 
 
+def test_where_no_chat_is_kept_any_more_a_visitor_is_forgotten_all_the_same(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    page = context.new_page()
+    for consent in ("on", "off"):
+        placed = f'<hearken-chat key="{PUBLIC_KEY}" consent="{consent}"></hearken-chat>'
+        page.goto(site.add(f"/consent-{consent}", placed + elements(installation), installation.url))
+        say(page, f"The zebra is {consent}")
+    page.get_by_role("button", name="Nothing is kept.").click()
+    dialog = page.get_by_role("dialog", name="Privacy")
+    expect(dialog.get_by_role("switch")).to_have_count(0)
+    check_accessible(page)
+    with page.expect_download() as download:
+        dialog.get_by_role("button", name="Download what is kept of me").click()
+    held = download.value.path().read_text()
+    assert ("The zebra is on" in held, "The zebra is off" in held) == (True, False)
+    dialog.get_by_role("button", name="Forget me").click()
+    dialog.get_by_role("button", name="Yes, forget me").click()
+    expect(dialog).to_contain_text("You are forgotten.")
+
+
 def test_of_three_replies_one_is_best(
     context: BrowserContext, site: Site, installation: Installation, database: Database
 ) -> None:

@@ -17,7 +17,7 @@ interface Props {
 export function Composer({ sent, privacy, tone }: Props): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
-  const { chat, options } = session;
+  const { chat } = session;
   const [text, setText] = useState("");
   const input = useRef<HTMLTextAreaElement>(null);
   const limit = useLimit(text);
@@ -101,11 +101,9 @@ export function Composer({ sent, privacy, tone }: Props): JSX.Element {
       <p class="hint" id="hint">
         <span class="keys">{texts.keys} </span>
         {texts.modelNote}{" "}
-        {options.consent !== "off" && (
-          <button class="link" type="button" aria-haspopup="dialog" onClick={privacy}>
-            {session.kept ? texts.teaches : texts.optedOut}
-          </button>
-        )}
+        <button class="link" type="button" aria-haspopup="dialog" onClick={privacy}>
+          {session.kept ? texts.teaches : texts.optedOut}
+        </button>
         {session.asksForTone && chat.turns.length > 0 && (
           <>
             {" "}

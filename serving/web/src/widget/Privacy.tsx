@@ -1,4 +1,4 @@
-/** The dialog in which a visitor reads what is kept, opts out, gets a copy of it, and has it erased. */
+/** The dialog in which a visitor reads what is kept, opts out, gets a copy of it, and has it erased. Where a page keeps no chat, earlier ones may have been kept. */
 
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
@@ -11,6 +11,7 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
   const [step, setStep] = useState<Step>("offered");
+  const keeps = session.options.consent !== "off";
 
   const attempt = async (work: () => Promise<Step>): Promise<void> => {
     setStep("busy");
@@ -24,17 +25,19 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
 
   return (
     <Dialog title={texts.privacy} close={close}>
-      <p>{texts.privacyText}</p>
+      {keeps && <p>{texts.privacyText}</p>}
       {!session.keep.lasting && <p>{texts.inMemory}</p>}
-      <label class="switch">
-        <input
-          type="checkbox"
-          role="switch"
-          checked={session.kept}
-          onChange={(event) => (session.consent = event.currentTarget.checked ? "yes" : "no")}
-        />
-        <span>{texts.learnFromMe}</span>
-      </label>
+      {keeps && (
+        <label class="switch">
+          <input
+            type="checkbox"
+            role="switch"
+            checked={session.kept}
+            onChange={(event) => (session.consent = event.currentTarget.checked ? "yes" : "no")}
+          />
+          <span>{texts.learnFromMe}</span>
+        </label>
+      )}
       {!session.kept && <p class="aside">{texts.notKept}</p>}
       <p class="aside" role="status">
         {step === "asked" && texts.forgetQuestion}
