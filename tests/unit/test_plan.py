@@ -11,13 +11,14 @@ import torch
 from deploy.cli import app
 from schemas.settings import RLSettings, TrainerSettings
 from tests.contract.engines import random_model, shared_tokenizer
+from trainer.data.hyperparameters import Hyperparameters
 from trainer.evaluation import screening
 from trainer.model.backbone import Backbone
 from trainer.model.device import Rates
 from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.machine import Machine
 from trainer.planning.op_profiler import ACTIVATIONS, BF16_WEIGHTS, CACHE, LOGITS
-from trainer.planning.plan import Plan, plan
+from trainer.planning.plan import Plan, plan, token_critic
 from trainer.starter import MODEL_DIR
 
 torch.set_num_threads(1)
@@ -89,6 +90,7 @@ def test_gradient_checkpointing_needs_less_memory_and_more_time(tiny_base: Path)
     kept, recomputed = default.phases["training"], default.toggled
     assert not default.gradient_checkpointing
     assert "gradient_checkpointing" in default.derived
+    assert "token_critic" not in default.derived  # its vocabulary is small
     assert "gradient_checkpointing" not in planned(tiny_base, gradient_checkpointing=False).derived
     assert recomputed.peak[ACTIVATIONS] < 0.75 * kept.peak[ACTIVATIONS]
     assert recomputed.flops > 1.2 * kept.flops
@@ -154,7 +156,21 @@ def test_logits_of_a_large_vocabulary_are_never_whole(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     random_model("llama", 50_000).save_pretrained(tmp_path)
     whole = 16 * 48 * 50_000 * 4
-    assert 0 < planned(tmp_path, max_tokens=48).phases["training"].peak[LOGITS] < 1.5 * whole
+    few = {"max_tokens": 48, "prompts_per_step": 4}
+    found = planned(tmp_path, **few)
+    assert 0 < found.phases["training"].peak[LOGITS] < 1.5 * whole
+
+    critic = found.derived["token_critic"]  # beside 16 samples a step, and as many replayed
+    assert critic["value"] == "78% of the gradient"
+    assert "replayed" not in critic["reason"]
+    rl = {**few, "learning_rate": 1.0, "steps_per_round": 1}
+    backbone = FakeBackbone(tmp_path, RLSettings(**rl))
+    many = Hyperparameters(**{**rl, "prompts_per_step": 32})
+    assert token_critic(many, backbone) is None
+    critic = token_critic(Hyperparameters(**{**rl, "max_tokens": 120}), backbone)
+    assert critic is not None
+    assert critic["value"] == "96% of the gradient"
+    assert "neither replayed" in critic["reason"]
 
 
 def test_another_base_may_have_as_many_probes_as_there_can_be(

@@ -33,6 +33,7 @@ from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.machine import Machine
 from trainer.planning.phases import Asked, phases_of, replies_trained_on, supervised_stage
 from trainer.rl.guard import ADAPTER_COPIES
+from trainer.rl.token_critic import LEAST_REPLAYED, sampled_share
 
 PROMPT_TOKENS = 512
 """Length of the longest prompt, tokens, where the caller names none and the context allows it."""
@@ -45,9 +46,9 @@ class Plan:
     is the model FLOPs of training as a share of what the device does in matrix products. `toggled` is
     training with gradient checkpointing where it has none, and the other way round. `savings` are the peaks
     (bytes) of settings that need less memory, where the round does not fit. `derived` has the hyperparameters
-    that no setting names, each with its value and where it comes from. `budget` bounds the batches, and
-    `longest_prompt` the prompts that are trained on, because of `longest_reason`. `timed` is False for a
-    device whose speed is not known."""
+    that no setting names, each with its value and where it comes from, and the token critic, if any. `budget`
+    bounds the batches, and `longest_prompt` the prompts that are trained on, because of `longest_reason`.
+    `timed` is False for a device whose speed is not known."""
 
     parameters: int
     trainable: int
@@ -124,6 +125,8 @@ def plan(
     found.derived.update(derived)
     if rl.gradient_checkpointing is None:
         found.derived["gradient_checkpointing"] = _checkpointing(backbone, TokenBudget(**found.budget))
+    if (critic := token_critic(rl, backbone)) is not None:
+        found.derived["token_critic"] = critic
     if not found.fits:
         shorter = max(1, rl.max_tokens // 2)
         for change in (
@@ -171,6 +174,24 @@ def fit(settings: TrainerSettings, model: Path) -> dict[str, Any]:
         "checkpointing": _checkpointing(backbone, budget),
         "fits": count.least_batch <= memory,
     }
+
+
+def token_critic(rl: Hyperparameters, backbone: FakeBackbone) -> dict[str, str] | None:
+    """Returns which part of a step's gradient a token critic may have, and why; None where it has none
+    (`trainer.rl.training_objective`)."""
+    whole = len(backbone.model.get_input_embeddings().weight) == backbone.vocab_size
+    if rl.algorithm not in ("rloo", "grpo") or not backbone.chunks_logits or not whole:
+        return None
+    samples = rl.prompts_per_step * rl.samples_per_prompt
+    share = sampled_share(2 * samples, rl.max_tokens)  # as many are replayed
+    if share == 1:
+        return None
+    reason = f"{samples} samples a step are few for replies of {rl.max_tokens} tokens"
+    if share < LEAST_REPLAYED:
+        share = sampled_share(samples, rl.max_tokens)
+        reason += ", so the base's samples are neither replayed nor trained on (SFT)"
+    reason += "; memory and time are those of steps without it"
+    return {"value": f"{1 - share:.0%} of the gradient", "reason": reason}
 
 
 def _checkpointing(backbone: FakeBackbone, budget: TokenBudget) -> dict[str, str]:
