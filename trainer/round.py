@@ -25,6 +25,7 @@ from trainer.reward.criteria_reward import CriteriaReward, criteria_reward
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 from trainer.rl.batch import OptimizeResult
+from trainer.rl.critic_objective import CriticRegression, token_critic
 from trainer.rl.edit_objective import with_edits
 from trainer.rl.guard import CheckRecorder, Guard, KnowledgeCheck
 from trainer.rl.optimize import optimize
@@ -34,7 +35,7 @@ from trainer.rl.sft import Demonstration, weighted_base_samples, weighted_voted_
 from trainer.rl.style_drift import StyleDrift
 from trainer.rl.supervised import KL_SHARE, SupervisedResult, SupervisedStage
 from trainer.rl.token_critic import TokenCritic
-from trainer.rl.training_objective import token_critic, training_objective
+from trainer.rl.training_objective import training_objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +113,19 @@ def run_round(
         checks = CheckRecorder(knowledge)
         supervised = _learn_demonstrations(data, checks, sampler, reward, base, report)
         critic = token_critic(data, cache, reward, base.rollouts, rewards_N)
-        objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations, critic)
+        if critic is None:
+            objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
+        else:
+            objective = CriticRegression(critic, rl.temperature)
         objective, edits = with_edits(data, model, objective)
         guard = Guard(
             backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, checks, data.generator("guard"),
             data.inputs.knowledge_lost / settings.gate.max_knowledge_loss,
         )  # fmt: skip
         sample = step_sampler(prompts, rl.prompts_per_step, sampler, data.generator("prompts"), edits or list)
-        exact = critic is not None and critic.is_most
-        optimized = optimize(backbone, sample, reward, objective, guard, rl, report, exact=exact)
+        optimized = optimize(
+            backbone, sample, reward, objective, guard, rl, report, minibatches=critic is not None
+        )
     finally:
         heads.remove()
     return RoundResult(

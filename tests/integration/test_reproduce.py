@@ -154,7 +154,6 @@ def test_a_token_critic_is_fitted_again(
         assert "token_critic" not in optimization
         return
     critic = optimization["token_critic"]
-    assert critic["sampled_share"] < token_critic.LEAST_REPLAYED
     assert critic["explained"] > 0
     [policy] = published(pool)
     assert reproduce(settings, pool, policy).identical

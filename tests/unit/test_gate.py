@@ -236,6 +236,14 @@ def test_one_end_token_of_ten_is_no_veto_where_the_base_has_one_of_six() -> None
     assert found.outcome == "refused"
 
 
+def test_prompts_whose_replies_never_end_are_no_fault_of_the_candidate() -> None:
+    """The base answers other prompts, and the live policy the same."""
+    candidate, live = samples(1.0, eos_rate=0.75), samples(0.0, seed=1, eos_rate=0.75)
+    found = Verdict()
+    check_end_tokens(found, GateSamples(candidate, live, samples(0.0, seed=2)), GateSettings())
+    assert found.outcome == "passed"
+
+
 def test_a_figure_beyond_its_limit_within_two_errors_is_unknown() -> None:
     noisy = samples(1.0, kl=0.16)
     spread = [0.2] * PROMPTS + [1.8] * PROMPTS

@@ -160,17 +160,12 @@ def test_logits_of_a_large_vocabulary_are_never_whole(tmp_path: Path) -> None:
     found = planned(tmp_path, **few)
     assert 0 < found.phases["training"].peak[LOGITS] < 1.5 * whole
 
-    critic = found.derived["token_critic"]  # beside 16 samples a step, and as many replayed
-    assert critic["value"] == "78% of the gradient"
-    assert "replayed" not in critic["reason"]
+    assert found.derived["token_critic"]["value"] == "instead of sampled returns"
     rl = {**few, "learning_rate": 1.0, "steps_per_round": 1}
     backbone = FakeBackbone(tmp_path, RLSettings(**rl))
     many = Hyperparameters(**{**rl, "prompts_per_step": 32})
     assert token_critic(many, backbone) is None
-    critic = token_critic(Hyperparameters(**{**rl, "max_tokens": 120}), backbone)
-    assert critic is not None
-    assert critic["value"] == "96% of the gradient"
-    assert "neither replayed" in critic["reason"]
+    assert token_critic(Hyperparameters(**rl), backbone) is not None
 
 
 def test_another_base_may_have_as_many_probes_as_there_can_be(

@@ -197,11 +197,18 @@ def check_length(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> 
 
 
 def check_end_tokens(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
-    """Refuses a candidate that leaves out the end token more often than the base."""
+    """Refuses a candidate that leaves out the end token more often than the base, unless the live policy does
+    as often."""
     candidate, base = samples.candidate, samples.base
     verdict.figures |= {"ended": round(candidate.eos_rate, 3), "base_ended": round(base.eos_rate, 3)}
-    without = [(each.ended.count(False), len(each.ended)) for each in (base, candidate)]
-    excess = increase_of_share(*without) - gate.max_no_eos_increase
+    share, live, of_base = (
+        each.per_reply([not ended for ended in each.ended]) for each in (candidate, samples.live, base)
+    )
+    allowed = Estimate(of_base.value + gate.max_no_eos_increase, of_base.error)
+    excess = share - max(allowed, live, key=lambda each: each.value)
+    # Where the replies to all prompts agree, their number still bounds the error.
+    counts = [(each.ended.count(False), len(each.ended)) for each in (base, candidate)]
+    excess = Estimate(excess.value, max(excess.error, increase_of_share(*counts).error))
     verdict.limit(excess, f"only {candidate.eos_rate:.0%} of replies end with an end token")
 
 

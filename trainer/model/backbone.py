@@ -28,7 +28,6 @@ from trainer.model.decoding import fast_decoding, packed_product
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
 from trainer.model.hidden_states import HiddenStates
 from trainer.model.lora_inputs import keep_inputs_once
-from trainer.model.next_token import NextToken, TokenValues
 from trainer.model.token_budget import TokenBudget
 from trainer.model.token_logprobs import TokenLogprobs
 from trainer.model.tokenizer import ChatTokenizer
@@ -282,20 +281,25 @@ class Backbone(ChatTokenizer):
         gathered_BRC = self.group.all_gather(columns_BRC[:own])
         return gathered_BRC[..., 0], gathered_BRC[..., 1]
 
-    def next_token(
-        self, batch: PaddedBatch, others_BR: Tensor, temperature: float, values: TokenValues
-    ) -> Tensor:
-        """Returns (B, R, 4): the log-probabilities of `logprobs_with`, and in each place what `NextToken`
-        expects. For a single process, and where logits are computed in chunks."""
-        rows = len(batch.tokens_BT)
-        columns_BRC, _ = self._forward(batch, others_BR, temperature, (), rows, values)
-        return columns_BRC
+    def logprobs_and_states(self, batch: PaddedBatch, others_BR: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the log-probabilities of other tokens in the places of the reply tokens at temperature 1,
+        and the (B, R, D) hidden states off which they are read. For a single process, and where logits are
+        computed in chunks."""
+        rows, width = batch.tokens_BT.shape
+        with (
+            self.training_mode(rows, width),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16_autocast),
+        ):
+            states_BRD = self._reply_states(batch)
+            columns_BR2 = self._read_states(states_BRD, batch.reply_tokens_BR, others_BR, 1.0)
+        return columns_BR2[..., 1] * batch.reply_mask_BR, states_BRD.float()
 
     @torch.no_grad()
-    def reply_states(self, batch: PaddedBatch) -> Tensor:
-        """Returns the (B, R, D) hidden states from which the reply tokens of a batch are read."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16_autocast):
-            return self._reply_states(batch)
+    def base_states(self, batch: PaddedBatch) -> Tensor:
+        """Returns the (B, R, D) hidden states off which the base's logits are read at the reply tokens."""
+        enabled = self.bf16_autocast
+        with self.reference(), torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+            return self._reply_states(batch).float()
 
     def base_scores(self, batch: PaddedBatch, layers: Sequence[int], temperature: float = 1.0) -> BaseScores:
         """Returns the scores of a batch, computed by this process alone with the model as it is (inside
@@ -307,10 +311,10 @@ class Backbone(ChatTokenizer):
 
     def _forward(
         self, batch: PaddedBatch, others_BR: Tensor | None, temperature: float, layers: Sequence[int],
-        rows: int, values: TokenValues | None = None,
+        rows: int,
     ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-        """Returns what `_read_logits` reads at each reply token (B, R, C), with `values` what `NextToken`
-        reads behind it, and hidden states. No process has more than `rows` rows."""
+        """Returns what `_read_logits` reads at each reply token (B, R, C), and hidden states. No process has
+        more than `rows` rows."""
         kept = batch.reply_length + 1
         tokens_BR = batch.reply_tokens_BR
         with (
@@ -322,11 +326,7 @@ class Backbone(ChatTokenizer):
                 output = self.model(**_inputs(batch), logits_to_keep=kept)
                 columns_BRC = _read_logits(output.logits[:, -kept:-1], tokens_BR, others_BR, temperature)
             else:
-                states_BRD = self._reply_states(batch)
-                columns_BRC = self._read_states(states_BRD, tokens_BR, others_BR, temperature)
-                if values is not None:
-                    next_BR2 = self._read_next(states_BRD, values, temperature)
-                    columns_BRC = torch.cat([columns_BRC, next_BR2], 2)
+                columns_BRC = self._read_states(self._reply_states(batch), tokens_BR, others_BR, temperature)
         return columns_BRC * batch.reply_mask_BR.unsqueeze(-1), [hidden[layer] for layer in layers]
 
     def _reply_states(self, batch: PaddedBatch) -> Tensor:
@@ -372,22 +372,6 @@ class Backbone(ChatTokenizer):
         )  # fmt: skip
         read_NC = torch.cat([read(*chunk) for chunk in chunks])
         return read_NC.view(*tokens_BR.shape, -1)
-
-    def _read_next(self, states_BRD: Tensor, values: TokenValues, temperature: float) -> Tensor:
-        """Returns the (B, R, 2) expectations of `NextToken`, in chunks of tokens."""
-        assert self._head is not None  # noqa: S101
-        size, head = max(1, MAX_LOGITS // self.vocab_size), self._head
-        chunks = zip(
-            torch.split(states_BRD.flatten(0, 1), size), torch.split(values.base_BRD.flatten(0, 1), size),
-            strict=True,
-        )  # fmt: skip
-        read_N2 = [
-            NextToken.apply(  # type: ignore[no-untyped-call]
-                states_ND, base_ND, head.weight, head.bias, values.values_V, values.eos_ids, temperature
-            )
-            for states_ND, base_ND in chunks
-        ]
-        return torch.cat(read_N2).view(*states_BRD.shape[:2], 2)
 
 
 def _inputs(batch: PaddedBatch) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.machine import Machine
 from trainer.planning.phases import Asked, phases_of, replies_trained_on, supervised_stage
 from trainer.rl.guard import ADAPTER_COPIES
-from trainer.rl.token_critic import LEAST_REPLAYED, sampled_share
+from trainer.rl.token_critic import has_few_samples
 
 PROMPT_TOKENS = 512
 """Length of the longest prompt, tokens, where the caller names none and the context allows it."""
@@ -177,21 +177,17 @@ def fit(settings: TrainerSettings, model: Path) -> dict[str, Any]:
 
 
 def token_critic(rl: Hyperparameters, backbone: FakeBackbone) -> dict[str, str] | None:
-    """Returns which part of a step's gradient a token critic may have, and why; None where it has none
-    (`trainer.rl.training_objective`)."""
-    whole = len(backbone.model.get_input_embeddings().weight) == backbone.vocab_size
-    if rl.algorithm not in ("rloo", "grpo") or not backbone.chunks_logits or not whole:
-        return None
+    """Returns that a step may learn from a token critic instead of sampled returns, and why; None where it
+    does not (`trainer.rl.critic_objective`)."""
     samples = rl.prompts_per_step * rl.samples_per_prompt
-    share = sampled_share(2 * samples, rl.max_tokens)  # as many are replayed
-    if share == 1:
+    few = has_few_samples(samples, rl.max_tokens)
+    if rl.algorithm not in ("rloo", "grpo") or not backbone.chunks_logits or not few:
         return None
-    reason = f"{samples} samples a step are few for replies of {rl.max_tokens} tokens"
-    if share < LEAST_REPLAYED:
-        share = sampled_share(samples, rl.max_tokens)
-        reason += ", so the base's samples are neither replayed nor trained on (SFT)"
-    reason += "; memory and time are those of steps without it"
-    return {"value": f"{1 - share:.0%} of the gradient", "reason": reason}
+    reason = (
+        f"{samples} samples a step are few for replies of {rl.max_tokens} tokens, so the base's samples are"
+        " neither replayed nor trained on (SFT); memory and time are those of steps without it"
+    )
+    return {"value": "instead of sampled returns", "reason": reason}
 
 
 def _checkpointing(backbone: FakeBackbone, budget: TokenBudget) -> dict[str, str]:

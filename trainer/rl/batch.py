@@ -1,7 +1,7 @@
 """A Batch holds the scored samples of an optimizer step; StepStats and OptimizeResult are its statistics."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +22,20 @@ class Batch:
     rewards_PK: Tensor
     kl_coef: float
     confident_kl_coef: float
+
+    def minibatches(self) -> list["Batch"]:
+        """Returns batches with one reply to each prompt."""
+        count = self.rewards_PK.shape[1]
+        return [
+            replace(
+                self,
+                prompts=self.prompts[number::count],
+                rollouts=self.rollouts[number::count],
+                scored=self.scored.of(range(number, len(self.prompts), count)),
+                rewards_PK=self.rewards_PK[:, number : number + 1],
+            )
+            for number in range(count)
+        ]
 
     @property
     def replies(self) -> list[list[int]]:

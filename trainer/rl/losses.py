@@ -37,14 +37,23 @@ def policy_gradient(
     return -(gain_BT * mask_BT).sum() / mask_BT.sum()
 
 
-def expected_gain(next_BT2: Tensor, mask_BT: Tensor, judged_BT: Tensor, kl_coef: float) -> Tensor:
-    """Returns the loss of expected policy gradients with a token critic, −Σ (value/length − β·KL) over the
-    tokens of replies, divided by their number. `next_BT2` has the expected value of the next token in each
-    place and its KL to the base. Only tokens in `judged_BT` are worth anything, and their number is the
-    length."""
-    value_BT, kl_BT = next_BT2.unbind(-1)
-    worth_BT = judged_BT * value_BT / judged_BT.sum(1, keepdim=True).clamp_min(1)
-    return -((worth_BT - kl_coef * kl_BT) * mask_BT).sum() / mask_BT.sum()
+def state_shift(
+    shift_BTD: Tensor,
+    direction_D: Tensor,
+    variance: float,
+    mask_BT: Tensor,
+    judged_BT: Tensor,
+    kl_coef: float,
+) -> Tensor:
+    """Returns the regression loss of hidden states on those of the best policy for a `TokenCritic`, summed
+    over the tokens of replies, divided by their number. `shift_BTD` is what the adapter adds to the base's
+    states, divided by the temperature; it is to be direction/(β·length) in `judged_BT`, whose number is the
+    length, and nothing elsewhere. Along the direction it is −value + β·KL, with the KL of a shift s·direction
+    taken as s²·variance/2."""
+    wanted_BT = judged_BT / (kl_coef * judged_BT.sum(1, keepdim=True).clamp_min(1))
+    error_BT = (shift_BTD - wanted_BT.unsqueeze(2) * direction_D).square().sum(2)
+    scale = kl_coef * variance / (2 * direction_D.square().sum())
+    return scale * (error_BT * mask_BT).sum() / mask_BT.sum()
 
 
 def confident_token_kl(

@@ -17,14 +17,11 @@ from torch.nn.functional import pad
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
-from trainer.model.next_token import TokenValues
 from trainer.model.rollouts import pad_rows
 from trainer.model.token_budget import split
-from trainer.reward.features import judged_mask
 from trainer.reward.scoring import MICRO_BATCH, micro_batches
 from trainer.rl import advantages, losses
 from trainer.rl.batch import Batch
-from trainer.rl.token_critic import TokenCritic
 
 CONFIDENT_PROBABILITY = 0.9
 """Least probability of the base's most likely token where it is confident: a fact, the rest of a word, most
@@ -47,13 +44,11 @@ class Objective(Protocol):
 class PolicyGradient:
     """The token-level policy gradient with truncated importance weights against the sampler. A token's
     advantage is the generalised advantage estimate, less the KL penalty to go, above the baseline that
-    `advantages` subtracts. With a `critic` it is mixed with the exact gradient of what that expects of the
-    next token. The KL on confident tokens is a loss of its own."""
+    `advantages` subtracts. The KL on confident tokens is a loss of its own."""
 
     advantages: Callable[[Tensor], Tensor]
     importance_weight_cap: float
     temperature: float = 1.0
-    critic: TokenCritic | None = None
 
     def backward(self, backbone: Backbone, batch: Batch) -> None:
         sampler_BT, _ = pad_rows([rollout.logprobs for rollout in batch.rollouts])
@@ -69,34 +64,17 @@ class PolicyGradient:
         tokens = sum(map(len, replies))
         for rows in micro_batches(backbone, prompts, replies):
             padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
-            mask_BR, top_ids_BR = padded.reply_mask_BR, _align(padded, top_ids_BT[rows]).long()
-            logprobs_BR, top_BR, next_BR2 = self._read(backbone, padded, top_ids_BR)
-            advantages_BR = _align(padded, advantages_BT[rows])
+            mask_BR, top_ids_BR = padded.reply_mask_BR, align(padded, top_ids_BT[rows]).long()
+            logprobs_BR, top_BR = backbone.logprobs_with(padded, top_ids_BR, self.temperature)
+            advantages_BR = align(padded, advantages_BT[rows])
             loss = losses.policy_gradient(
-                logprobs_BR, _align(padded, sampler_BT[rows]), advantages_BR, mask_BR,
+                logprobs_BR, align(padded, sampler_BT[rows]), advantages_BR, mask_BR,
                 importance_weight_cap=self.importance_weight_cap,
             )  # fmt: skip
-            if self.critic is not None and next_BR2 is not None:
-                judged_BR = judged_mask(padded, backbone.think_ids)
-                expected = losses.expected_gain(next_BR2, mask_BR, judged_BR, batch.kl_coef)
-                loss = torch.lerp(expected, loss, self.critic.share)
-            base_top_BR = _align(padded, base_top_BT[rows])
+            base_top_BR = align(padded, base_top_BT[rows])
             kl = losses.confident_token_kl(top_BR, base_top_BR, mask_BR, CONFIDENT_PROBABILITY)
             loss = loss + batch.confident_kl_coef * kl
             (loss * mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
-
-    def _read(
-        self, backbone: Backbone, padded: PaddedBatch, top_ids_BR: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns the log-probabilities of the tokens and of the base's most likely ones, and what the critic
-        expects of the next token."""
-        if self.critic is None:
-            return *backbone.logprobs_with(padded, top_ids_BR, self.temperature), None
-        with backbone.reference():
-            base_BRD = backbone.reply_states(padded)
-        values = TokenValues(self.critic.values_V, backbone.eos_ids, base_BRD)
-        columns_BR4 = backbone.next_token(padded, top_ids_BR, self.temperature, values)
-        return columns_BR4[..., 0], columns_BR4[..., 1], columns_BR4[..., 2:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +163,13 @@ class EpochSampler:
         return drawn
 
 
-def policy_objective(rl: Hyperparameters, critic: TokenCritic | None = None) -> Objective | None:
-    """Returns the objective of an algorithm that trains on the step's samples; None for DPO and KTO. A policy
-    gradient is mixed with that of the `critic`."""
+def policy_objective(rl: Hyperparameters) -> Objective | None:
+    """Returns the objective of an algorithm that trains on the step's samples; None for DPO and KTO."""
     match rl.algorithm:
         case "rloo":
-            return PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap, rl.temperature, critic)
+            return PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap, rl.temperature)
         case "grpo":
-            return PolicyGradient(advantages.group_mean, rl.importance_weight_cap, rl.temperature, critic)
+            return PolicyGradient(advantages.group_mean, rl.importance_weight_cap, rl.temperature)
         case "online_dpo":
             return OnlineDPO(rl.temperature)
         case "dpo" | "kto":
@@ -223,6 +200,6 @@ def _log_ratios(backbone: Backbone, replies: Sequence[ScoredReply], temperature:
     return backbone.logprobs_BR(batch, temperature).sum(1) - base_B
 
 
-def _align(batch: PaddedBatch, values_BT: Tensor) -> Tensor:
+def align(batch: PaddedBatch, values_BT: Tensor) -> Tensor:
     """Pads values to the (B, R) reply columns of a batch, with zeros."""
     return pad(values_BT, (0, batch.reply_length - values_BT.shape[1])).to(batch.reply_mask_BR)

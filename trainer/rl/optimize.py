@@ -28,12 +28,12 @@ log = structlog.get_logger("trainer")
 
 def optimize(
     backbone: Backbone, sample: Callable[[], Samples], reward: ShapedReward, objective: Objective,
-    guard: Guard, rl: Hyperparameters, report: Report = report_nothing, *, exact: bool = False,
+    guard: Guard, rl: Hyperparameters, report: Report = report_nothing, *, minibatches: bool = False,
 ) -> OptimizeResult:  # fmt: skip
-    """Trains the backbone's adapter for at most `rl.steps_per_round` steps, and reports each. `exact` tells
-    that the gradient is mostly that of a token critic, whose steps are worth as much as those of many
-    samples."""
-    evidence = EVIDENCE if exact else 2 * rl.prompts_per_step * rl.samples_per_prompt  # half are replayed
+    """Trains the backbone's adapter for at most `rl.steps_per_round` steps, and reports each. With
+    `minibatches` (a `CriticRegression`) a step makes an optimizer step for each sample of a prompt, and may
+    spend what a step of many samples may."""
+    evidence = EVIDENCE if minibatches else 2 * rl.prompts_per_step * rl.samples_per_prompt  # half replayed
     optimizer = Optimizer(backbone, rl, evidence)
     every_step: list[list[Rollout]] = []
     for step in range(rl.steps_per_round):
@@ -55,8 +55,10 @@ def optimize(
         confident = CONFIDENT_KL_SCALE * kl_coef(max(used, guard.knowledge_used), rl)
         rewards_PK = drawn.rewards.shaped_B.view(-1, rl.samples_per_prompt)
         batch = Batch(drawn.prompts, drawn.rollouts, drawn.scored, rewards_PK, kl_coef(used, rl), confident)
-        objective.backward(backbone, batch)
-        optimizer.step(batch.prompts, batch.replies, lr_factor(step, rl))
+        with optimizer.within_trust_region(batch.prompts, batch.replies, lr_factor(step, rl)):
+            for part in batch.minibatches() if minibatches else [batch]:
+                objective.backward(backbone, part)
+                optimizer.step()
         if not guard.keeps(step):
             break
     moved, region = guard.finish(), optimizer.trust_region

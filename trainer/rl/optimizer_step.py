@@ -1,6 +1,7 @@
 """An optimizer step is AdamW (Loshchilov and Hutter 2019) with LoRA+'s rates within a trust region."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -28,19 +29,27 @@ class Optimizer:
         self._adamw = torch.optim.AdamW(groups, lr=rl.learning_rate, betas=BETAS, weight_decay=0.0)
         self.trust_region = TrustRegion(backbone, rl, samples)
 
-    def step(self, prompts: Sequence[list[int]], replies: Sequence[list[int]], factor: float) -> None:
-        """Takes a step along the gradient, with `factor` times the learning rate. The trust region is
-        measured on the policy's own replies to these prompts."""
-        backbone, region = self._backbone, self.trust_region
-        backbone.group.all_reduce_sum([each.grad for each in backbone.trainable() if each.grad is not None])
-        torch.nn.utils.clip_grad_norm_(backbone.trainable(), MAX_GRADIENT_NORM)
+    @contextlib.contextmanager
+    def within_trust_region(
+        self, prompts: Sequence[list[int]], replies: Sequence[list[int]], factor: float
+    ) -> Iterator[None]:
+        """Inside, steps have `factor` times the learning rate, and together they stay in the trust region. It
+        is measured on the policy's own replies to these prompts."""
+        region = self.trust_region
         region.begin(prompts, replies)
         for group in self._adamw.param_groups:
             group["lr"] = region.learning_rate * factor * group["lr_ratio"]
+        yield
+        region.end(factor)
+
+    def step(self) -> None:
+        """Takes a step along the gradient."""
+        backbone = self._backbone
+        backbone.group.all_reduce_sum([each.grad for each in backbone.trainable() if each.grad is not None])
+        torch.nn.utils.clip_grad_norm_(backbone.trainable(), MAX_GRADIENT_NORM)
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
         release_memory()
-        region.end(factor)
 
     def slow_down(self) -> None:
         """Halves the learning rate after a step that was taken back, and forgets AdamW's moments of it."""

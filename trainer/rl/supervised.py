@@ -109,8 +109,9 @@ class SupervisedStage:
             if samples is None or stopped is not None or step == total:
                 break
             for _ in range(min(interval, total - step)):
-                sft_backward(self._backbone, [training[each] for each in draw()], 1.0, rl.temperature)
-                optimizer.step(samples.prompts, samples.replies, lr_factor(step, rl))
+                with optimizer.within_trust_region(samples.prompts, samples.replies, lr_factor(step, rl)):
+                    sft_backward(self._backbone, [training[each] for each in draw()], 1.0, rl.temperature)
+                    optimizer.step()
                 self._guard.check_finite(step)
                 step += 1
         return self._finish(len(training), len(held_out), step, stopped, optimizer)

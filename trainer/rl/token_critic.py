@@ -1,13 +1,16 @@
-"""TokenCritic is a linear critic on token embeddings, with which a step's gradient takes the expectation over
-all next tokens exactly (expected policy gradients: Ciosek and Whiteson 2018).
+"""TokenCritic is a linear critic on the rows of the output matrix, whose best policy is known in closed form.
 
 The gradient of a sampled return sums the noise of all tokens of a reply: its variance grows with their
 number, and a large model leaves time for few replies. Much of what people like shows in the tokens alone, and
-for that part no sampling of tokens is needed: the reward is regressed on the mean embedding of a reply's
-tokens, so each token has a value, and Σ_v π(v)·value(v) has a gradient without noise. It is biased, since a
-value knows neither the order of tokens nor what follows them. So both gradients are mixed: sampled returns
-count in full where a step has RETURNS_PER_TOKEN samples for each token of a reply, in proportion where it has
-fewer. When a reply ends is left to sampled returns.
+for that part no sampling of tokens is needed: the reward is regressed on the mean row of a reply's tokens, so
+a token with the row w is worth w·d. The policy that gains most under a KL penalty gives each token
+exp(value/(β·length)) times the base's probability (Peters, Mülling and Altün 2010), and that is the base with
+d·τ/(β·length) added to its last hidden states. The adapter learns this shift by regression
+(`losses.state_shift`), for far less KL than along the gradient of the expected value, which mostly moves what
+the hidden states vary most in.
+
+It is biased, since a value knows neither the order of tokens nor what follows them, and when a reply ends is
+left as it is. So it takes the place of sampled returns only where a step has few of them.
 """
 
 from collections.abc import Sequence
@@ -17,11 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-RETURNS_PER_TOKEN = 3.0
-"""Samples of a step for each token of a reply from which sampled returns alone are used."""
-
-LEAST_REPLAYED = 0.1
-"""Least share of sampled returns in the gradient for which the base's samples are replayed."""
+RETURNS_PER_TOKEN = 0.5
+"""Samples of a step for each token of a reply from which sampled returns are used instead."""
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Ridge coefficients that are tried, relative to the mean squared norm of a row."""
@@ -29,43 +29,39 @@ RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 MIN_STD = 1e-6
 
 
-def sampled_share(samples: int, mean_length: float) -> float:
-    """Returns the part of the gradient that sampled returns have, where a step has so many samples."""
-    return min(1.0, samples / (RETURNS_PER_TOKEN * mean_length))
+def has_few_samples(samples: int, mean_length: float) -> bool:
+    """Whether the returns of so many samples a step would mostly be noise."""
+    return samples < RETURNS_PER_TOKEN * mean_length
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCritic:
-    """The value of each token (V,), in units of the reward of a reply that has no other; 0 of those that end
-    a reply. `explained` is the share of the rewards' variance that it predicts on prompts left out, `share`
-    the part of the gradient that sampled returns have beside it."""
+    """The direction (D,) of hidden states with which the row of a token has its value, in units of the reward
+    of a reply that has no other; of tokens that end a reply, it is that of the mean token. `variance` is that
+    of the values of replies' tokens, and `explained` the share of the rewards' variance that it predicts on
+    prompts left out."""
 
-    values_V: Tensor
+    direction_D: Tensor
+    variance: float
     explained: float
-    share: float
 
     def as_json(self) -> dict[str, float]:
         """Returns what the round's record says."""
-        return {"explained": round(self.explained, 4), "sampled_share": round(self.share, 4)}
-
-    @property
-    def is_most(self) -> bool:
-        """Whether sampled returns have so small a share that the base's samples need not be replayed."""
-        return self.share < LEAST_REPLAYED
+        return {"explained": round(self.explained, 4)}
 
 
 @torch.no_grad()
-def fit_values(
-    embeddings_VD: Tensor, replies: Sequence[Sequence[int]], rewards_N: Tensor, prompt_N: Tensor
-) -> tuple[Tensor, float] | None:
-    """Fits a ridge regression of rewards on mean token embeddings, both less the means of their prompt;
-    replies to prompts with one reply are compared with each other. Returns the value of each token, and the
-    share of the variance explained under leave-one-prompt-out cross-validation, by which the ridge is
-    chosen; None where nothing is explained."""
+def fit_critic(
+    output_VD: Tensor, eos_ids: Sequence[int], replies: Sequence[Sequence[int]],
+    rewards_N: Tensor, prompt_N: Tensor,
+) -> TokenCritic | None:  # fmt: skip
+    """Fits a ridge regression of rewards on the mean rows of the output matrix, both less the means of their
+    prompt; replies to prompts with one reply are compared with each other. The ridge is chosen by
+    leave-one-prompt-out cross-validation. Returns None where nothing is explained."""
     lengths = torch.tensor([0, *map(len, replies)]).cumsum(0)[:-1]
     tokens = torch.tensor([token for reply in replies for token in reply])
-    device = embeddings_VD.device
-    mean_ND = embedding_bag(tokens.to(device), embeddings_VD, lengths.to(device), mode="mean").double().cpu()
+    device = output_VD.device
+    mean_ND = embedding_bag(tokens.to(device), output_VD, lengths.to(device), mode="mean").double().cpu()
     _, number_N, count_P = torch.unique(prompt_N, return_inverse=True, return_counts=True)
     alone_N = count_P[number_N] == 1
     group_N = torch.where(alone_N, -1, number_N)
@@ -90,9 +86,13 @@ def fit_values(
             found = explained, dual_N
     if found is None:
         return None
-    weights_D = (x_ND.T @ found[1]) / std_D
-    values_V = (embeddings_VD @ weights_D.to(embeddings_VD.dtype).to(device)).float()
-    return values_V - float(values_V[tokens.to(device)].mean()), found[0]
+    explained, dual_N = found
+    rows_ND = output_VD[tokens.to(device)].double().cpu()
+    direction_D = (x_ND.T @ dual_N) / std_D
+    # A shift must not change how often replies end: the rows of their ends differ from the mean row.
+    ends_ED = output_VD[list(eos_ids)].double().cpu() - rows_ND.mean(0)
+    direction_D -= torch.linalg.pinv(ends_ED) @ (ends_ED @ direction_D)
+    return TokenCritic(direction_D.float().to(device), float((rows_ND @ direction_D).var()), explained)
 
 
 def _centred(rows_ND: Tensor, group_N: Tensor) -> Tensor:

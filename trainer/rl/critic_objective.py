@@ -1,0 +1,93 @@
+"""This module builds the objective of a round whose steps have few samples: a regression of the last hidden
+states on those of the best policy for a token critic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import structlog
+import torch
+from torch import Tensor
+
+from trainer.data.feature_cache import FeatureCache
+from trainer.data.split import RoundData
+from trainer.model.backbone import Backbone
+from trainer.model.rollouts import Rollout, pad_rows
+from trainer.reward.features import answer_length, judged_mask
+from trainer.reward.scoring import micro_batches
+from trainer.rl import losses
+from trainer.rl.batch import Batch
+from trainer.rl.objectives import CONFIDENT_PROBABILITY, align
+from trainer.rl.reward_shaping import ShapedReward
+from trainer.rl.token_critic import TokenCritic, fit_critic, has_few_samples
+
+log = structlog.get_logger("trainer")
+
+MAX_VOTED = 512
+"""Voted replies, the newest, from which the values of tokens are found beside the base's samples."""
+
+KL_SCALE = 1 / 3
+"""Factor on β for the regression, whose KL is spent in one direction. Of that of sampled returns, most is
+noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class CriticRegression:
+    """The regression on the best policy for the critic, with the KL on confident tokens beside it. It needs
+    many small steps."""
+
+    critic: TokenCritic
+    temperature: float = 1.0
+
+    def backward(self, backbone: Backbone, batch: Batch) -> None:
+        critic, prompts, replies = self.critic, batch.prompts, batch.replies
+        top_ids_BT, _ = pad_rows(batch.scored.top_ids)
+        base_top_BT, _ = pad_rows(batch.scored.top_logprobs)
+        tokens = sum(map(len, replies))
+        for rows in micro_batches(backbone, prompts, replies):
+            padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+            mask_BR, judged_BR = padded.reply_mask_BR, judged_mask(padded, backbone.think_ids)
+            top_ids_BR = align(padded, top_ids_BT[rows]).long()
+            base_BRD = backbone.base_states(padded)
+            top_BR, states_BRD = backbone.logprobs_and_states(padded, top_ids_BR)
+            shift_BRD = (states_BRD - base_BRD) / self.temperature
+            loss = losses.state_shift(
+                shift_BRD, critic.direction_D, critic.variance, mask_BR, judged_BR, KL_SCALE * batch.kl_coef
+            )
+            base_top_BR = align(padded, base_top_BT[rows])
+            kl = losses.confident_token_kl(top_BR, base_top_BR, mask_BR, CONFIDENT_PROBABILITY)
+            loss = loss + batch.confident_kl_coef * kl
+            (loss * mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
+
+
+def token_critic(
+    data: RoundData,
+    cache: FeatureCache,
+    reward: ShapedReward,
+    base: Sequence[Rollout],
+    base_rewards_N: Tensor,
+) -> TokenCritic | None:
+    """Returns the critic where the steps of a policy gradient have too few samples for the length of the
+    replies; None where they have enough, where tokens explain nothing of the reward, and for other
+    algorithms. `base_rewards_N` are the rewards of the base's samples."""
+    rl, backbone = data.rl, data.backbone
+    replies = [rollout.token_ids for rollout in base]
+    samples, length = rl.prompts_per_step * rl.samples_per_prompt, fmean(map(len, replies))
+    if rl.algorithm not in ("rloo", "grpo") or not has_few_samples(samples, length):
+        return None
+    if backbone.group.size > 1 or not backbone.chunks_logits:
+        return None
+    rewards_N, prompts = base_rewards_N, [rollout.prompt for rollout in base]
+    if reward.penalty is not None:
+        rewards_N = rewards_N - reward.penalty(base)
+    if reward.heads is None:
+        keys = list(dict.fromkeys(key for each in data.training for key in each.reply_keys))[-MAX_VOTED:]
+        replies += [data.corpus.replies[key].token_ids for key in keys]
+        rewards_N = torch.cat([rewards_N, reward.model(cache.features(keys))])
+        prompts += [-1 - row for row in range(len(keys))]
+    replies = [reply[-answer_length(reply, backbone.think_ids) :] for reply in replies]
+    output_VD = backbone.model.get_output_embeddings().weight
+    critic = fit_critic(output_VD, backbone.eos_ids, replies, rewards_N, torch.tensor(prompts))
+    if critic is not None:
+        log.info("token critic", **critic.as_json())
+    return critic
