@@ -8,7 +8,11 @@ from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 from tests.browser.chat import Database, active, check_accessible, eventually, say, wide
 from tests.installation import Installation
 
-RICH = """A **bold** start with [a link](https://example.org/), and $a^2$.
+RICH = """### A heading
+
+##### Another, two levels below
+
+A **bold** start with [a link](https://example.org/), and $a^2$.
 
 1. first
    - nested
@@ -181,6 +185,8 @@ def test_replies_are_markdown(page: Page) -> None:
     expect(text.locator("math")).to_have_count(2)
     expect(text.locator(".math.display")).to_have_count(1)
     expect(text.locator("p").first).to_have_attribute("dir", "auto")
+    expect(text.get_by_role("heading", level=3)).to_have_text("A heading")
+    expect(text.get_by_role("heading", level=4)).to_have_text("Another, two levels below")
     link = text.get_by_role("link", name="a link")
     expect(link).to_have_attribute("rel", "noopener noreferrer nofollow")
     expect(link).to_have_attribute("target", "_blank")

@@ -59,14 +59,14 @@ markdown.renderer.rules.image = (tokens, index) => {
   const url = markdown.utils.escapeHtml(token.attrGet("src") ?? "");
   return `<a href="${url}">${markdown.utils.escapeHtml(token.content) || url}</a>`;
 };
-// The page has the first two levels.
-for (const rule of ["heading_open", "heading_close"]) {
-  markdown.renderer.rules[rule] = (tokens, index, options, _env, self) => {
-    const token = tokens[index]!;
-    token.tag = `h${Math.min(6, Number(token.tag[1]) + 2)}`;
-    return self.renderToken(tokens, index, options);
-  };
-}
+// The page has the first two levels, and a reply skips none.
+markdown.core.ruler.push("heading_levels", (state) => {
+  let level = 2;
+  for (const token of state.tokens) {
+    if (token.type === "heading_open") level = Math.min(6, level + 1, Number(token.tag[1]) + 2);
+    if (token.type === "heading_open" || token.type === "heading_close") token.tag = `h${level}`;
+  }
+});
 
 /** Returns the text as DOM. Formulas and the colours of code come later, where there are any. */
 export function render(text: string, texts: Texts, whole: boolean): DocumentFragment {
