@@ -6,7 +6,7 @@ same kind of machine (`reproduce`): every random choice has its own generator, a
 results.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.data.criterion_heads import fit_heads
@@ -25,7 +25,7 @@ from trainer.reward.criteria_reward import CriteriaReward, criteria_reward
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 from trainer.rl.batch import OptimizeResult
-from trainer.rl.critic_objective import CriticRegression, token_critic
+from trainer.rl.critic_objective import CriticRegression, regression_rate, token_critic
 from trainer.rl.edit_objective import with_edits
 from trainer.rl.guard import CheckRecorder, Guard, KnowledgeCheck
 from trainer.rl.optimize import optimize
@@ -112,11 +112,14 @@ def run_round(
             demonstrations += weighted_voted_replies(voted, cache.features, combined, rl.kl_coef)
         checks = CheckRecorder(knowledge)
         supervised = _learn_demonstrations(data, checks, sampler, reward, base, report)
-        critic = token_critic(data, cache, reward, base.rollouts, rewards_N)
+        critic = None
+        if supervised is None:  # else a regression on the base's states would undo it
+            critic = token_critic(data, cache, reward, base.rollouts, rewards_N)
         if critic is None:
             objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
         else:
             objective = CriticRegression(critic, rl.temperature)
+            rl = rl.model_copy(update={"learning_rate": regression_rate(data)})
         objective, edits = with_edits(data, model, objective)
         guard = Guard(
             backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, checks, data.generator("guard"),
@@ -126,6 +129,8 @@ def run_round(
         optimized = optimize(
             backbone, sample, reward, objective, guard, rl, report, minibatches=critic is not None
         )
+        if critic is not None:
+            optimized = replace(optimized, learning_rate=data.rl.learning_rate)
     finally:
         heads.remove()
     return RoundResult(

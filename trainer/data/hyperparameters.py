@@ -50,6 +50,11 @@ DEFAULT_PROMPT, DEFAULT_REPLY = 64.0, 64.0
 """Mean lengths assumed before the first turn, tokens."""
 
 
+def first_learning_rate(width: int) -> float:
+    """Returns the learning rate of a model with hidden states of that width, of which nothing is known."""
+    return LEARNING_RATE * min(1.0, WIDTH / width)
+
+
 def lora_seconds(settings: TrainerSettings) -> float:
     """Returns the time that heads of the reward model may take."""
     return LORA_TIME * settings.max_round_seconds if settings.reward.kind == "auto" else 0.0
@@ -102,7 +107,7 @@ class Derivation:
         rl = self.settings.rl
         prompts = rl.prompts_per_step or self._prompts_per_step()
         derived = {
-            "learning_rate": rl.learning_rate or self.learning_rate or self._first_learning_rate(),
+            "learning_rate": rl.learning_rate or self.learning_rate or first_learning_rate(self.model.width),
             "steps_per_round": rl.steps_per_round or self._steps(),
             "prompts_per_step": prompts,
             "max_tokens": rl.max_tokens or self._max_tokens(),
@@ -178,9 +183,6 @@ class Derivation:
         else:
             wanted = longest if self.traffic.cut_off else math.ceil(LENGTH_MARGIN * longest)
         return min(max(wanted, MIN_TOKENS), self.model.context_length // 2)
-
-    def _first_learning_rate(self) -> float:
-        return LEARNING_RATE * min(1.0, WIDTH / self.model.width)
 
     def _temperature(self) -> float:
         served = self.traffic.temperature

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.feature_cache import FeatureCache
+from trainer.data.hyperparameters import Model, first_learning_rate
 from trainer.data.split import RoundData
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pad_rows
@@ -29,6 +30,11 @@ MAX_VOTED = 512
 KL_SCALE = 1 / 3
 """Factor on β for the regression, whose KL is spent in one direction. Of that of sampled returns, most is
 noise."""
+
+
+RATE_SCALE = 0.5
+"""Learning rate of the regression, relative to the first one of a policy gradient, which its trust region
+corrects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +97,9 @@ def token_critic(
     if critic is not None:
         log.info("token critic", **critic.as_json())
     return critic
+
+
+def regression_rate(data: RoundData) -> float:
+    """Returns the learning rate of the regression: that of the settings, or one by the model's width."""
+    named = data.settings.rl.learning_rate
+    return named or RATE_SCALE * first_learning_rate(Model.of(data.backbone).width)

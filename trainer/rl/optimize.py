@@ -21,7 +21,6 @@ from trainer.rl.reward_shaping import ShapedReward
 from trainer.rl.sampling import Samples
 from trainer.rl.schedule import kl_coef, lr_factor
 from trainer.rl.scored_samples import ScoredSamples
-from trainer.rl.trust_region import EVIDENCE
 
 log = structlog.get_logger("trainer")
 
@@ -31,10 +30,10 @@ def optimize(
     guard: Guard, rl: Hyperparameters, report: Report = report_nothing, *, minibatches: bool = False,
 ) -> OptimizeResult:  # fmt: skip
     """Trains the backbone's adapter for at most `rl.steps_per_round` steps, and reports each. With
-    `minibatches` (a `CriticRegression`) a step makes an optimizer step for each sample of a prompt, and may
-    spend what a step of many samples may."""
-    evidence = EVIDENCE if minibatches else 2 * rl.prompts_per_step * rl.samples_per_prompt  # half replayed
-    optimizer = Optimizer(backbone, rl, evidence)
+    `minibatches` (a `CriticRegression`) a step makes an optimizer step for each sample of a prompt, outside
+    of the trust region: a regression comes to rest where its target is, and the KL of its noise on the way
+    says nothing of the rate. The next policy gradient finds its own."""
+    optimizer = Optimizer(backbone, rl, 2 * rl.prompts_per_step * rl.samples_per_prompt)  # half are replayed
     every_step: list[list[Rollout]] = []
     for step in range(rl.steps_per_round):
         report("optimizing", step, rl.steps_per_round)
@@ -55,9 +54,14 @@ def optimize(
         confident = CONFIDENT_KL_SCALE * kl_coef(max(used, guard.knowledge_used), rl)
         rewards_PK = drawn.rewards.shaped_B.view(-1, rl.samples_per_prompt)
         batch = Batch(drawn.prompts, drawn.rollouts, drawn.scored, rewards_PK, kl_coef(used, rl), confident)
-        with optimizer.within_trust_region(batch.prompts, batch.replies, lr_factor(step, rl)):
-            for part in batch.minibatches() if minibatches else [batch]:
+        if minibatches:
+            optimizer.set_rate(lr_factor(step, rl))
+            for part in batch.minibatches():
                 objective.backward(backbone, part)
+                optimizer.step()
+        else:
+            with optimizer.within_trust_region(batch.prompts, batch.replies, lr_factor(step, rl)):
+                objective.backward(backbone, batch)
                 optimizer.step()
         if not guard.keeps(step):
             break

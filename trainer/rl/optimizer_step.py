@@ -35,12 +35,15 @@ class Optimizer:
     ) -> Iterator[None]:
         """Inside, steps have `factor` times the learning rate, and together they stay in the trust region. It
         is measured on the policy's own replies to these prompts."""
-        region = self.trust_region
-        region.begin(prompts, replies)
-        for group in self._adamw.param_groups:
-            group["lr"] = region.learning_rate * factor * group["lr_ratio"]
+        self.trust_region.begin(prompts, replies)
+        self.set_rate(factor)
         yield
-        region.end(factor)
+        self.trust_region.end(factor)
+
+    def set_rate(self, factor: float) -> None:
+        """Gives the steps that follow `factor` times the learning rate."""
+        for group in self._adamw.param_groups:
+            group["lr"] = self.trust_region.learning_rate * factor * group["lr_ratio"]
 
     def step(self) -> None:
         """Takes a step along the gradient."""
