@@ -136,3 +136,14 @@ def test_the_policy_writes_more_of_what_is_worth_more(backbone: Backbone) -> Non
     gains_B = log_ratios(backbone, of).flatten()
     upper_B = worth_B > worth_B.median()
     assert float(gains_B[upper_B].mean()) > float(gains_B[~upper_B].mean()) + 0.3
+
+
+def test_minibatches_have_one_reply_to_each_prompt(backbone: Backbone) -> None:
+    of = samples(backbone)
+    parts = of.minibatches()
+    assert len(parts) == RL.samples_per_prompt
+    for number, part in enumerate(parts):
+        assert part.prompts == of.prompts[:: RL.samples_per_prompt]
+        assert part.replies == of.replies[number :: RL.samples_per_prompt]
+        assert part.base_logprobs == of.base_logprobs[number :: RL.samples_per_prompt]
+        assert part.rewards_PK.tolist() == of.rewards_PK[:, number : number + 1].tolist()

@@ -32,8 +32,8 @@ from trainer.planning.batches import Batches, Work
 from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.machine import Machine
 from trainer.planning.phases import Asked, phases_of, replies_trained_on, supervised_stage
+from trainer.rl import critic_objective
 from trainer.rl.guard import ADAPTER_COPIES
-from trainer.rl.token_critic import has_few_samples
 
 PROMPT_TOKENS = 512
 """Length of the longest prompt, tokens, where the caller names none and the context allows it."""
@@ -179,10 +179,9 @@ def fit(settings: TrainerSettings, model: Path) -> dict[str, Any]:
 def token_critic(rl: Hyperparameters, backbone: FakeBackbone) -> dict[str, str] | None:
     """Returns that a step may learn from a token critic instead of sampled returns, and why; None where it
     does not (`trainer.rl.critic_objective`)."""
-    samples = rl.prompts_per_step * rl.samples_per_prompt
-    few = has_few_samples(samples, rl.max_tokens)
-    if rl.algorithm not in ("rloo", "grpo") or not backbone.chunks_logits or not few:
+    if not critic_objective.is_needed(rl, backbone, rl.max_tokens):
         return None
+    samples = rl.prompts_per_step * rl.samples_per_prompt
     reason = (
         f"{samples} samples a step are few for replies of {rl.max_tokens} tokens, so the base's samples are"
         " neither replayed nor trained on (SFT); memory and time are those of steps without it"

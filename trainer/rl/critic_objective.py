@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.feature_cache import FeatureCache
-from trainer.data.hyperparameters import Model, first_learning_rate
+from trainer.data.hyperparameters import Hyperparameters, Model, first_learning_rate
 from trainer.data.split import RoundData
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pad_rows
@@ -66,6 +66,14 @@ class CriticRegression:
             (loss * mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
 
 
+def is_needed(rl: Hyperparameters, backbone: Backbone, mean_length: float) -> bool:
+    """Whether the steps of a policy gradient have too few samples for replies of so many tokens, and a critic
+    may take their place. It needs the output matrix apart from the rest, in a single process."""
+    samples = rl.prompts_per_step * rl.samples_per_prompt
+    able = backbone.group.size == 1 and backbone.chunks_logits
+    return able and rl.algorithm in ("rloo", "grpo") and has_few_samples(samples, mean_length)
+
+
 def token_critic(
     data: RoundData,
     cache: FeatureCache,
@@ -73,15 +81,10 @@ def token_critic(
     base: Sequence[Rollout],
     base_rewards_N: Tensor,
 ) -> TokenCritic | None:
-    """Returns the critic where the steps of a policy gradient have too few samples for the length of the
-    replies; None where they have enough, where tokens explain nothing of the reward, and for other
-    algorithms. `base_rewards_N` are the rewards of the base's samples."""
-    rl, backbone = data.rl, data.backbone
-    replies = [rollout.token_ids for rollout in base]
-    samples, length = rl.prompts_per_step * rl.samples_per_prompt, fmean(map(len, replies))
-    if rl.algorithm not in ("rloo", "grpo") or not has_few_samples(samples, length):
-        return None
-    if backbone.group.size > 1 or not backbone.chunks_logits:
+    """Returns the critic where it is needed (`is_needed`); None elsewhere, and where tokens explain nothing
+    of the reward. `base_rewards_N` are the rewards of the base's samples."""
+    backbone, replies = data.backbone, [rollout.token_ids for rollout in base]
+    if not is_needed(data.rl, backbone, fmean(map(len, replies))):
         return None
     rewards_N, prompts = base_rewards_N, [rollout.prompt for rollout in base]
     if reward.penalty is not None:

@@ -87,12 +87,13 @@ def fit_critic(
     if found is None:
         return None
     explained, dual_N = found
-    rows_ND = output_VD[tokens.to(device)].double().cpu()
     direction_D = (x_ND.T @ dual_N) / std_D
     # A shift must not change how often replies end: the rows of their ends differ from the mean row.
-    ends_ED = output_VD[list(eos_ids)].double().cpu() - rows_ND.mean(0)
+    length_N = torch.tensor(list(map(len, replies)), dtype=torch.double)
+    ends_ED = output_VD[list(eos_ids)].double().cpu() - length_N @ mean_ND / length_N.sum()
     direction_D -= torch.linalg.pinv(ends_ED) @ (ends_ED @ direction_D)
-    return TokenCritic(direction_D.float().to(device), float((rows_ND @ direction_D).var()), explained)
+    values_V = (output_VD @ direction_D.to(output_VD)).float().cpu()
+    return TokenCritic(direction_D.float().to(device), float(values_V[tokens].var()), explained)
 
 
 def _centred(rows_ND: Tensor, group_N: Tensor) -> Tensor:
