@@ -129,7 +129,7 @@ def run_round(
         optimized = optimize(
             backbone, sample, reward, objective, guard, rl, report, minibatches=critic is not None
         )
-        if critic is not None:
+        if critic is not None:  # the rate that the trust region found is that of policy gradients
             optimized = replace(optimized, learning_rate=data.rl.learning_rate)
     finally:
         heads.remove()

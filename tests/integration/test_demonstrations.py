@@ -25,9 +25,11 @@ from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation import gate
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
+from trainer.model import backbone as backbone_module
 from trainer.model.backbone import Backbone
 from trainer.records import publish
 from trainer.reproduce import NotReproducible, reproduce
+from trainer.rl import token_critic
 
 PERSON = "ada"
 
@@ -115,14 +117,18 @@ def test_other_formats_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_round_begins_with_them_once_and_can_be_reproduced(
-    settings: Settings, pool: Pool, tmp_path: Path
+    settings: Settings, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And has no token critic, whose regression would undo them."""
+    monkeypatch.setattr(backbone_module, "SMALL_VOCABULARY", 0)
+    monkeypatch.setattr(token_critic, "RETURNS_PER_TOKEN", 1000.0)
     demonstrate(settings, tmp_path, written(20))
     assert projects.run(settings, once=True) == 0
     first = the_record(settings, 1)
     assert first["demonstrations"] == 20
     assert first["supervised"]["demonstrations"] + first["supervised"]["held_out"] == 20
     assert len(first["supervised"]["held_out_loss"]) >= 2
+    assert "token_critic" not in first["optimization"]
     assert "Supervised" in (settings.rounds_dir / "default" / "00001.html").read_text()
     inputs = inputs_of(settings, first["policy"])
     assert len(inputs.demonstrations) == 20
@@ -137,8 +143,10 @@ def test_a_round_begins_with_them_once_and_can_be_reproduced(
     assert second["demonstrations"] == 4
     goes_live(pool, second["policy"])
     assert projects.run(settings, once=True) == 0
-    assert "demonstrations" not in the_record(settings, 3)
-    assert "supervised" not in the_record(settings, 3)
+    third = the_record(settings, 3)
+    assert "demonstrations" not in third
+    assert "supervised" not in third
+    assert "token_critic" in third["optimization"]
 
     with pool.connection() as connection:
         connection.execute("delete from turns where id = %s", [inputs.demonstrations[3]])
