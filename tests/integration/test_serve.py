@@ -106,13 +106,14 @@ def engine_paused(beside: Service) -> Iterator[None]:
 
 @contextmanager
 def engine_slowed(beside: Service) -> Iterator[None]:
-    """Lets the engine run for moments only: its health checks pass, and its replies progress slowly."""
+    """Lets the engine run for five moments in ten seconds: a token in each says that it is alive, and a
+    reply of 200 tokens takes longer."""
     process, done = engine_of(beside), threading.Event()
 
     def slow() -> None:
         while not done.is_set():
             process.suspend()
-            done.wait(0.7)
+            done.wait(2.0)
             process.resume()
             done.wait(0.02)
 
