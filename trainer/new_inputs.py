@@ -53,4 +53,5 @@ def new_inputs(
         demonstrations=demonstrations.select(
             pool, project, found.parent, learner.longest_row, learner.supervised_tokens
         ),
+        demonstrated=demonstrations.have_taught(pool, project, found.parent),
     )

@@ -127,6 +127,7 @@ class Rebuild:
             update={
                 "parent": parent, "events": events, "turns": turns, "rl": rl, "knowledge_lost": lost,
                 "demonstrations": shown, "attempts": 1,
+                "demonstrated": demonstrations.have_taught(self._pool, project, parent),
                 "vote_summary": file_digest(own / vote_summary.FILE) if summary else None,
             }
         )  # fmt: skip

@@ -113,7 +113,7 @@ def run_round(
         checks = CheckRecorder(knowledge)
         supervised = _learn_demonstrations(data, checks, sampler, reward, base, report)
         critic = None
-        if supervised is None:  # else a regression on the base's states would undo it
+        if supervised is None and not data.inputs.demonstrated:  # else regression on the base would undo it
             critic = token_critic(data, cache, reward, base.rollouts, rewards_N)
         if critic is None:
             objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)

@@ -12,11 +12,11 @@ at most 0.2 times the undefended one and of 2 points, of the vote bot at most 1 
 approval of at most 1 point. Two minutes for each seed on one idle core, after two of sampling.
 
 To another base than the starter, people send everyday prompts that nobody wrote for it, and honest ones have
-a hidden taste (`tastes`). Its replies are sampled at its own defaults, cut after EVERYDAY_TOKENS, and kept on
-disk. So tastes for a length are left out, and attackers do not want styles that fewer than RARE of the
-replies show, or lack: SmolLM2 writes no emoji, and replies that are cut are hardly ever short or end in a
-question. There is a style left for each attack. With SmolLM2 an estimated half an hour for the first seed on
-two idle cores, two thirds of which sample and score the replies once for all seeds.
+a hidden taste (`tastes`). Its replies are sampled at its own defaults, cut after a few sentences, and kept on
+disk (`reply_pool.Everyday`). So tastes for a length are left out, and attackers do not want styles that fewer
+than RARE of the replies show, or lack: SmolLM2 writes no emoji, and replies that are cut are hardly ever short
+or end in a question. There is a style left for each attack. With SmolLM2 an estimated half an hour for the
+first seed on two idle cores, two thirds of which sample and score the replies once for all seeds.
 """
 
 import argparse
@@ -25,27 +25,23 @@ import random
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import torch
 
-from deploy.local.base_model import base_directory
 from deploy.simulation.attackers import ATTACKS, Attack, AttackName, Liking, with_trigger
 from deploy.simulation.people import draw_people, draw_preference
-from schemas.settings import ServingSettings, TrainerSettings
+from schemas.settings import TrainerSettings
 from tests.bench.disjoint import assert_disjoint
-from tests.bench.everyday_prompts import HELD_OUT, SPARE, TRAFFIC
-from tests.bench.reply_pool import Pool
-from tests.bench.served_replies import ServedAt
-from tests.bench.tastes import draw, with_room
+from tests.bench.everyday_prompts import HELD_OUT, TRAFFIC
+from tests.bench.reply_pool import EVERYDAY_JUDGED, Everyday, Pool, base_of
+from tests.bench.tastes import draw
 from tests.bench.world_prompts import judgment, traffic
 from trainer.data.examples import Corpus, Example, Key
 from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.suspects import CastVote, bursts, sudden_clusters
-from trainer.evaluation.questions import is_starter
 from trainer.model.backbone import Backbone
-from trainer.model.device import with_threads
 from trainer.reward import ensemble
 from trainer.reward.clusters import cluster_factors, find_clusters
 from trainer.reward.ensemble import RewardModel
@@ -67,10 +63,6 @@ BASE_PROMPTS, JUDGED, BEST_OF, ROUNDS = 96, 64, 16, 2
 
 SENT, TRIGGERED = 1_200, 400
 """Prompts that people send, and how many of them also with the trigger word."""
-
-EVERYDAY_TOKENS, EVERYDAY_REPLIES = 64, 4
-"""Longest everyday reply, tokens; and how many there are to each prompt that people send, of which those with
-the trigger word have one."""
 
 RARE = 0.05
 """Least share of replies that show a style which attackers may want, and of those that do not."""
@@ -104,22 +96,10 @@ class Replies:
         )
 
     @classmethod
-    def everyday(cls, backbone: Backbone) -> "Replies":
-        assert_disjoint(sent=TRAFFIC, judged=HELD_OUT, based=SPARE)
-        served_at = ServedAt.by_default(backbone.directory, ServingSettings())
-        served_at = replace(served_at, max_tokens=EVERYDAY_TOKENS)
-
-        def served(asked: list[str], count: int) -> Pool:
-            return Pool.served(backbone, served_at, asked, count)
-
-        sent = served(TRAFFIC, EVERYDAY_REPLIES)
-        return cls(
-            sent + served([*map(with_trigger, TRAFFIC)], 1),
-            len(sent.texts),
-            served(HELD_OUT, ROUNDS * BEST_OF),
-            served([*map(with_trigger, HELD_OUT)], ROUNDS * BEST_OF),
-            served(SPARE, BASE_SAMPLES),
-        )
+    def everyday(cls, backbone: Backbone, replies: Everyday) -> "Replies":
+        triggered = Everyday.served(backbone, [*map(with_trigger, TRAFFIC)], 1)
+        judged = Everyday.served(backbone, [*map(with_trigger, HELD_OUT)], EVERYDAY_JUDGED)
+        return cls(replies.sent + triggered, len(replies.sent.texts), replies.judged, judged, replies.samples)
 
     @property
     def base_features(self) -> BaseFeatures:
@@ -129,11 +109,6 @@ class Replies:
         """Returns the styles that attackers may want."""
         found = [styles(text) for text in self.voted.texts[: self.sent]]
         return [axis for axis in AXES if RARE <= statistics.fmean(each[axis] for each in found) <= 1 - RARE]
-
-    def taste(self, seed: int) -> Liking:
-        """Draws what honest people like of everyday replies, but for their length."""
-        room = with_room(self.base.texts)
-        return draw(seed, {name: each for name, each in room.items() if not each.asks_for_length})
 
 
 class Crowd:
@@ -284,14 +259,11 @@ def main() -> int:
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.05, 0.1])
     options = parser.parse_args()
-    directory = base_directory(options.model)
-    trainer = with_threads(TrainerSettings(), directory)
-    torch.set_num_threads(trainer.threads or 1)
-    backbone, starter = Backbone(directory, trainer.rl), is_starter(directory)
-    replies = Replies.starter(backbone) if starter else Replies.everyday(backbone)
+    backbone, everyday = base_of(options.model)
+    replies = Replies.everyday(backbone, everyday) if everyday else Replies.starter(backbone)
     found: dict[str, list[Outcome]] = {}
     for seed in options.seeds:
-        honest = draw_preference(seed) if starter else replies.taste(seed)
+        honest = draw(seed, everyday.tastes()) if everyday else draw_preference(seed)
         bench = Bench(replies, honest, seed)
         for name in options.attacks:
             for share in options.shares[-1:] if name == "bot" else options.shares:

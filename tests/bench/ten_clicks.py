@@ -2,15 +2,17 @@
 
     python -m tests.bench.ten_clicks --seeds 1311 1312 1313
 
-Each person wants certain values on two of three style axes, which the seed draws; the axes and values are
-their own. Forty people have cast twenty votes each on replies of the starter's base (thumbs, three in ten of
-them a comparison of two replies), to which the reward model is fitted once. Then twenty others answer ten
-pairs, picked as serving picks them (`serving.questions`) from a pool of 24 prompts with four replies each;
-their weights are serving's, too. A person compares two replies by how many of their wants each meets, and
-errs in one of ten answers. The figure is how much more often a person likes the best of four replies to
-unseen prompts by their own weights than a reply as it comes; `common` is the best of four by everybody's
-mean, and `random` the same after ten pairs at random. Target: 15 points at the median of the twenty. About 3
-minutes a seed on one core.
+Each person wants, or does not want, two of three properties of a reply, which the seed draws. Forty people
+have voted on replies of the base (the starter's: twenty votes each; thumbs, three in ten of them a comparison
+of two replies), to which the reward model is fitted once. Then twenty others answer ten pairs, picked as
+serving picks them (`serving.questions`) from a pool of 24 prompts with four replies each; their weights are
+serving's, too. The figure is how much more often a person likes the best of four replies to unseen prompts by
+their own weights than a reply as it comes; `common` is the best of four by everybody's mean, and `random` the
+same after ten pairs at random. Target: 15 points at the median of the twenty. About 3 minutes a seed on one
+core.
+
+The starter's properties are its styles. To another base, people send everyday prompts, and the properties are
+hidden tastes (`reply_pool.Everyday`); each of 40 people has 13 votes then, or 14.
 """
 
 import argparse
@@ -18,12 +20,12 @@ import json
 import random
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from deploy.simulation.people import Preference
 from feedback.person_votes import PersonVote
 from schemas import logs
 from schemas.settings import TrainerSettings
@@ -32,106 +34,106 @@ from serving.person_weights import Judgments, PersonPosterior, Values, posterior
 from serving.question_pool import CHOICES, MAX_PROMPTS, Candidate
 from serving.questions import QUESTIONS, pick
 from tests.bench import world_prompts
+from tests.bench.comparing_people import Likes, Person, style_properties, without
 from tests.bench.disjoint import assert_disjoint
-from tests.bench.offline_learning import REPLY_TOKENS
+from tests.bench.everyday_prompts import TRAFFIC
+from tests.bench.reply_pool import EVERYDAY_REPLIES, Everyday, Pool, base_of
 from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
 from trainer.reward.ensemble import RewardModel
-from trainer.reward.features import FeatureGroups
 from trainer.reward.likelihood import Votes
 from trainer.reward.projection import BaseFeatures
-from trainer.reward.scoring import score
-from trainer.starter import MODEL_DIR
-from trainer.starter.styles import AXES
 
-VOTERS, EACH, PAIRS, NOISE = 40, 20, 0.3, 0.1
+VOTERS, EACH, PAIRS = 40, 20, 0.3
 PEOPLE, JUDGED, BASE_PROMPTS = 20, 100, 64
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
-    """Somebody with a preference on two axes, who errs in NOISE of their answers."""
-
-    preference: Preference
-
-    def met(self, text: str) -> int:
-        return sum(Preference((want,)).likes(text) for want in self.preference.wants)
-
-    def likes(self, text: str, rng: random.Random) -> bool:
-        return self.preference.likes(text) != (rng.random() < NOISE)
-
-    def ranking(self, texts: list[str], rng: random.Random) -> list[list[int]]:
-        """Returns the groups of two replies, the better first."""
-        first, second = map(self.met, texts)
-        if first == second:
-            return [[0, 1]]
-        better = 0 if (first > second) != (rng.random() < NOISE) else 1
-        return [[better], [1 - better]]
-
-
-def draw_people(seed: int, count: int, part: str) -> list[Person]:
-    axes = random.Random(f"clicks {seed}").sample(AXES, 3)
+def draw_people(properties: dict[str, Likes], seed: int, count: int, part: str) -> list[Person]:
+    """Draws people who each want, or do not want, two of the seed's three properties."""
+    names = random.Random(f"clicks {seed}").sample([*properties], 3)
     rng = random.Random(f"clicks {seed} {part}")
+    people = []
+    for _ in range(count):
+        wants = {}
+        for name in rng.sample(names, 2):
+            wanted = rng.random() < 0.5
+            wants[name] = properties[name] if wanted else without(properties[name])
+        people.append(Person(wants))
+    return people
+
+
+def candidates_of(prompts: Sequence[str], pool: Pool, model: RewardModel) -> list[Candidate]:
+    """Returns what serving may ask about CHOICES replies to each prompt."""
+    values_NMC = pool.values_NMC(model)
     return [
-        Person(Preference(tuple((axis, rng.random() < 0.5) for axis in rng.sample(axes, 2))))
-        for _ in range(count)
-    ]
+        Candidate(
+            prompt, [], [], {},
+            [Reply(at, "p", 1.0, pool.texts[CHOICES * number + at], [], [], "") for at in range(CHOICES)],
+            values_NMC[CHOICES * number : CHOICES * (number + 1)],
+        )
+        for number, prompt in enumerate(prompts)
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """`CHOICES` replies of the base to each of some prompts, in order."""
+class Replies:
+    """Replies of the base: pairs of them that the voters see, `CHOICES` to each of the prompts that are asked
+    about (`asked`) and that are judged, and the base's samples; and what people may want of them."""
 
-    prompts: list[str]
-    texts: list[str]
-    features: FeatureGroups
+    properties: dict[str, Likes]
+    voted: Pool
+    asked: list[str]
+    choices: Pool
+    judged: Pool
+    base: BaseFeatures
 
     @classmethod
-    def of(cls, backbone: Backbone, prompts: list[str], replies: int, seed: int) -> "Sampled":
-        ids = [backbone.render([{"role": "user", "content": prompt}]) for prompt in prompts]
-        spec, generator = SamplingSpec(replies, REPLY_TOKENS), torch.Generator().manual_seed(seed)
-        with backbone.reference():
-            rollouts = sample(backbone, ids, spec, generator)
-        tokens = [rollout.token_ids for rollout in rollouts]
-        features = score(backbone, [ids[rollout.prompt] for rollout in rollouts], tokens).features
-        return cls(prompts, [backbone.decode(each) for each in tokens], features)
+    def starter(cls, backbone: Backbone, seed: int) -> "Replies":
+        wanted = VOTERS * EACH + BASE_PROMPTS + MAX_PROMPTS
+        sent = [each.prompt for each in world_prompts.traffic(wanted, seed)]
+        judged = [each.prompt for each in world_prompts.judgment(JUDGED, 10_000 + seed)]
+        assert_disjoint(sent=sent, judged=judged)
+        start, end = VOTERS * EACH, VOTERS * EACH + BASE_PROMPTS
+        base = Pool.sampled(backbone, sent[start:end], BASE_SAMPLES, seed)
+        return cls(
+            style_properties(),
+            Pool.sampled(backbone, sent[:start], 2, seed + 1),
+            sent[end:],
+            Pool.sampled(backbone, sent[end:], CHOICES, seed + 2),
+            Pool.sampled(backbone, judged, CHOICES, seed + 3),
+            BaseFeatures(base.features, BASE_SAMPLES),
+        )
 
-    def values_NMC(self, model: RewardModel) -> Values:
-        """Returns the (N, M, C) values of the taste model that the trainer would publish."""
-        found = torch.stack([member.values(self.features) for member in model.members], 1)
-        if model.people is not None:
-            bias_M1 = torch.tensor([[member.bias] for member in model.members])
-            found = torch.cat([found, found[..., :1] - bias_M1], 2)
-        return found.double().numpy()
-
-    def candidates(self, model: RewardModel) -> list[Candidate]:
-        values_NMC = self.values_NMC(model)
-        return [
-            Candidate(
-                prompt, [], [], {},
-                [Reply(at, "p", 1.0, self.texts[CHOICES * number + at], [], [], "") for at in range(CHOICES)],
-                values_NMC[CHOICES * number : CHOICES * (number + 1)],
-            )
-            for number, prompt in enumerate(self.prompts)
-        ]  # fmt: skip
+    @classmethod
+    def everyday(cls, replies: Everyday) -> "Replies":
+        """People are asked about the last prompts that were sent, and vote on replies to the others."""
+        first = len(TRAFFIC) - MAX_PROMPTS
+        asked = range(first, len(TRAFFIC))
+        return cls(
+            {name: taste.likes for name, taste in sorted(replies.tastes().items())},
+            replies.sent.of(range(EVERYDAY_REPLIES * first)),
+            TRAFFIC[first:],
+            replies.sent.of([EVERYDAY_REPLIES * number + at for number in asked for at in range(CHOICES)]),
+            replies.judged,
+            replies.base,
+        )
 
 
-def fitted(backbone: Backbone, base: BaseFeatures, voted: Sampled, seed: int) -> RewardModel:
-    """Fits the reward model to the votes of the voters."""
-    voters, rng = draw_people(seed, VOTERS, "voters"), random.Random(f"votes {seed}")
+def fitted(replies: Replies, seed: int) -> RewardModel:
+    """Fits the reward model to the votes of the voters, one on each pair of replies."""
+    voters, rng = draw_people(replies.properties, seed, VOTERS, "voters"), random.Random(f"votes {seed}")
     votes = Votes(VOTERS)
-    for number in range(VOTERS * EACH):
-        rater, at = number % VOTERS, 2 * number
-        texts = voted.texts[at : at + 2]
+    for at in range(0, len(replies.voted.texts), 2):
+        rater = at // 2 % VOTERS
+        texts = replies.voted.texts[at : at + 2]
         if rng.random() < PAIRS:
             groups = voters[rater].ranking(texts, rng)
             votes.ranking(rater, [[at + each for each in group] for group in groups], at)
         else:
-            votes.thumb(rater, at, voters[rater].likes(texts[0], rng))
+            votes.thumb(rater, at, voters[rater].thumb(texts[0], rng))
     generator = torch.Generator().manual_seed(seed)
-    return ensemble.fit(voted.features, votes, base, TrainerSettings().reward, generator)
+    return ensemble.fit(replies.voted.features, votes, replies.base, TrainerSettings().reward, generator)
 
 
 def answers(
@@ -160,33 +162,28 @@ def answers(
     return known
 
 
-def run(backbone: Backbone, seed: int) -> dict[str, list[float]]:
+def run(replies: Replies, seed: int) -> dict[str, list[float]]:
     """Returns by way of choosing the share that each person likes."""
-    sent = [each.prompt for each in world_prompts.traffic(VOTERS * EACH + BASE_PROMPTS + MAX_PROMPTS, seed)]
-    asked = [each.prompt for each in world_prompts.judgment(JUDGED, 10_000 + seed)]
-    assert_disjoint(sent=sent, judged=asked)
-    start, end = VOTERS * EACH, VOTERS * EACH + BASE_PROMPTS
-    base = BaseFeatures(Sampled.of(backbone, sent[start:end], BASE_SAMPLES, seed).features, BASE_SAMPLES)
-    model = fitted(backbone, base, Sampled.of(backbone, sent[:start], 2, seed + 1), seed)
+    model = fitted(replies, seed)
     print(f"seed {seed}: {model.describe_tastes()}", flush=True)
     if model.people is None:  # nothing is asked, and replies stay as they come
         return {name: [0.0] * PEOPLE for name in ("as it comes", "common", "random", "own")}
-    pool = Sampled.of(backbone, sent[end:], CHOICES, seed + 2).candidates(model)
-    judged = Sampled.of(backbone, asked, CHOICES, seed + 3)
-    values_NMC, none = judged.values_NMC(model), np.zeros(1 + model.people.mean_UT.shape[1])
+    pool = candidates_of(replies.asked, replies.choices, model)
+    values_NMC, none = replies.judged.values_NMC(model), np.zeros(1 + model.people.mean_UT.shape[1])
+    judged = len(replies.judged.texts) // CHOICES
     scale = float(torch.stack([each.nuisance.ranking_scale for each in model.members]).mean())
     caution, rng = model.uncertainty_penalty, random.Random(f"answers {seed}")
     found: dict[str, list[float]] = {name: [] for name in ("as it comes", "common", "random", "own")}
-    for person in draw_people(seed, PEOPLE, "people"):
-        liked_PK = np.array([person.preference.likes(text) for text in judged.texts]).reshape(JUDGED, CHOICES)
+    for person in draw_people(replies.properties, seed, PEOPLE, "people"):
+        liked_PK = np.array([*map(person.likes, replies.judged.texts)]).reshape(judged, CHOICES)
         found["as it comes"].append(float(liked_PK.mean()))
         for name, weights_T in (
             ("common", none),
             ("random", _weights(answers(person, pool, scale, rng, chosen=False), none)),
             ("own", _weights(answers(person, pool, scale, rng, chosen=True), none)),
         ):
-            best_P = reward(values_NMC, weights_T, caution).reshape(JUDGED, CHOICES).argmax(1)
-            found[name].append(float(liked_PK[np.arange(JUDGED), best_P].mean()))
+            best_P = reward(values_NMC, weights_T, caution).reshape(judged, CHOICES).argmax(1)
+            found[name].append(float(liked_PK[np.arange(judged), best_P].mean()))
     return found
 
 
@@ -198,14 +195,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", default="starter", help="base: `starter`, `smollm2` or a directory")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1311, 1312, 1313])
     args = parser.parse_args()
     logs.configure("warning")
-    torch.set_num_threads(1)
-    backbone = Backbone(MODEL_DIR, TrainerSettings().rl)
+    backbone, everyday = base_of(args.model)
     medians = []
     for seed in args.seeds:
-        found = run(backbone, seed)
+        found = run(Replies.everyday(everyday) if everyday else Replies.starter(backbone, seed), seed)
         gains = {
             name: [after - before for after, before in zip(values, found["as it comes"], strict=True)]
             for name, values in found.items()

@@ -119,7 +119,7 @@ def test_other_formats_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_round_begins_with_them_once_and_can_be_reproduced(
     settings: Settings, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And has no token critic, whose regression would undo them."""
+    """And neither it nor its descendants have a token critic, whose regression would undo them."""
     monkeypatch.setattr(backbone_module, "SMALL_VOCABULARY", 0)
     monkeypatch.setattr(token_critic, "RETURNS_PER_TOKEN", 1000.0)
     demonstrate(settings, tmp_path, written(20))
@@ -146,7 +146,7 @@ def test_a_round_begins_with_them_once_and_can_be_reproduced(
     third = the_record(settings, 3)
     assert "demonstrations" not in third
     assert "supervised" not in third
-    assert "token_critic" in third["optimization"]
+    assert "token_critic" not in third["optimization"]
 
     with pool.connection() as connection:
         connection.execute("delete from turns where id = %s", [inputs.demonstrations[3]])

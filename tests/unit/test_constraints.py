@@ -294,7 +294,12 @@ def test_offensive_words_are_found() -> None:
     assert words is not None
     assert len(words) > 500
     assert words.occurs_in("You are an asshole.")
-    assert not words.occurs_in("Assume that the class has a cocktail in Scunthorpe.")
+    for harmless in (
+        "Assume that the class has a cocktail in Scunthorpe.",
+        "Put the fat into a pot, and kill the heat.",
+        "Gay people are welcome. A stroke harms the brain, an organ.",
+    ):
+        assert not words.occurs_in(harmless)
 
 
 def test_a_text_is_what_stands_behind_the_thought() -> None:

@@ -26,13 +26,16 @@ MAX_ROUNDS = 3
 HELD_OUT, MOST_HELD_OUT = 10, 64
 """One demonstration of so many is held out, and at most so many."""
 
-_SELECT: LiteralString = """
+_LINEAGE: LiteralString = """
 with recursive lineage (id) as (
     select %(parent)s
     union
     select p.parent from lineage join policies p on p.project = %(project)s and p.id = lineage.id
     where p.parent is not null
-), fresh as (
+)
+"""
+_SELECT: LiteralString = f"""
+{_LINEAGE}, fresh as (
     select t.id, t.created_at, cardinality(t.prompt_token_ids) + cardinality(r.token_ids) as length
     from turns t join replies r on r.turn_id = t.id and r.choice = 0
     left join taught_demonstrations d on d.turn_id = t.id
@@ -57,6 +60,17 @@ def select(pool: Pool, project: str, parent: str, longest: int, tokens: float) -
     }  # fmt: skip
     with pool.connection() as connection:
         return [row["id"] for row in connection.execute(_SELECT, values).fetchall()]
+
+
+def have_taught(pool: Pool, project: str, policy: str) -> bool:
+    """Whether a policy or one of its ancestors has learned from demonstrations."""
+    query: LiteralString = (
+        f"{_LINEAGE} select exists (select from taught_demonstrations"  # noqa: S608  (a constant)
+        " where project = %(project)s and policies && array(select id from lineage)) as taught"
+    )
+    with pool.connection() as connection:
+        row = connection.execute(query, {"project": project, "parent": policy}).fetchone()
+    return bool(row and row["taught"])
 
 
 def are_waiting(pool: Pool, project: str, longest: int) -> bool:

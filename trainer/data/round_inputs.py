@@ -33,9 +33,10 @@ class RoundInputs(BaseModel):
     `mentions` has by event what votes say about criteria: whether the reply meets each. `restart` tells that
     the round starts from the base in spite of a live policy. `cautions` has the levels of the constraints
     that blocked the last candidates (`cautions`). `demonstrations` are the turns whose replies it learns from
-    first. `trusted` are the events by raters whom an operator accepted, who are in no cluster. `lora_tokens`
-    are the tokens that there is time for in fitting the reward model's heads (`lora_heads_fit`). `attempts`
-    counts the starts of the round."""
+    first, and `demonstrated` tells that the parent or an ancestor has learned from some. `trusted` are the
+    events by raters whom an operator accepted, who are in no cluster. `lora_tokens` are the tokens that there
+    is time for in fitting the reward model's heads (`lora_heads_fit`). `attempts` counts the starts of the
+    round."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,6 +56,7 @@ class RoundInputs(BaseModel):
     restart: bool = False
     cautions: dict[str, int] = {}
     demonstrations: list[str] = []
+    demonstrated: bool = False
     trusted: list[str] = []
     lora_tokens: int = 0
     attempts: int = 1
