@@ -262,6 +262,7 @@ class Trainer:
             self._round_took = time.monotonic() - started
             found.seconds = round(self._round_took, 1)
             if not record.finish(self.pool, self.settings, row, ending, found):
+                self._require_in_sync(row, ending)
                 raise publish.LeadershipLost(f"another trainer took over before round {row.number} ended")
             self.trackers.log_round(row.number, record.finite(found.as_json()))
             self._unfinished.unlink(missing_ok=True)
@@ -269,11 +270,15 @@ class Trainer:
             prune.prune(self.pool, self.settings)
             say = log.error if ending.outcome == "failed" else log.info
             say("round ended", outcome=ending.outcome, reason=ending.reason, seconds=found.seconds)
+        self._require_in_sync(row, ending)
+        return ending.outcome
+
+    def _require_in_sync(self, row: RoundRow, ending: Ending) -> None:
+        """Raises WorkerOutOfSync when the round failed in a process group, whose other processes may wait."""
         if ending.outcome == "failed" and self.learner.group.size > 1:
             raise WorkerOutOfSync(
                 f"Round {row.number} failed: {ending.reason}. All processes must start again."
             )
-        return ending.outcome
 
     def _train(self, row: RoundRow, data: RoundData, parent: Path, live: Path, found: RoundRecord) -> Ending:
         """Trains a candidate from the adapter in `parent`, evaluates it, and publishes it if it passes."""
