@@ -123,10 +123,13 @@ class Rebuild:
             rate = trainer.rl.learning_rate or found.learning_rate or rl.learning_rate
             rl = rl.model_copy(update={"learning_rate": rate})
             lost = lost if found.knowledge_lost is None else found.knowledge_lost
+        held = set(events)
         inputs = kept.model_copy(
             update={
                 "parent": parent, "events": events, "turns": turns, "rl": rl, "knowledge_lost": lost,
                 "demonstrations": shown, "attempts": 1,
+                "mentions": {event: said for event, said in kept.mentions.items() if event in held},
+                "trusted": [event for event in kept.trusted if event in held],
                 "vote_summary": file_digest(own / vote_summary.FILE) if summary else None,
             }
         )  # fmt: skip
@@ -136,7 +139,8 @@ class Rebuild:
         """Returns the record of the round, with what the gate says of the result."""
         optimized = candidate.round.optimized
         models = gate.GateModels(
-            candidate.round.model, candidate.round.held_out_model, candidate.round.evidence
+            candidate.round.model, candidate.round.held_out_model, candidate.round.evidence,
+            candidate.round.criteria,
         )
         verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, trainer, candidate.constraints)
         verdict.require(candidate.round.moved, optimized.stopped or "no step moved the adapter")
