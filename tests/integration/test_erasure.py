@@ -331,8 +331,8 @@ def test_only_what_learned_from_the_person_is_tainted_and_others_are_kept(
     [first] = rounds(settings, 1)
     late = "u_" + "f" * 32
     turns = [replace(turn, rater=late) for turn in some_turns(backbone, 6, seed=5)]
-    thumbs = thumbs_by_parity(turns)
-    send(database_url, turns, [(turn, vote.model_copy(update={"reasons": ["tone"]})) for turn, vote in thumbs])
+    said = [(turn, vote.model_copy(update={"reasons": ["tone"]})) for turn, vote in thumbs_by_parity(turns)]
+    send(database_url, turns, said)
     second = rounds(settings, 1)[1]
 
     id = ask(database_url, late)
