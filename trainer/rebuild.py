@@ -9,11 +9,12 @@ up to rounding.
 """
 
 import shutil
+from pathlib import Path
 
 import structlog
 
 from schemas.database import Pool
-from schemas.policies import file_digest
+from schemas.policies import Manifest, file_digest
 from schemas.settings import Settings, TrainerSettings
 from trainer.data import demonstrations, examples, summary_store, vote_summary
 from trainer.data.round_inputs import RoundInputs
@@ -40,7 +41,7 @@ class Rebuild:
 
     def prepare(self, policy: str) -> None:
         """Writes the vote summary of a policy's round without the votes that are gone, if it had one."""
-        manifest, directory = read_published(self._settings, self._pool, policy)
+        manifest, directory = self._published(policy)
         own, base = self.folder / policy, self._learner.backbone.features_digest
         trainer = self._configuration(configuration(manifest))
         found = VoteSummary.read(own, base, trainer) or VoteSummary.read(directory, base, trainer)
@@ -58,8 +59,8 @@ class Rebuild:
         """Trains the round of `policy` again from `parent`, and publishes the result; returns its name, or
         None where nothing is left to train on. Raises PolicyRejected where a directory is damaged,
         NotReproducible where a setting of its time is unknown, and LeadershipLost."""
-        manifest, directory = read_published(self._settings, self._pool, policy)
-        _, start = read_published(self._settings, self._pool, parent)
+        manifest, directory = self._published(policy)
+        _, start = self._published(parent)
         kept = RoundInputs.read(directory / publish.INPUTS)
         if kept is None:
             return None
@@ -90,6 +91,11 @@ class Rebuild:
             ending = Ending("published", f"{policy} again, without people who were erased")
             record.finish(self._pool, self._settings, row, ending, found)
         return made.id
+
+    def _published(self, policy: str) -> tuple[Manifest, Path]:
+        """Returns the manifest and the directory of a policy. The base is in memory: its files, which may
+        have many GB, are not read again. Raises as `read_published`."""
+        return read_published(self._settings, self._pool, policy, self._learner.backbone.digest)
 
     def _configuration(self, trainer: TrainerSettings) -> TrainerSettings:
         """Returns the settings of a round: its own, with the auxiliary model that there is now, or, in a
