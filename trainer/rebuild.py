@@ -111,14 +111,14 @@ class Rebuild:
         backbone, project = self._learner.backbone, self._settings.project
         own = self.folder / policy
         summary = VoteSummary.read(own, backbone.features_digest, trainer)
-        row = kept.token_budget.row
+        budget = kept.token_budget.within(self._learner.token_budget)
         while True:
             events, turns = examples.still_held(self._pool, project, kept.events, kept.turns)
             try:
                 shown = demonstrations.still_held(self._pool, project, kept.demonstrations)
-                corpus = examples.load(self._pool, project, backbone, events, row, turns)
+                corpus = examples.load(self._pool, project, backbone, events, budget.row, turns)
                 prompts = examples.load_prompts(self._pool, project, backbone, turns)
-                replies = demonstrations.load(self._pool, project, backbone, shown, row)
+                replies = demonstrations.load(self._pool, project, backbone, shown, budget.row)
                 break
             except examples.Erased:  # in between
                 continue
@@ -133,7 +133,7 @@ class Rebuild:
         inputs = kept.model_copy(
             update={
                 "parent": parent, "events": events, "turns": turns, "rl": rl, "knowledge_lost": lost,
-                "demonstrations": shown, "attempts": 1,
+                "demonstrations": shown, "attempts": 1, "token_budget": budget,
                 "mentions": {event: said for event, said in kept.mentions.items() if event in held},
                 "trusted": [event for event in kept.trusted if event in held],
                 "vote_summary": file_digest(own / vote_summary.FILE) if summary else None,
