@@ -180,24 +180,25 @@ class Erasures:
 
     def _tainted(self, erasure: DictRow) -> list[str]:
         """Returns the policies that learned from the person, or of which that cannot be ruled out."""
-        since, found = erasure["since"], set(erasure["learned_by"])
-        names = []
+        found, names = set(erasure["learned_by"]), list[str]()
         for policy in self._policies():
             if policy["id"] == BASE:
                 continue
-            directory = Path(policy["directory"])
-            inputs = RoundInputs.read(directory / publish.INPUTS)
-            if inputs is not None:
-                ids = [
-                    *inputs.events, *inputs.turns, *inputs.demonstrations, *vote_summary.events_in(directory)
-                ]  # fmt: skip
-                learned = self._mentions([erasure["id"]], ids)
-            else:
-                learned = since is not None and policy["created_at"] >= since
-            if learned or policy["id"] in found or policy["parent"] in found:
+            if policy["id"] in found or policy["parent"] in found or self._learned(erasure, policy):
                 found.add(policy["id"])
                 names.append(policy["id"])
         return names
+
+    def _learned(self, erasure: DictRow, policy: DictRow) -> bool:
+        """Returns whether a policy's round had anything of the person; by its age where its directory does
+        not say."""
+        directory, since = Path(policy["directory"]), erasure["since"]
+        inputs = RoundInputs.read(directory / publish.INPUTS)
+        compacted = vote_summary.events_in(directory) if inputs and inputs.vote_summary else []
+        if inputs is None or compacted is None:
+            return since is not None and policy["created_at"] >= since
+        ids = [*inputs.events, *inputs.turns, *inputs.demonstrations, *compacted]
+        return self._mentions([erasure["id"]], ids)
 
     def _mark(self, tainted: list[str]) -> str:
         """Marks policies as tainted: those that answer nobody are pruned next, and none is chosen again.

@@ -92,6 +92,7 @@ class Trainer:
         self._unfinished = learner.directory / "unfinished.json"
         self._fitted: tuple[RoundData, RewardModel] | None = None
         self._looked = -LOOK_SECONDS
+        self._waiting = False
         self._measured = False
         self.erasures = Erasures(settings, pool, learner, self._forget)
         self._erases_at = 0.0
@@ -203,6 +204,7 @@ class Trainer:
         if last is not None and last.id != self._last_row:  # another trainer's, or before this one started
             self._last_row, self._round_took = last.id, last.took
             self.last_round = time.monotonic() - last.age
+            self._looked = -LOOK_SECONDS
         new = arrived - (last.votes if last else 0)
         waited = time.monotonic() - self.last_round >= max(when.round_seconds, 2 * self._round_took)
         if arrived < when.min_votes:
@@ -210,11 +212,12 @@ class Trainer:
         return new >= when.round_votes or (waited and (new > 0 or self._demonstrations_wait()))
 
     def _demonstrations_wait(self) -> bool:
-        """Whether demonstrations came that no round has had, as of the last minute."""
+        """Whether demonstrations came that no round has had, as of the last minute; a round makes it look
+        again."""
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
-            return demonstrations.are_waiting(self.pool, self.project, self.learner.longest_row)
-        return False
+            self._waiting = demonstrations.are_waiting(self.pool, self.project, self.learner.longest_row)
+        return self._waiting
 
     def _arrived(self) -> int:
         """Returns the number of votes."""
@@ -225,6 +228,7 @@ class Trainer:
         a process group it raises WorkerOutOfSync."""
         self._measure_base()
         self.last_round = started = time.monotonic()
+        self._looked = -LOOK_SECONDS
         self._fitted = None
         interrupted = (
             RoundInputs.read(self._unfinished) if record.was_interrupted(self.pool, self.project) else None
@@ -258,6 +262,7 @@ class Trainer:
             self._round_took = time.monotonic() - started
             found.seconds = round(self._round_took, 1)
             if not record.finish(self.pool, self.settings, row, ending, found):
+                self._require_in_sync(row, ending)
                 raise publish.LeadershipLost(f"another trainer took over before round {row.number} ended")
             self.trackers.log_round(row.number, record.finite(found.as_json()))
             self._unfinished.unlink(missing_ok=True)
@@ -265,11 +270,15 @@ class Trainer:
             prune.prune(self.pool, self.settings)
             say = log.error if ending.outcome == "failed" else log.info
             say("round ended", outcome=ending.outcome, reason=ending.reason, seconds=found.seconds)
+        self._require_in_sync(row, ending)
+        return ending.outcome
+
+    def _require_in_sync(self, row: RoundRow, ending: Ending) -> None:
+        """Raises WorkerOutOfSync when the round failed in a process group, whose other processes may wait."""
         if ending.outcome == "failed" and self.learner.group.size > 1:
             raise WorkerOutOfSync(
                 f"Round {row.number} failed: {ending.reason}. All processes must start again."
             )
-        return ending.outcome
 
     def _train(self, row: RoundRow, data: RoundData, parent: Path, live: Path, found: RoundRecord) -> Ending:
         """Trains a candidate from the adapter in `parent`, evaluates it, and publishes it if it passes."""

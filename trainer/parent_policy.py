@@ -108,7 +108,7 @@ def _candidates(pool: Pool, settings: Settings, live: PolicyDirectory) -> list[P
         rows = connection.execute(
             "select p.id, p.directory from policies p join policies live"
             " on live.project = p.project and live.id = %(live)s join projects on projects.id = p.project"
-            " where p.project = %(project)s and p.state in ('canary', 'published')"
+            " where p.project = %(project)s and p.state in ('canary', 'published') and p.pruned_at is null"
             " and coalesce(projects.promotion, %(promotion)s) <> 'manual'"
             " and (coalesce(projects.promotion, %(promotion)s) <> 'direct'"
             "  or p.gate ->> 'outcome' = 'unknown')"

@@ -9,11 +9,12 @@ up to rounding.
 """
 
 import shutil
+from pathlib import Path
 
 import structlog
 
 from schemas.database import Pool
-from schemas.policies import file_digest
+from schemas.policies import Manifest, file_digest
 from schemas.settings import Settings, TrainerSettings
 from trainer.data import demonstrations, examples, summary_store, vote_summary
 from trainer.data.round_inputs import RoundInputs
@@ -40,7 +41,7 @@ class Rebuild:
 
     def prepare(self, policy: str) -> None:
         """Writes the vote summary of a policy's round without the votes that are gone, if it had one."""
-        manifest, directory = read_published(self._settings, self._pool, policy)
+        manifest, directory = self._published(policy)
         own, base = self.folder / policy, self._learner.backbone.features_digest
         trainer = self._configuration(configuration(manifest))
         found = VoteSummary.read(own, base, trainer) or VoteSummary.read(directory, base, trainer)
@@ -58,8 +59,8 @@ class Rebuild:
         """Trains the round of `policy` again from `parent`, and publishes the result; returns its name, or
         None where nothing is left to train on. Raises PolicyRejected where a directory is damaged,
         NotReproducible where a setting of its time is unknown, and LeadershipLost."""
-        manifest, directory = read_published(self._settings, self._pool, policy)
-        _, start = read_published(self._settings, self._pool, parent)
+        manifest, directory = self._published(policy)
+        _, start = self._published(parent)
         kept = RoundInputs.read(directory / publish.INPUTS)
         if kept is None:
             return None
@@ -91,6 +92,11 @@ class Rebuild:
             record.finish(self._pool, self._settings, row, ending, found)
         return made.id
 
+    def _published(self, policy: str) -> tuple[Manifest, Path]:
+        """Returns the manifest and the directory of a policy. The base is in memory: its files, which may
+        have many GB, are not read again. Raises as `read_published`."""
+        return read_published(self._settings, self._pool, policy, self._learner.backbone.digest)
+
     def _configuration(self, trainer: TrainerSettings) -> TrainerSettings:
         """Returns the settings of a round: its own, with the auxiliary model that there is now, or, in a
         group of processes, those of all of them."""
@@ -105,14 +111,14 @@ class Rebuild:
         backbone, project = self._learner.backbone, self._settings.project
         own = self.folder / policy
         summary = VoteSummary.read(own, backbone.features_digest, trainer)
-        row = kept.token_budget.row
+        budget = kept.token_budget.within(self._learner.token_budget)
         while True:
             events, turns = examples.still_held(self._pool, project, kept.events, kept.turns)
             try:
                 shown = demonstrations.still_held(self._pool, project, kept.demonstrations)
-                corpus = examples.load(self._pool, project, backbone, events, row, turns)
+                corpus = examples.load(self._pool, project, backbone, events, budget.row, turns)
                 prompts = examples.load_prompts(self._pool, project, backbone, turns)
-                replies = demonstrations.load(self._pool, project, backbone, shown, row)
+                replies = demonstrations.load(self._pool, project, backbone, shown, budget.row)
                 break
             except examples.Erased:  # in between
                 continue
@@ -123,11 +129,14 @@ class Rebuild:
             rate = trainer.rl.learning_rate or found.learning_rate or rl.learning_rate
             rl = rl.model_copy(update={"learning_rate": rate})
             lost = lost if found.knowledge_lost is None else found.knowledge_lost
+        held = set(events)
         inputs = kept.model_copy(
             update={
                 "parent": parent, "events": events, "turns": turns, "rl": rl, "knowledge_lost": lost,
-                "demonstrations": shown, "attempts": 1,
+                "demonstrations": shown, "attempts": 1, "token_budget": budget,
                 "demonstrated": demonstrations.have_taught(self._pool, project, parent),
+                "mentions": {event: said for event, said in kept.mentions.items() if event in held},
+                "trusted": [event for event in kept.trusted if event in held],
                 "vote_summary": file_digest(own / vote_summary.FILE) if summary else None,
             }
         )  # fmt: skip
@@ -137,7 +146,8 @@ class Rebuild:
         """Returns the record of the round, with what the gate says of the result."""
         optimized = candidate.round.optimized
         models = gate.GateModels(
-            candidate.round.model, candidate.round.held_out_model, candidate.round.evidence
+            candidate.round.model, candidate.round.held_out_model, candidate.round.evidence,
+            candidate.round.criteria,
         )
         verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, trainer, candidate.constraints)
         verdict.require(candidate.round.moved, optimized.stopped or "no step moved the adapter")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from engines import World
 from schemas.errors import EngineError
 from schemas.policies import TRAINING
 from schemas.settings import RLSettings
+from trainer.model import vllm_rollouts
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Sampler, SamplingSpec, adapter_sampler, sample
 from trainer.model.vllm_rollouts import VllmEngine
@@ -140,6 +142,24 @@ def test_nothing_is_left_on_a_server_or_the_disk(backbone: Backbone, vllm_url: s
     models = httpx.get(f"{vllm_url}/v1/models").json()["data"]
     assert not [model["id"] for model in models if model["id"].startswith(TRAINING)]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_base_is_asked_for_as_an_adapter(
+    backbone: Backbone, vllm_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    call = vllm_rollouts._call
+
+    def noted(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None = None) -> Any:
+        asked.append((body or {}).get("model", TRAINING))
+        return call(client, method, url, body)
+
+    monkeypatch.setattr(vllm_rollouts, "_call", noted)
+    backbone.engine = VllmEngine([vllm_url], tmp_path)
+    with backbone.reference():
+        sample(backbone, prompts(backbone), SPEC, torch.Generator())
+    assert len(asked) >= len(prompts(backbone))
+    assert all(name.startswith(TRAINING) for name in asked)
 
 
 def test_a_server_that_is_away_raises_an_engine_error(backbone: Backbone, tmp_path: Path) -> None:

@@ -232,8 +232,9 @@ def test_new_demonstrations_make_a_round_due(
         assert not trainer.due()
         trainer.last_round -= 1000
         demonstrate(settings, tmp_path, written(4))
-        monkeypatch.setattr(loop, "LOOK_SECONDS", 0.0)
         assert trainer.due()
+        assert trainer.due(), "a trainer of several projects asks twice"
+        monkeypatch.setattr(loop, "LOOK_SECONDS", 0.0)
         turns = demonstrations.select(pool, "default", BASE, 1_000, 1e9)
         demonstrations.note(pool, "default", turns, trains=False)
         assert not trainer.due(), "a round that was skipped is not repeated for them"

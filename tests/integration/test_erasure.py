@@ -29,6 +29,7 @@ from tests.training import add_key, edited, ranked, send, small_settings, some_t
 from trainer import loop, projects
 from trainer.data import vote_summary
 from trainer.data.feature_table import digest_of
+from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation import gate
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
@@ -330,7 +331,8 @@ def test_only_what_learned_from_the_person_is_tainted_and_others_are_kept(
     [first] = rounds(settings, 1)
     late = "u_" + "f" * 32
     turns = [replace(turn, rater=late) for turn in some_turns(backbone, 6, seed=5)]
-    send(database_url, turns, thumbs_by_parity(turns))
+    said = [(turn, vote.model_copy(update={"reasons": ["tone"]})) for turn, vote in thumbs_by_parity(turns)]
+    send(database_url, turns, said)
     second = rounds(settings, 1)[1]
 
     id = ask(database_url, late)
@@ -347,6 +349,9 @@ def test_only_what_learned_from_the_person_is_tainted_and_others_are_kept(
         parents = connection.execute("select parent from policies where id = %s", [made["policy"]])
         assert parents.fetchone() == {"parent": first}
     assert row == {"live": made["policy"], "previous": first}
+    kept = RoundInputs.read(settings.policies_dir / "default" / made["policy"] / publish.INPUTS)
+    assert kept is not None
+    assert kept.mentions == {}, "only the person gave reasons"
     assert (settings.policies_dir / "default" / first / publish.INPUTS).is_file()
 
     id = ask(

@@ -107,6 +107,14 @@ def test_candidates_that_ended_are_left_out(pool: Pool, state: str) -> None:
     assert chosen(pool) == LIVE.id
 
 
+def test_candidates_whose_files_are_deleted_are_left_out(pool: Pool) -> None:
+    add(pool, "p2-bbbbbb", "canary")
+    add(pool, "p3-cccccc", "published")
+    with pool.connection() as connection:
+        connection.execute("update policies set pruned_at = now() where id = 'p3-cccccc'")
+    assert chosen(pool) == "p2-bbbbbb"
+
+
 def test_an_interrupted_round_starts_from_its_own_parent_while_that_is_a_choice(pool: Pool) -> None:
     add(pool, "p2-bbbbbb", "canary")
     add(pool, "p3-cccccc", "published")

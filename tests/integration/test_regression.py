@@ -13,7 +13,7 @@ from schemas.turns import Turn
 from tests.training import add_key, send, small_settings, some_turns, thumbs_by_parity
 from trainer import projects
 from trainer.data.round_inputs import RoundInputs
-from trainer.evaluation import gate
+from trainer.evaluation import gate, regression
 from trainer.evaluation.regression import MIN_PEOPLE, live_regression_test, mean_change
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
@@ -72,7 +72,7 @@ def parents(pool: Pool) -> list[str]:
 
 
 def test_a_round_starts_from_the_parent_of_a_regressed_policy(
-    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = live(pool)
     vote(database_url, backbone, policy, 2, up=set())
@@ -82,6 +82,8 @@ def test_a_round_starts_from_the_parent_of_a_regressed_policy(
     assert found.regressed
     assert found.people == 12
     assert parents(pool) == [BASE, BASE]
+    monkeypatch.setattr(regression, "MAX_VOTES", 24)
+    assert live_regression_test(pool, "default", policy) is None, "the newest 24 are all on the policy"
 
 
 def test_the_sessions_of_one_network_send_nothing_back(

@@ -1,6 +1,7 @@
 """A round whose raters differ publishes what serving needs: the taste model, and each rater's weights."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from schemas.database import Pool
 from schemas.taste_model import METADATA, REWARD, TASTES, TasteHeader
 from tests.training import accept, add_key, send, small_settings, some_turns, thumbs_by_parity
 from trainer import projects
+from trainer.data.examples import Example
 from trainer.model.backbone import Backbone
+from trainer.records import person_weights
 from trainer.reward import ensemble
 from trainer.reward.likelihood import Votes
+from trainer.reward.tastes import PersonWeights
 
 
 def planted(features: torch.Tensor, votes: Votes) -> torch.Tensor:
@@ -63,3 +67,24 @@ def test_a_taste_model_is_published_where_people_differ(
     assert 2 <= len(people) <= 5
     assert sum(row["votes"] for row in people) == record["examples"]
     assert all(len(row["weights"]) == 2 for row in people)
+
+
+def test_who_is_erased_meanwhile_is_not_named_again(pool: Pool) -> None:
+    """But who comes back after it is."""
+    asked_at = datetime.now(UTC)
+    voted_at = {"gone": asked_at - timedelta(days=1), "back": asked_at + timedelta(seconds=1)}
+    training = [
+        Example(rater, f"turn-{rater}", "thumb", {"value": "up"}, rater, ((rater, "0"),), when, False)
+        for rater, when in voted_at.items()
+    ]
+    with pool.connection() as connection:
+        for rater in voted_at:
+            connection.execute(
+                "insert into tombstones (project, hash, erased_at)"
+                " values ('default', person_hash('default', %s), %s)",
+                [rater, asked_at],
+            )
+    people = PersonWeights(torch.zeros(2, 1), torch.ones(2, 1, 1), torch.ones(2))
+    person_weights.save(pool, "default", "p1-aaaaaa", people, training)
+    with pool.connection() as connection:
+        assert connection.execute("select rater from person_tastes").fetchall() == [{"rater": "back"}]

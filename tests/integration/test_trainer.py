@@ -447,6 +447,7 @@ def test_one_trainer_works_and_another_takes_over(
     assert [row["outcome"] for row in rounds(pool)] in (["published"], ["rejected"])
 
 
+@pytest.mark.parametrize("fails", [False, True])
 def test_a_trainer_that_was_overtaken_publishes_nothing(
     a_trainer: MakeTrainer,
     settings: Settings,
@@ -454,7 +455,9 @@ def test_a_trainer_that_was_overtaken_publishes_nothing(
     backbone: Backbone,
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
 ) -> None:
+    """And leaves the round to the other trainer, with its inputs, also where its own attempt fails."""
     turns = some_turns(backbone, 20, seed=9)
     send(database_url, turns, thumbs_by_parity(turns))
     trainer = a_trainer()
@@ -462,6 +465,8 @@ def test_a_trainer_that_was_overtaken_publishes_nothing(
 
     def overtaken_while_writing(*arguments: Any, **more: Any) -> Any:
         record.close_interrupted(pool, "default")
+        if fails:
+            raise ValueError("the disk is full")
         return write(*arguments, **more)
 
     trainer.lead()
@@ -469,6 +474,7 @@ def test_a_trainer_that_was_overtaken_publishes_nothing(
     monkeypatch.setattr(gate.Verdict, "refused", False)
     trainer.poll()
     assert [(row["outcome"], row["reason"]) for row in rounds(pool)] == [("failed", "interrupted")]
+    assert (settings.rounds_dir / "default" / "unfinished.json").is_file()
     with pool.connection() as connection:
         assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
 

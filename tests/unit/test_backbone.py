@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from schemas.errors import StartError
+from schemas.policies import WEIGHTS
 from schemas.settings import RLSettings
 from tests.contract.engines import random_model, shared_tokenizer
 from trainer.model import backbone as module
+from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
 from trainer.model.batch import PaddedBatch
 from trainer.model.token_budget import TokenBudget
@@ -45,6 +48,18 @@ def test_a_and_b_matrices_are_all_that_is_trained_and_b_begins_at_zero(base: Pat
     assert {id(each) for each in (*a_matrices, *b_matrices)} == {id(each) for each in backbone.trainable()}
     assert all(bool((each != 0).any()) for each in a_matrices)
     assert all(bool((each == 0).all()) for each in b_matrices)
+
+
+def test_the_reference_is_written_as_the_zero_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    backbone = with_adapter(tiny_base)
+    save_adapter(backbone, tmp_path / "own")
+    with backbone.reference():
+        save_adapter(backbone, tmp_path / "reference")
+    own, reference = (load_file(tmp_path / name / WEIGHTS) for name in ("own", "reference"))
+    assert own.keys() == reference.keys()
+    for name, weight in own.items():
+        assert bool(weight.any())
+        assert torch.equal(reference[name], torch.zeros_like(weight) if "lora_B" in name else weight)
 
 
 def batch_of(backbone: Backbone) -> PaddedBatch:

@@ -1,6 +1,8 @@
 """A policy directory is complete and verifiable, and has the same bytes for the same weights."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -144,10 +146,14 @@ def test_only_the_directories_of_killed_trainers_are_removed(
     change(backbone, 9)
     write(backbone, settings.data_dir, 2)  # then the trainer was killed
     write(backbone, settings.data_dir, 3)  # of a round that is not in this database, which was restored
-    for name in (".draft-4", "training-f00"):
-        (settings.policies_dir / "default" / name).mkdir()
+    folder = settings.policies_dir / "default"
+    for name in (".draft-4", "training-f00", "training-f01"):
+        (folder / name).mkdir()
+    long_ago = time.time() - 2 * publish.SAMPLED_SECONDS
+    os.utime(folder / "training-f00", (long_ago, long_ago))
     publish.ensure_base(pool, backbone, settings, probe(backbone))
-    assert folders(settings) == {"p0", "p1-", "p3-"}
+    assert folders(settings) == {"p0", "p1-", "p3-", "tra"}
+    assert not (folder / "training-f00").exists(), "the other is sampled from now"
 
 
 @pytest.mark.parametrize(("name", "value"), [("rank", 8), ("alpha", 64)])

@@ -28,6 +28,14 @@ def test_without_a_limit_of_tokens_batches_have_the_most_rows() -> None:
     assert sizes([], 10**9, 16) == []
 
 
+def test_a_budget_of_a_larger_machine_keeps_within_a_smaller_one() -> None:
+    larger = TokenBudget(training=8_192, sampling=16_384, row=4_096, kept=2_048)
+    smaller = TokenBudget(training=4_096, sampling=32_768, row=2_048, kept=4_096)
+    both = TokenBudget(training=4_096, sampling=16_384, row=2_048, kept=2_048)
+    assert larger.within(smaller) == smaller.within(larger) == both
+    assert TokenBudget().within(smaller) == smaller
+
+
 @pytest.mark.parametrize("processes", [1, 3])
 def test_no_share_of_a_batch_is_above_the_budget_and_none_is_smaller_than_it_must_be(processes: int) -> None:
     rng = random.Random(0)

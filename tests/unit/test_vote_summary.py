@@ -209,6 +209,7 @@ def test_a_broken_or_incompatible_file_is_not_read(tmp_path: Path) -> None:
     for broken in (b"", whole[: len(whole) // 2], b"\x00" * 100, b"{}" + whole):
         path.write_bytes(broken)
         assert read(tmp_path) is None
+        assert vote_summary.events_in(tmp_path) is None
 
 
 def test_an_interrupted_write_keeps_the_previous_file(

@@ -11,7 +11,7 @@ from schemas.turns import new_id
 from tests.vote_crowd import FOLDS, REWARD, TRAINER, Crowd, tensors
 from trainer.data.examples import Corpus, Example
 from trainer.data.vote_rows import RowsMissing, VoteRows
-from trainer.data.vote_summary import VoteSummary, files
+from trainer.data.vote_summary import VoteSummary, events_in, files
 from trainer.data.week_summary import WeekSummary
 from trainer.data.weeks import OLDER, QUARTERS, WEEKS, group_of, week_of
 
@@ -186,6 +186,7 @@ def test_a_week_whose_file_is_damaged_is_lost_alone(tmp_path: Path) -> None:
     crowd = Crowd(200, seed=7, step=HOURS)
     summary, _ = compacted(crowd, 168)
     summary.write(tmp_path)
+    assert events_in(tmp_path) == summary.events
     first, second = files(tmp_path)[1:]
     whole = first.read_bytes()
     for broken in (b"", whole[: len(whole) // 2], b"\x00" * 100, None):
@@ -194,6 +195,7 @@ def test_a_week_whose_file_is_damaged_is_lost_alone(tmp_path: Path) -> None:
         assert found is not None
         assert (found.lost, [week.file for week in found.weeks]) == (1, [second.name])
         assert found.weeks[0].events == summary.weeks[1].events
+        assert events_in(tmp_path) is None, "whose votes were in it is not known"
     summary.weeks[0].members[0].linear_GD[0, 0] = torch.nan
     summary.write(tmp_path)
     found = VoteSummary.read(tmp_path, "this", TRAINER)

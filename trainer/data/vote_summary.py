@@ -228,12 +228,15 @@ def files(directory: Path) -> list[Path]:
     return [directory / name for name in (FILE, *header["weeks"])]
 
 
-def events_in(directory: Path) -> list[str]:
-    """Returns the votes of the summary in a directory, whatever it was made for; none where there is none."""
-    if not (directory / FILE).is_file():
-        return []
-    weeks = (WeekSummary.read(directory, path.name) for path in files(directory)[1:])
-    return [event for week in weeks if week is not None for event in week.events]
+def events_in(directory: Path) -> list[str] | None:
+    """Returns the votes of the summary in a directory, whatever it was made for; None where a file of it is
+    missing or damaged."""
+    try:
+        weeks = [WeekSummary.read(directory, path.name) for path in files(directory)[1:]]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    found = [week.events for week in weeks if week is not None]
+    return None if len(found) < len(weeks) else [event for events in found for event in events]
 
 
 def to_compact(events: Sequence[str]) -> Sequence[str]:

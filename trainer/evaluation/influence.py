@@ -50,12 +50,13 @@ def influence_of(
     index_of = {rater: index for index, rater in enumerate(raters)}
     members: list[tuple[str, ...]] = [(rater,) for rater in raters]
     members += [tuple(sorted(rater for rater in of if rater in index_of)) for of in groups.values()]
-    chosen_GU = torch.zeros(len(members), len(raters))
-    for row, group in enumerate(members):
-        chosen_GU[row, [index_of[rater] for rater in group]] = 1.0
+    group_E, rater_E = torch.tensor(
+        [(row, index_of[rater]) for row, group in enumerate(members) for rater in group]
+    ).T
     rater_V = torch.tensor(votes.rater_of_vote)
     shifts = []
     for _, shift_VK in ensemble.coefficient_shifts(model, features, votes):
         shift_UK = torch.zeros(len(raters), shift_VK.shape[1]).index_add_(0, rater_V, shift_VK)
-        shifts.append(chosen_GU @ shift_UK)
+        shift_GK = torch.zeros(len(members), shift_VK.shape[1])
+        shifts.append(shift_GK.index_add_(0, group_E, shift_UK[rater_E]))
     return Influence(members, shifts)

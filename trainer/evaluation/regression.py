@@ -22,13 +22,21 @@ from schemas.feedback import JUDGE
 MIN_PEOPLE = 5
 """People who must have voted on both policies."""
 
+MAX_VOTES = 20_000
+"""Thumbs that are compared, the newest."""
+
 _CHANGES: LiteralString = """
+with thumbs as (
+    select turn_id, choice, rater, value from training_examples
+    where project = %(project)s and type = 'thumb' and superseded_by is null
+        and not starts_with(rater, %(judge)s)
+    order by created_at desc, event_id limit %(votes)s
+)
 select avg((value ->> 'value' = 'up')::int) filter (where policy = %(policy)s)
     - avg((value ->> 'value' = 'up')::int) filter (where policy = %(parent)s) as change
-from replies r join training_examples e on e.turn_id = r.turn_id and e.choice = r.choice
-join turns t on t.id = r.turn_id
-where r.project = %(project)s and r.policy in (%(policy)s, %(parent)s) and e.type = 'thumb'
-    and e.superseded_by is null and not starts_with(e.rater, %(judge)s)
+from thumbs e join replies r on r.turn_id = e.turn_id and r.choice = e.choice
+join turns t on t.id = e.turn_id
+where r.policy in (%(policy)s, %(parent)s)
 group by {person}
 """
 
@@ -69,10 +77,10 @@ def live_regression_test(pool: Pool, project: str, policy: str) -> RegressionTes
         ).fetchone()
         if step is None:
             return None
-        rows = connection.execute(
-            _CHANGES.format(person=person_of("t", "e")),
-            {"project": project, "policy": policy, "parent": step["id"], "judge": JUDGE},
-        ).fetchall()
+        values = {
+            "project": project, "policy": policy, "parent": step["id"], "judge": JUDGE, "votes": MAX_VOTES,
+        }  # fmt: skip
+        rows = connection.execute(_CHANGES.format(person=person_of("t", "e")), values).fetchall()
     changes = [float(row["change"]) for row in rows if row["change"] is not None]
     if len(changes) < MIN_PEOPLE:
         return None

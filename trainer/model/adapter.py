@@ -30,15 +30,18 @@ def probe(backbone: Backbone) -> Probe:
 
 
 def save_adapter(backbone: Backbone, directory: Path) -> None:
-    """Writes the current adapter in PEFT's layout into a new directory."""
+    """Writes the current adapter in PEFT's layout into a new directory; inside `Backbone.reference` the zero
+    adapter, which answers as the base."""
     directory.mkdir(parents=True)
     save_weights(backbone, directory / WEIGHTS)
     (directory / CONFIG).write_text(json.dumps(_peft_config(backbone), indent=2, sort_keys=True) + "\n")
 
 
 def save_weights(backbone: Backbone, path: Path) -> None:
-    """Writes the current adapter's weights; equal weights give equal bytes."""
+    """Writes the weights, as `save_adapter`; equal weights give equal bytes."""
     state = get_peft_model_state_dict(backbone.model, save_embedding_layers=False)
+    if backbone.is_reference:
+        state |= {name: torch.zeros_like(tensor) for name, tensor in state.items() if "lora_B" in name}
     save_file(
         {name: tensor.float().contiguous().cpu() for name, tensor in sorted(state.items())},
         path,

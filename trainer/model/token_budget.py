@@ -36,6 +36,10 @@ class TokenBudget(BaseModel):
         longest = self.row - reply_tokens
         return longest if setting is None else min(longest, setting)
 
+    def within(self, other: "TokenBudget") -> "TokenBudget":
+        """Returns the budget that keeps within another one, too, such as that of a smaller machine."""
+        return TokenBudget(**{name: min(tokens, getattr(other, name)) for name, tokens in self})
+
 
 def split(lengths: Sequence[tuple[int, int]], tokens: int, rows: int, processes: int = 1) -> Iterator[slice]:
     """Splits rows, given by the lengths of their prompts and replies, into consecutive batches. The share of

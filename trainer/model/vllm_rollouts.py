@@ -103,10 +103,8 @@ class VllmEngine:
 
     @contextmanager
     def _model(self, backbone: Backbone, client: httpx.Client, urls: Sequence[str]) -> Iterator[str]:
-        """Gives the name under which the servers have the current adapter, inside; or the base's name."""
-        if backbone.is_reference:
-            yield _base_name(client, urls[0])
-            return
+        """Gives the name under which the servers have the current adapter, inside. The base is the zero
+        adapter: in a batch with adapters, vLLM may answer who asks for none by one of them."""
         name = f"{TRAINING}{uuid.uuid4().hex}"
         directory = self._folder.absolute() / name
         with ExitStack() as stack:
@@ -117,15 +115,6 @@ class VllmEngine:
                 _call(client, "POST", f"{url}/v1/load_lora_adapter", adapter)
                 stack.callback(_call, client, "POST", f"{url}/v1/unload_lora_adapter", {"lora_name": name})
             yield name
-
-
-def _base_name(client: httpx.Client, url: str) -> str:
-    """Returns the name of the model that a server has without an adapter."""
-    models = _call(client, "GET", f"{url}/v1/models").json()["data"]
-    for model in models:
-        if not model.get("parent"):
-            return str(model["id"])
-    raise EngineError(f"{url} names no base model", url=url)
 
 
 def _sampling_parameters(spec: SamplingSpec, eos_ids: Sequence[int]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from feedback import policy_store
 from schemas.database import Pool
 from schemas.policies import BASE, MANIFEST
 from schemas.settings import Settings
+from trainer.records import publish
 
 PER_PASS = 20
 """Most policies that one pass marks, and most whose files it deletes, the oldest first."""
@@ -45,8 +46,9 @@ returning id
 
 
 def prune(pool: Pool, settings: Settings) -> list[str]:
-    """Marks policies as pruned and deletes the files of marked ones; returns the policies whose files are
-    deleted."""
+    """Marks policies as pruned and deletes the files of marked ones, and what killed trainers left; returns
+    the policies whose files are deleted."""
+    publish.remove_drafts(settings.policies_dir / settings.project)
     try:
         _mark(pool, settings)
     except psycopg.errors.LockNotAvailable:

@@ -11,7 +11,9 @@ import json
 import platform
 import re
 import shutil
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -42,6 +44,9 @@ from trainer.reward.ensemble import RewardModel
 INPUTS, ROLLOUTS, BASE_SAMPLES = "inputs.json", "rollouts.safetensors", "base_samples.safetensors"
 KNOWLEDGE_CHECKS = "knowledge_checks.json"
 """Files of a policy directory from which the policy can be reproduced, beside those of the vote summary."""
+
+SAMPLED_SECONDS = 7_200.0
+"""Age of an adapter from which nothing samples any more, seconds."""
 
 _DRAFT = ".draft-"
 
@@ -210,7 +215,7 @@ def ensure_base(pool: Pool, backbone: Backbone, settings: Settings, probe: Probe
             "were made with, and restore it if it was lost; or use another data_dir."
         )
     assert rounds is not None  # noqa: S101  (an aggregate gives its row)
-    _remove_drafts(folder)
+    remove_drafts(folder)
     for name in unregistered:
         if _round_of(name) <= rounds["count"]:
             shutil.rmtree(folder / name)
@@ -287,6 +292,12 @@ def _round_of(policy: str) -> int:
     return int(policy[1:].partition("-")[0])
 
 
-def _remove_drafts(folder: Path) -> None:
-    for path in [*folder.glob(f"{_DRAFT}*/"), *folder.glob(f"{TRAINING}*/")]:
+def remove_drafts(folder: Path) -> None:
+    """Removes what killed trainers left in the folder of a project that this one leads. An adapter to sample
+    from may be of another project's round, which another trainer runs now: it must be old."""
+    for path in folder.glob(f"{_DRAFT}*/"):
         shutil.rmtree(path)
+    for path in folder.glob(f"{TRAINING}*/"):
+        with suppress(FileNotFoundError):  # that round is through with it
+            if time.time() - path.stat().st_mtime > SAMPLED_SECONDS:
+                shutil.rmtree(path)

@@ -256,12 +256,12 @@ def hold_out(pool: Pool, row: RoundRow, events: list[str]) -> None:
 def finish(pool: Pool, settings: Settings, row: RoundRow, ending: Ending, record: RoundRecord) -> bool:
     """Closes the round and writes its files. The outcome of a published round is already set, in the
     transaction of its policy. Returns False if another trainer has closed the round."""
-    found = finite(record.as_json())
+    found, is_now = finite(record.as_json()), "published" if ending.outcome == "published" else "running"
     with pool.connection() as connection:
         closed = connection.execute(
             "update rounds set outcome = %s, reason = %s, record = %s, ended_at = now()"
-            " where id = %s and outcome in ('running', %s)",
-            [ending.outcome, ending.reason, Jsonb(found), row.id, ending.outcome],
+            " where id = %s and outcome = %s",
+            [ending.outcome, ending.reason, Jsonb(found), row.id, is_now],
         )
     if closed.rowcount == 0:
         return False
