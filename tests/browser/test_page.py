@@ -48,6 +48,17 @@ _STOP_AT_ONCE = """() => {
     }).observe(send, {attributes: true});
 }"""
 
+# Deletes the conversation as soon as its reply is being written.
+_DELETE_AT_ONCE = """() => {
+    const root = document.querySelector("hearken-chat").shadowRoot;
+    new MutationObserver((_, watching) => {
+        const bin = root.querySelector('.conversation[data-current="true"] .icon:last-child');
+        if (!bin || !root.querySelector(".body.writing")) return;
+        watching.disconnect();
+        bin.click();
+    }).observe(root, {subtree: true, childList: true, attributes: true});
+}"""
+
 # Sends chats of one token as this visitor until one is refused, and then presses the button.
 _USE_UP_THE_LIMIT = """async () => {
     const { publishable_key } = await (await fetch("/config.json")).json();
@@ -274,6 +285,42 @@ def test_conversations_are_kept_renamed_deleted_and_the_same_in_every_tab(
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(".turn")).to_contain_text("Tell me about bees")
     expect(other.get_by_role("navigation").get_by_role("listitem")).to_have_count(2)
+
+
+def test_a_conversation_that_is_deleted_while_its_reply_is_written_stays_deleted(page: Page) -> None:
+    page.evaluate(_DELETE_AT_ONCE)
+    box = page.get_by_role("textbox", name="Your message")
+    box.fill("Tell me about wasps")
+    box.press("Enter")
+    expect(page.get_by_text("“Tell me about wasps” was deleted.")).to_be_visible()
+    expect(page.locator(".turn")).to_have_count(0)
+    say(page, "Tell me about flies")
+    expect(page.get_by_role("navigation").get_by_role("listitem")).to_have_count(1)
+    assert "wasps" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_who_is_forgotten_in_one_tab_is_somebody_new_in_every_tab(
+    page: Page, installation: Installation, database: Database
+) -> None:
+    say(page, "Forget the okapi")
+    other = page.context.new_page()
+    other.goto(installation.url)
+    expect(other.locator(".turn")).to_contain_text("Forget the okapi")
+    before = page.evaluate("localStorage.getItem('hearken.page.session')")
+    page.get_by_role("button", name="Chats and votes teach it.").click()
+    dialog = page.get_by_role("dialog", name="Privacy")
+    dialog.get_by_role("button", name="Forget me").click()
+    dialog.get_by_role("button", name="Yes, forget me").click()
+    expect(dialog).to_contain_text("You are forgotten.")
+    expect(other.locator(".turn")).to_have_count(0)
+    other.wait_for_function("(before) => localStorage.getItem('hearken.page.session') !== before", arg=before)
+    say(other, "Who am I now?")
+    raters = database.execute(
+        "select t.rater, e.id is not null as erased from turns t left join erasures e"
+        " on person_hash(t.project, t.rater) = any(e.hashes)"
+        " where t.messages -> -1 ->> 'content' = 'Who am I now?'"
+    ).fetchall()
+    assert [row["erased"] for row in raters] == [False]
 
 
 def test_what_became_of_a_vote_is_told_in_words_and_the_message_is_asked_again(

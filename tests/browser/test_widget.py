@@ -110,6 +110,20 @@ def test_a_users_session_makes_the_visitor_the_servers_user(
     assert raters == {"turns": 2, "people": 1}
 
 
+def test_people_who_share_a_browser_see_their_own_conversations(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    page = context.new_page()
+    for user, turns in (("ada", 0), ("bob", 0), ("ada", 1)):
+        with installation.client(ADMIN_KEY) as client:
+            token = client.post("/v1/sessions", json={"user": user}).json()["token"]
+        placed = f'<hearken-chat data-key="{PUBLIC_KEY}" data-session="{token}"></hearken-chat>'
+        page.goto(site.add(f"/of-{user}", placed + elements(installation), installation.url))
+        expect(page.get_by_role("textbox", name="Your message")).to_be_visible()
+        expect(page.locator(".turn")).to_have_count(turns)
+        say(page, f"My name is {user}")
+
+
 def test_little_is_loaded_before_the_first_message(
     context: BrowserContext, site: Site, installation: Installation
 ) -> None:

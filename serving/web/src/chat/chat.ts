@@ -98,7 +98,9 @@ export class Chat {
   /** Sends another text in place of a message; what came after it goes. */
   rewrite(turn: Turn, prompt: string): void {
     if (this.busy) return;
-    this.conversation.turns = this.turns.slice(0, this.turns.indexOf(turn));
+    const { conversation } = this;
+    conversation.turns = this.turns.slice(0, this.turns.indexOf(turn));
+    if (conversation.start >= conversation.turns.length) conversation.start = 0;
     this.#add(newTurn(prompt, wanted(turn)));
   }
 
@@ -140,8 +142,8 @@ export class Chat {
     this.#save();
   }
 
-  /** Votes a reply up or down with reasons and a comment, or takes the vote back (null). */
-  /** Casts or takes back a thumb. Returns whether it was recorded. */
+  /** Votes a reply up or down with reasons and a comment, or takes the vote back (null). Returns whether a vote was
+   * recorded. */
   async thumb(
     turn: Turn,
     value: "up" | "down" | null,

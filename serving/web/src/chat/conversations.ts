@@ -22,6 +22,8 @@ const LIST = "conversations";
 const CURRENT = "current";
 
 export class Conversations {
+  #removed = new Set<string>(); // a reply or a vote that ends later saves none of these again
+
   constructor(private keep: Keep) {}
 
   get list(): Entry[] {
@@ -31,6 +33,7 @@ export class Conversations {
   /** Returns the conversation that was open last, or a new one. */
   open(id = this.keep.get<string>(CURRENT)): Conversation {
     const found = id ? this.keep.get<Conversation>(key(id)) : null;
+    if (found) this.#removed.delete(found.id);
     const opened = found ?? { id: randomId("conv"), title: "", turns: [], start: 0 };
     this.keep.set(CURRENT, opened.id);
     return opened;
@@ -44,7 +47,7 @@ export class Conversations {
 
   save(conversation: Conversation): void {
     const first = conversation.turns[0];
-    if (!first) return;
+    if (!first || this.#removed.has(conversation.id)) return;
     conversation.title ||= shorten(first.prompt, 60);
     const { id, title } = conversation;
     const others = this.list.filter((entry) => entry.id !== id);
@@ -67,6 +70,7 @@ export class Conversations {
 
   /** Removes a conversation; returns what `restore` needs. */
   remove(id: string): { conversation: Conversation; entry: Entry; place: number } | null {
+    this.#removed.add(id);
     const list = this.list;
     const place = list.findIndex((entry) => entry.id === id);
     const entry = list[place];
@@ -80,19 +84,31 @@ export class Conversations {
   }
 
   restore({ conversation, entry, place }: { conversation: Conversation; entry: Entry; place: number }): void {
+    this.#removed.delete(entry.id);
     this.keep.set(key(entry.id), conversation);
     this.keep.set(LIST, this.list.toSpliced(place, 0, entry));
   }
 
   /** Removes all conversations. */
   clear(): void {
-    for (const entry of this.list) this.keep.remove(key(entry.id));
+    for (const { id } of this.list) {
+      this.#removed.add(id);
+      this.keep.remove(key(id));
+    }
     this.keep.set(LIST, []);
   }
 
-  /** Returns whether a changed value of the storage is this conversation. */
-  concerns(name: string, id: string): boolean {
-    return name === key(id);
+  /** Returns whether this browser has a conversation. */
+  has(id: string): boolean {
+    return this.list.some((entry) => entry.id === id);
+  }
+
+  /** Another tab changed a value of the storage: returns whether that is this conversation, and whether it is gone. */
+  changedElsewhere(name: string, id: string): "changed" | "removed" | null {
+    if (name !== key(id)) return null;
+    if (this.keep.get(name) !== null) return "changed";
+    this.#removed.add(id);
+    return "removed";
   }
 
   #saveList(list: Entry[]): void {

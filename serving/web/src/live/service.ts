@@ -8,6 +8,9 @@ interface Session {
   expires_at: string;
 }
 
+/** The name under which the session is kept. */
+export const SESSION = "session";
+
 const RENEW = 7 * 24 * 3600 * 1000; // milliseconds before its end at which a session is renewed
 
 /** Thrown for an answer that is an error, and with the code `offline` where none came. */
@@ -19,6 +22,17 @@ export class Refused extends Error implements ServiceError {
     readonly retryAfter?: number,
   ) {
     super(message);
+  }
+}
+
+/** Returns the pseudonym of the person whose session a token is. */
+export function personOf(token: string): string {
+  const said = token.replace(/^hs_/, "").split(".", 1)[0] ?? "";
+  try {
+    const [, person] = JSON.parse(atob(said.replaceAll("-", "+").replaceAll("_", "/"))) as unknown[];
+    return String(person);
+  } catch {
+    return "nobody"; // the service will refuse it
   }
 }
 
@@ -63,7 +77,12 @@ export class Service {
   renewSession(): void {
     this.#session = null;
     this.#given = null;
-    this.keep.remove("session");
+    this.keep.remove(SESSION);
+  }
+
+  /** Another tab has another session now. */
+  readSessionAgain(): void {
+    this.#session = null;
   }
 
   async appearance(): Promise<Appearance> {
@@ -104,11 +123,11 @@ export class Service {
 
   async #findSession(): Promise<string> {
     if (this.#given) return this.#given;
-    const kept = this.keep.get<Session>("session");
+    const kept = this.keep.get<Session>(SESSION);
     const left = kept ? Date.parse(kept.expires_at) - Date.now() : 0;
     if (kept && left > RENEW) return kept.token;
     const made = await this.#newSession(left > 0 ? kept : null);
-    this.keep.set("session", made);
+    this.keep.set(SESSION, made);
     return made.token;
   }
 

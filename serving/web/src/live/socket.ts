@@ -39,6 +39,9 @@ interface Frame {
   limits?: Limits;
 }
 
+/** The code of a vote that was not sent, since its person was forgotten. */
+export const DROPPED = "dropped";
+
 const MAX_DELAY = 10_000; // milliseconds
 const REFUSED_DELAY = 60_000; // milliseconds until a key that was refused is tried again
 const KEY_REFUSED = 4401; // the close code for a wrong key or session
@@ -75,8 +78,10 @@ export class LiveSocket {
 
   /** Connects anew, as whoever the session is now; votes that wait are dropped. */
   restart(): void {
+    const dropped = [...this.#votes.values()];
     this.#votes.clear();
     this.#socket?.close();
+    for (const vote of dropped) vote.reject({ code: DROPPED, message: "" });
   }
 
   /** Starts a chat; returns its id. */
@@ -111,6 +116,7 @@ export class LiveSocket {
     try {
       auth = { type: "auth", key: await this.service.key(), session: await this.service.session() };
     } catch (error) {
+      if (this.#closed) return;
       if (error instanceof Refused && (error.status === 401 || error.status === 403)) this.#refused();
       else this.#scheduleReconnect(error instanceof Refused ? error.retryAfter : undefined);
       return;

@@ -6,7 +6,7 @@
 import { render } from "preact";
 import { english, language, type Language } from "../language/language.ts";
 import { Keep } from "../live/keep.ts";
-import { Service } from "../live/service.ts";
+import { personOf, Service } from "../live/service.ts";
 import type { Appearance } from "../live/types.ts";
 import { accent } from "./accent.ts";
 import { Launcher } from "./Launcher.tsx";
@@ -47,8 +47,10 @@ export class HearkenChat extends HTMLElement {
       sheet.insertRule(":host { color-scheme: light; }", sheet.cssRules.length);
     this.#root.adoptedStyleSheets = [sheet];
     const key = this.#attribute("key") ?? keyOfPage();
-    this.#keep = new Keep(key ? key.slice(-12) : "page");
-    this.#service = new Service(SERVICE, key, this.#attribute("session"), this.#keep);
+    const session = this.#attribute("session");
+    const scope = key ? key.slice(-12) : "page";
+    this.#keep = new Keep(session ? `${scope}.${personOf(session)}` : scope);
+    this.#service = new Service(SERVICE, key, session, this.#keep);
     if (this.hasAttribute("launcher")) void this.#launch();
     else void this.#begin().then(() => this.#draw());
   }
