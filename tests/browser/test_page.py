@@ -157,6 +157,7 @@ def test_none_of_two_replies_was_good(page: Page, database: Database) -> None:
     eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=False)
 
     turn.get_by_role("button", name="Change").click()
+    expect(turn.get_by_role("button", name="A is better")).to_be_focused()
     turn.get_by_role("button", name="Equally good").click()
     eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=True)
 
@@ -181,6 +182,34 @@ def test_an_edit_is_recorded_and_shown_and_a_rewritten_message_starts_anew(
     expect(page.locator(".turn")).to_have_count(1)
     expect(page.locator(".turn")).to_have_attribute("data-state", "done")
     expect(page.locator(".message")).to_have_text("What is the capital of Spain?")
+
+
+def test_a_rewritten_message_is_sent_with_what_came_before_it(page: Page, database: Database) -> None:
+    """Also where the model no longer saw that, in the conversation as it was."""
+    say(page, "My name is Ann")
+    say(page, "I like tea")
+    page.evaluate(
+        """() => {
+            const name = Object.keys(localStorage).find((each) => each.includes(".conversation."));
+            const kept = JSON.parse(localStorage.getItem(name));
+            localStorage.setItem(name, JSON.stringify({...kept, start: 2}));
+        }"""
+    )
+    page.reload()
+    turn = page.locator(".turn").nth(1)
+    turn.get_by_role("button", name="Rewrite this message").click()
+    page.get_by_role("textbox", name="Rewrite this message").press("Escape")
+    expect(turn.get_by_role("button", name="Rewrite this message")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.get_by_role("textbox", name="Rewrite this message").fill("I like milk")
+    page.get_by_role("button", name="Send again").click()
+    expect(turn.locator(".message")).to_have_text("I like milk")
+    expect(turn).to_have_attribute("data-state", "done")
+    row = database.execute(
+        "select messages from turns where messages -> -1 ->> 'content' = 'I like milk'"
+    ).fetchone()
+    assert row is not None
+    assert [each["content"] for each in row["messages"]][::2] == ["My name is Ann", "I like milk"]
 
 
 def test_replies_are_markdown(page: Page) -> None:
@@ -271,6 +300,7 @@ def test_conversations_are_kept_renamed_deleted_and_the_same_in_every_tab(
     conversations.get_by_role("button", name="Rename: Tell me about bees").click()
     conversations.get_by_role("textbox").fill("Bees")
     conversations.get_by_role("textbox").press("Enter")
+    expect(conversations.get_by_role("button", name="Rename: Bees")).to_be_focused()
     other = page.context.new_page()
     other.goto(installation.url)
     expect(other.locator(".turn")).to_contain_text("Tell me about bees")
@@ -321,6 +351,15 @@ def test_who_is_forgotten_in_one_tab_is_somebody_new_in_every_tab(
         " where t.messages -> -1 ->> 'content' = 'Who am I now?'"
     ).fetchall()
     assert [row["erased"] for row in raters] == [False]
+
+
+def test_a_vote_on_a_reply_that_is_gone_leads_nowhere_and_says_so(page: Page) -> None:
+    say(page, "Tell me about newts").get_by_role("button", name="Good reply").click()
+    page.get_by_role("button", name="Delete: Tell me about newts").click()
+    page.get_by_role("button", name="1 vote").click()
+    page.get_by_role("button", name="Show the reply").click()
+    expect(page.get_by_text("This reply is no longer in this browser.")).to_be_visible()
+    expect(page.get_by_role("navigation").get_by_role("listitem")).to_have_count(0)
 
 
 def test_what_became_of_a_vote_is_told_in_words_and_the_message_is_asked_again(

@@ -133,6 +133,7 @@ export const texts: Texts = {
   voteRecorded: "سُجّل صوتك.",
   retract: "سحب",
   showReply: "اعرض الرد",
+  replyGone: "لم يعد هذا الرد في هذا المتصفح.",
   on: "على",
   what: { up: "رد جيد", down: "رد سيئ", edit: "تعديل", ranking: "مقارنة" },
   learnedOne: (prompt, when) => `تعلّم من صوتك على ${prompt}. سارٍ منذ ${when}.`,

@@ -142,6 +142,7 @@ export const texts: Texts = {
   voteRecorded: "Deine Stimme ist gespeichert.",
   retract: "Zurücknehmen",
   showReply: "Antwort zeigen",
+  replyGone: "Diese Antwort ist nicht mehr in diesem Browser.",
   on: "zu",
   what: { up: "Gute Antwort", down: "Schlechte Antwort", edit: "Bearbeitet", ranking: "Verglichen" },
   learnedOne: (prompt, when) => `Es hat aus deiner Stimme zu ${prompt} gelernt. Wirksam seit ${when}.`,

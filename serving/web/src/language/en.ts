@@ -133,6 +133,7 @@ export const en = {
   voteRecorded: "Your vote is recorded.",
   retract: "Take back",
   showReply: "Show the reply",
+  replyGone: "This reply is no longer in this browser.",
   on: "on",
   what: { up: "Good reply", down: "Bad reply", edit: "Edited", ranking: "Compared" } as Record<
     string,

@@ -63,6 +63,7 @@ function NewsLine(): JSX.Element {
         : texts.learnedMany(news.votes.length, since);
   } else if (news?.kind === "removed") text = texts.removed(news.entry.title);
   else if (news?.kind === "vote-failed") text = texts.voteFailed(news.error ? why(news.error, texts) : "");
+  else if (news?.kind === "reply-gone") text = texts.replyGone;
   else if (news) text = texts.retractFailed;
   return (
     <div role="status" class="news-place">

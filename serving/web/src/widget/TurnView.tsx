@@ -1,7 +1,7 @@
 /** One turn: the message, its reply or the replies to compare, and what can be done with them. */
 
 import type { JSX } from "preact";
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { answer, type Turn } from "../chat/turn.ts";
 import { when } from "../language/language.ts";
 import { useShared } from "./context.ts";
@@ -51,10 +51,12 @@ function Message({ turn }: { turn: Turn }): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
   const [editing, setEditing] = useState(false);
+  const editButton = useRef<HTMLButtonElement>(null);
   if (editing) {
     const close = (text: string | null): void => {
       setEditing(false);
       if (text !== null) session.chat.rewrite(turn, text);
+      setTimeout(() => editButton.current?.focus());
     };
     return (
       <TextEditor
@@ -71,6 +73,7 @@ function Message({ turn }: { turn: Turn }): JSX.Element {
     <article class="you" aria-label={texts.you}>
       {!session.chat.busy && (
         <button
+          ref={editButton}
           class="icon rewrite"
           type="button"
           aria-label={texts.editMessage}

@@ -17,6 +17,7 @@ import type { Options } from "./options.ts";
 export type News =
   | { kind: "live"; votes: CastVote[] }
   | { kind: "vote-failed" | "retract-failed"; error: ServiceError | null }
+  | { kind: "reply-gone" }
   | { kind: "removed"; entry: Entry; undo: () => void };
 
 type Emit = (name: string, detail: object) => void;
