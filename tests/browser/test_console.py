@@ -235,12 +235,23 @@ def test_a_queue_is_rated_by_keyboard(page: Page, console: Console) -> None:
     expect(page.get_by_role("heading", name="Second look")).to_be_visible()
     page.get_by_label("Your name").fill("Ann")
     page.keyboard.press("Enter")
-    for done, key in ((1, "u"), (2, "d")):
-        expect(page.get_by_label("Reply to rate")).to_be_visible()
-        page.locator("h1").click()
-        page.keyboard.press(key)
-        expect(page.get_by_role("row", name=f"Ann {done}")).to_be_visible()
+    reply = page.get_by_label("Reply to rate")
+    first = reply.get_attribute("data-completion")
+    assert first is not None
+    page.locator("h1").click()
+    page.keyboard.press("Control+d")  # a bookmark, no answer
+    page.evaluate(
+        """() => {
+            for (const key of ["u", "d"]) dispatchEvent(new KeyboardEvent("keydown", { key }));
+        }"""
+    )
+    expect(page.get_by_role("row", name="Ann 1")).to_be_visible()
+    expect(reply).not_to_have_attribute("data-completion", first)
+    page.keyboard.press("d")
+    expect(page.get_by_role("row", name="Ann 2")).to_be_visible()
     expect(page.get_by_text("You have answered all")).to_be_visible()
+    votes = console.get("console/votes?user=annotator:Ann")["data"]
+    assert [vote["value"]["value"] for vote in votes] == ["down", "up"]
 
 
 def test_a_team_is_given_a_project_and_keys_and_a_reader_changes_nothing(
