@@ -361,6 +361,9 @@ def test_what_is_redacted_is_chosen_and_what_is_stored_already_stays(page: Page,
     page.goto(f"{console.url}/console#/project")
     field = page.get_by_label("Personal data in what is stored")
     expect(page.get_by_role("form", name="Chats")).to_contain_text("What is stored already is not changed")
+    default, key = f"{console.url}/v1/projects/default", {"Authorization": f"Bearer {ADMIN}"}
+    meanwhile = httpx.patch(default, json={"promotion": "manual"}, headers=key)  # by another operator
+    assert meanwhile.json()["promotion"] == "manual"
     field.select_option("own")
     page.get_by_label("Days for which chats").fill("365")
     page.get_by_role("checkbox", name="IP addresses").focus()
@@ -370,6 +373,8 @@ def test_what_is_redacted_is_chosen_and_what_is_stored_already_stays(page: Page,
     kinds = ["email", "phone", "iban", "card", "national_id"]
     project = console.get("projects/default")
     assert (project["redaction"], project["retention_days"]) == (kinds, 365)
+    assert project["promotion"] == "manual"
+    httpx.patch(default, json={"promotion": None}, headers=key)
     page.reload()
     expect(page.get_by_role("checkbox", name="IP addresses")).not_to_be_checked()
     for choice, saved in (("none", []), ("settings", None)):
@@ -468,6 +473,16 @@ def test_every_panel_is_worked_by_keyboard(page: Page, console: Console) -> None
         behind = "document.activeElement.matches('body *') && !document.activeElement.closest('dialog')"
         assert not page.evaluate(behind)
     page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(opener).to_be_focused()
+
+    page.keyboard.press("Enter")
+    dialog.get_by_label("Why").hover()
+    page.mouse.down()
+    page.mouse.move(5, 5)  # beside the dialog, as who selects text
+    page.mouse.up()
+    expect(dialog).to_be_visible()
+    dialog.get_by_role("button", name="Cancel").click()
     expect(dialog).to_have_count(0)
     expect(opener).to_be_focused()
 
