@@ -476,6 +476,25 @@ def test_a_message_waits_for_the_connection_and_goes_out_by_itself(
     expect(page.get_by_text("The connection was lost. Trying again…")).to_have_count(0)
 
 
+def test_a_vote_that_waits_on_a_disk_says_so(context: BrowserContext, installation: Installation) -> None:
+    page = context.new_page()
+    later = {"error": {"code": "rate_limit_exceeded", "message": "Later."}}
+
+    def connect(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        server.on_message(
+            lambda said: socket.send(str(said).replace('"status":"recorded"', '"status":"spooled"'))
+        )
+
+    page.route_web_socket(re.compile("/v1/live"), connect)
+    page.route("**/v1/feedback/*", lambda route: route.fulfill(status=429, json=later))
+    page.goto(installation.url)
+    say(page, "Is it on a disk?").get_by_role("button", name="Good reply").click()
+    page.get_by_role("button", name="1 vote").click()
+    dialog = page.get_by_role("dialog", name="Your votes")
+    expect(dialog).to_contain_text("received, waiting to be stored")
+
+
 def test_a_message_over_the_rate_limit_says_when_it_goes_out_and_does(page: Page) -> None:
     say(page, "Hello")
     page.get_by_role("textbox", name="Your message").fill("And now?")

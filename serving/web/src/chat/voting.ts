@@ -43,7 +43,8 @@ export class Voting {
     await this.#enqueue(async () => {
       try {
         const recorded = await this.#send({ completion_id: completion, feedback_token: token, ...vote });
-        this.history.add({ id: recorded.id, token, completion, slot, what, prompt, conversation });
+        const cast = { id: recorded.id, token, completion, slot, what, prompt, conversation };
+        this.history.add(cast, recorded.status);
         this.on.recorded(recorded, vote);
         kept = true;
       } catch (error) {
