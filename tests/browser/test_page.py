@@ -212,6 +212,21 @@ def test_a_rewritten_message_is_sent_with_what_came_before_it(page: Page, databa
     assert [each["content"] for each in row["messages"]][::2] == ["My name is Ann", "I like milk"]
 
 
+def test_a_conversation_of_more_bytes_than_a_request_may_have_goes_on(page: Page) -> None:
+    say(page, "Hello")
+    page.evaluate(
+        """() => {
+            const name = Object.keys(localStorage).find((each) => each.includes(".conversation."));
+            const kept = JSON.parse(localStorage.getItem(name));
+            const turns = ["t1", "t2"].map((id) => ({...kept.turns[0], id, prompt: "word ".repeat(120_000)}));
+            localStorage.setItem(name, JSON.stringify({...kept, turns}));
+        }"""
+    )
+    page.reload()
+    turn = say(page, "And now?")
+    expect(turn).to_contain_text("it no longer sees the beginning of this chat")
+
+
 def test_replies_are_markdown(page: Page) -> None:
     turn = say(page, "Show me what you can write")
     turn.get_by_role("button", name="Edit").click()

@@ -3,7 +3,7 @@
  * what it holds, and are told by `subscribe` when that changed.
  */
 
-import type { LiveSocket } from "../live/socket.ts";
+import { type LiveSocket, TOO_LARGE } from "../live/socket.ts";
 import type { Completion, ServiceError } from "../live/types.ts";
 import type { Conversation, Conversations } from "./conversations.ts";
 import {
@@ -34,6 +34,7 @@ export interface ChatHandlers {
 
 const MAX_RESENDS = 5;
 const SENT_AGAIN = new Set(["lost", "offline"]);
+const TOO_LONG = new Set(["context_length_exceeded", TOO_LARGE]); // sent again with half of the turns before
 
 export class Chat {
   compare = false;
@@ -258,7 +259,7 @@ export class Chat {
   }
 
   #failed(turn: Turn, error: ServiceError, before: number): void {
-    if (error.code === "context_length_exceeded" && before > 0) {
+    if (TOO_LONG.has(error.code) && before > 0) {
       this.conversation.start = this.turns.indexOf(turn) - Math.floor(before / 2);
       turn.forgot = true;
       this.#ask(turn);

@@ -42,6 +42,9 @@ interface Frame {
 /** The code of a vote that was not sent, since its person was forgotten. */
 export const DROPPED = "dropped";
 
+/** The code of a chat of more bytes than the service takes. */
+export const TOO_LARGE = "body_too_large";
+
 const MAX_DELAY = 10_000; // milliseconds
 const REFUSED_DELAY = 60_000; // milliseconds until a key that was refused is tried again
 const KEY_REFUSED = 4401; // the close code for a wrong key or session
@@ -87,11 +90,14 @@ export class LiveSocket {
   /** Starts a chat; returns its id. */
   chat(request: ChatRequest, on: ChatHandlers): string {
     const id = `c${++this.#lastId}`;
-    if (this.state === "ready") {
-      this.#chats.set(id, on);
-      this.#send({ type: "chat", id, ...request });
-    } else {
+    const frame = { type: "chat", id, ...request };
+    if (this.state !== "ready") {
       queueMicrotask(() => on.fail({ code: "lost", message: "" }));
+    } else if (this.limits && bytes(frame) > this.limits.bytes) {
+      queueMicrotask(() => on.fail({ code: TOO_LARGE, message: "" })); // the service would not say of which chat
+    } else {
+      this.#chats.set(id, on);
+      this.#send(frame);
     }
     return id;
   }
@@ -212,4 +218,8 @@ export class LiveSocket {
     this.#timer = 0;
     void this.#connect();
   }
+}
+
+function bytes(frame: object): number {
+  return new TextEncoder().encode(JSON.stringify(frame)).length;
 }
