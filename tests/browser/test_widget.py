@@ -117,6 +117,15 @@ def test_a_users_session_makes_the_visitor_the_servers_user(
     assert raters == {"turns": 2, "people": 1}
 
 
+def test_whose_session_has_ended_is_nobody_else(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    page = context.new_page()
+    page.goto(site.add("/ended", tag(installation, session="hs_of.yesterday"), installation.url))
+    page.get_by_role("button", name="Open the chat").click()
+    expect(page.get_by_text("Your session has ended. Load this page again.")).to_be_visible()
+
+
 def test_people_who_share_a_browser_see_their_own_conversations(
     context: BrowserContext, site: Site, installation: Installation
 ) -> None:

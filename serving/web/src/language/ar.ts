@@ -110,6 +110,7 @@ export const texts: Texts = {
   waiting: (seconds) => `رسائل كثيرة دفعة واحدة. تُرسل رسالتك من جديد بعد ${seconds} ث.`,
   notReady: (seconds) => `النموذج غير جاهز بعد. تُرسل رسالتك من جديد بعد ${seconds} ث.`,
   unreachable: "لا تقبل الخدمة مفتاح هذه الصفحة. على صاحبها تجديده.",
+  sessionEnded: "انتهت جلستك. حمّل هذه الصفحة من جديد.",
 
   errors: {
     context_length_exceeded: "هذا أطول مما يتسع له النموذج. اختصره.",

@@ -38,7 +38,7 @@ export function personOf(token: string): string {
 
 export class Service {
   #key: string | null;
-  #given: string | null;
+  readonly #given: string | null;
   #session: Promise<string> | null = null;
 
   /** `key` null asks the service for its page's key; `session` is a token that the site's own server got. */
@@ -49,7 +49,7 @@ export class Service {
     private keep: Keep,
   ) {
     this.#key = key;
-    this.#given = session;
+    this.#given = session || null;
   }
 
   get socketUrl(): string {
@@ -73,11 +73,13 @@ export class Service {
     return this.#session;
   }
 
-  /** Forgets a session that the service no longer accepts; the next one is new. */
-  renewSession(): void {
+  /** Forgets a session that the service no longer accepts: the next one is new. Returns false for a session of the
+   * site's own server: only that can say again who the visitor is. */
+  renewSession(): boolean {
+    if (this.#given !== null) return false;
     this.#session = null;
-    this.#given = null;
     this.keep.remove(SESSION);
+    return true;
   }
 
   /** Another tab has another session now. */
@@ -110,7 +112,7 @@ export class Service {
   async forget(): Promise<string> {
     const session = { "Hearken-Session": await this.session() };
     const asked = (await this.#authorized("DELETE", "/v1/users/me", session)) as { id: string };
-    if (this.#given === null) this.renewSession();
+    this.renewSession();
     return asked.id;
   }
 

@@ -49,9 +49,14 @@ const MAX_DELAY = 10_000; // milliseconds
 const REFUSED_DELAY = 60_000; // milliseconds until a key that was refused is tried again
 const KEY_REFUSED = 4401; // the close code for a wrong key or session
 
+/** The code of the error for a session that has ended, or was not made here. */
+export const SESSION_ENDED = "invalid_session";
+
 export class LiveSocket {
   state: State = "connecting";
   limits: Limits | null = null;
+  /** The code of the error with which the service refused the key or the session. */
+  refusal: string | null = null;
   #socket: WebSocket | null = null;
   #chats = new Map<string, ChatHandlers>();
   #votes = new Map<string, PendingVote>();
@@ -123,8 +128,10 @@ export class LiveSocket {
       auth = { type: "auth", key: await this.service.key(), session: await this.service.session() };
     } catch (error) {
       if (this.#closed) return;
-      if (error instanceof Refused && (error.status === 401 || error.status === 403)) this.#refused();
-      else this.#scheduleReconnect(error instanceof Refused ? error.retryAfter : undefined);
+      if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
+        this.refusal = error.code;
+        this.#refused();
+      } else this.#scheduleReconnect(error instanceof Refused ? error.retryAfter : undefined);
       return;
     }
     if (this.#closed) return;
@@ -139,13 +146,11 @@ export class LiveSocket {
     const chats = [...this.#chats.values()];
     this.#chats.clear();
     if (this.#closed) return;
-    if (code === KEY_REFUSED && this.#renewed) {
-      this.#refused();
-    } else {
-      if (code === KEY_REFUSED) this.service.renewSession();
-      this.#renewed = code === KEY_REFUSED;
-      this.#scheduleReconnect();
-    }
+    const refused = code === KEY_REFUSED;
+    const ended = refused && this.refusal === SESSION_ENDED && !this.#renewed;
+    this.#renewed = ended && this.service.renewSession();
+    if (refused && !this.#renewed) this.#refused();
+    else this.#scheduleReconnect();
     for (const on of chats) on.fail({ code: "lost", message: "" });
   }
 
@@ -173,7 +178,8 @@ export class LiveSocket {
         const { retry_after: retryAfter } = frame;
         const error: ServiceError = { ...frame.error, ...(retryAfter ? { retryAfter } : {}) };
         this.#chats.delete(frame.id ?? "");
-        if (on) on.fail(error);
+        if (frame.id === null) this.refusal = error.code;
+        else if (on) on.fail(error);
         else this.#settle(frame)?.reject(error);
         return;
       }
