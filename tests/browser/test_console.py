@@ -282,6 +282,11 @@ def test_a_team_is_given_a_project_and_keys_and_a_reader_changes_nothing(
     page.get_by_role("button", name="I have it").click()
     row = page.get_by_role("row", name="Ann reads")
     row.get_by_role("button", name="Rotate…").click()
+    hours = page.get_by_label("Hours for which the secret before stays valid")
+    hours.fill("")
+    page.get_by_role("button", name="Rotate", exact=True).click()
+    expect(hours).to_be_focused()  # none is not zero
+    hours.fill("24")
     page.get_by_role("button", name="Rotate", exact=True).click()
     expect(page.get_by_role("dialog", name="The secret of Ann reads")).to_contain_text(
         "The one before is valid"

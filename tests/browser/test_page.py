@@ -530,7 +530,8 @@ def test_it_fits_small_screens_and_large_text(page: Page) -> None:
     turn.get_by_role("button", name="Good reply").click()
     assert wide(page) == []
     small = page.evaluate(
-        """() => [...document.querySelector("hearken-chat").shadowRoot.querySelectorAll("button:not(.link)")]
+        """() => [...document.querySelector("hearken-chat").shadowRoot
+            .querySelectorAll("button:not(.link), .choice > .link, .other summary")]
             .filter((each) => each.checkVisibility())
             .map((each) => [each.className, each.getBoundingClientRect()])
             .filter(([, box]) => box.height < 44 || box.width < 40).map(([name]) => name)"""
