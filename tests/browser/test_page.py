@@ -48,7 +48,7 @@ _STOP_AT_ONCE = """() => {
     }).observe(send, {attributes: true});
 }"""
 
-# Deletes the conversation as soon as its reply is being written.
+# Deletes the conversation as soon as a reply to it is being written.
 _DELETE_AT_ONCE = """() => {
     const root = document.querySelector("hearken-chat").shadowRoot;
     new MutationObserver((_, watching) => {
@@ -330,6 +330,43 @@ def test_conversations_are_kept_renamed_deleted_and_the_same_in_every_tab(
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(".turn")).to_contain_text("Tell me about bees")
     expect(other.get_by_role("navigation").get_by_role("listitem")).to_have_count(2)
+
+
+def test_two_tabs_lose_nothing_of_each_other(context: BrowserContext, installation: Installation) -> None:
+    first, second = context.new_page(), context.new_page()
+    sockets: list[WebSocketRoute] = []
+    held: list[str | bytes] = []
+    holds = False
+
+    def connect(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        sockets.append(socket)
+
+        def forward(said: str | bytes) -> None:
+            if holds:
+                held.append(said)
+            else:
+                socket.send(said)
+
+        server.on_message(forward)
+
+    first.route_web_socket(re.compile("/v1/live"), connect)
+    first.goto(installation.url)
+    say(first, "One")
+    second.goto(installation.url)
+    expect(second.locator(".turn")).to_have_count(1)
+    holds = True
+    first.get_by_role("textbox", name="Your message").fill("Two")
+    first.get_by_role("textbox", name="Your message").press("Enter")
+    expect(second.locator(".turn")).to_have_count(2)
+    say(second, "Three")
+    holds = False
+    for said in held:
+        sockets[-1].send(said)
+    for page in (first, second):
+        expect(page.locator(".turn")).to_have_count(3)
+        expect(page.locator(".turn[data-state=done]")).to_have_count(3)
+        expect(page.locator(".turn .message")).to_have_text(["One", "Two", "Three"])
 
 
 def test_a_conversation_that_is_deleted_while_its_reply_is_written_stays_deleted(page: Page) -> None:

@@ -8,6 +8,7 @@ import type { Completion, ServiceError } from "../live/types.ts";
 import type { Conversation, Conversations } from "./conversations.ts";
 import {
   answer,
+  isOpen,
   messages,
   newTurn,
   ranking,
@@ -52,8 +53,8 @@ export class Chat {
     private voting: Voting,
     private on: ChatHandlers,
   ) {
-    for (const turn of this.turns)
-      if (turn.state === "streaming" || turn.state === "waiting") this.#interrupted(turn);
+    const interrupted: Partial<Turn> = { state: "failed", problem: { code: "lost", message: "" } };
+    for (const turn of this.turns) if (isOpen(turn)) Object.assign(turn, interrupted);
   }
 
   get turns(): Turn[] {
@@ -282,10 +283,6 @@ export class Chat {
     this.on.failed(error);
   }
 
-  #interrupted(turn: Turn): void {
-    turn.state = "failed";
-    turn.problem = { code: "lost", message: "" };
-  }
 
   #end(turn: Turn, fields: Partial<Turn>): void {
     clearTimeout(this.#timer);
@@ -297,7 +294,7 @@ export class Chat {
   }
 
   #save(): void {
-    this.conversations.save(this.conversation);
+    this.conversations.save(this.conversation, this.#running?.turn ?? null);
     this.on.changed();
   }
 }

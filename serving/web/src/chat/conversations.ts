@@ -2,7 +2,7 @@
 
 import { shorten } from "../language/language.ts";
 import type { Keep } from "../live/keep.ts";
-import { randomId, type Turn } from "./turn.ts";
+import { isOpen, randomId, type Turn } from "./turn.ts";
 
 export interface Conversation {
   id: string;
@@ -23,6 +23,7 @@ const CURRENT = "current";
 
 export class Conversations {
   #removed = new Set<string>(); // a reply or a vote that ends later saves none of these again
+  #known = new Set<string>(); // turns that this tab has read or made: what it took away does not come back
 
   constructor(private keep: Keep) {}
 
@@ -34,6 +35,7 @@ export class Conversations {
   open(id = this.keep.get<string>(CURRENT)): Conversation {
     const found = id ? this.keep.get<Conversation>(key(id)) : null;
     if (found) this.#removed.delete(found.id);
+    for (const turn of found?.turns ?? []) this.#known.add(turn.id);
     const opened = found ?? { id: randomId("conv"), title: "", turns: [], start: 0 };
     this.keep.set(CURRENT, opened.id);
     return opened;
@@ -45,9 +47,13 @@ export class Conversations {
     return this.open();
   }
 
-  save(conversation: Conversation): void {
+  /** Saves a conversation, together with what another tab has added to it; `running` is the turn that is being asked
+   * here. */
+  save(conversation: Conversation, running: Turn | null): void {
+    if (this.#removed.has(conversation.id)) return;
+    this.#merge(conversation, running);
     const first = conversation.turns[0];
-    if (!first || this.#removed.has(conversation.id)) return;
+    if (!first) return;
     conversation.title ||= shorten(first.prompt, 60);
     const { id, title } = conversation;
     const others = this.list.filter((entry) => entry.id !== id);
@@ -109,6 +115,16 @@ export class Conversations {
     if (this.keep.get(name) !== null) return "changed";
     this.#removed.add(id);
     return "removed";
+  }
+
+  /** Takes over the turns of another tab, and the ends of its replies. */
+  #merge(conversation: Conversation, running: Turn | null): void {
+    for (const stored of this.keep.get<Conversation>(key(conversation.id))?.turns ?? []) {
+      const own = conversation.turns.find((turn) => turn.id === stored.id);
+      if (own && own !== running && isOpen(own)) Object.assign(own, stored);
+      else if (!own && !this.#known.has(stored.id)) conversation.turns.push(stored);
+    }
+    for (const turn of conversation.turns) this.#known.add(turn.id);
   }
 
   #saveList(list: Entry[]): void {

@@ -2,14 +2,14 @@
 
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
-import { letter, type Turn, type Verdict } from "../chat/turn.ts";
+import { isOpen, letter, type Turn, type Verdict } from "../chat/turn.ts";
 import { useShared } from "./context.ts";
 import { Markdown } from "./Markdown.tsx";
 
 export function Pair({ turn }: { turn: Turn }): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
-  const writing = turn.state === "streaming" || turn.state === "waiting";
+  const writing = isOpen(turn);
   const votable = turn.state === "done" && turn.token !== null;
   const choose = (verdict: Verdict, button: HTMLElement): void =>
     leave(button, ".change", () => session.chat.choose(turn, verdict));

@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import { useRef, useState } from "preact/hooks";
-import { answer, type Turn } from "../chat/turn.ts";
+import { answer, isOpen, type Turn } from "../chat/turn.ts";
 import { when } from "../language/language.ts";
 import { useShared } from "./context.ts";
 import { Icon } from "./icons.tsx";
@@ -92,7 +92,7 @@ function Message({ turn }: { turn: Turn }): JSX.Element {
 /** The reply from before the model learned, and the new one beside it. */
 function BeforeAndAfter({ turn, before }: { turn: Turn; before: string }): JSX.Element {
   const { texts } = useShared().language;
-  const writing = turn.state === "streaming" || turn.state === "waiting";
+  const writing = isOpen(turn);
   return (
     <div class="pair">
       <div class="card before">
