@@ -1,5 +1,6 @@
 """The page at `/` works in a real browser against a real service."""
 
+import json
 import re
 import time
 
@@ -526,6 +527,39 @@ def test_a_message_waits_for_the_connection_and_goes_out_by_itself(
     away = False
     expect(page.locator(".turn").last).to_have_attribute("data-state", "done")
     expect(page.get_by_text("The connection was lost. Trying again…")).to_have_count(0)
+
+
+def test_votes_that_are_not_taken_are_not_shown(context: BrowserContext, installation: Installation) -> None:
+    page = context.new_page()
+    refused: list[str] = []
+
+    def connect(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def ask(said: str | bytes) -> None:
+            frame = json.loads(said)
+            if frame["type"] != "feedback":
+                server.send(said)
+                return
+            error = {"code": "internal_error", "message": "No."}
+            socket.send(json.dumps({"type": "error", "id": frame["id"], "error": error}))
+            refused.append(frame["feedback"]["value"])
+
+        socket.on_message(ask)
+
+    page.route_web_socket(re.compile("/v1/live"), connect)
+    page.goto(installation.url)
+    say(page, "Is this recorded?")
+    page.evaluate(
+        """() => document.querySelector("hearken-chat").shadowRoot.querySelectorAll("[part=thumb]")
+            .forEach((each) => each.click())"""
+    )
+    expect(page.get_by_text("Your vote was not taken.")).to_be_visible()
+    while len(refused) < 2:
+        page.wait_for_timeout(10)
+    assert refused == ["up", "down"]
+    expect(page.get_by_role("button", name="Good reply")).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_role("button", name="Bad reply")).to_have_attribute("aria-pressed", "false")
 
 
 def test_a_vote_that_waits_on_a_disk_says_so(context: BrowserContext, installation: Installation) -> None:

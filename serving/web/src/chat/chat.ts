@@ -283,7 +283,6 @@ export class Chat {
     this.on.failed(error);
   }
 
-
   #end(turn: Turn, fields: Partial<Turn>): void {
     clearTimeout(this.#timer);
     this.resend = null;
