@@ -1,6 +1,7 @@
 /**
  * `<hearken-chat>` is a chat in a shadow root. Attributes, each also as data-…: `key` (publishable; none: of the page
- * that ships), `session`, `lang`, `theme` (light, dark, auto), `launcher`, `fill`, `position`, and those of `options`.
+ * that ships), `session`, `lang`, `theme` (light, dark, auto), `position`, and those of `options`; and without data-,
+ * `launcher` and `fill`.
  */
 
 import { render } from "preact";
