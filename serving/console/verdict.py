@@ -6,6 +6,7 @@ that it was trained with. A record of an earlier release may lack some of them.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any, Literal
 
 from schemas.constraints import CONSTRAINTS
@@ -70,7 +71,8 @@ def _checks(
     if (ratio := figures.get("length_ratio")) is not None:
         most = gate.get("max_length_ratio", 3.0)
         limit = f"{1 / most:.2f} to {most:g} times"
-        yield Check("Length", f"{ratio:.2f} times the base's", limit, _within(max(ratio, 1 / ratio), most))
+        furthest = max(ratio, 1 / ratio) if ratio else inf  # a record rounds it
+        yield Check("Length", f"{ratio:.2f} times the base's", limit, _within(furthest, most))
     if (kl := figures.get("kl")) is not None:
         most = GUARD_TOLERANCE * rl.get("kl_per_reply", 8.0)
         found = f"{kl:.2f} ± {figures.get('kl_error', 0):.2f} nats a reply"
@@ -166,13 +168,9 @@ def _against_base(
         state = "good" if figures["distinct"] >= least else "bad"
         yield Check("Different pairs of words", f"{figures['distinct']:.1%}", f"{least:.1%}", state)
     if "alike" in figures:
-        state = _within(figures["alike"], MAX_COMMON_INCREASE)
-        yield Check(
-            "The same reply to different prompts",
-            f"{figures['alike']:.1%}",
-            f"{MAX_COMMON_INCREASE:.0%} above the base's",
-            state,
-        )
+        most = figures.get("base_alike", 0.0) + MAX_COMMON_INCREASE
+        state = _within(figures["alike"], most)
+        yield Check("The same reply to different prompts", f"{figures['alike']:.1%}", f"{most:.1%}", state)
 
 
 def _within(value: float, most: float) -> State:

@@ -45,6 +45,7 @@ def test_a_message_becomes_a_pair_and_not_now_ends_it_for_the_day(
         turn = page.locator(".turn", has_text=second)
         turn.get_by_role("button", name="Not now").click()
         expect(turn).to_contain_text("You did not compare them.")
+        expect(turn.get_by_role("button", name="Change")).to_be_focused()
         check_accessible(page)
         for number in range(12):
             assert say(page, f"Third {number}.").locator(".card").count() == 0

@@ -235,12 +235,23 @@ def test_a_queue_is_rated_by_keyboard(page: Page, console: Console) -> None:
     expect(page.get_by_role("heading", name="Second look")).to_be_visible()
     page.get_by_label("Your name").fill("Ann")
     page.keyboard.press("Enter")
-    for done, key in ((1, "u"), (2, "d")):
-        expect(page.get_by_label("Reply to rate")).to_be_visible()
-        page.locator("h1").click()
-        page.keyboard.press(key)
-        expect(page.get_by_role("row", name=f"Ann {done}")).to_be_visible()
+    reply = page.get_by_label("Reply to rate")
+    first = reply.get_attribute("data-completion")
+    assert first is not None
+    page.locator("h1").click()
+    page.keyboard.press("Control+d")  # a bookmark, no answer
+    page.evaluate(
+        """() => {
+            for (const key of ["u", "d"]) dispatchEvent(new KeyboardEvent("keydown", { key }));
+        }"""
+    )
+    expect(page.get_by_role("row", name="Ann 1")).to_be_visible()
+    expect(reply).not_to_have_attribute("data-completion", first)
+    page.keyboard.press("d")
+    expect(page.get_by_role("row", name="Ann 2")).to_be_visible()
     expect(page.get_by_text("You have answered all")).to_be_visible()
+    votes = console.get("console/votes?user=annotator:Ann")["data"]
+    assert [vote["value"]["value"] for vote in votes] == ["down", "up"]
 
 
 def test_a_team_is_given_a_project_and_keys_and_a_reader_changes_nothing(
@@ -271,6 +282,11 @@ def test_a_team_is_given_a_project_and_keys_and_a_reader_changes_nothing(
     page.get_by_role("button", name="I have it").click()
     row = page.get_by_role("row", name="Ann reads")
     row.get_by_role("button", name="Rotate…").click()
+    hours = page.get_by_label("Hours for which the secret before stays valid")
+    hours.fill("")
+    page.get_by_role("button", name="Rotate", exact=True).click()
+    expect(hours).to_be_focused()  # none is not zero
+    hours.fill("24")
     page.get_by_role("button", name="Rotate", exact=True).click()
     expect(page.get_by_role("dialog", name="The secret of Ann reads")).to_contain_text(
         "The one before is valid"
@@ -350,6 +366,9 @@ def test_what_is_redacted_is_chosen_and_what_is_stored_already_stays(page: Page,
     page.goto(f"{console.url}/console#/project")
     field = page.get_by_label("Personal data in what is stored")
     expect(page.get_by_role("form", name="Chats")).to_contain_text("What is stored already is not changed")
+    default, key = f"{console.url}/v1/projects/default", {"Authorization": f"Bearer {ADMIN}"}
+    meanwhile = httpx.patch(default, json={"promotion": "manual"}, headers=key)  # by another operator
+    assert meanwhile.json()["promotion"] == "manual"
     field.select_option("own")
     page.get_by_label("Days for which chats").fill("365")
     page.get_by_role("checkbox", name="IP addresses").focus()
@@ -359,6 +378,8 @@ def test_what_is_redacted_is_chosen_and_what_is_stored_already_stays(page: Page,
     kinds = ["email", "phone", "iban", "card", "national_id"]
     project = console.get("projects/default")
     assert (project["redaction"], project["retention_days"]) == (kinds, 365)
+    assert project["promotion"] == "manual"
+    httpx.patch(default, json={"promotion": None}, headers=key)
     page.reload()
     expect(page.get_by_role("checkbox", name="IP addresses")).not_to_be_checked()
     for choice, saved in (("none", []), ("settings", None)):
@@ -457,6 +478,16 @@ def test_every_panel_is_worked_by_keyboard(page: Page, console: Console) -> None
         behind = "document.activeElement.matches('body *') && !document.activeElement.closest('dialog')"
         assert not page.evaluate(behind)
     page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(opener).to_be_focused()
+
+    page.keyboard.press("Enter")
+    dialog.get_by_label("Why").hover()
+    page.mouse.down()
+    page.mouse.move(5, 5)  # beside the dialog, as who selects text
+    page.mouse.up()
+    expect(dialog).to_be_visible()
+    dialog.get_by_role("button", name="Cancel").click()
     expect(dialog).to_have_count(0)
     expect(opener).to_be_focused()
 

@@ -1,5 +1,6 @@
 """The page at `/` works in a real browser against a real service."""
 
+import json
 import re
 import time
 
@@ -46,6 +47,17 @@ _STOP_AT_ONCE = """() => {
         watching.disconnect();
         send.click();
     }).observe(send, {attributes: true});
+}"""
+
+# Deletes the conversation as soon as a reply to it is being written.
+_DELETE_AT_ONCE = """() => {
+    const root = document.querySelector("hearken-chat").shadowRoot;
+    new MutationObserver((_, watching) => {
+        const bin = root.querySelector('.conversation[data-current="true"] .icon:last-child');
+        if (!bin || !root.querySelector(".body.writing")) return;
+        watching.disconnect();
+        bin.click();
+    }).observe(root, {subtree: true, childList: true, attributes: true});
 }"""
 
 # Sends chats of one token as this visitor until one is refused, and then presses the button.
@@ -146,6 +158,7 @@ def test_none_of_two_replies_was_good(page: Page, database: Database) -> None:
     eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=False)
 
     turn.get_by_role("button", name="Change").click()
+    expect(turn.get_by_role("button", name="A is better")).to_be_focused()
     turn.get_by_role("button", name="Equally good").click()
     eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=True)
 
@@ -170,6 +183,49 @@ def test_an_edit_is_recorded_and_shown_and_a_rewritten_message_starts_anew(
     expect(page.locator(".turn")).to_have_count(1)
     expect(page.locator(".turn")).to_have_attribute("data-state", "done")
     expect(page.locator(".message")).to_have_text("What is the capital of Spain?")
+
+
+def test_a_rewritten_message_is_sent_with_what_came_before_it(page: Page, database: Database) -> None:
+    """Also where the model no longer saw that, in the conversation as it was."""
+    say(page, "My name is Ann")
+    say(page, "I like tea")
+    page.evaluate(
+        """() => {
+            const name = Object.keys(localStorage).find((each) => each.includes(".conversation."));
+            const kept = JSON.parse(localStorage.getItem(name));
+            localStorage.setItem(name, JSON.stringify({...kept, start: 2}));
+        }"""
+    )
+    page.reload()
+    turn = page.locator(".turn").nth(1)
+    turn.get_by_role("button", name="Rewrite this message").click()
+    page.get_by_role("textbox", name="Rewrite this message").press("Escape")
+    expect(turn.get_by_role("button", name="Rewrite this message")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.get_by_role("textbox", name="Rewrite this message").fill("I like milk")
+    page.get_by_role("button", name="Send again").click()
+    expect(turn.locator(".message")).to_have_text("I like milk")
+    expect(turn).to_have_attribute("data-state", "done")
+    row = database.execute(
+        "select messages from turns where messages -> -1 ->> 'content' = 'I like milk'"
+    ).fetchone()
+    assert row is not None
+    assert [each["content"] for each in row["messages"]][::2] == ["My name is Ann", "I like milk"]
+
+
+def test_a_conversation_of_more_bytes_than_a_request_may_have_goes_on(page: Page) -> None:
+    say(page, "Hello")
+    page.evaluate(
+        """() => {
+            const name = Object.keys(localStorage).find((each) => each.includes(".conversation."));
+            const kept = JSON.parse(localStorage.getItem(name));
+            const turns = ["t1", "t2"].map((id) => ({...kept.turns[0], id, prompt: "word ".repeat(120_000)}));
+            localStorage.setItem(name, JSON.stringify({...kept, turns}));
+        }"""
+    )
+    page.reload()
+    turn = say(page, "And now?")
+    expect(turn).to_contain_text("it no longer sees the beginning of this chat")
 
 
 def test_replies_are_markdown(page: Page) -> None:
@@ -260,6 +316,7 @@ def test_conversations_are_kept_renamed_deleted_and_the_same_in_every_tab(
     conversations.get_by_role("button", name="Rename: Tell me about bees").click()
     conversations.get_by_role("textbox").fill("Bees")
     conversations.get_by_role("textbox").press("Enter")
+    expect(conversations.get_by_role("button", name="Rename: Bees")).to_be_focused()
     other = page.context.new_page()
     other.goto(installation.url)
     expect(other.locator(".turn")).to_contain_text("Tell me about bees")
@@ -274,6 +331,88 @@ def test_conversations_are_kept_renamed_deleted_and_the_same_in_every_tab(
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(".turn")).to_contain_text("Tell me about bees")
     expect(other.get_by_role("navigation").get_by_role("listitem")).to_have_count(2)
+
+
+def test_two_tabs_lose_nothing_of_each_other(context: BrowserContext, installation: Installation) -> None:
+    first, second = context.new_page(), context.new_page()
+    sockets: list[WebSocketRoute] = []
+    held: list[str | bytes] = []
+    holds = False
+
+    def connect(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        sockets.append(socket)
+
+        def forward(said: str | bytes) -> None:
+            if holds:
+                held.append(said)
+            else:
+                socket.send(said)
+
+        server.on_message(forward)
+
+    first.route_web_socket(re.compile("/v1/live"), connect)
+    first.goto(installation.url)
+    say(first, "One")
+    second.goto(installation.url)
+    expect(second.locator(".turn")).to_have_count(1)
+    holds = True
+    first.get_by_role("textbox", name="Your message").fill("Two")
+    first.get_by_role("textbox", name="Your message").press("Enter")
+    expect(second.locator(".turn")).to_have_count(2)
+    say(second, "Three")
+    holds = False
+    for said in held:
+        sockets[-1].send(said)
+    for page in (first, second):
+        expect(page.locator(".turn")).to_have_count(3)
+        expect(page.locator(".turn[data-state=done]")).to_have_count(3)
+        expect(page.locator(".turn .message")).to_have_text(["One", "Two", "Three"])
+
+
+def test_a_conversation_that_is_deleted_while_its_reply_is_written_stays_deleted(page: Page) -> None:
+    page.evaluate(_DELETE_AT_ONCE)
+    box = page.get_by_role("textbox", name="Your message")
+    box.fill("Tell me about wasps")
+    box.press("Enter")
+    expect(page.get_by_text("“Tell me about wasps” was deleted.")).to_be_visible()
+    expect(page.locator(".turn")).to_have_count(0)
+    say(page, "Tell me about flies")
+    expect(page.get_by_role("navigation").get_by_role("listitem")).to_have_count(1)
+    assert "wasps" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_who_is_forgotten_in_one_tab_is_somebody_new_in_every_tab(
+    page: Page, installation: Installation, database: Database
+) -> None:
+    say(page, "Forget the okapi")
+    other = page.context.new_page()
+    other.goto(installation.url)
+    expect(other.locator(".turn")).to_contain_text("Forget the okapi")
+    before = page.evaluate("localStorage.getItem('hearken.page.session')")
+    page.get_by_role("button", name="Chats and votes teach it.").click()
+    dialog = page.get_by_role("dialog", name="Privacy")
+    dialog.get_by_role("button", name="Forget me").click()
+    dialog.get_by_role("button", name="Yes, forget me").click()
+    expect(dialog).to_contain_text("You are forgotten.")
+    expect(other.locator(".turn")).to_have_count(0)
+    other.wait_for_function("(before) => localStorage.getItem('hearken.page.session') !== before", arg=before)
+    say(other, "Who am I now?")
+    raters = database.execute(
+        "select t.rater, e.id is not null as erased from turns t left join erasures e"
+        " on person_hash(t.project, t.rater) = any(e.hashes)"
+        " where t.messages -> -1 ->> 'content' = 'Who am I now?'"
+    ).fetchall()
+    assert [row["erased"] for row in raters] == [False]
+
+
+def test_a_vote_on_a_reply_that_is_gone_leads_nowhere_and_says_so(page: Page) -> None:
+    say(page, "Tell me about newts").get_by_role("button", name="Good reply").click()
+    page.get_by_role("button", name="Delete: Tell me about newts").click()
+    page.get_by_role("button", name="1 vote").click()
+    page.get_by_role("button", name="Show the reply").click()
+    expect(page.get_by_text("This reply is no longer in this browser.")).to_be_visible()
+    expect(page.get_by_role("navigation").get_by_role("listitem")).to_have_count(0)
 
 
 def test_what_became_of_a_vote_is_told_in_words_and_the_message_is_asked_again(
@@ -390,6 +529,58 @@ def test_a_message_waits_for_the_connection_and_goes_out_by_itself(
     expect(page.get_by_text("The connection was lost. Trying again…")).to_have_count(0)
 
 
+def test_votes_that_are_not_taken_are_not_shown(context: BrowserContext, installation: Installation) -> None:
+    page = context.new_page()
+    refused: list[str] = []
+
+    def connect(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def ask(said: str | bytes) -> None:
+            frame = json.loads(said)
+            if frame["type"] != "feedback":
+                server.send(said)
+                return
+            error = {"code": "internal_error", "message": "No."}
+            socket.send(json.dumps({"type": "error", "id": frame["id"], "error": error}))
+            refused.append(frame["feedback"]["value"])
+
+        socket.on_message(ask)
+
+    page.route_web_socket(re.compile("/v1/live"), connect)
+    page.goto(installation.url)
+    say(page, "Is this recorded?")
+    page.evaluate(
+        """() => document.querySelector("hearken-chat").shadowRoot.querySelectorAll("[part=thumb]")
+            .forEach((each) => each.click())"""
+    )
+    expect(page.get_by_text("Your vote was not taken.")).to_be_visible()
+    while len(refused) < 2:
+        page.wait_for_timeout(10)
+    assert refused == ["up", "down"]
+    expect(page.get_by_role("button", name="Good reply")).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_role("button", name="Bad reply")).to_have_attribute("aria-pressed", "false")
+
+
+def test_a_vote_that_waits_on_a_disk_says_so(context: BrowserContext, installation: Installation) -> None:
+    page = context.new_page()
+    later = {"error": {"code": "rate_limit_exceeded", "message": "Later."}}
+
+    def connect(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        server.on_message(
+            lambda said: socket.send(str(said).replace('"status":"recorded"', '"status":"spooled"'))
+        )
+
+    page.route_web_socket(re.compile("/v1/live"), connect)
+    page.route("**/v1/feedback/*", lambda route: route.fulfill(status=429, json=later))
+    page.goto(installation.url)
+    say(page, "Is it on a disk?").get_by_role("button", name="Good reply").click()
+    page.get_by_role("button", name="1 vote").click()
+    dialog = page.get_by_role("dialog", name="Your votes")
+    expect(dialog).to_contain_text("received, waiting to be stored")
+
+
 def test_a_message_over_the_rate_limit_says_when_it_goes_out_and_does(page: Page) -> None:
     say(page, "Hello")
     page.get_by_role("textbox", name="Your message").fill("And now?")
@@ -410,7 +601,8 @@ def test_it_fits_small_screens_and_large_text(page: Page) -> None:
     turn.get_by_role("button", name="Good reply").click()
     assert wide(page) == []
     small = page.evaluate(
-        """() => [...document.querySelector("hearken-chat").shadowRoot.querySelectorAll("button:not(.link)")]
+        """() => [...document.querySelector("hearken-chat").shadowRoot
+            .querySelectorAll("button:not(.link), .choice > .link, .other summary")]
             .filter((each) => each.checkVisibility())
             .map((each) => [each.className, each.getBoundingClientRect()])
             .filter(([, box]) => box.height < 44 || box.width < 40).map(([name]) => name)"""

@@ -47,8 +47,11 @@ def test_ten_pairs_find_a_visitors_tone(context: BrowserContext, tasteful: Insta
     page = context.new_page()
     page.set_viewport_size({"width": 390, "height": 800})
     page.goto(tasteful.url)
+    refused = {"error": {"code": "rate_limit_exceeded", "message": "Too many."}}
+    page.route("**/v1/tastes/questions", lambda route: route.fulfill(status=429, json=refused), times=1)
     page.get_by_role("button", name="Find your tone").click()
     dialog = page.get_by_role("dialog", name="Find your tone")
+    dialog.get_by_role("button", name="Try again").click()
     expect(dialog.get_by_text(f"Pair 1 of {QUESTIONS}")).to_be_visible(timeout=60_000)
     check_accessible(page)
     skipped = dialog.locator(".prompt").inner_text()

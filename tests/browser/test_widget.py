@@ -25,6 +25,13 @@ _LISTEN = """() => {
 }"""
 
 
+# Presses the second reason before the service has answered to the first.
+_PRESS_AT_ONCE = """(names) => {
+    const chips = [...document.querySelector("hearken-vote").shadowRoot.querySelectorAll(".chip")];
+    for (const name of names) chips.find((each) => each.textContent === name).click();
+}"""
+
+
 def tag(installation: Installation, **data: str) -> str:
     """The one tag that puts the widget into a page."""
     attributes = " ".join(f'data-{name.replace("_", "-")}="{value}"' for name, value in data.items())
@@ -108,6 +115,29 @@ def test_a_users_session_makes_the_visitor_the_servers_user(
         " where messages -> -1 ->> 'content' in ('From the server', 'From the page')"
     ).fetchone()
     assert raters == {"turns": 2, "people": 1}
+
+
+def test_whose_session_has_ended_is_nobody_else(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    page = context.new_page()
+    page.goto(site.add("/ended", tag(installation, session="hs_of.yesterday"), installation.url))
+    page.get_by_role("button", name="Open the chat").click()
+    expect(page.get_by_text("Your session has ended. Load this page again.")).to_be_visible()
+
+
+def test_people_who_share_a_browser_see_their_own_conversations(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    page = context.new_page()
+    for user, turns in (("ada", 0), ("bob", 0), ("ada", 1)):
+        with installation.client(ADMIN_KEY) as client:
+            token = client.post("/v1/sessions", json={"user": user}).json()["token"]
+        placed = f'<hearken-chat data-key="{PUBLIC_KEY}" data-session="{token}"></hearken-chat>'
+        page.goto(site.add(f"/of-{user}", placed + elements(installation), installation.url))
+        expect(page.get_by_role("textbox", name="Your message")).to_be_visible()
+        expect(page.locator(".turn")).to_have_count(turns)
+        say(page, f"My name is {user}")
 
 
 def test_little_is_loaded_before_the_first_message(
@@ -256,8 +286,9 @@ def test_votes_on_a_chat_of_ones_own(
     )
     thumbs, pair = page.locator("hearken-vote").first, page.locator("hearken-vote").last
     thumbs.get_by_role("button", name="Bad reply").click()
-    thumbs.get_by_role("button", name="Cold").click()
-    eventually(database, "thumb", "My own chat", value="down", reasons=["cold"])
+    expect(thumbs.get_by_role("button", name="Cold")).to_be_visible()
+    page.evaluate(_PRESS_AT_ONCE, ["Cold", "Wrong"])
+    eventually(database, "thumb", "My own chat", value="down", reasons=["cold", "wrong"])
     thumbs.get_by_role("button", name="Edit").click()
     thumbs.get_by_role("textbox").fill("Hello, dear.")
     thumbs.get_by_role("button", name="Save").click()

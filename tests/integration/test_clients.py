@@ -144,6 +144,7 @@ def test_the_javascript_client_verifies_webhooks_and_says_what_was_refused(
 ) -> None:
     code = f"""
         import {{ Hearken, HearkenError, verifyWebhook, WebhookRefused }} from "hearken-client";
+        Object.defineProperty(crypto, "randomUUID", {{ value: undefined }});  // as in a page without https
         const hearken = new Hearken("{service.url}/v1/", "{ADMIN}");
         const error = await hearken.votes.thumb("chatcmpl-nothing", "up").catch((error) => error);
         if (!(error instanceof HearkenError) || error.code !== "completion_not_found") throw error;

@@ -357,12 +357,15 @@ def test_a_webhook_that_somebody_else_sent_is_refused() -> None:
         (body.replace("live", "dead"), headers, secret),
         (body, {**headers, "Webhook-Id": "msg_2"}, secret),
         (body, {**headers, "Webhook-Timestamp": "1"}, secret),
+        (body, {**headers, "Webhook-Timestamp": "9" * 5_000}, secret),
         (body, {}, secret),
         (body, headers, "whsec_b3RoZXI="),
         (body, headers, "no secret"),
     ):
         with pytest.raises(WebhookRefused):
             verify_webhook(*wrong)
+    with pytest.raises(WebhookRefused):
+        verify_webhook(b"\xff", headers, secret)  # no text at all
 
 
 def test_the_receiver_of_the_documents(tmp_path: Path) -> None:

@@ -15,9 +15,17 @@ def test_a_figure_is_good_near_its_limit_or_beyond_it() -> None:
     assert states({"kl": 9.0}, rl={"kl_per_reply": 20.0}) == {"Distance from the base (KL)": "good"}
 
 
-@pytest.mark.parametrize(("ratio", "state"), [(1.0, "good"), (2.7, "near"), (0.2, "bad"), (3.2, "bad")])
+@pytest.mark.parametrize(
+    ("ratio", "state"), [(1.0, "good"), (2.7, "near"), (0.2, "bad"), (0.0, "bad"), (3.2, "bad")]
+)
 def test_length_has_a_limit_on_both_sides(ratio: float, state: str) -> None:
     assert states({"length_ratio": ratio}) == {"Length": state}
+
+
+def test_equal_replies_are_measured_against_the_bases() -> None:
+    name = "The same reply to different prompts"
+    assert states({"alike": 0.3}) == {name: "bad"}
+    assert states({"alike": 0.3, "base_alike": 0.2}) == {name: "good"}
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def check_distinct_bigrams(verdict: Verdict, samples: GateSamples, gate: GateSet
 def check_common_reply(verdict: Verdict, samples: GateSamples) -> None:
     """Refuses mode collapse: the same reply to many prompts."""
     share, base = (each.of_replies(most_common_share) for each in (samples.candidate, samples.base))
-    verdict.figures["alike"] = round(share.value, 4)
+    verdict.figures |= {"alike": round(share.value, 4), "base_alike": round(base.value, 4)}
     verdict.limit(share - base - MAX_COMMON_INCREASE, "different prompts get the same reply")
 
 

@@ -150,7 +150,7 @@ export class Hearken {
   };
 
   #vote(completionId: string, said: Record<string, unknown>, options: VoteOptions): Promise<Recorded> {
-    const { user, feedbackToken, idempotencyKey = crypto.randomUUID() } = options;
+    const { user, feedbackToken, idempotencyKey = randomKey() } = options;
     const body = { completion_id: completionId, user, feedback_token: feedbackToken, ...said };
     const headers = { "Idempotency-Key": idempotencyKey };
     return this.#send<Recorded>({ method: "POST", path: "feedback", body, headers, safe: true });
@@ -206,6 +206,12 @@ function refusal(answer: Response, text: string): HearkenError {
     said.param ?? null,
     Number.isFinite(after) ? after : null,
   );
+}
+
+/** Returns a random key. crypto.randomUUID exists only on https and localhost. */
+function randomKey(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function part(id: string): string {

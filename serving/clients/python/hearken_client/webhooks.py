@@ -5,11 +5,13 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 _PREFIX = "whsec_"
+_TIMESTAMP = re.compile(r"[0-9]{1,15}")
 
 
 class WebhookEvent(TypedDict):
@@ -34,17 +36,17 @@ def verify_webhook(
     """
     found = {name.lower(): value for name, value in headers.items()}
     id, timestamp = found.get("webhook-id", ""), found.get("webhook-timestamp", "")
-    text = body.decode() if isinstance(body, bytes) else body
-    if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > tolerance:
+    content = body.encode() if isinstance(body, str) else body
+    if not _TIMESTAMP.fullmatch(timestamp) or abs(time.time() - int(timestamp)) > tolerance:
         raise WebhookRefused("The webhook is too old, or its clock is wrong.")
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except binascii.Error:
         raise WebhookRefused("The secret is none of a webhook: it is `whsec_` and base64.") from None
-    digest = hmac.digest(key, f"{id}.{timestamp}.{text}".encode(), hashlib.sha256)
+    digest = hmac.digest(key, f"{id}.{timestamp}.".encode() + content, hashlib.sha256)
     expected = f"v1,{base64.b64encode(digest).decode()}".encode()
     signatures = found.get("webhook-signature", "").encode().split()
     if not any(hmac.compare_digest(expected, each) for each in signatures):
         raise WebhookRefused("The webhook's signature is wrong.")
-    event: WebhookEvent = json.loads(text)
+    event: WebhookEvent = json.loads(content)
     return event

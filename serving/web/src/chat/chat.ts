@@ -3,11 +3,12 @@
  * what it holds, and are told by `subscribe` when that changed.
  */
 
-import type { LiveSocket } from "../live/socket.ts";
+import { type LiveSocket, TOO_LARGE } from "../live/socket.ts";
 import type { Completion, ServiceError } from "../live/types.ts";
 import type { Conversation, Conversations } from "./conversations.ts";
 import {
   answer,
+  isOpen,
   messages,
   newTurn,
   ranking,
@@ -34,6 +35,7 @@ export interface ChatHandlers {
 
 const MAX_RESENDS = 5;
 const SENT_AGAIN = new Set(["lost", "offline"]);
+const TOO_LONG = new Set(["context_length_exceeded", TOO_LARGE]); // sent again with half of the turns before
 
 export class Chat {
   compare = false;
@@ -51,8 +53,8 @@ export class Chat {
     private voting: Voting,
     private on: ChatHandlers,
   ) {
-    for (const turn of this.turns)
-      if (turn.state === "streaming" || turn.state === "waiting") this.#interrupted(turn);
+    const interrupted: Partial<Turn> = { state: "failed", problem: { code: "lost", message: "" } };
+    for (const turn of this.turns) if (isOpen(turn)) Object.assign(turn, interrupted);
   }
 
   get turns(): Turn[] {
@@ -98,7 +100,9 @@ export class Chat {
   /** Sends another text in place of a message; what came after it goes. */
   rewrite(turn: Turn, prompt: string): void {
     if (this.busy) return;
-    this.conversation.turns = this.turns.slice(0, this.turns.indexOf(turn));
+    const { conversation } = this;
+    conversation.turns = this.turns.slice(0, this.turns.indexOf(turn));
+    if (conversation.start >= conversation.turns.length) conversation.start = 0;
     this.#add(newTurn(prompt, wanted(turn)));
   }
 
@@ -140,8 +144,8 @@ export class Chat {
     this.#save();
   }
 
-  /** Votes a reply up or down with reasons and a comment, or takes the vote back (null). */
-  /** Casts or takes back a thumb. Returns whether it was recorded. */
+  /** Votes a reply up or down with reasons and a comment, or takes the vote back (null). Returns whether a vote was
+   * recorded. */
   async thumb(
     turn: Turn,
     value: "up" | "down" | null,
@@ -256,7 +260,7 @@ export class Chat {
   }
 
   #failed(turn: Turn, error: ServiceError, before: number): void {
-    if (error.code === "context_length_exceeded" && before > 0) {
+    if (TOO_LONG.has(error.code) && before > 0) {
       this.conversation.start = this.turns.indexOf(turn) - Math.floor(before / 2);
       turn.forgot = true;
       this.#ask(turn);
@@ -279,11 +283,6 @@ export class Chat {
     this.on.failed(error);
   }
 
-  #interrupted(turn: Turn): void {
-    turn.state = "failed";
-    turn.problem = { code: "lost", message: "" };
-  }
-
   #end(turn: Turn, fields: Partial<Turn>): void {
     clearTimeout(this.#timer);
     this.resend = null;
@@ -294,7 +293,7 @@ export class Chat {
   }
 
   #save(): void {
-    this.conversations.save(this.conversation);
+    this.conversations.save(this.conversation, this.#running?.turn ?? null);
     this.on.changed();
   }
 }

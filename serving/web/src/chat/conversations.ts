@@ -2,7 +2,7 @@
 
 import { shorten } from "../language/language.ts";
 import type { Keep } from "../live/keep.ts";
-import { randomId, type Turn } from "./turn.ts";
+import { isOpen, randomId, type Turn } from "./turn.ts";
 
 export interface Conversation {
   id: string;
@@ -22,6 +22,9 @@ const LIST = "conversations";
 const CURRENT = "current";
 
 export class Conversations {
+  #removed = new Set<string>(); // a reply or a vote that ends later saves none of these again
+  #known = new Set<string>(); // turns that this tab has read or made: what it took away does not come back
+
   constructor(private keep: Keep) {}
 
   get list(): Entry[] {
@@ -31,6 +34,8 @@ export class Conversations {
   /** Returns the conversation that was open last, or a new one. */
   open(id = this.keep.get<string>(CURRENT)): Conversation {
     const found = id ? this.keep.get<Conversation>(key(id)) : null;
+    if (found) this.#removed.delete(found.id);
+    for (const turn of found?.turns ?? []) this.#known.add(turn.id);
     const opened = found ?? { id: randomId("conv"), title: "", turns: [], start: 0 };
     this.keep.set(CURRENT, opened.id);
     return opened;
@@ -42,7 +47,11 @@ export class Conversations {
     return this.open();
   }
 
-  save(conversation: Conversation): void {
+  /** Saves a conversation, together with what another tab has added to it; `running` is the turn that is being asked
+   * here. */
+  save(conversation: Conversation, running: Turn | null): void {
+    if (this.#removed.has(conversation.id)) return;
+    this.#merge(conversation, running);
     const first = conversation.turns[0];
     if (!first) return;
     conversation.title ||= shorten(first.prompt, 60);
@@ -67,6 +76,7 @@ export class Conversations {
 
   /** Removes a conversation; returns what `restore` needs. */
   remove(id: string): { conversation: Conversation; entry: Entry; place: number } | null {
+    this.#removed.add(id);
     const list = this.list;
     const place = list.findIndex((entry) => entry.id === id);
     const entry = list[place];
@@ -80,19 +90,41 @@ export class Conversations {
   }
 
   restore({ conversation, entry, place }: { conversation: Conversation; entry: Entry; place: number }): void {
+    this.#removed.delete(entry.id);
     this.keep.set(key(entry.id), conversation);
     this.keep.set(LIST, this.list.toSpliced(place, 0, entry));
   }
 
   /** Removes all conversations. */
   clear(): void {
-    for (const entry of this.list) this.keep.remove(key(entry.id));
+    for (const { id } of this.list) {
+      this.#removed.add(id);
+      this.keep.remove(key(id));
+    }
     this.keep.set(LIST, []);
   }
 
-  /** Returns whether a changed value of the storage is this conversation. */
-  concerns(name: string, id: string): boolean {
-    return name === key(id);
+  /** Returns whether this browser has a conversation. */
+  has(id: string): boolean {
+    return this.list.some((entry) => entry.id === id);
+  }
+
+  /** Another tab changed a value of the storage: returns whether that is this conversation, and whether it is gone. */
+  changedElsewhere(name: string, id: string): "changed" | "removed" | null {
+    if (name !== key(id)) return null;
+    if (this.keep.get(name) !== null) return "changed";
+    this.#removed.add(id);
+    return "removed";
+  }
+
+  /** Takes over the turns of another tab, and the ends of its replies. */
+  #merge(conversation: Conversation, running: Turn | null): void {
+    for (const stored of this.keep.get<Conversation>(key(conversation.id))?.turns ?? []) {
+      const own = conversation.turns.find((turn) => turn.id === stored.id);
+      if (own && own !== running && isOpen(own)) Object.assign(own, stored);
+      else if (!own && !this.#known.has(stored.id)) conversation.turns.push(stored);
+    }
+    for (const turn of conversation.turns) this.#known.add(turn.id);
   }
 
   #saveList(list: Entry[]): void {

@@ -68,6 +68,11 @@ export function replyOf(turn: Turn, choice: number): Reply {
   return turn.replies[choice]!;
 }
 
+/** Returns whether a reply is still to come. */
+export function isOpen(turn: Turn): boolean {
+  return turn.state === "streaming" || turn.state === "waiting";
+}
+
 /** Returns the number of replies that were asked for. */
 export function wanted(turn: Turn): number {
   return turn.asked ? 1 : turn.replies.length;

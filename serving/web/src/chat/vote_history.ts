@@ -4,7 +4,7 @@
  */
 
 import type { Keep } from "../live/keep.ts";
-import type { Life } from "../live/types.ts";
+import type { Life, Recorded } from "../live/types.ts";
 
 export interface CastVote {
   id: string;
@@ -45,11 +45,12 @@ export class VoteHistory {
     return this.all.find((vote) => vote.completion === completion && vote.slot === slot);
   }
 
-  add(vote: Omit<CastVote, "life">): void {
+  /** Adds a vote that the service has acknowledged. */
+  add(vote: Omit<CastVote, "life">, stage: Recorded["status"]): void {
     const others = this.#newest().filter(
       (kept) => kept.completion !== vote.completion || kept.slot !== vote.slot,
     );
-    const life: Life = { stage: "recorded", votes_needed: null, progress: null, live_at: null };
+    const life: Life = { stage, votes_needed: null, progress: null, live_at: null };
     this.#save([...others, { ...vote, life }]);
   }
 

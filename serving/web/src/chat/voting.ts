@@ -19,6 +19,7 @@ const MAX_WAIT = 30; // seconds to wait where there are too many votes at once
 
 export class Voting {
   #queue: Promise<void> = Promise.resolve();
+  #undos = new Map<string, (() => void)[]>(); // by slot, of the steps that wait; the first leads to what is recorded
 
   constructor(
     private socket: LiveSocket,
@@ -40,31 +41,33 @@ export class Voting {
     const { completion, token, prompt } = turn;
     if (!completion || !token) return false;
     let kept = false;
-    await this.#enqueue(async () => {
+    await this.#enqueue(`${completion} ${slot}`, undo, async () => {
       try {
         const recorded = await this.#send({ completion_id: completion, feedback_token: token, ...vote });
-        this.history.add({ id: recorded.id, token, completion, slot, what, prompt, conversation });
+        const cast = { id: recorded.id, token, completion, slot, what, prompt, conversation };
+        this.history.add(cast, recorded.status);
         this.on.recorded(recorded, vote);
         kept = true;
       } catch (error) {
-        undo();
         this.on.failed(error as ServiceError);
       }
+      return kept;
     });
     return kept;
   }
 
   /** Takes back the vote in a slot, if there is one; `undo` shows it again where that fails. */
   retract(completion: string, slot: string, undo: () => void): void {
-    void this.#enqueue(async () => {
+    void this.#enqueue(`${completion} ${slot}`, undo, async () => {
       const vote = this.history.find(completion, slot);
-      if (!vote) return;
+      if (!vote) return true;
       try {
         await this.service.retract(vote.id, vote.token);
         this.history.remove(vote.id);
+        return true;
       } catch {
-        undo();
         this.on.retractFailed();
+        return false;
       }
     });
   }
@@ -88,7 +91,18 @@ export class Voting {
     }
   }
 
-  #enqueue(step: () => Promise<void>): Promise<void> {
-    return (this.#queue = this.#queue.then(step).then(() => this.on.settled()));
+  /** Runs a step after all before it. Where it fails, and no later one on the slot waits, the screen goes back to what
+   * is recorded. */
+  #enqueue(slot: string, undo: () => void, step: () => Promise<boolean>): Promise<void> {
+    const undos = this.#undos.get(slot) ?? [];
+    this.#undos.set(slot, undos);
+    undos.push(undo);
+    return (this.#queue = this.#queue.then(step).then((done) => {
+      if (done) undos.shift();
+      else if (undos.length > 1) undos.splice(1, 1);
+      else undos.shift()?.();
+      if (undos.length === 0) this.#undos.delete(slot);
+      this.on.settled();
+    }));
   }
 }

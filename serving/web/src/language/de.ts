@@ -117,6 +117,7 @@ export const texts: Texts = {
   notReady: (seconds) =>
     `Das Modell ist noch nicht bereit. Deine Nachricht wird in ${seconds} s neu gesendet.`,
   unreachable: "Der Dienst nimmt den Schlüssel dieser Seite nicht an. Wer sie betreibt, muss ihn erneuern.",
+  sessionEnded: "Deine Sitzung ist zu Ende. Lade diese Seite neu.",
 
   errors: {
     context_length_exceeded: "Das ist zu lang für das Modell. Kürze es.",
@@ -142,6 +143,7 @@ export const texts: Texts = {
   voteRecorded: "Deine Stimme ist gespeichert.",
   retract: "Zurücknehmen",
   showReply: "Antwort zeigen",
+  replyGone: "Diese Antwort ist nicht mehr in diesem Browser.",
   on: "zu",
   what: { up: "Gute Antwort", down: "Schlechte Antwort", edit: "Bearbeitet", ranking: "Verglichen" },
   learnedOne: (prompt, when) => `Es hat aus deiner Stimme zu ${prompt} gelernt. Wirksam seit ${when}.`,

@@ -109,6 +109,7 @@ export const en = {
   waiting: (seconds: number) => `Many messages at once. Yours is sent again in ${seconds} s.`,
   notReady: (seconds: number) => `The model is not ready yet. Your message is sent again in ${seconds} s.`,
   unreachable: "The service does not accept this page’s key. Its owner has to renew it.",
+  sessionEnded: "Your session has ended. Load this page again.",
 
   errors: {
     context_length_exceeded: "This is too long for the model. Make it shorter.",
@@ -133,6 +134,7 @@ export const en = {
   voteRecorded: "Your vote is recorded.",
   retract: "Take back",
   showReply: "Show the reply",
+  replyGone: "This reply is no longer in this browser.",
   on: "on",
   what: { up: "Good reply", down: "Bad reply", edit: "Edited", ranking: "Compared" } as Record<
     string,

@@ -7,7 +7,7 @@ export class Keep {
   #memory = new Map<string, string>();
   #prefix: string;
 
-  /** `scope` separates the values of several chats of one origin. */
+  /** `scope` separates the values of several chats of one origin, and of the people whom a server names. */
   constructor(scope: string) {
     this.#prefix = `hearken.${scope}.`;
     this.lasting = works();

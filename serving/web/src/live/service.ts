@@ -8,6 +8,9 @@ interface Session {
   expires_at: string;
 }
 
+/** The name under which the session is kept. */
+export const SESSION = "session";
+
 const RENEW = 7 * 24 * 3600 * 1000; // milliseconds before its end at which a session is renewed
 
 /** Thrown for an answer that is an error, and with the code `offline` where none came. */
@@ -22,9 +25,20 @@ export class Refused extends Error implements ServiceError {
   }
 }
 
+/** Returns the pseudonym of the person whose session a token is. */
+export function personOf(token: string): string {
+  const said = token.replace(/^hs_/, "").split(".", 1)[0] ?? "";
+  try {
+    const [, person] = JSON.parse(atob(said.replaceAll("-", "+").replaceAll("_", "/"))) as unknown[];
+    return String(person);
+  } catch {
+    return "nobody"; // the service will refuse it
+  }
+}
+
 export class Service {
   #key: string | null;
-  #given: string | null;
+  readonly #given: string | null;
   #session: Promise<string> | null = null;
 
   /** `key` null asks the service for its page's key; `session` is a token that the site's own server got. */
@@ -35,7 +49,7 @@ export class Service {
     private keep: Keep,
   ) {
     this.#key = key;
-    this.#given = session;
+    this.#given = session || null;
   }
 
   get socketUrl(): string {
@@ -59,11 +73,18 @@ export class Service {
     return this.#session;
   }
 
-  /** Forgets a session that the service no longer accepts; the next one is new. */
-  renewSession(): void {
+  /** Forgets a session that the service no longer accepts: the next one is new. Returns false for a session of the
+   * site's own server: only that can say again who the visitor is. */
+  renewSession(): boolean {
+    if (this.#given !== null) return false;
     this.#session = null;
-    this.#given = null;
-    this.keep.remove("session");
+    this.keep.remove(SESSION);
+    return true;
+  }
+
+  /** Another tab has another session now. */
+  readSessionAgain(): void {
+    this.#session = null;
   }
 
   async appearance(): Promise<Appearance> {
@@ -91,7 +112,7 @@ export class Service {
   async forget(): Promise<string> {
     const session = { "Hearken-Session": await this.session() };
     const asked = (await this.#authorized("DELETE", "/v1/users/me", session)) as { id: string };
-    if (this.#given === null) this.renewSession();
+    this.renewSession();
     return asked.id;
   }
 
@@ -104,11 +125,11 @@ export class Service {
 
   async #findSession(): Promise<string> {
     if (this.#given) return this.#given;
-    const kept = this.keep.get<Session>("session");
+    const kept = this.keep.get<Session>(SESSION);
     const left = kept ? Date.parse(kept.expires_at) - Date.now() : 0;
     if (kept && left > RENEW) return kept.token;
     const made = await this.#newSession(left > 0 ? kept : null);
-    this.keep.set("session", made);
+    this.keep.set(SESSION, made);
     return made.token;
   }
 

@@ -39,13 +39,24 @@ interface Frame {
   limits?: Limits;
 }
 
+/** The code of a vote that was not sent, since its person was forgotten. */
+export const DROPPED = "dropped";
+
+/** The code of a chat of more bytes than the service takes. */
+export const TOO_LARGE = "body_too_large";
+
 const MAX_DELAY = 10_000; // milliseconds
 const REFUSED_DELAY = 60_000; // milliseconds until a key that was refused is tried again
 const KEY_REFUSED = 4401; // the close code for a wrong key or session
 
+/** The code of the error for a session that has ended, or was not made here. */
+export const SESSION_ENDED = "invalid_session";
+
 export class LiveSocket {
   state: State = "connecting";
   limits: Limits | null = null;
+  /** The code of the error with which the service refused the key or the session. */
+  refusal: string | null = null;
   #socket: WebSocket | null = null;
   #chats = new Map<string, ChatHandlers>();
   #votes = new Map<string, PendingVote>();
@@ -75,18 +86,23 @@ export class LiveSocket {
 
   /** Connects anew, as whoever the session is now; votes that wait are dropped. */
   restart(): void {
+    const dropped = [...this.#votes.values()];
     this.#votes.clear();
     this.#socket?.close();
+    for (const vote of dropped) vote.reject({ code: DROPPED, message: "" });
   }
 
   /** Starts a chat; returns its id. */
   chat(request: ChatRequest, on: ChatHandlers): string {
     const id = `c${++this.#lastId}`;
-    if (this.state === "ready") {
-      this.#chats.set(id, on);
-      this.#send({ type: "chat", id, ...request });
-    } else {
+    const frame = { type: "chat", id, ...request };
+    if (this.state !== "ready") {
       queueMicrotask(() => on.fail({ code: "lost", message: "" }));
+    } else if (this.limits && bytes(frame) > this.limits.bytes) {
+      queueMicrotask(() => on.fail({ code: TOO_LARGE, message: "" })); // the service would not say of which chat
+    } else {
+      this.#chats.set(id, on);
+      this.#send(frame);
     }
     return id;
   }
@@ -111,8 +127,11 @@ export class LiveSocket {
     try {
       auth = { type: "auth", key: await this.service.key(), session: await this.service.session() };
     } catch (error) {
-      if (error instanceof Refused && (error.status === 401 || error.status === 403)) this.#refused();
-      else this.#scheduleReconnect(error instanceof Refused ? error.retryAfter : undefined);
+      if (this.#closed) return;
+      if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
+        this.refusal = error.code;
+        this.#refused();
+      } else this.#scheduleReconnect(error instanceof Refused ? error.retryAfter : undefined);
       return;
     }
     if (this.#closed) return;
@@ -127,13 +146,11 @@ export class LiveSocket {
     const chats = [...this.#chats.values()];
     this.#chats.clear();
     if (this.#closed) return;
-    if (code === KEY_REFUSED && this.#renewed) {
-      this.#refused();
-    } else {
-      if (code === KEY_REFUSED) this.service.renewSession();
-      this.#renewed = code === KEY_REFUSED;
-      this.#scheduleReconnect();
-    }
+    const refused = code === KEY_REFUSED;
+    const ended = refused && this.refusal === SESSION_ENDED && !this.#renewed;
+    this.#renewed = ended && this.service.renewSession();
+    if (refused && !this.#renewed) this.#refused();
+    else this.#scheduleReconnect();
     for (const on of chats) on.fail({ code: "lost", message: "" });
   }
 
@@ -161,7 +178,8 @@ export class LiveSocket {
         const { retry_after: retryAfter } = frame;
         const error: ServiceError = { ...frame.error, ...(retryAfter ? { retryAfter } : {}) };
         this.#chats.delete(frame.id ?? "");
-        if (on) on.fail(error);
+        if (frame.id === null) this.refusal = error.code;
+        else if (on) on.fail(error);
         else this.#settle(frame)?.reject(error);
         return;
       }
@@ -206,4 +224,8 @@ export class LiveSocket {
     this.#timer = 0;
     void this.#connect();
   }
+}
+
+function bytes(frame: object): number {
+  return new TextEncoder().encode(JSON.stringify(frame)).length;
 }

@@ -52,6 +52,7 @@ function Row({ entry, open }: { entry: Entry; open: (id: string) => void }): JSX
   const { texts } = language;
   const [renaming, setRenaming] = useState(false);
   const input = useRef<HTMLInputElement>(null);
+  const renameButton = useRef<HTMLButtonElement>(null);
   useLayoutEffect(() => {
     if (renaming) input.current?.select();
   }, [renaming]);
@@ -60,6 +61,10 @@ function Row({ entry, open }: { entry: Entry; open: (id: string) => void }): JSX
       const title = input.current?.value.trim();
       setRenaming(false);
       if (save && title) session.rename(entry.id, title);
+    };
+    const endByKey = (save: boolean): void => {
+      end(save);
+      setTimeout(() => renameButton.current?.focus());
     };
     return (
       <li>
@@ -72,10 +77,11 @@ function Row({ entry, open }: { entry: Entry; open: (id: string) => void }): JSX
           defaultValue={entry.title}
           onBlur={() => end(true)}
           onKeyDown={(event) => {
-            if (event.key === "Enter") end(true);
+            if (event.isComposing) return;
+            if (event.key === "Enter") endByKey(true);
             if (event.key === "Escape") {
               event.stopPropagation();
-              end(false);
+              endByKey(false);
             }
           }}
         />
@@ -95,6 +101,7 @@ function Row({ entry, open }: { entry: Entry; open: (id: string) => void }): JSX
         {entry.title}
       </button>
       <button
+        ref={renameButton}
         class="icon"
         type="button"
         aria-label={`${texts.rename}: ${entry.title}`}
@@ -106,7 +113,10 @@ function Row({ entry, open }: { entry: Entry; open: (id: string) => void }): JSX
         class="icon"
         type="button"
         aria-label={`${texts.remove}: ${entry.title}`}
-        onClick={() => session.remove(entry.id)}
+        onClick={(event) => {
+          event.currentTarget.closest(".conversations")?.querySelector<HTMLElement>(".new")?.focus();
+          session.remove(entry.id);
+        }}
       >
         <Icon name="bin" />
       </button>

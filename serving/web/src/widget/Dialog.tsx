@@ -14,6 +14,7 @@ interface Props {
 export function Dialog({ title, close, children }: Props): JSX.Element {
   const { texts } = useShared().language;
   const dialog = useRef<HTMLDialogElement>(null);
+  const pressed = useRef(false); // beside it: who selects text may let go there
   useLayoutEffect(() => {
     const element = dialog.current;
     if (!element?.open) element?.showModal();
@@ -27,7 +28,8 @@ export function Dialog({ title, close, children }: Props): JSX.Element {
       aria-label={title}
       onClose={close}
       onKeyDown={(event) => event.key === "Escape" && event.stopPropagation()}
-      onClick={(event) => event.target === dialog.current && close()}
+      onMouseDown={(event) => (pressed.current = event.target === dialog.current)}
+      onClick={(event) => pressed.current && event.target === dialog.current && close()}
     >
       <div class="dialog-head">
         <h2>{title}</h2>

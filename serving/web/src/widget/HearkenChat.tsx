@@ -1,12 +1,13 @@
 /**
  * `<hearken-chat>` is a chat in a shadow root. Attributes, each also as data-…: `key` (publishable; none: of the page
- * that ships), `session`, `lang`, `theme` (light, dark, auto), `launcher`, `fill`, `position`, and those of `options`.
+ * that ships), `session`, `lang`, `theme` (light, dark, auto), `position`, and those of `options`; and without data-,
+ * `launcher` and `fill`.
  */
 
 import { render } from "preact";
 import { english, language, type Language } from "../language/language.ts";
 import { Keep } from "../live/keep.ts";
-import { Service } from "../live/service.ts";
+import { personOf, Service } from "../live/service.ts";
 import type { Appearance } from "../live/types.ts";
 import { accent } from "./accent.ts";
 import { Launcher } from "./Launcher.tsx";
@@ -47,8 +48,10 @@ export class HearkenChat extends HTMLElement {
       sheet.insertRule(":host { color-scheme: light; }", sheet.cssRules.length);
     this.#root.adoptedStyleSheets = [sheet];
     const key = this.#attribute("key") ?? keyOfPage();
-    this.#keep = new Keep(key ? key.slice(-12) : "page");
-    this.#service = new Service(SERVICE, key, this.#attribute("session"), this.#keep);
+    const session = this.#attribute("session");
+    const scope = key ? key.slice(-12) : "page";
+    this.#keep = new Keep(session ? `${scope}.${personOf(session)}` : scope);
+    this.#service = new Service(SERVICE, key, session, this.#keep);
     if (this.hasAttribute("launcher")) void this.#launch();
     else void this.#begin().then(() => this.#draw());
   }

@@ -3,6 +3,7 @@
 import type { JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { quote, when } from "../language/language.ts";
+import { SESSION_ENDED } from "../live/socket.ts";
 import type { ServiceError } from "../live/types.ts";
 import { useShared } from "./context.ts";
 import { Icon } from "./icons.tsx";
@@ -21,9 +22,9 @@ function Banner(): JSX.Element | null {
   const { session, language } = useShared();
   const { texts } = language;
   const seconds = useCountdown(session.chat.resend?.at ?? null);
-  const { state } = session.socket;
+  const { state, refusal } = session.socket;
   let text: string | null = null;
-  if (state === "refused") text = texts.unreachable;
+  if (state === "refused") text = refusal === SESSION_ENDED ? texts.sessionEnded : texts.unreachable;
   else if (state === "lost") text = navigator.onLine ? texts.reconnecting : texts.offline;
   else if (session.chat.resend) {
     text =
@@ -63,6 +64,7 @@ function NewsLine(): JSX.Element {
         : texts.learnedMany(news.votes.length, since);
   } else if (news?.kind === "removed") text = texts.removed(news.entry.title);
   else if (news?.kind === "vote-failed") text = texts.voteFailed(news.error ? why(news.error, texts) : "");
+  else if (news?.kind === "reply-gone") text = texts.replyGone;
   else if (news) text = texts.retractFailed;
   return (
     <div role="status" class="news-place">

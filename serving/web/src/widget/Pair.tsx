@@ -2,21 +2,17 @@
 
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
-import { letter, type Turn, type Verdict } from "../chat/turn.ts";
+import { isOpen, letter, type Turn, type Verdict } from "../chat/turn.ts";
 import { useShared } from "./context.ts";
 import { Markdown } from "./Markdown.tsx";
 
 export function Pair({ turn }: { turn: Turn }): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
-  const writing = turn.state === "streaming" || turn.state === "waiting";
+  const writing = isOpen(turn);
   const votable = turn.state === "done" && turn.token !== null;
-  const choose = (verdict: Verdict, button: HTMLElement): void => {
-    const view = button.closest(".turn");
-    session.chat.choose(turn, verdict);
-    // The button goes with the choice: the focus moves to where it can be changed.
-    setTimeout(() => view?.querySelector<HTMLElement>(".change")?.focus(), 50);
-  };
+  const choose = (verdict: Verdict, button: HTMLElement): void =>
+    leave(button, ".change", () => session.chat.choose(turn, verdict));
   return (
     <>
       <div class="pair" data-count={turn.replies.length}>
@@ -45,7 +41,11 @@ export function Pair({ turn }: { turn: Turn }): JSX.Element {
             <Pick label={texts.none} run={(button) => choose("none", button)} />
           </div>
           {turn.asked && (
-            <button class="link" type="button" onClick={() => session.chat.notNow(turn)}>
+            <button
+              class="link"
+              type="button"
+              onClick={(event) => leave(event.currentTarget, ".change", () => session.chat.notNow(turn))}
+            >
               {texts.notNow}
             </button>
           )}
@@ -53,6 +53,13 @@ export function Pair({ turn }: { turn: Turn }): JSX.Element {
       )}
     </>
   );
+}
+
+/** Does what takes a button away; the focus moves to `next`, in the same turn. */
+function leave(button: HTMLElement, next: string, step: () => void): void {
+  const view = button.closest(".turn");
+  step();
+  setTimeout(() => view?.querySelector<HTMLElement>(next)?.focus(), 50);
 }
 
 interface PickProps {
@@ -93,7 +100,11 @@ export function Compared({ turn }: { turn: Turn }): JSX.Element {
     <>
       <p class="aside">
         {said}{" "}
-        <button class="link change" type="button" onClick={() => session.chat.reconsider(turn)}>
+        <button
+          class="link change"
+          type="button"
+          onClick={(event) => leave(event.currentTarget, ".pick", () => session.chat.reconsider(turn))}
+        >
           {texts.change}
         </button>
       </p>

@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
-import { answer, type Turn } from "../chat/turn.ts";
+import { answer, isOpen, type Turn } from "../chat/turn.ts";
 import { useShared } from "./context.ts";
 import { Icon, type IconName } from "./icons.tsx";
 import { Markdown } from "./Markdown.tsx";
@@ -37,7 +37,7 @@ export function ReplyView({ turn, last, textShown }: Props & { textShown: boolea
       />
     );
   }
-  const writing = turn.state === "streaming" || turn.state === "waiting";
+  const writing = isOpen(turn);
   return (
     <>
       {!textShown && (writing || reply.text) && (

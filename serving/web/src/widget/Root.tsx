@@ -44,7 +44,12 @@ export function Root({ session, language, fills, close }: Props): JSX.Element {
   };
   const showTurn = (completion: string, conversation: string): void => {
     setPanel(null);
-    if (conversation !== chat.conversation.id) session.open(conversation);
+    if (conversation !== chat.conversation.id && session.conversations.has(conversation))
+      session.open(conversation);
+    if (!chat.turns.some((turn) => turn.completion === completion)) {
+      session.tell({ kind: "reply-gone" });
+      return;
+    }
     setTimeout(() => {
       const turn = scroller.current?.querySelector<HTMLElement>(
         `[data-completion="${CSS.escape(completion)}"]`,

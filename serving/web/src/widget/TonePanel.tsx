@@ -19,13 +19,20 @@ export function TonePanel({ close }: { close: () => void }): JSX.Element {
   const asked = now?.question?.completion_id;
   useLayoutEffect(() => {
     if (asked) body.current?.querySelector<HTMLElement>(".question")?.focus();
-  }, [asked]);
+  }, [asked, questions.problem]);
   const answer = (preference: Preference): void => void questions.answer(preference);
   return (
     <Dialog title={texts.tone.title} close={close}>
       <div class="tone" ref={body}>
         {questions.problem !== null ? (
-          <p role="alert">{questions.problem === "no_tastes" ? texts.tone.notYet : texts.tone.failed}</p>
+          <>
+            <p role="alert">{questions.problem === "no_tastes" ? texts.tone.notYet : texts.tone.failed}</p>
+            {questions.problem !== "no_tastes" && (
+              <button class="quiet" type="button" onClick={() => void questions.next()}>
+                {texts.tryAgain}
+              </button>
+            )}
+          </>
         ) : questions.done ? (
           <p role="status">{texts.tone.done}</p>
         ) : now?.question ? (

@@ -1,8 +1,8 @@
 /** One turn: the message, its reply or the replies to compare, and what can be done with them. */
 
 import type { JSX } from "preact";
-import { useState } from "preact/hooks";
-import { answer, type Turn } from "../chat/turn.ts";
+import { useRef, useState } from "preact/hooks";
+import { answer, isOpen, type Turn } from "../chat/turn.ts";
 import { when } from "../language/language.ts";
 import { useShared } from "./context.ts";
 import { Icon } from "./icons.tsx";
@@ -51,10 +51,12 @@ function Message({ turn }: { turn: Turn }): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
   const [editing, setEditing] = useState(false);
+  const editButton = useRef<HTMLButtonElement>(null);
   if (editing) {
     const close = (text: string | null): void => {
       setEditing(false);
       if (text !== null) session.chat.rewrite(turn, text);
+      setTimeout(() => editButton.current?.focus());
     };
     return (
       <TextEditor
@@ -71,6 +73,7 @@ function Message({ turn }: { turn: Turn }): JSX.Element {
     <article class="you" aria-label={texts.you}>
       {!session.chat.busy && (
         <button
+          ref={editButton}
           class="icon rewrite"
           type="button"
           aria-label={texts.editMessage}
@@ -89,7 +92,7 @@ function Message({ turn }: { turn: Turn }): JSX.Element {
 /** The reply from before the model learned, and the new one beside it. */
 function BeforeAndAfter({ turn, before }: { turn: Turn; before: string }): JSX.Element {
   const { texts } = useShared().language;
-  const writing = turn.state === "streaming" || turn.state === "waiting";
+  const writing = isOpen(turn);
   return (
     <div class="pair">
       <div class="card before">

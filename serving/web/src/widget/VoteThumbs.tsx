@@ -1,10 +1,11 @@
 /** The thumbs of `<hearken-vote>`, with reasons, and an edit where the reply's text is given. */
 
 import type { JSX } from "preact";
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import type { Texts } from "../language/language.ts";
 import { Icon } from "./icons.tsx";
 import { options } from "./options.ts";
+import { useQueue } from "./queue.ts";
 import { TextEditor } from "./TextEditor.tsx";
 import type { Cast, Retract } from "./vote_controls.tsx";
 
@@ -15,6 +16,8 @@ interface Props {
   retract: Retract;
 }
 
+const MAX_REASONS = 8; // of one vote, as in the service
+
 interface Thumb {
   id: string;
   value: "up" | "down";
@@ -24,20 +27,34 @@ interface Thumb {
 export function VoteThumbs({ element, texts, cast, retract }: Props): JSX.Element {
   const [thumb, setThumb] = useState<Thumb | null>(null);
   const [editing, setEditing] = useState(false);
+  const recorded = useRef<Thumb | null>(null);
+  const enqueue = useQueue();
   const choice = Number(element.getAttribute("choice") ?? 0);
   const text = element.getAttribute("text");
   const named = options((name) => element.getAttribute(name), {}, texts).reasons;
 
+  const show = (next: Thumb | null): void => {
+    recorded.current = next;
+    setThumb(next);
+  };
   const vote = async (value: "up" | "down", reasons: string[] = []): Promise<void> => {
     const id = await cast({ type: "thumb", choice, value, reasons });
-    if (id) setThumb({ id, value, reasons });
+    if (id) show({ id, value, reasons });
   };
-  const press = async (value: "up" | "down"): Promise<void> => {
-    if (thumb?.value !== value) await vote(value);
-    else if (await retract(thumb.id)) setThumb(null);
-  };
-  const toggle = ({ value, reasons }: Thumb, slug: string): Promise<void> =>
-    vote(value, reasons.includes(slug) ? reasons.filter((each) => each !== slug) : [...reasons, slug]);
+  const press = (value: "up" | "down"): void =>
+    enqueue(async () => {
+      const now = recorded.current;
+      if (now?.value !== value) await vote(value);
+      else if (await retract(now.id)) show(null);
+    });
+  const toggle = (slug: string): void =>
+    enqueue(async () => {
+      const now = recorded.current;
+      if (!now) return;
+      const others = now.reasons.filter((each) => each !== slug);
+      const added = others.length === now.reasons.length;
+      await vote(now.value, added ? [...others, slug].slice(-MAX_REASONS) : others);
+    });
   const edit = async (written: string | null): Promise<void> => {
     if (written === null || written === text || (await cast({ type: "edit", choice, text: written }))) {
       setEditing(false);
@@ -54,7 +71,7 @@ export function VoteThumbs({ element, texts, cast, retract }: Props): JSX.Elemen
             type="button"
             aria-label={value === "up" ? texts.good : texts.bad}
             aria-pressed={thumb?.value === value}
-            onClick={() => void press(value)}
+            onClick={() => press(value)}
           >
             <Icon name={value} />
           </button>
@@ -83,7 +100,7 @@ export function VoteThumbs({ element, texts, cast, retract }: Props): JSX.Elemen
               class="chip"
               type="button"
               aria-pressed={thumb.reasons.includes(slug)}
-              onClick={() => void toggle(thumb, slug)}
+              onClick={() => toggle(slug)}
             >
               <bdi>{label}</bdi>
             </button>

@@ -8,8 +8,8 @@ import type { CastVote } from "../chat/vote_history.ts";
 import { VoteHistory } from "../chat/vote_history.ts";
 import { Voting } from "../chat/voting.ts";
 import { Keep } from "../live/keep.ts";
-import { Service } from "../live/service.ts";
-import { LiveSocket } from "../live/socket.ts";
+import { Service, SESSION } from "../live/service.ts";
+import { DROPPED, LiveSocket } from "../live/socket.ts";
 import type { ServiceError } from "../live/types.ts";
 import type { Options } from "./options.ts";
 
@@ -17,6 +17,7 @@ import type { Options } from "./options.ts";
 export type News =
   | { kind: "live"; votes: CastVote[] }
   | { kind: "vote-failed" | "retract-failed"; error: ServiceError | null }
+  | { kind: "reply-gone" }
   | { kind: "removed"; entry: Entry; undo: () => void };
 
 type Emit = (name: string, detail: object) => void;
@@ -73,7 +74,9 @@ export class Session {
         emit("vote", { id, completion_id, type });
         this.following.hurry();
       },
-      failed: (error) => this.tell({ kind: "vote-failed", error }),
+      failed: (error) => {
+        if (error.code !== DROPPED) this.tell({ kind: "vote-failed", error });
+      },
       retractFailed: () => this.tell({ kind: "retract-failed", error: null }),
     });
     const settings = { choices: options.choices, compareEvery: options.compareEvery, kept: this.kept };
@@ -152,6 +155,7 @@ export class Session {
 
   remove(id: string): void {
     const current = id === this.chat.conversation.id;
+    if (current) this.chat.stop();
     const removed = this.conversations.remove(id);
     if (current) this.create();
     if (!removed) return;
@@ -189,7 +193,13 @@ export class Session {
     const { conversation } = this.chat;
     this.votes.changedElsewhere(name);
     if (name === CONSENT) this.chat.settings.kept = this.kept;
-    if (this.conversations.concerns(name, conversation.id) && !this.chat.busy) this.open(conversation.id);
+    if (name === SESSION) {
+      // The visitor was forgotten there: nothing more is said here as who they were.
+      this.service.readSessionAgain();
+      this.socket.restart();
+    }
+    const found = this.conversations.changedElsewhere(name, conversation.id);
+    if (found === "removed" || (found === "changed" && !this.chat.busy)) this.open(conversation.id);
     this.changed();
   }
 }

@@ -5,6 +5,7 @@ import { useState } from "preact/hooks";
 import { language, type Texts } from "../language/language.ts";
 import type { ServiceError, Vote } from "../live/types.ts";
 import { why } from "./Notices.tsx";
+import { useQueue } from "./queue.ts";
 import style from "./style.css?inline";
 import { VoteThumbs } from "./VoteThumbs.tsx";
 
@@ -53,9 +54,9 @@ export class VoteControls {
     let error: ServiceError = { code: "offline", message: "" };
     try {
       const response = await fetch(`${this.service}/v1/feedback${path}`, { ...request, credentials: "omit" });
-      const answer = (await response.json()) as { id: string; error: ServiceError };
+      const answer = (await response.json()) as { id: string; error?: ServiceError };
       if (response.ok) return answer.id;
-      error = answer.error;
+      if (answer.error) error = answer.error;
     } catch {
       // no answer came
     }
@@ -110,16 +111,18 @@ function Controls({ element, texts, send, retract }: Props): JSX.Element {
 function Choice({ count, texts, cast }: { count: number; texts: Texts; cast: Cast }): JSX.Element {
   const [chosen, setChosen] = useState<string | null>(null);
   const all = Array.from({ length: count }, (_, index) => index);
-  const choose = async (name: string, ranking: number[][], acceptable: boolean): Promise<void> => {
-    if (await cast({ type: "ranking", ranking, acceptable })) setChosen(name);
-  };
+  const enqueue = useQueue();
+  const choose = (name: string, ranking: number[][], acceptable: boolean): void =>
+    enqueue(async () => {
+      if (await cast({ type: "ranking", ranking, acceptable })) setChosen(name);
+    });
   const pick = (name: string, label: string, ranking: number[][], acceptable = true): JSX.Element => (
     <button
       key={name}
       class="chip"
       type="button"
       aria-pressed={chosen === name}
-      onClick={() => void choose(name, ranking, acceptable)}
+      onClick={() => choose(name, ranking, acceptable)}
     >
       {label}
     </button>

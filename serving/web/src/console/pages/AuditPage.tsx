@@ -7,7 +7,19 @@ import type { AuditEntry, List } from "../types";
 import { ago, time } from "../words";
 
 const PAGE = 50;
-const KINDS = ["key", "project", "route", "rollout", "policy", "queue", "view", "quarantine", "turn", "erasure"];
+const KINDS = [
+  "key",
+  "project",
+  "route",
+  "rollout",
+  "policy",
+  "queue",
+  "view",
+  "webhook",
+  "quarantine",
+  "turn",
+  "erasure",
+];
 
 /** Who changed what, newest first. Nobody can change or delete an entry. */
 export function AuditPage() {

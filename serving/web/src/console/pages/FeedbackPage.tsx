@@ -1,4 +1,4 @@
-import { useLayoutEffect, useMemo, useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import { ask, check, request } from "../api";
 import { noteError, useData } from "../data";
 import { ApprovalView } from "../parts/ApprovalView";
@@ -57,7 +57,7 @@ export function FeedbackPage() {
         <ApprovalView place={place} query={query} />
       ) : show === "conversations" ? (
         <Rows<Turn>
-          key="turns"
+          key={`turns ${query}`}
           path="console/conversations"
           query={query}
           none="No conversations match."
@@ -65,7 +65,7 @@ export function FeedbackPage() {
         />
       ) : (
         <Rows<Vote>
-          key="votes"
+          key={`votes ${query}`}
           path="console/votes"
           query={query}
           none="No votes match."
@@ -76,7 +76,8 @@ export function FeedbackPage() {
   );
 }
 
-/** A list that begins with the newest rows, which come by themselves, and goes on page by page. */
+/** A list that begins with the newest rows, which come by themselves, and goes on page by page; another query is
+ * another list. */
 function Rows<T>(props: { path: string; query: string; none: string; row: (each: T) => preact.JSX.Element }) {
   const { path, query, none, row } = props;
   const [more, setMore] = useState<{ rows: T[]; next: string | null | undefined }>({
@@ -86,7 +87,6 @@ function Rows<T>(props: { path: string; query: string; none: string; row: (each:
   // Once it goes on, the first page stays as it is: new rows would push others into the gap between the pages.
   const first = useData<List<T>>(`${path}?${query}`, more.rows.length ? [] : ["votes"]);
   const [error, setError] = useState<string | null>(null);
-  useLayoutEffect(() => setMore({ rows: [], next: undefined }), [path, query]);
   const next = more.next === undefined ? first.data?.next_cursor : more.next;
 
   async function load() {

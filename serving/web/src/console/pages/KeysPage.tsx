@@ -140,6 +140,7 @@ function EndDialog(
         <TextField
           label="Hours for which the secret before stays valid, too"
           type="number"
+          required
           min={0}
           max={720}
           value={hours}

@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Table, Waiting } from "../parts/basics";
@@ -34,25 +34,27 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
   const [redaction, setRedaction] = useState(project.redaction);
   const [kept, setKept] = useState(String(project.retention_days ?? ""));
   const [error, setError] = useState<string | null>(null);
+  const saved = useRef(project); // as this form knows it
   const may = useMay("operate");
 
   async function save(event: Event) {
     event.preventDefault();
-    const { temperature: _, max_tokens: __, ...others } = project.sampling;
-    const sampling = {
-      ...others,
-      ...(temperature ? { temperature: Number(temperature) } : {}),
-      ...(length ? { max_tokens: Number(length) } : {}),
+    const sampling = { ...saved.current.sampling };
+    for (const [name, value] of Object.entries({ temperature, max_tokens: length })) {
+      if (value) sampling[name] = Number(value);
+      else delete sampling[name];
+    }
+    const form = {
+      system_prompt: prompt || null,
+      sampling,
+      promotion: promotion || null,
+      public_cards: cards,
+      redaction,
+      retention_days: kept ? Number(kept) : null,
     };
     try {
-      await ask(`projects/${encodeURIComponent(project.id)}`, "PATCH", {
-        system_prompt: prompt || null,
-        sampling,
-        promotion: promotion || null,
-        public_cards: cards,
-        redaction,
-        retention_days: kept ? Number(kept) : null,
-      });
+      await ask(`projects/${encodeURIComponent(project.id)}`, "PATCH", changes(saved.current, form));
+      saved.current = { ...saved.current, ...form };
       setError(null);
       say("Saved: it counts from the next chat on.");
       onSaved();
@@ -129,6 +131,14 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
       )}
     </form>
   );
+}
+
+/** Returns what a form changes of a project: what somebody else has changed meanwhile stays. */
+function changes(project: Project, form: Partial<Project>): Partial<Project> {
+  const changed = Object.entries(form).filter(
+    ([name, value]) => JSON.stringify(value) !== JSON.stringify(project[name as keyof Project]),
+  );
+  return Object.fromEntries(changed);
 }
 
 function Projects() {

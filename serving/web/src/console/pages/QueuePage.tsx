@@ -1,4 +1,4 @@
-import { useLayoutEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Table, Waiting } from "../parts/basics";
@@ -80,14 +80,17 @@ function Name({ onName }: { onName: (name: string) => void }) {
 function Rating({ path, rater, onAnswer }: { path: string; rater: string; onAnswer: () => void }) {
   const next = useData<{ item: QueueItem | null }>(`${path}/next?rater=${encodeURIComponent(rater)}`);
   const item = next.data?.item ?? null;
+  const answered = useRef<string | null>(null); // a second key before the next reply is there is not meant for it
 
   async function answer(said: { value?: "up" | "down"; ranking?: number[][]; acceptable?: boolean }) {
-    if (!item) return;
+    if (!item || answered.current === item.completion_id) return;
+    answered.current = item.completion_id;
     try {
       await ask(`${path}/answers`, "POST", { rater, completion_id: item.completion_id, ...said });
       next.reload();
       onAnswer();
     } catch (refused) {
+      answered.current = null;
       say(noteError(refused));
     }
   }
@@ -101,6 +104,8 @@ function Rating({ path, rater, onAnswer }: { path: string; rater: string; onAnsw
     const onKey = (event: KeyboardEvent) => {
       if (event.target instanceof HTMLElement && event.target.closest("input, textarea, select, dialog"))
         return;
+      // A shortcut of the browser or of the console (`g u`) is no answer.
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
       if (!several && event.key === "u") void answer({ value: "up" });
       if (!several && event.key === "d") void answer({ value: "down" });
       const reply = several ? item?.replies[Number(event.key) - 1] : undefined;
@@ -114,7 +119,7 @@ function Rating({ path, rater, onAnswer }: { path: string; rater: string; onAnsw
     <Waiting on={next}>
       {() =>
         item ? (
-          <section class="card rating" aria-label="Reply to rate">
+          <section class="card rating" aria-label="Reply to rate" data-completion={item.completion_id}>
             {item.messages.map((message, index) => (
               <p key={index} class={message.role === "user" ? "asked" : "replied"}>
                 <bdi>

@@ -1,18 +1,28 @@
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useId, useRef } from "preact/hooks";
 
-/** A modal dialog; Escape and a click beside it close it. */
+/** A modal dialog; Escape and a click beside it close it, and the focus goes back. */
 export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren }) {
   const { title, onClose, children } = props;
   const dialog = useRef<HTMLDialogElement>(null);
+  const pressed = useRef(false); // beside it: who selects text may let go there
   const name = useId();
-  useLayoutEffect(() => dialog.current?.showModal(), []);
+  useLayoutEffect(() => {
+    const before = document.activeElement;
+    dialog.current?.showModal();
+    return () => {
+      if (before instanceof HTMLElement) setTimeout(() => before.focus());
+    };
+  }, []);
   return (
     <dialog
       ref={dialog}
       aria-labelledby={name}
       onClose={onClose}
-      onClick={(event) => event.target === event.currentTarget && event.currentTarget.close()}
+      onMouseDown={(event) => (pressed.current = event.target === event.currentTarget)}
+      onClick={({ target, currentTarget }) =>
+        pressed.current && target === currentTarget && currentTarget.close()
+      }
     >
       <div class="dialog">
         <h2 id={name}>{title}</h2>

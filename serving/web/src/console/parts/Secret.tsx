@@ -1,17 +1,25 @@
-import { say } from "../said";
+import { useState } from "preact/hooks";
 
-/** A secret that is shown once, with a button that copies it. */
+/** A secret that is shown once, with a button that copies it, where the browser can: on https and localhost. */
 export function Secret({ name, value }: { name: string; value: string }) {
-  async function copy() {
-    await navigator.clipboard.writeText(value);
-    say(`The ${name} is copied.`);
+  const [said, setSaid] = useState("");
+  function copy() {
+    navigator.clipboard.writeText(value).then(
+      () => setSaid("Copied."),
+      () => setSaid("The browser does not allow it: select the secret, and copy it."),
+    );
   }
   return (
     <p class="secret">
-      <span>{name}</span> <code>{value}</code>{" "}
-      <button type="button" onClick={() => void copy()}>
-        Copy
-      </button>
+      <span>
+        {name} <span role="status">{said}</span>
+      </span>{" "}
+      <code>{value}</code>{" "}
+      {navigator.clipboard && (
+        <button type="button" onClick={copy}>
+          Copy
+        </button>
+      )}
     </p>
   );
 }
