@@ -98,7 +98,7 @@ class IntegrityCheck:
         return True
 
     async def _replaced(self, replica: Replica, adapter: str) -> bool:
-        """Unloads an adapter if the engine twice answers otherwise than the policy; returns whether it did."""
+        """Unloads an adapter if its engine twice answers unlike the policy; returns whether it did."""
         probe = self._probes[adapter]
         try:
             for _ in range(2):
