@@ -150,7 +150,7 @@ def config(manifests: list[dict[str, Any]]) -> dict[str, str]:
 def test_the_example_of_compose_leaves_its_defaults_as_they_are() -> None:
     defaults = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE.read_text()))
     lines = (DEPLOY / "compose.env.example").read_text().splitlines()
-    example = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     assert {name: value for name, value in example.items() if defaults.get(name, value) != value} == {}
 
 
