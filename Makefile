@@ -67,7 +67,7 @@ docs: install ## Build the documentation into site/
 	$(BIN)/python -m docs.generate
 	$(BIN)/zensical build --strict
 
-bench: install ## Run all benches (about eleven hours)
+bench: install ## Run most benches (about eleven hours)
 	$(BIN)/python -m tests.bench
 
 clean: ## Remove everything installed or built, but not your data in .hearken

@@ -98,7 +98,8 @@ def serve(
 @app.command()
 def train(
     once: Annotated[
-        bool, typer.Option(help="Train one round on the present votes; exit code 1 if interrupted.")
+        bool,
+        typer.Option(help="Train one round on the present votes; exit code 1 if it fails or is interrupted."),
     ] = False,
     plan: Annotated[
         bool,

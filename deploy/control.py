@@ -9,7 +9,7 @@ import typer
 
 from deploy.access import Access, Where
 from deploy.command_line import option_groups
-from deploy.local.status_words import estimate_words, training_words, votes_words
+from deploy.local.status_words import estimate_words, training_words, trial_words, votes_words
 from schemas.errors import StartError
 
 app = typer.Typer()
@@ -33,7 +33,7 @@ def status(access: Access) -> None:
     for each in answering["shares"]:
         print(f"  {each['share']:6.1%}  {each['policy']:16} {each['role']}")
     if found["canary"]:
-        print(f"Canary {found['canary']['policy']}: {found['canary']['words']}")
+        print(trial_words(found["canary"]))
     print(votes_words(found["votes"]))
     print(training_words(found["training"]))
     for alert in found["alerts"]:

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 from psycopg import AsyncConnection
@@ -48,10 +48,12 @@ def export(
         datetime | None, typer.Option(help="Only votes before this time (UTC).", formats=TIME_FORMATS)
     ] = None,
     kind: Annotated[
-        str | None, typer.Option("--type", help="Only votes of this type: thumb, ranking, edit or signal.")
+        Literal["thumb", "ranking", "edit", "signal"] | None,
+        typer.Option("--type", help="Only votes of this type."),
     ] = None,
     value: Annotated[
-        str | None, typer.Option(help="Only votes that say this: up, down, none (none is good), a signal.")
+        Literal["up", "down", "none", "regenerated", "copied", "shared", "abandoned"] | None,
+        typer.Option(help="Only votes that say this; none: none is good."),
     ] = None,
     policy: Annotated[str | None, typer.Option(help="Only votes on replies of this policy.")] = None,
     user: Annotated[str | None, typer.Option(help="Only votes of this user: a name or a pseudonym.")] = None,
@@ -80,6 +82,9 @@ def export(
     wanted = next((name for name in shapes if name == shape), None)
     if shape is not None and (wanted is None or known is None):
         raise StartError(f"--shape is {' or '.join(shapes)}, of the formats {', '.join(LAYOUTS)}.")
+    for each in tag or ():
+        if "=" not in each:
+            raise StartError(f"--tag {each}: write it as key=value.")
 
     async def run(connection: AsyncConnection[DictRow], settings: Settings) -> None:
         raters = None

@@ -20,7 +20,7 @@ app.add_typer(erasures_app, name="erasures")
 _WORDS = {
     "database": "the rows are deleted",
     "exports": "the exported files are written again",
-    "records": "the records of rounds are",
+    "records": "the records of rounds no longer show them",
     "policies": "the trainer has found what learned from them",
     "rebuild": "the trainer has made it again without them",
     "files": "the rebuilt policy is live and the others' files are deleted",

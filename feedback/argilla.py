@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, ClassVar, NamedTuple
 
+from feedback.labels import is_good, says_plainly
 from feedback.layouts import Judgement, Message, assistant
 from feedback.row_messages import read_messages, writable
-from feedback.verdicts import says_plainly, verdict
 from schemas.errors import MalformedRow
 
 _PROMPTS = ("prompt", "instruction", "question", "input", "query", "conversation", "chat", "messages")
@@ -118,7 +118,7 @@ class Argilla:
             yield {"layout": "preference", "replies": [replies[answer.value], replies[other]]}
         else:
             reply = _rated(answer.question, replies)
-            good = verdict(answer.value, answer.question, self.threshold)
+            good = is_good(answer.value, answer.question, self.threshold)
             yield {"layout": "unpaired", "replies": [reply], "good": good}
 
 

@@ -99,7 +99,7 @@ async def cancel_request(
 
 
 async def rollback(connection: Connection, project: str, reason: str, *, actor: str | None = None) -> Route:
-    """Makes the previous policy live, for all conversations.
+    """Makes the previous policy live, for everybody.
 
     Raises Conflict when the base is live, as nothing is before it.
     """

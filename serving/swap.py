@@ -23,12 +23,12 @@ from schemas.policies import BASE
 from schemas.settings import Settings
 from serving import lineage, rollout, rollout_controller
 from serving.fleet import Fleet
+from serving.integrity_check import INTERVAL as CHECK_INTERVAL
+from serving.integrity_check import IntegrityCheck
 from serving.metrics import Metrics
 from serving.policy_files import PolicyFiles, forget_deleted
 from serving.policy_loader import MAY_CHANGE, PolicyLoader
 from serving.router import Route, Router, fetch_route, fetch_routes
-from serving.second_look import INTERVAL as SECOND_LOOK
-from serving.second_look import SecondLook
 from serving.trials import Trials
 from serving.waiting_policies import WaitingPolicy, fetch_waiting
 
@@ -66,7 +66,7 @@ class Swap:
         files = PolicyFiles(settings)
         self._loader = PolicyLoader(settings, pool, fleet, files)
         tolerance = settings.engine.probe_tolerance
-        self.second_look = SecondLook(pool, fleet, router, files, metrics, tolerance)
+        self.integrity_check = IntegrityCheck(pool, fleet, router, files, metrics, tolerance)
         self.trials = Trials(settings.serving, pool, fleet, router, metrics, self.use_route)
         self._on_key_change: Callable[[str | None], None] = lambda _: None
 
@@ -77,7 +77,7 @@ class Swap:
     async def run(self) -> None:
         """Runs until cancelled. The engines' health is checked even while a reconciliation waits."""
         async with asyncio.TaskGroup() as tasks:
-            for work in (self._check_engines, self._listen, self._reconcile, self._look_again):
+            for work in (self._check_engines, self._listen, self._reconcile, self._check_integrity):
                 tasks.create_task(self._retry(work))
 
     async def reconcile(self) -> None:
@@ -185,10 +185,10 @@ class Swap:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _INTERVAL)
 
-    async def _look_again(self) -> None:
+    async def _check_integrity(self) -> None:
         while True:
-            await asyncio.sleep(SECOND_LOOK)
-            if await self.second_look.look():
+            await asyncio.sleep(CHECK_INTERVAL)
+            if await self.integrity_check.run():
                 self._wake.set()
             await forget_deleted(self._settings, self._pool)
 

@@ -1,4 +1,4 @@
-"""LeaderElection makes one trainer of a project the leader, by a Postgres advisory lock; the others stand by.
+"""LeaderElection makes one trainer the leader of a project, by a Postgres advisory lock; no other trains it.
 
 The locks of a trainer end with its connection, so a trainer that dies or loses the database loses them, and a
 trainer whose machine vanishes loses them within a minute. A former leader that has not noticed can do no

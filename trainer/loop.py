@@ -7,8 +7,8 @@ with the held-out fold, and publishes it if it passes. Every round is recorded, 
 starts from the live adapter, or from its parent if the live regression test fails (`evaluation.regression`).
 
 A trainer may be killed at any instruction. Votes are safe in the log, a policy is published completely or not
-at all, and an interrupted round is closed as failed by the next leader and run again from the same inputs: of
-several trainers one leads and the others stand by (`leader_election`). Nothing here changes what is served;
+at all, and an interrupted round is closed as failed by the next leader and run again from the same inputs: a
+project has one leader at a time (`leader_election`). Nothing here changes what is served;
 serving takes published policies live.
 
 A trainer may be a group of processes: rank 0 runs this loop, the others share the work on the model

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from deploy.datasets.row_files import read_file
+from feedback.labels import is_good, is_number
 from feedback.layouts import Judgement
 from feedback.row_messages import writable
-from feedback.verdicts import is_number, verdict
 from schemas.errors import HearkenError, MalformedRow, StartError
 
 Row = dict[str, Any]
@@ -87,7 +87,7 @@ class JoinedTables(ABC):
         """Returns whether the metric's value says that a reply is good."""
         if self.threshold is None and is_number(value):
             raise StartError("The metric is a number: say from which value on a reply is good (--threshold).")
-        return verdict(value, "the metric", self.threshold)
+        return is_good(value, "the metric", self.threshold)
 
 
 def _columns(file: Path) -> set[str]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from deploy.datasets.joined_tables import JoinedTables, Row, optional_text, parsed
+from feedback.labels import is_number
 from feedback.layouts import Judgement, Message, assistant
 from feedback.row_messages import read_messages, read_tools, writable
-from feedback.verdicts import is_number
 from schemas.errors import MalformedRow
 
 _ID = {"traceId": "trace_id", "observationId": "observation_id", "stringValue": "string_value"}

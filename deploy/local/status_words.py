@@ -26,6 +26,11 @@ def training_words(training: dict[str, Any]) -> str:
     return f"{state} The last round: {last['headline']}" if last else state
 
 
+def trial_words(trial: dict[str, Any]) -> str:
+    kind = "Duel" if trial["mode"] == "duel" else "Canary"
+    return f"{kind} {trial['policy']}: {trial['words']}"
+
+
 def estimate_words(estimate: dict[str, Any] | None) -> str:
     """Says what recorded votes let expect of a policy, before anybody saw a reply of it."""
     if estimate is None:

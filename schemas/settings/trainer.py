@@ -25,7 +25,7 @@ class TrainerSettings(BaseModel):
     max_round_seconds: float = Field(
         420,
         gt=0,
-        description="time that a round may take: the prompts of a step follow from it, seconds",
+        description="aim for the time of a round: the prompts of a step follow from it, at least 4, seconds",
     )
     restart_rounds: int | None = Field(
         None,

@@ -34,7 +34,7 @@ def headline(outcome: str | None) -> str:
     """Returns a verdict of the gate in a sentence."""
     return {
         "passed": "Passed: votes that it had never seen say that it is no worse than the live policy.",
-        "unknown": "Not decided: the votes could not judge it, so people do, in a canary.",
+        "unknown": "Not decided: the votes could not judge it, so people do.",
         "refused": "Refused: it did harm, so nobody is answered by it.",
     }.get(outcome or "", "There is no verdict of the gate.")
 

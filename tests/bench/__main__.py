@@ -1,4 +1,5 @@
-"""This command runs all benches in turn: `python -m tests.bench`. About eleven hours on two cores."""
+"""This command runs most benches, those of BENCHES, in turn: `python -m tests.bench`. About eleven hours on
+two cores. The others run by their own names."""
 
 import subprocess
 import sys

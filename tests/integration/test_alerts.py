@@ -74,6 +74,10 @@ CASES = [
         "VotesSlow", "all quick", vote_seconds_bucket={QUICK: "0+9x30", SLOW: "0+9x30", ALL: "0+9x30"}
     ),
     quiet("VotesSlow", "no votes", vote_seconds_bucket={QUICK: "5x30", SLOW: "5x30", ALL: "5x30"}),
+    fires("Spooling", "Postgres is away", spooled_bytes={A: "0x20 9000+900x10", B: "0x30"}),
+    quiet("Spooling", "Postgres restarts", spooled_bytes={A: "0x25 9000 0x5"}),
+    fires("SpooledRefused", "a vote that does not fit its turn", spooled_refused_total={A: "0x25 1x5"}),
+    quiet("SpooledRefused", "long ago", spooled_refused_total={A: "1x30"}),
     fires("RelayBehind", "the broker is away", relay_lag_seconds={A: "0+60x30", B: "0+60x30"}),
     quiet("RelayBehind", "a busy minute", relay_lag_seconds={A: "5x28 60 5x2"}),
     quiet("RelayBehind", "no broker"),

@@ -52,13 +52,13 @@ async def test_where_no_key_is_trusted_digests_decide(serving: Serving) -> None:
 async def test_an_adapter_that_was_replaced_on_the_engine_is_found_and_loaded_again(serving: Serving) -> None:
     await serving.swap.promote("default", POLICY)
     await serving.swap.reconcile()
-    assert not await serving.swap.second_look.look()
+    assert not await serving.swap.integrity_check.run()
     serving.engine.replaced = True
     serving.engine.changes.clear()
-    assert await serving.swap.second_look.look()
+    assert await serving.swap.integrity_check.run()
     assert "/v1/unload_lora_adapter" in serving.engine.changes
     await serving.swap.reconcile()
-    assert not await serving.swap.second_look.look()
+    assert not await serving.swap.integrity_check.run()
     assert serving.metrics.registry.get_sample_value("hearken_adapters_replaced_total") == 2
 
 
@@ -76,7 +76,7 @@ async def test_one_process_looks_at_what_several_share(
 
     async def probes() -> int:
         serving.engine.changes.clear()
-        await serving.swap.second_look.look()
+        await serving.swap.integrity_check.run()
         return serving.engine.changes.count("/v1/completions")
 
     assert await probes() == 0  # somebody checked it just now
@@ -84,7 +84,7 @@ async def test_one_process_looks_at_what_several_share(
     assert await probes() > 0
     assert await probes() == 0
     await checks("delete from adapter_checks where adapter = %s")  # another process took it from the engine
-    await serving.swap.second_look.look()
+    await serving.swap.integrity_check.run()
     assert name not in replica.verified
 
 
@@ -102,8 +102,8 @@ async def test_an_adapter_of_another_folder_is_unloaded_at_the_next_health_check
 
 async def test_damaged_files_are_told_of_while_what_was_loaded_goes_on(serving: Serving) -> None:
     await serving.swap.promote("default", POLICY)
-    await serving.swap.second_look.look()
+    await serving.swap.integrity_check.run()
     flip(serving.policy)
-    assert not await serving.swap.second_look.look()
+    assert not await serving.swap.integrity_check.run()
     assert serving.metrics.registry.get_sample_value("hearken_policies_damaged") == 1
     assert len(serving.engine.loaded) == 2

@@ -147,6 +147,13 @@ def config(manifests: list[dict[str, Any]]) -> dict[str, str]:
     return dict(found)
 
 
+def test_the_example_of_compose_leaves_its_defaults_as_they_are() -> None:
+    defaults = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE.read_text()))
+    lines = (DEPLOY / "compose.env.example").read_text().splitlines()
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert {name: value for name, value in example.items() if defaults.get(name, value) != value} == {}
+
+
 def test_the_trainer_is_limited_to_the_gpu_memory_that_vllm_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "installed", lambda: "vllm")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)

@@ -9,9 +9,9 @@ model along the direction in which the candidate moved.
 The verdict (`verdict`) is refused where a figure is beyond its limit by more than two standard errors. It
 passes, and the candidate may go live for everybody, only where the unseen votes show that it is not worse
 than the live policy by more than a margin, also without any one rater, network or cluster of raters who
-vote alike (`influence`), and no figure is beyond its limit. Otherwise it is unknown, and people decide on a
-share of the conversations (a canary). It states the smallest difference that it could have detected. What no
-votes excuse are constraints (`constraints`): they are measured apart, and judged alike.
+vote alike (`influence`), and no figure is beyond its limit. Otherwise it is unknown, and a share of the
+people decides (a canary). It states the smallest difference that it could have detected. What no votes excuse
+are constraints (`constraints`): they are measured apart, and judged alike.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 A share may be as high as the base's plus a margin, or as high as the live policy's where that is higher: a
 policy that people made live anyway can still be improved. Let e be the excess over this limit and s its
 standard error. The candidate is blocked where e > 2s, and good where e + s ≤ 0. In between the verdict is
-unknown, and people decide in a part of the conversations.
+unknown, and a share of the people decides (a canary).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,10 +1,10 @@
-"""A second look, each minute, at every adapter that the engines hold: its files against the registry, and the
-engine's log-probabilities against the manifest's.
+"""The integrity check verifies, each minute, every adapter that the engines hold: its files against the
+registry, and the engine's log-probabilities against the manifest's.
 
-Who reaches an engine's port can unload an adapter and load another under its name. Such an adapter is taken
-from the engine, and the swap loads and verifies the right one. Files that are no longer what was published
-are told of, but what an engine has read of them before goes on answering as long as it answers rightly. Of
-several serving processes one looks at each adapter of an engine.
+Who reaches an engine's port can unload an adapter and load another under its name. Such an adapter is
+unloaded, and the swap loads and verifies the right one. Files that are no longer what was published
+are logged and counted; an adapter that an engine loaded before goes on answering while its log-probabilities
+are right. Of several serving processes one checks each adapter of an engine.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ from serving.router import Route, Router
 log = structlog.get_logger()
 
 INTERVAL = 60.0
-"""Seconds from one look to the next."""
+"""Seconds from one check to the next."""
 
 
-class SecondLook:
-    """Looks at what the engines of a fleet hold for the routes in use."""
+class IntegrityCheck:
+    """Checks what the engines of a fleet hold for the routes in use."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class SecondLook:
         self._tolerance = tolerance
         self._probes: dict[str, Probe] = {}
 
-    async def look(self) -> bool:
-        """Looks once; returns whether an adapter was taken from an engine. Raises as the database does."""
+    async def run(self) -> bool:
+        """Checks once; returns whether an adapter was taken from an engine. Raises as the database does."""
         adapters = self._resident()
         self._probes = {name: probe for name, probe in self._probes.items() if name in adapters}
         damaged, taken = 0, False
@@ -98,7 +98,7 @@ class SecondLook:
         return True
 
     async def _replaced(self, replica: Replica, adapter: str) -> bool:
-        """Returns whether the engine answered otherwise than the policy, twice, and was relieved of it."""
+        """Unloads an adapter if its engine twice answers unlike the policy; returns whether it did."""
         probe = self._probes[adapter]
         try:
             for _ in range(2):
@@ -106,7 +106,8 @@ class SecondLook:
                     return False
             await self._take(replica, adapter)
         except EngineError as error:
-            log.warning("second_look_failed", url=replica.engine.url, adapter=adapter, error=error.message)
+            url, message = replica.engine.url, error.message
+            log.warning("integrity_check_failed", url=url, adapter=adapter, error=message)
             return False
         return True
 

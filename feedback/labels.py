@@ -1,4 +1,4 @@
-"""People say in words, numbers or truth values whether a reply is good."""
+"""Labels and ratings of imported rows, as words, numbers or truth values, say whether a reply is good."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ _BAD = {
 }  # fmt: skip
 
 
-def verdict(value: Any, name: str, threshold: float | None) -> bool:
+def is_good(value: Any, name: str, threshold: float | None) -> bool:
     """Returns whether `name`, a rating or a label, says that a reply is good: a number from `threshold` on, a
     word that says so plainly. Raises MalformedRow for what says neither."""
     if says_plainly(value):
