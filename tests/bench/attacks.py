@@ -14,9 +14,9 @@ approval of at most 1 point. Two minutes for each seed on one idle core, after t
 To another base than the starter, people send everyday prompts that nobody wrote for it, and honest ones have
 a hidden taste (`tastes`). Its replies are sampled at its own defaults, cut after a few sentences, and kept on
 disk (`reply_pool.Everyday`). So tastes for a length are left out, and attackers do not want styles that fewer
-than RARE of the replies show, or lack: SmolLM2 writes no emoji, and replies that are cut are hardly ever short
-or end in a question. There is a style left for each attack. With SmolLM2 an estimated half an hour for the
-first seed on two idle cores, two thirds of which sample and score the replies once for all seeds.
+than RARE of the replies show, or lack: SmolLM2 writes no emoji, and replies that are cut are hardly ever
+short or end in a question. There is a style left for each attack. With SmolLM2 an estimated half an hour for
+the first seed on two idle cores, two thirds of which sample and score the replies once for all seeds.
 """
 
 import argparse

@@ -34,8 +34,8 @@ with recursive lineage (id) as (
     where p.parent is not null
 )
 """
-_SELECT: LiteralString = f"""
-{_LINEAGE}, fresh as (
+_FRESH: LiteralString = """
+, fresh as (
     select t.id, t.created_at, cardinality(t.prompt_token_ids) + cardinality(r.token_ids) as length
     from turns t join replies r on r.turn_id = t.id and r.choice = 0
     left join taught_demonstrations d on d.turn_id = t.id
@@ -49,6 +49,12 @@ select id from (
     select id, sum(length) over (order by created_at, id) - length as before from fresh
 ) as counted where before < %(tokens)s
 """
+_TAUGHT: LiteralString = """
+select exists (
+    select from taught_demonstrations
+    where project = %(project)s and policies && array(select id from lineage)
+) as taught
+"""
 
 
 def select(pool: Pool, project: str, parent: str, longest: int, tokens: float) -> list[str]:
@@ -59,17 +65,14 @@ def select(pool: Pool, project: str, parent: str, longest: int, tokens: float) -
         "base": BASE, "most": MAX_DEMONSTRATIONS,
     }  # fmt: skip
     with pool.connection() as connection:
-        return [row["id"] for row in connection.execute(_SELECT, values).fetchall()]
+        return [row["id"] for row in connection.execute(_LINEAGE + _FRESH, values).fetchall()]
 
 
 def have_taught(pool: Pool, project: str, policy: str) -> bool:
     """Whether a policy or one of its ancestors has learned from demonstrations."""
-    query: LiteralString = (
-        f"{_LINEAGE} select exists (select from taught_demonstrations"  # noqa: S608  (a constant)
-        " where project = %(project)s and policies && array(select id from lineage)) as taught"
-    )
+    values = {"project": project, "parent": policy}
     with pool.connection() as connection:
-        row = connection.execute(query, {"project": project, "parent": policy}).fetchone()
+        row = connection.execute(_LINEAGE + _TAUGHT, values).fetchone()
     return bool(row and row["taught"])
 
 
