@@ -33,6 +33,8 @@ from schemas.settings import Settings, load
 if TYPE_CHECKING:
     from deploy.local.console import PlainConsole
 
+_OTHER_RELEASE = "The database is of another release: `hearken up` or `hearken serve` migrates it"
+
 app = typer.Typer(
     help="A chat service that learns from the votes of its users.",
     no_args_is_help=True,
@@ -307,6 +309,10 @@ def main() -> Any:
         sys.exit(1)
     except psycopg.OperationalError as error:
         print(f"hearken: {database_away(error)}", file=sys.stderr)
+        sys.exit(1)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        said = str(error).partition("\n")[0]
+        print(f"hearken: {_OTHER_RELEASE} ({said}).", file=sys.stderr)
         sys.exit(1)
     except ValidationError as error:
         for line in settings_problems.describe(error):
