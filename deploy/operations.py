@@ -33,8 +33,6 @@ class Operations(Protocol):
 
     def report(self, round: int) -> dict[str, Any]: ...
 
-    def policies(self) -> list[dict[str, Any]]: ...
-
     def policy(self, policy: str) -> dict[str, Any]: ...
 
     def rollouts(self) -> list[dict[str, Any]]: ...
@@ -86,9 +84,6 @@ class OverHttp:
 
     def report(self, round: int) -> dict[str, Any]:
         return self.ask("GET", f"console/rounds/{round}")
-
-    def policies(self) -> list[dict[str, Any]]:
-        return self._list("console/policies")
 
     def policy(self, policy: str) -> dict[str, Any]:
         return self.ask("GET", f"console/policies/{policy}")
@@ -169,11 +164,6 @@ class BesideDatabase:
         from serving.console.rounds import report
 
         return self.run(lambda connection, settings: report(connection, settings.project, round))
-
-    def policies(self) -> list[dict[str, Any]]:
-        from serving.console.policies import policies
-
-        return self.run(lambda connection, settings: policies(connection, settings.project, 1_000))
 
     def policy(self, policy: str) -> dict[str, Any]:
         from serving.console.policies import policy as read
