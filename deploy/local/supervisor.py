@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
 import httpx
 
@@ -33,11 +34,11 @@ _POLL = 0.25  # seconds
 
 
 def up(settings: Settings, console: PlainConsole) -> int:
-    """Runs everything until SIGINT or SIGTERM; returns the exit code. Raises StartError."""
+    """Runs everything until SIGINT or SIGTERM; returns the exit code. Raises StartError, and KeyboardInterrupt
+    at a signal while the base is prepared."""
     _check_built()
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    _on_signals(lambda *_: stopping.set())
     settings = settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
     with ExitStack() as stack:
         stack.enter_context(locked_data_folder(settings.data_dir))
@@ -49,7 +50,9 @@ def up(settings: Settings, console: PlainConsole) -> int:
             stack.callback(postgres.stop)
         else:
             check_connection(settings.database_url)
+        _on_signals(signal.default_int_handler)  # a download is broken off
         settings = stack.enter_context(prepared(settings))
+        _on_signals(lambda *_: stopping.set())
         made = create_keys(settings)
         ensure_signing_keys(settings)
         children = child_processes(settings, log_printer(console.say))
@@ -64,6 +67,11 @@ def up(settings: Settings, console: PlainConsole) -> int:
         console.say("Stopping…")
     console.say("Stopped.")
     return 0
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def _check_built() -> None:
