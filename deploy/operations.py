@@ -140,8 +140,14 @@ class OverHttp:
         except ValueError:
             raise HearkenError(f"{self._client.base_url} is no Hearken: it answered no JSON.") from None
         if answer.is_error:
-            raise HearkenError(found["error"]["message"])
+            raise HearkenError(_message(found) or f"{self._client.base_url} answered {answer.status_code}.")
         return found
+
+
+def _message(body: Any) -> str | None:
+    """Returns what an error in OpenAI's envelope says; None of another body, as a proxy's."""
+    error = body.get("error") if isinstance(body, dict) else None
+    return str(error["message"]) if isinstance(error, dict) and "message" in error else None
 
 
 class BesideDatabase:
