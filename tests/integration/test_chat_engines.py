@@ -112,7 +112,7 @@ def test_an_engine_that_hangs(fleet: Service, engines: list[EngineProcess]) -> N
     assert last["error"]["code"] == "engine_failed"
 
     fleet.registry.publish("p2-bbbbbb", seed=2, parent="p1-aaaaaa")
-    fleet.until(lambda: fleet.live() == "p2-bbbbbb", seconds=5)
+    fleet.until(lambda: fleet.live() == "p2-bbbbbb", seconds=FOUND_LOST)
     assert verified(fleet, "p2-bbbbbb") == [False, True]
     engines[0].resume()
     fleet.until(lambda: verified(fleet, "p2-bbbbbb") == [True, True])

@@ -51,7 +51,7 @@ def test_what_a_project_sets_shapes_its_replies(team: Team) -> None:
     said = {"system_prompt": None, "sampling": {"max_tokens": 5}}
     changed = team.ask("PATCH", f"projects/{team.id}", json=said).json()
     assert (changed["system_prompt"], changed["sampling"]) == (None, {"max_tokens": 5})
-    team.service.until(lambda: turn()[0]["max_tokens"] == 5)
+    team.service.until(lambda: turn()[0]["max_tokens"] == 5, seconds=8)
     sampling, messages = turn()
     assert (sampling["temperature"], messages[0]["role"]) == (1.0, "user")
 
@@ -197,7 +197,7 @@ def test_the_commands_do_the_same_beside_the_database_and_over_http(team: Team) 
     assert [team.status(each["key"], "console/votes") for each in (made, new)] == [200, 200]
     hearken("keys", "change", made["id"], "--name", "weekly", *url, env=over_http)
     hearken("keys", "revoke", made["id"], *project, env=beside)
-    team.service.until(lambda: team.status(new["key"], "console/votes") == 401)
+    team.service.until(lambda: team.status(new["key"], "console/votes") == 401, seconds=8)
     for where in ((project, beside), (url, over_http)):
         [listed] = [
             each for each in hearken("keys", "list", *where[0], env=where[1]) if each["id"] == made["id"]
