@@ -219,6 +219,16 @@ def test_only_serving_has_the_api_keys() -> None:
         assert ("HEARKEN_KAFKA__SASL_PASSWORD" in given) == (name in {"relay", "trainer"}), name
 
 
+def test_no_secret_of_compose_gets_into_an_image_or_into_git() -> None:
+    """Images copy this folder, and the one of serving must not have the key that signs policies."""
+    files = re.findall(r"^\w+_FILE=\./(\w+)/", (DEPLOY / "compose.env.example").read_text(), re.MULTILINE)
+    secret = {"deploy/compose.env", *(f"deploy/{folder}" for folder in files)}
+    assert len(secret) == 2
+    for name in (".dockerignore", ".gitignore"):
+        ignored = {line.rstrip("/") for line in (DEPLOY.parent / name).read_text().splitlines()}
+        assert secret <= ignored, name
+
+
 def test_only_the_trainer_has_the_key_that_signs_policies() -> None:
     for name, service in compose().items():
         trains = service.get("command", [""])[0] == "train"
