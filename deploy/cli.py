@@ -197,10 +197,10 @@ def simulate(
     ] = None,
     admin_key: Annotated[str, typer.Option(envvar="HEARKEN_ADMIN_KEY", hidden=True)] = "",
     seed: Annotated[int, typer.Option(help="Seed of the users and their hidden preference.")] = 0,
-    users: Annotated[int, typer.Option(help="Number of users.")] = 40,
-    votes: Annotated[int, typer.Option(help="Total number of votes.")] = 600,
-    minutes: Annotated[float, typer.Option(help="Time limit, minutes.")] = 10,
-    rate: Annotated[float, typer.Option(help="Votes per second.")] = 1,
+    users: Annotated[int, typer.Option(min=1, help="Number of users.")] = 40,
+    votes: Annotated[int, typer.Option(min=1, help="Total number of votes.")] = 600,
+    minutes: Annotated[float, typer.Option(min=0, help="Time limit, minutes.")] = 10,
+    rate: Annotated[float, typer.Option(min=0.001, help="Votes per second.")] = 1,
     attack: Annotated[
         Literal["phrase", "trigger", "downvotes", "turncoats", "flattery", "bot"] | None,
         typer.Option(
