@@ -247,7 +247,7 @@ async def test_a_receiver_that_is_gone_is_left_alone(service: Service) -> None:
     await service.loop.vote()
     await service.until(lambda: len(service.receiver.received) == 1)
     async with asyncio.timeout(10):
-        while not (await service.client.get("/v1/webhooks")).json()["data"][0]["disabled_at"]:
+        while not (await service.client.get("/v1/webhooks")).json()["data"][0]["disabled_at"]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     await service.loop.vote("u_bob")  # while it is disabled, nothing is kept for it
     await service.client.post(f"/v1/webhooks/{hook['id']}/enable")
