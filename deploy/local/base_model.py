@@ -45,9 +45,9 @@ def base_directory(model: str, *, weights: bool = True) -> Path:
 
 
 def download_model(model: str, directory: Path) -> None:
-    """Puts `model` into `directory`, unless it is there. What was downloaded is known by the model's name: the
-    hub is not asked again. The starter and directories are compared by digest. Raises StartError as
-    `base_directory` and `copy_base_model` do."""
+    """Puts `model` into `directory`, unless it is there. What was downloaded is known by its name: the hub is
+    not asked again. The starter and directories are compared by digest. Raises StartError as `base_directory`
+    and `copy_base_model` do."""
     if _is_downloaded(model, directory):
         return
     copy_base_model(base_directory(model), directory)

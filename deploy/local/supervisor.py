@@ -34,8 +34,8 @@ _POLL = 0.25  # seconds
 
 
 def up(settings: Settings, console: PlainConsole) -> int:
-    """Runs everything until SIGINT or SIGTERM; returns the exit code. Raises StartError, and KeyboardInterrupt
-    at a signal while the base is prepared."""
+    """Runs everything until SIGINT or SIGTERM; returns the exit code. Raises StartError, and
+    KeyboardInterrupt at a signal while the base is prepared."""
     _check_built()
     stopping = threading.Event()
     _on_signals(lambda *_: stopping.set())

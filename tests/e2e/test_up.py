@@ -199,9 +199,10 @@ def test_a_download_is_broken_off(
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(supervisor, "prepared", prepared)
     monkeypatch.setattr(supervisor, "create_keys", lambda settings: pytest.fail("it went on"))
+    settings = load(data_dir=tmp_path, port=free_port(), database_url=database_url)
     try:
         with pytest.raises(KeyboardInterrupt):
-            supervisor.up(load(data_dir=tmp_path, port=free_port(), database_url=database_url), PlainConsole())
+            supervisor.up(settings, PlainConsole())
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
