@@ -265,7 +265,7 @@ def run_service(
         registry.publish(BASE, parent=None, seed=0, state="live")
         with run_api(settings) as (url, services):
             service = Service(url, settings, registry, services)
-            service.until(lambda: httpx.get(f"{url}/readyz").status_code == 200, seconds=60)
+            service.until(lambda: httpx.get(f"{url}/readyz", verify=_NO_TLS).status_code == 200, seconds=60)
             yield service
 
 
