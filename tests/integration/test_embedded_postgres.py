@@ -12,9 +12,7 @@ import psutil
 import psycopg
 import pytest
 
-from deploy.local.postgres import SOCKET_LOCK, EmbeddedPostgres, database
-from schemas.errors import StartError
-from schemas.settings import Settings
+from deploy.local.postgres import SOCKET_LOCK, EmbeddedPostgres
 
 
 @pytest.fixture
@@ -118,10 +116,3 @@ def test_it_restarts_after_being_killed_while_starting(postgres: EmbeddedPostgre
         until(lambda: restarted(postgres))
         time.sleep(pause)
     assert recovers(postgres, url)
-
-
-def test_a_folder_of_another_version_is_said(tmp_path: Path) -> None:
-    (tmp_path / "postgres").mkdir()
-    (tmp_path / "postgres" / "PG_VERSION").write_text("13\n")
-    with pytest.raises(StartError, match="another Postgres"), database(Settings(data_dir=tmp_path)):
-        pass
