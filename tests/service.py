@@ -237,6 +237,10 @@ class Service:
     def live(self) -> str:
         return str(self.rows("select live from routes")[0][0])
 
+    def routed(self) -> str:
+        """Returns the policy that this process answers with, which follows the registry's live one."""
+        return self.services.router.route("default").live
+
 
 @contextmanager
 def run_service(
