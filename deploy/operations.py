@@ -33,8 +33,6 @@ class Operations(Protocol):
 
     def report(self, round: int) -> dict[str, Any]: ...
 
-    def policies(self) -> list[dict[str, Any]]: ...
-
     def policy(self, policy: str) -> dict[str, Any]: ...
 
     def rollouts(self) -> list[dict[str, Any]]: ...
@@ -86,9 +84,6 @@ class OverHttp:
 
     def report(self, round: int) -> dict[str, Any]:
         return self.ask("GET", f"console/rounds/{round}")
-
-    def policies(self) -> list[dict[str, Any]]:
-        return self._list("console/policies")
 
     def policy(self, policy: str) -> dict[str, Any]:
         return self.ask("GET", f"console/policies/{policy}")
@@ -145,8 +140,14 @@ class OverHttp:
         except ValueError:
             raise HearkenError(f"{self._client.base_url} is no Hearken: it answered no JSON.") from None
         if answer.is_error:
-            raise HearkenError(found["error"]["message"])
+            raise HearkenError(_message(found) or f"{self._client.base_url} answered {answer.status_code}.")
         return found
+
+
+def _message(body: Any) -> str | None:
+    """Returns what an error in OpenAI's envelope says; None of another body, as a proxy's."""
+    error = body.get("error") if isinstance(body, dict) else None
+    return str(error["message"]) if isinstance(error, dict) and "message" in error else None
 
 
 class BesideDatabase:
@@ -169,11 +170,6 @@ class BesideDatabase:
         from serving.console.rounds import report
 
         return self.run(lambda connection, settings: report(connection, settings.project, round))
-
-    def policies(self) -> list[dict[str, Any]]:
-        from serving.console.policies import policies
-
-        return self.run(lambda connection, settings: policies(connection, settings.project, 1_000))
 
     def policy(self, policy: str) -> dict[str, Any]:
         from serving.console.policies import policy as read

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import httpx
 import psycopg
@@ -56,6 +58,36 @@ def policy_of_adapter(name: str) -> str:
     return name.split(".")[1] if "." in name else name
 
 
+class DrawnAdapter(NamedTuple):
+    """An adapter's files and what it and its base say to PROBE."""
+
+    files: dict[str, bytes]
+    probe: Probe
+
+
+@cache
+def _draw_adapter(base: Path, digest: str, seed: int) -> DrawnAdapter:
+    """Returns the adapter of the base, which has this digest, that is drawn from `seed`: once for all
+    services."""
+    with TemporaryDirectory() as folder:
+        directory = Path(folder, "adapter")
+        write_adapter(base, directory, seed)
+        (directory / "README.md").unlink(missing_ok=True)
+        files = {path.name: path.read_bytes() for path in directory.iterdir()}
+        own = _logprobs(base, directory)
+    return DrawnAdapter(files, Probe(token_ids=PROBE, logprobs=own, base_logprobs=_logprobs(base, None)))
+
+
+def _logprobs(base: Path, adapter: Path | None) -> list[float]:
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.inference_mode():
+        logits = model.eval()(input_ids=torch.tensor([PROBE])).logits[0, :-1].log_softmax(-1)
+    found: list[float] = logits.gather(-1, torch.tensor(PROBE[1:])[:, None]).squeeze(-1).tolist()
+    return found
+
+
 class Registry:
     """The registry as the trainer writes it: policy directories and their rows."""
 
@@ -64,7 +96,6 @@ class Registry:
         self._url = settings.database_url or ""
         self._base = Path(settings.model)
         self._digest = base_digest(self._base)
-        self._base_logprobs = self._logprobs(None)
 
     def publish(
         self,
@@ -79,13 +110,13 @@ class Registry:
         """Write the adapter drawn from `seed` (0: all zeros) and announce it with the gate's outcome; returns
         its directory, to which `prepare` may add a taste model before."""
         directory = self._settings.policies_dir / self._settings.project / policy
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        write_adapter(self._base, directory, seed)
-        (directory / "README.md").unlink(missing_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        drawn = _draw_adapter(self._base, self._digest, seed)
+        for name, content in drawn.files.items():
+            (directory / name).write_bytes(content)
         if prepare is not None:
             prepare(directory)
-        probe = Probe(token_ids=PROBE, logprobs=self._logprobs(directory), base_logprobs=self._base_logprobs)
-        self.announce(policy, directory, parent=parent, probe=probe, state=state, outcome=outcome)
+        self.announce(policy, directory, parent=parent, probe=drawn.probe, state=state, outcome=outcome)
         return directory
 
     def announce(
@@ -152,15 +183,6 @@ class Registry:
         assert row is not None
         return row[0], row[1]
 
-    def _logprobs(self, adapter: Path | None) -> list[float]:
-        model: Any = AutoModelForCausalLM.from_pretrained(self._base)
-        if adapter is not None:
-            model = PeftModel.from_pretrained(model, adapter)
-        with torch.inference_mode():
-            logits = model.eval()(input_ids=torch.tensor([PROBE])).logits[0, :-1].log_softmax(-1)
-        found: list[float] = logits.gather(-1, torch.tensor(PROBE[1:])[:, None]).squeeze(-1).tolist()
-        return found
-
 
 class Service:
     """A running service at `url`. Tests read its `services`, and never change them."""
@@ -215,6 +237,10 @@ class Service:
     def live(self) -> str:
         return str(self.rows("select live from routes")[0][0])
 
+    def routed(self) -> str:
+        """Returns the policy that this process answers with, which follows the registry's live one."""
+        return self.services.router.route("default").live
+
 
 @contextmanager
 def run_service(
@@ -243,7 +269,7 @@ def run_service(
         registry.publish(BASE, parent=None, seed=0, state="live")
         with run_api(settings) as (url, services):
             service = Service(url, settings, registry, services)
-            service.until(lambda: httpx.get(f"{url}/readyz").status_code == 200, seconds=60)
+            service.until(lambda: httpx.get(f"{url}/readyz", verify=_NO_TLS).status_code == 200, seconds=60)
             yield service
 
 

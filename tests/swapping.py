@@ -3,15 +3,18 @@
 import asyncio
 import os
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
+import pytest
 from psycopg.rows import dict_row
 
 from schemas.policies import BASE, CONFIG, WEIGHTS, Probe
 from serving import rollout
+from serving.services import Services
 from tests.installation import Installation
 from tests.service import PROBE, Registry, Service, make_keys, policy_of_adapter
 
@@ -29,6 +32,24 @@ def resident(service: Service) -> set[str]:
 def go_live(service: Service, policy: str, **given: Any) -> None:
     service.registry.publish(policy, **given)
     service.until(lambda: service.chat(max_tokens=1)["system_fingerprint"] == policy)
+
+
+def followed(service: Service, services: Services | None = None) -> None:
+    """Waits until the registry was followed once, from a look that begins after this call: by the service, or
+    by the `services` of another on its database."""
+    swap, looks = (services or service.services).swap, threading.Event()
+    reconcile = swap.reconcile
+
+    async def look() -> None:
+        try:
+            await reconcile()
+        finally:
+            looks.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swap, "reconcile", look)
+        service.rows("select pg_notify('hearken_policies', 'default')")
+        assert looks.wait(20)
 
 
 async def roll_back(service: Service) -> None:

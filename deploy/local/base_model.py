@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from deploy.local.base_check import check_base
-from deploy.local.packaged_model import converted, model_cache
+from deploy.local.packaged_model import converted, is_conversion, model_cache
 from deploy.local.smollm2 import SMOLLM2
 from schemas.errors import StartError
 from schemas.policies import base_digest
@@ -16,6 +16,9 @@ from trainer.starter import MODEL_DIR
 
 _WEIGHTS = "*.safetensors"
 _CONFIG = ["*.json", "*.jinja", "*.model", "*.txt"]
+_OWN = ("starter", "smollm2")
+_SOURCE = ".source"
+"""The file in a base's directory that names the model of the hub that it is."""
 
 
 def base_directory(model: str, *, weights: bool = True) -> Path:
@@ -39,6 +42,31 @@ def base_directory(model: str, *, weights: bool = True) -> Path:
     if weights:
         check_base(directory)
     return directory.resolve()
+
+
+def download_model(model: str, directory: Path) -> None:
+    """Puts `model` into `directory`, unless it is there. What was downloaded is known by its name: the hub is
+    not asked again. The starter and directories are compared by digest. Raises StartError as `base_directory`
+    and `copy_base_model` do."""
+    if _is_downloaded(model, directory):
+        return
+    copy_base_model(base_directory(model), directory)
+    if model not in _OWN and not Path(model).expanduser().is_dir():
+        (directory / _SOURCE).write_text(model, encoding="utf-8")
+
+
+def _is_downloaded(model: str, directory: Path) -> bool:
+    """Whether the directory has what was downloaded as `model`, whole."""
+    if model == "smollm2":
+        return is_conversion(directory, SMOLLM2)
+    source = directory / _SOURCE
+    if not source.is_file() or source.read_text(encoding="utf-8") != model:
+        return False
+    try:
+        base_directory(str(directory))
+    except StartError:
+        return False
+    return True
 
 
 def licence(directory: Path) -> str | None:
@@ -84,9 +112,14 @@ def _is_copy(directory: Path, base: Path) -> bool:
 
 
 def _download(model: str, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ModuleNotFoundError:
+        raise StartError(
+            f"There is no directory {model}, and no model is downloaded without the extra `local`:"
+            " pip install 'hearken[local]'."
+        ) from None
     try:
         return Path(snapshot_download(model, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

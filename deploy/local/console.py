@@ -63,8 +63,9 @@ def _simulation(settings: Settings) -> str:
 
 
 def reachable(host: str) -> str:
-    """Returns an address at which a server that listens on `host` can be reached from this machine."""
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+    """Returns the address, as URLs have it, at which a server that listens on `host` is reached from here."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"[{address}]" if ":" in address else address
 
 
 def log_printer(say: Callable[[str], None]) -> Callable[[str, str], None]:

@@ -64,16 +64,16 @@ def converted(model: PackagedModel, cache: Path) -> Path:
     """
     directory = cache / model.name
     with _disk_errors(cache):
-        if _is_whole(directory, model):
+        if is_conversion(directory, model):
             return directory
         cache.mkdir(parents=True, exist_ok=True)
         with _lock(cache / f"{model.name}.lock"):
-            if not _is_whole(directory, model):  # no other process has made it meanwhile
+            if not is_conversion(directory, model):  # no other process has made it meanwhile
                 _make(model, directory)
     return directory
 
 
-def _is_whole(directory: Path, model: PackagedModel) -> bool:
+def is_conversion(directory: Path, model: PackagedModel) -> bool:
     """Whether the directory holds a conversion of exactly this model, with the recorded digests."""
     try:
         record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from schemas.errors import StartError
 from schemas.settings import Settings
@@ -143,21 +144,36 @@ class EmbeddedPostgres:
 
 @contextmanager
 def database(settings: Settings) -> Iterator[str]:
-    """Yields the database's URL; an embedded server that is not running yet runs as long as the block."""
+    """Yields the database's URL; an embedded server that is not running yet runs as long as the block. Raises
+    StartError for a URL that is none, and where the embedded server does not start."""
     if settings.database_url:
+        check_url(settings.database_url)
         yield settings.database_url
     else:
         postgres = EmbeddedPostgres((settings.data_dir / "postgres").resolve())
         already_running = postgres.running()
+        url = postgres.start()
         try:
-            yield postgres.start()
+            yield url
         finally:
             if not already_running:
                 postgres.stop()
 
 
+def check_url(url: str) -> None:
+    """Raises StartError if the URL of the settings is none, without the URL, which may have a password."""
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise StartError(
+            "HEARKEN_DATABASE_URL is no URL of a database: write it as"
+            " postgresql://user:password@host:5432/name."
+        ) from None
+
+
 def check_connection(url: str) -> None:
     """Raises StartError if the Postgres of the settings does not answer."""
+    check_url(url)
     try:
         psycopg.connect(url, connect_timeout=10).close()
     except psycopg.OperationalError as error:

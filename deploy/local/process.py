@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_MAX_LOG_BYTES = 20 * 2**20
+_MAX_LOG_BYTES = 20 * 2**20  # of a log and of the one before
 _STABLE_SECONDS = 5  # after this uptime the backoff starts again
 _MIN_BACKOFF, _MAX_BACKOFF = 0.25, 10  # seconds
+_DOUBLINGS = 6  # crashes after which the backoff grows no more
 
 
 @dataclass
@@ -29,12 +30,13 @@ class Process:
     on_line: Callable[[str, str], None]
     process: subprocess.Popen[bytes] | None = None
     started: float = 0
+    ended: float | None = None
     crashes: int = 0
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=12))
 
     def start(self) -> None:
         """Starts the process and a thread that copies its output."""
-        self.started = time.monotonic()
+        self.started, self.ended = time.monotonic(), None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deploy.local.child", *self.command],
             env=self.environment,
@@ -46,32 +48,45 @@ class Process:
         threading.Thread(target=self._copy_output, args=[self.process], daemon=True).start()
 
     def _copy_output(self, process: subprocess.Popen[bytes]) -> None:
-        if self.log.is_file() and self.log.stat().st_size > _MAX_LOG_BYTES:
-            self.log.replace(self.log.with_suffix(".old.log"))
+        """Copies all output, whatever cannot be written: a child whose output nobody reads would stop."""
         output = process.stdout
         if output is None:
             return
-        with output, self.log.open("ab", buffering=0) as file:
+        with output:
             for raw in output:
-                file.write(raw)
+                with suppress(OSError):  # the disk is full
+                    self._append(raw)
                 line = raw.decode(errors="replace").rstrip()
                 self.tail.append(line)
-                self.on_line(self.name, line)
+                with suppress(OSError):  # the console is closed
+                    self.on_line(self.name, line)
+
+    def _append(self, raw: bytes) -> None:
+        """Writes to the log, which begins anew at _MAX_LOG_BYTES; the one before stays."""
+        with self.log.open("ab", buffering=0) as file:
+            file.write(raw)
+            full = file.tell() > _MAX_LOG_BYTES
+        if full:
+            self.log.replace(self.log.with_suffix(".old.log"))
 
     def alive(self) -> bool:
         """Returns whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
     def needs_restart(self) -> bool:
-        """Returns whether the process is dead and its backoff is over."""
-        backoff: float = min(_MAX_BACKOFF, _MIN_BACKOFF * (2**self.crashes - 1))
-        return not self.alive() and time.monotonic() - self.started > backoff
+        """Returns whether the process is dead and its backoff, which begins when that is seen, is over."""
+        if self.alive():
+            return False
+        now = time.monotonic()
+        if self.ended is None:
+            self.ended = now
+            self.crashes = 0 if now - self.started > _STABLE_SECONDS else self.crashes + 1
+        backoff: float = min(_MAX_BACKOFF, _MIN_BACKOFF * (2 ** min(self.crashes, _DOUBLINGS) - 1))
+        return now - self.ended >= backoff
 
     def restart(self) -> None:
         """Starts a dead process again, after killing its descendants."""
-        self._kill_group()
-        stable = time.monotonic() - self.started > _STABLE_SECONDS
-        self.crashes = 0 if stable else self.crashes + 1
+        self.wait(0)
         self.start()
 
     def stop(self) -> None:
@@ -90,10 +105,5 @@ class Process:
             self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
-        self._kill_group()
-
-    def _kill_group(self) -> None:
-        """Kills the process group: vLLM's workers outlive a server that was killed."""
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # vLLM's workers outlive a server that was killed
+            os.killpg(self.process.pid, signal.SIGKILL)

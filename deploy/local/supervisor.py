@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
 import httpx
 
@@ -27,17 +28,17 @@ from deploy.local.signing import ensure_signing_keys
 from schemas.errors import StartError
 from schemas.settings import Settings
 
-_READY_SECONDS = {"embedded": 120, "vllm": 900}
+_READY_SECONDS = 900  # to read, digest and warm up a large base; a process that ends is seen at once
 _STOP_SECONDS = 15
 _POLL = 0.25  # seconds
 
 
 def up(settings: Settings, console: PlainConsole) -> int:
-    """Runs everything until SIGINT or SIGTERM; returns the exit code. Raises StartError."""
+    """Runs everything until SIGINT or SIGTERM; returns the exit code. Raises StartError, and
+    KeyboardInterrupt at a signal while the base is prepared."""
     _check_built()
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    _on_signals(lambda *_: stopping.set())
     settings = settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
     with ExitStack() as stack:
         stack.enter_context(locked_data_folder(settings.data_dir))
@@ -49,7 +50,9 @@ def up(settings: Settings, console: PlainConsole) -> int:
             stack.callback(postgres.stop)
         else:
             check_connection(settings.database_url)
+        _on_signals(signal.default_int_handler)  # a download is broken off
         settings = stack.enter_context(prepared(settings))
+        _on_signals(lambda *_: stopping.set())
         made = create_keys(settings)
         ensure_signing_keys(settings)
         children = child_processes(settings, log_printer(console.say))
@@ -64,6 +67,11 @@ def up(settings: Settings, console: PlainConsole) -> int:
         console.say("Stopping…")
     console.say("Stopped.")
     return 0
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def _check_built() -> None:
@@ -109,8 +117,7 @@ def _check_port(host: str, port: int) -> None:
 
 def _wait_until_ready(settings: Settings, children: list[Process], stopping: threading.Event) -> None:
     """Waits for /readyz. Raises StartError, with the last output of a child that cannot start."""
-    timeout = _READY_SECONDS[settings.engine.kind]
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + _READY_SECONDS
     url = f"http://{reachable(settings.host)}:{settings.port}/readyz"
     while not stopping.wait(0.2):
         try:
@@ -124,7 +131,7 @@ def _wait_until_ready(settings: Settings, children: list[Process], stopping: thr
                 raise StartError(f"{child.name} could not start. Its last output:\n  {output}")
         if time.monotonic() > deadline:
             raise StartError(
-                f"Not ready after {timeout} seconds. The logs are in {settings.data_dir / 'logs'}."
+                f"Not ready after {_READY_SECONDS} seconds. The logs are in {settings.data_dir / 'logs'}."
             )
 
 

@@ -119,8 +119,10 @@ def _environment(own: Settings, base: str) -> dict[str, str]:
         "HEARKEN_TRAINER__ALL_PROJECTS": "false",
         "HEARKEN_KAFKA__SERVERS": json.dumps(own.kafka.servers),
     }
+    if not own.vllm.urls:  # `hearken up` alone knows the engine that it started
+        variables["HEARKEN_TRAINER__RL__SAMPLER"] = "in_process"
     secret = {"HEARKEN_ADMIN_KEY", "HEARKEN_PUBLIC_KEY"}  # which a trainer does not need
-    return {**{name: value for name, value in os.environ.items() if name not in secret}, **variables}
+    return {**{name: value for name, value in os.environ.items() if name.upper() not in secret}, **variables}
 
 
 def _wait_until_answered(address: str, keys: NewKeys, trainer: Process) -> None:

@@ -35,7 +35,7 @@ def active(database: Database, kind: str, prompt: str) -> list[dict[str, Any]]:
 
 def eventually(database: Database, kind: str, prompt: str, **value: Any) -> dict[str, Any]:
     """Returns the one active feedback, once its value contains `value`."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         rows = active(database, kind, prompt)
         if len(rows) == 1 and value.items() <= rows[0]["value"].items():

@@ -32,7 +32,7 @@ def test_votes_become_a_policy_that_answers(tmp_path: Path) -> None:
                     "--minutes",
                     "0.3",
                     "--rate",
-                    "5",
+                    "10",
                     "--json",
                 ),
             ],

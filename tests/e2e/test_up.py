@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -15,10 +15,11 @@ import pytest
 
 from deploy.local import data_folder, supervisor
 from deploy.local.console import PlainConsole
+from deploy.local.ports import free_port
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.simulation.own_project import own_project
 from schemas.errors import StartError
-from schemas.settings import load
+from schemas.settings import Settings, load
 from serving.engine import KEY_VARIABLE
 from tests.installation import ADMIN_KEY, Installation, wait
 
@@ -184,6 +185,27 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(data_folder, "_MIN_FREE_BYTES", 2**62)
     with pytest.raises(StartError, match=r"The disk of .* is full"):
         supervisor.up(load(data_dir=tmp_path), PlainConsole())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_download_is_broken_off(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    @contextmanager
+    def prepared(settings: Settings) -> Iterator[Settings]:
+        signal.raise_signal(number)
+        yield settings
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(supervisor, "prepared", prepared)
+    monkeypatch.setattr(supervisor, "create_keys", lambda settings: pytest.fail("it went on"))
+    settings = load(data_dir=tmp_path, port=free_port(), database_url=database_url)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            supervisor.up(settings, PlainConsole())
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

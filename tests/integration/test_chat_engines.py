@@ -112,7 +112,7 @@ def test_an_engine_that_hangs(fleet: Service, engines: list[EngineProcess]) -> N
     assert last["error"]["code"] == "engine_failed"
 
     fleet.registry.publish("p2-bbbbbb", seed=2, parent="p1-aaaaaa")
-    fleet.until(lambda: fleet.live() == "p2-bbbbbb", seconds=5)
+    fleet.until(lambda: fleet.live() == "p2-bbbbbb", seconds=FOUND_LOST)
     assert verified(fleet, "p2-bbbbbb") == [False, True]
     engines[0].resume()
     fleet.until(lambda: verified(fleet, "p2-bbbbbb") == [True, True])
@@ -122,7 +122,7 @@ def test_an_engine_that_hangs(fleet: Service, engines: list[EngineProcess]) -> N
 def test_an_engine_that_hangs_while_a_policy_is_loaded(fleet: Service, engines: list[EngineProcess]) -> None:
     engines[0].pause()
     fleet.registry.publish("p3-cccccc", seed=3, parent="p2-bbbbbb")
-    fleet.until(lambda: fleet.live() == "p3-cccccc", seconds=FOUND_LOST)
+    fleet.until(lambda: fleet.routed() == "p3-cccccc", seconds=FOUND_LOST)
     assert fleet.chat(max_tokens=1)["system_fingerprint"] == "p3-cccccc"
     engines[0].resume()
     fleet.until(lambda: verified(fleet, "p3-cccccc") == [True, True])
@@ -147,7 +147,7 @@ def test_an_engine_that_fails_where_another_passes_answers_nobody(
             service.until(lambda: len(service.services.fleet.healthy) == 2, seconds=60)
             service.until(lambda: service.counted("hearken_engines_in_rotation") == 1)
             service.registry.publish("p7-eeeeee", seed=7)
-            service.until(lambda: service.live() == "p7-eeeeee")
+            service.until(lambda: service.routed() == "p7-eeeeee")
             replies = [service.chat(metadata=of_its_own(service, wrong)) for _ in range(4)]
             assert {reply["system_fingerprint"] for reply in replies} == {"p7-eeeeee"}
             assert [replica.engine.url for replica in service.services.fleet.in_rotation] == [engine]

@@ -1,13 +1,16 @@
 """A wrong request gets the documented error in the envelope, stores nothing, and is counted."""
 
 import json
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from schemas.settings import VllmSettings
+from serving import limits
 from serving.auth import SESSION_HEADER
 from tests.service import ADMIN, PUBLIC, Service, run_api
 
@@ -154,7 +157,11 @@ def test_more_requests_than_a_key_may_make(service: Service) -> None:
         assert httpx.get(f"{url}/healthz").status_code == 200
 
 
-def test_one_visitors_flood_leaves_the_others_alone(service: Service) -> None:
+def test_one_visitors_flood_leaves_the_others_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now))  # no bucket refills
     serving = service.settings.serving.model_copy(
         update={"requests_per_minute": 60, "address_requests_per_minute": 20, "user_requests_per_minute": 5}
     )

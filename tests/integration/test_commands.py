@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from deploy.cli import main
 from schemas.database import Pool
 from tests.broker import Broker
 from tests.events import event, put
@@ -98,3 +99,21 @@ def test_a_trainer_ends_on_sigterm(
         assert ended(process) == code
     rounds = found(database_url, "select string_agg(outcome, ' ') from rounds")
     assert rounds == ("running" if votes == 24 else None)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [(None, "of another release"), ("hearken:secret@db", "HEARKEN_DATABASE_URL")]
+)
+def test_a_database_that_no_command_can_use_is_told_in_a_line(
+    postgres_url: str, url: str | None, said: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Without a URL here: the server's own database, which has no tables."""
+    monkeypatch.setenv("HEARKEN_DATABASE_URL", url or postgres_url)
+    monkeypatch.setattr("sys.argv", ["hearken", "policies"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert "secret" not in line

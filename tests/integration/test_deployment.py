@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def compose() -> dict[str, Any]:
     return found
 
 
+@cache
 def helm(*values: str) -> subprocess.CompletedProcess[str]:
     words = [word for value in values for word in ("--set", value)]
     command = [str(Path(sys.executable).parent / "helm"), "template", "hearken", str(HELM), *words]
@@ -224,6 +226,16 @@ def test_only_serving_has_the_api_keys() -> None:
         assert ("HEARKEN_KAFKA__SASL_PASSWORD" in given) == (name in {"relay", "trainer"}), name
 
 
+def test_no_secret_of_compose_gets_into_an_image_or_into_git() -> None:
+    """Images copy this folder, and the one of serving must not have the key that signs policies."""
+    files = re.findall(r"^\w+_FILE=\./(\w+)/", (DEPLOY / "compose.env.example").read_text(), re.MULTILINE)
+    secret = {"deploy/compose.env", *(f"deploy/{folder}" for folder in files)}
+    assert len(secret) == 2
+    for name in (".dockerignore", ".gitignore"):
+        ignored = {line.rstrip("/") for line in (DEPLOY.parent / name).read_text().splitlines()}
+        assert secret <= ignored, name
+
+
 def test_only_the_trainer_has_the_key_that_signs_policies() -> None:
     for name, service in compose().items():
         trains = service.get("command", [""])[0] == "train"
@@ -257,6 +269,33 @@ def test_the_chart_trusts_the_ingress_to_name_visitors() -> None:
 
     assert "10.0.0.0/8" in trusted()
     assert trusted("serving.trustedProxies={192.0.2.7}") == ["192.0.2.7"]
+
+
+def test_a_changed_setting_replaces_the_pods_that_read_it() -> None:
+    def digests(*values: str) -> dict[str, str]:
+        return {
+            each["metadata"]["name"]: each["spec"]["template"]["metadata"]["annotations"]["checksum/settings"]
+            for each in rendered(*EVERYTHING, *values)
+            if each["kind"] == "Deployment" and each["metadata"]["name"] != "hearken-vllm"
+        }
+
+    before, after = digests(), digests("settings.LOG_LEVEL=info")
+    assert len(before) == 4
+    assert all(before[name] != after[name] for name in before)
+
+
+@pytest.mark.parametrize("pod", ["trainer", "vllm"])
+def test_a_pod_has_its_own_limits_beside_its_gpus(pod: str) -> None:
+    manifests = rendered(f"{pod}.gpus=2", f"{pod}.resources.limits.memory=9Gi")
+    [container] = deployments(manifests)[pod]["containers"]
+    assert container["resources"]["limits"] == {"memory": "9Gi", "nvidia.com/gpu": 2}
+    assert container["resources"]["requests"]["cpu"] == "2"
+
+
+def test_a_base_is_downloaded_to_the_disk_which_may_be_larger_than_the_memory() -> None:
+    base = compose()["base"]
+    for name in ("HF_HOME", "XDG_CACHE_HOME"):
+        assert base["environment"][name].startswith("/data/")
 
 
 def test_the_chart_starts_no_engine_where_some_run_already() -> None:

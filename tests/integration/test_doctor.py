@@ -71,6 +71,33 @@ def test_an_engine_is_asked_with_its_key(tmp_path: Path, capsys: pytest.CaptureF
     assert "not-to-be-seen" not in said
 
 
+class Page(BaseHTTPRequestHandler):
+    """A server that is no engine."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>")
+
+
+def test_what_is_something_else_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = Settings(
+            data_dir=tmp_path / "not" / "yet",
+            database_url="hearken:not-to-be-seen@db",
+            model=str(tmp_path),
+            vllm=VllmSettings(urls=[f"http://127.0.0.1:{server.server_port}"]),
+        )
+        code, checks, said = ask(settings, capsys)
+        server.shutdown()
+    assert code == 1
+    assert "is no engine" in checks["engine"]["detail"]
+    assert "is no URL" in checks["database"]["detail"]
+    assert "free for" in checks["disk"]["detail"]
+    assert "not-to-be-seen" not in said
+
+
 def test_failing_checks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = Settings(
         data_dir=tmp_path,

@@ -25,6 +25,7 @@ class Endpoint:
     def __init__(self) -> None:
         self.asked: list[web.BaseRequest] = []
         self.bodies: list[dict[str, object]] = []
+        self.over = asyncio.Event()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -43,7 +44,7 @@ class Endpoint:
             case "strange":
                 said = "It may be good, or bad."
             case "slow":
-                await asyncio.sleep(5)
+                await self.over.wait()
                 said = "good"
             case "broken":
                 return web.Response(status=500)
@@ -75,6 +76,7 @@ async def judge(async_pool: AsyncPool, endpoint: Endpoint) -> AsyncIterator[Judg
     )  # fmt: skip
     async with httpx.AsyncClient() as client:
         yield Judge(settings, "default", async_pool, client)
+    endpoint.over.set()
     await runner.cleanup()
 
 

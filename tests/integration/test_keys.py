@@ -46,9 +46,9 @@ def test_a_rotated_key_has_two_live_secrets_and_a_revoked_one_none(team: Team, r
     assert [team.status(each) for each in secrets] == [200, 200]
     assert [at_replica(each) for each in secrets] == [200, 200]
     third = team.ask("POST", f"keys/{key['id']}/rotate", json={"overlap_seconds": 0}).json()["key"]
-    team.service.until(lambda: [at_replica(each) for each in (*secrets, third)] == [401, 401, 200], seconds=3)
+    team.service.until(lambda: [at_replica(each) for each in (*secrets, third)] == [401, 401, 200], seconds=8)
     assert team.ask("POST", f"keys/{key['id']}/revoke").json()["revoked_at"]
-    team.service.until(lambda: at_replica(third) == 401, seconds=3)
+    team.service.until(lambda: at_replica(third) == 401, seconds=8)
     assert refusal(team.ask("POST", f"keys/{key['id']}/rotate")) == (409, "key_revoked")
     [shown] = [each for each in team.ask("GET", "keys").json()["data"] if each["id"] == key["id"]]
     assert "key" not in shown
@@ -60,8 +60,7 @@ def test_a_key_expires(team: Team) -> None:
     assert team.status(key["key"]) == 200
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
     assert team.ask("PATCH", f"keys/{key['id']}", json={"expires_at": soon}).status_code == 200
-    assert team.status(key["key"]) == 200
-    team.service.until(lambda: team.status(key["key"]) == 401, seconds=5)
+    team.service.until(lambda: team.status(key["key"]) == 401)
 
 
 @pytest.mark.parametrize(

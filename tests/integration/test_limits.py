@@ -1,9 +1,12 @@
 """Replicas of serving share the rate limits, and one visitor's flood leaves the others alone."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from schemas.database import open_async_pool
 from schemas.errors import RateLimited
+from serving import limits
 from serving.limits import Charge, RateLimiter
 
 
@@ -23,7 +26,10 @@ def spend(limiter: RateLimiter, count: int, key: str = "k") -> int:
     return passed
 
 
-async def test_requests_on_one_replica_count_on_the_others(database_url: str) -> None:
+async def test_requests_on_one_replica_count_on_the_others(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: 100.0))  # no bucket refills
     first, second, third = (RateLimiter() for _ in range(3))
     async with open_async_pool(database_url, size=2) as pool:
         for limiter in (first, second, third):

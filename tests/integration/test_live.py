@@ -224,7 +224,7 @@ def test_a_key_that_ends_ends_its_sockets_at_once(service: Service, end: str) ->
         ended = time.monotonic()
         assert socket.next("error")["error"]["code"] == "invalid_api_key"
         assert closed_with(socket) == 4401
-        assert time.monotonic() - ended < 3
+        assert time.monotonic() - ended < 10  # before the next look at the key
 
 
 def test_a_key_that_ended_unheard_ends_its_sockets(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

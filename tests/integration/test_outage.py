@@ -72,7 +72,7 @@ def test_replies_go_on_and_votes_are_recorded_afterwards(service: Service, postg
         assert service.services.spool.size > 0
         begun = time.monotonic()
         service.chat()
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 10  # the pool alone would wait for 30 seconds
     service.until(lambda: not service.services.spool.active)
     ids = [answer.json()["id"] for answer in answers]
     assert service.rows("select id, superseded_by from feedback order by created_at") == [

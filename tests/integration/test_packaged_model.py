@@ -6,7 +6,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -165,7 +164,5 @@ def test_a_lock_that_is_never_released(
     (tmp_path / CACHE).mkdir()
     with (tmp_path / CACHE / "tiny.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        started = time.monotonic()
         with pytest.raises(StartError, match="Another process has held"):
             converted(packaged, tmp_path / CACHE)
-    assert time.monotonic() - started < 5

@@ -1,7 +1,6 @@
 """A team gets a project of its own by the API: its settings, its usage, and the log of its changes."""
 
 import json
-import time
 from typing import Any
 
 import psycopg
@@ -11,6 +10,7 @@ from typer.testing import CliRunner
 from deploy.cli import app
 from feedback.audit import MOST_ENTRIES
 from tests.service import ADMIN, Registry, Service
+from tests.swapping import followed
 from tests.tenants import Team, new_team
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -25,7 +25,6 @@ def team(service: Service) -> Team:
 
 def test_from_nothing_to_a_first_vote(service: Service) -> None:
     """Without SQL; the page of it is in tests/browser."""
-    began = time.monotonic()
     team = new_team(service, "team-in-a-hurry")
     page = team.make_key(name="our page", kind="publishable", origins=["https://team.example"])["key"]
     headers = {"Origin": "https://team.example"}
@@ -38,7 +37,6 @@ def test_from_nothing_to_a_first_vote(service: Service) -> None:
     assert [each["completion_id"] for each in team.ask("GET", "console/votes").json()["data"]] == [
         reply["id"]
     ]
-    assert time.monotonic() - began < 20
 
 
 def test_what_a_project_sets_shapes_its_replies(team: Team) -> None:
@@ -53,7 +51,7 @@ def test_what_a_project_sets_shapes_its_replies(team: Team) -> None:
     said = {"system_prompt": None, "sampling": {"max_tokens": 5}}
     changed = team.ask("PATCH", f"projects/{team.id}", json=said).json()
     assert (changed["system_prompt"], changed["sampling"]) == (None, {"max_tokens": 5})
-    team.service.until(lambda: turn()[0]["max_tokens"] == 5, seconds=5)
+    team.service.until(lambda: turn()[0]["max_tokens"] == 5, seconds=8)
     sampling, messages = turn()
     assert (sampling["temperature"], messages[0]["role"]) == (1.0, "user")
 
@@ -63,7 +61,7 @@ def test_a_project_chooses_how_its_policies_go_live(team: Team) -> None:
     service.until(lambda: team.ask("PATCH", f"projects/{team.id}", json={"promotion": "manual"}).is_success)
     Registry(service.settings.model_copy(update={"project": team.id})).publish("p1-bbbbbb", seed=3)
     live = "select live from routes where project = %s"
-    time.sleep(3)  # two looks at the registry
+    followed(service)
     assert service.rows(live, team.id) == [("p0",)]
     team.ask("PATCH", f"projects/{team.id}", json={"promotion": None})
     service.until(lambda: service.rows(live, team.id) == [("p1-bbbbbb",)])
@@ -160,7 +158,7 @@ def test_usage_is_counted_by_day_key_and_project(team: Team) -> None:
         rows = team.ask("GET", "usage").json()["keys"]
         return next((each for each in rows if each["key"] == key["id"]), {})
 
-    team.service.until(lambda: own().get("requests") == 1, seconds=10)
+    team.service.until(lambda: own().get("requests") == 1)
     assert own() == {
         "key": key["id"], "name": "counted", "kind": "secret", "chats": 2, "votes": 0, "requests": 1,
         "refused": 1, "prompt_tokens": tokens["prompt_tokens"],
@@ -199,7 +197,7 @@ def test_the_commands_do_the_same_beside_the_database_and_over_http(team: Team) 
     assert [team.status(each["key"], "console/votes") for each in (made, new)] == [200, 200]
     hearken("keys", "change", made["id"], "--name", "weekly", *url, env=over_http)
     hearken("keys", "revoke", made["id"], *project, env=beside)
-    team.service.until(lambda: team.status(new["key"], "console/votes") == 401, seconds=5)
+    team.service.until(lambda: team.status(new["key"], "console/votes") == 401, seconds=8)
     for where in ((project, beside), (url, over_http)):
         [listed] = [
             each for each in hearken("keys", "list", *where[0], env=where[1]) if each["id"] == made["id"]

@@ -1,7 +1,6 @@
 """Policies that are damaged, or are not what their manifests say, never serve; what an operator can do."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from schemas.policies import CONFIG, MANIFEST, WEIGHTS, file_digest
 from tests.service import PUBLIC, Service, run_api
-from tests.swapping import ASK, go_live, hearken, lie, resident, tamper
+from tests.swapping import ASK, followed, go_live, hearken, lie, resident, tamper
 
 
 def truncate(directory: Path) -> None:
@@ -48,19 +47,26 @@ def test_a_damaged_directory_never_serves(
     assert swapping.counted("hearken_policies_rejected_total", reason=reason) == 1
 
 
-def test_policies_wait_while_their_folder_is_away(swapping: Service, tmp_path: Path) -> None:
+def test_policies_wait_while_their_folder_is_away(
+    swapping: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_live(swapping, "p1-aaaaaa", seed=1)
     swapping.registry.publish("p2-bbbbbb", seed=2, parent="p1-aaaaaa", state="retired")
     folder = swapping.settings.policies_dir / "default"
+    # If the folder were there, what is missing in it would be rejected at the first look.
+    monkeypatch.setattr("serving.policy_loader.MISSING_SECONDS", 0.0)
     folder.rename(tmp_path / "away")
     swapping.rows("update policies set state = 'published' where id = 'p2-bbbbbb' returning 1")
-    with run_api(swapping.settings) as (url, _), httpx.Client(base_url=url) as client:
-        time.sleep(3)  # twice as long as what is missing is waited for
+    with run_api(swapping.settings) as (url, services), httpx.Client(base_url=url) as client:
+        followed(swapping)
+        swapping.until(lambda: services.fleet.healthy)
+        followed(swapping, services)
         assert client.get("/readyz").status_code == 503
         assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
         assert [swapping.registry.state(policy)[0] for policy in ("p0", "p1-aaaaaa", "p2-bbbbbb")] == [
             "retired", "live", "published",
         ]  # fmt: skip
+        monkeypatch.setattr("serving.policy_loader.MISSING_SECONDS", 60.0)
         (tmp_path / "away").rename(folder)
         swapping.until(lambda: client.get("/readyz").status_code == 200)
     swapping.until(lambda: swapping.registry.state("p2-bbbbbb")[0] == "live")

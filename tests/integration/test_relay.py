@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import psycopg
@@ -23,6 +23,20 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay checks the broker every 0.2 s, not every 5 s."""
     monkeypatch.setattr(relay, "VERIFY", 0.2)
     monkeypatch.setattr(relay, "PAUSE", 0.2)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Grows each time that the relay has found at the broker what it expects."""
+    seen: list[None] = []
+    verify = relay.Relay._verify
+
+    def counted(active: relay.Relay) -> None:
+        verify(active)
+        seen.append(None)
+
+    monkeypatch.setattr(relay.Relay, "_verify", counted)
+    return seen
 
 
 @pytest.fixture
@@ -61,6 +75,13 @@ def unpublished(url: str) -> int:
     return int(row[0])
 
 
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_conversations_spread_over_partitions_and_keep_their_order(
     kafka: KafkaSettings, log: KafkaLog, database_url: str
 ) -> None:
@@ -81,7 +102,7 @@ def test_a_broker_that_is_away_loses_nothing_and_the_backlog_drains(
     broker.kill()
     with relaying(database_url, kafka):
         written = in_conversations(database_url, 4, each=5)
-        time.sleep(2)
+        time.sleep(0.5)
         assert unpublished(database_url) == 20
         assert ingest(pool, log) == 0
 
@@ -98,9 +119,7 @@ def test_a_broker_that_lost_its_data_is_given_it_again(
         assert len(ingest_until(pool, log, 20)) == 20
         late = [f"late-{number}" for number in range(8)]
         put_each(database_url, *late)
-        deadline = time.monotonic() + 20
-        while unpublished(database_url) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: not unpublished(database_url))
         broker.kill()  # with eight events that the trainer has not seen
         broker.start()
         put_each(database_url, "after")
@@ -147,9 +166,7 @@ def test_a_batch_without_stored_offsets_is_sent_again_without_effect(
         ingest_until(pool, log, 12)
         with psycopg.connect(database_url) as connection:  # as if the relay had died before it marked them
             connection.execute('update outbox set partition = null, "offset" = null')
-        deadline = time.monotonic() + 20
-        while unpublished(database_url) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: not unpublished(database_url))
         put_each(database_url, "last")
 
         assert ingest_until(pool, log, 13) == sorted([*written, "ev_last"])
@@ -164,7 +181,7 @@ def test_one_relay_works_and_another_takes_over(
             put_each(database_url, "a")
             reader.poll_until(1)
             second.enter_context(relaying(database_url, kafka))
-            time.sleep(2)
+            time.sleep(0.6)  # three times as long as the second waits between its attempts
             with psycopg.connect(database_url) as connection:
                 held = connection.execute(
                     "select granted from pg_locks where locktype = 'advisory' and database ="
@@ -178,14 +195,13 @@ def test_one_relay_works_and_another_takes_over(
 
 @pytest.mark.parametrize("last", [{"version": "hearken.feedback.v9"}, ["odd"]])
 def test_an_event_that_the_relay_cannot_read_is_no_loss_of_data(
-    kafka: KafkaSettings, pool: Pool, database_url: str, last: object
+    kafka: KafkaSettings, pool: Pool, database_url: str, looks: list[None], last: object
 ) -> None:
     with relaying(database_url, kafka):
         put_json(database_url, "last", last)
-        published_by = time.monotonic() + 20
-        while unpublished(database_url) and time.monotonic() < published_by:
-            time.sleep(0.05)
-        time.sleep(2)
+        until(lambda: not unpublished(database_url))
+        before = len(looks)
+        until(lambda: len(looks) >= before + 2)  # of which one began after the event was there
 
     with pool.connection() as connection:
         rows = connection.execute("select reason from generations").fetchall()

@@ -133,11 +133,11 @@ def test_a_stream_finishes_after_sigterm(beside: Service) -> None:
             begun = next(chunks)
             with engine_paused(beside):
                 process.send_signal(signal.SIGTERM)
-                beside.until(lambda: not reachable(client), seconds=3)
+                beside.until(lambda: not reachable(client), seconds=8)
             last = list(chunks)[-1]
         assert last["hearken"]["turn_id"] == begun["id"]
         assert beside.rows("select count(*) from replies where turn_id = %s", begun["id"]) == [(4,)]
-        assert process.wait(5) == 0
+        assert process.wait(15) == 0
 
 
 def until(socket: ClientConnection, kind: str) -> dict[str, Any]:
@@ -158,12 +158,12 @@ def test_a_chat_on_a_websocket_finishes_after_sigterm(beside: Service) -> None:
         until(socket, "token")
         with engine_paused(beside):
             process.send_signal(signal.SIGTERM)
-            beside.until(lambda: not reachable(client), seconds=3)
+            beside.until(lambda: not reachable(client), seconds=8)
         turn = until(socket, "done")["completion"]["id"]
         with pytest.raises(ConnectionClosed):
-            socket.recv(timeout=5)
+            socket.recv(timeout=15)
         assert beside.rows("select count(*) from replies where turn_id = %s", turn) == [(4,)]
-        assert process.wait(5) == 0
+        assert process.wait(15) == 0
 
 
 def test_a_stream_that_lasts_longer_leaves_nothing(beside: Service) -> None:

@@ -1,6 +1,5 @@
 """SmolLM2 from its wheel: converted on first use, right, and found again."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -36,8 +35,6 @@ def test_the_first_use_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     reply = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=16)[0, len(prompt) :]
     assert "Paris" in tokenizer.decode(reply.tolist())
 
-    started = time.monotonic()
     made = (directory / "model.safetensors").stat().st_ino
     assert base_directory("smollm2") == directory
     assert (directory / "model.safetensors").stat().st_ino == made
-    assert time.monotonic() - started < 10  # a conversion takes twenty seconds

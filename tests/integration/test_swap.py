@@ -210,8 +210,7 @@ def test_no_request_fails_or_mixes_policies_while_policies_change(swapping: Serv
     parent = "p0"
     names = [f"p{number}-{number:06x}" for number in range(1, 7)]
     for seed, policy in enumerate(names, start=1):
-        swapping.registry.publish(policy, parent=parent, seed=seed)
-        swapping.until(lambda policy=policy: swapping.live() == policy)  # type: ignore[misc]
+        go_live(swapping, policy, parent=parent, seed=seed)
         alone[policy] = swapping.chat(ASK["messages"][0]["content"], max_tokens=24, temperature=0)
         parent = policy
     ended.set()

@@ -35,7 +35,7 @@ def tasteful(plain: Service) -> Service:
     """The same service, now with one. Tests that need none come first in this file."""
     base = Path(plain.settings.model)
     plain.registry.publish(POLICY, seed=0, prepare=lambda directory: write_tastes(base, directory))
-    plain.until(lambda: plain.live() == POLICY)
+    plain.until(lambda: plain.routed() == POLICY)
     return plain
 
 
@@ -241,7 +241,7 @@ def test_where_nothing_can_be_scored_the_reply_is_as_it_comes(tasteful: Service)
     tasteful.registry.publish(
         unreadable, seed=0, prepare=lambda directory: (directory / TASTES).write_bytes(b"nothing") and None
     )
-    tasteful.until(lambda: tasteful.live() == unreadable)
+    tasteful.until(lambda: tasteful.routed() == unreadable)
     rater = tasteful.services.signer.rater_id("default", "linus", "admin")
     tasteful.rows(
         "insert into person_tastes (project, rater, policy, weights, votes)"

@@ -1,13 +1,15 @@
-"""`hearken download-model` replaces a base atomically, and only by a different one."""
+"""`hearken download-model` downloads a base once, and replaces it atomically, only by a different one."""
 
 import json
 import shutil
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from deploy.local import base_model as module
 from deploy.local.base_model import base_directory, copy_base_model, licence
 from schemas.errors import StartError
 from schemas.policies import base_digest
@@ -106,3 +108,32 @@ def test_an_equal_copy_that_another_has_finished_is_not_moved(
     monkeypatch.setattr(shutil, "copytree", copy_while_another_finishes)
     copy_base_model(starter, base)
     assert [base.stat().st_ino] == finished
+
+
+def test_a_model_of_the_hub_is_downloaded_once(
+    starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a pod that starts again needs no hub."""
+    asked: list[str] = []
+
+    def download(model: str, patterns: list[str]) -> Path:
+        asked.append(model)
+        return starter
+
+    monkeypatch.setattr(module, "_download", download)
+    for model in ("some/model", "some/model", "another/model"):
+        module.download_model(model, tmp_path / "base")
+    assert asked == ["some/model", "another/model"]
+    (tmp_path / "base" / "model.safetensors").unlink()
+    module.download_model("another/model", tmp_path / "base")
+    assert asked == ["some/model", "another/model", "another/model"]
+    assert base_digest(tmp_path / "base") == base_digest(starter)
+
+
+def test_a_model_that_is_not_there_is_said_where_nothing_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image of the chat API has no client of the hub."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(StartError, match=r"There is no directory .*/base"):
+        base_directory(str(tmp_path / "base"))

@@ -4,6 +4,7 @@ import pytest
 
 from deploy.local import vllm
 from deploy.local.children import child_processes
+from deploy.simulation import own_project
 from schemas.errors import StartError
 from schemas.settings import EngineSettings, Settings, VllmSettings
 
@@ -59,3 +60,14 @@ def test_weights_are_of_the_trainers_type(package: str, dtype: str, monkeypatch:
     monkeypatch.setattr(vllm, "installed", lambda: package)
     words = vllm.command(SHARED, 8000)
     assert words[words.index("--dtype") + 1] == dtype
+
+
+def test_the_simulations_trainer_samples_itself_where_it_does_not_know_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("hearken_admin_key", "sk-hearken-not-for-trainers")
+    found = own_project._environment(SHARED, "base")
+    assert found["HEARKEN_TRAINER__RL__SAMPLER"] == "in_process"
+    assert "hearken_admin_key" not in found
+    elsewhere = SHARED.model_copy(update={"vllm": VllmSettings(urls=["http://elsewhere:8000"])})
+    assert "HEARKEN_TRAINER__RL__SAMPLER" not in own_project._environment(elsewhere, "base")

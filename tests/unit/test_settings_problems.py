@@ -8,7 +8,7 @@ from kafka.errors import KafkaConnectionError
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
-from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.postgres import database
 from deploy.settings_problems import describe, misspelt_variables
 from feedback import broker
 from schemas.database import database_away
@@ -71,9 +71,12 @@ def test_a_section_is_no_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_data_folder_of_another_postgres(folder: Path) -> None:
-    (folder / "PG_VERSION").write_text("16\n")
-    with pytest.raises(StartError, match=r"is the folder of another Postgres \(.*16.*\)\. Dump it"):
-        EmbeddedPostgres(folder).start()
+    """Where a command alone asks for the database, which it would stop in the end, too."""
+    (folder / "postgres").mkdir()
+    (folder / "postgres" / "PG_VERSION").write_text("16\n")
+    said = r"is the folder of another Postgres \(.*16.*\)\. Dump it"
+    with pytest.raises(StartError, match=said), database(load(data_dir=folder)):
+        pytest.fail("it started")
 
 
 def test_a_database_that_is_away_is_one_line() -> None:

@@ -3,6 +3,10 @@
 import asyncio
 from typing import Any, cast
 
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import app
 from deploy.simulation.api_client import ApiClient
 from deploy.simulation.evaluation import PolicyEvaluator
 from deploy.simulation.people import draw_people
@@ -48,3 +52,10 @@ def test_another_case_or_punctuation_makes_no_other_prompt() -> None:
     first = prompts(1, 3)[0].prompt
     assert first in send(set())
     assert normalised(first) not in map(normalised, send({normalised(first.upper() + " ?!")}))
+
+
+@pytest.mark.parametrize("option", ["--users", "--votes", "--rate"])
+def test_a_simulation_of_nothing_is_wrong_usage(option: str) -> None:
+    refused = CliRunner().invoke(app, ["simulate", option, "0"])
+    assert refused.exit_code == 2
+    assert option in refused.output

@@ -1,12 +1,13 @@
 """A stream has a deadline and keep-alives; what many ask for is computed once."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from serving import streams
+from serving import shared_result, streams
 from serving.shared_result import SharedResult
 
 
@@ -48,17 +49,18 @@ async def test_many_share_one_computation() -> None:
     assert await shared.get() == 3
 
 
-async def test_a_result_is_kept_for_its_time() -> None:
-    begun = 0
+async def test_a_result_is_kept_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, now = 0, 100.0
+    monkeypatch.setattr(shared_result, "time", SimpleNamespace(monotonic=lambda: now))
 
     async def compute() -> int:
         nonlocal begun
         begun += 1
         return begun
 
-    shared = SharedResult(compute, seconds=0.05)
+    shared = SharedResult(compute, seconds=5)
     assert [await shared.get() for _ in range(3)] == [1, 1, 1]
-    await asyncio.sleep(0.06)
+    now += 5
     assert await shared.get() == 2
 
 

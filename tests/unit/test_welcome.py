@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 
-from deploy.local.console import welcome
+from deploy.local.console import reachable, welcome
 from schemas.settings import load
 from serving.keys import NewKeys
 
@@ -18,3 +19,12 @@ def test_the_simulation_is_started_as_the_installation_was(
     monkeypatch.setattr("sys.argv", ["/opt/hear ken/hearken", "up"])
     command = f"HEARKEN_PORT=8123 '/opt/hear ken/hearken' simulate --data-dir {tmp_path}"
     assert f"\n  {command}\n" in welcome(load(port=8123, data_dir=tmp_path), made)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("chat.example", "chat.example")],  # noqa: S104
+)
+def test_the_address_is_one_that_a_url_may_have(host: str, address: str) -> None:
+    assert reachable(host) == address
+    assert httpx.URL(f"http://{reachable(host)}:8000/readyz").port == 8000

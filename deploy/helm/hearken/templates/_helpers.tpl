@@ -35,3 +35,14 @@ securityContext:
 {{- define "hearken.adapters" -}}
 {{ add .Values.vllm.maxAdapters (ternary 0 1 (eq (get .Values.settings "TRAINER__RL__SAMPLER") "in_process")) }}
 {{- end -}}
+
+{{/* Changes with the settings, which processes read when they start: so their pods are replaced. */}}
+{{- define "hearken.settings" -}}
+{{ include (print .Template.BasePath "/settings.yaml") . | sha256sum }}
+{{- end -}}
+
+{{/* Resources with so many GPUs beside the limits that are given. */}}
+{{- define "hearken.resources" -}}
+{{- $gpus := ternary (dict "limits" (dict "nvidia.com/gpu" .gpus)) (dict) (gt (int .gpus) 0) -}}
+{{ merge $gpus .resources | toYaml }}
+{{- end -}}
