@@ -146,7 +146,9 @@ class Rebuild:
         """Returns the record of the round, with what the gate says of the result."""
         optimized = candidate.round.optimized
         models = gate.GateModels(
-            candidate.round.model, candidate.round.held_out_model, candidate.round.evidence,
+            candidate.round.model,
+            candidate.round.held_out_model,
+            candidate.round.evidence,
             candidate.round.criteria,
         )
         verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, trainer, candidate.constraints)
