@@ -77,7 +77,7 @@ class Swap:
     async def run(self) -> None:
         """Runs until cancelled. The engines' health is checked even while a reconciliation waits."""
         async with asyncio.TaskGroup() as tasks:
-            for work in (self._check_engines, self._listen, self._reconcile, self._look_again):
+            for work in (self._check_engines, self._listen, self._reconcile, self._decide, self._look_again):
                 tasks.create_task(self._retry(work))
 
     async def reconcile(self) -> None:
@@ -98,7 +98,6 @@ class Swap:
                 await self._promote_due(project, [each for each in found if not each.tried])
                 if any(each.tried for each in found):
                     await self._try_next(route)
-            await self.trials.decide()
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             # Another process may answer by a route that this one cannot use yet, on the same engines.
             self._fleet.require(self._required() | needed)
@@ -150,8 +149,11 @@ class Swap:
         return rollout_id
 
     def use_route(self, route: Route) -> bool:
-        """Answers by a route of the registry if the engines serve it; otherwise reconciliation does later."""
-        answering = filter(None, [route.live, route.canary])
+        """Answers by a route of the registry if the engines serve it; otherwise reconciliation does later. A
+        change of the live policy, as by a rollback, does not wait for a candidate that no engine serves."""
+        known = self._router.find(route.project)
+        changes = known is not None and known.live != route.live
+        answering = [route.live] if changes or route.canary is None else [route.live, route.canary]
         able = all(self._fleet.serves(route.adapter(policy)) for policy in answering)
         if able:
             self._update_router(route)
@@ -184,6 +186,14 @@ class Swap:
             await self.reconcile()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _INTERVAL)
+
+    async def _decide(self) -> None:
+        """Decides the rollouts that are due. What they rest on may take long to read, and no policy waits for
+        it."""
+        while True:
+            if self._fleet.healthy:
+                await self.trials.decide()
+            await asyncio.sleep(_INTERVAL)
 
     async def _look_again(self) -> None:
         while True:
@@ -284,25 +294,32 @@ class Swap:
         await self._take_up(route.project, clean, change)
 
     async def _take_up(self, project: str, policy: str, change: Change, *, requested: bool = False) -> bool:
-        """Loads and verifies `policy` on its engines, then makes the change of the route. A policy that
-        fails for good is rejected; an operator's request is cancelled at the first failure. Returns False
-        when the change is postponed."""
+        """Loads and verifies `policy` on its engines, then makes the change of the route, and answers by it
+        once it is committed. Returns False when the change is postponed: no project waits for another's
+        engines."""
         try:
             await self._loader.load(project, policy)
             async with self._pool.connection() as connection:
-                self.use_route(await change(connection))
+                route = await change(connection)
         except PolicyRejected as error:
-            if requested:
-                async with self._pool.connection() as connection:
-                    await rollout.cancel_request(connection, project, policy, error.reason)
-                log.error("policy_not_served", policy=policy, reason=error.reason, error=error.message)
-            elif await self._loader.fails_for_good(project, error):
-                await self._reject(project, error)
-            else:
-                log.warning("promotion_postponed", policy=policy, reason=error.reason, why=error.message)
-                return False
-        except Conflict as error:
+            return await self._refuse(project, error, requested=requested)
+        except (Conflict, EngineError) as error:
             log.info("promotion_postponed", policy=policy, why=error.message)
+            return False
+        self.use_route(route)
+        return True
+
+    async def _refuse(self, project: str, error: PolicyRejected, *, requested: bool) -> bool:
+        """Rejects a policy that fails for good; an operator's request is cancelled at the first failure.
+        Returns False for a policy that may still pass."""
+        if requested:
+            async with self._pool.connection() as connection:
+                await rollout.cancel_request(connection, project, error.policy, error.reason)
+            log.error("policy_not_served", policy=error.policy, reason=error.reason, error=error.message)
+        elif await self._loader.fails_for_good(project, error):
+            await self._reject(project, error)
+        else:
+            log.warning("promotion_postponed", policy=error.policy, reason=error.reason, why=error.message)
             return False
         return True
 
