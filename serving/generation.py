@@ -94,8 +94,9 @@ class Generation:
         if duelists is not None:
             self._ask_for(pairs.Decision([0, 1], 1.0, None), duelists)
             with services.fleet.hold(route.adapter(str(route.canary))):
-                async for delta in self._fitting(1):
-                    yield delta
+                async with aclosing(self._fitting(1)) as deltas:
+                    async for delta in deltas:
+                        yield delta
             return
         replies = await WholeReplies.read(self._fitting(pairs.CHOICES), pairs.CHOICES)
         values = await services.tastes.values(route.project, replies.prompt, replies.token_ids)

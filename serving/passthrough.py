@@ -20,7 +20,7 @@ from serving.auth import caller, charge_replies, require
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
 from serving.services import Services, services
-from serving.streams import StreamResponse
+from serving.streams import StreamResponse, whole_events
 
 _BYTES_PER_TOKEN = 4  # of text, about
 
@@ -40,11 +40,11 @@ async def completions(request: Request) -> Response:
         raise InvalidRequest(f"n and best_of may be at most {most}.", param="n")
     if body.get("max_tokens") is None:
         body["max_tokens"] = parts.settings.serving.max_tokens
-    replies = max(_whole_number(body.get(name)) for name in ("n", "best_of"))
+    replies = _prompts(body.get("prompt")) * max(_whole_number(body.get(name)) for name in ("n", "best_of"))
     _spend(request, found, _whole_number(body["max_tokens"]) * replies)
     answer = _held(parts, adapter, {**body, "model": adapter})
     if body.get("stream"):
-        return StreamResponse(answer, parts.metrics)
+        return StreamResponse(whole_events(answer), parts.metrics)
     return await _whole(answer)
 
 
@@ -62,6 +62,12 @@ def _spend(request: Request, caller: Caller, tokens: int) -> None:
     RateLimited."""
     for bucket in charge_replies(request, caller, 1, None):
         services(request).limiter.spend(replace(bucket, count=tokens))
+
+
+def _prompts(prompt: Any) -> int:
+    """Returns how many prompts a request has: a list that is not of token ids has several."""
+    several = isinstance(prompt, list) and not all(isinstance(each, int) for each in prompt)
+    return len(prompt) if several else 1
 
 
 def _whole_number(value: Any) -> int:

@@ -57,6 +57,18 @@ async def keep_alive(send: Send) -> None:
             await send(_body(b": keep-alive\n\n"))
 
 
+async def whole_events(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Yields server-sent events whole, where sockets tear them: a comment may only come between two."""
+    rest = b""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            events, end, rest = (rest + piece).rpartition(b"\n\n")
+            if end:
+                yield events + end
+    if rest:
+        yield rest
+
+
 class StreamResponse(Response):
     """Sends the server-sent events that `events` yields. Errors before the first byte are raised; one after
     it is an event that `failure` makes."""
