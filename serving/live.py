@@ -15,6 +15,7 @@ import asyncio
 import json
 import random
 import time
+from collections import OrderedDict
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -46,6 +47,10 @@ from serving.vote_submission import submit_vote
 router = APIRouter()
 log = structlog.get_logger()
 
+MOST_KNOWN = 10_000
+"""Votes through one websocket, and people whom it chatted for, whose news it hears: the newest. A server may
+keep one open for months."""
+
 _AUTH_TIMEOUT = 10  # seconds
 _MAX_CHATS = 16
 _MAX_FRAMES = 256  # queued for a client; beyond that its own replies wait for it to read
@@ -68,8 +73,10 @@ class LiveSocket:
         self, websocket: WebSocket, caller: Caller, key: str, session: str | None, visitor: Visitor | None
     ) -> None:
         self.caller = caller
-        self.votes: set[str] = set()
-        self.raters: set[str] = {visitor.rater} if visitor else set()
+        self.votes: OrderedDict[str, None] = OrderedDict()
+        self.raters: OrderedDict[str, None] = OrderedDict()
+        if visitor is not None:
+            keep_newest(self.raters, visitor.rater)
         self._visitor = visitor
         self._session = session
         self._key = key
@@ -189,7 +196,7 @@ class LiveSocket:
             )
         else:
             recorded = await submit_vote(self._services, self.caller, parse_vote(frame.get("feedback")))
-            self.votes.add(recorded["id"])
+            keep_newest(self.votes, recorded["id"])
             await self._frames.put({"type": "recorded", "id": name, "feedback": recorded})
 
     def _start_chat(self, name: str, chat: ChatRequest) -> None:
@@ -201,7 +208,7 @@ class LiveSocket:
         completion = Completion(self._services, self.caller, chat, self._visitor, network=network)
         completion.token_buckets = charge_replies(self._websocket, self.caller, chat.n, completion.person)
         if self.caller.kind != "publishable":  # whoever holds such a key may claim to be anyone
-            self.raters.add(completion.rater)
+            keep_newest(self.raters, completion.rater)
         self._chats[name] = asyncio.create_task(self._chat(name, completion))
 
     async def _chat(self, name: str, completion: Completion) -> None:
@@ -228,6 +235,14 @@ class LiveSocket:
     async def _send_error(self, name: str | None, error: RequestError) -> None:
         self._services.metrics.refused.labels(error.code).inc()
         await self._frames.put(_error_frame(name, error))
+
+
+def keep_newest(names: OrderedDict[str, None], name: str) -> None:
+    """Adds a name, the newest, and drops the oldest of more than MOST_KNOWN."""
+    names[name] = None
+    names.move_to_end(name)
+    if len(names) > MOST_KNOWN:
+        names.popitem(last=False)
 
 
 @router.websocket("/v1/live")
