@@ -364,3 +364,17 @@ async def test_a_rollout_whose_evidence_takes_too_long_holds_up_no_other(
             )
     await serving.swap.trials.decide()
     assert sorted(asked) == ["one", "two"]
+
+
+async def test_files_that_cannot_be_read_here_condemn_no_policy(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("serving.policy_files.verify", unreadable)
+    await serving.register(serving.policy)
+    await serving.swap.reconcile()
+    async with serving.pool.connection() as connection:
+        cursor = await connection.execute("select state from policies where id = %s", [POLICY])
+        assert await cursor.fetchone() == {"state": "published"}
