@@ -60,8 +60,8 @@ class Failures:
     def note(
         self, route: Route, policy: str, rater: str, origin: str | None, *, failed: bool, drawn: bool
     ) -> None:
-        """Notes how a request of `rater`, from the network `origin` where it counts, to a policy ended. For the
-        statistics, it counts where the policy was `drawn`, as its replies do."""
+        """Notes how a request of `rater`, from the network `origin` where it counts, to a policy ended. It is
+        a statistic where the policy was `drawn`, as replies are."""
         if route.canary is None:
             self._requests.pop(route.project, None)
             return

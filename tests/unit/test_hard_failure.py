@@ -64,7 +64,7 @@ def test_where_the_live_policy_fails_too_the_candidate_is_not_at_fault(failures:
 
 
 def test_what_was_not_drawn_is_no_statistic(failures: Noted) -> None:
-    """The replies of such requests do not count either: an operator pins a policy, or the live one answers for
+    """Nor are the replies to such requests: an operator pins a policy, or the live one answers for
     a candidate that no engine serves."""
     for policy in (LIVE, NEW):
         failures.asked(policy, "ada", failed=True, drawn=False)
