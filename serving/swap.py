@@ -1,7 +1,7 @@
 """The swap is a reconciliation loop: it makes the engines and the router follow the registry.
 
 A published policy is checked, loaded on every engine and verified before it answers. Each process follows the
-registry (by NOTIFY, and every second) and uses a route only when its engines serve the route's policies, so
+registry (by NOTIFY, and every second) and uses a route only when its engines serve the policies that answer, so
 no request meets a policy that is not loaded. The base, live, previous, a canary and all policies in use stay
 loaded.
 """
@@ -150,10 +150,12 @@ class Swap:
 
     def use_route(self, route: Route) -> bool:
         """Answers by a route of the registry if the engines serve it; otherwise reconciliation does later. A
-        change of the live policy, as by a rollback, does not wait for a candidate that no engine serves."""
+        live policy that is new here, as after a rollback or a start, does not wait for a candidate that no
+        engine serves: it answers its people meanwhile."""
         known = self._router.find(route.project)
-        changes = known is not None and known.live != route.live
-        answering = [route.live] if changes or route.canary is None else [route.live, route.canary]
+        answering = [route.live]
+        if route.canary is not None and known is not None and known.live == route.live:
+            answering.append(route.canary)
         able = all(self._fleet.serves(route.adapter(policy)) for policy in answering)
         if able:
             self._update_router(route)
