@@ -77,7 +77,7 @@ class Redaction:
         return self._made(tuple(sorted(kinds)))
 
     async def _own(self, project: str) -> list[PersonalData] | None:
-        """Returns what a project sets itself, also before any engine serves its policy. Raises as the database
+        """Returns what a project sets itself, also before an engine serves its policy. Raises as the database
         does."""
         route = self._router.find(project)
         if route is not None:

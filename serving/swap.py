@@ -1,9 +1,9 @@
 """The swap is a reconciliation loop: it makes the engines and the router follow the registry.
 
 A published policy is checked, loaded on every engine and verified before it answers. Each process follows the
-registry (by NOTIFY, and every second) and uses a route only when its engines serve the policies that answer, so
-no request meets a policy that is not loaded. The base, live, previous, a canary and all policies in use stay
-loaded.
+registry (by NOTIFY, and every second) and uses a route only when its engines serve the policies that answer,
+so no request meets a policy that is not loaded. The base, live, previous, a canary and all policies in use
+stay loaded.
 """
 
 import asyncio
