@@ -1,7 +1,7 @@
 """What is redacted in each project: what it sets itself, else what `redaction.kinds` of the settings says."""
 
 import asyncio
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -14,6 +14,7 @@ from schemas.projects import PersonalData
 from schemas.settings import RedactionSettings
 from schemas.turns import Turn
 from serving.router import Router
+from serving.shared_result import SharedResult
 from serving.token_signer import TokenSigner
 
 _PATIENCE = 2.0  # seconds that what waits to be redacted waits for the database
@@ -29,6 +30,7 @@ class Redaction:
         self._pool = pool
         self._router = router
         self._before: set[PersonalData] = set()  # what any project redacted at the start
+        self._unserved: dict[str, SharedResult[list[PersonalData] | None]] = {}  # what projects set
         self._pseudonym = signer.conversation_pseudonym
         self._made = lru_cache(maxsize=64)(self._make)
 
@@ -82,6 +84,11 @@ class Redaction:
         route = self._router.find(project)
         if route is not None:
             return route.redaction
+        if project not in self._unserved:
+            self._unserved[project] = SharedResult(partial(self._fetch, project), seconds=1)
+        return await self._unserved[project].get()
+
+    async def _fetch(self, project: str) -> list[PersonalData] | None:
         async with self._pool.connection(timeout=_PATIENCE) as connection:
             cursor = await connection.execute("select redaction from projects where id = %s", [project])
             row = await cursor.fetchone()
