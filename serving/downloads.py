@@ -25,8 +25,8 @@ READ_TIMEOUT = 60.0
 
 
 class Download(StreamingResponse):
-    """A bounded download of a project. Raises RateLimited while MAX_DOWNLOADS are running, or MAX_OF_PROJECT of
-    its own, and ClientDisconnect when the client has not read the next part within READ_TIMEOUT."""
+    """A bounded download of a project. Raises RateLimited while MAX_DOWNLOADS are running, or MAX_OF_PROJECT
+    of its own, and ClientDisconnect when the client has not read the next part within READ_TIMEOUT."""
 
     def __init__(
         self,
