@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any, LiteralString
 
 import httpx
@@ -18,6 +19,7 @@ from schemas.errors import EngineError, Unavailable
 from schemas.policies import BASE, CONFIG
 from serving import rollout
 from serving.engine import EngineClient
+from serving.policy_loader import is_there
 from serving.rollout_evidence import Rollout
 from serving.router import Route, fetch_routes
 from tests.policy_loading import Serving
@@ -380,3 +382,8 @@ async def test_files_that_cannot_be_read_here_condemn_no_policy(
     async with serving.pool.connection() as connection:
         cursor = await connection.execute("select state from policies where id = %s", [POLICY])
         assert await cursor.fetchone() == {"state": "published"}
+
+
+def test_a_mount_that_answers_with_an_error_has_no_files() -> None:
+    assert is_there(Path(__file__))
+    assert not is_there(Path("x" * 5_000))
