@@ -84,6 +84,7 @@ class LiveSocket:
         self._services = services(websocket)
         self._frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_FRAMES)
         self._chats: dict[str, asyncio.Task[None]] = {}
+        self._generating: set[str] = set()  # the chats that a client may still cancel
         self._heard = time.monotonic()
         self._bucket = TokenBucket(_BURST, _PER_SECOND)
         self._key_changed = asyncio.Event()
@@ -179,7 +180,7 @@ class LiveSocket:
         kind = frame.get("type") if isinstance(frame, dict) else None
         name = _id_of(frame)
         if kind == "cancel":
-            if name in self._chats:
+            if name in self._generating:
                 self._chats[name].cancel()
             return
         if kind not in ("chat", "feedback"):
@@ -194,6 +195,7 @@ class LiveSocket:
             self._start_chat(
                 name, parse_chat({key: frame[key] for key in frame if key not in ("type", "id")})
             )
+            await asyncio.sleep(0)  # it has begun before the next message may cancel it
         else:
             recorded = await submit_vote(self._services, self.caller, parse_vote(frame.get("feedback")))
             keep_newest(self.votes, recorded["id"])
@@ -209,6 +211,7 @@ class LiveSocket:
         completion.token_buckets = charge_replies(self._websocket, self.caller, chat.n, completion.person)
         if self.caller.kind != "publishable":  # whoever holds such a key may claim to be anyone
             keep_newest(self.raters, completion.rater)
+        self._generating.add(name)
         self._chats[name] = asyncio.create_task(self._chat(name, completion))
 
     async def _chat(self, name: str, completion: Completion) -> None:
@@ -218,6 +221,7 @@ class LiveSocket:
                     if delta.text:
                         frame = {"type": "token", "id": name, "choice": delta.choice, "text": delta.text}
                         await self._frames.put(frame)
+            self._generating.discard(name)  # it is kept from here on
             await completion.record()
             await self._frames.put({"type": "done", "id": name, "completion": completion.response()})
         except asyncio.CancelledError:
@@ -231,6 +235,7 @@ class LiveSocket:
             await self._send_error(name, InternalError(completion.id))
         finally:
             del self._chats[name]
+            self._generating.discard(name)
 
     async def _send_error(self, name: str | None, error: RequestError) -> None:
         self._services.metrics.refused.labels(error.code).inc()
