@@ -38,6 +38,7 @@ async def completions(request: Request) -> Response:
     most = parts.settings.serving.max_choices
     if any(isinstance(body.get(name), int) and body[name] > most for name in ("n", "best_of")):
         raise InvalidRequest(f"n and best_of may be at most {most}.", param="n")
+    _check_no_prompt_logprobs(body)
     if body.get("max_tokens") is None:
         body["max_tokens"] = parts.settings.serving.max_tokens
     replies = _prompts(body.get("prompt")) * max(_whole_number(body.get(name)) for name in ("n", "best_of"))
@@ -55,6 +56,18 @@ async def embeddings(request: Request) -> Response:
     body.pop("model", None)
     _spend(request, found, len(await request.body()) // _BYTES_PER_TOKEN)
     return await _whole(services(request).fleet.forward(EMBEDDINGS, body))
+
+
+def _check_no_prompt_logprobs(body: dict[str, Any]) -> None:
+    """Raises InvalidRequest for a request that would end the engine (`EngineClient.probe`), for everybody."""
+    echoed = body.get("echo") and body.get("logprobs") is not None
+    if echoed or body.get("prompt_logprobs") is not None:
+        raise InvalidRequest(
+            "Log-probabilities of the prompt are not supported here, as vLLM may end of them: leave out"
+            " prompt_logprobs, and echo beside logprobs.",
+            code="unsupported_parameter",
+            param="echo" if echoed else "prompt_logprobs",
+        )
 
 
 def _spend(request: Request, caller: Caller, tokens: int) -> None:
