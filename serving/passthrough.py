@@ -59,11 +59,11 @@ async def embeddings(request: Request) -> Response:
 
 
 def _check_no_prompt_logprobs(body: dict[str, Any]) -> None:
-    """Raises InvalidRequest for a request that would end the engine (`EngineClient.probe`), for everybody."""
+    """Raises InvalidRequest for a request that can crash the engine for everybody (`EngineClient.probe`)."""
     echoed = body.get("echo") and body.get("logprobs") is not None
     if echoed or body.get("prompt_logprobs") is not None:
         raise InvalidRequest(
-            "Log-probabilities of the prompt are not supported here, as vLLM may end of them: leave out"
+            "Log-probabilities of the prompt are not supported here, as they can crash vLLM: leave out"
             " prompt_logprobs, and echo beside logprobs.",
             code="unsupported_parameter",
             param="echo" if echoed else "prompt_logprobs",

@@ -21,7 +21,7 @@ def test_replies_are_bounded(service: Service) -> None:
 
 
 @pytest.mark.parametrize("asked", [{"prompt_logprobs": 0}, {"echo": True, "logprobs": 0}])
-def test_what_ends_an_engine_is_refused(service: Service, asked: dict[str, object]) -> None:
+def test_what_can_crash_an_engine_is_refused(service: Service, asked: dict[str, object]) -> None:
     with service.client() as client:
         answer = client.post("/v1/completions", json={"prompt": "Hello", **asked})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_parameter")
