@@ -20,7 +20,7 @@ from serving.auth import caller, charge_replies, require
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
 from serving.services import Services, services
-from serving.streams import StreamResponse, whole_events
+from serving.streams import StreamResponse, WholeResponse, whole_events
 
 _BYTES_PER_TOKEN = 4  # of text, about
 
@@ -46,7 +46,7 @@ async def completions(request: Request) -> Response:
     answer = _held(parts, adapter, {**body, "model": adapter})
     if body.get("stream"):
         return StreamResponse(whole_events(answer), parts.metrics)
-    return await _whole(answer)
+    return WholeResponse(answer)
 
 
 @router.post(EMBEDDINGS, openapi_extra=request_body(EMBEDDINGS, dict[str, Any]))
@@ -55,7 +55,7 @@ async def embeddings(request: Request) -> Response:
     found, body = await _read(request)
     body.pop("model", None)
     _spend(request, found, len(await request.body()) // _BYTES_PER_TOKEN)
-    return await _whole(services(request).fleet.forward(EMBEDDINGS, body))
+    return WholeResponse(services(request).fleet.forward(EMBEDDINGS, body))
 
 
 def _check_no_prompt_logprobs(body: dict[str, Any]) -> None:
@@ -113,9 +113,3 @@ async def _held(parts: Services, adapter: str, body: dict[str, Any]) -> AsyncGen
         async with aclosing(parts.fleet.forward(COMPLETIONS, body)) as pieces:
             async for piece in pieces:
                 yield piece
-
-
-async def _whole(pieces: AsyncGenerator[bytes]) -> Response:
-    async with aclosing(pieces):
-        body = b"".join([piece async for piece in pieces])
-    return Response(body, media_type="application/json")

@@ -122,6 +122,23 @@ class StreamResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class WholeResponse(Response):
+    """Sends what `pieces` yield as one JSON body; whoever yields them is stopped when the client leaves."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
+        super().__init__()
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await cancel_on_disconnect(receive, self._read())
+        if body is not None:
+            await Response(body, media_type="application/json")(scope, receive, send)
+
+    async def _read(self) -> bytes:
+        async with aclosing(self._pieces):
+            return b"".join([piece async for piece in self._pieces])
+
+
 class CompletionResponse(StreamResponse):
     """Sends a completion, whole or as its events."""
 

@@ -79,3 +79,26 @@ async def test_events_of_an_engine_are_sent_whole() -> None:
     assert [events async for events in streams.whole_events(torn())] == [
         b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n', b"data: [DONE]\n\n", b"data: cut",
     ]  # fmt: skip
+
+
+async def test_what_is_sent_whole_ends_with_its_client() -> None:
+    ended = asyncio.Event()
+    sent: list[Message] = []
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        try:
+            yield b"{"
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with asyncio.timeout(5):
+        await streams.WholeResponse(pieces())({"type": "http"}, receive, send)
+    assert ended.is_set()
+    assert not sent
