@@ -336,6 +336,8 @@ class Swap:
         before = self._router.find(route.project)
         if not self._router.update(route):
             return
+        if before is not None and before.version != route.version:
+            self._forget_counts(before)
         if before is None or before.live != route.live:
             log.info("policy_live", project=route.project, policy=route.live, previous=route.previous)
             self._metrics.policy_swaps.labels(route.project)
@@ -344,6 +346,12 @@ class Swap:
                 self._metrics.live_policy.remove(route.project, before.live)
                 self._metrics.policy_swaps.labels(route.project).inc()
                 self._on_live(route)
+
+    def _forget_counts(self, before: Route) -> None:
+        """Drops the counters of policies that no route has any more, as each round makes a policy."""
+        known = {policy for route in self._router.routes() for policy in route.policies()}
+        for policy in set(before.policies()) - known:
+            self._metrics.replies.remove(policy)
 
     def _required(self) -> set[str]:
         """Returns the adapters that must stay loaded."""
