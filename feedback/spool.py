@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import orjson
 import psycopg
 import structlog
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg_pool import PoolTimeout
 
 from feedback.spool_file import SpoolFile
@@ -43,7 +44,8 @@ class NotYet(HearkenError):
     """An entry cannot be applied before one that another process holds. The spool tries again later."""
 
 
-_AWAY = (psycopg.OperationalError, PoolTimeout, TimeoutError, NotYet)
+# A server that only reads is a standby that has not taken over yet.
+_AWAY = (psycopg.OperationalError, ReadOnlySqlTransaction, PoolTimeout, TimeoutError, NotYet)
 
 Entry = dict[str, Any]
 T = TypeVar("T")
@@ -122,7 +124,7 @@ class Spool:
 
     async def run(self, apply: Callable[[Entry], Awaitable[None]]) -> None:
         """Brings entries to Postgres, until cancelled. `apply` stores one; it is called again for an entry
-        where it raises psycopg.OperationalError, PoolTimeout or NotYet, and an entry that it refuses is
+        where the database is away or only reads, or it raises NotYet, and an entry that it refuses is
         dropped."""
         while True:
             with suppress(TimeoutError):

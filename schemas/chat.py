@@ -218,7 +218,7 @@ class ChatRequest(EngineSampling, EnginePrompt):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     include_reasoning: bool = True
-    user: str | None = Field(None, min_length=1, max_length=256)
+    user: str | None = Field(None, min_length=1, max_length=512)
     metadata: Metadata = Field(default_factory=dict)
     store: bool = True
     compare: float | None = Field(None, ge=0, le=0.5)

@@ -14,25 +14,30 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serving.limits import RateLimiter
 
-MAX_DOWNLOADS = 2
+MAX_DOWNLOADS = 3
 """Downloads at once in one process."""
+
+MAX_OF_PROJECT = 2
+"""Those of one project: another one's are not kept away by clients that read slowly."""
 
 READ_TIMEOUT = 60.0
 """Seconds for a client to read the next part of its download, after which it is disconnected."""
 
 
 class Download(StreamingResponse):
-    """A bounded download. Raises RateLimited while MAX_DOWNLOADS are running, and ClientDisconnect when the
-    client has not read the next part within READ_TIMEOUT."""
+    """A bounded download of a project. Raises RateLimited while MAX_DOWNLOADS are running, or MAX_OF_PROJECT
+    of its own, and ClientDisconnect when the client has not read the next part within READ_TIMEOUT."""
 
     def __init__(
         self,
         limiter: RateLimiter,
+        project: str,
         parts: AsyncGenerator[str | bytes],
         media_type: str,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._limiter = limiter
+        self._project = project
         self._parts = parts
         super().__init__(parts, media_type=media_type, headers=headers)
 
@@ -44,6 +49,7 @@ class Download(StreamingResponse):
             except TimeoutError:
                 raise ClientDisconnect from None
 
-        with self._limiter.concurrently("exports", MAX_DOWNLOADS):
+        own = self._limiter.concurrently("exports of this project", MAX_OF_PROJECT, of=self._project)
+        with own, self._limiter.concurrently("exports", MAX_DOWNLOADS):
             async with aclosing(self._parts):
                 await super().__call__(scope, receive, send_in_time)

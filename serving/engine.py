@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import orjson
@@ -29,6 +29,7 @@ KEY_VARIABLE = "VLLM_API_KEY"
 _UNABLE = ("tool choice requires", "not a multimodal model", "may be provided in one prompt")
 """What vLLM says where it was not started for what a request needs."""
 
+_MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # of JSON that is not as expected
 _KEEPALIVE = 3.0  # seconds that an idle connection is kept; engines close theirs after 5
 _DRAIN_TIMEOUT = 1.0  # seconds for a response to end after its last event
 
@@ -131,7 +132,10 @@ class EngineClient:
         status, answer = await self._fetch("POST", "/v1/completions", body)
         if status != 200:
             raise self._engine_error(status, answer)
-        return float(orjson.loads(answer)["choices"][0]["logprobs"]["token_logprobs"][0])
+        try:
+            return float(orjson.loads(answer)["choices"][0]["logprobs"]["token_logprobs"][0])
+        except _MALFORMED as error:
+            raise self._malformed(error) from error
 
     async def adapters(self) -> set[str]:
         """Returns the names of the loaded adapters, without the base model."""
@@ -142,8 +146,11 @@ class EngineClient:
         status, answer = await self._fetch("GET", "/v1/models")
         if status != 200:
             raise self._engine_error(status, answer)
-        cards = orjson.loads(answer)["data"]
-        return {card["id"]: card.get("root") or "" for card in cards if card.get("parent")}
+        try:
+            cards = orjson.loads(answer)["data"]
+            return {card["id"]: card.get("root") or "" for card in cards if card.get("parent")}
+        except _MALFORMED as error:
+            raise self._malformed(error) from error
 
     async def forward(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes]:
         """Yields the engine's answer to a request as it comes, whatever it is. Raises InvalidRequest when the
@@ -164,7 +171,7 @@ class EngineClient:
             fields = frozenset(schema["components"]["schemas"][reference]["properties"])
             name = ENGINE_TITLE if schema["info"]["title"] == ENGINE_TITLE else "vLLM"
             return EngineDescription(name, fields, frozenset(schema["paths"]))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):  # some balancer's, or none
+        except _MALFORMED:  # some balancer's, or none
             return EngineDescription()
 
     async def check_health(self) -> None:
@@ -258,6 +265,11 @@ class EngineClient:
         message = _error(answer).get("message", answer.decode(errors="replace"))
         return EngineError(f"{self.url}: {message}", url=self.url, status=status)
 
+    def _malformed(self, error: Exception) -> EngineError:
+        """Returns the error for an answer that no engine gives, as of another service at its address."""
+        message = f"{self.url} answers otherwise than an engine ({type(error).__name__}); check vllm.urls"
+        return EngineError(message, url=self.url)
+
     def _connection_error(self, error: Exception) -> EngineError:
         return EngineError(
             f"{self.url} does not answer: {error or type(error).__name__}",
@@ -306,4 +318,5 @@ def _error(answer: bytes) -> dict[str, Any]:
         body = orjson.loads(answer)
     except orjson.JSONDecodeError:
         return {}
-    return cast(dict[str, Any], body.get("error", body)) if isinstance(body, dict) else {}
+    found = body.get("error", body) if isinstance(body, dict) else {}
+    return found if isinstance(found, dict) else {"message": str(found)}

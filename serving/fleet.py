@@ -85,6 +85,7 @@ class Fleet:
     def require(self, adapters: set[str]) -> None:
         """Says which adapters are to be served. How many there are decides how many replicas hold each."""
         self._required = adapters
+        self._placed = {adapter: self._placed[adapter] for adapter in self._placed.keys() & adapters}
 
     def assigned(self, adapter: str) -> list[Replica]:
         """Returns the healthy replicas that are to hold `adapter`."""
@@ -131,6 +132,8 @@ class Fleet:
             yield
         finally:
             self._in_use[adapter] -= 1
+            if not self._in_use[adapter]:
+                del self._in_use[adapter]
 
     async def stream(
         self, adapter: str, conversation_id: str, messages: list[dict[str, Any]], parameters: dict[str, Any]

@@ -4,6 +4,7 @@ person (`best_of`), or two to compare where that teaches most (`pairs`), or in a
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from schemas.chat import DEFAULT_MODEL, ChatRequest
@@ -94,8 +95,9 @@ class Generation:
         if duelists is not None:
             self._ask_for(pairs.Decision([0, 1], 1.0, None), duelists)
             with services.fleet.hold(route.adapter(str(route.canary))):
-                async for delta in self._fitting(1):
-                    yield delta
+                async with aclosing(self._fitting(1)) as deltas:
+                    async for delta in deltas:
+                        yield delta
             return
         replies = await WholeReplies.read(self._fitting(pairs.CHOICES), pairs.CHOICES)
         values = await services.tastes.values(route.project, replies.prompt, replies.token_ids)
@@ -137,7 +139,11 @@ class Generation:
         for name, value in self._request.engine_fields().items():
             parameters[name] = special_tokens.escape_all(value) if name in _IN_PROMPT else value
         messages = [special_tokens.escape_message(message) for message in self._messages]
-        adapter, failures = self._route.adapter(policy), self._services.failures
+        adapter = self._route.adapter(policy)
+        note = partial(
+            self._services.failures.note, self._route, policy, self._rater, self._origin,
+            drawn=self._assignment.propensity < 1,
+        )  # fmt: skip
         is_served = self._services.fleet.serves(adapter)
         stream = self._services.fleet.stream(adapter, self._conversation_id, messages, parameters)
         try:
@@ -146,9 +152,9 @@ class Generation:
                     yield delta
         except (EngineError, Unavailable):
             if is_served:
-                failures.note(self._route, policy, self._rater, self._origin, failed=True)
+                note(failed=True)
             raise
-        failures.note(self._route, policy, self._rater, self._origin, failed=False)
+        note(failed=False)
 
     def policies(self) -> list[str]:
         """Returns the policies that answer: one, or the two of a duel."""

@@ -57,8 +57,11 @@ class Failures:
         self._requests: dict[str, dict[tuple[str, str], _Newest]] = {}  # by policy and person, newest last
         self._pending: list[Failure] = []
 
-    def note(self, route: Route, policy: str, rater: str, origin: str | None, *, failed: bool) -> None:
-        """Notes how a request of `rater`, from the network `origin` where it counts, to a policy ended."""
+    def note(
+        self, route: Route, policy: str, rater: str, origin: str | None, *, failed: bool, drawn: bool
+    ) -> None:
+        """Notes how a request of `rater`, from the network `origin` where it counts, to a policy ended. It is
+        a statistic where the policy was `drawn`, as replies are."""
         if route.canary is None:
             self._requests.pop(route.project, None)
             return
@@ -70,7 +73,7 @@ class Failures:
             del found[next(iter(found))]
         if not failed:
             return
-        if len(self._pending) < _MOST_PENDING:
+        if drawn and len(self._pending) < _MOST_PENDING:
             self._pending.append(Failure(route.project, policy, rater, origin))
         if policy == route.canary and (reason := _hard(policy, found)):
             found.clear()

@@ -3,6 +3,7 @@ live, and which of their votes it learned from."""
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Any, Protocol
@@ -29,11 +30,15 @@ class Subscriber(Protocol):
     of the people whom it chatted for; `busy` holds while a chat runs or its end is not sent yet."""
 
     caller: Caller
-    votes: set[str]
-    raters: set[str]
 
     @property
     def busy(self) -> bool: ...
+
+    @property
+    def votes(self) -> Collection[str]: ...
+
+    @property
+    def raters(self) -> Collection[str]: ...
 
     def notify(self, frame: dict[str, Any]) -> None:
         """Queues a frame, or drops it when the client reads too slowly."""

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from schemas.database import AsyncPool
-from schemas.errors import EngineError, PolicyRejected
+from schemas.errors import Conflict, EngineError, PolicyRejected
 from schemas.policies import Probe
 from schemas.verification import RegisteredPolicy
 from serving import shared_checks
@@ -91,7 +91,7 @@ class IntegrityCheck:
     async def _files_are_whole(self, policy: RegisteredPolicy, adapter: str) -> bool:
         try:
             manifest = await asyncio.to_thread(self._files.verify_again, policy)
-        except (PolicyRejected, OSError) as error:
+        except (PolicyRejected, Conflict) as error:
             log.critical("policy_files_damaged", project=policy.project, policy=policy.id, error=str(error))
             return False
         self._probes[adapter] = manifest.probe

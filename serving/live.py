@@ -15,6 +15,7 @@ import asyncio
 import json
 import random
 import time
+from collections import OrderedDict
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -46,6 +47,10 @@ from serving.vote_submission import submit_vote
 router = APIRouter()
 log = structlog.get_logger()
 
+MOST_KNOWN = 10_000
+"""Votes through one websocket, and people whom it chatted for, whose news it hears: the newest. A server may
+keep one open for months."""
+
 _AUTH_TIMEOUT = 10  # seconds
 _MAX_CHATS = 16
 _MAX_FRAMES = 256  # queued for a client; beyond that its own replies wait for it to read
@@ -68,8 +73,10 @@ class LiveSocket:
         self, websocket: WebSocket, caller: Caller, key: str, session: str | None, visitor: Visitor | None
     ) -> None:
         self.caller = caller
-        self.votes: set[str] = set()
-        self.raters: set[str] = {visitor.rater} if visitor else set()
+        self.votes: OrderedDict[str, None] = OrderedDict()
+        self.raters: OrderedDict[str, None] = OrderedDict()
+        if visitor is not None:
+            keep_newest(self.raters, visitor.rater)
         self._visitor = visitor
         self._session = session
         self._key = key
@@ -77,6 +84,7 @@ class LiveSocket:
         self._services = services(websocket)
         self._frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_FRAMES)
         self._chats: dict[str, asyncio.Task[None]] = {}
+        self._generating: set[str] = set()  # the chats that a client may still cancel
         self._heard = time.monotonic()
         self._bucket = TokenBucket(_BURST, _PER_SECOND)
         self._key_changed = asyncio.Event()
@@ -172,7 +180,7 @@ class LiveSocket:
         kind = frame.get("type") if isinstance(frame, dict) else None
         name = _id_of(frame)
         if kind == "cancel":
-            if name in self._chats:
+            if name in self._generating:
                 self._chats[name].cancel()
             return
         if kind not in ("chat", "feedback"):
@@ -187,9 +195,10 @@ class LiveSocket:
             self._start_chat(
                 name, parse_chat({key: frame[key] for key in frame if key not in ("type", "id")})
             )
+            await asyncio.sleep(0)  # it has begun before the next message may cancel it
         else:
             recorded = await submit_vote(self._services, self.caller, parse_vote(frame.get("feedback")))
-            self.votes.add(recorded["id"])
+            keep_newest(self.votes, recorded["id"])
             await self._frames.put({"type": "recorded", "id": name, "feedback": recorded})
 
     def _start_chat(self, name: str, chat: ChatRequest) -> None:
@@ -201,7 +210,8 @@ class LiveSocket:
         completion = Completion(self._services, self.caller, chat, self._visitor, network=network)
         completion.token_buckets = charge_replies(self._websocket, self.caller, chat.n, completion.person)
         if self.caller.kind != "publishable":  # whoever holds such a key may claim to be anyone
-            self.raters.add(completion.rater)
+            keep_newest(self.raters, completion.rater)
+        self._generating.add(name)
         self._chats[name] = asyncio.create_task(self._chat(name, completion))
 
     async def _chat(self, name: str, completion: Completion) -> None:
@@ -211,6 +221,7 @@ class LiveSocket:
                     if delta.text:
                         frame = {"type": "token", "id": name, "choice": delta.choice, "text": delta.text}
                         await self._frames.put(frame)
+            self._generating.discard(name)  # it is kept from here on
             await completion.record()
             await self._frames.put({"type": "done", "id": name, "completion": completion.response()})
         except asyncio.CancelledError:
@@ -224,10 +235,19 @@ class LiveSocket:
             await self._send_error(name, InternalError(completion.id))
         finally:
             del self._chats[name]
+            self._generating.discard(name)
 
     async def _send_error(self, name: str | None, error: RequestError) -> None:
         self._services.metrics.refused.labels(error.code).inc()
         await self._frames.put(_error_frame(name, error))
+
+
+def keep_newest(names: OrderedDict[str, None], name: str) -> None:
+    """Adds a name, the newest, and drops the oldest of more than MOST_KNOWN."""
+    names[name] = None
+    names.move_to_end(name)
+    if len(names) > MOST_KNOWN:
+        names.popitem(last=False)
 
 
 @router.websocket("/v1/live")

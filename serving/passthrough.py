@@ -20,7 +20,7 @@ from serving.auth import caller, charge_replies, require
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
 from serving.services import Services, services
-from serving.streams import StreamResponse
+from serving.streams import StreamResponse, WholeResponse, whole_events
 
 _BYTES_PER_TOKEN = 4  # of text, about
 
@@ -38,14 +38,15 @@ async def completions(request: Request) -> Response:
     most = parts.settings.serving.max_choices
     if any(isinstance(body.get(name), int) and body[name] > most for name in ("n", "best_of")):
         raise InvalidRequest(f"n and best_of may be at most {most}.", param="n")
+    _check_no_prompt_logprobs(body)
     if body.get("max_tokens") is None:
         body["max_tokens"] = parts.settings.serving.max_tokens
-    replies = max(_whole_number(body.get(name)) for name in ("n", "best_of"))
+    replies = _prompts(body.get("prompt")) * max(_whole_number(body.get(name)) for name in ("n", "best_of"))
     _spend(request, found, _whole_number(body["max_tokens"]) * replies)
     answer = _held(parts, adapter, {**body, "model": adapter})
     if body.get("stream"):
-        return StreamResponse(answer, parts.metrics)
-    return await _whole(answer)
+        return StreamResponse(whole_events(answer), parts.metrics)
+    return WholeResponse(answer)
 
 
 @router.post(EMBEDDINGS, openapi_extra=request_body(EMBEDDINGS, dict[str, Any]))
@@ -54,7 +55,19 @@ async def embeddings(request: Request) -> Response:
     found, body = await _read(request)
     body.pop("model", None)
     _spend(request, found, len(await request.body()) // _BYTES_PER_TOKEN)
-    return await _whole(services(request).fleet.forward(EMBEDDINGS, body))
+    return WholeResponse(services(request).fleet.forward(EMBEDDINGS, body))
+
+
+def _check_no_prompt_logprobs(body: dict[str, Any]) -> None:
+    """Raises InvalidRequest for a request that can crash the engine for everybody (`EngineClient.probe`)."""
+    echoed = body.get("echo") and body.get("logprobs") is not None
+    if echoed or body.get("prompt_logprobs") is not None:
+        raise InvalidRequest(
+            "Log-probabilities of the prompt are not supported here, as they can crash vLLM: leave out"
+            " prompt_logprobs, and echo beside logprobs.",
+            code="unsupported_parameter",
+            param="echo" if echoed else "prompt_logprobs",
+        )
 
 
 def _spend(request: Request, caller: Caller, tokens: int) -> None:
@@ -62,6 +75,12 @@ def _spend(request: Request, caller: Caller, tokens: int) -> None:
     RateLimited."""
     for bucket in charge_replies(request, caller, 1, None):
         services(request).limiter.spend(replace(bucket, count=tokens))
+
+
+def _prompts(prompt: Any) -> int:
+    """Returns how many prompts a request has: a list that is not of token ids has several."""
+    several = isinstance(prompt, list) and not all(isinstance(each, int) for each in prompt)
+    return len(prompt) if several else 1
 
 
 def _whole_number(value: Any) -> int:
@@ -94,9 +113,3 @@ async def _held(parts: Services, adapter: str, body: dict[str, Any]) -> AsyncGen
         async with aclosing(parts.fleet.forward(COMPLETIONS, body)) as pieces:
             async for piece in pieces:
                 yield piece
-
-
-async def _whole(pieces: AsyncGenerator[bytes]) -> Response:
-    async with aclosing(pieces):
-        body = b"".join([piece async for piece in pieces])
-    return Response(body, media_type="application/json")

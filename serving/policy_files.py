@@ -5,6 +5,7 @@ Files that did not change since (their inodes say so) are not read again, unless
 
 import asyncio
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 from psycopg.rows import DictRow
@@ -12,7 +13,7 @@ from psycopg.rows import DictRow
 from feedback import policy_store
 from schemas import signatures
 from schemas.database import AsyncPool
-from schemas.errors import PolicyRejected
+from schemas.errors import Conflict, PolicyRejected
 from schemas.policies import CONFIG, WEIGHTS, Manifest, base_digest
 from schemas.settings import Settings
 from schemas.verification import RegisteredPolicy, verify
@@ -50,17 +51,21 @@ class PolicyFiles:
 
     def verify(self, policy: RegisteredPolicy) -> tuple[Manifest, Stamp]:
         """Returns the manifest of a policy that may serve, and the stamp of the files that were read. Raises
-        PolicyRejected, Conflict while a store of policies does not answer, and StartError where the trusted
-        keys cannot be read."""
+        PolicyRejected, Conflict while they cannot be read here or a store of policies does not answer, and
+        StartError where the trusted keys cannot be read."""
         if self._base is None:
             self._base = base_digest(Path(self._settings.model))
         trusted = signatures.trusted_keys(self._settings)
-        policy_store.fetch(self._settings, policy)
+        before: Stamp = ()
         try:
-            before = stamp(policy.directory)
-        except OSError:
-            before = ()
-        manifest = verify(policy, self._base, trusted)
+            policy_store.fetch(self._settings, policy)
+            with suppress(OSError):  # then there is no manifest either
+                before = stamp(policy.directory)
+            manifest = verify(policy, self._base, trusted)
+        except OSError as error:
+            raise Conflict(
+                f"The files of {policy.id} cannot be read here: {error}", code="policy_unreadable"
+            ) from None
         self._kept[policy] = before, frozenset(trusted or ()), manifest
         if len(self._kept) > _MOST_KEPT:
             self._kept.popitem(last=False)

@@ -7,6 +7,7 @@ fails for good.
 import asyncio
 import time
 from functools import partial
+from pathlib import Path
 
 from schemas.database import AsyncPool
 from schemas.errors import PolicyRejected
@@ -72,7 +73,7 @@ class PolicyLoader:
         if error.reason == "parent_rolled_back":
             return True
         of_base = (await self._registered(project, BASE)).directory
-        base_is_there = await asyncio.to_thread((of_base / MANIFEST).is_file)  # a mount may hang
+        base_is_there = await asyncio.to_thread(is_there, of_base / MANIFEST)  # a mount may hang
         now, failure = time.monotonic(), (project, error.policy, error.reason)
         if not base_is_there:
             self._failing_since.pop(failure, None)
@@ -92,3 +93,11 @@ class PolicyLoader:
         if row is None:
             raise PolicyRejected(f"{policy} is not in the registry", policy=policy, reason="missing")
         return registered(project, policy, row)
+
+
+def is_there(path: Path) -> bool:
+    """Returns whether there is such a file; a mount that answers with an error has none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

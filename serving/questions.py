@@ -51,7 +51,7 @@ class NextQuestion(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    user: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    user: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     skip: Id | None = None
 
 

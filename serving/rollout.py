@@ -193,6 +193,7 @@ async def leave_tainted(connection: Connection, project: str, *, replace_live: b
             await rows.close_rollout(connection, project, canary, _TAINTED, None)
             canary = None
         if live in route.tainted and replace_live:
+            await rows.stop_watching(connection, project, live)
             await rows.set_state(connection, project, live, "retired", _TAINTED)
             await rows.set_state(connection, project, clean, "live")
             await connection.execute(

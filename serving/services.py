@@ -114,7 +114,7 @@ async def open_services(
         usage = Usage(metrics)
         keys = KeyCache(pool)
         router = Router(settings.serving.base_share)
-        redaction = Redaction(settings.redaction, router, signer)
+        redaction = Redaction(settings.redaction, pool, router, signer)
         async with pool.connection() as connection:
             await redaction.prepare(connection)
         fleet = Fleet(

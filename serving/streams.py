@@ -57,6 +57,18 @@ async def keep_alive(send: Send) -> None:
             await send(_body(b": keep-alive\n\n"))
 
 
+async def whole_events(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Yields server-sent events whole, where sockets tear them: a comment may only come between two."""
+    rest = b""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            events, end, rest = (rest + piece).rpartition(b"\n\n")
+            if end:
+                yield events + end
+    if rest:
+        yield rest
+
+
 class StreamResponse(Response):
     """Sends the server-sent events that `events` yields. Errors before the first byte are raised; one after
     it is an event that `failure` makes."""
@@ -108,6 +120,23 @@ class StreamResponse(Response):
             finally:
                 await cancel(first, comments)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class WholeResponse(Response):
+    """Sends what `pieces` yield as one JSON body; whoever yields them is stopped when the client leaves."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
+        super().__init__()
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await cancel_on_disconnect(receive, self._read())
+        if body is not None:
+            await Response(body, media_type="application/json")(scope, receive, send)
+
+    async def _read(self) -> bytes:
+        async with aclosing(self._pieces):
+            return b"".join([piece async for piece in self._pieces])
 
 
 class CompletionResponse(StreamResponse):

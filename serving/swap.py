@@ -1,9 +1,9 @@
 """The swap is a reconciliation loop: it makes the engines and the router follow the registry.
 
 A published policy is checked, loaded on every engine and verified before it answers. Each process follows the
-registry (by NOTIFY, and every second) and uses a route only when its engines serve the route's policies, so
-no request meets a policy that is not loaded. The base, live, previous, a canary and all policies in use stay
-loaded.
+registry (by NOTIFY, and every second) and uses a route only when its engines serve the policies that answer,
+so no request meets a policy that is not loaded. The base, live, previous, a canary and all policies in use
+stay loaded.
 """
 
 import asyncio
@@ -77,7 +77,9 @@ class Swap:
     async def run(self) -> None:
         """Runs until cancelled. The engines' health is checked even while a reconciliation waits."""
         async with asyncio.TaskGroup() as tasks:
-            for work in (self._check_engines, self._listen, self._reconcile, self._check_integrity):
+            for work in (
+                self._check_engines, self._listen, self._reconcile, self._decide, self._check_integrity,
+            ):  # fmt: skip
                 tasks.create_task(self._retry(work))
 
     async def reconcile(self) -> None:
@@ -98,7 +100,6 @@ class Swap:
                 await self._promote_due(project, [each for each in found if not each.tried])
                 if any(each.tried for each in found):
                     await self._try_next(route)
-            await self.trials.decide()
             self._metrics.policies_unserved.set(len(needed - self._fleet.served()))
             # Another process may answer by a route that this one cannot use yet, on the same engines.
             self._fleet.require(self._required() | needed)
@@ -150,8 +151,13 @@ class Swap:
         return rollout_id
 
     def use_route(self, route: Route) -> bool:
-        """Answers by a route of the registry if the engines serve it; otherwise reconciliation does later."""
-        answering = filter(None, [route.live, route.canary])
+        """Answers by a route of the registry if the engines serve it; otherwise reconciliation does later. A
+        live policy that is new here, as after a rollback or a start, does not wait for a candidate that no
+        engine serves: it answers its people meanwhile."""
+        known = self._router.find(route.project)
+        answering = [route.live]
+        if route.canary is not None and known is not None and known.live == route.live:
+            answering.append(route.canary)
         able = all(self._fleet.serves(route.adapter(policy)) for policy in answering)
         if able:
             self._update_router(route)
@@ -184,6 +190,14 @@ class Swap:
             await self.reconcile()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _INTERVAL)
+
+    async def _decide(self) -> None:
+        """Decides the rollouts that are due. What they rest on may take long to read, and no policy waits for
+        it."""
+        while True:
+            if self._fleet.healthy:
+                await self.trials.decide()
+            await asyncio.sleep(_INTERVAL)
 
     async def _check_integrity(self) -> None:
         while True:
@@ -284,25 +298,32 @@ class Swap:
         await self._take_up(route.project, clean, change)
 
     async def _take_up(self, project: str, policy: str, change: Change, *, requested: bool = False) -> bool:
-        """Loads and verifies `policy` on its engines, then makes the change of the route. A policy that
-        fails for good is rejected; an operator's request is cancelled at the first failure. Returns False
-        when the change is postponed."""
+        """Loads and verifies `policy` on its engines, then makes the change of the route, and answers by it
+        once it is committed. Returns False when the change is postponed: no project waits for another's
+        engines."""
         try:
             await self._loader.load(project, policy)
             async with self._pool.connection() as connection:
-                self.use_route(await change(connection))
+                route = await change(connection)
         except PolicyRejected as error:
-            if requested:
-                async with self._pool.connection() as connection:
-                    await rollout.cancel_request(connection, project, policy, error.reason)
-                log.error("policy_not_served", policy=policy, reason=error.reason, error=error.message)
-            elif await self._loader.fails_for_good(project, error):
-                await self._reject(project, error)
-            else:
-                log.warning("promotion_postponed", policy=policy, reason=error.reason, why=error.message)
-                return False
-        except Conflict as error:
+            return await self._refuse(project, error, requested=requested)
+        except (Conflict, EngineError) as error:
             log.info("promotion_postponed", policy=policy, why=error.message)
+            return False
+        self.use_route(route)
+        return True
+
+    async def _refuse(self, project: str, error: PolicyRejected, *, requested: bool) -> bool:
+        """Rejects a policy that fails for good; an operator's request is cancelled at the first failure.
+        Returns False for a policy that may still pass."""
+        if requested:
+            async with self._pool.connection() as connection:
+                await rollout.cancel_request(connection, project, error.policy, error.reason)
+            log.error("policy_not_served", policy=error.policy, reason=error.reason, error=error.message)
+        elif await self._loader.fails_for_good(project, error):
+            await self._reject(project, error)
+        else:
+            log.warning("promotion_postponed", policy=error.policy, reason=error.reason, why=error.message)
             return False
         return True
 
@@ -317,6 +338,8 @@ class Swap:
         before = self._router.find(route.project)
         if not self._router.update(route):
             return
+        if before is not None and before.version != route.version:
+            self._forget_counts(before)
         if before is None or before.live != route.live:
             log.info("policy_live", project=route.project, policy=route.live, previous=route.previous)
             self._metrics.policy_swaps.labels(route.project)
@@ -325,6 +348,12 @@ class Swap:
                 self._metrics.live_policy.remove(route.project, before.live)
                 self._metrics.policy_swaps.labels(route.project).inc()
                 self._on_live(route)
+
+    def _forget_counts(self, before: Route) -> None:
+        """Drops the counters of policies that no route has any more, as each round makes a policy."""
+        known = {policy for route in self._router.routes() for policy in route.policies()}
+        for policy in set(before.policies()) - known:
+            self._metrics.replies.remove(policy)
 
     def _required(self) -> set[str]:
         """Returns the adapters that must stay loaded."""

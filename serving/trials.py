@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import psycopg
 import structlog
+from psycopg.errors import QueryCanceled
 from psycopg_pool import PoolTimeout
 
 from schemas.database import AsyncPool
@@ -63,8 +64,8 @@ class Trials:
             try:
                 async with self._pool.connection() as connection:
                     decided = await rollout_controller.evaluate(connection, found, self._serving)
-            except (Conflict, PolicyRejected) as error:
-                log.info("decision_postponed", policy=found.policy, why=error.message)
+            except (Conflict, PolicyRejected, QueryCanceled) as error:  # the others are decided
+                log.info("decision_postponed", policy=found.policy, why=str(error))
                 continue
             if decided is not None:
                 self._metrics.rollouts_decided.labels(decided.action).inc()

@@ -126,7 +126,8 @@ def _held_data(services: Services, project: str, raters: list[str]) -> Download:
         "Content-Disposition": f'attachment; filename="held-data-{name}.json"',
         "Cache-Control": "no-store",
     }
-    return Download(services.limiter, _parts(services, project, raters), "application/json", headers)
+    parts = _parts(services, project, raters)
+    return Download(services.limiter, project, parts, "application/json", headers)
 
 
 async def _parts(services: Services, project: str, raters: list[str]) -> AsyncGenerator[bytes]:

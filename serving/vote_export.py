@@ -24,7 +24,8 @@ async def export(request: Request, caller: Reader, query: Annotated[ExportQuery,
         raise InvalidRequest("The only format is jsonl.", code="unsupported_format", param="format")
     parts = services(request)
     only = query.filter(parts.signer, caller.project, after=query.after, limit=query.limit)
-    return Download(parts.limiter, _lines(parts.pool, caller.project, only), "application/x-ndjson")
+    lines = _lines(parts.pool, caller.project, only)
+    return Download(parts.limiter, caller.project, lines, "application/x-ndjson")
 
 
 async def _lines(pool: AsyncPool, project: str, only: Filter) -> AsyncGenerator[str]:

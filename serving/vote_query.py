@@ -66,7 +66,7 @@ class ExportQuery(VoteQuery):
 
     format: str = "jsonl"
     after: Id | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Annotated[int, Field(ge=1, lt=2**62)] | None = None
 
 
 def cursor(moment: datetime, id: str) -> str:

@@ -63,6 +63,22 @@ async def test_an_engine_that_does_not_say_what_it_can_is_asked_for_all(said: st
         assert await engine.describe() == EngineDescription()
 
 
+@pytest.mark.parametrize("said", ["<html>It works!</html>", "[]", "{}", '{"data": [1]}', '{"choices": []}'])
+async def test_what_is_no_engine_is_an_error(said: str) -> None:
+    """Another service has its address."""
+    async with answering("200 OK", "text/html", said) as engine:
+        with pytest.raises(EngineError, match="vllm.urls"):
+            await engine.folders()
+        with pytest.raises(EngineError, match="vllm.urls"):
+            await engine.probe("p1", [1, 2], [1])
+
+
+async def test_an_error_that_is_only_a_text_is_told() -> None:
+    async with answering("500 Internal Server Error", "application/json", '{"error": "too hot"}') as engine:
+        with pytest.raises(EngineError, match="too hot"):
+            await engine.check_health()
+
+
 async def test_a_stream_that_breaks_off_is_an_error() -> None:
     async with answering("200 OK", "text/event-stream", VLLM_STREAM) as engine:
         with pytest.raises(EngineError, match="ended early"):

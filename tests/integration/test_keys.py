@@ -146,6 +146,12 @@ def test_quotas_of_a_key_count_requests_and_tokens(team: Team) -> None:
     team.service.until(lambda: team.ask("POST", CHAT, key["key"], json=ASK).status_code == 200, seconds=5)
 
 
+def test_each_prompt_that_passes_through_counts(team: Team) -> None:
+    key = team.make_key(quotas={"key": {"tokens": 500}})["key"]
+    body = {"prompt": ["Hello"] * 8, "max_tokens": 100}
+    assert [team.ask("POST", "completions", key, json=body).status_code for _ in "12"] == [404, 429]
+
+
 def test_quotas_of_a_person_and_of_an_address_leave_the_others_alone(team: Team) -> None:
     key = team.make_key(quotas={"person": {"tokens": 6}, "address": {"requests": 5}})["key"]
 

@@ -1,9 +1,12 @@
 """/v1/live takes chats, cancellations and votes, and notifies, over one websocket."""
 
+import asyncio
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from socket import IPPROTO_TCP, TCP_CORK
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from serving import live
+from serving.completion import Completion
 from serving.keys import key_hash
 from tests.service import ADMIN, PUBLIC, Service
 
@@ -80,6 +84,32 @@ def test_a_cancelled_chat_stops_and_leaves_nothing(service: Service, socket: Soc
     assert service.rows("select count(*) from turns") == [before]
     socket.send(type="chat", id="a", messages=ASK, max_tokens=2)
     assert socket.next("error", "done")["type"] == "done"
+
+
+def test_a_chat_that_is_cancelled_in_the_same_moment_ends(socket: Socket) -> None:
+    wire = socket.connection.socket
+    wire.setsockopt(IPPROTO_TCP, TCP_CORK, 1)  # both messages come at once
+    socket.send(type="chat", id="a", messages=ASK, max_tokens=200)
+    socket.send(type="cancel", id="a")
+    wire.setsockopt(IPPROTO_TCP, TCP_CORK, 0)
+    assert socket.next("error", "done", id="a")["error"]["code"] == "cancelled"
+
+
+def test_a_chat_that_is_being_stored_is_not_cancelled(
+    socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, record = threading.Event(), Completion.record
+
+    async def slow(completion: Completion) -> None:
+        begun.set()
+        await asyncio.sleep(0.3)
+        await record(completion)
+
+    monkeypatch.setattr(Completion, "record", slow)
+    socket.send(type="chat", id="a", messages=ASK, max_tokens=2)
+    assert begun.wait(20)
+    socket.send(type="cancel", id="a")
+    assert socket.next("error", "done", id="a")["type"] == "done"
 
 
 def test_a_disconnect_stops_running_chats(service: Service) -> None:

@@ -20,6 +20,13 @@ def test_replies_are_bounded(service: Service) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
 
 
+@pytest.mark.parametrize("asked", [{"prompt_logprobs": 0}, {"echo": True, "logprobs": 0}])
+def test_what_can_crash_an_engine_is_refused(service: Service, asked: dict[str, object]) -> None:
+    with service.client() as client:
+        answer = client.post("/v1/completions", json={"prompt": "Hello", **asked})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_parameter")
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
 @pytest.mark.parametrize(("key", "body", "status"), [(PUBLIC, {}, 403), (ADMIN, [], 400), (None, {}, 401)])
 def test_who_may_not(service: Service, path: str, key: str | None, body: object, status: int) -> None:

@@ -1,11 +1,13 @@
 """With redaction nothing that is stored has the personal data, while the model is asked with it."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from schemas.database import Pool, open_pool
 from schemas.policies import BASE
@@ -140,3 +142,27 @@ def test_a_project_may_redact_nothing_or_leave_it_to_the_settings(redacting: Ser
     assert CANARY in everything(redacting)
     assert change(redaction=None).json()["redaction"] is None
     assert redacting.live() == BASE
+
+
+@pytest.mark.parametrize("key", [ADMIN, None])
+def test_what_waits_for_an_engine_is_redacted_too(
+    redacting: Service, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    """After a start, votes come before any engine serves a project's policy."""
+    turn = redacting.chat()
+    router = redacting.services.router
+    token = {} if key else {"feedback_token": turn["hearken"]["feedback_token"]}
+    fields = {"completion_id": turn["id"], "type": "thumb", "value": "up", "comment": SAID, **token}
+    asyncio.run(prepared(redacting))
+    monkeypatch.setattr(router, "find", lambda project: None)
+    monkeypatch.setattr(router, "routes", lambda: [])
+    assert vote(redacting, key, **fields).status_code == 201
+    assert CANARY not in everything(redacting)
+
+
+async def prepared(service: Service) -> None:
+    """Lets serving read what is redacted, as at its start."""
+    async with await psycopg.AsyncConnection.connect(
+        service.settings.database_url or "", row_factory=dict_row
+    ) as connection:
+        await service.services.redaction.prepare(connection)

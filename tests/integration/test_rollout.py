@@ -67,6 +67,15 @@ async def test_no_tainted_policy_stays_in_the_route(connection: Connection) -> N
     assert again.version == taken.version
 
 
+async def test_a_policy_that_is_replaced_for_an_erasure_is_no_longer_watched(connection: Connection) -> None:
+    await rollout.promote(connection, "default", P2, automatic=True)
+    watched = "select policy from rollouts where evaluate_after is not null"
+    assert await (await connection.execute(watched)).fetchall() == [{"policy": P2}]
+    await connection.execute("update policies set tainted_at = now() where id = %s", [P2])
+    await rollout.leave_tainted(connection, "default", replace_live=True)
+    assert await (await connection.execute(watched)).fetchall() == []
+
+
 async def test_a_canary_that_never_was_live_is_taken_back(connection: Connection) -> None:
     await rollout.start_canary(connection, "default", P2, 0.5)
     taken = await rollout.rollback_policy(connection, "default", P2, "rude")

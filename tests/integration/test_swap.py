@@ -4,19 +4,26 @@ import asyncio
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any, LiteralString
 
 import httpx
 import psycopg
 import pytest
+from psycopg.errors import QueryCanceled
 from psycopg.rows import dict_row
 from websockets.sync.client import connect
 
 from deploy import promotion
-from schemas.errors import Unavailable
-from schemas.policies import CONFIG
+from schemas.errors import EngineError, Unavailable
+from schemas.policies import BASE, CONFIG
+from serving import rollout
 from serving.engine import EngineClient
-from serving.router import fetch_routes
+from serving.policy_loader import is_there
+from serving.rollout_evidence import Rollout
+from serving.router import Route, fetch_routes
+from tests.policy_loading import Serving
+from tests.published import OTHER, POLICY, Published
 from tests.service import ADMIN, Service, events, policy_of_adapter, run_api
 from tests.swapping import (
     ASK,
@@ -37,6 +44,8 @@ def test_a_published_policy_answers_and_the_previous_ones_stay_loaded(swapping: 
     go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
     go_live(swapping, "p3-cccccc", seed=3, parent="p2-bbbbbb")
     swapping.until(lambda: resident(swapping) == {"p0", "p2-bbbbbb", "p3-cccccc"})
+    assert swapping.counted("hearken_replies_total", policy="p1-aaaaaa") == 0, "it is in no route any more"
+    assert swapping.counted("hearken_replies_total", policy="p2-bbbbbb") > 0
     assert swapping.registry.state("p3-cccccc") == ("live", None)
     assert swapping.registry.state("p2-bbbbbb") == ("retired", None)
     assert swapping.rows("select policy, replaces, kind, state from rollouts order by started_at") == [
@@ -285,3 +294,97 @@ def test_the_websocket_announces_the_live_policy_and_learned_votes(swapping: Ser
     assert learned["type"] == "learned"
     assert (learned["feedback_id"], learned["policy"]) == (recorded["id"], "p1-aaaaaa")
     assert learned["live_at"].endswith("Z")
+
+
+async def test_a_candidate_whose_engine_fails_holds_up_nothing_else(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails, probe = True, EngineClient.probe
+
+    async def failing(engine: EngineClient, *rest: Any) -> list[float]:
+        if fails:
+            raise EngineError("out of memory", url=engine.url, status=500)
+        return await probe(engine, *rest)
+
+    monkeypatch.setattr(EngineClient, "probe", failing)
+    await serving.register(serving.policy)
+    await serving.swap.reconcile()  # it goes through, for all other projects
+    assert await serving.live() == BASE
+    fails = False
+    await serving.swap.reconcile()
+    assert await serving.live() == POLICY
+
+
+async def test_a_route_answers_once_it_is_committed(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is told of it asks the registry what was learned."""
+    used: list[tuple[str, str]] = []
+
+    def use_route(route: Route) -> None:
+        with psycopg.connect(serving.settings.database_url or "") as connection:
+            row = connection.execute("select live from routes").fetchone()
+        assert row is not None
+        used.append((route.live, row[0]))
+
+    monkeypatch.setattr(serving.swap, "use_route", use_route)
+    await serving.register(serving.policy)
+    await serving.swap.reconcile()
+    assert used == [(BASE, BASE), (POLICY, POLICY)]
+
+
+async def test_a_rollback_does_not_wait_for_a_canary_that_no_engine_serves(serving: Serving) -> None:
+    await serving.swap.promote("default", POLICY)
+    other = Published(serving.policy.directory.with_name(OTHER))
+    other.write(id=OTHER)
+    await serving.register(other, OTHER, state="retired")
+    [replica] = serving.fleet.replicas
+    before = set(replica.verified)
+    await serving.swap.start_canary("default", OTHER, 0.5)
+    replica.verified &= before
+    async with serving.pool.connection() as connection:
+        route = await rollout.rollback(connection, "default", "rude")
+    assert (route.live, route.canary) == (BASE, OTHER)
+    assert serving.swap.use_route(route)
+    serving.swap._router._routes.clear()  # as after a start
+    assert serving.swap.use_route(route)
+
+
+async def test_a_rollout_whose_evidence_takes_too_long_holds_up_no_other(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def evaluate(connection: object, found: Rollout, settings: object) -> None:
+        asked.append(found.id)
+        raise QueryCanceled("canceling statement due to statement timeout")
+
+    monkeypatch.setattr("serving.rollout_controller.evaluate", evaluate)
+    async with serving.pool.connection() as connection:
+        for name in ("one", "two"):
+            await connection.execute(
+                "insert into rollouts (id, project, policy, replaces, kind, share, state, evaluate_after)"
+                " values (%s, 'default', %s, 'p0', 'direct', 1, 'promoted', now())",
+                [name, POLICY],
+            )
+    await serving.swap.trials.decide()
+    assert sorted(asked) == ["one", "two"]
+
+
+async def test_files_that_cannot_be_read_here_condemn_no_policy(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("serving.policy_files.verify", unreadable)
+    await serving.register(serving.policy)
+    await serving.swap.reconcile()
+    async with serving.pool.connection() as connection:
+        cursor = await connection.execute("select state from policies where id = %s", [POLICY])
+        assert await cursor.fetchone() == {"state": "published"}
+
+
+def test_a_mount_that_answers_with_an_error_has_no_files() -> None:
+    assert is_there(Path(__file__))
+    assert not is_there(Path("x" * 5_000))

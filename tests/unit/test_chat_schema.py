@@ -8,6 +8,7 @@ from schemas.chat import ChatRequest, parse_chat
 from schemas.errors import InvalidRequest
 from schemas.generation_defaults import GenerationDefaults
 from schemas.wire import decode, path
+from serving.users import MAX_NAME
 
 ASK = [{"role": "user", "content": "Hello"}]
 
@@ -35,6 +36,12 @@ def test_both_names_of_the_length_and_both_shapes_of_stop() -> None:
     assert parse_chat({"messages": ASK, "max_tokens": 7, "max_completion_tokens": 7}).max_tokens == 7
     assert parse_chat({"messages": ASK, "stop": "."}).stop == ["."]
     assert parse_chat({"messages": ASK, "stop": [".", "!"]}).stop == [".", "!"]
+
+
+def test_a_user_has_as_long_a_name_as_in_votes_and_sessions() -> None:
+    assert parse_chat({"messages": ASK, "user": "u" * MAX_NAME}).user == "u" * MAX_NAME
+    with pytest.raises(InvalidRequest, match="user"):
+        parse_chat({"messages": ASK, "user": "u" * (MAX_NAME + 1)})
 
 
 def messages_of(*given: Any) -> list[dict[str, Any]]:

@@ -218,6 +218,8 @@ async def test_an_unused_policy_is_unloaded_after_a_delay(
         assert found.serves("p1")
     await found.unload_unused()
     assert not found.serves("p1")
+    assert not found._in_use
+    assert "p1" not in found._placed
 
 
 async def test_the_unload_delay_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:

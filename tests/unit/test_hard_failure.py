@@ -16,8 +16,10 @@ class Noted(Failures):
         self.ended: list[str] = []
         super().__init__(lambda project, policy, reason: self.ended.append(reason))
 
-    def asked(self, policy: str, person: str, *, failed: bool = False, origin: str | None = None) -> None:
-        self.note(ROUTE, policy, person, origin, failed=failed)
+    def asked(
+        self, policy: str, person: str, *, failed: bool = False, origin: str | None = None, drawn: bool = True
+    ) -> None:
+        self.note(ROUTE, policy, person, origin, failed=failed, drawn=drawn)
 
 
 @pytest.fixture
@@ -59,3 +61,12 @@ def test_where_the_live_policy_fails_too_the_candidate_is_not_at_fault(failures:
         for policy in (LIVE, NEW):
             failures.asked(policy, f"u_{number}", failed=True)
     assert failures.ended == []
+
+
+def test_what_was_not_drawn_is_no_statistic(failures: Noted) -> None:
+    """Nor are the replies to such requests: an operator pins a policy, or the live one answers for
+    a candidate that no engine serves."""
+    for policy in (LIVE, NEW):
+        failures.asked(policy, "ada", failed=True, drawn=False)
+    failures.asked(LIVE, "bob", failed=True)
+    assert [failure.rater for failure in failures.take()] == ["bob"]

@@ -1,6 +1,7 @@
 """News of what was learned goes to those whom it concerns, once, and other work goes on meanwhile."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -10,7 +11,7 @@ import pytest
 
 from feedback.records import Learned
 from feedback.store import Store
-from serving import hub
+from serving import hub, live
 from serving.hub import Hub
 from serving.keys import Caller
 
@@ -83,3 +84,11 @@ async def test_one_person_with_many_sockets_does_not_hold_up_the_others() -> Non
     working.cancel()
     assert {len(socket.heard) for socket in sockets} == {hub.MAX_NEWS}
     assert 0 < longest <= 32
+
+
+def test_a_websocket_that_stays_open_knows_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MOST_KNOWN", 2)
+    names: OrderedDict[str, None] = OrderedDict()
+    for name in ("ada", "bob", "ada", "cyd"):
+        live.keep_newest(names, name)
+    assert list(names) == ["ada", "cyd"]

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from prometheus_client import Counter
+from psycopg.errors import ReadOnlySqlTransaction
 
 from feedback import spool as module
 from feedback.spool import Entry, Spool
@@ -22,11 +23,12 @@ class Database:
 
     def __init__(self) -> None:
         self.away = False
+        self.error: psycopg.Error = psycopg.OperationalError("away")
         self.rows: list[Entry] = []
 
     async def apply(self, entry: Entry) -> None:
         if self.away:
-            raise psycopg.OperationalError("away")
+            raise self.error
         if entry.get("wrong"):
             raise InvalidRequest("no such choice")
         self.rows.append(entry)
@@ -143,6 +145,18 @@ async def test_a_database_that_hangs_is_away(a_spool: MakeSpool, monkeypatch: py
 
     another = a_spool()
     assert await another.write(given_up, lambda: {"kind": "turn"}) is None
+
+
+async def test_a_standby_that_has_not_taken_over_is_away(a_spool: MakeSpool) -> None:
+    spool, database = a_spool(), Database()
+    database.error = ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")
+    database.away = True
+    assert await put(spool, database, "vote") is None
+    async with running(spool, database):
+        await asyncio.sleep(0.05)
+        database.away = False
+        await drained(spool)
+    assert database.names == ["vote"]
 
 
 async def test_an_error_of_a_statement_is_no_outage(a_spool: MakeSpool) -> None:

@@ -1,6 +1,7 @@
 """A stream has a deadline and keep-alives; what many ask for is computed once."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 
 import pytest
@@ -70,3 +71,36 @@ async def test_a_closed_connection_is_a_client_that_left() -> None:
 
     with pytest.raises(ClientDisconnect):
         await streams.with_deadline(closed)({"type": "http.response.body", "body": b""})
+
+
+async def test_events_of_an_engine_are_sent_whole() -> None:
+    async def torn() -> AsyncGenerator[bytes]:
+        for piece in (b'data: {"a"', b': 1}\n\ndata: {"b": 2}\n', b"\ndata: [DO", b"NE]\n\n", b"data: cut"):
+            yield piece
+
+    assert [events async for events in streams.whole_events(torn())] == [
+        b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n', b"data: [DONE]\n\n", b"data: cut",
+    ]  # fmt: skip
+
+
+async def test_what_is_sent_whole_ends_with_its_client() -> None:
+    ended = asyncio.Event()
+    sent: list[Message] = []
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        try:
+            yield b"{"
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with asyncio.timeout(5):
+        await streams.WholeResponse(pieces())({"type": "http"}, receive, send)
+    assert ended.is_set()
+    assert not sent
