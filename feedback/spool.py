@@ -40,7 +40,8 @@ RECOVERY = 60.0
 
 
 class NotYet(HearkenError):
-    """An entry cannot be applied before one that another process holds. The spool tries again later."""
+    """An entry cannot be applied before one that another file holds, of this process or of another. The spool
+    tries again later."""
 
 
 _AWAY = (psycopg.OperationalError, PoolTimeout, TimeoutError, NotYet)
@@ -165,10 +166,18 @@ class Spool:
             self._wake.set()
 
     async def _drain(self, apply: Callable[[Entry], Awaitable[None]]) -> None:
-        """Applies the entries of all files, then empties this process's file and removes the others."""
-        while self._left:
-            await self._apply_all(self._left[0], apply)
-            self._left.pop(0).remove()
+        """Applies the entries of all files, then empties this process's file and removes the others. Where an
+        entry waits for one of another file, its own file is left for the next time, and NotYet raised at the
+        end."""
+        waits: NotYet | None = None
+        for file in list(self._left):
+            try:
+                await self._apply_all(file, apply)
+            except NotYet as error:
+                waits = error
+                continue
+            self._left.remove(file)
+            file.remove()
         while self._own is not None and (self._own.size or self._writing):
             await self._apply_all(self._own, apply)
             if self._writing is None and not self._waiting and self._own.applied == self._own.size:
@@ -176,6 +185,8 @@ class Spool:
                 self._away_at = time.monotonic()
                 log.info("spool_empty")
             await asyncio.sleep(0)
+        if waits is not None:
+            raise waits
 
     async def _apply_all(self, file: SpoolFile, apply: Callable[[Entry], Awaitable[None]]) -> None:
         while lines := await asyncio.to_thread(file.read, BATCH):

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import Counter
 
 from feedback import spool as module
-from feedback.spool import Entry, Spool
+from feedback.spool import Entry, NotYet, Spool
 from schemas.errors import InvalidRequest, Unavailable
 
 
@@ -27,6 +27,8 @@ class Database:
     async def apply(self, entry: Entry) -> None:
         if self.away:
             raise psycopg.OperationalError("away")
+        if entry.get("of") not in (None, *self.names):
+            raise NotYet("its turn is missing")
         if entry.get("wrong"):
             raise InvalidRequest("no such choice")
         self.rows.append(entry)
@@ -175,6 +177,25 @@ async def test_what_a_process_left_is_applied_by_the_next_and_the_file_of_a_livi
         await drained(heir)
     assert database.names == ["dead", "heir"]
     assert living.active
+
+
+async def test_files_of_dead_processes_that_wait_for_each_other_are_all_applied(a_spool: MakeSpool) -> None:
+    """A person is answered by one process, and votes at another."""
+    database = Database()
+    database.away = True
+    one, other = a_spool(), a_spool()
+    await put(one, database, "a", kind="turn")
+    await put(other, database, "b", kind="turn")
+    await put(one, database, "on b", of="b")
+    await put(other, database, "on a", of="a")
+    for dead in (one, other):
+        assert dead._own is not None
+        dead._own._handle.close()
+    database.away = False
+    heir = a_spool()
+    async with running(heir, database):
+        await drained(heir)
+    assert set(database.names) == {"a", "b", "on a", "on b"}
 
 
 async def test_entries_are_applied_again_after_a_death_in_between(a_spool: MakeSpool) -> None:
