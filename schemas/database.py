@@ -67,6 +67,18 @@ def connect(
     return connection
 
 
+async def connect_async(url: str) -> AsyncConnection[DictRow]:
+    """Returns a new connection of the same kind for an event loop, with the default timeouts. Raises
+    psycopg.OperationalError."""
+    connection = await AsyncConnection.connect(conninfo(url), autocommit=True, row_factory=dict_row)
+    try:
+        await connection.execute(_SESSION, [_milliseconds(MAX_STATEMENT_SECONDS)])
+    except psycopg.Error:
+        await connection.close()
+        raise
+    return connection
+
+
 def open_async_pool(
     url: str, *, size: int = 8, statement_timeout: float = MAX_STATEMENT_SECONDS
 ) -> AsyncPool:

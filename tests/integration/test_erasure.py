@@ -435,6 +435,27 @@ def test_exported_files_are_written_again_without_the_person(
     assert traces(database_url, tmp_path / "exports") == []
 
 
+async def test_who_only_voted_is_found_by_the_hash(settings: Settings, database_url: str) -> None:
+    """As after a restore, which knows no pseudonyms, of votes that no trainer has read."""
+    voter = "u_abcdef0123456789abcdef0123456789"
+    hashes = [erasures.person_hash("default", voter)]
+    async with open_async_pool(database_url, size=2) as pool:
+        async with pool.connection() as connection:
+            await connection.execute(
+                "insert into feedback (id, event_id, project, turn_id, choice, type, value, rater, slot)"
+                " select 'fb_voter', 'ev_voter', project, turn_id, choice, type, value, %s, slot"
+                " from feedback where choice is not null limit 1",
+                [voter],
+            )
+        values = erasures.beginning("default", hashes, erasures.RESTORE, datetime.now(UTC))
+        async with pool.connection() as connection:
+            await connection.execute(erasures.BEGIN, values)
+        await erasing.advance(database_url, [values["id"]])
+        async with pool.connection() as connection:
+            cursor = await connection.execute("select from feedback where rater = %s", [voter])
+            assert await cursor.fetchone() is None
+
+
 async def test_what_was_asked_before_the_erasure_is_not_stored_after_it(
     settings: Settings, database_url: str, backbone: Backbone
 ) -> None:
