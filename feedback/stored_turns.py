@@ -21,7 +21,7 @@ select t.id, t.conversation_id, t.messages, t.sampling, t.metadata, t.request, t
 from turns t
 """
 _PAGE: LiteralString = """
-where t.project = %(project)s and (%(metadata)s::jsonb = jsonb_build_object() or t.metadata @> %(metadata)s)
+where t.project = %(project)s {tagged}
     and (%(after)s::text is null or (t.created_at, t.id) {beyond}
         (select created_at, id from turns where id = %(after)s and project = %(project)s))
 order by t.created_at {order}, t.id {order} limit %(limit)s
@@ -44,9 +44,7 @@ async def page(
     metadata: dict[str, str],
 ) -> list[StoredTurn]:
     """Returns at most `limit` turns of the project with this metadata, by time, after the turn `after`."""
-    statement = SQL(_COLUMNS + _PAGE).format(
-        beyond=SQL(">" if order == "asc" else "<"), order=SQL("asc" if order == "asc" else "desc")
-    )
+    statement = _page_statement(order, tagged=bool(metadata))
     values = {"project": project, "metadata": Jsonb(metadata), "after": after, "limit": limit}
     return [_turn(row) for row in await _rows(pool, statement, values)]
 
@@ -72,6 +70,16 @@ async def delete(connection: AsyncConnection[DictRow], project: str, id: str) ->
     if gone.rowcount:
         await audit.note(connection, project, "turn.deleted", id)
     return gone.rowcount > 0
+
+
+def _page_statement(order: Literal["asc", "desc"], *, tagged: bool) -> Composed:
+    """Returns the statement of a page. It names the metadata only where some is asked for: an index finds it
+    then."""
+    return SQL(_COLUMNS + _PAGE).format(
+        tagged=SQL("and t.metadata @> %(metadata)s" if tagged else ""),
+        beyond=SQL(">" if order == "asc" else "<"),
+        order=SQL("asc" if order == "asc" else "desc"),
+    )
 
 
 async def _rows(pool: AsyncPool, statement: LiteralString | Composed, values: Any) -> list[DictRow]:
