@@ -1,6 +1,7 @@
 """A round whose raters differ publishes what serving needs: the taste model, and each rater's weights."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from schemas.database import Pool
 from schemas.taste_model import METADATA, REWARD, TASTES, TasteHeader
 from tests.training import accept, add_key, send, small_settings, some_turns, thumbs_by_parity
 from trainer import projects
+from trainer.data.examples import Example
 from trainer.model.backbone import Backbone
+from trainer.records import person_weights
 from trainer.reward import ensemble
 from trainer.reward.likelihood import Votes
+from trainer.reward.tastes import PersonWeights
 
 
 def planted(features: torch.Tensor, votes: Votes) -> torch.Tensor:
@@ -63,3 +67,19 @@ def test_a_taste_model_is_published_where_people_differ(
     assert 2 <= len(people) <= 5
     assert sum(row["votes"] for row in people) == record["examples"]
     assert all(len(row["weights"]) == 2 for row in people)
+
+
+def test_no_weights_are_kept_of_who_has_no_vote(pool: Pool, database_url: str, backbone: Backbone) -> None:
+    """As after an erasure that ended while a round trained."""
+    add_key(pool)
+    [turn] = some_turns(backbone, 1, seed=1)
+    send(database_url, [turn], thumbs_by_parity([turn]))
+    training = [
+        Example(f"ev_{rater}", turn.id, "thumb", {"value": "up"}, rater, (), datetime.now(UTC), False)
+        for rater in (turn.rater, "u_nobody")
+    ]
+    people = PersonWeights(torch.zeros(2, 1), torch.zeros(2, 1, 1), torch.ones(2))
+    person_weights.save(pool, "default", "p1-aaaaaa", people, training)
+    with pool.connection() as connection:
+        kept = connection.execute("select rater from person_tastes").fetchall()
+    assert kept == [{"rater": turn.rater}]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import LiteralString
 
+from feedback.person_votes import VOTED
 from schemas.database import Pool
 from trainer.data import examples
 from trainer.data.examples import Example
@@ -19,7 +20,9 @@ _FORGET: LiteralString = """
         and policy not in (live, previous, coalesce(canary, live), %s)
 """
 _KEEP: LiteralString = """
-    insert into person_tastes (project, rater, policy, weights, votes) values (%s, %s, %s, %s, %s)
+    with voted as ({voted})
+    insert into person_tastes (project, rater, policy, weights, votes)
+    select %(project)s, %(rater)s, %(policy)s, %(weights)s, %(votes)s from voted
     on conflict (project, rater, policy) do nothing
 """
 
@@ -31,11 +34,14 @@ def save(pool: Pool, project: str, policy: str, people: PersonWeights, training:
     raters = zip(examples.raters(training), people.mean_UT.tolist(), strict=True)
     rows = [
         # As much of the mean as everybody: the last direction of the taste model.
-        [project, rater, policy, [*weights, 0.0], votes[rater]]
+        {
+            "project": project, "rater": rater, "policy": policy, "votes": votes[rater],
+            "weights": [*weights, 0.0],
+        }  # fmt: skip
         for rater, weights in raters
         if votes[rater]
     ]
     with pool.connection() as connection, connection.transaction():
         connection.execute(_FORGET, [project, policy])
         with connection.cursor() as cursor:
-            cursor.executemany(_KEEP, rows)
+            cursor.executemany(_KEEP.format(voted=VOTED), rows)
