@@ -17,9 +17,11 @@ from psycopg.sql import SQL, Identifier
 
 from feedback import erasing, erasures, receipt
 from feedback.open_log import open_log
+from feedback.records import Received
 from feedback.scheduled_export import export_if_due
 from feedback.store import Store
 from schemas.database import Pool, open_async_pool, open_pool
+from schemas.errors import NotFound
 from schemas.feedback import parse_vote
 from schemas.policies import BASE, WEIGHTS, Manifest
 from schemas.settings import ExportSettings, Settings
@@ -488,6 +490,15 @@ async def test_what_was_asked_before_the_erasure_is_not_stored_after_it(
             votable, parse_vote({"completion_id": after.id, "type": "thumb", "value": "up"}), PERSON
         )
         moment = datetime.now(UTC)
+        sent_before = Received("fb_before", moment - timedelta(minutes=1))
+        with pytest.raises(NotFound, match="erased"):
+            await store.submit(
+                votable,
+                parse_vote({"completion_id": after.id, "type": "thumb", "value": "down"}),
+                PERSON,
+                received=sent_before,
+            )
+        assert await store.find("fb_before") is None
         assert await store.is_erased("default", PERSON, moment - timedelta(minutes=1))
         assert not await store.is_erased("default", PERSON, moment)
         assert not await store.is_erased("other", PERSON, moment - timedelta(minutes=1))
