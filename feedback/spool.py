@@ -135,6 +135,9 @@ class Spool:
                     await self._drain(apply)
                 except _AWAY:
                     await asyncio.sleep(RETRY)
+                except OSError as error:  # of a file: the entries stay in it
+                    log.error("spool_failed", error=str(error))
+                    await asyncio.sleep(RETRY)
 
     async def _append(self, line: bytes) -> None:
         """Returns once the line is on the disk."""

@@ -14,6 +14,7 @@ from prometheus_client import Counter
 
 from feedback import spool as module
 from feedback.spool import Entry, NotYet, Spool
+from feedback.spool_file import SpoolFile
 from schemas.errors import InvalidRequest, Unavailable
 
 
@@ -250,6 +251,26 @@ async def test_a_disk_that_fills_leaves_no_half_line(
     async with running(spool, database):
         await drained(spool)
     assert database.names == ["first", "second"]
+
+
+async def test_a_file_that_cannot_be_read_for_a_moment_is_read_later(
+    a_spool: MakeSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, database = a_spool(), Database()
+    database.away = True
+    await put(spool, database, "kept")
+    database.away = False
+    real, failures = SpoolFile.read, [OSError(errno.EIO, "input/output error")]
+
+    def read(file: SpoolFile, most: int) -> list[bytes]:
+        if failures:
+            raise failures.pop()
+        return real(file, most)
+
+    monkeypatch.setattr(SpoolFile, "read", read)
+    async with running(spool, database):
+        await drained(spool)
+    assert database.names == ["kept"]
 
 
 async def test_an_entry_that_is_refused_is_counted_and_does_not_stop_the_others(
