@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from feedback import audit
 from schemas.database import AsyncPool
+from schemas.errors import NotFound
 from schemas.turns import StoredReply, StoredTurn
 
 _COLUMNS: LiteralString = """
@@ -43,10 +44,18 @@ async def page(
     order: Literal["asc", "desc"],
     metadata: dict[str, str],
 ) -> list[StoredTurn]:
-    """Returns at most `limit` turns of the project with this metadata, by time, after the turn `after`."""
+    """Returns at most `limit` turns of the project with this metadata, by time, after the turn `after`.
+    Raises NotFound where that one is gone: what follows it is not known then."""
     statement = _page_statement(order, tagged=bool(metadata))
     values = {"project": project, "metadata": Jsonb(metadata), "after": after, "limit": limit}
-    return [_turn(row) for row in await _rows(pool, statement, values)]
+    rows = await _rows(pool, statement, values)
+    if not rows and after is not None and await find(pool, project, after) is None:
+        raise NotFound(
+            f"There is no stored completion {after[:64]} to go on from.",
+            code="completion_not_found",
+            param="after",
+        )
+    return [_turn(row) for row in rows]
 
 
 async def set_metadata(pool: AsyncPool, project: str, id: str, metadata: dict[str, str]) -> bool:

@@ -168,6 +168,10 @@ async def test_an_export_is_of_what_was_asked_for(store: Store, pool: AsyncPool,
             assert [line["id"] for line in parsed(answer)] == expected, params
         for wrong in ({"since": "yesterday"}, {"limit": "0"}, {"colour": "red"}, {"user": "a\0"}):
             assert (await client.get(EXPORT, params=wrong)).status_code == 400, wrong
+        gone = await client.get(EXPORT, params={"after": "fb_gone"})
+        assert (gone.status_code, gone.json()["error"]["param"]) == (404, "after")
+        client.headers["Authorization"] = f"Bearer {STRANGER}"
+        assert (await client.get(EXPORT, params={"after": first})).status_code == 404
 
 
 async def test_rows_of_a_file_have_one_shape(store: Store, pool: AsyncPool) -> None:
