@@ -25,6 +25,7 @@ from schemas.database import AsyncPool, connect_async
 from schemas.errors import HearkenError
 from schemas.feedback import JUDGE
 from schemas.settings import Settings
+from schemas.times import rfc3339
 
 INTERVAL = 1.0
 """Seconds between two looks for erasures that are not done."""
@@ -200,8 +201,10 @@ async def _delete_rows(connection: Connection, erasure: DictRow) -> bool:
         raters = await _find_raters(connection, erasure)
     began = erasure["steps"].get("began", {}).get("at")
     if began is None:
-        await add_step(connection, erasure["id"], "began")
-        began = datetime.now(UTC)
+        clock = await _row(connection, "select now() as at", [])
+        assert clock is not None  # noqa: S101  (a select of one row)
+        began = max(clock["at"], datetime.now(UTC))  # turns have the database's time, votes serving's
+        await add_step(connection, erasure["id"], "began", at=rfc3339(began))
     until = erasure["asked_at"] if erasure["asked_by"] == RESTORE else began
     work = _Deletion(connection, erasure, raters, until)
     if not await work.run():

@@ -7,7 +7,7 @@ import pkgutil
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -435,6 +435,24 @@ def test_exported_files_are_written_again_without_the_person(
     kept = [line for file in files for line in file.read_text().splitlines()]
     assert kept == [line for line in before if PERSON not in line]
     assert traces(database_url, tmp_path / "exports") == []
+
+
+async def test_a_clock_that_is_behind_leaves_nothing(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Behind:
+        @staticmethod
+        def now(zone: tzinfo) -> datetime:
+            return datetime.now(zone) - timedelta(hours=1)
+
+    monkeypatch.setattr(erasing, "datetime", Behind)
+    async with open_async_pool(database_url, size=2) as pool:
+        async with pool.connection() as connection:
+            id = await erasures.ask(connection, "default", [PERSON], "test")
+        await erasing.advance(database_url, [id])
+        async with pool.connection() as connection:
+            cursor = await connection.execute("select from turns where rater = %s", [PERSON])
+            assert await cursor.fetchone() is None
 
 
 async def test_who_only_voted_is_found_by_the_hash(settings: Settings, database_url: str) -> None:
