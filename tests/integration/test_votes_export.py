@@ -189,6 +189,20 @@ async def test_rows_of_a_file_have_one_shape(store: Store, pool: AsyncPool) -> N
     assert [len(row["prompt"]) for row in messages] == [1, 3]
 
 
+async def test_rows_leave_out_raters_in_quarantine(store: Store, pool: AsyncPool) -> None:
+    for id, rater in (("chatcmpl-1", "u_ada"), ("chatcmpl-2", "u_eve")):
+        await store.record_turn(a_turn(id, rater=rater, replies=(f"It is {rater}.",)))
+        await say(store, id, type="thumb", value="up")
+    async with pool.connection() as connection, connection.transaction():
+        await connection.execute(
+            "insert into quarantine (project, rater, reason) values ('default', 'u_eve', 'burst')"
+        )
+        found = [row async for row in rows(connection, "default", "unpaired", "text")]
+        assert [row["completion"] for row in found] == ["It is u_ada."]
+        whole = [vote["user"] async for vote in everything(connection, "default")]
+        assert whole == ["u_ada", "u_eve"]
+
+
 async def test_everything_fits_into_a_parquet_file(store: Store, pool: AsyncPool, tmp_path: Path) -> None:
     """The first rows lack what later ones have: texts, reasons, and rankings as JSON."""
     turn = a_turn("chatcmpl-1", replies=("It is Paris.", "Paris!"))
