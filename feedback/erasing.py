@@ -14,17 +14,18 @@ from typing import Any, LiteralString
 import psycopg
 import structlog
 from psycopg import AsyncConnection
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
 from feedback import erasures, scheduled_export
 from feedback.erasures import OWN_STEPS, RESTORE, TRAINER_STEPS, add_step
 from schemas import lock_ids
-from schemas.database import AsyncPool, conninfo
+from schemas.database import AsyncPool, connect_async
 from schemas.errors import HearkenError
 from schemas.feedback import JUDGE
 from schemas.settings import Settings
+from schemas.times import rfc3339
 
 INTERVAL = 1.0
 """Seconds between two looks for erasures that are not done."""
@@ -161,9 +162,7 @@ async def run(settings: Settings, pool: AsyncPool) -> None:
 
 async def advance(url: str, ids: Sequence[str]) -> None:
     """Does what can be done now for these erasures. Raises psycopg.Error."""
-    async with await AsyncConnection.connect(
-        conninfo(url), autocommit=True, row_factory=dict_row
-    ) as connection:
+    async with await connect_async(url) as connection:
         for id in ids:
             if await _row(connection, _LOCK, [lock_ids.ERASURE, id]):
                 erasure = await _row(connection, _ONE, [id])
@@ -202,8 +201,10 @@ async def _delete_rows(connection: Connection, erasure: DictRow) -> bool:
         raters = await _find_raters(connection, erasure)
     began = erasure["steps"].get("began", {}).get("at")
     if began is None:
-        await add_step(connection, erasure["id"], "began")
-        began = datetime.now(UTC)
+        clock = await _row(connection, "select now() as at", [])
+        assert clock is not None  # noqa: S101  (a select of one row)
+        began = max(clock["at"], datetime.now(UTC))  # turns have the database's time, votes serving's
+        await add_step(connection, erasure["id"], "began", at=rfc3339(began))
     until = erasure["asked_at"] if erasure["asked_by"] == RESTORE else began
     work = _Deletion(connection, erasure, raters, until)
     if not await work.run():
@@ -215,7 +216,7 @@ async def _delete_rows(connection: Connection, erasure: DictRow) -> bool:
 async def _find_raters(connection: Connection, erasure: DictRow) -> list[str]:
     """Returns the pseudonyms that an erasure knows only the hashes of, and stores them with it."""
     found: set[str] = set()
-    tables: tuple[LiteralString, ...] = ("turns", "training_examples")
+    tables: tuple[LiteralString, ...] = ("turns", "feedback", "training_examples")
     for table in tables:
         after = ""
         while after is not None:
@@ -285,7 +286,7 @@ class _Deletion:
         if not turns:
             return False
         values = {"turns": turns}
-        await self._do(_STALE, values)
+        await self._mark_files(values)
         votes = await self._one(
             "select count(*) as count from feedback where turn_id = any(%(turns)s)", values
         )
@@ -305,13 +306,19 @@ class _Deletion:
         if not turns:
             return False
         values: dict[str, Any] = {"turns": turns}
-        await self._do(_STALE, values)
+        await self._mark_files(values)
         gone = await self._one(_DELETE_VOTES, values)
         values |= {"ids": gone["ids"] or [], "events": gone["events"] or []}
         self.counts["votes"] += len(values["ids"])
         await self._examples("event_id = any(%(events)s)", values)
         await self._answers("and response ->> 'id' = any(%(ids)s)", values)
         return True
+
+    async def _mark_files(self, values: dict[str, Any]) -> None:
+        """Marks the exported files that have these votes. A file that is begun meanwhile waits for the
+        lock, so it is either marked or written without them."""
+        await self._do("select from projects where id = %(project)s for share", {})
+        await self._do(_STALE, values)
 
     async def _examples(
         self,

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from feedback.layouts import Judgement, Layout, assistant
+from feedback.quarantine import COUNTS
 from feedback.vote_filter import ALL, Filter
 from schemas.feedback import JUDGE
 from schemas.times import rfc3339
@@ -93,11 +94,11 @@ async def rows(
 ) -> AsyncIterator[dict[str, Any]]:
     """Yields the active votes of people as rows of a layout; `connection` as for `everything`. Preferences
     come from rankings and from edits (the edit over the original); good completions are edits and replies
-    with a thumbs-up. Judges' votes are left out: rows name no rater, so they would be imported as votes of
-    people. So are images and other files, which no import would take. Without a `shape`, a row has that in
-    which it was imported, or else messages; with `text`, conversations of more than one message are left out,
-    and so are tools, tool calls and thoughts."""
-    async for vote in _votes(connection, project, only):
+    with a thumbs-up. Judges' votes are left out, and those of raters in quarantine: rows name no rater, so
+    they would be imported as votes of people. So are images and other files, which no import would take.
+    Without a `shape`, a row has that in which it was imported, or else messages; with `text`, conversations
+    of more than one message are left out, and so are tools, tool calls and thoughts."""
+    async for vote in _votes(connection, project, only, teaching=True):
         if vote["superseded_by"] is None and not vote["user"].startswith(JUDGE):
             for judgement in _judgements(vote, layout):
                 shaped = judgement if shape is None else replace(judgement, standard=shape == "text")
@@ -105,10 +106,15 @@ async def rows(
                     yield shaped.row()
 
 
-async def _votes(connection: AsyncConnection[DictRow], project: str, only: Filter) -> AsyncIterator[DictRow]:
+async def _votes(
+    connection: AsyncConnection[DictRow], project: str, only: Filter, *, teaching: bool = False
+) -> AsyncIterator[DictRow]:
+    """Yields the votes of a filter; where they are to teach, without those of raters in quarantine."""
     async with connection.cursor(name="export") as cursor:
         cursor.itersize = 100  # read at once, so that a process that also serves is free in between
         query: LiteralString = _VOTES + "where " + only.where(project)
+        if teaching:
+            query += " and " + COUNTS
         values = only.values(project)
         if only.between is None:
             await cursor.execute(query + _BY_TIME, values | {"after": only.after, "limit": only.limit})

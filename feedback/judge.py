@@ -3,8 +3,9 @@ are stored as thumbs.
 
 It votes under its own name, `judge:MODEL`, so the likelihood learns how far it agrees with people. The weight
 of all judges is capped at a share of the people's (`trainer.data.examples`), and their votes start no round.
-A late answer, or one without a verdict, is logged and not requested again. Conversations are sent to the
-endpoint, so there is no judge unless one is configured.
+A late answer, or one without a verdict, is logged and not requested again. A reply that calls
+tools is not judged: what it says is in the calls. Conversations are sent to the endpoint, so there is no
+judge unless one is configured.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ select r.turn_id, r.choice, r.text, t.messages
 from turns t join replies r on r.turn_id = t.id
 where t.project = %(project)s and t.created_at > now() - %(seconds)s * interval '1 second'
     and not starts_with(t.id, %(imported)s)
+    and not coalesce(r.message ? 'tool_calls', false)
     and ('x' || left(md5(t.id), 8))::bit(32)::bigint < %(share)s * 4294967296
     and not (t.id || ' ' || r.choice) = any(%(skipped)s)
     and not exists (

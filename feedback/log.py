@@ -66,7 +66,7 @@ class Log(Protocol):
     name: str
 
     def partitions(self) -> list[int]:
-        """Returns every partition. All events of one turn are in the same one."""
+        """Returns every partition. All events of one turn are in the same one, until some are added."""
         ...
 
     def read(self, partition: int, after: str | None, limit: int) -> list[Entry]:

@@ -5,6 +5,12 @@ from typing import Any, LiteralString
 
 from schemas.database import AsyncPool
 
+VOTED: LiteralString = (
+    "select from feedback where project = %(project)s and rater = %(rater)s limit 1 for key share"
+)
+"""Selects a vote of a person, for what is stored because of their votes: whoever was erased meanwhile has
+none left, and an erasure waits for the lock."""
+
 _VOTES: LiteralString = """
     select f.turn_id, f.choice, f.type, f.value, t.prompt_token_ids,
         array(select choice from replies where turn_id = t.id order by choice) as choices,

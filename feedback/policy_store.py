@@ -2,8 +2,9 @@
 policies need no common disk.
 
 The trainer writes each policy to its own folder and to the store, before it is registered. Who lacks the
-folder fetches it, verified by digest, signature and size before it is in place; from then on it is a local
-cache. What is pruned, or learned from somebody who was erased, is deleted from the store and from the caches.
+folder fetches it, verified by digest, signature and size, and synced to disk, before it is in place; from
+then on it is a local cache. What is pruned, or learned from somebody who was erased, is deleted from the
+store and from the caches.
 """
 
 import secrets
@@ -17,6 +18,7 @@ import structlog
 
 from feedback.object_store import open_store, summary
 from schemas.errors import Conflict, PolicyRejected, Reason
+from schemas.files import fsync
 from schemas.policies import MANIFEST, Manifest
 from schemas.settings import Settings
 from schemas.signatures import trusted_keys
@@ -54,7 +56,10 @@ def fetch(settings: Settings, policy: RegisteredPolicy) -> None:
     draft.mkdir(parents=True)
     try:
         _fetch(store, settings, replace(policy, directory=draft))
+        for path in (*draft.iterdir(), draft):
+            fsync(path)
         draft.rename(policy.directory)
+        fsync(policy.directory.parent)
         log.info("policy_fetched", project=policy.project, policy=policy.id)
     except (NotFoundError, FileNotFoundError):
         raise PolicyRejected(

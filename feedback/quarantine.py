@@ -12,6 +12,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from feedback import desk
+from feedback.person_votes import VOTED
 from feedback.vote_filter import Filter
 from schemas.errors import NotFound
 
@@ -41,18 +42,15 @@ TEACHES: LiteralString = _TEACHES.format(row="e")
 COUNTS: LiteralString = _TEACHES.format(row="f")
 """The same of a row `f` of `feedback`, whose vote counts then in the evidence of rollouts."""
 
-# Whoever was erased meanwhile is not named again: an erasure waits for the lock, or leaves no vote to lock.
 _HOLD: LiteralString = """
-with voted as (
-    select from feedback where project = %(project)s and rater = %(rater)s limit 1 for key share
-)
+with voted as ({voted})
 insert into quarantine as known (project, rater, reason, evidence)
 select %(project)s, %(rater)s, %(reason)s, jsonb_build_object(%(reason)s::text, %(evidence)s::jsonb)
 from voted
 on conflict (project, rater) do update set
     state = 'held',
     reason = case known.state when 'held' then known.reason else excluded.reason end,
-    evidence = case known.state when 'held' then known.evidence else '{}' end || excluded.evidence,
+    evidence = case known.state when 'held' then known.evidence else '{{}}' end || excluded.evidence,
     created_at = case known.state when 'held' then known.created_at else now() end,
     decided_at = null, decided_by = null, decision_reason = null
 where known.state = 'held'
@@ -62,8 +60,12 @@ where known.state = 'held'
 returning created_at = now() as new
 """
 _PAGE: LiteralString = """
-select id, rater, state, reason, evidence, created_at, decided_at, decided_by, decision_reason
-from quarantine
+select id, rater, state, reason, evidence, created_at, decided_at, decided_by, decision_reason, (
+    select count(*) from (
+        select from feedback f where f.project = q.project and f.rater = q.rater limit %(counted)s
+    ) as counted
+) as votes
+from quarantine q
 where project = %(project)s and (%(state)s::text is null or state = %(state)s)
     and (%(before)s::bigint is null or id < %(before)s)
     and (%(rater)s::text is null or rater = %(rater)s)
@@ -87,8 +89,11 @@ def hold(
     evidence beside that of other reasons; who was rejected stays so; who was accepted is held again for
     another reason, or for the same one after ACCEPTED_DAYS. `evidence` has figures and ids, and no text of
     people's."""
-    values = {"project": project, "rater": rater, "reason": reason, "days": ACCEPTED_DAYS}
-    row = connection.execute(_HOLD, {**values, "evidence": Jsonb(dict(evidence))}).fetchone()
+    values = {
+        "project": project, "rater": rater, "reason": reason, "evidence": Jsonb(dict(evidence)),
+        "days": ACCEPTED_DAYS,
+    }  # fmt: skip
+    row = connection.execute(_HOLD.format(voted=VOTED), values).fetchone()
     return row is not None and bool(row["new"])
 
 
@@ -159,9 +164,7 @@ async def counts(connection: AsyncConnection[DictRow], project: str) -> dict[str
 
 async def _entries(
     connection: AsyncConnection[DictRow], project: str, limit: int, **only: Any
-) -> list[dict[str, Any]]:
+) -> list[DictRow]:
     values = {"state": None, "before": None, "rater": None, **only, "project": project, "limit": limit}
-    rows = await (await connection.execute(_PAGE, values, prepare=False)).fetchall()
-    return [
-        {**row, "votes": await desk.count(connection, project, Filter(raters=[row["rater"]]))} for row in rows
-    ]
+    values["counted"] = desk.MOST_COUNTED + 1
+    return await (await connection.execute(_PAGE, values, prepare=False)).fetchall()

@@ -112,19 +112,20 @@ class Redactor:
         """Returns a tool call's arguments, still JSON where they were."""
         inside: set[PersonalData] = set()
         try:
-            redacted = orjson.dumps(self._numbers(orjson.loads(arguments), inside)).decode()
-        except orjson.JSONDecodeError:
+            redacted = orjson.dumps(self._argument(orjson.loads(arguments), inside)).decode()
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):  # no JSON, or too deep
             return self.text(arguments, found)
         found |= inside
         return redacted if inside else arguments
 
-    def _numbers(self, value: Any, found: set[PersonalData]) -> Any:
-        """Redacts a JSON value, also numbers, which may be a phone's or a card's."""
+    def _argument(self, value: Any, found: set[PersonalData]) -> Any:
+        """Redacts a JSON value, also numbers, which may be a phone's or a card's, and the names in objects,
+        which may be people's addresses."""
         if isinstance(value, int) and not isinstance(value, bool):
             redacted = self.text(str(value), found)
             return value if redacted == str(value) else redacted
         if isinstance(value, list):
-            return [self._numbers(each, found) for each in value]
+            return [self._argument(each, found) for each in value]
         if isinstance(value, dict):
-            return {name: self._numbers(each, found) for name, each in value.items()}
+            return {self.text(name, found): self._argument(each, found) for name, each in value.items()}
         return self.value(value, found)

@@ -18,14 +18,14 @@ from typing import Any, Literal, LiteralString, NamedTuple
 import psycopg
 import structlog
 from psycopg import AsyncConnection
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
 
 from feedback.export import TABLE, Shape, everything, rows
 from feedback.object_store import check_store, is_url
 from feedback.row_writer import PARQUET, Row, draft_of, publish, pyarrow_for, remove, write_draft
 from feedback.vote_filter import Filter, Position
 from schemas import lock_ids
-from schemas.database import conninfo
+from schemas.database import connect_async
 from schemas.errors import HearkenError
 from schemas.settings import Settings
 
@@ -57,6 +57,8 @@ select epoch, xid::text, id from (
 _CLAIM: LiteralString = """
 update scheduled_exports set to_epoch = %s, to_xid = %s::xid8, to_id = %s, file = %s where project = %s
 """
+# An erasure marks the files that it sees: one that is deleting votes now does not see the file, which waits.
+_AFTER_ERASURES: LiteralString = "select from projects where id = %s for no key update"
 _KEEP: LiteralString = """
 insert into exported_files
     (project, output, layout, shape, from_epoch, from_xid, from_id, to_epoch, to_xid, to_id)
@@ -64,11 +66,14 @@ values (%s, %s, %s, %s, %s, %s::xid8, %s, %s, %s::xid8, %s)
 on conflict (project, to_epoch, to_xid, to_id) do update set output = excluded.output
 """
 _STALE: LiteralString = """
-select output, layout, shape, from_epoch, from_xid::text, from_id, to_epoch, to_xid::text, to_id
+select output, layout, shape, from_epoch, from_xid::text, from_id, to_epoch, to_xid::text, to_id,
+    xmin::text as version
 from exported_files where project = %s and stale limit 1
 """
+# A file that an erasure marks again while it is written has another version then, and stays stale.
 _REWRITTEN: LiteralString = """
-update exported_files set stale = false where project = %s and (to_epoch, to_xid, to_id) = (%s, %s::xid8, %s)
+update exported_files set stale = false
+where project = %s and (to_epoch, to_xid, to_id) = (%s, %s::xid8, %s) and xmin::text = %s
 """
 _SETTLE: LiteralString = """
 update scheduled_exports set epoch = to_epoch, xid = to_xid, id = to_id,
@@ -110,9 +115,7 @@ async def export_if_due(settings: Settings, count: Callable[[Outcome], None]) ->
     project, to = settings.project, settings.export.to
     if to is None:
         return
-    async with await AsyncConnection.connect(
-        conninfo(settings.database_url or ""), autocommit=True, row_factory=dict_row
-    ) as connection:
+    async with await connect_async(settings.database_url or "") as connection:
         if not await _one(connection, _LOCK, lock_ids.EXPORT, project):
             return
         if await _one(connection, _NOT_DUE, project, settings.export.every):
@@ -120,7 +123,9 @@ async def export_if_due(settings: Settings, count: Callable[[Outcome], None]) ->
         while part := await _claim(connection, settings):
             output = f"{to.rstrip('/')}/{project}/{part.name}"
             layout, shape = settings.export.format, settings.export.shape
-            await connection.execute(_KEEP, [project, output, layout, shape, *part.start, *part.end])
+            async with connection.transaction():
+                await connection.execute(_AFTER_ERASURES, [project])
+                await connection.execute(_KEEP, [project, output, layout, shape, *part.start, *part.end])
             if await _write(connection, project, layout, shape, part, output):
                 count("written")
             await connection.execute(_SETTLE, [project, part.name])
@@ -162,7 +167,7 @@ async def rewrite(connection: AsyncConnection[DictRow], project: str) -> int | N
             part, output = _Part("", start, end), found["output"]
             if not await _write(connection, project, found["layout"], found["shape"], part, output):
                 await remove(output)
-            await connection.execute(_REWRITTEN, [project, *end])
+            await connection.execute(_REWRITTEN, [project, *end, found["version"]])
             written += 1
     finally:
         await connection.execute("select pg_advisory_unlock(%s, hashtext(%s))", [lock_ids.EXPORT, project])

@@ -41,7 +41,8 @@ RECOVERY = 60.0
 
 
 class NotYet(HearkenError):
-    """An entry cannot be applied before one that another process holds. The spool tries again later."""
+    """An entry cannot be applied before one that another file holds, of this process or of another. The spool
+    tries again later."""
 
 
 # A server that only reads is a standby that has not taken over yet.
@@ -136,6 +137,9 @@ class Spool:
                     await self._drain(apply)
                 except _AWAY:
                     await asyncio.sleep(RETRY)
+                except OSError as error:  # of a file: the entries stay in it
+                    log.error("spool_failed", error=str(error))
+                    await asyncio.sleep(RETRY)
 
     async def _append(self, line: bytes) -> None:
         """Returns once the line is on the disk."""
@@ -167,10 +171,18 @@ class Spool:
             self._wake.set()
 
     async def _drain(self, apply: Callable[[Entry], Awaitable[None]]) -> None:
-        """Applies the entries of all files, then empties this process's file and removes the others."""
-        while self._left:
-            await self._apply_all(self._left[0], apply)
-            self._left.pop(0).remove()
+        """Applies the entries of all files, then empties this process's file and removes the others. Where an
+        entry waits for one of another file, its own file is left for the next time, and NotYet raised at the
+        end."""
+        waits: NotYet | None = None
+        for file in list(self._left):
+            try:
+                await self._apply_all(file, apply)
+            except NotYet as error:
+                waits = error
+                continue
+            self._left.remove(file)
+            file.remove()
         while self._own is not None and (self._own.size or self._writing):
             await self._apply_all(self._own, apply)
             if self._writing is None and not self._waiting and self._own.applied == self._own.size:
@@ -178,6 +190,8 @@ class Spool:
                 self._away_at = time.monotonic()
                 log.info("spool_empty")
             await asyncio.sleep(0)
+        if waits is not None:
+            raise waits
 
     async def _apply_all(self, file: SpoolFile, apply: Callable[[Entry], Awaitable[None]]) -> None:
         while lines := await asyncio.to_thread(file.read, BATCH):

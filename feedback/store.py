@@ -36,14 +36,17 @@ LEARNED_AT_ONCE = 200
 # the other parts do nothing), supersede the older vote, insert the new one, append to the outbox. A vote that
 # comes late supersedes only votes before its own time, and is superseded by the next after it. The events of
 # a turn keep their order: its id is the key, in a column that held the conversation's, which clients name.
+# What somebody said before they were erased is not recorded.
 _RECORD = """
 with remembered as (
     insert into idempotency (project, key_id, key, request_hash, response)
-    select %(project)s, %(key_id)s, %(key)s, %(request_hash)s, %(response)s where %(key)s::text is not null
+    select %(project)s, %(key_id)s, %(key)s, %(request_hash)s, %(response)s
+    where %(key)s::text is not null and not erased(%(project)s, %(rater)s, %(created_at)s)
     on conflict do nothing
     returning 1
 ), first_time as (
-    select 1 where %(key)s::text is null union all select 1 from remembered
+    select 1 where %(key)s::text is null and not erased(%(project)s, %(rater)s, %(created_at)s)
+    union all select 1 from remembered
 ), ended as (
     update feedback set superseded_by = %(id)s
     where turn_id = %(turn_id)s and rater = %(rater)s and slot = %(slot)s
@@ -160,7 +163,7 @@ class Store:
 
         Returns only when the vote and its event are durable. With an `idempotency` key that was used before,
         returns the first response and writes nothing. Raises InvalidRequest (the vote does not fit the turn),
-        Conflict `idempotency_key_reused`, NotFound (the turn was erased meanwhile).
+        Conflict `idempotency_key_reused`, NotFound (the turn, or who votes, was erased meanwhile).
         """
         votable.check(vote)
         received = received or Received.now()
@@ -207,7 +210,8 @@ class Store:
                 raise completion_not_found(votable.completion_id) from None
         if row is not None:
             return Recorded(event.feedback_id, event.turn_id, new=True, supersedes=row["supersedes"])
-        assert idempotency is not None  # noqa: S101 - only a used key makes the statement insert nothing
+        if idempotency is None or await self.is_erased(votable.project, rater, received.at):
+            raise NotFound("Who cast this vote was erased meanwhile.", code="erased")
         first = await self._remembered(votable.project, idempotency)
         return Recorded(first["id"], first["completion_id"], new=False)
 

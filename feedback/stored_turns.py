@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from feedback import audit
 from schemas.database import AsyncPool
+from schemas.errors import NotFound
 from schemas.turns import StoredReply, StoredTurn
 
 _COLUMNS: LiteralString = """
@@ -21,7 +22,7 @@ select t.id, t.conversation_id, t.messages, t.sampling, t.metadata, t.request, t
 from turns t
 """
 _PAGE: LiteralString = """
-where t.project = %(project)s and (%(metadata)s::jsonb = jsonb_build_object() or t.metadata @> %(metadata)s)
+where t.project = %(project)s {tagged}
     and (%(after)s::text is null or (t.created_at, t.id) {beyond}
         (select created_at, id from turns where id = %(after)s and project = %(project)s))
 order by t.created_at {order}, t.id {order} limit %(limit)s
@@ -43,12 +44,18 @@ async def page(
     order: Literal["asc", "desc"],
     metadata: dict[str, str],
 ) -> list[StoredTurn]:
-    """Returns at most `limit` turns of the project with this metadata, by time, after the turn `after`."""
-    statement = SQL(_COLUMNS + _PAGE).format(
-        beyond=SQL(">" if order == "asc" else "<"), order=SQL("asc" if order == "asc" else "desc")
-    )
+    """Returns at most `limit` turns of the project with this metadata, by time, after the turn `after`.
+    Raises NotFound where that one is gone: what follows it is not known then."""
+    statement = _page_statement(order, tagged=bool(metadata))
     values = {"project": project, "metadata": Jsonb(metadata), "after": after, "limit": limit}
-    return [_turn(row) for row in await _rows(pool, statement, values)]
+    rows = await _rows(pool, statement, values)
+    if not rows and after is not None and await find(pool, project, after) is None:
+        raise NotFound(
+            f"There is no stored completion {after[:64]} to go on from.",
+            code="completion_not_found",
+            param="after",
+        )
+    return [_turn(row) for row in rows]
 
 
 async def set_metadata(pool: AsyncPool, project: str, id: str, metadata: dict[str, str]) -> bool:
@@ -72,6 +79,16 @@ async def delete(connection: AsyncConnection[DictRow], project: str, id: str) ->
     if gone.rowcount:
         await audit.note(connection, project, "turn.deleted", id)
     return gone.rowcount > 0
+
+
+def _page_statement(order: Literal["asc", "desc"], *, tagged: bool) -> Composed:
+    """Returns the statement of a page. It names the metadata only where some is asked for: an index finds it
+    then."""
+    return SQL(_COLUMNS + _PAGE).format(
+        tagged=SQL("and t.metadata @> %(metadata)s" if tagged else ""),
+        beyond=SQL(">" if order == "asc" else "<"),
+        order=SQL("asc" if order == "asc" else "desc"),
+    )
 
 
 async def _rows(pool: AsyncPool, statement: LiteralString | Composed, values: Any) -> list[DictRow]:

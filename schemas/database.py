@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import psycopg
+import structlog
 from psycopg import AsyncConnection, Connection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
@@ -20,6 +21,8 @@ from schemas.errors import StartError
 
 SQL = Path(__file__).parent / "sql"
 
+log = structlog.get_logger("database")
+
 AsyncPool = AsyncConnectionPool[AsyncConnection[DictRow]]
 Pool = ConnectionPool[Connection[DictRow]]
 
@@ -28,6 +31,11 @@ CHECK_INTERVAL = 1.0
 
 MAX_STATEMENT_SECONDS = 600.0
 """Default timeout of a statement, seconds. A statement that takes longer hangs."""
+
+LOCK_SECONDS = 2.0
+"""Seconds that a migration waits for the lock of a table. Who needs the table meanwhile waits behind it."""
+
+_PAUSE = 3.0  # seconds in which others go on before a migration is tried again
 
 # The advisory lock of migrations: one process migrates, the others wait. It must never change.
 _MIGRATION_LOCK = 0x4845_4152
@@ -63,6 +71,18 @@ def connect(
         connection.execute(_SESSION, [_milliseconds(statement_timeout)])
     except psycopg.Error:
         connection.close()
+        raise
+    return connection
+
+
+async def connect_async(url: str) -> AsyncConnection[DictRow]:
+    """Returns a new connection of the same kind for an event loop, with the default timeouts. Raises
+    psycopg.OperationalError."""
+    connection = await AsyncConnection.connect(conninfo(url), autocommit=True, row_factory=dict_row)
+    try:
+        await connection.execute(_SESSION, [_milliseconds(MAX_STATEMENT_SECONDS)])
+    except psycopg.Error:
+        await connection.close()
         raise
     return connection
 
@@ -138,14 +158,26 @@ def migrations() -> list[tuple[int, Path]]:
 
 
 def migrate(url: str) -> int:
-    """Bring the database up to this code's schema, under a lock; returns its version.
+    """Bring the database up to this code's schema, under a lock; returns its version. While a table that a
+    migration changes is in use, as by a backup, it waits and lets others go on.
 
     Raises StartError when the database is newer than this code, which must not start on it.
     """
+    while True:
+        try:
+            return _migrate(url)
+        except psycopg.errors.LockNotAvailable:
+            log.warning("migration_waits", reason="a table that it changes is in use")
+            time.sleep(_PAUSE)
+
+
+def _migrate(url: str) -> int:
+    """Raises LockNotAvailable, and then has changed nothing."""
     known = migrations()
     newest = known[-1][0]
     with connect(url, statement_timeout=0) as connection, connection.transaction():
         connection.execute("select pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
+        connection.execute("select set_config('lock_timeout', %s, true)", [_milliseconds(LOCK_SECONDS)])
         connection.execute(
             "create table if not exists migrations"
             " (version integer primary key, name text not null, applied_at timestamptz default now())"

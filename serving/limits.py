@@ -26,6 +26,7 @@ BODY_SECONDS = 60.0
 _MAX_BUCKETS = 10_000
 _SYNC_INTERVAL = 1.0  # seconds; for so long replicas do not know of each other's requests
 _EXPIRY = "1 hour"
+_SWEEP_INTERVAL = 60.0  # seconds from one removal of idle keys to the next, which reads all of them
 _BUSY_RETRY = 10  # seconds after which a client tries again where too many run at once
 
 _SYNC: LiteralString = """
@@ -124,10 +125,14 @@ class RateLimiter:
 
     async def run(self, pool: AsyncPool) -> None:
         """Syncs until cancelled. While the database is away each replica limits by its own counts."""
+        swept = time.monotonic()
         while True:
             await asyncio.sleep(_SYNC_INTERVAL)
             with suppress(psycopg.OperationalError, PoolTimeout):
                 await self.sync(pool)
+                if time.monotonic() - swept >= _SWEEP_INTERVAL:
+                    swept = time.monotonic()
+                    await self.sweep(pool)
 
     async def sync(self, pool: AsyncPool) -> None:
         """Adds this replica's requests to the shared totals, and takes the others' off its buckets."""
@@ -137,9 +142,6 @@ class RateLimiter:
         async with pool.connection() as connection:
             cursor = await connection.execute(_SYNC, [list(own), list(own.values())])
             totals = {row["key"]: row["total"] for row in await cursor.fetchall()}
-            await connection.execute(
-                "delete from rate_limit_usage where updated_at < now() - %s::interval", [_EXPIRY]
-            )
         now = time.monotonic()
         for key, total in totals.items():
             others = total - own[key] - self._totals.get(key, total - own[key])
@@ -149,6 +151,13 @@ class RateLimiter:
         self._unsynced -= Counter(own)
         self._drop_full_buckets(now)
         self._totals = {key: total for key, total in totals.items() if key in self._buckets}
+
+    async def sweep(self, pool: AsyncPool) -> None:
+        """Removes the shared totals of keys that nobody has used for _EXPIRY."""
+        async with pool.connection() as connection:
+            await connection.execute(
+                "delete from rate_limit_usage where updated_at < now() - %s::interval", [_EXPIRY]
+            )
 
     def _drop_full_buckets(self, now: float) -> None:
         """Drops the buckets that are full again, as a missing bucket counts as full."""

@@ -23,7 +23,7 @@ async def apply_spool(services: Services) -> None:
 class _Replay:
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._missing: tuple[str, float] = ("", 0.0)  # the vote whose turn is missing, and since when
+        self._missing: dict[str, float] = {}  # since when the turn of each vote that waits is missing
         self._gave_up = -_IMPATIENCE
 
     async def apply(self, entry: Entry) -> None:
@@ -37,13 +37,13 @@ class _Replay:
             await self._services.store.record_turn(turn)
 
     async def _store_vote(self, entry: Entry) -> None:
+        now = time.monotonic()
+        since = self._missing.pop(entry["id"], now)
         try:
             await store_spooled_vote(self._services, entry)
         except TurnMissing:
-            now = time.monotonic()
-            if self._missing[0] != entry["id"]:
-                self._missing = entry["id"], now
-            if now - self._missing[1] < _PATIENCE and now - self._gave_up >= _IMPATIENCE:
+            if now - since < _PATIENCE and now - self._gave_up >= _IMPATIENCE:
+                self._missing[entry["id"]] = since
                 raise NotYet("the turn of a spooled vote is missing") from None
             self._gave_up = now
             raise

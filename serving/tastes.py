@@ -23,7 +23,7 @@ import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
-from feedback.person_votes import newest_votes
+from feedback.person_votes import VOTED, newest_votes
 from schemas.database import AsyncPool
 from schemas.errors import EngineError, InvalidRequest, PolicyRejected, RequestError
 from schemas.settings import Settings
@@ -54,7 +54,9 @@ _FIND: LiteralString = (
 )
 _FORGET: LiteralString = "delete from person_tastes where project = %s and rater = %s and policy = %s"
 _KEEP: LiteralString = """
-    insert into person_tastes (project, rater, policy, weights, votes) values (%s, %s, %s, %s, %s)
+    with voted as ({voted})
+    insert into person_tastes (project, rater, policy, weights, votes)
+    select %(project)s, %(rater)s, %(policy)s, %(weights)s, %(votes)s from voted
     on conflict (project, rater, policy) do update
     set weights = excluded.weights, votes = excluded.votes, updated_at = now()
 """
@@ -289,8 +291,9 @@ class Tastes:
                     self._without_votes.popitem(last=False)
                 await connection.execute(_FORGET, [project, rater, model.policy])
             else:
-                weights = found.weights_T.tolist()
-                await connection.execute(_KEEP, [project, rater, model.policy, weights, votes])
+                values = {"project": project, "rater": rater, "policy": model.policy, "votes": votes}
+                values["weights"] = found.weights_T.tolist()
+                await connection.execute(_KEEP.format(voted=VOTED), values)
 
     def keep(self, values: dict[tuple[str, str, int], Values]) -> None:
         """Keeps values (C,) of replies, by the digest of the taste model, turn and choice."""

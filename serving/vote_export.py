@@ -9,7 +9,7 @@ from feedback.export import everything
 from feedback.row_writer import line
 from feedback.vote_filter import Filter
 from schemas.database import AsyncPool
-from schemas.errors import InvalidRequest
+from schemas.errors import InvalidRequest, NotFound
 from serving.auth import Reader
 from serving.downloads import Download
 from serving.services import services
@@ -24,6 +24,11 @@ async def export(request: Request, caller: Reader, query: Annotated[ExportQuery,
         raise InvalidRequest("The only format is jsonl.", code="unsupported_format", param="format")
     parts = services(request)
     only = query.filter(parts.signer, caller.project, after=query.after, limit=query.limit)
+    if query.after is not None:
+        last = await parts.store.find(query.after)
+        if last is None or last.project != caller.project:
+            message = "There is no such feedback to go on from."
+            raise NotFound(message, code="feedback_not_found", param="after")
     lines = _lines(parts.pool, caller.project, only)
     return Download(parts.limiter, caller.project, lines, "application/x-ndjson")
 

@@ -20,7 +20,7 @@ from feedback.records import IdempotencyKey, Received, Recorded
 from feedback.spool import Entry
 from feedback.store import Store, TurnMissing, completion_not_found
 from feedback.votable_turn import VotableTurn, check_edit
-from schemas.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthorized, Unavailable
+from schemas.errors import Conflict, Forbidden, InvalidRequest, Unauthorized, Unavailable
 from schemas.feedback import Edit, Vote, parse_vote
 from schemas.turns import is_fresh
 from serving.auth import charge_network
@@ -134,8 +134,6 @@ async def _store_at_hand(
     if caller is not None and caller.project != votable.project:
         raise completion_not_found(vote.completion_id)
     rater = _rater(services.signer, caller, vote, votable)
-    if received.late and await store.is_erased(votable.project, rater, received.at):
-        raise NotFound("Who cast this vote was erased meanwhile.", code="erased")
     if votable.origin is not None and rater == votable.rater and not received.late:
         charge_network(services, votable.origin)
     if isinstance(vote, Edit):

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from deploy.local.ports import free_port
-from schemas.database import connect, conninfo, open_async_pool, open_pool
+from schemas.database import connect, connect_async, conninfo, open_async_pool, open_pool
 from trainer.leader_election import LeaderElection
 
 _SHOWN = (
@@ -77,10 +77,15 @@ def seconds_to_ask(port: int) -> Sequence[float]:
 
 
 def test_both_ends_ask_soon_whether_the_other_is_there(url: str) -> None:
+    async def of_an_async_one() -> object:
+        async with await connect_async(url) as connection:
+            return await (await connection.execute(_SHOWN)).fetchone()
+
     with closing(connect(url, statement_timeout=5)) as connection:
         assert watches(connection) == (10, 30)
         shown = connection.execute(_SHOWN).fetchone()
     assert shown == {"idle": "10", "timeout": "30000", "statement": "5s"}
+    assert asyncio.run(of_an_async_one()) == {"idle": "10", "timeout": "30000", "statement": "10min"}
 
 
 def test_so_do_those_of_pools(url: str) -> None:

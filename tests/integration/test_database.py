@@ -1,6 +1,8 @@
 """Migrations run once, under a lock, and old code refuses a newer database."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -27,6 +29,26 @@ def test_many_processes_may_migrate_at_once(database_url: str) -> None:
         connection.execute("create schema public")
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(migrate, [database_url] * 8)) == [NEWEST] * 8
+
+
+def test_a_migration_that_waits_for_a_table_holds_up_nobody(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "9999_more.sql").write_text("alter table feedback add column more text;")
+    monkeypatch.setattr("schemas.database.SQL", tmp_path)
+    monkeypatch.setattr("schemas.database.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("schemas.database._PAUSE", 0.1)
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(database_url) as backup:
+        backup.execute("select count(*) from feedback")  # as a backup holds it, for hours
+        migrating = threads.submit(migrate, database_url)
+        with psycopg.connect(database_url, autocommit=True) as other:
+            other.execute("set statement_timeout = '5s'")
+            for _ in range(5):
+                time.sleep(0.1)
+                other.execute("select count(*) from feedback")
+        assert not migrating.done()
+        backup.rollback()
+        assert migrating.result(timeout=20) == 9999
 
 
 def test_code_refuses_a_database_that_is_newer(database_url: str) -> None:

@@ -7,7 +7,7 @@ import pkgutil
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from psycopg.sql import SQL, Identifier
 
 from feedback import erasing, erasures, receipt
 from feedback.open_log import open_log
+from feedback.records import Received
 from feedback.scheduled_export import export_if_due
 from feedback.store import Store
 from schemas.database import Pool, open_async_pool, open_pool
+from schemas.errors import NotFound
 from schemas.feedback import parse_vote
 from schemas.policies import BASE, WEIGHTS, Manifest
 from schemas.settings import ExportSettings, Settings
@@ -440,6 +442,45 @@ def test_exported_files_are_written_again_without_the_person(
     assert traces(database_url, tmp_path / "exports") == []
 
 
+async def test_a_clock_that_is_behind_leaves_nothing(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Behind:
+        @staticmethod
+        def now(zone: tzinfo) -> datetime:
+            return datetime.now(zone) - timedelta(hours=1)
+
+    monkeypatch.setattr(erasing, "datetime", Behind)
+    async with open_async_pool(database_url, size=2) as pool:
+        async with pool.connection() as connection:
+            id = await erasures.ask(connection, "default", [PERSON], "test")
+        await erasing.advance(database_url, [id])
+        async with pool.connection() as connection:
+            cursor = await connection.execute("select from turns where rater = %s", [PERSON])
+            assert await cursor.fetchone() is None
+
+
+async def test_who_only_voted_is_found_by_the_hash(settings: Settings, database_url: str) -> None:
+    """As after a restore, which knows no pseudonyms, of votes that no trainer has read."""
+    voter = "u_abcdef0123456789abcdef0123456789"
+    hashes = [erasures.person_hash("default", voter)]
+    async with open_async_pool(database_url, size=2) as pool:
+        async with pool.connection() as connection:
+            await connection.execute(
+                "insert into feedback (id, event_id, project, turn_id, choice, type, value, rater, slot)"
+                " select 'fb_voter', 'ev_voter', project, turn_id, choice, type, value, %s, slot"
+                " from feedback where choice is not null limit 1",
+                [voter],
+            )
+        values = erasures.beginning("default", hashes, erasures.RESTORE, datetime.now(UTC))
+        async with pool.connection() as connection:
+            await connection.execute(erasures.BEGIN, values)
+        await erasing.advance(database_url, [values["id"]])
+        async with pool.connection() as connection:
+            cursor = await connection.execute("select from feedback where rater = %s", [voter])
+            assert await cursor.fetchone() is None
+
+
 async def test_what_was_asked_before_the_erasure_is_not_stored_after_it(
     settings: Settings, database_url: str, backbone: Backbone
 ) -> None:
@@ -472,6 +513,15 @@ async def test_what_was_asked_before_the_erasure_is_not_stored_after_it(
             votable, parse_vote({"completion_id": after.id, "type": "thumb", "value": "up"}), PERSON
         )
         moment = datetime.now(UTC)
+        sent_before = Received("fb_before", moment - timedelta(minutes=1))
+        with pytest.raises(NotFound, match="erased"):
+            await store.submit(
+                votable,
+                parse_vote({"completion_id": after.id, "type": "thumb", "value": "down"}),
+                PERSON,
+                received=sent_before,
+            )
+        assert await store.find("fb_before") is None
         assert await store.is_erased("default", PERSON, moment - timedelta(minutes=1))
         assert not await store.is_erased("default", PERSON, moment)
         assert not await store.is_erased("other", PERSON, moment - timedelta(minutes=1))

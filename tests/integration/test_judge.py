@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -124,6 +125,16 @@ async def test_what_was_imported_is_not_sent_out(
     await Store(async_pool).record_turn(a_turn(f"{IMPORTED}1", replies=("fine",)))
     assert await judge.judge_batch() == 0
     assert endpoint.asked == []
+
+
+async def test_a_reply_that_calls_tools_is_not_judged(judge: Judge, async_pool: AsyncPool) -> None:
+    turn = a_turn("chatcmpl-1", replies=("", "fine"))
+    call = {"id": "call-1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    replies = [replace(turn.replies[0], message=message), turn.replies[1]]
+    await Store(async_pool).record_turn(replace(turn, replies=replies))
+    assert await judge.judge_batch() == 1
+    assert [choice for _, choice, _, _ in await votes(async_pool)] == [1]
 
 
 async def test_only_its_share_of_new_turns_of_its_project_is_judged(

@@ -58,6 +58,7 @@ async def test_an_idle_key_is_dropped(database_url: str) -> None:
             await connection.execute("update rate_limit_usage set updated_at = now() - interval '2 hours'")
         limiter.acquire(a_charge("another"))
         await limiter.sync(pool)
+        await limiter.sweep(pool)
         async with pool.connection() as connection:
             cursor = await connection.execute("select key, total from rate_limit_usage")
             assert await cursor.fetchall() == [{"key": "another", "total": 1}]

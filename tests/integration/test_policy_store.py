@@ -9,6 +9,7 @@ import pytest
 from feedback import policy_store
 from feedback.object_store import open_store
 from schemas.errors import Conflict, PolicyRejected
+from schemas.files import fsync
 from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Manifest
 from serving.policy_files import forget_deleted
 from tests.policy_loading import Serving
@@ -34,6 +35,23 @@ async def test_a_policy_is_fetched_from_an_object_store(serving: Serving, bucket
     assert {path.name for path in serving.policy.directory.iterdir()} == {WEIGHTS, CONFIG, MANIFEST}
     policy_store.delete(serving.settings, serving.policy.row["digest"])
     assert not objects.is_dir() or list(objects.iterdir()) == []
+
+
+async def test_a_fetched_policy_is_on_disk_before_it_has_its_name(
+    serving: Serving, bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that loses power has a damaged copy, for which the policy would be rejected."""
+    in_store(serving, bucket)
+    directory, synced = serving.policy.directory, list[tuple[str, bool]]()
+
+    def note(path: Path) -> None:
+        synced.append((path.name, directory.exists()))
+        fsync(path)
+
+    monkeypatch.setattr(policy_store, "fsync", note)
+    await serving.swap.promote("default", POLICY)
+    assert {(name, False) for name in (WEIGHTS, CONFIG, MANIFEST)} < set(synced)
+    assert synced[-1] == (directory.parent.name, True)
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,8 @@ def test_stored_completions_are_read_tagged_and_deleted(service: Service, client
         stored.retrieve(made[0].id)
     with pytest.raises(openai.NotFoundError):
         stored.delete(made[0].id)
+    with pytest.raises(openai.NotFoundError):
+        stored.list(after=made[0].id)
     assert service.rows("select from feedback where turn_id = %s", made[0].id) == []
 
     visitor = openai.OpenAI(base_url=f"{service.url}/v1", api_key=PUBLIC, max_retries=0)

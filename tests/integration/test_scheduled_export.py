@@ -4,17 +4,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import httpx
 import psycopg
 import pytest
 
-from feedback import scheduled_export
+from feedback import erasing, erasures, scheduled_export
 from feedback.row_writer import publish, write_rows
 from feedback.scheduled_export import export_if_due
 from feedback.store import Store
-from schemas.database import AsyncPool, migrate
+from schemas.database import AsyncPool, connect_async, migrate
 from schemas.errors import StartError
 from schemas.feedback import parse_vote
 from schemas.settings import ExportSettings, Settings
@@ -143,6 +143,56 @@ async def test_two_processes_do_it_once(exports: Exports) -> None:
     await asyncio.gather(*(export_if_due(exports.settings, exports.outcomes.append) for _ in range(4)))
     assert exports.outcomes == ["written"]
     assert exports.exported() == exports.all()
+
+
+async def waiting(watcher: psycopg.Connection[Any], count: int) -> None:
+    """Returns once so many connections to the database wait for a lock."""
+    said: LiteralString = (
+        "select count(*) from pg_stat_activity"
+        " where datname = current_database() and wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(10):
+        while watcher.execute(said).fetchone() != (count,):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_file_that_loses_more_votes_while_it_is_written_again_is_written_once_more(
+    exports: Exports,
+) -> None:
+    """Two people are erased at once, each by another process."""
+    await exports.vote(2)
+    await exports.run()
+    exports.execute("update exported_files set stale = true")
+    url = exports.settings.database_url or ""
+    with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as watcher:
+        other.execute("update exported_files set stale = true")
+        other.execute("delete from feedback where id = (select min(id) from feedback)")
+        async with await connect_async(url) as connection:
+            rewriting = asyncio.create_task(scheduled_export.rewrite(connection, "default"))
+            await waiting(watcher, 1)
+            other.commit()
+            assert await rewriting == 2
+    assert exports.exported() == exports.all()
+
+
+async def test_a_file_that_is_begun_while_votes_are_erased_is_without_them(
+    exports: Exports, async_pool: AsyncPool
+) -> None:
+    await exports.vote(2)
+    async with async_pool.connection() as connection:
+        id = await erasures.ask(connection, "default", ["u_ada"], "test")
+    url = exports.settings.database_url or ""
+    with psycopg.connect(url) as lock, psycopg.connect(url, autocommit=True) as watcher:
+        lock.execute("select from feedback for update")
+        deleting = asyncio.create_task(erasing.advance(url, [id]))
+        await waiting(watcher, 1)
+        exporting = asyncio.create_task(export_if_due(exports.settings, exports.outcomes.append))
+        both = asyncio.create_task(waiting(watcher, 2))
+        await asyncio.wait({exporting, both}, return_when=asyncio.FIRST_COMPLETED)
+        lock.rollback()
+        await asyncio.gather(deleting, exporting)
+    await erasing.advance(url, [id])
+    assert exports.exported() == exports.all() == []
 
 
 async def test_serving_exports_by_itself_and_counts_what_fails(

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from feedback.person_votes import VOTED
 from schemas.taste_model import TASTES
+from serving import tastes
 from serving.pairs import MOST_LIKELY
 from serving.questions import QUESTIONS
 from tests.conftest import new_database
@@ -253,3 +256,10 @@ def test_where_nothing_can_be_scored_the_reply_is_as_it_comes(tasteful: Service)
     assert found["choices"][0]["finish_reason"] in ("stop", "length")
     [(best_of,)] = tasteful.rows("select request -> 'best_of' from turns where id = %s", found["id"])
     assert best_of == tasteful.settings.serving.personal_choices
+
+
+def test_no_weights_are_kept_of_who_has_no_vote(tasteful: Service) -> None:
+    """As after an erasure that ended while they were found."""
+    values = {"project": "default", "rater": "u_nobody", "policy": POLICY, "weights": [1.0], "votes": 5}
+    with psycopg.connect(tasteful.settings.database_url or "") as connection:
+        assert connection.execute(tastes._KEEP.format(voted=VOTED), values).rowcount == 0

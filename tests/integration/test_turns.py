@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg.sql import SQL
+from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
+from feedback import stored_turns
 from feedback.turns import Turns
 from schemas.database import AsyncPool, open_async_pool
 from tests.voting import a_turn, add_keys
@@ -85,3 +88,24 @@ async def test_a_database_that_is_away_is_told_to_all(database_url: str) -> None
                 return_exceptions=True,
             )
     assert [type(answer) for answer in answers] == [PoolTimeout] * 3
+
+
+async def test_turns_are_found_by_their_metadata_with_its_index(pool: AsyncPool, database_url: str) -> None:
+    async with pool.connection() as connection:
+        await connection.execute(
+            "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids,"
+            " sampling, metadata) select 'chatcmpl-' || n, 'default', 'c', 'u_ada', 'default-admin', '[]',"
+            " '{}', '{}', jsonb_build_object('n', n::text) from generate_series(1, 10000) as n"
+        )
+    with psycopg.connect(database_url, autocommit=True) as database:
+        database.execute("vacuum analyze turns_undated")
+    async with pool.connection() as connection:
+        statement = SQL("explain ") + stored_turns._page_statement("asc", tagged=True)
+        values = {"project": "default", "metadata": Jsonb({"n": "77"}), "after": None, "limit": 20}
+        cursor = await connection.execute(statement, values)
+        plan = [row["QUERY PLAN"] for row in await cursor.fetchall()]
+    assert any("Index Cond" in line and "metadata @>" in line for line in plan), plan
+    found = await stored_turns.page(pool, "default", after=None, limit=20, order="asc", metadata={"n": "77"})
+    assert [turn.id for turn in found] == ["chatcmpl-77"]
+    first = await stored_turns.page(pool, "default", after=None, limit=2, order="asc", metadata={})
+    assert len(first) == 2

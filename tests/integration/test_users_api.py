@@ -64,6 +64,7 @@ def test_a_person_is_shown_and_erased_by_name(service: Service) -> None:
         assert found["id"] in [each["id"] for each in client.get("/v1/erasures").json()["data"]]
         audited = client.get("/v1/audit", params={"action": "erasure", "target": found["id"]}).json()["data"]
         assert [each["action"] for each in audited] == ["erasure.done", "erasure.created"]
+        assert audited[0]["actor"] == "service"
         assert audited[1]["actor"].startswith("key:")
         assert not any(
             each in str(audited) for each in ["adele", *held["pseudonyms"], *found["receipt"]["person"]]

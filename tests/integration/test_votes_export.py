@@ -174,6 +174,10 @@ async def test_an_export_is_of_what_was_asked_for(store: Store, pool: AsyncPool,
             {"user": "a\0"},
         ):
             assert (await client.get(EXPORT, params=wrong)).status_code == 400, wrong
+        gone = await client.get(EXPORT, params={"after": "fb_gone"})
+        assert (gone.status_code, gone.json()["error"]["param"]) == (404, "after")
+        client.headers["Authorization"] = f"Bearer {STRANGER}"
+        assert (await client.get(EXPORT, params={"after": first})).status_code == 404
 
 
 async def test_rows_of_a_file_have_one_shape(store: Store, pool: AsyncPool) -> None:
@@ -189,6 +193,20 @@ async def test_rows_of_a_file_have_one_shape(store: Store, pool: AsyncPool) -> N
     prompt = turns[0].messages[0]["content"]
     assert texts == [{"prompt": prompt, "completion": "It is Paris.", "label": True}]
     assert [len(row["prompt"]) for row in messages] == [1, 3]
+
+
+async def test_rows_leave_out_raters_in_quarantine(store: Store, pool: AsyncPool) -> None:
+    for id, rater in (("chatcmpl-1", "u_ada"), ("chatcmpl-2", "u_eve")):
+        await store.record_turn(a_turn(id, rater=rater, replies=(f"It is {rater}.",)))
+        await say(store, id, type="thumb", value="up")
+    async with pool.connection() as connection, connection.transaction():
+        await connection.execute(
+            "insert into quarantine (project, rater, reason) values ('default', 'u_eve', 'burst')"
+        )
+        found = [row async for row in rows(connection, "default", "unpaired", "text")]
+        assert [row["completion"] for row in found] == ["It is u_ada."]
+        whole = [vote["user"] async for vote in everything(connection, "default")]
+        assert whole == ["u_ada", "u_eve"]
 
 
 async def test_everything_fits_into_a_parquet_file(store: Store, pool: AsyncPool, tmp_path: Path) -> None:

@@ -106,6 +106,22 @@ def test_a_number_among_arguments_leaves_them_json() -> None:
     assert json.loads(arguments) == {"card": "[card]", "sum": 12}
 
 
+def arguments_of(written: str) -> str:
+    """Returns the arguments of a tool call as they are stored."""
+    call = {"function": {"name": "send", "arguments": written}}
+    turn = REDACTOR.turn(replace(TURN, messages=[{"role": "assistant", "tool_calls": [call]}]))
+    stored: str = turn.messages[0]["tool_calls"][0]["function"]["arguments"]
+    return stored
+
+
+def test_names_in_arguments_are_redacted() -> None:
+    assert json.loads(arguments_of('{"to": {"ada@example.org": "friend"}}')) == {"to": {"[email]": "friend"}}
+
+
+def test_arguments_that_are_nested_deeply_are_redacted_as_text() -> None:
+    assert arguments_of("[" * 600 + '"ada@example.org"' + "]" * 600) == "[" * 600 + '"[email]"' + "]" * 600
+
+
 def test_comments_and_edits_are_redacted() -> None:
     edit = Edit(completion_id="c", type="edit", choice=0, text="Call +44 7911 123456", comment="I am a@b.org")
     edited = REDACTOR.vote(edit)

@@ -14,7 +14,8 @@ from prometheus_client import Counter
 from psycopg.errors import ReadOnlySqlTransaction
 
 from feedback import spool as module
-from feedback.spool import Entry, Spool
+from feedback.spool import Entry, NotYet, Spool
+from feedback.spool_file import SpoolFile
 from schemas.errors import InvalidRequest, Unavailable
 
 
@@ -29,6 +30,8 @@ class Database:
     async def apply(self, entry: Entry) -> None:
         if self.away:
             raise self.error
+        if entry.get("of") not in (None, *self.names):
+            raise NotYet("its turn is missing")
         if entry.get("wrong"):
             raise InvalidRequest("no such choice")
         self.rows.append(entry)
@@ -191,6 +194,25 @@ async def test_what_a_process_left_is_applied_by_the_next_and_the_file_of_a_livi
     assert living.active
 
 
+async def test_files_of_dead_processes_that_wait_for_each_other_are_all_applied(a_spool: MakeSpool) -> None:
+    """A person is answered by one process, and votes at another."""
+    database = Database()
+    database.away = True
+    one, other = a_spool(), a_spool()
+    await put(one, database, "a", kind="turn")
+    await put(other, database, "b", kind="turn")
+    await put(one, database, "on b", of="b")
+    await put(other, database, "on a", of="a")
+    for dead in (one, other):
+        assert dead._own is not None
+        dead._own._handle.close()
+    database.away = False
+    heir = a_spool()
+    async with running(heir, database):
+        await drained(heir)
+    assert set(database.names) == {"a", "b", "on a", "on b"}
+
+
 async def test_entries_are_applied_again_after_a_death_in_between(a_spool: MakeSpool) -> None:
     database = Database()
     database.away = True
@@ -243,6 +265,26 @@ async def test_a_disk_that_fills_leaves_no_half_line(
     async with running(spool, database):
         await drained(spool)
     assert database.names == ["first", "second"]
+
+
+async def test_a_file_that_cannot_be_read_for_a_moment_is_read_later(
+    a_spool: MakeSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, database = a_spool(), Database()
+    database.away = True
+    await put(spool, database, "kept")
+    database.away = False
+    real, failures = SpoolFile.read, [OSError(errno.EIO, "input/output error")]
+
+    def read(file: SpoolFile, most: int) -> list[bytes]:
+        if failures:
+            raise failures.pop()
+        return real(file, most)
+
+    monkeypatch.setattr(SpoolFile, "read", read)
+    async with running(spool, database):
+        await drained(spool)
+    assert database.names == ["kept"]
 
 
 async def test_an_entry_that_is_refused_is_counted_and_does_not_stop_the_others(
