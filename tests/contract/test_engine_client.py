@@ -67,9 +67,9 @@ async def test_an_engine_that_does_not_say_what_it_can_is_asked_for_all(said: st
 async def test_what_is_no_engine_is_an_error(said: str) -> None:
     """Another service has its address."""
     async with answering("200 OK", "text/html", said) as engine:
-        with pytest.raises(EngineError, match="vllm.urls"):
+        with pytest.raises(EngineError, match=r"vllm\.urls"):
             await engine.folders()
-        with pytest.raises(EngineError, match="vllm.urls"):
+        with pytest.raises(EngineError, match=r"vllm\.urls"):
             await engine.probe("p1", [1, 2], [1])
 
 

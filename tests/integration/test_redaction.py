@@ -155,7 +155,7 @@ def test_what_waits_for_an_engine_is_redacted_too(
     fields = {"completion_id": turn["id"], "type": "thumb", "value": "up", "comment": SAID, **token}
     asyncio.run(prepared(redacting))
     monkeypatch.setattr(router, "find", lambda project: None)
-    monkeypatch.setattr(router, "routes", lambda: [])
+    monkeypatch.setattr(router, "routes", list)
     assert vote(redacting, key, **fields).status_code == 201
     assert CANARY not in everything(redacting)
 

@@ -152,7 +152,7 @@ async def waiting(watcher: psycopg.Connection[Any], count: int) -> None:
         " where datname = current_database() and wait_event_type = 'Lock'"
     )
     async with asyncio.timeout(10):
-        while watcher.execute(said).fetchone() != (count,):
+        while watcher.execute(said).fetchone() != (count,):  # noqa: ASYNC110 - a lock tells nobody
             await asyncio.sleep(0.02)
 
 
