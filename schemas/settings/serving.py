@@ -24,7 +24,7 @@ class ServingSettings(BaseModel):
 
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body, bytes")
     max_choices: int = Field(8, ge=1, description="largest `n` of a request, replies")
-    max_tokens: int = Field(256, ge=1, description="reply length when the request sets none, tokens")
+    max_tokens: int = Field(512, ge=1, description="reply length when the request sets none, tokens")
     engine_timeout: float = Field(120, gt=0, description="longest wait for the engine's next token, seconds")
     requests_per_minute: int = Field(
         6_000, ge=1, description="rate limit of a key: chats, votes and other requests each, per minute"

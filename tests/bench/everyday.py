@@ -3,7 +3,7 @@
     python -m tests.bench.everyday --model DIR --seeds 1 2 3
 
 Simulated people (`voters`) with one hidden taste (`tastes`; the seed draws it, or `--taste` names it) send
-everyday prompts that nobody wrote for the starter, at the settings at which the base is served, and vote; one
+everyday prompts that nobody wrote for the starter, at the base's own settings, ask for at most 256 tokens, and vote; one
 verdict in ten is wrong. The trainer's own loop reads the votes from Postgres and starts rounds when they are
 due; a policy that passes the gate answers at once, and one that it could not judge is a canary. Time is the
 service's: rounds take what they take, votes arrive evenly over the first three quarters of `--minutes`,
@@ -130,7 +130,7 @@ def main() -> int:
     trainer = with_threads(trainer_settings(args.set), directory)
     settings = Settings(model=str(directory), trainer=trainer)
     check_prompts(directory, settings.trainer)
-    served_at = ServedAt.by_default(directory, settings.serving)
+    served_at = ServedAt.by_default(directory)
     named = {"temperature": args.temperature, "top_p": args.top_p}
     served_at = replace(served_at, **{name: value for name, value in named.items() if value is not None})
     if args.base_only:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from deploy.local.base_model import base_directory
-from schemas.settings import ServingSettings, TrainerSettings
+from schemas.settings import TrainerSettings
 from serving.person_weights import Values
 from tests.bench.disjoint import assert_disjoint
 from tests.bench.everyday_prompts import HELD_OUT, SPARE, TRAFFIC
@@ -93,7 +93,7 @@ class Everyday:
 
     @staticmethod
     def served(backbone: Backbone, asked: Sequence[str], count: int) -> Pool:
-        served_at = ServedAt.by_default(backbone.directory, ServingSettings())
+        served_at = ServedAt.by_default(backbone.directory)
         return Pool.served(backbone, replace(served_at, max_tokens=EVERYDAY_TOKENS), asked, count)
 
     @property

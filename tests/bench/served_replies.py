@@ -14,10 +14,12 @@ from pathlib import Path
 
 import torch
 
-from schemas.settings import ServingSettings
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, SamplingSpec, sample
 from trainer.model.tokenizer import ChatTokenizer
+
+LONGEST = 256
+"""Tokens that people's requests name: replies of the default length take two cores too long."""
 
 _ROWS = 32
 """Replies of the base that are sampled, and then written, together."""
@@ -27,17 +29,18 @@ CACHE = Path.home() / ".cache" / "hearken-bench"
 
 @dataclass(frozen=True, slots=True)
 class ServedAt:
-    """How replies are sampled; `max_tokens` is serving's own limit."""
+    """How replies are sampled."""
 
     temperature: float
     top_p: float
     max_tokens: int
 
     @classmethod
-    def by_default(cls, base: Path, serving: ServingSettings) -> "ServedAt":
-        """Returns a base's own generation defaults; a reply takes at most half of its context."""
+    def by_default(cls, base: Path) -> "ServedAt":
+        """Returns a base's own generation defaults; a reply has at most LONGEST tokens, and takes at most half
+        of the context."""
         tokenizer = ChatTokenizer(base)
-        longest = min(serving.max_tokens, tokenizer.context_length // 2)
+        longest = min(LONGEST, tokenizer.context_length // 2)
         return cls(tokenizer.temperature, tokenizer.top_p, longest)
 
     def sample(
