@@ -3,9 +3,9 @@
     python -m tests.bench.everyday --model DIR --seeds 1 2 3
 
 Simulated people (`voters`) with one hidden taste (`tastes`; the seed draws it, or `--taste` names it) send
-everyday prompts that nobody wrote for the starter, at the base's own settings, ask for at most 256 tokens, and vote; one
-verdict in ten is wrong. The trainer's own loop reads the votes from Postgres and starts rounds when they are
-due; a policy that passes the gate answers at once, and one that it could not judge is a canary. Time is the
+everyday prompts that nobody wrote for the starter, for replies of at most 256 tokens at the base's own
+settings, and vote; one verdict in ten is wrong. The trainer's own loop reads the votes from Postgres and
+starts rounds when they are due; a policy that passes the gate answers at once, and one that it could not judge is a canary. Time is the
 service's: rounds take what they take, votes arrive evenly over the first three quarters of `--minutes`,
 sampling people's replies costs nothing, since it is the engine's work, and waiting is skipped. Who votes
 while a round trains votes on the policies before it.
