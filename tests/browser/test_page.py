@@ -308,6 +308,20 @@ def test_stop_ends_the_reply_and_nothing_is_stored(page: Page, database: Databas
     assert {"text": "Tell me a long story"} not in asked
 
 
+def test_a_reply_that_is_cut_says_so_and_goes_on(context: BrowserContext, installation: Installation) -> None:
+    with installation.client() as operator:
+        short = {"id": "short-replies", "sampling": {"max_tokens": 2}}
+        made = operator.post("/v1/projects", json=short).json()
+    page = context.new_page()
+    page.goto(installation.url + made["page"])
+    turn = say(page, "Tell me about cats")
+    expect(turn).to_contain_text("as long as it may be")
+    turn.get_by_role("button", name="Go on").click()
+    expect(page.locator(".turn")).to_have_count(2)
+    expect(page.locator(".turn .message").last).to_have_text("Go on")
+    expect(page.locator(".turn").last).to_have_attribute("data-state", "done")
+
+
 def test_conversations_are_kept_renamed_deleted_and_the_same_in_every_tab(
     page: Page, installation: Installation
 ) -> None:

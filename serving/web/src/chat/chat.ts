@@ -253,7 +253,10 @@ export class Chat {
   }
 
   #done(turn: Turn, completion: Completion): void {
-    for (const choice of completion.choices) replyOf(turn, choice.index).text = choice.message.content ?? "";
+    for (const choice of completion.choices) {
+      const reply = replyOf(turn, choice.index);
+      Object.assign(reply, { text: choice.message.content ?? "", cut: choice.finish_reason === "length" });
+    }
     const token = completion.hearken.feedback_token;
     this.#end(turn, { state: "done", completion: completion.id, token });
     this.on.replied(completion, this.conversation.id);

@@ -4,6 +4,7 @@ import type { ChatMessage } from "../live/types.ts";
 
 export interface Reply {
   text: string;
+  cut?: boolean; // it reached the longest length
   original: string | null; // before the person edited it
   thumb: "up" | "down" | null;
   reasons: string[];

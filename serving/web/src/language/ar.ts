@@ -20,6 +20,8 @@ export const texts: Texts = {
   send: "إرسال",
   stop: "إيقاف",
   stopped: "تم الإيقاف.",
+  cutOff: "ينتهي الرد هنا لأنه بلغ أقصى طول مسموح به.",
+  goOn: "تابع",
   keys: "‏Enter للإرسال، وShift+Enter لسطر جديد.",
   modelNote: "قد يخطئ.",
   compare: "قارن",

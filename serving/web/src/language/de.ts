@@ -25,6 +25,8 @@ export const texts: Texts = {
   send: "Senden",
   stop: "Anhalten",
   stopped: "Angehalten.",
+  cutOff: "Die Antwort endet hier, weil sie nicht länger werden darf.",
+  goOn: "Weiter",
   keys: "Enter sendet, Umschalt+Enter macht eine neue Zeile.",
   modelNote: "Es kann sich irren.",
   compare: "Vergleichen",

@@ -19,6 +19,8 @@ export const en = {
   send: "Send",
   stop: "Stop",
   stopped: "Stopped.",
+  cutOff: "The reply ends here because it is as long as it may be.",
+  goOn: "Go on",
   keys: "Enter sends, Shift+Enter makes a new line.",
   modelNote: "It can be wrong.",
   compare: "Compare",

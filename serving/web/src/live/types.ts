@@ -21,7 +21,7 @@ export interface ChatRequest {
 
 export interface Completion {
   id: string;
-  choices: { index: number; message: { content: string | null } }[];
+  choices: { index: number; message: { content: string | null }; finish_reason: string }[];
   hearken: { feedback_token: string | null };
 }
 

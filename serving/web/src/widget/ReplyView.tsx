@@ -43,6 +43,16 @@ export function ReplyView({ turn, last, textShown }: Props & { textShown: boolea
       {!textShown && (writing || reply.text) && (
         <Markdown text={reply.text} whole={!writing} writing={writing} />
       )}
+      {turn.state === "done" && reply.cut && reply.original === null && (
+        <p class="aside">
+          {texts.cutOff}{" "}
+          {last && !session.chat.busy && (
+            <button class="link" type="button" onClick={() => session.chat.send(texts.goOn)}>
+              {texts.goOn}
+            </button>
+          )}
+        </p>
+      )}
       {reply.original !== null && <p class="aside">{texts.edited}</p>}
       {turn.state === "done" && (
         <Tools turn={turn} last={last} edit={() => setEditing(true)} editButton={editButton} />
