@@ -39,9 +39,28 @@ class InBfloat16(Backbone):
 
 
 def gradients(backbone: Backbone, batch: PaddedBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    with backbone.full_precision():
+    with backbone.without_autocast():
         logprobs_BR = backbone.logprobs_BR(batch)
     return logprobs_BR.detach(), list(torch.autograd.grad(logprobs_BR.square().sum(), backbone.trainable()))
+
+
+@torch.no_grad()
+def test_full_precision_is_that_of_float32(tiny_base: Path) -> None:
+    """And afterwards the weights are in bfloat16 again."""
+    rounded, exact = InBfloat16(tiny_base, RL), InBfloat16(tiny_base, RL)
+    exact.model.float()
+    for one, other in zip(rounded.trainable(), exact.trainable(), strict=True):
+        one += 0.1
+        other.copy_(one)
+    batch = rounded.pad([[5, 6, 7], [8, 9]], [[10, 11, 12, 13], [14, 15]])
+    types = [weight.dtype for weight in rounded.model.parameters()]
+    with exact.full_precision():
+        expected_BR = exact.logprobs_BR(batch)
+    with rounded.full_precision():
+        torch.testing.assert_close(rounded.logprobs_BR(batch), expected_BR, rtol=1e-5, atol=1e-5)
+    with rounded.without_autocast():
+        assert float((rounded.logprobs_BR(batch) - expected_BR).abs().max()) > 1e-3
+    assert [weight.dtype for weight in rounded.model.parameters()] == types
 
 
 def test_gradients_are_the_same_as_peft_computes(

@@ -26,6 +26,7 @@ from trainer.model.auxiliary import AuxiliaryModel
 from trainer.model.batch import PaddedBatch
 from trainer.model.decoding import fast_decoding, packed_product
 from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup, shard_base
+from trainer.model.float32_pass import float32_modules
 from trainer.model.hidden_states import HiddenStates
 from trainer.model.lora_inputs import keep_inputs_once
 from trainer.model.token_budget import TokenBudget
@@ -199,13 +200,21 @@ class Backbone(ChatTokenizer):
                 tuner.disable_adapter_layers()
 
     @contextlib.contextmanager
-    def full_precision(self) -> Iterator[None]:
+    def without_autocast(self) -> Iterator[None]:
         """Inside, a CPU computes in float32; outside, it uses bfloat16 autocast where the CPU supports it."""
         bf16, self.bf16_autocast = self.bf16_autocast, False
         try:
             yield
         finally:
             self.bf16_autocast = bf16
+
+    @contextlib.contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Inside, passes without gradients are in float32 on a GPU, too, which is slow there. Processes that
+        share the weights keep them in bfloat16."""
+        widened = contextlib.nullcontext() if self.group.sharded else float32_modules(self.model)
+        with self.without_autocast(), widened:
+            yield
 
     @contextlib.contextmanager
     def training_mode(self, rows: int, width: int) -> Iterator[None]:

@@ -156,7 +156,7 @@ def _rescore(
     for rows in split(lengths, backbone.token_budget.training, SCORED_ROWS, backbone.group.size):
         part = rollouts[rows]
         padded = backbone.pad([prompts[each.prompt] for each in part], [each.token_ids for each in part])
-        with backbone.full_precision():
+        with backbone.without_autocast():
             logprobs_BR = backbone.logprobs_BR(padded, temperature)
         for each, logprobs_R, mask_R in zip(part, logprobs_BR, padded.reply_mask_BR.bool(), strict=True):
             scored.append(replace(each, logprobs=logprobs_R[mask_R].tolist()))
