@@ -45,14 +45,24 @@ class ResidentBase:
             self.backbone.auxiliary = AuxiliaryModel(auxiliary, self.backbone.device)
         self.probe = probe(self.backbone)
         self.token_budget = self.backbone.token_budget = self._token_budget(settings)
-        self.speed = Speed.measure(self.backbone)
         self.engine = self.backbone.engine = _sampling_engine(settings)
         self.sycophancy = SycophancyEval(self.backbone)
         path = settings.trainer.gate.blocklist_file
         self.blocklist = None if path is None else Blocklist(path)
         self._settings = settings
         self._caches: OrderedDict[str, FeatureCache] = OrderedDict()
-        self._knowledge = self._knowledge_eval() if group.size > 1 else None  # the processes measure together
+        several = group.size > 1  # which measure together
+        self._speed = Speed.measure(self.backbone) if several else None
+        self._knowledge = self._knowledge_eval() if several else None
+
+    @property
+    def speed(self) -> Speed:
+        """The speed of sampling and training. A single process measures it at the first use: its sampling
+        engine may be ready later than itself. Raises EngineError."""
+        if self._speed is None:
+            self.backbone.engine = self.engine
+            self._speed = Speed.measure(self.backbone)
+        return self._speed
 
     @property
     def knowledge(self) -> KnowledgeEval:

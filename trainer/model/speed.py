@@ -12,11 +12,23 @@ import torch
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, adapter_sampler
 
-PROMPTS, SAMPLES, PROMPT_TOKENS, REPLY_TOKENS = 8, 4, 32, 8
-"""Size of the measured batch of sampling."""
+PROMPT_TOKENS = 32
 
-ROWS, ROW_TOKENS = 4, 64
-"""Size of the measured batch of training, half of its tokens being the reply's."""
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The measured batches: `samples` replies of `reply_tokens` tokens to each of `prompts` prompts, and
+    `rows` rows of `row_tokens` tokens to train on, half of them the reply's."""
+
+    prompts: int
+    samples: int
+    reply_tokens: int
+    rows: int
+    row_tokens: int
+
+
+ON_CPU, ON_GPU = Sizes(8, 4, 8, 4, 64), Sizes(16, 8, 64, 16, 256)
+"""A GPU is slow with small batches, and a CPU takes long for large ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +42,20 @@ class Speed:
 
     @classmethod
     def measure(cls, backbone: Backbone) -> "Speed":
-        """Measures the speed of this process; the adapter is as before. The faster of two runs counts."""
-        prompts = [[backbone.pad_id] * PROMPT_TOKENS] * PROMPTS
-        spec = SamplingSpec(SAMPLES, REPLY_TOKENS)
+        """Measures the speed of this process, and of its sampling engine where it has one; the adapter is as
+        before. The faster of two runs counts. Raises EngineError."""
+        sizes = ON_GPU if backbone.on_gpu else ON_CPU
+        prompts = [[backbone.pad_id] * PROMPT_TOKENS] * sizes.prompts
+        spec = SamplingSpec(sizes.samples, sizes.reply_tokens)
         counts: list[int] = []
 
         def sample() -> None:
             sampler = adapter_sampler(backbone, spec, torch.Generator().manual_seed(len(counts)))
             counts.append(sum(len(rollout.token_ids) for rollout in sampler(prompts)))
 
-        half = ROW_TOKENS // 2
-        batch = backbone.pad([[backbone.pad_id] * half] * ROWS, [[backbone.pad_id] * half] * ROWS)
+        half = sizes.row_tokens // 2
+        rows = max(1, min(sizes.rows, backbone.token_budget.training // sizes.row_tokens))
+        batch = backbone.pad([[backbone.pad_id] * half] * rows, [[backbone.pad_id] * half] * rows)
 
         def train() -> None:
             backbone.logprobs_BR(batch).sum().backward()  # type: ignore[no-untyped-call]
@@ -51,7 +66,7 @@ class Speed:
             with torch.no_grad():
                 backbone.logprobs_BR(batch)
 
-        tokens = ROWS * ROW_TOKENS
+        tokens = rows * sizes.row_tokens
         return cls(_counts_per_second(sample, counts), tokens / _fastest(train), tokens / _fastest(score))
 
 
