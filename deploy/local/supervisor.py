@@ -39,7 +39,8 @@ def up(settings: Settings, console: PlainConsole) -> int:
     _check_built()
     stopping = threading.Event()
     _on_signals(lambda *_: stopping.set())
-    settings = settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
+    named, data_dir = settings.model, settings.data_dir.resolve()
+    settings = settings.model_copy(update={"data_dir": data_dir})
     with ExitStack() as stack:
         stack.enter_context(locked_data_folder(settings.data_dir))
         _check_port(settings.host, settings.port)
@@ -59,6 +60,7 @@ def up(settings: Settings, console: PlainConsole) -> int:
         stack.callback(_stop, children)
         for child in children:
             child.start()
+        console.say(f"Loading {named}…")
         _wait_until_ready(settings, children, stopping)
         if not stopping.is_set():
             console.say(welcome(settings, made))
