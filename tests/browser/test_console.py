@@ -444,6 +444,8 @@ def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> Non
     page.goto(f"{console.url}/console#/rounds/6")
     report = page.get_by_role("article")
     expect(report).to_contain_text("Votes that weighed most")
+    unseen = report.get_by_role("listitem").filter(has_text="Reward by unseen votes")
+    expect(unseen.get_by_role("img", name="cannot tell: within chance")).to_be_visible()
     words = report.inner_text()
     order = [
         f"Made {CANARY}", "Not decided", "38 unseen votes", "What the gate found", "95.3% right",
