@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import serving.console.verdict
 from schemas.settings import GateSettings, RLSettings, TrainerSettings
 from tests.service import write_base
 from trainer.evaluation.estimate import Estimate
@@ -126,6 +127,8 @@ def test_the_verdict_records_what_it_decided_about_each_figure() -> None:
     assert (limits["length_ratio"], limits["unseen_gain"]) == (GateSettings().max_length_ratio, 0.0)
     assert checks["ended"]["found"] == pytest.approx(0.8)
     assert checks["ended"]["error"] > 0
+    shown = serving.console.verdict.checks(found)
+    assert [each["state"] for each in shown] == ["good"] * len(checks)
     refused = verdict(samples(-1.0, kl=0.3)).as_json()["checks"]
     assert refused["kl"]["state"] == refused["held_out_gain"]["state"] == "refused"
     assert refused["unseen_gain"]["state"] == "unknown"
