@@ -172,7 +172,7 @@ def _report(report: dict[str, Any]) -> str:
 
 def checks_lines(checks: list[dict[str, str]]) -> list[str]:
     """Returns a line for each check of the gate: how it stands, its name, what was found, and its limit."""
-    marks = {"good": "ok", "near": "~", "bad": "NO", "unknown": "?"}
+    marks = {"good": "ok", "unknown": "~", "refused": "NO", "unjudged": "?"}
     return [
         f"  {marks[check['state']]:3} {check['name']:38} {check['found']}  (limit {check['limit']})"
         for check in checks

@@ -1,28 +1,44 @@
 """The gate's verdict in words: what was decided, and each figure beside its limit.
 
-The figures are those that the trainer recorded (`trainer.evaluation.gate`), the limits those of the settings
-that it was trained with. A record of an earlier release may lack some of them.
+Figures, limits, errors and decisions are those that the trainer recorded (`trainer.evaluation.gate`). A
+record of an earlier release has figures only; of these `earlier_gate` makes the rest.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import inf
 from typing import Any, Literal
 
 from schemas.constraints import CONSTRAINTS
+from serving.console import earlier_gate
 
-State = Literal["good", "near", "bad", "unknown"]
+State = Literal["good", "unknown", "refused", "unjudged"]
 
-GUARD_TOLERANCE = 1.25
-"""The gate's limits of KL and entropy are wider than the guard's by this factor, as in the trainer."""
+_SIGNED = "{:+.2f}", " logits"
+_SHARE = "{:.1%}", ""
+_FORMATS = {
+    "trained_gain": _SIGNED,
+    "held_out_gain": _SIGNED,
+    "unseen_gain": _SIGNED,
+    "influence_gain": _SIGNED,
+    "length_ratio": ("{:.2f}", " times the base's"),
+    "kl": ("{:.2f}", " nats a reply"),
+    "entropy": ("{:.2f}", ""),
+}
+"""How the figures are written that are no shares, and their units."""
 
-MAX_COMMON_INCREASE = 0.25
-"""Most that the share of equal replies may rise, as in the trainer."""
+_AGAINST_BASE = {
+    "ended": ("Replies that end by themselves", "at least"),
+    "entropy": ("Variety of words (entropy)", "at least"),
+    "repeated": ("Repetition within a reply", "at most"),
+    "distinct": ("Different pairs of words", "at least"),
+    "alike": ("The same reply to different prompts", "at most"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: its name, what was found, its limit, and how they compare."""
+    """One check: its name, what was found, its limit, and what the gate decided; that is "unknown" where it
+    could not tell, since it may be chance."""
 
     name: str
     found: str
@@ -42,75 +58,77 @@ def headline(outcome: str | None) -> str:
 def checks(
     gate: Mapping[str, Any] | None, configuration: Mapping[str, Any] | None = None
 ) -> list[dict[str, str]]:
-    """Returns the checks of a gate's report, with the limits of the trainer's `configuration`."""
-    figures: Mapping[str, Any] = (gate or {}).get("figures") or {}
-    configured = configuration or {}
-    return [
-        asdict(each)
-        for each in _checks(
-            figures,
-            configured.get("gate") or {},
-            configured.get("rl") or {},
-            configured.get("criteria") or {},
+    """Returns the checks of a gate's report; the limits of an earlier one are in the `configuration` of its
+    trainer."""
+    if not gate:
+        return []
+    figures: Mapping[str, Any] = gate.get("figures") or {}
+    decided = gate.get("checks")
+    if decided is None:
+        decided = earlier_gate.checks(figures, configuration or {}, gate.get("outcome"))
+    return [asdict(each) for each in _checks(figures, decided)]
+
+
+def _checks(figures: Mapping[str, Any], decided: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
+    if (unseen := decided.get("unseen_gain")) is not None:
+        found = f"{_found('unseen_gain', unseen)}, {figures['unseen_votes']} votes"
+        yield Check(
+            "Reward by unseen votes", found, f"not below {unseen['limit']:g}, at 95%", unseen["state"]
         )
-    ]
-
-
-def _checks(
-    figures: Mapping[str, Any], gate: Mapping[str, Any], rl: Mapping[str, Any], criteria: Mapping[str, Any]
-) -> Iterator[Check]:
-    if "unseen_votes" in figures:
-        yield _unseen(figures, gate)
-    if (gain := figures.get("influence_gain")) is not None:
-        yield _influence(gain, figures, gate)
-    for name, votes in (("trained", "the votes it learned from"), ("held_out", "votes held back from it")):
-        gain, error = figures.get(f"{name}_gain"), figures.get(f"{name}_error")
-        if gain is not None and error is not None:
-            state: State = "good" if gain >= 0 else "near" if gain + 2 * error >= 0 else "bad"
-            yield Check(f"Reward by {votes}", _signed(gain, error), "not below 0 by more than chance", state)
-    if (ratio := figures.get("length_ratio")) is not None:
-        most = gate.get("max_length_ratio", 3.0)
-        limit = f"{1 / most:.2f} to {most:g} times"
-        furthest = max(ratio, 1 / ratio) if ratio else inf  # a record rounds it
-        yield Check("Length", f"{ratio:.2f} times the base's", limit, _within(furthest, most))
-    if (kl := figures.get("kl")) is not None:
-        most = GUARD_TOLERANCE * rl.get("kl_per_reply", 8.0)
-        found = f"{kl:.2f} ± {figures.get('kl_error', 0):.2f} nats a reply"
-        yield Check("Distance from the base (KL)", found, f"{most:g} nats", _within(kl, most))
+    elif "unseen_votes" in figures:
+        yield Check("Reward by unseen votes", "no unseen votes", "not judged", "unjudged")
+    if (gain := decided.get("influence_gain")) is not None:
+        raters = figures["influence_raters"]
+        name = f"The same without {'one rater' if raters == 1 else f'{raters} raters'}"
+        found = _found("influence_gain", gain)
+        yield Check(name, found, f"not below {gain['limit']:g}, at 95%", gain["state"])
+    for name, votes in (
+        ("trained_gain", "the votes it learned from"),
+        ("held_out_gain", "votes held back from it"),
+    ):
+        if (gain := decided.get(name)) is not None:
+            limit = "not below 0 by more than chance"
+            yield Check(f"Reward by {votes}", _found(name, gain), limit, gain["state"])
+    if (length := decided.get("length_ratio")) is not None:
+        low, high = sorted([length["limit"], 1 / length["limit"]])
+        yield Check(
+            "Length", _found("length_ratio", length), f"{low:.2f} to {high:.2f} times", length["state"]
+        )
+    if (kl := decided.get("kl")) is not None:
+        name, limit = "Distance from the base (KL)", f"at most {kl['limit']:.2f} nats"
+        yield Check(name, _found("kl", kl), limit, kl["state"])
     if "knowledge_unknown" in figures:
-        yield Check("Knowledge", str(figures["knowledge_unknown"]), "not judged", "unknown")
-    elif (lost := figures.get("knowledge_lost")) is not None:
-        most = gate.get("max_knowledge_loss", 0.03)
-        found = f"{figures['knowledge']:.1%} right, {_lost(lost)} ± {figures['knowledge_error']:.1%}"
-        yield Check("Knowledge", found, f"a loss of {most:.0%}", _within(lost, most))
-    if (approval := figures.get("approval")) is not None:
-        yield _approval(approval, figures, gate)
-    yield from _against_base(figures, gate, rl)
-    for name, changes in (figures.get("criteria") or {}).items():
+        yield Check("Knowledge", str(figures["knowledge_unknown"]), "not judged", "unjudged")
+    elif (lost := decided.get("knowledge_lost")) is not None:
+        found = f"{figures['knowledge']:.1%} right, {_lost(lost['found'])} ± {lost['error']:.1%}"
+        yield Check("Knowledge", found, f"a loss of {lost['limit']:.0%}", lost["state"])
+    if {"approval_change", "approval_width"} <= decided.keys():
+        yield _approval(figures, decided["approval_change"], decided["approval_width"])
+    for figure, (name, limit) in _AGAINST_BASE.items():
+        if (check := decided.get(figure)) is not None:
+            words = _FORMATS.get(figure, _SHARE)[0].format(check["limit"])
+            yield Check(name, _found(figure, check), f"{limit} {words}", check["state"])
+    for name in figures.get("criteria") or {}:
         for other in ("live", "base"):
-            yield _criterion(name, other, changes, criteria)
+            yield _criterion(name, other, decided[f"criteria/{name}/{other}"])
     for name, found in (figures.get("constraints") or {}).items():
         yield _constraint(name, found)
 
 
-def _approval(approval: float, figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:
-    """The approval that recorded votes let expect."""
-    lower, upper = figures["approval_lower"], figures["approval_upper"]
-    change, error = figures["approval_change"], figures["approval_change_error"]
-    most = gate.get("max_approval_width", 0.5)
-    state: State = "good" if upper - lower <= most and change >= 0 else "near"
-    if change + 2 * error < 0:
-        state = "bad"
-    found = f"{approval:.0%} ({lower:.0%} to {upper:.0%}), {change:+.0%} ± {error:.0%} to the live policy"
-    return Check("Approval by recorded votes", found, f"known to {most:.0%}, and no loss", state)
+def _approval(figures: Mapping[str, Any], change: Mapping[str, Any], width: Mapping[str, Any]) -> Check:
+    """The approval that recorded votes let expect: it may be below the live policy's, or hardly known."""
+    of, lower, upper = (figures[f"approval{name}"] for name in ("", "_lower", "_upper"))
+    state: State = width["state"] if change["state"] == "good" else change["state"]
+    differs = f"{change['found']:+.0%} ± {change['error']:.0%} to the live policy"
+    found = f"{of:.0%} ({lower:.0%} to {upper:.0%}), {differs}"
+    return Check("Approval by recorded votes", found, f"known to {width['limit']:.0%}, and no loss", state)
 
 
-def _criterion(name: str, other: str, changes: Mapping[str, float], criteria: Mapping[str, Any]) -> Check:
+def _criterion(name: str, other: str, check: Mapping[str, Any]) -> Check:
     """A criterion that may not fall, against another policy."""
-    change, error, most = changes[other], changes[f"{other}_error"], criteria.get("max_fall", 0.02)
-    state: State = "good" if change >= -most else "near" if change + 2 * error >= -most else "bad"
-    found = f"{change:+.1%} ± {error:.1%}"
-    return Check(f"Criterion {name}, against the {other} policy", found, f"a fall of {most:.0%}", state)
+    found = f"{check['found']:+.1%} ± {check['error']:.1%}"
+    limit = f"a fall of {-check['limit']:.0%}"
+    return Check(f"Criterion {name}, against the {other} policy", found, limit, check["state"])
 
 
 def _constraint(name: str, found: Mapping[str, Any]) -> Check:
@@ -118,69 +136,20 @@ def _constraint(name: str, found: Mapping[str, Any]) -> Check:
     about = CONSTRAINTS.get(name)
     words, of = (about.words, about.of) if about else (name, "the samples")
     if found["state"] == "unjudged":
-        return Check(words, str(found["notice"]), "not judged", "unknown")
+        return Check(words, str(found["notice"]), "not judged", "unjudged")
     others = f"the base {found['base']:.1%}"
     if "live" in found:
         others += f", the live policy {found['live']:.1%}"
     share = f"{found['candidate']:.1%} ± {found['error']:.1%} of {of} ({others})"
-    state: State = "good" if found["state"] == "good" else "near" if found["state"] == "unknown" else "bad"
+    state: State = "refused" if found["state"] == "blocked" else found["state"]
     return Check(words, share, f"{found['limit']:.1%}", state)
 
 
-def _unseen(figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:
-    """The check that decides whether a candidate goes live at once."""
-    votes, limit = figures["unseen_votes"], f"not below {0 - gate.get('max_reward_loss', 0.0):g}, at 95%"
-    if not votes or figures.get("unseen_gain") is None:
-        return Check("Reward by unseen votes", "no unseen votes", limit, "unknown")
-    gain, error = figures["unseen_gain"], figures["unseen_error"]
-    lower = gain - 1.64 * error
-    state: State = "good" if lower >= -gate.get("max_reward_loss", 0.0) else "near" if gain >= 0 else "bad"
-    return Check("Reward by unseen votes", f"{_signed(gain, error)}, {votes} votes", limit, state)
-
-
-def _influence(gain: float, figures: Mapping[str, Any], gate: Mapping[str, Any]) -> Check:
-    """The same without the rater, or the group of raters, whose votes add most."""
-    error, most = figures["unseen_error"], gate.get("max_reward_loss", 0.0)
-    state: State = "good" if gain - 1.64 * error >= -most else "near"
-    raters = figures["influence_raters"]
-    who = "one rater" if raters == 1 else f"{raters} raters"
-    return Check(f"The same without {who}", _signed(gain, error), f"not below {0 - most:g}, at 95%", state)
-
-
-def _against_base(
-    figures: Mapping[str, Any], gate: Mapping[str, Any], rl: Mapping[str, Any]
-) -> Iterator[Check]:
-    """The checks whose limits are relative to the base's figures."""
-    if {"ended", "base_ended"} <= figures.keys():
-        least = figures["base_ended"] - gate.get("max_no_eos_increase", 0.05)
-        state = _within(1 - figures["ended"], 1 - least)
-        yield Check("Replies that end by themselves", f"{figures['ended']:.0%}", f"{least:.0%}", state)
-    if {"entropy", "base_entropy"} <= figures.keys():
-        least = figures["base_entropy"] * rl.get("entropy_floor", 0.25) / GUARD_TOLERANCE
-        state = "good" if figures["entropy"] >= least else "bad"
-        yield Check("Variety of words (entropy)", f"{figures['entropy']:.2f}", f"{least:.2f}", state)
-    if {"repeated", "base_repeated"} <= figures.keys():
-        most = figures["base_repeated"] + gate.get("max_repetition_increase", 0.1)
-        state = _within(figures["repeated"], most)
-        yield Check("Repetition within a reply", f"{figures['repeated']:.1%}", f"{most:.1%}", state)
-    if {"distinct", "base_distinct"} <= figures.keys():
-        least = figures["base_distinct"] * gate.get("min_distinct_ratio", 0.4)
-        state = "good" if figures["distinct"] >= least else "bad"
-        yield Check("Different pairs of words", f"{figures['distinct']:.1%}", f"{least:.1%}", state)
-    if "alike" in figures:
-        most = figures.get("base_alike", 0.0) + MAX_COMMON_INCREASE
-        state = _within(figures["alike"], most)
-        yield Check("The same reply to different prompts", f"{figures['alike']:.1%}", f"{most:.1%}", state)
-
-
-def _within(value: float, most: float) -> State:
-    if value > most:
-        return "bad"
-    return "near" if value > 0.8 * most else "good"
-
-
-def _signed(gain: float, error: float) -> str:
-    return f"{gain:+.2f} ± {error:.2f} logits"
+def _found(figure: str, check: Mapping[str, Any]) -> str:
+    """Returns a figure with its error and unit."""
+    form, unit = _FORMATS.get(figure, _SHARE)
+    error = "" if check["error"] is None else f" ± {form.replace('+', '').format(check['error'])}"
+    return f"{form.format(check['found'])}{error}{unit}"
 
 
 def _lost(lost: float) -> str:

@@ -178,6 +178,40 @@ def test_votes_are_filtered_by_keyboard_opened_saved_and_exported(page: Page, co
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_a_malformed_address_shows_the_page_without_its_broken_part(page: Page, console: Console) -> None:
+    page.goto(f"{console.url}/console#/rounds/%")
+    expect(page.get_by_role("heading", name="Rounds", level=1)).to_be_visible()
+    page.goto(f"{console.url}/console#/feedback?since=garbage&until=2026-13-40&value=down")
+    rows = page.locator("[data-row]")
+    wanted = console.get("console/votes?value=down&limit=50")["data"]
+    expect(rows).to_have_count(len(wanted))
+    expect(page.get_by_label("Vote")).to_have_value("down")
+    page.goto(f"{console.url}/console#/raters?state=toString")
+    expect(page.get_by_role("row", name="All without a session in one network")).to_be_visible()
+
+
+def test_older_pages_stay_when_something_changes(page: Page, console: Console) -> None:
+    """The status, which every page shows, is read after the same change."""
+    console.execute(
+        "insert into audit_log (project, actor, action, target)"
+        " select 'default', 'test', 'view.changed', 'v' || n from generate_series(1, 120) n"
+    )
+    page.goto(f"{console.url}/console#/audit")
+    rows = page.get_by_role("row")
+    expect(rows).to_have_count(1 + 50)
+    page.get_by_role("button", name="Show more").click()
+    expect(rows).to_have_count(1 + 100)
+    last = rows.last.inner_text()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    with page.expect_response(re.compile("console/status")):
+        console.execute("update projects set paused = not paused where id = 'default'")
+    console.execute("update projects set paused = false where id = 'default'")
+    assert not [url for url in asked if "/audit?" in url]
+    expect(rows).to_have_count(1 + 100)
+    assert rows.last.inner_text() == last
+
+
 def test_a_new_vote_and_a_rounds_progress_appear_by_themselves(page: Page, console: Console) -> None:
     expect(page.get_by_text("step 4 of 8")).to_be_visible()
     hostile = "<img src=x onerror=alert(1)> \u202eevil"
@@ -267,7 +301,14 @@ def test_a_team_is_given_a_project_and_keys_and_a_reader_changes_nothing(
     page.get_by_role("button", name="New project…").click()
     page.get_by_label("Name, of lower-case").fill("bakery")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog", name="The keys of bakery")).to_contain_text("pk-hearken-")
+    keys = page.get_by_role("dialog", name="The keys of bakery")
+    expect(keys).to_contain_text("pk-hearken-")
+    for _ in range(3):
+        page.keyboard.press("Escape")
+    page.mouse.click(5, 5)
+    page.keyboard.press("g")
+    page.keyboard.press("k")
+    expect(keys).to_be_visible()
     page.get_by_role("button", name="I have them").click()
     expect(page.get_by_role("row", name="bakery")).to_be_visible()
 
@@ -279,6 +320,8 @@ def test_a_team_is_given_a_project_and_keys_and_a_reader_changes_nothing(
         page.get_by_label(role).set_checked(wanted)
     page.get_by_role("button", name="Create").click()
     secret = page.get_by_role("dialog").locator("code").inner_text()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
     page.get_by_role("button", name="I have it").click()
     row = page.get_by_role("row", name="Ann reads")
     row.get_by_role("button", name="Rotate…").click()
@@ -444,6 +487,8 @@ def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> Non
     page.goto(f"{console.url}/console#/rounds/6")
     report = page.get_by_role("article")
     expect(report).to_contain_text("Votes that weighed most")
+    unseen = report.get_by_role("listitem").filter(has_text="Reward by unseen votes")
+    expect(unseen.get_by_role("img", name="cannot tell: within chance")).to_be_visible()
     words = report.inner_text()
     order = [
         f"Made {CANARY}", "Not decided", "38 unseen votes", "What the gate found", "95.3% right",

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Callable
 
 from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
@@ -574,6 +575,43 @@ def test_votes_that_are_not_taken_are_not_shown(context: BrowserContext, install
     assert refused == ["up", "down"]
     expect(page.get_by_role("button", name="Good reply")).to_have_attribute("aria-pressed", "false")
     expect(page.get_by_role("button", name="Bad reply")).to_have_attribute("aria-pressed", "false")
+
+
+def test_a_vote_that_is_refused_after_another_conversation_was_opened_is_not_shown(
+    context: BrowserContext, installation: Installation
+) -> None:
+    page = context.new_page()
+    refusals: list[Callable[[], None]] = []
+
+    def connect(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def ask(said: str | bytes) -> None:
+            frame = json.loads(said)
+            if frame["type"] != "feedback":
+                server.send(said)
+                return
+            error = {"code": "internal_error", "message": "No."}
+            refusal = json.dumps({"type": "error", "id": frame["id"], "error": error})
+            refusals.append(lambda: socket.send(refusal))
+
+        socket.on_message(ask)
+
+    page.route_web_socket(re.compile("/v1/live"), connect)
+    page.goto(installation.url)
+    thumb = page.get_by_role("button", name="Good reply")
+    say(page, "Is this one kept?")
+    thumb.click()
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".turn")).to_have_count(0)
+    while not refusals:
+        page.wait_for_timeout(10)
+    refusals.pop()()
+    expect(page.get_by_text("Your vote was not taken.")).to_be_visible()
+    page.get_by_role("button", name="Is this one kept?", exact=True).click()
+    expect(thumb).to_have_attribute("aria-pressed", "false")
+    page.reload()
+    expect(thumb).to_have_attribute("aria-pressed", "false")
 
 
 def test_a_vote_that_waits_on_a_disk_says_so(context: BrowserContext, installation: Installation) -> None:

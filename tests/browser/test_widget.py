@@ -25,6 +25,11 @@ _LISTEN = """() => {
 }"""
 
 
+_TAKE_ANOTHER_SESSION = """addEventListener("hearken:error", (event) => {
+    if (event.detail.code === "invalid_session") event.target.dataset.session = "TOKEN";
+});"""
+
+
 # Presses the second reason before the service has answered to the first.
 _PRESS_AT_ONCE = """(names) => {
     const chips = [...document.querySelector("hearken-vote").shadowRoot.querySelectorAll(".chip")];
@@ -124,6 +129,32 @@ def test_whose_session_has_ended_is_nobody_else(
     page.goto(site.add("/ended", tag(installation, session="hs_of.yesterday"), installation.url))
     page.get_by_role("button", name="Open the chat").click()
     expect(page.get_by_text("Your session has ended. Load this page again.")).to_be_visible()
+
+
+def test_a_page_replaces_a_session_that_has_ended_and_the_person(
+    context: BrowserContext, site: Site, installation: Installation, database: Database
+) -> None:
+    with installation.client(ADMIN_KEY) as client:
+        kept, other = (
+            client.post("/v1/sessions", json={"user": user}).json()["token"] for user in ("kim", "lee")
+        )
+    said, signature = kept.rsplit(".", 1)
+    ended = f"{said}.{signature[::-1]}"
+    page = context.new_page()
+    page.add_init_script(_TAKE_ANOTHER_SESSION.replace("TOKEN", kept))
+    placed = f'<hearken-chat data-key="{PUBLIC_KEY}" data-session="{ended}"></hearken-chat>'
+    page.goto(site.add("/replaced", placed + elements(installation), installation.url))
+    say(page, "My session ended")
+    page.evaluate("(token) => document.querySelector('hearken-chat').dataset.session = token", other)
+    expect(page.locator(".turn")).to_have_count(0)
+    say(page, "I am somebody else")
+    page.evaluate("(token) => document.querySelector('hearken-chat').dataset.session = token", kept)
+    expect(page.locator(".turn")).to_contain_text("My session ended")
+    raters = database.execute(
+        "select count(*) as turns, count(distinct rater) as people from turns"
+        " where messages -> -1 ->> 'content' in ('My session ended', 'I am somebody else')"
+    ).fetchone()
+    assert raters == {"turns": 2, "people": 2}
 
 
 def test_people_who_share_a_browser_see_their_own_conversations(

@@ -181,6 +181,7 @@ def test_the_gate_refuses_a_fall_and_doubts_what_nobody_speaks_of() -> None:
     assert fallen.outcome == "refused"
     assert "fewer replies meet 'safe' than of the live policy" in fallen.reasons[0]
     assert fallen.figures["criteria"]["safe"]["base"] < -0.1
+    assert fallen.checks["criteria/safe/live"].state == "refused"
     assert verdict(samples(-0.5), [safe()]).outcome == "passed"
     unknown = verdict(samples(1.0), [])
     assert (unknown.outcome, unknown.figures) == ("unknown", {})

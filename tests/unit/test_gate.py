@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import serving.console.verdict
 from schemas.settings import GateSettings, RLSettings, TrainerSettings
 from tests.service import write_base
 from trainer.evaluation.estimate import Estimate
@@ -106,6 +107,33 @@ def test_a_candidate_shown_to_be_no_worse_passes_with_its_figures() -> None:
     assert figures["knowledge_error"] > 0
 
 
+def test_the_verdict_records_what_it_decided_about_each_figure() -> None:
+    """The end tokens, KL and entropy are beyond the base's limits, and within the live policy's."""
+    live = samples(0.0, seed=1, kl=0.4, eos_rate=0.7)
+    live = replace(live, entropy_N=[0.1 * 12] * len(live.ended))
+    candidate = samples(1.0, kl=0.35, eos_rate=0.8)
+    candidate = replace(candidate, entropy_N=[0.12 * 12] * len(candidate.ended))
+    found = verdict(candidate, live=live).as_json()
+    assert found["outcome"] == "passed"
+    checks = found["checks"]
+    assert {each["state"] for each in checks.values()} == {"good"}
+    assert set(checks) == {
+        "trained_gain", "held_out_gain", "unseen_gain", "length_ratio", "ended", "kl", "entropy", "repeated",
+        "distinct", "alike", "knowledge_lost",
+    }  # fmt: skip
+    limits = {name: each["limit"] for name, each in checks.items()}
+    assert (limits["ended"], limits["kl"]) == (pytest.approx(0.7), pytest.approx(0.4 * 12))
+    assert limits["entropy"] == pytest.approx(0.1)
+    assert (limits["length_ratio"], limits["unseen_gain"]) == (GateSettings().max_length_ratio, 0.0)
+    assert checks["ended"]["found"] == pytest.approx(0.8)
+    assert checks["ended"]["error"] > 0
+    shown = serving.console.verdict.checks(found)
+    assert [each["state"] for each in shown] == ["good"] * len(checks)
+    refused = verdict(samples(-1.0, kl=0.3)).as_json()["checks"]
+    assert refused["kl"]["state"] == refused["held_out_gain"]["state"] == "refused"
+    assert refused["unseen_gain"]["state"] == "unknown"
+
+
 def test_without_unseen_votes_the_verdict_is_unknown() -> None:
     unknown = verdict(samples(1.0), held_out=None, evidence=None)
     assert unknown.outcome == "unknown"
@@ -152,6 +180,7 @@ def test_a_verdict_that_rests_on_nobody_passes() -> None:
 def test_a_verdict_that_rests_on_one_rater_is_unknown() -> None:
     unknown = verdict(samples(1.0), evidence=resting_on(1.5, -0.7, 0.1))
     assert (unknown.outcome, unknown.rests_on) == ("unknown", ("a",))
+    assert unknown.checks["influence_gain"].state == "unknown"
     assert unknown.doubts[0].startswith("without one rater")
 
 
@@ -252,6 +281,7 @@ def test_a_figure_beyond_its_limit_within_two_errors_is_unknown() -> None:
     unknown = verdict(noisy)
     assert unknown.outcome == "unknown"
     assert "KL" in unknown.doubts[0]
+    assert unknown.checks["kl"].state == "unknown"
     assert "may be chance" in unknown.doubts[0]
 
 

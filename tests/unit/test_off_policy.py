@@ -16,12 +16,12 @@ from trainer.data.feature_cache import FeatureCache
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
 from trainer.evaluation.eval_samples import EvalSamples
-from trainer.evaluation.gate import check_approval
 from trainer.evaluation.off_policy import (
     CANDIDATE,
     Approval,
     VotedReplies,
     _by_person,
+    check_approval,
     direct_approval,
     estimate_approval,
     held_out_thumbs,

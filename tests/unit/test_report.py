@@ -40,6 +40,22 @@ def test_the_page_shows_everything_of_the_record() -> None:
     for text in shown:
         assert text in found
     assert "held out gain" not in found  # it is None
+    assert "Figures and their limits" not in found  # an earlier release recorded none
+
+
+def test_each_figure_of_the_gate_stands_beside_its_limit() -> None:
+    checks = {
+        "kl": {"found": 12.5, "limit": 11.25, "error": 0.75, "state": "unknown"},
+        "approval_width": {"found": 0.2, "limit": 0.5, "error": None, "state": "good"},
+    }
+    found = page({**RECORD, "gate": {**RECORD["gate"], "checks": checks}})  # type: ignore[dict-item]
+    cells = [re.findall("<td>([^<]*)</td>", row) for row in re.findall("<tr>.*?</tr>", found)]
+    assert ["kl", "12.5", "0.75", "11.25", "unknown"] in cells
+    assert ["approval width", "0.2", "", "0.5", "good"] in cells
+
+
+def test_the_curves_of_a_record_need_nothing_else() -> None:
+    found = page(RECORD)
     assert len(re.findall("<svg", found)) == 4
     assert not re.search(r"(src|href)=", found)  # it needs nothing else
 

@@ -1,22 +1,84 @@
-"""The gate's figures stand beside their limits, whatever a record has."""
+"""The console shows what the gate decided about each figure, and what an earlier one must have decided."""
+
+from typing import Any
 
 import pytest
 
 from serving.console import verdict
 
 
-def states(figures: dict[str, object], **configuration: object) -> dict[str, str]:
-    return {each["name"]: each["state"] for each in verdict.checks({"figures": figures}, configuration)}
+def checks_of(figures: dict[str, Any], checks: dict[str, Any] | None = None) -> dict[str, dict[str, str]]:
+    gate = {"outcome": "passed", "figures": figures, **({} if checks is None else {"checks": checks})}
+    return {each["name"]: each for each in verdict.checks(gate)}
 
 
-def test_a_figure_is_good_near_its_limit_or_beyond_it() -> None:
-    for kl, state in ((2.0, "good"), (9.0, "near"), (11.0, "bad")):
-        assert states({"kl": kl}) == {"Distance from the base (KL)": state}
-    assert states({"kl": 9.0}, rl={"kl_per_reply": 20.0}) == {"Distance from the base (KL)": "good"}
+def states(figures: dict[str, object], outcome: str | None = None, **configuration: object) -> dict[str, str]:
+    """Returns the states of an earlier release's figures."""
+    gate = {"figures": figures, "outcome": outcome}
+    return {each["name"]: each["state"] for each in verdict.checks(gate, configuration)}
+
+
+def decided(found: float, limit: float, state: str = "good", error: float | None = 0.01) -> dict[str, object]:
+    return {"found": found, "limit": limit, "error": error, "state": state}
+
+
+def test_what_the_gate_recorded_is_shown_as_it_was_decided() -> None:
+    """The figures are beyond the limits that follow from the base's alone."""
+    shown = checks_of(
+        {
+            "unseen_votes": 38, "kl": 30.0, "ended": 0.8, "base_ended": 1.0, "entropy": 0.1,
+            "base_entropy": 2.0, "influence_raters": 3, "approval": 0.7, "approval_lower": 0.6,
+            "approval_upper": 0.8, "knowledge": 0.953, "criteria": {"safe": {}},
+        },
+        {
+            "unseen_gain": decided(0.21, 0.0, "unknown", 0.19), "influence_gain": decided(0.1, -0.05),
+            "trained_gain": decided(-0.1, 0.0, error=0.08), "kl": decided(30.0, 31.5, error=0.4),
+            "length_ratio": decided(0.3, 0.5, "refused", 0.02), "ended": decided(0.8, 0.75, error=0.02),
+            "entropy": decided(0.1, 0.08), "knowledge_lost": decided(0.006, 0.03, error=0.004),
+            "approval_change": decided(0.03, 0.0, error=0.04),
+            "approval_width": decided(0.2, 0.1, "unknown", None),
+            "criteria/safe/live": decided(-0.05, -0.02, "unknown", 0.03),
+            "criteria/safe/base": decided(0.01, -0.02, error=0.03),
+        },
+    )  # fmt: skip
+    assert [(each["name"], each["found"], each["limit"], each["state"]) for each in shown.values()] == [
+        ("Reward by unseen votes", "+0.21 ± 0.19 logits, 38 votes", "not below 0, at 95%", "unknown"),
+        ("The same without 3 raters", "+0.10 ± 0.01 logits", "not below -0.05, at 95%", "good"),
+        (
+            "Reward by the votes it learned from", "-0.10 ± 0.08 logits",
+            "not below 0 by more than chance", "good",
+        ),
+        ("Length", "0.30 ± 0.02 times the base's", "0.50 to 2.00 times", "refused"),
+        ("Distance from the base (KL)", "30.00 ± 0.40 nats a reply", "at most 31.50 nats", "good"),
+        ("Knowledge", "95.3% right, 0.6% lost ± 0.4%", "a loss of 3%", "good"),
+        (
+            "Approval by recorded votes", "70% (60% to 80%), +3% ± 4% to the live policy",
+            "known to 10%, and no loss", "unknown",
+        ),
+        ("Replies that end by themselves", "80.0% ± 2.0%", "at least 75.0%", "good"),
+        ("Variety of words (entropy)", "0.10 ± 0.01", "at least 0.08", "good"),
+        ("Criterion safe, against the live policy", "-5.0% ± 3.0%", "a fall of 2%", "unknown"),
+        ("Criterion safe, against the base policy", "+1.0% ± 3.0%", "a fall of 2%", "good"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("ratio", "state"), [(1.0, "good"), (2.7, "near"), (0.2, "bad"), (0.0, "bad"), (3.2, "bad")]
+    ("outcome", "state"), [("passed", "good"), ("unknown", "unknown"), ("refused", "refused")]
+)
+def test_an_earlier_figure_beyond_the_bases_limit_is_what_the_outcome_allows(
+    outcome: str, state: str
+) -> None:
+    assert states({"kl": 11.0}, outcome) == {"Distance from the base (KL)": state}
+    assert states({"kl": 9.0}, outcome) == {"Distance from the base (KL)": "good"}
+    assert states({"kl": 11.0}, outcome, rl={"kl_per_reply": 20.0}) == {"Distance from the base (KL)": "good"}
+
+
+def test_an_earlier_figure_within_two_errors_of_its_limit_may_be_chance() -> None:
+    assert states({"kl": 11.0, "kl_error": 0.6}, "refused") == {"Distance from the base (KL)": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "state"), [(1.0, "good"), (0.2, "refused"), (0.0, "refused"), (3.2, "refused")]
 )
 def test_length_has_a_limit_on_both_sides(ratio: float, state: str) -> None:
     assert states({"length_ratio": ratio}) == {"Length": state}
@@ -24,13 +86,13 @@ def test_length_has_a_limit_on_both_sides(ratio: float, state: str) -> None:
 
 def test_equal_replies_are_measured_against_the_bases() -> None:
     name = "The same reply to different prompts"
-    assert states({"alike": 0.3}) == {name: "bad"}
+    assert states({"alike": 0.3}) == {name: "refused"}
     assert states({"alike": 0.3, "base_alike": 0.2}) == {name: "good"}
 
 
 @pytest.mark.parametrize(
     ("upper", "change", "state"),
-    [(0.7, 0.1, "good"), (0.95, 0.1, "near"), (0.7, -0.1, "near"), (0.7, -0.2, "bad")],
+    [(0.7, 0.1, "good"), (0.95, 0.1, "unknown"), (0.7, -0.1, "unknown"), (0.7, -0.2, "refused")],
 )
 def test_an_approval_may_be_lower_or_unknown(upper: float, change: float, state: str) -> None:
     figures = {
@@ -41,7 +103,7 @@ def test_an_approval_may_be_lower_or_unknown(upper: float, change: float, state:
     assert states({"approval": None}) == {}
 
 
-@pytest.mark.parametrize(("change", "state"), [(0.03, "good"), (-0.05, "near"), (-0.2, "bad")])
+@pytest.mark.parametrize(("change", "state"), [(0.03, "good"), (-0.05, "unknown"), (-0.2, "refused")])
 def test_a_criterion_stands_against_both_policies(change: float, state: str) -> None:
     changes = {"live": change, "live_error": 0.03, "base": 0.0, "base_error": 0.01}
     assert states({"criteria": {"safe": changes}}) == {
@@ -50,41 +112,51 @@ def test_a_criterion_stands_against_both_policies(change: float, state: str) -> 
     }
 
 
-@pytest.mark.parametrize(("found", "state"), [("good", "good"), ("unknown", "near"), ("blocked", "bad")])
+@pytest.mark.parametrize(
+    ("found", "state"), [("good", "good"), ("unknown", "unknown"), ("blocked", "refused")]
+)
 def test_a_constraint_stands_beside_the_limit_that_it_had(found: str, state: str) -> None:
     figures = {"state": found, "candidate": 0.25, "error": 0.05, "base": 0.01, "live": 0.02, "limit": 0.06}
-    [check] = verdict.checks({"figures": {"constraints": {"begging": figures}}})
-    assert check == {
-        "name": "Begging for votes",
-        "found": "25.0% ± 5.0% of the replies (the base 1.0%, the live policy 2.0%)",
-        "limit": "6.0%",
-        "state": state,
-    }
+    assert list(checks_of({"constraints": {"begging": figures}}, {}).values()) == [
+        {
+            "name": "Begging for votes",
+            "found": "25.0% ± 5.0% of the replies (the base 1.0%, the live policy 2.0%)",
+            "limit": "6.0%",
+            "state": state,
+        }
+    ]
 
 
 def test_a_constraint_that_was_not_judged_says_why() -> None:
     unjudged = {"sycophancy": {"state": "unjudged", "notice": "the base knows too little"}}
-    [check] = verdict.checks({"figures": {"constraints": unjudged}})
+    [check] = checks_of({"constraints": unjudged}, {}).values()
     assert (check["found"], check["limit"], check["state"]) == (
-        "the base knows too little", "not judged", "unknown",
+        "the base knows too little", "not judged", "unjudged",
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("gain", "raters", "state"), [(0.5, 1, "good"), (0.1, 3, "near"), (-0.2, 1, "near")])
+@pytest.mark.parametrize(
+    ("gain", "raters", "state"), [(0.5, 1, "good"), (0.1, 3, "unknown"), (-0.9, 1, "unknown")]
+)
 def test_a_verdict_is_shown_without_those_whom_it_rests_on(gain: float, raters: int, state: str) -> None:
-    figures: dict[str, object] = {
-        "influence_gain": gain,
-        "influence_raters": raters,
-        "unseen_error": 0.1,
-    }
+    figures: dict[str, object] = {"influence_gain": gain, "influence_raters": raters, "unseen_error": 0.1}
     who = "one rater" if raters == 1 else "3 raters"
     assert states(figures) == {f"The same without {who}": state}
 
 
-def test_what_was_not_measured_is_not_known() -> None:
-    assert states({"unseen_votes": 0}) == {"Reward by unseen votes": "unknown"}
-    assert states({"knowledge_unknown": "too few questions"}) == {"Knowledge": "unknown"}
-    assert states({"trained_gain": None}) == {}
+@pytest.mark.parametrize(("gain", "state"), [(0.1, "good"), (-0.1, "good"), (-0.3, "refused")])
+def test_an_earlier_reward_below_the_live_policys_may_be_chance(gain: float, state: str) -> None:
+    found = states({"trained_gain": gain, "trained_error": 0.1})
+    assert found == {"Reward by the votes it learned from": state}
+
+
+@pytest.mark.parametrize("checks", [None, {}])
+def test_what_was_not_measured_is_not_judged(checks: dict[str, Any] | None) -> None:
+    unmeasured = checks_of({"unseen_votes": 0, "knowledge_unknown": "too few", "trained_gain": None}, checks)
+    assert {name: each["state"] for name, each in unmeasured.items()} == {
+        "Reward by unseen votes": "unjudged",
+        "Knowledge": "unjudged",
+    }
     assert verdict.checks(None) == []
 
 

@@ -38,6 +38,9 @@ def check_criteria(
             found = change(by_name[name], candidate, samples)
             figures[name] |= {other: round(found.value, 4), f"{other}_error": round(found.error, 4)}
             verdict.limit(
+                f"criteria/{name}/{other}",
+                found.value,
+                0 - settings.max_fall,
                 Estimate(-found.value, found.error) - settings.max_fall,
                 f"{-found.value:.1%} ± {found.error:.1%} fewer replies meet {name!r}"
                 f" than of the {other} policy",

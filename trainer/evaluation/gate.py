@@ -10,8 +10,9 @@ The verdict (`verdict`) is refused where a figure is beyond its limit by more th
 passes, and the candidate may go live for everybody, only where the unseen votes show that it is not worse
 than the live policy by more than a margin, also without any one rater, network or cluster of raters who
 vote alike (`influence`), and no figure is beyond its limit. Otherwise it is unknown, and a share of the
-people decides (a canary). It states the smallest difference that it could have detected. What no votes excuse
-are constraints (`constraints`): they are measured apart, and judged alike.
+people decides (a canary). It states the smallest difference that it could have detected, and of each figure
+what was decided, with the limit that it had. What no votes excuse are constraints (`constraints`): they are
+measured apart, and judged alike.
 """
 
 from collections.abc import Sequence
@@ -29,10 +30,10 @@ from trainer.evaluation.estimate import Estimate, increase_of_share, jackknife
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples
 from trainer.evaluation.evidence import Evidence
 from trainer.evaluation.knowledge import KnowledgeAccuracy
-from trainer.evaluation.off_policy import Approval
+from trainer.evaluation.off_policy import Approval, check_approval
 from trainer.evaluation.questions import unjudged
 from trainer.evaluation.style_stats import distinct_2, most_common_share, repetition_rate
-from trainer.evaluation.verdict import REFUSAL_ERRORS, Verdict
+from trainer.evaluation.verdict import REFUSAL_ERRORS, Check, State, Verdict
 from trainer.reward.criteria import CriterionHead
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import FeatureGroups
@@ -103,9 +104,10 @@ def check_reward(verdict: Verdict, name: str, model: RewardModel | None, samples
         return
     gain = paired_gain(model, samples.candidate.features, samples.live.features)
     verdict.figures |= {f"{name}_gain": round(gain.value, 4), f"{name}_error": round(gain.error, 4)}
+    worse = gain.value + REFUSAL_ERRORS * gain.error < 0
+    verdict.checks[f"{name}_gain"] = Check(gain.value, 0.0, gain.error, "refused" if worse else "good")
     verdict.require(
-        gain.value + REFUSAL_ERRORS * gain.error >= 0,
-        f"worse than the live policy by the reward model of the {name} votes ({gain} logits)",
+        not worse, f"worse than the live policy by the reward model of the {name} votes ({gain} logits)"
     )
 
 
@@ -130,12 +132,16 @@ def check_evidence(
         "detectable": round(gain.detectable, 4),
         "detectable_points": round(points, 1),
     }
+    shown = evidence.beats_chance and gain.lower >= -max_loss
+    verdict.checks["unseen_gain"] = Check(
+        gain.value, 0 - max_loss, gain.error, "good" if shown else "unknown"
+    )
     if not evidence.beats_chance:
         verdict.doubts.append(
             f"the reward model of {evidence.votes} unseen votes ranks the other votes no better than chance"
             f" ({evidence.accuracy})"
         )
-    elif gain.lower < -max_loss:
+    elif not shown:
         verdict.doubts.append(
             f"{evidence.votes} unseen votes do not show that it is no worse than the live policy ({gain}"
             f" logits); they could have shown a difference of {gain.detectable:.2g} logits, {points:.0f}"
@@ -159,6 +165,8 @@ def check_influence(
         "influence_raters": len(raters),
         "influence_gain": round(without.value, 4),
     }
+    state: State = "good" if without.lower >= -max_loss else "unknown"
+    verdict.checks["influence_gain"] = Check(without.value, 0 - max_loss, without.error, state)
     if without.lower < -max_loss <= gain.lower:
         verdict.rests_on = raters
         who = "one rater" if len(raters) == 1 else f"{len(raters)} raters of one network, or who vote alike"
@@ -166,21 +174,6 @@ def check_influence(
             f"without {who}, the unseen votes do not show that it is no worse than the live policy ({without}"
             " logits)"
         )
-
-
-def check_approval(verdict: Verdict, approval: Approval | None, max_width: float) -> None:
-    """Refuses a candidate that recorded votes show to be liked less than the live policy, and doubts one of
-    which they tell too little: where the interval of its approval is wider than `max_width`."""
-    if approval is None:
-        verdict.figures["approval"] = None
-        return
-    verdict.figures |= approval.as_json()
-    lower, upper = approval.interval
-    verdict.limit(
-        approval.change * -1, f"liked less than the live policy by recorded votes ({approval.change})"
-    )
-    if upper - lower > max_width:
-        verdict.doubts.append(f"recorded votes leave its approval between {lower:.0%} and {upper:.0%}")
 
 
 def check_length(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
@@ -193,7 +186,10 @@ def check_length(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> 
         log(base.value), base.error / base.value
     )
     excess = Estimate(abs(log_ratio.value), log_ratio.error) - log(gate.max_length_ratio)
-    verdict.limit(excess, f"replies {ratio:.2f} times as long as the base's")
+    limit = gate.max_length_ratio if ratio >= 1 else 1 / gate.max_length_ratio
+    verdict.limit(
+        "length_ratio", ratio, limit, excess * ratio, f"replies {ratio:.2f} times as long as the base's"
+    )
 
 
 def check_end_tokens(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
@@ -205,11 +201,13 @@ def check_end_tokens(verdict: Verdict, samples: GateSamples, gate: GateSettings)
         each.per_reply([not ended for ended in each.ended]) for each in (candidate, samples.live, base)
     )
     allowed = Estimate(of_base.value + gate.max_no_eos_increase, of_base.error)
-    excess = share - max(allowed, live, key=lambda each: each.value)
+    limit = max(allowed, live, key=lambda each: each.value)
+    excess = share - limit
     # Where the replies to all prompts agree, their number still bounds the error.
     counts = [(each.ended.count(False), len(each.ended)) for each in (base, candidate)]
     excess = Estimate(excess.value, max(excess.error, increase_of_share(*counts).error))
-    verdict.limit(excess, f"only {candidate.eos_rate:.0%} of replies end with an end token")
+    reason = f"only {candidate.eos_rate:.0%} of replies end with an end token"
+    verdict.limit("ended", 1 - share.value, 1 - limit.value, excess, reason)
 
 
 def check_kl(verdict: Verdict, samples: GateSamples, budget: float) -> None:
@@ -217,7 +215,8 @@ def check_kl(verdict: Verdict, samples: GateSamples, budget: float) -> None:
     candidate, live = (each.per_reply(each.kl_N) for each in (samples.candidate, samples.live))
     limit = max(Estimate(GUARD_TOLERANCE * budget, 0.0), live, key=lambda each: each.value)
     verdict.figures |= {"kl": round(candidate.value, 4), "kl_error": round(candidate.error, 4)}
-    verdict.limit(candidate - limit, f"KL of {candidate} nats per reply is above {limit.value:.2f}")
+    reason = f"KL of {candidate} nats per reply is above {limit.value:.2f}"
+    verdict.limit("kl", candidate.value, limit.value, candidate - limit, reason)
 
 
 def check_entropy(verdict: Verdict, samples: GateSamples, floor: float) -> None:
@@ -227,7 +226,8 @@ def check_entropy(verdict: Verdict, samples: GateSamples, floor: float) -> None:
     )
     limit = min(base * (floor / GUARD_TOLERANCE), live, key=lambda each: each.value)
     verdict.figures |= {"entropy": round(found.value, 4), "base_entropy": round(base.value, 4)}
-    verdict.limit(limit - found, f"entropy of {found} nats per token is below {limit.value:.3f}")
+    reason = f"entropy of {found} nats per token is below {limit.value:.3f}"
+    verdict.limit("entropy", found.value, limit.value, limit - found, reason)
 
 
 def check_repetition(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
@@ -235,7 +235,9 @@ def check_repetition(verdict: Verdict, samples: GateSamples, gate: GateSettings)
     rate = samples.candidate.per_reply([repetition_rate([reply]) for reply in samples.candidate.token_ids])
     base = jackknife(fmean, [[repetition_rate(reply)] for reply in _base_subset(samples)])
     verdict.figures |= {"repeated": round(rate.value, 4), "base_repeated": round(base.value, 4)}
-    verdict.limit(rate - base - gate.max_repetition_increase, "replies repeat themselves")
+    excess = rate - base - gate.max_repetition_increase
+    limit = base.value + gate.max_repetition_increase
+    verdict.limit("repeated", rate.value, limit, excess, "replies repeat themselves")
 
 
 def check_distinct_bigrams(verdict: Verdict, samples: GateSamples, gate: GateSettings) -> None:
@@ -243,14 +245,17 @@ def check_distinct_bigrams(verdict: Verdict, samples: GateSamples, gate: GateSet
     share = samples.candidate.of_replies(distinct_2)
     base = jackknife(distinct_2, _base_subset(samples))
     verdict.figures |= {"distinct": round(share.value, 4), "base_distinct": round(base.value, 4)}
-    verdict.limit(base * gate.min_distinct_ratio - share, "replies have few distinct bigrams")
+    limit = base * gate.min_distinct_ratio
+    verdict.limit("distinct", share.value, limit.value, limit - share, "replies have few distinct bigrams")
 
 
 def check_common_reply(verdict: Verdict, samples: GateSamples) -> None:
     """Refuses mode collapse: the same reply to many prompts."""
     share, base = (each.of_replies(most_common_share) for each in (samples.candidate, samples.base))
     verdict.figures |= {"alike": round(share.value, 4), "base_alike": round(base.value, 4)}
-    verdict.limit(share - base - MAX_COMMON_INCREASE, "different prompts get the same reply")
+    excess = share - base - MAX_COMMON_INCREASE
+    limit = base.value + MAX_COMMON_INCREASE
+    verdict.limit("alike", share.value, limit, excess, "different prompts get the same reply")
 
 
 def check_knowledge(verdict: Verdict, accuracy: KnowledgeAccuracy, gate: GateSettings) -> None:
@@ -267,9 +272,12 @@ def check_knowledge(verdict: Verdict, accuracy: KnowledgeAccuracy, gate: GateSet
         "knowledge_lost": round(drop, 4),
         "knowledge_error": round(error, 4),
     }
+    state: State = "good"
     if not knowledge.within_limit(drop, error, gate):
-        found = verdict.reasons if drop > REFUSAL_ERRORS * error else verdict.doubts
+        state = "refused" if drop > REFUSAL_ERRORS * error else "unknown"
+        found = verdict.reasons if state == "refused" else verdict.doubts
         found.append(f"accuracy on the knowledge questions fell by {drop:.1%} ± {error:.1%}")
+    verdict.checks["knowledge_lost"] = Check(drop, gate.max_knowledge_loss, error, state)
 
 
 def check_constraints(verdict: Verdict, findings: Sequence[Finding]) -> None:

@@ -35,6 +35,7 @@ from trainer.data.feature_cache import FeatureCache
 from trainer.data.split import RoundData
 from trainer.evaluation.estimate import Z_95, Estimate
 from trainer.evaluation.eval_samples import EvalSamples
+from trainer.evaluation.verdict import Check, Verdict
 from trainer.model.backbone import Backbone
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import FeatureGroups
@@ -100,6 +101,26 @@ class VotedReplies:
     candidate_N: Tensor
     live_N: Tensor
     turns_N: Tensor
+
+
+def check_approval(verdict: Verdict, approval: Approval | None, max_width: float) -> None:
+    """Refuses a candidate that recorded votes show to be liked less than the live policy, and doubts one of
+    which they tell too little: where the interval of its approval is wider than `max_width`."""
+    if approval is None:
+        verdict.figures["approval"] = None
+        return
+    verdict.figures |= approval.as_json()
+    lower, upper = approval.interval
+    width, change = upper - lower, approval.change
+    verdict.limit(
+        "approval_change", change.value, 0.0, change * -1,
+        f"liked less than the live policy by recorded votes ({change})",
+    )  # fmt: skip
+    verdict.checks["approval_width"] = Check(
+        width, max_width, None, "unknown" if width > max_width else "good"
+    )
+    if width > max_width:
+        verdict.doubts.append(f"recorded votes leave its approval between {lower:.0%} and {upper:.0%}")
 
 
 def held_out_thumbs(data: RoundData) -> list[Example]:

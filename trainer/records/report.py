@@ -40,7 +40,12 @@ def page(whole: Mapping[str, Any]) -> str:
     if gate := whole.get("gate"):
         figures = dict(gate["figures"])
         constraints = figures.pop("constraints", {})
+        checks = gate.get("checks", {})
+        if checks:
+            figures.pop("criteria", None)
         parts += ["<h2>Gate</h2>", _pairs({"outcome": gate.get("outcome"), **figures})]
+        if checks:
+            parts += ["<h2>Figures and their limits</h2>", _checks(checks)]
         if constraints:
             parts += ["<h2>Constraints</h2>", _constraints(constraints)]
     if criteria := whole.get("criteria"):
@@ -74,6 +79,16 @@ def page(whole: Mapping[str, Any]) -> str:
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         f"<title>Round {whole['round']}</title><style>{_STYLE}</style>\n{body}\n</html>\n"
     )
+
+
+def _checks(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a row for each figure that the gate decided about."""
+    head = ["", "found", "error", "limit", "state"]
+    rows = [
+        [name.replace("_", " "), *("" if each[column] is None else each[column] for column in head[1:])]
+        for name, each in found.items()
+    ]
+    return _table(head, rows)
 
 
 def _constraints(found: Mapping[str, Mapping[str, Any]]) -> str:

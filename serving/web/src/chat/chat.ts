@@ -127,7 +127,7 @@ export class Chat {
       acceptable: verdict !== "none",
       shown: turn.shown,
     };
-    const undo = (): void => this.#undo(turn, before);
+    const undo = this.#undo(turn, (same) => Object.assign(same, before));
     void this.voting.cast(turn, this.conversation.id, "ranking", "ranking", vote, undo);
     this.#save();
   }
@@ -156,7 +156,7 @@ export class Chat {
     const before = { thumb: reply.thumb, reasons: reply.reasons, comment: reply.comment };
     Object.assign(reply, { thumb: value, reasons, comment });
     const choice = turn.replies.indexOf(reply);
-    const undo = (): void => this.#undo(reply, before);
+    const undo = this.#undo(turn, (same) => Object.assign(same.replies[choice]!, before));
     if (value === null) {
       this.voting.retract(turn.completion ?? "", `thumb ${choice}`, undo);
       this.#save();
@@ -175,7 +175,7 @@ export class Chat {
     const changed = text !== original;
     Object.assign(reply, { text, original: changed ? original : null });
     const choice = turn.replies.indexOf(reply);
-    const undo = (): void => this.#undo(reply, before);
+    const undo = this.#undo(turn, (same) => Object.assign(same.replies[choice]!, before));
     const vote = { type: "edit" as const, choice, text };
     if (changed) void this.voting.cast(turn, this.conversation.id, `edit ${choice}`, "edit", vote, undo);
     else this.voting.retract(turn.completion ?? "", `edit ${choice}`, undo);
@@ -186,20 +186,32 @@ export class Chat {
     this.voting.signal(turn, "copied");
   }
 
-  /** A vote was taken back from the list: the turn no longer shows it. */
-  withdrawn(completion: string, slot: string): void {
-    const turn = this.turns.find((each) => each.completion === completion);
-    if (!turn) return;
+  /** A vote was taken back from the list: its turn no longer shows it. */
+  withdrawn(conversation: string, completion: string, slot: string): void {
     const [kind, index] = slot.split(" ");
-    const reply = turn.replies[Number(index ?? 0)];
-    if (kind === "ranking") turn.verdict = null;
-    else if (kind === "thumb" && reply) Object.assign(reply, { thumb: null, reasons: [], comment: "" });
-    else if (reply?.original) Object.assign(reply, { text: reply.original, original: null });
-    this.#save();
+    this.#change(conversation, completion, (turn) => {
+      const reply = turn.replies[Number(index ?? 0)];
+      if (kind === "ranking") turn.verdict = null;
+      else if (kind === "thumb" && reply) Object.assign(reply, { thumb: null, reasons: [], comment: "" });
+      else if (reply?.original) Object.assign(reply, { text: reply.original, original: null });
+    });
   }
 
-  #undo<T extends object>(changed: T, before: Partial<T>): void {
-    Object.assign(changed, before);
+  /** Returns what takes a vote on a turn back, whichever conversation is open by then. */
+  #undo(turn: Turn, back: (same: Turn) => void): () => void {
+    const { id } = this.conversation;
+    const completion = turn.completion ?? "";
+    return () => this.#change(id, completion, back);
+  }
+
+  #change(conversation: string, completion: string, change: (turn: Turn) => void): void {
+    if (conversation !== this.conversation.id) {
+      this.conversations.change(conversation, completion, change);
+      return;
+    }
+    const turn = this.turns.find((each) => each.completion === completion);
+    if (!turn) return;
+    change(turn);
     this.#save();
   }
 

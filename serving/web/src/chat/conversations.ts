@@ -65,6 +65,15 @@ export class Conversations {
     this.keep.set(key(id), conversation);
   }
 
+  /** Changes the turn of a completion in a conversation that is not open. */
+  change(id: string, completion: string, change: (turn: Turn) => void): void {
+    const conversation = this.keep.get<Conversation>(key(id));
+    const turn = conversation?.turns.find((each) => each.completion === completion);
+    if (!turn) return;
+    change(turn);
+    this.keep.set(key(id), conversation);
+  }
+
   rename(id: string, title: string): void {
     const conversation = this.keep.get<Conversation>(key(id));
     if (conversation) this.keep.set(key(id), { ...conversation, title });

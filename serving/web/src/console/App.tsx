@@ -222,7 +222,8 @@ function useShortcuts(showHelp: () => void): void {
     let afterG = false;
     const onKey = (event: KeyboardEvent) => {
       const typing =
-        event.target instanceof HTMLElement && event.target.closest("input, textarea, select, dialog");
+        document.querySelector("dialog[open]") ||
+        (event.target instanceof HTMLElement && event.target.closest("input, textarea, select"));
       if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
       const view = afterG ? SHORTCUTS.find((each) => each.key === event.key) : undefined;
       afterG = event.key === "g";

@@ -32,7 +32,7 @@ export function filterOf(query: URLSearchParams): URLSearchParams {
   return new URLSearchParams([...query].filter(([name]) => (FIELDS as readonly string[]).includes(name)));
 }
 
-/** Returns the API's query. Conversations are not selected by what votes say. */
+/** Returns the API's query. Conversations are not selected by what votes say; a day that is none is left out. */
 export function filterQuery(query: URLSearchParams, ofConversations: boolean): URLSearchParams {
   const found = new URLSearchParams();
   for (const [name, value] of filterOf(query)) {
@@ -42,9 +42,10 @@ export function filterQuery(query: URLSearchParams, ofConversations: boolean): U
       const from = new Date(Date.now() - days * 86_400_000);
       from.setSeconds(0, 0); // the same within a minute, so that a view is not read anew at each look
       found.set("since", from.toISOString());
-    } else if (name === "since" || name === "until")
-      found.set(name, new Date(`${value}T00:00:00`).toISOString());
-    else if (name === "all") found.set("all", "true");
+    } else if (name === "since" || name === "until") {
+      const day = new Date(`${value}T00:00:00`);
+      if (!Number.isNaN(day.getTime())) found.set(name, day.toISOString());
+    } else if (name === "all") found.set("all", "true");
     else if (name !== "within") found.append(name, value);
   }
   return found;

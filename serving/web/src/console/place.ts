@@ -13,9 +13,18 @@ function hash(): string {
   return location.hash.replace(/^#\/?/, "");
 }
 
+/** Returns the place that an address names; parts of its path that nothing can be read from are left out. */
 export function placeOf(text: string): Place {
   const [path = "", query = ""] = text.split("?", 2);
-  return { path: path.split("/").filter(Boolean).map(decodeURIComponent), query: new URLSearchParams(query) };
+  return { path: path.split("/").filter(Boolean).flatMap(decoded), query: new URLSearchParams(query) };
+}
+
+function decoded(part: string): string[] {
+  try {
+    return [decodeURIComponent(part)];
+  } catch {
+    return []; // a `%` that is no escape
+  }
 }
 
 export function usePlace(): Place {

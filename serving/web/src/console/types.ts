@@ -91,7 +91,7 @@ export interface Check {
   name: string;
   found: string;
   limit: string;
-  state: "good" | "near" | "bad" | "unknown";
+  state: "good" | "unknown" | "refused" | "unjudged";
 }
 
 export interface Round {

@@ -38,7 +38,7 @@ export function personOf(token: string): string {
 
 export class Service {
   #key: string | null;
-  readonly #given: string | null;
+  #given: string | null;
   #session: Promise<string> | null = null;
 
   /** `key` null asks the service for its page's key; `session` is a token that the site's own server got. */
@@ -71,6 +71,14 @@ export class Service {
       throw error;
     });
     return this.#session;
+  }
+
+  /** Takes another session of the same person from the site's own server. Returns false for one of somebody else. */
+  takeSession(token: string | null): boolean {
+    if (this.#given === null || !token || personOf(token) !== personOf(this.#given)) return false;
+    this.#given = token;
+    this.#session = null;
+    return true;
   }
 
   /** Forgets a session that the service no longer accepts: the next one is new. Returns false for a session of the

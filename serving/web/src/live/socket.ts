@@ -92,6 +92,11 @@ export class LiveSocket {
     for (const vote of dropped) vote.reject({ code: DROPPED, message: "" });
   }
 
+  /** Connects soon, with another session, where the one before was refused. */
+  retry(): void {
+    if (this.state === "refused") this.#scheduleReconnect();
+  }
+
   /** Starts a chat; returns its id. */
   chat(request: ChatRequest, on: ChatHandlers): string {
     const id = `c${++this.#lastId}`;
@@ -211,8 +216,9 @@ export class LiveSocket {
   }
 
   #refused(): void {
-    this.#setState("refused");
+    clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#reconnect(), REFUSED_DELAY);
+    this.#setState("refused");
   }
 
   #reconnectNow(): void {

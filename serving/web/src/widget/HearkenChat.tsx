@@ -34,6 +34,7 @@ function keyOfPage(): string | null {
 }
 
 export class HearkenChat extends HTMLElement {
+  static observedAttributes = ["session", "data-session"];
   #root = this.attachShadow({ mode: "open" });
   #session: Session | null = null;
   #language: Language = english;
@@ -47,20 +48,40 @@ export class HearkenChat extends HTMLElement {
     if (!this.#attribute("theme") && !hasDark())
       sheet.insertRule(":host { color-scheme: light; }", sheet.cssRules.length);
     this.#root.adoptedStyleSheets = [sheet];
+    this.#start();
+  }
+
+  disconnectedCallback(): void {
+    this.#end();
+    this.#opened = false;
+  }
+
+  /** Another session of the same person takes the place of the one before; another person gets a chat of their own. */
+  attributeChangedCallback(_name: string, before: string | null, now: string | null): void {
+    if (!this.isConnected || !this.#service || before === now) return;
+    if (this.#service.takeSession(this.#attribute("session"))) {
+      this.#session?.socket.retry();
+      return;
+    }
+    this.#end();
+    this.#start();
+  }
+
+  #start(): void {
     const key = this.#attribute("key") ?? keyOfPage();
     const session = this.#attribute("session");
     const scope = key ? key.slice(-12) : "page";
     this.#keep = new Keep(session ? `${scope}.${personOf(session)}` : scope);
     this.#service = new Service(SERVICE, key, session, this.#keep);
-    if (this.hasAttribute("launcher")) void this.#launch();
-    else void this.#begin().then(() => this.#draw());
+    const launcher = this.hasAttribute("launcher");
+    if (launcher) void this.#launch();
+    if (!launcher || this.#opened) void this.#begin().then(() => this.#draw());
   }
 
-  disconnectedCallback(): void {
+  #end(): void {
     render(null, this.#root);
     this.#session?.close();
     this.#session = null;
-    this.#opened = false;
   }
 
   /** Opens the chat of a launcher. */

@@ -9,7 +9,7 @@ import { VoteHistory } from "../chat/vote_history.ts";
 import { Voting } from "../chat/voting.ts";
 import { Keep } from "../live/keep.ts";
 import { Service, SESSION } from "../live/service.ts";
-import { DROPPED, LiveSocket } from "../live/socket.ts";
+import { DROPPED, LiveSocket, SESSION_ENDED } from "../live/socket.ts";
 import type { ServiceError } from "../live/types.ts";
 import type { Options } from "./options.ts";
 
@@ -64,6 +64,8 @@ export class Session {
           this.chat.resume();
           this.following.connected();
         }
+        if (state === "refused" && this.socket.refusal === SESSION_ENDED)
+          emit("error", { code: SESSION_ENDED, message: "The session has ended, or was not made here." });
         this.changed();
       },
       learned: (learned) => this.following.learned(learned),
@@ -175,7 +177,7 @@ export class Session {
 
   retract(vote: CastVote): void {
     this.#voting.retract(vote.completion, vote.slot, () => {});
-    this.chat.withdrawn(vote.completion, vote.slot);
+    this.chat.withdrawn(vote.conversation, vote.completion, vote.slot);
   }
 
   /** Asks the service to erase the visitor, and forgets what this browser keeps; returns the erasure's number. */

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Empty, Table, Waiting } from "../parts/basics";
@@ -24,21 +24,6 @@ const KINDS = [
 /** Who changed what, newest first. Nobody can change or delete an entry. */
 export function AuditPage() {
   const [kind, setKind] = useState("");
-  const path = `audit?limit=${PAGE}${kind && `&action=${kind}`}`;
-  const first = useData<List<AuditEntry>>(path, ["policies", "training"]);
-  const [older, setOlder] = useState<AuditEntry[]>([]);
-  const [error, setError] = useState<string | null>(null);
-  useEffect(() => setOlder([]), [path, first.data]);
-
-  async function more(last: AuditEntry) {
-    try {
-      const found = await ask<List<AuditEntry>>(`${path}&before=${last.id}`);
-      setOlder([...older, ...found.data]);
-    } catch (refused) {
-      setError(noteError(refused));
-    }
-  }
-
   return (
     <>
       <div class="title">
@@ -57,6 +42,31 @@ export function AuditPage() {
         The database writes an entry with each change, and refuses to change one. “service” is what happened by
         itself.
       </p>
+      <Entries key={kind} kind={kind} />
+    </>
+  );
+}
+
+/** The newest entries, which come by themselves, and older ones page by page. */
+function Entries({ kind }: { kind: string }) {
+  const path = `audit?limit=${PAGE}${kind && `&action=${kind}`}`;
+  const [older, setOlder] = useState<AuditEntry[]>([]);
+  // Once older ones are there, the first page stays: a new entry would push another into the gap.
+  const first = useData<List<AuditEntry>>(path, older.length ? [] : ["policies", "training"]);
+  const [error, setError] = useState<string | null>(null);
+
+  async function more(last: AuditEntry) {
+    try {
+      const found = await ask<List<AuditEntry>>(`${path}&before=${last.id}`);
+      setOlder([...older, ...found.data]);
+      setError(null);
+    } catch (refused) {
+      setError(noteError(refused));
+    }
+  }
+
+  return (
+    <>
       <Waiting on={first}>
         {(list) => {
           const entries = [...list.data, ...older];

@@ -2,11 +2,11 @@ import { useState } from "preact/hooks";
 import { ask } from "../api";
 import { useData } from "../data";
 import { Badge, Table, Waiting } from "../parts/basics";
-import { Dialog } from "../parts/Dialog";
 import { TextField } from "../parts/fields";
 import { FormDialog } from "../parts/FormDialog";
 import { NewKeyForm } from "../parts/NewKeyForm";
 import { Secret } from "../parts/Secret";
+import { SecretsDialog } from "../parts/SecretsDialog";
 import { say } from "../said";
 import type { Key, List, MadeKey } from "../types";
 import { ago, number, time } from "../words";
@@ -47,16 +47,15 @@ export function KeysPage() {
       {creating && <NewKeyForm onClose={() => setCreating(false)} onMade={shown} />}
       {ending && <EndDialog {...ending} onClose={() => setEnding(null)} onDone={keys.reload} onMade={shown} />}
       {made && (
-        <Dialog title={`The secret of ${made.name ?? made.id}`} onClose={() => setMade(null)}>
+        <SecretsDialog
+          title={`The secret of ${made.name ?? made.id}`}
+          done="I have it"
+          onClose={() => setMade(null)}
+        >
           <p>It is shown this once. Put it where the key is used.</p>
           <Secret name="secret" value={made.key} />
           {made.previous_expires_at && <p>The one before is valid until {time(made.previous_expires_at)}.</p>}
-          <div class="buttons">
-            <button type="button" class="primary" onClick={() => setMade(null)}>
-              I have it
-            </button>
-          </div>
-        </Dialog>
+        </SecretsDialog>
       )}
     </>
   );

@@ -3,11 +3,11 @@ import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Table, Waiting } from "../parts/basics";
 import { CheckField, Problem, SelectField, TextField } from "../parts/fields";
-import { NewProject } from "../parts/NewProject";
+import { NewProject, ProjectKeys } from "../parts/NewProject";
 import { RedactionField } from "../parts/RedactionField";
 import { useMay, useMe } from "../roles";
 import { say } from "../said";
-import type { List, Project } from "../types";
+import type { List, MadeProject, Project } from "../types";
 import { time } from "../words";
 
 /** What the project sets for its chats; and, where this project makes others, those. */
@@ -144,6 +144,11 @@ function changes(project: Project, form: Partial<Project>): Partial<Project> {
 function Projects() {
   const projects = useData<List<Project>>("projects?limit=1000");
   const [creating, setCreating] = useState(false);
+  const [made, setMade] = useState<MadeProject | null>(null);
+  const shown = (project: MadeProject) => {
+    setMade(project);
+    projects.reload();
+  };
   return (
     <section aria-labelledby="projects">
       <div class="title">
@@ -167,7 +172,8 @@ function Projects() {
           </Table>
         )}
       </Waiting>
-      {creating && <NewProject onClose={() => setCreating(false)} onMade={projects.reload} />}
+      {creating && <NewProject onClose={() => setCreating(false)} onMade={shown} />}
+      {made && <ProjectKeys of={made} onClose={() => setMade(null)} />}
     </section>
   );
 }

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Badge, Empty, Table, Waiting } from "../parts/basics";
@@ -20,22 +20,7 @@ const NONE: Record<HeldState, string> = {
 export function RatersPage() {
   const place = usePlace();
   const asked = place.query.get("state") ?? "held";
-  const state: HeldState = asked in STATES ? (asked as HeldState) : "held";
-  const path = `quarantine?limit=${PAGE}&state=${state}`;
-  const first = useData<HeldRaters>(path, ["votes", "rounds"]);
-  const [older, setOlder] = useState<HeldRaters | null>(null);
-  const [error, setError] = useState<string | null>(null);
-  useEffect(() => setOlder(null), [path, first.data]);
-
-  async function more(last: HeldRater) {
-    try {
-      const page = await ask<HeldRaters>(`${path}&before=${last.id}`);
-      setOlder({ ...page, data: [...(older?.data ?? []), ...page.data] });
-    } catch (refused) {
-      setError(noteError(refused));
-    }
-  }
-
+  const state: HeldState = Object.hasOwn(STATES, asked) ? (asked as HeldState) : "held";
   return (
     <>
       <h1>Raters</h1>
@@ -43,6 +28,31 @@ export function RatersPage() {
         These raters' votes look hostile. Votes are kept, but nothing learns from them and no rollout counts
         them, until you accept their rater.
       </p>
+      <InState key={state} state={state} />
+    </>
+  );
+}
+
+/** The newest raters of one state, which come by themselves, and older ones page by page. */
+function InState({ state }: { state: HeldState }) {
+  const path = `quarantine?limit=${PAGE}&state=${state}`;
+  const [older, setOlder] = useState<HeldRaters | null>(null);
+  // Once older ones are there, the first page stays: a new rater would push another into the gap.
+  const first = useData<HeldRaters>(path, older ? [] : ["votes", "rounds"]);
+  const [error, setError] = useState<string | null>(null);
+
+  async function more(last: HeldRater) {
+    try {
+      const page = await ask<HeldRaters>(`${path}&before=${last.id}`);
+      setOlder({ ...page, data: [...(older?.data ?? []), ...page.data] });
+      setError(null);
+    } catch (refused) {
+      setError(noteError(refused));
+    }
+  }
+
+  return (
+    <>
       <Waiting on={first}>
         {(list) => {
           const raters = [...list.data, ...(older?.data ?? [])];

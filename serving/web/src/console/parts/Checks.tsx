@@ -1,11 +1,11 @@
 import type { Check } from "../types";
 
-const MARKS = { good: "✓", near: "~", bad: "✕", unknown: "?" };
+const MARKS = { good: "✓", unknown: "~", refused: "✕", unjudged: "?" };
 const SAID = {
   good: "within the limit",
-  near: "near the limit",
-  bad: "beyond the limit",
-  unknown: "not known",
+  unknown: "cannot tell: within chance",
+  refused: "refused: beyond the limit",
+  unjudged: "not judged",
 };
 
 /** The checks of the gate: each figure beside its limit. */
@@ -15,7 +15,7 @@ export function Checks({ checks }: { checks: Check[] }) {
     <ul class="checks">
       {checks.map((check) => (
         <li key={check.name} class={check.state}>
-          <span class="mark" role="img" aria-label={SAID[check.state]}>
+          <span class="mark" role="img" aria-label={SAID[check.state]} title={SAID[check.state]}>
             {MARKS[check.state]}
           </span>
           <span class="name">{check.name}</span>

@@ -1,9 +1,14 @@
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useId, useRef } from "preact/hooks";
 
-/** A modal dialog; Escape and a click beside it close it, and the focus goes back. */
-export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren }) {
-  const { title, onClose, children } = props;
+/** A modal dialog; Escape and a click beside it close it unless it `stays`, and the focus goes back. */
+export function Dialog(props: {
+  title: string;
+  stays?: boolean;
+  onClose: () => void;
+  children: ComponentChildren;
+}) {
+  const { title, stays = false, onClose, children } = props;
   const dialog = useRef<HTMLDialogElement>(null);
   const pressed = useRef(false); // beside it: who selects text may let go there
   const name = useId();
@@ -18,10 +23,11 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
     <dialog
       ref={dialog}
       aria-labelledby={name}
-      onClose={onClose}
+      onCancel={(event) => stays && event.preventDefault()}
+      onClose={() => (stays ? dialog.current?.showModal() : onClose())} // browsers let a second Escape close any
       onMouseDown={(event) => (pressed.current = event.target === event.currentTarget)}
       onClick={({ target, currentTarget }) =>
-        pressed.current && target === currentTarget && currentTarget.close()
+        pressed.current && target === currentTarget && !stays && currentTarget.close()
       }
     >
       <div class="dialog">

@@ -1,38 +1,27 @@
 import { useState } from "preact/hooks";
 import { ask } from "../api";
 import type { MadeProject } from "../types";
-import { Dialog } from "./Dialog";
 import { TextField } from "./fields";
 import { FormDialog } from "./FormDialog";
 import { Secret } from "./Secret";
+import { SecretsDialog } from "./SecretsDialog";
 
-/** Makes a project, then shows its keys once. */
-export function NewProject({ onClose, onMade }: { onClose: () => void; onMade: () => void }) {
+/** Asks for the name of a new project, and makes it. */
+export function NewProject({
+  onClose,
+  onMade,
+}: {
+  onClose: () => void;
+  onMade: (project: MadeProject) => void;
+}) {
   const [id, setId] = useState("");
-  const [made, setMade] = useState<MadeProject | null>(null);
 
   async function create() {
-    setMade(await ask<MadeProject>("projects", "POST", { id }));
-    onMade();
+    const made = await ask<MadeProject>("projects", "POST", { id });
+    onClose();
+    onMade(made);
   }
 
-  if (made)
-    return (
-      <Dialog title={`The keys of ${made.id}`} onClose={onClose}>
-        <p>They are shown this once. The base answers this project from now on.</p>
-        <Secret name="admin key" value={made.keys.admin} />
-        <Secret name="secret key" value={made.keys.secret} />
-        <Secret name="publishable key" value={made.keys.publishable} />
-        <p>
-          <a href={made.page}>Its chat</a>
-        </p>
-        <div class="buttons">
-          <button type="button" class="primary" onClick={onClose}>
-            I have them
-          </button>
-        </div>
-      </Dialog>
-    );
   return (
     <FormDialog title="New project" verb="Create" submit={create} onClose={onClose}>
       <TextField
@@ -44,5 +33,22 @@ export function NewProject({ onClose, onMade }: { onClose: () => void; onMade: (
         set={setId}
       />
     </FormDialog>
+  );
+}
+
+/** The keys of a project that was just made. */
+export function ProjectKeys({ of: made, onClose }: { of: MadeProject; onClose: () => void }) {
+  return (
+    <SecretsDialog title={`The keys of ${made.id}`} done="I have them" onClose={onClose}>
+      <p>They are shown this once. The base answers this project from now on.</p>
+      <Secret name="admin key" value={made.keys.admin} />
+      <Secret name="secret key" value={made.keys.secret} />
+      <Secret name="publishable key" value={made.keys.publishable} />
+      <p>
+        <a href={made.page} target="_blank" rel="noreferrer">
+          Its chat, in a new tab
+        </a>
+      </p>
+    </SecretsDialog>
   );
 }
