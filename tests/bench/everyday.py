@@ -5,10 +5,10 @@
 Simulated people (`voters`) with one hidden taste (`tastes`; the seed draws it, or `--taste` names it) send
 everyday prompts that nobody wrote for the starter, for replies of at most 256 tokens at the base's own
 settings, and vote; one verdict in ten is wrong. The trainer's own loop reads the votes from Postgres and
-starts rounds when they are due; a policy that passes the gate answers at once, and one that it could not judge is a canary. Time is the
-service's: rounds take what they take, votes arrive evenly over the first three quarters of `--minutes`,
-sampling people's replies costs nothing, since it is the engine's work, and waiting is skipped. Who votes
-while a round trains votes on the policies before it.
+starts rounds when they are due; a policy that passes the gate answers at once, and one that it could not
+judge is a canary. Time is the service's: rounds take what they take, votes arrive evenly over the first three
+quarters of `--minutes`, sampling people's replies costs nothing, since it is the engine's work, and waiting
+is skipped. Who votes while a round trains votes on the policies before it.
 
 The figure is the way from the base's approval to the best of 16 of its replies, on held-out prompts. Targets
 over seeds: 0.5 in the median and 0.25 in each; 70% of all rounds published or taken to a canary; at most 3

@@ -37,8 +37,8 @@ class ServedAt:
 
     @classmethod
     def by_default(cls, base: Path) -> "ServedAt":
-        """Returns a base's own generation defaults; a reply has at most LONGEST tokens, and takes at most half
-        of the context."""
+        """Returns a base's own generation defaults; a reply has at most LONGEST tokens, and at most half of
+        the context."""
         tokenizer = ChatTokenizer(base)
         longest = min(LONGEST, tokenizer.context_length // 2)
         return cls(tokenizer.temperature, tokenizer.top_p, longest)

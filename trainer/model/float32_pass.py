@@ -1,7 +1,7 @@
 """This module computes a base that is in bfloat16 in float32, by a copy of one module's weights at a time.
 
-In bfloat16 the rounding of a large model's logits alone moves a reply by a quarter of a nat, which is more than
-a small step moves it. The whole base in float32 would take twice its memory.
+In bfloat16 the rounding of a large model's logits alone moves a reply by a quarter of a nat, which is more
+than a small step moves it. The whole base in float32 would take twice its memory.
 """
 
 import contextlib
