@@ -77,8 +77,10 @@ def test_a_slow_machine_samples_less() -> None:
     assert replace(DERIVED, speed=SLOW).seconds(2 * slow.prompts_per_step) > limit
     patient = TrainerSettings(max_round_seconds=100 * limit)
     assert derived(settings=patient, speed=SLOW).prompts_per_step == PROMPTS_PER_STEP[0]
-    hopeless = derived(speed=Speed(1, 1, 1))
+    long = replace(SERVED, longest_reply=1_000)
+    hopeless = derived(speed=Speed(1, 1, 1), traffic=long)
     assert hopeless.prompts_per_step == PROMPTS_PER_STEP[-1]
+    assert (hopeless.max_tokens, derived(speed=SLOW, traffic=long).max_tokens) == (DEFAULT_TOKENS, 1_250)
 
 
 def test_samples_are_drawn_as_people_are_served() -> None:

@@ -41,7 +41,8 @@ LENGTH_MARGIN = 1.25
 """Factor on the longest reply served, where replies were not cut off there."""
 
 MIN_TOKENS, DEFAULT_TOKENS = 32, 256
-"""Bounds of the longest sampled reply: the shortest, and the one where nobody was served yet, tokens."""
+"""Bounds of the longest sampled reply: the shortest; and the one where nobody was served yet, or where a round
+has no time for longer ones, tokens."""
 
 MIN_TEMPERATURE = 0.3
 """Lowest temperature of samples: below, the replies to a prompt hardly differ, and nothing can be learned."""
@@ -168,9 +169,11 @@ class Derivation:
         return FULL_STEPS * step + evaluated
 
     def _prompts_per_step(self) -> int:
-        time = self.settings.max_round_seconds - lora_seconds(self.settings)
-        fitting = (each for each in PROMPTS_PER_STEP if self.seconds(each) <= time)
+        fitting = (each for each in PROMPTS_PER_STEP if self._has_time_for(each))
         return next(fitting, PROMPTS_PER_STEP[-1])
+
+    def _has_time_for(self, prompts: int) -> bool:
+        return self.seconds(prompts) <= self.settings.max_round_seconds - lora_seconds(self.settings)
 
     def _steps(self) -> int:
         new = self.traffic.new_votes or self.settings.round_votes  # a round that was asked for by hand
@@ -182,6 +185,8 @@ class Derivation:
             wanted = DEFAULT_TOKENS
         else:
             wanted = longest if self.traffic.cut_off else math.ceil(LENGTH_MARGIN * longest)
+            if not self._has_time_for(PROMPTS_PER_STEP[-1]):
+                wanted = min(wanted, DEFAULT_TOKENS)
         return min(max(wanted, MIN_TOKENS), self.model.context_length // 2)
 
     def _temperature(self) -> float:
