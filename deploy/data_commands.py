@@ -179,8 +179,7 @@ def dead_letters(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the oldest 1,000 events that could not be read or stored, with the reasons; exit code 1 if there are
-    any."""
+    """List the oldest 1,000 events that could not be read or stored, and why; exit code 1 if there is one."""
     from deploy.local.postgres import database
     from schemas.database import open_pool
     from trainer.data import dead_letters as letters

@@ -4,9 +4,9 @@ Older prompts keep rare and past topics in training. Imported prompts, which nob
 used only where people sent few. Prompts that are too long to train on are left out and counted. Postgres
 compares prompts by a digest, so no token ids are read here.
 
-The sample is the turns behind one place in the order of their ids' hashes, and an index has that order, so what is
-read does not grow with what is stored. The places of successive rounds are a Weyl sequence, which is spread
-evenly: rounds have different turns, and none is left out for long.
+The sample is the turns behind one place in the order of their ids' hashes, and an index has that order, so
+what is read does not grow with what is stored. The places of successive rounds are a Weyl sequence, which is
+spread evenly: rounds have different turns, and none is left out for long.
 
 However many a person or a network sends, they have no more prompts than `vote_weights.bounded_totals` allows,
 relative to all others'. Older prompts take the places of those that are left out.
@@ -92,8 +92,8 @@ def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedP
 
 
 def _sample(connection: Connection[DictRow], draw: int, values: dict[str, Any]) -> list[DictRow]:
-    """Returns the turns of the time before behind the draw's place in the order of hashes, and behind the last
-    one those from the first on."""
+    """Returns the earlier turns behind the draw's place in the order of hashes, which goes on with the first
+    one behind the last."""
     place = (draw * WEYL_STEP + 2**63) % 2**64 - 2**63
     read = _read(connection, _SAMPLED + " >= %(place)s" + _BY_HASH, {**values, "place": place})
     left = READ_TURNS - len(read)
