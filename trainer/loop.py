@@ -26,7 +26,7 @@ import structlog
 
 from schemas.database import Pool
 from schemas.errors import EngineError
-from schemas.policies import BASE, file_digest
+from schemas.policies import file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
 from trainer.data import (
@@ -245,9 +245,9 @@ class Trainer:
         again = interruptions.was_last(self.pool, self.project)
         interrupted = RoundInputs.read(self._unfinished) if again else None
         live = parent_policy.live_policy(self.pool, self.settings)
-        parent, test = parent_policy.choose_parent(self.pool, self.settings, live, interrupted)
-        found = RoundRecord(self._arrived(), parent.id, regression_test=test)
-        found.restart = parent.id == BASE != live.id or None
+        start = parent_policy.choose_parent(self.pool, self.settings, live, interrupted)
+        parent = start.policy
+        found = RoundRecord(self._arrived(), parent.id, start.restart or None, regression_test=start.test)
         row = record.begin(self.pool, self.project, found.parent)
         self._last_row = row.id
         with structlog.contextvars.bound_contextvars(round=row.number):

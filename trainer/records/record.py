@@ -43,9 +43,9 @@ class Ending:
 class RoundRecord:
     """What a round records of its data, its training and its evaluation; None where it did not get so far.
 
-    `votes` had arrived when it began. `restart` tells that it started from the base in spite of a live
-    policy. `examples_past` counts the votes of the vote summary; `examples_new` and `held_out_unseen` count
-    the training and held-out votes that no policy had trained on.
+    `votes` had arrived when it began. `restart` tells that it started from the base as one of
+    `restart_rounds`. `examples_past` counts the votes of the vote summary; `examples_new` and
+    `held_out_unseen` count the training and held-out votes that no policy had trained on.
     `votes_truncated` counts the votes whose replies were read with the end of their prompt only, since the
     whole is too long, `prompts_too_long` the turns that were left out of training for that.
     `demonstrations` counts those that the round had to begin with, and `supervised` tells what became of it.
