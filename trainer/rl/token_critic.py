@@ -61,7 +61,7 @@ def fit_critic(
     lengths = torch.tensor([0, *map(len, replies)]).cumsum(0)[:-1]
     tokens = torch.tensor([token for reply in replies for token in reply])
     device = output_VD.device
-    used_U, index_T = tokens.to(device).unique(return_inverse=True)
+    used_U, index_T = torch.unique(tokens.to(device), return_inverse=True)
     output_UD = output_VD[used_U].float()  # means of a matrix in bfloat16 would be rounded to its eight bits
     mean_ND = embedding_bag(index_T, output_UD, lengths.to(device), mode="mean").double().cpu()
     _, number_N, count_P = torch.unique(prompt_N, return_inverse=True, return_counts=True)
