@@ -179,22 +179,24 @@ def dead_letters(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the events that could not be read or stored, with the reasons; exit code 1 if there are any."""
+    """List the oldest 1,000 events that could not be read or stored, and why; exit code 1 if there is one."""
     from deploy.local.postgres import database
     from schemas.database import open_pool
     from trainer.data import dead_letters as letters
 
     with database(existing_installation(data_dir)) as url, open_pool(url) as pool:
         retried = letters.retry(pool) if retry else 0
-        left = letters.dead_letters(pool)
+        listed, left = letters.dead_letters(pool), letters.count(pool)
     if as_json:
-        print(json.dumps([asdict(letter) for letter in left], default=str))
+        print(json.dumps([asdict(letter) for letter in listed], default=str))
     else:
         if retry:
-            print(f"{retried} retried, {len(left)} left.")
-        for letter in left:
+            print(f"{retried} retried, {left} left.")
+        for letter in listed:
             place = f"{letter.log}:{letter.partition} before {letter.position}"
             print(f"{letter.created_at:%Y-%m-%d %H:%M:%S}  {place}: {letter.reason}\n  {letter.payload}")
+        if left > len(listed):
+            print(f"{left - len(listed)} more.")
     raise typer.Exit(1 if left else 0)
 
 

@@ -11,7 +11,7 @@ from schemas.feedback import JUDGE
 _PENDING: LiteralString = """
 with last as (
     select coalesce(max(started_at), '-infinity') as began from rounds
-    where project = %(project)s and reason is distinct from 'interrupted'
+    where project = %(project)s and not coalesce(starts_with(reason, 'interrupted'), false)
 )
 select (
     select count(*) from (

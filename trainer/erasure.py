@@ -31,7 +31,7 @@ from trainer.data import vote_summary
 from trainer.data.round_inputs import RoundInputs
 from trainer.learner import Learner
 from trainer.rebuild import Rebuild, refused
-from trainer.records import prune, publish, record
+from trainer.records import interruptions, prune, publish, record
 from trainer.records.published import NotReproducible
 
 ASK_SECONDS = 60.0
@@ -246,6 +246,11 @@ class Erasures:
         return place
 
     def _made_now(self, policy: str, parent: str) -> str | None:
+        if interruptions.pause_left(
+            self._pool, self._project
+        ):  # nobody waits for a round that kills trainers
+            log.error("round not rebuilt", of=policy, reason="the last rounds were interrupted")
+            return None
         try:
             return self._rebuild.run(policy, parent)
         except (PolicyRejected, NotReproducible) as error:

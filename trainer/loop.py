@@ -7,9 +7,9 @@ with the held-out fold, and publishes it if it passes. Every round is recorded, 
 starts from the live adapter, or from its parent if the live regression test fails (`evaluation.regression`).
 
 A trainer may be killed at any instruction. Votes are safe in the log, a policy is published completely or not
-at all, and an interrupted round is closed as failed by the next leader and run again from the same inputs: a
-project has one leader at a time (`leader_election`). Nothing here changes what is served;
-serving takes published policies live.
+at all, and an interrupted round is closed as failed by the next leader and run again from the same inputs, at
+growing intervals if its trainer dies each time (`records.interruptions`): a project has one leader at a time
+(`leader_election`). Nothing here changes what is served; serving takes published policies live.
 
 A trainer may be a group of processes: rank 0 runs this loop, the others share the work on the model
 (`learner`).
@@ -26,7 +26,7 @@ import structlog
 
 from schemas.database import Pool
 from schemas.errors import EngineError
-from schemas.policies import BASE, file_digest
+from schemas.policies import file_digest
 from schemas.settings import Settings
 from trainer import parent_policy
 from trainer.data import (
@@ -48,7 +48,7 @@ from trainer.leader_election import LeaderElection
 from trainer.learner import CandidateResult, Learner, WorkerOutOfSync
 from trainer.log_reader import LogReader
 from trainer.new_inputs import new_inputs
-from trainer.records import person_weights, progress, prune, publish, record
+from trainer.records import interruptions, person_weights, progress, prune, publish, record
 from trainer.records.published import read_published
 from trainer.records.record import Ending, RoundRecord, RoundRow
 from trainer.records.trackers import Trackers
@@ -58,11 +58,8 @@ from trainer.round_description import describe_data, describe_training
 LOOK_SECONDS = 60.0
 """Seconds from one look for new demonstrations to the next."""
 
-MAX_ATTEMPTS = 3
-"""How often a round is started whose trainer dies."""
-
-ERASE_AGAIN = 60.0
-"""Seconds after which an erasure that failed is tried again."""
+AGAIN_SECONDS = 60.0
+"""Seconds after which an erasure that failed, or files that could not be written, are tried again."""
 
 log = structlog.get_logger("trainer")
 
@@ -95,17 +92,17 @@ class Trainer:
         self._waiting = False
         self._measured = False
         self.erasures = Erasures(settings, pool, learner, self._forget)
-        self._erases_at = 0.0
+        self._erases_at = self._leads_at = 0.0
         self.trackers = Trackers(settings)
         log.info("trainer ready", project=self.project, base=self.backbone.digest[:12])
 
     def lead(self) -> bool:
         """Whether this trainer leads. A new leader closes and completes what the last one left. Raises
-        StartError as `run`."""
+        StartError as `run`, and OSError where the files of the project cannot be written."""
         before, self.leading = self.leading and self.election.is_leader, False
         if self.election.try_acquire():
             if not before:
-                record.close_interrupted(self.pool, self.project)  # first: then nobody else can publish
+                interruptions.close(self.pool, self.project)  # first: then nobody else can publish
                 publish.ensure_base(self.pool, self.backbone, self.settings, self.learner.base.probe)
                 record.complete(self.pool, self.settings)
                 self.erasures.keep_tombstones()
@@ -122,7 +119,7 @@ class Trainer:
         returns and the next poll tries again."""
         with _database_may_be_away():
             led = self.leading
-            if self.lead():
+            if self._leads():
                 if not led:
                     log.info("trainer leads", project=self.project)
                 self.reader.read()
@@ -136,13 +133,27 @@ class Trainer:
         with _database_may_be_away():
             if self._arrived():
                 self._measure_base()
-            if self._needs_a_trainer() and self.lead():
+            if self._needs_a_trainer():
                 try:
-                    self._train_if_due()
+                    if self._leads():
+                        self._train_if_due()
                 finally:
                     self.election.release_project()
                     if self.learner.group.size == 1:
                         self.learner.base.forget(self.project)  # another trainer may change its files
+
+    def _leads(self) -> bool:
+        """Whether this trainer leads. Where the files of the project cannot be written, as while the store of
+        policies is away, it does not, and tries again a minute later."""
+        if time.monotonic() < self._leads_at:
+            return False
+        try:
+            return self.lead()
+        except OSError as error:
+            log.error("project is not trained yet", project=self.project, reason=str(error))
+            self._leads_at = time.monotonic() + AGAIN_SECONDS
+            self.election.release_project()
+            return False
 
     def _needs_a_trainer(self) -> bool:
         left_open = record.is_running(self.pool, self.project)  # by a trainer that died, or is at it
@@ -150,7 +161,7 @@ class Trainer:
 
     def _train_if_due(self) -> None:
         if self._erased() and self.due():
-            if record.close_interrupted(self.pool, self.project):
+            if interruptions.close(self.pool, self.project):
                 record.complete(self.pool, self.settings)
             with self.reader.in_background():
                 self.round()
@@ -173,8 +184,8 @@ class Trainer:
                     f"A round could not be rebuilt: {error}. Start all processes again."
                 ) from error
             log.exception("erasure failed")
-            record.close_interrupted(self.pool, self.project)
-            self._erases_at = time.monotonic() + ERASE_AGAIN
+            interruptions.close(self.pool, self.project, died=False)
+            self._erases_at = time.monotonic() + AGAIN_SECONDS
             return False
 
     def _measure_base(self) -> None:
@@ -194,7 +205,8 @@ class Trainer:
 
     def due(self) -> bool:
         """Whether enough new votes have come since the last round, or any, or demonstrations, and enough time
-        has passed, as much as the last round took at least; False while the project is paused."""
+        has passed, as much as the last round took at least; False while the project is paused, by an operator
+        or by rounds that were interrupted."""
         when = self.settings.trainer
         with self.pool.connection() as connection:
             row = connection.execute("select paused from projects where id = %s", [self.project]).fetchone()
@@ -207,7 +219,7 @@ class Trainer:
             self._looked = -LOOK_SECONDS
         new = arrived - (last.votes if last else 0)
         waited = time.monotonic() - self.last_round >= max(when.round_seconds, 2 * self._round_took)
-        if arrived < when.min_votes:
+        if arrived < when.min_votes or interruptions.pause_left(self.pool, self.project):
             return False
         return new >= when.round_votes or (waited and (new > 0 or self._demonstrations_wait()))
 
@@ -230,13 +242,12 @@ class Trainer:
         self.last_round = started = time.monotonic()
         self._looked = -LOOK_SECONDS
         self._fitted = None
-        interrupted = (
-            RoundInputs.read(self._unfinished) if record.was_interrupted(self.pool, self.project) else None
-        )
+        again = interruptions.was_last(self.pool, self.project)
+        interrupted = RoundInputs.read(self._unfinished) if again else None
         live = parent_policy.live_policy(self.pool, self.settings)
-        parent, test = parent_policy.choose_parent(self.pool, self.settings, live, interrupted)
-        found = RoundRecord(self._arrived(), parent.id, regression_test=test)
-        found.restart = parent.id == BASE != live.id or None
+        start = parent_policy.choose_parent(self.pool, self.settings, live, interrupted)
+        parent = start.policy
+        found = RoundRecord(self._arrived(), parent.id, start.restart or None, regression_test=start.test)
         row = record.begin(self.pool, self.project, found.parent)
         self._last_row = row.id
         with structlog.contextvars.bound_contextvars(round=row.number):
@@ -394,7 +405,7 @@ class Trainer:
         same = interrupted is not None and (
             (interrupted.parent, interrupted.vote_summary, interrupted.probes) == (parent, digest, probes)
         )
-        if interrupted is not None and same and interrupted.attempts < MAX_ATTEMPTS:
+        if interrupted is not None and same and interrupted.attempts < interruptions.MAX_ATTEMPTS:
             again = {"attempts": interrupted.attempts + 1, "token_budget": self.learner.token_budget}
             inputs = interrupted.model_copy(update=again)
             log.info("round begins again", of=interrupted.draw, attempt=inputs.attempts)

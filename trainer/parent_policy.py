@@ -38,6 +38,17 @@ class PolicyDirectory:
     directory: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The `policy` that a round starts from; the live regression test in JSON, if enough people voted; and
+    whether the round is a restart: one of `restart_rounds`, which has to catch up from the base, or one that
+    does it again after its policy regressed. After the first policy regressed, nothing is to be caught up."""
+
+    policy: PolicyDirectory
+    test: dict[str, Any] | None
+    restart: bool = False
+
+
 def live_policy(pool: Pool, settings: Settings) -> PolicyDirectory:
     """Returns the live policy; waits a little for a newer one that is being loaded."""
     deadline = time.monotonic() + PROMOTION_WAIT
@@ -61,20 +72,21 @@ def live_policy(pool: Pool, settings: Settings) -> PolicyDirectory:
 
 def choose_parent(
     pool: Pool, settings: Settings, live: PolicyDirectory, interrupted: RoundInputs | None
-) -> tuple[PolicyDirectory, dict[str, Any] | None]:
-    """Returns the policy to start from, and the live regression test in JSON if enough people voted. A round
-    that repeats an interrupted one starts from the same policy, if that is still a choice."""
+) -> Parent:
+    """Returns what a round starts from. One that repeats an interrupted one starts from the same policy, if
+    that is still a choice."""
     test = live_regression_test(pool, settings.project, live.id)
     found = None if test is None else test.as_json()
     if test is not None and (test.regressed if interrupted is None else interrupted.parent == test.parent):
         log.warning("the live policy regressed; starting from its parent", **test.as_json())
-        return PolicyDirectory(test.parent, test.directory), found
+        again = _came_of_a_restart(pool, settings.project, live.id)
+        return Parent(PolicyDirectory(test.parent, test.directory), found, restart=again)
     if _restarts(pool, settings, live) if interrupted is None else interrupted.restart:
-        return _base(pool, settings.project), found
+        return Parent(_base(pool, settings.project), found, restart=True)
     candidates = _candidates(pool, settings, live)
     if interrupted is None:
-        return next(iter(candidates), live), found
-    return next((each for each in candidates if each.id == interrupted.parent), live), found
+        return Parent(next(iter(candidates), live), found)
+    return Parent(next((each for each in candidates if each.id == interrupted.parent), live), found)
 
 
 def _restarts(pool: Pool, settings: Settings, live: PolicyDirectory) -> bool:
@@ -89,6 +101,16 @@ def _restarts(pool: Pool, settings: Settings, live: PolicyDirectory) -> bool:
             [settings.project, before],
         ).fetchall()
     return len(rows) == before and all(row["parent"] != BASE for row in rows)
+
+
+def _came_of_a_restart(pool: Pool, project: str, policy: str) -> bool:
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select coalesce(bool_or(record -> 'restart' = 'true'), false) as restart from rounds"
+            " where project = %s and policy = %s",
+            [project, policy],
+        ).fetchone()
+    return bool(row and row["restart"])
 
 
 def _base(pool: Pool, project: str) -> PolicyDirectory:

@@ -30,6 +30,8 @@ from trainer.model.distributed import SINGLE_PROCESS, ProcessGroup
 VISITS = 20
 """Projects that are looked at in one poll, beside the installation's own."""
 
+_LAST = "select project from rounds order by id desc limit 1"
+
 # A project without votes and without somebody to forget has nothing to do.
 _NEXT = """
 select id, created_at from projects where id > %(after)s and id <> %(own)s and (
@@ -104,7 +106,7 @@ class Projects:
         self._made: dict[str, datetime] = {}
         self._trainers: dict[str, Trainer] = {}
         self._refused: set[str] = set()
-        self._after = ""
+        self._after: str | None = None
 
     def poll(self) -> None:
         """Reads the log, and runs the rounds that are due, of the own project and of the next few others."""
@@ -122,10 +124,14 @@ class Projects:
             trainer.trackers.close()
 
     def _next(self) -> list[str]:
-        """Returns the next projects by id, and begins again behind the last. Raises
+        """Returns the next projects by id, and begins again behind the last. It starts behind the project of
+        the newest round: should that round have ended the trainer, the others come first. Raises
         psycopg.OperationalError."""
-        wanted = {"after": self._after, "own": self._own.project, "limit": VISITS}
         with self._own.pool.connection() as connection:
+            if self._after is None:
+                last = connection.execute(_LAST).fetchone()
+                self._after = last["project"] if last else ""
+            wanted = {"after": self._after, "own": self._own.project, "limit": VISITS}
             rows = connection.execute(_NEXT, wanted).fetchall()
         found = [row["id"] for row in rows]
         self._made |= {row["id"]: row["created_at"] for row in rows if row["id"] not in self._made}

@@ -224,7 +224,7 @@ def test_an_unreadable_payload_becomes_a_dead_letter_with_the_reason(
 
 
 def test_a_refused_event_becomes_a_dead_letter_and_is_retried_once_repaired(
-    log: Log, pool: Pool, database_url: str
+    log: Log, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_each(database_url, "before")
     put_json(database_url, "lost", event("lost").model_dump(mode="json") | {"project": "lost"})
@@ -237,7 +237,10 @@ def test_a_refused_event_becomes_a_dead_letter_and_is_retried_once_repaired(
     assert retry(pool) == 0
     with pool.connection() as connection:
         connection.execute("insert into projects (id) values ('lost')")
-    assert retry(pool) == 1
+    with monkeypatch.context() as few:
+        few.setattr("trainer.data.dead_letters.AT_ONCE", 1)
+        assert len(dead_letters(pool)) == 1
+        assert retry(pool) == 1, "the one behind it, too"
     assert learned(pool) == ["ev_before", "ev_behind", "ev_lost"]
     assert ["out of range" in letter.reason for letter in dead_letters(pool)] == [True]
 

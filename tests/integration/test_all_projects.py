@@ -1,6 +1,7 @@
 """One trainer runs the rounds of all projects over one base, each project's on its own votes."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from trainer.log_reader import LogReader
 from trainer.loop import Trainer
 from trainer.model.backbone import Backbone
 from trainer.projects import Projects
-from trainer.records import record
+from trainer.records import interruptions, record
 
 
 @pytest.fixture
@@ -34,21 +35,30 @@ def own(database_url: str, tmp_path: Path, tiny_base: Path, pool: Pool) -> Itera
     trainer.election.release()
 
 
-def add_project(pool: Pool, backbone: Backbone, settings: Settings, project: str, votes: int) -> None:
-    """Adds a project, answered by the base, on whose replies people vote."""
+class Killed(BaseException):
+    """As good as kill -9: nobody catches it."""
+
+
+def add_project(
+    pool: Pool, backbone: Backbone, settings: Settings, project: str, votes: int, *, served: bool = True
+) -> None:
+    """Adds a project, answered by the base if it is served, on whose replies people vote."""
     with pool.connection() as connection:
         connection.execute("insert into projects (id) values (%s)", [project])
         connection.execute(
             "insert into keys (id, project, kind, hash) values (%s, %s, 'admin', %s)",
             [f"{project}-admin", project, project],
         )
-        connection.execute(
-            "insert into policies (project, id, base_digest, directory, digest, manifest, state)"
-            " select %s, id, base_digest, directory, digest, manifest, 'live' from policies"
-            " where project = 'default' and id = %s",
-            [project, BASE],
-        )
-        connection.execute("insert into routes (project, live, previous) values (%s, 'p0', 'p0')", [project])
+        if served:
+            connection.execute(
+                "insert into policies (project, id, base_digest, directory, digest, manifest, state)"
+                " select %s, id, base_digest, directory, digest, manifest, 'live' from policies"
+                " where project = 'default' and id = %s",
+                [project, BASE],
+            )
+            connection.execute(
+                "insert into routes (project, live, previous) values (%s, 'p0', 'p0')", [project]
+            )
     turns = [
         replace(turn, project=project, id=f"{turn.id}-{project}", key_id=f"{project}-admin")
         for turn in some_turns(backbone, votes, seed=sum(project.encode()))
@@ -152,7 +162,7 @@ def test_a_project_of_another_base_is_left_alone(own: Trainer, pool: Pool, backb
 
 
 INSTANTS = (
-    "record.close_interrupted", "publish.ensure_base", "parent_policy.live_policy", "record.begin",
+    "interruptions.close", "publish.ensure_base", "parent_policy.live_policy", "record.begin",
     "suspects.hold_suspects", "publish.register",
 )  # fmt: skip
 
@@ -214,6 +224,87 @@ def test_all_projects_are_looked_at_in_turn(
     assert list(rounds(pool)) == ["bakery"]
     trained.poll()
     assert list(rounds(pool)) == ["bakery", "shop"]
+
+
+def test_a_project_that_always_kills_its_trainer_stops_no_other(
+    own: Trainer, pool: Pool, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for project in ("bakery", "shop"):
+        add_project(pool, backbone, own.settings, project, 20)
+    train = Trainer._train
+
+    def out_of_memory(trainer: Trainer, *given: Any) -> Any:
+        if trainer.project == "bakery":
+            raise Killed
+        return train(trainer, *given)
+
+    def start() -> list[str]:
+        """Starts a trainer; returns the outcomes of the bakery's rounds when it has died or has no work."""
+        trained = Projects(own)
+        with suppress(Killed):
+            for _ in range(2):
+                trained.poll()
+        own.election.release()
+        return rounds(pool)["bakery"]
+
+    def last() -> dict[str, Any]:
+        with pool.connection() as connection:
+            row = connection.execute(
+                "select id, reason, record -> 'interruptions' as count from rounds where project = 'bakery'"
+                " order by id desc limit 1"
+            ).fetchone()
+        assert row is not None
+        return row
+
+    monkeypatch.setattr(Trainer, "_train", out_of_memory)
+    assert start() == ["running"]
+    assert start() == ["failed", "running"]
+    assert rounds(pool)["shop"] == ["published"], "it came before the second attempt"
+    assert start() == ["failed", "failed", "running"]
+    for _ in range(2):
+        assert start() == ["failed"] * 3
+    assert last()["count"] == 3
+    assert "3 in a row" in last()["reason"]
+    assert last()["reason"].endswith("the next one begins in 1 min")
+    assert interruptions.pause_left(pool, "bakery") > 0
+    with pool.connection() as connection:
+        connection.execute("update rounds set ended_at = now() - interval '61 seconds'")
+    assert start() == ["failed", "failed", "failed", "running"]
+    assert start() == ["failed"] * 4
+    with pool.connection() as connection:
+        connection.execute("update rounds set ended_at = now() - interval '61 seconds'")
+    assert start() == ["failed"] * 4, "twice as long"
+
+    monkeypatch.setattr(Trainer, "_train", train)
+    with pool.connection() as connection:
+        connection.execute("update rounds set ended_at = now() - interval '121 seconds'")
+    assert start() == [*["failed"] * 4, "published"]
+    assert last()["count"] is None
+
+
+def test_the_pause_doubles_up_to_a_limit() -> None:
+    assert [interruptions.pause(count) for count in (0, 2, 3, 4, 5)] == [0, 0, 60, 120, 240]
+    assert interruptions.pause(11) == interruptions.pause(5_000) == 256 * 60
+
+
+def test_a_store_of_policies_that_is_away_stops_no_other_project(
+    own: Trainer, pool: Pool, backbone: Backbone, bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a new project the base cannot be published; it is when the store is back."""
+    add_project(pool, backbone, own.settings, "bakery", 20, served=False)
+    add_project(pool, backbone, own.settings, "shop", 20)
+    own.settings.policy_store = "s3://bucket/policies"
+    monkeypatch.setattr(loop, "AGAIN_SECONDS", 0.0)
+    trained = Projects(own)
+    with monkeypatch.context() as away:
+        away.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        trained.poll()
+    assert list(rounds(pool)) == ["shop"]
+    another = LeaderElection(own.settings.database_url or "", "bakery")
+    assert another.try_acquire()
+    another.release()
+    trained.poll()
+    assert rounds(pool)["bakery"] == ["published"]
 
 
 def test_a_trainer_of_one_project_trains_no_other(own: Trainer, pool: Pool, backbone: Backbone) -> None:

@@ -36,7 +36,7 @@ from trainer.evaluation import gate
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
 from trainer.model.backbone import Backbone
-from trainer.records import publish
+from trainer.records import interruptions, publish
 
 PERSON = "u_0123456789abcdef0123456789abcdef"
 CANARY = "zanzibar"
@@ -291,6 +291,26 @@ def reply_digests(pool: Pool, theirs: bool) -> set[bytes]:
 def rows_in(features: Path, digests: set[bytes]) -> set[bytes]:
     content = features.read_bytes()
     return {digest for digest in digests if digest in content}
+
+
+def test_a_rebuild_that_always_ends_its_trainer_stops_no_erasure(
+    settings: Settings, pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest policy that did not learn from the person takes the place."""
+    [learned] = rounds(settings, 1)
+    id = ask(database_url)
+    advance(database_url, id)
+    for _ in range(interruptions.MAX_ATTEMPTS):
+        die_in(monkeypatch, "trainer.records.publish.register", lambda: work(settings, pool))
+    assert not work(settings, pool)
+    promote_asked(database_url)
+    assert work(settings, pool)
+    found = advance(database_url, id)
+    assert found["state"] == "done"
+    assert [each["policy"] for each in found["receipt"]["tainted"]] == [learned]
+    assert found["receipt"]["rebuilt"] == []
+    with pool.connection() as connection:
+        assert connection.execute("select live from routes").fetchone() == {"live": BASE}
 
 
 def test_compacted_votes_are_taken_out_of_the_summaries(

@@ -13,7 +13,7 @@ from schemas.database import Pool
 from tests.failpoints import Failpoints
 
 RUNNING: LiteralString = "insert into rounds (project, parent, outcome) values ('default', 'p0', 'running')"
-BEGUN_BY_ITSELF = "from trainer.records.record import close_interrupted; close_interrupted(pool, 'default')"
+BEGUN_BY_ITSELF = "from trainer.records.interruptions import close; close(pool, 'default')"
 BEGUN_EXPLICITLY = "from trainer.records.record import begin; begin(pool, 'default', 'p0')"
 PROGRAM = "from schemas.database import open_pool\nwith open_pool({url!r}) as pool: {work}"
 
@@ -40,7 +40,7 @@ def test_one_that_began_with_its_first_statement(
 ) -> None:
     with pool.connection() as connection:
         connection.execute(RUNNING)
-    die(tmp_path, f"trainer.records.record.close_interrupted {side}", database_url, BEGUN_BY_ITSELF)
+    die(tmp_path, f"trainer.records.interruptions.close {side}", database_url, BEGUN_BY_ITSELF)
     assert outcomes(pool) == after
 
 

@@ -51,7 +51,9 @@ def chosen(
         inputs = RoundInputs(
             draw=1, parent=interrupted, votes=0, events=[], turns=[], positions={}, restart=restart
         )
-    return choose_parent(pool, settings, LIVE, inputs)[0].id
+    found = choose_parent(pool, settings, LIVE, inputs)
+    assert found.restart == (found.policy.id == "p0"), "people took back none of these"
+    return found.policy.id
 
 
 def test_without_a_candidate_a_round_starts_from_the_live_policy(pool: Pool) -> None:

@@ -94,12 +94,19 @@ def test_rare_and_old_prompts_stay_in_training(sent: Pool) -> None:
     assert rare / total == pytest.approx(0.25 * 60 / (8_000 - MAX_TURNS), rel=0.4)
 
 
-def test_the_sample_is_seeded_by_the_draw(sent: Pool) -> None:
+def test_the_sample_is_determined_by_the_draw(sent: Pool) -> None:
     first = select_turns(sent, "default", draw=1)
     assert select_turns(sent, "default", draw=1) == first
     other = select_turns(sent, "default", draw=2)
     assert other[:MAX_TURNS] == first[:MAX_TURNS]
     assert len(set(other[MAX_TURNS:]) & set(first[MAX_TURNS:])) < 0.2 * len(other[MAX_TURNS:])
+
+
+def test_the_samples_of_a_few_rounds_leave_out_hardly_any_turn(sent: Pool) -> None:
+    sampled = set[str]()
+    for draw in range(10):
+        sampled.update(select_turns(sent, "default", draw)[MAX_TURNS:])
+    assert len(sampled) > 0.9 * (8_000 - MAX_TURNS)
 
 
 def test_repeated_prompts_count_once(sent: Pool) -> None:

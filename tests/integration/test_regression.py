@@ -1,5 +1,6 @@
 """The live regression test sends the next round back to the parent of a policy that people like less."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from trainer.evaluation import gate, regression
 from trainer.evaluation.regression import MIN_PEOPLE, live_regression_test, mean_change
 from trainer.learner import Learner
 from trainer.model.backbone import Backbone
+from trainer.parent_policy import PolicyDirectory, choose_parent
 
 
 @pytest.fixture
@@ -82,6 +84,14 @@ def test_a_round_starts_from_the_parent_of_a_regressed_policy(
     assert found.regressed
     assert found.people == 12
     assert parents(pool) == [BASE, BASE]
+    with pool.connection() as connection:
+        rows = connection.execute("select record ? 'restart' as found from rounds").fetchall()
+        assert not any(row["found"] for row in rows), "there is nothing to catch up"
+        connection.execute(
+            "update rounds set record = record || '{\"restart\": true}' where policy = %s", [policy]
+        )
+    after = choose_parent(pool, settings, PolicyDirectory(policy, settings.policies_dir), None)
+    assert (after.policy.id, after.restart) == (BASE, True), "as the policy of a restart"
     monkeypatch.setattr(regression, "MAX_VOTES", 24)
     assert live_regression_test(pool, "default", policy) is None, "the newest 24 are all on the policy"
 
@@ -179,6 +189,16 @@ def test_there_is_no_result_for_the_base_nor_from_too_few_raters(
 ) -> None:
     assert live_regression_test(pool, "default", BASE) is None
     assert live_regression_test(pool, "default", live(pool)) is None
+
+
+def test_few_policies_are_taken_for_regressed_by_chance_in_ten_rounds() -> None:
+    """People vote once on each policy, and like both half of the time; five more come before each round."""
+    rng, alarms, policies = random.Random(0), 0, 1_000
+    for _ in range(policies):
+        changes = [float(rng.randint(0, 1) - rng.randint(0, 1)) for _ in range(50)]
+        looks = (mean_change(changes[:people]) for people in range(5, 51, 5))
+        alarms += any(change < -2 * error for change, error in looks)
+    assert 0.05 < alarms / policies < 0.09
 
 
 def test_a_few_raters_who_agree_are_not_significant() -> None:

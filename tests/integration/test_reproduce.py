@@ -42,7 +42,7 @@ from trainer.model import backbone as backbone_module
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack, unpack
 from trainer.model.token_budget import TokenBudget
-from trainer.records import publish, record
+from trainer.records import interruptions, publish, record
 from trainer.reproduce import NotReproducible, reproduce
 from trainer.resident_base import ResidentBase
 from trainer.rl import token_critic
@@ -339,13 +339,14 @@ def test_a_round_killed_between_two_steps_ends_in_the_same_bytes_as_one_that_was
 def test_a_round_that_ends_its_trainer_again_and_again_is_given_up(
     settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(interruptions, "FIRST_PAUSE", 0.0)
     draws = []
-    for _ in range(loop.MAX_ATTEMPTS + 1):
+    for _ in range(interruptions.MAX_ATTEMPTS + 1):
         cut_off(settings, pool, monkeypatch)
         unfinished = RoundInputs.read(settings.rounds_dir / "default" / "unfinished.json")
         assert unfinished is not None
         draws.append(unfinished.draw)
-    assert draws == [1] * loop.MAX_ATTEMPTS + [loop.MAX_ATTEMPTS + 1]
+    assert draws == [1] * interruptions.MAX_ATTEMPTS + [interruptions.MAX_ATTEMPTS + 1]
 
 
 @pytest.fixture

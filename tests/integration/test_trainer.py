@@ -46,7 +46,7 @@ from trainer.evaluation.knowledge import SAMPLE_PROMPTS, KnowledgeEval
 from trainer.learner import Learner
 from trainer.log_reader import LogReader
 from trainer.model.backbone import Backbone
-from trainer.records import publish, record
+from trainer.records import interruptions, publish, record
 from trainer.rl.guard import CHECK_INTERVAL
 
 
@@ -464,7 +464,7 @@ def test_a_trainer_that_was_overtaken_publishes_nothing(
     write = publish.write
 
     def overtaken_while_writing(*arguments: Any, **more: Any) -> Any:
-        record.close_interrupted(pool, "default")
+        interruptions.close(pool, "default")
         if fails:
             raise ValueError("the disk is full")
         return write(*arguments, **more)

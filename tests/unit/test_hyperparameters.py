@@ -10,6 +10,7 @@ from trainer.data.hyperparameters import (
     FULL_STEPS,
     LEARNING_RATE,
     MIN_TEMPERATURE,
+    MIN_TOP_P,
     PROMPTS_PER_STEP,
     Derivation,
     Hyperparameters,
@@ -89,6 +90,8 @@ def test_samples_are_drawn_as_people_are_served() -> None:
     unknown = derived(model=own, traffic=Traffic())
     assert (unknown.temperature, unknown.top_p) == (0.6, 0.8)
     assert derived(traffic=replace(SERVED, temperature=0.0)).temperature == MIN_TEMPERATURE
+    assert derived(traffic=replace(SERVED, top_p=0.1)).top_p == MIN_TOP_P
+    assert derived(model=replace(own, top_p=0.1), traffic=Traffic()).top_p == MIN_TOP_P
 
 
 def test_a_round_of_an_older_release_has_the_values_of_its_time() -> None:

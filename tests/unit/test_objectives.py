@@ -127,6 +127,25 @@ def test_replay_adds_the_gradient_on_the_kept_samples(backbone: Backbone) -> Non
         torch.testing.assert_close(one + other, both, rtol=1e-4, atol=1e-5)
 
 
+def test_replayed_replies_of_the_base_pay_no_kl_penalty(backbone: Backbone) -> None:
+    """Their sampler is the base, wherever the policy is."""
+    of_base = samples(backbone)
+    with torch.no_grad():
+        for number, weight in enumerate(backbone.trainable()):
+            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
+            weight.add_(0.1 * noise.to(weight))
+    own, objective = samples(backbone, seed=1), PolicyGradient(leave_one_out, 2.0)
+
+    def of_penalty(of: Batch) -> float:
+        """The norm of what a penalty adds to the gradient."""
+        free, paid = (gradient(backbone, objective, replace(of, kl_coef=beta)) for beta in (0.0, 1.0))
+        return math.sqrt(sum(float((two - one).square().sum()) for one, two in zip(free, paid, strict=True)))
+
+    assert own.kl > 0.1
+    with backbone.full_precision():
+        assert of_penalty(of_base) < 0.01 * of_penalty(own)
+
+
 def test_the_value_before_a_token_is_the_reward_of_what_was_written(backbone: Backbone) -> None:
     def reward(features: FeatureGroups) -> torch.Tensor:
         return features["last"].float().sum(1) + features["length"].float().sum(1)

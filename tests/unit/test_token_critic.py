@@ -61,6 +61,19 @@ def test_values_are_those_of_the_tokens_that_people_reward() -> None:
     torch.testing.assert_close(values_V[ENDS], torch.full((2,), mean), atol=1e-4, rtol=0)
 
 
+def test_a_matrix_in_bfloat16_is_averaged_in_full_precision() -> None:
+    output_VD = (10 + random_rows(0, VOCABULARY, WIDTH)).bfloat16()
+    replies, prompt_N = written(2)
+    rewards_N = torch.stack([output_VD[reply, 0].double().mean() for reply in replies])
+    half, full = (
+        fit_critic(rows, ENDS, replies, rewards_N, prompt_N) for rows in (output_VD, output_VD.float())
+    )
+    assert half is not None
+    assert full is not None
+    torch.testing.assert_close(half.direction_D, full.direction_D)
+    assert (half.variance, half.explained) == pytest.approx((full.variance, full.explained))
+
+
 def test_replies_to_prompts_with_one_are_compared_with_each_other() -> None:
     output_VD = random_rows(0, VOCABULARY, WIDTH)
     replies, _ = written(2)

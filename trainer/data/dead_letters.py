@@ -2,6 +2,7 @@
 
 An event becomes a dead letter if this code cannot read it or the database refuses it (`ingest`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,10 +15,17 @@ from feedback.log import Entry, NewerVersion, Unreadable, read_event
 from schemas.database import Pool
 from trainer.data.apply_event import apply_event, refusal
 
-_ALL = (
-    "select log, partition, position, reason, payload, created_at from dead_letters order by created_at, log"
-)
+AT_ONCE = 1_000
+"""Dead letters that are read at once."""
 
+_OLDEST = """
+select log, partition, position, reason, payload, created_at from dead_letters
+order by created_at, log, partition, position limit %s
+"""
+_NEXT = """
+select log, partition, position, reason, payload, created_at from dead_letters
+where (log, partition, position) > (%s, %s, %s) order by log, partition, position limit %s
+"""
 
 logger = structlog.get_logger("trainer")
 
@@ -46,15 +54,37 @@ def write(connection: Connection[Any], log: str, entry: Entry, found: Unreadable
 
 
 def dead_letters(pool: Pool) -> list[DeadLetter]:
-    """Returns all dead letters, oldest first."""
+    """Returns the oldest AT_ONCE dead letters, oldest first."""
     with pool.connection() as connection, connection.cursor(row_factory=class_row(DeadLetter)) as cursor:
-        return cursor.execute(_ALL).fetchall()
+        return cursor.execute(_OLDEST, [AT_ONCE]).fetchall()
+
+
+def count(pool: Pool) -> int:
+    """Returns the number of dead letters."""
+    with pool.connection() as connection:
+        row = connection.execute("select count(*) as letters from dead_letters").fetchone()
+    return int(row["letters"]) if row else 0
 
 
 def retry(pool: Pool) -> int:
-    """Applies each dead letter again; returns how many succeeded. The others get their current reason."""
+    """Applies each dead letter again, AT_ONCE of them at a time; returns how many succeeded. The others get
+    their current reason."""
+    succeeded, after = 0, ("", -1, "")
+    while letters := _behind(pool, after):
+        succeeded += _retry(pool, letters)
+        after = letters[-1].log, letters[-1].partition, letters[-1].position
+    return succeeded
+
+
+def _behind(pool: Pool, after: tuple[str, int, str]) -> list[DeadLetter]:
+    """Returns the next dead letters by their place."""
+    with pool.connection() as connection, connection.cursor(row_factory=class_row(DeadLetter)) as cursor:
+        return cursor.execute(_NEXT, [*after, AT_ONCE]).fetchall()
+
+
+def _retry(pool: Pool, letters: Sequence[DeadLetter]) -> int:
     succeeded = 0
-    for letter in dead_letters(pool):
+    for letter in letters:
         with pool.connection() as connection:
             reason = _apply(connection, letter)
             key = [letter.log, letter.partition, letter.position]

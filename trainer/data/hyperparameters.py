@@ -47,6 +47,10 @@ has no time for longer ones, tokens."""
 MIN_TEMPERATURE = 0.3
 """Lowest temperature of samples: below, the replies to a prompt hardly differ, and nothing can be learned."""
 
+MIN_TOP_P = 0.5
+"""Lowest top-p of samples, for the same reason: at it, one token alone is left only where it is likelier than
+all others together."""
+
 DEFAULT_PROMPT, DEFAULT_REPLY = 64.0, 64.0
 """Mean lengths assumed before the first turn, tokens."""
 
@@ -114,7 +118,7 @@ class Derivation:
             "max_tokens": rl.max_tokens or self._max_tokens(),
             "base_prompts": BASE_PROMPTS_PER_PROMPT * prompts,
             "temperature": self._temperature(),
-            "top_p": self.traffic.top_p or self.model.top_p,
+            "top_p": self._top_p(),
         }
         return Hyperparameters(**rl.model_dump() | derived)
 
@@ -192,3 +196,7 @@ class Derivation:
     def _temperature(self) -> float:
         served = self.traffic.temperature
         return max(self.model.temperature if served is None else served, MIN_TEMPERATURE)
+
+    def _top_p(self) -> float:
+        served = self.traffic.top_p
+        return max(self.model.top_p if served is None else served, MIN_TOP_P)

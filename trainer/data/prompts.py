@@ -4,6 +4,10 @@ Older prompts keep rare and past topics in training. Imported prompts, which nob
 used only where people sent few. Prompts that are too long to train on are left out and counted. Postgres
 compares prompts by a digest, so no token ids are read here.
 
+The sample is the turns behind one place in the order of their ids' hashes, and an index has that order, so
+what is read does not grow with what is stored. The places of successive rounds are a Weyl sequence, which is
+spread evenly: rounds have different turns, and none is left out for long.
+
 However many a person or a network sends, they have no more prompts than `vote_weights.bounded_totals` allows,
 relative to all others'. Older prompts take the places of those that are left out.
 """
@@ -41,6 +45,13 @@ OLDER_PER_NEWEST = 7 / 9
 MIN_PROMPTS = 128
 """Prompts below which imported ones are added."""
 
+WEYL_STEP = 0x9E3779B97F4A7C15
+"""2⁶⁴ over the golden ratio: the distance of the places of successive rounds (Knuth 1998, section 6.4)."""
+
+_SAMPLED: LiteralString = (
+    "not starts_with(id, %(imported)s) and created_at < %(before)s and hashtextextended(id, 0)"
+)
+_BY_HASH: LiteralString = " order by hashtextextended(id, 0)"
 
 log = structlog.get_logger("trainer")
 
@@ -55,22 +66,15 @@ class SelectedPrompts:
 
 
 def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedPrompts:
-    """Selects a round's prompts of at most `longest` tokens. `draw` seeds the sample of older ones."""
-    values = {"project": project, "longest": longest, "draw": draw, "imported": IMPORTED, "limit": READ_TURNS}
+    """Selects a round's prompts of at most `longest` tokens. `draw` determines the sample of older ones."""
+    values = {"project": project, "longest": longest, "imported": IMPORTED, "limit": READ_TURNS}
     with pool.connection() as connection:
         read = _read(connection, "not starts_with(id, %(imported)s) order by created_at desc, id", values)
         newest, too_long = _not_too_long(read)
         older: list[DictRow] = []
         if len(newest) == MAX_TURNS or len(read) == READ_TURNS:
             before = {**values, "before": newest[-1]["created_at"] if newest else read[-1]["created_at"]}
-            older, _ = _not_too_long(
-                _read(
-                    connection,
-                    "not starts_with(id, %(imported)s) and created_at < %(before)s"
-                    " order by hashtextextended(id, %(draw)s)",
-                    before,
-                )
-            )
+            older, _ = _not_too_long(_sample(connection, draw, before))
         first_of = {row["digest"]: row for row in reversed(newest)}
         everybodys = list(reversed(first_of.values()))
         older = _new_prompts(older, first_of)
@@ -85,6 +89,18 @@ def select_turns(pool: Pool, project: str, draw: int, longest: int) -> SelectedP
     if too_long:
         log.warning("prompts too long to train on", left_out=too_long, longest=longest)
     return SelectedPrompts(_within_memory(chosen), too_long)
+
+
+def _sample(connection: Connection[DictRow], draw: int, values: dict[str, Any]) -> list[DictRow]:
+    """Returns the earlier turns behind the draw's place in the order of hashes, which goes on with the first
+    one behind the last."""
+    place = (draw * WEYL_STEP + 2**63) % 2**64 - 2**63
+    read = _read(connection, _SAMPLED + " >= %(place)s" + _BY_HASH, {**values, "place": place})
+    left = READ_TURNS - len(read)
+    if left:
+        values = {**values, "place": place, "limit": left}
+        read += _read(connection, _SAMPLED + " < %(place)s" + _BY_HASH, values)
+    return read
 
 
 def _read(connection: Connection[DictRow], which: LiteralString, values: dict[str, Any]) -> list[DictRow]:

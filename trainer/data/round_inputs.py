@@ -31,7 +31,7 @@ class RoundInputs(BaseModel):
     bounds the batches, and `prompts_too_long` counts the turns whose prompts it left out. `rl` are the
     hyperparameters; a round of an older release has none. `probes` are the base's; the starter has none.
     `mentions` has by event what votes say about criteria: whether the reply meets each. `restart` tells that
-    the round starts from the base in spite of a live policy. `cautions` has the levels of the constraints
+    the round starts from the base as one of `restart_rounds`. `cautions` has the levels of the constraints
     that blocked the last candidates (`cautions`). `demonstrations` are the turns whose replies it learns from
     first, and `demonstrated` tells that the parent or an ancestor has learned from some. `trusted` are the
     events by raters whom an operator accepted, who are in no cluster. `lora_tokens` are the tokens that there

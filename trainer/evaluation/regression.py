@@ -4,8 +4,9 @@ The gate uses a reward model before anyone has seen a candidate; this test uses 
 who voted on both policies, it takes the difference of the share of thumbs up. People differ in leniency, and
 the votes of one person are not independent, so the unit is the person (`feedback.person`). The policy
 regressed when the mean difference is below zero by more than two standard errors; the next round then starts
-from the parent. This happens once per parent: when the second policy from the same parent regresses too, the
-cause is a change of the raters. The test does not change which policy is served.
+from the parent. The limit does not hold for all looks at once, since a false alarm costs one round only. It
+happens once per parent: when the second policy from the same parent regresses too, the cause is a change of
+the raters. The test does not change which policy is served.
 """
 
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import torch
 
-from trainer.data.hyperparameters import MIN_TEMPERATURE
+from trainer.data.hyperparameters import MIN_TEMPERATURE, MIN_TOP_P
 from trainer.data.knowledge_probes import KnowledgeProbe, ProbeSet, probe_file
 from trainer.evaluation.answers import correct_answers, prompt_ids
 from trainer.evaluation.questions import Question, is_starter, shipped_questions
@@ -61,7 +61,8 @@ def probe_spec(backbone: Backbone) -> SamplingSpec:
     differ = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
     shared = next(differ, len(first) - 1)
     temperature = min(max(backbone.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
-    return SamplingSpec(1, tokens, temperature, min(backbone.top_p, MAX_TOP_P), shared_prefix=shared)
+    top_p = min(max(backbone.top_p, MIN_TOP_P), MAX_TOP_P)
+    return SamplingSpec(1, tokens, temperature, top_p, shared_prefix=shared)
 
 
 def base_probes(backbone: Backbone, data_dir: Path) -> ProbeSet | None:

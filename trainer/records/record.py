@@ -1,8 +1,8 @@
 """The record of a round is a row of the table `rounds`, with a JSON file and an HTML page beside it.
 
 The row is opened before the work and closed with the outcome. A trainer that starts and finds an open row
-closes it as failed: its process died. The files are written after the row; the next start writes them if the
-process died in between.
+closes it as failed: its process died (`interruptions`). The files are written after the row; the next start
+writes them if the process died in between.
 """
 
 import json
@@ -43,9 +43,9 @@ class Ending:
 class RoundRecord:
     """What a round records of its data, its training and its evaluation; None where it did not get so far.
 
-    `votes` had arrived when it began. `restart` tells that it started from the base in spite of a live
-    policy. `examples_past` counts the votes of the vote summary; `examples_new` and `held_out_unseen` count
-    the training and held-out votes that no policy had trained on.
+    `votes` had arrived when it began. `restart` tells that it started from the base as one of
+    `restart_rounds`. `examples_past` counts the votes of the vote summary; `examples_new` and
+    `held_out_unseen` count the training and held-out votes that no policy had trained on.
     `votes_truncated` counts the votes whose replies were read with the end of their prompt only, since the
     whole is too long, `prompts_too_long` the turns that were left out of training for that.
     `demonstrations` counts those that the round had to begin with, and `supervised` tells what became of it.
@@ -100,16 +100,6 @@ class RoundRecord:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def close_interrupted(pool: Pool, project: str) -> int:
-    """Closes the rounds that a dead trainer left open; returns their number."""
-    with pool.connection() as connection:
-        return connection.execute(
-            "update rounds set outcome = 'failed', reason = 'interrupted', ended_at = now()"
-            " where project = %s and outcome = 'running'",
-            [project],
-        ).rowcount
-
-
 def complete(pool: Pool, settings: Settings) -> None:
     """Writes the files of the last round if they are missing."""
     with pool.connection() as connection:
@@ -123,15 +113,6 @@ def complete(pool: Pool, settings: Settings) -> None:
     if not all(path.exists() for path in _paths(settings, row["number"])):
         policy = {"policy": row["policy"]} if row["policy"] else {}
         _write(settings, row["number"], Ending(row["outcome"], row["reason"]), {**row["record"], **policy})
-
-
-def was_interrupted(pool: Pool, project: str) -> bool:
-    """Whether the trainer of the last round died."""
-    with pool.connection() as connection:
-        row = connection.execute(
-            "select reason from rounds where project = %s order by id desc limit 1", [project]
-        ).fetchone()
-    return row is not None and row["reason"] == "interrupted"
 
 
 def knowledge_lost(pool: Pool, project: str) -> float:
@@ -223,7 +204,7 @@ def last_round(pool: Pool, project: str) -> LastRound | None:
             " extract(epoch from now() - started_at)::double precision as age,"
             " coalesce(extract(epoch from ended_at - started_at), 0)::double precision as took"
             " from rounds where project = %s and record ? 'votes'"
-            " and reason is distinct from 'interrupted' order by id desc limit 1",
+            " and not coalesce(starts_with(reason, 'interrupted'), false) order by id desc limit 1",
             [project],
         ).fetchone()
     return LastRound(**row) if row else None

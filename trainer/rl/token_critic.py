@@ -61,7 +61,9 @@ def fit_critic(
     lengths = torch.tensor([0, *map(len, replies)]).cumsum(0)[:-1]
     tokens = torch.tensor([token for reply in replies for token in reply])
     device = output_VD.device
-    mean_ND = embedding_bag(tokens.to(device), output_VD, lengths.to(device), mode="mean").double().cpu()
+    used_U, index_T = torch.unique(tokens.to(device), return_inverse=True)
+    output_UD = output_VD[used_U].float()  # means of a matrix in bfloat16 would be rounded to its eight bits
+    mean_ND = embedding_bag(index_T, output_UD, lengths.to(device), mode="mean").double().cpu()
     _, number_N, count_P = torch.unique(prompt_N, return_inverse=True, return_counts=True)
     alone_N = count_P[number_N] == 1
     group_N = torch.where(alone_N, -1, number_N)
@@ -92,8 +94,8 @@ def fit_critic(
     length_N = torch.tensor(list(map(len, replies)), dtype=torch.double)
     ends_ED = output_VD[list(eos_ids)].double().cpu() - length_N @ mean_ND / length_N.sum()
     direction_D -= torch.linalg.pinv(ends_ED) @ (ends_ED @ direction_D)
-    values_V = (output_VD @ direction_D.to(output_VD)).float().cpu()
-    return TokenCritic(direction_D.float().to(device), float(values_V[tokens].var()), explained)
+    direction_D = direction_D.float().to(device)
+    return TokenCritic(direction_D, float((output_UD @ direction_D)[index_T].var()), explained)
 
 
 def _centred(rows_ND: Tensor, group_N: Tensor) -> Tensor:
