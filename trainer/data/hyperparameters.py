@@ -41,8 +41,8 @@ LENGTH_MARGIN = 1.25
 """Factor on the longest reply served, where replies were not cut off there."""
 
 MIN_TOKENS, DEFAULT_TOKENS = 32, 256
-"""Bounds of the longest sampled reply: the shortest; and the one where nobody was served yet, or where a round
-has no time for longer ones, tokens."""
+"""Bounds of the longest sampled reply: the shortest; and the one where nobody was served yet, or where there
+is no time for longer ones, tokens."""
 
 MIN_TEMPERATURE = 0.3
 """Lowest temperature of samples: below, the replies to a prompt hardly differ, and nothing can be learned."""
