@@ -17,7 +17,7 @@ _OUTCOMES = ("published", "rejected", "skipped", "failed")
 
 # The unit of the approval z-score is the person, since the thumbs of one person are not independent. Each
 # policy gets one pseudo-person with approval 0 and one with 1, so that a few people who agree do not give a
-# variance of zero (Agresti and Caffo 2000). With `offset 0` the votes of each new policy are read by their index,
+# variance of zero (Agresti and Caffo 2000). By `offset 0` the votes of each new policy are read by an index,
 # where the planner would read all votes.
 _QUERY = """
 with thumbs as (
