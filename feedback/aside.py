@@ -2,6 +2,7 @@
 for them. It is a spool file, so the next process takes it over like any other.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,11 +12,13 @@ from typing import Any, NamedTuple
 from feedback.spool_file import SpoolFile
 from schemas.wire import json_line
 
+FIRST_RETRY = 1.0
+"""Seconds until what is set aside is tried again; twice as many after each attempt."""
 RETRY = 30.0
-"""Seconds between two attempts to apply what is set aside."""
-TRIES = 240
-"""Attempts after which an entry is given up, about two hours in which Postgres answers: a replica that died
-in an outage is back by then, with what its file holds."""
+"""Seconds between two attempts at the most."""
+PATIENCE = 7_200.0
+"""Seconds in which Postgres answers, after which an entry is given up: a replica that died in an outage is
+back by then, with what its file holds."""
 MOST_BYTES = 16 * 2**20
 """Bytes that are set aside at once."""
 OWNER_BYTES = 4 * 2**20
@@ -37,7 +40,9 @@ class Aside:
         self._file: SpoolFile | None = None
         self._bytes: Counter[str] = Counter()
         self._ids: set[str] = set()
-        self._next = 0.0  # time.monotonic
+        self._pause = FIRST_RETRY
+        self._next = self._last = 0.0  # time.monotonic
+        self._elapsed = 0.0
 
     @property
     def size(self) -> int:
@@ -50,9 +55,13 @@ class Aside:
         return self._file is not None and time.monotonic() >= self._next
 
     @property
-    def interval(self) -> float | None:
-        """Seconds from one attempt to the next; None where nothing is set aside."""
-        return RETRY if self._file is not None else None
+    def seconds_left(self) -> float | None:
+        """Seconds until the next attempt; None where nothing is set aside."""
+        return None if self._file is None else max(0.0, self._next - time.monotonic())
+
+    def waited(self, entry: dict[str, Any]) -> float:
+        """Returns for how many seconds of attempts an entry has waited that is tried now."""
+        return float(entry["waited"]) + self._elapsed if "waited" in entry else 0.0
 
     def holds(self, entry_id: str) -> bool:
         return entry_id in self._ids
@@ -73,9 +82,12 @@ class Aside:
             ids.append(each.entry["id"])
             lines.append(line)
         if lines:
+            if any(not each.entry["waited"] for each in entries):
+                self._pause = FIRST_RETRY
             if self._file is None:
-                self._file, self._next = SpoolFile.create(self._folder), time.monotonic() + RETRY
+                self._file, self._next = SpoolFile.create(self._folder), math.inf
             self._file.append(b"".join(lines))
+            self._next = min(self._next, time.monotonic() + min(self._pause, RETRY))
             self._bytes = used
             self._ids.update(ids)
         return full
@@ -88,6 +100,9 @@ class Aside:
         """Returns the file of what is set aside, to be applied and removed, and begins another."""
         file, self._file = self._file, None
         self._bytes.clear()
+        now = time.monotonic()
+        self._elapsed, self._last = min(now - self._last, RETRY), now
+        self._pause = min(2 * self._pause, RETRY)
         return file
 
     def settle(self, entry_id: str) -> None:

@@ -143,11 +143,12 @@ class Spool:
 
     async def run(self, apply: Callable[[Entry], Awaitable[None]]) -> None:
         """Brings entries to Postgres, until cancelled. `apply` stores one; it is called again for an entry
-        where the database is away or only reads, and later, at most `aside.TRIES` times, where it raises
-        NotYet. An entry that it refuses is dropped."""
+        where the database is away or only reads, and later, for `aside.PATIENCE`, where it raises NotYet. An
+        entry that it refuses is dropped."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), min(RESCAN, self._aside.interval or RESCAN))
+                left = self._aside.seconds_left
+                await asyncio.wait_for(self._wake.wait(), RESCAN if left is None else min(left, RESCAN))
             self._wake.clear()
             self._take_over()
             while self.active or self._aside.due:
@@ -234,9 +235,9 @@ class Spool:
         except _AWAY:
             raise
         except NotYet as error:
-            tries = entry.get("tries", 0) + 1
-            if tries <= aside.TRIES:
-                early.append(SetAside({**entry, "tries": tries}, error.owner))
+            waited = self._aside.waited(entry)
+            if waited < aside.PATIENCE:
+                early.append(SetAside({**entry, "waited": waited}, error.owner))
             else:
                 self._refuse(entry, error.message)
         except Exception as error:

@@ -24,7 +24,7 @@ def service(
     monkeypatch.setattr("feedback.spool.RETRY", 0.1)
     monkeypatch.setattr("serving.key_cache._PATIENCE", 0.1)
     monkeypatch.setattr("feedback.aside.RETRY", 0.1)
-    monkeypatch.setattr("feedback.aside.TRIES", 3)
+    monkeypatch.setattr("feedback.aside.PATIENCE", 0.5)
     with (
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[engine]) as running,

@@ -243,7 +243,7 @@ async def test_nothing_waits_for_a_vote_whose_turn_is_missing_and_it_is_applied_
 async def test_a_vote_is_dropped_and_counted_when_its_turn_has_not_come_after_all_tries(
     a_spool: MakeSpool, refused: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aside, "TRIES", 3)
+    monkeypatch.setattr(aside, "PATIENCE", 0.1)
     spool, database = a_spool(), Database()
     database.away = True
     await put(spool, database, "early", of="never")
