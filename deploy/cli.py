@@ -279,7 +279,7 @@ def _console() -> "PlainConsole":
     from deploy.local.console import PlainConsole
     from deploy.local.screen import Screen
 
-    terminal = Console(highlight=False, markup=False)
+    terminal = Console(highlight=False, markup=False, emoji=False)
     return Screen(terminal) if sys.stdout.isatty() and not terminal.is_dumb_terminal else PlainConsole()
 
 

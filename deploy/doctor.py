@@ -11,6 +11,7 @@ import psycopg
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deploy.local.base_model import base_directory, licence
 from deploy.local.postgres import check_url
@@ -159,13 +160,13 @@ def _engine(url: str, key: SecretStr | None) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)  # values are other people's text
     table = Table("setting", "value", "source", "description")
     for row in rows:
         table.add_row(row["name"], str(row["value"]), row["source"], row["description"])
     console.print(table)
     for check in checks:
-        mark = "[green]ok[/]" if check["ok"] else "[red]no[/]"
-        console.print(f"{mark}  {check['check']}: {check['detail']}")
+        mark = ("ok", "green") if check["ok"] else ("no", "red")
+        console.print(Text.assemble(mark, f"  {check['check']}: {check['detail']}"))
         if "warning" in check:
-            console.print(f"[yellow]!![/]  {check['check']}: {check['warning']}")
+            console.print(Text.assemble(("!!", "yellow"), f"  {check['check']}: {check['warning']}"))

@@ -32,7 +32,7 @@ def show(settings: Settings, prompt_tokens: int | None, gpu_gib: float | None, a
 
 
 def _print(plan: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(
         f"{plan['parameters']:,} parameters, {plan['trainable']:,} of them trained, on {plan['device']}; "
         f"prompts of {plan['prompt_tokens']} and replies of {plan['reply_tokens']} tokens,"

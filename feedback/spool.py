@@ -3,7 +3,8 @@
 
 An entry is appended to a file and synced before it is acknowledged; entries that wait together share one
 fsync. While there are entries, everything new waits behind them, so a vote comes after its turn. An entry may
-be applied twice, where the process dies in between, so applying must be idempotent.
+be applied twice, where the process dies in between, so applying must be idempotent. A vote whose turn another
+process's file holds is set aside (`feedback.aside`): nothing waits for it.
 
 A process locks its own file. The file of a process that died is taken over by the next that looks into the
 folder, and applied first. A line that was cut off by a crash was never acknowledged.
@@ -23,6 +24,8 @@ import structlog
 from psycopg.errors import ReadOnlySqlTransaction
 from psycopg_pool import PoolTimeout
 
+from feedback import aside
+from feedback.aside import Aside, SetAside
 from feedback.spool_file import SpoolFile
 from schemas.errors import HearkenError, Unavailable
 from schemas.wire import json_line
@@ -41,12 +44,16 @@ RECOVERY = 60.0
 
 
 class NotYet(HearkenError):
-    """An entry cannot be applied before one that another file holds, of this process or of another. The spool
-    tries again later."""
+    """An entry of the project `owner` cannot be applied before one that another file holds, of this process
+    or of another. The spool tries again later."""
+
+    def __init__(self, message: str, owner: str) -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 # A server that only reads is a standby that has not taken over yet.
-_AWAY = (psycopg.OperationalError, ReadOnlySqlTransaction, PoolTimeout, TimeoutError, NotYet)
+_AWAY = (psycopg.OperationalError, ReadOnlySqlTransaction, PoolTimeout, TimeoutError)
 
 Entry = dict[str, Any]
 T = TypeVar("T")
@@ -63,6 +70,7 @@ class Spool:
         self._refused = refused
         self._own: SpoolFile | None = None
         self._left: list[SpoolFile] = []
+        self._aside = Aside(folder)
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -84,6 +92,15 @@ class Spool:
         """Bytes that wait for Postgres."""
         return sum(file.size for file in (*self._left, *([self._own] if self._own else [])))
 
+    @property
+    def set_aside(self) -> int:
+        """Bytes of votes that wait for their turns."""
+        return self._aside.size
+
+    def holds(self, entry_id: str) -> bool:
+        """Returns whether a vote waits here for its turn."""
+        return self._aside.holds(entry_id)
+
     def open(self) -> None:
         """Creates this process's file, and takes over those of processes that died. Where the folder cannot
         be written there is no spool."""
@@ -103,6 +120,7 @@ class Spool:
             await self._writing
         for file in (*self._left, *([self._own] if self._own else [])):
             file.close()
+        self._aside.close()
 
     async def write(self, direct: Callable[[], Awaitable[T]], entry: Callable[[], Entry]) -> T | None:
         """Runs `direct`, which writes to Postgres, and returns its result. Where Postgres is away or entries
@@ -125,14 +143,15 @@ class Spool:
 
     async def run(self, apply: Callable[[Entry], Awaitable[None]]) -> None:
         """Brings entries to Postgres, until cancelled. `apply` stores one; it is called again for an entry
-        where the database is away or only reads, or it raises NotYet, and an entry that it refuses is
-        dropped."""
+        where the database is away or only reads, and later, for `aside.PATIENCE`, where it raises NotYet. An
+        entry that it refuses is dropped."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), RESCAN)
+                left = self._aside.seconds_left
+                await asyncio.wait_for(self._wake.wait(), RESCAN if left is None else min(left, RESCAN))
             self._wake.clear()
             self._take_over()
-            while self.active:
+            while self.active or self._aside.due:
                 try:
                     await self._drain(apply)
                 except _AWAY:
@@ -171,18 +190,13 @@ class Spool:
             self._wake.set()
 
     async def _drain(self, apply: Callable[[Entry], Awaitable[None]]) -> None:
-        """Applies the entries of all files, then empties this process's file and removes the others. Where an
-        entry waits for one of another file, its own file is left for the next time, and NotYet raised at the
-        end."""
-        waits: NotYet | None = None
+        """Applies the entries of all files, then empties this process's file and removes the others. What is
+        set aside is tried again when it is due, and after a file that may hold what it waits for."""
         for file in list(self._left):
-            try:
-                await self._apply_all(file, apply)
-            except NotYet as error:
-                waits = error
-                continue
+            await self._apply_all(file, apply)
             self._left.remove(file)
             file.remove()
+            self._aside.hurry()
         while self._own is not None and (self._own.size or self._writing):
             await self._apply_all(self._own, apply)
             if self._writing is None and not self._waiting and self._own.applied == self._own.size:
@@ -190,28 +204,51 @@ class Spool:
                 self._away_at = time.monotonic()
                 log.info("spool_empty")
             await asyncio.sleep(0)
-        if waits is not None:
-            raise waits
+        if self._aside.due and (again := self._aside.take()) is not None:
+            try:
+                await self._apply_all(again, apply)
+            except BaseException:
+                self._left.append(again)
+                raise
+            again.remove()
 
     async def _apply_all(self, file: SpoolFile, apply: Callable[[Entry], Awaitable[None]]) -> None:
         while lines := await asyncio.to_thread(file.read, BATCH):
             entries = [entry for entry in map(_decoded, lines) if entry is not None]
+            early: list[SetAside] = []
             for kind, group in groupby(entries, lambda entry: entry["kind"]):
                 if kind == "turn":  # turns that come together share a transaction
-                    await _gather([self._apply(entry, apply) for entry in group])
+                    await _gather([self._apply(entry, apply, early) for entry in group])
                 else:
                     for entry in group:
-                        await self._apply(entry, apply)
+                        await self._apply(entry, apply, early)
+            for full in await asyncio.to_thread(self._aside.put, early):
+                self._refuse(full.entry, f"{full.owner} has too many votes that wait for their turns")
             file.applied += sum(map(len, lines))
 
-    async def _apply(self, entry: Entry, apply: Callable[[Entry], Awaitable[None]]) -> None:
+    async def _apply(
+        self, entry: Entry, apply: Callable[[Entry], Awaitable[None]], early: list[SetAside]
+    ) -> None:
+        """Applies an entry, drops it where it is refused, or adds it to those that come too early."""
         try:
             await apply(entry)
         except _AWAY:
             raise
+        except NotYet as error:
+            waited = self._aside.waited(entry)
+            if waited < aside.PATIENCE:
+                early.append(SetAside({**entry, "waited": waited}, error.owner))
+            else:
+                self._refuse(entry, error.message)
         except Exception as error:
-            self._refused()
-            log.error("spooled_entry_refused", kind=entry["kind"], id=entry.get("id"), error=str(error))
+            self._refuse(entry, str(error))
+        else:
+            self._aside.settle(entry.get("id", ""))
+
+    def _refuse(self, entry: Entry, why: str) -> None:
+        self._aside.settle(entry.get("id", ""))
+        self._refused()
+        log.error("spooled_entry_refused", kind=entry["kind"], id=entry.get("id"), error=why)
 
     def _take_over(self) -> None:
         known = {file.path for file in (*self._left, *([self._own] if self._own else []))}

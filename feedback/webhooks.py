@@ -8,6 +8,7 @@ from typing import Any, LiteralString
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from schemas.database import next_transaction
 from schemas.errors import Conflict, NotFound
 from schemas.webhooks import NewWebhook, new_secret, shown_secret
 
@@ -18,6 +19,10 @@ MOST_ENDPOINTS = 20
 
 KEPT_DAYS = 30
 """Age at which deliveries are deleted, days."""
+
+BATCH = 1_000
+"""Deliveries that one transaction changes."""
+
 
 _ENDPOINTS: LiteralString = """
 select e.id, e.url, e.types as events, e.created_at, e.disabled_at, e.failing_since, last.delivered_at
@@ -36,9 +41,25 @@ _ENABLE: LiteralString = """
 update webhook_endpoints set disabled_at = null, failing_since = null, failures = 0, due_at = now()
 where id = %s
 """
+_DISABLE: LiteralString = """
+update webhook_endpoints set disabled_at = coalesce(disabled_at, now()) where id = %s
+"""
 _REPLAY: LiteralString = """
-update webhook_deliveries set due_at = now(), delivered_at = null, attempts = 0, status = null, error = null
-where endpoint = %s and id >= %s and (due_at is null or due_at > now())
+with page as (
+    select id from webhook_deliveries where endpoint = %(endpoint)s and id > %(after)s and id <= %(until)s
+    order by id limit %(most)s
+), again as (
+    update webhook_deliveries each
+    set due_at = now(), delivered_at = null, attempts = 0, status = null, error = null
+    from page where each.id = page.id and (each.due_at is null or each.due_at > now())
+    returning 1
+)
+select (select count(*) from again) as replayed, max(id) as last from page
+"""
+_FORGET: LiteralString = """
+delete from webhook_deliveries where id in (
+    select id from webhook_deliveries where endpoint = %s order by id limit %s
+)
 """
 
 
@@ -76,8 +97,13 @@ async def endpoints(connection: Connection, project: str) -> list[DictRow]:
 
 
 async def delete(connection: Connection, project: str, id: str) -> None:
-    """Deletes an endpoint with its deliveries. Raises NotFound."""
+    """Deletes an endpoint, to which nothing is sent any more, and its deliveries, in transactions of BATCH.
+    Raises NotFound."""
     await _own(connection, project, id)
+    await connection.execute(_DISABLE, [id])
+    await next_transaction(connection)
+    while (await connection.execute(_FORGET, [id, BATCH])).rowcount:
+        await next_transaction(connection)
     await connection.execute("delete from webhook_endpoints where id = %s", [id])
 
 
@@ -88,12 +114,23 @@ async def enable(connection: Connection, project: str, id: str) -> None:
 
 
 async def replay(connection: Connection, project: str, id: str, since: datetime) -> int:
-    """Sends what is kept of the time from `since` on again, under the same ids; returns how much that is.
-    Raises NotFound."""
+    """Sends what is kept of the time from `since` on again, under the same ids, in transactions of BATCH;
+    returns how much that is. Raises NotFound."""
     await _own(connection, project, id)
-    replayed = await connection.execute(_REPLAY, [id, time_bound(since)])
-    await connection.execute(_ENABLE, [id])
-    return replayed.rowcount
+    cursor = await connection.execute(
+        "select max(id) as newest from webhook_deliveries where endpoint = %s", [id]
+    )
+    row = await cursor.fetchone()
+    page = {"endpoint": id, "after": time_bound(since), "until": row and row["newest"], "most": BATCH}
+    count = 0
+    while True:
+        row = await (await connection.execute(_REPLAY, page)).fetchone()
+        await connection.execute(_ENABLE, [id])  # whoever sends to it may have found nothing more that is due
+        if row is None or row["last"] is None:
+            return count
+        count += row["replayed"]
+        page["after"] = row["last"]
+        await next_transaction(connection)
 
 
 async def deliveries(

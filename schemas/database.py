@@ -142,6 +142,15 @@ async def set_actor(connection: AsyncConnection[DictRow], actor: str) -> None:
     await connection.execute("select set_config('hearken.actor', %s, true)", [actor])
 
 
+async def next_transaction(connection: AsyncConnection[DictRow]) -> None:
+    """Commits, and begins another transaction of the same actor."""
+    row = await (
+        await connection.execute("select current_setting('hearken.actor', true) as actor")
+    ).fetchone()
+    await connection.commit()
+    await set_actor(connection, str(row["actor"]) if row else "")
+
+
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f}"
 

@@ -29,12 +29,14 @@ _POLICIES: LiteralString = """
            created_at, live_at, pinned_at, pruned_at, tainted_at, rebuilds
     from policies where project = %s order by created_at desc, id desc limit %s
 """
+MOST_ANCESTORS = 1_000
+"""The newest ancestors of a policy that are named."""
 _LINEAGE: LiteralString = """
     with recursive lineage (id, parent, depth) as (
         select id, parent, 0 from policies where project = %(project)s and id = %(policy)s
         union all
         select p.id, p.parent, depth + 1 from policies p join lineage l on p.id = l.parent
-        where p.project = %(project)s
+        where p.project = %(project)s and depth < %(most)s
     )
     select id from lineage order by depth
 """
@@ -98,7 +100,8 @@ async def policies(request: Request, caller: Viewer, limit: Limit = 100) -> dict
 
 @router.get("/v1/policies/{policy}")
 async def policy(request: Request, policy: str, caller: Viewer) -> dict[str, Any]:
-    """Returns the manifest, the gate's report, and the lineage from this policy back to the base."""
+    """Returns the manifest, the gate's report, and the lineage from this policy back to the base, or
+    MOST_ANCESTORS of it."""
     return await _policy(request, policy, caller)
 
 
@@ -112,7 +115,8 @@ async def _policy(request: Request, policy: str, caller: Caller) -> dict[str, An
         row = await cursor.fetchone()
         if row is None:
             raise NotFound(f"There is no policy {policy[:64]}.", code="policy_not_found")
-        cursor = await connection.execute(_LINEAGE, {"project": caller.project, "policy": policy})
+        values = {"project": caller.project, "policy": policy, "most": MOST_ANCESTORS}
+        cursor = await connection.execute(_LINEAGE, values)
         lineage = [ancestor["id"] for ancestor in await cursor.fetchall()]
     served = services(request).fleet.serves(adapter_name(caller.project, policy, row["digest"]))
     return {**with_times(row), "lineage": lineage, "served": served}

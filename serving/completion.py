@@ -21,6 +21,7 @@ from serving.generation import Generation
 from serving.identity import Visitor, identify
 from serving.keys import Caller
 from serving.limits import Charge
+from serving.publishable import check_publishable
 from serving.router import Assignment
 from serving.services import Services
 from serving.streamed_reply import ShownDelta, StreamedReply
@@ -50,11 +51,8 @@ class Completion:
         max_choices = services.settings.serving.max_choices
         if request.n > max_choices:
             raise InvalidRequest(f"n may be at most {max_choices}.", param="n")
-        if caller.kind == "publishable" and request.names_addresses:
-            # An engine would fetch them, from inside the operator's network.
-            raise InvalidRequest(
-                "With a publishable key, send the file itself as a data: URL.", param="messages"
-            )
+        if caller.kind == "publishable":
+            check_publishable(request)
         services.fleet.check_supported(request.needed())
         self._services = services
         self._caller = caller

@@ -21,11 +21,10 @@ from schemas.errors import EngineError, InvalidRequest, NotFound, PolicyRejected
 from schemas.policies import Probe
 from serving.engine import Delta, EngineClient
 from serving.placement import assigned, engines_per_project, ranked
-from serving.replica import Replica
+from serving.replica import UNKNOWN_ADAPTER, Replica
 
 log = structlog.get_logger()
 
-_UNKNOWN_ADAPTER = 404  # an engine's status for an adapter that it does not have
 _RESOLVE_TIMEOUT = 1.0  # seconds for name resolution, after which the addresses found before are used
 _UNLOAD_DELAY = 10.0  # seconds that an unused adapter stays loaded, for other processes to stop using it
 _MAX_IMBALANCE = 4  # streams more than the least loaded replica that a conversation's own replica may have
@@ -162,7 +161,7 @@ class Fleet:
                 log.warning("engine_failed", url=replica.engine.url, started=started, error=error.message)
                 if error.gone or (error.late and replica.last_token <= last_token):  # no other stream had any
                     await replica.mark_down(error)
-                elif error.status == _UNKNOWN_ADAPTER:
+                elif error.status == UNKNOWN_ADAPTER:
                     replica.forget(adapter)
                 if started:
                     raise

@@ -89,6 +89,11 @@ class Metrics:
         self.spooled = Gauge(
             "hearken_spooled_bytes", "Turns and votes that wait for Postgres, bytes.", registry=registry
         )
+        self.spooled_aside = Gauge(
+            "hearken_spooled_aside_bytes",
+            "Votes that wait for turns that another replica's disk may hold, bytes.",
+            registry=registry,
+        )
         self.spooled_refused = Counter(
             "hearken_spooled_refused",
             "Turns and votes that waited for Postgres and then did not fit what is stored.",

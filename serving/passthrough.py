@@ -21,8 +21,11 @@ from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
 from serving.services import Services, services
 from serving.streams import StreamResponse, WholeResponse, whole_events
+from serving.whole_completion import as_stream, whole_completion
 
 _BYTES_PER_TOKEN = 4  # of text, about
+_MOST_PROMPTS = 128  # of one request, each with several completions
+_MOST_INPUTS = 2_048  # as at OpenAI
 
 COMPLETIONS, EMBEDDINGS = "/v1/completions", "/v1/embeddings"
 
@@ -38,15 +41,18 @@ async def completions(request: Request) -> Response:
     most = parts.settings.serving.max_choices
     if any(isinstance(body.get(name), int) and body[name] > most for name in ("n", "best_of")):
         raise InvalidRequest(f"n and best_of may be at most {most}.", param="n")
-    _check_no_prompt_logprobs(body)
+    _check_supported(body)
     if body.get("max_tokens") is None:
         body["max_tokens"] = parts.settings.serving.max_tokens
-    replies = _prompts(body.get("prompt")) * max(_whole_number(body.get(name)) for name in ("n", "best_of"))
-    _spend(request, found, _whole_number(body["max_tokens"]) * replies)
-    answer = _held(parts, adapter, {**body, "model": adapter})
+    prompts = _listed(body, "prompt", _MOST_PROMPTS)
+    replies = len(prompts) * max(_whole_number(body.get(name)) for name in ("n", "best_of"))
+    _spend(request, found, sum(map(_tokens, prompts)) + _whole_number(body["max_tokens"]) * replies)
+    body["model"] = adapter
     if body.get("stream"):
-        return StreamResponse(whole_events(answer), parts.metrics)
-    return WholeResponse(answer)
+        return StreamResponse(whole_events(_held(parts, body)), parts.metrics)
+    if body.get("use_beam_search"):  # vLLM does not stream it
+        return WholeResponse(_held(parts, body))
+    return WholeResponse(whole_completion(_held(parts, as_stream(body))))
 
 
 @router.post(EMBEDDINGS, openapi_extra=request_body(EMBEDDINGS, dict[str, Any]))
@@ -54,12 +60,20 @@ async def embeddings(request: Request) -> Response:
     """Embeds texts by the engine's own model, where that is an embedding model."""
     found, body = await _read(request)
     body.pop("model", None)
+    _listed(body, "input", _MOST_INPUTS)
     _spend(request, found, len(await request.body()) // _BYTES_PER_TOKEN)
     return WholeResponse(services(request).fleet.forward(EMBEDDINGS, body))
 
 
-def _check_no_prompt_logprobs(body: dict[str, Any]) -> None:
-    """Raises InvalidRequest for a request that can crash the engine for everybody (`EngineClient.probe`)."""
+def _check_supported(body: dict[str, Any]) -> None:
+    """Raises InvalidRequest for a request that can crash the engine for everybody (`EngineClient.probe`), and
+    for tensors."""
+    if body.get("prompt_embeds") is not None:
+        raise InvalidRequest(
+            "prompt_embeds is not supported here; send text or token ids as prompt.",
+            code="unsupported_parameter",
+            param="prompt_embeds",
+        )
     echoed = body.get("echo") and body.get("logprobs") is not None
     if echoed or body.get("prompt_logprobs") is not None:
         raise InvalidRequest(
@@ -77,10 +91,21 @@ def _spend(request: Request, caller: Caller, tokens: int) -> None:
         services(request).limiter.spend(replace(bucket, count=tokens))
 
 
-def _prompts(prompt: Any) -> int:
-    """Returns how many prompts a request has: a list that is not of token ids has several."""
-    several = isinstance(prompt, list) and not all(isinstance(each, int) for each in prompt)
-    return len(prompt) if several else 1
+def _listed(body: dict[str, Any], name: str, most: int) -> list[Any]:
+    """Returns the texts, or lists of token ids, of a request. Raises InvalidRequest for too many."""
+    value = body.get(name)
+    if not isinstance(value, list) or all(isinstance(each, int) for each in value):
+        return [value]
+    if len(value) > most:
+        raise InvalidRequest(f"{name} may have at most {most} items; send several requests.", param=name)
+    return value
+
+
+def _tokens(text: Any) -> int:
+    """Returns the length of a text, about, or of a list of token ids."""
+    if isinstance(text, str):
+        return len(text.encode()) // _BYTES_PER_TOKEN
+    return len(text) if isinstance(text, list) else 0
 
 
 def _whole_number(value: Any) -> int:
@@ -108,8 +133,8 @@ def _adapter(parts: Services, caller: Caller, body: dict[str, Any]) -> str:
     return pinned_adapter(parts, caller, model, route)
 
 
-async def _held(parts: Services, adapter: str, body: dict[str, Any]) -> AsyncGenerator[bytes]:
-    with parts.fleet.hold(adapter), parts.metrics.requests_in_flight.track_inprogress():
+async def _held(parts: Services, body: dict[str, Any]) -> AsyncGenerator[bytes]:
+    with parts.fleet.hold(body["model"]), parts.metrics.requests_in_flight.track_inprogress():
         async with aclosing(parts.fleet.forward(COMPLETIONS, body)) as pieces:
             async for piece in pieces:
                 yield piece

@@ -22,9 +22,10 @@ DAMAGED_SECONDS = 120.0
 """Seconds for which a policy fails in the same way before it fails for good."""
 
 MISSING_SECONDS = 600.0
-"""The same where it is unsigned, or its files are missing, though the base's are not."""
+"""The same where it is unsigned, its files are missing, though the base's are not, or engines that serve
+others fail with it."""
 
-MAY_CHANGE = ("load", "missing", "unsigned")
+MAY_CHANGE = ("load", "engine_error", "missing", "unsigned")
 """Reasons for which the replica may well be at fault."""
 
 

@@ -20,6 +20,10 @@ _MAX_FAILURES = 2  # failed health checks in a row that mark an engine down
 _ASK_INTERVAL = 5.0  # seconds after which an engine that sends tokens is asked all the same
 _VERIFY_TIMEOUT = 30.0  # seconds to load an adapter and answer its probe; vLLM may compile for 18 first
 
+UNKNOWN_ADAPTER = 404
+"""An engine's status for an adapter that it does not have."""
+_ANY_TOKENS = [1, 1]  # every vocabulary has them
+
 
 class Replica:
     """One engine. `loaded` are its adapters, `verified` those that may answer requests, `failed` those that
@@ -101,8 +105,8 @@ class Replica:
     async def verify(self, adapter: str, directory: Path, probe: Probe, tolerance: float) -> None:
         """Loads `adapter` unless it is loaded, and checks its probe. `directory` is absolute.
 
-        Raises PolicyRejected (`load`, `probe`) when the adapter is at fault, EngineError when the engine is,
-        also for its being too slow.
+        Raises PolicyRejected (`load`, `probe`, `engine_error`) when the adapter is at fault, EngineError when
+        the engine is, also for its being too slow.
         """
         try:
             async with asyncio.timeout(_VERIFY_TIMEOUT):
@@ -196,7 +200,13 @@ class Replica:
         return selected, measured
 
     async def _check_probe(self, adapter: str, probe: Probe, tolerance: float) -> None:
-        selected, measured = await self._measure(adapter, probe)
+        try:
+            selected, measured = await self._measure(adapter, probe)
+        except EngineError as error:
+            if error.status in (None, UNKNOWN_ADAPTER) or not await self._answers_for_another(adapter):
+                raise
+            message = f"{adapter}: {error.message} (status {error.status})"
+            raise PolicyRejected(message, policy=adapter, reason="engine_error") from None
         if not verify_adapter(selected, measured, tolerance):
             raise PolicyRejected(
                 f"{adapter}: the log-probabilities of {self.engine.url} differ from the manifest's by "
@@ -205,3 +215,14 @@ class Replica:
                 policy=adapter,
                 reason="probe",
             )
+
+    async def _answers_for_another(self, adapter: str) -> bool:
+        """Returns whether the engine generates a token now with an adapter that is verified on it."""
+        others = self.verified - {adapter}
+        if not others:
+            return False
+        try:
+            await self.engine.probe(min(others), _ANY_TOKENS, [1])
+        except EngineError:
+            return False
+        return True

@@ -110,6 +110,7 @@ async def open_services(
         spool = Spool(folder, settings.serving.spool_bytes, metrics.spooled_refused.inc)
         spool.open()
         metrics.spooled.set_function(lambda: spool.size)
+        metrics.spooled_aside.set_function(lambda: spool.set_aside)
         limiter = RateLimiter()
         usage = Usage(metrics)
         keys = KeyCache(pool)

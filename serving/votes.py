@@ -161,7 +161,7 @@ async def _find(services: Services, caller: Caller | None, feedback_id: str, tok
         raise InvalidRequest("A feedback id contains no NUL character.", param="feedback_id")
     found = await services.store.find(check(_ID, feedback_id))
     not_found = NotFound("There is no such feedback.", code="feedback_not_found", param="feedback_id")
-    if found is None and services.spool.recovering:
+    if found is None and (services.spool.recovering or services.spool.holds(feedback_id)):
         raise not_yet()
     if found is None or (caller is not None and caller.project != found.project):
         raise not_found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jinja2 import TemplateError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from deploy.datasets.row_files import FileDamaged, file_size, read_file
@@ -168,7 +169,7 @@ async def import_from(
     async with open_async_pool(settings.database_url or "") as pool:
         importer = await Importer.open(pool, settings, rater, tokenizer)
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task(source.name, total=source.size)
+            task = progress.add_task(escape(source.name), total=source.size)
             try:
                 for number, found, bytes_read in source.judgements():
                     try:

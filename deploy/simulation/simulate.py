@@ -123,7 +123,7 @@ async def _run(options: SimulateOptions, people: list[Person], admin: ApiClient,
         rate=options.rate, attackers=attackers,
     )  # fmt: skip
     status = "evaluating the base"
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     with Live(get_renderable=lambda: visits.table(status), console=console, refresh_per_second=2):
         base = await evaluator.base()
         wanted = await evaluator.share(BASE, attack) if attack else 0.0

@@ -61,13 +61,22 @@ def test_the_loop_turns_on_vllm(tmp_path: Path, tiny_base: Path, killed: bool) -
         raw = {"prompt": "The cat", "max_tokens": 5, "temperature": 0}
         with installation.client() as client:
             streamed = client.post("/v1/completions", json={**raw, "stream": True})
-            pinned = client.post("/v1/completions", json={**raw, "model": "p0"})
+            pinned = client.post(
+                "/v1/completions",
+                json={**raw, "model": "p0", "prompt": ["A", "B"], "n": 2, "temperature": 1, "logprobs": 1},
+            )
             wrong = client.post("/v1/completions", json={**raw, "max_tokens": -1})
             assert client.post("/v1/completions", json={**raw, "model": "p9-abcdef"}).status_code == 404
             assert client.post("/v1/embeddings", json={"input": "The cat"}).status_code == 404
         assert streamed.status_code == 200, streamed.text
         assert streamed.text.rstrip().endswith("data: [DONE]")
-        assert pinned.json()["choices"][0]["text"]
+        assert pinned.status_code == 200, pinned.text
+        choices = pinned.json()["choices"]
+        assert [choice["index"] for choice in choices] == [0, 1, 2, 3]
+        assert pinned.json()["usage"]["completion_tokens"] == sum(
+            len(choice["logprobs"]["tokens"]) for choice in choices
+        )
+        assert all(choice["finish_reason"] for choice in choices)
         assert (wrong.status_code, set(wrong.json()["error"])) == (400, {"message", "type", "param", "code"})
 
         for too_many in (1_024, 100_000):

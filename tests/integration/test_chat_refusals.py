@@ -105,6 +105,33 @@ def test_a_field_that_is_wrong(
     assert service.rows("select count(*) from turns") == before
 
 
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"pattern": "(a+)+"}}}
+FOR_SERVERS: list[dict[str, Any]] = [
+    {"tools": [TOOL]}, {"functions": [TOOL["function"]]}, {"structured_outputs": {"regex": "(a+)+"}},
+    {"response_format": SCHEMA}, {"mm_processor_kwargs": {"size": 9}}, {"media_io_kwargs": {"video": {}}},
+    {"chat_template_kwargs": {"x": 1}}, {"documents": [{"text": "x"}]}, {"continue_final_message": True},
+    {"logit_bias": {"1": 1}}, {"bad_words": ["x"]}, {"ignore_eos": True}, {"min_tokens": 9},
+]  # fmt: skip
+
+
+def test_what_a_publishable_key_may_not_send(service: Service) -> None:
+    with service.client(PUBLIC) as client:
+        for fields in FOR_SERVERS:
+            response = client.post(CHAT, json={"messages": ASK, **fields})
+            assert refused(service, response) == (403, "parameter_not_allowed", *fields)
+        formed = {"input": "Hello", "text": {"format": {"type": "json_schema", **SCHEMA["json_schema"]}}}
+        response = client.post("/v1/responses", json=formed)
+        assert refused(service, response) == (403, "parameter_not_allowed", "response_format")
+        allowed: dict[str, Any] = {
+            "model": "default", "n": 2, "stop": ["x"], "seed": 1, "temperature": 0.5, "top_p": 0.9,
+            "max_tokens": 4, "presence_penalty": 0.1, "frequency_penalty": 0.1, "top_k": 9, "min_p": 0.1,
+            "repetition_penalty": 1.1, "logprobs": True, "top_logprobs": 1, "store": False,
+            "response_format": {"type": "json_object"}, "tools": [], "tool_choice": "auto",
+        }  # fmt: skip
+        assert client.post(CHAT, json={"messages": ASK, **allowed}).status_code == 200
+
+
 def test_null_values_are_accepted(service: Service) -> None:
     nothing = {"tools": [], "response_format": {"type": "text"}, "logit_bias": {}, "seed": None}
     assert service.chat(**nothing, service_tier="auto", parallel_tool_calls=True)["choices"]

@@ -170,3 +170,14 @@ def test_a_setting_under_its_old_name_has_its_source(
         )
     ]
     assert found == [(5, "hearken.toml"), (6, "hearken.toml"), (7, "HEARKEN_TRAINER__GATE__PROBES")]
+
+
+def test_values_are_printed_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    folder = tmp_path / "[x] [" / "bold] :cat:"
+    examine(Settings(data_dir=folder, model="/nowhere/[red]"), data_dir_given=True, as_json=False)
+    said = capsys.readouterr().out
+    assert said.count(str(folder)) >= 2  # the setting, and the check of the disk
+    assert "/nowhere/[red]" in said

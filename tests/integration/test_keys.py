@@ -148,8 +148,12 @@ def test_quotas_of_a_key_count_requests_and_tokens(team: Team) -> None:
 
 def test_each_prompt_that_passes_through_counts(team: Team) -> None:
     key = team.make_key(quotas={"key": {"tokens": 500}})["key"]
-    body = {"prompt": ["Hello"] * 8, "max_tokens": 100}
+    body: dict[str, Any] = {"prompt": ["Hello"] * 8, "max_tokens": 100}
     assert [team.ask("POST", "completions", key, json=body).status_code for _ in "12"] == [404, 429]
+    for long in ("Hello " * 500, [[1] * 400, [2] * 400]):
+        key = team.make_key(quotas={"key": {"tokens": 500}})["key"]
+        body = {"prompt": long, "max_tokens": 1}
+        assert [team.ask("POST", "completions", key, json=body).status_code for _ in "12"] == [404, 429]
 
 
 def test_quotas_of_a_person_and_of_an_address_leave_the_others_alone(team: Team) -> None:

@@ -63,6 +63,11 @@ def test_tokens_stream_and_then_the_completion_comes(service: Service, socket: S
     assert service.rows("select count(*) from turns where id = %s", completion["id"]) == [(1,)]
 
 
+def test_a_field_for_servers_is_refused(socket: Socket) -> None:
+    socket.send(type="chat", id="a", messages=ASK, structured_outputs={"regex": "(a+)+"})
+    assert socket.next("error", "done")["error"]["code"] == "parameter_not_allowed"
+
+
 def test_several_replies_run_at_once(socket: Socket) -> None:
     socket.send(type="chat", id="long", messages=ASK, max_tokens=180, n=8, temperature=0)
     socket.send(type="chat", id="short", messages=ASK, max_tokens=8, temperature=0)

@@ -23,7 +23,8 @@ def service(
     monkeypatch.setattr("feedback.spool.PATIENCE", 0.3)
     monkeypatch.setattr("feedback.spool.RETRY", 0.1)
     monkeypatch.setattr("serving.key_cache._PATIENCE", 0.1)
-    monkeypatch.setattr("serving.spooled._PATIENCE", 0.5)
+    monkeypatch.setattr("feedback.aside.RETRY", 0.1)
+    monkeypatch.setattr("feedback.aside.PATIENCE", 0.5)
     with (
         new_database(postgres_url) as url,
         run_service(url, tmp_path, tiny_base, engines=[engine]) as running,
@@ -58,10 +59,10 @@ def test_replies_go_on_and_votes_are_recorded_afterwards(service: Service, postg
         reply = service.chat(user="ada", metadata={"conversation_id": "c-1"})
         token = reply["hearken"]["feedback_token"]
         votes = [
+            (admin, thumb({"id": "chatcmpl-t0196f2b0c0000000000000000000"}, "up")),
             (admin, thumb(before, "up")),
             (page, thumb(reply, "up", feedback_token=token)),
             (page, thumb(reply, "down", feedback_token=token, comment="no\u2028more")),
-            (admin, thumb({"id": "chatcmpl-t0196f2b0c0000000000000000000"}, "up")),
         ]
         answers = [client.post("/v1/feedback", json=vote) for client, vote in votes]
         assert [answer.status_code for answer in answers] == [202] * 4
@@ -74,12 +75,14 @@ def test_replies_go_on_and_votes_are_recorded_afterwards(service: Service, postg
         service.chat()
         assert time.monotonic() - begun < 10  # the pool alone would wait for 30 seconds
     service.until(lambda: not service.services.spool.active)
-    ids = [answer.json()["id"] for answer in answers]
+    never, *ids = [answer.json()["id"] for answer in answers]
     assert service.rows("select id, superseded_by from feedback order by created_at") == [
         (ids[0], None),
         (ids[1], ids[2]),
         (ids[2], None),
-    ]  # the last was on a reply that never was
+    ]
+    service.until(lambda: not service.services.spool.holds(never))  # it was on a reply that never was
+    assert service.counted("hearken_spooled_refused_total") == 1
     [(text, rater, answers_rater)] = service.rows(
         "select r.text, t.rater, f.rater from turns t join replies r on r.turn_id = t.id"
         " join feedback f on f.turn_id = t.id where t.id = %s and f.id = %s",

@@ -20,7 +20,20 @@ def test_replies_are_bounded(service: Service) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
 
 
-@pytest.mark.parametrize("asked", [{"prompt_logprobs": 0}, {"echo": True, "logprobs": 0}])
+@pytest.mark.parametrize(
+    ("path", "field", "most"), [("completions", "prompt", 128), ("embeddings", "input", 2_048)]
+)
+def test_prompts_are_bounded(service: Service, path: str, field: str, most: int) -> None:
+    with service.client() as client:
+        full = client.post(f"/v1/{path}", json={field: ["Hello"] * most})
+        over = client.post(f"/v1/{path}", json={field: ["Hello"] * (most + 1)})
+    assert full.status_code == 404  # the engine's own answer
+    assert (over.status_code, over.json()["error"]["param"]) == (400, field)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"prompt_logprobs": 0}, {"echo": True, "logprobs": 0}, {"prompt_embeds": "x"}]
+)
 def test_what_can_crash_an_engine_is_refused(service: Service, asked: dict[str, object]) -> None:
     with service.client() as client:
         answer = client.post("/v1/completions", json={"prompt": "Hello", **asked})

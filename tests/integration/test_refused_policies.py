@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from schemas.policies import CONFIG, MANIFEST, WEIGHTS, file_digest
+from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Probe, file_digest
 from tests.service import PUBLIC, Service, run_api
-from tests.swapping import ASK, followed, go_live, hearken, lie, resident, tamper
+from tests.swapping import ASK, copy, followed, go_live, hearken, lie, resident, tamper
 
 
 def truncate(directory: Path) -> None:
@@ -98,6 +98,17 @@ def test_a_policy_whose_probe_does_not_match_is_rejected(swapping: Service) -> N
     swapping.until(lambda: swapping.registry.state("p2-bbbbbb") == ("rejected", "probe"))
     swapping.until(lambda: resident(swapping) == {"p0"})
     assert swapping.live() == "p0"
+
+
+def test_a_policy_that_engines_fail_with_is_rejected_and_holds_up_no_other(
+    swapping: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.policy_loader.MISSING_SECONDS", 0.5)
+    beyond = Probe(token_ids=[9_999_999] * 12, logprobs=[-1.0] * 11, base_logprobs=[-5.0] * 11)
+    swapping.registry.announce("p1-aaaaaa", copy(swapping, "p1-aaaaaa"), parent="p0", probe=beyond)
+    swapping.registry.publish("p2-bbbbbb", seed=2, parent="p0")
+    swapping.until(lambda: swapping.registry.state("p1-aaaaaa") == ("rejected", "engine_error"))
+    swapping.until(lambda: swapping.registry.state("p2-bbbbbb")[0] == "live")
 
 
 def test_a_policy_that_cannot_be_served_is_counted(swapping: Service) -> None:

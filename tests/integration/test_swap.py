@@ -39,7 +39,9 @@ from tests.swapping import (
 )
 
 
-def test_a_published_policy_answers_and_the_previous_ones_stay_loaded(swapping: Service) -> None:
+def test_a_published_policy_answers_and_the_previous_ones_stay_loaded(
+    swapping: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_live(swapping, "p1-aaaaaa", seed=1)
     go_live(swapping, "p2-bbbbbb", seed=2, parent="p1-aaaaaa")
     go_live(swapping, "p3-cccccc", seed=3, parent="p2-bbbbbb")
@@ -55,8 +57,10 @@ def test_a_published_policy_answers_and_the_previous_ones_stay_loaded(swapping: 
     ]
     with swapping.client() as client:
         lineage = client.get("/v1/policies/p3-cccccc").json()["lineage"]
+        monkeypatch.setattr("serving.admin.MOST_ANCESTORS", 2)
+        newest = client.get("/v1/policies/p3-cccccc").json()["lineage"]
         states = {policy["id"]: policy["state"] for policy in client.get("/v1/policies").json()["data"]}
-    assert lineage == ["p3-cccccc", "p2-bbbbbb", "p1-aaaaaa", "p0"]
+    assert lineage == [*newest, "p0"] == ["p3-cccccc", "p2-bbbbbb", "p1-aaaaaa", "p0"]
     assert states["p0"] == "retired"
 
 

@@ -241,6 +241,31 @@ async def test_what_a_receiver_refuses_is_sent_again_until_it_has_it(service: Se
     assert len({each.headers["webhook-id"] for each in service.receiver.received}) == 1
 
 
+async def test_many_deliveries_are_replayed_and_deleted_in_batches(
+    service: Service, async_pool: AsyncPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feedback.webhooks.BATCH", 2)
+    hook, other = await service.add("round.ended"), await service.add("round.started")
+    async with async_pool.connection() as connection:
+        await connection.execute(
+            "insert into webhook_deliveries (id, project, endpoint, type, payload, delivered_at)"
+            " select 'msg_' || lpad(n::text, 12, '0') || e.id, e.project, e.id, 'round.ended', '{}', now()"
+            " from generate_series(1, 5) as n, webhook_endpoints e"
+        )
+    await service.client.post(f"/v1/webhooks/{other['id']}/replay", json={"since": "2100-01-01T00:00:00Z"})
+    assert not service.receiver.received
+    again = await service.client.post(
+        f"/v1/webhooks/{hook['id']}/replay", json={"since": "1970-01-01T00:00:00Z"}
+    )
+    assert again.json()["replayed"] == 5
+    await service.until(lambda: len(service.receiver.received) == 5)
+    assert (await service.client.delete(f"/v1/webhooks/{hook['id']}")).json()["deleted"]
+    async with async_pool.connection() as connection:
+        cursor = await connection.execute("select endpoint, count(*) from webhook_deliveries group by 1")
+        assert [tuple(row.values()) for row in await cursor.fetchall()] == [(other["id"], 5)]
+    assert (await service.client.delete(f"/v1/webhooks/{hook['id']}")).status_code == 404
+
+
 async def test_a_receiver_that_is_gone_is_left_alone(service: Service) -> None:
     hook = await service.add()
     service.receiver.answers = [410]

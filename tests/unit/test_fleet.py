@@ -103,6 +103,7 @@ class StubEngine:
         self.url = url
         self.logprobs = logprobs
         self.stuck = False
+        self.fails_with: set[str] = set()
 
     async def load(self, policy: str, directory: Path) -> None:
         pass
@@ -118,6 +119,8 @@ class StubEngine:
             await asyncio.sleep(60)
         if self.logprobs is None:
             raise EngineError("gone", url=self.url)
+        if policy in self.fails_with:
+            raise EngineError("CUDA error", url=self.url, status=500)
         return self.logprobs
 
 
@@ -147,6 +150,21 @@ async def test_a_replica_that_fails_where_another_passes_is_out_of_rotation_unti
     await asyncio.sleep(0.01)
     assert found.in_rotation == found.replicas
     assert found.served() == {"p0", "p1"}
+
+
+@pytest.mark.parametrize(
+    ("fails_with", "error"),
+    [({"p1"}, PolicyRejected), ({"p0", "p1"}, EngineError)],
+)
+async def test_an_engine_that_fails_with_one_adapter_alone_is_not_at_fault(
+    fails_with: set[str], error: type[Exception]
+) -> None:
+    found, engines = fleet(OWN)
+    found.replicas[0].verified.add("p0")
+    engines[0].fails_with = fails_with
+    with pytest.raises(error) as raised:
+        await found.verify("p1", Path("p1"), PROBE, 0.05)
+    assert getattr(raised.value, "reason", None) == ("engine_error" if error is PolicyRejected else None)
 
 
 async def test_an_engine_that_hangs_does_not_delay_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

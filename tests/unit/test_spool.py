@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import Counter
 from psycopg.errors import ReadOnlySqlTransaction
 
+from feedback import aside
 from feedback import spool as module
 from feedback.spool import Entry, NotYet, Spool
 from feedback.spool_file import SpoolFile
@@ -31,7 +32,7 @@ class Database:
         if self.away:
             raise self.error
         if entry.get("of") not in (None, *self.names):
-            raise NotYet("its turn is missing")
+            raise NotYet("its turn is missing", owner=entry.get("owner", "default"))
         if entry.get("wrong"):
             raise InvalidRequest("no such choice")
         self.rows.append(entry)
@@ -45,6 +46,7 @@ class Database:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY", 0.01)
     monkeypatch.setattr(module, "RESCAN", 0.05)
+    monkeypatch.setattr(aside, "RETRY", 0.01)
 
 
 @asynccontextmanager
@@ -56,7 +58,7 @@ async def running(spool: Spool, database: Database) -> AsyncIterator[None]:
 
 
 async def put(spool: Spool, database: Database, name: object, **fields: object) -> object:
-    entry = {"kind": "vote", "name": name, **fields}
+    entry = {"kind": "vote", "id": str(name), "name": name, **fields}
 
     async def direct() -> str:
         await database.apply(entry)
@@ -96,7 +98,7 @@ def a_spool(tmp_path: Path, refused: Counter) -> Iterator[MakeSpool]:
 
     yield make
     for spool in made:
-        for file in filter(None, [spool._own, *spool._left]):
+        for file in filter(None, [spool._own, *spool._left, spool._aside._file]):
             file._handle.close()
 
 
@@ -211,6 +213,85 @@ async def test_files_of_dead_processes_that_wait_for_each_other_are_all_applied(
     async with running(heir, database):
         await drained(heir)
     assert set(database.names) == {"a", "b", "on a", "on b"}
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 - the spool tells nobody what it has tried
+            await asyncio.sleep(0.01)
+
+
+async def test_nothing_waits_for_a_vote_whose_turn_is_missing_and_it_is_applied_when_that_comes(
+    a_spool: MakeSpool, refused: Counter
+) -> None:
+    spool, database = a_spool(), Database()
+    database.away = True
+    await put(spool, database, "early", of="late turn")
+    await put(spool, database, "other")
+    database.away = False
+    async with running(spool, database):
+        await drained(spool)
+        assert database.names == ["other"]
+        assert spool.holds("early")
+        assert await put(spool, database, "at once") == "stored"
+        await put(spool, database, "late turn")
+        await eventually(lambda: "early" in database.names)
+        assert not spool.holds("early")
+    assert (spool.set_aside, refused.collect()[0].samples[0].value) == (0, 0)
+
+
+async def test_a_vote_is_dropped_and_counted_when_its_turn_has_not_come_after_all_tries(
+    a_spool: MakeSpool, refused: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "PATIENCE", 0.1)
+    spool, database = a_spool(), Database()
+    database.away = True
+    await put(spool, database, "early", of="never")
+    database.away = False
+    async with running(spool, database):
+        await eventually(lambda: refused.collect()[0].samples[0].value == 1)
+    assert (database.names, spool.set_aside, spool.holds("early")) == ([], 0, False)
+
+
+async def test_what_is_set_aside_outlives_its_process_and_an_outage(
+    a_spool: MakeSpool, tmp_path: Path
+) -> None:
+    dying, database = a_spool(), Database()
+    database.away = True
+    await put(dying, database, "early", of="turn")
+    database.away = False
+    async with running(dying, database):
+        await drained(dying)
+    await dying.close()
+    assert len(modes(tmp_path)) == 1
+    heir = a_spool()
+    database.away = True
+    async with running(heir, database):
+        await asyncio.sleep(0.05)
+        database.away = False
+        await drained(heir)
+        await put(heir, database, "turn")
+        await eventually(lambda: database.names == ["turn", "early"])
+    await heir.close()
+    assert modes(tmp_path) == []
+
+
+async def test_one_project_cannot_take_the_room_of_another(
+    a_spool: MakeSpool, refused: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "OWNER_BYTES", 200)
+    monkeypatch.setattr(aside, "RETRY", 60)
+    spool, database = a_spool(), Database()
+    database.away = True
+    for number in range(9):
+        await put(spool, database, f"hostile {number}", of="never", owner="hostile")
+    await put(spool, database, "honest", of="turn", owner="honest")
+    database.away = False
+    async with running(spool, database):
+        await drained(spool)
+    assert spool.holds("honest")
+    held = sum(spool.holds(f"hostile {number}") for number in range(9))
+    assert (0 < held < 9, refused.collect()[0].samples[0].value) == (True, 9 - held)
 
 
 async def test_entries_are_applied_again_after_a_death_in_between(a_spool: MakeSpool) -> None:

@@ -17,7 +17,8 @@ _OUTCOMES = ("published", "rejected", "skipped", "failed")
 
 # The unit of the approval z-score is the person, since the thumbs of one person are not independent. Each
 # policy gets one pseudo-person with approval 0 and one with 1, so that a few people who agree do not give a
-# variance of zero (Agresti and Caffo 2000).
+# variance of zero (Agresti and Caffo 2000). By `offset 0` the votes of each new policy are read by an index,
+# where the planner would read all votes.
 _QUERY = """
 with thumbs as (
     select r.policy, {person} as person, (e.value ->> 'value' = 'up')::int as up
@@ -45,7 +46,10 @@ select
     (select percentile_cont(0.5) within group (order by extract(epoch from p.since - e.created_at))::float8
         from (select id, coalesce(live_at, inherited_at) as since from policies
             where project = %(project)s) as p
-        join training_examples e on e.project = %(project)s and e.first_policy = p.id
+        cross join lateral (
+            select created_at from training_examples where project = %(project)s and first_policy = p.id
+            offset 0
+        ) as e
         where p.since > now() - interval '1 hour') as feedback_to_live,
     (select jsonb_object_agg(policy, jsonb_build_object('ups', ups, 'downs', downs)) from (
         select policy, sum(up) as ups, sum(1 - up) as downs from thumbs group by policy
