@@ -5,7 +5,8 @@ applies to every later dataset. So `superseded_by` may name a vote that is not i
 votes are those without it.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import combinations, product
 from typing import Any, Literal, LiteralString
@@ -16,6 +17,7 @@ from psycopg.rows import DictRow
 from feedback.layouts import Judgement, Layout, assistant
 from feedback.quarantine import COUNTS
 from feedback.vote_filter import ALL, Filter
+from schemas.database import server_cursor
 from schemas.feedback import JUDGE
 from schemas.times import rfc3339
 
@@ -67,7 +69,7 @@ _VALUE = {"thumb": "value", "ranking": "ranking", "signal": "signal"}
 
 async def everything(
     connection: AsyncConnection[DictRow], project: str, only: Filter = ALL
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any]]:
     """Yields the votes of a project in one snapshot, through a server-side cursor: `connection` must be in a
     transaction, and memory does not grow with the votes.
 
@@ -77,12 +79,13 @@ async def everything(
     comment; message (the whole reply, where it is more than text; in `replies` too), tools (those that the
     model had); and reasons (thumb) or acceptable (ranking).
     """
-    async for row in _votes(connection, project, only):
-        whole = row.pop("whole")
-        for reply in row["replies"] or ():
-            if message := whole["messages"][str(reply["choice"])]:
-                reply["message"] = message
-        yield _flat({**row, "message": whole["message"], "tools": whole["tools"]})
+    async with aclosing(_votes(connection, project, only)) as votes:
+        async for row in votes:
+            whole = row.pop("whole")
+            for reply in row["replies"] or ():
+                if message := whole["messages"][str(reply["choice"])]:
+                    reply["message"] = message
+            yield _flat({**row, "message": whole["message"], "tools": whole["tools"]})
 
 
 async def rows(
@@ -91,27 +94,28 @@ async def rows(
     layout: Layout,
     shape: Shape | None = None,
     only: Filter = ALL,
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any]]:
     """Yields the active votes of people as rows of a layout; `connection` as for `everything`. Preferences
     come from rankings and from edits (the edit over the original); good completions are edits and replies
     with a thumbs-up. Judges' votes are left out, and those of raters in quarantine: rows name no rater, so
     they would be imported as votes of people. So are images and other files, which no import would take.
     Without a `shape`, a row has that in which it was imported, or else messages; with `text`, conversations
     of more than one message are left out, and so are tools, tool calls and thoughts."""
-    async for vote in _votes(connection, project, only, teaching=True):
-        if vote["superseded_by"] is None and not vote["user"].startswith(JUDGE):
-            for judgement in _judgements(vote, layout):
-                shaped = judgement if shape is None else replace(judgement, standard=shape == "text")
-                if _importable(shaped):
-                    yield shaped.row()
+    async with aclosing(_votes(connection, project, only, teaching=True)) as votes:
+        async for vote in votes:
+            if vote["superseded_by"] is None and not vote["user"].startswith(JUDGE):
+                for judgement in _judgements(vote, layout):
+                    shaped = judgement if shape is None else replace(judgement, standard=shape == "text")
+                    if _importable(shaped):
+                        yield shaped.row()
 
 
 async def _votes(
     connection: AsyncConnection[DictRow], project: str, only: Filter, *, teaching: bool = False
-) -> AsyncIterator[DictRow]:
+) -> AsyncGenerator[DictRow]:
     """Yields the votes of a filter; where they are to teach, without those of raters in quarantine."""
-    async with connection.cursor(name="export") as cursor:
-        cursor.itersize = 100  # read at once, so that a process that also serves is free in between
+    at_once = 100  # so that a process that also serves is free in between
+    async with server_cursor(connection, "export", at_once) as cursor:
         query: LiteralString = _VOTES + "where " + only.where(project)
         if teaching:
             query += " and " + COUNTS

@@ -9,6 +9,8 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from schemas.database import server_cursor
+
 Connection = AsyncConnection[DictRow]
 
 _AT_ONCE = 100
@@ -74,8 +76,7 @@ async def document(connection: Connection, project: str, raters: Sequence[str]) 
     yield orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}")
     for name, statement in _LISTS.items():
         yield b',\n  "%s": [' % name.encode()
-        async with connection.cursor(name=f"held_{name}") as cursor:
-            cursor.itersize = _AT_ONCE
+        async with server_cursor(connection, f"held_{name}", _AT_ONCE) as cursor:
             await cursor.execute(statement, _values(project, raters))
             between = b"\n"
             async for row in cursor:

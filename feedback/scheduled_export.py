@@ -11,6 +11,7 @@ without them (`rewrite`).
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, LiteralString, NamedTuple
@@ -192,10 +193,11 @@ async def _write(
                 found = everything(connection, project, only)
             else:
                 found = rows(connection, project, layout, shape, only)
-            first = await anext(found, None)
-            if first is None:
-                return False
-            await write_draft(_chain(first, found), draft, TABLE if layout == "jsonl" else None)
+            async with aclosing(found):
+                first = await anext(found, None)
+                if first is None:
+                    return False
+                await write_draft(_chain(first, found), draft, TABLE if layout == "jsonl" else None)
         await publish(draft, output)
     return True
 

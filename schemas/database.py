@@ -7,12 +7,15 @@ rarely an error, and a busy service pays no extra round trips.
 """
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import psycopg
 import structlog
-from psycopg import AsyncConnection, Connection, sql
+from psycopg import AsyncConnection, AsyncServerCursor, Connection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -31,6 +34,9 @@ CHECK_INTERVAL = 1.0
 
 MAX_STATEMENT_SECONDS = 600.0
 """Default timeout of a statement, seconds. A statement that takes longer hangs."""
+
+CLOSE_SECONDS = 5.0
+"""Seconds in which a server-side cursor is closed."""
 
 LOCK_SECONDS = 2.0
 """Seconds that a migration waits for the lock of a table. Who needs the table meanwhile waits behind it."""
@@ -85,6 +91,21 @@ async def connect_async(url: str) -> AsyncConnection[DictRow]:
         await connection.close()
         raise
     return connection
+
+
+@asynccontextmanager
+async def server_cursor(
+    connection: AsyncConnection[DictRow], name: str, at_once: int
+) -> AsyncGenerator[AsyncServerCursor[DictRow]]:
+    """Yields a server-side cursor that reads `at_once` rows at a time. It is closed also where its task is
+    cancelled, which would else cost the connection."""
+    cursor = connection.cursor(name=name)
+    cursor.itersize = at_once
+    try:
+        yield cursor
+    finally:
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+            await cursor.close()
 
 
 def open_async_pool(

@@ -7,6 +7,7 @@ of a session asks for themself, as `me`: with a publishable key nobody else can 
 
 import hashlib
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -131,6 +132,10 @@ def _held_data(services: Services, project: str, raters: list[str]) -> Download:
 
 
 async def _parts(services: Services, project: str, raters: list[str]) -> AsyncGenerator[bytes]:
-    async with services.pool.connection() as connection, connection.transaction():
-        async for part in held_data.document(connection, project, raters):
+    async with (
+        services.pool.connection() as connection,
+        connection.transaction(),
+        aclosing(held_data.document(connection, project, raters)) as document,
+    ):
+        async for part in document:
             yield part

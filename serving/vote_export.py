@@ -1,6 +1,7 @@
 """`GET /v1/feedback/export` gives the votes of a project, one JSON object a line."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -34,6 +35,6 @@ async def export(request: Request, caller: Reader, query: Annotated[ExportQuery,
 
 
 async def _lines(pool: AsyncPool, project: str, only: Filter) -> AsyncGenerator[str]:
-    async with pool.connection() as connection:
-        async for vote in everything(connection, project, only):
+    async with pool.connection() as connection, aclosing(everything(connection, project, only)) as votes:
+        async for vote in votes:
             yield line(vote)
