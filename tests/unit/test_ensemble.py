@@ -162,6 +162,8 @@ def test_members_differ_and_the_uncertainty_penalty_lowers_the_reward() -> None:
 def test_principal_components_are_orthonormal_and_span_the_rows() -> None:
     x_ND = torch.randn(12, 40, generator=torch.Generator().manual_seed(5))
     basis_DK = principal_components(x_ND, 40)
+    with_zeros_ND = torch.cat([x_ND, torch.zeros(500, x_ND.shape[1])])
+    assert torch.equal(principal_components(with_zeros_ND, 40), basis_DK)
     assert torch.allclose(basis_DK.T @ basis_DK, torch.eye(12), atol=1e-4)
     assert torch.allclose(x_ND @ basis_DK @ basis_DK.T, x_ND, atol=1e-4)
     largest_DK = principal_components(x_ND, 3)

@@ -134,7 +134,9 @@ def component_count(member: int, votes: float) -> int:
 
 def principal_components(rows_ND: Tensor, most: int) -> Tensor:
     """Returns the (D, K) orthonormal directions of largest second moment of the rows, at most `most`, the
-    largest last."""
+    largest last. Rows of zeros say nothing, and hundreds of them keep LAPACK from converging."""
+    some_N = rows_ND.any(1)
+    rows_ND = rows_ND[some_N] if some_N.any() else rows_ND[:1]
     values, vectors_NN = torch.linalg.eigh((rows_ND @ rows_ND.T).double())
     kept = values > 1e-6 * values[-1]
     values, vectors_NN = values[kept][-most:], vectors_NN[:, kept][:, -most:]
