@@ -514,6 +514,8 @@ def test_every_panel_is_worked_by_keyboard(page: Page, console: Console) -> None
         assert [each for each, shown in reached.items() if not shown] == [], place
     page.goto(f"{console.url}/console#/")
     opener = page.get_by_role("button", name="Take it back…").first
+    expect(opener).to_be_visible()
+    expect(page.locator(".loading")).to_have_count(0)
     opener.focus()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
@@ -523,7 +525,7 @@ def test_every_panel_is_worked_by_keyboard(page: Page, console: Console) -> None
         behind = "document.activeElement.matches('body *') && !document.activeElement.closest('dialog')"
         assert not page.evaluate(behind)
     page.keyboard.press("Escape")
-    expect(dialog).to_have_count(0)
+    expect(page.locator("dialog")).to_have_count(0)  # a hidden one is still about to go
     expect(opener).to_be_focused()
 
     page.keyboard.press("Enter")

@@ -15,7 +15,13 @@ export function Dialog(props: {
   useLayoutEffect(() => {
     const before = document.activeElement;
     dialog.current?.showModal();
+    // Browsers let a second Escape close a dialog that refuses `cancel`, but not where the key itself is refused.
+    const refuse = (event: KeyboardEvent): void => {
+      if (stays && event.key === "Escape") event.preventDefault();
+    };
+    document.addEventListener("keydown", refuse, true);
     return () => {
+      document.removeEventListener("keydown", refuse, true);
       if (before instanceof HTMLElement) setTimeout(() => before.focus());
     };
   }, []);
@@ -24,7 +30,7 @@ export function Dialog(props: {
       ref={dialog}
       aria-labelledby={name}
       onCancel={(event) => stays && event.preventDefault()}
-      onClose={() => (stays ? dialog.current?.showModal() : onClose())} // browsers let a second Escape close any
+      onClose={() => (stays ? dialog.current?.showModal() : onClose())} // as where a phone's Back closes it
       onMouseDown={(event) => (pressed.current = event.target === event.currentTarget)}
       onClick={({ target, currentTarget }) =>
         pressed.current && target === currentTarget && !stays && currentTarget.close()
