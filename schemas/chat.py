@@ -21,6 +21,7 @@ from pydantic import (
 from schemas.errors import InvalidRequest
 from schemas.generation_defaults import GenerationDefaults
 from schemas.messages import FunctionName, Message, normalize
+from schemas.users import UserName
 from schemas.wire import check
 
 DEFAULT_MODEL = "default"
@@ -218,7 +219,7 @@ class ChatRequest(EngineSampling, EnginePrompt):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     include_reasoning: bool = True
-    user: str | None = Field(None, min_length=1, max_length=512)
+    user: UserName | None = None
     metadata: Metadata = Field(default_factory=dict)
     store: bool = True
     compare: float | None = Field(None, ge=0, le=0.5)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from schemas.users import UserName
 from schemas.wire import check
 
 JUDGE = "judge:"
@@ -31,7 +32,7 @@ class _OnACompletion(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     completion_id: Id
-    user: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    user: UserName | None = None
     feedback_token: Annotated[str, Field(max_length=512)] | None = None
 
 

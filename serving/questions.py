@@ -9,14 +9,15 @@ person's next reply is chosen by what they said.
 import secrets
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Annotated, Any, LiteralString
+from typing import Any, LiteralString
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from schemas.errors import Conflict, Forbidden, InvalidRequest, Unavailable
 from schemas.feedback import Id
 from schemas.turns import Turn, new_id
+from schemas.users import UserName
 from schemas.wire import check, decode
 from serving import question_pool
 from serving.auth import SESSION_HEADER, User, network_of, visitor
@@ -51,7 +52,7 @@ class NextQuestion(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    user: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    user: UserName | None = None
     skip: Id | None = None
 
 

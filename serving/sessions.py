@@ -10,13 +10,14 @@ SESSION_DAYS, and when the key that it was made with is revoked.
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from schemas.errors import Forbidden, InvalidRequest
 from schemas.times import rfc3339
+from schemas.users import UserName
 from schemas.wire import check, decode
 from serving.auth import SESSION_HEADER, User, address_of, visitor
 from serving.identity import Visitor
@@ -38,7 +39,7 @@ class NewSession(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    user: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    user: UserName | None = None
 
 
 _NEW_SESSION = TypeAdapter(NewSession)

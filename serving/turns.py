@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from schemas.chat import parse_chat
 from schemas.errors import Forbidden, InvalidRequest
 from schemas.turns import IMPORTED, IMPORTED_POLICY, Reply, Turn
+from schemas.users import UserName
 from schemas.wire import check, decode
 from serving.auth import Voter
 from serving.openapi import request_body
@@ -30,7 +31,7 @@ class NewTurn(BaseModel):
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     replies: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=128)]
-    user: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    user: UserName | None = None
     metadata: dict[str, Any] | None = None
 
 

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from feedback import erasures, held_data, receipt
 from schemas.database import set_actor
 from schemas.errors import InvalidRequest, NotFound, Unauthorized
+from schemas.users import MAX_NAME
 from serving.auth import SESSION_HEADER, Reader, actor_of, caller, require, visitor
 from serving.downloads import Download
 from serving.keys import Caller
@@ -24,9 +25,6 @@ router = APIRouter()
 
 VISITOR = "visitor"
 """Who asked, where a person erases themself."""
-
-MAX_NAME = 512
-"""Characters of a person's name, as in a chat."""
 
 
 async def eraser(found: Reader) -> Caller:

@@ -12,6 +12,7 @@ from feedback.vote_filter import Filter
 from schemas.errors import InvalidRequest
 from schemas.feedback import Id
 from schemas.times import rfc3339
+from schemas.users import UserName
 from serving.token_signer import TokenSigner
 
 _Tag = Annotated[str, Field(pattern=r"^[^=]{1,64}=", max_length=600)]
@@ -29,7 +30,7 @@ class VoteQuery(BaseModel):
     value: Literal["up", "down", "none", "regenerated", "copied", "shared", "abandoned"] | None = None
     reason: Annotated[str, Field(max_length=32)] | None = None
     policy: Annotated[str, Field(max_length=128)] | None = None
-    user: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    user: UserName | None = None
     tag: Annotated[list[_Tag], Field(max_length=16)] = []
     text: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 

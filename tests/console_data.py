@@ -66,6 +66,18 @@ GATE: dict[str, Any] = {
         "approval_coverage": 0.44,
         "probes": 512, "knowledge": 0.953, "knowledge_lost": 0.006, "knowledge_error": 0.004,
     },
+    "checks": {
+        name: {"found": found, "limit": limit, "error": error, "state": state}
+        for name, found, limit, error, state in (
+            ("trained_gain", 0.52, 0.0, 0.08, "good"), ("held_out_gain", 0.31, 0.0, 0.16, "good"),
+            ("unseen_gain", 0.21, 0.0, 0.19, "unknown"), ("length_ratio", 0.78, 1 / 3, 0.02, "good"),
+            ("kl", 4.1, 10.0, 0.3, "good"), ("ended", 0.99, 0.945, 0.01, "good"),
+            ("entropy", 1.4, 0.38, 0.1, "good"), ("repeated", 0.012, 0.11, 0.004, "good"),
+            ("distinct", 0.41, 0.184, 0.01, "good"), ("alike", 0.03, 0.25, None, "good"),
+            ("approval_change", 0.034, 0.0, 0.041, "good"), ("approval_width", 0.18, 0.5, None, "good"),
+            ("knowledge_lost", 0.006, 0.03, 0.004, "good"),
+        )
+    },
 }  # fmt: skip
 
 

@@ -246,9 +246,7 @@ class Erasures:
         return place
 
     def _made_now(self, policy: str, parent: str) -> str | None:
-        if interruptions.pause_left(
-            self._pool, self._project
-        ):  # nobody waits for a round that kills trainers
+        if interruptions.pause_left(self._pool, self._project):  # nobody waits for what kills trainers
             log.error("round not rebuilt", of=policy, reason="the last rounds were interrupted")
             return None
         try:

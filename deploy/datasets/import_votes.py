@@ -34,6 +34,7 @@ from schemas.errors import MalformedRow, StartError
 from schemas.feedback import Vote, parse_vote
 from schemas.settings import Settings
 from schemas.turns import DEMONSTRATION, IMPORTED, IMPORTED_POLICY, Reply, Turn
+from schemas.users import MAX_NAME
 from schemas.wire import strings
 from serving.keys import ensure_signing_secret
 from serving.token_signer import TokenSigner
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
 
 Rater = Callable[[str | None], str]
 """The pseudonym of a person whom a row names; of the file's rater where it names none."""
-
-MAX_USER = 256
-"""Characters of the longest name of a user."""
 
 MAX_REPORTED_ROWS = 100
 """Refused rows that a report lists, count."""
@@ -143,8 +141,8 @@ def demonstration_of(row: Any, judgement: Judgement) -> Judgement:
     user = row.get("user") if isinstance(row, dict) else None
     if user is None:
         return replace(judgement, demonstrated=True)
-    if not isinstance(user, str) or not 0 < len(user) <= MAX_USER:
-        raise MalformedRow(f"user must be a text of at most {MAX_USER} characters")
+    if not isinstance(user, str) or not 0 < len(user) <= MAX_NAME:
+        raise MalformedRow(f"user must be a text of at most {MAX_NAME} characters")
     return replace(judgement, demonstrated=True, person=user)
 
 

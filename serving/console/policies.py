@@ -82,8 +82,7 @@ async def policy(connection: AsyncConnection[DictRow], project: str, id: str) ->
             select p.id, p.parent, depth + 1 from policies p join lineage l on p.id = l.parent
             where p.project = %(project)s and depth < 1000
         )
-        select gate, manifest -> 'configuration' as configuration,
-            (select record -> 'samples' from rounds where project = %(project)s and policy = %(id)s
+        select gate, (select record -> 'samples' from rounds where project = %(project)s and policy = %(id)s
                 order by id desc limit 1) as samples,
             array(select id from lineage where depth > 0 order by depth) as ancestors,
             array(select id from policies where project = %(project)s and parent = %(id)s order by created_at
@@ -100,7 +99,7 @@ async def policy(connection: AsyncConnection[DictRow], project: str, id: str) ->
         "ancestors": more["ancestors"],
         "children": more["children"],
         "doubts": (gate or {}).get("reasons", []) + (gate or {}).get("doubts", []),
-        "checks": verdict.checks(gate, more["configuration"]),
+        "checks": verdict.checks(gate),
         "samples": more["samples"] or [],
     }
 

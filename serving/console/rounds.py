@@ -58,8 +58,7 @@ async def report(connection: AsyncConnection[DictRow], project: str, id: int) ->
     row = rows[0]
     record = row.pop("record")
     cursor = await connection.execute(
-        "select manifest -> 'configuration' as configuration, state, live_at from policies"
-        " where project = %s and id = %s",
+        "select state, live_at from policies where project = %s and id = %s",
         [project, row["policy"]],
     )
     policy = await cursor.fetchone()
@@ -72,7 +71,7 @@ async def report(connection: AsyncConnection[DictRow], project: str, id: int) ->
         "headline": headline(row),
         "verdict": verdict.headline(gate.get("outcome")) if gate else None,
         "doubts": (gate or {}).get("reasons", []) + (gate or {}).get("doubts", []),
-        "checks": verdict.checks(gate, policy and policy["configuration"]),
+        "checks": verdict.checks(gate),
         "policy_state": policy and policy["state"],
         "votes_that_weighed_most": sorted(weighed, key=lambda vote: -vote["weight"]),
         "record": record,

@@ -1,7 +1,7 @@
 """The gate's verdict in words: what was decided, and each figure beside its limit.
 
-Figures, limits, errors and decisions are those that the trainer recorded (`trainer.evaluation.gate`). A
-record of an earlier release has figures only; of these `earlier_gate` makes the rest.
+Figures, limits, errors and decisions are those that the trainer recorded (`trainer.evaluation.gate`). Of a
+record without limits, as earlier versions wrote them, only the outcome is told.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from schemas.constraints import CONSTRAINTS
-from serving.console import earlier_gate
 
 State = Literal["good", "unknown", "refused", "unjudged"]
 
@@ -55,18 +54,11 @@ def headline(outcome: str | None) -> str:
     }.get(outcome or "", "There is no verdict of the gate.")
 
 
-def checks(
-    gate: Mapping[str, Any] | None, configuration: Mapping[str, Any] | None = None
-) -> list[dict[str, str]]:
-    """Returns the checks of a gate's report; the limits of an earlier one are in the `configuration` of its
-    trainer."""
-    if not gate:
+def checks(gate: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """Returns the checks of a gate's report."""
+    if not gate or "checks" not in gate:
         return []
-    figures: Mapping[str, Any] = gate.get("figures") or {}
-    decided = gate.get("checks")
-    if decided is None:
-        decided = earlier_gate.checks(figures, configuration or {}, gate.get("outcome"))
-    return [asdict(each) for each in _checks(figures, decided)]
+    return [asdict(each) for each in _checks(gate["figures"], gate["checks"])]
 
 
 def _checks(figures: Mapping[str, Any], decided: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:

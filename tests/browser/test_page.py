@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
@@ -548,9 +549,8 @@ def test_a_message_waits_for_the_connection_and_goes_out_by_itself(
     expect(page.get_by_text("The connection was lost. Trying again…")).to_have_count(0)
 
 
-def test_votes_that_are_not_taken_are_not_shown(context: BrowserContext, installation: Installation) -> None:
-    page = context.new_page()
-    refused: list[str] = []
+def intercept_votes(page: Page, take: Callable[[dict[str, Any], Callable[[], None]], None]) -> None:
+    """Keeps votes from the service; `take` gets each, with what refuses it."""
 
     def connect(socket: WebSocketRoute) -> None:
         server = socket.connect_to_server()
@@ -561,12 +561,23 @@ def test_votes_that_are_not_taken_are_not_shown(context: BrowserContext, install
                 server.send(said)
                 return
             error = {"code": "internal_error", "message": "No."}
-            socket.send(json.dumps({"type": "error", "id": frame["id"], "error": error}))
-            refused.append(frame["feedback"]["value"])
+            refusal = json.dumps({"type": "error", "id": frame["id"], "error": error})
+            take(frame["feedback"], lambda: socket.send(refusal))
 
         socket.on_message(ask)
 
     page.route_web_socket(re.compile("/v1/live"), connect)
+
+
+def test_votes_that_are_not_taken_are_not_shown(context: BrowserContext, installation: Installation) -> None:
+    page = context.new_page()
+    refused: list[str] = []
+
+    def refuse(vote: dict[str, Any], refusal: Callable[[], None]) -> None:
+        refusal()
+        refused.append(vote["value"])
+
+    intercept_votes(page, refuse)
     page.goto(installation.url)
     say(page, "Is this recorded?")
     page.evaluate(
@@ -586,22 +597,7 @@ def test_a_vote_that_is_refused_after_another_conversation_was_opened_is_not_sho
 ) -> None:
     page = context.new_page()
     refusals: list[Callable[[], None]] = []
-
-    def connect(socket: WebSocketRoute) -> None:
-        server = socket.connect_to_server()
-
-        def ask(said: str | bytes) -> None:
-            frame = json.loads(said)
-            if frame["type"] != "feedback":
-                server.send(said)
-                return
-            error = {"code": "internal_error", "message": "No."}
-            refusal = json.dumps({"type": "error", "id": frame["id"], "error": error})
-            refusals.append(lambda: socket.send(refusal))
-
-        socket.on_message(ask)
-
-    page.route_web_socket(re.compile("/v1/live"), connect)
+    intercept_votes(page, lambda _, refusal: refusals.append(refusal))
     page.goto(installation.url)
     thumb = page.get_by_role("button", name="Good reply")
     say(page, "Is this one kept?")

@@ -7,8 +7,8 @@ import pytest
 from schemas.chat import ChatRequest, parse_chat
 from schemas.errors import InvalidRequest
 from schemas.generation_defaults import GenerationDefaults
+from schemas.users import MAX_NAME
 from schemas.wire import decode, path
-from serving.users import MAX_NAME
 
 ASK = [{"role": "user", "content": "Hello"}]
 

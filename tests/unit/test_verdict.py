@@ -1,4 +1,4 @@
-"""The console shows what the gate decided about each figure, and what an earlier one must have decided."""
+"""The console shows what the gate decided about each figure."""
 
 from typing import Any
 
@@ -7,15 +7,9 @@ import pytest
 from serving.console import verdict
 
 
-def checks_of(figures: dict[str, Any], checks: dict[str, Any] | None = None) -> dict[str, dict[str, str]]:
-    gate = {"outcome": "passed", "figures": figures, **({} if checks is None else {"checks": checks})}
+def checks_of(figures: dict[str, Any], checks: dict[str, Any]) -> dict[str, dict[str, str]]:
+    gate = {"outcome": "passed", "figures": figures, "checks": checks}
     return {each["name"]: each for each in verdict.checks(gate)}
-
-
-def states(figures: dict[str, object], outcome: str | None = None, **configuration: object) -> dict[str, str]:
-    """Returns the states of an earlier release's figures."""
-    gate = {"figures": figures, "outcome": outcome}
-    return {each["name"]: each["state"] for each in verdict.checks(gate, configuration)}
 
 
 def decided(found: float, limit: float, state: str = "good", error: float | None = 0.01) -> dict[str, object]:
@@ -63,53 +57,18 @@ def test_what_the_gate_recorded_is_shown_as_it_was_decided() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state"), [("passed", "good"), ("unknown", "unknown"), ("refused", "refused")]
-)
-def test_an_earlier_figure_beyond_the_bases_limit_is_what_the_outcome_allows(
-    outcome: str, state: str
-) -> None:
-    assert states({"kl": 11.0}, outcome) == {"Distance from the base (KL)": state}
-    assert states({"kl": 9.0}, outcome) == {"Distance from the base (KL)": "good"}
-    assert states({"kl": 11.0}, outcome, rl={"kl_per_reply": 20.0}) == {"Distance from the base (KL)": "good"}
-
-
-def test_an_earlier_figure_within_two_errors_of_its_limit_may_be_chance() -> None:
-    assert states({"kl": 11.0, "kl_error": 0.6}, "refused") == {"Distance from the base (KL)": "unknown"}
-
-
-@pytest.mark.parametrize(
-    ("ratio", "state"), [(1.0, "good"), (0.2, "refused"), (0.0, "refused"), (3.2, "refused")]
-)
-def test_length_has_a_limit_on_both_sides(ratio: float, state: str) -> None:
-    assert states({"length_ratio": ratio}) == {"Length": state}
-
-
-def test_equal_replies_are_measured_against_the_bases() -> None:
-    name = "The same reply to different prompts"
-    assert states({"alike": 0.3}) == {name: "refused"}
-    assert states({"alike": 0.3, "base_alike": 0.2}) == {name: "good"}
-
-
-@pytest.mark.parametrize(
-    ("upper", "change", "state"),
-    [(0.7, 0.1, "good"), (0.95, 0.1, "unknown"), (0.7, -0.1, "unknown"), (0.7, -0.2, "refused")],
-)
-def test_an_approval_may_be_lower_or_unknown(upper: float, change: float, state: str) -> None:
-    figures = {
-        "approval": 0.6, "approval_lower": 0.4, "approval_upper": upper,
-        "approval_change": change, "approval_change_error": 0.08,
-    }  # fmt: skip
-    assert states(figures) == {"Approval by recorded votes": state}
-    assert states({"approval": None}) == {}
-
-
-@pytest.mark.parametrize(("change", "state"), [(0.03, "good"), (-0.05, "unknown"), (-0.2, "refused")])
-def test_a_criterion_stands_against_both_policies(change: float, state: str) -> None:
-    changes = {"live": change, "live_error": 0.03, "base": 0.0, "base_error": 0.01}
-    assert states({"criteria": {"safe": changes}}) == {
-        "Criterion safe, against the live policy": state,
-        "Criterion safe, against the base policy": "good",
+    ("change", "width", "state"),
+    [("good", "good", "good"), ("good", "unknown", "unknown"), ("unknown", "good", "unknown"),
+     ("refused", "unknown", "refused")],
+)  # fmt: skip
+def test_an_approval_may_be_lower_or_hardly_known(change: str, width: str, state: str) -> None:
+    figures = {"approval": 0.6, "approval_lower": 0.4, "approval_upper": 0.8}
+    checks = {
+        "approval_change": decided(-0.1, 0.0, change),
+        "approval_width": decided(0.4, 0.5, width, None),
     }
+    [check] = checks_of(figures, checks).values()
+    assert check["state"] == state
 
 
 @pytest.mark.parametrize(
@@ -135,29 +94,14 @@ def test_a_constraint_that_was_not_judged_says_why() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("gain", "raters", "state"), [(0.5, 1, "good"), (0.1, 3, "unknown"), (-0.9, 1, "unknown")]
-)
-def test_a_verdict_is_shown_without_those_whom_it_rests_on(gain: float, raters: int, state: str) -> None:
-    figures: dict[str, object] = {"influence_gain": gain, "influence_raters": raters, "unseen_error": 0.1}
-    who = "one rater" if raters == 1 else "3 raters"
-    assert states(figures) == {f"The same without {who}": state}
-
-
-@pytest.mark.parametrize(("gain", "state"), [(0.1, "good"), (-0.1, "good"), (-0.3, "refused")])
-def test_an_earlier_reward_below_the_live_policys_may_be_chance(gain: float, state: str) -> None:
-    found = states({"trained_gain": gain, "trained_error": 0.1})
-    assert found == {"Reward by the votes it learned from": state}
-
-
-@pytest.mark.parametrize("checks", [None, {}])
-def test_what_was_not_measured_is_not_judged(checks: dict[str, Any] | None) -> None:
-    unmeasured = checks_of({"unseen_votes": 0, "knowledge_unknown": "too few", "trained_gain": None}, checks)
+def test_what_was_not_measured_is_not_judged() -> None:
+    unmeasured = checks_of({"unseen_votes": 0, "knowledge_unknown": "too few", "trained_gain": None}, {})
     assert {name: each["state"] for name, each in unmeasured.items()} == {
         "Reward by unseen votes": "unjudged",
         "Knowledge": "unjudged",
     }
     assert verdict.checks(None) == []
+    assert verdict.checks({"outcome": "passed", "figures": {"kl": 11.0}}) == [], "there was no limit then"
 
 
 def test_every_outcome_has_a_sentence() -> None:
