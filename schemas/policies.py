@@ -75,6 +75,11 @@ def adapter_name(project: str, policy: str, digest: str) -> str:
     return BASE if policy == BASE else f"{project}.{policy}.{digest[:ADAPTER_DIGITS]}"
 
 
+def round_of(policy: str) -> int:
+    """Returns the number of the round that made a policy: 12 of p12-abcdef, 0 of the base."""
+    return int(policy[1:].partition("-")[0])
+
+
 def project_of(adapter: str) -> str:
     """Returns the project of an adapter by its name on the engines; of the base, the name itself."""
     return adapter.rsplit(".", 2)[0]

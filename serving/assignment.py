@@ -12,11 +12,16 @@ from serving.services import Services
 _POLICY_ID = re.compile(r"p\d+(-[0-9a-f]{6})?")
 
 
-def assigned_policy(services: Services, caller: Caller, model: str, route: Route, person: str) -> Assignment:
-    """Returns the routed policy, or the one that an operator's key pins. While no engine serves a candidate,
-    its people are answered by the live policy, which was not drawn for them. Raises Forbidden or NotFound."""
+def assigned_policy(
+    services: Services, caller: Caller, model: str, route: Route, person: str, conversation: str
+) -> Assignment:
+    """Returns the routed policy, or the one that an operator's key pins. A person keeps a policy; with direct
+    promotion a conversation does, so that few people show sooner which is better. While no engine serves a
+    candidate, its people are answered by the live policy, which was not drawn for them. Raises Forbidden or
+    NotFound."""
     if model == DEFAULT_MODEL:
-        drawn = services.router.assign(route, person)
+        direct = (route.promotion or services.settings.serving.promotion) == "direct"
+        drawn = services.router.assign(route, f"{person} {conversation}" if direct else person)
         is_away = drawn.policy == route.canary and not services.fleet.serves(route.adapter(drawn.policy))
         return Assignment(route.live, 1.0) if is_away else drawn
     pinned_adapter(services, caller, model, route)

@@ -70,7 +70,7 @@ class Completion:
         self.assignment = (
             Assignment(policy, 1.0)
             if policy
-            else assigned_policy(services, caller, request.model, route, self.rater)
+            else assigned_policy(services, caller, request.model, route, self.rater, self.conversation_id)
         )
         self.messages = [message.model_dump(exclude_none=True) for message in request.messages]
         if route.system_prompt and all(message["role"] != "system" for message in self.messages):

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from schemas.settings import ServingSettings
 from serving import rollout, rollout_evidence, rollout_rows
-from serving.rollout_decision import Action, Evidence, Rules, decide, figures
+from serving.rollout_decision import MIN_PEOPLE, Action, Evidence, Rules, decide, figures
 from serving.rollout_evidence import Rollout
 from serving.router import Route, fetch_route
 
@@ -54,6 +54,11 @@ _WAITING: LiteralString = """
         and (p.gate ->> 'outcome' = 'unknown' or %s)
     order by p.created_at desc, p.id
 """
+_DOUBLED: LiteralString = """
+    select max((record ->> 'votes')::int) filter (where policy = %(newer)s)
+        >= 2 * coalesce(max((record ->> 'votes')::int) filter (where policy = %(tried)s), 0) as doubled
+    from rounds where project = %(project)s and policy in (%(newer)s, %(tried)s)
+"""
 _SUPERSEDE: LiteralString = """
     update policies set state = 'retired', reason = 'a newer policy took its place'
     where project = %s and state = 'published' and asked_at is null and id <> all(%s)
@@ -83,12 +88,13 @@ async def evaluate(connection: Connection, found: Rollout, serving: ServingSetti
     route = await fetch_route(connection, found.project)
     serving = route.settings(serving)
     evidence = await rollout_evidence.fetch(connection, found, route, serving.base_share)
-    candidate = None
+    newer = False
     if serving.promotion != "manual":
         candidate = await next_candidate(connection, found.project, every=tries_all(serving))
+        newer = candidate is not None and await _has_doubled(connection, found, candidate)
     rules = Rules(
         margin=serving.rollout_margin,
-        newer=candidate is not None,
+        newer=newer,
         last_stage=next_share(found, serving) is None,
     )
     action, reason = decide(evidence, rules)
@@ -159,6 +165,13 @@ async def next_candidate(connection: Connection, project: str, *, every: bool) -
     return waiting[0] if waiting else None
 
 
+async def _has_doubled(connection: Connection, found: Rollout, newer: str) -> bool:
+    """Returns whether a newer candidate has learned from at least twice as many votes as the one tried."""
+    names = {"project": found.project, "tried": found.policy, "newer": newer}
+    row = await (await connection.execute(_DOUBLED, names)).fetchone()
+    return row is not None and bool(row["doubled"])
+
+
 def first_share(serving: ServingSettings) -> tuple[rollout.Trial, float]:
     """Returns how a candidate is tried that nobody chose a share for, and its first share."""
     match serving.promotion:
@@ -203,4 +216,7 @@ def waits(evidence: Evidence) -> str:
     if evidence.mode == "direct":
         return "It is live, and watched: people have not shown that it is worse."
     what = "duels" if evidence.mode == "duel" else "votes"
+    quality = evidence.comparisons.get(evidence.quality)
+    if quality is None or quality.least_people < MIN_PEOPLE:
+        return f"{evidence.voters} people's {what}; they decide from {MIN_PEOPLE} people on each side on."
     return f"{evidence.voters} people's {what} do not show yet which is better."

@@ -7,7 +7,8 @@ needs all of them. One candidate is tried at a time.
 It ends where people do not arrive in the shares in which they are sent, as something other than the policy
 then differs. It is rolled back where the candidate is shown to be worse by more than a metric's limit. It is
 promoted where it is shown to be better, or to have lost less than the margin, and every other metric is known
-and within its limit. Where nothing is shown, it ends after MOST_PEOPLE or LONGEST, or for a newer candidate.
+and within its limit. Where nothing is shown, it ends after MOST_PEOPLE or LONGEST, or for a newer candidate
+that has learned from twice as many votes: evidence begins anew with each, so it must not begin at each round.
 """
 
 from collections.abc import Mapping
@@ -30,9 +31,6 @@ MISMATCH_ERROR = 0.001
 
 MIN_PEOPLE = 10
 """People with votes on each side, below whom nothing is decided."""
-
-REPLACEABLE_AFTER = 40
-"""People with votes on the candidate, after whom a newer one may take its place."""
 
 MOST_PEOPLE = 3_000
 """People with votes on the candidate, at whom a rollout without a decision ends."""
@@ -115,7 +113,8 @@ class Evidence:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """`margin` is the approval that a promoted policy may at most have lost, share. `newer` tells whether a
-    newer candidate waits, `last_stage` that the share does not grow any more."""
+    newer candidate waits that has learned from twice as many votes, `last_stage` that the share does not grow
+    any more."""
 
     margin: float = 0.0
     newer: bool = False
@@ -134,8 +133,9 @@ def decide(evidence: Evidence, rules: Rules) -> tuple[Action, str]:
         return ("end", "people have not shown that it is worse") if ended else ("wait", "")
     if _shown_good(evidence, rules.margin):
         return "promote", _good(evidence, rules.margin)
-    if rules.newer and (evidence.voters >= REPLACEABLE_AFTER or evidence.age > LONGEST):
-        return "end", f"a newer candidate takes its place; {evidence.voters} people showed nothing"
+    if rules.newer:
+        seen = f"{evidence.voters} people showed nothing"
+        return "end", f"a candidate from twice as many votes takes its place; {seen}"
     if evidence.voters >= MOST_PEOPLE or evidence.age > LONGEST:
         return "end", f"{evidence.voters} people showed no difference to {evidence.live}"
     if not rules.last_stage and _stage_is_over(evidence):

@@ -3,7 +3,8 @@
 Assignments are sticky without being stored: a person's hash is a point in [0, 1), and each arm owns an
 interval (the base, the canary, then live). A promotion or rollback changes an interval's policy, and all
 people in it move with their next request. A person is known by a pseudonym, which is a keyed hash, so nobody
-can work out a name that leads to an arm. Where a request names no user, its conversation is the person.
+can work out a name that leads to an arm. Where a request names no user, its conversation is the person. With
+direct promotion each conversation of a person has a point of its own (`assignment`).
 """
 
 import hashlib

@@ -255,11 +255,11 @@ class Trainer:
                 suspects.hold_suspects(self.pool, self.project)
                 summary = self._active_summary()
                 try:
-                    inputs = self._inputs(row.number, found, summary, interrupted)
+                    inputs = self._inputs(row.number, live.id, found, summary, interrupted)
                     data = self._load(inputs, summary)
                 except examples.Erased:  # after the inputs were named
                     summary = self._active_summary()
-                    inputs = self._inputs(row.number, found, summary, None)
+                    inputs = self._inputs(row.number, live.id, found, summary, None)
                     data = self._load(inputs, summary)
                 found.votes, found.cautions = inputs.votes, inputs.cautions or None
                 for each in {parent.id, live.id}:  # what is signed next must not come from altered files
@@ -396,8 +396,9 @@ class Trainer:
         return None
 
     def _inputs(
-        self, number: int, found: RoundRecord, summary: VoteSummary | None, interrupted: RoundInputs | None
-    ) -> RoundInputs:
+        self, number: int, live: str, found: RoundRecord, summary: VoteSummary | None,
+        interrupted: RoundInputs | None,
+    ) -> RoundInputs:  # fmt: skip
         """Returns the inputs of an interrupted round if it can be run again, else what there is now."""
         parent = found.parent
         digest = file_digest(self.learner.directory / vote_summary.FILE) if summary else None
@@ -410,7 +411,7 @@ class Trainer:
             inputs = interrupted.model_copy(update=again)
             log.info("round begins again", of=interrupted.draw, attempt=inputs.attempts)
         else:
-            inputs = new_inputs(self.pool, self.learner, number, found, digest)
+            inputs = new_inputs(self.pool, self.learner, number, live, found, digest)
         inputs.write(self._unfinished)
         return inputs
 

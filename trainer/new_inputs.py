@@ -2,6 +2,7 @@
 and its hyperparameters."""
 
 from schemas.database import Pool
+from schemas.policies import round_of
 from trainer.data import cautions, demonstrations, examples, mentions, prompts, untokenized_turns
 from trainer.data.ingest import consumer_offsets
 from trainer.data.round_inputs import RoundInputs
@@ -12,10 +13,10 @@ from trainer.records.record import RoundRecord
 
 
 def new_inputs(
-    pool: Pool, learner: Learner, number: int, found: RoundRecord, summary: str | None
+    pool: Pool, learner: Learner, number: int, live: str, found: RoundRecord, summary: str | None
 ) -> RoundInputs:
-    """Returns the inputs of round `number` from what there is now, and says in its record what was derived;
-    `summary` is the digest of the vote summary."""
+    """Returns the inputs of round `number` from what there is now, while the policy `live` answers, and says
+    in its record what was derived; `summary` is the digest of the vote summary."""
     project = learner.settings.project
     new = examples.count_votes(pool, project) - record.votes_at_last_round(pool, project)
     derivation = learner.derive(Traffic.read(pool, project, new), record.last_learning_rate(pool, project))
@@ -34,6 +35,7 @@ def new_inputs(
     found.criteria_ignored = mentioned.ignored
     return RoundInputs(
         draw=number,
+        fold=round_of(live),
         parent=found.parent,
         votes=examples.count_votes(pool, project),
         positions=consumer_offsets(pool),

@@ -88,10 +88,11 @@ class ServingSettings(BaseModel):
         " itself; replace: its newest ancestor that did not",
     )
     canary_share: float = Field(
-        0.3,
+        0.5,
         gt=0,
         le=0.5,
-        description="people who try a policy that the gate could not judge, with direct promotion, share",
+        description="conversations in which a policy is tried that the gate could not judge, with direct"
+        " promotion, share",
     )
     personal_choices: int = Field(
         4,

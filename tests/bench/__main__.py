@@ -7,7 +7,7 @@ import sys
 BENCHES = (
     "start", "memory", "swaps", "votes", "gateway", "streams", "relay", "sockets", "engine", "first_token",
     "fleet", "projects", "stalled", "floods", "erasure", "faults", "outage", "policy_outages", "fuzz",
-    "learning", "live_learning",
+    "going_live", "learning", "live_learning",
 )  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def test_a_preview_says_what_then_happens_and_changes_nothing(control: Service, 
     assert newest["evidence"]["words"].startswith("An operator began it, and ends it. 0 people")
     assert (newest["kind"], newest["automatic"], newest["actor"]) == ("canary", False, "key:default-admin")
     shown = hearken(control, "rollout", "show")
-    assert "do not show yet" in shown
+    assert "they decide from 10 people on each side on" in shown
     assert "Recorded votes did not tell what to expect of it." in shown
 
     refused = hearken(control, "rollout", "rollback", P2, code=1)

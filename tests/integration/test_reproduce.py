@@ -209,6 +209,7 @@ def test_a_second_generation_is_rebuilt_after_votes_have_changed(
     send(database_url, [], [(turn, ranked(turn, [[1], [0]])[1]) for turn in more[:4]])
     second = published(pool)[1]
     assert inputs_of(settings, second).parent == first
+    assert [inputs_of(settings, policy).fold for policy in (first, second)] == [0, 1]  # of p0, and of p1
     assert reproduce(settings, pool, second).identical
 
 

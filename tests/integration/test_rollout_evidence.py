@@ -19,12 +19,12 @@ from schemas.settings import ServingSettings
 from serving import rollout, rollout_controller, rollout_evidence
 from serving.console.rollouts import preview, rollouts
 from serving.rollout_controller import Decided
-from serving.rollout_decision import REPLACEABLE_AFTER, Evidence
+from serving.rollout_decision import MIN_PEOPLE, Evidence
 from serving.router import Route, fetch_route
 
 P1, P2, P3, P4 = "p1-aaaaaa", "p2-bbbbbb", "p3-cccccc", "p4-dddddd"
 Connection = AsyncConnection[DictRow]
-SERVING = ServingSettings()
+SERVING = ServingSettings(canary_share=0.3)
 
 
 @pytest.fixture
@@ -335,18 +335,26 @@ async def test_votes_roll_a_canary_back_and_its_descendants_with_it(connection: 
         await rollout_controller.start(connection, "default", P4, SERVING)
 
 
-async def test_without_a_decision_it_goes_on_until_a_newer_one_takes_its_place(
+async def test_without_a_decision_it_goes_on_until_one_from_twice_as_many_votes_takes_its_place(
     connection: Connection,
 ) -> None:
     await connection.execute("update policies set state = 'retired' where id in (%s, %s)", [P3, P4])
     await start(connection)
-    await votes(connection, REPLACEABLE_AFTER, {P2: 0.5, P1: 0.5})
+    await votes(connection, 2 * MIN_PEOPLE, {P2: 0.5, P1: 0.5})
     await connection.execute("update replies set propensity = 0.5")
     half = ServingSettings(canary_share=0.5, base_share=0)
     await connection.execute("update routes set canary_share = 0.5")
     assert await decided(connection, half) is None
     assert "do not show yet" in (await recorded(connection))["evidence"]["words"]
     await connection.execute("update policies set state = 'published' where id = %s", [P4])
+    for policy, count in ((P2, 40), (P4, 79)):
+        await connection.execute(
+            "insert into rounds (project, parent, policy, outcome, record)"
+            " values ('default', 'p0', %s, 'published', jsonb_build_object('votes', %s::int))",
+            [policy, count],
+        )
+    assert await decided(connection, half) is None
+    await connection.execute("update rounds set record = '{\"votes\": 80}' where policy = %s", [P4])
     ended = await decided(connection, half)
     assert ended is not None
     assert (ended.action, ended.route.canary, ended.route.canary_share) == ("end", None, 0)

@@ -28,6 +28,24 @@ def test_a_canary_answers_its_share_until_it_is_promoted(swapping: Service) -> N
     assert {swapping.chat(max_tokens=1)["system_fingerprint"] for _ in range(8)} == {"p1-aaaaaa"}
 
 
+@pytest.mark.parametrize("swapping", ["direct", "canary"], indirect=True)
+def test_a_person_keeps_a_policy_or_with_direct_promotion_each_conversation_does(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
+    with swapping.client() as client:
+        client.post("/v1/rollouts", json={"policy": "p1-aaaaaa", "share": 0.5}).raise_for_status()
+
+    def answered() -> list[str]:
+        named = ({"conversation_id": f"c{number}"} for number in range(20))
+        return [
+            swapping.chat(max_tokens=1, user="ada", metadata=each)["system_fingerprint"] for each in named
+        ]
+
+    found = answered()
+    direct = swapping.settings.serving.promotion == "direct"
+    assert len(set(found)) == (2 if direct else 1)
+    assert answered() == found
+
+
 def people_like_p1(service: Service, key: str = ADMIN) -> None:
     """Lets people vote until sixteen have liked the canary p1 and the others disliked the base, or until
     fewer have promoted p1 and the next canary answers."""

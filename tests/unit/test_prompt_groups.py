@@ -82,10 +82,10 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return Backbone(write_base(tmp_path_factory.mktemp("groups") / "tiny"), TrainerSettings().rl)
 
 
-def data(backbone: Backbone, examples: list[Example], draw: int) -> RoundData:
+def data(backbone: Backbone, examples: list[Example], draw: int, fold: int | None = None) -> RoundData:
     replies: dict[Key, Reply] = {example.reply_keys[0]: Reply([1], [2]) for example in examples}
     groups = {example.turn_id: example.group for example in examples if example.group is not None}
-    inputs = RoundInputs(draw=draw, parent="p0", votes=0, events=[], turns=[], positions={})
+    inputs = RoundInputs(draw=draw, fold=fold, parent="p0", votes=0, events=[], turns=[], positions={})
     prompts = {example.turn_id: [5, 6, 7 + number] for number, example in enumerate(examples)}
     return RoundData(backbone, TrainerSettings(), inputs, Corpus(examples, replies, groups=groups), prompts)
 
@@ -102,6 +102,12 @@ def test_a_group_is_held_out_as_a_whole_with_its_prompts(backbone: Backbone) -> 
     assert sorted(prompt[-1] - 7 for prompt in split.eval_prompts) == sorted(
         int(example.turn_id[1:]) for example in split.held_out
     )
+
+
+def test_the_fold_that_is_named_is_held_out(backbone: Backbone) -> None:
+    votes = [thumb(number, PromptGroup(number // 5, False)) for number in range(50)]
+    split = data(backbone, votes, draw=3, fold=FOLDS + 1)
+    assert {example.group.id % FOLDS for example in split.held_out if example.group} == {1}
 
 
 def test_unseen_are_votes_of_people_that_no_policy_learned_from_on_no_common_prompt(

@@ -14,7 +14,6 @@ from serving.rollout_decision import (
     MIN_PEOPLE,
     MOST_PEOPLE,
     PROMOTION_ERROR,
-    REPLACEABLE_AFTER,
     STAGE_LONGEST,
     STAGE_PEOPLE,
     STAGE_TIME,
@@ -90,7 +89,7 @@ def test_people_who_arrive_in_other_shares_end_it() -> None:
 
 
 def test_what_shows_nothing_makes_room_or_ends() -> None:
-    nothing = canary(approval=found(0.0, people=REPLACEABLE_AFTER))
+    nothing = canary(approval=found(0.0, people=50))
     assert decide(nothing, Rules())[0] == "wait"
     assert decide(nothing, Rules(newer=True))[0] == "end"
     assert decide(replace(nothing, age=2 * LONGEST), Rules())[0] == "end"

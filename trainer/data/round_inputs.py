@@ -24,6 +24,8 @@ class RoundInputs(BaseModel):
     """The inputs of a round, in JSON.
 
     `draw` seeds every random choice; it is the round's number, or the number of the round that it repeats.
+    `fold` is the fold of the votes that is held out, modulo their number; None where it is that of `draw`, as
+    in older releases.
     `votes` counts the votes that had arrived; `events` are the active ones, oldest first; `turns` are the
     turns whose prompts the round uses, newest first; `positions` is the offset in each log. `knowledge_lost`
     is the share of questions that the previous candidate no longer knew, as the gate measured. `vote_summary`
@@ -41,6 +43,7 @@ class RoundInputs(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     draw: int
+    fold: int | None = None
     parent: str
     votes: int
     events: list[str]

@@ -1,7 +1,9 @@
 """RoundData splits a round's votes and prompts into K folds by prompt group, and holds one out for the gate.
 
-The held-out fold changes with every round, so all votes are trained on in time. A fold with more than half of
-the votes is not held out: the round trains on all, and its gate has nothing to judge by.
+The held-out fold stays the same while the same policy is live. So its votes are unseen by a whole chain of
+candidates, and add up until they can judge one. Another live policy comes with another fold, so all votes are
+trained on in time. A fold with more than half of the votes is not held out: the round trains on all, and its
+gate has nothing to judge by.
 """
 
 from collections.abc import Sequence
@@ -53,7 +55,7 @@ class RoundData:
         self.history = history.aged_to(corpus.newest) if history and corpus.examples else None
         folds = settings.gate.folds
         fold_of_votes = [each.fold(folds) for each in corpus.examples]
-        fold = inputs.draw % folds
+        fold = (inputs.draw if inputs.fold is None else inputs.fold) % folds
         self._eval_fold = fold if 2 * fold_of_votes.count(fold) <= len(fold_of_votes) else None
         self.training: list[Example] = []
         self.held_out: list[Example] = []

@@ -154,7 +154,7 @@ export const texts: Texts = {
     spooled: "angekommen, wird noch gespeichert",
     recorded: "gespeichert, wartet auf die nächste Trainingsrunde",
     training: "eine Trainingsrunde läuft damit",
-    held_out: "in dieser Runde als Probe zurückgehalten; die nächste lernt daraus",
+    held_out: "als Probe für neue Fassungen zurückgehalten; daraus wird später gelernt",
     learned: "gelernt; noch nicht wirksam",
     retracted: "zurückgenommen",
     superseded: "durch eine neuere Stimme von dir ersetzt",

@@ -150,7 +150,7 @@ export const en = {
     spooled: "received, waiting to be stored",
     recorded: "recorded, waiting for the next round of training",
     training: "a round of training is running on it",
-    held_out: "kept back as a check in this round; the next one trains on it",
+    held_out: "kept back as a check of new versions; it is learned from later",
     learned: "learned; waiting to go live",
     retracted: "taken back",
     superseded: "replaced by a newer vote of yours",
