@@ -11,6 +11,9 @@ from trainer.learner import Learner
 from trainer.records import record
 from trainer.records.record import RoundRecord
 
+ROUNDS_OF_A_FOLD = 10
+"""One fold of the votes is held out by the rounds from a live policy of so many rounds in a row."""
+
 
 def new_inputs(
     pool: Pool, learner: Learner, number: int, live: str, found: RoundRecord, summary: str | None
@@ -35,7 +38,7 @@ def new_inputs(
     found.criteria_ignored = mentioned.ignored
     return RoundInputs(
         draw=number,
-        fold=round_of(live),
+        fold=round_of(live) // ROUNDS_OF_A_FOLD,
         parent=found.parent,
         votes=examples.count_votes(pool, project),
         positions=consumer_offsets(pool),

@@ -197,8 +197,9 @@ def test_what_was_blocked_before_is_part_of_a_round(
 
 
 def test_a_second_generation_is_rebuilt_after_votes_have_changed(
-    settings: Settings, pool: Pool, backbone: Backbone, database_url: str
+    settings: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trainer.new_inputs.ROUNDS_OF_A_FOLD", 1)
     projects.run(settings, once=True)
     [first] = published(pool)
     with pool.connection() as connection:
@@ -209,7 +210,7 @@ def test_a_second_generation_is_rebuilt_after_votes_have_changed(
     send(database_url, [], [(turn, ranked(turn, [[1], [0]])[1]) for turn in more[:4]])
     second = published(pool)[1]
     assert inputs_of(settings, second).parent == first
-    assert [inputs_of(settings, policy).fold for policy in (first, second)] == [0, 1]  # of p0, and of p1
+    assert [inputs_of(settings, policy).fold for policy in (first, second)] == [0, 1]
     assert reproduce(settings, pool, second).identical
 
 

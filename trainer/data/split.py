@@ -1,9 +1,9 @@
 """RoundData splits a round's votes and prompts into K folds by prompt group, and holds one out for the gate.
 
-The held-out fold stays the same while the same policy is live. So its votes are unseen by a whole chain of
-candidates, and add up until they can judge one. Another live policy comes with another fold, so all votes are
-trained on in time. A fold with more than half of the votes is not held out: the round trains on all, and its
-gate has nothing to judge by.
+The held-out fold stays the same while the same policy is live, so its votes are unseen by a whole chain of
+candidates, and add up until they can judge one. It changes with the live policy, at most once in some rounds
+(`new_inputs`), so all votes are trained on in time. A fold with more than half of the votes is not held out:
+the round trains on all, and its gate has nothing to judge by.
 """
 
 from collections.abc import Sequence
