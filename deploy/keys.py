@@ -2,6 +2,7 @@
 database."""
 
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -40,7 +41,12 @@ class KeyFields:
         """Returns the fields of a key that the options give. Raises StartError."""
         found: dict[str, Any] = {"origins": self.origin} if self.origin else {}
         if self.days is not None:
-            found["expires_at"] = (datetime.now(UTC) + timedelta(days=self.days)).isoformat()
+            try:
+                found["expires_at"] = (datetime.now(UTC) + timedelta(days=self.days)).isoformat()
+            except (OverflowError, ValueError):
+                raise StartError(
+                    f"--days {self.days:g}: there is no such date; a key without --days never expires."
+                ) from None
         for word in self.quota or ():
             place, _, value = word.partition("=")
             of, _, what = place.partition(".")
@@ -130,6 +136,8 @@ def rotate(
     """Give a key a new secret, and print it, once; for a while both are valid."""
     from serving.tenants.keys import rotate as replace
 
+    if math.isnan(overlap_hours):  # it is in every range
+        raise StartError("--overlap-hours nan: give a number of hours.")
     seconds = int(overlap_hours * 3600)
     found = access.ask_or_do(
         lambda service: service.ask("POST", f"keys/{id}/rotate", body={"overlap_seconds": seconds}),
