@@ -1,14 +1,13 @@
 """A policy is loaded on its engines once its files are verified, and answers once each engine has proved it.
 
 One that fails is tried again, since the replica may be at fault; one that goes on failing in the same way
-fails for good, and sooner where each attempt costs people an engine or holds up other policies.
+fails for good, and after few attempts where engines go down with it.
 """
 
 import asyncio
 import time
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from schemas.database import AsyncPool
 from schemas.errors import PolicyRejected
@@ -27,25 +26,15 @@ MISSING_SECONDS = 600.0
 others fail with it."""
 
 MOST_ATTEMPTS = 3
-"""Attempts in which an engine that answered for another policy directly before went down, or was too slow
-with this one alone, after which a policy fails for good."""
+"""Attempts in which an engine went down that answered for another policy directly before, after which a
+policy fails for good."""
 
 PAUSE_SECONDS = 60.0
-"""Seconds from one such attempt to the next, for which an engine is up before it, too: engines that restart
-for other reasons prove nothing."""
+"""Seconds from one such attempt to the next, before which an engine is up for as long: one that restarts for
+other reasons proves nothing."""
 
 MAY_CHANGE = ("load", "engine_error", "timeout", "engine_down", "missing", "unsigned")
 """Reasons for which the replica may well be at fault."""
-
-COSTLY = ("timeout", "engine_down")
-"""Those of which the attempts are counted."""
-
-
-class Attempts(NamedTuple):
-    """How many costly attempts at a policy failed, and when the last one did (time.monotonic)."""
-
-    number: int
-    last: float
 
 
 class PolicyLoader:
@@ -57,7 +46,7 @@ class PolicyLoader:
         self._files = files
         self._tolerance = settings.engine.probe_tolerance
         self._failing_since: dict[tuple[str, str, str], float] = {}
-        self._attempts: dict[tuple[str, str], Attempts] = {}
+        self._went_down: dict[tuple[str, str], list[float]] = {}  # time.monotonic of each such attempt
 
     async def load(self, project: str, policy: str) -> None:
         """Loads and verifies `policy` on the engines that are to hold it. Raises PolicyRejected, Conflict and
@@ -81,18 +70,18 @@ class PolicyLoader:
             for failure, since in self._failing_since.items()
             if failure[:2] != (project, policy)
         }
-        self._attempts.pop((project, policy), None)
+        self._went_down.pop((project, policy), None)
 
     def waits(self, project: str, policy: str) -> bool:
-        """Returns whether the next attempt at a policy, of which the last one was costly, is not due yet."""
-        failed = self._attempts.get((project, policy))
-        if failed is None:
+        """Returns whether the next attempt at a policy with which an engine went down is not due yet."""
+        attempts = self._went_down.get((project, policy))
+        if attempts is None:
             return False
-        return min(time.monotonic() - failed.last, self._fleet.uptime) < PAUSE_SECONDS
+        return min(time.monotonic() - attempts[-1], self._fleet.uptime) < PAUSE_SECONDS
 
     async def fails_for_good(self, project: str, error: PolicyRejected) -> bool:
-        """Returns whether a policy has failed in the same way for so long, or at such a cost so often, that it
-        must be rejected.
+        """Returns whether a policy has failed in the same way for so long, or engines went down with it so
+        often, that it must be rejected.
 
         It may be the replica that is at fault: a disk that is away for a while, or a mount without the newest
         files. So it counts only while the engines serve the base, the time is longer where files are missing,
@@ -100,11 +89,13 @@ class PolicyLoader:
         """
         if error.policy == BASE:
             return False
-        if error.reason in COSTLY:
-            before = self._attempts.get((project, error.policy))
-            number = before.number + 1 if before else 1
-            self._attempts[project, error.policy] = Attempts(number, time.monotonic())
-            return number >= MOST_ATTEMPTS
+        if error.reason == "engine_down":
+            attempts = self._went_down.setdefault((project, error.policy), [])
+            attempts.append(time.monotonic())
+            if len(attempts) < MOST_ATTEMPTS:
+                return False
+            del self._went_down[project, error.policy]
+            return True
         if not self._fleet.serves(BASE):
             return False
         if error.reason == "parent_rolled_back":

@@ -244,4 +244,5 @@ class Replica:
                 await self.engine.probe(min(others), _ANY_TOKENS, [1])
         except (EngineError, TimeoutError):
             return False
+        self.last_token = time.monotonic()
         return True

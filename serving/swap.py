@@ -27,7 +27,7 @@ from serving.integrity_check import INTERVAL as CHECK_INTERVAL
 from serving.integrity_check import IntegrityCheck
 from serving.metrics import Metrics
 from serving.policy_files import PolicyFiles, forget_deleted
-from serving.policy_loader import COSTLY, MAY_CHANGE, PolicyLoader
+from serving.policy_loader import MAY_CHANGE, PolicyLoader
 from serving.router import Route, Router, fetch_route, fetch_routes
 from serving.trials import Trials
 from serving.waiting_policies import WaitingPolicy, fetch_waiting
@@ -316,9 +316,9 @@ class Swap:
         return True
 
     async def _refuse(self, project: str, error: PolicyRejected, *, requested: bool) -> bool:
-        """Rejects a policy that fails for good; a request is cancelled at the first failure, and counts only
-        where the failure was costly. Returns False for a policy that may still pass."""
-        counts = not requested or error.reason in COSTLY
+        """Rejects a policy that fails for good. A request is cancelled at the first failure, which counts only
+        where an engine went down. Returns False for a policy that may still pass."""
+        counts = not requested or error.reason == "engine_down"
         if counts and await self._loader.fails_for_good(project, error):
             await self._reject(project, error)
         elif requested:

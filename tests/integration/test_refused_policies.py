@@ -118,13 +118,11 @@ def test_a_policy_that_engines_fail_with_is_rejected_and_holds_up_no_other(
 def test_a_policy_whose_check_never_ends_is_rejected_and_holds_up_no_other(
     swapping: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.policy_loader.PAUSE_SECONDS", 0.0)
-    probe, attempts = EngineClient.probe, 0
+    monkeypatch.setattr("serving.policy_loader.MISSING_SECONDS", 0.5)
+    probe = EngineClient.probe
 
     async def out_of_time(engine: EngineClient, adapter: str, *rest: Any) -> list[float]:
-        nonlocal attempts
         if policy_of_adapter(adapter) == "p1-aaaaaa":
-            attempts += 1
             raise TimeoutError
         return await probe(engine, adapter, *rest)
 
@@ -132,7 +130,6 @@ def test_a_policy_whose_check_never_ends_is_rejected_and_holds_up_no_other(
     swapping.registry.publish("p1-aaaaaa", seed=1)
     swapping.registry.publish("p2-bbbbbb", seed=2, parent="p0")
     swapping.until(lambda: swapping.registry.state("p1-aaaaaa") == ("rejected", "timeout"))
-    assert attempts >= 3
     swapping.until(lambda: swapping.registry.state("p2-bbbbbb")[0] == "live")
 
 

@@ -12,7 +12,7 @@ import pytest
 from schemas.errors import EngineError, PolicyRejected
 from schemas.policies import Probe
 from serving.adapter_check import select_positions, verify_adapter
-from serving.engine import EngineClient, EngineDescription
+from serving.engine import EngineClient
 from serving.fleet import Fleet, rank_replicas
 from serving.replica import Replica
 
@@ -118,12 +118,6 @@ class StubEngine:
     async def check_health(self) -> None:
         if self.logprobs is None:
             raise EngineError("refused", url=self.url, gone=True)
-
-    async def folders(self) -> dict[str, str]:
-        return {"p0": ""}
-
-    async def describe(self) -> EngineDescription:
-        return EngineDescription()
 
     async def probe(self, policy: str, token_ids: list[int], positions: list[int]) -> list[float]:
         if self.stuck:
