@@ -316,8 +316,8 @@ class Swap:
         return True
 
     async def _refuse(self, project: str, error: PolicyRejected, *, requested: bool) -> bool:
-        """Rejects a policy that fails for good. A request is cancelled at the first failure, which counts only
-        where an engine went down. Returns False for a policy that may still pass."""
+        """Rejects a policy that fails for good. A request is cancelled at the first failure, which counts
+        only where an engine went down. Returns False for a policy that may still pass."""
         counts = not requested or error.reason == "engine_down"
         if counts and await self._loader.fails_for_good(project, error):
             await self._reject(project, error)

@@ -38,7 +38,8 @@ def was_last(pool: Pool, project: str) -> bool:
 def pause_left(pool: Pool, project: str) -> float:
     """Returns for how long no round of the project begins after interruptions, seconds."""
     last = _last_round(pool, project)
-    return max(pause(last["interruptions"]) - last["age"], 0.0)
+    left: float = pause(last["interruptions"]) - last["age"]
+    return max(left, 0.0)
 
 
 def pause(interruptions: int) -> float:
