@@ -160,13 +160,17 @@ async def test_engines_that_restart_for_other_reasons_condemn_no_policy(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.policy_loader.PAUSE_SECONDS", 0.0)
-    await serving.register(serving.policy)
     for _ in range(4):
-        serving.engine.down = True  # which nobody has noticed yet
-        await serving.swap.reconcile()
+        await serving.register(serving.policy, state="retired")
         serving.engine.down = False
         await serving.fleet.health_check()
-    assert await serving.live() == BASE
+        await serving.swap.reconcile()
+        await serving.register(serving.policy)
+        serving.engine.down = True  # which nobody has noticed yet
+        await serving.swap.reconcile()
+        assert await serving.state() == ("published", None)
+    serving.engine.down = False
+    await serving.fleet.health_check()
     await serving.swap.reconcile()
     assert await serving.live() == POLICY
 
