@@ -40,7 +40,12 @@ class KeyFields:
         """Returns the fields of a key that the options give. Raises StartError."""
         found: dict[str, Any] = {"origins": self.origin} if self.origin else {}
         if self.days is not None:
-            found["expires_at"] = (datetime.now(UTC) + timedelta(days=self.days)).isoformat()
+            try:
+                found["expires_at"] = (datetime.now(UTC) + timedelta(days=self.days)).isoformat()
+            except OverflowError:
+                raise StartError(
+                    f"--days {self.days:g}: there is no such date; a key without --days never expires."
+                ) from None
         for word in self.quota or ():
             place, _, value = word.partition("=")
             of, _, what = place.partition(".")

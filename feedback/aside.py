@@ -32,6 +32,30 @@ class SetAside(NamedTuple):
     owner: str
 
 
+class Backoff:
+    """The times at which what is set aside is tried again (exponential backoff). `due_at` is the next one
+    (time.monotonic), `elapsed` what lay between the last two, seconds, at most RETRY."""
+
+    def __init__(self) -> None:
+        self.due_at = math.inf
+        self.elapsed = 0.0
+        self._last = 0.0
+        self._pause = FIRST_RETRY
+
+    def schedule(self, *, new: bool) -> None:
+        """Makes an attempt due after the pause at the latest, which is the first one again for what is
+        new."""
+        if new:
+            self._pause = FIRST_RETRY
+        self.due_at = min(self.due_at, time.monotonic() + min(self._pause, RETRY))
+
+    def attempt(self) -> None:
+        """Takes note that an attempt begins, after which none is due."""
+        now = time.monotonic()
+        self.elapsed, self._last = min(now - self._last, RETRY), now
+        self.due_at, self._pause = math.inf, min(2 * self._pause, RETRY)
+
+
 class Aside:
     """What is set aside by one process, in `folder`."""
 
@@ -40,9 +64,7 @@ class Aside:
         self._file: SpoolFile | None = None
         self._bytes: Counter[str] = Counter()
         self._ids: set[str] = set()
-        self._pause = FIRST_RETRY
-        self._next = self._last = 0.0  # time.monotonic
-        self._elapsed = 0.0
+        self._backoff = Backoff()
 
     @property
     def size(self) -> int:
@@ -52,16 +74,16 @@ class Aside:
     @property
     def due(self) -> bool:
         """Whether what is set aside is to be tried again now."""
-        return self._file is not None and time.monotonic() >= self._next
+        return time.monotonic() >= self._backoff.due_at
 
     @property
-    def seconds_left(self) -> float | None:
-        """Seconds until the next attempt; None where nothing is set aside."""
-        return None if self._file is None else max(0.0, self._next - time.monotonic())
+    def seconds_left(self) -> float:
+        """Seconds until the next attempt; endless where nothing is set aside."""
+        return max(0.0, self._backoff.due_at - time.monotonic())
 
     def waited(self, entry: dict[str, Any]) -> float:
         """Returns for how many seconds of attempts an entry has waited that is tried now."""
-        return float(entry["waited"]) + self._elapsed if "waited" in entry else 0.0
+        return float(entry["waited"]) + self._backoff.elapsed if "waited" in entry else 0.0
 
     def holds(self, entry_id: str) -> bool:
         return entry_id in self._ids
@@ -82,27 +104,24 @@ class Aside:
             ids.append(each.entry["id"])
             lines.append(line)
         if lines:
-            if any(not each.entry["waited"] for each in entries):
-                self._pause = FIRST_RETRY
             if self._file is None:
-                self._file, self._next = SpoolFile.create(self._folder), math.inf
+                self._file = SpoolFile.create(self._folder)
             self._file.append(b"".join(lines))
-            self._next = min(self._next, time.monotonic() + min(self._pause, RETRY))
+            self._backoff.schedule(new=any(not each.entry["waited"] for each in entries))
             self._bytes = used
             self._ids.update(ids)
         return full
 
     def hurry(self) -> None:
         """Makes the next attempt due: what is waited for may have come."""
-        self._next = 0.0
+        if self._file is not None:
+            self._backoff.due_at = 0.0
 
     def take(self) -> SpoolFile | None:
         """Returns the file of what is set aside, to be applied and removed, and begins another."""
         file, self._file = self._file, None
         self._bytes.clear()
-        now = time.monotonic()
-        self._elapsed, self._last = min(now - self._last, RETRY), now
-        self._pause = min(2 * self._pause, RETRY)
+        self._backoff.attempt()
         return file
 
     def settle(self, entry_id: str) -> None:

@@ -147,8 +147,7 @@ class Spool:
         entry that it refuses is dropped."""
         while True:
             with suppress(TimeoutError):
-                left = self._aside.seconds_left
-                await asyncio.wait_for(self._wake.wait(), RESCAN if left is None else min(left, RESCAN))
+                await asyncio.wait_for(self._wake.wait(), min(self._aside.seconds_left, RESCAN))
             self._wake.clear()
             self._take_over()
             while self.active or self._aside.due:

@@ -182,8 +182,8 @@ class EngineError(HearkenError):
 
 Reason = Literal[
     "missing", "unexpected_file", "pickle", "digest", "truncated", "malformed", "wrong_base", "not_finite",
-    "load", "probe", "engine_error", "parent_rolled_back", "symlink", "oversized", "unsigned", "signature",
-    "another_policy",
+    "load", "probe", "engine_error", "timeout", "engine_down", "parent_rolled_back", "symlink", "oversized",
+    "unsigned", "signature", "another_policy",
 ]  # fmt: skip
 """Why a policy must not serve."""
 

@@ -5,11 +5,11 @@ import base64
 import hashlib
 import hmac
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from schemas.times import rfc3339
 
@@ -35,11 +35,16 @@ class NewWebhook(BaseModel):
 
 
 class Replay(BaseModel):
-    """Sends again what is kept of the time from `since` on."""
+    """Sends again what is kept of the time from `since` on, which is in UTC where it has no zone."""
 
     model_config = ConfigDict(extra="forbid")
 
     since: datetime
+
+    @field_validator("since")
+    @classmethod
+    def _has_a_zone(cls, since: datetime) -> datetime:
+        return since if since.tzinfo else since.replace(tzinfo=UTC)
 
 
 def new_secret() -> bytes:

@@ -18,7 +18,7 @@ import structlog
 
 from schemas.addresses import resolve
 from schemas.errors import EngineError, InvalidRequest, NotFound, PolicyRejected, Unavailable
-from schemas.policies import Probe
+from schemas.policies import BASE, Probe
 from serving.engine import Delta, EngineClient
 from serving.placement import assigned, engines_per_project, ranked
 from serving.replica import UNKNOWN_ADAPTER, Replica
@@ -76,6 +76,12 @@ class Fleet:
     @property
     def in_rotation(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.in_rotation]
+
+    @property
+    def uptime(self) -> float:
+        """Seconds for which the engine has been up that is up for longest; 0 without one."""
+        now = time.monotonic()
+        return max((now - replica.up_since for replica in self.healthy), default=0.0)
 
     def serves(self, adapter: str) -> bool:
         """Returns whether `adapter` is verified on a replica in rotation."""
@@ -210,20 +216,28 @@ class Fleet:
         rotation when another passes. When all fail, raises the first failure, an EngineError before a
         PolicyRejected; raises EngineError, too, when there is no engine.
 
-        A replica that is out of rotation is verified in the background while another serves."""
+        An adapter that no replica serves is tried on one alone, which has been up for longest, and on no
+        other while that one is down: it may have been ended by it. A replica that is out of rotation is
+        verified in the background while another serves."""
         lacking = self.lacking(adapter)
         asked = [replica for replica in lacking if not (replica.failed and self.in_rotation)]
         for replica in lacking:
             if replica not in asked and replica not in self._verifying:
                 work = self._verify_later(replica, adapter, directory, probe, tolerance)
                 self._verifying[replica] = asyncio.create_task(work)
-        results = await asyncio.gather(
-            *(replica.verify(adapter, directory, probe, tolerance) for replica in asked),
-            return_exceptions=True,
-        )
-        failures = [
-            (replica, result) for replica, result in zip(asked, results, strict=True) if result is not None
-        ]
+        asked.sort(key=lambda replica: replica.up_since)
+        alone = 0 if adapter == BASE or self.serves(adapter) else 1
+        failures: list[tuple[Replica, BaseException]] = []
+        for some in (asked[:alone], asked[alone:]):
+            results = await asyncio.gather(
+                *(replica.verify(adapter, directory, probe, tolerance) for replica in some),
+                return_exceptions=True,
+            )
+            failures += [
+                (replica, result) for replica, result in zip(some, results, strict=True) if result is not None
+            ]
+            if not all(replica.healthy for replica, _ in failures):
+                break
         if any(adapter in replica.verified for replica in self.healthy):
             for replica, failure in failures:
                 if replica.healthy and adapter not in replica.failed:

@@ -1,7 +1,7 @@
 """A policy is loaded on its engines once its files are verified, and answers once each engine has proved it.
 
 One that fails is tried again, since the replica may be at fault; one that goes on failing in the same way
-fails for good.
+fails for good, and after few attempts where engines go down with it.
 """
 
 import asyncio
@@ -25,7 +25,15 @@ MISSING_SECONDS = 600.0
 """The same where it is unsigned, its files are missing, though the base's are not, or engines that serve
 others fail with it."""
 
-MAY_CHANGE = ("load", "engine_error", "missing", "unsigned")
+MOST_ATTEMPTS = 3
+"""Attempts in which an engine went down that answered for another policy directly before, after which a
+policy fails for good."""
+
+PAUSE_SECONDS = 60.0
+"""Seconds from one such attempt to the next, before which an engine is up for as long: one that restarts for
+other reasons proves nothing."""
+
+MAY_CHANGE = ("load", "engine_error", "timeout", "engine_down", "missing", "unsigned")
 """Reasons for which the replica may well be at fault."""
 
 
@@ -38,6 +46,7 @@ class PolicyLoader:
         self._files = files
         self._tolerance = settings.engine.probe_tolerance
         self._failing_since: dict[tuple[str, str, str], float] = {}
+        self._went_down: dict[tuple[str, str], list[float]] = {}  # time.monotonic of each such attempt
 
     async def load(self, project: str, policy: str) -> None:
         """Loads and verifies `policy` on the engines that are to hold it. Raises PolicyRejected, Conflict and
@@ -61,15 +70,33 @@ class PolicyLoader:
             for failure, since in self._failing_since.items()
             if failure[:2] != (project, policy)
         }
+        self._went_down.pop((project, policy), None)
+
+    def waits(self, project: str, policy: str) -> bool:
+        """Returns whether the next attempt at a policy with which an engine went down is not due yet."""
+        attempts = self._went_down.get((project, policy))
+        if attempts is None:
+            return False
+        return min(time.monotonic() - attempts[-1], self._fleet.uptime) < PAUSE_SECONDS
 
     async def fails_for_good(self, project: str, error: PolicyRejected) -> bool:
-        """Returns whether a policy has failed in the same way for so long that it must be rejected.
+        """Returns whether a policy has failed in the same way for so long, or engines went down with it so
+        often, that it must be rejected.
 
         It may be the replica that is at fault: a disk that is away for a while, or a mount without the newest
         files. So it counts only while the engines serve the base, the time is longer where files are missing,
         and the base, which has no replacement, never fails for good.
         """
-        if error.policy == BASE or not self._fleet.serves(BASE):
+        if error.policy == BASE:
+            return False
+        if error.reason == "engine_down":
+            attempts = self._went_down.setdefault((project, error.policy), [])
+            attempts.append(time.monotonic())
+            if len(attempts) < MOST_ATTEMPTS:
+                return False
+            del self._went_down[project, error.policy]
+            return True
+        if not self._fleet.serves(BASE):
             return False
         if error.reason == "parent_rolled_back":
             return True

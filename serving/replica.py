@@ -8,14 +8,14 @@ from pathlib import Path
 
 import structlog
 
-from schemas.errors import EngineError, PolicyRejected
+from schemas.errors import EngineError, PolicyRejected, Reason
 from schemas.policies import TRAINING, Probe
 from serving.adapter_check import ProbePositions, mean_difference, select_positions, verify_adapter
 from serving.engine import EngineClient, EngineDescription
 
 log = structlog.get_logger()
 
-_HEALTH_TIMEOUT = 3.0  # seconds to answer a health check
+_HEALTH_TIMEOUT = 3.0  # seconds to answer a health check, or with one token
 _MAX_FAILURES = 2  # failed health checks in a row that mark an engine down
 _ASK_INTERVAL = 5.0  # seconds after which an engine that sends tokens is asked all the same
 _VERIFY_TIMEOUT = 30.0  # seconds to load an adapter and answer its probe; vLLM may compile for 18 first
@@ -28,15 +28,16 @@ _ANY_TOKENS = [1, 1]  # every vocabulary has them
 class Replica:
     """One engine. `loaded` are its adapters, `verified` those that may answer requests, `failed` those that
     did not pass here and did on another replica, `unused_since` those that it need not hold.
-    `description` is what the engine says of itself. `last_token` is when a token last came
-    (time.monotonic). `replaced` is called for each adapter that is found to be replaced."""
+    `description` is what the engine says of itself. `last_token` is when a token last came, `up_since` when
+    the engine came up (time.monotonic). `replaced` is called for each adapter that is found to be
+    replaced."""
 
     def __init__(self, engine: EngineClient, replaced: Callable[[], None] = lambda: None) -> None:
         self.engine = engine
         self.description = EngineDescription()
         self.healthy = False
         self.streams = 0
-        self.last_token = 0.0
+        self.last_token = self.up_since = 0.0
         self.loaded: set[str] = set()
         self.verified: set[str] = set()
         self.failed: set[str] = set()
@@ -77,6 +78,7 @@ class Replica:
             return False
         if not self.healthy:
             log.info("engine_up", url=self.engine.url, adapters=len(folders))
+            self.up_since = time.monotonic()
             self._described = False
         self._failures = 0
         self.healthy = True
@@ -105,19 +107,17 @@ class Replica:
     async def verify(self, adapter: str, directory: Path, probe: Probe, tolerance: float) -> None:
         """Loads `adapter` unless it is loaded, and checks its probe. `directory` is absolute.
 
-        Raises PolicyRejected (`load`, `probe`, `engine_error`) when the adapter is at fault, EngineError when
-        the engine is, also for its being too slow.
+        Raises PolicyRejected (`load`, `probe`, `engine_error`, `timeout`, `engine_down`) when the adapter is
+        at fault, EngineError when the engine is, also for its being too slow.
         """
+        able, up_since = await self._answers_for_another(adapter), self.up_since
         try:
-            async with asyncio.timeout(_VERIFY_TIMEOUT):
-                await self._load(adapter, directory)
-                await self._check_probe(adapter, probe, tolerance)
-        except TimeoutError:
-            raise EngineError(
-                f"{self.engine.url} did not load and verify {adapter} in {_VERIFY_TIMEOUT:.0f} s",
-                url=self.engine.url,
-                late=True,
-            ) from None
+            await self._load_and_check(adapter, directory, probe, tolerance)
+        except EngineError as error:
+            fault = await self._fault(adapter, error, up_since) if able else None
+            if fault is None:
+                raise
+            raise PolicyRejected(f"{adapter}: {error.message}", policy=adapter, reason=fault) from None
         self.verified.add(adapter)
         if adapter in self.failed:
             self.failed.discard(adapter)
@@ -169,6 +169,18 @@ class Replica:
                 late=True,
             ) from None
 
+    async def _load_and_check(self, adapter: str, directory: Path, probe: Probe, tolerance: float) -> None:
+        try:
+            async with asyncio.timeout(_VERIFY_TIMEOUT):
+                await self._load(adapter, directory)
+                await self._check_probe(adapter, probe, tolerance)
+        except TimeoutError:
+            raise EngineError(
+                f"{self.engine.url} did not load and verify {adapter} in {_VERIFY_TIMEOUT:.0f} s",
+                url=self.engine.url,
+                late=True,
+            ) from None
+
     async def _load(self, adapter: str, directory: Path) -> None:
         if adapter in self.loaded:
             return
@@ -200,13 +212,7 @@ class Replica:
         return selected, measured
 
     async def _check_probe(self, adapter: str, probe: Probe, tolerance: float) -> None:
-        try:
-            selected, measured = await self._measure(adapter, probe)
-        except EngineError as error:
-            if error.status in (None, UNKNOWN_ADAPTER) or not await self._answers_for_another(adapter):
-                raise
-            message = f"{adapter}: {error.message} (status {error.status})"
-            raise PolicyRejected(message, policy=adapter, reason="engine_error") from None
+        selected, measured = await self._measure(adapter, probe)
         if not verify_adapter(selected, measured, tolerance):
             raise PolicyRejected(
                 f"{adapter}: the log-probabilities of {self.engine.url} differ from the manifest's by "
@@ -216,13 +222,27 @@ class Replica:
                 reason="probe",
             )
 
+    async def _fault(self, adapter: str, error: EngineError, up_since: float) -> Reason | None:
+        """Returns why `adapter` is at fault for the `error` of an engine that is up since `up_since`, and
+        answered for another adapter directly before: it does so still, or is down. None otherwise."""
+        if error.status == UNKNOWN_ADAPTER:  # another process may have unloaded it
+            return None
+        if await self._answers_for_another(adapter):
+            return "timeout" if error.late else "engine_error"
+        for _ in range(_MAX_FAILURES):
+            if not self.healthy or await self._ask():
+                break
+        return None if self.healthy and self.up_since == up_since else "engine_down"
+
     async def _answers_for_another(self, adapter: str) -> bool:
-        """Returns whether the engine generates a token now with an adapter that is verified on it."""
+        """Returns whether the engine generates a token in time with an adapter that is verified on it."""
         others = self.verified - {adapter}
         if not others:
             return False
         try:
-            await self.engine.probe(min(others), _ANY_TOKENS, [1])
-        except EngineError:
+            async with asyncio.timeout(_HEALTH_TIMEOUT):
+                await self.engine.probe(min(others), _ANY_TOKENS, [1])
+        except (EngineError, TimeoutError):
             return False
+        self.last_token = time.monotonic()
         return True

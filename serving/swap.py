@@ -301,6 +301,8 @@ class Swap:
         """Loads and verifies `policy` on its engines, then makes the change of the route, and answers by it
         once it is committed. Returns False when the change is postponed: no project waits for another's
         engines."""
+        if not requested and self._loader.waits(project, policy):
+            return False
         try:
             await self._loader.load(project, policy)
             async with self._pool.connection() as connection:
@@ -314,14 +316,15 @@ class Swap:
         return True
 
     async def _refuse(self, project: str, error: PolicyRejected, *, requested: bool) -> bool:
-        """Rejects a policy that fails for good; an operator's request is cancelled at the first failure.
-        Returns False for a policy that may still pass."""
-        if requested:
+        """Rejects a policy that fails for good. A request is cancelled at the first failure, which counts
+        only where an engine went down. Returns False for a policy that may still pass."""
+        counts = not requested or error.reason == "engine_down"
+        if counts and await self._loader.fails_for_good(project, error):
+            await self._reject(project, error)
+        elif requested:
             async with self._pool.connection() as connection:
                 await rollout.cancel_request(connection, project, error.policy, error.reason)
             log.error("policy_not_served", policy=error.policy, reason=error.reason, error=error.message)
-        elif await self._loader.fails_for_good(project, error):
-            await self._reject(project, error)
         else:
             log.warning("promotion_postponed", policy=error.policy, reason=error.reason, why=error.message)
             return False

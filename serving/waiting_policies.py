@@ -15,7 +15,7 @@ _WAITING: LiteralString = """
             or coalesce(gate ->> 'outcome' = 'unknown', false)
         ) as tried
     from policies w join projects p on p.id = w.project
-    where (state = 'published' or asked_at is not null) and pruned_at is null
+    where (state = 'published' or (asked_at is not null and state <> 'rejected')) and pruned_at is null
         and (asked_at is not null or coalesce(p.promotion, %(promotion)s) <> 'manual')
     order by w.project, w.created_at, w.id
 """

@@ -19,15 +19,19 @@ from serving.metrics import Metrics
 from serving.router import Router
 from serving.swap import Swap
 from tests.published import BASE_DIGEST, KEY, POLICY, PROBE, Published
+from tests.service import policy_of_adapter
 
 
 class Recorder:
-    """An engine that keeps what it is asked, and answers a probe as the manifest says."""
+    """An engine that keeps what it is asked, and answers a probe as the manifest says. A load of the policy
+    `fatal` ends it: it is `down`, with nothing loaded."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, str] = {}
         self.changes: list[str] = []
         self.replaced = False
+        self.down = False
+        self.fatal: str | None = None
         self.on_load: Callable[[], None] = lambda: None
 
     @asynccontextmanager
@@ -46,7 +50,7 @@ class Recorder:
             await runner.cleanup()
 
     async def _health(self, request: web.Request) -> web.Response:
-        return web.Response()
+        return web.Response(status=503 if self.down else 200)
 
     async def _models(self, request: web.Request) -> web.Response:
         cards = [{"id": name, "root": root, "parent": "base"} for name, root in self.loaded.items()]
@@ -55,15 +59,21 @@ class Recorder:
     async def _change(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.changes.append(request.path)
+        if self.down:
+            return web.Response(status=503)
         if request.path == "/v1/load_lora_adapter":
             self.on_load()
+            if policy_of_adapter(body["lora_name"]) == self.fatal:
+                self.down = True
+                self.loaded.clear()
+                return web.Response(status=500)
             self.loaded[body["lora_name"]] = body["lora_path"]
             self.replaced = False
         elif request.path == "/v1/unload_lora_adapter":
             self.loaded.pop(body["lora_name"], None)
         else:
             known = dict(zip(PROBE.token_ids[1:], PROBE.logprobs, strict=True))
-            value = known[body["allowed_token_ids"][0]] - 3.0 * self.replaced
+            value = known.get(body["allowed_token_ids"][0], -1.0) - 3.0 * self.replaced
             return web.json_response({"choices": [{"logprobs": {"token_logprobs": [value]}}]})
         return web.json_response({})
 
@@ -90,6 +100,14 @@ class Serving:
                 [policy, BASE_DIGEST, str(published.directory), published.row["digest"],
                  published.row["signature"], Jsonb({}), state],
             )  # fmt: skip
+
+    async def state(self) -> tuple[str, str | None]:
+        """Returns the state of the policy, and its reason."""
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute("select state, reason from policies where id = %s", [POLICY])
+            row = await cursor.fetchone()
+        assert row is not None
+        return row["state"], row["reason"]
 
     async def live(self) -> str:
         async with self.pool.connection() as connection:

@@ -192,7 +192,13 @@ def _read_arrow(path: Path) -> Iterator[Row]:
         raise StartError(f"{path} is not an Arrow file: {error}") from None
     size, read = file_size(path) or 0, 0
     for index in range(file.num_record_batches):
-        for value in file.get_batch(index).to_pylist():
+        try:
+            batch = file.get_batch(index)
+            batch.validate(full=True)  # whoever reads by damaged offsets reads other memory
+            values = batch.to_pylist()
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise FileDamaged(f"{path} is damaged after row {read}: {error}") from None
+        for value in values:
             read += 1
             yield Row(read, _without_nulls(value), size * (index + 1) // file.num_record_batches)
 

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     retention_days: int | None = Field(
         None,
         ge=1,
+        le=36_500,
         description="age at which a week of turns, with its votes, is deleted; none: never, days",
     )
     model: str = Field("starter", description="base model: `starter`, `smollm2`, a directory, or a hub id")

@@ -119,7 +119,8 @@ async def approval_over_time(
     (the holdback: it always answers a small share of the people)."""
     parts = services(request)
     until = query.until or datetime.now(UTC)
-    since = query.since or until - timedelta(days=APPROVAL_DAYS)
+    shown = timedelta(days=APPROVAL_DAYS)
+    since = query.since or max(until, datetime.min.replace(tzinfo=UTC) + shown) - shown
     query = query.model_copy(update={"since": since, "until": until})
     only, step = query.filter(parts.signer, caller.project), step_of(until - since)
     async with parts.pool.connection() as connection:

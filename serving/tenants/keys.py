@@ -27,6 +27,9 @@ from serving.services import services
 MOST_KEYS = 1_000
 """Keys of a project that are not revoked; as many are listed, revoked ones last."""
 
+LATEST_EXPIRY = datetime(9999, 12, 30, tzinfo=UTC)
+"""The last day of a year of four digits in every time zone, as the database's may be any."""
+
 router = APIRouter(prefix="/v1/keys")
 
 Connection = AsyncConnection[DictRow]
@@ -155,6 +158,8 @@ async def _live(connection: Connection, project: str, id: str) -> dict[str, Any]
 def _check_expiry(moment: datetime | None) -> None:
     if moment is not None and moment <= datetime.now(UTC):
         raise InvalidRequest("expires_at is past; `revoke` ends a key at once.", param="expires_at")
+    if moment is not None and moment > LATEST_EXPIRY:
+        raise InvalidRequest("expires_at is too late; a key without it never expires.", param="expires_at")
 
 
 def _check_not_in_settings(settings: Settings, project: str, id: str) -> None:

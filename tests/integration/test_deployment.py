@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from deploy.local import vllm
+from deploy.local.base_model import download_model
 from schemas.settings import RLSettings, Settings, TrainerSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -212,7 +213,23 @@ def test_only_commands_that_read_files_mount_the_data_folder() -> None:
     for pod in pods.values():
         for container in pod.get("initContainers", []) + pod["containers"]:
             mounted = any(mount["mountPath"] == "/data" for mount in container["volumeMounts"])
-            assert mounted == (container["args"][0] in READS_FILES), container["args"]
+            reads = container["name"] == "base" or container["args"][0] in READS_FILES
+            assert mounted == reads, container["name"]
+
+
+def test_pods_wait_until_the_base_model_is_there_whole(tmp_path: Path) -> None:
+    pods, base = deployments(rendered()), tmp_path / "base"
+    [command] = {tuple(pods[name]["initContainers"][0]["command"]) for name in ("serving", "vllm")}
+    assert pods["trainer"]["initContainers"][0]["args"] == ["download-model", "/data/base"]
+    words = [word.replace("/data/base", str(base)) for word in command]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as waiting:
+        try:
+            assert waiting.stdout is not None
+            assert waiting.stdout.readline() == "Waiting for the base model\n"
+            download_model("starter", base)
+            assert waiting.wait(60) == 0
+        finally:
+            waiting.kill()
 
 
 def test_only_serving_has_the_api_keys() -> None:

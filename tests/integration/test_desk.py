@@ -163,6 +163,7 @@ async def test_approval_counts_people_and_has_the_holdback_beside(client: httpx.
     assert [(each["name"], each["approval"]) for each in by_tag] == [("web", 1.0)]
     reasons = (await client.get("/v1/console/approval?by=reason&value=down")).json()["groups"]
     assert [(each["name"], each["approval"]) for each in reasons] == [("wrong", 0.0)]
+    assert (await client.get("/v1/console/approval?until=0001-01-01T00:00:00Z")).json()["groups"] == []
 
 
 async def test_the_sessions_of_one_network_are_one_person_in_approval(

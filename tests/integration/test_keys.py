@@ -75,6 +75,7 @@ def test_a_key_expires(team: Team) -> None:
         ({"name": "k", "kind": "publishable", "origins": ["https://a.example/path"]}, "origins[0]"),
         ({"name": "k", "quotas": {"key": {"tokens": 0}}}, "quotas.key.tokens"),
         ({"name": "k", "expires_at": "2001-01-01T00:00:00Z"}, "expires_at"),
+        ({"name": "k", "expires_at": "9999-12-31T23:00:00-12:00"}, "expires_at"),
         ({"name": "k", "hash": "x"}, "hash"),
     ],
 )

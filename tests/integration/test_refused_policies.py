@@ -3,12 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from schemas.policies import CONFIG, MANIFEST, WEIGHTS, Probe, file_digest
-from tests.service import PUBLIC, Service, run_api
+from schemas.policies import BASE, CONFIG, MANIFEST, WEIGHTS, Probe, file_digest
+from serving.engine import EngineClient
+from tests.policy_loading import Serving
+from tests.published import POLICY
+from tests.service import PUBLIC, Service, policy_of_adapter, run_api
 from tests.swapping import ASK, copy, followed, go_live, hearken, lie, resident, tamper
 
 
@@ -109,6 +113,66 @@ def test_a_policy_that_engines_fail_with_is_rejected_and_holds_up_no_other(
     swapping.registry.publish("p2-bbbbbb", seed=2, parent="p0")
     swapping.until(lambda: swapping.registry.state("p1-aaaaaa") == ("rejected", "engine_error"))
     swapping.until(lambda: swapping.registry.state("p2-bbbbbb")[0] == "live")
+
+
+def test_a_policy_whose_check_never_ends_is_rejected_and_holds_up_no_other(
+    swapping: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.policy_loader.MISSING_SECONDS", 0.5)
+    probe = EngineClient.probe
+
+    async def out_of_time(engine: EngineClient, adapter: str, *rest: Any) -> list[float]:
+        if policy_of_adapter(adapter) == "p1-aaaaaa":
+            raise TimeoutError
+        return await probe(engine, adapter, *rest)
+
+    monkeypatch.setattr(EngineClient, "probe", out_of_time)
+    swapping.registry.publish("p1-aaaaaa", seed=1)
+    swapping.registry.publish("p2-bbbbbb", seed=2, parent="p0")
+    swapping.until(lambda: swapping.registry.state("p1-aaaaaa") == ("rejected", "timeout"))
+    swapping.until(lambda: swapping.registry.state("p2-bbbbbb")[0] == "live")
+
+
+async def test_a_policy_that_ends_its_engine_is_rejected_after_three_attempts(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def attempt() -> bool:
+        """Returns whether the engine, which is up, is down after the registry was followed."""
+        serving.engine.down = False
+        await serving.fleet.health_check()
+        await serving.swap.reconcile()
+        return serving.engine.down
+
+    serving.engine.fatal = POLICY
+    await serving.register(serving.policy)
+    assert await attempt()
+    assert not await attempt(), "the next attempt is later"
+    monkeypatch.setattr("serving.policy_loader.PAUSE_SECONDS", 0.0)
+    assert await attempt()
+    assert await serving.state() == ("published", None)
+    assert await attempt()
+    assert await serving.state() == ("rejected", "engine_down")
+    assert not await attempt()
+    assert serving.fleet.serves(BASE)
+
+
+async def test_engines_that_restart_for_other_reasons_condemn_no_policy(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.policy_loader.PAUSE_SECONDS", 0.0)
+    for _ in range(4):
+        await serving.register(serving.policy, state="retired")
+        serving.engine.down = False
+        await serving.fleet.health_check()
+        await serving.swap.reconcile()
+        await serving.register(serving.policy)
+        serving.engine.down = True  # which nobody has noticed yet
+        await serving.swap.reconcile()
+        assert await serving.state() == ("published", None)
+    serving.engine.down = False
+    await serving.fleet.health_check()
+    await serving.swap.reconcile()
+    assert await serving.live() == POLICY
 
 
 def test_a_policy_that_cannot_be_served_is_counted(swapping: Service) -> None:

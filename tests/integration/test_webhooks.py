@@ -340,6 +340,9 @@ async def test_who_may_say_where_events_go(service: Service) -> None:
     ):
         refused = await service.client.post("/v1/webhooks", json=body)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), body
+    since = {"since": "0001-01-01T00:00:00"}
+    again = await service.client.post(f"/v1/webhooks/{hook['id']}/replay", json=since)
+    assert again.json() == {"id": hook["id"], "replayed": 0}
     assert (await service.client.delete(f"/v1/webhooks/{hook['id']}")).json()["deleted"]
     assert (await service.client.get("/v1/webhooks")).json()["data"] == []
 

@@ -97,13 +97,14 @@ def test_no_replica_to_rank() -> None:
 
 
 class StubEngine:
-    """An engine that answers a probe with `logprobs`, or hangs while `stuck`."""
+    """An engine that answers a probe with `logprobs`, or hangs while `stuck`. Those of `ends` end it."""
 
     def __init__(self, url: str, logprobs: list[float] | None) -> None:
         self.url = url
         self.logprobs = logprobs
         self.stuck = False
         self.fails_with: set[str] = set()
+        self.ends: set[str] = set()
 
     async def load(self, policy: str, directory: Path) -> None:
         pass
@@ -114,9 +115,15 @@ class StubEngine:
     async def close(self) -> None:
         pass
 
+    async def check_health(self) -> None:
+        if self.logprobs is None:
+            raise EngineError("refused", url=self.url, gone=True)
+
     async def probe(self, policy: str, token_ids: list[int], positions: list[int]) -> list[float]:
         if self.stuck:
             await asyncio.sleep(60)
+        if policy in self.ends:
+            self.logprobs = None
         if self.logprobs is None:
             raise EngineError("gone", url=self.url)
         if policy in self.fails_with:
@@ -167,6 +174,18 @@ async def test_an_engine_that_fails_with_one_adapter_alone_is_not_at_fault(
     assert getattr(raised.value, "reason", None) == ("engine_error" if error is PolicyRejected else None)
 
 
+async def test_a_policy_that_ends_its_engine_is_tried_on_one_alone() -> None:
+    found, engines = fleet(OWN, OWN)
+    for replica, engine in zip(found.replicas, engines, strict=True):
+        replica.verified.add("p0")
+        engine.ends = {"p1"}
+    with pytest.raises(PolicyRejected) as raised:
+        await found.verify("p1", Path("p1"), PROBE, 0.05)
+    assert raised.value.reason == "engine_down"
+    assert found.healthy == found.replicas[1:]
+    assert found.serves("p0")
+
+
 async def test_an_engine_that_hangs_does_not_delay_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.replica._VERIFY_TIMEOUT", 0.2)
     found, engines = fleet(OWN, OWN)
@@ -186,7 +205,9 @@ async def test_when_the_only_engine_hangs_the_policy_is_not_at_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("serving.replica._VERIFY_TIMEOUT", 0.05)
+    monkeypatch.setattr("serving.replica._HEALTH_TIMEOUT", 0.05)
     found, engines = fleet(OWN)
+    found.replicas[0].verified.add("p0")
     engines[0].stuck = True
     with pytest.raises(EngineError, match="did not load and verify p1"):
         await found.verify("p1", Path("p1"), PROBE, 0.05)

@@ -110,6 +110,24 @@ def test_a_file_that_cannot_be_read_is_one_error(
         read_all(file.parent if "/" in name else file)
 
 
+@pytest.mark.parametrize("damaged", ["head", "body"])
+def test_what_an_arrow_file_held_before_its_damage_is_read(tmp_path: Path, damaged: str) -> None:
+    path, table = tmp_path / "rows.arrow", pyarrow.Table.from_pylist(GOOD)
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
+        writer.write(table)
+        begin = file.tell()
+        writer.write(table)
+        end = file.tell()
+    at = slice(begin, begin + 100) if damaged == "head" else slice(end - 100, end)
+    content = bytearray(path.read_bytes())
+    content[at] = b"\xff" * 100
+    path.write_bytes(content)
+    read = read_file(path)
+    assert [next(read).value for _ in GOOD] == GOOD
+    with pytest.raises(FileDamaged, match=f"{path} is damaged after row 12"):
+        next(read)
+
+
 def test_what_a_damaged_archive_held_before_is_read(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl.gz"
     lines = "".join(json.dumps({"prompt": random.Random(n).randbytes(99).hex()}) + "\n" for n in range(500))

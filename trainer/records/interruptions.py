@@ -5,6 +5,8 @@ keep it from all other projects: after some interruptions in a row the project p
 long (exponential backoff). The rows count them, so that a restart forgets none.
 """
 
+from psycopg.rows import DictRow
+
 from schemas.database import Pool
 
 MAX_ATTEMPTS = 3
@@ -18,13 +20,8 @@ hours."""
 
 def close(pool: Pool, project: str, *, died: bool = True) -> int:
     """Closes the rounds that a trainer left open, since it died or could not go on; returns their number."""
+    count = _last_round(pool, project)["interruptions"] + 1 if died else 0
     with pool.connection() as connection:
-        last = connection.execute(
-            "select (record ->> 'interruptions')::int as interruptions from rounds"
-            " where project = %s and outcome <> 'running' order by id desc limit 1",
-            [project],
-        ).fetchone()
-        count = (last["interruptions"] or 0 if last else 0) + 1 if died else 0
         return connection.execute(
             "update rounds set outcome = 'failed', reason = %s, ended_at = now(),"
             " record = record || jsonb_build_object('interruptions', %s::int)"
@@ -35,25 +32,14 @@ def close(pool: Pool, project: str, *, died: bool = True) -> int:
 
 def was_last(pool: Pool, project: str) -> bool:
     """Whether the last round was interrupted."""
-    with pool.connection() as connection:
-        row = connection.execute(
-            "select coalesce(starts_with(reason, 'interrupted'), false) as interrupted from rounds"
-            " where project = %s order by id desc limit 1",
-            [project],
-        ).fetchone()
-    return row is not None and bool(row["interrupted"])
+    return bool(_last_round(pool, project)["interrupted"])
 
 
 def pause_left(pool: Pool, project: str) -> float:
     """Returns for how long no round of the project begins after interruptions, seconds."""
-    with pool.connection() as connection:
-        row = connection.execute(
-            "select coalesce((record ->> 'interruptions')::int, 0) as interruptions,"
-            " coalesce(extract(epoch from now() - ended_at), 0)::double precision as age"
-            " from rounds where project = %s order by id desc limit 1",
-            [project],
-        ).fetchone()
-    return max(pause(row["interruptions"]) - row["age"], 0.0) if row else 0.0
+    last = _last_round(pool, project)
+    left: float = pause(last["interruptions"]) - last["age"]
+    return max(left, 0.0)
 
 
 def pause(interruptions: int) -> float:
@@ -71,3 +57,17 @@ def _reason(interruptions: int) -> str:
         f"interrupted, the last of {interruptions} in a row: the trainer ended during each, mostly for want"
         f" of memory; the next one begins in {seconds / 60:.0f} min"
     )
+
+
+def _last_round(pool: Pool, project: str) -> DictRow:
+    """Returns of the last round that ended whether it was interrupted, the interruptions in a row up to it,
+    and its age, seconds."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select coalesce(starts_with(reason, 'interrupted'), false) as interrupted,"
+            " coalesce((record ->> 'interruptions')::int, 0) as interruptions,"
+            " coalesce(extract(epoch from now() - ended_at), 0)::double precision as age"
+            " from rounds where project = %s and outcome <> 'running' order by id desc limit 1",
+            [project],
+        ).fetchone()
+    return row or {"interrupted": False, "interruptions": 0, "age": 0.0}

@@ -31,6 +31,21 @@ securityContext:
   {{- include "hearken.unprivileged" . | nindent 2 }}
 {{- end -}}
 
+{{/* Waits until the trainer has put the base model there, which it does by renaming a folder that is whole. */}}
+{{- define "hearken.base" -}}
+- name: base
+  image: {{ .image }}
+  command:
+    - sh
+    - -c
+    - >-
+      trap exit TERM; [ -f /data/base/config.json ] || echo "Waiting for the base model";
+      until [ -f /data/base/config.json ]; do sleep 2; done
+  {{- include "hearken.security" . | nindent 2 }}
+  volumeMounts:
+    - {name: data, mountPath: /data, readOnly: true}
+{{- end -}}
+
 {{/* Adapter slots of vLLM: one more where the trainer samples on it. */}}
 {{- define "hearken.adapters" -}}
 {{ add .Values.vllm.maxAdapters (ternary 0 1 (eq (get .Values.settings "TRAINER__RL__SAMPLER") "in_process")) }}

@@ -88,7 +88,13 @@ export function NewKeyForm({ onClose, onMade }: { onClose: () => void; onMade: (
         value={personTokens}
         set={setPersonTokens}
       />
-      <TextField label="Days until it expires; empty: never" {...amount} value={days} set={setDays} />
+      <TextField
+        label="Days until it expires; empty: never"
+        {...amount}
+        max={36_500}
+        value={days}
+        set={setDays}
+      />
     </FormDialog>
   );
 }
