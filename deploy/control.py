@@ -102,7 +102,7 @@ def start(
     where: Where,
     share: Annotated[
         float | None,
-        typer.Option(min=0.001, max=1, help="Share of the people, or of the pairs; none: votes decide."),
+        typer.Option(min=0.001, max=1, help="Share of the traffic, or of the pairs; none: votes decide."),
     ] = None,
     mode: Annotated[
         Literal["canary", "duel"] | None, typer.Option(help="How it is tried; default: by serving.promotion.")

@@ -123,7 +123,7 @@ def _words(action: Action, policy: str, before: Route, after: Route) -> str:
         case "start" if after.duels:
             return f"One of two replies that people compare is {policy}'s; one reply is as before."
         case "start":
-            return f"{after.canary_share:.0%} of the people are answered by {policy}, the others as before."
+            return f"{after.canary_share:.0%} of the traffic is answered by {policy}, the rest as before."
         case "rollback" if policy == before.live:
             return f"{after.live} answers instead of {policy}, from the next request on."
         case _:

@@ -53,13 +53,13 @@ export function ChangeDialog(props: {
     >
       {action === "start" && (
         <SelectField label="How it is tried" value={mode} set={setMode}>
-          <option value="canary">It answers some of the people</option>
+          <option value="canary">It answers a share of the traffic</option>
           <option value="duel">It answers one of two replies that people compare</option>
         </SelectField>
       )}
       {action === "start" && (
         <SelectField
-          label={mode === "duel" ? "Share of the pairs" : "Share of the people"}
+          label={mode === "duel" ? "Share of the pairs" : "Share of the traffic"}
           value={share}
           set={setShare}
         >
