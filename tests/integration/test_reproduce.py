@@ -473,9 +473,12 @@ def test_many_signals_compact_no_votes(
 
 
 def test_compacted_votes_keep_their_first_policy(
-    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str
+    compacting: Settings, pool: Pool, backbone: Backbone, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trainer.new_inputs.ROUNDS_OF_A_FOLD", 1)
     projects.run(compacting, once=True)
+    with pool.connection() as connection:
+        connection.execute("update routes set live = %s", published(pool))
     another_round(compacting, backbone, database_url, seed=2)
     with pool.connection() as connection:
         rows = connection.execute(

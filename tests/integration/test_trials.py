@@ -46,20 +46,15 @@ def test_a_person_keeps_a_policy_or_with_direct_promotion_each_conversation_does
     assert answered() == found
 
 
-def people_like_p1(service: Service, key: str = ADMIN) -> None:
-    """Lets people vote until sixteen have liked the canary p1 and the others disliked the base, or until
-    fewer have promoted p1 and the next canary answers."""
-    liked = {"p0": "down", "p1-aaaaaa": "up"}
-    likes = 0
+def people_like_p1(service: Service, key: str = ADMIN, project: str = "default") -> None:
+    """Lets people vote for the canary p1 and against the base, until they have put it live."""
+    live = f"select live from routes where project = '{project}'"
     with service.client(key) as client:
-        while likes < 16:
+        while service.rows(live) != [("p1-aaaaaa",)]:
             reply = service.chat(key=key, max_tokens=1)
-            value = liked.get(reply["system_fingerprint"])
-            if value is None:
-                return
+            value = "up" if reply["system_fingerprint"] == "p1-aaaaaa" else "down"
             vote = {"completion_id": reply["id"], "type": "thumb", "value": value}
             assert client.post("/v1/feedback", json=vote).status_code == 201
-            likes += value == "up"
 
 
 def test_what_the_gate_could_not_judge_is_tried_and_people_decide(swapping: Service) -> None:
@@ -189,11 +184,8 @@ def test_the_canaries_of_all_projects_are_judged(swapping: Service) -> None:
         registry.publish("p1-aaaaaa", seed=1, outcome="unknown")
     canaries = "select count(*) from routes where canary = 'p1-aaaaaa'"
     swapping.until(lambda: swapping.rows(canaries) == [(2,)])
-    for key in (ADMIN, SHOP):
-        swapping.until(lambda key=key: served_canary(swapping, key))
-        people_like_p1(swapping, key)
-    live = "select count(*) from routes where live = 'p1-aaaaaa'"
-    swapping.until(lambda: swapping.rows(live) == [(2,)])
+    for key, project in ((ADMIN, "default"), (SHOP, "shop")):
+        people_like_p1(swapping, key, project)
 
 
 def served_canary(service: Service, key: str) -> bool:

@@ -14,6 +14,7 @@ from trainer.evaluation.evidence import Evidence, rank_accuracy
 from trainer.evaluation.gate import (
     GateModels,
     GateSamples,
+    check_common_reply,
     check_end_tokens,
     check_evidence,
     evaluate,
@@ -336,6 +337,9 @@ def test_collapse_and_repetition_are_vetoes() -> None:
     reasons = " ".join(verdict(same).reasons)
     assert "same reply" in reasons
     assert "few distinct" in reasons
+    two, found = replace(fine, token_ids=[[5, 6], [7, 8]]), Verdict()
+    check_common_reply(found, GateSamples(two, two, fine))
+    assert found.checks["alike"].state == "good"
     looping = replace(fine, token_ids=[[7, 8, 9] * 4 for _ in fine.token_ids])
     assert "repeat themselves" in " ".join(verdict(looping).reasons)
 

@@ -253,6 +253,8 @@ def check_common_reply(verdict: Verdict, samples: GateSamples) -> None:
     """Refuses mode collapse: the same reply to many prompts."""
     share, base = (each.of_replies(most_common_share) for each in (samples.candidate, samples.base))
     verdict.figures |= {"alike": round(share.value, 4), "base_alike": round(base.value, 4)}
+    of_one = Estimate(1 / len(samples.candidate.token_ids), 0.0)  # the least that there can be
+    base = max(base, of_one, key=lambda each: each.value)
     excess = share - base - MAX_COMMON_INCREASE
     limit = base.value + MAX_COMMON_INCREASE
     verdict.limit("alike", share.value, limit, excess, "different prompts get the same reply")
