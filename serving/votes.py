@@ -125,7 +125,7 @@ async def get_vote(
     found = await _find(parts, caller, feedback_id, x_feedback_token)
     trainer = parts.settings.trainer
     pace = Pace(trainer.min_votes, trainer.round_votes, trainer.round_seconds)
-    now = await life(parts.pool, found, pace)
+    now = await life(parts.pool, found, pace, parts.settings.serving.promotion)
     live_at = rfc3339(found.live_at) if found.live_at else None
     return {
         "id": found.id,

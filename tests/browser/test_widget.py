@@ -328,9 +328,75 @@ def test_votes_on_a_chat_of_ones_own(
     expect(thumbs.get_by_role("button", name="Bad reply")).to_have_attribute("aria-pressed", "false")
     assert active(database, "thumb", "My own chat") == []
     pair.get_by_role("button", name="B is better").click()
-    eventually(database, "ranking", "My own chat", ranking=[[1], [0]])
+    older = eventually(database, "ranking", "My own chat", ranking=[[1], [0]])["id"]
     expect(pair.get_by_role("button", name="B is better")).to_have_attribute("aria-pressed", "true")
     check_accessible(page)
+
+    thumbs.get_by_role("button", name="Good reply").click()
+    thumbs.get_by_role("button", name="Clear").click()
+    eventually(database, "thumb", "My own chat", value="up", reasons=["clear"])
+    with installation.client(ADMIN_KEY) as client:
+        newer = {"completion_id": completion["id"], "type": "ranking", "ranking": [[0], [1]], "user": "ada"}
+        assert client.post("/v1/feedback", json=newer).status_code == 201
+    with page.expect_response(re.compile(older)):
+        page.reload()
+    for name in ("Good reply", "Clear"):
+        expect(thumbs.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
+    expect(thumbs.get_by_text("Edited by you.")).to_be_visible()
+    thumbs.get_by_role("button", name="Edit").click()
+    expect(thumbs.get_by_role("textbox")).to_have_value("Hello, dear.")
+    thumbs.get_by_role("textbox").fill("Hello.")
+    thumbs.get_by_role("button", name="Save").click()
+    expect(thumbs.get_by_text("Edited by you.")).to_have_count(0)
+    thumbs.get_by_role("button", name="Good reply").click()
+    expect(thumbs.get_by_role("button", name="Clear")).to_have_count(0)
+    assert active(database, "thumb", "My own chat") == active(database, "edit", "My own chat") == []
+    expect(pair.get_by_role("button", name="B is better")).to_have_attribute("aria-pressed", "false")
+    assert page.evaluate("localStorage.getItem('hearken.vote.votes')") == "[]"
+
+
+def test_an_error_is_said_in_the_language_of_the_visitor(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    """The service's own words only where the code is unknown."""
+    page = context.new_page()
+    placed = '<hearken-vote completion="chatcmpl-1" token="t"></hearken-vote>' + elements(installation)
+    answer, said = {}, {}
+    page.route("**/v1/feedback", lambda route: route.fulfill(status=429, json=answer))
+    for code in (
+        "body_too_large", "completion_not_found", "context_length_exceeded", "database_unavailable",
+        "erased", "invalid_feedback_token", "invalid_text", "invalid_value", "origin_not_allowed",
+        "rate_limit_exceeded", "new_in_a_later_release",
+    ):  # fmt: skip
+        answer["error"] = {"code": code, "message": "No."}
+        page.goto(site.add("/refused", placed, installation.url, lang="de"))
+        page.get_by_role("button", name="Gute Antwort").click()
+        said[code] = page.locator(".problem").inner_text()
+    assert [code for code, text in said.items() if "No." in text] == ["new_in_a_later_release"]
+    assert all(text.startswith("Deine Stimme wurde nicht angenommen.") for text in said.values())
+
+
+def test_where_the_browser_forbids_to_copy_the_text_is_selected(
+    chromium: Browser, site: Site, installation: Installation
+) -> None:
+    """Chromium complains in the console, so this is no page of `context`."""
+    inner = site.add("/inner-copy", tag(installation), None)
+    framed = f'<iframe title="chat" sandbox="allow-scripts" src="{inner}"></iframe>'
+    page = chromium.new_page(locale="en-GB", viewport={"width": 900, "height": 900})
+    page.goto(site.add("/outer-copy", framed))
+    page.evaluate("Object.assign(document.querySelector('iframe').style, {width: '800px', height: '700px'})")
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("button", name="Open the chat").click()
+    frame.get_by_role("textbox", name="Your message").fill("Copy this")
+    frame.get_by_role("textbox", name="Your message").press("Enter")
+    frame.get_by_role("button", name="Copy", exact=True).click()
+    field = frame.get_by_label("The browser does not let this page copy.")
+    expect(field).to_be_focused()
+    selected = field.evaluate("(field) => field.value.slice(field.selectionStart, field.selectionEnd)")
+    assert selected == field.input_value() != ""
+    frame.get_by_role("textbox", name="Your message").focus()
+    expect(field).to_have_count(0)
+    page.close()
 
 
 def test_a_wrong_key_is_said(chromium: Browser, site: Site, installation: Installation) -> None:

@@ -48,9 +48,9 @@ def test_a_person_keeps_a_policy_or_with_direct_promotion_each_conversation_does
 
 def people_like_p1(service: Service, key: str = ADMIN, project: str = "default") -> None:
     """Lets people vote for the canary p1 and against the base, until they have put it live."""
-    live = f"select live from routes where project = '{project}'"
+    live = "select live from routes where project = %s"
     with service.client(key) as client:
-        while service.rows(live) != [("p1-aaaaaa",)]:
+        while service.rows(live, project) != [("p1-aaaaaa",)]:
             reply = service.chat(key=key, max_tokens=1)
             value = "up" if reply["system_fingerprint"] == "p1-aaaaaa" else "down"
             vote = {"completion_id": reply["id"], "type": "thumb", "value": value}

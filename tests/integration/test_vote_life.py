@@ -9,6 +9,7 @@ from feedback.store import Store
 from feedback.vote_life import Pace, life
 from schemas.database import AsyncPool
 from schemas.feedback import parse_vote
+from schemas.projects import Promotion
 from tests.voting import a_turn
 
 TURN = "chatcmpl-life"
@@ -49,18 +50,18 @@ class Loop:
             name, state, at, live_at,
         )  # fmt: skip
 
-    async def live(self, name: str) -> None:
+    async def live(self, name: str, canary: str | None = None) -> None:
         await self.write(
-            "insert into routes (project, live, previous) values ('default', %s, %s)"
-            " on conflict (project) do update set live = excluded.live",
-            name, name,
+            "insert into routes (project, live, previous, canary) values ('default', %s, %s, %s)"
+            " on conflict (project) do update set live = excluded.live, canary = excluded.canary",
+            name, name, canary,
         )  # fmt: skip
 
-    async def stage(self, vote: str, pace: Pace = SOON) -> tuple[str, Any]:
+    async def stage(self, vote: str, pace: Pace = SOON, promotion: Promotion = "direct") -> tuple[str, Any]:
         """The stage, with the figure or whether there is a time that belongs to it."""
         found = await self._store.find(vote)
         assert found is not None
-        now = await life(self._pool, found, pace)
+        now = await life(self._pool, found, pace, promotion)
         return now.stage, now.votes_needed or now.progress or now.live_at is not None
 
 
@@ -101,6 +102,7 @@ async def test_from_recorded_to_live_and_taken_back(loop: Loop) -> None:
     await loop.policy("p1", "published", 0)
     await loop.write("update training_examples set first_policy = 'p1' where feedback_id = %s", vote)
     assert await loop.stage(vote) == ("learned", False)
+    assert await loop.stage(vote, promotion="manual") == ("awaiting_operator", False)
     await loop.write("update policies set state = 'live', live_at = now() where id = 'p1'")
     await loop.live("p1")
     assert await loop.stage(vote) == ("live", True)
@@ -111,6 +113,36 @@ async def test_from_recorded_to_live_and_taken_back(loop: Loop) -> None:
     assert await loop.stage(vote) == ("taken_back", False)
     await loop.policy("p2", "live", 5)
     await loop.live("p2")
+    assert await loop.stage(vote) == ("live", True)
+
+
+async def test_what_learned_from_it_is_tried_or_passed_over(loop: Loop) -> None:
+    vote = await loop.vote()
+    await loop.policy("p0", "live", 0)
+    for minutes, (name, parent) in enumerate((("p1", "p0"), ("p2", "p1"), ("p3", "p0")), 1):
+        await loop.policy(name, "published", minutes)
+        await loop.write("update policies set parent = %s where id = %s", parent, name)
+        await loop.write(
+            "insert into rounds (project, parent, policy, outcome) values ('default', %s, %s, 'published')",
+            parent, name,
+        )  # fmt: skip
+    await loop.write("update training_examples set first_policy = 'p1'")
+    stages = {}
+    for canary in ("p1", "p2", "p3"):
+        await loop.live("p0", canary)
+        for held_out_in in (None, "p2", "p3"):
+            await loop.write(
+                "update training_examples set held_out_in = (select id from rounds where policy = %s)",
+                held_out_in,
+            )
+            stages[canary, held_out_in], _ = await loop.stage(vote)
+    # A descendant's weights have it, whatever its own round held out.
+    assert {where: stage for where, stage in stages.items() if stage != "tried"} == {("p3", "p3"): "learned"}
+
+    await loop.live("p3")
+    assert await loop.stage(vote) == ("learned", False)
+    await loop.write("update training_examples set held_out_in = null")
+    await loop.write("update policies set state = 'live', live_at = now() where id = 'p3'")
     assert await loop.stage(vote) == ("live", True)
 
 

@@ -5,6 +5,8 @@ export type Stage =
   | "training"
   | "held_out"
   | "learned"
+  | "awaiting_operator"
+  | "tried"
   | "live"
   | "taken_back"
   | "superseded"

@@ -3,8 +3,9 @@
 from typing import Any, Literal, TypedDict
 
 Stage = Literal[
-    "recorded", "training", "held_out", "learned", "live", "taken_back", "superseded", "retracted"
-]
+    "recorded", "training", "held_out", "learned", "awaiting_operator", "tried", "live", "taken_back",
+    "superseded", "retracted",
+]  # fmt: skip
 
 
 class Recorded(TypedDict):

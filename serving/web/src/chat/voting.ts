@@ -2,15 +2,13 @@
 
 import type { LiveSocket } from "../live/socket.ts";
 import type { Service } from "../live/service.ts";
-import type { Recorded, ServiceError, Vote } from "../live/types.ts";
+import type { Opinion, Recorded, ServiceError, Vote } from "../live/types.ts";
 import type { Turn } from "./turn.ts";
 import type { CastVote, VoteHistory } from "./vote_history.ts";
 
-type OnReplies = Omit<Vote, "completion_id" | "feedback_token">;
-
 export interface VotingHandlers {
   settled(): void;
-  recorded(recorded: Recorded, vote: OnReplies): void;
+  recorded(recorded: Recorded, vote: Opinion): void;
   failed(error: ServiceError): void;
   retractFailed(): void;
 }
@@ -35,7 +33,7 @@ export class Voting {
     conversation: string,
     slot: string,
     what: CastVote["what"],
-    vote: OnReplies,
+    vote: Opinion,
     undo: () => void,
   ): Promise<boolean> {
     const { completion, token, prompt } = turn;

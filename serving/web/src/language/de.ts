@@ -118,20 +118,23 @@ export const texts: Texts = {
   waiting: (seconds) => `Viele Nachrichten auf einmal. Deine wird in ${seconds} s neu gesendet.`,
   notReady: (seconds) =>
     `Das Modell ist noch nicht bereit. Deine Nachricht wird in ${seconds} s neu gesendet.`,
-  unreachable: "Der Dienst nimmt den Schlüssel dieser Seite nicht an. Wer sie betreibt, muss ihn erneuern.",
-  sessionEnded: "Deine Sitzung ist zu Ende. Lade diese Seite neu.",
 
   errors: {
-    context_length_exceeded: "Das ist zu lang für das Modell. Kürze es.",
-    body_too_large: "Das ist zu lang zum Senden. Kürze es.",
-    completion_not_found: "Diese Antwort ist nicht mehr gespeichert; über sie kann nicht abgestimmt werden.",
-    invalid_api_key:
-      "Der Dienst nimmt den Schlüssel dieser Seite nicht an. Wer sie betreibt, muss ihn erneuern.",
+    context: "Das ist zu lang für das Modell. Kürze es.",
+    size: "Das ist zu lang zum Senden. Kürze es.",
+    characters: "Darin sind Zeichen, die sich nicht senden lassen. Schreib es ohne sie.",
+    gone: "Diese Antwort ist nicht gespeichert; über sie kann nicht abgestimmt werden.",
+    forgotten: "Du wurdest inzwischen vergessen; hier wird nichts mehr von dir aufbewahrt.",
+    unchanged: "Das ist die Antwort, wie sie war. War sie gut, nimm den Daumen.",
+    empty: "Eine Bearbeitung braucht Text. War die Antwort schlecht, nimm den Daumen.",
+    many: "Das war viel auf einmal. Versuch es gleich noch einmal.",
     lost: "Die Verbindung riss ab, während die Antwort kam.",
-    unchanged_edit: "Das ist die Antwort, wie sie war. War sie gut, nimm den Daumen.",
-    empty_edit: "Eine Bearbeitung braucht Text. War die Antwort schlecht, nimm den Daumen.",
+    offline: "Es gibt keine Verbindung. Versuch es wieder, wenn sie da ist.",
+    session: "Deine Sitzung ist zu Ende. Lade diese Seite neu.",
+    key: "Der Dienst nimmt den Schlüssel dieser Seite nicht an. Wer sie betreibt, muss ihn erneuern.",
+    page: "Diese Seite verlangt etwas, das der Dienst nicht erlaubt. Wer sie betreibt, muss das ändern.",
+    trouble: "Der Dienst hatte ein Problem; ein neuer Versuch kann helfen.",
   },
-  failed: "Es kam keine Antwort. Der Dienst hatte ein Problem; ein neuer Versuch kann helfen.",
   refused: (why) => `Das wurde nicht angenommen: ${why}`,
   voteFailed: (why) => `Deine Stimme wurde nicht angenommen. ${why}`,
   retractFailed: "Deine Stimme konnte nicht zurückgenommen werden. Versuch es gleich noch einmal.",
@@ -156,9 +159,11 @@ export const texts: Texts = {
     training: "eine Trainingsrunde läuft damit",
     held_out: "als Probe für neue Fassungen zurückgehalten; daraus wird später gelernt",
     learned: "gelernt; noch nicht wirksam",
+    awaiting_operator: "gelernt; wer den Dienst betreibt, entscheidet, wann es wirksam wird",
+    tried: "gelernt; ein Teil der Leute probiert die neue Fassung aus",
     retracted: "zurückgenommen",
     superseded: "durch eine neuere Stimme von dir ersetzt",
-    taken_back: "war wirksam; diese Fassung wurde zurückgenommen",
+    taken_back: "gelernt; diese Fassung wurde zurückgenommen",
   },
   votesNeeded: (count) =>
     count === 1
@@ -191,5 +196,6 @@ export const texts: Texts = {
   optedOut: "Nichts wird aufbewahrt.",
 
   copyCode: "Code kopieren",
+  copyByHand: "Der Browser lässt diese Seite nicht kopieren. Der Text ist ausgewählt: Kopiere ihn selbst.",
   table: "Tabelle",
 };

@@ -110,19 +110,23 @@ export const en = {
   reconnecting: "The connection was lost. Trying again…",
   waiting: (seconds: number) => `Many messages at once. Yours is sent again in ${seconds} s.`,
   notReady: (seconds: number) => `The model is not ready yet. Your message is sent again in ${seconds} s.`,
-  unreachable: "The service does not accept this page’s key. Its owner has to renew it.",
-  sessionEnded: "Your session has ended. Load this page again.",
 
   errors: {
-    context_length_exceeded: "This is too long for the model. Make it shorter.",
-    body_too_large: "This is too long to send. Make it shorter.",
-    completion_not_found: "This reply is no longer kept, so it cannot be voted on.",
-    invalid_api_key: "The service does not accept this page’s key. Its owner has to renew it.",
+    context: "This is too long for the model. Make it shorter.",
+    size: "This is too long to send. Make it shorter.",
+    characters: "This has characters that cannot be sent. Write it without them.",
+    gone: "This reply is not kept, so it cannot be voted on.",
+    forgotten: "You were forgotten meanwhile, so nothing more is kept of you here.",
+    unchanged: "That is the reply as it was. To say that it was good, use the thumb.",
+    empty: "An edit needs text. To say that the reply was bad, use the thumb.",
+    many: "That was a lot at once. Try again in a moment.",
     lost: "The connection was lost while the reply was coming.",
-    unchanged_edit: "That is the reply as it was. To say that it was good, use the thumb.",
-    empty_edit: "An edit needs text. To say that the reply was bad, use the thumb.",
-  } as Record<string, string>,
-  failed: "No reply came. The service had a problem; trying again may help.",
+    offline: "There is no connection. Try again when it is back.",
+    session: "Your session has ended. Load this page again.",
+    key: "The service does not accept this page’s key. Its owner has to renew it.",
+    page: "This page asks for what the service does not allow. Its owner has to change it.",
+    trouble: "The service had a problem; trying again may help.",
+  },
   refused: (why: string) => `This was not accepted: ${why}`,
   voteFailed: (why: string) => `Your vote was not taken. ${why}`,
   retractFailed: "Your vote could not be taken back. Try again in a moment.",
@@ -152,10 +156,12 @@ export const en = {
     training: "a round of training is running on it",
     held_out: "kept back as a check of new versions; it is learned from later",
     learned: "learned; waiting to go live",
+    awaiting_operator: "learned; whoever runs this decides when it goes live",
+    tried: "learned; some people are trying the new version",
     retracted: "taken back",
     superseded: "replaced by a newer vote of yours",
-    taken_back: "was live; that version was taken back",
-  } as Record<string, string>,
+    taken_back: "learned; that version was taken back",
+  },
   votesNeeded: (count: number) =>
     count === 1
       ? "recorded; 1 more vote until the next round"
@@ -187,6 +193,7 @@ export const en = {
   optedOut: "Nothing is kept.",
 
   copyCode: "Copy code",
+  copyByHand: "The browser does not let this page copy. The text is selected: copy it yourself.",
   table: "Table",
 };
 

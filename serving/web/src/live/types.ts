@@ -40,6 +40,9 @@ export interface Vote {
   signal?: "regenerated" | "copied";
 }
 
+/** What a vote says, without what it is about. */
+export type Opinion = Omit<Vote, "completion_id" | "feedback_token">;
+
 export interface Recorded {
   id: string;
   completion_id: string;

@@ -7,6 +7,7 @@ import { tex } from "@mdit/plugin-tex";
 import DOMPurify from "dompurify";
 import MarkdownIt from "markdown-it";
 import type { Texts } from "../language/language.ts";
+import { copyText } from "./copy.ts";
 
 const MAX_LENGTH = 100_000; // characters; longer text is shown as it is
 const BLOCKS = "p, li, h3, h4, h5, h6, td, th, blockquote";
@@ -130,19 +131,19 @@ function codeBlock(pre: HTMLPreElement, texts: Texts, whole: boolean): void {
   const language = /language-([\w+#-]{1,20})/.exec(code?.className ?? "")?.[1] ?? "";
   const name = document.createElement("span");
   name.textContent = language;
+  const box = document.createElement("div");
+  box.className = "code";
+  box.dir = "ltr";
   const copy = document.createElement("button");
   copy.type = "button";
   copy.className = "copy-code";
   copy.textContent = texts.copyCode;
-  copy.addEventListener("click", () => {
-    void navigator.clipboard?.writeText(pre.textContent ?? "").then(() => (copy.textContent = texts.copied));
+  copy.addEventListener("click", async () => {
+    if (await copyText(pre.textContent ?? "", box, texts)) copy.textContent = texts.copied;
   });
   const head = document.createElement("div");
   head.className = "code-head";
-  head.append(name, ...(navigator.clipboard ? [copy] : []));
-  const box = document.createElement("div");
-  box.className = "code";
-  box.dir = "ltr";
+  head.append(name, copy);
   pre.replaceWith(box);
   box.append(head, pre);
   scrolling(pre, language || "code");

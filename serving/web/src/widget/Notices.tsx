@@ -4,8 +4,8 @@ import type { JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { quote, when } from "../language/language.ts";
 import { SESSION_ENDED } from "../live/socket.ts";
-import type { ServiceError } from "../live/types.ts";
 import { useShared } from "./context.ts";
+import { why } from "./errors.ts";
 import { Icon } from "./icons.tsx";
 
 export function Notices(): JSX.Element {
@@ -24,7 +24,7 @@ function Banner(): JSX.Element | null {
   const seconds = useCountdown(session.chat.resend?.at ?? null);
   const { state, refusal } = session.socket;
   let text: string | null = null;
-  if (state === "refused") text = refusal === SESSION_ENDED ? texts.sessionEnded : texts.unreachable;
+  if (state === "refused") text = refusal === SESSION_ENDED ? texts.errors.session : texts.errors.key;
   else if (state === "lost") text = navigator.onLine ? texts.reconnecting : texts.offline;
   else if (session.chat.resend) {
     text =
@@ -101,19 +101,4 @@ function Consent(): JSX.Element | null {
       </button>
     </div>
   );
-}
-
-/** Returns an error in a sentence for the person. */
-export function why(
-  error: ServiceError,
-  texts: { errors: Record<string, string>; failed: string; refused: (why: string) => string },
-): string {
-  const known = texts.errors[error.code];
-  if (known) return known;
-  return error.retryAfter ||
-    !error.message ||
-    error.code === "internal_error" ||
-    error.code === "engine_failed"
-    ? texts.failed
-    : texts.refused(error.message);
 }

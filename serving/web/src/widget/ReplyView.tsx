@@ -3,6 +3,7 @@
 import type { JSX } from "preact";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { answer, isOpen, type Turn } from "../chat/turn.ts";
+import { copyText } from "../text/copy.ts";
 import { useShared } from "./context.ts";
 import { Icon, type IconName } from "./icons.tsx";
 import { Markdown } from "./Markdown.tsx";
@@ -74,8 +75,9 @@ function Tools({ turn, last, edit, editButton }: ToolsProps): JSX.Element {
   const { chat } = session;
   const reply = answer(turn);
   const [copied, setCopied] = useState(false);
+  const byHand = useRef<HTMLDivElement>(null);
   const copy = async (): Promise<void> => {
-    await navigator.clipboard.writeText(reply.text);
+    if (!(await copyText(reply.text, byHand.current!, texts))) return;
     setCopied(true);
     setTimeout(() => setCopied(false), 2000);
     session.announce(texts.copied);
@@ -84,27 +86,28 @@ function Tools({ turn, last, edit, editButton }: ToolsProps): JSX.Element {
   const votable = turn.token !== null;
   const nudge = last && votable && !reply.thumb && session.votes.all.length === 0;
   return (
-    <div class="tools" role="group" aria-label={texts.aboutReply}>
-      {votable && <Thumb turn={turn} value="up" label={texts.good} />}
-      {votable && <Thumb turn={turn} value="down" label={texts.bad} />}
-      {votable && (
-        <button
-          ref={editButton}
-          class="icon"
-          type="button"
-          aria-label={texts.edit}
-          title={texts.edit}
-          onClick={edit}
-        >
-          <Icon name="edit" />
-        </button>
-      )}
-      {navigator.clipboard && (
+    <>
+      <div class="tools" role="group" aria-label={texts.aboutReply}>
+        {votable && <Thumb turn={turn} value="up" label={texts.good} />}
+        {votable && <Thumb turn={turn} value="down" label={texts.bad} />}
+        {votable && (
+          <button
+            ref={editButton}
+            class="icon"
+            type="button"
+            aria-label={texts.edit}
+            title={texts.edit}
+            onClick={edit}
+          >
+            <Icon name="edit" />
+          </button>
+        )}
         <Tool name={copied ? "check" : "copy"} label={texts.copy} run={() => void copy()} />
-      )}
-      {last && !chat.busy && <Tool name="again" label={texts.another} run={() => chat.regenerate(turn)} />}
-      {nudge && <span class="nudge">{texts.nudge}</span>}
-    </div>
+        {last && !chat.busy && <Tool name="again" label={texts.another} run={() => chat.regenerate(turn)} />}
+        {nudge && <span class="nudge">{texts.nudge}</span>}
+      </div>
+      <div ref={byHand} />
+    </>
   );
 }
 

@@ -5,9 +5,9 @@ import { useRef, useState } from "preact/hooks";
 import { answer, isOpen, type Turn } from "../chat/turn.ts";
 import { when } from "../language/language.ts";
 import { useShared } from "./context.ts";
+import { isFinal, why } from "./errors.ts";
 import { Icon } from "./icons.tsx";
 import { Markdown } from "./Markdown.tsx";
-import { why } from "./Notices.tsx";
 import { Compared, Pair } from "./Pair.tsx";
 import { ReplyView } from "./ReplyView.tsx";
 import { TextEditor } from "./TextEditor.tsx";
@@ -16,14 +16,6 @@ interface Props {
   turn: Turn;
   last: boolean;
 }
-
-/** Errors that the same message meets again. */
-const FINAL = new Set([
-  "context_length_exceeded",
-  "body_too_large",
-  "invalid_value",
-  "unsupported_parameter",
-]);
 
 export function TurnView({ turn, last }: Props): JSX.Element {
   const { texts } = useShared().language;
@@ -111,7 +103,7 @@ function Problem({ turn, last }: Props): JSX.Element | null {
   const { session, language } = useShared();
   const { texts } = language;
   if (turn.state !== "stopped" && turn.state !== "failed") return null;
-  const again = last && !(turn.problem && FINAL.has(turn.problem.code));
+  const again = last && !(turn.problem && isFinal(turn.problem));
   return (
     <p
       class={turn.state === "failed" ? "problem" : "aside"}

@@ -1,64 +1,48 @@
 /** The thumbs of `<hearken-vote>`, with reasons, and an edit where the reply's text is given. */
 
 import type { JSX } from "preact";
-import { useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import type { Texts } from "../language/language.ts";
 import { Icon } from "./icons.tsx";
 import { options } from "./options.ts";
-import { useQueue } from "./queue.ts";
+import { type Ballot, useSlot } from "./slot.ts";
 import { TextEditor } from "./TextEditor.tsx";
-import type { Cast, Retract } from "./vote_controls.tsx";
 
 interface Props {
   element: HTMLElement;
   texts: Texts;
-  cast: Cast;
-  retract: Retract;
+  ballot: Ballot;
 }
 
 const MAX_REASONS = 8; // of one vote, as in the service
 
-interface Thumb {
-  id: string;
-  value: "up" | "down";
-  reasons: string[];
-}
-
-export function VoteThumbs({ element, texts, cast, retract }: Props): JSX.Element {
-  const [thumb, setThumb] = useState<Thumb | null>(null);
-  const [editing, setEditing] = useState(false);
-  const recorded = useRef<Thumb | null>(null);
-  const enqueue = useQueue();
+export function VoteThumbs({ element, texts, ballot }: Props): JSX.Element {
   const choice = Number(element.getAttribute("choice") ?? 0);
   const text = element.getAttribute("text");
+  const [thumb, changeThumb] = useSlot(`thumb ${choice}`, ballot);
+  const [edit, changeEdit] = useSlot(`edit ${choice}`, ballot);
+  const [editing, setEditing] = useState(false);
   const named = options((name) => element.getAttribute(name), {}, texts).reasons;
 
-  const show = (next: Thumb | null): void => {
-    recorded.current = next;
-    setThumb(next);
-  };
-  const vote = async (value: "up" | "down", reasons: string[] = []): Promise<void> => {
-    const id = await cast({ type: "thumb", choice, value, reasons });
-    if (id) show({ id, value, reasons });
-  };
   const press = (value: "up" | "down"): void =>
-    enqueue(async () => {
-      const now = recorded.current;
-      if (now?.value !== value) await vote(value);
-      else if (await retract(now.id)) show(null);
-    });
+    void changeThumb((now) =>
+      now?.value === value ? null : { type: "thumb", choice, value, reasons: [] },
+    );
   const toggle = (slug: string): void =>
-    enqueue(async () => {
-      const now = recorded.current;
-      if (!now) return;
-      const others = now.reasons.filter((each) => each !== slug);
-      const added = others.length === now.reasons.length;
-      await vote(now.value, added ? [...others, slug].slice(-MAX_REASONS) : others);
+    void changeThumb((now) => {
+      if (!now) return null;
+      const before = now.reasons ?? [];
+      const others = before.filter((each) => each !== slug);
+      const added = others.length === before.length;
+      return { ...now, reasons: added ? [...others, slug].slice(-MAX_REASONS) : others };
     });
-  const edit = async (written: string | null): Promise<void> => {
-    if (written === null || written === text || (await cast({ type: "edit", choice, text: written }))) {
-      setEditing(false);
-    }
+  const shown = edit?.text ?? text ?? "";
+  const close = async (written: string | null): Promise<void> => {
+    const done =
+      written === null ||
+      written === shown ||
+      (await changeEdit(() => (written === text ? null : { type: "edit", choice, text: written })));
+    if (done) setEditing(false);
   };
 
   return (
@@ -88,7 +72,8 @@ export function VoteThumbs({ element, texts, cast, retract }: Props): JSX.Elemen
           </button>
         )}
       </div>
-      {thumb && (
+      {edit && <p class="edited">{texts.edited}</p>}
+      {thumb?.value && (
         <div
           class="reasons"
           role="group"
@@ -99,7 +84,7 @@ export function VoteThumbs({ element, texts, cast, retract }: Props): JSX.Elemen
               key={slug}
               class="chip"
               type="button"
-              aria-pressed={thumb.reasons.includes(slug)}
+              aria-pressed={thumb.reasons?.includes(slug) ?? false}
               onClick={() => toggle(slug)}
             >
               <bdi>{label}</bdi>
@@ -109,12 +94,12 @@ export function VoteThumbs({ element, texts, cast, retract }: Props): JSX.Elemen
       )}
       {editing && (
         <TextEditor
-          text={text ?? ""}
+          text={shown}
           label={texts.editorLabel}
           hint={texts.editorHint}
           save={texts.save}
           cancel={texts.cancel}
-          close={(written) => void edit(written)}
+          close={(written) => void close(written)}
         />
       )}
     </>

@@ -3,7 +3,7 @@
 import type { JSX } from "preact";
 import { useEffect } from "preact/hooks";
 import type { CastVote } from "../chat/vote_history.ts";
-import { type Language, quote, when } from "../language/language.ts";
+import { type Language, quote, type Texts, when } from "../language/language.ts";
 import { useShared } from "./context.ts";
 import { Dialog } from "./Dialog.tsx";
 
@@ -36,7 +36,7 @@ export function VotesPanel({ close, show }: Props): JSX.Element {
             <p class="vote-life">
               {lifeInWords(vote, language)}
               {vote.life.progress !== null && vote.life.stage === "training" && (
-                <progress max={1} value={vote.life.progress} aria-label={texts.life["training"]} />
+                <progress max={1} value={vote.life.progress} aria-label={texts.life.training} />
               )}
             </p>
             <div class="vote-actions">
@@ -63,5 +63,5 @@ export function lifeInWords({ life }: Pick<CastVote, "life">, { texts, code }: L
       new Intl.NumberFormat(code, { style: "percent", maximumFractionDigits: 0 }).format(life.progress),
     );
   }
-  return texts.life[life.stage] ?? texts.life["recorded"] ?? "";
+  return texts.life[life.stage as keyof Texts["life"]] ?? texts.life.recorded;
 }

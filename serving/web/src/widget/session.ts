@@ -11,6 +11,7 @@ import { Keep } from "../live/keep.ts";
 import { Service, SESSION } from "../live/service.ts";
 import { DROPPED, LiveSocket, SESSION_ENDED } from "../live/socket.ts";
 import type { ServiceError } from "../live/types.ts";
+import { KeptVotes } from "./kept_votes.ts";
 import type { Options } from "./options.ts";
 
 /** What the chat says in a line of its own. */
@@ -186,6 +187,7 @@ export class Session {
     const id = await this.service.forget();
     this.conversations.clear();
     this.votes.clear();
+    new KeptVotes().clear();
     this.create();
     this.socket.restart();
     return id;

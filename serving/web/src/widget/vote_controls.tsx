@@ -3,16 +3,24 @@
 import { render, type JSX } from "preact";
 import { useState } from "preact/hooks";
 import { language, type Texts } from "../language/language.ts";
-import type { ServiceError, Vote } from "../live/types.ts";
-import { why } from "./Notices.tsx";
-import { useQueue } from "./queue.ts";
+import { Refused } from "../live/service.ts";
+import type { Opinion, ServiceError } from "../live/types.ts";
+import { why } from "./errors.ts";
+import { KeptVotes } from "./kept_votes.ts";
+import { type Ballot, useSlot } from "./slot.ts";
 import style from "./style.css?inline";
 import { VoteThumbs } from "./VoteThumbs.tsx";
 
-/** Casts a vote on the element's completion; returns its id, or null where it was not taken. */
-export type Cast = (vote: Partial<Vote>) => Promise<string | null>;
-/** Takes back a vote; returns whether that was done. */
-export type Retract = (id: string) => Promise<boolean>;
+/** Shared by all elements, so that votes last as long as the page where the browser keeps nothing. */
+const votes = new KeptVotes();
+
+interface Answer {
+  id: string;
+  status: string;
+}
+
+/** Asks the service about a vote, or casts or retracts one. Throws a ServiceError. */
+type Ask = (method: "GET" | "POST" | "DELETE", path: string, opinion?: Opinion) => Promise<Answer>;
 
 /** Draws the controls into a shadow root, and sends what is done with them. */
 export class VoteControls {
@@ -29,17 +37,19 @@ export class VoteControls {
   async draw(completion: string, token: string): Promise<void> {
     const { texts, code, direction } = await language(this.element.getAttribute("lang"));
     const headers = { "Content-Type": "application/json", "X-Feedback-Token": token };
-    const send = async (vote: Partial<Vote>): Promise<string> => {
-      const body = JSON.stringify({ ...vote, completion_id: completion, feedback_token: token });
-      const id = await this.#fetch("", { method: "POST", headers, body });
-      this.#emit("vote", { id, completion_id: completion, type: vote.type });
-      return id;
+    const ask: Ask = (method, path, opinion) => {
+      const vote = opinion && { ...opinion, completion_id: completion, feedback_token: token };
+      return this.#fetch(path, { method, headers, body: vote ? JSON.stringify(vote) : null });
     };
-    const retract = (id: string): Promise<string> => this.#fetch(`/${id}`, { method: "DELETE", headers });
-    const controls = <Controls element={this.element} texts={texts} send={send} retract={retract} />;
     render(
       <div lang={code} dir={direction} key={completion}>
-        {controls}
+        <Controls
+          element={this.element}
+          texts={texts}
+          completion={completion}
+          ask={ask}
+          emit={(name, detail) => this.#emit(name, detail)}
+        />
       </div>,
       this.root,
     );
@@ -49,19 +59,17 @@ export class VoteControls {
     render(null, this.root);
   }
 
-  /** Returns the id of the vote that the request was about. Throws a ServiceError. */
-  async #fetch(path: string, request: RequestInit): Promise<string> {
-    let error: ServiceError = { code: "offline", message: "" };
+  async #fetch(path: string, request: RequestInit): Promise<Answer> {
+    let response: Response;
+    let answer: Answer & { error?: ServiceError };
     try {
-      const response = await fetch(`${this.service}/v1/feedback${path}`, { ...request, credentials: "omit" });
-      const answer = (await response.json()) as { id: string; error?: ServiceError };
-      if (response.ok) return answer.id;
-      if (answer.error) error = answer.error;
+      response = await fetch(`${this.service}/v1/feedback${path}`, { ...request, credentials: "omit" });
+      answer = (await response.json()) as typeof answer;
     } catch {
-      // no answer came
+      throw new Refused("offline", "");
     }
-    this.#emit("error", { code: error.code, message: error.message });
-    throw error;
+    if (response.ok) return answer;
+    throw new Refused(answer.error?.code ?? "internal_error", answer.error?.message ?? "");
   }
 
   #emit(name: string, detail: object): void {
@@ -72,33 +80,65 @@ export class VoteControls {
 interface Props {
   element: HTMLElement;
   texts: Texts;
-  send: (vote: Partial<Vote>) => Promise<string>;
-  retract: (id: string) => Promise<string>;
+  completion: string;
+  ask: Ask;
+  emit: (name: string, detail: object) => void;
 }
 
-function Controls({ element, texts, send, retract }: Props): JSX.Element {
+function Controls({ element, texts, completion, ask, emit }: Props): JSX.Element {
   const choices = Number(element.getAttribute("choices") ?? 1);
   const [problem, setProblem] = useState<string | null>(null);
   const [done, setDone] = useState("");
-  const attempt = async (step: () => Promise<string>, said: string): Promise<string | null> => {
-    setProblem(null);
-    try {
-      const id = await step();
-      setDone(said);
-      return id;
-    } catch (error) {
-      setProblem(texts.voteFailed(why(error as ServiceError, texts)));
-      return null;
-    }
+  const failed = ({ code, message }: ServiceError, said: string): void => {
+    emit("error", { code, message });
+    setProblem(said);
   };
-  const cast: Cast = (vote) => attempt(() => send(vote), texts.voteRecorded);
-  const takeBack: Retract = async (id) => (await attempt(() => retract(id), "")) !== null;
+  const ballot: Ballot = {
+    async find(slot) {
+      const kept = votes.find(completion, slot);
+      if (!kept) return null;
+      try {
+        const { status } = await ask("GET", `/${encodeURIComponent(kept.id)}`);
+        if (status === "recorded") return kept;
+      } catch (error) {
+        if ((error as ServiceError).code !== "feedback_not_found") return kept;
+      }
+      votes.remove(kept.id);
+      return null;
+    },
+    async cast(slot, opinion) {
+      setProblem(null);
+      try {
+        const { id } = await ask("POST", "", opinion);
+        const vote = { id, completion, slot, opinion };
+        votes.put(vote);
+        emit("vote", { id, completion_id: completion, type: opinion.type });
+        setDone(texts.voteRecorded);
+        return vote;
+      } catch (error) {
+        failed(error as ServiceError, texts.voteFailed(why(error as ServiceError, texts)));
+        return null;
+      }
+    },
+    async retract({ id }) {
+      setProblem(null);
+      try {
+        await ask("DELETE", `/${encodeURIComponent(id)}`);
+        votes.remove(id);
+        setDone("");
+        return true;
+      } catch (error) {
+        failed(error as ServiceError, texts.retractFailed);
+        return false;
+      }
+    },
+  };
   return (
     <>
       {choices > 1 ? (
-        <Choice count={choices} texts={texts} cast={cast} />
+        <Choice count={choices} texts={texts} ballot={ballot} />
       ) : (
-        <VoteThumbs element={element} texts={texts} cast={cast} retract={takeBack} />
+        <VoteThumbs element={element} texts={texts} ballot={ballot} />
       )}
       {problem && <p class="problem">{problem}</p>}
       <span class="unseen" aria-live="polite">
@@ -108,33 +148,31 @@ function Controls({ element, texts, send, retract }: Props): JSX.Element {
   );
 }
 
-function Choice({ count, texts, cast }: { count: number; texts: Texts; cast: Cast }): JSX.Element {
-  const [chosen, setChosen] = useState<string | null>(null);
+function Choice({ count, texts, ballot }: { count: number; texts: Texts; ballot: Ballot }): JSX.Element {
+  const [chosen, change] = useSlot("ranking", ballot);
   const all = Array.from({ length: count }, (_, index) => index);
-  const enqueue = useQueue();
-  const choose = (name: string, ranking: number[][], acceptable: boolean): void =>
-    enqueue(async () => {
-      if (await cast({ type: "ranking", ranking, acceptable })) setChosen(name);
-    });
-  const pick = (name: string, label: string, ranking: number[][], acceptable = true): JSX.Element => (
-    <button
-      key={name}
-      class="chip"
-      type="button"
-      aria-pressed={chosen === name}
-      onClick={() => choose(name, ranking, acceptable)}
-    >
-      {label}
-    </button>
-  );
+  const pick = (label: string, ranking: number[][], acceptable = true): JSX.Element => {
+    const is = (opinion: Opinion | null): boolean =>
+      opinion?.acceptable === acceptable && JSON.stringify(opinion.ranking) === JSON.stringify(ranking);
+    return (
+      <button
+        key={label}
+        class="chip"
+        type="button"
+        aria-pressed={is(chosen)}
+        onClick={() => void change((now) => (is(now) ? null : { type: "ranking", ranking, acceptable }))}
+      >
+        {label}
+      </button>
+    );
+  };
   return (
     <div class="reasons" role="group" aria-label={texts.whichBetter}>
-      {all.map((each) => {
-        const name = String.fromCharCode(65 + each);
-        return pick(name, texts.better(name), [[each], all.filter((other) => other !== each)]);
-      })}
-      {pick("tie", texts.tie, [all])}
-      {pick("none", texts.none, [all], false)}
+      {all.map((each) =>
+        pick(texts.better(String.fromCharCode(65 + each)), [[each], all.filter((other) => other !== each)]),
+      )}
+      {pick(texts.tie, [all])}
+      {pick(texts.none, [all], false)}
     </div>
   );
 }

@@ -28,7 +28,8 @@ export function fateOf(vote: Vote): { words: string; tone: "good" | "bad" | "pla
     return { words: `learned by ${vote.learned_by}, taken back`, tone: "bad" };
   }
   if (vote.live_at) return { words: `live since ${vote.learned_by}`, tone: "good" };
-  return { words: `learned by ${vote.learned_by}`, tone: "accent" };
+  const tried = vote.learned_state === "canary" ? ", which some people try" : "";
+  return { words: `learned by ${vote.learned_by}${tried}`, tone: "accent" };
 }
 
 /** A thumb, a ranking, an edit or a signal, with its reasons. */
