@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -112,7 +112,9 @@ class Replica:
         """
         able, up_since = await self._answers_for_another(adapter), self.up_since
         try:
-            await self._load_and_check(adapter, directory, probe, tolerance)
+            async with self._within(_VERIFY_TIMEOUT, f"load and verify {adapter}"):
+                await self._load(adapter, directory)
+                await self._check_probe(adapter, probe, tolerance)
         except EngineError as error:
             fault = await self._fault(adapter, error, up_since) if able else None
             if fault is None:
@@ -158,28 +160,19 @@ class Replica:
 
     async def _fetch_folders(self) -> dict[str, str]:
         """Returns the adapters of a healthy engine with their folders. Raises EngineError."""
-        try:
-            async with asyncio.timeout(_HEALTH_TIMEOUT):
-                await self.engine.check_health()
-                return await self.engine.folders()
-        except TimeoutError:
-            raise EngineError(
-                f"{self.engine.url} did not answer a health check in {_HEALTH_TIMEOUT:.0f} s",
-                url=self.engine.url,
-                late=True,
-            ) from None
+        async with self._within(_HEALTH_TIMEOUT, "answer a health check"):
+            await self.engine.check_health()
+            return await self.engine.folders()
 
-    async def _load_and_check(self, adapter: str, directory: Path, probe: Probe, tolerance: float) -> None:
+    @asynccontextmanager
+    async def _within(self, seconds: float, what: str) -> AsyncGenerator[None]:
+        """Raises EngineError (`late`) where the engine does not do something in time."""
         try:
-            async with asyncio.timeout(_VERIFY_TIMEOUT):
-                await self._load(adapter, directory)
-                await self._check_probe(adapter, probe, tolerance)
+            async with asyncio.timeout(seconds):
+                yield
         except TimeoutError:
-            raise EngineError(
-                f"{self.engine.url} did not load and verify {adapter} in {_VERIFY_TIMEOUT:.0f} s",
-                url=self.engine.url,
-                late=True,
-            ) from None
+            message = f"{self.engine.url} did not {what} in {seconds:.0f} s"
+            raise EngineError(message, url=self.engine.url, late=True) from None
 
     async def _load(self, adapter: str, directory: Path) -> None:
         if adapter in self.loaded:
@@ -198,11 +191,8 @@ class Replica:
 
     async def answers_as(self, adapter: str, probe: Probe, tolerance: float) -> bool:
         """Returns whether the engine's log-probabilities under `adapter` are its own. Raises EngineError."""
-        try:
-            async with asyncio.timeout(_VERIFY_TIMEOUT):
-                selected, measured = await self._measure(adapter, probe)
-        except TimeoutError:
-            raise EngineError(f"{self.engine.url} is too slow", url=self.engine.url, late=True) from None
+        async with self._within(_VERIFY_TIMEOUT, f"answer as {adapter}"):
+            selected, measured = await self._measure(adapter, probe)
         return verify_adapter(selected, measured, tolerance)
 
     async def _measure(self, adapter: str, probe: Probe) -> tuple[ProbePositions, list[float]]:
