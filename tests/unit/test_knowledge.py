@@ -15,7 +15,7 @@ from trainer.data.hyperparameters import MIN_TEMPERATURE
 from trainer.data.knowledge_probes import KnowledgeProbe, ProbeSet, probe_file
 from trainer.data.round_inputs import RoundInputs
 from trainer.evaluation import screening
-from trainer.evaluation.knowledge import KnowledgeEval, accuracy_drop
+from trainer.evaluation.knowledge import MAX_TIMES, KnowledgeEval, accuracy_drop
 from trainer.evaluation.questions import MIN_QUESTIONS, Question, own_questions, shipped_questions
 from trainer.evaluation.screening import BASE_REPLIES, MAX_PROBES, base_probes, probe_spec, screen
 from trainer.model.backbone import Backbone
@@ -99,11 +99,11 @@ def test_a_base_that_knows_nothing_is_not_asked_everything() -> None:
 
 
 def test_nine_right_of_ten_make_a_probe_and_its_accuracy_is_measured_afresh() -> None:
-    right, wrong = [True], [False]
+    right, wrong, quarter = [True], [False], BASE_REPLIES // 4
     base = Base(
         {
-            "a 0": right + right * 2 + right * 7 + wrong + right * 6 + wrong * 2,
-            "a 1": right + right + wrong + right * 7 + wrong + right * 8,
+            "a 0": right + right * 2 + right * 7 + wrong + right * (3 * quarter) + wrong * quarter,
+            "a 1": right + right + wrong + right * 7 + wrong + right * BASE_REPLIES,
             "a 2": right + wrong * 2,
             "a 3": wrong,
         }
@@ -213,6 +213,21 @@ def test_a_policy_that_lost_what_the_base_knows_fails(tiny: Backbone) -> None:
     assert enough.base_accuracy() == [1.0] * MIN_QUESTIONS
     assert not enough.passes(torch.Generator())  # a random model says anything
     assert "8 knowledge questions" in str(enough.guard_failure(torch.Generator()))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "times"),
+    [(0, 1), (1, MAX_TIMES), (MIN_QUESTIONS, 1)],  # of the first replies; the later ones are all right
+)
+def test_probes_are_asked_until_two_standard_errors_tell(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch, wrong: int, times: int
+) -> None:
+    shares = iter([[0.5] * wrong + [1.0] * (MIN_QUESTIONS - wrong), *([[1.0] * MIN_QUESTIONS] * MAX_TIMES)])
+    evaluation = KnowledgeEval(tiny, TrainerSettings(), probes(MIN_QUESTIONS))
+    monkeypatch.setattr(evaluation, "_probe_accuracy", lambda *_: next(shares))
+    found = evaluation.adapter_accuracy(torch.Generator())
+    assert len(list(shares)) == 1 + MAX_TIMES - times
+    assert found == [1 - 0.5 / times] * wrong + [1.0] * (MIN_QUESTIONS - wrong)
 
 
 def test_a_round_keeps_its_probes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ With fewer than `questions.MIN_QUESTIONS` nothing is judged, and the record says
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,8 +30,12 @@ SAMPLES_PER_QUESTION, BASE_SAMPLES_PER_QUESTION = 2, 3
 ANSWER_TOKENS = 90
 """Longest answer, tokens, where no setting names the longest reply."""
 
-SAMPLES_PER_PROBE = 4
-"""Replies to each probe that the gate samples from a candidate: there are fewer probes than questions."""
+SAMPLES_PER_PROBE, MAX_TIMES = 4, 4
+"""Replies to each probe that are sampled from a candidate at a time, and how often at most: there are fewer
+probes than questions."""
+
+CERTAIN_ERRORS = 2.0
+"""Standard errors between the loss and its limit beyond which the probes are not asked again."""
 
 SHOWN_SAMPLES = 6
 """Questions whose replies before and after training a round's record shows."""
@@ -103,10 +108,21 @@ class KnowledgeEval:
         return self._base
 
     def adapter_accuracy(self, generator: torch.Generator) -> list[float]:
-        """Returns the current adapter's accuracy on each question."""
+        """Returns the current adapter's accuracy on each question. The probes are asked again while chance
+        may hide on which side of the limit the loss is."""
         spec = SamplingSpec(SAMPLES_PER_QUESTION, self._tokens)
         own = answer_accuracy(self.backbone, self._own, spec, generator)
-        return own + self._probe_accuracy(self._asked, SAMPLES_PER_PROBE, generator)
+        asked: list[list[float]] = []
+        while True:
+            asked.append(self._probe_accuracy(self._asked, SAMPLES_PER_PROBE, generator))
+            found = own + [fmean(each) for each in zip(*asked, strict=True)]
+            if not self._asked or len(asked) == MAX_TIMES or self._is_certain(found):
+                return found
+
+    def _is_certain(self, accuracy: Sequence[float]) -> bool:
+        """Whether the loss is beyond or within the gate's limit by CERTAIN_ERRORS."""
+        drop, error = accuracy_drop(self.base_accuracy(), accuracy)
+        return abs(drop - self._settings.gate.max_knowledge_loss) > CERTAIN_ERRORS * error
 
     def passes(self, generator: torch.Generator) -> bool:
         """Whether the current adapter passes the gate's knowledge check, or cannot be judged by it."""

@@ -30,8 +30,9 @@ MAX_PROBES = 96
 FIRST_REPLIES, SCREENING_REPLIES, MAX_WRONG = 2, 10, 1
 """Replies sampled first and in all, and how many of them may be wrong."""
 
-BASE_REPLIES = 8
-"""Replies by which the base's accuracy on a probe is measured."""
+BASE_REPLIES = 32
+"""Replies by which the base's accuracy on a probe is measured, once for all policies: its error is in every
+loss of knowledge that is measured."""
 
 PREAMBLE_TOKENS = 16
 """Tokens that a reply may have beside the longest accepted answer."""

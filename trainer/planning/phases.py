@@ -117,7 +117,7 @@ def knowledge_questions(
     if asked.probes:
         samples = knowledge.SAMPLES_PER_PROBE
         probed = batches.sample(asked.probe_prompt, asked.probes, samples, asked.probe_reply)
-        work = work.then(probed.scaled(2))
+        work = work.then(probed.scaled(2 * knowledge.MAX_TIMES))
     shown = asked.own[: knowledge.SHOWN_SAMPLES] or [Question(each, ()) for each in knowledge.SAMPLE_PROMPTS]
     tokens = settings.rl.max_tokens or knowledge.ANSWER_TOKENS
     return work.then(batches.sample(_longest(backbone, shown), len(shown), 1, tokens).scaled(2))

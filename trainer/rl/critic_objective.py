@@ -32,11 +32,6 @@ KL_SCALE = 1 / 3
 noise."""
 
 
-RATE_SCALE = 0.5
-"""Learning rate of the regression, relative to the first one of a policy gradient, which its trust region
-corrects."""
-
-
 @dataclass(frozen=True, slots=True)
 class CriticRegression:
     """The regression on the best policy for the critic, with the KL on confident tokens beside it. It needs
@@ -102,7 +97,8 @@ def token_critic(
     return critic
 
 
-def regression_rate(data: RoundData) -> float:
-    """Returns the learning rate of the regression: that of the settings, or one by the model's width."""
-    named = data.settings.rl.learning_rate
-    return named or RATE_SCALE * first_learning_rate(Model.of(data.backbone).width)
+def of_the_regression(rl: Hyperparameters, data: RoundData) -> Hyperparameters:
+    """Returns the hyperparameters of the regression, which needs no warm-up. Its learning rate is that of the
+    settings, or one by the model's width: that of the last policy gradient says nothing of it."""
+    rate = data.settings.rl.learning_rate or first_learning_rate(Model.of(data.backbone).width)
+    return rl.model_copy(update={"learning_rate": rate, "warmup_steps": 0})
