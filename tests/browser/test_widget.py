@@ -355,6 +355,21 @@ def test_votes_on_a_chat_of_ones_own(
     assert page.evaluate("localStorage.getItem('hearken.vote.votes')") == "[]"
 
 
+def test_votes_are_dark_only_where_the_page_around_them_is(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    vote = '<hearken-vote completion="chatcmpl-1" token="t"></hearken-vote>'
+    body = f'{vote}<div style="color-scheme: dark">{vote}</div>{elements(installation)}'
+    head = '<!doctype html><title>A light shop</title><link rel="icon" href="data:,">'
+    site.pages["/light"] = (head + body, "")
+    page = context.new_page()
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{site.url}/light")
+    thumbs = page.get_by_role("button", name="Good reply")
+    expect(thumbs.first).to_have_css("color", "rgb(99, 93, 82)")
+    expect(thumbs.last).to_have_css("color", "rgb(177, 170, 155)")
+
+
 def test_an_error_is_said_in_the_language_of_the_visitor(
     context: BrowserContext, site: Site, installation: Installation
 ) -> None:
