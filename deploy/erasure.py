@@ -23,7 +23,7 @@ _WORDS = {
     "records": "the records of rounds no longer show them",
     "policies": "the trainer has found what learned from them",
     "rebuild": "the trainer has made it again without them",
-    "files": "the rebuilt policy is live and the others' files are deleted",
+    "files": "what takes their place is live and their files are deleted",
 }
 
 

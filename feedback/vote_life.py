@@ -20,7 +20,14 @@ _MOST_PROGRESS = 0.99  # of a round that takes longer than the last one
 
 _LIFE: LiteralString = """
 select p.state, e.held_out_in,
-    coalesce(current.live_at, current.inherited_at) as current_live_at,
+    (
+        select min(coalesce(later.live_at, later.inherited_at)) from policies later
+        where (p.state in ('rolled_back', 'rejected') or coalesce(p.live_at, p.inherited_at) is null)
+            and later.project = f.project and later.state in ('canary', 'live', 'retired')
+            and later.created_at > p.created_at and not exists (
+                select from rounds where project = f.project and policy = later.id and id = e.held_out_in
+            )
+    ) as later_live_at,
     current.created_at > p.created_at and not exists (
         select from rounds where project = f.project and policy = current.id and id = e.held_out_in
     ) as current_learned,
@@ -61,8 +68,8 @@ class Life:
     """`stage` is recorded, training, held_out, learned, awaiting_operator (nothing goes live without one),
     tried (a part of the people is answered by a policy that learned from it), live, taken_back, superseded or
     retracted. `votes_needed` are lacking until the next round, where a number of votes starts it; `progress`
-    is the estimated share of the running round; `live_at` the time since when a live policy has learned from
-    it."""
+    is the estimated share of the running round; `live_at` the time when the first policy went live that
+    learned from it and was not taken back."""
 
     stage: str
     votes_needed: int | None = None
@@ -103,7 +110,7 @@ def _learned(found: Found, row: dict[str, Any]) -> Life:
     if found.live_at and not taken_back:
         return Life("live", live_at=found.live_at)
     if row["current_learned"]:
-        return Life("live", live_at=row["current_live_at"])
+        return Life("live", live_at=row["later_live_at"])
     if row["candidate_learned"]:
         return Life("tried")
     if taken_back:

@@ -261,7 +261,8 @@ class Swap:
 
     async def _promote_due(self, project: str, due: list[WaitingPolicy]) -> None:
         """Promotes the policies that an operator requested and those that passed the gate, in the order of
-        their publication: each has learned from votes, so each is announced as live."""
+        their publication: each has learned from votes, so each is announced as live. The trainer's request
+        for an erasure is tried, as what passed the gate, until it is answered or the policy is rejected."""
         for each in due:
             actor = None if each.asked else "serving.promotion"
             change = partial(
@@ -271,7 +272,8 @@ class Swap:
                 actor=actor,
                 automatic=not each.asked,
             )
-            if not await self._take_up(project, each.policy, change, requested=each.asked):
+            requested = each.asked and not each.replaces
+            if not await self._take_up(project, each.policy, change, requested=requested):
                 return
 
     async def _try_next(self, read: Route) -> None:

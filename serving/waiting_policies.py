@@ -13,7 +13,11 @@ _WAITING: LiteralString = """
         asked_at is null and (
             coalesce(p.promotion, %(promotion)s) in ('canary', 'duel')
             or coalesce(gate ->> 'outcome' = 'unknown', false)
-        ) as tried
+        ) as tried,
+        exists (
+            select from erasures where project = w.project and done_at is null
+                and steps #>> '{rebuild,live}' = w.id
+        ) as replaces
     from policies w join projects p on p.id = w.project
     where (state = 'published' or (asked_at is not null and state <> 'rejected')) and pruned_at is null
         and (asked_at is not null or coalesce(p.promotion, %(promotion)s) <> 'manual')
@@ -22,11 +26,13 @@ _WAITING: LiteralString = """
 
 
 class WaitingPolicy(NamedTuple):
-    """A policy that is not live yet: whether an operator asked for it, and whether people are to try it."""
+    """A policy that is not live yet: whether somebody asked for it, whether people are to try it, and whether
+    it replaces what learned from somebody who is erased."""
 
     policy: str
     asked: bool
     tried: bool
+    replaces: bool
 
 
 async def fetch_waiting(
@@ -37,5 +43,6 @@ async def fetch_waiting(
     cursor = await connection.execute(_WAITING, {"promotion": promotion})
     found: dict[str, list[WaitingPolicy]] = {}
     for row in await cursor.fetchall():
-        found.setdefault(row["project"], []).append(WaitingPolicy(row["id"], row["asked"], row["tried"]))
+        policy = WaitingPolicy(row["id"], row["asked"], row["tried"], row["replaces"])
+        found.setdefault(row["project"], []).append(policy)
     return found

@@ -3,8 +3,9 @@
 When the person's rows are deleted (`feedback.erasing`), it removes them from the records of rounds, lists the
 policies that learned from them as tainted (by the ids in each policy's inputs, by its vote summary, and by
 its ancestors; of a policy whose inputs were pruned, by its age), takes their votes out of the vote summary,
-trains the policy that was live again without them (`rebuild`), and asks serving to make it live. Once no
-tainted policy answers anybody, the files of all of them are deleted.
+trains the policy that was live again without them (`rebuild`), and asks serving to make it live. One that
+serving rejects is no reason to wait: the newest ancestor that may answer takes the place. Once no tainted
+policy answers anybody, the files of all of them are deleted.
 
 Each step is recorded when it is done, and finds what is left to do where it was killed. No round runs
 meanwhile, except where a rebuild waits for its time (`trainer.rebuild_seconds`).
@@ -37,6 +38,9 @@ from trainer.records.published import NotReproducible
 ASK_SECONDS = 60.0
 """Seconds after which serving is asked again to make the rebuilt policy live."""
 
+BARRED = ("rejected", "rolled_back")
+"""States of a policy that serving does not make live, unless an operator says so."""
+
 TAINTED = "learned from somebody who was erased"
 """The reason of a policy that never went live, and does not any more."""
 
@@ -48,7 +52,7 @@ select max((steps #>> '{rebuild,at}')::timestamptz) as at from erasures
 where project = %s and steps #>> '{rebuild,of}' is not null
 """
 _POLICIES = """
-select id, parent, directory, created_at, tainted_at, pruned_at, rebuilds, digest from policies
+select id, parent, directory, created_at, tainted_at, pruned_at, rebuilds, digest, state, reason from policies
 where project = %s order by created_at, id
 """
 _MARK = """
@@ -220,7 +224,7 @@ class Erasures:
         places = [each["steps"]["rebuild"]["live"] for each in found if each not in waiting]
         place = next((place for place in reversed(places) if place is not None), None)
         if not waiting:
-            return place
+            return self._not_barred(found, place)
         lives = [each["steps"]["policies"]["live"] for each in found]
         target = next((live for live in reversed(lives) if live is not None), None)
         rebuilt: list[str] = []
@@ -244,6 +248,25 @@ class Erasures:
                 erasure, "rebuild", of=target, rebuilt=rebuilt, skipped=skipped, refused=why, live=place
             )
         return place
+
+    def _not_barred(self, found: Sequence[DictRow], place: str | None) -> str | None:
+        """Returns what takes the place of the live policy: `place`, or, where serving has rejected it or it
+        was rolled back, the newest clean ancestor that was not, which the erasures' steps then say."""
+        policies = {each["id"]: each for each in self._policies()}
+        if place is None or policies[place]["state"] not in BARRED:
+            return place
+        state, reason = policies[place]["state"], policies[place]["reason"]
+        why = f"{place} was rejected: {reason}" if state == "rejected" else f"{place} was rolled back"
+        log.error("the tainted policy's replacement is barred", policy=place, state=state, reason=reason)
+        barred = {each["id"] for each in policies.values() if each["state"] in BARRED}
+        waiting = [each for each in found if each["steps"]["rebuild"]["live"] == place]
+        of = next(filter(None, (each["steps"]["rebuild"]["of"] for each in waiting)), place)
+        instead = self._clean_ancestor(of, barred.union(self._tainted_now()))
+        for erasure in waiting:
+            step = erasure["steps"]["rebuild"]
+            changed = {**step, "refused": [*step["refused"], why], "live": instead}
+            self._done(erasure, "rebuild", **changed)
+        return instead
 
     def _made_now(self, policy: str, parent: str) -> str | None:
         if interruptions.pause_left(self._pool, self._project):  # nobody waits for what kills trainers
@@ -275,8 +298,9 @@ class Erasures:
         self._asked = time.monotonic()
         with self._pool.connection() as connection, connection.transaction():
             connection.execute(
-                "update policies set asked_at = now() where project = %s and id = %s and pruned_at is null",
-                [self._project, policy],
+                "update policies set asked_at = now() where project = %s and id = %s and pruned_at is null"
+                " and state <> all(%s)",
+                [self._project, policy, ["live", *BARRED]],
             )
             connection.execute("select pg_notify('hearken_policies', %s)", [self._project])
 

@@ -55,7 +55,7 @@ class JudgeSettings(BaseModel):
     )
     share: float = Field(0.1, gt=0, le=1, description="turns that are judged, share")
     newest_seconds: float = Field(
-        600, gt=0, description="age after which a turn is no longer judged, seconds"
+        600, gt=0, le=1_000_000_000, description="age after which a turn is no longer judged, seconds"
     )
     timeout: float = Field(30, gt=0, description="longest wait for a verdict, seconds")
 
@@ -71,7 +71,7 @@ class ExportSettings(BaseModel):
         description="where files of votes are written: a folder that all replicas share, or a URL such as"
         " s3://bucket/prefix",
     )
-    every: float = Field(24, gt=0, description="time between two exports, hours")
+    every: float = Field(24, gt=0, le=1_000_000, description="time between two exports, hours")
     format: Literal["jsonl", "preference", "unpaired", "prompt-completion"] = Field(
         "jsonl", description="jsonl: everything; else one of TRL's layouts"
     )

@@ -48,7 +48,9 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(None, description="URL of Postgres; none: an embedded one in data_dir")
     connections: int = Field(8, ge=2, description="database connections of one process, connections")
-    statement_timeout: float = Field(30, gt=0, description="longest SQL statement of serving, seconds")
+    statement_timeout: float = Field(
+        30, gt=0, le=2_147_483, description="longest SQL statement of serving, seconds"
+    )
     retention_days: int | None = Field(
         None,
         ge=1,

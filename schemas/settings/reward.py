@@ -32,7 +32,10 @@ class RewardSettings(RenamedFields):
         0.3, ge=0, description="κ: the reward is the ensemble's mean minus κ times its standard deviation"
     )
     half_life_days: float = Field(
-        60, gt=0, description="age against the newest vote at which a vote's weight halves, days"
+        60,
+        gt=0,
+        le=1_000_000,
+        description="age against the newest vote at which a vote's weight halves, days",
     )
     judge_weight_cap: float = Field(
         0.25, ge=0, description="cap on the total weight of judges' votes, relative to the people's, share"

@@ -355,6 +355,21 @@ def test_votes_on_a_chat_of_ones_own(
     assert page.evaluate("localStorage.getItem('hearken.vote.votes')") == "[]"
 
 
+def test_votes_are_dark_only_where_the_page_around_them_is(
+    context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    vote = '<hearken-vote completion="chatcmpl-1" token="t"></hearken-vote>'
+    body = f'{vote}<div style="color-scheme: dark">{vote}</div>{elements(installation)}'
+    head = '<!doctype html><title>A light shop</title><link rel="icon" href="data:,">'
+    site.pages["/light"] = (head + body, "")
+    page = context.new_page()
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{site.url}/light")
+    thumbs = page.get_by_role("button", name="Good reply")
+    expect(thumbs.first).to_have_css("color", "rgb(99, 93, 82)")
+    expect(thumbs.last).to_have_css("color", "rgb(177, 170, 155)")
+
+
 def test_an_error_is_said_in_the_language_of_the_visitor(
     context: BrowserContext, site: Site, installation: Installation
 ) -> None:
@@ -376,7 +391,7 @@ def test_an_error_is_said_in_the_language_of_the_visitor(
     assert all(text.startswith("Deine Stimme wurde nicht angenommen.") for text in said.values())
 
 
-def test_where_the_browser_forbids_to_copy_the_text_is_selected(
+def test_where_the_browser_forbids_to_copy_or_to_save_the_text_is_selected(
     chromium: Browser, site: Site, installation: Installation
 ) -> None:
     """Chromium complains in the console, so this is no page of `context`."""
@@ -388,7 +403,7 @@ def test_where_the_browser_forbids_to_copy_the_text_is_selected(
     frame = page.frame_locator("iframe")
     frame.get_by_role("button", name="Open the chat").click()
     frame.get_by_role("textbox", name="Your message").fill("Copy this")
-    frame.get_by_role("textbox", name="Your message").press("Enter")
+    frame.get_by_role("button", name="Send", exact=True).click()
     frame.get_by_role("button", name="Copy", exact=True).click()
     field = frame.get_by_label("The browser does not let this page copy.")
     expect(field).to_be_focused()
@@ -396,6 +411,16 @@ def test_where_the_browser_forbids_to_copy_the_text_is_selected(
     assert selected == field.input_value() != ""
     frame.get_by_role("textbox", name="Your message").focus()
     expect(field).to_have_count(0)
+
+    frame.get_by_role("button", name="Edit: show how it should have been").click()
+    frame.get_by_role("textbox", name="How the reply should have been").fill("Like this.")
+    frame.get_by_role("button", name="Save", exact=True).click()
+    expect(frame.get_by_text("Edited by you.")).to_be_visible()
+    frame.get_by_role("button", name="Chats and votes teach it.").click()
+    frame.get_by_role("button", name="Download what is kept of me").click()
+    held = frame.get_by_label("Was no file saved?")
+    expect(held).to_be_focused()
+    assert "Copy this" in held.input_value()
     page.close()
 
 

@@ -146,6 +146,19 @@ def promote_asked(url: str) -> None:
     asyncio.run(run())
 
 
+def reject_asked(url: str, reason: str) -> str:
+    """Does what serving does where no engine serves the policy that was asked for, and returns that."""
+
+    async def run() -> str:
+        async with open_async_pool(url, size=1) as pool, pool.connection() as connection:
+            cursor = await connection.execute("select id from policies where asked_at is not null")
+            [row] = await cursor.fetchall()
+            await rollout.reject(connection, "default", row["id"], reason)
+            return str(row["id"])
+
+    return asyncio.run(run())
+
+
 def work(settings: Settings, pool: Pool) -> bool:
     """What a new trainer does for erasures; returns whether it is through with them."""
     trainer = loop.Trainer(settings, pool, LogReader(pool, open_log(settings, pool)), Learner(settings))
@@ -309,6 +322,27 @@ def test_a_rebuild_that_always_ends_its_trainer_stops_no_erasure(
     assert found["state"] == "done"
     assert [each["policy"] for each in found["receipt"]["tainted"]] == [learned]
     assert found["receipt"]["rebuilt"] == []
+    with pool.connection() as connection:
+        assert connection.execute("select live from routes").fetchone() == {"live": BASE}
+
+
+def test_a_rebuilt_policy_that_serving_rejects_stops_no_erasure(
+    settings: Settings, pool: Pool, database_url: str
+) -> None:
+    """The newest policy that did not learn from the person takes the place, and the receipt says why."""
+    [learned] = rounds(settings, 1)
+    id = ask(database_url)
+    advance(database_url, id)
+    assert not work(settings, pool)
+    made = reject_asked(database_url, "probe")
+    assert not work(settings, pool)
+    promote_asked(database_url)
+    assert work(settings, pool)
+    signed = advance(database_url, id)["receipt"]
+    steps = {step["step"]: step for step in signed["steps"]}
+    assert steps["rebuild"]["refused"] == [f"{made} was rejected: probe"]
+    assert (steps["rebuild"]["live"], steps["files"]["live"]) == (BASE, BASE)
+    assert [each["rebuilds"] for each in signed["rebuilt"]] == [learned]
     with pool.connection() as connection:
         assert connection.execute("select live from routes").fetchone() == {"live": BASE}
 

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.errors import QueryCanceled
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 from websockets.sync.client import connect
 
 from deploy import promotion
@@ -36,6 +37,7 @@ from tests.swapping import (
     lie,
     resident,
     roll_back,
+    tamper,
 )
 
 
@@ -194,6 +196,17 @@ def test_tainted_policies_leave_the_route_and_what_was_rebuilt_takes_their_place
     swapping.rows("update policies set asked_at = now() where id = 'p4-dddddd' returning 1")
     swapping.until(lambda: swapping.chat(max_tokens=1)["system_fingerprint"] == "p4-dddddd")
     assert route() == ("p4-dddddd", "p1-aaaaaa", None)
+
+    tamper(swapping.registry.publish("p5-eeeeee", seed=4, parent="p1-aaaaaa", state="retired"))
+    waits = {"database": {}, "exports": {}, "rebuild": {"live": "p5-eeeeee"}}  # for serving alone
+    swapping.rows("insert into rounds (project, outcome) values ('default', 'failed') returning 1")
+    swapping.rows(
+        "insert into erasures (id, project, hashes, asked_by, since, steps)"
+        " values ('erasure-1', 'default', '{}', 'test', now(), %s) returning 1",
+        Jsonb(waits),
+    )
+    swapping.rows("update policies set asked_at = now() where id = 'p5-eeeeee' returning 1")
+    swapping.until(lambda: swapping.registry.state("p5-eeeeee") == ("rejected", "digest"))
 
 
 def test_no_request_fails_or_mixes_policies_while_policies_change(swapping: Service) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from feedback.store import Store
-from feedback.vote_life import Pace, life
+from feedback.vote_life import Life, Pace, life
 from schemas.database import AsyncPool
 from schemas.feedback import parse_vote
 from schemas.projects import Promotion
@@ -59,10 +59,16 @@ class Loop:
 
     async def stage(self, vote: str, pace: Pace = SOON, promotion: Promotion = "direct") -> tuple[str, Any]:
         """The stage, with the figure or whether there is a time that belongs to it."""
+        now = await self._life(vote, pace, promotion)
+        return now.stage, now.votes_needed or now.progress or now.live_at is not None
+
+    async def live_at(self, vote: str) -> datetime | None:
+        return (await self._life(vote)).live_at
+
+    async def _life(self, vote: str, pace: Pace = SOON, promotion: Promotion = "direct") -> Life:
         found = await self._store.find(vote)
         assert found is not None
-        now = await life(self._pool, found, pace, promotion)
-        return now.stage, now.votes_needed or now.progress or now.live_at is not None
+        return await life(self._pool, found, pace, promotion)
 
 
 @pytest.fixture
@@ -144,6 +150,15 @@ async def test_what_learned_from_it_is_tried_or_passed_over(loop: Loop) -> None:
     await loop.write("update training_examples set held_out_in = null")
     await loop.write("update policies set state = 'live', live_at = now() where id = 'p3'")
     assert await loop.stage(vote) == ("live", True)
+    since = await loop.live_at(vote)
+    await loop.policy("p4", "live", 10)
+    await loop.live("p4")
+    assert await loop.live_at(vote) == since
+    await loop.write("update policies set state = 'rolled_back' where id = 'p3'")
+    later = await loop.live_at(vote)
+    assert since is not None
+    assert later is not None
+    assert later > since
 
 
 async def test_a_vote_that_is_none_any_more(loop: Loop) -> None:

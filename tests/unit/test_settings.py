@@ -39,6 +39,20 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path, monkeypatch: p
         load()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"statement_timeout": 1e7},
+        {"judge": {"newest_seconds": 1e12}},
+        {"export": {"every": float("inf")}},
+        {"trainer": {"reward": {"half_life_days": 1e9}}},
+    ],
+)
+def test_a_time_that_a_date_or_postgres_cannot_hold_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        load(**given)
+
+
 def test_every_setting_has_a_description() -> None:
     def undescribed(model: type[BaseModel]) -> list[str]:
         names = []

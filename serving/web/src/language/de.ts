@@ -197,5 +197,7 @@ export const texts: Texts = {
 
   copyCode: "Code kopieren",
   copyByHand: "Der Browser lässt diese Seite nicht kopieren. Der Text ist ausgewählt: Kopiere ihn selbst.",
+  saveByHand:
+    "Wurde keine Datei gespeichert? Nicht jede Seite erlaubt das einem Rahmen. Der Text ist ausgewählt: Kopiere ihn selbst.",
   table: "Tabelle",
 };

@@ -194,6 +194,7 @@ export const en = {
 
   copyCode: "Copy code",
   copyByHand: "The browser does not let this page copy. The text is selected: copy it yourself.",
+  saveByHand: "Was no file saved? Not every page lets a frame save one. The text is selected: copy it yourself.",
   table: "Table",
 };
 

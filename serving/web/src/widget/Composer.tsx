@@ -1,4 +1,4 @@
-/** The composer: the message box, and what may be said about it. */
+/** The composer: the message box, and what may be said about it. It is no form, which a sandboxed frame may not submit. */
 
 import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -31,8 +31,7 @@ export function Composer({ sent, privacy, tone }: Props): JSX.Element {
   };
   useEffect(fit, [text]);
 
-  const submit = (event: Event): void => {
-    event.preventDefault();
+  const submit = (): void => {
     if (chat.busy) {
       chat.stop();
     } else if (ready) {
@@ -50,7 +49,7 @@ export function Composer({ sent, privacy, tone }: Props): JSX.Element {
     }
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
-    if (!chat.busy) submit(event);
+    if (!chat.busy) submit();
   };
 
   return (
@@ -60,7 +59,7 @@ export function Composer({ sent, privacy, tone }: Props): JSX.Element {
           {limit}
         </p>
       )}
-      <form class="composer" part="composer" onSubmit={submit}>
+      <div class="composer" part="composer">
         <textarea
           ref={input}
           rows={1}
@@ -90,14 +89,15 @@ export function Composer({ sent, privacy, tone }: Props): JSX.Element {
         </button>
         <button
           class="send"
-          type="submit"
+          type="button"
           part="send"
           aria-label={chat.busy ? texts.stop : texts.send}
           disabled={!chat.busy && !ready}
+          onClick={submit}
         >
           <Icon name={chat.busy ? "stop" : "send"} />
         </button>
-      </form>
+      </div>
       <p class="hint" id="hint">
         <span class="keys">{texts.keys} </span>
         {texts.modelNote}{" "}

@@ -1,7 +1,8 @@
 /** The dialog in which a visitor reads what is kept, opts out, gets a copy of it, and has it erased. Where a page keeps no chat, earlier ones may have been kept. */
 
 import type { JSX } from "preact";
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
+import { selectText } from "../text/copy.ts";
 import { useShared } from "./context.ts";
 import { Dialog } from "./Dialog.tsx";
 
@@ -11,6 +12,7 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
   const [step, setStep] = useState<Step>("offered");
+  const byHand = useRef<HTMLDivElement>(null);
   const keeps = session.options.consent !== "off";
 
   const attempt = async (work: () => Promise<Step>): Promise<void> => {
@@ -18,7 +20,10 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
     setStep(await work().catch(() => "failed" as const));
   };
   const download = async (): Promise<Step> => {
-    save(JSON.stringify(await session.service.held(), null, 2));
+    const held = JSON.stringify(await session.service.held(), null, 2);
+    save(held);
+    // A sandboxed frame may not save files, and is not told that none was saved.
+    if (window !== window.top && byHand.current) selectText(held, byHand.current, texts.saveByHand);
     return "offered";
   };
   const forget = async (): Promise<Step> => ({ erasure: await session.forget() });
@@ -72,6 +77,7 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
           )}
         </div>
       )}
+      <div ref={byHand} />
     </Dialog>
   );
 }

@@ -1,4 +1,7 @@
-/** An editor in the place of a text: of a message, or of a reply as it should have been. */
+/**
+ * An editor in the place of a text: of a message, or of a reply as it should have been. It is no form, which a sandboxed
+ * frame may not submit.
+ */
 
 import type { JSX } from "preact";
 import { useLayoutEffect, useId, useRef } from "preact/hooks";
@@ -32,12 +35,8 @@ export function TextEditor({ text, label, hint, save, cancel, close }: Props): J
     else input.current?.focus();
   };
   return (
-    <form
+    <div
       class="editor"
-      onSubmit={(event) => {
-        event.preventDefault();
-        submit();
-      }}
       onKeyDown={(event) => {
         if (event.key === "Escape") {
           event.stopPropagation();
@@ -61,10 +60,10 @@ export function TextEditor({ text, label, hint, save, cancel, close }: Props): J
         <button class="quiet" type="button" onClick={() => close(null)}>
           {cancel}
         </button>
-        <button class="solid" type="submit">
+        <button class="solid" type="button" onClick={submit}>
           {save}
         </button>
       </div>
-    </form>
+    </div>
   );
 }

@@ -30,7 +30,7 @@ export class VoteControls {
     private service: string,
   ) {
     const sheet = new CSSStyleSheet();
-    sheet.replaceSync(`${style} :host { display: block; height: auto; }`);
+    sheet.replaceSync(`${style} :host { display: block; height: auto; color-scheme: inherit; }`);
     root.adoptedStyleSheets = [sheet];
   }
 
