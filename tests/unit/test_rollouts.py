@@ -249,18 +249,19 @@ def test_a_low_temperature_with_a_small_nucleus_is_greedy(backbone: Backbone) ->
 @pytest.mark.parametrize("shared", [0, 4])
 @pytest.mark.parametrize("greedy", [True, False])
 def test_replies_are_sampled_with_the_penalties_and_cuts_of_serving(
-    backbone: Backbone, greedy: bool, shared: int
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, greedy: bool, shared: int
 ) -> None:
     """Against a plain forward pass: greedy tokens are the likeliest after penalties, sampled ones among the
-    three likeliest then, and all have the log-probability from before."""
+    three likeliest then, and all have the log-probability from before. Padding counts for no token."""
     asked = [[5, 6, 7, 8, *prompt] for prompt in prompts(backbone)]
     spec = SamplingSpec(
         2, 20, 0.8, top_k=3, repetition_penalty=1.4, presence_penalty=0.3, frequency_penalty=0.2,
         greedy=greedy, shared_prefix=shared,
     )  # fmt: skip
     with backbone.full_precision():
-        found = sample(backbone, asked, spec, generator())
         plain = sample(backbone, asked, SamplingSpec(2, 20, 0.8, greedy=True), generator())
+        monkeypatch.setattr(backbone, "pad_id", plain[0].token_ids[0])
+        found = sample(backbone, asked, spec, generator())
     for rollout in found:
         row = torch.tensor(asked[rollout.prompt] + rollout.token_ids)
         start = len(asked[rollout.prompt])
