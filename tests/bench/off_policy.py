@@ -21,6 +21,7 @@ import torch
 
 from deploy.simulation.people import Person, draw_people
 from schemas import logs
+from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import TrainerSettings
 from tests.bench import world_prompts
 from tests.bench.no_knowledge import NoQuestions
@@ -39,6 +40,9 @@ from trainer.starter import MODEL_DIR
 
 ROUNDS, ROUND_VOTES, PEOPLE, JUDGED = 2, 150, 40, 600
 BASE_SHARE = 0.1
+
+NEUTRAL = GenerationDefaults().model_dump()
+"""The parameters that the starter is served at."""
 
 
 class Log:
@@ -61,7 +65,7 @@ class Log:
             self.history.replies[turn, "0"] = Reply(ids[rollout.prompt], rollout.token_ids)
             self.history.add(turn, "thumb", {"value": "up" if up else "down"}, person.name, ((turn, "0"),))
             self.history.prompts = {turn: ids[rollout.prompt]} | self.history.prompts
-            self.behaviour[event] = Behaviour(policy, share, 1.0, sum(rollout.logprobs))
+            self.behaviour[event] = Behaviour(policy, share, NEUTRAL, sum(rollout.logprobs))
 
 
 def true_approval(backbone: Backbone, people: list[Person], seed: int) -> float:

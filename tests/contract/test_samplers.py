@@ -1,6 +1,9 @@
 """The contract of samplers: they return replies of the current adapter with its log-probabilities."""
 
+import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from engines import World
 from schemas.errors import EngineError
 from schemas.policies import TRAINING
 from schemas.settings import RLSettings
+from serving.embedded import sampling as embedded
 from trainer.model import vllm_rollouts
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Sampler, SamplingSpec, adapter_sampler, sample
@@ -23,6 +27,11 @@ REPLIES, MAX_TOKENS = 4, 24
 SPEC = SamplingSpec(REPLIES, MAX_TOKENS)
 
 AS_SERVED = SamplingSpec(REPLIES, MAX_TOKENS, temperature=0.5, top_p=0.8)
+
+PENALISED = SamplingSpec(
+    REPLIES, MAX_TOKENS, temperature=0.9, top_k=4, min_p=0.1,
+    repetition_penalty=1.3, presence_penalty=0.3, frequency_penalty=0.2,
+)  # fmt: skip
 
 MakeSampler = Callable[..., Sampler]
 """Of a backbone, a seed and, where it is not SPEC, a SamplingSpec."""
@@ -91,6 +100,29 @@ def test_replies_are_sampled_as_people_are_served(backbone: Backbone, sampler: M
         assert float(likelier_R.max()) < AS_SERVED.top_p + 0.02
 
 
+def test_penalties_and_cuts_are_those_of_serving(backbone: Backbone, sampler: MakeSampler) -> None:
+    """Each token is among those that may be drawn after the penalties; its log-probability is from before."""
+    setting = embedded.Sampling(
+        repetition_penalty=PENALISED.repetition_penalty,
+        presence_penalty=PENALISED.presence_penalty,
+        frequency_penalty=PENALISED.frequency_penalty,
+    )
+    with backbone.full_precision():
+        rollouts = sampler(backbone, 1, PENALISED)(prompts(backbone))
+    for rollout in rollouts:
+        prompt, reply = prompts(backbone)[rollout.prompt], rollout.token_ids
+        with torch.no_grad():
+            logits_RV = backbone.model(input_ids=torch.tensor([prompt + reply])).logits[0].float()
+        for place, token in enumerate(reply):
+            logits_V = logits_RV[len(prompt) - 1 + place]
+            expected = float((logits_V / PENALISED.temperature).log_softmax(0)[token])
+            assert rollout.logprobs[place] == pytest.approx(expected, abs=0.02)
+            [scores_V] = embedded._penalised(logits_V[None], [setting], [prompt], [Counter(reply[:place])])
+            least = scores_V.topk(PENALISED.top_k).values[-1]
+            likely = scores_V.max() + PENALISED.temperature * math.log(PENALISED.min_p)
+            assert scores_V[token] > max(least, likely) - 0.02
+
+
 def test_a_reply_has_ended_if_its_last_token_ends_it(backbone: Backbone, sampler: MakeSampler) -> None:
     with torch.no_grad():
         for weight in backbone.trainable():
@@ -119,15 +151,18 @@ def test_a_step_samples_from_the_current_adapter(backbone: Backbone, sampler: Ma
 def test_the_base_and_the_most_likely_tokens_are_sampled_alike(
     backbone: Backbone, sampler: MakeSampler
 ) -> None:
-    """Inside `reference` replies are the base's, and greedy replies are the same on every engine."""
+    """Inside `reference` replies are the base's, and greedy replies are the same on every engine, with
+    penalties too."""
     asked, greedy = prompts(backbone), SamplingSpec(1, MAX_TOKENS, greedy=True, logprobs=False)
+    specs = [greedy, replace(PENALISED, samples_per_prompt=1, greedy=True)]
     with backbone.full_precision():
-        here = sample(backbone, asked, greedy, torch.Generator())
+        here = [each for spec in specs for each in sample(backbone, asked, spec, torch.Generator())]
         sampler(backbone, 3)  # which sets the engine
-        there = sample(backbone, asked, greedy, torch.Generator())
+        there = [each for spec in specs for each in sample(backbone, asked, spec, torch.Generator())]
         with backbone.reference():
             rollouts = sample(backbone, asked, SPEC, torch.Generator().manual_seed(4))
     assert [each.token_ids for each in here] == [each.token_ids for each in there]
+    assert [each.token_ids for each in here[:3]] != [each.token_ids for each in here[3:]]
     for rollout in rollouts:
         batch = backbone.pad([asked[rollout.prompt]], [rollout.token_ids])
         with torch.no_grad(), backbone.full_precision(), backbone.reference():

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from feedback.open_log import open_log
 from schemas.database import Pool
 from schemas.feedback import Signal
+from schemas.generation_defaults import GenerationDefaults
 from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, base_digest, file_digest
 from schemas.settings import CriteriaSettings, Settings
 from tests.training import (
@@ -30,6 +31,8 @@ from tests.training import (
 )
 from trainer import loop, projects
 from trainer.data import examples, lora_heads_fit, summary_store, vote_summary
+from trainer.data.behaviour import load_behaviour
+from trainer.data.examples import Corpus
 from trainer.data.knowledge_probes import ProbeSet
 from trainer.data.round_inputs import RoundInputs
 from trainer.data.split import RoundData
@@ -40,7 +43,7 @@ from trainer.learner import Learner
 from trainer.log_reader import LogReader
 from trainer.model import backbone as backbone_module
 from trainer.model.backbone import Backbone
-from trainer.model.rollouts import Rollout, pack, unpack
+from trainer.model.rollouts import Rollout, SamplingSpec, pack, unpack
 from trainer.model.token_budget import TokenBudget
 from trainer.records import interruptions, publish, record
 from trainer.reproduce import NotReproducible, reproduce
@@ -127,6 +130,44 @@ def test_a_rebuilt_policy_has_the_same_bytes(settings: Settings, pool: Pool) -> 
     assert reproduced.identical
     assert max(reproduced.probe_distance, reproduced.reply_distance) < 1e-5
     assert reproduced.differs == []
+
+
+def test_a_round_samples_as_people_were_served(
+    database_url: str,
+    tmp_path: Path,
+    tiny_base: Path,
+    pool: Pool,
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And it tells apart the turns that were served otherwise."""
+    monkeypatch.setattr(gate.Verdict, "refused", False)
+    add_key(pool)
+    served = {
+        "temperature": 0.9, "top_p": 0.95, "top_k": 5, "min_p": 0.01,
+        "repetition_penalty": 1.2, "presence_penalty": 0.1, "frequency_penalty": 0.05,
+    }  # fmt: skip
+    otherwise = [served | {"logit_bias": {"5": 1}}, {"temperature": 0.9, "top_p": 0.95, "top_k": -1}]
+    turns = [
+        replace(turn, sampling={"n": 1, "max_tokens": 12, "stop": [], "seed": number, **sampling})
+        for number, (turn, sampling) in enumerate(
+            zip(some_turns(backbone, 24, seed=1), [*otherwise, *[served] * 22], strict=True)
+        )
+    ]
+    send(database_url, turns, thumbs_by_parity(turns))
+    settings = small_settings(database_url, tmp_path, tiny_base)
+    derived = the_round(settings)["hyperparameters"]
+    assert {name: derived[name]["value"] for name in served} == served
+    assert {derived[name]["reason"] for name in served} == {"as people are served"}
+    [policy] = published(pool)
+    inputs = inputs_of(settings, policy)
+    data = RoundData(backbone, settings.trainer, inputs, Corpus([], {}), {})
+    assert data.spec(2) == SamplingSpec(2, 12, **served)
+    behind = load_behaviour(pool, "default", inputs.events)
+    assert [each.sampling for each in behind.values()].count(served) == 22
+    neutral = GenerationDefaults(temperature=0.9, top_p=0.95).model_dump()
+    assert [each.sampling for each in behind.values()].count(neutral) == 1
+    assert reproduce(settings, pool, policy).identical
 
 
 def test_an_auxiliary_model_is_read_again(settings: Settings, pool: Pool, tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 """What no setting of RL names follows from the model, the traffic and the machine; what one names stays."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import RLSettings, TrainerSettings
 from trainer.data.hyperparameters import (
     DEFAULT_TOKENS,
     FULL_STEPS,
     LEARNING_RATE,
+    MAX_MIN_P,
     MIN_TEMPERATURE,
+    MIN_TOP_K,
     MIN_TOP_P,
     PROMPTS_PER_STEP,
     Derivation,
@@ -22,7 +26,7 @@ from trainer.model.speed import Speed
 
 FAST = Speed(4_000, 10_000, 30_000)
 SLOW = Speed(200, 500, 1_500)
-SERVED = Traffic(60.0, 100.0, 200, False, 0.7, 0.9, new_votes=25)
+SERVED = Traffic(60.0, 100.0, 200, False, {"temperature": 0.7, "top_p": 0.9}, new_votes=25)
 DERIVED = Derivation(TrainerSettings(), Model(576, 8_192), SERVED, FAST)
 
 
@@ -43,7 +47,7 @@ def test_what_a_setting_names_stays() -> None:
     for name, value in rl:
         assert getattr(found, name) == value
     reasons = replace(DERIVED, settings=TrainerSettings(rl=rl)).as_json()
-    assert set(reasons) == {"temperature", "top_p"}
+    assert set(reasons) == set(GenerationDefaults.model_fields)
 
 
 def test_replies_are_as_long_as_those_that_people_were_served() -> None:
@@ -85,13 +89,28 @@ def test_a_slow_machine_samples_less() -> None:
 
 
 def test_samples_are_drawn_as_people_are_served() -> None:
-    own = Model(576, 8_192, temperature=0.6, top_p=0.8)
-    assert (derived().temperature, derived().top_p) == (0.7, 0.9)
-    unknown = derived(model=own, traffic=Traffic())
-    assert (unknown.temperature, unknown.top_p) == (0.6, 0.8)
-    assert derived(traffic=replace(SERVED, temperature=0.0)).temperature == MIN_TEMPERATURE
-    assert derived(traffic=replace(SERVED, top_p=0.1)).top_p == MIN_TOP_P
-    assert derived(model=replace(own, top_p=0.1), traffic=Traffic()).top_p == MIN_TOP_P
+    """What no turn says is the model's own, as a turn of an older release has two parameters only."""
+    own = GenerationDefaults(temperature=0.6, top_p=0.8, top_k=20, repetition_penalty=1.05)
+    model = Model(576, 8_192, own)
+    assert derived().sampling == GenerationDefaults(temperature=0.7, top_p=0.9).model_dump()
+    assert derived(model=model, traffic=Traffic()).sampling == own.model_dump()
+    some = replace(DERIVED, model=model)
+    assert some.hyperparameters().sampling == own.model_dump() | SERVED.sampling
+    assert some.as_json()["top_p"] == {"value": 0.9, "reason": "as people are served"}
+    assert some.as_json()["top_k"] == {"value": 20, "reason": "the model's own"}
+    penalised = {**SERVED.sampling, "top_k": 40, "presence_penalty": 0.5, "repetition_penalty": 1.0}
+    found = derived(some, traffic=replace(SERVED, sampling=penalised))
+    assert found.sampling == own.model_dump() | penalised
+
+
+def test_samples_differ_however_people_are_served() -> None:
+    alike = {"temperature": 0.0, "top_p": 0.1, "top_k": 1, "min_p": 1.0}
+    found = derived(traffic=replace(SERVED, sampling=alike))
+    assert (found.temperature, found.top_p) == (MIN_TEMPERATURE, MIN_TOP_P)
+    assert (found.top_k, found.min_p) == (MIN_TOP_K, MAX_MIN_P)
+    of_model = derived(model=Model(576, 8_192, GenerationDefaults(**alike)), traffic=Traffic())
+    assert of_model.sampling == found.sampling
+    assert derived(traffic=replace(SERVED, sampling={"top_k": -1})).top_k == 0
 
 
 def test_a_round_of_an_older_release_has_the_values_of_its_time() -> None:
@@ -101,3 +120,12 @@ def test_a_round_of_an_older_release_has_the_values_of_its_time() -> None:
     assert found.learning_rate == 2e-3
     kept = old.model_copy(update={"rl": derived()})
     assert RoundInputs.model_validate_json(kept.model_dump_json()).hyperparameters(RLSettings()) == derived()
+
+
+def test_a_round_of_an_older_release_was_sampled_at_temperature_and_top_p_alone() -> None:
+    inputs = RoundInputs(draw=1, parent="p0", votes=40, events=[], turns=[], positions={}, rl=derived())
+    written = json.loads(inputs.model_dump_json())
+    for name in GenerationDefaults.model_fields.keys() - {"temperature", "top_p"}:
+        del written["rl"][name]
+    found = RoundInputs.model_validate(written).hyperparameters(RLSettings())
+    assert found.sampling == GenerationDefaults(temperature=0.7, top_p=0.9).model_dump()

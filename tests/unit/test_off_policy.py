@@ -179,22 +179,24 @@ def test_probabilities_are_computed_where_they_cannot_be_read(backbone: Backbone
     assert set(own) == {each.reply_keys[0] for each in thumbs}
     cache = FeatureCache(backbone)
     cache.update(data.corpus)
-    temperature = data.rl.temperature
+    served = data.rl.sampling
 
     def weights(behaviour: Behaviour) -> Tensor | None:
         known = dict.fromkeys((each.event_id for each in thumbs), behaviour)
         found = voted_replies(data, cache, known, {CANDIDATE: own, "p0": base}, "p0")
         return None if found is None else found.candidate_N
 
-    computed = weights(Behaviour("p0", 0.02, temperature, None))
+    computed = weights(Behaviour("p0", 0.02, served, None))
     assert computed is not None
     assert computed.tolist() == pytest.approx([1.0] * len(thumbs))
-    recorded = weights(Behaviour("p7-abc", 0.5, temperature, -1.0))
+    recorded = weights(Behaviour("p7-abc", 0.5, served, -1.0))
     assert recorded is not None
     expected = [exp(own[each.reply_keys[0]] + 1) for each in thumbs]
     assert recorded.tolist() == pytest.approx(expected, rel=1e-4)
-    assert weights(Behaviour("p7-abc", 0.5, temperature, None)) is None  # neither
-    assert weights(Behaviour("p0", 0.02, temperature + 0.5, None)) is None  # sampled otherwise
+    assert weights(Behaviour("p7-abc", 0.5, served, None)) is None  # neither
+    for name, value in (("temperature", 1.5), ("top_p", 0.9), ("top_k", 20), ("repetition_penalty", 1.1)):
+        assert weights(Behaviour("p0", 0.02, served | {name: value}, None)) is None  # sampled otherwise
+    assert weights(Behaviour("p0", 0.02, served | {"logit_bias": {"5": 3}}, None)) is None
     assert len(people_of(data)) == 5
 
 
@@ -209,7 +211,7 @@ def test_the_sessions_of_one_network_are_one_person(backbone: Backbone) -> None:
     assert len(people_of(data)) == 2
     cache = FeatureCache(backbone)
     cache.update(data.corpus)
-    known = {each.event_id: Behaviour("p0", 0.02, data.rl.temperature, None) for each in data.held_out}
+    known = {each.event_id: Behaviour("p0", 0.02, data.rl.sampling, None) for each in data.held_out}
     own = reply_logprobs(backbone, data)
     found = voted_replies(data, cache, known, {CANDIDATE: own, "p0": own}, "p0")
     assert found is not None

@@ -13,7 +13,7 @@ from tests.training import hyperparameters
 from trainer.model import rollouts
 from trainer.model.backbone import Backbone
 from trainer.model.decoding import SPARE_COLUMNS, kv_cache
-from trainer.model.rollouts import SamplingSpec, nucleus, sample
+from trainer.model.rollouts import SamplingSpec, sample
 from trainer.model.token_budget import TokenBudget
 from trainer.reward.features import (
     LENGTH_SOFTNESS,
@@ -239,18 +239,43 @@ def test_the_kl_coefficient_grows_as_the_budget_is_used_up() -> None:
     assert kl_coef(5.0, rl) == pytest.approx(0.8)
 
 
-def test_the_nucleus_is_the_smallest_set_of_likely_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    logp_BV = torch.tensor([[0.1, 0.5, 0.05, 0.35], [0.97, 0.01, 0.01, 0.01]]).log()
-    kept = [[False, True, False, True], [True, False, False, False]]
-    for most in (1, 3, 256):  # with few candidates, the whole vocabulary is sorted
-        monkeypatch.setattr(rollouts, "NUCLEUS_TOKENS", most)
-        found_BV = nucleus(logp_BV, 0.8)
-        assert found_BV.isfinite().tolist() == kept
-        torch.testing.assert_close(found_BV[found_BV.isfinite()], logp_BV[found_BV.isfinite()])
-
-
 def test_a_low_temperature_with_a_small_nucleus_is_greedy(backbone: Backbone) -> None:
     asked = prompts(backbone)
     greedy = sample(backbone, asked, SamplingSpec(1, 8, greedy=True), generator())
     cold = sample(backbone, asked, SamplingSpec(1, 8, 0.01, 0.1), generator())
     assert [each.token_ids for each in cold] == [each.token_ids for each in greedy]
+
+
+@pytest.mark.parametrize("shared", [0, 4])
+@pytest.mark.parametrize("greedy", [True, False])
+def test_replies_are_sampled_with_the_penalties_and_cuts_of_serving(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, greedy: bool, shared: int
+) -> None:
+    """Against a plain forward pass: greedy tokens are the likeliest after penalties, sampled ones among the
+    three likeliest then, and all have the log-probability from before. Padding counts for no token."""
+    asked = [[5, 6, 7, 8, *prompt] for prompt in prompts(backbone)]
+    spec = SamplingSpec(
+        2, 20, 0.8, top_k=3, repetition_penalty=1.4, presence_penalty=0.3, frequency_penalty=0.2,
+        greedy=greedy, shared_prefix=shared,
+    )  # fmt: skip
+    with backbone.full_precision():
+        plain = sample(backbone, asked, SamplingSpec(2, 20, 0.8, greedy=True), generator())
+        monkeypatch.setattr(backbone, "pad_id", plain[0].token_ids[0])
+        found = sample(backbone, asked, spec, generator())
+    for rollout in found:
+        row = torch.tensor(asked[rollout.prompt] + rollout.token_ids)
+        start = len(asked[rollout.prompt])
+        with torch.no_grad():
+            logits_RV = backbone.model(row[None]).logits[0, start - 1 : -1].float()
+        expected_R = (logits_RV / 0.8).log_softmax(1).gather(1, row[start:, None]).squeeze(1)
+        assert torch.allclose(torch.tensor(rollout.logprobs), expected_R, atol=1e-4)
+        for place, token in enumerate(rollout.token_ids):
+            scores_V, reply = logits_RV[place].clone(), row[start : start + place]
+            seen = row[: start + place].unique()
+            scores_V[seen] = torch.where(scores_V[seen] > 0, scores_V[seen] / 1.4, scores_V[seen] * 1.4)
+            for before, count in zip(*reply.unique(return_counts=True), strict=True):
+                scores_V[before] -= 0.3 + 0.2 * count
+            least = scores_V.topk(1 if greedy else 3).values[-1]
+            assert scores_V[token] >= least - 1e-4
+    if greedy:
+        assert [each.token_ids for each in found] != [each.token_ids for each in plain]

@@ -2,21 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from schemas.database import Pool
+from schemas.generation_defaults import GenerationDefaults
 from schemas.turns import IMPORTED
+
+_OF_THE_REQUEST = ["n", "max_tokens", "stop", "seed"]
+"""What a turn records beside what its tokens were drawn by."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
     """How a reply came about: its policy, the `propensity` with which the router chose that policy for a
-    person, the temperature, and the reply's log-probability as the engine recorded it, at temperature 1 (nats
-    in total; None where some token has none). `asked` is the probability with which the person would have
-    been asked to compare two replies instead (`serving.pairs`)."""
+    person, all that its tokens were drawn by (what `GenerationDefaults` has, and what else the request
+    named), and the reply's log-probability as the engine recorded it, at temperature 1 (nats in total; None
+    where some token has none). `asked` is the probability with which the person would have been asked to
+    compare two replies instead (`serving.pairs`)."""
 
     policy: str
     propensity: float
-    temperature: float
+    sampling: dict[str, Any]
     logprob: float | None
     asked: float = 0.0
 
@@ -27,7 +33,7 @@ def load_behaviour(pool: Pool, project: str, events: Sequence[str]) -> dict[str,
     with pool.connection() as connection:
         rows = connection.execute(
             "select e.event_id, r.policy, r.propensity,"
-            " coalesce((t.sampling ->> 'temperature')::float8, 1) as temperature,"
+            " t.sampling - %s::text[] as sampling,"
             " coalesce((t.request -> 'pair' ->> 'propensity')::float8, 0) as asked,"
             " case when cardinality(r.logprobs) = cardinality(r.token_ids)"
             " then (select sum(logprob) from unnest(r.logprobs) as logprob)::float8 end as logprob"
@@ -36,11 +42,17 @@ def load_behaviour(pool: Pool, project: str, events: Sequence[str]) -> dict[str,
             " where e.project = %s and e.event_id = any(%s) and not starts_with(t.id, %s)"
             " and r.propensity > 0 and not t.request ?| array['best_of', 'question']"
             " and coalesce(t.request -> 'pair' -> 'asked', 'false') = 'false'",
-            [project, list(events), IMPORTED],
+            [_OF_THE_REQUEST, project, list(events), IMPORTED],
         ).fetchall()
     return {
         row["event_id"]: Behaviour(
-            row["policy"], row["propensity"], row["temperature"], row["logprob"], row["asked"]
+            row["policy"], row["propensity"], _with_neutral(row["sampling"]), row["logprob"], row["asked"]
         )
         for row in rows
     }
+
+
+def _with_neutral(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Returns recorded sampling parameters with those that an older release did not record, as neutral."""
+    found = GenerationDefaults().model_dump() | recorded
+    return found | {"top_k": max(found["top_k"], 0)}

@@ -1,15 +1,17 @@
 """Hyperparameters are the settings of RL with every value filled in.
 
 What no setting names is derived from the model (its width), the traffic (lengths of the replies served,
-temperature, new votes) and the machine (its speed). A round keeps them in its inputs, so it can be repeated.
+sampling parameters, new votes) and the machine (its speed). A round keeps them in its inputs, so it can be
+repeated.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ConfigDict
 
+from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import RLSettings, TrainerSettings
 from trainer.data.traffic import Traffic
 from trainer.model.backbone import Backbone
@@ -51,6 +53,13 @@ MIN_TOP_P = 0.5
 """Lowest top-p of samples, for the same reason: at it, one token alone is left only where it is likelier than
 all others together."""
 
+MIN_TOP_K = 2
+"""Lowest top-k of samples, where there is one, for the same reason."""
+
+MAX_MIN_P = 0.5
+"""Highest min-p of samples, for the same reason: at it, one token alone is left only where it is more than
+twice as likely as any other."""
+
 DEFAULT_PROMPT, DEFAULT_REPLY = 64.0, 64.0
 """Mean lengths assumed before the first turn, tokens."""
 
@@ -66,8 +75,9 @@ def lora_seconds(settings: TrainerSettings) -> float:
 
 
 class Hyperparameters(RLSettings):
-    """The hyperparameters of one round. `base_prompts` is the number of prompts that the base answers;
-    `temperature` and `top_p` are those of all samples."""
+    """The hyperparameters of one round. `base_prompts` is the number of prompts that the base answers.
+    `temperature` and what follows are the sampling parameters of all samples, as `GenerationDefaults` has
+    them; a round of an older release had no other than the first two."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,23 +88,32 @@ class Hyperparameters(RLSettings):
     base_prompts: int = 128
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The sampling parameters by name."""
+        return {name: getattr(self, name) for name in GenerationDefaults.model_fields}
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """What hyperparameters need to know of a base: the width of its hidden states, its context in tokens, and
-    the temperature and top-p of its generation defaults."""
+    its generation defaults."""
 
     width: int
     context_length: int
-    temperature: float = 1.0
-    top_p: float = 1.0
+    generation_defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
     @classmethod
     def of(cls, backbone: Backbone) -> "Model":
         """Returns the facts of a base."""
         width = int(backbone.model.config.get_text_config().hidden_size)
-        return cls(width, backbone.context_length, backbone.temperature, backbone.top_p)
+        return cls(width, backbone.context_length, backbone.generation_defaults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +136,7 @@ class Derivation:
             "prompts_per_step": prompts,
             "max_tokens": rl.max_tokens or self._max_tokens(),
             "base_prompts": BASE_PROMPTS_PER_PROMPT * prompts,
-            "temperature": self._temperature(),
-            "top_p": self._top_p(),
+            **self._sampling(),
         }
         return Hyperparameters(**rl.model_dump() | derived)
 
@@ -135,8 +153,8 @@ class Derivation:
     def _reasons(self) -> dict[str, str]:
         rl, traffic = self.settings.rl, self.traffic
         found = {
-            "temperature": "as people are served" if traffic.temperature is not None else "the model's own",
-            "top_p": "as people are served" if traffic.top_p is not None else "the model's own",
+            name: "as people are served" if name in traffic.sampling else "the model's own"
+            for name in GenerationDefaults.model_fields
         }
         if rl.max_tokens is None:
             found["max_tokens"] = (
@@ -193,10 +211,13 @@ class Derivation:
                 wanted = min(wanted, DEFAULT_TOKENS)
         return min(max(wanted, MIN_TOKENS), self.model.context_length // 2)
 
-    def _temperature(self) -> float:
-        served = self.traffic.temperature
-        return max(self.model.temperature if served is None else served, MIN_TEMPERATURE)
-
-    def _top_p(self) -> float:
-        served = self.traffic.top_p
-        return max(self.model.top_p if served is None else served, MIN_TOP_P)
+    def _sampling(self) -> dict[str, float]:
+        """Returns the sampling parameters as people are served, what no turn says as by the model's own
+        defaults, within the bounds at which replies to a prompt differ."""
+        served = {**self.model.generation_defaults.model_dump(), **self.traffic.sampling}
+        return served | {
+            "temperature": max(served["temperature"], MIN_TEMPERATURE),
+            "top_p": max(served["top_p"], MIN_TOP_P),
+            "top_k": max(served["top_k"], MIN_TOP_K) if served["top_k"] > 0 else 0,
+            "min_p": min(served["min_p"], MAX_MIN_P),
+        }

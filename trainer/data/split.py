@@ -81,8 +81,7 @@ class RoundData:
 
     def spec(self, samples_per_prompt: int) -> SamplingSpec:
         """Returns how this round samples, with so many replies to each prompt."""
-        rl = self.rl
-        return SamplingSpec(samples_per_prompt, rl.max_tokens, rl.temperature, rl.top_p)
+        return SamplingSpec(samples_per_prompt, self.rl.max_tokens, **self.rl.sampling)
 
     def votes(self, *, held_out: bool = False) -> tuple[Votes, list[Key]]:
         """Returns the training or held-out votes for the likelihood, and the replies that they index."""

@@ -1,8 +1,10 @@
-"""Traffic is what the newest turns tell of how people are served: lengths, temperature and top-p."""
+"""Traffic is what the newest turns tell of how people are served: lengths and sampling parameters."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from schemas.database import Pool
+from schemas.generation_defaults import GenerationDefaults
 from schemas.turns import IMPORTED
 
 NEWEST_TURNS = 1_024
@@ -12,14 +14,14 @@ NEWEST_TURNS = 1_024
 class Traffic:
     """Facts of the newest turns: mean lengths of prompts and replies, and the length that one reply of a
     hundred exceeds (tokens; None without replies); whether replies were cut off there; and the most frequent
-    temperature and top-p (None where none was recorded). `new_votes` came since the last round."""
+    combination of sampling parameters, by name (empty where none were recorded). `new_votes` came since the
+    last round."""
 
     prompt_length: float | None = None
     reply_length: float | None = None
     longest_reply: int | None = None
     cut_off: bool = False
-    temperature: float | None = None
-    top_p: float | None = None
+    sampling: Mapping[str, float] = field(default_factory=dict)
     new_votes: int = 0
 
     @classmethod
@@ -33,7 +35,9 @@ class Traffic:
         with pool.connection() as connection:
             found = connection.execute(
                 "with newest as ("
-                " select id, request, prompt_tokens_of(request, prompt_token_ids) as length, sampling"
+                " select id, request, prompt_tokens_of(request, prompt_token_ids) as length,"
+                " (select jsonb_object_agg(key, value) from jsonb_each(sampling) where key = any(%s))"
+                " as sampling"
                 " from turns where project = %s"
                 " and starts_with(id, %s) = %s order by created_at desc, id limit %s),"
                 " lengths as (select tokens_of(n.request, r.choice, r.token_ids) as length, r.finish_reason"
@@ -43,11 +47,9 @@ class Traffic:
                 " (percentile_cont(0.99) within group (order by length))::int as longest_reply,"
                 " coalesce(bool_or(finish_reason = 'length' and length >= (select"
                 "  percentile_cont(0.99) within group (order by length) from lengths)), false) as cut_off,"
-                " (select mode() within group (order by (sampling ->> 'temperature')::float8) from newest)"
-                " as temperature,"
-                " (select mode() within group (order by (sampling ->> 'top_p')::float8) from newest) as top_p"
+                " coalesce((select mode() within group (order by sampling) from newest), '{}') as sampling"
                 " from lengths",
-                [project, IMPORTED, imported, NEWEST_TURNS],
+                [list(GenerationDefaults.model_fields), project, IMPORTED, imported, NEWEST_TURNS],
             ).fetchone()
         assert found is not None  # noqa: S101  (an aggregate gives its row)
         return cls(**found, new_votes=new_votes)

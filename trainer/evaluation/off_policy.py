@@ -149,18 +149,19 @@ def reply_logprobs(backbone: Backbone, data: RoundData) -> dict[Key, float]:
 def voted_replies(
     data: RoundData, cache: FeatureCache, behaviour: Mapping[str, Behaviour], logprobs: Logprobs, live: str
 ) -> VotedReplies | None:
-    """Returns the held-out votes on replies whose probability under their own policy is known: computed in
-    this round, or recorded where they were sampled at temperature 1. None without any."""
+    """Returns the held-out votes on replies that were sampled at the round's parameters, and whose
+    probability under their own policy is known: computed in this round, or recorded where the temperature
+    is 1. None without any."""
     rows: list[tuple[Example, float]] = []
     asked: list[float] = []
     for example in held_out_thumbs(data):
         own = behaviour.get(example.event_id)
-        if own is None or own.temperature != data.rl.temperature:
+        if own is None or own.sampling != data.rl.sampling:
             continue
         computed = logprobs.get(own.policy)
         if computed is not None:
             rows.append((example, computed[example.reply_keys[0]]))
-        elif own.temperature == 1 and own.logprob is not None:
+        elif data.rl.temperature == 1 and own.logprob is not None:
             rows.append((example, own.logprob))
         else:
             continue

@@ -20,6 +20,7 @@ from trainer.model.backbone import Backbone
 from trainer.model.decoding import kv_cache
 from trainer.model.distributed import ProcessGroup
 from trainer.model.token_budget import split
+from trainer.model.token_sampling import penalise, sample_tokens, truncate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +36,39 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSpec:
-    """The number of replies to each prompt, their greatest length in tokens, and the temperature and top-p.
-    Log-probabilities of samples are at the temperature, before top-p removes the least likely tokens, which
-    are at most 1 − top_p of the mass. `greedy` takes the most likely token instead. `shared_prefix` is the
-    number of tokens, fewer than those of any prompt, with which all prompts begin; they run once for all.
-    `logprobs` is False where nobody reads the log-probabilities, which an engine may then leave out."""
+    """The number of replies to each prompt, their greatest length in tokens, and the parameters of serving
+    (`GenerationDefaults`). Log-probabilities of samples are the policy's own at the temperature: before
+    penalties, and before min-p, top-k and top-p take tokens out. `greedy` takes the most likely token, after
+    penalties, instead. `shared_prefix` is the number of tokens, fewer than those of any prompt, with which
+    all prompts begin; they run once for all. `logprobs` is False where nobody reads the log-probabilities,
+    which an engine may then leave out."""
 
     samples_per_prompt: int
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     greedy: bool = False
     shared_prefix: int = 0
     logprobs: bool = True
 
+    @property
+    def penalised(self) -> bool:
+        """Whether penalties change the logits."""
+        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether some tokens cannot be drawn."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
 
 MAX_ROWS = 128
 """Most replies sampled in one batch, or all those of one prompt."""
-
-NUCLEUS_TOKENS = 256
-"""Most likely tokens among which the nucleus is sought first, before the whole vocabulary is sorted."""
 
 Sampler = Callable[[Sequence[list[int]]], list[Rollout]]
 """Returns the replies to a step's prompts; it is called once a step, in the order of the steps."""
@@ -162,39 +176,6 @@ def entropy(rollouts: Sequence[Rollout]) -> float:
     return -sum(sum(rollout.logprobs) for rollout in rollouts) / tokens
 
 
-def nucleus(logp_BV: Tensor, top_p: float) -> Tensor:
-    """Returns the log-probabilities of the nucleus, the smallest set of most likely tokens whose mass reaches
-    `top_p` (Holtzman et al. 2019), and −inf outside it; they are not normalised again."""
-    kept_BV = torch.full_like(logp_BV, -torch.inf)
-    likeliest = min(NUCLEUS_TOKENS, logp_BV.shape[1])
-    values_BK, indices_BK = logp_BV.topk(likeliest, dim=1)
-    mass_BK = values_BK.exp().cumsum(1)
-    kept_BV.scatter_(1, indices_BK, _within(values_BK, mass_BK, top_p))
-    wide_B = mass_BK[:, -1] < top_p
-    if likeliest < logp_BV.shape[1] and bool(wide_B.any()):
-        values_WV, indices_WV = logp_BV[wide_B].sort(dim=1, descending=True, stable=True)
-        kept_WV = _within(values_WV, values_WV.exp().cumsum(1), top_p)
-        kept_BV[wide_B] = torch.full_like(kept_WV, -torch.inf).scatter_(1, indices_WV, kept_WV)
-    return kept_BV
-
-
-def _within(sorted_BK: Tensor, mass_BK: Tensor, top_p: float) -> Tensor:
-    """Returns sorted log-probabilities, with −inf for tokens before which the mass had reached `top_p`."""
-    return sorted_BK.masked_fill(mass_BK - sorted_BK.exp() >= top_p, -torch.inf)
-
-
-def sample_tokens(logp_BV: Tensor, first: int, total: int, generator: torch.Generator) -> Tensor:
-    """Returns a token (B,) of each row's distribution by inverse transform sampling: the first whose
-    cumulative probability exceeds a uniform number. It draws `total` numbers, one for each row of all
-    processes, and uses those from `first` on; `torch.multinomial` would draw one for each token of the
-    vocabulary."""
-    cumulative_BV = logp_BV.exp().cumsum(1)
-    uniform_N1 = torch.rand(total, 1, generator=generator, device=logp_BV.device)
-    target_B1 = uniform_N1[first : first + len(logp_BV)] * cumulative_BV[:, -1:]
-    token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
-    return token_B1.squeeze(1).clamp_max(logp_BV.shape[1] - 1)
-
-
 @torch.no_grad()
 def sample(
     backbone: Backbone,
@@ -239,7 +220,9 @@ def _sample_batch(
 ) -> list[Rollout]:
     """Samples replies to `prompts` at `indices` in one batch, which loses its finished rows at each step."""
     copies = spec.samples_per_prompt
-    logits_BV, mask_BT, position_B, cache = _prefill(backbone, [prompts[index] for index in indices], spec)
+    asked = [prompts[index] for index in indices]
+    logits_BV, prompt_BP, mask_BT, position_B, cache = _prefill(backbone, asked, spec)
+    reply_BR = prompt_BP[:, :0]
     eos = torch.tensor(backbone.eos_ids, device=backbone.device)
     alive = list(range(len(indices) * copies))
     token_ids: list[list[int]] = [[] for _ in alive]
@@ -248,10 +231,15 @@ def _sample_batch(
     first, total = backbone.group.row_offset(len(alive))
     for step in range(spec.max_tokens):
         logp_BV = (logits_BV / spec.temperature).log_softmax(1)
+        scores_BV = logp_BV
+        if spec.penalised:
+            penalties = spec.repetition_penalty, spec.presence_penalty, spec.frequency_penalty
+            penalised_BV = penalise(logits_BV, prompt_BP, reply_BR, *penalties)
+            scores_BV = (penalised_BV / spec.temperature).log_softmax(1)
         if spec.greedy:
-            token_B = logp_BV.argmax(1)
+            token_B = scores_BV.argmax(1)
         else:
-            kept_BV = logp_BV if spec.top_p >= 1 else nucleus(logp_BV, spec.top_p)
+            kept_BV = truncate(scores_BV, spec.top_k, spec.min_p, spec.top_p)
             token_B = sample_tokens(kept_BV, first, total, generator)
         chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
         eos_B: Tensor = torch.isin(token_B, eos)
@@ -261,6 +249,7 @@ def _sample_batch(
             token_ids[row].append(token)
             logprobs[row].append(logprob)
             ended[row] = is_eos
+        reply_BR = torch.cat([reply_BR, token_B.unsqueeze(1)], 1)
         unfinished = (~eos_B).nonzero().squeeze(1)
         first, total = backbone.group.row_offset(len(unfinished))
         if step + 1 == spec.max_tokens or total == 0:
@@ -269,6 +258,7 @@ def _sample_batch(
             alive = [alive[index] for index in unfinished.tolist()]
             cache.batch_select_indices(unfinished)
             mask_BT, position_B, token_B = mask_BT[unfinished], position_B[unfinished], token_B[unfinished]
+            prompt_BP, reply_BR = prompt_BP[unfinished], reply_BR[unfinished]
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], 1)
         position_B = position_B + 1
         logits_BV = backbone.next_logits_BV(token_B.unsqueeze(1), mask_BT, position_B.unsqueeze(1), cache)
@@ -280,10 +270,10 @@ def _sample_batch(
 
 def _prefill(
     backbone: Backbone, prompts: Sequence[Sequence[int]], spec: SamplingSpec
-) -> tuple[Tensor, Tensor, Tensor, Cache]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Cache]:
     """Runs each prompt once and repeats the result for its rows: the logits (B, V) of the first reply token,
-    the mask (B, T), the position (B,) of the last token, and the KV cache. Padding is between the shared
-    prefix and the rest."""
+    the prompt's tokens (B, T), of which the last one stands for padding, the mask (B, T), the position (B,)
+    of the last token, and the KV cache. Padding is between the shared prefix and the rest."""
     width, pad, device = max(map(len, prompts), default=1), backbone.pad_id, backbone.device
     shared, copies = spec.shared_prefix, spec.samples_per_prompt
     tokens = [[*row[:shared], *[pad] * (width - len(row)), *row[shared:]] for row in prompts]
@@ -300,6 +290,7 @@ def _prefill(
     cache.batch_repeat_interleave(copies)
     return (
         logits_PV.repeat_interleave(copies, 0),
+        tokens_PT.where(mask_PT > 0, tokens_PT[:, -1:]).repeat_interleave(copies, 0),
         mask_PT.repeat_interleave(copies, 0),
         positions_PT[:, -1].repeat_interleave(copies, 0),
         cache,

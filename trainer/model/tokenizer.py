@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from schemas.generation_defaults import read_generation_defaults
 from schemas.messages import parse_arguments
 from schemas.special_tokens import read_special_tokens
 
@@ -19,8 +20,8 @@ Tools = list[dict[str, Any]] | None
 class ChatTokenizer:
     """The tokenizer of a model: `context_length` is its longest sequence in tokens, `eos_ids` the tokens that
     end a reply, with the tokenizer's own first, `pad_id` the token of padding, `think_ids` the tokens that
-    open and close a thought (None where the tokenizer has no such tokens), `temperature` and `top_p` the
-    model's own defaults of generation."""
+    open and close a thought (None where the tokenizer has no such tokens), `generation_defaults` the model's
+    own sampling parameters, with its `temperature` and `top_p`."""
 
     def __init__(self, directory: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
@@ -36,8 +37,9 @@ class ChatTokenizer:
             generation = GenerationConfig.from_pretrained(directory)
         except OSError:  # there is no generation_config.json
             generation = GenerationConfig(eos_token_id=config.get_text_config().eos_token_id)
-        self.temperature = 1.0 if generation.temperature is None else float(generation.temperature)
-        self.top_p = 1.0 if generation.top_p is None else float(generation.top_p)
+        self.generation_defaults = read_generation_defaults(directory)
+        self.temperature = self.generation_defaults.temperature
+        self.top_p = self.generation_defaults.top_p
         configured = generation.eos_token_id
         configured = configured if isinstance(configured, list) else [configured]
         candidates = [self.tokenizer.eos_token_id, *configured]

@@ -118,15 +118,18 @@ class VllmEngine:
 
 
 def _sampling_parameters(spec: SamplingSpec, eos_ids: Sequence[int]) -> dict[str, Any]:
-    """Returns the part of a completion request that all prompts share."""
+    """Returns the part of a completion request that all prompts share. It names every parameter, lest a
+    server apply the base's own defaults."""
     return {
         "n": spec.samples_per_prompt,
         "max_tokens": spec.max_tokens,
         "temperature": 0.0 if spec.greedy else spec.temperature,
         "top_p": 1.0 if spec.greedy else spec.top_p,
-        "top_k": 0,  # this and the next two, lest a server apply the base's own defaults
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
+        "top_k": 0 if spec.greedy else spec.top_k,
+        "min_p": 0.0 if spec.greedy else spec.min_p,
+        "repetition_penalty": spec.repetition_penalty,
+        "presence_penalty": spec.presence_penalty,
+        "frequency_penalty": spec.frequency_penalty,
         "stop_token_ids": list(eos_ids),
         "logprobs": 0,
         "return_token_ids": True,

@@ -11,7 +11,8 @@ from transformers import DynamicCache
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.model.batch import padded_width
 from trainer.model.device import Rates
-from trainer.model.rollouts import MAX_ROWS, NUCLEUS_TOKENS, Rollout, sample_tokens
+from trainer.model.rollouts import MAX_ROWS, Rollout, SamplingSpec
+from trainer.model.token_sampling import NUCLEUS_TOKENS, sample_tokens
 from trainer.planning.fake_model import FakeBackbone
 from trainer.planning.op_profiler import OpProfiler
 from trainer.reward import features
@@ -46,7 +47,7 @@ class Batches:
         self._backbone = backbone
         self._rates = rates
         self._reply = rl.max_tokens
-        self._top_p = rl.top_p
+        self._spec = SamplingSpec(1, rl.max_tokens, **rl.sampling)
         self._on_vllm = rl.sampler == "vllm"
         self._objective = PolicyGradient(advantages.leave_one_out, rl.importance_weight_cap)
         self._profiled: dict[tuple[Any, ...], Work] = {}
@@ -186,7 +187,9 @@ class Batches:
 
     def _choose_token(self, logits_BV: torch.Tensor) -> None:
         logp_BV = logits_BV.log_softmax(1)
-        if self._top_p < 1:  # the nucleus
+        if self._spec.penalised:  # what is drawn from is another distribution
+            logp_BV = logp_BV.log_softmax(1)
+        if self._spec.truncated:
             likeliest_BK = logp_BV.topk(min(NUCLEUS_TOKENS, logp_BV.shape[1]), dim=1)
             torch.full_like(logp_BV, -torch.inf).scatter_(1, likeliest_BK.indices, likeliest_BK.values)
         logp_BV.gather(1, sample_tokens(logp_BV, 0, len(logp_BV), torch.Generator()).unsqueeze(1))
