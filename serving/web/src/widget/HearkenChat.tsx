@@ -10,6 +10,7 @@ import { Keep } from "../live/keep.ts";
 import { personOf, Service } from "../live/service.ts";
 import type { Appearance } from "../live/types.ts";
 import { accent } from "./accent.ts";
+import { followPage } from "./colour_scheme.ts";
 import { Launcher } from "./Launcher.tsx";
 import { loadMarkdown } from "./Markdown.tsx";
 import { options } from "./options.ts";
@@ -20,12 +21,6 @@ import style from "./style.css?inline";
 
 const PATIENCE = 1500; // milliseconds to wait for the project's settings, which are kept for the next time
 const APPEARANCE = "appearance";
-
-/** Returns whether the page around has a dark form, so that the chat may be dark in it. */
-function hasDark(): boolean {
-  const said = document.querySelector<HTMLMetaElement>('meta[name="color-scheme"]')?.content ?? "";
-  return `${said} ${getComputedStyle(document.documentElement).colorScheme}`.includes("dark");
-}
 
 /** Returns the key in the address of the service's own page: `/?key=pk-…` is the chat of another project. */
 function keyOfPage(): string | null {
@@ -45,8 +40,7 @@ export class HearkenChat extends HTMLElement {
   connectedCallback(): void {
     const sheet = new CSSStyleSheet();
     sheet.replaceSync(style);
-    if (!this.#attribute("theme") && !hasDark())
-      sheet.insertRule(":host { color-scheme: light; }", sheet.cssRules.length);
+    if (!this.#attribute("theme")) followPage(this);
     this.#root.adoptedStyleSheets = [sheet];
     this.#start();
   }

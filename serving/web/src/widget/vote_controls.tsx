@@ -5,6 +5,7 @@ import { useState } from "preact/hooks";
 import { language, type Texts } from "../language/language.ts";
 import { Refused } from "../live/service.ts";
 import type { Opinion, ServiceError } from "../live/types.ts";
+import { followPage } from "./colour_scheme.ts";
 import { why } from "./errors.ts";
 import { KeptVotes } from "./kept_votes.ts";
 import { type Ballot, useSlot } from "./slot.ts";
@@ -30,8 +31,9 @@ export class VoteControls {
     private service: string,
   ) {
     const sheet = new CSSStyleSheet();
-    sheet.replaceSync(`${style} :host { display: block; height: auto; color-scheme: inherit; }`);
+    sheet.replaceSync(`${style} :host { display: block; height: auto; }`);
     root.adoptedStyleSheets = [sheet];
+    if (!element.hasAttribute("theme")) followPage(element);
   }
 
   async draw(completion: string, token: string): Promise<void> {
