@@ -13,18 +13,18 @@ create table consents (
 
 -- Whether a turn that this key asks, or a vote on it, may be stored for this person; without a key only their own
 -- choice counts.
-create function may_store(of_project text, rater text, key text) returns boolean
+create function may_store(of_project text, of_rater text, of_key text) returns boolean
 language sql stable as $$
     select case (
             select widget ->> 'consent' from projects
-            where id = of_project and exists (select from keys where id = key and kind = 'publishable')
+            where id = of_project and exists (select from keys where id = of_key and kind = 'publishable')
         )
         when 'off' then false
         when 'ask' then coalesce((
-            select learning from consents where project = of_project and hash = person_hash(of_project, rater)
+            select learning from consents where project = of_project and hash = person_hash(of_project, of_rater)
         ), false)
         else coalesce((
-            select learning from consents where project = of_project and hash = person_hash(of_project, rater)
+            select learning from consents where project = of_project and hash = person_hash(of_project, of_rater)
         ), true)
     end
 $$;
