@@ -38,11 +38,15 @@ with tombs as (
     select %(project)s, unnest(%(hashes)s::bytea[]), %(asked_at)s
     on conflict (project, hash)
     do update set erased_at = greatest(tombstones.erased_at, excluded.erased_at)
+), agreed as (
+    delete from consents
+    where project = %(project)s and hash = any(%(hashes)s) and learning and set_at <= %(asked_at)s
 )
 insert into erasures (id, project, raters, hashes, asked_by, asked_at)
 values (%(id)s, %(project)s, %(raters)s, %(hashes)s, %(asked_by)s, %(asked_at)s)
 """
-"""Begins an erasure with its tombstones; its values are those of `beginning`."""
+"""Begins an erasure with its tombstones; its values are those of `beginning`. That the person agreed to be
+learned from is forgotten; that they refused is not."""
 
 _RUNNING: LiteralString = """
 select id, began is not null and (

@@ -42,6 +42,11 @@ select event_id, feedback_id, turn_id, choice, type, value, created_at, supersed
     first_policy as learned_by
 from training_examples where project = %(project)s and rater = any(%(raters)s)
 """,
+    "consent": """
+select distinct learning, set_by, set_at from consents
+where project = %(project)s
+    and hash in (select person_hash(%(project)s, rater) from unnest(%(raters)s::text[]) as rater)
+""",
     "quarantine": """
 select state, reason, evidence, created_at, decided_at, decision_reason
 from quarantine where project = %(project)s and rater = any(%(raters)s)

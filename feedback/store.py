@@ -36,16 +36,19 @@ LEARNED_AT_ONCE = 200
 # the other parts do nothing), supersede the older vote, insert the new one, append to the outbox. A vote that
 # comes late supersedes only votes before its own time, and is superseded by the next after it. The events of
 # a turn keep their order: its id is the key, in a column that held the conversation's, which clients name.
-# What somebody said before they were erased is not recorded.
+# What somebody said before they were erased is not recorded, nor what they or the project do not want kept.
 _RECORD = """
-with remembered as (
+with allowed as (
+    select where not erased(%(project)s, %(rater)s, %(created_at)s)
+        and may_store(%(project)s, %(rater)s, %(asked_by)s)
+), remembered as (
     insert into idempotency (project, key_id, key, request_hash, response)
     select %(project)s, %(key_id)s, %(key)s, %(request_hash)s, %(response)s
-    where %(key)s::text is not null and not erased(%(project)s, %(rater)s, %(created_at)s)
+    where %(key)s::text is not null and exists (select from allowed)
     on conflict do nothing
     returning 1
 ), first_time as (
-    select 1 where %(key)s::text is null and not erased(%(project)s, %(rater)s, %(created_at)s)
+    select 1 where %(key)s::text is null and exists (select from allowed)
     union all select 1 from remembered
 ), ended as (
     update feedback set superseded_by = %(id)s
@@ -142,6 +145,11 @@ class Store:
         row = await self._row("select erased(%s, %s, %s) as erased", [project, rater, moment])
         return row is not None and bool(row["erased"])
 
+    async def may_store(self, project: str, rater: str, key_id: str) -> bool:
+        """Returns whether a turn that this key asks may be stored for a person (`feedback.consent`)."""
+        row = await self._row("select may_store(%s, %s, %s) as allowed", [project, rater, key_id])
+        return row is not None and bool(row["allowed"])
+
     async def reply_text(self, completion_id: str, choice: int) -> str | None:
         """Returns the text of a stored reply."""
         row = await self._row(
@@ -163,7 +171,8 @@ class Store:
 
         Returns only when the vote and its event are durable. With an `idempotency` key that was used before,
         returns the first response and writes nothing. Raises InvalidRequest (the vote does not fit the turn),
-        Conflict `idempotency_key_reused`, NotFound (the turn, or who votes, was erased meanwhile).
+        Conflict (`idempotency_key_reused`; `not_stored` where who votes does not want it kept), NotFound (the
+        turn, or who votes, was erased meanwhile).
         """
         votable.check(vote)
         received = received or Received.now()
@@ -196,6 +205,8 @@ class Store:
             "key_id": idempotency.key_id if idempotency else None,
             "key": idempotency.key if idempotency else None,
             "request_hash": idempotency.request_hash if idempotency else None,
+            # Who asked votes as they asked; of others only their own choice counts.
+            "asked_by": votable.key_id if rater == votable.rater else None,
             "response": Jsonb({"id": event.feedback_id, "completion_id": event.turn_id}),
         }
         while True:
@@ -210,9 +221,11 @@ class Store:
                 raise completion_not_found(votable.completion_id) from None
         if row is not None:
             return Recorded(event.feedback_id, event.turn_id, new=True, supersedes=row["supersedes"])
-        if idempotency is None or await self.is_erased(votable.project, rater, received.at):
+        if await self.is_erased(votable.project, rater, received.at):
             raise NotFound("Who cast this vote was erased meanwhile.", code="erased")
-        first = await self._remembered(votable.project, idempotency)
+        first = await self._remembered(votable.project, idempotency) if idempotency else None
+        if first is None:
+            raise not_agreed()
         return Recorded(first["id"], first["completion_id"], new=False)
 
     async def claim(self, project: str, idempotency: IdempotencyKey) -> None:
@@ -283,12 +296,15 @@ class Store:
             async for row in cursor:
                 yield Learned(**row)
 
-    async def _remembered(self, project: str, idempotency: IdempotencyKey) -> dict[str, str]:
+    async def _remembered(self, project: str, idempotency: IdempotencyKey) -> dict[str, str] | None:
+        """Returns the first response to a request; None where it has none. Raises Conflict."""
         row = await self._row(
             "select request_hash, response from idempotency where project = %s and key_id = %s and key = %s",
             [project, idempotency.key_id, idempotency.key],
         )
-        if row is None or row["request_hash"] != idempotency.request_hash:
+        if row is None:
+            return None
+        if row["request_hash"] != idempotency.request_hash:
             raise Conflict(
                 "This Idempotency-Key was used for another request; use a new one for each.",
                 code="idempotency_key_reused",
@@ -318,6 +334,14 @@ def completion_not_found(completion_id: str) -> NotFound:
         f"There is no stored completion {completion_id} to vote on.",
         code="completion_not_found",
         param="completion_id",
+    )
+
+
+def not_agreed() -> Conflict:
+    """Returns the error for what is not stored, since its person or the project does not want it kept."""
+    return Conflict(
+        "This person's votes are not kept: they chose so, or have not agreed where the project asks for it.",
+        code="not_stored",
     )
 
 

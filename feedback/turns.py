@@ -1,7 +1,8 @@
 """Group commit writes turns to Postgres: turns that end during one transaction share the next.
 
 Each caller waits until its turn is durable. Under load many callers share one transaction; an idle service
-writes each turn at once. A turn that began before its person was erased is not stored.
+writes each turn at once. A turn that began before its person was erased is not stored, nor one that its
+person or the project does not want kept (`feedback.consent`).
 """
 
 import asyncio
@@ -21,7 +22,7 @@ MAX_BATCH = 64
 _TURN: LiteralString = (
     "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids, sampling,"
     " metadata, request, origin) select %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s"
-    " where not erased(%s, %s, %s)"
+    " where not erased(%s, %s, %s) and may_store(%s, %s, %s)"
 )
 _REPLY: LiteralString = (
     "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids, logprobs,"
@@ -92,7 +93,7 @@ class Turns:
                         turn.id, turn.project, turn.conversation_id, turn.rater, turn.key_id,
                         Jsonb(turn.messages), turn.prompt_token_ids, Jsonb(turn.sampling),
                         Jsonb(turn.metadata), Jsonb(turn.request), turn.origin,
-                        turn.project, turn.rater, _began(turn),
+                        turn.project, turn.rater, _began(turn), turn.project, turn.rater, turn.key_id,
                     ]
                     for turn in turns
                 ],

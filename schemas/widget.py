@@ -21,8 +21,8 @@ class Reasons(BaseModel):
 
 class Appearance(BaseModel):
     """What of the chat a project sets. `logo` is an image as a data: URL, so that no other server learns who
-    visits; `accent` a colour of CSS; `consent` says whether chats are kept: `on` unless the visitor opts out,
-    `ask` once the visitor agrees, `off` never."""
+    visits; `accent` a colour of CSS; `consent` says whether what is asked with a publishable key is kept:
+    `on` unless the visitor opts out, `ask` once the visitor agrees, `off` never."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -26,6 +26,7 @@ from schemas.special_tokens import read_special_tokens
 from serving import (
     admin,
     chat,
+    consent,
     error_handlers,
     health,
     live,
@@ -92,8 +93,8 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     app = DescribedApp(title="Hearken", docs_url=None, redoc_url=None, lifespan=lifespan)
     error_handlers.install(app)
     for part in (
-        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, users, questions,
-        vote_export, votes, live, widget, webhooks, admin, policy_card, health,
+        chat, responses, stored_completions, stored_responses, passthrough, sessions, turns, consent, users,
+        questions, vote_export, votes, live, widget, webhooks, admin, policy_card, health,
     ):  # fmt: skip
         app.include_router(part.router)
     for part in (
@@ -161,7 +162,7 @@ class _PublicCORS(CORSMiddleware):
         super().__init__(
             app,
             allow_origins=["*"],
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
             expose_headers=["Retry-After", "X-Request-Id"],
         )

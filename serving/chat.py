@@ -17,6 +17,7 @@ from schemas.errors import NotFound
 from schemas.wire import decode, json_line
 from serving.auth import SESSION_HEADER, User, caller, charge_replies, network_of, require, visitor
 from serving.completion import Completion
+from serving.consent import obey_consent
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
 from serving.services import Services, services
@@ -36,6 +37,7 @@ async def chat_completions(request: Request) -> Response:
     found = require(await caller(request), "chat")
     chat = parse_chat(decode(await request.body()))
     person = await visitor(request, found, request.headers.get(SESSION_HEADER))
+    chat = await obey_consent(services(request), found, chat, person, network_of(request))
     completion = Completion(services(request), found, chat, person, network=network_of(request))
     completion.token_buckets = charge_replies(request, found, chat.n, completion.person)
     structlog.contextvars.bind_contextvars(policy=completion.assignment.policy, completion=completion.id)

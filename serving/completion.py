@@ -30,11 +30,16 @@ UNSTORED_PREFIX = "chatcmpl-nostore-"
 """The beginning of a completion's id where nothing was stored (`store: false`)."""
 
 
+def unstored_id() -> str:
+    """Returns a new id of a completion that is not stored."""
+    return UNSTORED_PREFIX + secrets.token_hex(12)
+
+
 class Completion:
     """The completion of one chat request; `visitor` is the holder of its session, `record` what else of
     the request to record, `network` where it came from; `policy` answers where serving itself asks. `person`
     is the one who is known to ask, None where only the conversation or the network is known. `token_buckets`
-    are what its tokens are charged to.
+    are what its tokens are charged to, `stored` says whether its turn is recorded.
     The constructor generates nothing yet; it raises Forbidden, NotFound, InvalidRequest or Unavailable when
     the request cannot be answered."""
 
@@ -59,7 +64,8 @@ class Completion:
         self._request = request
         self._record = dict(record or {})
         self._started = time.monotonic()
-        self.id = new_id() if request.store else UNSTORED_PREFIX + secrets.token_hex(12)
+        self.stored = request.store
+        self.id = new_id() if self.stored else unstored_id()
         self.created = int(made_at(self.id) or time.time())
         self.metadata = dict(request.metadata)
         self.conversation_id = request.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
@@ -163,7 +169,7 @@ class Completion:
         metrics.tokens.labels("completion").inc(self._completion_tokens())
         for each in self.drawn:
             metrics.replies.labels(each.policy).inc()
-        if not self._request.store:
+        if not self.stored:
             return
         turn = Turn(
             id=self.id,
@@ -256,7 +262,7 @@ class Completion:
     def extension(self) -> dict[str, Any]:
         blind = len(self._generation.policies()) > 1 and self._caller.kind != "admin"
         policies = [] if blind else [each.policy for each in self.drawn]
-        token = self._services.signer.feedback_token(self.id) if self._request.store else None
+        token = self._services.signer.feedback_token(self.id) if self.stored else None
         return extension(self.id, self.conversation_id, policies, token)
 
     def _completion_tokens(self) -> int:

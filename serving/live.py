@@ -1,14 +1,15 @@
 """`WS /v1/live` is a websocket for chats, votes, and notifications of what the model has learned.
 
 The client's first message is `{"type": "auth", "key"}`, with the `session` token of a visitor. After `ready`
-it sends `chat` (a chat request with an `id`; several may run at once), `cancel` (`id`) and `feedback` (`id`,
-`feedback`: a vote). It receives `token`, `done` (the completion), `recorded`, and `error` (with the `id`, if
-there was one, and `retry_after` seconds where it passes; code `cancelled` ends a cancelled chat, of which
-nothing is stored). The service also sends `policy` (another policy is live) and `learned` (a vote through
-this websocket, of its session's person, or of one whom a server's key chatted for, is in a policy that went
-live), once per vote, whichever process promoted the policy. A key or session that is wrong or revoked closes
-the websocket (4401); so do too many messages (1008), an hour without one (1000), and too many websockets of
-one address, or a failure that passes (1013).
+it sends `chat` (a chat request with an `id`; several may run at once), `cancel` (`id`), `feedback` (`id`,
+`feedback`: a vote) and `consent` (`id`, `learning`: the visitor's choice, for all that it sends after that).
+It receives `token`, `done` (the completion), `recorded`, `consent`, and `error` (with the `id`, if there was
+one, and `retry_after` seconds where it passes; code `cancelled` ends a cancelled chat, of which nothing is
+stored). The service also sends `policy` (another policy is live) and `learned` (a vote through this
+websocket, of its session's person, or of one whom a server's key chatted for, is in a policy that went live),
+once per vote, whichever process promoted the policy. A key or session that is wrong or revoked closes the
+websocket (4401); so do too many messages (1008), an hour without one (1000), and too many websockets of one
+address, or a failure that passes (1013).
 """
 
 import asyncio
@@ -23,6 +24,7 @@ import structlog
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
+from feedback import consent
 from schemas.chat import ChatRequest, parse_chat
 from schemas.errors import (
     InvalidRequest,
@@ -33,15 +35,18 @@ from schemas.errors import (
     Unauthorized,
 )
 from schemas.feedback import parse_vote
-from schemas.wire import decode
+from schemas.keys import Role
+from schemas.wire import check, decode
 from serving.auth import Work, address_of, authenticate, charge_replies, network_of, require, visitor
 from serving.completion import Completion
+from serving.consent import CHOICE, obey_consent
 from serving.error_handlers import TRANSIENT_ERRORS, InternalError, to_request_error
 from serving.identity import Visitor
 from serving.keys import Caller
 from serving.limits import TokenBucket
 from serving.services import Services, services
 from serving.streams import WRITE_SECONDS
+from serving.users import VISITOR
 from serving.vote_submission import submit_vote
 
 router = APIRouter()
@@ -50,6 +55,11 @@ log = structlog.get_logger()
 MOST_KNOWN = 10_000
 """Votes through one websocket, and people whom it chatted for, whose news it hears: the newest. A server may
 keep one open for months."""
+
+_WORK: dict[str, Work] = {"chat": "chats", "feedback": "votes", "consent": "requests"}
+_ROLES: dict[str, tuple[Role, ...]] = {
+    "chat": ("chat",), "feedback": ("vote",), "consent": ("chat", "vote"),
+}  # fmt: skip
 
 _AUTH_TIMEOUT = 10  # seconds
 _MAX_CHATS = 16
@@ -183,30 +193,43 @@ class LiveSocket:
             if name in self._generating:
                 self._chats[name].cancel()
             return
-        if kind not in ("chat", "feedback"):
-            raise InvalidRequest("`type` must be chat, cancel or feedback.", param="type")
+        if kind not in ("chat", "feedback", "consent"):
+            raise InvalidRequest("`type` must be chat, cancel, feedback or consent.", param="type")
         if name is None:
             raise InvalidRequest("Give the message an `id`, a string of 1 to 64 characters.", param="id")
-        work: Work = "chats" if kind == "chat" else "votes"
-        self.caller = require(
-            await authenticate(self._websocket, self._key, work), "chat" if kind == "chat" else "vote"
-        )
-        if kind == "chat":
-            self._start_chat(
-                name, parse_chat({key: frame[key] for key in frame if key not in ("type", "id")})
-            )
+        self.caller = require(await authenticate(self._websocket, self._key, _WORK[kind]), *_ROLES[kind])
+        if kind == "consent":
+            await self._frames.put({"type": "consent", "id": name, **await self._choose(frame)})
+        elif kind == "chat":
+            chat = parse_chat({key: frame[key] for key in frame if key not in ("type", "id")})
+            network = network_of(self._websocket)
+            chat = await obey_consent(self._services, self.caller, chat, self._visitor, network)
+            self._start_chat(name, chat, network)
             await asyncio.sleep(0)  # it has begun before the next message may cancel it
         else:
             recorded = await submit_vote(self._services, self.caller, parse_vote(frame.get("feedback")))
             keep_newest(self.votes, recorded["id"])
             await self._frames.put({"type": "recorded", "id": name, "feedback": recorded})
 
-    def _start_chat(self, name: str, chat: ChatRequest) -> None:
+    async def _choose(self, frame: dict[str, Any]) -> dict[str, Any]:
+        """Records whether the visitor is learned from. Raises InvalidRequest."""
+        if self._visitor is None:
+            raise InvalidRequest(
+                "Only who has a session chooses; send it with the first message.",
+                code="missing_session",
+                param="session",
+            )
+        said = check(CHOICE, {"learning": frame.get("learning")})
+        async with self._services.pool.connection() as connection:
+            return await consent.choose(
+                connection, self.caller.project, [self._visitor.rater], said.learning, VISITOR
+            )
+
+    def _start_chat(self, name: str, chat: ChatRequest, network: str) -> None:
         if name in self._chats:
             raise InvalidRequest(f"A chat with id {name} is running.", param="id", code="id_in_use")
         if len(self._chats) >= _MAX_CHATS:
             raise RateLimited(f"{_MAX_CHATS} chats are running on this websocket; wait until one has ended.")
-        network = network_of(self._websocket)
         completion = Completion(self._services, self.caller, chat, self._visitor, network=network)
         completion.token_buckets = charge_replies(self._websocket, self.caller, chat.n, completion.person)
         if self.caller.kind != "publishable":  # whoever holds such a key may claim to be anyone

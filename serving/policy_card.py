@@ -48,8 +48,9 @@ select kind, share, automatic, state, case when automatic then reason end as rea
 from rollouts where project = %(project)s and policy = %(policy)s order by started_at limit 100
 """
 _OPT_OUT = (
-    "Chats are kept, and votes learned from, unless you opt out: on the page under Privacy, in requests by"
-    " `store: false`. There you can also have all that is kept of you deleted; so can who runs this service."
+    "Chats are kept, and votes learned from, unless you opt out: on the page under Privacy, or by"
+    " `PUT /v1/users/me/consent`; for one request by `store: false`. On the page you can also have all that"
+    " is kept of you deleted; so can who runs this service."
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, LiteralString
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from feedback.store import not_agreed
 from schemas.errors import Conflict, Forbidden, InvalidRequest, Unavailable
 from schemas.feedback import Id
 from schemas.turns import Turn, new_id
@@ -77,6 +78,8 @@ async def next_question(request: Request, caller: User) -> dict[str, Any]:
     body = await request.body()
     said = check(_NEXT, decode(body)) if body else NextQuestion()
     person = await _person(request, parts, caller, said.user)
+    if not await parts.store.may_store(caller.project, person.rater, caller.key_id):
+        raise not_agreed()
     model = await parts.tastes.model(caller.project)
     if model is None:
         raise Conflict(

@@ -17,6 +17,7 @@ from schemas.turns import bare_id
 from schemas.wire import decode, json_line
 from serving.auth import SESSION_HEADER, caller, charge_replies, network_of, require, visitor
 from serving.completion import Completion
+from serving.consent import obey_consent
 from serving.keys import Caller
 from serving.openapi import EVENT_STREAM, request_body
 from serving.response_items import Event, ResponseItems
@@ -36,6 +37,7 @@ async def responses(request: Request) -> Response:
     asked = parse_response(decode(await request.body()))
     chat = asked.chat_request(await _history(services(request), found, asked.previous_response_id))
     person = await visitor(request, found, request.headers.get(SESSION_HEADER))
+    chat = await obey_consent(services(request), found, chat, person, network_of(request))
     completion = Completion(
         services(request), found, chat, person, recorded_fields(asked), network=network_of(request)
     )
@@ -101,7 +103,7 @@ class _Answer:
         completion = self._completion
         request, sampling = completion.recorded_request(), completion.sampling()
         found = begun(completion.id, completion.created, request, sampling, completion.metadata)
-        return found | {"store": self._asked.store, "user": self._asked.user}
+        return found | {"store": completion.stored, "user": self._asked.user}
 
 
 async def _history(services: Services, caller: Caller, previous: str | None) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ log-probabilities, and without token ids, which the trainer adds, since serving 
 import secrets
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from schemas.chat import parse_chat
@@ -17,6 +17,7 @@ from schemas.turns import IMPORTED, IMPORTED_POLICY, Reply, Turn
 from schemas.users import UserName
 from schemas.wire import check, decode
 from serving.auth import Voter
+from serving.completion import unstored_id
 from serving.openapi import request_body
 from serving.services import services
 
@@ -39,7 +40,9 @@ _NEW_TURN = TypeAdapter(NewTurn)
 
 
 @router.post("/v1/turns", status_code=201, openapi_extra=request_body("/v1/turns", NewTurn))
-async def record_turn(request: Request, caller: Voter) -> dict[str, Any]:
+async def record_turn(request: Request, response: Response, caller: Voter) -> dict[str, Any]:
+    """Records the turn; of a person who does not want to be learned from nothing is kept, so there is no
+    feedback token (200)."""
     if caller.kind == "publishable":
         raise Forbidden("A publishable key may not record what was said; use a secret key on your server.")
     parts = services(request)
@@ -51,17 +54,21 @@ async def record_turn(request: Request, caller: Voter) -> dict[str, Any]:
     chat = parse_chat({"messages": new.messages, "metadata": new.metadata})
     if chat.media:
         raise InvalidRequest("A recorded turn has text only.", param="messages")
-    id = IMPORTED + secrets.token_hex(16)
     conversation = chat.metadata.get("conversation_id") or f"conv-{secrets.token_hex(12)}"
+    rater = (
+        parts.signer.conversation_rater(caller.project, conversation)
+        if new.user is None
+        else parts.signer.rater_id(caller.project, new.user, caller.kind)
+    )
+    if not await parts.store.may_store(caller.project, rater, caller.key_id):
+        response.status_code = 200
+        return {"completion_id": unstored_id(), "conversation_id": conversation, "feedback_token": None}
+    id = IMPORTED + secrets.token_hex(16)
     turn = Turn(
         id=id,
         project=caller.project,
         conversation_id=conversation,
-        rater=(
-            parts.signer.conversation_rater(caller.project, conversation)
-            if new.user is None
-            else parts.signer.rater_id(caller.project, new.user, caller.kind)
-        ),
+        rater=rater,
         key_id=caller.key_id,
         messages=[message.model_dump(exclude_none=True) for message in chat.messages],
         prompt_token_ids=[],

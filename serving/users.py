@@ -24,12 +24,12 @@ from serving.services import Services, services
 router = APIRouter()
 
 VISITOR = "visitor"
-"""Who asked, where a person erases themself."""
+"""Who asked, where a person erases themself or chooses for themself."""
 
 
 async def eraser(found: Reader) -> Caller:
-    """Returns a caller that may erase people: an operator's key, or a server's, which chats for them. Raises
-    Forbidden for a key that only reads."""
+    """Returns a caller that may erase people, or choose for them: an operator's key, or a server's, which
+    chats for them. Raises Forbidden for a key that only reads."""
     return require(found, "operate", "chat")
 
 
@@ -40,13 +40,13 @@ Eraser = Annotated[Caller, Depends(eraser)]
 @router.get("/v1/users/me", responses={200: {"content": {"application/json": {}}}})
 async def show_me(request: Request, caller: KnownCaller) -> Download:
     """Returns all that is held about the holder of the session."""
-    return _held_data(services(request), caller.project, [await _holder(request, caller)])
+    return _held_data(services(request), caller.project, [await holder(request, caller)])
 
 
 @router.delete("/v1/users/me", status_code=202)
 async def erase_me(request: Request, caller: KnownCaller) -> dict[str, Any]:
     """Erases the holder of the session."""
-    return await _erase(request, caller, [await _holder(request, caller)], VISITOR)
+    return await _erase(request, caller, [await holder(request, caller)], VISITOR)
 
 
 @router.get("/v1/users/{user:path}", responses={200: {"content": {"application/json": {}}}})
@@ -86,13 +86,13 @@ async def show_erasure(request: Request, id: str, caller: KnownCaller) -> dict[s
     async with services(request).pool.connection() as connection:
         found = await erasures.find(connection, caller.project, id)
     if caller.kind == "publishable":
-        person = erasures.person_hash(caller.project, await _holder(request, caller))
+        person = erasures.person_hash(caller.project, await holder(request, caller))
         if person not in [bytes(each) for each in found["hashes"]]:
             raise NotFound(f"There is no erasure {id[:64]}.", code="erasure_not_found")
     return erasures.shown(found)
 
 
-async def _holder(request: Request, caller: Caller) -> str:
+async def holder(request: Request, caller: Caller) -> str:
     """Returns the pseudonym of the session's holder. Raises Unauthorized."""
     found = await visitor(request, caller, request.headers.get(SESSION_HEADER))
     if found is None:

@@ -177,19 +177,32 @@ async def import_from(
                     except MalformedRow as error:
                         report.refuse(number, error.message)
                     if len(batch) == MAX_BATCH:
-                        report.imported += len(batch) if dry_run else await importer.store(batch)
+                        await _store(importer, batch, report, dry_run=dry_run)
                         batch.clear()
                     progress.update(task, completed=bytes_read)
             except FileDamaged as error:
                 report.broken_off = error.message
-            report.imported += len(batch) if dry_run else await importer.store(batch)
+            await _store(importer, batch, report, dry_run=dry_run)
     report.layout = source.layout
     return report
 
 
-class ImportedRow(NamedTuple):
-    """A row as it is stored; a demonstration has no vote."""
+async def _store(
+    importer: "Importer", rows: "Sequence[ImportedRow]", report: ImportReport, *, dry_run: bool
+) -> None:
+    """Stores rows, and reports those whose people do not want them kept."""
+    refusing = await importer.refusing(rows)
+    for row in rows:
+        if row.turn.rater in refusing:
+            report.refuse(row.number, "its person chose not to be learned from")
+    kept = [row for row in rows if row.turn.rater not in refusing]
+    report.imported += len(kept) if dry_run else await importer.store(kept)
 
+
+class ImportedRow(NamedTuple):
+    """A row, by its number, as it is stored; a demonstration has no vote."""
+
+    number: int
     turn: Turn
     vote: Vote | None
 
@@ -248,19 +261,30 @@ class Importer:
         kind = [DEMONSTRATION] if judgement.demonstrated else []
         seed = json.dumps([self._rater(judgement.person), place, judgement.row(), *kind], sort_keys=True)
         turn = self._turn(IMPORTED + hashlib.sha256(seed.encode()).hexdigest()[:32], judgement)
-        return ImportedRow(turn, None if judgement.demonstrated else _vote(turn.id, judgement))
+        vote = None if judgement.demonstrated else _vote(turn.id, judgement)
+        return ImportedRow(number, turn, vote)
+
+    async def refusing(self, rows: Sequence[ImportedRow]) -> set[str]:
+        """Returns the pseudonyms of those who do not want to be learned from."""
+        raters = sorted({row.turn.rater for row in rows})
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "select rater from unnest(%s::text[]) as rater where not may_store(%s, rater, %s)",
+                [raters, self._project, self._key_id],
+            )
+            return {row["rater"] for row in await cursor.fetchall()}
 
     async def store(self, rows: Sequence[ImportedRow]) -> int:
         """Stores the turns in one transaction, then the votes, each where it is missing and without what the
         project redacts. Returns the number of rows."""
         if self._redactor is not None:
             rows = await asyncio.to_thread(self._redacted, self._redactor, rows)
-        voted = await self._voted([turn.id for turn, _ in rows])
-        await asyncio.gather(*(self._store.record_turn(turn) for turn, _ in rows if turn.id not in voted))
+        voted = await self._voted([row.turn.id for row in rows])
+        await asyncio.gather(*(self._store.record_turn(row.turn) for row in rows if row.turn.id not in voted))
         await asyncio.gather(
             *(
                 self._store.submit(_votable(turn), vote, turn.rater)
-                for turn, vote in rows
+                for _, turn, vote in rows
                 if vote is not None and not voted.get(turn.id, False)
             )
         )
@@ -268,7 +292,10 @@ class Importer:
 
     @staticmethod
     def _redacted(redactor: Redactor, rows: Sequence[ImportedRow]) -> list[ImportedRow]:
-        return [ImportedRow(redactor.turn(turn), vote and redactor.vote(vote)) for turn, vote in rows]
+        return [
+            ImportedRow(number, redactor.turn(turn), vote and redactor.vote(vote))
+            for number, turn, vote in rows
+        ]
 
     async def _voted(self, turns: list[str]) -> dict[str, bool]:
         """Returns the turns that are stored, and whether each has a vote, active or not: a retracted vote is

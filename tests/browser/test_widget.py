@@ -231,15 +231,38 @@ def test_a_project_sets_how_it_looks_and_a_visitor_is_asked(
             page.goto(site.add("/miller", tag(installation), installation.url))
             page.get_by_role("button", name="Open the chat").click()
             expect(page.get_by_role("heading", name="Ask me about flour.")).to_be_visible()
+            check_accessible(page)
+            page.get_by_role("button", name="Yes").click()
+            page.get_by_role("button", name="Rye?").click()
+            turn = page.locator(".turn")
+            turn.get_by_role("button", name="Good reply").click()
+            turn.get_by_role("button", name="Crisp").click()
+            eventually(database, "thumb", "Rye?", reasons=["crisp"])
         finally:
             client.put("/v1/widget", json={})
-    check_accessible(page)
-    page.get_by_role("button", name="Yes").click()
-    page.get_by_role("button", name="Rye?").click()
-    turn = page.locator(".turn")
-    turn.get_by_role("button", name="Good reply").click()
-    turn.get_by_role("button", name="Crisp").click()
-    eventually(database, "thumb", "Rye?", reasons=["crisp"])
+
+
+def test_what_a_visitor_chose_in_one_browser_holds_in_others_and_on_the_server(
+    chromium: Browser, context: BrowserContext, site: Site, installation: Installation
+) -> None:
+    elsewhere = chromium.new_context()
+    with installation.client(ADMIN_KEY) as client:
+        token = client.post("/v1/sessions", json={"user": "cleo"}).json()["token"]
+        placed = f'<hearken-chat data-key="{PUBLIC_KEY}" data-session="{token}"></hearken-chat>'
+        address = site.add("/cleo", placed + elements(installation), installation.url)
+        for browser, before, after in ((context, "teach it", "kept"), (elsewhere, "kept", "teach it")):
+            page = browser.new_page()
+            page.goto(address)
+            page.get_by_role("button", name=re.compile(before)).click()
+            page.get_by_role("switch", name="Learn from my chats").click()
+            page.keyboard.press("Escape")
+            expect(page.get_by_role("button", name=re.compile(after))).to_be_visible()
+            turn = say(page, "Learn from this, or not")
+            expect(turn.get_by_role("button", name="Good reply")).to_have_count(int(after == "teach it"))
+            said = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "user": "cleo"}
+            reply = client.post("/v1/chat/completions", json=said).json()
+            assert ("nostore" in reply["id"]) == (after == "kept")
+    elsewhere.close()
 
 
 def test_where_no_chat_is_kept_any_more_a_visitor_is_forgotten_all_the_same(

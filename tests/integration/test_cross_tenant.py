@@ -33,6 +33,7 @@ REFUSED_EVEN_AT_HOME = {
     "GET /v1/console/rollouts/preview", "GET /v1/models/{model}", "POST /v1/projects",
     "GET /v1/console/policies/{id}/style", "GET /cards/{project}/{policy}",
     "GET /v1/console/settings", "GET /v1/users/me", "DELETE /v1/users/me", "POST /v1/tastes/questions",
+    "GET /v1/users/me/consent", "PUT /v1/users/me/consent",
 }  # fmt: skip
 """What the project's own admin may not do either: its second policy is retired and without files, its cards
 are private, the settings are the installation's, only a visitor is `me`, and no tastes are known."""
@@ -121,6 +122,8 @@ class Target:
                 {"completion_id": reply["id"], "type": "signal", "signal": "copied", "feedback_token": "x"},
             ]},
             "POST /v1/sessions": {"user": "ada"},
+            "PUT /v1/users/{user}/consent": {"learning": False},
+            "PUT /v1/users/me/consent": {"learning": False},
             "PUT /v1/widget": {"greeting": "Hello"},
             "POST /v1/rollouts": {"policy": "p9-aaaaaa", "share": 0.1},
             "PUT /v1/console/views/{name}": {"query": "value=up"},

@@ -91,6 +91,21 @@ def test_rows_become_demonstrations_and_no_votes(settings: Settings, pool: Pool,
     assert found == {"turns": 5, "votes": 0}
 
 
+def test_rows_of_who_chose_not_to_be_learned_from_are_left_out(
+    settings: Settings, pool: Pool, tmp_path: Path
+) -> None:
+    assert demonstrate(settings, tmp_path, written(1, user="ben")).complete
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into consents (project, hash, learning, set_by)"
+            " select project, person_hash(project, rater), false, 'visitor' from turns"
+            " where request ? 'demonstration'"
+        )
+    rows = [*written(2, 1, user="ben"), *written(1, 3, user="eve")]
+    why = "its person chose not to be learned from"
+    assert demonstrate(settings, tmp_path, rows) == ImportReport(1, 2, [(1, why), (2, why)])
+
+
 @pytest.mark.parametrize(
     ("row", "why"),
     [

@@ -281,10 +281,13 @@ async def test_older_turns_are_carried_over(database_url: str) -> None:
             "insert into keys (id, project, kind, hash) values ('default-admin', 'default', 'admin', '')"
         )
     async with open_async_pool(database_url) as pool:
-        erased = "function erased(text, text, timestamptz)"  # which votes ask, and a later migration makes
-        await one(pool, f"create {erased} returns boolean language sql return false")
+        # What votes ask, and later migrations make.
+        asked = {"erased(text, text, timestamptz)": "false", "may_store(text, text, text)": "true"}
+        for name, answer in asked.items():
+            await one(pool, f"create function {name} returns boolean language sql return {answer}")
         old = await keep(pool, "chatcmpl-5d0a", older_code=True)
-        await one(pool, f"drop {erased}")
+        for name in asked:
+            await one(pool, f"drop function {name}")
         migrate(database_url)
         new = await keep(pool, new_id())
         older_code = await keep(pool, "chatcmpl-7f11", older_code=True)  # of a replica to be replaced

@@ -44,11 +44,11 @@ export interface Session {
   expires_at: string;
 }
 
-/** A turn that Hearken did not write, on which people can vote. */
+/** A turn that Hearken did not write, on which people can vote; null for somebody who does not want it kept. */
 export interface Turn {
   completion_id: string;
   conversation_id: string;
-  feedback_token: string;
+  feedback_token: string | null;
 }
 
 export interface Policy {

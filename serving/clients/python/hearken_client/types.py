@@ -62,11 +62,12 @@ class Session(TypedDict):
 
 
 class Turn(TypedDict):
-    """A turn that Hearken did not write, on which people can vote."""
+    """A turn that Hearken did not write, on which people can vote. Where its person does not want it kept,
+    there is no token."""
 
     completion_id: str
     conversation_id: str
-    feedback_token: str
+    feedback_token: str | None
 
 
 class Policy(TypedDict):

@@ -1,7 +1,7 @@
 /** Requests to the service over HTTP, and the visitor's session. */
 
 import type { Keep } from "./keep.ts";
-import type { Appearance, Life, NextQuestion, ServiceError } from "./types.ts";
+import type { Appearance, Choice, Life, NextQuestion, ServiceError } from "./types.ts";
 
 interface Session {
   token: string;
@@ -122,6 +122,12 @@ export class Service {
     const asked = (await this.#authorized("DELETE", "/v1/users/me", session)) as { id: string };
     this.renewSession();
     return asked.id;
+  }
+
+  /** Returns what the visitor chose, in any browser. */
+  async choice(): Promise<Choice> {
+    const session = { "Hearken-Session": await this.session() };
+    return (await this.#authorized("GET", "/v1/users/me/consent", session)) as Choice;
   }
 
   /** Returns the next pair that the visitor is asked about; `skip` is a question that is left out. */

@@ -3,6 +3,7 @@
  *
  * Votes that are unacknowledged when the connection is lost are sent again: a second vote supersedes the first, so it
  * counts once. A chat is not sent again from here: its `fail` is called with the code `lost`, and its owner resumes it.
+ * The visitor's choice whether they are learned from goes the same way, so that it holds for the chats sent after it.
  */
 
 import { Refused, type Service } from "./service.ts";
@@ -18,6 +19,8 @@ export interface ChatHandlers {
 
 export interface SocketHandlers {
   state(state: State): void;
+  /** The service has recorded the visitor's choice. */
+  chosen(learning: boolean): void;
   learned(learned: Learned): void;
 }
 
@@ -34,6 +37,7 @@ interface Frame {
   text: string;
   completion: Completion;
   feedback: Recorded;
+  learning: boolean;
   error: { code: string; message: string };
   retry_after?: number;
   limits?: Limits;
@@ -126,6 +130,11 @@ export class LiveSocket {
     });
   }
 
+  /** Tells the service whether the visitor is learned from, where it is connected. */
+  choose(learning: boolean): void {
+    if (this.state === "ready") this.#send({ type: "consent", id: `s${++this.#lastId}`, learning });
+  }
+
   async #connect(): Promise<void> {
     this.#setState(this.#attempts ? "lost" : "connecting");
     let auth: object;
@@ -188,6 +197,9 @@ export class LiveSocket {
         else this.#settle(frame)?.reject(error);
         return;
       }
+      case "consent":
+        this.on.chosen(frame.learning);
+        return;
       case "learned":
         this.on.learned(frame as unknown as Learned);
     }

@@ -49,6 +49,11 @@ export interface Recorded {
   status: "recorded" | "spooled";
 }
 
+/** Whether the visitor's chats and votes are kept, as they chose; null: they chose nothing. */
+export interface Choice {
+  learning: boolean | null;
+}
+
 /** What has become of a vote: `GET /v1/feedback/{id}`. */
 export interface Life {
   stage: string;

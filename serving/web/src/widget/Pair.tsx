@@ -10,7 +10,7 @@ export function Pair({ turn }: { turn: Turn }): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
   const writing = isOpen(turn);
-  const votable = turn.state === "done" && turn.token !== null;
+  const votable = turn.state === "done" && turn.token !== null && session.kept;
   const choose = (verdict: Verdict, button: HTMLElement): void =>
     leave(button, ".change", () => session.chat.choose(turn, verdict));
   return (

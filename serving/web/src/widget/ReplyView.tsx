@@ -83,7 +83,7 @@ function Tools({ turn, last, edit, editButton }: ToolsProps): JSX.Element {
     session.announce(texts.copied);
     chat.copied(turn);
   };
-  const votable = turn.token !== null;
+  const votable = turn.token !== null && session.kept;
   const nudge = last && votable && !reply.thumb && session.votes.all.length === 0;
   return (
     <>

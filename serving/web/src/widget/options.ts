@@ -19,6 +19,7 @@ export interface Options {
 
 const UP = ["correct", "concise", "detailed", "friendly", "clear", "fun"];
 const DOWN = ["wrong", "too-long", "too-short", "cold", "gushing", "unclear", "off-topic"];
+const CONSENT = ["on", "ask", "off"] as const;
 const MAX_CHOICES = 4;
 const COMPARE_EVERY = 5;
 
@@ -45,7 +46,7 @@ export function options(
     const value = Number(attribute(name) ?? Number.NaN);
     return Number.isInteger(value) && value >= 0 ? value : otherwise;
   };
-  const consent = attribute("consent") ?? project.consent ?? "on";
+  const consents = [attribute("consent"), project.consent];
   const greeting = attribute("greeting") ?? project.greeting;
   return {
     name: attribute("name") ?? project.name ?? "Hearken",
@@ -58,7 +59,7 @@ export function options(
       down: reasons("reasons-down", project.reasons?.down, DOWN),
     },
     accent: attribute("accent") ?? project.accent ?? null,
-    consent: consent === "ask" || consent === "off" ? consent : "on",
+    consent: CONSENT.findLast((each) => consents.includes(each)) ?? "on", // the stricter one
     choices: Math.min(MAX_CHOICES, Math.max(2, number("choices", 2))),
     compareEvery: number("compare-every", COMPARE_EVERY),
     tone: (attribute("tone") ?? (project.tastes ? "ask" : "off")) !== "off",

@@ -24,6 +24,7 @@ export type News =
 type Emit = (name: string, detail: object) => void;
 
 const CONSENT = "consent";
+const UNSENT = "consent-unsent"; // the service does not know of the choice yet
 const NEWS_SECONDS = 12;
 
 export class Session {
@@ -40,6 +41,7 @@ export class Session {
   #listeners = new Set<() => void>();
   #unwatch: () => void;
   #newsTimer = 0;
+  #choiceRead = false;
   #frame = 0;
 
   constructor(
@@ -62,12 +64,17 @@ export class Session {
       state: (state) => {
         if (state === "ready") {
           emit("ready", {});
+          if (this.keep.get(UNSENT)) this.socket.choose(this.consent === "yes");
+          else void this.#readChoice().catch(() => {}); // the service obeys it all the same
           this.chat.resume();
           this.following.connected();
         }
         if (state === "refused" && this.socket.refusal === SESSION_ENDED)
           emit("error", { code: SESSION_ENDED, message: "The session has ended, or was not made here." });
         this.changed();
+      },
+      chosen: (learning) => {
+        if (learning === (this.consent === "yes")) this.keep.remove(UNSENT);
       },
       learned: (learned) => this.following.learned(learned),
     });
@@ -132,9 +139,9 @@ export class Session {
   }
 
   set consent(word: "yes" | "no") {
-    this.keep.set(CONSENT, word);
-    this.chat.settings.kept = this.kept;
-    this.changed();
+    this.keep.set(UNSENT, true);
+    this.#keepChoice(word);
+    this.socket.choose(word === "yes");
   }
 
   /** Whether chats are stored, and may be voted on. */
@@ -188,9 +195,29 @@ export class Session {
     this.conversations.clear();
     this.votes.clear();
     new KeptVotes().clear();
+    if (this.consent === "yes") this.keep.remove(CONSENT);
+    else if (this.consent === "no") this.keep.set(UNSENT, true); // whoever comes next here says no, too
+    this.chat.settings.kept = this.kept;
     this.create();
     this.socket.restart();
     return id;
+  }
+
+  /** Takes over what the visitor chose in another browser, or tells the service what they chose in this one. */
+  async #readChoice(): Promise<void> {
+    if (this.#choiceRead) return;
+    const { learning } = await this.service.choice();
+    this.#choiceRead = true;
+    if (this.keep.get(UNSENT)) return;
+    const word = this.consent;
+    if (learning !== null) this.#keepChoice(learning ? "yes" : "no");
+    else if (word !== null) this.consent = word; // chosen when only the browser knew
+  }
+
+  #keepChoice(word: "yes" | "no"): void {
+    this.keep.set(CONSENT, word);
+    this.chat.settings.kept = this.kept;
+    this.changed();
   }
 
   #changedElsewhere(name: string): void {
