@@ -8,6 +8,7 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
+from feedback import receipt
 from tests.browser.chat import Database, active, check_accessible, eventually, say, wide
 from tests.installation import Installation
 
@@ -513,7 +514,7 @@ def test_a_visitor_gets_what_is_kept_and_is_forgotten(page: Page, database: Data
     check_accessible(page)
     dialog.get_by_role("button", name="Yes, forget me").click()
     expect(dialog).to_contain_text("You are forgotten.")
-    page.keyboard.press("Escape")
+    page.reload()
 
     expect(page.locator(".turn")).to_have_count(0)
     expect(page.get_by_role("button", name="No votes yet")).to_be_visible()
@@ -525,6 +526,15 @@ def test_a_visitor_gets_what_is_kept_and_is_forgotten(page: Page, database: Data
     assert "aardvark" not in page.evaluate("JSON.stringify(localStorage)")
     assert active(database, "thumb", "Forget the aardvark") == []
     say(page, "Somebody new asks")
+
+    page.get_by_role("button", name="Chats and votes teach it.").click()
+    with page.expect_download() as download:
+        dialog.get_by_role("button", name="Download the receipt").click()
+    signed = json.loads(download.value.path().read_text())
+    receipt.verify(signed, signed["public_key"])
+    expect(dialog).to_contain_text(f"Erasure {signed['id']}")
+    assert [step["step"] for step in signed["steps"]] == ["began", "database", "exports"]
+    check_accessible(page)
 
 
 def test_a_message_waits_for_the_connection_and_goes_out_by_itself(

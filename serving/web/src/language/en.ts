@@ -183,8 +183,20 @@ export const en = {
     "Delete your chats and votes for good, here and at the service? What the model learned from them is taken out of it, too.",
   forgetYes: "Yes, forget me",
   forgetFailed: "That did not work. Try again in a moment.",
-  forgotten: (erasure: string) =>
-    `You are forgotten. Your chats and votes are deleted, and the model is made again without them. The number of this erasure: ${erasure}`,
+  forgotten: "You are forgotten. Your chats and votes are deleted, and the model is made again without them.",
+  erasure: {
+    title: "Erasure",
+    waits: {
+      database: "Your chats and votes are being deleted.",
+      exports: "Exported files are being written again without you.",
+      records: "The records of training are being cleared of you.",
+      policies: "What learned from you is being looked for.",
+      rebuild: "The model is being made again without you. This can take long; come back here later.",
+      files: "The files of what learned from you are being deleted.",
+    } as Record<string, string>,
+    done: (time: string) => `Everything is done since ${time}. The receipt names each step, and is signed.`,
+    receipt: "Download the receipt",
+  },
   notKept: "Nothing of this chat is kept, so it cannot be voted on.",
   consentQuestion: "May your chats and votes be kept, to make the replies better?",
   yes: "Yes",

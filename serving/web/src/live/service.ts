@@ -1,7 +1,7 @@
 /** Requests to the service over HTTP, and the visitor's session. */
 
 import type { Keep } from "./keep.ts";
-import type { Appearance, Life, NextQuestion, ServiceError } from "./types.ts";
+import type { Appearance, Erasure, Life, NextQuestion, ServiceError } from "./types.ts";
 
 interface Session {
   token: string;
@@ -10,6 +10,8 @@ interface Session {
 
 /** The name under which the session is kept. */
 export const SESSION = "session";
+
+const ERASURE = "erasure"; // the name under which the id of the visitor's newest erasure is kept
 
 const RENEW = 7 * 24 * 3600 * 1000; // milliseconds before its end at which a session is renewed
 
@@ -114,14 +116,29 @@ export class Service {
   }
 
   /**
-   * Asks that the visitor be erased; returns the number of the erasure. Who comes back is somebody new, unless the site
-   * said who it is.
+   * Asks that the visitor be erased. Who comes back is somebody new, unless the site said who it is, so the id of the
+   * erasure is kept: by it `erasure` says how far it has come.
    */
-  async forget(): Promise<string> {
+  async forget(): Promise<void> {
     const session = { "Hearken-Session": await this.session() };
     const asked = (await this.#authorized("DELETE", "/v1/users/me", session)) as { id: string };
+    this.keep.set(ERASURE, asked.id);
     this.renewSession();
-    return asked.id;
+  }
+
+  /** The id of the visitor's newest erasure. */
+  get erasureId(): string | null {
+    return this.keep.get<string>(ERASURE);
+  }
+
+  /** Returns how far an erasure has come; one that the service does not know is no longer kept. */
+  async erasure(id: string): Promise<Erasure> {
+    try {
+      return (await this.#authorized("GET", `/v1/erasures/${encodeURIComponent(id)}`)) as Erasure;
+    } catch (error) {
+      if (error instanceof Refused && error.code === "erasure_not_found") this.keep.remove(ERASURE);
+      throw error;
+    }
   }
 
   /** Returns the next pair that the visitor is asked about; `skip` is a question that is left out. */

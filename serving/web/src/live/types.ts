@@ -57,6 +57,13 @@ export interface Life {
   live_at: string | null;
 }
 
+/** How far an erasure has come. */
+export interface Erasure {
+  waits_for: string | null;
+  done_at: string | null;
+  receipt: object | null;
+}
+
 export interface Learned {
   feedback_id: string;
   completion_id: string;

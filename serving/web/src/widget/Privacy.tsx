@@ -4,8 +4,10 @@ import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { useShared } from "./context.ts";
 import { Dialog } from "./Dialog.tsx";
+import { ErasureProgress } from "./ErasureProgress.tsx";
+import { save } from "./save.ts";
 
-type Step = "offered" | "asked" | "busy" | "failed" | { erasure: string };
+type Step = "offered" | "asked" | "busy" | "failed" | "forgotten";
 
 export function Privacy({ close }: { close: () => void }): JSX.Element {
   const { session, language } = useShared();
@@ -18,10 +20,13 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
     setStep(await work().catch(() => "failed" as const));
   };
   const download = async (): Promise<Step> => {
-    save(JSON.stringify(await session.service.held(), null, 2));
+    save("held-data.json", await session.service.held());
     return "offered";
   };
-  const forget = async (): Promise<Step> => ({ erasure: await session.forget() });
+  const forget = async (): Promise<Step> => {
+    await session.forget();
+    return "forgotten";
+  };
 
   return (
     <Dialog title={texts.privacy} close={close}>
@@ -42,9 +47,9 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
       <p class="aside" role="status">
         {step === "asked" && texts.forgetQuestion}
         {step === "failed" && texts.forgetFailed}
-        {typeof step === "object" && texts.forgotten(step.erasure)}
+        {step === "forgotten" && texts.forgotten}
       </p>
-      {typeof step !== "object" && (
+      {step !== "forgotten" && (
         <div class="vote-actions">
           {step === "asked" ? (
             <>
@@ -72,15 +77,7 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
           )}
         </div>
       )}
+      {session.service.erasureId && <ErasureProgress id={session.service.erasureId} />}
     </Dialog>
   );
-}
-
-/** Offers a text to the visitor as a file. */
-function save(text: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  link.download = "held-data.json";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

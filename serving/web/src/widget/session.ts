@@ -181,16 +181,15 @@ export class Session {
     this.chat.withdrawn(vote.conversation, vote.completion, vote.slot);
   }
 
-  /** Asks the service to erase the visitor, and forgets what this browser keeps; returns the erasure's number. */
-  async forget(): Promise<string> {
+  /** Asks the service to erase the visitor, and forgets what this browser keeps. */
+  async forget(): Promise<void> {
     this.chat.stop();
-    const id = await this.service.forget();
+    await this.service.forget();
     this.conversations.clear();
     this.votes.clear();
     new KeptVotes().clear();
     this.create();
     this.socket.restart();
-    return id;
   }
 
   #changedElsewhere(name: string): void {
