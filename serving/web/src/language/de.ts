@@ -180,6 +180,7 @@ export const texts: Texts = {
   privacyText:
     "Chats und Stimmen werden aufbewahrt, um die Antworten zu verbessern. Nach deinem Namen wird nicht gefragt; eine Zufallszahl in diesem Browser steht für dich.",
   learnFromMe: "Aus meinen Chats lernen",
+  card: "Woraus das Modell gelernt hat, und wie es geprüft wurde",
   downloadHeld: "Herunterladen, was über mich aufbewahrt wird",
   forgetMe: "Vergiss mich",
   forgetQuestion:

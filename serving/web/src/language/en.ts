@@ -177,6 +177,7 @@ export const en = {
   privacyText:
     "Chats and votes are kept to make the replies better. Your name is not asked; a random number in this browser stands for you.",
   learnFromMe: "Learn from my chats",
+  card: "What the model learned from, and how it was judged",
   downloadHeld: "Download what is kept of me",
   forgetMe: "Forget me",
   forgetQuestion:

@@ -94,5 +94,6 @@ export interface Appearance {
   language?: string;
   accent?: string;
   consent?: "on" | "ask" | "off";
+  card?: string; // path of what everybody may read of the live policy
   tastes?: boolean; // people here may be asked which replies they prefer
 }

@@ -44,6 +44,18 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
         </label>
       )}
       {!session.kept && <p class="aside">{texts.notKept}</p>}
+      {session.options.card && (
+        <p>
+          <a
+            class="link"
+            href={session.service.url + session.options.card}
+            target="_blank"
+            rel="noopener noreferrer"
+          >
+            {texts.card}
+          </a>
+        </p>
+      )}
       <p class="aside" role="status">
         {step === "asked" && texts.forgetQuestion}
         {step === "failed" && texts.forgetFailed}
