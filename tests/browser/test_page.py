@@ -85,6 +85,10 @@ _WAITS_OVER_THE_LIMIT = """async () => {
 }"""
 
 
+def test_the_page_says_that_the_starter_is_a_toy(page: Page) -> None:
+    expect(page.get_by_text("This is the starter, a toy")).to_contain_text("make up MODEL=smollm2")
+
+
 def test_a_reply_streams_in_and_a_thumb_with_a_reason_and_a_comment_is_recorded(
     page: Page, database: Database
 ) -> None:

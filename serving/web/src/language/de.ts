@@ -11,6 +11,7 @@ export const texts: Texts = {
     "Was ist die Hauptstadt von Portugal?",
     "Wie kann ich besser schlafen?",
   ],
+  toy: "Das ist das Startmodell, ein Spielzeug, das wenig weiß. Ein kleines richtiges Modell:",
   examplesLabel: "Zum Ausprobieren",
   open: "Chat öffnen",
   close: "Schließen",

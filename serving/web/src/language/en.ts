@@ -5,6 +5,7 @@ export const en = {
   greeting:
     "Your votes teach this model: say which replies you like, and within minutes it answers more the way you want.",
   examples: ["Tell me a joke", "What is the capital of Portugal?", "How can I sleep better?"],
+  toy: "This is the starter, a toy that knows little. A small real model:",
   examplesLabel: "Things to try",
   open: "Open the chat",
   close: "Close",

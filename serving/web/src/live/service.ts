@@ -8,6 +8,11 @@ interface Session {
   expires_at: string;
 }
 
+interface Config {
+  publishable_key: string;
+  real_model_command: string | null;
+}
+
 /** The name under which the session is kept. */
 export const SESSION = "session";
 
@@ -39,6 +44,8 @@ export function personOf(token: string): string {
 }
 
 export class Service {
+  /** What brings a real model, where a toy answers: told with the key of the service's own page. */
+  realModelCommand: string | null = null;
   #key: string | null;
   #given: string | null;
   #session: Promise<string> | null = null;
@@ -60,8 +67,9 @@ export class Service {
 
   async key(): Promise<string> {
     if (this.#key === null) {
-      const found = (await this.#fetch("GET", "/config.json", {})) as { publishable_key: string };
+      const found = (await this.#fetch("GET", "/config.json", {})) as Config;
       this.#key = found.publishable_key;
+      this.realModelCommand = found.real_model_command;
     }
     return this.#key;
   }
