@@ -54,7 +54,7 @@ async def erase_me(request: Request, caller: KnownCaller) -> dict[str, Any]:
 @router.get("/v1/users/{user:path}", responses={200: {"content": {"application/json": {}}}})
 async def show_user(request: Request, user: str, caller: Reader) -> Download:
     """Returns all that is held about a person."""
-    return _held_data(services(request), caller.project, pseudonyms(request, caller, user))
+    return _held_data(services(request), caller.project, pseudonyms(request, caller, user), user)
 
 
 @router.delete("/v1/users/{user:path}", status_code=202)
@@ -114,22 +114,24 @@ async def _erase(
         return erasures.shown(await erasures.find(connection, caller.project, id))
 
 
-def _held_data(services: Services, project: str, raters: list[str]) -> Download:
+def _held_data(services: Services, project: str, raters: list[str], user: str | None = None) -> Download:
     """Returns what is held about a person, as a file."""
     name = hashlib.sha256(raters[0].encode()).hexdigest()[:8]
     headers = {
         "Content-Disposition": f'attachment; filename="held-data-{name}.json"',
         "Cache-Control": "no-store",
     }
-    parts = _parts(services, project, raters)
+    parts = _parts(services, project, raters, user)
     return Download(services.limiter, project, parts, "application/json", headers)
 
 
-async def _parts(services: Services, project: str, raters: list[str]) -> AsyncGenerator[bytes]:
+async def _parts(
+    services: Services, project: str, raters: list[str], user: str | None
+) -> AsyncGenerator[bytes]:
     async with (
         services.pool.connection() as connection,
         connection.transaction(),
-        aclosing(held_data.document(connection, project, raters)) as document,
+        aclosing(held_data.document(connection, project, raters, user)) as document,
     ):
         async for part in document:
             yield part

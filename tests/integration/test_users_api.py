@@ -103,6 +103,29 @@ def test_what_was_found_out_about_a_person_is_held_data(service: Service) -> Non
         ]
 
 
+def test_what_a_judge_found_and_filters_that_name_a_person_are_held_data(service: Service) -> None:
+    said_and_voted(service, "dora")
+    service.rows(
+        "insert into comment_criteria (feedback_id, project, judge, criteria)"
+        " select id, project, 'a judge', '{\"tone\": true}' from feedback where rater = %s returning 1",
+        service.services.signer.rater_id("default", "dora", "secret"),
+    )
+    with service.client() as client:
+        pseudonym = client.get("/v1/users/dora").json()["pseudonyms"][0]
+        for name, query in (
+            ("by name", "user=dora"),
+            ("hers", f"user={pseudonym}"),
+            ("another's", "user=ed"),
+        ):
+            client.put(f"/v1/console/views/{name}", json={"query": query}).raise_for_status()
+        held = client.get("/v1/users/dora").json()
+        assert [each["criteria"] for each in held["comment_criteria"]] == [{"tone": True}]
+        assert [each["name"] for each in held["saved_filters"]] == ["by name", "hers"]
+        done(service, client, client.delete("/v1/users/dora").json())
+        held = client.get("/v1/users/dora").json()
+        assert (held["comment_criteria"], held["saved_filters"]) == ([], [])
+
+
 def test_a_visitor_sees_and_erases_themself_and_nobody_else(service: Service) -> None:
     """Whoever has the id of an erasure reads it: the page has another session by then."""
     with service.client(PUBLIC) as client:
