@@ -84,6 +84,7 @@ def serve(
     ] = False,
 ) -> None:
     """Run one chat API process, or several of them behind a load balancer."""
+    from deploy.local.base_model import real_model_command
     from deploy.local.prepare import create_keys, describe_keys, prepared
     from schemas.signatures import trusted_keys
     from serving.app import serve as run
@@ -94,7 +95,7 @@ def serve(
         for line in describe_keys(create_keys(settings)):
             print(line, flush=True)
         figures = [training_metrics(settings.database_url or "", settings.project)]
-        run(settings, figures if trainer_metrics else [])
+        run(settings, figures if trainer_metrics else [], real_model_command(settings.model))
 
 
 @app.command()

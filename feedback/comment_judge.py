@@ -37,7 +37,8 @@ order by f.created_at desc limit %(limit)s
 """
 _STORE = """
 insert into comment_criteria (feedback_id, project, judge, criteria, reason)
-select id, %(project)s, %(model)s, %(criteria)s, %(reason)s from feedback where id = %(id)s
+select id, %(project)s, %(model)s, %(criteria)s, %(reason)s from feedback
+where id = %(id)s and retracted_at is null for share
 on conflict do nothing
 """
 _INSTRUCTIONS = (

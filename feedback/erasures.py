@@ -11,13 +11,12 @@ import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, LiteralString
-from urllib.parse import parse_qs
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from feedback import receipt
+from feedback import receipt, saved_views
 from schemas.errors import NotFound
 from schemas.times import rfc3339
 
@@ -117,15 +116,8 @@ def beginning(
 
 
 async def _forget_filters(connection: Connection, project: str, names: set[str]) -> None:
-    cursor = await connection.execute("select name, query from saved_views where project = %s", [project])
-    naming = [
-        row["name"]
-        for row in await cursor.fetchall()
-        if not names.isdisjoint(parse_qs(row["query"]).get("user", []))
-    ]
-    await connection.execute(
-        "delete from saved_views where project = %s and name = any(%s)", [project, naming]
-    )
+    for view in await saved_views.naming(connection, project, names):
+        await saved_views.delete(connection, project, view["name"])
 
 
 async def find(connection: Connection, project: str, id: str) -> DictRow:

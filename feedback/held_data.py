@@ -9,6 +9,7 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from feedback import saved_views
 from schemas.database import server_cursor
 
 Connection = AsyncConnection[DictRow]
@@ -35,6 +36,11 @@ from turns t where t.project = %(project)s and t.rater = any(%(raters)s)
 select f.id, f.created_at, f.turn_id as completion_id, f.choice, f.type, f.value, f.text, f.comment,
     f.superseded_by, f.retracted_at, e.first_policy as learned_by
 from feedback f left join training_examples e on e.feedback_id = f.id
+where f.project = %(project)s and f.facets && %(facets)s and f.rater = any(%(raters)s)
+""",
+    "comment_criteria": """
+select c.feedback_id, c.judge, c.criteria, c.reason, c.created_at
+from feedback f join comment_criteria c on c.feedback_id = f.id
 where f.project = %(project)s and f.facets && %(facets)s and f.rater = any(%(raters)s)
 """,
     "training_examples": """
@@ -74,8 +80,11 @@ async def summary(connection: Connection, project: str, raters: Sequence[str]) -
     return row
 
 
-async def document(connection: Connection, project: str, raters: Sequence[str]) -> AsyncGenerator[bytes]:
-    """Yields the document. `connection` must be in a transaction."""
+async def document(
+    connection: Connection, project: str, raters: Sequence[str], user: str | None = None
+) -> AsyncGenerator[bytes]:
+    """Yields the document. `user` is the person's name, which saved filters may have, too. `connection` must
+    be in a transaction."""
     found = await summary(connection, project, raters)
     head = {"project": project, "pseudonyms": list(raters), "learned_by": found["learned_by"]}
     yield orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}")
@@ -88,7 +97,8 @@ async def document(connection: Connection, project: str, raters: Sequence[str]) 
                 yield between + orjson.dumps(row, option=orjson.OPT_INDENT_2)
                 between = b",\n"
         yield b"]"
-    yield b"\n}\n"
+    filters = await saved_views.naming(connection, project, {*raters, *filter(None, [user])})
+    yield b',\n  "saved_filters": ' + orjson.dumps(filters, option=orjson.OPT_INDENT_2) + b"\n}\n"
 
 
 def _values(project: str, raters: Sequence[str]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ async def write_rows(
                 sys.stdout.write(line(row))
             return
         with draft_of(str(output)) as draft:
+            if draft != Path(output):
+                draft.touch(0o600)  # it will hold what people wrote
             await write_draft(rows, draft, columns)
             await publish(draft, str(output))
     except ConnectionError:  # of the database, or of a pipe
@@ -99,6 +101,8 @@ async def remove(output: str) -> None:
 
 def _replace(draft: Path, path: Path) -> None:
     path = path.resolve()  # a symbolic link keeps its target
+    if path.exists():
+        draft.chmod(path.stat().st_mode & 0o777)  # who may read it is its owner's decision
     fsync(draft)
     draft.replace(path)
     fsync(path.parent)

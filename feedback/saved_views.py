@@ -1,5 +1,8 @@
 """A saved view is a filter of the feedback desk that was given a name, for all operators of a project."""
 
+from collections.abc import Collection
+from urllib.parse import parse_qs
+
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
@@ -18,6 +21,12 @@ async def views(connection: Connection, project: str) -> list[DictRow]:
         [project, MOST_VIEWS],
     )
     return await cursor.fetchall()
+
+
+async def naming(connection: Connection, project: str, names: Collection[str]) -> list[DictRow]:
+    """Returns the views that name a person by one of these names or pseudonyms."""
+    found = await views(connection, project)
+    return [view for view in found if not set(names).isdisjoint(parse_qs(view["query"]).get("user", []))]
 
 
 async def save(connection: Connection, project: str, name: str, query: str) -> None:

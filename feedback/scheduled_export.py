@@ -28,6 +28,7 @@ from feedback.vote_filter import Filter, Position
 from schemas import lock_ids
 from schemas.database import connect_async
 from schemas.errors import HearkenError
+from schemas.files import private_folder
 from schemas.settings import Settings
 
 INTERVAL = 60.0
@@ -186,7 +187,7 @@ async def _write(
     """Writes a file; returns False where none of its votes is a row of the layout."""
     only = Filter(between=(part.start, part.end))
     if not is_url(output):
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        private_folder(Path(output).parent)
     with draft_of(output) as draft:
         async with connection.transaction():
             if layout == "jsonl":

@@ -28,6 +28,7 @@ from feedback import aside
 from feedback.aside import Aside, SetAside
 from feedback.spool_file import SpoolFile
 from schemas.errors import HearkenError, Unavailable
+from schemas.files import private_folder
 from schemas.wire import json_line
 
 PATIENCE = 3.0
@@ -107,7 +108,7 @@ class Spool:
         if not self._most_bytes:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self._folder)
             self._own = SpoolFile.create(self._folder)
         except OSError as error:
             log.warning("no_spool", folder=str(self._folder), error=str(error))

@@ -76,17 +76,21 @@ from vote
 returning event ->> 'supersedes' as supersedes
 """
 
-# The votes that it had superseded are retracted with it. A trigger describes a row without facets anew.
+# The votes that it had superseded are retracted with it, and what a judge found in their comments goes. A
+# trigger describes a row without facets anew.
 _RETRACT = """
 with ended as (
     update feedback set retracted_at = %(created_at)s, text = null, comment = null, facets = null
     where id = %(id)s and superseded_by is null and retracted_at is null
-    returning turn_id, rater, slot
+    returning id, turn_id, rater, slot
 ), older as (
     update feedback set retracted_at = %(created_at)s, text = null, comment = null, facets = null
     from ended
     where feedback.turn_id = ended.turn_id and feedback.rater = ended.rater and feedback.slot = ended.slot
         and feedback.superseded_by is not null and feedback.retracted_at is null
+    returning feedback.id
+), unread as (
+    delete from comment_criteria where feedback_id in (select id from ended union all select id from older)
 )
 insert into outbox (project, event_id, conversation_id, event)
 select %(project)s, %(event_id)s, %(turn_id)s, %(event)s from ended

@@ -1,4 +1,4 @@
-"""A file, or what a folder lists, is durable once it is synced to disk."""
+"""A file, or what a folder lists, is durable once it is synced; a private folder is its owner's alone."""
 
 import os
 from pathlib import Path
@@ -11,3 +11,8 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def private_folder(path: Path) -> None:
+    """Creates a folder, if there is none, that only its owner may enter. Raises OSError."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -65,10 +65,13 @@ _PUBLIC_PATHS = (
 )  # fmt: skip
 
 
-def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> FastAPI:
+def create_app(
+    settings: Settings, collectors: Sequence[Collector] = (), real_model_command: str | None = None
+) -> FastAPI:
     """Returns the API over `settings.database_url` (migrated, with keys: see `serving.keys.ensure_keys`) and
     the engines of `settings.vllm.urls`; `settings.model` is the base model's directory. `collectors` are
-    shown at /metrics beside serving's own.
+    shown at /metrics beside serving's own. Where the base is a toy, the page says so, and that
+    `real_model_command` brings a real one.
 
     Raises StartError when the database or the engines are not configured, a file of the base is not valid, or
     the scheduled export cannot work.
@@ -103,7 +106,7 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
         app.include_router(part.router)
     for part in (projects, keys, usage, audit, quarantine):
         app.include_router(part.router)
-    page.install(app)
+    page.install(app, real_model_command)
     app.add_middleware(BodyLimit, limit=settings.serving.max_body_bytes)
     app.add_middleware(_PublicCORS)
     app.add_middleware(RequestLog, metrics=metrics)
@@ -111,13 +114,15 @@ def create_app(settings: Settings, collectors: Sequence[Collector] = ()) -> Fast
     return app
 
 
-def serve(settings: Settings, collectors: Sequence[Collector] = ()) -> None:
+def serve(
+    settings: Settings, collectors: Sequence[Collector] = (), real_model_command: str | None = None
+) -> None:
     """Runs the API until a signal ends it; running replies get some seconds to finish. Raises SystemExit: 0
     after SIGTERM, else uvicorn's code for a failed start."""
     logs.configure(settings.log_level)
     gc.freeze()  # imported objects live for ever: rescanning them costs tens of milliseconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its shutdown
-    app = create_app(settings, collectors)
+    app = create_app(settings, collectors, real_model_command)
     config = uvicorn.Config(
         app,
         http=LimitedHttpProtocol,

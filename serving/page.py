@@ -50,8 +50,9 @@ class _File:
         return Response(self.body, headers=self.headers)
 
 
-def install(app: FastAPI) -> None:
-    """Adds one route for each file, so that unknown addresses and methods stay plain 404s and 405s."""
+def install(app: FastAPI, real_model_command: str | None) -> None:
+    """Adds one route for each file, so that unknown addresses and methods stay plain 404s and 405s. The page
+    names the command, if there is one."""
 
     def serve(address: str, file: _File) -> None:
         @app.head(address, include_in_schema=False)
@@ -71,7 +72,8 @@ def install(app: FastAPI) -> None:
     @app.get("/config.json", include_in_schema=False)
     async def config(request: Request) -> Response:
         key = await services(request).page_key.get()
-        return JSONResponse({"publishable_key": key}, headers={"Cache-Control": _REVALIDATE})
+        config = {"publishable_key": key, "real_model_command": real_model_command}
+        return JSONResponse(config, headers={"Cache-Control": _REVALIDATE})
 
 
 async def _framing(request: Request) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """`/v1/widget` is how a project's chat looks on a page: any key that chats or votes reads it, an operator's
 replaces it.
 
-`tastes` is no setting: it says that people's tastes differ here, so a visitor may be asked for theirs."""
+Two fields are no settings: `tastes` says that people's tastes differ here, so a visitor may be asked for
+theirs; `card` is where everybody reads what the live policy learned from."""
 
 from typing import Any
 
@@ -22,11 +23,15 @@ _APPEARANCE = TypeAdapter(Appearance)
 @router.get("/v1/widget")
 async def appearance(request: Request, caller: User) -> dict[str, Any]:
     async with services(request).pool.connection() as connection:
-        cursor = await connection.execute("select widget from projects where id = %s", [caller.project])
+        cursor = await connection.execute(
+            "select widget, public_cards from projects where id = %s", [caller.project]
+        )
         row = await cursor.fetchone()
     found = dict(row["widget"]) if row else {}
     if await services(request).tastes.model(caller.project) is not None:
         found["tastes"] = True
+    if row and row["public_cards"]:
+        found["card"] = f"/cards/{caller.project}"
     return found
 
 

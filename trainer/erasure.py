@@ -26,6 +26,7 @@ from psycopg.rows import DictRow
 from feedback.erasures import ADD_STEP, BEGIN, RESTORE, beginning, step_done
 from schemas.database import Pool
 from schemas.errors import PolicyRejected
+from schemas.files import private_folder
 from schemas.policies import BASE
 from schemas.settings import Settings
 from trainer.data import vote_summary
@@ -98,7 +99,7 @@ class Erasures:
                 self._ask_again(bytes.fromhex(name), moment)
                 known[name] = moment
         if known and kept != (found := {name: moment.isoformat() for name, moment in known.items()}):
-            self._tombstones.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._tombstones.parent)
             draft = self._tombstones.with_suffix(".draft")
             draft.write_text(json.dumps(found))
             draft.replace(self._tombstones)

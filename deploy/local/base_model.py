@@ -16,6 +16,7 @@ from trainer.starter import MODEL_DIR
 
 _WEIGHTS = "*.safetensors"
 _CONFIG = ["*.json", "*.jinja", "*.model", "*.txt"]
+_MAKEFILE = Path(__file__).parents[2] / "Makefile"
 _OWN = ("starter", "smollm2")
 _SOURCE = ".source"
 """The file in a base's directory that names the model of the hub that it is."""
@@ -67,6 +68,14 @@ def _is_downloaded(model: str, directory: Path) -> bool:
     except StartError:
         return False
     return True
+
+
+def real_model_command(model: str) -> str | None:
+    """Returns the command that brings a small real model, where the directory `model` is the starter's, which
+    is a toy; else None. From a checkout it is that of its Makefile."""
+    if Path(model) != MODEL_DIR.resolve():
+        return None
+    return "make up MODEL=smollm2" if _MAKEFILE.is_file() else "hearken up --model smollm2"
 
 
 def licence(directory: Path) -> str | None:

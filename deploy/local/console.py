@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+from deploy.local.base_model import real_model_command
 from deploy.local.prepare import describe_keys
 from schemas.settings import Settings, load
 from serving.keys import NewKeys
@@ -28,10 +29,12 @@ def welcome(settings: Settings, made: NewKeys) -> str:
     """Returns the addresses, the new keys if any were made, and first commands to try. The commands name a
     variable: what is in a command's arguments, every user of the machine can read."""
     address = f"http://{reachable(settings.host)}:{settings.port}"
+    command = real_model_command(settings.model)
     lines = [
         "",
         f"Hearken is ready. Chat and vote in a browser: {address}/",
         f"Feedback, training and rollouts, with the admin key: {address}/console",
+        *([f"This is the starter, a toy. A small real model: {command}"] if command else []),
         "",
         *describe_keys(made),
     ]

@@ -7,8 +7,9 @@ policy gets the same prompts, so that the choice of prompts cancels out of compa
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from deploy.simulation.api_client import ApiClient, RequestFailed
@@ -16,6 +17,9 @@ from deploy.simulation.attackers import Attack
 from deploy.simulation.people import Preference
 from deploy.simulation.prompt_text import normalised
 from schemas.policies import BASE
+from schemas.settings import TrainerSettings
+from trainer.evaluation.questions import own_questions
+from trainer.starter import MODEL_DIR
 from trainer.starter.world import Prompt, correct, factual_prompts, prompts
 
 _PROMPTS = (8, 40)  # bounds of the number of prompts
@@ -25,6 +29,33 @@ _BATCH = 8  # replies in one request
 _QUESTIONS_PER_PROMPT = 5
 _SAMPLES_PER_QUESTION = 4
 _CONCURRENCY = 4  # requests in flight
+
+
+@cache
+def trainer_questions() -> frozenset[str]:
+    """Returns the normalised prompts of the trainer's own knowledge questions about the starter."""
+    settings = TrainerSettings()
+    found = own_questions(MODEL_DIR, settings.gate, settings.seed)
+    return frozenset(normalised(question.prompt) for question in found)
+
+
+def judged_prompts(seed: int, votes: int) -> list[Prompt]:
+    """Returns the prompts on which approval is measured, none of which the trainer asks."""
+    return _unasked(prompts, _count(votes), seed + 1_000_003)
+
+
+def judged_questions(seed: int, votes: int) -> list[Prompt]:
+    """Returns the factual prompts on which knowledge is measured, none of which the trainer asks."""
+    return _unasked(factual_prompts, _QUESTIONS_PER_PROMPT * _count(votes), seed + 2_000_003)
+
+
+def _count(votes: int) -> int:
+    return min(max(votes // _VOTES_PER_PROMPT, _PROMPTS[0]), _PROMPTS[1])
+
+
+def _unasked(draw: Callable[[int, int], list[Prompt]], count: int, seed: int) -> list[Prompt]:
+    asked = trainer_questions()
+    return [each for each in draw(2 * count, seed) if normalised(each.prompt) not in asked][:count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +69,15 @@ class BaseEvaluation:
 
 class PolicyEvaluator:
     """Evaluates policies on one fixed set of prompts and factual questions. `held_out` has their normalised
-    texts: no simulated user may send one of them."""
+    texts, and those of the trainer's questions: no simulated user may send one of them."""
 
     def __init__(self, api: ApiClient, preference: Preference, *, seed: int, votes: int) -> None:
-        count = min(max(votes // _VOTES_PER_PROMPT, _PROMPTS[0]), _PROMPTS[1])
         self._api = api
         self._preference = preference
-        self._prompts = prompts(count, seed + 1_000_003)
-        self._questions = factual_prompts(_QUESTIONS_PER_PROMPT * count, seed + 2_000_003)
-        self.held_out = {normalised(each.prompt) for each in (*self._prompts, *self._questions)}
+        self._prompts = judged_prompts(seed, votes)
+        self._questions = judged_questions(seed, votes)
+        judged = {normalised(each.prompt) for each in (*self._prompts, *self._questions)}
+        self.held_out = judged | trainer_questions()
         self._slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def base(self) -> BaseEvaluation:

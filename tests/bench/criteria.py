@@ -23,6 +23,7 @@ from deploy.simulation.people import Person, Preference, draw_people
 from schemas import logs
 from schemas.settings import CriteriaSettings, TrainerSettings
 from tests.bench import world_prompts
+from tests.bench.disjoint import assert_disjoint
 from tests.bench.no_knowledge import NO_ACCURACY, NoQuestions
 from tests.bench.offline_learning import REPLY_TOKENS, PolicySamples, VoteHistory
 from tests.bench.overrides import trainer_settings
@@ -86,14 +87,19 @@ def round_data(history: VoteHistory, backbone: Backbone, settings: TrainerSettin
 
 def run(seed: int, arguments: argparse.Namespace, may_not_fall: list[str]) -> dict[str, float]:
     """Returns by how many points the share of safe replies fell, and the approval before and after."""
+    drawn = [100 * seed + number for number in range(1, arguments.rounds + 1)]
+    assert_disjoint(
+        sent=[each.prompt for draw in drawn for each in world_prompts.traffic(ROUND_VOTES, draw)],
+        judged=[each.prompt for each in world_prompts.judgment(EVAL_REPLIES, 10_000 + seed)],
+    )
     settings = trainer_settings(arguments.set)
     settings.criteria = CriteriaSettings(may_not_fall=may_not_fall)
     backbone, crowd = Backbone(MODEL_DIR, settings.rl), Crowd(seed)
     history, cache = VoteHistory(), FeatureCache(backbone)
     before = PolicySamples.draw(backbone, EVAL_REPLIES, seed)
     print(f"  {may_not_fall or 'without'}: safe {crowd.safe(before):.3f} at first", flush=True)
-    for number in range(1, arguments.rounds + 1):
-        crowd.vote(backbone, history, 100 * seed + number)
+    for number, draw in enumerate(drawn, 1):
+        crowd.vote(backbone, history, draw)
         data = round_data(history, backbone, settings, 1000 * seed + number)
         verdict, coefficients = train(data, history, cache)
         now = PolicySamples.draw(backbone, 400, seed)

@@ -15,8 +15,12 @@ import json
 import statistics
 import sys
 
+import psycopg
+
+from deploy.simulation.evaluation import judged_prompts, judged_questions, trainer_questions
 from deploy.simulation.simulate import Report, SimulateOptions, simulate
 from schemas.policies import BASE
+from tests.bench.disjoint import assert_disjoint
 from tests.bench.service import hearken_up
 from tests.installation import ADMIN_KEY, Installation, wait
 
@@ -29,11 +33,24 @@ def learn(seed: int, votes: int, minutes: float) -> tuple[Report, bool]:
             url=service.url, admin_key=ADMIN_KEY, seed=seed, votes=votes, minutes=minutes
         )
         report = asyncio.run(simulate(options))
+        judged = (*judged_prompts(seed, votes), *judged_questions(seed, votes))
+        assert_disjoint(
+            sent=sent(service),
+            judged=[each.prompt for each in judged],
+            asked_by_the_gate=trainer_questions(),
+        )
         wait(lambda: bool(learned(service)), "a policy that learned", 120)
         reproduced = service.run("reproduce", learned(service)[0], "--json")
         if not reproduced.stdout:
             raise RuntimeError(reproduced.stderr)
         return report, bool(json.loads(reproduced.stdout)["identical"])
+
+
+def sent(service: Installation) -> list[str]:
+    """Returns the prompts that the service has stored."""
+    with psycopg.connect(service.database_url()) as connection:
+        rows = connection.execute("select message_text(messages -> -1) from turns").fetchall()
+    return [prompt for (prompt,) in rows]
 
 
 def learned(service: Installation) -> list[str]:

@@ -24,6 +24,7 @@ from schemas import logs
 from schemas.generation_defaults import GenerationDefaults
 from schemas.settings import TrainerSettings
 from tests.bench import world_prompts
+from tests.bench.disjoint import assert_disjoint
 from tests.bench.no_knowledge import NoQuestions
 from tests.bench.offline_learning import REPLY_TOKENS, PolicySamples, VoteHistory
 from tests.bench.overrides import trainer_settings
@@ -51,12 +52,14 @@ class Log:
     def __init__(self, backbone: Backbone, people: list[Person]) -> None:
         self.history = VoteHistory()
         self.behaviour: dict[str, Behaviour] = {}
+        self.sent: list[str] = []
         self._backbone, self._people = backbone, people
 
     def vote(self, policy: str, share: float, count: int, seed: int) -> None:
         """Adds thumbs on replies of the current adapter."""
         rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         asked = world_prompts.traffic(count, seed)
+        self.sent += [each.prompt for each in asked]
         ids = [self._backbone.render([{"role": "user", "content": each.prompt}]) for each in asked]
         for rollout in sample(self._backbone, ids, SamplingSpec(1, REPLY_TOKENS), generator):
             turn, person = f"chatcmpl-{seed}-{rollout.prompt}", rng.choice(self._people)
@@ -120,6 +123,8 @@ def run(seed: int, settings: TrainerSettings) -> list[dict[str, float]]:
             direct = off_policy.direct_approval(result.model, people_of, samples)
             found.append(described(seed, number, estimate, direct, true_approval(backbone, people, seed)))
         live, name = backbone.snapshot(), f"p{number}"
+    judged = world_prompts.judgment(JUDGED, 10_000 + seed)
+    assert_disjoint(sent=log.sent, judged=[each.prompt for each in judged])
     return found
 
 

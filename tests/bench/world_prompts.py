@@ -6,12 +6,9 @@ that the trainer itself asks as knowledge questions are in no part.
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
 
+from deploy.simulation.evaluation import trainer_questions
 from deploy.simulation.prompt_text import normalised
-from schemas.settings import TrainerSettings
-from trainer.evaluation.questions import own_questions
-from trainer.starter import MODEL_DIR
 from trainer.starter.world import Prompt, factual_prompts, prompts
 
 _PARTS = ("traffic",) * 6 + ("judgment",) * 2 + ("questions",) * 2
@@ -30,14 +27,6 @@ def judgment(count: int, seed: int) -> list[Prompt]:
 def questions(count: int, seed: int) -> list[Prompt]:
     """Samples `count` factual prompts on which a policy's knowledge is measured."""
     return _sample(factual_prompts, "questions", count, seed)
-
-
-@cache
-def trainer_questions() -> frozenset[str]:
-    """Returns the normalised prompts of the trainer's own knowledge questions about the starter."""
-    settings = TrainerSettings()
-    found = own_questions(MODEL_DIR, settings.gate, settings.seed)
-    return frozenset(normalised(question.prompt) for question in found)
 
 
 def _sample(draw: Callable[[int, int], list[Prompt]], part: str, count: int, seed: int) -> list[Prompt]:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
+from feedback import receipt
 from tests.browser.chat import Database, active, check_accessible, eventually, say, wide
-from tests.installation import Installation
+from tests.installation import ADMIN_KEY, Installation
 
 RICH = """### A heading
 
@@ -81,6 +83,10 @@ _WAITS_OVER_THE_LIMIT = """async () => {
         root.querySelector(".send").click();
     }).finally(() => clearInterval(others));
 }"""
+
+
+def test_the_page_says_that_the_starter_is_a_toy(page: Page) -> None:
+    expect(page.get_by_text("This is the starter, a toy")).to_contain_text("make up MODEL=smollm2")
 
 
 def test_a_reply_streams_in_and_a_thumb_with_a_reason_and_a_comment_is_recorded(
@@ -513,7 +519,7 @@ def test_a_visitor_gets_what_is_kept_and_is_forgotten(page: Page, database: Data
     check_accessible(page)
     dialog.get_by_role("button", name="Yes, forget me").click()
     expect(dialog).to_contain_text("You are forgotten.")
-    page.keyboard.press("Escape")
+    page.reload()
 
     expect(page.locator(".turn")).to_have_count(0)
     expect(page.get_by_role("button", name="No votes yet")).to_be_visible()
@@ -525,6 +531,36 @@ def test_a_visitor_gets_what_is_kept_and_is_forgotten(page: Page, database: Data
     assert "aardvark" not in page.evaluate("JSON.stringify(localStorage)")
     assert active(database, "thumb", "Forget the aardvark") == []
     say(page, "Somebody new asks")
+
+    page.get_by_role("button", name="Chats and votes teach it.").click()
+    with page.expect_download() as download:
+        dialog.get_by_role("button", name="Download the receipt").click()
+    signed = json.loads(download.value.path().read_text())
+    receipt.verify(signed, signed["public_key"])
+    expect(dialog).to_contain_text(f"Erasure {signed['id']}")
+    assert [step["step"] for step in signed["steps"]] == ["began", "database", "exports"]
+    check_accessible(page)
+
+
+def test_where_cards_are_public_privacy_leads_to_the_live_policys(
+    page: Page, installation: Installation
+) -> None:
+    with httpx.Client(base_url=installation.url, headers={"Authorization": f"Bearer {ADMIN_KEY}"}) as client:
+        client.patch("/v1/projects/default", json={"public_cards": True}).raise_for_status()
+        try:
+            page.evaluate("localStorage.clear()")
+            page.reload()
+            page.get_by_role("button", name="Chats and votes teach it.").click()
+            with page.expect_popup() as opened:
+                page.get_by_role("link", name="What the model learned from").click()
+            card = opened.value
+            expect(card.get_by_role("heading", level=1)).to_contain_text("Policy p")
+            expect(card.get_by_role("heading", name="Opt out")).to_be_visible()
+            width = card.locator("body").evaluate("(body) => getComputedStyle(body).maxWidth")
+            assert width != "none"  # its style is allowed
+            check_accessible(page)
+        finally:
+            client.patch("/v1/projects/default", json={"public_cards": False})
 
 
 def test_a_message_waits_for_the_connection_and_goes_out_by_itself(

@@ -221,7 +221,9 @@ def test_it_is_ready_and_has_metrics(service: Service) -> None:
         assert client.get("/healthz").json() == {"status": "ok"}
         assert client.get("/readyz").json()["checks"] == {"database": True, "engine": True, "policy": True}
         assert 'hearken_live_policy{policy="p0",project="default"} 1.0' in client.get("/metrics").text
-        assert client.get("/config.json").json() == {"publishable_key": PUBLIC}
+        assert client.get("/config.json").json() == {
+            "publishable_key": PUBLIC, "real_model_command": None
+        }  # fmt: skip
 
 
 def test_pages_of_other_origins_may_chat_but_not_administrate(service: Service) -> None:

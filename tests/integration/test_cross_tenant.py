@@ -31,7 +31,7 @@ REFUSED_EVEN_AT_HOME = {
     "POST /v1/policies/{policy}/promote", "POST /v1/policies/{policy}/rollback",
     "POST /v1/policies/{policy}/reinstate", "POST /v1/rollouts", "POST /v1/rollouts/{rollout_id}/{action}",
     "GET /v1/console/rollouts/preview", "GET /v1/models/{model}", "POST /v1/projects",
-    "GET /v1/console/policies/{id}/style", "GET /cards/{project}/{policy}",
+    "GET /v1/console/policies/{id}/style", "GET /cards/{project}", "GET /cards/{project}/{policy}",
     "GET /v1/console/settings", "GET /v1/users/me", "DELETE /v1/users/me", "POST /v1/tastes/questions",
     "GET /v1/users/me/consent", "PUT /v1/users/me/consent",
 }  # fmt: skip

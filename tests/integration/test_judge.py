@@ -186,6 +186,29 @@ async def test_comments_are_read_once_and_nonsense_is_kept_as_a_reason(
         assert await cursor.fetchone() == {"left": 2}
 
 
+async def test_what_was_found_in_a_comment_goes_with_a_retraction_and_never_comes_after_it(
+    judge: Judge, endpoint: Endpoint, async_pool: AsyncPool
+) -> None:
+    store = Store(async_pool)
+    turn = a_turn("chatcmpl-1", replies=("fine",))
+    await store.record_turn(turn)
+    votable = await store.votable_turn(turn.id)
+    assert votable is not None
+    comments = CommentJudge(judge._settings, "default", async_pool, judge._client)
+    for value in ("down", "up"):  # the second vote supersedes the first one
+        vote = Thumb(type="thumb", completion_id=turn.id, value=value, comment="that was rude")
+        voted = await store.submit(votable, vote, "u_1")
+        [fresh] = await comments._fresh()
+        assert await comments.read_batch() == 1
+    found = await store.find(voted.id)
+    assert found is not None
+    await store.retract(found)
+    await comments._read(fresh)  # the judge has thought for long
+    async with async_pool.connection() as connection:
+        cursor = await connection.execute("select count(*) as left from comment_criteria")
+        assert await cursor.fetchone() == {"left": 0}
+
+
 @pytest.mark.parametrize(
     "answer",
     ["", "bad", "[]", '"met"', '{"safe": true}', '{"safe": ["met"]}', "[" * 100_000, '{"fun": "met"}'],

@@ -45,6 +45,11 @@ async def test_a_card_counts_people_and_names_nobody(database_url: str) -> None:
         assert "Opt out" in shown.text
         assert "Bob" not in shown.text
         assert "u_" not in shown.text
+        live = await client.get("/cards/default", headers={"Accept": "text/html,*/*"})
+        assert live.headers["content-type"].startswith("text/html")
+        assert f"<h1>Policy {LIVE}</h1>" in live.text
+        widget = (await client.get("/v1/widget", headers=admin)).json()
+        assert widget["card"] == "/cards/default"
 
         with psycopg.connect(database_url) as connection:
             connection.execute("update feedback set origin = 'network' where value ->> 'value' = 'down'")

@@ -83,6 +83,7 @@ async def test_each_file_goes_on_where_the_last_one_ended(
     await exports.vote(7)
     await exports.run()
     assert len(exports.files()) == 3
+    assert exports.folder.stat().st_mode & 0o777 == 0o700
     assert exports.exported() == exports.all()
     await exports.vote(2)
     await export_if_due(exports.settings, exports.outcomes.append)  # too early

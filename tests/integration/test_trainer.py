@@ -133,6 +133,7 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert len(record["optimization"]["steps"]) == 2
     assert all(step["style_drift"] > 0 for step in record["optimization"]["steps"])
     page = (settings.rounds_dir / "default" / "00001.html").read_text()
+    assert (settings.rounds_dir / "default").stat().st_mode & 0o777 == 0o700
     assert "Round 1:" in page
     assert "Votes with the largest influence" in page
     assert all(len(record[name]) > 0 for name in ("weightiest", "raters", "style", "versions"))

@@ -228,6 +228,21 @@ async def test_everything_fits_into_a_parquet_file(store: Store, pool: AsyncPool
     assert found[3]["text"] == "Paris, on the Seine"
 
 
+async def test_a_new_file_is_its_owners_alone_and_an_older_one_keeps_its_rights(
+    store: Store, pool: AsyncPool, tmp_path: Path
+) -> None:
+    await store.record_turn(a_turn("chatcmpl-1"))
+    await say(store, "chatcmpl-1", type="thumb", value="up")
+    for name in ("votes.jsonl", "votes.parquet"):
+        file = tmp_path / name
+        for given, kept in ((0o600, 0o600), (0o640, 0o640)):
+            if file.exists():
+                file.chmod(given)
+            async with pool.connection() as connection, connection.transaction():
+                await write_rows(everything(connection, "default"), file, TABLE)
+            assert file.stat().st_mode & 0o777 == kept
+
+
 @pytest.mark.parametrize("name", ["missing/votes.jsonl", "missing/votes.parquet"])
 async def test_what_cannot_be_written_is_said(pool: AsyncPool, tmp_path: Path, name: str) -> None:
     async with pool.connection() as connection, connection.transaction():

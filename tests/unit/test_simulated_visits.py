@@ -8,10 +8,16 @@ from typer.testing import CliRunner
 
 from deploy.cli import app
 from deploy.simulation.api_client import ApiClient
-from deploy.simulation.evaluation import PolicyEvaluator
+from deploy.simulation.evaluation import (
+    PolicyEvaluator,
+    judged_prompts,
+    judged_questions,
+    trainer_questions,
+)
 from deploy.simulation.people import draw_people
 from deploy.simulation.prompt_text import normalised
 from deploy.simulation.visits import Visits
+from tests.bench.disjoint import assert_disjoint
 from trainer.starter.world import prompts
 
 
@@ -46,6 +52,10 @@ def test_prompts_and_questions_of_the_evaluation_are_not_sent() -> None:
     would_be_sent = {normalised(prompt.prompt) for prompt in prompts(60, 3)}
     assert would_be_sent & evaluator.held_out, "the test would notice nothing"
     assert not evaluator.held_out & set(map(normalised, send(evaluator.held_out)))
+    judged = [each.prompt for each in (*judged_prompts(3, 600), *judged_questions(3, 600))]
+    assert_disjoint(judged=judged, asked_by_the_gate=trainer_questions())
+    assert set(map(normalised, judged)) | trainer_questions() == evaluator.held_out
+    assert len(judged) == 40 + 200
 
 
 def test_another_case_or_punctuation_makes_no_other_prompt() -> None:

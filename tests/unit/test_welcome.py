@@ -8,6 +8,7 @@ import pytest
 from deploy.local.console import reachable, welcome
 from schemas.settings import load
 from serving.keys import NewKeys
+from trainer.starter import MODEL_DIR
 
 
 def test_the_simulation_is_started_as_the_installation_was(
@@ -19,6 +20,13 @@ def test_the_simulation_is_started_as_the_installation_was(
     monkeypatch.setattr("sys.argv", ["/opt/hear ken/hearken", "up"])
     command = f"HEARKEN_PORT=8123 '/opt/hear ken/hearken' simulate --data-dir {tmp_path}"
     assert f"\n  {command}\n" in welcome(load(port=8123, data_dir=tmp_path), made)
+
+
+def test_the_starter_is_called_a_toy_and_no_other_model_is(tmp_path: Path) -> None:
+    made = NewKeys(None, None, None)
+    starter = welcome(load(model=str(MODEL_DIR.resolve())), made)
+    assert "the starter, a toy. A small real model: make up MODEL=smollm2\n" in starter
+    assert "toy" not in welcome(load(model=str(tmp_path)), made)
 
 
 @pytest.mark.parametrize(

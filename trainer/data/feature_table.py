@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from schemas.files import private_folder
+
 DIGEST_BYTES, CHECKSUM_BYTES = 32, 4
 
 Rows = NDArray[np.uint8]
@@ -73,7 +75,7 @@ class FeatureTable:
             self._columns = columns
             self._take(np.concatenate(parts))
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self._path.parent)
         if append and self._path.is_file():
             with self._path.open("ab") as file:
                 file.write(parts[-1].tobytes())

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from schemas.files import private_folder
 from schemas.settings import RLSettings
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.data.knowledge_probes import ProbeSet
@@ -77,7 +78,7 @@ class RoundInputs(BaseModel):
 
     def write(self, path: Path) -> None:
         """Writes the file atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         draft = path.with_suffix(".draft")
         draft.write_text(self.model_dump_json(), encoding="utf-8")
         draft.replace(path)

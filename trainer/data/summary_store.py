@@ -16,6 +16,7 @@ import structlog
 
 from feedback.quarantine import TEACHES
 from schemas.database import Pool
+from schemas.files import private_folder
 from trainer.data import vote_rows, week_summary
 from trainer.data.examples import Erased
 from trainer.data.vote_rows import RowsMissing, VoteRows
@@ -40,7 +41,7 @@ def save(
 ) -> None:
     """Writes the files, and the rows of the votes that are new, and marks the votes in the database. After a
     crash between the two, `revise` finds the weeks that differ."""
-    directory.mkdir(parents=True, exist_ok=True)
+    private_folder(directory)
     if rows is not None:
         rows.write(directory)
     with pool.connection() as connection, connection.transaction():

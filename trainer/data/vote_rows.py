@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from schemas.errors import HearkenError
+from schemas.files import private_folder
 from trainer.reward.expansion import Expansion, subset
 from trainer.reward.laplace import LaplaceSummary
 from trainer.reward.likelihood import Votes
@@ -110,7 +111,7 @@ class VoteRows:
             "newest": self.newest.isoformat(), "events": self.events, "raters": self.raters,
             "votes": {**asdict(self.votes), "judges": sorted(self.votes.judges)},
         }  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         draft = path.with_suffix(".draft")
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()},

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from schemas.feedback import JUDGE
+from schemas.files import private_folder
 from schemas.settings import TrainerSettings
 from trainer.data import examples
 from trainer.data.examples import Corpus, Key
@@ -184,7 +185,7 @@ class VoteSummary:
 
     def copy_to(self, directory: Path) -> None:
         """Writes all files into another directory."""
-        directory.mkdir(parents=True, exist_ok=True)
+        private_folder(directory)
         replace(self, weeks=tuple(replace(week, file=None) for week in self.weeks)).write(directory)
 
     def _sizes(self) -> list[int]:

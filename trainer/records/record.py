@@ -16,6 +16,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from schemas.database import Pool
+from schemas.files import private_folder
 from schemas.settings import Settings
 from trainer.records.report import page
 
@@ -314,7 +315,7 @@ def _write(settings: Settings, number: int, ending: Ending, record: dict[str, An
     whole = {"round": number, "outcome": ending.outcome, "reason": ending.reason, **record}
     texts = json.dumps(whole, indent=2) + "\n", page(whole)
     for path, text in zip(_paths(settings, number), texts, strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         draft = path.with_suffix(path.suffix + ".draft")
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)

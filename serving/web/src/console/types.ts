@@ -178,6 +178,16 @@ export interface WholePolicy extends Policy {
   samples: Sample[];
 }
 
+export interface Card {
+  project: string;
+  public: boolean;
+  learned_from: {
+    votes: number | null; // null: of too few people
+    people: number | null;
+    kinds: { type: string; value: string | null; votes: number }[];
+  };
+}
+
 export interface Styles {
   one: Record<string, number>;
   other: Record<string, number>;

@@ -11,6 +11,7 @@ export const texts: Texts = {
     "Was ist die Hauptstadt von Portugal?",
     "Wie kann ich besser schlafen?",
   ],
+  toy: "Das ist das Startmodell, ein Spielzeug, das wenig weiß. Ein kleines richtiges Modell:",
   examplesLabel: "Zum Ausprobieren",
   open: "Chat öffnen",
   close: "Schließen",
@@ -180,14 +181,28 @@ export const texts: Texts = {
   privacyText:
     "Chats und Stimmen werden aufbewahrt, um die Antworten zu verbessern. Nach deinem Namen wird nicht gefragt; eine Zufallszahl in diesem Browser steht für dich.",
   learnFromMe: "Aus meinen Chats lernen",
+  card: "Woraus das Modell gelernt hat, und wie es geprüft wurde",
   downloadHeld: "Herunterladen, was über mich aufbewahrt wird",
   forgetMe: "Vergiss mich",
   forgetQuestion:
     "Deine Chats und Stimmen endgültig löschen, hier und beim Dienst? Auch was das Modell daraus gelernt hat, wird entfernt.",
   forgetYes: "Ja, vergiss mich",
   forgetFailed: "Das ging nicht. Versuche es gleich noch einmal.",
-  forgotten: (erasure) =>
-    `Du bist vergessen. Deine Chats und Stimmen sind gelöscht, und das Modell wird ohne sie neu gemacht. Die Nummer dieser Löschung: ${erasure}`,
+  forgotten:
+    "Du bist vergessen. Deine Chats und Stimmen sind gelöscht, und das Modell wird ohne sie neu gemacht.",
+  erasure: {
+    title: "Löschung",
+    waits: {
+      database: "Deine Chats und Stimmen werden gelöscht.",
+      exports: "Exportierte Dateien werden ohne dich neu geschrieben.",
+      records: "Die Aufzeichnungen des Trainings werden von dir bereinigt.",
+      policies: "Es wird gesucht, was von dir gelernt hat.",
+      rebuild: "Das Modell wird ohne dich neu gemacht. Das kann lange dauern; komm später hierher zurück.",
+      files: "Die Dateien dessen, was von dir gelernt hat, werden gelöscht.",
+    },
+    done: (time) => `Seit ${time} ist alles getan. Die Quittung nennt jeden Schritt und ist unterschrieben.`,
+    receipt: "Quittung herunterladen",
+  },
   notKept: "Von diesem Chat wird nichts aufbewahrt, deshalb kann nicht abgestimmt werden.",
   consentQuestion: "Dürfen deine Chats und Stimmen aufbewahrt werden, um die Antworten zu verbessern?",
   yes: "Ja",

@@ -5,6 +5,7 @@ export const en = {
   greeting:
     "Your votes teach this model: say which replies you like, and within minutes it answers more the way you want.",
   examples: ["Tell me a joke", "What is the capital of Portugal?", "How can I sleep better?"],
+  toy: "This is the starter, a toy that knows little. A small real model:",
   examplesLabel: "Things to try",
   open: "Open the chat",
   close: "Close",
@@ -177,14 +178,27 @@ export const en = {
   privacyText:
     "Chats and votes are kept to make the replies better. Your name is not asked; a random number in this browser stands for you.",
   learnFromMe: "Learn from my chats",
+  card: "What the model learned from, and how it was judged",
   downloadHeld: "Download what is kept of me",
   forgetMe: "Forget me",
   forgetQuestion:
     "Delete your chats and votes for good, here and at the service? What the model learned from them is taken out of it, too.",
   forgetYes: "Yes, forget me",
   forgetFailed: "That did not work. Try again in a moment.",
-  forgotten: (erasure: string) =>
-    `You are forgotten. Your chats and votes are deleted, and the model is made again without them. The number of this erasure: ${erasure}`,
+  forgotten: "You are forgotten. Your chats and votes are deleted, and the model is made again without them.",
+  erasure: {
+    title: "Erasure",
+    waits: {
+      database: "Your chats and votes are being deleted.",
+      exports: "Exported files are being written again without you.",
+      records: "The records of training are being cleared of you.",
+      policies: "What learned from you is being looked for.",
+      rebuild: "The model is being made again without you. This can take long; come back here later.",
+      files: "The files of what learned from you are being deleted.",
+    } as Record<string, string>,
+    done: (time: string) => `Everything is done since ${time}. The receipt names each step, and is signed.`,
+    receipt: "Download the receipt",
+  },
   notKept: "Nothing of this chat is kept, so it cannot be voted on.",
   consentQuestion: "May your chats and votes be kept, to make the replies better?",
   yes: "Yes",

@@ -1,15 +1,22 @@
 /** Requests to the service over HTTP, and the visitor's session. */
 
 import type { Keep } from "./keep.ts";
-import type { Appearance, Choice, Life, NextQuestion, ServiceError } from "./types.ts";
+import type { Appearance, Choice, Erasure, Life, NextQuestion, ServiceError } from "./types.ts";
 
 interface Session {
   token: string;
   expires_at: string;
 }
 
+interface Config {
+  publishable_key: string;
+  real_model_command: string | null;
+}
+
 /** The name under which the session is kept. */
 export const SESSION = "session";
+
+const ERASURE = "erasure"; // the name under which the id of the visitor's newest erasure is kept
 
 const RENEW = 7 * 24 * 3600 * 1000; // milliseconds before its end at which a session is renewed
 
@@ -37,6 +44,8 @@ export function personOf(token: string): string {
 }
 
 export class Service {
+  /** What brings a real model, where a toy answers: told with the key of the service's own page. */
+  realModelCommand: string | null = null;
   #key: string | null;
   #given: string | null;
   #session: Promise<string> | null = null;
@@ -58,8 +67,9 @@ export class Service {
 
   async key(): Promise<string> {
     if (this.#key === null) {
-      const found = (await this.#fetch("GET", "/config.json", {})) as { publishable_key: string };
+      const found = (await this.#fetch("GET", "/config.json", {})) as Config;
       this.#key = found.publishable_key;
+      this.realModelCommand = found.real_model_command;
     }
     return this.#key;
   }
@@ -114,14 +124,29 @@ export class Service {
   }
 
   /**
-   * Asks that the visitor be erased; returns the number of the erasure. Who comes back is somebody new, unless the site
-   * said who it is.
+   * Asks that the visitor be erased. Who comes back is somebody new, unless the site said who it is, so the id of the
+   * erasure is kept: by it `erasure` says how far it has come.
    */
-  async forget(): Promise<string> {
+  async forget(): Promise<void> {
     const session = { "Hearken-Session": await this.session() };
     const asked = (await this.#authorized("DELETE", "/v1/users/me", session)) as { id: string };
+    this.keep.set(ERASURE, asked.id);
     this.renewSession();
-    return asked.id;
+  }
+
+  /** The id of the visitor's newest erasure. */
+  get erasureId(): string | null {
+    return this.keep.get<string>(ERASURE);
+  }
+
+  /** Returns how far an erasure has come; one that the service does not know is no longer kept. */
+  async erasure(id: string): Promise<Erasure> {
+    try {
+      return (await this.#authorized("GET", `/v1/erasures/${encodeURIComponent(id)}`)) as Erasure;
+    } catch (error) {
+      if (error instanceof Refused && error.code === "erasure_not_found") this.keep.remove(ERASURE);
+      throw error;
+    }
   }
 
   /** Returns what the visitor chose, in any browser. */

@@ -62,6 +62,13 @@ export interface Life {
   live_at: string | null;
 }
 
+/** How far an erasure has come. */
+export interface Erasure {
+  waits_for: string | null;
+  done_at: string | null;
+  receipt: object | null;
+}
+
 export interface Learned {
   feedback_id: string;
   completion_id: string;
@@ -92,5 +99,6 @@ export interface Appearance {
   language?: string;
   accent?: string;
   consent?: "on" | "ask" | "off";
+  card?: string; // path of what everybody may read of the live policy
   tastes?: boolean; // people here may be asked which replies they prefer
 }

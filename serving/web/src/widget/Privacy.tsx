@@ -5,8 +5,10 @@ import { useRef, useState } from "preact/hooks";
 import { selectText } from "../text/copy.ts";
 import { useShared } from "./context.ts";
 import { Dialog } from "./Dialog.tsx";
+import { ErasureProgress } from "./ErasureProgress.tsx";
+import { save } from "./save.ts";
 
-type Step = "offered" | "asked" | "busy" | "failed" | { erasure: string };
+type Step = "offered" | "asked" | "busy" | "failed" | "forgotten";
 
 export function Privacy({ close }: { close: () => void }): JSX.Element {
   const { session, language } = useShared();
@@ -20,13 +22,17 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
     setStep(await work().catch(() => "failed" as const));
   };
   const download = async (): Promise<Step> => {
-    const held = JSON.stringify(await session.service.held(), null, 2);
-    save(held);
+    const held = await session.service.held();
+    save("held-data.json", held);
     // A sandboxed frame may not save files, and is not told that none was saved.
-    if (window !== window.top && byHand.current) selectText(held, byHand.current, texts.saveByHand);
+    if (window !== window.top && byHand.current)
+      selectText(JSON.stringify(held, null, 2), byHand.current, texts.saveByHand);
     return "offered";
   };
-  const forget = async (): Promise<Step> => ({ erasure: await session.forget() });
+  const forget = async (): Promise<Step> => {
+    await session.forget();
+    return "forgotten";
+  };
 
   return (
     <Dialog title={texts.privacy} close={close}>
@@ -44,12 +50,24 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
         </label>
       )}
       {!session.kept && <p class="aside">{texts.notKept}</p>}
+      {session.options.card && (
+        <p>
+          <a
+            class="link"
+            href={session.service.url + session.options.card}
+            target="_blank"
+            rel="noopener noreferrer"
+          >
+            {texts.card}
+          </a>
+        </p>
+      )}
       <p class="aside" role="status">
         {step === "asked" && texts.forgetQuestion}
         {step === "failed" && texts.forgetFailed}
-        {typeof step === "object" && texts.forgotten(step.erasure)}
+        {step === "forgotten" && texts.forgotten}
       </p>
-      {typeof step !== "object" && (
+      {step !== "forgotten" && (
         <div class="vote-actions">
           {step === "asked" ? (
             <>
@@ -78,15 +96,7 @@ export function Privacy({ close }: { close: () => void }): JSX.Element {
         </div>
       )}
       <div ref={byHand} />
+      {session.service.erasureId && <ErasureProgress id={session.service.erasureId} />}
     </Dialog>
   );
-}
-
-/** Offers a text to the visitor as a file. */
-function save(text: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  link.download = "held-data.json";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

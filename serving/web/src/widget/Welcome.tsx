@@ -24,6 +24,11 @@ export function Welcome({ heading: Heading, tone }: Props): JSX.Element {
           </li>
         ))}
       </ul>
+      {session.service.realModelCommand && (
+        <p class="aside">
+          {language.texts.toy} <code dir="ltr">{session.service.realModelCommand}</code>
+        </p>
+      )}
       {session.asksForTone && (
         <button class="quiet" type="button" aria-haspopup="dialog" onClick={tone}>
           {language.texts.tone.open}

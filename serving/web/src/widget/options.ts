@@ -15,6 +15,7 @@ export interface Options {
   choices: number;
   compareEvery: number;
   tone: boolean;
+  card: string | null;
 }
 
 const UP = ["correct", "concise", "detailed", "friendly", "clear", "fun"];
@@ -63,6 +64,7 @@ export function options(
     choices: Math.min(MAX_CHOICES, Math.max(2, number("choices", 2))),
     compareEvery: number("compare-every", COMPARE_EVERY),
     tone: (attribute("tone") ?? (project.tastes ? "ask" : "off")) !== "off",
+    card: project.card ?? null,
   };
 }
 

@@ -188,10 +188,10 @@ export class Session {
     this.chat.withdrawn(vote.conversation, vote.completion, vote.slot);
   }
 
-  /** Asks the service to erase the visitor, and forgets what this browser keeps; returns the erasure's number. */
-  async forget(): Promise<string> {
+  /** Asks the service to erase the visitor, and forgets what this browser keeps. */
+  async forget(): Promise<void> {
     this.chat.stop();
-    const id = await this.service.forget();
+    await this.service.forget();
     this.conversations.clear();
     this.votes.clear();
     new KeptVotes().clear();
@@ -200,7 +200,6 @@ export class Session {
     this.chat.settings.kept = this.kept;
     this.create();
     this.socket.restart();
-    return id;
   }
 
   /** Takes over what the visitor chose in another browser, or tells the service what they chose in this one. */

@@ -4,6 +4,7 @@ import { noteError, useData } from "../data";
 import { PolicyLink, State, Waiting } from "../parts/basics";
 import { type Action, ChangeDialog } from "../parts/ChangeDialog";
 import { Checks } from "../parts/Checks";
+import { PolicyCard } from "../parts/PolicyCard";
 import { Samples } from "../parts/Samples";
 import { StyleTable } from "../parts/StyleTable";
 import { href, replaceQuery, usePlace } from "../place";
@@ -89,6 +90,7 @@ function Shown({ policy, reload }: { policy: WholePolicy; reload: () => void }) 
           <Checks checks={policy.checks} />
         </section>
       )}
+      <PolicyCard id={policy.id} />
       <Samples samples={policy.samples} />
       <Compare policy={policy} />
     </article>
