@@ -199,7 +199,9 @@ def test_tainted_policies_leave_the_route_and_what_was_rebuilt_takes_their_place
 
     tamper(swapping.registry.publish("p5-eeeeee", seed=4, parent="p1-aaaaaa", state="retired"))
     waits = {"database": {}, "exports": {}, "rebuild": {"live": "p5-eeeeee"}}  # for serving alone
-    swapping.rows("insert into rounds (project, parent, outcome) values ('default', 'p0', 'failed') returning 1")
+    swapping.rows(
+        "insert into rounds (project, parent, outcome) values ('default', 'p0', 'failed') returning 1"
+    )
     swapping.rows(
         "insert into erasures (id, project, hashes, asked_by, since, steps)"
         " values ('erasure-1', 'default', '{}', 'test', now(), %s) returning 1",
