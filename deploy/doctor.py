@@ -15,6 +15,7 @@ from rich.text import Text
 
 from deploy.local.base_model import base_directory, licence
 from deploy.local.postgres import check_url
+from deploy.local.served import served
 from feedback.broker import connection
 from schemas import signatures
 from schemas.database import migrations
@@ -40,8 +41,8 @@ def examine(settings: Settings, data_dir_given: bool, as_json: bool) -> int:
 
 
 def _checks(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Yields the result of each check: disk, model, knowledge, memory, database, broker, keys, engines,
-    schema. What works, but less well than it could, has a `warning`."""
+    """Yields the result of each check: disk, model, knowledge, memory, hyperparameters, database, broker,
+    keys, engines, schema. What works, but less well than it could, has a `warning`."""
     folder = settings.data_dir.resolve()
     folder = next(each for each in (folder, *folder.parents) if each.is_dir())
     free = shutil.disk_usage(folder).free // 2**20
@@ -101,16 +102,26 @@ def _knowledge(settings: Settings, base: Path) -> dict[str, Any]:
 
 
 def _memory(settings: Settings, base: Path) -> Iterator[dict[str, Any]]:
-    """What a round of training would fit into the free memory; nothing where there is no trainer."""
+    """What a round of training would fit into the free memory, and the hyperparameters that it would have;
+    nothing where there is no trainer."""
     try:
         from trainer.planning.plan import fit
     except ModuleNotFoundError:  # torch is not installed
         return
-    found = fit(settings.trainer, base)
+    traffic, learning_rate, unread = served(settings)
+    found = fit(settings.trainer, base, traffic, learning_rate)
     where = found["checkpointing"]
     detail = f"{found['batches']}; gradient checkpointing {where['value']}: {where['reason']}"
     warning = {} if found["fits"] else {"warning": "training does not fit, see hearken train --plan"}
     yield {"check": "memory", "ok": True, "detail": detail} | warning
+    values = found["derived"].items()
+    derived = [f"{name} {_short(each['value'])} ({each['reason']})" for name, each in values]
+    detail = "; ".join(derived) + (f". {unread}" if unread else "")
+    yield {"check": "hyperparameters", "ok": True, "detail": detail}
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _signing(settings: Settings) -> dict[str, Any]:

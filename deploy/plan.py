@@ -7,14 +7,15 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local.base_model import base_directory
+from deploy.local.served import served
 from schemas.settings import Settings
 
 _MIB = 2**20
 
 
 def show(settings: Settings, prompt_tokens: int | None, gpu_gib: float | None, as_json: bool) -> int:
-    """Prints the plan for this machine, or for a GPU of so many GiB; returns 0 if it fits into free memory,
-    else 1. Raises StartError without a model."""
+    """Prints the plan for this machine, or for a GPU of so many GiB, and for the people whom the project
+    serves; returns 0 if it fits into free memory, else 1. Raises StartError without a model."""
     from trainer.planning.machine import Machine
     from trainer.planning.plan import plan
 
@@ -22,8 +23,10 @@ def show(settings: Settings, prompt_tokens: int | None, gpu_gib: float | None, a
     if settings.samples_on_vllm:
         trainer = trainer.model_copy(update={"rl": trainer.rl.model_copy(update={"sampler": "vllm"})})
     machine = None if gpu_gib is None else Machine.gpu(gpu_gib)
-    found = plan(trainer, base_directory(settings.model, weights=False), prompt_tokens, machine)
-    figures = found.as_json()
+    base = base_directory(settings.model, weights=False)
+    traffic, learning_rate, unread = served(settings)
+    found = plan(trainer, base, prompt_tokens, machine, traffic, learning_rate)
+    figures = found.as_json() | {"unread": unread}
     if as_json:
         print(json.dumps(figures))
     else:
@@ -41,8 +44,10 @@ def _print(plan: dict[str, Any]) -> None:
     derived = Table("trainer.rl", "derived", "reason")
     for name, found in plan["derived"].items():
         value = found["value"]
-        derived.add_row(name, value if isinstance(value, str) else f"{value:.4g}", found["reason"])
+        derived.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value), found["reason"])
     console.print(derived)
+    if plan["unread"]:
+        console.print(plan["unread"])
     stage = {"supervised stage, with demonstrations": plan["supervised"]}
     memory = Table("memory", "MiB", "when")
     for part, size in plan["resident"].items():

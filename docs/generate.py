@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from deploy.cli import app
 from feedback.backlog import backlog
 from schemas.database_metrics import DatabaseMetrics
+from schemas.projects import MOST_PROJECTS
 from schemas.settings import KafkaSettings, Settings
 from serving.loop_metrics import loop_metrics
 from serving.metrics import Metrics
@@ -182,11 +183,15 @@ def metrics() -> Iterator[str]:
     everything = Settings(database_url=url, kafka=KafkaSettings(servers=["broker:9092"]))
     yield from _metrics("Serving", "Counted by each serving process.", _serving())
     shown = (
-        "Read from Postgres by serving, of the project that `project` names: what waits for the trainer, the"
-        " relay or a promotion."
+        "Read from Postgres by serving, twice a minute at most: what waits for the trainer, the relay or a"
+        f" promotion. Of a project besides the installation's own, up to {MOST_PROJECTS:,}, there are samples"
+        " while something waits in it."
     )
     yield from _metrics("The loop", shown, _families(loop_metrics(everything)))
-    asked = "Asked of Postgres by the trainer, of the project that `project` names."
+    asked = (
+        f"Read from Postgres by the trainer, twice a minute at most, of up to {MOST_PROJECTS:,} projects, the"
+        " installation's own among them."
+    )
     yield from _metrics("Trainer", asked, _families(training_metrics(url, "default")))
     topic = everything.kafka.topic
     yield from _metrics("Relay", "Asked of Postgres by the relay.", _families(backlog(url, topic)))

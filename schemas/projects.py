@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 ProjectId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}\z")]
 """Its id is part of file names and of adapters' names on the engines."""
 
+MOST_PROJECTS = 1_000
+"""Projects that are listed, or whose metrics are exported, at once."""
+
 Promotion = Literal["direct", "canary", "duel", "manual"]
 """How a candidate goes live, as `serving.promotion` says for projects that choose nothing."""
 

@@ -168,7 +168,7 @@ class Completion:
         metrics.tokens.labels("prompt").inc(len(self.prompt_token_ids))
         metrics.tokens.labels("completion").inc(self._completion_tokens())
         for each in self.drawn:
-            metrics.replies.labels(each.policy).inc()
+            metrics.replies.labels(self._caller.project, each.policy).inc()
         if not self.stored:
             return
         turn = Turn(

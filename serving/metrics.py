@@ -68,7 +68,9 @@ class Metrics:
         )
         RenamedMetric(self.time_to_first_token, "hearken_first_token_seconds", registry)
         self.tokens = Counter("hearken_tokens", "Tokens of completed turns.", ["kind"], registry=registry)
-        self.replies = Counter("hearken_replies", "Replies completed.", ["policy"], registry=registry)
+        self.replies = Counter(
+            "hearken_replies", "Replies completed.", ["project", "policy"], registry=registry
+        )
         self.key_usage = Counter(
             "hearken_key_usage",
             "What was asked with each key: chats, votes, other requests, refused ones, and tokens.",

@@ -344,7 +344,7 @@ class Swap:
         if not self._router.update(route):
             return
         if before is not None and before.version != route.version:
-            self._forget_counts(before)
+            self._forget_counts(before, route)
         if before is None or before.live != route.live:
             log.info("policy_live", project=route.project, policy=route.live, previous=route.previous)
             self._metrics.policy_swaps.labels(route.project)
@@ -354,11 +354,10 @@ class Swap:
                 self._metrics.policy_swaps.labels(route.project).inc()
                 self._on_live(route)
 
-    def _forget_counts(self, before: Route) -> None:
-        """Drops the counters of policies that no route has any more, as each round makes a policy."""
-        known = {policy for route in self._router.routes() for policy in route.policies()}
-        for policy in set(before.policies()) - known:
-            self._metrics.replies.remove(policy)
+    def _forget_counts(self, before: Route, route: Route) -> None:
+        """Drops the counters of policies that the route has no more, as each round makes a policy."""
+        for policy in set(before.policies()) - set(route.policies()):
+            self._metrics.replies.remove(route.project, policy)
 
     def _required(self) -> set[str]:
         """Returns the adapters that must stay loaded."""

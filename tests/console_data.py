@@ -94,6 +94,12 @@ def record(weightiest: list[str]) -> dict[str, Any]:
     ]
     return {
         "votes": 180, "parent": LIVE, "examples": 150, "examples_new": 31, "held_out": 38, "prompts": 120,
+        "hyperparameters": {
+            "max_tokens": {
+                "value": 1280, "reason": "of a hundred replies served, one is longer than 1024 tokens",
+            },
+            "learning_rate": {"value": 0.00042137, "reason": "found by the trust region in the last round"},
+        },
         "optimization": {"steps": steps, "stopped": None, "halvings": 0, "learning_rate": 0.0003},
         "style": {
             "live": {"words": 24.1, "sentences": 2.2, "ask a question": 0.31, "exclaim": 0.12},

@@ -15,14 +15,20 @@ ROUNDS_OF_A_FOLD = 10
 """One fold of the votes is held out by the rounds from a live policy of so many rounds in a row."""
 
 
+def served(pool: Pool, project: str) -> tuple[Traffic, float | None]:
+    """Returns what hyperparameters are derived from: how people are served, and the learning rate that the
+    last round found."""
+    new = examples.count_votes(pool, project) - record.votes_at_last_round(pool, project)
+    return Traffic.read(pool, project, new), record.last_learning_rate(pool, project)
+
+
 def new_inputs(
     pool: Pool, learner: Learner, number: int, live: str, found: RoundRecord, summary: str | None
 ) -> RoundInputs:
     """Returns the inputs of round `number` from what there is now, while the policy `live` answers, and says
     in its record what was derived; `summary` is the digest of the vote summary."""
     project = learner.settings.project
-    new = examples.count_votes(pool, project) - record.votes_at_last_round(pool, project)
-    derivation = learner.derive(Traffic.read(pool, project, new), record.last_learning_rate(pool, project))
+    derivation = learner.derive(*served(pool, project))
     found.hyperparameters, rl = derivation.as_json(), derivation.hyperparameters()
     if found.restart:
         rl = derivation.of_a_restart()

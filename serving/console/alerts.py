@@ -44,7 +44,7 @@ def alerts(
     paused: bool,
     serving: ServingState | None,
 ) -> list[dict[str, str]]:
-    """Returns the alerts, the most severe first. `loop` is a row of `loop_metrics.LOOP`, `rounds` are the
+    """Returns the alerts, the most severe first. `loop` has what `loop_metrics` selects, `rounds` are the
     newest that ended."""
     found: list[dict[str, str]] = []
 

@@ -44,7 +44,9 @@ async def status(
     """Returns the status; `serving` is what only a serving process knows."""
     route = await fetch_route(connection, project)
     row = await _row(connection, "select paused from projects where id = %s", [project])
-    loop = await _row(connection, loop_metrics.LOOP, loop_metrics.parameters(settings, project))
+    values = loop_metrics.parameters(settings, project)
+    loop = await _row(connection, loop_metrics.PROCESSES, values)
+    loop |= await _row(connection, loop_metrics.WAITING, values)
     found = await rounds(connection, project, 6)
     running = next((each for each in found if each["outcome"] == "running"), None)
     ended = [each for each in found if each["outcome"] != "running"]

@@ -17,16 +17,13 @@ from pydantic import TypeAdapter
 from feedback.personal_data import PersonalDataFinder
 from schemas.errors import Conflict, Forbidden, NotFound, Unavailable
 from schemas.policies import BASE
-from schemas.projects import NewProject, ProjectChange
+from schemas.projects import MOST_PROJECTS, NewProject, ProjectChange
 from schemas.wire import check, decode
 from serving.admin import with_times
 from serving.auth import Admin, Operator, Viewer, acting
 from serving.keys import Caller, make_keys
 from serving.openapi import request_body
 from serving.services import services
-
-MOST_PROJECTS = 1_000
-"""Projects of one page."""
 
 router = APIRouter(prefix="/v1/projects")
 

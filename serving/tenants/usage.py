@@ -8,9 +8,10 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from schemas.errors import InvalidRequest
+from schemas.projects import MOST_PROJECTS
 from serving.auth import Viewer
 from serving.services import services
-from serving.tenants.projects import MOST_PROJECTS, is_installations_own
+from serving.tenants.projects import is_installations_own
 from serving.usage import COUNTED
 
 DAYS, MOST_DAYS = 30, 366

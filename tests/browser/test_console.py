@@ -496,6 +496,7 @@ def test_a_rounds_report_is_read_on_a_phone(page: Page, console: Console) -> Non
     order = [
         f"Made {CANARY}", "Not decided", "38 unseen votes", "What the gate found", "95.3% right",
         "Votes that weighed most", "Before and after", "That is a great question!", "How it writes",
+        "Hyperparameters", "of a hundred replies served", "1,280", "0.000421",
     ]  # fmt: skip
     places = [words.index(each) for each in order]
     assert places == sorted(places)

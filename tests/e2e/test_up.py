@@ -75,7 +75,8 @@ def test_nobody_else_on_the_machine_reads_its_files_or_changes_its_engine(instal
 def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -> None:
     assert chat(installation)
     with installation.client(None) as client:
-        assert "hearken_votes_unlearned 0.0" in client.get("/metrics").text  # the trainer's figures
+        figures = client.get("/metrics").text
+        assert 'hearken_votes_unlearned{project="default"} 0.0' in figures  # of the trainer
     status = installation.run("status")
     assert "p0 answers" in status.stdout, status.stderr
     assert ADMIN_KEY not in (installation.data_dir / "logs" / "serving.log").read_text()

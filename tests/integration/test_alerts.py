@@ -22,10 +22,12 @@ class Case(NamedTuple):
     what: str
     series: Series
     fires: bool
+    project: str = ""
 
 
-def fires(alert: str, what: str, **series: Any) -> Case:
-    return Case(alert, what, _named(series), True)
+def fires(alert: str, what: str, project: str = "", **series: Any) -> Case:
+    """The alert fires, of `project` where it says of which."""
+    return Case(alert, what, _named(series), True, project)
 
 
 def quiet(alert: str, what: str, **series: Any) -> Case:
@@ -42,6 +44,7 @@ def _named(series: dict[str, Any]) -> Series:
 
 
 A, B = 'instance="a"', 'instance="b"'
+OWN, SHOP = 'project="default"', 'project="shop"'
 POST = 'route="/v1/feedback", method="POST"'
 QUICK, SLOW, ALL = 'le="0.1"', 'le="1"', 'le="+Inf"'
 PUBLISHED, FAILED, WRITTEN = 'outcome="published"', 'outcome="failed"', 'outcome="written"'
@@ -92,20 +95,46 @@ CASES = [
     quiet("TrainerTooOld", "the trainer is upgraded within minutes", blocked_partitions={A: "0x20 1x5 0x5"}),
     fires("TrainerAway", "no trainer is active", trainer_active={A: "1x20 0x10", B: "1x20 0x10"}),
     quiet("TrainerAway", "a standby takes over", trainer_active={A: "1x25 0 1x5"}),
-    fires("NotFresh", "no round publishes", votes_waiting_seconds="0+60x30"),
-    quiet("NotFresh", "rounds publish", votes_waiting_seconds="0+60x5 0+60x5 0+60x5 0+60x5 0+60x5"),
-    quiet("NotFresh", "too few for a round", votes_waiting_seconds="0x30"),
-    fires("TrainingFails", "every round", rounds_total={FAILED: "0+1x30", PUBLISHED: "4x30"}),
-    quiet("TrainingFails", "one in three", rounds_total={FAILED: "0+1x30", PUBLISHED: "0+2x30"}),
     fires(
-        "ApprovalFell", "below the previous policy",
-        approval_z={'against="base"': "4x30", 'against="previous"': "-3.5x30"},
+        "NotFresh", "no round of one project publishes", "shop",
+        votes_waiting_seconds={OWN: "0x30", SHOP: "0+60x30"},
     ),
-    quiet("ApprovalFell", "no significant difference", approval_z={'against="base"': "-1.5x30"}),
+    quiet(
+        "NotFresh", "rounds publish", votes_waiting_seconds={OWN: "0+60x5 0+60x5 0+60x5 0+60x5 0+60x5"}
+    ),
+    quiet("NotFresh", "too few for a round", votes_waiting_seconds={OWN: "0x30"}),
+    quiet(
+        "NotFresh", "one project after the other waits a little",
+        votes_waiting_seconds={OWN: "0x11 700x9 0x8", SHOP: "0x20 700x9"},
+    ),
+    fires(
+        "TrainingFails", "every round of one project", "shop",
+        rounds_total={
+            f"{OWN}, {FAILED}": "0x30", f"{OWN}, {PUBLISHED}": "0+2x30",
+            f"{SHOP}, {FAILED}": "0+1x30", f"{SHOP}, {PUBLISHED}": "4x30",
+        },
+    ),
+    quiet(
+        "TrainingFails", "one in three",
+        rounds_total={f"{OWN}, {FAILED}": "0+1x30", f"{OWN}, {PUBLISHED}": "0+2x30"},
+    ),
+    fires(
+        "ApprovalFell", "below the previous policy", "shop",
+        approval_z={
+            f'{OWN}, against="base"': "4x30", f'{SHOP}, against="base"': "4x30",
+            f'{SHOP}, against="previous"': "-3.5x30",
+        },
+    ),
+    quiet("ApprovalFell", "no significant difference", approval_z={f'{OWN}, against="base"': "-1.5x30"}),
     quiet("ApprovalFell", "too few votes", thumbs={'policy="p1", value="down"': "9x30"}),
-    fires("SwapFails", "a policy does not go live", promotion_waiting_seconds="0x20 0+60x10"),
+    fires(
+        "SwapFails", "a policy does not go live", "shop", promotion_waiting_seconds={SHOP: "_x20 0+60x10"}
+    ),
     fires("SwapFails", "one replica cannot follow", policies_unserved={A: "0x20 1x10", B: "0x30"}),
-    quiet("SwapFails", "a slow load", promotion_waiting_seconds="0x26 60 90 0x3", policies_unserved="0x30"),
+    quiet(
+        "SwapFails", "a slow load",
+        promotion_waiting_seconds={OWN: "0x26 60 90 0x3"}, policies_unserved="0x30",
+    ),
     fires("PolicyRefused", "the first ever", policies_rejected_total={PROBE: "0x25 1x5"}),
     fires("PolicyRefused", "before the first scrape", policies_rejected_total={PROBE: "_x25 1x5"}),
     quiet("PolicyRefused", "long ago", policies_rejected_total={PROBE: "1x30"}),
@@ -116,16 +145,27 @@ CASES = [
     fires("ExportFails", "the store refuses", exports_total={FAILED: "0+1x30", WRITTEN: "3x30"}),
     quiet("ExportFails", "a restart of the store", exports_total={FAILED: "0x20 1x10", WRITTEN: "3x30"}),
     quiet("ExportFails", "it works again", exports_total={FAILED: "0+1x24 24x6", WRITTEN: "0x24 1+1x6"}),
-    fires("VotesQuarantined", "a flood", votes_held={A: "0x28 400x2", B: "0x28 400x2"}),
-    quiet("VotesQuarantined", "a few votes", votes_held="7x30", raters_held="2x30"),
-    quiet("VotesQuarantined", "somebody has decided", votes_held="400x20 0x10"),
+    fires(
+        "VotesQuarantined", "a flood of one team's page, seen by two replicas", "shop",
+        votes_held={OWN: "0x30", f"{SHOP}, {A}": "_x28 400x2", f"{SHOP}, {B}": "_x28 400x2"},
+    ),
+    quiet(
+        "VotesQuarantined", "a few votes in each", votes_held={OWN: "60x30", SHOP: "60x30"},
+        raters_held={OWN: "2x30", SHOP: "2x30"},
+    ),
+    quiet("VotesQuarantined", "somebody has decided", votes_held={OWN: "0x30", SHOP: "400x20 stale"}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}: {case.what}")
 def test_an_alert(promtool: str, tmp_path: Path, case: Case) -> None:
     rule = RULES[f"Hearken{case.alert}"]
-    fired = {"exp_labels": rule["labels"], "exp_annotations": rule["annotations"]}
+    fired = {
+        "exp_labels": rule["labels"] | ({"project": case.project} if case.project else {}),
+        "exp_annotations": {
+            "summary": rule["annotations"]["summary"].replace("{{ $labels.project }}", case.project)
+        },
+    }
     test = {
         "interval": "1m",
         "input_series": [{"series": name, "values": values} for name, values in case.series.items()],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import SecretStr
 
 from deploy.doctor import examine
@@ -15,6 +16,15 @@ from schemas.policies import base_digest
 from schemas.settings import KafkaSettings, Settings, VllmSettings, load
 from tests.broker import Broker
 from trainer.data.knowledge_probes import KnowledgeProbe, ProbeSet, probe_file
+from trainer.model.device import Rates
+
+RATES = Rates({torch.float32: 1e11, torch.bfloat16: 4e11}, 5e10, 4e9, 2e-6)
+
+
+@pytest.fixture(autouse=True)
+def _known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To measure this machine takes seconds, each time."""
+    monkeypatch.setattr(Rates, "measure", classmethod(lambda cls, device, width: RATES))
 
 
 def ask(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
@@ -42,9 +52,12 @@ def test_a_machine_that_has_everything(
         broker.kill()
     assert code == 0, checks
     assert set(checks) == {
-        "disk", "model", "knowledge", "memory", "database", "broker", "signing", "engine", "schema",
+        "disk", "model", "knowledge", "memory", "hyperparameters", "database", "broker", "signing", "engine",
+        "schema",
     }  # fmt: skip
     assert "gradient checkpointing never" in checks["memory"]["detail"]
+    assert "max_tokens 256 (nobody was served yet)" in checks["hyperparameters"]["detail"]
+    assert "No database was read" not in checks["hyperparameters"]["detail"]
     assert "the relay creates it" in checks["broker"]["detail"]
     assert engine in checks["engine"]["detail"]
     assert "not-to-be-seen" not in said
@@ -122,6 +135,7 @@ def test_a_base_that_knows_too_little_to_judge_is_a_warning(
     code, checks, _ = ask(settings, capsys)
     assert (code, checks["knowledge"]["ok"]) == (0, True)
     assert "measured after the first vote" in checks["knowledge"]["detail"]
+    assert "before the first chat: there is none" in checks["hyperparameters"]["detail"]
     probe = KnowledgeProbe(prompt="Who?", accept=("I",), topic="names", whole=False, base=1.0)
     path = probe_file(tmp_path, base_digest(tiny_base))
     ProbeSet(key="k", asked={"names": 9}, probes=(probe,) * 8).write(path)

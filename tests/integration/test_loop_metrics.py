@@ -24,6 +24,10 @@ def scraped(database_url: str, **settings: Any) -> dict[str, float]:
     return shown(loop_metrics(Settings(database_url=database_url, **settings)))
 
 
+def of(metric: str, project: str = "default") -> str:
+    return f'{metric}{{project="{project}"}}'
+
+
 def test_a_trainer_is_active_while_one_holds_the_lock(database_url: str) -> None:
     mine, standby, others = (LeaderElection(database_url, name) for name in ("default", "default", "another"))
     try:
@@ -75,7 +79,7 @@ async def test_votes_wait_once_they_are_enough_for_a_round(database_url: str, as
         )
 
     def waiting() -> float:
-        return scraped(database_url, trainer=trainer)["hearken_votes_waiting_seconds"]
+        return scraped(database_url, trainer=trainer)[of("hearken_votes_waiting_seconds")]
 
     assert waiting() == pytest.approx(600, abs=20)
     async with async_pool.connection() as connection:
@@ -83,10 +87,10 @@ async def test_votes_wait_once_they_are_enough_for_a_round(database_url: str, as
         await connection.execute(held)
     assert waiting() == 0
     metrics = scraped(database_url, trainer=trainer)
-    assert (metrics["hearken_raters_held"], metrics["hearken_votes_held"]) == (1, 1)
+    assert (metrics[of("hearken_raters_held")], metrics[of("hearken_votes_held")]) == (1, 1)
     async with async_pool.connection() as connection:
         await connection.execute("update quarantine set state = 'accepted'")
-    assert scraped(database_url, trainer=trainer)["hearken_raters_held"] == 0
+    assert scraped(database_url, trainer=trainer)[of("hearken_raters_held")] == 0
     assert waiting() == pytest.approx(600, abs=20)
     found = await store.find(recorded[3].id)
     assert found is not None
@@ -107,22 +111,49 @@ async def test_votes_wait_once_they_are_enough_for_a_round(database_url: str, as
 
 
 def test_a_published_policy_that_is_not_promoted_is_waiting(database_url: str, pool: Pool) -> None:
-    assert scraped(database_url)["hearken_promotion_waiting_seconds"] == 0
+    assert scraped(database_url)[of("hearken_promotion_waiting_seconds")] == 0
     with pool.connection() as connection:
         connection.execute(
             "insert into policies (project, id, base_digest, directory, digest, manifest, state, created_at)"
             " values ('default', 'p1-aaaaaa', '', '', '', '{}', 'published', now() - interval '3 minutes')"
         )
-    assert scraped(database_url)["hearken_promotion_waiting_seconds"] == pytest.approx(180, abs=10)
+    assert scraped(database_url)[of("hearken_promotion_waiting_seconds")] == pytest.approx(180, abs=10)
     with pool.connection() as connection:
         connection.execute("""update policies set gate = '{"outcome": "unknown"}'""")
-    assert scraped(database_url)["hearken_promotion_waiting_seconds"] == 0
+    assert scraped(database_url)[of("hearken_promotion_waiting_seconds")] == 0
     manual = ServingSettings(promotion="manual")
-    assert "hearken_promotion_waiting_seconds" not in scraped(database_url, serving=manual)
+    assert of("hearken_promotion_waiting_seconds") not in scraped(database_url, serving=manual)
     with pool.connection() as connection:
         connection.execute("update projects set promotion = 'canary'")  # the project's own choice
-    assert "hearken_promotion_waiting_seconds" not in scraped(database_url)
+    assert of("hearken_promotion_waiting_seconds") not in scraped(database_url)
 
 
 def test_a_database_that_is_away_shows_nothing_and_breaks_nothing() -> None:
     assert scraped("postgresql://127.0.0.1:1/nothing") == {}
+
+
+def test_a_flood_of_one_project_is_told_of_it_and_projects_in_which_nothing_waits_are_left_out(
+    database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pool.connection() as connection:
+        connection.execute("insert into projects (id, promotion) values ('shop', 'manual'), ('quiet', null)")
+        connection.execute("insert into keys (id, project, kind, hash) values ('k', 'shop', 'admin', 'x')")
+        connection.execute(
+            "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids,"
+            " sampling) select 't' || n, 'shop', 'c', 'u', 'k', '[]', '{1}', '{}'"
+            " from generate_series(1, 5) as n"
+        )
+        connection.execute(
+            "insert into feedback (id, event_id, project, turn_id, choice, type, value, rater, slot)"
+            " select n, n, 'shop', 't' || n, 0, 'thumb', '{}', 'u', '' from generate_series(1, 5) as n"
+        )
+        connection.execute("insert into quarantine (project, rater, reason) values ('shop', 'u', 'burst')")
+    found = scraped(database_url)
+    assert (found[of("hearken_raters_held", "shop")], found[of("hearken_votes_held", "shop")]) == (1, 5)
+    assert found[of("hearken_votes_held")] == 0
+    assert of("hearken_promotion_waiting_seconds", "shop") not in found, "an operator promotes there"
+    assert not any("quiet" in name for name in found)
+    monkeypatch.setattr("serving.loop_metrics.MOST_COUNTED", 3)
+    assert scraped(database_url)[of("hearken_votes_held", "shop")] == 3
+    monkeypatch.setattr("serving.loop_metrics.MOST_PROJECTS", 1)
+    assert {name for name in scraped(database_url) if "votes_held" in name} == {of("hearken_votes_held")}

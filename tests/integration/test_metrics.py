@@ -1,11 +1,13 @@
 """Relay and trainer export metrics to Prometheus."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import LiteralString
 
 import psycopg
 import pytest
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from feedback.backlog import backlog
@@ -78,12 +80,39 @@ def test_rounds_and_votes_are_counted(database_url: str, pool: Pool) -> None:
             " case when n::integer < 4 then 'p1-aaaaaa' end from (values ('1'), ('3'), ('9')) as votes (n)"
         )
     found = shown(training_metrics(database_url, "default"))
-    assert found['hearken_rounds_total{outcome="published"}'] == 1
-    assert found['hearken_rounds_total{outcome="rejected"}'] == 1
-    assert found['hearken_rounds_total{outcome="failed"}'] == 0
-    assert found["hearken_round_last_seconds"] == pytest.approx(30)
-    assert found["hearken_feedback_to_live_seconds"] == pytest.approx(20, abs=1)
-    assert found["hearken_votes_unlearned"] == 1
+    assert found['hearken_rounds_total{outcome="published",project="default"}'] == 1
+    assert found['hearken_rounds_total{outcome="rejected",project="default"}'] == 1
+    assert found['hearken_rounds_total{outcome="failed",project="default"}'] == 0
+    assert found['hearken_round_last_seconds{project="default"}'] == pytest.approx(30)
+    assert found['hearken_feedback_to_live_seconds{project="default"}'] == pytest.approx(20, abs=1)
+    assert found['hearken_votes_unlearned{project="default"}'] == 1
+
+
+def test_each_project_has_its_own_figures_and_their_number_is_bounded(
+    database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pool.connection() as connection:
+        connection.execute("insert into projects (id) values ('a-shop'), ('zoo')")
+        connection.execute(
+            "insert into rounds (project, parent, outcome, started_at, ended_at) values"
+            " ('zoo', 'p0', 'failed', now() - interval '2 minutes', now())"
+        )
+        connection.execute(
+            "insert into training_examples (event_id, project, feedback_id, turn_id, type, value, rater,"
+            " conversation_id, created_at) select n, 'zoo', n, n, 'thumb', '{}', 'u', 'c', now()"
+            " from generate_series(1, 3) as n"
+        )
+    found = shown(training_metrics(database_url, "default"))
+    assert found['hearken_rounds_total{outcome="failed",project="zoo"}'] == 1
+    assert found['hearken_rounds_total{outcome="failed",project="a-shop"}'] == 0, "its first one is a rise"
+    assert found['hearken_round_last_seconds{project="zoo"}'] == pytest.approx(120)
+    assert found['hearken_votes_unlearned{project="zoo"}'] == 3
+    assert found['hearken_votes_unlearned{project="default"}'] == 0
+    monkeypatch.setattr("trainer.records.metrics.MOST_PROJECTS", 1)
+    monkeypatch.setattr("trainer.records.metrics.MOST_VOTES", 2)
+    found = shown(training_metrics(database_url, "zoo"))
+    assert found['hearken_votes_unlearned{project="zoo"}'] == 2
+    assert not any("default" in name or "a-shop" in name for name in found)
 
 
 def test_dead_letters_and_blocked_partitions_are_counted(database_url: str, pool: Pool) -> None:
@@ -101,26 +130,25 @@ def test_thumbs_are_counted_by_policy(database_url: str, pool: Pool) -> None:
         connection.execute(
             "insert into turns (id, project, conversation_id, rater, key_id, messages, prompt_token_ids,"
             " sampling) select 't' || n, 'default', 'c', 'u', 'default-admin', '[]', '{1}', '{}'"
-            " from generate_series(1, 5) as n"
+            " from generate_series(0, 4) as n"
         )
         connection.execute(
             "insert into replies (turn_id, choice, project, policy, propensity, text, token_ids, logprobs,"
             " finish_reason) select 't' || n, 0, 'default',"
-            " case when n < 4 then 'p0' else 'p1-aaaaaa' end, 1, '', '{1}', '{0}', 'stop'"
-            " from generate_series(1, 5) as n"
+            " case when n in (1, 2, 3) then 'p0' else 'p1-aaaaaa' end, 1, '', '{1}', '{0}', 'stop'"
+            " from generate_series(0, 4) as n"
         )
         connection.execute(
-            "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type, value,"
-            " rater, conversation_id, created_at, superseded_by)"
-            " select n, 'default', n, 't' || n, 0, 'thumb',"
-            " jsonb_build_object('value', case when n % 2 = 0 then 'up' else 'down' end), 'u', 'c', now(),"
-            " case when n = 3 then 'e' end from generate_series(1, 5) as n"
+            "insert into feedback (id, event_id, project, turn_id, choice, type, value, rater, slot,"
+            " superseded_by, retracted_at) select n, n, 'default', 't' || n % 5, 0, 'thumb',"
+            " jsonb_build_object('value', case when n % 2 = 0 then 'up' else 'down' end), n, '',"
+            " case when n = 3 then '4' end, case when n = 0 then now() end from generate_series(0, 5) as n"
         )
     found = shown(training_metrics(database_url, "default"))
-    assert found['hearken_thumbs{policy="p0",value="up"}'] == 1
-    assert found['hearken_thumbs{policy="p0",value="down"}'] == 1
-    assert found['hearken_thumbs{policy="p1-aaaaaa",value="up"}'] == 1
-    assert found['hearken_thumbs{policy="p1-aaaaaa",value="down"}'] == 1
+    assert found['hearken_thumbs{policy="p0",project="default",value="up"}'] == 1
+    assert found['hearken_thumbs{policy="p0",project="default",value="down"}'] == 1
+    assert found['hearken_thumbs{policy="p1-aaaaaa",project="default",value="up"}'] == 1
+    assert found['hearken_thumbs{policy="p1-aaaaaa",project="default",value="down"}'] == 1
 
 
 def give_thumbs(pool: Pool, thumbs: Iterable[tuple[str, str, bool]]) -> None:
@@ -140,9 +168,8 @@ def give_thumbs(pool: Pool, thumbs: Iterable[tuple[str, str, bool]]) -> None:
                 [turn, policy],
             )
             connection.execute(
-                "insert into training_examples (event_id, project, feedback_id, turn_id, choice, type,"
-                " value, rater, conversation_id, created_at)"
-                " values (%s, 'default', %s, %s, 0, 'thumb', %s, %s, 'c', now())",
+                "insert into feedback (id, event_id, project, turn_id, choice, type, value, rater, slot)"
+                " values (%s, %s, 'default', %s, 0, 'thumb', %s, %s, '')",
                 [turn, turn, turn, Jsonb({"value": "up" if up else "down"}), rater],
             )
 
@@ -170,8 +197,8 @@ def test_approval_against_the_base_and_the_policy_before(database_url: str, pool
     )
     make_live(pool, "p2-bbbbbb", "p1-aaaaaa")
     found = shown(training_metrics(database_url, "default"))
-    assert found['hearken_approval_z{against="base"}'] == pytest.approx(-2.75, abs=0.01)
-    assert found['hearken_approval_z{against="previous"}'] == pytest.approx(-6.87, abs=0.01)
+    assert found['hearken_approval_z{against="base",project="default"}'] == pytest.approx(-2.75, abs=0.01)
+    assert found['hearken_approval_z{against="previous",project="default"}'] == pytest.approx(-6.87, abs=0.01)
 
 
 def test_the_unit_of_approval_is_the_person_and_judges_do_not_count(database_url: str, pool: Pool) -> None:
@@ -184,7 +211,7 @@ def test_the_unit_of_approval_is_the_person_and_judges_do_not_count(database_url
     )
     make_live(pool, "p1-aaaaaa", "p0")
     found = shown(training_metrics(database_url, "default"))
-    assert found['hearken_thumbs{policy="p0",value="up"}'] == 2 * len(few)
+    assert found['hearken_thumbs{policy="p0",project="default",value="up"}'] == 2 * len(few)
     assert not any("approval" in name for name in found)
 
 
@@ -193,11 +220,11 @@ def test_the_sessions_of_one_network_are_one_person_in_approval(database_url: st
     sessions = [("p1-aaaaaa", f"v_{each}", False) for each in range(60)]
     give_thumbs(pool, [(policy, each, True) for policy in ("p0", "p1-aaaaaa") for each in people] + sessions)
     with pool.connection() as connection:
-        connection.execute("update turns set origin = 'network' where starts_with(rater, 'v_')")
+        connection.execute("update feedback set origin = 'network' where starts_with(rater, 'v_')")
     make_live(pool, "p1-aaaaaa", "p0")
     found = shown(training_metrics(database_url, "default"))
-    assert found['hearken_thumbs{policy="p1-aaaaaa",value="down"}'] == 60
-    assert found['hearken_approval_z{against="base"}'] == pytest.approx(-0.55, abs=0.01)
+    assert found['hearken_thumbs{policy="p1-aaaaaa",project="default",value="down"}'] == 60
+    assert found['hearken_approval_z{against="base",project="default"}'] == pytest.approx(-0.55, abs=0.01)
 
 
 def test_dead_letters_of_every_log_are_counted(database_url: str, pool: Pool) -> None:
@@ -217,11 +244,28 @@ def test_old_names_are_kept_for_one_release(database_url: str, pool: Pool) -> No
     make_live(pool, "p1-aaaaaa", "p0")
     found = shown(training_metrics(database_url, "default"))
     for new, old in (
-        ('hearken_approval_z{against="base"}', 'hearken_approval_lead{against="base"}'),
+        ("hearken_approval_z", "hearken_approval_lead"),
         ("hearken_dead_letters", "hearken_log_unreadable"),
         ("hearken_blocked_partitions", "hearken_log_waiting"),
     ):
-        assert found[new] == found[old]
+        values = [
+            {name.removeprefix(each): value for name, value in found.items() if name.startswith(each)}
+            for each in (new, old)
+        ]
+        assert values[0] == values[1] != {}
+
+
+def test_scrapes_within_some_seconds_share_an_answer(database_url: str, pool: Pool) -> None:
+    def counted(row: DictRow) -> Iterator[Metric]:
+        yield GaugeMetricFamily("counted", "", row["number"])
+
+    query: LiteralString = "select count(*) as number from projects"
+    shared = DatabaseMetrics(database_url, query, {}, counted, seconds=3600)
+    each = DatabaseMetrics(database_url, query, {}, counted)
+    assert shown(shared) == shown(each) == {"counted": 1}
+    with pool.connection() as connection:
+        connection.execute("insert into projects (id) values ('shop')")
+    assert (shown(shared), shown(each)) == ({"counted": 1}, {"counted": 2})
 
 
 def test_a_database_that_is_too_slow_for_a_scrape_shows_nothing(

@@ -1,8 +1,15 @@
 """Traffic is read from the newest turns that people sent, or from imported ones where they sent none."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
+
+from deploy import plan
+from deploy.local.served import served
 from schemas.database import Pool
+from schemas.settings import Settings
 from schemas.turns import IMPORTED
 from tests.training import add_key, send, some_turns
 from trainer.data.traffic import Traffic
@@ -31,3 +38,44 @@ def test_what_people_were_served_counts_before_what_was_imported(
     lengths = [len(turn.prompt_token_ids) for turn in sent]
     assert found.prompt_length == sum(lengths) / len(lengths)
     assert (found.sampling, found.longest_reply, found.cut_off) == (served, 12, True)
+
+
+def test_a_plan_derives_what_a_round_would_and_says_where_it_read_nothing(
+    database_url: str,
+    postgres_url: str,
+    pool: Pool,
+    tiny_base: Path,
+    backbone: Backbone,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add_key(pool)
+    turns = [replace(turn, sampling={"temperature": 0.7}) for turn in some_turns(backbone, 4, seed=6)]
+    send(database_url, turns, [])
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into rounds (project, parent, outcome, record)"
+            """ values ('default', 'p0', 'published', '{"optimization": {"learning_rate": 0.004}}')"""
+        )
+
+    def here(url: str) -> Settings:
+        return Settings(database_url=url, model=str(tiny_base))
+
+    plan.show(here(database_url), 16, None, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    derived = found["derived"]
+    assert found["unread"] is None
+    assert derived["temperature"]["value"] == 0.7
+    assert derived["max_tokens"]["reason"] == "of a hundred replies served, one is longer than 12 tokens"
+    assert derived["learning_rate"] == {
+        "value": 0.004,
+        "reason": "found by the trust region in the last round",
+    }
+    *first, away = served(here("postgresql://127.0.0.1:9/nothing"))
+    assert first == [Traffic(), None]
+    assert away is not None
+    assert "before the first chat" in away
+    assert "127.0.0.1" in away
+    *first, empty = served(here(postgres_url))
+    assert first == [Traffic(), None]
+    assert empty is not None
+    assert "relation " in empty

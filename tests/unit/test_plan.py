@@ -12,6 +12,7 @@ from deploy.cli import app
 from schemas.settings import RLSettings, TrainerSettings
 from tests.contract.engines import random_model, shared_tokenizer
 from trainer.data.hyperparameters import Hyperparameters
+from trainer.data.traffic import Traffic
 from trainer.evaluation import screening
 from trainer.model.backbone import Backbone
 from trainer.model.device import Rates
@@ -191,15 +192,30 @@ def test_it_names_settings_that_save_memory_if_it_does_not_fit(
     assert found.savings["trainer.rl.gradient_checkpointing = true"] < found.peak
 
 
+def test_a_plan_is_of_the_replies_that_people_are_served(one_layer: Path) -> None:
+    rl = RLSettings(prompts_per_step=4)
+    few = Traffic(reply_length=200, longest_reply=400, new_votes=1)
+    before, after = (
+        plan(TrainerSettings(rl=rl, round_votes=40), one_layer, 40, traffic=traffic, learning_rate=rate)
+        for traffic, rate in ((Traffic(), None), (few, 7e-5))
+    )
+    assert (before.derived["max_tokens"]["value"], after.derived["max_tokens"]["value"]) == (256, 500)
+    assert after.derived["learning_rate"]["value"] == 7e-5
+    assert after.derived["steps_per_round"]["value"] == 8, "a round begins with more votes than one"
+    assert after.peak > 1.2 * before.peak
+
+
 def test_the_command_prints_json(
-    one_layer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    one_layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HEARKEN_MODEL", str(one_layer))
+    monkeypatch.setenv("HEARKEN_DATA_DIR", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
         app(["train", "--plan", "--json", "--prompt-tokens", "40"])
     found = json.loads(capsys.readouterr().out)
     assert ended.value.code == (0 if found["fits"] else 1)
     assert found["prompt_tokens"] == 40
+    assert "there is none" in found["unread"]
     assert found["peak"] > sum(found["resident"].values())
     assert found["seconds"] == pytest.approx(sum(phase["seconds"] for phase in found["phases"].values()))
 

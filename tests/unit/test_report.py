@@ -43,6 +43,17 @@ def test_the_page_shows_everything_of_the_record() -> None:
     assert "Figures and their limits" not in found  # an earlier release recorded none
 
 
+def test_each_hyperparameter_stands_beside_its_reason() -> None:
+    derived = {
+        "max_tokens": {"value": 16384, "reason": "of a hundred replies, <one>"},
+        "learning_rate": {"value": 0.000421374, "reason": "found by the trust region in the last round"},
+    }
+    text = re.sub(r"</t.>", " ", page({**RECORD, "hyperparameters": derived}))
+    found = re.sub(r"<[^>]+>", "", text)
+    assert "max tokens 16384 of a hundred replies, &lt;one&gt;" in found
+    assert "learning rate 0.0004214 found by the trust region" in found
+
+
 def test_each_figure_of_the_gate_stands_beside_its_limit() -> None:
     checks = {
         "kl": {"found": 12.5, "limit": 11.25, "error": 0.75, "state": "unknown"},

@@ -1,13 +1,13 @@
 """The plan estimates the memory and time of a round of training before it runs: `hearken train --plan`.
 
 The trainer's own code runs once on a `FakeBackbone` for one batch of each kind of work in a round (sampling,
-reference pass, training), and a round is so many of each. Every prompt and reply has its greatest length, so
-real rounds stay below the estimate. Preference losses count like the policy gradient, row by row. The fit of
-the reward model is left out, of its heads on a LoRA, too, and what database and files take. Time is that of
-an idle machine.
+reference pass, training), and a round is so many of each. Every prompt and reply has its greatest length, and
+there are at least the new votes that start a round, so real rounds stay below the estimate. Preference losses
+count like the policy gradient, row by row. The fit of the reward model is left out, of its heads on a LoRA,
+too, and what database and files take. Time is that of an idle machine.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +106,26 @@ class Plan:
         return value if self.timed else None
 
 
+NOBODY = Traffic()
+"""The traffic before the first turn."""
+
+
 def plan(
-    settings: TrainerSettings, model: Path, prompt_tokens: int | None = None, machine: Machine | None = None
+    settings: TrainerSettings,
+    model: Path,
+    prompt_tokens: int | None = None,
+    machine: Machine | None = None,
+    traffic: Traffic = NOBODY,
+    learning_rate: float | None = None,
 ) -> Plan:
-    """The plan for the base in `model`, whose weights are not read, on this machine's device, or another."""
-    settings = with_threads(settings, model)
-    torch.set_num_threads(settings.threads or 1)
+    """The plan for the base in `model`, whose weights are not read, on this machine's device, or another,
+    where people are served as `traffic` says and the last round found this learning rate."""
+    settings = _on_threads(settings, model)
     backbone = FakeBackbone(model, settings.rl, None if machine is None else machine.on_gpu)
     if machine is None:
         machine = Machine.here(backbone)
     speed = _speed(settings, backbone, machine)
-    derivation = Derivation(settings, Model.of(backbone), Traffic(), speed)
+    derivation = _derivation(settings, backbone, traffic, speed, learning_rate)
     rl, derived = derivation.hyperparameters(), derivation.as_json()
     if not machine.timed and "prompts_per_step" in derived:
         derived["prompts_per_step"]["reason"] = "the most, which a slow device has no time for"
@@ -144,6 +153,21 @@ def plan(
     return found
 
 
+def _on_threads(settings: TrainerSettings, model: Path) -> TrainerSettings:
+    """Returns the settings with the threads that the trainer would have, which this process has from now."""
+    settings = with_threads(settings, model)
+    torch.set_num_threads(settings.threads or 1)
+    return settings
+
+
+def _derivation(
+    settings: TrainerSettings, backbone: FakeBackbone, traffic: Traffic, speed: Speed, rate: float | None
+) -> Derivation:
+    """Returns the derivation of a round that begins once there are votes enough."""
+    due = replace(traffic, new_votes=max(traffic.new_votes, settings.round_votes))
+    return Derivation(settings, Model.of(backbone), due, speed, rate)
+
+
 def _speed(settings: TrainerSettings, backbone: FakeBackbone, machine: Machine) -> Speed:
     """Returns the speed that the device's rates give, before the first turn."""
     prompts, rows, reply = 8, 4, int(DEFAULT_REPLY)
@@ -159,12 +183,17 @@ def _speed(settings: TrainerSettings, backbone: FakeBackbone, machine: Machine) 
     return Speed(prompts * rows * reply / sampling, rows * row / training, rows * row / scoring)
 
 
-def fit(settings: TrainerSettings, model: Path) -> dict[str, Any]:
+def fit(
+    settings: TrainerSettings, model: Path, traffic: Traffic = NOBODY, learning_rate: float | None = None
+) -> dict[str, Any]:
     """Returns in words what fits into the memory that is free on this machine: `batches`, where
-    `checkpointing` is used and why, and whether the least batch `fits`. It takes seconds."""
+    `checkpointing` is used and why, and whether the least batch `fits`; and the hyperparameters `derived`, as
+    `plan` has them. It takes seconds."""
+    settings = _on_threads(settings, model)
     backbone = FakeBackbone(model, settings.rl)
     memory = free_memory(backbone.device) - sum(_resident(backbone).values())
     count, budget = _budget(backbone, settings.rl.samples_per_prompt, memory)
+    speed = _speed(settings, backbone, Machine.here(backbone))
     batches = (
         f"batches of {budget.training:,} tokens in training, {budget.sampling:,} in sampling,"
         f" and rows of {budget.row:,}"
@@ -173,6 +202,7 @@ def fit(settings: TrainerSettings, model: Path) -> dict[str, Any]:
         "batches": batches,
         "checkpointing": _checkpointing(backbone, budget),
         "fits": count.least_batch <= memory,
+        "derived": _derivation(settings, backbone, traffic, speed, learning_rate).as_json(),
     }
 
 

@@ -32,6 +32,8 @@ def page(whole: Mapping[str, Any]) -> str:
         parts.append(f"<p>{escape(str(whole['reason']))}.</p>")
     facts = {name: value for name, value in whole.items() if not isinstance(value, dict | list)}
     parts += ["<h2>Inputs</h2>", _pairs(facts)]
+    if derived := whole.get("hyperparameters"):
+        parts += ["<h2>Hyperparameters</h2>", _hyperparameters(derived)]
     steps = (whole.get("optimization") or whole.get("improvement") or {}).get("steps", [])
     if supervised := whole.get("supervised"):
         parts += ["<h2>Supervised learning</h2>", _pairs(supervised)]
@@ -89,6 +91,16 @@ def _checks(found: Mapping[str, Mapping[str, Any]]) -> str:
         for name, each in found.items()
     ]
     return _table(head, rows)
+
+
+def _hyperparameters(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a row for each hyperparameter that no setting names."""
+    rows = [
+        [name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else value, each["reason"]]
+        for name, each in found.items()
+        for value in [each["value"]]
+    ]
+    return _table(["", "value", "reason"], rows)
 
 
 def _constraints(found: Mapping[str, Mapping[str, Any]]) -> str:

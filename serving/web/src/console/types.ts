@@ -134,10 +134,16 @@ export interface Report extends Round {
     samples?: Sample[];
     blocked?: Record<string, string[]>;
     raters?: { rater: string; votes: number; weight: number; reliability: number; leniency: number }[];
-    hyperparameters?: Record<string, unknown>;
+    hyperparameters?: Record<string, Hyperparameter>;
     versions?: Record<string, string>;
     traceback?: string;
   };
+}
+
+/** A hyperparameter that was derived, and where its value comes from. */
+export interface Hyperparameter {
+  value: number;
+  reason: string;
 }
 
 /** What votes mention about a criterion, and the shares of replies that meet it before and after a round. */

@@ -3,6 +3,7 @@ import { PolicyLink, State, Table, Waiting } from "../parts/basics";
 import { Chart } from "../parts/Chart";
 import { Checks } from "../parts/Checks";
 import { CriteriaTable } from "../parts/CriteriaTable";
+import { HyperparameterTable } from "../parts/HyperparameterTable";
 import { Samples } from "../parts/Samples";
 import { StyleTable } from "../parts/StyleTable";
 import { VoteRow } from "../parts/VoteRow";
@@ -89,6 +90,12 @@ function Shown({ report }: { report: Report }) {
         <section aria-labelledby="criteria">
           <h2 id="criteria">Why people vote</h2>
           <CriteriaTable criteria={record.criteria} />
+        </section>
+      )}
+      {record.hyperparameters && (
+        <section aria-labelledby="hyperparameters">
+          <h2 id="hyperparameters">Hyperparameters</h2>
+          <HyperparameterTable found={record.hyperparameters} />
         </section>
       )}
       <Steps report={report} />
