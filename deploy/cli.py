@@ -88,14 +88,16 @@ def serve(
     from deploy.local.prepare import create_keys, describe_keys, prepared
     from schemas.signatures import trusted_keys
     from serving.app import serve as run
+    from trainer.records.approval_metrics import approval_metrics
     from trainer.records.metrics import training_metrics
 
     with prepared(_with_own_database("Serving")) as settings:
         trusted_keys(settings)  # a file that cannot be read stops the start
         for line in describe_keys(create_keys(settings)):
             print(line, flush=True)
-        figures = [training_metrics(settings.database_url or "", settings.project)]
-        run(settings, figures if trainer_metrics else [], real_model_command(settings.model))
+        shown = (training_metrics, approval_metrics) if trainer_metrics else ()
+        figures = [each(settings.database_url or "", settings.project) for each in shown]
+        run(settings, figures, real_model_command(settings.model))
 
 
 @app.command()
@@ -132,6 +134,7 @@ def train(
     from schemas import database_metrics, logs, signatures
     from trainer.model.distributed import ProcessGroup
     from trainer.projects import follow, run
+    from trainer.records.approval_metrics import approval_metrics
     from trainer.records.metrics import training_metrics
 
     settings = load()
@@ -147,8 +150,9 @@ def train(
             for read in (signatures.signing_key, signatures.trusted_keys):
                 read(settings)  # a file that cannot be read stops the start
             if metrics_port is not None:
-                metrics = training_metrics(settings.database_url or "", settings.project)
-                database_metrics.serve_metrics(settings.host, metrics_port, metrics)
+                where = settings.database_url or "", settings.project
+                shown = training_metrics(*where), approval_metrics(*where)
+                database_metrics.serve_metrics(settings.host, metrics_port, *shown)
             code = run(settings, once=once, group=group)
     raise typer.Exit(code)
 

@@ -9,6 +9,7 @@
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +26,7 @@ from schemas.projects import MOST_PROJECTS
 from schemas.settings import KafkaSettings, Settings
 from serving.loop_metrics import loop_metrics
 from serving.metrics import Metrics
+from trainer.records.approval_metrics import approval_metrics
 from trainer.records.metrics import training_metrics
 
 DOCS = Path(__file__).parent
@@ -184,15 +186,16 @@ def metrics() -> Iterator[str]:
     yield from _metrics("Serving", "Counted by each serving process.", _serving())
     shown = (
         "Read from Postgres by serving, twice a minute at most: what waits for the trainer, the relay or a"
-        f" promotion. Of a project besides the installation's own, up to {MOST_PROJECTS:,}, there are samples"
-        " while something waits in it."
+        f" promotion. Up to {MOST_PROJECTS:,} projects are read, and have samples while something waits in"
+        " them; the installation's own always has."
     )
     yield from _metrics("The loop", shown, _families(loop_metrics(everything)))
     asked = (
         f"Read from Postgres by the trainer, twice a minute at most, of up to {MOST_PROJECTS:,} projects, the"
         " installation's own among them."
     )
-    yield from _metrics("Trainer", asked, _families(training_metrics(url, "default")))
+    trained = _families(training_metrics(url, "default")), _families(approval_metrics(url, "default"))
+    yield from _metrics("Trainer", asked, chain(*trained))
     topic = everything.kafka.topic
     yield from _metrics("Relay", "Asked of Postgres by the relay.", _families(backlog(url, topic)))
 

@@ -13,8 +13,8 @@ from psycopg.rows import DictRow
 
 from schemas.database import connect
 
-SCRAPE_TIMEOUT = 5.0
-"""Seconds for the database to answer: after that, a scrape has given up."""
+SCRAPE_TIMEOUT = 4.0
+"""Seconds for the database to answer: a scrape gives up after ten, and may need two answers."""
 
 PROJECTS_SECONDS = 30.0
 """Seconds for which the figures of all projects are shown again: every replica and trainer is scraped for

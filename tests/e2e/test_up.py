@@ -77,6 +77,7 @@ def test_it_answers_stops_cleanly_and_starts_again(installation: Installation) -
     with installation.client(None) as client:
         figures = client.get("/metrics").text
         assert 'hearken_votes_unlearned{project="default"} 0.0' in figures  # of the trainer
+        assert "hearken_approval_z" in figures
     status = installation.run("status")
     assert "p0 answers" in status.stdout, status.stderr
     assert ADMIN_KEY not in (installation.data_dir / "logs" / "serving.log").read_text()

@@ -17,6 +17,7 @@ from schemas.errors import Reason
 from tests.integration.test_alerts import ALERTS, RULES
 from tests.scrape import page
 from tests.service import Service
+from trainer.records.approval_metrics import approval_metrics
 from trainer.records.metrics import training_metrics
 
 DASHBOARD = json.loads((ALERTS.parents[1] / "grafana" / "hearken.json").read_text())
@@ -42,9 +43,9 @@ RENAMED = {
 
 def exported(service: Service, database_url: str) -> dict[str, Metric]:
     """Returns the metrics of serving, relay and trainer by name."""
-    pages = httpx.get(f"{service.url}/metrics").text, page(
-        backlog(database_url, "hearken.feedback.v1"), training_metrics(database_url, "default")
-    )  # fmt: skip
+    trainer = training_metrics(database_url, "default"), approval_metrics(database_url, "default")
+    relay = backlog(database_url, "hearken.feedback.v1")
+    pages = httpx.get(f"{service.url}/metrics").text, page(relay, *trainer)
     return {family.name: family for text in pages for family in text_string_to_metric_families(text)}
 
 

@@ -18,7 +18,8 @@ from schemas.feedback import JUDGE
 from tests.events import event, put
 from tests.scrape import shown
 from tests.training import add_key
-from trainer.records.metrics import MIN_PEOPLE, training_metrics
+from trainer.records.approval_metrics import MIN_PEOPLE, approval_metrics
+from trainer.records.metrics import training_metrics
 
 AWAY = "postgresql://127.0.0.1:1/nothing"
 
@@ -144,7 +145,7 @@ def test_thumbs_are_counted_by_policy(database_url: str, pool: Pool) -> None:
             " jsonb_build_object('value', case when n % 2 = 0 then 'up' else 'down' end), n, '',"
             " case when n = 3 then '4' end, case when n = 0 then now() end from generate_series(0, 5) as n"
         )
-    found = shown(training_metrics(database_url, "default"))
+    found = shown(approval_metrics(database_url, "default"))
     assert found['hearken_thumbs{policy="p0",project="default",value="up"}'] == 1
     assert found['hearken_thumbs{policy="p0",project="default",value="down"}'] == 1
     assert found['hearken_thumbs{policy="p1-aaaaaa",project="default",value="up"}'] == 1
@@ -196,7 +197,7 @@ def test_approval_against_the_base_and_the_policy_before(database_url: str, pool
         + [("p2-bbbbbb", f"u_{each}", each % 10 == 0) for each in people],
     )
     make_live(pool, "p2-bbbbbb", "p1-aaaaaa")
-    found = shown(training_metrics(database_url, "default"))
+    found = shown(approval_metrics(database_url, "default"))
     assert found['hearken_approval_z{against="base",project="default"}'] == pytest.approx(-2.75, abs=0.01)
     assert found['hearken_approval_z{against="previous",project="default"}'] == pytest.approx(-6.87, abs=0.01)
 
@@ -210,7 +211,7 @@ def test_the_unit_of_approval_is_the_person_and_judges_do_not_count(database_url
         + [("p1-aaaaaa", f"u_{each}", False) for each in range(MIN_PEOPLE)],
     )
     make_live(pool, "p1-aaaaaa", "p0")
-    found = shown(training_metrics(database_url, "default"))
+    found = shown(approval_metrics(database_url, "default"))
     assert found['hearken_thumbs{policy="p0",project="default",value="up"}'] == 2 * len(few)
     assert not any("approval" in name for name in found)
 
@@ -222,7 +223,7 @@ def test_the_sessions_of_one_network_are_one_person_in_approval(database_url: st
     with pool.connection() as connection:
         connection.execute("update feedback set origin = 'network' where starts_with(rater, 'v_')")
     make_live(pool, "p1-aaaaaa", "p0")
-    found = shown(training_metrics(database_url, "default"))
+    found = shown(approval_metrics(database_url, "default"))
     assert found['hearken_thumbs{policy="p1-aaaaaa",project="default",value="down"}'] == 60
     assert found['hearken_approval_z{against="base",project="default"}'] == pytest.approx(-0.55, abs=0.01)
 
@@ -242,7 +243,7 @@ def test_old_names_are_kept_for_one_release(database_url: str, pool: Pool) -> No
         pool, [("p0", each, True) for each in people] + [("p1-aaaaaa", each, False) for each in people]
     )
     make_live(pool, "p1-aaaaaa", "p0")
-    found = shown(training_metrics(database_url, "default"))
+    found = shown(training_metrics(database_url, "default"), approval_metrics(database_url, "default"))
     for new, old in (
         ("hearken_approval_z", "hearken_approval_lead"),
         ("hearken_dead_letters", "hearken_log_unreadable"),
@@ -271,7 +272,7 @@ def test_scrapes_within_some_seconds_share_an_answer(database_url: str, pool: Po
 def test_a_database_that_is_too_slow_for_a_scrape_shows_nothing(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert database_metrics.SCRAPE_TIMEOUT < 10, "Prometheus gives up after ten seconds"
+    assert 2 * database_metrics.SCRAPE_TIMEOUT < 10, "Prometheus gives up after ten seconds"
     monkeypatch.setattr(database_metrics, "SCRAPE_TIMEOUT", 0.2)
     late = Metric("late", "", "gauge")
     slow = DatabaseMetrics(database_url, "select pg_sleep(60)", {}, lambda row: iter([late]))
@@ -281,4 +282,6 @@ def test_a_database_that_is_too_slow_for_a_scrape_shows_nothing(
 
 
 def test_a_database_that_is_away_shows_nothing_and_breaks_nothing() -> None:
-    assert shown(backlog(AWAY, "t"), training_metrics(AWAY, "default")) == {}
+    assert (
+        shown(backlog(AWAY, "t"), training_metrics(AWAY, "default"), approval_metrics(AWAY, "default")) == {}
+    )
