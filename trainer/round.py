@@ -25,7 +25,7 @@ from trainer.reward.criteria_reward import CriteriaReward, criteria_reward
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 from trainer.rl.batch import OptimizeResult
-from trainer.rl.critic_objective import CriticRegression, of_the_regression, token_critic
+from trainer.rl.critic_objective import CriticRegression, regression_hyperparameters, token_critic
 from trainer.rl.edit_objective import with_edits
 from trainer.rl.guard import CheckRecorder, Guard, KnowledgeCheck
 from trainer.rl.optimize import optimize
@@ -119,7 +119,7 @@ def run_round(
             objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
         else:
             objective = CriticRegression(critic, rl.temperature)
-            rl = of_the_regression(rl, data)
+            rl = regression_hyperparameters(rl, data)
         objective, edits = with_edits(data, model, objective)
         guard = Guard(
             backbone, rl.kl_per_reply, rl.entropy_floor * base.entropy, checks, data.generator("guard"),

@@ -97,7 +97,7 @@ def token_critic(
     return critic
 
 
-def of_the_regression(rl: Hyperparameters, data: RoundData) -> Hyperparameters:
+def regression_hyperparameters(rl: Hyperparameters, data: RoundData) -> Hyperparameters:
     """Returns the hyperparameters of the regression, which needs no warm-up. Its learning rate is that of the
     settings, or one by the model's width: that of the last policy gradient says nothing of it."""
     rate = data.settings.rl.learning_rate or first_learning_rate(Model.of(data.backbone).width)
