@@ -27,9 +27,9 @@ log = structlog.get_logger("trainer")
 MAX_VOTED = 512
 """Voted replies, the newest, from which the values of tokens are found beside the base's samples."""
 
-KL_SCALE = 1 / 3
+KL_SCALE = 1 / 8
 """Factor on β for the regression, whose KL is spent in one direction. Of that of sampled returns, most is
-noise."""
+noise. It leaves β's growth with the KL budget to limit the policy."""
 
 
 @dataclass(frozen=True, slots=True)
