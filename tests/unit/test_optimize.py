@@ -1,6 +1,7 @@
 """The policy gradient raises the reward of a tiny model, and the guard takes back steps beyond its limits."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -140,6 +141,16 @@ def test_above_the_kl_per_reply_nothing_is_kept(base: Path) -> None:
     assert result.stopped is not None
     assert "above the budget" in result.stopped
     assert all(torch.equal(one, two) for one, two in zip(before, backbone.snapshot(), strict=True))
+
+
+@pytest.mark.parametrize(("kl", "error", "beyond"), [(9.6, 3.1, False), (9.6, 1.0, True), (7.9, 0.0, False)])
+def test_a_kl_that_a_few_replies_carry_is_not_beyond_the_budget(
+    base: Path, kl: float, error: float, beyond: bool
+) -> None:
+    guard = Guard(Backbone(base, RL), kl_budget=8.0)
+    within = StepStats(0.0, 0.02, 2.0, 0.1, 0.0, 1.0, 100.0, 1.0)
+    guard.accept(within)
+    assert (guard.violation(replace(within, kl_per_reply=kl, kl_error=error)) is not None) == beyond
 
 
 def test_a_step_below_the_least_entropy_is_taken_back(base: Path) -> None:

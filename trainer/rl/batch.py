@@ -55,11 +55,12 @@ class Batch:
 class StepStats:
     """Statistics of one step's samples, before the step: `reward` of the reward model, `kl` and `entropy` in
     nats per token, `kl_per_reply` and `style_drift` in nats, `mean_length` in tokens, `eos_rate` as a share
-    of the replies."""
+    of the replies. `kl_error` is the standard error of `kl_per_reply`."""
 
     reward: float
     kl: float
     kl_per_reply: float
+    kl_error: float
     style_drift: float
     entropy: float
     mean_length: float
@@ -73,6 +74,7 @@ class StepStats:
             reward=round(float(rewards.model_B.mean()), 4),
             kl=round(float(rewards.kl_B.sum()) / tokens, 4),
             kl_per_reply=round(float(rewards.kl_B.mean()), 4),
+            kl_error=round(float(rewards.kl_B.std(correction=0)) / max(1, len(rollouts) - 1) ** 0.5, 4),
             style_drift=round(float(rewards.style_drift_B.mean()) / 2, 4),
             entropy=round(entropy(rollouts), 4),
             mean_length=round(tokens / len(rollouts), 1),

@@ -1,7 +1,8 @@
 """The guard keeps a round within limits of KL, entropy and knowledge, and takes back the steps beyond them.
 
-Before each step it checks the statistics of the samples. Beyond a limit it restores the last adapter within
-it, once; the second time it ends the round. An adapter that began beyond a limit may come nearer to it. Every
+Before each step it checks the statistics of the samples; the KL, most of which a few replies can carry, must
+be above its budget by more than a standard error. Beyond a limit it restores the last adapter within it,
+once; the second time it ends the round. An adapter that began beyond a limit may come nearer to it. Every
 CHECK_INTERVAL steps it asks knowledge questions and ends the round if knowledge was lost. At the end it
 averages the adapters of the last steps (Polyak and Juditsky 1992), and halves the distance from the start
 while the average fails the knowledge check (the backtracking line search of TRPO: Schulman et al. 2015).
@@ -199,8 +200,9 @@ class Guard:
     def violation(self, stats: StepStats) -> str | None:
         """Returns the limit that a step is beyond, and further than the nearest accepted step."""
         nearest = min(each.kl_per_reply for each in self.accepted)
-        if stats.kl_per_reply > max(self.kl_budget, SAMPLING_NOISE * nearest):
-            return f"KL of {stats.kl_per_reply:.2f} nats per reply is above the budget of {self.kl_budget}"
+        if stats.kl_per_reply - stats.kl_error > max(self.kl_budget, SAMPLING_NOISE * nearest):
+            kl = f"{stats.kl_per_reply:.2f} ± {stats.kl_error:.2f}"
+            return f"KL of {kl} nats per reply is above the budget of {self.kl_budget}"
         highest = max(each.entropy for each in self.accepted)
         if stats.entropy < min(self.min_entropy, highest / SAMPLING_NOISE):
             return f"entropy of {stats.entropy:.3f} nats per token is below {self.min_entropy:.3f}"
