@@ -25,7 +25,12 @@ from trainer.reward.criteria_reward import CriteriaReward, criteria_reward
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.projection import BaseFeatures
 from trainer.rl.batch import OptimizeResult
-from trainer.rl.critic_objective import CriticRegression, regression_hyperparameters, token_critic
+from trainer.rl.critic_objective import (
+    CriticRegression,
+    critic_kl_coef,
+    regression_hyperparameters,
+    token_critic,
+)
 from trainer.rl.edit_objective import with_edits
 from trainer.rl.guard import CheckRecorder, Guard, KnowledgeCheck
 from trainer.rl.optimize import optimize
@@ -118,7 +123,8 @@ def run_round(
         if critic is None:
             objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
         else:
-            objective = CriticRegression(critic, rl.temperature)
+            beta = critic_kl_coef(critic, backbone, rl, prompts, base.rollouts)
+            objective = CriticRegression(critic, beta, rl.temperature)
             rl = regression_hyperparameters(rl, data)
         objective, edits = with_edits(data, model, objective)
         guard = Guard(

@@ -583,7 +583,7 @@ def test_of_a_round_that_forgot_a_quarter_of_the_way_is_left(
     send(database_url, turns, thumbs_by_parity(turns))
     assert projects.run(settings, once=True) == 0
     kept = json.loads((settings.rounds_dir / "default" / "00001.json").read_text())
-    assert kept["optimization"]["halvings"] == 2
+    assert kept["optimization"]["halvings"] == 4
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "online_dpo", "dpo", "kto"])

@@ -13,7 +13,7 @@ from tests.unit.test_objectives import log_ratios, samples, train
 from trainer.model import backbone as module
 from trainer.model.backbone import Backbone
 from trainer.rl import losses
-from trainer.rl.critic_objective import CriticRegression
+from trainer.rl.critic_objective import CriticRegression, best_policy_kl, critic_kl_coef
 from trainer.rl.token_critic import TokenCritic, fit_critic, has_few_samples
 
 torch.set_num_threads(1)
@@ -144,11 +144,34 @@ def test_the_policy_writes_more_of_what_is_worth_more(backbone: Backbone) -> Non
     output_VD = backbone.model.get_output_embeddings().weight.detach()
     values_V = torch.where(torch.arange(backbone.vocab_size) < 160, 1.0, -1.0)
     direction_D = torch.linalg.lstsq(output_VD, values_V.unsqueeze(1)).solution.squeeze(1)
-    train(backbone, CriticRegression(TokenCritic(direction_D, 1.0, 0.5)), of)
+    train(backbone, CriticRegression(TokenCritic(direction_D, 1.0, 0.5), 0.004), of)
     worth_B = torch.stack([(output_VD @ direction_D)[reply].mean() for reply in of.replies])
     gains_B = log_ratios(backbone, of).flatten()
     upper_B = worth_B > worth_B.median()
     assert float(gains_B[upper_B].mean()) > float(gains_B[~upper_B].mean()) + 0.3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_best_policy_uses_its_share_of_the_kl_budget(backbone: Backbone, temperature: float) -> None:
+    of = samples(backbone)
+    prompts = [list(prompt) for prompt in dict.fromkeys(map(tuple, of.prompts))]
+    critic = TokenCritic(0.1 * random_rows(4, backbone.model.config.hidden_size), 1.0, 0.5)
+    kl = best_policy_kl(critic, backbone, temperature, of.prompts, of.rollouts)
+    beta, found = (kl / 0.01) ** 0.5, 0.0  # 0.01 nats a reply
+    for prompt, reply in zip(of.prompts, of.replies, strict=True):
+        padded = backbone.pad([prompt], [reply])
+        states_RD = backbone.base_states(padded)[0]
+        shift_D = temperature * critic.direction_D / (beta * len(reply))
+        head = backbone.model.get_output_embeddings()
+        with torch.no_grad():
+            base_RV, policy_RV = (
+                (head(states) / temperature).log_softmax(1) for states in (states_RD, states_RD + shift_D)
+            )
+        found += float((policy_RV.exp() * (policy_RV - base_RV)).sum()) / len(of.replies)
+    assert found == pytest.approx(0.01, rel=0.05)
+    rl = RL.model_copy(update={"temperature": temperature, "kl_coef": 0.0, "kl_per_reply": 0.015})
+    assert critic_kl_coef(critic, backbone, rl, prompts, of.rollouts) == pytest.approx(beta)
+    assert critic_kl_coef(critic, backbone, rl.model_copy(update={"kl_coef": 1e3}), prompts, of.rollouts) == 125
 
 
 def test_minibatches_have_one_reply_to_each_prompt(backbone: Backbone) -> None:

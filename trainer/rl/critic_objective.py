@@ -1,6 +1,7 @@
 """This module builds the objective of a round whose steps have few samples: a regression of the last hidden
 states on those of the best policy for a token critic."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,7 +13,7 @@ from torch import Tensor
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.hyperparameters import Hyperparameters, Model, first_learning_rate
 from trainer.data.split import RoundData
-from trainer.model.backbone import Backbone
+from trainer.model.backbone import MAX_LOGITS, Backbone
 from trainer.model.rollouts import Rollout, pad_rows
 from trainer.reward.features import answer_length, judged_mask
 from trainer.reward.scoring import micro_batches
@@ -29,15 +30,22 @@ MAX_VOTED = 512
 
 KL_SCALE = 1 / 8
 """Factor on β for the regression, whose KL is spent in one direction. Of that of sampled returns, most is
-noise. It leaves β's growth with the KL budget to limit the policy."""
+noise."""
+
+KL_SHARE = 2 / 3
+"""Share of the KL budget that the best policy for the critic may use: the regression adds some of its own."""
+
+MAX_MEASURED = 16
+"""Replies of the base by which the KL of the best policy is found."""
 
 
 @dataclass(frozen=True, slots=True)
 class CriticRegression:
-    """The regression on the best policy for the critic, with the KL on confident tokens beside it. It needs
-    many small steps."""
+    """The regression on the best policy for the critic at `kl_coef` (β), with the KL on confident tokens
+    beside it. It needs many small steps."""
 
     critic: TokenCritic
+    kl_coef: float
     temperature: float = 1.0
 
     def backward(self, backbone: Backbone, batch: Batch) -> None:
@@ -53,7 +61,7 @@ class CriticRegression:
             top_BR, states_BRD = backbone.logprobs_and_states(padded, top_ids_BR)
             shift_BRD = (states_BRD - base_BRD) / self.temperature
             loss = losses.state_shift(
-                shift_BRD, critic.direction_D, critic.variance, mask_BR, judged_BR, KL_SCALE * batch.kl_coef
+                shift_BRD, critic.direction_D, critic.variance, mask_BR, judged_BR, self.kl_coef
             )
             base_top_BR = align(padded, base_top_BT[rows])
             kl = losses.confident_token_kl(top_BR, base_top_BR, mask_BR, CONFIDENT_PROBABILITY)
@@ -95,6 +103,40 @@ def token_critic(
     if critic is not None:
         log.info("token critic", **critic.as_json())
     return critic
+
+
+def critic_kl_coef(
+    critic: TokenCritic, backbone: Backbone, rl: Hyperparameters, prompts: Sequence[list[int]],
+    base: Sequence[Rollout],
+) -> float:  # fmt: skip
+    """Returns β of a round's regression: KL_SCALE of that of sampled returns, or more, where the best policy
+    would else use more than KL_SHARE of the budget. It is the same in all steps, since a β that follows the KL
+    of a step's few samples moves the target by their noise. `base` are the base's replies to `prompts`."""
+    rows = base[:: -(-len(base) // MAX_MEASURED)]
+    kl = best_policy_kl(critic, backbone, rl.temperature, [prompts[row.prompt] for row in rows], rows)
+    return max(KL_SCALE * rl.kl_coef, math.sqrt(kl / (KL_SHARE * rl.kl_per_reply)))
+
+
+@torch.no_grad()
+def best_policy_kl(
+    critic: TokenCritic, backbone: Backbone, temperature: float, prompts: Sequence[list[int]],
+    rollouts: Sequence[Rollout],
+) -> float:  # fmt: skip
+    """Returns the KL to the base of the best policy at β = 1, nats a reply, to the second order: half of the
+    variance of value/length over the next tokens, summed over a reply. It falls with β²."""
+    head, replies, total = backbone.model.get_output_embeddings(), [row.token_ids for row in rollouts], 0.0
+    values_V = head.weight.float() @ critic.direction_D
+    for rows in micro_batches(backbone, prompts, replies):
+        padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
+        judged_BR = judged_mask(padded, backbone.think_ids)
+        states_BRD = backbone.base_states(padded).to(head.weight.dtype)
+        for states_RD, judged_R in zip(states_BRD, judged_BR, strict=True):
+            for states_ND in states_RD[judged_R > 0].split(max(1, MAX_LOGITS // backbone.vocab_size)):
+                probability_NV = (head(states_ND).float() / temperature).softmax(1)
+                mean_N = probability_NV @ values_V
+                variance_N = probability_NV @ values_V.square() - mean_N.square()
+                total += float(variance_N.sum() / judged_R.sum() ** 2)
+    return total / (2 * len(rollouts))
 
 
 def regression_hyperparameters(rl: Hyperparameters, data: RoundData) -> Hyperparameters:

@@ -4,8 +4,8 @@ Before each step it checks the statistics of the samples; the KL, most of which 
 be above its budget by more than a standard error. Beyond a limit it restores the last adapter within it,
 once; the second time it ends the round. An adapter that began beyond a limit may come nearer to it. Every
 CHECK_INTERVAL steps it asks knowledge questions and ends the round if knowledge was lost. At the end it
-averages the adapters of the last steps (Polyak and Juditsky 1992), and halves the distance from the start
-while the average fails the knowledge check (the backtracking line search of TRPO: Schulman et al. 2015).
+averages the adapters of the last steps (Polyak and Juditsky 1992), and halves the KL of their way from the
+start while the average fails the knowledge check (the backtracking line search of TRPO: Schulman et al. 2015).
 """
 
 from collections import deque
@@ -29,7 +29,8 @@ ADAPTER_COPIES = 1 + 1 + 2 + 2 + AVERAGED_STEPS
 """Tensors of the adapter's size: the adapter, its gradient, AdamW's two moments, the guard's two snapshots
 and the snapshots that are averaged."""
 
-MAX_HALVINGS = 2
+MAX_HALVINGS = 4
+"""Halvings of the KL of a round's way, which grows with the square of the distance."""
 
 SAMPLING_NOISE = 1.1
 """Factor by which the KL of two sets of samples of one policy may differ."""
@@ -178,10 +179,11 @@ class Guard:
         return self.moved
 
     def backtrack(self) -> None:
-        """Halves the distance from the start while the adapter fails the knowledge check."""
+        """Halves the KL of the way from the start while the adapter fails the knowledge check."""
         while self.halvings < MAX_HALVINGS and not self.knows_enough():
             current = self.backbone.snapshot()
-            self.backbone.restore([(a + b) / 2 for a, b in zip(self._start, current, strict=True)])
+            share = 0.5**0.5
+            self.backbone.restore([torch.lerp(a, b, share) for a, b in zip(self._start, current, strict=True)])
             self.halvings += 1
 
     @property
