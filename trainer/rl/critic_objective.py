@@ -32,9 +32,6 @@ KL_SCALE = 1 / 8
 """Factor on β for the regression, whose KL is spent in one direction. Of that of sampled returns, most is
 noise."""
 
-KL_SHARE = 2 / 3
-"""Share of the KL budget that the best policy for the critic may use: the regression adds some of its own."""
-
 MAX_MEASURED = 16
 """Replies of the base by which the KL of the best policy is found."""
 
@@ -110,11 +107,11 @@ def critic_kl_coef(
     base: Sequence[Rollout],
 ) -> float:  # fmt: skip
     """Returns β of a round's regression: KL_SCALE of that of sampled returns, or more, where the best policy
-    would else use more than KL_SHARE of the budget. It is the same in all steps, since a β that follows the KL
-    of a step's few samples moves the target by their noise. `base` are the base's replies to `prompts`."""
+    would else be beyond the KL budget. It is the same in all steps, since a β that follows the KL of a step's
+    few samples moves the target by their noise. `base` are the base's replies to `prompts`."""
     rows = base[:: -(-len(base) // MAX_MEASURED)]
     kl = best_policy_kl(critic, backbone, rl.temperature, [prompts[row.prompt] for row in rows], rows)
-    return max(KL_SCALE * rl.kl_coef, math.sqrt(kl / (KL_SHARE * rl.kl_per_reply)))
+    return max(KL_SCALE * rl.kl_coef, math.sqrt(kl / rl.kl_per_reply))
 
 
 @torch.no_grad()
