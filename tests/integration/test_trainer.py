@@ -562,12 +562,21 @@ def test_a_blocked_candidate_is_told_of_and_changes_the_next_round(
     assert kept["blocked"] == {"begging": ["Rate me!"], "sycophancy": []}
     assert "Rate me!" in (folder / "00001.html").read_text()
     with pool.connection() as connection:
-        assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
+        refused = connection.execute("select * from policies where id <> %s", [BASE]).fetchone()
+        learned = connection.execute("select from training_examples where first_policy is not null")
+        assert learned.fetchall() == []
+        events = connection.execute("select policy, cardinality(events) as votes from refused_candidates")
+        assert events.fetchall() == [{"policy": row["policy"], "votes": kept["examples"]}]
+    assert refused is not None
+    assert (refused["id"], refused["state"], refused["reason"]) == (row["policy"], "rejected", row["reason"])
+    assert refused["gate"]["outcome"] == "refused"
+    assert kept["policy"] == accept(refused, backbone.digest).id
 
     send(database_url, turns[20:], thumbs_by_parity(turns[20:]))
     assert projects.run(settings, once=True) == 0
     second = json.loads((folder / "00002.json").read_text())
     assert second["cautions"] == {"begging": 1, "sycophancy": 1}
+    assert (second["parent"], second["examples_new"]) == (BASE, second["examples"])
     beta = second["hyperparameters"]["kl_coef"]
     assert beta["value"] == 2 * settings.trainer.rl.kl_coef
     assert set(second["gate"]["figures"]["constraints"]) >= {"begging", "dodging", "sycophancy"}

@@ -116,8 +116,11 @@ class RoundData:
         """Returns why the round cannot train on this data, or None."""
         if not self.train_prompts:
             return "no prompts to train on"
-        if not self.votes()[0].is_informative():
+        votes, keys = self.votes()
+        if not votes.is_informative():
             return "the votes say nothing yet: all thumbs alike, and no ranking or edit"
+        if self.history is None and len({tuple(self.corpus.replies[key].token_ids) for key in keys}) == 1:
+            return "all votes are on one and the same reply, perhaps an empty one: nothing is better or worse"
         if self.settings.rl.algorithm == "dpo" and not self.corpus.pairs(
             (example, 1.0) for example in self.training
         ):
