@@ -313,7 +313,7 @@ class Trainer:
             self._approval(candidate, data, live.name),
         )  # fmt: skip
         verdict = gate.evaluate(
-            candidate.samples, models, candidate.accuracy, self.settings.trainer, candidate.constraints
+            candidate.samples, models, candidate.accuracy, data.settings, candidate.constraints
         )
         optimized = candidate.round.optimized
         verdict.require(trained.moved, optimized.stopped or "no step moved the adapter")
@@ -336,7 +336,8 @@ class Trainer:
             {"gate": verdict.figures, **optimized.as_json()},
             vote_summary.files(self.learner.directory) if data.history else [], model=candidate.round.model,
         )  # fmt: skip
-        manifest = publish.write(self.backbone, self.settings, row.number, candidate.probe, artifacts)
+        settings = self.settings.model_copy(update={"trainer": data.settings})
+        manifest = publish.write(self.backbone, settings, row.number, candidate.probe, artifacts)
         register = publish.register if refused is None else publish.register_refused
         register(self.pool, self.settings, manifest, events, row, found)
         found.policy = manifest.id

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.criteria import CRITERIA
+from schemas.criteria import CRITERIA, REASONS
 from schemas.database import Pool
 from schemas.feedback import JUDGE
 from trainer.data.comment_rules import MAX_CHARACTERS, criteria_of
@@ -27,33 +27,6 @@ MAX_OWN = 5
 SHOWN = 10
 """Ignored reasons that the round's record names."""
 
-_GOOD: dict[str, tuple[str, ...]] = {
-    "helpful": ("helpful", "useful", "clear", "complete", "relevant", "solved"),
-    "correct": ("correct", "accurate", "right", "true", "factual"),
-    "safe": ("safe", "harmless", "responsible"),
-    "tone": ("friendly", "fun", "polite", "kind", "warm"),
-    "length": ("concise", "detailed", "brief", "right-length"),
-}
-_BAD: dict[str, tuple[str, ...]] = {
-    "helpful": ("unhelpful", "useless", "unclear", "incomplete", "off-topic", "irrelevant", "confusing"),
-    "correct": ("wrong", "incorrect", "inaccurate", "false", "made-up", "hallucination", "outdated"),
-    "safe": ("unsafe", "harmful", "dangerous", "offensive", "toxic", "inappropriate"),
-    "tone": ("cold", "gushing", "rude", "unfriendly", "condescending", "boring", "robotic"),
-    "length": ("too-long", "too-short", "verbose", "wordy"),
-}
-_NEUTRAL: dict[str, tuple[str, ...]] = {  # the thumb says which way
-    "helpful": ("helpfulness", "relevance", "clarity"),
-    "correct": ("correctness", "accuracy", "facts"),
-    "safe": ("safety", "harm"),
-    "tone": ("tone", "style", "manner"),
-    "length": ("length", "size"),
-}
-_KNOWN: dict[str, tuple[str, bool | None]] = {
-    slug: (criterion, good)
-    for good, table in ((True, _GOOD), (False, _BAD), (None, _NEUTRAL))
-    for criterion, slugs in table.items()
-    for slug in slugs
-}
 _SLUG = re.compile(r"[a-z0-9-]{1,32}")
 
 
@@ -114,7 +87,7 @@ def read(votes: Iterable[Said]) -> Mentions:
     people: dict[str, list[str]] = defaultdict(list)  # who gave an unknown reason, once for each vote
     for vote in said:
         for slug in _slugs(vote.reasons):
-            if slug not in _KNOWN:
+            if slug not in REASONS:
                 people[slug].append(vote.rater)
     own = _own_criteria(people)
     found: dict[str, dict[str, bool]] = {}
@@ -137,8 +110,8 @@ def _of_vote(vote: Said, own: set[str], counts: Counter[str]) -> dict[str, bool]
     the reasons what they do not name."""
     ways: dict[str, set[bool]] = {}
     for slug in _slugs(vote.reasons):
-        criterion, good = _KNOWN.get(slug, (slug, None))
-        if slug in _KNOWN or slug in own:
+        criterion, good = REASONS.get(slug, (slug, None))
+        if slug in REASONS or slug in own:
             ways.setdefault(criterion, set()).add(bool(vote.liked) if good is None else good)
     counts["contradictory reasons"] += sum(len(each) > 1 for each in ways.values())
     found = {criterion: each.pop() for criterion, each in ways.items() if len(each) == 1}

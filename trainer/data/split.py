@@ -32,8 +32,9 @@ from trainer.reward.projection import BaseFeatures
 
 class RoundData:
     """The votes and prompts that `inputs` names, split, with the summary of older votes, and the
-    demonstrations. `train_prompts` and `eval_prompts` are truncated from the left where they leave no room
-    for a reply in the context, or in the token budget."""
+    demonstrations. `settings` are the given ones with the round's objective. `train_prompts` and
+    `eval_prompts` are truncated from the left where they leave no room for a reply in the context, or in the
+    token budget."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class RoundData:
         demonstrations: Sequence[Reply] = (),
     ) -> None:
         self.backbone = backbone
-        self.settings = settings
+        self.settings = settings.with_objective(inputs.objective)
         self.inputs = inputs
         self.rl = inputs.hyperparameters(settings.rl)
         self.corpus = corpus
