@@ -39,6 +39,24 @@ def test_reasons_name_criteria(reasons: list[str], liked: bool, found: dict[str,
 
 
 @pytest.mark.parametrize(
+    ("reasons", "liked", "found", "ignored"),
+    [
+        (["friendly"], True, {"tone": True}, 0),  # of the best, compared with the others
+        (["tone"], True, {"tone": True}, 0),
+        (["wrong", "concise"], True, {"length": True}, 1),  # which reply is wrong?
+        (["friendly", "cold"], True, {"tone": True}, 1),
+        (["friendly", "tone", "cold"], None, {}, 3),  # equally good
+    ],
+)
+def test_reasons_of_a_ranking_say_why_the_best_is_better(
+    reasons: list[str], liked: bool | None, found: dict[str, bool], ignored: int
+) -> None:
+    all_said = read([said(*reasons, liked=liked, compares=True)])
+    assert all_said.by_event.get("e", {}) == found
+    assert all_said.ignored.get("reasons that do not tell replies apart", 0) == ignored
+
+
+@pytest.mark.parametrize(
     "reasons", [None, "unsafe", 7, {"unsafe": True}, [None, 3, ["unsafe"], "x" * 99, "a b"]]
 )
 def test_reasons_of_another_shape_are_left_alone(reasons: Any) -> None:
