@@ -85,7 +85,8 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     turns = some_turns(backbone, 24, seed=1)
     settings.trainer.criteria = CriteriaSettings(weights={"safe": 0.5}, may_not_fall=["tone"])
     votes = thumbs_by_parity(turns[:20], why_not=("unsafe", "purple"))
-    votes += [ranked(turns[20], [[0], [1]]), ranked(turns[21], [[0, 1]], acceptable=False)]
+    votes += [ranked(turns[20], [[0], [1]], why=["safe", "wrong"])]
+    votes += [ranked(turns[21], [[0, 1]], acceptable=False, why=["unsafe"])]
     votes += [edited(turns[22], "blue bird"), edited(turns[23], "red fish")]
     send(database_url, turns, votes)
 
@@ -141,9 +142,12 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert record["gate"]["figures"]["knowledge_unknown"] == record["knowledge"]["notice"]
     assert "cannot be judged" in page
     downs = sum(vote.value == "down" for _, vote in votes if isinstance(vote, Thumb))
-    assert record["criteria"]["safe"]["blames"] == downs
+    assert (record["criteria"]["safe"]["praises"], record["criteria"]["safe"]["blames"]) == (1, downs + 1)
     assert record["criteria"]["safe"]["coefficient"] == 0.5
-    assert record["criteria_ignored"] == {"unknown reasons": downs, "the most frequent": {"purple": downs}}
+    assert record["criteria_ignored"] == {
+        "reasons that do not tell replies apart": 1, "unknown reasons": downs,
+        "the most frequent": {"purple": downs},
+    }  # fmt: skip
     assert any("'tone', which may not fall" in doubt for doubt in record["gate"]["doubts"])
     assert "Criteria" in page
     figures = record["gate"]["figures"]
