@@ -319,8 +319,9 @@ class Trainer:
         found.blocked = blocked_replies(candidate.constraints)
         found.rests_on = [{"rater": rater} for rater in verdict.rests_on] or None
         found.clusters = [cluster.as_json() for cluster in data.clusters] or None
+        alike = data.corpus.examples, data.clusters
         suspects.hold(
-            self.pool, self.project, [*suspects.sudden_clusters(data.corpus.examples, data.clusters)]
+            self.pool, self.project, [*suspects.sudden_clusters(*alike), *suspects.turncoats(*alike)]
         )
         log.info("gate", outcome=verdict.outcome, doubts=verdict.doubts, **verdict.figures)
         if verdict.refused:
