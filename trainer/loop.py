@@ -321,8 +321,9 @@ class Trainer:
         found.blocked = blocked_replies(candidate.constraints)
         found.rests_on = [{"rater": rater} for rater in verdict.rests_on] or None
         found.clusters = [cluster.as_json() for cluster in data.clusters] or None
+        alike = data.corpus.examples, data.clusters
         suspects.hold(
-            self.pool, self.project, [*suspects.sudden_clusters(data.corpus.examples, data.clusters)]
+            self.pool, self.project, [*suspects.sudden_clusters(*alike), *suspects.turncoats(*alike)]
         )
         log.info("gate", outcome=verdict.outcome, doubts=verdict.doubts, **verdict.figures)
         refused = Ending("rejected", "; ".join(verdict.reasons)) if verdict.refused else None
