@@ -4,7 +4,6 @@ Phrases, and all other words here, are regular expressions, matched against text
 are folded themselves, so they may be written as people write.
 """
 
-import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
