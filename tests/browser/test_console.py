@@ -436,8 +436,9 @@ def test_what_is_redacted_is_chosen_and_what_is_stored_already_stays(page: Page,
         assert console.get("projects/default")["redaction"] == saved
 
 
-def test_what_is_learned_is_chosen(page: Page, console: Console) -> None:
-    page.goto(f"{console.url}/console#/project")
+def test_what_is_learned_is_chosen(chromium: Browser, console: Console) -> None:
+    page = chromium.new_page()  # of its own: the browser complains of what is refused
+    sign_in(page, console, "project")
     page.get_by_label("What is learned where tastes differ").select_option("least_satisfied")
     page.get_by_label("Criteria in the reward").fill("safe 0.5, tone -1")
     page.get_by_label("Criteria that may not fall").fill("saef")
@@ -456,6 +457,7 @@ def test_what_is_learned_is_chosen(page: Page, console: Console) -> None:
     with page.expect_response(lambda answer: answer.request.method == "PATCH"):
         page.get_by_role("button", name="Save").click()
     assert console.get("projects/default")["learning"] == {}
+    page.close()
 
 
 def test_a_person_is_looked_at_saved_and_erased_by_keyboard(page: Page, console: Console) -> None:

@@ -356,6 +356,7 @@ def test_votes_on_a_chat_of_ones_own(
     said = {"ranking": [[1], [0]], "reasons": ["friendly"]}
     older = eventually(database, "ranking", "My own chat", **said)["id"]
     expect(pair.get_by_role("button", name="Friendly")).to_have_attribute("aria-pressed", "true")
+    page.evaluate("document.body.style.background = 'canvas'")  # axe takes it for white where nothing says it
     check_accessible(page)
 
     thumbs.get_by_role("button", name="Good reply").click()
