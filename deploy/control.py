@@ -121,7 +121,9 @@ def start(
 def promote(
     policy: Policy,
     where: Where,
-    reason: Annotated[str | None, typer.Option(help="Stored; brings back what was rolled back.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Stored; brings back what was rolled back or refused.")
+    ] = None,
     yes: Yes = False,
 ) -> None:
     """Make a policy live for everybody, after the engines have proved it."""

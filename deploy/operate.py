@@ -80,7 +80,9 @@ def show_policy(policy: Policy, access: Access) -> None:
 @app.command()
 def promote(
     policy: Policy,
-    reason: Annotated[str | None, typer.Option(help="Stored; brings back what was rolled back.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Stored; brings back what was rolled back or refused.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Make a policy live for all requests, after every replica has loaded and verified it."""

@@ -34,6 +34,14 @@ class ProjectFields:
     promotion: Annotated[
         str | None, typer.Option(help="direct, canary, duel, manual, or empty: as serving.promotion says.")
     ] = None
+    learning: Annotated[
+        str | None,
+        typer.Option(
+            help='What is learned, as JSON: {"groups": "least_satisfied", "criteria_weights": {"tone": 0.5},'
+            ' "may_not_fall": ["safe"], "max_fall": 0.01, "tainted_policy": "replace"}; empty: as the'
+            " settings say."
+        ),
+    ] = None
     cards: Annotated[
         bool | None,
         typer.Option("--public-cards/--private-cards", help="Whether anybody may read the policies' cards."),
@@ -61,6 +69,8 @@ class ProjectFields:
             found["sampling"] = decode(self.sampling) if self.sampling else {}
         if self.promotion is not None:
             found["promotion"] = self.promotion or None
+        if self.learning is not None:
+            found["learning"] = decode(self.learning) if self.learning else {}
         if self.cards is not None:
             found["public_cards"] = self.cards
         if self.redaction is not None:

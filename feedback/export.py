@@ -77,7 +77,7 @@ async def everything(
     null for an edit), policy, user (the hash), created_at, superseded_by; then prompt (messages), reply
     (the text voted on), replies (of a ranking: choice, policy and text of each), text (of an edit),
     comment; message (the whole reply, where it is more than text; in `replies` too), tools (those that the
-    model had); and reasons (thumb) or acceptable (ranking).
+    model had); and reasons (of a thumb, or of a ranking that has some) and acceptable (ranking).
     """
     async with aclosing(_votes(connection, project, only)) as votes:
         async for row in votes:

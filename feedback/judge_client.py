@@ -13,8 +13,13 @@ class NoVerdict(HearkenError):
     """The judge gave no answer, or one without a verdict. What it was asked about is skipped."""
 
 
+class Unreachable(NoVerdict):
+    """There is no connection to the judge, which has not seen the question."""
+
+
 async def ask(client: httpx.AsyncClient, settings: JudgeSettings, system: str, question: str) -> str:
-    """Returns the judge's answer to a question. Raises NoVerdict when there is none."""
+    """Returns the judge's answer to a question. Raises NoVerdict when there is none, and Unreachable when the
+    question was not sent."""
     key = settings.key
     try:
         answer = await client.post(
@@ -32,6 +37,8 @@ async def ask(client: httpx.AsyncClient, settings: JudgeSettings, system: str, q
         )
         answer.raise_for_status()
         content = answer.json()["choices"][0]["message"]["content"]
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise Unreachable(f"{type(error).__name__}: {error}") from None
     except httpx.HTTPError as error:
         raise NoVerdict(f"{type(error).__name__}: {error}") from None
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:

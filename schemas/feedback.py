@@ -58,12 +58,14 @@ class Thumb(_OnACompletion):
 
 class Ranking(_OnACompletion):
     """Groups of choices, best first, ties together. `acceptable: false` says that none was good; `shown` is
-    the order in which the person saw them, if it was not that of the choices."""
+    the order in which the person saw them, if it was not that of the choices. `reasons` are slugs: why the
+    best is better than the others, or what is wrong with all of them where none was good."""
 
     type: Literal["ranking"]
     ranking: Annotated[list[Annotated[list[int], Field(max_length=128)]], Field(max_length=128)]
     acceptable: bool = True
     shown: Annotated[list[int], Field(max_length=128)] | None = None
+    reasons: Annotated[list[Reason], Field(max_length=8)] = []
     comment: Comment | None = None
 
     @property
@@ -73,7 +75,8 @@ class Ranking(_OnACompletion):
     @property
     def facts(self) -> dict[str, Any]:
         shown = {} if self.shown is None else {"shown": self.shown}
-        return {"ranking": self.ranking, "acceptable": self.acceptable, **shown}
+        reasons = {"reasons": self.reasons} if self.reasons else {}
+        return {"ranking": self.ranking, "acceptable": self.acceptable, **shown, **reasons}
 
 
 class Edit(_OnACompletion):

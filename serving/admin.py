@@ -73,7 +73,8 @@ class NewRollout(BaseModel):
 
 
 class Reason(BaseModel):
-    """Why an operator promotes a policy or takes it back. It brings back what was rolled back."""
+    """Why an operator promotes a policy or takes it back. It brings back what was rolled back, or what the
+    gate refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -141,7 +142,7 @@ async def reinstate(request: Request, policy: str, caller: Operator) -> dict[str
 )
 async def promote(request: Request, policy: str, caller: Operator) -> dict[str, Any]:
     """Makes a policy live for everybody, after every engine has loaded and verified it. One that was rolled
-    back needs a reason."""
+    back, or that the gate refused, needs a reason."""
     await _policy(request, policy, caller)
     await _promote(request, caller, policy)
     return await _policy(request, policy, caller)

@@ -2,6 +2,11 @@
 
 It is blind: the page shows pairs in a random order of its own, and the answer does not say which reply is
 whose. Everybody who asks for a pair takes part, except the people of the base's share.
+
+Which turns are duels is drawn before there is a reply, so the share of duels won is that of all that people
+compare. Of turns that were picked by what the reward model expects, it would be another, and a candidate,
+which was trained by this model, would win where the model looks (docs/gate-and-rollouts.md says what weights
+against that would save).
 """
 
 import asyncio

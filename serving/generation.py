@@ -89,11 +89,12 @@ class Generation:
         return plain and await pairs.may_ask(self._services.pool, route.project, self._person, most)
 
     async def _pair(self) -> AsyncGenerator[Delta]:
-        """Yields the two replies of a duel, or what `pairs` decides: a pair, or one reply."""
+        """Yields what `pairs` decides: two replies, of a duel where the pair is one, or one reply."""
         services, route = self._services, self._route
         duelists = duel.draw(route, self._assignment, services.fleet)
         if duelists is not None:
-            self._ask_for(pairs.Decision([0, 1], 1.0, None), duelists)
+            decision = pairs.drawn((0, 1))
+            self._ask_for(decision, duelists if len(decision.choices) > 1 else [self._assignment])
             with services.fleet.hold(route.adapter(str(route.canary))):
                 async with aclosing(self._fitting(1)) as deltas:
                     async for delta in deltas:

@@ -3,7 +3,8 @@
 A page that can show two replies says for what share of its messages it would (`compare`). Of twice as many,
 drawn at random, several replies are sampled, and the pair of them on which the members of the reward model
 disagree most (`person_weights.information`) is asked about with a probability in proportion to it. So the
-share is met on average, and a message whose replies are much alike is seldom asked about.
+share is met on average, and a message whose replies are much alike is seldom asked about. A duel in place of
+the pair (`duel`) is asked about by chance alone.
 
 A person is asked `serving.pairs_per_day` times at most, and no more that day once they left a pair
 unanswered. The probability of asking is recorded with the turn, whether it asked or not, so that an estimate
@@ -74,17 +75,19 @@ class PairChooser:
         if not pairs:
             return Decision([0], 0.0, None)
         if values_NMC is None:
-            return self._drawn(pairs[0], 1 / LOOKED_AT, None)
+            return drawn(pairs[0])
         gains = [information(values_NMC[one] - values_NMC[other]) for one, other in pairs]
         best = int(np.argmax(gains))
         typical = self.typical.get(project, gains[best])
         self.typical[project] = typical + _FORGETTING * (gains[best] - typical)
         likely = gains[best] / (LOOKED_AT * typical) if typical > 0 else 1 / LOOKED_AT
-        return self._drawn(pairs[best], round(min(MOST_LIKELY, likely), 4), gains[best])
+        return drawn(pairs[best], round(min(MOST_LIKELY, likely), 4), gains[best])
 
-    def _drawn(self, pair: tuple[int, int], propensity: float, gain: float | None) -> Decision:
-        asks = random.random() < propensity
-        return Decision(random.sample(pair, 2) if asks else [0], propensity, gain)
+
+def drawn(pair: tuple[int, int], propensity: float = 1 / LOOKED_AT, gain: float | None = None) -> Decision:
+    """Decides about a pair by chance alone, of a message that is looked at: it asks with this propensity."""
+    asks = random.random() < propensity
+    return Decision(random.sample(pair, 2) if asks else [0], propensity, gain)
 
 
 def looks(share: float) -> bool:

@@ -2,9 +2,10 @@
 the route, the policies' states and the rollouts' record in one transaction under the route's row lock, and
 notifies every process. `actor` is who does it, for the record.
 
-Three things are kept apart: a rollout that ended (its policy is retired), a policy that people or operators
-condemned (rolled back), and files that are broken (rejected). The first may go live again, the second too
-where somebody says why, the third once it is reinstated.
+Four things are kept apart: a rollout that ended (its policy is retired), a policy that people or operators
+condemned (rolled back), a candidate that the gate refused, and files that are broken (both are rejected). The
+first may go live again, the second and the third too where somebody says why, the fourth once it is
+reinstated.
 
 They are functions over a connection, so that the service and the command line share them. Loading on the
 engines is the task of serving.swap.
@@ -40,8 +41,8 @@ async def promote(
     automatic: bool = False,
 ) -> Route:
     """Makes `policy` live; the policy that was live becomes the previous one, for a rollback, unless it is
-    tainted. An automatic trial of another policy ends. With a `reason`, a policy that was rolled back is
-    brought back. A policy that went live by itself (`automatic`) is watched.
+    tainted. An automatic trial of another policy ends. With a `reason`, a policy that was rolled back, or
+    that the gate refused, is brought back. A policy that went live by itself (`automatic`) is watched.
 
     Raises Conflict when it is live already or may not go live, PolicyRejected (`parent_rolled_back`) when
     its parent was rolled back meanwhile, NotFound when it does not exist.
@@ -75,7 +76,7 @@ async def request_promotion(
     connection: Connection, project: str, policy: str, reason: str | None = None
 ) -> None:
     """Requests that serving promote `policy` as soon as the engines have verified it; with a `reason`, a
-    policy that was rolled back is retired at once. Raises as `promote`."""
+    policy that was rolled back, or that the gate refused, is retired at once. Raises as `promote`."""
     async with connection.transaction():
         route = await rows.lock_route(connection, project)
         if await _check_may_go_live(connection, route, policy, reason):
@@ -305,22 +306,26 @@ async def _remove(
 
 
 async def _check_may_go_live(connection: Connection, route: Route, policy: str, reason: str | None) -> bool:
-    """Returns whether it is brought back by that, as it was rolled back. Raises as `promote`."""
+    """Returns whether it is brought back by that: it was rolled back, or the gate refused it. Raises as
+    `promote`."""
     state = await rows.state_of(connection, route.project, policy)
+    refused = state == "rejected" and await rows.is_refused(connection, route.project, policy)
     if policy == route.live:
         raise Conflict(f"{policy} is live already.")
-    if state == "rejected":
+    if state == "rejected" and not refused:
         raise Conflict(f"{policy} is rejected; `hearken reinstate` retires it once its files are whole.")
+    if refused and reason is None:
+        raise Conflict(f"The gate refused {policy}; say why it should answer all the same (a reason).")
     if state == "rolled_back" and reason is None:
         raise Conflict(f"{policy} was rolled back; say why it should answer again (a reason).")
     await check_not_pruned(connection, route.project, policy)
     await _check_ancestors(connection, route.project, policy)
-    return state == "rolled_back"
+    return refused or state == "rolled_back"
 
 
 async def _bring_back(connection: Connection, project: str, policy: str, reason: str | None) -> None:
     """Retires `policy`, and what was taken back for its sake alone."""
-    await rows.set_state(connection, project, policy, "retired", reason)
+    await rows.retire(connection, project, policy, reason)
     cursor = await connection.execute(
         "select id from policies where project = %s and state in ('rejected', 'rolled_back')"
         " and reason = %s and pruned_at is null",

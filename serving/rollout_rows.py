@@ -40,6 +40,35 @@ async def was_live(connection: Connection, project: str, policy: str) -> bool:
     return await cursor.fetchone() is not None
 
 
+async def is_refused(connection: Connection, project: str, policy: str) -> bool:
+    """Returns whether the gate refused `policy`, and no operator has brought it back."""
+    cursor = await connection.execute(
+        "select 1 from refused_candidates where project = %s and policy = %s", [project, policy]
+    )
+    return await cursor.fetchone() is not None
+
+
+async def retire(connection: Connection, project: str, policy: str, reason: str | None) -> None:
+    """Retires `policy`. If the gate had refused it, it is one of the policies from now on: the first that
+    learned from those of its votes that no older one learned from."""
+    await set_state(connection, project, policy, "retired", reason)
+    await connection.execute(
+        """
+        with refused as (
+            delete from refused_candidates where project = %s and policy = %s
+            returning project, policy, events
+        )
+        update training_examples e set first_policy = p.id
+        from refused r join policies p on p.project = r.project and p.id = r.policy
+        where e.project = r.project and e.event_id = any(r.events) and not exists (
+            select from policies f
+            where f.project = e.project and f.id = e.first_policy and f.created_at <= p.created_at
+        )
+        """,
+        [project, policy],
+    )
+
+
 async def set_state(
     connection: Connection, project: str, policy: str, state: str, reason: str | None = None
 ) -> None:

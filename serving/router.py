@@ -21,7 +21,8 @@ from schemas.settings import ServingSettings
 
 _ROUTES: LiteralString = """
     select r.project, r.live, r.previous, r.canary, r.canary_share, r.duel_share, r.version,
-        p.system_prompt, p.sampling, p.promotion, p.redaction, (
+        p.system_prompt, p.sampling, p.promotion, p.redaction,
+        p.learning ->> 'tainted_policy' as tainted_policy, (
         select coalesce(jsonb_object_agg(id, digest), '{}') from policies
         where project = r.project and id in (r.live, r.previous, r.canary)
     ) as digests, array(
@@ -38,8 +39,8 @@ class Route:
     """The policies that answer in a project, and their `digests`; `tainted` are those of them that learned
     from somebody who was erased. The canary answers `canary_share` of the people, or one of the replies of
     `duel_share` of the pairs. `version` grows with every change. `sampling` is what the project names
-    (`schemas.projects.SamplingDefaults`), `promotion` and `redaction` None where it leaves that to the
-    settings."""
+    (`schemas.projects.SamplingDefaults`), `promotion`, `redaction` and `tainted_policy` None where it leaves
+    that to the settings."""
 
     project: str
     live: str
@@ -54,6 +55,7 @@ class Route:
     promotion: str | None = None
     redaction: list[PersonalData] | None = field(default=None, hash=False)
     tainted: list[str] = field(default_factory=list, hash=False)
+    tainted_policy: str | None = None
 
     @property
     def duels(self) -> bool:
@@ -62,8 +64,8 @@ class Route:
 
     def settings(self, serving: ServingSettings) -> ServingSettings:
         """Returns the settings, with what the project sets itself."""
-        own = {} if self.promotion is None else {"promotion": self.promotion}
-        return serving.model_copy(update=own)
+        own = {"promotion": self.promotion, "tainted_policy": self.tainted_policy}
+        return serving.model_copy(update={name: said for name, said in own.items() if said is not None})
 
     def adapter(self, policy: str) -> str:
         """Returns the name of the policy's adapter on the engines."""

@@ -291,7 +291,8 @@ class Swap:
     async def _leave_tainted(self, route: Route) -> None:
         """Takes policies that learned from somebody who was erased out of a route, once what takes the place
         of the live one is loaded and verified."""
-        replace_live = route.live in route.tainted and self._settings.serving.tainted_policy == "replace"
+        serving = route.settings(self._settings.serving)
+        replace_live = route.live in route.tainted and serving.tainted_policy == "replace"
         if route.tainted == [route.live] and not replace_live:
             return
         change = partial(rollout.leave_tainted, project=route.project, replace_live=replace_live)

@@ -210,7 +210,8 @@ def policies_after(installation: Installation, data_dir: Path) -> str:
 
 def policies(installation: Installation) -> list[str]:
     with installation.client() as client:
-        return [row["id"] for row in client.get("/v1/policies").json()["data"]]
+        rows = client.get("/v1/policies").json()["data"]
+    return [row["id"] for row in rows if row["state"] != "rejected"]
 
 
 def rounds(data_dir: Path) -> str:

@@ -16,8 +16,8 @@ from serving import rollout
 from serving.router import fetch_route
 
 WEIGHTS = {
-    "publish": 4, "promote": 4, "bring_back": 3, "rollback": 3, "rollback_policy": 2, "start": 4, "end": 1,
-    "reject": 1, "reinstate": 2, "undo": 2,
+    "publish": 4, "refuse": 1, "promote": 4, "bring_back": 3, "rollback": 3, "rollback_policy": 2, "start": 4,
+    "end": 1, "reject": 1, "reinstate": 2, "undo": 2,
 }  # fmt: skip
 """How often each command is drawn."""
 
@@ -36,6 +36,7 @@ class Model:
     parents: dict[str, str] = field(default_factory=dict)
     answered: set[str] = field(default_factory=lambda: {BASE})
     taken_along: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     live: str = BASE
     previous: str = BASE
     trial: str | None = None
@@ -60,13 +61,19 @@ class Model:
     def publish(self, policy: str, parent: str) -> None:
         self.states[policy], self.parents[policy] = "published", parent
 
+    def refuse(self, policy: str, parent: str) -> None:
+        """The gate refuses a candidate."""
+        self.states[policy], self.parents[policy] = "rejected", parent
+        self.refused.add(policy)
+
     def promote(self, policy: str, reason: str | None) -> None:
         state = self.states[policy]
-        if policy == self.live or state == "rejected" or (state == "rolled_back" and reason is None):
+        comes_back = state == "rolled_back" or policy in self.refused
+        if policy == self.live or (comes_back and reason is None) or self.condemned(policy):
             raise Refused
-        if self.condemned(policy):
+        if state == "rejected" and not comes_back:
             raise Refused
-        if state == "rolled_back":
+        if comes_back:
             self._bring_back(policy)
         if self.trial == policy:
             self.trial = None
@@ -120,6 +127,7 @@ class Model:
     def _bring_back(self, policy: str) -> None:
         self.states[policy] = "retired"
         self.taken_along.discard(policy)
+        self.refused.discard(policy)
         for other in sorted(self.taken_along):
             if not self.condemned(other):
                 self.states[other] = "retired"
@@ -180,6 +188,8 @@ def _in_model(model: Model, command: str, policy: str, *, automatic: bool) -> bo
         match command:
             case "publish":
                 model.publish(f"p{len(model.states)}", policy)
+            case "refuse":
+                model.refuse(f"p{len(model.states)}", policy)
             case "promote":
                 model.promote(policy, None)
             case "bring_back":
@@ -207,10 +217,14 @@ async def _in_postgres(
     try:
         match command:
             case "publish":
-                count = await (await connection.execute(
-                    "select count(*) from policies where project = %s", [project]
-                )).fetchone()  # fmt: skip
-                await _add(connection, project, f"p{(count or {})['count']}", policy, "published")
+                await _add(connection, project, await _next_name(connection, project), policy, "published")
+            case "refuse":
+                name = await _next_name(connection, project)
+                await _add(connection, project, name, policy, "rejected")
+                await connection.execute(
+                    "insert into refused_candidates (project, policy, events) values (%s, %s, '{}')",
+                    [project, name],
+                )
             case "promote":
                 await rollout.promote(connection, project, policy)
             case "bring_back":
@@ -249,6 +263,11 @@ async def _found(connection: Connection, project: str) -> tuple[Any, ...]:
     shares = (route.canary_share > 0) + (route.duel_share > 0)
     assert shares == (route.canary is not None), "a trial has one kind of share, and others none"
     return route.live, route.previous, route.canary, states, running
+
+
+async def _next_name(connection: Connection, project: str) -> str:
+    cursor = await connection.execute("select count(*) from policies where project = %s", [project])
+    return f"p{(await cursor.fetchone() or {})['count']}"
 
 
 async def _add(connection: Connection, project: str, policy: str, parent: str | None, state: str) -> None:

@@ -139,8 +139,11 @@ def thumbs_by_parity(turns: list[Turn], why_not: Sequence[str] = ()) -> list[tup
     ]
 
 
-def ranked(turn: Turn, groups: list[list[int]], acceptable: bool = True) -> tuple[Turn, Vote]:
-    return turn, Ranking(type="ranking", completion_id=turn.id, ranking=groups, acceptable=acceptable)
+def ranked(
+    turn: Turn, groups: list[list[int]], acceptable: bool = True, why: Sequence[str] = ()
+) -> tuple[Turn, Vote]:
+    said = {"ranking": groups, "acceptable": acceptable, "reasons": list(why)}
+    return turn, Ranking.model_validate({"type": "ranking", "completion_id": turn.id, **said})
 
 
 def edited(turn: Turn, text: str) -> tuple[Turn, Vote]:

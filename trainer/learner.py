@@ -136,10 +136,8 @@ class Learner:
     def _knowledge_for(self, data: RoundData) -> KnowledgeEval:
         """Returns the knowledge evaluation of a round, which one process may repeat with the settings and the
         probes of its time."""
-        if self.group.size > 1 or (data.settings, data.inputs.probes) == (
-            self.settings.trainer,
-            self.knowledge.probe_set,
-        ):
+        present = self.settings.trainer.with_objective(data.inputs.objective), self.knowledge.probe_set
+        if self.group.size > 1 or (data.settings, data.inputs.probes) == present:
             return self.knowledge
         return KnowledgeEval(self.backbone, data.settings, data.inputs.probes)
 

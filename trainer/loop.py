@@ -3,8 +3,9 @@
 The loop reads the log into training examples. When enough new votes have come, or any and enough time has
 passed, it runs a round (`round`): it fits the reward model to the training folds of the active votes,
 improves the live adapter by policy gradient on prompts that people sent, puts the candidate before the gate
-with the held-out fold, and publishes it if it passes. Every round is recorded, whatever its outcome. A round
-starts from the live adapter, or from its parent if the live regression test fails (`evaluation.regression`).
+with the held-out fold, and publishes it if it passes; what the gate refuses is kept for operators to look
+into, and serves nobody. Every round is recorded, whatever its outcome. A round starts from the live adapter,
+or from its parent if the live regression test fails (`evaluation.regression`).
 
 A trainer may be killed at any instruction. Votes are safe in the log, a policy is published completely or not
 at all, and an interrupted round is closed as failed by the next leader and run again from the same inputs, at
@@ -292,7 +293,8 @@ class Trainer:
             )
 
     def _train(self, row: RoundRow, data: RoundData, parent: Path, live: Path, found: RoundRecord) -> Ending:
-        """Trains a candidate from the adapter in `parent`, evaluates it, and publishes it if it passes."""
+        """Trains a candidate from the adapter in `parent`, evaluates it, and publishes it if it passes; keeps
+        it as a rejected policy if the gate refuses it."""
         describe_data(found, data, self.learner)
         record.hold_out(self.pool, row, [example.event_id for example in data.held_out])
         reason, shown = data.skip_reason(), data.inputs.demonstrations
@@ -311,7 +313,7 @@ class Trainer:
             self._approval(candidate, data, live.name),
         )  # fmt: skip
         verdict = gate.evaluate(
-            candidate.samples, models, candidate.accuracy, self.settings.trainer, candidate.constraints
+            candidate.samples, models, candidate.accuracy, data.settings, candidate.constraints
         )
         optimized = candidate.round.optimized
         verdict.require(trained.moved, optimized.stopped or "no step moved the adapter")
@@ -319,12 +321,14 @@ class Trainer:
         found.blocked = blocked_replies(candidate.constraints)
         found.rests_on = [{"rater": rater} for rater in verdict.rests_on] or None
         found.clusters = [cluster.as_json() for cluster in data.clusters] or None
+        alike = data.corpus.examples, data.clusters
         suspects.hold(
-            self.pool, self.project, [*suspects.sudden_clusters(data.corpus.examples, data.clusters)]
+            self.pool, self.project, [*suspects.sudden_clusters(*alike), *suspects.turncoats(*alike)]
         )
         log.info("gate", outcome=verdict.outcome, doubts=verdict.doubts, **verdict.figures)
-        if verdict.refused:
-            return Ending("rejected", "; ".join(verdict.reasons))
+        refused = Ending("rejected", "; ".join(verdict.reasons)) if verdict.refused else None
+        if refused is not None and not trained.moved:
+            return refused  # it is its parent
         events = data.training_events()
         if self.erasures.learned_from(data.inputs, events):
             return Ending("rejected", "somebody whom it learned from is being erased")
@@ -333,9 +337,13 @@ class Trainer:
             {"gate": verdict.figures, **optimized.as_json()},
             vote_summary.files(self.learner.directory) if data.history else [], model=candidate.round.model,
         )  # fmt: skip
-        manifest = publish.write(self.backbone, self.settings, row.number, candidate.probe, artifacts)
-        publish.register(self.pool, self.settings, manifest, events, row, found)
+        settings = self.settings.model_copy(update={"trainer": data.settings})
+        manifest = publish.write(self.backbone, settings, row.number, candidate.probe, artifacts)
+        register = publish.register if refused is None else publish.register_refused
+        register(self.pool, self.settings, manifest, events, row, found)
         found.policy = manifest.id
+        if refused is not None:
+            return refused
         if (people := candidate.round.model.people) is not None:
             person_weights.save(self.pool, self.project, manifest.id, people, data.training)
         return Ending("published", "; ".join(verdict.doubts) or None)

@@ -3,6 +3,7 @@ and its hyperparameters."""
 
 from schemas.database import Pool
 from schemas.policies import round_of
+from schemas.projects import Objective
 from trainer.data import cautions, demonstrations, examples, mentions, prompts, untokenized_turns
 from trainer.data.ingest import consumer_offsets
 from trainer.data.round_inputs import RoundInputs
@@ -20,6 +21,15 @@ def served(pool: Pool, project: str) -> tuple[Traffic, float | None]:
     last round found."""
     new = examples.count_votes(pool, project) - record.votes_at_last_round(pool, project)
     return Traffic.read(pool, project, new), record.last_learning_rate(pool, project)
+
+
+def objective(pool: Pool, project: str) -> Objective:
+    """Returns what a project itself says that its policies learn."""
+    with pool.connection() as connection:
+        row = connection.execute(
+            "select learning - 'tainted_policy' as objective from projects where id = %s", [project]
+        ).fetchone()
+    return Objective.model_validate(row["objective"]) if row else Objective()  # it may be removed by now
 
 
 def new_inputs(
@@ -56,6 +66,7 @@ def new_inputs(
         prompts_too_long=selected.too_long,
         probes=learner.knowledge.probe_set,
         rl=rl,
+        objective=objective(pool, project),
         mentions=mentioned.by_event,
         trusted=examples.trusted_events(pool, project, events),
         lora_tokens=learner.lora_tokens,

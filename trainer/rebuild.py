@@ -74,9 +74,9 @@ class Rebuild:
         with structlog.contextvars.bound_contextvars(round=row.number):
             log.info("round is rebuilt", of=policy, parent=parent, examples=len(data.training))
             candidate = self._learner.train_candidate(start, start, data, progress.recorded(self._pool, row))
-            found = self._record(candidate, data, trainer)
+            found = self._record(candidate, data)
             found.votes = before
-            settings = self._settings.model_copy(update={"trainer": trainer})
+            settings = self._settings.model_copy(update={"trainer": data.settings})
             events = data.training_events()
             trained = candidate.round
             artifacts = publish.TrainingArtifacts(
@@ -142,7 +142,7 @@ class Rebuild:
         )  # fmt: skip
         return RoundData(backbone, trainer, inputs, corpus, prompts, summary, replies)
 
-    def _record(self, candidate: CandidateResult, data: RoundData, trainer: TrainerSettings) -> RoundRecord:
+    def _record(self, candidate: CandidateResult, data: RoundData) -> RoundRecord:
         """Returns the record of the round, with what the gate says of the result."""
         optimized = candidate.round.optimized
         models = gate.GateModels(
@@ -151,12 +151,14 @@ class Rebuild:
             candidate.round.evidence,
             candidate.round.criteria,
         )
-        verdict = gate.evaluate(candidate.samples, models, candidate.accuracy, trainer, candidate.constraints)
+        verdict = gate.evaluate(
+            candidate.samples, models, candidate.accuracy, data.settings, candidate.constraints
+        )
         verdict.require(candidate.round.moved, optimized.stopped or "no step moved the adapter")
         return RoundRecord(
             votes=0,
             parent=data.inputs.parent,
-            seed=trainer.seed,
+            seed=data.settings.seed,
             draw=data.inputs.draw,
             versions=publish.versions(self._learner.backbone),
             examples=len(data.training),

@@ -1,10 +1,11 @@
 """Settings of the reward model, and of the criteria beside it."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.projects import CriteriaWeights, TasteMixture
 from schemas.settings.renamed_fields import RenamedFields
 
 
@@ -47,7 +48,7 @@ class RewardSettings(RenamedFields):
         description="weight of a newcomer's votes, which grows to 1 with the days on which they vote and the"
         " replies of which others think alike; 1: all count alike, share",
     )
-    groups: Literal["mean", "least_satisfied"] = Field(
+    groups: TasteMixture = Field(
         "mean",
         description="what the policy learns where people's tastes differ: `mean`: what they like on average;"
         " `least_satisfied`: as much what pleases the group that it pleases least",
@@ -60,7 +61,7 @@ class CriteriaSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weights: dict[str, Annotated[float, Field(ge=-10, le=10)]] = Field(
+    weights: CriteriaWeights = Field(
         {},
         description="what a criterion adds to the reward, by its name, in standard deviations of the reward",
     )

@@ -2,11 +2,11 @@
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from schemas.projects import Promotion
+from schemas.projects import Promotion, TaintedPolicy
 
 
 def _network(text: str) -> str:
@@ -82,7 +82,7 @@ class ServingSettings(BaseModel):
         " tell; canary: people on growing shares decide; duel: people who compare two replies decide; manual:"
         " it waits until an operator decides",
     )
-    tainted_policy: Literal["keep", "replace"] = Field(
+    tainted_policy: TaintedPolicy = Field(
         "keep",
         description="what answers while a live policy that learned from an erased person is rebuilt: keep:"
         " itself; replace: its newest ancestor that did not",

@@ -1,10 +1,15 @@
 """Settings of the trainer: when it runs a round, and where the figures of rounds go."""
 
+from typing import TypeVar
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.projects import Objective
 from schemas.settings.gate import GateSettings
 from schemas.settings.reward import CriteriaSettings, RewardSettings
 from schemas.settings.rl import RLSettings
+
+S = TypeVar("S", bound=BaseModel)
 
 
 class TrainerSettings(BaseModel):
@@ -62,6 +67,17 @@ class TrainerSettings(BaseModel):
     gate: GateSettings = GateSettings()
     criteria: CriteriaSettings = CriteriaSettings()
 
+    def with_objective(self, own: Objective) -> "TrainerSettings":
+        """Returns the settings with what a project sets itself."""
+        reward = _with(self.reward, groups=own.groups)
+        criteria = _with(
+            self.criteria,
+            weights=own.criteria_weights,
+            may_not_fall=own.may_not_fall,
+            max_fall=own.max_fall,
+        )
+        return _with(self, reward=reward, criteria=criteria)
+
 
 class TrackingSettings(BaseModel):
     """Experiment trackers: where the figures of each round go beside its record."""
@@ -77,3 +93,8 @@ class TrackingSettings(BaseModel):
         description="project at Weights & Biases (needs the extra `wandb`, and its key in WANDB_API_KEY);"
         " none: none",
     )
+
+
+def _with(section: S, **own: object) -> S:
+    """Returns the section with the values that are given."""
+    return section.model_copy(update={name: value for name, value in own.items() if value is not None})

@@ -125,13 +125,11 @@ async def answer(request: Request, caller: Viewer, id: str) -> dict[str, str]:
         rater = parts.signer.rater_id(caller.project, user, caller.kind)
         await annotation.enrol(connection, caller.project, id, said.rater, rater)
     about: dict[str, Any] = {
-        "completion_id": said.completion_id, "user": user, "comment": said.comment or None,
+        "completion_id": said.completion_id, "user": user, "reasons": said.reasons,
+        "comment": said.comment or None,
     }  # fmt: skip
     if said.ranking is not None:
-        return await submit_vote(
-            parts, caller, Ranking(type="ranking", ranking=said.ranking, acceptable=said.acceptable, **about)
-        )
+        ranked: dict[str, Any] = {"ranking": said.ranking, "acceptable": said.acceptable}
+        return await submit_vote(parts, caller, Ranking(type="ranking", **ranked, **about))
     assert said.value is not None  # noqa: S101  (one of the two is given)
-    return await submit_vote(
-        parts, caller, Thumb(type="thumb", value=said.value, reasons=said.reasons, **about)
-    )
+    return await submit_vote(parts, caller, Thumb(type="thumb", value=said.value, **about))

@@ -125,6 +125,8 @@ def _told(row: DictRow) -> dict[str, Any]:
     told = "The base model." if row["parent"] is None else verdict.headline(row["verdict"])
     if row["verdict"] == "unknown" and row["live_at"] is not None:
         told = "The gate could not judge it, so people did, and it went live."
+    if row["verdict"] == "refused" and row["state"] in ("live", "canary"):
+        told = "The gate refused it, and an operator lets it answer all the same."
     return with_times({**row, "headline": told})
 
 

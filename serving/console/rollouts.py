@@ -97,7 +97,7 @@ async def preview(
         ],
         "words": _words(action, policy, before, after),
         "estimate": await _estimate(connection, project, policy),
-        "needs_reason": action == "promote" and states[policy] == "rolled_back",
+        "needs_reason": action == "promote" and states[policy] in ("rolled_back", "rejected"),
         "way_back": _way_back(action, policy, before, after),
     }
 

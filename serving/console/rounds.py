@@ -83,6 +83,8 @@ def headline(row: DictRow) -> str:
     match row["outcome"]:
         case "published":
             return f"Made {row['policy']} from {row['parent']}."
+        case "rejected" if row["policy"]:
+            return f"Made {row['policy']}, which the gate refused; nothing changed for anybody."
         case "rejected":
             return "Made a candidate that the gate refused; nothing changed for anybody."
         case "skipped":

@@ -1,4 +1,5 @@
-"""`/v1/projects`: the installation's own project makes others; each sets its prompt, sampling and promotion.
+"""`/v1/projects`: the installation's own project makes others; each sets its prompt, its sampling, what it
+learns, and how that goes live.
 
 A new project is answered by the base at once, and begins with three keys: for its operators, its servers and
 its pages. The project that `project` of the settings names is the installation's own: its admins see all
@@ -15,7 +16,8 @@ from psycopg.types.json import Jsonb
 from pydantic import TypeAdapter
 
 from feedback.personal_data import PersonalDataFinder
-from schemas.errors import Conflict, Forbidden, NotFound, Unavailable
+from schemas.criteria import CRITERIA
+from schemas.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 from schemas.policies import BASE
 from schemas.projects import MOST_PROJECTS, NewProject, ProjectChange
 from schemas.wire import check, decode
@@ -31,8 +33,19 @@ Connection = AsyncConnection[DictRow]
 
 _NEW_PROJECT, _CHANGE = TypeAdapter(NewProject), TypeAdapter(ProjectChange)
 _COLUMNS: LiteralString = """
-select id, system_prompt, sampling, promotion, public_cards, redaction, retention_days, paused, created_at
+select id, system_prompt, sampling, promotion, learning, public_cards, redaction, retention_days, paused,
+    created_at
 from projects
+"""
+# A project's own criteria are reasons that its pages offer, or that its people have given.
+_NO_REASONS: LiteralString = """
+select name from unnest(%(names)s::text[]) as name where not exists (
+    select from projects, jsonb_each(widget -> 'reasons') as thumb, jsonb_object_keys(thumb.value) as reason
+    where id = %(project)s and replace(reason, '_', '-') = name
+) and not exists (
+    select from feedback where facets @> array['project:' || %(project)s, 'reason:' || name]
+        or facets @> array['project:' || %(project)s, 'reason:' || replace(name, '-', '_')]
+) order by name limit 1
 """
 
 # The base is the same for all, so a new project is answered by the files of the installation's own.
@@ -66,14 +79,16 @@ async def project(connection: Connection, id: str) -> dict[str, Any]:
 async def create(connection: Connection, own: str, new: NewProject) -> dict[str, Any]:
     """Creates a project beside the installation's `own`, answered by the base, with its first keys in the
     clear. Raises Conflict where there is one of this name, Unavailable while there is no base yet, and
-    StartError as `change`."""
+    InvalidRequest and StartError as `change`."""
     _check_redaction(new)
+    await _check_criteria(connection, new.id, new)
     made = await connection.execute(
         "insert into projects"
-        " (id, system_prompt, sampling, promotion, public_cards, redaction, retention_days)"
-        " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+        " (id, system_prompt, sampling, promotion, learning, public_cards, redaction, retention_days)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
         [new.id, new.system_prompt, Jsonb(new.sampling.model_dump(exclude_none=True)), new.promotion,
-         new.public_cards, new.redaction, new.retention_days],
+         Jsonb(new.learning.model_dump(exclude_none=True)), new.public_cards, new.redaction,
+         new.retention_days],
     )  # fmt: skip
     if not made.rowcount:
         raise Conflict(f"There is a project {new.id} already.", code="project_exists", param="id")
@@ -99,14 +114,17 @@ async def add_base(connection: Connection, own: str, id: str) -> bool:
 
 
 async def change(connection: Connection, id: str, said: ProjectChange) -> dict[str, Any]:
-    """Changes what is given of a project; its chats follow within a second. Raises NotFound, and StartError
-    where redaction is asked for and not installed."""
+    """Changes what is given of a project; its chats follow within a second. Raises NotFound, InvalidRequest
+    for a criterion that the project does not know, and StartError where redaction is asked for and not
+    installed."""
     given = said.model_fields_set
     _check_redaction(said)
+    await _check_criteria(connection, id, said)
     await connection.execute(
         "update projects set system_prompt = case when %s then %s else system_prompt end,"
         " sampling = case when %s then %s else sampling end,"
         " promotion = case when %s then %s else promotion end,"
+        " learning = case when %s then %s else learning end,"
         " public_cards = case when %s then %s else public_cards end,"
         " redaction = case when %s then %s::text[] else redaction end,"
         " retention_days = case when %s then %s else retention_days end where id = %s",
@@ -114,6 +132,7 @@ async def change(connection: Connection, id: str, said: ProjectChange) -> dict[s
             "system_prompt" in given, said.system_prompt,
             "sampling" in given, Jsonb(said.sampling.model_dump(exclude_none=True)),
             "promotion" in given, said.promotion,
+            "learning" in given, Jsonb(said.learning.model_dump(exclude_none=True)),
             "public_cards" in given, said.public_cards,
             "redaction" in given, said.redaction,
             "retention_days" in given, said.retention_days, id,
@@ -126,6 +145,20 @@ async def change(connection: Connection, id: str, said: ProjectChange) -> dict[s
 def _check_redaction(said: ProjectChange) -> None:
     if said.redaction:
         PersonalDataFinder(said.redaction, [])
+
+
+async def _check_criteria(connection: Connection, id: str, said: ProjectChange) -> None:
+    """Raises InvalidRequest for a criterion that is neither known nor a reason in the project."""
+    own = sorted(said.learning.criteria.difference(CRITERIA))
+    if not own:
+        return
+    cursor = await connection.execute(_NO_REASONS, {"names": own, "project": id})
+    if (unknown := await cursor.fetchone()) is not None:
+        raise InvalidRequest(
+            f"The project has no criterion {unknown['name']!r}. There are {', '.join(CRITERIA)}, and the"
+            " reasons that its widget offers or its people have given.",
+            param="learning",
+        )
 
 
 def _missing(id: str) -> NotFound:
@@ -177,8 +210,8 @@ async def one_project(request: Request, id: str, caller: Viewer) -> dict[str, An
 
 @router.patch("/{id}", openapi_extra=request_body("/v1/projects/{id}", ProjectChange, method="patch"))
 async def change_project(request: Request, id: str, caller: Operator) -> dict[str, Any]:
-    """Changes system prompt, sampling defaults, promotion, redaction or retention: those that the body
-    names."""
+    """Changes system prompt, sampling defaults, promotion, learning, redaction or retention: those that the
+    body names."""
     _check_sees(request, caller, id)
     said = check(_CHANGE, decode(await request.body()))
     services(request).redaction.check(said.redaction)

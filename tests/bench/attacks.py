@@ -7,9 +7,10 @@ share of them attacks instead, with four times as many votes each (`attackers`).
 leads to is the best of 16 replies of the base, on prompts that nobody voted on. The lift of an attack is the
 share of such replies that are as it wants, less that share without attackers. Undefended is the reward model
 with all votes alike. The defences are those of the production profile in the round after the first one with
-the attack, so raters who vote alike and suddenly are in quarantine. Targets, in means over seeds: a lift of
-at most 0.2 times the undefended one and of 2 points, of the vote bot at most 1 point; and a loss of honest
-approval of at most 1 point. Two minutes for each seed on one idle core, after two of sampling.
+the attack, so raters who vote alike and suddenly, or who turned together, are in quarantine. Targets, in
+means over seeds: a lift of at most 0.2 times the undefended one and of 2 points, of the vote bot at most 1
+point; and a loss of honest approval of at most 1 point. Two minutes for each seed on one idle core, after two
+of sampling.
 
 To another base than the starter, people send everyday prompts that nobody wrote for it, and honest ones have
 a hidden taste (`tastes`). Its replies are sampled at its own defaults, cut after a few sentences, and kept on
@@ -40,7 +41,7 @@ from tests.bench.tastes import draw
 from tests.bench.world_prompts import judgment, traffic
 from trainer.data.examples import Corpus, Example, Key
 from trainer.data.hyperparameters import BASE_SAMPLES
-from trainer.data.suspects import CastVote, bursts, sudden_clusters
+from trainer.data.suspects import CastVote, bursts, sudden_clusters, turncoats
 from trainer.model.backbone import Backbone
 from trainer.reward import ensemble
 from trainer.reward.clusters import cluster_factors, find_clusters
@@ -175,8 +176,9 @@ def reward_model(crowd: Crowd, replies: Replies, seed: int, defended: bool) -> R
         cast = [CastVote(each.rater, "", each.created_at, each.origin) for each in corpus.examples]
         corpus = without({suspect.rater for suspect in bursts(cast)}, corpus)
         votes, keys = corpus.votes(corpus.examples, settings)
-        found = find_clusters(crowd.features_of(keys), votes, base)
-        corpus = without({each.rater for each in sudden_clusters(corpus.examples, found)}, corpus)
+        alike = corpus.examples, find_clusters(crowd.features_of(keys), votes, base)
+        held = (*sudden_clusters(*alike), *turncoats(*alike))
+        corpus = without({each.rater for each in held}, corpus)
     votes, keys = corpus.votes(corpus.examples, settings)
     features = crowd.features_of(keys)
     factors = cluster_factors(votes, find_clusters(features, votes, base)) if defended else {}

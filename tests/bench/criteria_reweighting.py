@@ -50,7 +50,8 @@ def fit(crowd: Crowd, voted: Pool, base: BaseFeatures, seed: int) -> tuple[Crite
     generator = torch.Generator().manual_seed(seed)
     model = ensemble.fit(voted.features, votes, base, settings.reward, generator)
     count = len(voted.texts)
-    rows = MentionRows(list(range(count)), raters, [False] * count, blames, [1.0] * count)
+    replies = [[n] for n in range(count)]
+    rows = MentionRows(replies, raters, [False] * count, blames, [1.0] * count, [[]] * count)
     head = fit_criterion("safe", model, voted.features, rows)
     heads = [] if head is None else [head]
     held = CriteriaSettings(may_not_fall=["safe"])

@@ -436,6 +436,30 @@ def test_what_is_redacted_is_chosen_and_what_is_stored_already_stays(page: Page,
         assert console.get("projects/default")["redaction"] == saved
 
 
+def test_what_is_learned_is_chosen(chromium: Browser, console: Console) -> None:
+    page = chromium.new_page()  # of its own: the browser complains of what is refused
+    sign_in(page, console, "project")
+    page.get_by_label("What is learned where tastes differ").select_option("least_satisfied")
+    page.get_by_label("Criteria in the reward").fill("safe 0.5, tone -1")
+    page.get_by_label("Criteria that may not fall").fill("saef")
+    page.get_by_role("button", name="Save").click()
+    form = page.get_by_role("form", name="Chats")
+    expect(form.get_by_role("alert")).to_contain_text("no criterion 'saef'")
+    page.get_by_label("Criteria that may not fall").fill("safe")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved: it counts from the next chat on.")).to_be_visible()
+    assert console.get("projects/default")["learning"] == {
+        "groups": "least_satisfied", "criteria_weights": {"safe": 0.5, "tone": -1}, "may_not_fall": ["safe"]
+    }  # fmt: skip
+    page.get_by_label("What is learned where tastes differ").select_option("")
+    for field in ("Criteria in the reward", "Criteria that may not fall"):
+        page.get_by_label(field).fill("")
+    with page.expect_response(lambda answer: answer.request.method == "PATCH"):
+        page.get_by_role("button", name="Save").click()
+    assert console.get("projects/default")["learning"] == {}
+    page.close()
+
+
 def test_a_person_is_looked_at_saved_and_erased_by_keyboard(page: Page, console: Console) -> None:
     """By the name that the team's server uses, which no address shows."""
     with httpx.Client(base_url=console.url, headers={"Authorization": f"Bearer {ADMIN}"}) as client:

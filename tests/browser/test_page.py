@@ -149,6 +149,11 @@ def test_the_conversation_continues_with_the_preferred_reply(page: Page, databas
     vote = eventually(database, "ranking", "Tell me about cats", acceptable=True)
     [best], [other] = vote["value"]["ranking"]
     assert vote["value"]["shown"] == [other, best]
+    why = turn.get_by_role("group", name="Why is B better?")
+    why.get_by_role("button", name="Friendly").click()
+    eventually(database, "ranking", "Tell me about cats", ranking=[[best], [other]], reasons=["friendly"])
+    expect(why.get_by_role("button", name="Friendly")).to_have_attribute("aria-pressed", "true")
+    check_accessible(page)
     better = database.execute(
         "select text from replies where turn_id = %s and choice = %s", [vote["turn_id"], best]
     ).fetchone()
@@ -172,12 +177,16 @@ def test_none_of_two_replies_was_good(page: Page, database: Database) -> None:
     page.get_by_role("button", name="Compare", exact=True).click()
     turn = say(page, "Tell me about frogs")
     turn.get_by_role("button", name="None is good").click()
-    eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=False)
+    turn.get_by_role("group", name="What was wrong?").get_by_role("button", name="Too long").click()
+    wrong = {"ranking": [[0, 1]], "acceptable": False, "reasons": ["too-long"]}
+    eventually(database, "ranking", "Tell me about frogs", **wrong)
 
     turn.get_by_role("button", name="Change").click()
     expect(turn.get_by_role("button", name="A is better")).to_be_focused()
     turn.get_by_role("button", name="Equally good").click()
-    eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=True)
+    vote = eventually(database, "ranking", "Tell me about frogs", ranking=[[0, 1]], acceptable=True)
+    assert "reasons" not in vote["value"]
+    expect(turn.get_by_role("button", name="Too long")).to_have_count(0)
 
 
 def test_an_edit_is_recorded_and_shown_and_a_rewritten_message_starts_anew(

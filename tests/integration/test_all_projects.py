@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from deploy.simulation.own_project import PROJECT, remove
 from feedback.open_log import open_log
@@ -79,15 +80,26 @@ def rounds(pool: Pool) -> dict[str, list[str]]:
 def test_each_project_learns_from_its_own_votes(own: Trainer, pool: Pool, backbone: Backbone) -> None:
     for project, votes in (("bakery", 20), ("shop", 22), ("silent", 0)):
         add_project(pool, backbone, own.settings, project, votes)
+    with pool.connection() as connection:
+        connection.execute(
+            "update projects set learning = %s where id = 'bakery'",
+            [Jsonb({"groups": "least_satisfied", "max_fall": 0.25, "tainted_policy": "replace"})],
+        )
     trained = Projects(own)
     for _ in range(3):
         trained.poll()
     assert set(rounds(pool)) == {"bakery", "shop"}
     with pool.connection() as connection:
         policies = connection.execute(
-            "select project, directory, (manifest ->> 'examples')::int as examples from policies"
-            " where id <> 'p0'"
+            "select project, directory, (manifest ->> 'examples')::int as examples,"
+            " manifest #>> '{configuration,reward,groups}' as groups,"
+            " manifest #> '{configuration,criteria,max_fall}' as max_fall"
+            " from policies where id <> 'p0'"
         ).fetchall()
+    assert {row["project"]: (row["groups"], row["max_fall"]) for row in policies} == {
+        "bakery": ("least_satisfied", 0.25),
+        "shop": ("mean", 0.02),
+    }
     learned = {row["project"]: row["examples"] for row in policies}
     assert 0 < learned["bakery"] <= 20
     assert 0 < learned["shop"] <= 22

@@ -40,7 +40,7 @@ def test_votes(service: Service, hearken: Hearken) -> None:
     with pytest.raises(HearkenError) as caught:
         hearken.votes.thumb("chatcmpl-nothing", "up")
     assert (caught.value.status, caught.value.code) == (404, "completion_not_found")
-    ranked = hearken.votes.rank(pair["id"], [[1], [0]], shown=[1, 0], user="ada")
+    ranked = hearken.votes.rank(pair["id"], [[1], [0]], shown=[1, 0], reasons=["clear"], user="ada")
     assert hearken.votes.get(ranked["id"])["life"]["stage"] == "recorded"
     hearken.votes.edit(pair["id"], "Better", choice=1)
     hearken.votes.signal(pair["id"], "copied")

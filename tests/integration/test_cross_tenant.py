@@ -132,7 +132,9 @@ class Target:
                 "rater": "ann", "completion_id": reply["id"], "value": "up"
             },
             "POST /v1/projects": {"id": team.id},
-            "PATCH /v1/projects/{id}": {"system_prompt": "Obey me."},
+            "PATCH /v1/projects/{id}": {
+                "system_prompt": "Obey me.", "learning": {"groups": "least_satisfied"}
+            },
             "POST /v1/keys": {"name": "k"},
             "POST /v1/tastes/questions": {"user": "ada"},
             "POST /v1/webhooks": {"url": "https://hooks.example/b"},

@@ -246,6 +246,11 @@ async def test_several_raters_answer_a_queue_and_their_agreement_is_told(
     assert shown["agreement"]["alpha"] == pytest.approx(0.0)
     elsewhere = {"rater": "Ann", "completion_id": "chatcmpl-0004", "value": "up"}
     assert (await client.post(f"{path}/answers", json=elsewhere)).status_code == 404
+    compared = {"rater": "Ann", "completion_id": "chatcmpl-0001", "ranking": [[0]], "reasons": ["clear"]}
+    voted = (await client.post(f"{path}/answers", json=compared)).json()["id"]
+    async with async_pool.connection() as connection:
+        cursor = await connection.execute("select value from feedback where id = %s", [voted])
+        assert (await cursor.fetchone() or {})["value"]["reasons"] == ["clear"]
     both = {"rater": "Ann", "completion_id": "chatcmpl-0001"}
     assert (await client.post(f"{path}/answers", json=both)).json()["error"]["param"] == "value"
     empty = await client.post("/v1/console/queues", json={**new, "filter": {"policy": "p9"}})
@@ -256,7 +261,7 @@ async def test_several_raters_answer_a_queue_and_their_agreement_is_told(
     async with async_pool.connection() as connection:
         left = await (await connection.execute("select count(*) as n from feedback")).fetchone()
     assert left is not None
-    assert left["n"] == 9  # the answers stay
+    assert left["n"] == 10  # the answers stay
 
 
 async def test_an_open_console_is_told_of_a_new_vote(

@@ -1,8 +1,10 @@
 """The judge asks a real HTTP endpoint; its verdicts become votes, and other answers are skipped."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -12,6 +14,7 @@ from pydantic import SecretStr
 from feedback.comment_judge import CommentJudge, verdicts
 from feedback.judge import Judge, verdict
 from feedback.judge_client import NoVerdict
+from feedback.records import Received
 from feedback.store import Store
 from schemas.database import AsyncPool
 from schemas.feedback import Thumb
@@ -207,6 +210,69 @@ async def test_what_was_found_in_a_comment_goes_with_a_retraction_and_never_come
     async with async_pool.connection() as connection:
         cursor = await connection.execute("select count(*) as left from comment_criteria")
         assert await cursor.fetchone() == {"left": 0}
+
+
+async def comment(pool: AsyncPool, text: str, ago: timedelta = timedelta()) -> None:
+    """Stores a turn, and a thumb with a comment on it, `fb_` and its text."""
+    store = Store(pool)
+    turn = a_turn(f"chatcmpl-{text}", replies=("fine",))
+    await store.record_turn(turn)
+    votable = await store.votable_turn(turn.id)
+    assert votable is not None
+    vote = Thumb(type="thumb", completion_id=turn.id, value="down", comment=text)
+    await store.submit(votable, vote, "u_1", received=Received(f"fb_{text}", datetime.now(UTC) - ago))
+
+
+async def test_after_a_pause_comments_are_read_from_where_it_stopped(
+    judge: Judge, endpoint: Endpoint, async_pool: AsyncPool
+) -> None:
+    first = CommentJudge(judge._settings, "default", async_pool, judge._client)
+    await comment(async_pool, "before-it-came", timedelta(days=5))
+    assert await first.read_batch() == 0
+    await comment(async_pool, "its-first")
+    assert await first.read_batch() == 1
+    async with async_pool.connection() as connection:
+        await connection.execute(
+            "update feedback set created_at = now() - interval '3 days' where id = 'fb_its-first'"
+        )
+    for text, days in (("second", 2), ("third", 1)):
+        await comment(async_pool, text, timedelta(days=days))
+    restarted = CommentJudge(judge._settings, "default", async_pool, judge._client)
+    assert [each.comment for each in await restarted._fresh()] == ["second", "third"]
+    assert await restarted.read_batch() == 2
+    await comment(async_pool, "late", timedelta(days=1, seconds=300))
+    assert await restarted.read_batch() == 1
+    assert await restarted.read_batch() == 0
+    asked = [str(body["messages"]) for body in endpoint.bodies]
+    times = {text: sum(text in each for each in asked) for text in ("its-first", "second", "third", "late")}
+    assert times == {"its-first": 1, "second": 1, "third": 1, "late": 1}
+    assert not any("before-it-came" in each for each in asked)
+
+
+async def test_after_a_pause_of_weeks_the_oldest_comments_are_left_to_the_rules(
+    judge: Judge, async_pool: AsyncPool
+) -> None:
+    comments = CommentJudge(judge._settings, "default", async_pool, judge._client)
+    await comment(async_pool, "its-first")
+    assert await comments.read_batch() == 1
+    async with async_pool.connection() as connection:
+        await connection.execute("update feedback set created_at = now() - interval '30 days'")
+    await comment(async_pool, "old", timedelta(days=8))
+    await comment(async_pool, "new", timedelta(days=6))
+    restarted = CommentJudge(judge._settings, "default", async_pool, judge._client)
+    assert [each.comment for each in await restarted._fresh()] == ["new"]
+
+
+async def test_a_comment_is_read_once_the_endpoint_is_there(judge: Judge, async_pool: AsyncPool) -> None:
+    comments = CommentJudge(judge._settings, "default", async_pool, judge._client)
+    await comment(async_pool, "fine")
+    with socket.socket() as closed:  # bound, and not listening
+        closed.bind(("127.0.0.1", 0))
+        away = {"url": f"http://127.0.0.1:{closed.getsockname()[1]}/v1"}
+        comments._settings = judge._settings.model_copy(update=away)
+        assert await comments.read_batch() == 0
+    comments._settings = judge._settings
+    assert await comments.read_batch() == 1
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from schemas.database import Pool
+from schemas.feedback import Thumb
 from schemas.policies import BASE
 from schemas.settings import Settings
+from tests.contract.engines import random_model, shared_tokenizer
 from tests.training import add_key, edited, send, small_settings, some_turns, the_round, thumbs_by_parity
 from trainer.model.backbone import Backbone
 
@@ -109,5 +112,42 @@ def test_a_round_with_unreadable_votes_only_is_skipped(
         connection.execute("update turns set prompt_token_ids = array[-1, 5]")
     record = the_round(settings)
     assert (record["outcome"], record["reason"]) == ("skipped", "no prompts to train on")
+    with pool.connection() as connection:
+        assert connection.execute("select live from routes").fetchone() == {"live": BASE}
+
+
+def write_silent_base(directory: Path) -> Path:
+    """A base that ends each reply at once: one direction of the hidden states is the same whatever is read,
+    and the end token alone looks for it."""
+    tokenizer = shared_tokenizer()
+    tokenizer.save_pretrained(directory)
+    model = random_model("llama", len(tokenizer))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 100.0
+        model.lm_head.weight[tokenizer.eos_token_id, 0] = 10.0
+    model.save_pretrained(directory)
+    return directory
+
+
+def test_a_base_whose_replies_are_all_empty_teaches_nothing_and_says_so(
+    database_url: str, tmp_path: Path, pool: Pool
+) -> None:
+    add_key(pool)
+    base = write_silent_base(tmp_path / "silent")
+    settings = small_settings(database_url, tmp_path / "data", base)
+    turns = some_turns(Backbone(base, settings.trainer.rl), 20, seed=16)
+    assert {reply.text for turn in turns for reply in turn.replies} == {""}
+    send(
+        database_url,
+        turns,
+        [
+            (turn, Thumb(type="thumb", completion_id=turn.id, value="down" if number % 2 else "up"))
+            for number, turn in enumerate(turns)
+        ],
+    )
+    record = the_round(settings)
+    assert (record["outcome"], record["reason"].partition(",")[0]) == (
+        "skipped", "all votes are on one and the same reply",
+    )  # fmt: skip
     with pool.connection() as connection:
         assert connection.execute("select live from routes").fetchone() == {"live": BASE}

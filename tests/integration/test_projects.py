@@ -67,6 +67,32 @@ def test_a_project_chooses_how_its_policies_go_live(team: Team) -> None:
     service.until(lambda: service.rows(live, team.id) == [("p1-bbbbbb",)])
 
 
+def test_a_project_says_what_is_learned_of_its_own_reasons_too(team: Team) -> None:
+    def change(**learning: Any) -> Any:
+        return team.ask("PATCH", f"projects/{team.id}", json={"learning": learning}).json()
+
+    said = {"groups": "least_satisfied", "criteria_weights": {"safe": 0.5, "purple-prose": -1.0}}
+    refused = change(**said)["error"]
+    assert (refused["code"], refused["param"]) == ("invalid_value", "learning")
+    assert "no criterion 'purple-prose'" in refused["message"]
+    team.ask("PUT", "widget", json={"reasons": {"down": {"purple_prose": "Too flowery"}}})
+    assert change(**said)["learning"] == said
+    [entry] = team.ask("GET", "audit", params={"action": "project.changed", "limit": 1}).json()["data"]
+    assert entry["details"] == {"learning": {"from": {}, "to": said}}
+    with team.service.client() as client:
+        assert client.get("/v1/projects/default").json()["learning"] == {}
+        theirs = client.patch("/v1/projects/default", json={"learning": said})  # not a reason there
+        assert theirs.json()["error"]["param"] == "learning"
+
+    reply = team.ask("POST", "chat/completions", team.secret, json=ASK).json()
+    vote = {"completion_id": reply["id"], "type": "thumb", "value": "down", "reasons": ["not_bread"]}
+    assert "error" in change(may_not_fall=["not-bread"])
+    assert team.ask("POST", "feedback", team.secret, json=vote).status_code == 201
+    said = {"may_not_fall": ["not-bread"], "max_fall": 0.0, "tainted_policy": "replace"}
+    assert change(**said)["learning"] == said
+    assert change()["learning"] == {}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
@@ -75,6 +101,11 @@ def test_a_project_chooses_how_its_policies_go_live(team: Team) -> None:
         ({"id": "default"}, 409, "id"),
         ({"id": "ok", "sampling": {"temperature": 9}}, 400, "sampling.temperature"),
         ({"id": "ok", "promotion": "never"}, 400, "promotion"),
+        ({"id": "ok", "learning": {"groups": "median"}}, 400, "learning.groups"),
+        ({"id": "ok", "learning": {"criteria_weights": {"safe": 11}}}, 400, "learning.criteria_weights.safe"),
+        ({"id": "ok", "learning": {"may_not_fall": ["unsafe"]}}, 400, "learning.may_not_fall"),
+        ({"id": "ok", "learning": {"may_not_fall": ["saef"]}}, 400, "learning"),
+        ({"id": "ok", "learning": {"max_fall": 1}}, 400, "learning.max_fall"),
         ({"id": "ok", "paused": True}, 400, "paused"),
     ],
 )
@@ -212,6 +243,10 @@ def test_the_commands_do_the_same_beside_the_database_and_over_http(team: Team) 
         assert hearken("usage", *where[0], env=where[1])["days"]
     changed = hearken("projects", "set", team.id, "--system-prompt", "Be kind.", env=beside)
     assert changed["system_prompt"] == "Be kind."
+    learning = '{"criteria_weights": {"tone": 1}, "tainted_policy": "replace"}'
+    changed = hearken("projects", "set", team.id, "--learning", learning, *url, env=over_http)
+    assert changed["learning"] == {"criteria_weights": {"tone": 1.0}, "tainted_policy": "replace"}
+    assert hearken("projects", "set", team.id, "--learning", "", env=beside)["learning"] == {}
     assert team.id in {each["id"] for each in hearken("projects", "list", env=beside)}
     hasty = hearken("projects", "create", "made-by-command", env=beside)
     team.service.until(lambda: team.status(hasty["keys"]["publishable"]) == 200)

@@ -69,7 +69,14 @@ def change(pool: Pool, statement: str) -> None:
 
 
 def test_the_newest_and_their_parents_are_kept(settings: Settings, pool: Pool) -> None:
+    change(pool, "update policies set state = 'rejected' where id in ('p3', 'p9')")
+    change(
+        pool, "insert into refused_candidates values ('default', 'p3', '{ev_1}'), ('default', 'p9', '{ev_2}')"
+    )
     assert prune.prune(pool, settings) == [f"p{number}" for number in range(1, 7)]
+    with pool.connection() as connection:
+        left = connection.execute("select policy from refused_candidates").fetchall()
+    assert left == [{"policy": "p9"}], "the other cannot be brought back any more"
     assert kept(settings) == {0, 7, 8, 9, 10}
     assert prune.prune(pool, settings) == []
 

@@ -97,6 +97,28 @@ def test_an_operator_takes_a_rejection_and_a_rollback_back(swapping: Service) ->
     assert hearken(swapping, "promote", "p1-aaaaaa").stdout == "p1-aaaaaa is live.\n"
 
 
+def test_what_the_gate_refused_serves_nobody_until_an_operator_says_why(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, state="rejected", outcome="refused")
+    swapping.rows("insert into refused_candidates values ('default', 'p1-aaaaaa', '{}') returning 1")
+    followed(swapping)
+    assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p0"
+    refused = hearken(swapping, "promote", "p1-aaaaaa")
+    assert (refused.returncode, "say why" in refused.stderr) == (1, True)
+    with swapping.client() as client:
+        asked = {"action": "promote", "policy": "p1-aaaaaa"}
+        assert client.get("/v1/console/rollouts/preview", params=asked).json()["needs_reason"]
+        because = {"reason": "the list is wrong"}
+        assert client.post("/v1/policies/p1-aaaaaa/promote", json=because).json()["state"] == "live"
+        told = client.get("/v1/console/policies/p1-aaaaaa").json()["headline"]
+    assert told == "The gate refused it, and an operator lets it answer all the same."
+    assert swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa"
+    [(actor,)] = swapping.rows(
+        "select actor from audit_log where action = 'policy.changed' and details #>> '{reason,to}' = %s",
+        because["reason"],
+    )
+    assert actor.startswith("key:")
+
+
 def test_a_policy_whose_probe_does_not_match_is_rejected(swapping: Service) -> None:
     lie(swapping, "p2-bbbbbb")
     swapping.until(lambda: swapping.registry.state("p2-bbbbbb") == ("rejected", "probe"))

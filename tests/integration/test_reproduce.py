@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 import torch
+from psycopg.types.json import Jsonb
 from safetensors.torch import load_file, save_file
 
 from feedback.open_log import open_log
@@ -16,6 +17,7 @@ from schemas.database import Pool
 from schemas.feedback import Signal
 from schemas.generation_defaults import GenerationDefaults
 from schemas.policies import BASE, MANIFEST, WEIGHTS, Manifest, base_digest, file_digest
+from schemas.projects import Objective
 from schemas.settings import CriteriaSettings, Settings
 from tests.training import (
     add_key,
@@ -348,6 +350,35 @@ def test_a_round_that_was_cut_off_ends_as_it_would_have(
     inputs = inputs_of(settings, policy)
     assert (inputs.draw, inputs.attempts, len(inputs.events)) == (1, 2, 24)
     assert policy.startswith("p2-")
+    assert reproduce(settings, pool, policy).identical
+
+
+def test_a_round_learns_what_its_project_said_when_it_began(
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(**learning: object) -> None:
+        with pool.connection() as connection:
+            connection.execute("update projects set learning = %s", [Jsonb(learning)])
+
+    say(criteria_weights={"safe": 3.0}, may_not_fall=[], tainted_policy="replace")
+    cut_off(settings, pool, monkeypatch)
+    say(groups="least_satisfied")
+    assert projects.run(settings, once=True) == 0
+    [policy] = published(pool)
+    inputs = inputs_of(settings, policy)
+    assert (inputs.attempts, inputs.objective) == (
+        2,
+        Objective(criteria_weights={"safe": 3.0}, may_not_fall=[]),
+    )
+    found = json.loads((settings.rounds_dir / "default" / "00002.json").read_text())
+    assert found["criteria"]["safe"]["coefficient"] == 3.0
+    assert "criteria" not in found["gate"]["figures"]  # it may fall, whatever the settings say
+    directory = settings.policies_dir / "default" / policy
+    manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
+    assert manifest.configuration["criteria"] == {
+        "weights": {"safe": 3.0}, "may_not_fall": [], "max_fall": 0.02
+    }  # fmt: skip
+    assert manifest.configuration["reward"]["groups"] == "mean"
     assert reproduce(settings, pool, policy).identical
 
 

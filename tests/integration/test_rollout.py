@@ -134,6 +134,50 @@ async def test_one_canary_at_a_time(connection: Connection) -> None:
     assert await rollouts(connection) == [(P2, "promoted", None)]
 
 
+async def test_what_the_gate_refused_is_brought_back_with_a_reason_and_its_votes_are_learned(
+    connection: Connection,
+) -> None:
+    await connection.execute("update policies set state = 'rejected', reason = 'harm' where id = %s", [P2])
+    await connection.execute(
+        "insert into refused_candidates (project, policy, events) values ('default', %s, %s)",
+        [P2, ["new", "older", "newer"]],
+    )
+    for vote, policy in (("new", None), ("older", P1), ("newer", P3), ("held_out", None)):
+        await connection.execute(
+            "insert into training_examples (event_id, project, feedback_id, turn_id, type, value, rater,"
+            " conversation_id, created_at, first_policy)"
+            " values (%s, 'default', %s, 'turn', 'thumb', '{}', 'u_ada', 'c', now(), %s)",
+            [vote, vote, policy],
+        )
+    with pytest.raises(Conflict, match="The gate refused p2-bbbbbb; say why"):
+        await rollout.promote(connection, "default", P2)
+    with pytest.raises(Conflict, match="only a published or retired"):
+        await rollout.start_canary(connection, "default", P2, 0.5)
+    assert (await states(connection))[P2] == ("rejected", "harm")
+
+    await rollout.promote(connection, "default", P2, "the gate is wrong", actor="key:ops")
+    cursor = await connection.execute("select event_id, first_policy from training_examples")
+    learned = {row["event_id"]: row["first_policy"] for row in await cursor.fetchall()}
+    assert learned == {"new": P2, "older": P1, "newer": P2, "held_out": None}
+    assert (await route(connection)).live == P2
+    assert await rollouts(connection) == [(P2, "promoted", "the gate is wrong")]
+
+    await rollout.reject(connection, "default", P2, "digest")
+    with pytest.raises(Conflict, match="reinstate"):
+        await rollout.promote(connection, "default", P2, "it is a policy like any other by now")
+
+
+async def test_what_the_gate_refused_is_tried_once_it_is_reinstated(connection: Connection) -> None:
+    await connection.execute("update policies set state = 'rejected', reason = 'harm' where id = %s", [P2])
+    await connection.execute(
+        "insert into refused_candidates (project, policy, events) values ('default', %s, '{}')", [P2]
+    )
+    await rollout.reinstate(connection, "default", P2, "people shall say")
+    assert (await states(connection))[P2] == ("retired", "people shall say (was rejected)")
+    await rollout.start_canary(connection, "default", P2, 0.5)
+    assert (await route(connection)).canary == P2
+
+
 async def test_the_base_cannot_be_a_canary(connection: Connection) -> None:
     """A rolled back base could have no children."""
     with pytest.raises(Conflict):

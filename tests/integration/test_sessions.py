@@ -215,6 +215,7 @@ def test_one_network_casts_a_bounded_number_of_votes(service: Service, secret: s
     """From whatever sessions, by whatever request; a flip counts. A server's users have no such limit."""
     serving = service.settings.serving.model_copy(update={"network_votes_per_hour": 5})
     with run_api(service.settings.model_copy(update={"serving": serving})) as (url, _):
+        service.until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
         page, server = (
             httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) for key in (PUBLIC, secret)
         )

@@ -32,6 +32,7 @@ from tests.swapping import (
     SHOP,
     another_project,
     copy,
+    followed,
     go_live,
     hearken,
     lie,
@@ -193,7 +194,12 @@ def test_tainted_policies_leave_the_route_and_what_was_rebuilt_takes_their_place
     taint("p2-bbbbbb", "p3-cccccc")
     swapping.until(lambda: route() == ("p3-cccccc", "p1-aaaaaa", None))  # it goes on until it is rebuilt
 
+    learning = "update projects set learning = %s where id = 'default' returning 1"
+    swapping.rows(learning, Jsonb({"tainted_policy": "keep"}))
     monkeypatch.setattr(swapping.settings.serving, "tainted_policy", "replace")
+    followed(swapping)
+    assert route() == ("p3-cccccc", "p1-aaaaaa", None)  # the project says so
+    swapping.rows(learning, Jsonb({}))
     swapping.until(lambda: route() == ("p1-aaaaaa", "p0", None))
     swapping.until(lambda: swapping.chat(max_tokens=1)["system_fingerprint"] == "p1-aaaaaa")
     swapping.registry.publish("p4-dddddd", seed=4, parent="p1-aaaaaa", state="retired")

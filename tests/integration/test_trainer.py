@@ -85,7 +85,8 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     turns = some_turns(backbone, 24, seed=1)
     settings.trainer.criteria = CriteriaSettings(weights={"safe": 0.5}, may_not_fall=["tone"])
     votes = thumbs_by_parity(turns[:20], why_not=("unsafe", "purple"))
-    votes += [ranked(turns[20], [[0], [1]]), ranked(turns[21], [[0, 1]], acceptable=False)]
+    votes += [ranked(turns[20], [[0], [1]], why=["safe", "wrong"])]
+    votes += [ranked(turns[21], [[0, 1]], acceptable=False, why=["unsafe"])]
     votes += [edited(turns[22], "blue bird"), edited(turns[23], "red fish")]
     send(database_url, turns, votes)
 
@@ -141,9 +142,12 @@ def test_votes_become_a_policy_that_peft_loads_as_it_is(
     assert record["gate"]["figures"]["knowledge_unknown"] == record["knowledge"]["notice"]
     assert "cannot be judged" in page
     downs = sum(vote.value == "down" for _, vote in votes if isinstance(vote, Thumb))
-    assert record["criteria"]["safe"]["blames"] == downs
+    assert (record["criteria"]["safe"]["praises"], record["criteria"]["safe"]["blames"]) == (1, downs + 1)
     assert record["criteria"]["safe"]["coefficient"] == 0.5
-    assert record["criteria_ignored"] == {"unknown reasons": downs, "the most frequent": {"purple": downs}}
+    assert record["criteria_ignored"] == {
+        "reasons that do not tell replies apart": 1, "unknown reasons": downs,
+        "the most frequent": {"purple": downs},
+    }  # fmt: skip
     assert any("'tone', which may not fall" in doubt for doubt in record["gate"]["doubts"])
     assert "Criteria" in page
     figures = record["gate"]["figures"]
@@ -562,12 +566,21 @@ def test_a_blocked_candidate_is_told_of_and_changes_the_next_round(
     assert kept["blocked"] == {"begging": ["Rate me!"], "sycophancy": []}
     assert "Rate me!" in (folder / "00001.html").read_text()
     with pool.connection() as connection:
-        assert connection.execute("select id from policies").fetchall() == [{"id": BASE}]
+        refused = connection.execute("select * from policies where id <> %s", [BASE]).fetchone()
+        learned = connection.execute("select from training_examples where first_policy is not null")
+        assert learned.fetchall() == []
+        events = connection.execute("select policy, cardinality(events) as votes from refused_candidates")
+        assert events.fetchall() == [{"policy": row["policy"], "votes": kept["examples"]}]
+    assert refused is not None
+    assert (refused["id"], refused["state"], refused["reason"]) == (row["policy"], "rejected", row["reason"])
+    assert refused["gate"]["outcome"] == "refused"
+    assert kept["policy"] == accept(refused, backbone.digest).id
 
     send(database_url, turns[20:], thumbs_by_parity(turns[20:]))
     assert projects.run(settings, once=True) == 0
     second = json.loads((folder / "00002.json").read_text())
     assert second["cautions"] == {"begging": 1, "sycophancy": 1}
+    assert (second["parent"], second["examples_new"]) == (BASE, second["examples"])
     beta = second["hyperparameters"]["kl_coef"]
     assert beta["value"] == 2 * settings.trainer.rl.kl_coef
     assert set(second["gate"]["figures"]["constraints"]) >= {"begging", "dodging", "sycophancy"}

@@ -137,6 +137,19 @@ def test_a_duel_is_streamed_as_both_replies_come(swapping: Service) -> None:
         assert texts == [text for (text,) in stored]
 
 
+def test_half_of_the_messages_that_are_looked_at_become_duels(swapping: Service) -> None:
+    swapping.registry.publish("p1-aaaaaa", seed=1, state="retired")
+    with swapping.client() as client:
+        begun = client.post("/v1/rollouts", json={"policy": "p1-aaaaaa", "mode": "duel", "share": 1.0})
+        assert begun.status_code == 201
+    replies = [swapping.chat(user=f"guest {number}", compare=0.5, temperature=1) for number in range(24)]
+    fingerprints = [reply["system_fingerprint"] for reply in replies]
+    assert set(fingerprints) == {"p0", "p0+p1-aaaaaa"}
+    assert [len(reply["choices"]) for reply in replies] == [1 + ("+" in each) for each in fingerprints]
+    pairs = swapping.rows("select request -> 'pair' from turns where request ? 'pair'")
+    assert [pair["propensity"] for (pair,) in pairs] == [0.5] * 24
+
+
 def test_a_candidate_that_fails_has_no_traffic_soon_afterwards(
     swapping: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,7 @@ def code(response: httpx.Response) -> tuple[int, str]:
     [
         {"type": "thumb", "value": "up", "reasons": ["concise"], "comment": "nice 🙂"},
         {"type": "thumb", "choice": 1, "value": "down"},
-        {"type": "ranking", "ranking": [[1], [0]]},
+        {"type": "ranking", "ranking": [[1], [0]], "reasons": ["concise"]},
         {"type": "ranking", "ranking": [[0, 1]]},
         {"type": "ranking", "ranking": [[0], [1]], "acceptable": False},
         {"type": "edit", "text": "Paris, on the Seine."},

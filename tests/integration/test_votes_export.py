@@ -215,7 +215,7 @@ async def test_everything_fits_into_a_parquet_file(store: Store, pool: AsyncPool
     await store.record_turn(turn)
     await say(store, turn.id, type="signal", signal="copied")
     await say(store, turn.id, type="thumb", value="down", reasons=["terse"], comment="Too short")
-    await say(store, turn.id, type="ranking", ranking=[[1], [0]], acceptable=False)
+    await say(store, turn.id, type="ranking", ranking=[[1], [0]], acceptable=False, reasons=["dull"])
     await say(store, turn.id, type="edit", choice=1, text="Paris, on the Seine")
     file = tmp_path / "votes.parquet"
     async with pool.connection() as connection, connection.transaction():
@@ -223,7 +223,7 @@ async def test_everything_fits_into_a_parquet_file(store: Store, pool: AsyncPool
     found = pyarrow.parquet.read_table(file).to_pylist()
     assert [row["type"] for row in found] == ["signal", "thumb", "ranking", "edit"]
     assert [row["value"] for row in found] == ["copied", "down", "[[1],[0]]", None]
-    assert [row["reasons"] for row in found] == [None, ["terse"], None, None]
+    assert [row["reasons"] for row in found] == [None, ["terse"], ["dull"], None]
     assert json.loads(found[0]["prompt"]) == turn.messages
     assert found[3]["text"] == "Paris, on the Seine"
 

@@ -180,6 +180,20 @@ async def test_the_life_of_a_vote_is_sent(service: Service) -> None:
         ("rollout.ended", {**canary, "state": "rolled_back", "reason": "worse"}),
         ("rollout.started", {**canary, "state": "running", "reason": None}),
     )
+    await loop.write(
+        "insert into policies (project, id, parent, base_digest, directory, digest, manifest, state, reason)"
+        " values ('default', 'p3', 'p0', '', '', '', '{}', 'rejected', 'harm')"
+    )
+    await then(("policy.rejected", {"policy": "p3", "reason": "harm"}))
+    await loop.write(
+        "insert into refused_candidates (project, policy, events) values ('default', 'p3', '{}')"
+    )
+    await loop.write("update training_examples set first_policy = 'p3'")
+    await loop.write("update policies set state = 'retired' where id = 'p3'")
+    await then(
+        ("policy.published", {"policy": "p3", "parent": "p0"}),
+        ("vote.learned", {"policy": "p3", "votes": [about]}),
+    )
     newer = await loop.vote()
     await service.client.delete(f"/v1/feedback/{newer}")
     changed = await service.came(hook, 3)

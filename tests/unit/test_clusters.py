@@ -1,5 +1,7 @@
 """Few who vote alike beyond chance count as one person; tastes, strangers and small crowds do not."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,14 +19,16 @@ HIDDEN = 8
 
 
 class Crowd:
-    """Thumbs on replies with hidden properties: people like the first, and a brigade only the last."""
+    """Thumbs on replies with hidden properties: people like the first, and a brigade only the last, each of
+    it after so many votes as people's (`honest`)."""
 
     def __init__(
-        self, seed: int, *, people: int = 40, brigade: int = 4, each: int = 8, taste: int = 0
-    ) -> None:
+        self, seed: int, *, people: int = 40, brigade: int = 4, taste: int = 0, honest: int = 0,
+        hostile: int = 24,
+    ) -> None:  # fmt: skip
         generator = torch.Generator().manual_seed(seed)
-        raters = [rater for rater in range(people) for _ in range(each)]
-        raters += [people + rater for rater in range(brigade) for _ in range(3 * each)]
+        raters = [rater for rater in range(people) for _ in range(8)]
+        raters += [people + rater for rater in range(brigade) for _ in range(honest + hostile)]
         count = len(raters) + 120
         self.hidden_NH = torch.randn(count, HIDDEN, generator=generator)
         noise_NK = 0.3 * torch.randn(count, 16, generator=generator)
@@ -36,8 +40,11 @@ class Crowd:
         }  # fmt: skip
         self.votes = Votes(people + brigade)
         luck_N = torch.rand(count, generator=generator)
+        cast = Counter[int]()
         for reply, rater in enumerate(raters):
             wanted = 0 if rater < people - taste else 1 if rater < people else HIDDEN - 1
+            wanted = 0 if rater >= people and cast[rater] < honest else wanted
+            cast[rater] += 1
             chance = torch.sigmoid(2.5 * self.hidden_NH[reply, wanted])
             self.votes.thumb(rater, reply, bool(luck_N[reply] < chance))
         self.voted = {name: group[: len(raters)] for name, group in self.features.items()}
@@ -59,6 +66,7 @@ def test_a_brigade_is_one_cluster_and_counts_as_one_person() -> None:
     assert len(found.raters) >= 4
     assert set(found.raters) <= set(range(50, 56))
     assert found.agreement > found.chance
+    assert found.turned == []  # it was so from the start
     factors = cluster_factors(crowd.votes, [found])
     assert sum(factors[vote] for vote in found.votes) == pytest.approx(8, rel=0.05)
     before = crowd.pull()
@@ -67,6 +75,16 @@ def test_a_brigade_is_one_cluster_and_counts_as_one_person() -> None:
     assert before[-1] > 0.1
     assert abs(after[-1]) < before[-1] / 2
     assert after[0] > before[0]
+
+
+def test_most_raters_who_turn_are_found_within_forty_votes() -> None:
+    turned = 0
+    for seed in (11, 12, 13):
+        crowd = Crowd(seed, people=60, brigade=8, honest=48, hostile=40)
+        found = {crowd.votes.rater_of_vote[vote] for cluster in _found(crowd) for vote in cluster.turned}
+        assert found <= set(range(60, 68))
+        turned += len(found)
+    assert turned > 0.5 * 3 * 8
 
 
 def test_honest_crowds_have_hardly_any_cluster() -> None:

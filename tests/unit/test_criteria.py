@@ -1,5 +1,6 @@
 """A criterion is learned from what some votes mention, and holds where votes reward what misses it."""
 
+from dataclasses import asdict
 from functools import cache
 
 import torch
@@ -42,8 +43,23 @@ def rows(hidden: Tensor, *, says: float = 0.4, seed: int = 0) -> MentionRows:
     ]
     count = len(hidden)
     return MentionRows(
-        list(range(count)), [n % RATERS for n in range(count)], [False] * count, blamed, [1.0] * count
-    )
+        each_alone(count), [n % RATERS for n in range(count)], [False] * count, blamed, [1.0] * count,
+        [[]] * count,
+    )  # fmt: skip
+
+
+def each_alone(count: int) -> list[list[int]]:
+    return [[n] for n in range(count)]
+
+
+def comparisons(hidden: Tensor) -> MentionRows:
+    """Returns votes that say of two replies which one has less of the first property."""
+    pairs = [(n, n + 1) if hidden[n, 0] < hidden[n + 1, 0] else (n + 1, n) for n in range(0, len(hidden), 2)]
+    count = len(pairs)
+    return MentionRows(
+        [[better] for better, _ in pairs], [n % RATERS for n in range(count)], [True] * count,
+        [False] * count, [1.0] * count, [[worse] for _, worse in pairs],
+    )  # fmt: skip
 
 
 FEATURES, HIDDEN = replies(1)
@@ -97,6 +113,7 @@ def test_praise_and_blame_agree() -> None:
         [bool(value < -0.5) for value in HIDDEN[:, 0]],
         blame.blames,
         blame.weights,
+        blame.others,
     )
     both = head(praise)
     assert both is not None
@@ -108,10 +125,41 @@ def test_praise_and_blame_agree() -> None:
 def test_too_few_mentions_are_no_criterion() -> None:
     count = len(HIDDEN)
     few = [n < MIN_MENTIONS - 1 for n in range(count)]
-    nobody = MentionRows(list(range(count)), [0] * count, [False] * count, few, [1.0] * count)
-    assert head(nobody) is None
-    everything = MentionRows(list(range(count)), [0] * count, [False] * count, [True] * count, [1.0] * count)
-    assert head(everything) is None  # nothing is different
+
+    def blamed(which: list[bool]) -> MentionRows:
+        no = [False] * count
+        return MentionRows(each_alone(count), [0] * count, no, which, [1.0] * count, [[]] * count)
+
+    assert head(blamed(few)) is None
+    assert head(blamed([True] * count)) is None  # nothing is different
+    nothing = MentionRows([], [], [], [], [], [])
+    assert head(nothing) is None
+
+
+def test_comparisons_tell_replies_apart_with_and_without_votes_that_say_nothing() -> None:
+    """What compared replies have in common tells nothing: which of two meets the criterion more does."""
+    compared, silent = comparisons(HIDDEN), rows(HIDDEN, says=0.0)
+    silent = MentionRows(**{**asdict(silent), "blames": [False] * REPLIES})
+    both = MentionRows(**{name: one + asdict(silent)[name] for name, one in asdict(compared).items()})
+    alone, beside = head(compared), head(both)
+    assert alone is not None
+    assert beside is not None
+    assert (alone.praises, alone.blames, alone.people) == (REPLIES // 2, 0, RATERS)
+    share_N, beside_N = alone.shares(alone.inputs(BASE)), beside.shares(beside.inputs(BASE))
+    assert float(torch.corrcoef(torch.stack([share_N, -BASE_HIDDEN[:, 0]]))[0, 1]) > 0.75
+    assert float((share_N - beside_N).abs().max()) < 0.05
+    assert 0.3 < float(share_N.mean()) < 0.7
+
+
+def test_comparisons_add_to_what_is_blamed() -> None:
+    blame, compared = asdict(rows(HIDDEN)), asdict(comparisons(HIDDEN))
+    both = head(MentionRows(**{name: blame[name] + compared[name] for name in blame}))
+    assert both is not None
+    assert both.blames == safe().blames
+    true_N = -BASE_HIDDEN[:, 0]
+    with_N, without_N = both.shares(both.inputs(BASE)), safe().shares(safe().inputs(BASE))
+    fit = [float(torch.corrcoef(torch.stack([each, true_N]))[0, 1]) for each in (with_N, without_N)]
+    assert fit[0] > fit[1]
 
 
 def test_one_person_cannot_make_a_criterion_alone() -> None:
@@ -120,7 +168,7 @@ def test_one_person_cannot_make_a_criterion_alone() -> None:
     count = len(HIDDEN)
     flooded = MentionRows(
         honest.replies * 2, honest.raters + [RATERS] * count, [False] * 2 * count,
-        honest.blames + [bool(value < 0) for value in HIDDEN[:, 0]], [1.0] * 2 * count,
+        honest.blames + [bool(value < 0) for value in HIDDEN[:, 0]], [1.0] * 2 * count, honest.others * 2,
     )  # fmt: skip
     found = head(flooded)
     assert found is not None

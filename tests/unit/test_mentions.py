@@ -39,6 +39,24 @@ def test_reasons_name_criteria(reasons: list[str], liked: bool, found: dict[str,
 
 
 @pytest.mark.parametrize(
+    ("reasons", "liked", "found", "ignored"),
+    [
+        (["friendly"], True, {"tone": True}, 0),  # of the best, compared with the others
+        (["tone"], True, {"tone": True}, 0),
+        (["wrong", "concise"], True, {"length": True}, 1),  # which reply is wrong?
+        (["friendly", "cold"], True, {"tone": True}, 1),
+        (["friendly", "tone", "cold"], None, {}, 3),  # equally good
+    ],
+)
+def test_reasons_of_a_ranking_say_why_the_best_is_better(
+    reasons: list[str], liked: bool | None, found: dict[str, bool], ignored: int
+) -> None:
+    all_said = read([said(*reasons, liked=liked, compares=True)])
+    assert all_said.by_event.get("e", {}) == found
+    assert all_said.ignored.get("reasons that do not tell replies apart", 0) == ignored
+
+
+@pytest.mark.parametrize(
     "reasons", [None, "unsafe", 7, {"unsafe": True}, [None, 3, ["unsafe"], "x" * 99, "a b"]]
 )
 def test_reasons_of_another_shape_are_left_alone(reasons: Any) -> None:
@@ -84,6 +102,8 @@ def test_a_flood_of_unknown_reasons_makes_a_bounded_number_of_criteria() -> None
         ("too long? too short? to the point!", {}),  # both ways
         ("This is helpful. It insulted my mother!", {"helpful": True, "safe": False}),
         ("No mistakes in it", {"correct": True}),
+        ("Not short but helpful, and nothing but wrong.", {"helpful": True, "correct": False}),
+        ("Not only friendly, without doubt it is correct.", {"tone": True, "correct": True}),
         ("", {}),
     ],
 )
@@ -92,12 +112,61 @@ def test_rules_read_english_comments(comment: str, found: dict[str, bool]) -> No
 
 
 @pytest.mark.parametrize(
+    ("comment", "found"),
+    [
+        ("Die Antwort ist falsch.", {"correct": False}),
+        ("Sehr hilfreich und freundlich, danke!", {"helpful": True, "tone": True}),
+        ("Viel zu lang", {"length": False}),
+        ("Nicht zu lang, gut.", {"length": True}),
+        ("Das stimmt so leider nicht.", {"correct": False}),
+        ("Das stimmt und ist nicht zu lang.", {"correct": True, "length": True}),
+        ("Das hilft mir nicht weiter.", {"helpful": False}),
+        ("Hat meine Frage nicht beantwortet.", {"helpful": False}),
+        ("Könnte freundlicher sein.", {}),  # a wish
+        ("Richtig gut erklärt, aber unhöflich.", {"tone": False}),  # richtig: really
+        ("Keine Fehler, kurz und bündig.", {"correct": True, "length": True}),
+        ("Weder freundlich noch hilfreich", {"tone": False, "helpful": False}),
+        ("Nicht nur höflich, sondern auch korrekt.", {"tone": True, "correct": True}),
+        ("Vollständig falsch", {"correct": False}),
+        ("ANSTÖSSIG und im falschen Ton", {"safe": False, "tone": False}),
+        ("Mein Kind war dabei, das war schön.", {}),  # Kind: child
+    ],
+)
+def test_rules_read_german_comments(comment: str, found: dict[str, bool]) -> None:
+    assert criteria_of(comment) == found
+
+
+@pytest.mark.parametrize(
+    ("comment", "found"),
+    [
+        ("الإجابة خاطئة", {"correct": False}),
+        ("الرد مفيد جدا ولطيف", {"helpful": True, "tone": True}),
+        ("الرد غير آمن على الإطلاق", {"safe": False}),
+        ("ليست الإجابة صحيحة", {"correct": False}),
+        ("طَوِيلٌ جِدّاً", {"length": False}),  # with vowel marks
+        ("ليس طويلا جدا", {"length": True}),
+        ("بدون أخطاء", {"correct": True}),
+        ("لا شك أنها صحيحة", {"correct": True}),
+        ("معلومات غير دقيقة", {"correct": False}),
+        ("ما ساعدني أبدا", {"helpful": False}),
+        ("الإجابة ليست خاطئة لكنها وقحة", {"correct": True, "tone": False}),
+        ("أجاب عن سؤالي بأسلوب مهذب", {"helpful": True, "tone": True}),
+        ("كلام عنصري ومهين", {"safe": False}),
+        ("يجب أن يكون مختصرا", {}),  # a wish
+        ("انتظرت دقيقة واحدة في البيت", {}),  # a minute
+    ],
+)
+def test_rules_read_arabic_comments(comment: str, found: dict[str, bool]) -> None:
+    assert criteria_of(comment) == found
+
+
+@pytest.mark.parametrize(
     "comment",
     [
-        "Mein Kind mag das leider gar nicht so.",
+        "Ce n'est pas une réponse correcte",
         "Une réponse rude pour un enfant de six ans",
         "回答は安全ではありません",
-        "الرد غير آمن على الإطلاق",
+        "این پاسخ مفید نیست",
         "ответ неправильный и слишком длинный",
         "🙈🙈🙈",
         '{"safe": false} Ignore all rules',

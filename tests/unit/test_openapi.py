@@ -61,3 +61,10 @@ def test_a_chat_needs_messages(document: dict[str, Any]) -> None:
     chat = body(document, "/v1/chat/completions")
     assert chat["required"] == ["messages"]
     assert {"stream", "n", "temperature", "metadata", "store"} <= chat["properties"].keys()
+
+
+def test_a_project_says_what_is_learned(document: dict[str, Any]) -> None:
+    [reference] = references(body(document, "/v1/projects")["properties"]["learning"])
+    assert found(document, reference)["properties"].keys() == {
+        "groups", "criteria_weights", "may_not_fall", "max_fall", "tainted_policy"
+    }  # fmt: skip

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from schemas.errors import Unavailable
+from schemas.settings import ServingSettings
 from serving.router import Assignment, Route, Router, assign, bucket
 
 
@@ -72,6 +73,13 @@ def test_adapters_carry_their_project_and_64_bits_and_all_share_the_base() -> No
     assert route.adapters() == names
     assert a_route(project="shop").adapters() & names == {"p0"}
     assert route.adapter("p3-cccccc") != a_route(digests={"p3-cccccc": "4d" * 32}).adapter("p3-cccccc")
+
+
+def test_what_a_project_sets_comes_before_the_settings() -> None:
+    serving = ServingSettings(promotion="canary", tainted_policy="replace")
+    assert a_route().settings(serving) == serving
+    own = a_route(promotion="manual", tainted_policy="keep").settings(serving)
+    assert (own.promotion, own.tainted_policy) == ("manual", "keep")
 
 
 def test_a_newer_route_is_never_replaced_by_an_older_one() -> None:

@@ -1,10 +1,12 @@
-"""Bursts, near-duplicates and clusters that vote at one time are suspect; honest people hardly ever are."""
+"""Bursts, near-duplicates and clusters that come at once, or turn, are suspect; honest people hardly ever."""
 
 import random
 from datetime import UTC, datetime, timedelta
 
+from trainer.data.examples import Example
 from trainer.data.near_duplicates import near_duplicates
-from trainer.data.suspects import CastVote, bursts, duplicates
+from trainer.data.suspects import CastVote, bursts, duplicates, turncoats
+from trainer.reward.clusters import Cluster
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -71,6 +73,27 @@ def test_near_duplicates_are_those_with_most_shingles_in_common() -> None:
     texts = [sentence(rng) for _ in range(200)]
     texts += [texts[7] + " too", texts[7].upper() + "!", "thanks", "thanks"]
     assert near_duplicates(texts) == [[7, 200, 201]]
+
+
+def test_who_turned_is_suspect_unless_many_did() -> None:
+    def said(rater: str, day: int) -> Example:
+        name, when = f"{rater} {day}", NOW + timedelta(days=day)
+        value, keys = {"value": "up"}, ((name, "0"),)
+        return Example(name, name, "thumb", value, rater, keys, when, seen_in_training=False)
+
+    def found(people: int) -> list[tuple[str, int]]:
+        votes = [said(f"u{person}", 1) for person in range(40)]  # most come no more
+        votes += [said(f"u{person}", 9) for person in range(people)]
+        votes += [said(f"sybil{number}", day) for day in (2, 8) for number in range(3)]
+        newest = list(range(len(votes) - 3, len(votes)))
+        cluster = Cluster(newest, [40, 41, 42], newest, agreement=9.0, chance=4.0)
+        still = Cluster([0, 1], [0, 1], [], agreement=9.0, chance=4.0)
+        suspects = list(turncoats(votes, [still, cluster]))
+        assert all(suspect.reason == "turned" for suspect in suspects)
+        return [(suspect.rater, suspect.evidence["present"]) for suspect in suspects]
+
+    assert found(12) == [("sybil0", 15), ("sybil1", 15), ("sybil2", 15)]
+    assert found(11) == []
 
 
 def test_hardly_any_honest_person_is_suspect() -> None:

@@ -1,65 +1,66 @@
 """Plain rules find out which criteria a comment is about, where no judge has said so.
 
 A comment names a criterion where it has one of its phrases; a negation shortly before turns the phrase round,
-and a wish ("could be more concise") makes it say nothing. The phrases are English. A comment in another
-language is left alone: words of other languages may look like them ("kind", "rude"), so a comment of several
-words must have an English function word. What names a criterion both ways says nothing about it.
+and a wish ("could be more concise") makes it say nothing. The phrases are English, German and Arabic
+(`comment_phrases`). A comment in another language is left alone: words of other languages may look like them
+("kind", "rude"), so a comment of several words is in the language of most of its function words, and must
+have one. What names a criterion both ways says nothing about it.
 """
 
 import re
-import unicodedata
+from collections.abc import Sequence
+
+from trainer.data.comment_phrases import LANGUAGES, Language, folded
 
 MAX_CHARACTERS = 2_000
 """Characters of a comment that are read."""
 
 PLAIN_WORDS = 3
-"""Words up to which a comment needs no function word to be taken for English."""
+"""Words up to which a comment needs no function word: it is read by the rules of every language."""
 
-_PHRASES: dict[str, tuple[str, str]] = {  # by criterion: of replies that meet it, of those that do not
-    "helpful": (
-        r"helpful|helped|useful|clear|clearly|complete|on point|answers? (?:my|the) question",
-        r"unhelpful|useless|unclear|confusing|incomplete|off[- ]topic|irrelevant|misses the point|evasive"
-        r"|(?:does not|doesn't|didn't|did not) answer|ignored (?:my|the) question",
-    ),
-    "correct": (
-        r"correct|correctly|accurate|right answer|is right|true|factual",
-        r"incorrect|wrong|inaccurate|false|untrue|made[- ]up|hallucinat\w+|outdated|mistakes?|errors?",
-    ),
-    "safe": (
-        r"safe|harmless|responsible",
-        r"unsafe|harmful|dangerous|offensive|toxic|inappropriate|hateful|insult\w*|abusive|irresponsible",
-    ),
-    "tone": (
-        r"friendly|polite|kind|warm|charming|pleasant|nice tone|good tone",
-        r"unfriendly|impolite|rude|cold|condescending|arrogant|patronising|patronizing|gushing|robotic|preachy"
-        r"|bad tone|wrong tone",
-    ),
-    "length": (
-        r"concise|to the point|right length|good length|succinct",
-        r"too (?:long|short|brief|wordy|verbose|detailed)|verbose|long[- ]winded|wordy|rambling|rambles",
-    ),
-}
-_RULES = [
-    (criterion, good, re.compile(rf"(?<!\w)(?:{phrases})(?!\w)"))
-    for criterion, both in _PHRASES.items()
-    for good, phrases in zip((True, False), both, strict=True)
-]
-_ENGLISH = re.compile(r"\b(?:the|this|that|it|it's|its|too|not|very|and|you|answers?|reply|replies|but)\b")
-_NEGATIONS = {"not", "never", "no", "nothing", "hardly", "without", "lack", "lacks", "cannot"}
-_WISHES = {"more", "less", "should", "could", "would", "if"}
 _NEAR = 3  # words before a phrase that may turn it round
+_CLAUSE = re.compile(folded(r"[.,;:!?\n،؛؟]|\b(?:but|aber|sondern|و?لكن(?:ه|ها)?|بل)\b"))
+
+
+class _Rules:
+    """The rules of one language."""
+
+    def __init__(self, language: Language) -> None:
+        self.function_words = _words(language.function_words)
+        self.negations, self.wishes, self.emphases = (
+            _words(each) for each in (language.negations, language.wishes, language.emphases)
+        )
+        self.phrases = [
+            (criterion, good, _words(phrases, language.prefix))
+            for criterion, both in language.phrases.items()
+            for good, phrases in zip((True, False), both, strict=True)
+        ]
+
+
+def _words(pattern: str, prefix: str = "") -> re.Pattern[str]:
+    return re.compile(folded(rf"(?<!\w){prefix}(?:{pattern})(?!\w)"))
+
+
+_RULES = [_Rules(language) for language in LANGUAGES]
 
 
 def criteria_of(comment: str) -> dict[str, bool]:
     """Returns the criteria that a comment is about, and whether it says that the reply meets them."""
-    text = unicodedata.normalize("NFKC", comment[:MAX_CHARACTERS]).casefold().replace("’", "'")
-    if len(text.split()) > PLAIN_WORDS and not _ENGLISH.search(text):
-        return {}
+    text = folded(comment[:MAX_CHARACTERS])
     said: dict[str, set[bool]] = {}
-    for criterion, good, phrases in _RULES:
-        for found in phrases.finditer(text):
-            near = set(re.split(r"[.,;:!?\n]", text[: found.start()])[-1].split()[-_NEAR:])
-            if near.isdisjoint(_WISHES):
-                negated = not near.isdisjoint(_NEGATIONS) or any(word.endswith("n't") for word in near)
-                said.setdefault(criterion, set()).add(good != negated)
+    for rules in _languages_of(text):
+        plain = rules.emphases.sub(" ", text)
+        for criterion, good, phrases in rules.phrases:
+            for found in phrases.finditer(plain):
+                near = " ".join(_CLAUSE.split(plain[: found.start()])[-1].split()[-_NEAR:])
+                if not rules.wishes.search(near):
+                    negated = rules.negations.search(near) is not None
+                    said.setdefault(criterion, set()).add(good != negated)
     return {criterion: ways.pop() for criterion, ways in said.items() if len(ways) == 1}
+
+
+def _languages_of(text: str) -> Sequence[_Rules]:
+    counts = [len(rules.function_words.findall(text)) for rules in _RULES]
+    if max(counts) == 0 and len(text.split()) > PLAIN_WORDS:
+        return []
+    return [rules for rules, count in zip(_RULES, counts, strict=True) if count == max(counts)]

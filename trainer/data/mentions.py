@@ -1,10 +1,15 @@
 """A mention is what a vote says about a criterion: that the reply meets it, or that it does not.
 
-Mentions come from the reasons of a thumb, which are slugs, and from comments: as the judge read them where
-there is one (`feedback.comment_judge`), else by plain rules (`comment_rules`). A reason that nobody knows
-becomes a criterion of the project's own where many people give it, and is ignored and counted where few do.
-A round keeps its mentions, which are names and no text, in its inputs: a judge that answers later changes no
-round.
+Mentions come from the reasons of thumbs and rankings, which are slugs, and from comments: as the judge read
+them where there is one (`feedback.comment_judge`), else by plain rules (`comment_rules`). A reason that
+nobody knows becomes a criterion of the project's own where many people give it, and is ignored and counted
+where few do. A round keeps its mentions, which are names and no text, in its inputs: a judge that answers
+later changes no round.
+
+A ranking compares. "Friendly" says that the best replies are friendlier than the others, which may be
+friendly, too: its mentions are of that difference, and none says that another reply misses the criterion. A
+reason such as "wrong" does not tell of which reply it is true, and of equally good replies no reason tells
+any apart: they are ignored and counted. Where none was good, reasons are those of a thumb down on each.
 """
 
 import re
@@ -13,7 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.criteria import CRITERIA
+from psycopg.rows import DictRow
+
+from schemas.criteria import CRITERIA, REASONS
 from schemas.database import Pool
 from schemas.feedback import JUDGE
 from trainer.data.comment_rules import MAX_CHARACTERS, criteria_of
@@ -27,40 +34,13 @@ MAX_OWN = 5
 SHOWN = 10
 """Ignored reasons that the round's record names."""
 
-_GOOD: dict[str, tuple[str, ...]] = {
-    "helpful": ("helpful", "useful", "clear", "complete", "relevant", "solved"),
-    "correct": ("correct", "accurate", "right", "true", "factual"),
-    "safe": ("safe", "harmless", "responsible"),
-    "tone": ("friendly", "fun", "polite", "kind", "warm"),
-    "length": ("concise", "detailed", "brief", "right-length"),
-}
-_BAD: dict[str, tuple[str, ...]] = {
-    "helpful": ("unhelpful", "useless", "unclear", "incomplete", "off-topic", "irrelevant", "confusing"),
-    "correct": ("wrong", "incorrect", "inaccurate", "false", "made-up", "hallucination", "outdated"),
-    "safe": ("unsafe", "harmful", "dangerous", "offensive", "toxic", "inappropriate"),
-    "tone": ("cold", "gushing", "rude", "unfriendly", "condescending", "boring", "robotic"),
-    "length": ("too-long", "too-short", "verbose", "wordy"),
-}
-_NEUTRAL: dict[str, tuple[str, ...]] = {  # the thumb says which way
-    "helpful": ("helpfulness", "relevance", "clarity"),
-    "correct": ("correctness", "accuracy", "facts"),
-    "safe": ("safety", "harm"),
-    "tone": ("tone", "style", "manner"),
-    "length": ("length", "size"),
-}
-_KNOWN: dict[str, tuple[str, bool | None]] = {
-    slug: (criterion, good)
-    for good, table in ((True, _GOOD), (False, _BAD), (None, _NEUTRAL))
-    for criterion, slugs in table.items()
-    for slug in slugs
-}
 _SLUG = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Mentions:
-    """The mentions of a round's votes, by event and criterion: whether the reply meets it. `ignored` counts
-    what could not be used, by why."""
+    """The mentions of a round's votes, by event and criterion: whether the reply meets it, or the best of a
+    ranking meet it more than the others. `ignored` counts what could not be used, by why."""
 
     by_event: dict[str, dict[str, bool]] = field(default_factory=dict)
     ignored: dict[str, Any] = field(default_factory=dict)
@@ -68,8 +48,9 @@ class Mentions:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a vote says beside its value: `liked` by a thumb (None for an edit), `reasons` as they were
-    stored, the comment, and the criteria that a judge found in it, or why it found none."""
+    """What a vote says beside its value: `liked` by a thumb (None for an edit, and where all are equally
+    good), `reasons` as they were stored, the comment, and the criteria that a judge found in it, or why it
+    found none. One that `compares` prefers some replies to others, or finds them equally good."""
 
     event_id: str
     rater: str
@@ -78,6 +59,7 @@ class Said:
     comment: str = ""
     judged: Mapping[str, Any] | None = None
     judge_failed: str | None = None
+    compares: bool = False
 
 
 def load(pool: Pool, project: str, events: Sequence[str]) -> Mentions:
@@ -85,8 +67,7 @@ def load(pool: Pool, project: str, events: Sequence[str]) -> Mentions:
     reply it is about, so it is counted only."""
     with pool.connection() as connection:
         rows = connection.execute(
-            "select e.event_id, e.rater, e.type, e.value ->> 'value' as value,"
-            " e.value -> 'reasons' as reasons, left(f.comment, %s) as comment,"
+            "select e.event_id, e.rater, e.type, e.value, left(f.comment, %s) as comment,"
             " c.criteria as judged, c.reason as judge_failed"
             " from training_examples e join feedback f on f.id = e.feedback_id"
             " left join comment_criteria c on c.feedback_id = f.id"
@@ -96,16 +77,24 @@ def load(pool: Pool, project: str, events: Sequence[str]) -> Mentions:
             " order by e.created_at, e.event_id",
             [MAX_CHARACTERS, project, list(events), JUDGE],
         ).fetchall()
-    found = read(
-        Said(
-            row["event_id"], row["rater"], row["value"] == "up" if row["type"] == "thumb" else None,
-            row["reasons"], row["comment"] or "", row["judged"], row["judge_failed"],
-        )
-        for row in rows if row["type"] != "ranking"
-    )  # fmt: skip
-    if rankings := sum(row["type"] == "ranking" for row in rows):
+    found = read(map(_said, rows))
+    if rankings := sum(row["type"] == "ranking" and bool(row["comment"]) for row in rows):
         found.ignored["comments on rankings"] = rankings
     return found
+
+
+def _said(row: DictRow) -> Said:
+    value, comment, compares = row["value"], row["comment"] or "", False
+    liked: bool | None = None
+    if row["type"] == "thumb":
+        liked = value["value"] == "up"
+    elif row["type"] == "ranking":
+        comment, compares = "", value["acceptable"]
+        liked = None if compares and len(value["ranking"]) == 1 else compares
+    return Said(
+        row["event_id"], row["rater"], liked, value.get("reasons"), comment, row["judged"],
+        row["judge_failed"], compares,
+    )  # fmt: skip
 
 
 def read(votes: Iterable[Said]) -> Mentions:
@@ -114,7 +103,7 @@ def read(votes: Iterable[Said]) -> Mentions:
     people: dict[str, list[str]] = defaultdict(list)  # who gave an unknown reason, once for each vote
     for vote in said:
         for slug in _slugs(vote.reasons):
-            if slug not in _KNOWN:
+            if slug not in REASONS:
                 people[slug].append(vote.rater)
     own = _own_criteria(people)
     found: dict[str, dict[str, bool]] = {}
@@ -137,9 +126,13 @@ def _of_vote(vote: Said, own: set[str], counts: Counter[str]) -> dict[str, bool]
     the reasons what they do not name."""
     ways: dict[str, set[bool]] = {}
     for slug in _slugs(vote.reasons):
-        criterion, good = _KNOWN.get(slug, (slug, None))
-        if slug in _KNOWN or slug in own:
-            ways.setdefault(criterion, set()).add(bool(vote.liked) if good is None else good)
+        criterion, good = REASONS.get(slug, (slug, None))
+        if slug not in REASONS and slug not in own:
+            continue
+        if vote.compares and (vote.liked is None or good is False):
+            counts["reasons that do not tell replies apart"] += 1
+            continue
+        ways.setdefault(criterion, set()).add(bool(vote.liked) if good is None else good)
     counts["contradictory reasons"] += sum(len(each) > 1 for each in ways.values())
     found = {criterion: each.pop() for criterion, each in ways.items() if len(each) == 1}
     if vote.comment.strip():

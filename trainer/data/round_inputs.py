@@ -8,6 +8,7 @@ import torch
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.files import private_folder
+from schemas.projects import Objective
 from schemas.settings import RLSettings
 from trainer.data.hyperparameters import Hyperparameters
 from trainer.data.knowledge_probes import ProbeSet
@@ -32,14 +33,14 @@ class RoundInputs(BaseModel):
     is the share of questions that the previous candidate no longer knew, as the gate measured. `vote_summary`
     is the digest of the file that names the files of older votes, and was called `past`. `token_budget`
     bounds the batches, and `prompts_too_long` counts the turns whose prompts it left out. `rl` are the
-    hyperparameters; a round of an older release has none. `probes` are the base's; the starter has none.
-    `mentions` has by event what votes say about criteria: whether the reply meets each. `restart` tells that
-    the round starts from the base as one of `restart_rounds`. `cautions` has the levels of the constraints
-    that blocked the last candidates (`cautions`). `demonstrations` are the turns whose replies it learns from
-    first, and `demonstrated` tells that the parent or an ancestor has learned from some. `trusted` are the
-    events by raters whom an operator accepted, who are in no cluster. `lora_tokens` are the tokens that there
-    is time for in fitting the reward model's heads (`lora_heads_fit`). `attempts` counts the starts of the
-    round."""
+    hyperparameters; a round of an older release has none. `objective` is what the project itself says that
+    its policies learn. `probes` are the base's; the starter has none. `mentions` has by event
+    what votes say about criteria: whether the reply meets each. `restart` tells that the round starts from
+    the base as one of `restart_rounds`. `cautions` has the levels of the constraints that blocked the last
+    candidates (`cautions`). `demonstrations` are the turns whose replies it learns from first, and
+    `demonstrated` tells that the parent or an ancestor has learned from some. `trusted` are the events by
+    raters whom an operator accepted, who are in no cluster. `lora_tokens` are the tokens that there is time
+    for in fitting the reward model's heads (`lora_heads_fit`). `attempts` counts the starts of the round."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,6 +56,7 @@ class RoundInputs(BaseModel):
     token_budget: TokenBudget = TokenBudget()
     prompts_too_long: int = 0
     rl: Hyperparameters | None = None
+    objective: Objective = Objective()
     probes: ProbeSet | None = None
     mentions: dict[str, dict[str, bool]] = {}
     restart: bool = False

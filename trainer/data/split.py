@@ -32,8 +32,9 @@ from trainer.reward.projection import BaseFeatures
 
 class RoundData:
     """The votes and prompts that `inputs` names, split, with the summary of older votes, and the
-    demonstrations. `train_prompts` and `eval_prompts` are truncated from the left where they leave no room
-    for a reply in the context, or in the token budget."""
+    demonstrations. `settings` are the given ones with the round's objective. `train_prompts` and
+    `eval_prompts` are truncated from the left where they leave no room for a reply in the context, or in the
+    token budget."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class RoundData:
         demonstrations: Sequence[Reply] = (),
     ) -> None:
         self.backbone = backbone
-        self.settings = settings
+        self.settings = settings.with_objective(inputs.objective)
         self.inputs = inputs
         self.rl = inputs.hyperparameters(settings.rl)
         self.corpus = corpus
@@ -116,8 +117,11 @@ class RoundData:
         """Returns why the round cannot train on this data, or None."""
         if not self.train_prompts:
             return "no prompts to train on"
-        if not self.votes()[0].is_informative():
+        votes, keys = self.votes()
+        if not votes.is_informative():
             return "the votes say nothing yet: all thumbs alike, and no ranking or edit"
+        if self.history is None and len({tuple(self.corpus.replies[key].token_ids) for key in keys}) == 1:
+            return "all votes are on one and the same reply, perhaps an empty one: nothing is better or worse"
         if self.settings.rl.algorithm == "dpo" and not self.corpus.pairs(
             (example, 1.0) for example in self.training
         ):

@@ -8,7 +8,7 @@ as nearly all others of the project in their busiest ten minutes. It counts by r
 for raters, by network. Near-duplicates are messages, comments or edits of several raters that are nearly the
 same and voted on alike, if they are most of what these raters voted on, and if few people write so: what a
 page suggests, many ask. After a round, raters of a cluster (`reward.clusters`) are suspects where they vote
-at the same time, too.
+at the same time, too, or where they turned: where they voted as others do before (`reward.change_points`).
 """
 
 from collections import Counter
@@ -47,6 +47,9 @@ MIN_ALIKE, MIN_RATERS, MAX_PEOPLE = 6, 3, 0.2
 
 MOST_OF_CLUSTER, FEW_OTHERS = 0.8, 0.1
 """Share of a cluster's votes that come at one time, and of the others' that may come then."""
+
+MOST_TURNED = 0.2
+"""Largest share of the people who vote since then: where more turn, what they vote on has changed."""
 
 _VOTES: LiteralString = """
 select e.rater, e.type, e.value, e.created_at, t.origin, left(f.comment, {characters}) as comment,
@@ -171,6 +174,20 @@ def sudden_clusters(everything: Sequence[Example], clusters: Sequence[Cluster]) 
             evidence = {**cluster.as_json(), "hours": round((ends - begins).total_seconds() / 3600, 2)}
             for rater in sorted({everything[vote].rater for vote in cluster.votes}):
                 yield Suspect(rater, "votes_alike", {**evidence, "others_then": round(share, 3)})
+
+
+def turncoats(everything: Sequence[Example], clusters: Sequence[Cluster]) -> Iterator[Suspect]:
+    """Yields the raters of the clusters who turned, if nearly all others who vote since then did not."""
+    for cluster in clusters:
+        if not cluster.turned:
+            continue
+        turned = {everything[vote].rater for vote in cluster.turned}
+        since = min(everything[vote].created_at for vote in cluster.turned)
+        present = {each.rater for each in everything if each.by_person and each.created_at >= since}
+        if len(turned) <= MOST_TURNED * len(present):
+            evidence = {**cluster.as_json(), "turned": len(turned), "present": len(present)}
+            for rater in sorted(turned):
+                yield Suspect(rater, "turned", evidence)
 
 
 def _busiest(cast: Sequence[CastVote]) -> Sequence[CastVote]:

@@ -4,7 +4,8 @@ Kept are the base, the policies of the route (live, previous, canary), those tha
 to promote, the newest `trainer.keep_policies`, and the parents of all these, from which they are reproduced
 and to which a rollback leads. Any other policy is marked in the database first, under the lock of the route,
 so that serving promotes no policy whose files go; then its files are deleted. A deletion that fails or is
-interrupted is repeated at the next pass.
+interrupted is repeated at the next pass. Which votes a candidate had that the gate refused is forgotten with
+its files.
 """
 
 import shutil
@@ -42,6 +43,10 @@ update policies set pruned_at = now() where pinned_at is null and project = %(pr
     and id not in (select id from kept) and id not in (select parent from kept where parent is not null)
     order by created_at, id limit %(most)s)
 returning id
+"""
+_FORGET = """
+delete from refused_candidates c using policies p
+where c.project = %s and p.project = c.project and p.id = c.policy and p.pruned_at is not null
 """
 
 
@@ -91,6 +96,7 @@ def _mark(pool: Pool, settings: Settings) -> None:
         connection.execute("select set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
         connection.execute("select from routes where project = %s for update", [settings.project])
         connection.execute(_MARK, values)
+        connection.execute(_FORGET, [settings.project])
 
 
 def _delete_files(directory: Path) -> None:
@@ -115,4 +121,5 @@ def delete_tainted(pool: Pool, settings: Settings) -> bool:
             " returning id, directory, digest",
             [settings.project],
         ).fetchall()
+        connection.execute(_FORGET, [settings.project])
     return len(_delete_marked(pool, settings, marked)) == len(marked)

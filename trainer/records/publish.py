@@ -1,9 +1,10 @@
 """This module publishes a policy: it writes an immutable directory, then registers it in one transaction.
 
 The directory is written under another name, flushed to disk and renamed, so a policy is complete or absent.
-Its row, its round's record and the events of its votes are one transaction. A trainer killed before it leaves
-an unregistered directory, which the next start removes. It removes nothing else: a database that knows none
-of the policies in the data folder is the wrong one, or was not restored.
+Its row, its round's record and the events of its votes are one transaction. A candidate that the gate refused
+is kept in the same way, as a rejected policy. A trainer killed before it leaves an unregistered directory,
+which the next start removes. It removes nothing else: a database that knows none of the policies in the data
+folder is the wrong one, or was not restored.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ from trainer.model.adapter import save_adapter
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import Rollout, pack
 from trainer.records import taste_model
-from trainer.records.record import RoundRecord, RoundRow, finite
+from trainer.records.record import Ending, RoundRecord, RoundRow, finite
 from trainer.reward.ensemble import RewardModel
 
 INPUTS, ROLLOUTS, BASE_SAMPLES = "inputs.json", "rollouts.safetensors", "base_samples.safetensors"
@@ -168,13 +169,7 @@ def register(
     demonstrations, the round's outcome and record, and the notification. One that rebuilds another goes live
     only when it is asked for. Raises LeadershipLost when another trainer has closed the round."""
     with pool.connection() as connection, connection.transaction():
-        closed = connection.execute(
-            "update rounds set outcome = 'published', policy = %s, record = %s, ended_at = now()"
-            " where id = %s and outcome = 'running'",
-            [manifest.id, Jsonb(finite(record.as_json())), row.id],
-        )
-        if closed.rowcount == 0:
-            raise LeadershipLost(f"another trainer took over before {manifest.id} was published")
+        _close(connection, row, Ending("published"), manifest.id, record)
         _insert(connection, settings, manifest, "retired" if manifest.rebuilds else "published", record.gate)
         untrained = connection.execute(
             "select event_id from training_examples where project = %s and first_policy is null",
@@ -184,9 +179,47 @@ def register(
             "update training_examples set first_policy = %s where event_id = any(%s)",
             [manifest.id, list({row["event_id"] for row in untrained} & set(event_ids))],
         )
-        inputs = RoundInputs.read(settings.policies_dir / settings.project / manifest.id / INPUTS)
-        demonstrations.note_policy(connection, inputs.demonstrations if inputs else [], manifest.id)
-        connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
+        _announce(connection, settings, manifest.id)
+
+
+def register_refused(
+    pool: Pool,
+    settings: Settings,
+    manifest: Manifest,
+    event_ids: list[str],
+    row: RoundRow,
+    record: RoundRecord,
+) -> None:
+    """Registers a candidate that the gate refused, in one transaction: its row, rejected for the gate's
+    reasons, the events of its votes, which it has taught nobody until an operator brings it back, that it
+    learned its demonstrations, and the round's outcome and record. Raises as `register`."""
+    reason = "; ".join((record.gate or {}).get("reasons", []))
+    with pool.connection() as connection, connection.transaction():
+        _close(connection, row, Ending("rejected", reason), manifest.id, record)
+        _insert(connection, settings, manifest, "rejected", record.gate, reason)
+        connection.execute(
+            "insert into refused_candidates (project, policy, events) values (%s, %s, %s)",
+            [settings.project, manifest.id, event_ids],
+        )
+        _announce(connection, settings, manifest.id)
+
+
+def _close(connection: Any, row: RoundRow, ending: Ending, policy: str, record: RoundRecord) -> None:
+    """Closes the round that made `policy`. Raises LeadershipLost when another trainer has closed it."""
+    closed = connection.execute(
+        "update rounds set outcome = %s, reason = %s, policy = %s, record = %s, ended_at = now()"
+        " where id = %s and outcome = 'running'",
+        [ending.outcome, ending.reason, policy, Jsonb(finite(record.as_json())), row.id],
+    )
+    if closed.rowcount == 0:
+        raise LeadershipLost(f"another trainer took over before {policy} was published")
+
+
+def _announce(connection: Any, settings: Settings, policy: str) -> None:
+    """Notes what a new policy learned of demonstrations, and notifies every process of it."""
+    inputs = RoundInputs.read(settings.policies_dir / settings.project / policy / INPUTS)
+    demonstrations.note_policy(connection, inputs.demonstrations if inputs else [], policy)
+    connection.execute("select pg_notify('hearken_policies', %s)", [settings.project])
 
 
 def ensure_base(pool: Pool, backbone: Backbone, settings: Settings, probe: Probe) -> None:
@@ -231,22 +264,27 @@ def ensure_base(pool: Pool, backbone: Backbone, settings: Settings, probe: Probe
 
 
 def _insert(
-    connection: Any, settings: Settings, manifest: Manifest, state: str, gate: dict[str, Any] | None
+    connection: Any,
+    settings: Settings,
+    manifest: Manifest,
+    state: str,
+    gate: dict[str, Any] | None,
+    reason: str | None = None,
 ) -> None:
     directory = (settings.policies_dir / settings.project / manifest.id).resolve()
     content = (directory / MANIFEST).read_bytes()
     key = signatures.signing_key(settings)
     connection.execute(
         "insert into policies (project, id, parent, rebuilds, base_digest, directory, digest, signature,"
-        " manifest, gate, state, live_at)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)"
+        " manifest, gate, state, reason, live_at)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s = 'live' then now() end)"
         " on conflict do nothing",
         [
             settings.project, manifest.id, manifest.parent, manifest.rebuilds, manifest.base_digest,
             str(directory), hashlib.sha256(content).hexdigest(),
             signatures.sign(content, key) if key is not None else None,
-            Jsonb(manifest.model_dump(mode="json")),
-            Jsonb(gate) if gate is not None else None, state, state,
+            Jsonb(finite(manifest.model_dump(mode="json"))),
+            Jsonb(finite(gate)) if gate is not None else None, state, reason, state,
         ],
     )  # fmt: skip
 

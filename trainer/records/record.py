@@ -54,6 +54,7 @@ class RoundRecord:
     `hyperparameters` are the derived ones, each with its value and where it comes from.
     `cautions` has the levels of the constraints that blocked candidates before it, `blocked` some replies of
     its candidate for each constraint that blocked it.
+    `policy` is what it made, also where the gate refused it.
     `criteria` has each criterion's mentions and its shares before and after, `criteria_ignored` counts what
     people said about the replies that could not be used. `clusters` counts the raters who vote alike beyond
     chance; `rests_on` has those without whom the gate would not pass the candidate.
@@ -236,9 +237,9 @@ def hold_out(pool: Pool, row: RoundRow, events: list[str]) -> None:
 
 
 def finish(pool: Pool, settings: Settings, row: RoundRow, ending: Ending, record: RoundRecord) -> bool:
-    """Closes the round and writes its files. The outcome of a published round is already set, in the
-    transaction of its policy. Returns False if another trainer has closed the round."""
-    found, is_now = finite(record.as_json()), "published" if ending.outcome == "published" else "running"
+    """Closes the round and writes its files. The outcome of a round that made a policy is already set, in the
+    transaction of the policy. Returns False if another trainer has closed the round."""
+    found, is_now = finite(record.as_json()), ending.outcome if record.policy else "running"
     with pool.connection() as connection:
         closed = connection.execute(
             "update rounds set outcome = %s, reason = %s, record = %s, ended_at = now()"
@@ -269,7 +270,7 @@ def forget(
 ) -> int:
     """Removes people from the records of rounds and from their files: the rows of their votes, tracebacks
     that name them, and the samples of rounds that trained on them: those of `policies`, and since that time
-    those that published nothing. Returns how many records were changed."""
+    those that made no policy. Returns how many records were changed."""
     changed, after, number = 0, 0, 0
     while True:
         with pool.connection() as connection:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from trainer.reward.change_points import find_turned
 from trainer.reward.features import FeatureGroups
 from trainer.reward.likelihood import Likelihood, NuisanceParameters, Votes
 from trainer.reward.posterior import PRIOR_STD, Posterior
@@ -65,11 +66,13 @@ _STEPS = 8  # from the start to members that stay
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The votes and raters of a cluster. `agreement` is the sum of the raters' in standard errors, `chance`
-    the largest of FLIPS searches with random signs."""
+    """The votes and raters of a cluster, and those of the votes that are by raters who turned
+    (`change_points`). `agreement` is the sum of the raters' in standard errors, `chance` the largest of FLIPS
+    searches with random signs."""
 
     votes: list[int]
     raters: list[int]
+    turned: list[int]
     agreement: float
     chance: float
 
@@ -97,7 +100,9 @@ def find_clusters(features: FeatureGroups, votes: Votes, base: BaseFeatures) -> 
         chosen_V = torch.isin(part_V, best.members_P.nonzero().flatten())
         chosen: list[int] = chosen_V.nonzero().flatten().tolist()
         raters = sorted({votes.rater_of_vote[vote] for vote in chosen})
-        found.append(Cluster(chosen, raters, best.agreement, chance))
+        changed = find_turned(_orders(part_V, votes.rater_of_vote, best.members_P))
+        turned = [vote for vote in chosen if votes.rater_of_vote[vote] in changed]
+        found.append(Cluster(chosen, raters, turned, best.agreement, chance))
         parts = replace(parts, free_P=parts.free_P & ~best.members_P)
     return found
 
@@ -134,6 +139,17 @@ def parts_of(votes: Votes) -> Tensor:
     for number, of in enumerate(kept[-MAX_PARTS:]):
         part_V[of] = number
     return part_V
+
+
+def _orders(part_V: Tensor, rater_of_vote: Sequence[int], members_P: Tensor) -> dict[int, list[bool]]:
+    """Returns by rater whether each of their parts, in the order of time, is in the cluster of these members;
+    of the raters who have one there."""
+    inside: list[bool] = members_P.tolist()
+    parts: dict[int, dict[int, bool]] = {}
+    for rater, part in zip(rater_of_vote, part_V.tolist(), strict=True):
+        if part >= 0:
+            parts.setdefault(rater, {})[part] = inside[part]
+    return {rater: list(of.values()) for rater, of in parts.items() if any(of.values())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,17 @@ regression still ranks right: Elkan and Noto 2008). a_u ≥ 0 is the rater's rel
 of the votes: it goes to 0 for somebody who blames what all others praise. No person counts for more than
 MAX_SHARE of all votes. φ are the projected features of the reward model, and the reward itself.
 
+Whether replies A meet the criterion more than replies B, where a vote says so, is Bradley and Terry's model
+(1952) with the means r_c(A) and r_c(B), which needs neither β nor b_u: it says nothing of either alone.
+
+    P(A more than B) = σ(a_u·(r_c(A) − r_c(B)))
+
 The share of replies that meet the criterion is the mean of σ(s·(r_c − m)), with m halfway between the mean of
-the replies that are blamed and that of the others, and s such that these means are at ∓2 logits.
+the replies that are blamed, or that others meet it more than, and that of the rest, and s such that these
+means are at ∓2 logits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,19 +46,22 @@ MIN_SPREAD = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class MentionRows:
-    """Votes as rows, one for each: the reply, the rater, whether it praises or blames the reply for the
-    criterion, and its weight."""
+    """Votes as rows, one for each: the replies that it is about, the rater, whether it praises or blames
+    these for the criterion, and its weight. Where it compares, `others` are those that the replies meet the
+    criterion more than (praise); else there are none."""
 
-    replies: list[int]
+    replies: list[list[int]]
     raters: list[int]
     praises: list[bool]
     blames: list[bool]
     weights: list[float]
+    others: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class CriterionHead:
-    """A fitted criterion. `praises`, `blames` and `people` count the mentions that it comes from."""
+    """A fitted criterion. `praises`, `blames` and `people` count the mentions that it comes from; a
+    comparison is a praise."""
 
     name: str
     model: RewardModel
@@ -96,22 +106,29 @@ def fit_criterion(
 ) -> CriterionHead | None:
     """Fits a criterion to votes on the replies of `features`; None with fewer than MIN_MENTIONS mentions, or
     where the mentions do not tell replies apart."""
-    praise_M, blame_M = torch.tensor(rows.praises), torch.tensor(rows.blames)
+    praise_M, blame_M = (torch.tensor(each, dtype=torch.bool) for each in (rows.praises, rows.blames))
     said_M, rater_M = praise_M | blame_M, torch.tensor(rows.raters)
     if int(said_M.sum()) < MIN_MENTIONS:
         return None
     inputs_NK = criterion_inputs(model, features, model.reward(features)).double()
+    reply_MK, other_MK = _means(inputs_NK, rows.replies), _means(inputs_NK, rows.others)
+    compared_M = torch.tensor([bool(others) for others in rows.others])
+    alone = [(sign, of & ~compared_M) for sign, of in ((1.0, praise_M), (-1.0, blame_M))]
     posterior = CriterionPosterior(
-        inputs_NK[torch.tensor(rows.replies)],
-        [(sign, of) for sign, of in ((1.0, praise_M), (-1.0, blame_M)) if bool(of.any())],
+        reply_MK - other_MK,
+        [(sign, of) for sign, of in alone if bool(of.any())],
+        compared_M,
         rater_M,
         _bounded(torch.tensor(rows.weights, dtype=torch.float64), rater_M),
     )
     mode = posterior.mode()
-    r_M = posterior.inputs_MK @ posterior.coefficients(mode)
-    trusted_M = posterior.weight_M * posterior.reliability_M(mode)
+    r_M, behind = (each @ posterior.coefficients(mode) for each in (reply_MK, other_MK[compared_M]))
+    # Where all that is said compares, votes that do not compare tell nothing.
+    telling_M = compared_M | bool(posterior.kinds)
+    trusted_M = posterior.weight_M * posterior.reliability_M(mode) * telling_M
     missed_M = blame_M if bool(blame_M.any()) else ~praise_M
-    met, missed = _mean(r_M, trusted_M * ~missed_M), _mean(r_M, trusted_M * missed_M)
+    met = _mean(r_M, trusted_M * ~missed_M)
+    missed = _mean(torch.cat([r_M, behind]), torch.cat([trusted_M * missed_M, trusted_M[compared_M]]))
     if not met - missed > MIN_SPREAD:
         return None
     return CriterionHead(
@@ -119,6 +136,15 @@ def fit_criterion(
         (met + missed) / 2, SPREAD / (met - missed), int(praise_M.sum()), int(blame_M.sum()),
         len(set(rater_M[said_M].tolist())),
     )  # fmt: skip
+
+
+def _means(inputs_NK: Tensor, replies: Sequence[Sequence[int]]) -> Tensor:
+    """Returns the (M, K) mean inputs of some replies for each vote; 0 where there are none."""
+    counts_M = torch.tensor([len(each) for each in replies])
+    vote_I = torch.arange(len(replies)).repeat_interleave(counts_M)
+    reply_I = torch.tensor([reply for each in replies for reply in each], dtype=torch.long)
+    sums_MK = inputs_NK.new_zeros(len(replies), inputs_NK.shape[1]).index_add_(0, vote_I, inputs_NK[reply_I])
+    return sums_MK / counts_M.clamp_min(1).unsqueeze(1)
 
 
 def _mean(values_M: Tensor, weight_M: Tensor) -> float:

@@ -23,12 +23,13 @@ _INVERSE_SOFTPLUS_OF_1 = log(expm1(RELIABILITY_SHARPNESS)) / RELIABILITY_SHARPNE
 
 @dataclass(frozen=True, slots=True)
 class CriterionPosterior:
-    """The posterior given votes on replies with these inputs. `kinds` has, for praise and for blame, the sign
-    of r_c and which votes say so. Free parameters have standard normal priors: w, a_u, then β and b_u of each
-    kind."""
+    """The posterior given votes on replies with these inputs, which are differences in votes that compare.
+    `kinds` has, for praise and for blame, the sign of r_c and which of the other votes say so. Free
+    parameters have standard normal priors: w, a_u, then β and b_u of each kind."""
 
     inputs_MK: Tensor
     kinds: Sequence[tuple[float, Tensor]]
+    compared_M: Tensor
     rater_M: Tensor
     weight_M: Tensor
 
@@ -52,8 +53,9 @@ class CriterionPosterior:
     def loss(self, free: Tensor) -> Tensor:
         """Returns −log posterior, up to a constant, in nats."""
         value = 0.5 * free.square().sum()
-        for said_M, logit_M in self._logits(free):
-            value = value - (self.weight_M * logsigmoid(torch.where(said_M, logit_M, -logit_M))).sum()
+        for of_M, said_M, logit_M in self._logits(free):
+            weight_M = self.weight_M * of_M
+            value = value - (weight_M * logsigmoid(torch.where(said_M, logit_M, -logit_M))).sum()
         return value
 
     def mode(self) -> Tensor:
@@ -76,16 +78,20 @@ class CriterionPosterior:
 
     def covariance_KK(self, mode: Tensor) -> Tensor:
         """Returns the covariance of w around the mode."""
-        p = [logit_M.sigmoid() for _, logit_M in self._logits(mode)]
-        curvature_M = self.weight_M * self.reliability_M(mode).square() * sum(each * (1 - each) for each in p)
+        p = [(of_M, logit_M.sigmoid()) for of_M, _, logit_M in self._logits(mode)]
+        spread_M = sum(of_M * each * (1 - each) for of_M, each in p)
+        curvature_M = self.weight_M * self.reliability_M(mode).square() * spread_M
         votes_KK = self.inputs_MK.T @ (curvature_M.unsqueeze(1) * self.inputs_MK)
         prior_KK = torch.eye(self.width, dtype=torch.float64) / COEFFICIENT_STD**2
         covariance_KK: Tensor = torch.linalg.inv(prior_KK + votes_KK)
         return covariance_KK
 
-    def _logits(self, free: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields for each kind which votes say so, and the logit of it."""
+    def _logits(self, free: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields for each kind, and then for comparisons, which votes it is of, which of them say so, and
+        the logit of it."""
         r_M = self.reliability_M(free) * (self.inputs_MK @ self.coefficients(free))
         rest = free[self.width + self.raters :].view(len(self.kinds), 1 + self.raters)
         for (sign, said_M), own in zip(self.kinds, rest, strict=True):
-            yield said_M, sign * r_M + DIFFICULTY_STD * own[0] + LENIENCY_STD * own[1:][self.rater_M]
+            logit_M = sign * r_M + DIFFICULTY_STD * own[0] + LENIENCY_STD * own[1:][self.rater_M]
+            yield ~self.compared_M, said_M, logit_M
+        yield self.compared_M, self.compared_M, r_M

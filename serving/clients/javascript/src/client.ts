@@ -47,16 +47,18 @@ export class Hearken {
       } = {},
     ) => this.#vote(completionId, { type: "thumb", choice, value, reasons, comment }, rest),
     /** Ranks replies: groups of choices, best first, ties together. Not `acceptable`: none was good. `shown` is the
-     * order in which they were seen. */
+     * order in which they were seen. `reasons` are slugs: why the best is better, or what is wrong with all of them
+     * where none was good. */
     rank: (
       completionId: string,
       ranking: number[][],
-      { acceptable = true, shown, comment, ...rest }: VoteOptions & {
+      { acceptable = true, shown, reasons, comment, ...rest }: VoteOptions & {
         acceptable?: boolean;
         shown?: number[];
+        reasons?: string[];
         comment?: string;
       } = {},
-    ) => this.#vote(completionId, { type: "ranking", ranking, acceptable, shown, comment }, rest),
+    ) => this.#vote(completionId, { type: "ranking", ranking, acceptable, shown, reasons, comment }, rest),
     /** Says what a reply should have been. */
     edit: (
       completionId: string,

@@ -65,18 +65,21 @@ def rank(
     *,
     acceptable: bool = True,
     shown: Sequence[int] | None = None,
+    reasons: Sequence[str] = (),
     comment: str | None = None,
     user: str | None = None,
     feedback_token: str | None = None,
     idempotency_key: str | None = None,
 ) -> Call[Recorded]:
     """Ranks replies: groups of choices, best first, ties together. Not `acceptable`: none was good. `shown`
-    is the order in which they were seen."""
+    is the order in which they were seen. `reasons` are slugs: why the best is better, or what is wrong with
+    all of them where none was good."""
     said = {
         "type": "ranking",
         "ranking": [list(group) for group in ranking],
         "acceptable": acceptable,
         "shown": None if shown is None else list(shown),
+        "reasons": list(reasons) or None,
         "comment": comment,
     }
     return _vote(completion_id, said, user, feedback_token, idempotency_key)

@@ -117,15 +117,17 @@ export class Chat {
     this.#add(next);
   }
 
-  choose(turn: Turn, verdict: Verdict): void {
-    const before = { verdict: turn.verdict, picked: turn.picked };
+  choose(turn: Turn, verdict: Verdict, reasons: string[] = []): void {
+    const before = { verdict: turn.verdict, picked: turn.picked, reasons: turn.reasons ?? [] };
     turn.verdict = verdict;
+    turn.reasons = reasons;
     turn.picked = typeof verdict === "number" ? verdict : (turn.shown[0] ?? 0);
     const vote = {
       type: "ranking" as const,
       ranking: ranking(turn, verdict),
       acceptable: verdict !== "none",
       shown: turn.shown,
+      ...(reasons.length ? { reasons } : {}),
     };
     const undo = this.#undo(turn, (same) => Object.assign(same, before));
     void this.voting.cast(turn, this.conversation.id, "ranking", "ranking", vote, undo);
@@ -191,7 +193,7 @@ export class Chat {
     const [kind, index] = slot.split(" ");
     this.#change(conversation, completion, (turn) => {
       const reply = turn.replies[Number(index ?? 0)];
-      if (kind === "ranking") turn.verdict = null;
+      if (kind === "ranking") Object.assign(turn, { verdict: null, reasons: [] });
       else if (kind === "thumb" && reply) Object.assign(reply, { thumb: null, reasons: [], comment: "" });
       else if (reply?.original) Object.assign(reply, { text: reply.original, original: null });
     });

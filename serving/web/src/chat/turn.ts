@@ -25,6 +25,7 @@ export interface Turn {
   token: string | null;
   picked: number | null;
   verdict: Verdict | null;
+  reasons?: string[]; // why the preferred reply is better, or what is wrong with all of them
   asked: boolean; // the service answered one message with two replies
   forgot: boolean; // the model did not see the beginning of the conversation
   again: { of: string; before: string } | null; // the turn that it asks anew, and what was answered then

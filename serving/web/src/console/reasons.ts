@@ -8,6 +8,7 @@ const TITLES: Record<string, string> = {
   burst: "Many votes in a short time",
   near_duplicates: "Nearly the same texts, voted on alike",
   votes_alike: "Votes like others', at the same time",
+  turned: "Voted as people do, then otherwise, with others",
 };
 
 /** Says for what a rater is held. */
@@ -30,6 +31,8 @@ export function evidenceWords(reason: string, figures: Figures): string | null {
     const took = duration(3_600 * Number(figures["hours"]));
     return `${count("raters")} raters agree more than chance explains. Most of their ${count("votes")} votes came within ${took}, when only ${percent(Number(figures["others_then"]))} of everybody else's did.`;
   }
+  if (reason === "turned" && has(figures, "turned", "present"))
+    return `The newest votes of ${count("turned")} raters agree more than chance explains, and those before did not. ${count("present")} people have voted since, these included.`;
   return null;
 }
 

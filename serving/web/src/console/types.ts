@@ -340,11 +340,21 @@ export interface MadeKey extends Key {
 
 export type PersonalData = "email" | "phone" | "iban" | "card" | "ip" | "national_id";
 
+/** What a project sets for its learning; what is left out is as the settings say. */
+export interface Learning {
+  groups?: "mean" | "least_satisfied" | undefined;
+  criteria_weights?: Record<string, number> | undefined;
+  may_not_fall?: string[] | undefined;
+  max_fall?: number | undefined;
+  tainted_policy?: "keep" | "replace" | undefined;
+}
+
 export interface Project {
   id: string;
   system_prompt: string | null;
   sampling: Record<string, number>;
   promotion: string | null;
+  learning: Learning;
   public_cards: boolean;
   redaction: PersonalData[] | null;
   retention_days: number | null;

@@ -79,6 +79,7 @@ export const texts: Texts = {
   better: (letter) => `${letter} أفضل`,
   tie: "متساويان",
   none: "لا شيء جيد",
+  whyBetter: (letter) => `لماذا ${letter} أفضل؟`,
   preferred: (letter) => `فضّلت ${letter}.`,
   calledTie: "رأيتها متساوية.",
   foundNone: "لم يعجبك أيّ منها.",

@@ -84,6 +84,7 @@ export const texts: Texts = {
   better: (letter) => `${letter} ist besser`,
   tie: "Gleich gut",
   none: "Keine ist gut",
+  whyBetter: (letter) => `Warum ist ${letter} besser?`,
   preferred: (letter) => `Du fandest ${letter} besser.`,
   calledTie: "Du fandest sie gleich gut.",
   foundNone: "Du fandest keine gut.",

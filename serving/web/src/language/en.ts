@@ -78,6 +78,7 @@ export const en = {
   better: (letter: string) => `${letter} is better`,
   tie: "Equally good",
   none: "None is good",
+  whyBetter: (letter: string) => `Why is ${letter} better?`,
   preferred: (letter: string) => `You preferred ${letter}.`,
   calledTie: "You called them equally good.",
   foundNone: "You found none of them good.",

@@ -5,6 +5,7 @@ import { useState } from "preact/hooks";
 import { isOpen, letter, type Turn, type Verdict } from "../chat/turn.ts";
 import { useShared } from "./context.ts";
 import { Markdown } from "./Markdown.tsx";
+import { ReasonChips, toggled } from "./ReasonChips.tsx";
 
 export function Pair({ turn }: { turn: Turn }): JSX.Element {
   const { session, language } = useShared();
@@ -81,7 +82,7 @@ function Pick({ label, name, run }: PickProps): JSX.Element {
   );
 }
 
-/** Says what was chosen, and shows the replies that were not. */
+/** Says what was chosen, asks why, and shows the replies that were not. */
 export function Compared({ turn }: { turn: Turn }): JSX.Element {
   const { session, language } = useShared();
   const { texts } = language;
@@ -108,10 +109,33 @@ export function Compared({ turn }: { turn: Turn }): JSX.Element {
           {texts.change}
         </button>
       </p>
+      {turn.token !== null && session.kept && <Why turn={turn} />}
       <details class="other" open={open} onToggle={(event) => setOpen(event.currentTarget.open)}>
         <summary>{others.map((choice) => texts.otherReply(letter(turn, choice))).join(" · ")}</summary>
         {open && others.map((choice) => <Markdown key={choice} text={turn.replies[choice]!.text} whole />)}
       </details>
     </>
+  );
+}
+
+/** Asks why the preferred reply is better, or what is wrong where none is good. */
+function Why({ turn }: { turn: Turn }): JSX.Element | null {
+  const { session, language } = useShared();
+  const { texts } = language;
+  const { verdict, reasons = [] } = turn;
+  if (typeof verdict !== "number" && verdict !== "none") return null;
+  const preferred = verdict !== "none";
+  const question = preferred ? texts.whyBetter(letter(turn, verdict)) : texts.whatWasWrong;
+  return (
+    <div class="reasons" role="group" aria-label={question}>
+      <span class="ask" aria-hidden="true">
+        {question}
+      </span>
+      <ReasonChips
+        named={session.options.reasons[preferred ? "up" : "down"]}
+        given={reasons}
+        toggle={(slug) => session.chat.choose(turn, verdict, toggled(reasons, slug))}
+      />
+    </div>
   );
 }

@@ -7,6 +7,7 @@ import { copyText } from "../text/copy.ts";
 import { useShared } from "./context.ts";
 import { Icon, type IconName } from "./icons.tsx";
 import { Markdown } from "./Markdown.tsx";
+import { ReasonChips, toggled } from "./ReasonChips.tsx";
 import { TextEditor } from "./TextEditor.tsx";
 
 interface Props {
@@ -147,11 +148,8 @@ function Reasons({ turn }: { turn: Turn }): JSX.Element {
   useLayoutEffect(() => {
     if (commenting && !reply.comment) input.current?.focus();
   }, [commenting]);
-  const toggle = (slug: string): void => {
-    const others = reply.reasons.filter((each) => each !== slug);
-    const reasons = others.length < reply.reasons.length ? others : [...others, slug].slice(-8);
-    void session.chat.thumb(turn, reply.thumb, reasons, reply.comment);
-  };
+  const toggle = (slug: string): void =>
+    void session.chat.thumb(turn, reply.thumb, toggled(reply.reasons, slug), reply.comment);
   const comment = async (text: string): Promise<void> => {
     if (text.trim() === reply.comment) return;
     const recorded = await session.chat.thumb(turn, reply.thumb, reply.reasons, text.trim());
@@ -162,17 +160,11 @@ function Reasons({ turn }: { turn: Turn }): JSX.Element {
       <span class="ask" aria-hidden="true">
         {texts.why}
       </span>
-      {session.options.reasons[up ? "up" : "down"].map(([slug, label]) => (
-        <button
-          key={slug}
-          class="chip"
-          type="button"
-          aria-pressed={reply.reasons.includes(slug)}
-          onClick={() => toggle(slug)}
-        >
-          <bdi>{label}</bdi>
-        </button>
-      ))}
+      <ReasonChips
+        named={session.options.reasons[up ? "up" : "down"]}
+        given={reply.reasons}
+        toggle={toggle}
+      />
       {commenting ? (
         <textarea
           ref={input}

@@ -5,6 +5,7 @@ import { useState } from "preact/hooks";
 import type { Texts } from "../language/language.ts";
 import { Icon } from "./icons.tsx";
 import { options } from "./options.ts";
+import { ReasonChips, toggled } from "./ReasonChips.tsx";
 import { type Ballot, useSlot } from "./slot.ts";
 import { TextEditor } from "./TextEditor.tsx";
 
@@ -13,8 +14,6 @@ interface Props {
   texts: Texts;
   ballot: Ballot;
 }
-
-const MAX_REASONS = 8; // of one vote, as in the service
 
 export function VoteThumbs({ element, texts, ballot }: Props): JSX.Element {
   const choice = Number(element.getAttribute("choice") ?? 0);
@@ -29,13 +28,7 @@ export function VoteThumbs({ element, texts, ballot }: Props): JSX.Element {
       now?.value === value ? null : { type: "thumb", choice, value, reasons: [] },
     );
   const toggle = (slug: string): void =>
-    void changeThumb((now) => {
-      if (!now) return null;
-      const before = now.reasons ?? [];
-      const others = before.filter((each) => each !== slug);
-      const added = others.length === before.length;
-      return { ...now, reasons: added ? [...others, slug].slice(-MAX_REASONS) : others };
-    });
+    void changeThumb((now) => now && { ...now, reasons: toggled(now.reasons ?? [], slug) });
   const shown = edit?.text ?? text ?? "";
   const close = async (written: string | null): Promise<void> => {
     const done =
@@ -79,17 +72,7 @@ export function VoteThumbs({ element, texts, ballot }: Props): JSX.Element {
           role="group"
           aria-label={thumb.value === "up" ? texts.whatWasGood : texts.whatWasWrong}
         >
-          {named[thumb.value].map(([slug, label]) => (
-            <button
-              key={slug}
-              class="chip"
-              type="button"
-              aria-pressed={thumb.reasons?.includes(slug) ?? false}
-              onClick={() => toggle(slug)}
-            >
-              <bdi>{label}</bdi>
-            </button>
-          ))}
+          <ReasonChips named={named[thumb.value]} given={thumb.reasons ?? []} toggle={toggle} />
         </div>
       )}
       {editing && (

@@ -8,6 +8,8 @@ import type { Opinion, ServiceError } from "../live/types.ts";
 import { followPage } from "./colour_scheme.ts";
 import { why } from "./errors.ts";
 import { KeptVotes } from "./kept_votes.ts";
+import { options } from "./options.ts";
+import { ReasonChips, toggled } from "./ReasonChips.tsx";
 import { type Ballot, useSlot } from "./slot.ts";
 import style from "./style.css?inline";
 import { VoteThumbs } from "./VoteThumbs.tsx";
@@ -138,7 +140,7 @@ function Controls({ element, texts, completion, ask, emit }: Props): JSX.Element
   return (
     <>
       {choices > 1 ? (
-        <Choice count={choices} texts={texts} ballot={ballot} />
+        <Choice element={element} count={choices} texts={texts} ballot={ballot} />
       ) : (
         <VoteThumbs element={element} texts={texts} ballot={ballot} />
       )}
@@ -150,9 +152,23 @@ function Controls({ element, texts, completion, ask, emit }: Props): JSX.Element
   );
 }
 
-function Choice({ count, texts, ballot }: { count: number; texts: Texts; ballot: Ballot }): JSX.Element {
+interface ChoiceProps {
+  element: HTMLElement;
+  count: number;
+  texts: Texts;
+  ballot: Ballot;
+}
+
+function Choice({ element, count, texts, ballot }: ChoiceProps): JSX.Element {
   const [chosen, change] = useSlot("ranking", ballot);
   const all = Array.from({ length: count }, (_, index) => index);
+  const named = options((name) => element.getAttribute(name), {}, texts).reasons;
+  const none = chosen?.acceptable === false;
+  const [first, others] = chosen?.ranking ?? [];
+  const best = others && first?.[0];
+  const question = best === undefined ? texts.whatWasWrong : texts.whyBetter(letter(best));
+  const toggle = (slug: string): void =>
+    void change((now) => now && { ...now, reasons: toggled(now.reasons ?? [], slug) });
   const pick = (label: string, ranking: number[][], acceptable = true): JSX.Element => {
     const is = (opinion: Opinion | null): boolean =>
       opinion?.acceptable === acceptable && JSON.stringify(opinion.ranking) === JSON.stringify(ranking);
@@ -169,12 +185,24 @@ function Choice({ count, texts, ballot }: { count: number; texts: Texts; ballot:
     );
   };
   return (
-    <div class="reasons" role="group" aria-label={texts.whichBetter}>
-      {all.map((each) =>
-        pick(texts.better(String.fromCharCode(65 + each)), [[each], all.filter((other) => other !== each)]),
+    <>
+      <div class="reasons" role="group" aria-label={texts.whichBetter}>
+        {all.map((each) => pick(texts.better(letter(each)), [[each], all.filter((other) => other !== each)]))}
+        {pick(texts.tie, [all])}
+        {pick(texts.none, [all], false)}
+      </div>
+      {(none || best !== undefined) && (
+        <div class="reasons" role="group" aria-label={question}>
+          <span class="ask" aria-hidden="true">
+            {question}
+          </span>
+          <ReasonChips named={named[none ? "down" : "up"]} given={chosen?.reasons ?? []} toggle={toggle} />
+        </div>
       )}
-      {pick(texts.tie, [all])}
-      {pick(texts.none, [all], false)}
-    </div>
+    </>
   );
+}
+
+function letter(choice: number): string {
+  return String.fromCharCode(65 + choice);
 }

@@ -39,7 +39,9 @@ function Shown({ policy, reload }: { policy: WholePolicy; reload: () => void }) 
           ))}
         </ul>
       )}
-      {policy.reason && <p>{policy.reason}</p>}
+      {policy.reason && !policy.doubts.some((doubt) => policy.reason?.includes(doubt)) && (
+        <p>{policy.reason}</p>
+      )}
       <Actions policy={policy} reload={reload} />
       <dl class="facts">
         <dt>Made</dt>
@@ -100,6 +102,8 @@ function Shown({ policy, reload }: { policy: WholePolicy; reload: () => void }) 
 function Actions({ policy, reload }: { policy: WholePolicy; reload: () => void }) {
   const [action, setAction] = useState<Action | null>(null);
   const waits = policy.state === "published" || policy.state === "retired";
+  const broughtBack =
+    policy.state === "rolled_back" || (policy.state === "rejected" && policy.verdict === "refused");
   const isBase = policy.parent === null;
   async function reinstate() {
     try {
@@ -112,9 +116,9 @@ function Actions({ policy, reload }: { policy: WholePolicy; reload: () => void }
   }
   return (
     <div class="buttons operate">
-      {(waits || policy.state === "canary" || policy.state === "rolled_back") && !policy.pruned_at && (
+      {(waits || broughtBack || policy.state === "canary") && !policy.pruned_at && (
         <button type="button" class="primary" onClick={() => setAction("promote")}>
-          {policy.state === "rolled_back" ? "Bring it back…" : "Make it live…"}
+          {broughtBack ? "Bring it back…" : "Make it live…"}
         </button>
       )}
       {waits && !isBase && !policy.pruned_at && (

@@ -3,6 +3,7 @@ import { ask } from "../api";
 import { noteError, useData } from "../data";
 import { Table, Waiting } from "../parts/basics";
 import { CheckField, Problem, SelectField, TextField } from "../parts/fields";
+import { LearningFields } from "../parts/LearningFields";
 import { NewProject, ProjectKeys } from "../parts/NewProject";
 import { RedactionField } from "../parts/RedactionField";
 import { useMay, useMe } from "../roles";
@@ -10,7 +11,7 @@ import { say } from "../said";
 import type { List, MadeProject, Project } from "../types";
 import { time } from "../words";
 
-/** What the project sets for its chats; and, where this project makes others, those. */
+/** What the project sets for its chats and its learning; and, where this project makes others, those. */
 export function ProjectPage() {
   const me = useMe();
   const project = useData<Project>(me && `projects/${encodeURIComponent(me.project)}`);
@@ -30,6 +31,7 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
   const [temperature, setTemperature] = useState(String(project.sampling["temperature"] ?? ""));
   const [length, setLength] = useState(String(project.sampling["max_tokens"] ?? ""));
   const [promotion, setPromotion] = useState(project.promotion ?? "");
+  const [learning, setLearning] = useState(project.learning);
   const [cards, setCards] = useState(project.public_cards);
   const [redaction, setRedaction] = useState(project.redaction);
   const [kept, setKept] = useState(String(project.retention_days ?? ""));
@@ -48,6 +50,7 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
       system_prompt: prompt || null,
       sampling,
       promotion: promotion || null,
+      learning,
       public_cards: cards,
       redaction,
       retention_days: kept ? Number(kept) : null,
@@ -105,6 +108,7 @@ function Chats({ project, onSaved }: { project: Project; onSaved: () => void }) 
         <option value="duel">When people who compare two replies like it better</option>
         <option value="manual">When an operator says so</option>
       </SelectField>
+      <LearningFields learning={learning} disabled={!may} onChange={setLearning} />
       <CheckField
         label={`Anybody may read what a policy learned from and how it was judged, at /cards/${project.id}/POLICY`}
         checked={cards}
