@@ -13,7 +13,7 @@ from tests.unit.test_objectives import log_ratios, samples, train
 from trainer.model import backbone as module
 from trainer.model.backbone import Backbone
 from trainer.rl import losses
-from trainer.rl.critic_objective import CriticRegression, best_policy_kl, critic_kl_coef
+from trainer.rl.critic_objective import KL_SCALE, CriticRegression, best_policy_kl, critic_kl_coef
 from trainer.rl.token_critic import TokenCritic, fit_critic, has_few_samples
 
 torch.set_num_threads(1)
@@ -171,7 +171,8 @@ def test_the_best_policy_is_within_the_kl_budget(backbone: Backbone, temperature
     assert found == pytest.approx(0.01, rel=0.05)
     rl = RL.model_copy(update={"temperature": temperature, "kl_coef": 0.0, "kl_per_reply": 0.01})
     assert critic_kl_coef(critic, backbone, rl, prompts, of.rollouts) == pytest.approx(beta)
-    assert critic_kl_coef(critic, backbone, rl.model_copy(update={"kl_coef": 1e3}), prompts, of.rollouts) == 125
+    large = rl.model_copy(update={"kl_coef": 1e3})
+    assert critic_kl_coef(critic, backbone, large, prompts, of.rollouts) == KL_SCALE * 1e3
 
 
 def test_minibatches_have_one_reply_to_each_prompt(backbone: Backbone) -> None:

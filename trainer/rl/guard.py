@@ -4,8 +4,8 @@ Before each step it checks the statistics of the samples; the KL, most of which 
 be above its budget by more than a standard error. Beyond a limit it restores the last adapter within it,
 once; the second time it ends the round. An adapter that began beyond a limit may come nearer to it. Every
 CHECK_INTERVAL steps it asks knowledge questions and ends the round if knowledge was lost. At the end it
-averages the adapters of the last steps (Polyak and Juditsky 1992), and halves the KL of their way from the
-start while the average fails the knowledge check (the backtracking line search of TRPO: Schulman et al. 2015).
+averages the adapters of the last steps (Polyak and Juditsky 1992), and halves the KL of the way from the
+start while it fails the knowledge check (the backtracking line search of TRPO: Schulman et al. 2015).
 """
 
 from collections import deque
@@ -181,9 +181,8 @@ class Guard:
     def backtrack(self) -> None:
         """Halves the KL of the way from the start while the adapter fails the knowledge check."""
         while self.halvings < MAX_HALVINGS and not self.knows_enough():
-            current = self.backbone.snapshot()
-            share = 0.5**0.5
-            self.backbone.restore([torch.lerp(a, b, share) for a, b in zip(self._start, current, strict=True)])
+            pairs = zip(self._start, self.backbone.snapshot(), strict=True)
+            self.backbone.restore([torch.lerp(start, end, 0.5**0.5) for start, end in pairs])
             self.halvings += 1
 
     @property
