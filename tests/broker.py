@@ -15,13 +15,17 @@ from feedback.relay import run
 from schemas.settings import KafkaSettings
 
 
+PORTS = range(9_000, 10_000)
+"""Of brokers alone: by these numbers pytest's filter knows the sockets that kafka-python leaves behind."""
+
+
 class Broker:
     """On a port of its own, which it keeps over restarts. It tells its clients to come to `advertised` where
     that is another address."""
 
     def __init__(self, advertised: str | None = None) -> None:
         self.advertised = advertised
-        self.port = free_port()
+        self.port = free_port(PORTS)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

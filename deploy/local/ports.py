@@ -5,11 +5,15 @@ import socket
 from contextlib import suppress
 
 
-def free_port() -> int:
-    """Returns a free port below the ephemeral range, from which the kernel takes ports for outgoing
-    connections: there it could give the port away before a server binds it, or while it restarts."""
+PORTS = range(10_000, 32_768)
+"""Ports below the ephemeral range, from which the kernel takes ports for outgoing connections: there it could
+give a port away before a server binds it, or while it restarts."""
+
+
+def free_port(ports: range = PORTS) -> int:
+    """Returns a free port, one of `ports`."""
     while True:
-        port = 10_000 + secrets.randbelow(22_768)
+        port = secrets.choice(ports)
         with suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))

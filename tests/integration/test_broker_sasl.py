@@ -25,7 +25,7 @@ from feedback.kafka_log import KafkaLog
 from feedback.relay import Relay
 from schemas.database import Pool
 from schemas.settings import KafkaSettings
-from tests.broker import Broker, relaying
+from tests.broker import PORTS, Broker, relaying
 from tests.events import Reader, put_each
 
 NAME, PASSWORD = "hearken", "a secret, with = and ,"
@@ -78,7 +78,7 @@ class Door(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 
     def __init__(self) -> None:
-        port = free_port()
+        port = free_port(PORTS)
         self.broker = Broker(advertised=f"127.0.0.1:{port}")
         self.proved: list[str] = []
         super().__init__(("127.0.0.1", port), Visit)

@@ -16,7 +16,7 @@ from feedback.kafka_log import KafkaLog
 from feedback.relay import Relay
 from schemas.database import Pool
 from schemas.settings import KafkaSettings
-from tests.broker import Broker, relaying
+from tests.broker import PORTS, Broker, relaying
 from tests.events import Reader, put_each
 
 
@@ -25,7 +25,7 @@ class Tunnel:
     `authority`."""
 
     def __init__(self, authority: trustme.CA) -> None:
-        self.port = free_port()
+        self.port = free_port(PORTS)
         self.broker = Broker(advertised=f"127.0.0.1:{self.port}")
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("127.0.0.1").configure_cert(self._tls)
