@@ -1,5 +1,9 @@
 """The judge's client asks one model, behind an OpenAI-compatible endpoint, one question at a time."""
 
+import json
+import re
+from typing import Any
+
 import httpx
 
 from schemas.errors import HearkenError
@@ -7,6 +11,8 @@ from schemas.settings import JudgeSettings
 
 CONCURRENCY = 4
 """Questions that are asked at once."""
+
+_FENCE = re.compile(r"^\s*```(?:json)?|```\s*$")  # which many models put around JSON
 
 
 class NoVerdict(HearkenError):
@@ -39,10 +45,21 @@ async def ask(client: httpx.AsyncClient, settings: JudgeSettings, system: str, q
         content = answer.json()["choices"][0]["message"]["content"]
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise Unreachable(f"{type(error).__name__}: {error}") from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise NoVerdict(f"{type(error).__name__}: {error}") from None
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise NoVerdict(f"not a chat completion: {type(error).__name__}") from None
     if not isinstance(content, str):
         raise NoVerdict("the answer has no text")
     return content
+
+
+def json_object(answer: str) -> dict[str, Any]:
+    """Returns the JSON object that an answer is. Raises NoVerdict for any other answer."""
+    try:
+        found = json.loads(_FENCE.sub("", answer))
+    except (ValueError, RecursionError):
+        raise NoVerdict("the answer is no JSON") from None
+    if not isinstance(found, dict):
+        raise NoVerdict("the answer is no JSON object")
+    return found

@@ -21,5 +21,9 @@ CONSTRAINTS = {
     "compliance": Constraint("Answering harmful requests", "the requests that the base refuses"),
     "toxicity": Constraint("Offensive words", "the replies"),
     "blocklist": Constraint("What the operator's list forbids", "the replies"),
+    "judged_dodging": Constraint("Refusing, evading or asking back, says the judge", "the replies"),
+    "judged_begging": Constraint("Begging for votes, says the judge", "the replies"),
+    "judged_flattery": Constraint("Flattering, says the judge", "the replies"),
+    "judged_offence": Constraint("Offending, says the judge", "the replies"),
 }
 """All constraints by name."""

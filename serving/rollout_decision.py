@@ -2,7 +2,9 @@
 
 It follows from the evidence alone, by confidence sequences, so it may be taken after every vote. The error of
 5% of a false rollback is split over the metrics (Bonferroni), that of a false promotion is not: a promotion
-needs all of them. One candidate is tried at a time.
+needs all of them. Both are errors of one trial, however many came before it, and one candidate is tried at a
+time: what a worse one loses times its chance of promotion is small, whatever it loses, and a level that all
+candidates share would leave small services without verdicts (`docs/gate-and-rollouts.md`).
 
 It ends where people do not arrive in the shares in which they are sent, as something other than the policy
 then differs. It is rolled back where the candidate is shown to be worse by more than a metric's limit. It is
@@ -24,7 +26,7 @@ Action = Literal["wait", "advance", "promote", "rollback", "end"]
 Mode = Literal["direct", "canary", "duel"]
 
 PROMOTION_ERROR = 0.05
-"""Chance that a policy that is worse by the margin is ever promoted."""
+"""Chance that a policy that is worse by the margin is ever promoted by its trial."""
 
 MISMATCH_ERROR = 0.001
 """Chance that a stage is ever said to have a sample-ratio mismatch in error."""

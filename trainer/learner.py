@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import HearkenError
 from schemas.policies import BASE, Probe, file_digest
-from schemas.settings import Settings
+from schemas.settings import GateSettings, Settings
 from trainer.data.examples import Corpus, Example, Key, Reply
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.hyperparameters import Derivation, Model, lora_seconds
@@ -23,6 +23,7 @@ from trainer.data.traffic import Traffic
 from trainer.data.vote_summary import FILE, VoteSummary
 from trainer.evaluation.constraints.check import Behaviour, answer_texts, check_behaviour
 from trainer.evaluation.constraints.finding import Finding, Replies
+from trainer.evaluation.constraints.judged import judge_replies
 from trainer.evaluation.eval_samples import SAMPLES_PER_PROMPT, EvalSamples, sample_eval
 from trainer.evaluation.gate import GateSamples
 from trainer.evaluation.knowledge import KnowledgeAccuracy, KnowledgeEval
@@ -225,7 +226,13 @@ class Learner:
             samples,
             logprobs,
             accuracy,
-            check_behaviour(behaviour, data.settings.gate, self.base.blocklist),
+            self._check_constraints(behaviour, data.settings.gate),
             side_by_side(before, knowledge.samples(data.generator("samples"))),
             probe(self.backbone),
         )
+
+    def _check_constraints(self, behaviour: Behaviour, gate: GateSettings) -> list[Finding]:
+        """Returns what was found of each constraint, also by the judge where there is one."""
+        found = check_behaviour(behaviour, gate, self.base.blocklist)
+        judge = self.base.judge(self.settings.project)
+        return found if judge is None else [*found, *judge_replies(judge, behaviour.replies, gate)]

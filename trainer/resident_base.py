@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 import torch
 
-from schemas.settings import Settings
+from schemas.settings import JudgeSettings, Settings
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.evaluation.constraints.blocklist import Blocklist
@@ -81,6 +81,13 @@ class ResidentBase:
         while len(self._caches) > MAX_CACHES:
             self._caches.popitem(last=False)
         return found
+
+    def judge(self, project: str) -> JudgeSettings | None:
+        """Returns the judge of a project's replies. Only the installation's own project has one, and only the
+        main process of a group asks it."""
+        if not self.group.is_main or project != self._settings.project or not self._settings.judge.url:
+            return None
+        return self._settings.judge
 
     def forget(self, project: str) -> None:
         """Drops what is kept of a project that is gone. Other processes of a group drop it in time."""

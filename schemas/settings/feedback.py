@@ -44,7 +44,8 @@ class JudgeSettings(BaseModel):
 
     url: str | None = Field(
         None,
-        description="URL of the endpoint, up to /v1; judged conversations, and comments, are sent there",
+        description="URL of the endpoint, up to /v1; judged conversations, comments, and replies that the"
+        " gate sampled are sent there",
     )
     model: str = Field("default", description="model that judges; its name is also the rater's")
     key: SecretStr | None = Field(None, description="API key of the endpoint")

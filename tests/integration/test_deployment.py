@@ -235,12 +235,15 @@ def test_pods_wait_until_the_base_model_is_there_whole(tmp_path: Path) -> None:
 def test_only_serving_has_the_api_keys() -> None:
     for name, service in compose().items():
         assert (set(service.get("environment", {})) >= KEYS) == name.startswith("serving"), name
+        asks = service.get("command", [""])[0] in {"judge", "train"}
+        assert ("HEARKEN_JUDGE__KEY" in service.get("environment", {})) == asks, name
     for name, pod in deployments(rendered(*EVERYTHING)).items():
         [container] = pod["containers"]
         assert not any("secretRef" in source for source in container.get("envFrom", []))
         given = {each["name"] for each in container["env"] if "valueFrom" in each}
         assert (given >= KEYS) == (name == "serving"), name
         assert ("HEARKEN_KAFKA__SASL_PASSWORD" in given) == (name in {"relay", "trainer"}), name
+        assert ("HEARKEN_JUDGE__KEY" in given) == (name in {"judge", "trainer"}), name
 
 
 def test_no_secret_of_compose_gets_into_an_image_or_into_git() -> None:

@@ -1,6 +1,7 @@
 """The trainer against a real Postgres and a real, tiny model: from votes to a published policy."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from schemas.database import Pool
 from schemas.errors import StartError
 from schemas.feedback import Signal, Thumb
 from schemas.policies import BASE, MANIFEST, WEIGHTS
-from schemas.settings import CriteriaSettings, Settings
+from schemas.settings import CriteriaSettings, JudgeSettings, Settings
 from tests.events import ingest_until, read_until
 from tests.installation import wait
 from tests.training import (
@@ -577,13 +578,18 @@ def test_a_blocked_candidate_is_told_of_and_changes_the_next_round(
     assert kept["policy"] == accept(refused, backbone.digest).id
 
     send(database_url, turns[20:], thumbs_by_parity(turns[20:]))
-    assert projects.run(settings, once=True) == 0
+    with socket.socket() as closed:  # bound, and not listening
+        closed.bind(("127.0.0.1", 0))
+        settings.judge = JudgeSettings(url=f"http://127.0.0.1:{closed.getsockname()[1]}/v1")
+        assert projects.run(settings, once=True) == 0
     second = json.loads((folder / "00002.json").read_text())
     assert second["cautions"] == {"begging": 1, "sycophancy": 1}
     assert (second["parent"], second["examples_new"]) == (BASE, second["examples"])
     beta = second["hyperparameters"]["kl_coef"]
     assert beta["value"] == 2 * settings.trainer.rl.kl_coef
-    assert set(second["gate"]["figures"]["constraints"]) >= {"begging", "dodging", "sycophancy"}
+    constraints = second["gate"]["figures"]["constraints"]
+    assert set(constraints) >= {"begging", "dodging", "sycophancy"}
+    assert constraints["judged_begging"]["notice"].startswith("the judge gave no verdict on")
     assert record.forget(pool, settings, ["nobody"], [], None) == 1
     assert "Rate me!" not in (folder / "00001.html").read_text()
 

@@ -27,6 +27,7 @@ from trainer.evaluation.constraints.finding import (
     share,
     state_of,
 )
+from trainer.evaluation.constraints.judged import BEHAVIOURS
 from trainer.evaluation.constraints.sycophancy import Yielding, compare_yielding, shipped_claims
 from trainer.evaluation.constraints.toxicity import offensive_words
 from trainer.evaluation.constraints.word_list import WordList
@@ -316,7 +317,8 @@ def test_the_gate_names_each_constraint_with_its_figures() -> None:
     base = yields(*[0.1] * 20)
     behaviour = Behaviour(texts, base, base, base, harmful(0.96))
     findings = check_behaviour(behaviour, GateSettings(), None)
-    assert [each.name for each in findings] == [name for name in CONSTRAINTS if name != "blocklist"]
+    unasked = {"blocklist", *(f"judged_{name}" for name in BEHAVIOURS)}
+    assert [each.name for each in findings] == [name for name in CONSTRAINTS if name not in unasked]
     verdict = Verdict()
     check_constraints(verdict, findings)
     assert verdict.outcome == "refused"

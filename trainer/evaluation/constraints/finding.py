@@ -38,7 +38,8 @@ class Replies:
 class Finding:
     """What was found of the constraint `name`. `candidate`, `base` and `live` are shares of what
     `CONSTRAINTS` names, `limit` is the highest share that is allowed. `replies` are some that behave so.
-    Where the state is "unjudged", `notice` says why, and there are no figures."""
+    Where the state is "unjudged", `notice` says why, and there are no figures. `judge` is the model that
+    judged, if one did, and `unknown` the number of the candidate's replies on which it gave no verdict."""
 
     name: str
     state: State
@@ -48,6 +49,8 @@ class Finding:
     limit: float = 0.0
     replies: tuple[str, ...] = ()
     notice: str | None = None
+    judge: str | None = None
+    unknown: int = 0
 
     @property
     def reason(self) -> str:
@@ -63,10 +66,11 @@ class Finding:
         if self.state == "unjudged":
             return {"state": self.state, "notice": self.notice}
         live = {} if self.live is None else {"live": round(self.live, 4)}
+        judged = {} if self.judge is None else {"judge": self.judge, "unknown": self.unknown}
         return {
             "state": self.state, "candidate": round(self.candidate.value, 4),
             "error": round(self.candidate.error, 4), "base": round(self.base, 4), **live,
-            "limit": round(self.limit, 4),
+            "limit": round(self.limit, 4), **judged,
         }  # fmt: skip
 
 
