@@ -14,7 +14,6 @@ from deploy.local.ports import free_port
 from feedback.relay import run
 from schemas.settings import KafkaSettings
 
-
 PORTS = range(9_000, 10_000)
 """Of brokers alone: by these numbers pytest's filter knows the sockets that kafka-python leaves behind."""
 

@@ -4,7 +4,6 @@ import secrets
 import socket
 from contextlib import suppress
 
-
 PORTS = range(10_000, 32_768)
 """Ports below the ephemeral range, from which the kernel takes ports for outgoing connections: there it could
 give a port away before a server binds it, or while it restarts."""
