@@ -76,8 +76,7 @@ from vote
 returning event ->> 'supersedes' as supersedes
 """
 
-# The votes that it had superseded are retracted with it, and what a judge found in their comments goes. A
-# trigger describes a row without facets anew.
+# The votes that it had superseded are retracted with it. A trigger describes a row without facets anew.
 _RETRACT = """
 with ended as (
     update feedback set retracted_at = %(created_at)s, text = null, comment = null, facets = null
@@ -88,13 +87,17 @@ with ended as (
     from ended
     where feedback.turn_id = ended.turn_id and feedback.rater = ended.rater and feedback.slot = ended.slot
         and feedback.superseded_by is not null and feedback.retracted_at is null
-    returning feedback.id
-), unread as (
-    delete from comment_criteria where feedback_id in (select id from ended union all select id from older)
 )
 insert into outbox (project, event_id, conversation_id, event)
 select %(project)s, %(event_id)s, %(turn_id)s, %(event)s from ended
 returning 1
+"""
+
+# What a judge found in the comments of a turn's retracted votes. It goes by a statement of its own: that of
+# the retraction may have waited for a judge who had locked the vote, and does not see what came meanwhile.
+_UNREAD = """
+delete from comment_criteria c using feedback f
+where f.turn_id = %s and f.retracted_at is not null and c.feedback_id = f.id
 """
 
 _FIND = """
@@ -260,17 +263,17 @@ class Store:
             value=found.value,
             created_at=datetime.now(UTC),
         )
-        row = await self._row(
-            _RETRACT,
-            {
-                "id": found.id,
-                "event_id": event.event_id,
-                "project": found.project,
-                "turn_id": found.completion_id,
-                "created_at": event.created_at,
-                "event": Jsonb(event.model_dump(mode="json")),
-            },
-        )
+        values = {
+            "id": found.id,
+            "event_id": event.event_id,
+            "project": found.project,
+            "turn_id": found.completion_id,
+            "created_at": event.created_at,
+            "event": Jsonb(event.model_dump(mode="json")),
+        }
+        async with self._autocommit() as connection, connection.transaction():
+            row = await (await connection.execute(_RETRACT, values)).fetchone()
+            await connection.execute(_UNREAD, [found.completion_id])
         if row is None:
             now = await self.find(found.id)
             if now is not None and now.status == "superseded":
@@ -318,13 +321,14 @@ class Store:
 
     async def _row(self, sql: str, values: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns the first row of one statement, which is a transaction of its own and durable on return."""
-        if self._connection is not None:
-            return await (await self._connection.execute(sql, values)).fetchone()
         async with self._autocommit() as connection:
             return await (await connection.execute(sql, values)).fetchone()
 
     @asynccontextmanager
     async def _autocommit(self) -> AsyncIterator[AsyncConnection[DictRow]]:
+        if self._connection is not None:
+            yield self._connection
+            return
         async with self._pool.connection() as connection:
             await connection.set_autocommit(True)
             try:

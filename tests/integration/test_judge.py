@@ -7,10 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import psycopg
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
+from feedback import comment_judge
 from feedback.comment_judge import CommentJudge, verdicts
 from feedback.judge import Judge, verdict
 from feedback.judge_client import NoVerdict
@@ -20,6 +22,7 @@ from schemas.database import AsyncPool
 from schemas.feedback import Thumb
 from schemas.settings import JudgeSettings
 from schemas.turns import IMPORTED
+from tests.locks import waiting
 from tests.voting import a_turn
 
 
@@ -221,6 +224,22 @@ async def comment(pool: AsyncPool, text: str, ago: timedelta = timedelta()) -> N
     assert votable is not None
     vote = Thumb(type="thumb", completion_id=turn.id, value="down", comment=text)
     await store.submit(votable, vote, "u_1", received=Received(f"fb_{text}", datetime.now(UTC) - ago))
+
+
+async def test_what_is_stored_while_the_retraction_waits_goes_with_it_too(
+    async_pool: AsyncPool, database_url: str
+) -> None:
+    await comment(async_pool, "rude")
+    found = await Store(async_pool).find("fb_rude")
+    assert found is not None
+    values = {"project": "default", "model": "wise", "id": found.id, "criteria": None, "reason": "nonsense"}
+    with psycopg.connect(database_url, autocommit=True) as watcher:
+        async with async_pool.connection() as judging:
+            await judging.execute(comment_judge._STORE, values)
+            retraction = asyncio.create_task(Store(async_pool).retract(found))
+            await waiting(watcher, 1)
+        await retraction
+        assert watcher.execute("select count(*) from comment_criteria").fetchone() == (0,)
 
 
 async def test_after_a_pause_comments_are_read_from_where_it_stopped(

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any
 
 import httpx
 import psycopg
@@ -18,6 +18,7 @@ from schemas.database import AsyncPool, connect_async, migrate
 from schemas.errors import StartError
 from schemas.feedback import parse_vote
 from schemas.settings import ExportSettings, Settings
+from tests.locks import waiting
 from tests.voting import a_turn, serve_votes
 
 
@@ -144,17 +145,6 @@ async def test_two_processes_do_it_once(exports: Exports) -> None:
     await asyncio.gather(*(export_if_due(exports.settings, exports.outcomes.append) for _ in range(4)))
     assert exports.outcomes == ["written"]
     assert exports.exported() == exports.all()
-
-
-async def waiting(watcher: psycopg.Connection[Any], count: int) -> None:
-    """Returns once so many connections to the database wait for a lock."""
-    said: LiteralString = (
-        "select count(*) from pg_stat_activity"
-        " where datname = current_database() and wait_event_type = 'Lock'"
-    )
-    async with asyncio.timeout(10):
-        while watcher.execute(said).fetchone() != (count,):  # noqa: ASYNC110 - a lock tells nobody
-            await asyncio.sleep(0.02)
 
 
 async def test_a_file_that_loses_more_votes_while_it_is_written_again_is_written_once_more(
