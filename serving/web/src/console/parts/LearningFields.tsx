@@ -87,6 +87,6 @@ function items(text: string): string[] {
 }
 
 function weight(item: string): [string, number] {
-  const [name = "", value] = item.split(/\s+/);
-  return [name, Number(value)];
+  const [name = "", value, ...more] = item.split(/\s+/);
+  return [name, more.length ? NaN : Number(value)]; // the service refuses what is no number
 }
