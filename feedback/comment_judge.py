@@ -5,9 +5,9 @@ with a JSON object of known criteria only, so what a comment says can never do m
 is anything else is ignored, and stored with the reason. Comments that no judge has read are read by the
 trainer's plain rules.
 
-It reads the oldest first, each once, and goes on where it stopped, also after a restart or while the endpoint
-was away: behind the newest comment that it has read, less `judge.newest_seconds` for votes that come late.
-The first time it begins with the newest.
+It reads the oldest first, each once, and goes on where it stopped, also after a restart, or a time when the
+endpoint was away or too busy: behind the newest comment that it has read, less `judge.newest_seconds` for
+votes that come late. The first time it begins with the newest.
 """
 
 import asyncio
@@ -124,15 +124,15 @@ class CommentJudge:
             return [Comment(**row) for row in await cursor.fetchall()]
 
     async def _read(self, found: Comment) -> bool:
-        """Stores what the judge says, and returns whether it was asked. Where it says nothing, it is not
-        asked again: the rules read the comment."""
+        """Stores what the judge says, and returns whether it read the comment. Where it says nothing, it
+        is not asked again: the rules read the comment."""
         criteria: dict[str, bool] | None = None
         reason = None
         quoted = f"The comment:\n---\n{found.comment}\n---"
         try:
             criteria = verdicts(await ask(self._client, self._settings, _INSTRUCTIONS, quoted))
         except Unreachable as error:
-            log.warning("comment not sent", feedback=found.id, reason=error.message[:300])
+            log.warning("comment waits", feedback=found.id, reason=error.message[:300])
             return False
         except NoVerdict as error:
             reason = error.message[:300]

@@ -13,6 +13,7 @@ CONCURRENCY = 4
 """Questions that are asked at once."""
 
 _FENCE = re.compile(r"^\s*```(?:json)?|```\s*$")  # which many models put around JSON
+_BUSY = (429, 503)
 
 
 class NoVerdict(HearkenError):
@@ -20,12 +21,12 @@ class NoVerdict(HearkenError):
 
 
 class Unreachable(NoVerdict):
-    """There is no connection to the judge, which has not seen the question."""
+    """There is no connection to the judge, or it has too much to do: it has not read the question."""
 
 
 async def ask(client: httpx.AsyncClient, settings: JudgeSettings, system: str, question: str) -> str:
     """Returns the judge's answer to a question. Raises NoVerdict when there is none, and Unreachable when the
-    question was not sent."""
+    question was not read."""
     key = settings.key
     try:
         answer = await client.post(
@@ -41,6 +42,8 @@ async def ask(client: httpx.AsyncClient, settings: JudgeSettings, system: str, q
                 ],
             },
         )
+        if answer.status_code in _BUSY:
+            raise Unreachable(f"status {answer.status_code}")
         answer.raise_for_status()
         content = answer.json()["choices"][0]["message"]["content"]
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:

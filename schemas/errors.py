@@ -24,7 +24,7 @@ HearkenError
 ├── DataLost                   the broker lost acknowledged events            (feedback.relay)
 ├── NotYet                     an entry of the spool waits for another one   (feedback.spool)
 ├── NoVerdict                  the judge gave none                            (feedback.judge_client)
-│   └── Unreachable            there was no connection to it                  (feedback.judge_client)
+│   └── Unreachable            it was away, or too busy to read the question  (feedback.judge_client)
 ├── AdapterError               a directory is no adapter of this base         (serving.embedded.lora)
 ├── ClientDisconnected         a client left before its answer                (serving.embedded.server)
 ├── LeadershipLost             another trainer took over this one's round     (trainer.records.publish)

@@ -53,6 +53,8 @@ class Endpoint:
             case "slow":
                 await self.over.wait()
                 said = "good"
+            case "busy" if not self.over.is_set():
+                return web.Response(status=429)
             case "broken":
                 return web.Response(status=500)
             case "deep":
@@ -291,6 +293,16 @@ async def test_a_comment_is_read_once_the_endpoint_is_there(judge: Judge, async_
         comments._settings = judge._settings.model_copy(update=away)
         assert await comments.read_batch() == 0
     comments._settings = judge._settings
+    assert await comments.read_batch() == 1
+
+
+async def test_a_comment_is_read_once_the_endpoint_has_time(
+    judge: Judge, endpoint: Endpoint, async_pool: AsyncPool
+) -> None:
+    comments = CommentJudge(judge._settings, "default", async_pool, judge._client)
+    await comment(async_pool, "busy")
+    assert await comments.read_batch() == 0
+    endpoint.over.set()
     assert await comments.read_batch() == 1
 
 
