@@ -60,7 +60,8 @@ class TrainerSettings(BaseModel):
     keep_policies: int = Field(
         20,
         ge=1,
-        description="newest policies whose files are kept, beside those in use, pinned, and their parents",
+        description="newest policies whose files are kept, and as many refused candidates, beside those in"
+        " use, pinned, and their parents",
     )
     reward: RewardSettings = RewardSettings()
     rl: RLSettings = RLSettings()

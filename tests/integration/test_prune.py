@@ -69,16 +69,28 @@ def change(pool: Pool, statement: str) -> None:
 
 
 def test_the_newest_and_their_parents_are_kept(settings: Settings, pool: Pool) -> None:
-    change(pool, "update policies set state = 'rejected' where id in ('p3', 'p9')")
-    change(
-        pool, "insert into refused_candidates values ('default', 'p3', '{ev_1}'), ('default', 'p9', '{ev_2}')"
-    )
     assert prune.prune(pool, settings) == [f"p{number}" for number in range(1, 7)]
-    with pool.connection() as connection:
-        left = connection.execute("select policy from refused_candidates").fetchall()
-    assert left == [{"policy": "p9"}], "the other cannot be brought back any more"
     assert kept(settings) == {0, 7, 8, 9, 10}
     assert prune.prune(pool, settings) == []
+
+
+def test_what_the_gate_refused_takes_no_other_policys_place(settings: Settings, pool: Pool) -> None:
+    refused = [f"p{number}" for number in (3, 5, 6, 8)]
+    with pool.connection() as connection:
+        connection.execute(
+            "update policies set parent = 'p0', state = 'rejected', gate = '{\"outcome\": \"refused\"}'"
+            " where id = any(%s)",
+            [refused],
+        )
+        connection.execute(
+            "insert into refused_candidates select 'default', id, '{}' from unnest(%s::text[]) as id",
+            [refused],
+        )
+    assert prune.prune(pool, settings) == ["p1", "p2", "p3", "p4"]
+    assert kept(settings) == {0, 5, 6, 7, 8, 9, 10}
+    with pool.connection() as connection:
+        left = connection.execute("select policy from refused_candidates order by policy").fetchall()
+    assert [row["policy"] for row in left] == ["p5", "p6", "p8"], "the other cannot be brought back any more"
 
 
 @pytest.mark.parametrize(

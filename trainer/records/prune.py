@@ -1,11 +1,11 @@
 """Pruning deletes the files of old policies by a retention rule; their rows and their manifests stay.
 
 Kept are the base, the policies of the route (live, previous, canary), those that an operator pinned or asked
-to promote, the newest `trainer.keep_policies`, and the parents of all these, from which they are reproduced
-and to which a rollback leads. Any other policy is marked in the database first, under the lock of the route,
-so that serving promotes no policy whose files go; then its files are deleted. A deletion that fails or is
-interrupted is repeated at the next pass. Which votes a candidate had that the gate refused is forgotten with
-its files.
+to promote, the newest `trainer.keep_policies`, as many that the gate refused, and the parents of all these,
+from which they are reproduced and to which a rollback leads. Any other policy is marked in the database
+first, under the lock of the route, so that serving promotes no policy whose files go; then its files are
+deleted. A deletion that fails or is interrupted is repeated at the next pass. Which votes a candidate had
+that the gate refused is forgotten with its files.
 """
 
 import shutil
@@ -35,8 +35,12 @@ with kept as (
     select id, parent from policies where project = %(project)s and (
         state in ('live', 'canary') or pinned_at is not null or asked_at is not null
         or id in (select unnest(array[live, previous, canary]) from routes where project = %(project)s)
-        or id in (select id from policies where project = %(project)s
-            order by created_at desc, id desc limit %(newest)s))
+        or id in (select id from (
+            select id, row_number() over (
+                partition by gate ->> 'outcome' is not distinct from 'refused'
+                order by created_at desc, id desc
+            ) as place from policies where project = %(project)s
+        ) as of_its_kind where place <= %(newest)s))
 )
 update policies set pruned_at = now() where pinned_at is null and project = %(project)s and id in (
     select id from policies where project = %(project)s and pruned_at is null and id <> %(base)s
