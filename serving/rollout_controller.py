@@ -61,8 +61,7 @@ _DOUBLED: LiteralString = """
 """
 _SUPERSEDE: LiteralString = """
     update policies set state = 'retired', reason = 'a newer policy took its place'
-    where project = %s and state = 'published' and asked_at is null and id <> all(%s)
-        and (gate ->> 'outcome' = 'unknown' or %s)
+    where project = %s and state = 'published' and asked_at is null and id = any(%s)
 """
 
 
@@ -158,11 +157,12 @@ def tries_all(serving: ServingSettings) -> bool:
 async def next_candidate(connection: Connection, project: str, *, every: bool) -> str | None:
     """Returns the newest published policy that people are to try, if it is newer than the live one: of
     `every` policy, or of those that the gate could not judge. Older ones are retired: the newest has learned
-    what they have, and from more votes."""
-    cursor = await connection.execute(_WAITING, [project, every])
-    waiting = [row["id"] for row in await cursor.fetchall() if row["newer"]]
-    await connection.execute(_SUPERSEDE, [project, waiting[:1], every])
-    return waiting[0] if waiting else None
+    what they have, and from more votes. One that is published meanwhile is newer still, and is left."""
+    waiting = await (await connection.execute(_WAITING, [project, every])).fetchall()
+    newest = waiting[0]["id"] if waiting and waiting[0]["newer"] else None
+    older = [row["id"] for row in waiting if row["id"] != newest]
+    await connection.execute(_SUPERSEDE, [project, older])
+    return newest
 
 
 async def _has_doubled(connection: Connection, found: Rollout, newer: str) -> bool:

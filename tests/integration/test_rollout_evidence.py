@@ -467,6 +467,23 @@ async def test_only_the_newest_candidate_waits_and_only_if_it_is_newer_than_the_
     assert (await states(connection))[P4][0] == "retired"
 
 
+async def test_a_candidate_that_is_published_while_the_older_ones_are_retired_goes_on(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await connection.execute("update policies set state = 'rejected' where id = %s", [P4])
+    execute = connection.execute
+
+    async def meanwhile(*words: Any) -> Any:
+        found = await execute(*words)
+        await execute("update policies set state = 'published' where id = %s and state = 'rejected'", [P4])
+        return found
+
+    monkeypatch.setattr(connection, "execute", meanwhile)
+    assert await rollout_controller.next_candidate(connection, "default", every=False) == P3
+    assert (await states(connection))[P4][0] == "published"
+    assert await rollout_controller.next_candidate(connection, "default", every=False) == P4
+
+
 async def test_where_people_try_all_one_that_passed_the_gate_waits_too(connection: Connection) -> None:
     await connection.execute('update policies set gate = \'{"outcome": "passed"}\'')
     assert await rollout_controller.next_candidate(connection, "default", every=False) is None
