@@ -14,7 +14,7 @@ from torch import Tensor
 
 from schemas.errors import InvalidRequest
 from schemas.policies import file_digest
-from schemas.taste_model import CLIP, GROUPS, METADATA, TasteHeader
+from schemas.taste_model import CLIP, GROUPS, METADATA, TOKEN_GROUPS, TasteHeader
 from serving.embedded.model import Model
 
 MAX_REPLIES = 16
@@ -68,10 +68,17 @@ class TasteModel:
             rounded_D = feature_D.clamp(-most, most).half().float().cpu()
             standard_D = (rounded_D - self._tensors[f"{name}.mean"]) / self._tensors[f"{name}.std"]
             found_MC = found_MC + self._tensors[f"{name}.weights"] @ standard_D.clamp(-CLIP, CLIP)
-        distinct = torch.tensor(sorted(set(tokens[first:]))[: self.header.max_tokens])
-        occurs_D = torch.isin(self._tensors["tokens.vocabulary"], distinct).float()
-        values_MC: Tensor = found_MC + self._tensors["tokens.weights"] @ occurs_D
-        return values_MC
+        read = torch.tensor(tokens[first:][: self.header.max_tokens])
+        for name in self._token_groups:
+            counts_D = (self._tensors[f"{name}.vocabulary"].unsqueeze(1) == read).sum(1).float()
+            rates_D = counts_D / (len(read) + self.header.rate_smoothing)
+            features_D = rates_D if name == "rates" else counts_D.clamp_max(1)
+            found_MC = found_MC + self._tensors[f"{name}.weights"] @ features_D
+        return found_MC
+
+    @property
+    def _token_groups(self) -> list[str]:
+        return [name for name in TOKEN_GROUPS if f"{name}.vocabulary" in self._tensors]
 
     def first_judged(self, tokens: list[int]) -> int:
         """Returns the number of the first token behind a reply's thought; of its last, where nothing follows
@@ -91,9 +98,10 @@ class TasteModel:
         for group in GROUPS:
             shapes |= {f"{group}.{part}": (dense[group],) for part in ("mean", "std")}
             shapes[f"{group}.weights"] = (header.members, 1 + header.directions, dense[group])
-        vocabulary = found.get("tokens.vocabulary", torch.empty(0))
-        shapes["tokens.vocabulary"] = (len(vocabulary),)
-        shapes["tokens.weights"] = (header.members, 1 + header.directions, len(vocabulary))
+        for group in self._token_groups:
+            size = len(found[f"{group}.vocabulary"])
+            shapes[f"{group}.vocabulary"] = (size,)
+            shapes[f"{group}.weights"] = (header.members, 1 + header.directions, size)
         fits = shapes == {each: tuple(tensor.shape) for each, tensor in found.items()}
         in_range = all(0 <= layer <= model.layers for layer in header.layers)
         if not fits or not in_range or not all(tensor.isfinite().all() for tensor in found.values()):

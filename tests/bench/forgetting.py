@@ -33,7 +33,7 @@ from trainer.data.examples import Corpus, Example
 from trainer.data.hyperparameters import BASE_SAMPLES
 from trainer.data.vote_summary import VoteSummary
 from trainer.model.backbone import Backbone
-from trainer.reward.features import LENGTH_THRESHOLDS, MAX_DISTINCT_TOKENS
+from trainer.reward.features import LENGTH_THRESHOLDS, MAX_TOKENS
 from trainer.starter import MODEL_DIR
 
 VOTES, RECENT, WEEKS, PEOPLE, NEW = 100_000, 2_100, 20, 2_000, 100
@@ -56,7 +56,7 @@ def synthetic(seed: int) -> tuple[Replies, list[bool]]:
 
     features = {name: view(5 * 256) for name in ("mean", "peak", "last")}
     features["length"] = torch.rand(count, len(LENGTH_THRESHOLDS), generator=generator).half()
-    features["tokens"] = torch.randint(0, 2_000, (count, MAX_DISTINCT_TOKENS), generator=generator).int()
+    features["tokens"] = torch.randint(0, 2_000, (count, MAX_TOKENS), generator=generator).int()
     return Replies([""] * count, features), (hidden_NH[:, 0] > 0).tolist()
 
 

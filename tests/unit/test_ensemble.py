@@ -15,11 +15,13 @@ from trainer.reward.features import NO_TOKEN
 from trainer.reward.likelihood import Likelihood, Votes
 from trainer.reward.posterior import Posterior
 from trainer.reward.projection import (
+    RATE_SMOOTHING,
     BaseFeatures,
     Projection,
     VotedFeatures,
     component_count,
     frequent_tokens,
+    group_of,
     principal_components,
 )
 
@@ -220,9 +222,10 @@ def test_replies_that_people_compared_add_directions_to_those_of_few_base_replie
 def test_a_narrowed_projection_is_one_fitted_with_as_many_components() -> None:
     features, _, _ = crowd_votes(raters=10, each=20, contrarians=0, seed=2)
     base = BaseFeatures(features, 4)
-    for name in ("mean", "tokens"):
-        found = Projection.fit(name, base, 12).narrowed(4, features[name])(features[name])
-        torch.testing.assert_close(found, Projection.fit(name, base, 4)(features[name]))
+    for name in ("mean", "tokens", "rates"):
+        group = group_of(name, features)
+        found = Projection.fit(name, base, 12).narrowed(4, group)(group)
+        torch.testing.assert_close(found, Projection.fit(name, base, 4)(group))
 
 
 def test_the_token_group_is_projected_as_if_each_token_had_a_column() -> None:
@@ -230,13 +233,17 @@ def test_the_token_group_is_projected_as_if_each_token_had_a_column() -> None:
     known_V = torch.randint(0, 150_000, (40,), generator=generator)
     ids_NL = torch.stack([known_V[torch.randperm(40, generator=generator)[:12]] for _ in range(32)])
     ids_NL[:, 9:] = NO_TOKEN
-    projection = Projection.fit("tokens", BaseFeatures({"tokens": ids_NL.int()}, 4), components=10)
-    assert projection.vocabulary_D is not None
-    dense_ND = (ids_NL.unsqueeze(2) == projection.vocabulary_D).any(1).float()
-    expected_NK = (dense_ND - projection.mean_D) @ projection.basis_DK * projection.scale
-    torch.testing.assert_close(projection(ids_NL.int()), expected_NK)
-    unknown = projection(torch.tensor([[3, NO_TOKEN], [NO_TOKEN, NO_TOKEN]]).int())
-    assert torch.equal(unknown[0], unknown[1])
+    ids_NL = torch.cat([ids_NL, ids_NL[:, :3]], 1).sort(1).values.int()  # three tokens occur twice
+    for name in ("tokens", "rates"):
+        projection = Projection.fit(name, BaseFeatures({"tokens": ids_NL}, 4), components=10)
+        assert projection.vocabulary_D is not None
+        dense_ND = (ids_NL.unsqueeze(2) == projection.vocabulary_D).sum(1).float()
+        dense_ND = dense_ND / (12 + RATE_SMOOTHING) if name == "rates" else dense_ND.clamp_max(1)
+        torch.testing.assert_close(projection.dense(ids_NL), dense_ND)
+        centred_ND = dense_ND - projection.mean_D
+        torch.testing.assert_close(projection(ids_NL), centred_ND @ projection.basis_DK * projection.scale)
+        unknown = projection(torch.tensor([[3, NO_TOKEN], [NO_TOKEN, NO_TOKEN]]).int())
+        assert torch.equal(unknown[0], unknown[1])
 
 
 def test_the_vocabulary_is_the_tokens_of_two_replies_or_more_the_most_frequent_ones(
@@ -247,6 +254,23 @@ def test_the_vocabulary_is_the_tokens_of_two_replies_or_more_the_most_frequent_o
     assert frequent_tokens(ids_NL[:1]).tolist() == [5, 9, 70_000]
     monkeypatch.setattr("trainer.reward.projection.MAX_VOCABULARY", 2)
     assert frequent_tokens(ids_NL).tolist() == [5, 9]
+
+
+@pytest.mark.parametrize("often", [False, True])
+def test_eighty_thumbs_find_the_one_token_of_hundreds_that_matters(often: bool) -> None:
+    """People like replies that have a token, or have it often."""
+    generator = torch.Generator().manual_seed(8)
+    ids_NL = torch.randint(1, 600, (400, 60), generator=generator)
+    counts_N = torch.randint(1 if often else 0, 5 if often else 2, (400,), generator=generator)
+    ids_NL = torch.where(torch.arange(60) < counts_N.unsqueeze(1), 0, ids_NL)
+    liked_N = counts_N > (2 if often else 0)
+    features, _, _ = crowd_votes(raters=10, each=40, contrarians=0, seed=6)
+    features["tokens"] = ids_NL.sort(1).values.int()
+    votes = Votes(4)
+    for reply in range(80):
+        votes.thumb(reply % 4, reply, up=bool(liked_N[reply]) != (reply % 10 == 0))
+    reward_N = fitted(features, votes).reward(features)
+    assert correlation(reward_N[80:], liked_N[80:].float()) > 0.6
 
 
 def test_two_tokens_are_never_taken_for_one() -> None:

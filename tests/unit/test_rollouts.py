@@ -18,12 +18,13 @@ from trainer.model.token_budget import TokenBudget
 from trainer.reward.features import (
     LENGTH_SOFTNESS,
     LENGTH_THRESHOLDS,
-    MAX_DISTINCT_TOKENS,
+    MAX_TOKENS,
     MAX_STATE_BYTES,
     NO_TOKEN,
     answer_length,
     answer_mask,
     extract_features,
+    first_tokens,
     select_layers,
 )
 from trainer.reward.scoring import micro_batches, score
@@ -191,8 +192,8 @@ def test_features_are_the_mean_the_maximum_the_last_the_tokens_and_the_length(ba
     assert features["mean"].tolist() == [[2.0, -1.0], [-5.0, 6.0]]
     assert features["peak"].tolist() == [[3.0, 1.0], [-5.0, 6.0]]
     assert features["last"].tolist() == [[2.0, 1.0], [-5.0, 6.0]]
-    assert [row[row != NO_TOKEN].tolist() for row in features["tokens"]] == [[9, 11], [12]]
-    assert features["tokens"].shape == (2, MAX_DISTINCT_TOKENS)
+    assert [row[row != NO_TOKEN].tolist() for row in features["tokens"]] == [[9, 9, 11], [12]]
+    assert features["tokens"].shape == (2, MAX_TOKENS)
     beyond_four = [1 / (1 + (4 / length) ** (1 / LENGTH_SOFTNESS)) for length in (3, 1)]
     assert features["length"][:, 0].tolist() == pytest.approx(beyond_four, abs=1e-3)
     assert features["length"].shape == (2, len(LENGTH_THRESHOLDS))
@@ -204,7 +205,7 @@ def test_hidden_states_keep_their_width_in_features_of_bounded_size(backbone: Ba
     assert features["mean"].shape == (1, 5 * 4_096)
     sizes = {name: group.element_size() * group.shape[1] for name, group in features.items()}
     assert sizes["mean"] + sizes["peak"] + sizes["last"] <= MAX_STATE_BYTES
-    assert sizes["tokens"] == 4 * MAX_DISTINCT_TOKENS
+    assert sizes["tokens"] == 4 * MAX_TOKENS
 
     def layers_of(width: int) -> list[int]:
         config = SimpleNamespace(num_hidden_layers=32, hidden_size=width)
@@ -214,6 +215,14 @@ def test_hidden_states_keep_their_width_in_features_of_bounded_size(backbone: Ba
     assert layers_of(4_096) == [0, 8, 16, 24, 32]
     assert layers_of(8_192) == [24, 32]
     assert layers_of(40_000) == [32]
+
+
+def test_a_very_long_reply_keeps_the_ids_of_its_first_tokens() -> None:
+    tokens_BR = torch.tensor([[30] * 10 + [20] * MAX_TOKENS, [20] * 5 + [30] * (MAX_TOKENS + 5)])
+    mask_BR = torch.ones_like(tokens_BR)
+    mask_BR[1, 9:] = 0
+    found = first_tokens(tokens_BR, mask_BR).tolist()
+    assert found == [[20] * (MAX_TOKENS - 10) + [30] * 10, [20] * 5 + [30] * 4 + [NO_TOKEN] * (MAX_TOKENS - 9)]
 
 
 def test_a_thought_before_the_answer_is_no_part_of_the_features(backbone: Backbone) -> None:

@@ -16,7 +16,7 @@ from trainer.model.device import device_kind
 from trainer.reward.features import FeatureGroups
 from trainer.reward.scoring import score
 
-VERSION = 1
+VERSION = 2
 """Version of the features. It changes with what they mean."""
 
 CHUNK = 256

@@ -35,12 +35,12 @@ from trainer.reward.ensemble import HistoryPrior
 from trainer.reward.expansion import expansion
 from trainer.reward.features import FeatureGroups
 from trainer.reward.laplace import LaplaceSummary
-from trainer.reward.projection import Projection, Projections
+from trainer.reward.projection import RATES, Projection, Projections
 
 WINDOW = 4_000
 """Most votes that are not compacted, and as many signals. Chosen on tests.bench.incremental."""
 
-VERSION = 6
+VERSION = 7
 """Version of what a summary means. It changes with the features, the members or the likelihood."""
 
 FILE = "vote_summary.safetensors"
@@ -49,7 +49,7 @@ FILE = "vote_summary.safetensors"
 log = structlog.get_logger("trainer")
 
 _PROJECTION_TENSORS = ("mean_D", "std_D", "basis_DK", "scale")
-_VOCABULARY = "vocabulary_D"  # of the token group's projection only
+_VOCABULARY = "vocabulary_D"  # of the projections of tokens only
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,9 @@ class VoteSummary:
                     found[f"projection.{group}.{part}"] for part in _PROJECTION_TENSORS
                 )
                 vocabulary_D = found.get(f"projection.{group}.{_VOCABULARY}")
-                projections[group] = Projection(mean_D, std_D, basis_DK, float(scale), vocabulary_D)
+                projections[group] = Projection(
+                    mean_D, std_D, basis_DK, float(scale), vocabulary_D, rates=group == RATES
+                )
             read = [WeekSummary.read(directory, name) for name in names]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None

@@ -19,11 +19,11 @@ from trainer.reward.features import (
     AUXILIARY,
     LENGTH_SOFTNESS,
     LENGTH_THRESHOLDS,
-    MAX_DISTINCT_TOKENS,
+    MAX_TOKENS,
     MAX_MAGNITUDE,
     select_layers,
 )
-from trainer.reward.projection import Projection
+from trainer.reward.projection import RATE_SMOOTHING, Projection
 
 
 def write(model: RewardModel, backbone: Backbone, path: Path) -> None:
@@ -36,7 +36,8 @@ def write(model: RewardModel, backbone: Backbone, path: Path) -> None:
         think_ids=backbone.think_ids,
         lengths=list(LENGTH_THRESHOLDS),
         softness=LENGTH_SOFTNESS,
-        max_tokens=MAX_DISTINCT_TOKENS,
+        max_tokens=MAX_TOKENS,
+        rate_smoothing=RATE_SMOOTHING,
         max_magnitude=MAX_MAGNITUDE,
         ranking_scale=float(torch.stack([each.nuisance.ranking_scale for each in model.members]).mean()),
         caution=model.uncertainty_penalty,
@@ -82,4 +83,4 @@ def _weights(member: EnsembleMember, name: str, like: Projection) -> Tensor:
     projection = member.projections[name]
     scale = projection.scale / len(member.names) ** 0.5
     own_CD: Tensor = scale * own_CK @ projection.basis_DK.T
-    return own_CD
+    return own_CD if projection.vocabulary_D is None else own_CD / projection.std_D

@@ -46,12 +46,13 @@ from trainer.reward.tastes import (
     fit_weights,
     posterior_weights,
 )
+from trainer.reward.variable_selection import VariableSelection
 
 MEMBER_FEATURES: tuple[tuple[str, ...], ...] = (
-    ("peak", "tokens", "length"),
-    ("peak", "last", "mean", "tokens", "length"),
-    ("peak", "mean", "tokens", "length"),
-    ("peak", "last", "tokens", "length"),
+    ("peak", "tokens", "rates", "length"),
+    ("peak", "last", "mean", "tokens", "rates", "length"),
+    ("peak", "mean", "tokens", "rates", "length"),
+    ("peak", "last", "tokens", "rates", "length"),
 )
 """Feature groups of the members, in turn; each has the auxiliary model's too, where there is one."""
 
@@ -61,6 +62,9 @@ TASTE_FEATURES = MEMBER_FEATURES[1]
 TASTE_COMPONENTS = 12
 """Components of each of these groups, the largest, since each person has few votes. Chosen on
 tests.bench.ten_clicks."""
+
+FIRST_ITERATIONS = 40
+"""Iterations of L-BFGS of the first fit, of which only the raters' parameters are used."""
 
 BOOTSTRAP_SHAPE = 4
 """Shape of the gamma distribution of a member's weights on the votes. 1 is the Bayesian bootstrap (Rubin
@@ -210,14 +214,24 @@ def fit(
 ) -> RewardModel:
     """Fits the ensemble to `votes` on the replies of `features`, and to the summary of older votes."""
     counts = [component_count(number, votes.people_weight) for number in range(settings.members)]
-    views = _views(features, votes, base, counts, history)
+    if history is not None:
+        first = project(history.projections, features)
+    else:
+        first = project(fit_projections(base, min(counts), _voted(features, votes)), features)
     weights_UT = votes.tastes_UT
     if weights_UT is None:
-        largest = {name: group_NK[:, -TASTE_COMPONENTS:] for name, group_NK in views[min(counts)][1].items()}
+        largest = {name: group_NK[:, -TASTE_COMPONENTS:] for name, group_NK in first.items()}
         weights_UT = fit_weights(concatenate(largest, TASTE_FEATURES), votes)
     directions = weights_UT.shape[1]
     rows = RaterRows.of(votes) if directions else None
     likelihood = Likelihood(rows.votes if rows else votes)
+    if history is not None:
+        views = dict.fromkeys(counts, (history.projections, first))
+    else:
+        inputs_NK = concatenate(first, TASTE_FEATURES).double()
+        inputs_NK = inputs_NK if rows is None else rows.inputs(inputs_NK, weights_UT)
+        selection = _selection(inputs_NK, likelihood, votes, weights_UT)
+        views = _views(features, votes, base, counts, selection)
     members = []
     for number, bootstrap_V in enumerate(bootstrap(settings, votes, generator)):
         projections, groups = views[counts[number]]
@@ -251,19 +265,32 @@ def parameter_count(projections: Projections, member: int) -> int:
     return sum(projections[name].basis_DK.shape[1] for name in names) + 1 + SHARED_SIZE
 
 
+def _selection(
+    inputs_NK: Tensor, likelihood: Likelihood, votes: Votes, weights_UT: Tensor
+) -> VariableSelection:
+    """Returns the selection of the tokens that matter, with the raters' parameters from a first fit: a
+    hostile rater's votes say nothing about tokens."""
+    everything_V, width = torch.ones(votes.count, dtype=torch.float64), inputs_NK.shape[1]
+    mode = Posterior(inputs_NK, likelihood, votes.raters, everything_V, None).mode(None, FIRST_ITERATIONS)
+    nuisance = NuisanceParameters.unpack(mode[width + 1 :], votes.raters)
+    return VariableSelection.of(votes, mode[width], nuisance, weights_UT)
+
+
+def _voted(
+    features: FeatureGroups, votes: Votes, selection: VariableSelection | None = None
+) -> VotedFeatures:
+    return VotedFeatures(features, votes.compared(len(next(iter(features.values())))), selection)
+
+
 def _views(
     features: FeatureGroups,
     votes: Votes,
     base: BaseFeatures,
     counts: Sequence[int],
-    history: HistoryPrior | None,
+    selection: VariableSelection,
 ) -> dict[int, tuple[Projections, FeatureGroups]]:
-    """Returns for each number of components the projections and the projected features of the replies; those
-    of the history, where there is one."""
-    if history is not None:
-        return dict.fromkeys(counts, (history.projections, project(history.projections, features)))
-    voted = VotedFeatures(features, votes.compared(len(next(iter(features.values())))))
-    widest = fit_projections(base, max(counts), voted)
+    """Returns for each number of components the projections and the projected features of the replies."""
+    widest = fit_projections(base, max(counts), _voted(features, votes, selection))
     projected = project(widest, features)
     views = {}
     for count in set(counts):

@@ -2,12 +2,11 @@
 
 Features never come from the policy. There are five groups, and each member of the ensemble uses some of them:
 mean, max and last-token pooling of the hidden states over the reply, each on several layers at full width;
-the ids of its distinct tokens; and the length, as a soft threshold at each of LENGTH_THRESHOLDS, because
-whoever likes short replies likes every reply below some length. A thought (`<think>…</think>`) before the
-answer is no part of what is judged.
+the ids of its tokens; and the length, as a soft threshold at each of LENGTH_THRESHOLDS, because whoever likes
+short replies likes every reply below some length. A thought (`<think>…</think>`) before the answer is no part
+of what is judged.
 
-A reply's features take at most MAX_STATE_BYTES and 4 bytes for each of MAX_DISTINCT_TOKENS, whatever the
-model.
+A reply's features take at most MAX_STATE_BYTES and 4 bytes for each of MAX_TOKENS, whatever the model.
 """
 
 from collections.abc import Sequence
@@ -27,9 +26,8 @@ MAX_LAYERS = 5
 MAX_STATE_BYTES = 2**17
 """Bytes of a reply's pooled hidden states: MAX_LAYERS layers up to a width of 4,369, fewer beyond."""
 
-MAX_DISTINCT_TOKENS = 1_024
-"""Distinct tokens of a reply that are kept: the lowest ids, which are the most frequent ones of a byte-pair
-encoding."""
+MAX_TOKENS = 1_024
+"""Tokens of a reply whose ids are kept, the first."""
 
 NO_TOKEN = 2**31 - 1
 """Padding behind a reply's token ids."""
@@ -45,7 +43,7 @@ MAX_MAGNITUDE = 60_000.0
 
 FeatureGroups = dict[str, Tensor]
 """Features of N replies by the name of the group: (N, D) in half precision, and for `tokens` the (N,
-MAX_DISTINCT_TOKENS) distinct token ids, padded with NO_TOKEN."""
+MAX_TOKENS) token ids in ascending order, padded with NO_TOKEN."""
 
 
 def select_layers(backbone: Backbone) -> list[int]:
@@ -91,7 +89,7 @@ def masked_features(batch: PaddedBatch, hidden: Sequence[Tensor], mask_BR: Tenso
         "length": torch.sigmoid(log_ratio_BS / LENGTH_SOFTNESS),
     }
     features = {name: group.clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE).half() for name, group in dense.items()}
-    features["tokens"] = distinct_tokens(batch.reply_tokens_BR, mask_BR)
+    features["tokens"] = first_tokens(batch.reply_tokens_BR, mask_BR)
     return {name: group.cpu() for name, group in features.items()}
 
 
@@ -123,9 +121,8 @@ def answer_length(token_ids: Sequence[int], think_ids: tuple[int, int] | None) -
     return 1 if token_ids[:1] == [opening] else len(token_ids)
 
 
-def distinct_tokens(tokens_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """Returns the (B, MAX_DISTINCT_TOKENS) distinct ids of each row's tokens in ascending order."""
-    ids_BR = torch.where(mask_BR > 0, tokens_BR, NO_TOKEN).sort(1).values
-    repeated_BR = pad(ids_BR[:, 1:] == ids_BR[:, :-1], (1, 0))
-    ids_BR = ids_BR.masked_fill(repeated_BR, NO_TOKEN).sort(1).values[:, :MAX_DISTINCT_TOKENS]
-    return pad(ids_BR, (0, MAX_DISTINCT_TOKENS - ids_BR.shape[1]), value=NO_TOKEN).int()
+def first_tokens(tokens_BR: Tensor, mask_BR: Tensor) -> Tensor:
+    """Returns the (B, MAX_TOKENS) ids of each row's first tokens in a mask, in ascending order."""
+    first_BR = (mask_BR > 0) & (mask_BR.cumsum(1) <= MAX_TOKENS)
+    ids_BR = torch.where(first_BR, tokens_BR, NO_TOKEN).sort(1).values[:, :MAX_TOKENS]
+    return pad(ids_BR, (0, MAX_TOKENS - ids_BR.shape[1]), value=NO_TOKEN).int()
