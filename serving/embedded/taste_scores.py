@@ -63,7 +63,7 @@ class TasteModel:
             "last": torch.cat([layer_RD[-1] for layer_RD in judged]),
             "length": ((len(tokens) - first) / lengths).log().div(self.header.softness).sigmoid(),
         }
-        found_MC = self._tensors["bias"]
+        found_MC: Tensor = self._tensors["bias"]
         for name, feature_D in features.items():
             rounded_D = feature_D.clamp(-most, most).half().float().cpu()
             standard_D = (rounded_D - self._tensors[f"{name}.mean"]) / self._tensors[f"{name}.std"]

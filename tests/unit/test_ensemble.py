@@ -259,7 +259,7 @@ def test_the_vocabulary_is_the_tokens_of_two_replies_or_more_the_most_frequent_o
 @pytest.mark.parametrize("often", [False, True])
 def test_eighty_thumbs_find_the_one_token_of_hundreds_that_matters(often: bool) -> None:
     """People like replies that have a token, or have it often."""
-    generator = torch.Generator().manual_seed(8)
+    generator = torch.Generator().manual_seed(9)
     ids_NL = torch.randint(1, 600, (400, 60), generator=generator)
     counts_N = torch.randint(1 if often else 0, 5 if often else 2, (400,), generator=generator)
     ids_NL = torch.where(torch.arange(60) < counts_N.unsqueeze(1), 0, ids_NL)
@@ -270,7 +270,7 @@ def test_eighty_thumbs_find_the_one_token_of_hundreds_that_matters(often: bool) 
     for reply in range(80):
         votes.thumb(reply % 4, reply, up=bool(liked_N[reply]) != (reply % 10 == 0))
     reward_N = fitted(features, votes).reward(features)
-    assert correlation(reward_N[80:], liked_N[80:].float()) > 0.6
+    assert correlation(reward_N[80:], liked_N[80:].float()) > 0.75
 
 
 def test_two_tokens_are_never_taken_for_one() -> None:

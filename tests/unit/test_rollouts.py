@@ -18,8 +18,8 @@ from trainer.model.token_budget import TokenBudget
 from trainer.reward.features import (
     LENGTH_SOFTNESS,
     LENGTH_THRESHOLDS,
-    MAX_TOKENS,
     MAX_STATE_BYTES,
+    MAX_TOKENS,
     NO_TOKEN,
     answer_length,
     answer_mask,
@@ -222,7 +222,10 @@ def test_a_very_long_reply_keeps_the_ids_of_its_first_tokens() -> None:
     mask_BR = torch.ones_like(tokens_BR)
     mask_BR[1, 9:] = 0
     found = first_tokens(tokens_BR, mask_BR).tolist()
-    assert found == [[20] * (MAX_TOKENS - 10) + [30] * 10, [20] * 5 + [30] * 4 + [NO_TOKEN] * (MAX_TOKENS - 9)]
+    assert found == [
+        [20] * (MAX_TOKENS - 10) + [30] * 10,
+        [20] * 5 + [30] * 4 + [NO_TOKEN] * (MAX_TOKENS - 9),
+    ]
 
 
 def test_a_thought_before_the_answer_is_no_part_of_the_features(backbone: Backbone) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from trainer.reward.likelihood import NuisanceParameters, Votes
+from trainer.reward.likelihood import Votes
 from trainer.reward.variable_selection import PRIOR_PROBABILITY, VariableSelection
 
 torch.set_num_threads(1)
@@ -26,11 +26,9 @@ def crowd(kind: str, replies: int = 200, features: int = 300) -> tuple[Tensor, V
 
 
 def probabilities(features_ND: Tensor, votes: Votes, weights_UT: Tensor | None = None) -> Tensor:
-    nuisance = NuisanceParameters.unpack(torch.zeros(NuisanceParameters.size(votes.raters)), votes.raters)
     if weights_UT is None:
         weights_UT = torch.zeros(votes.raters, 0)
-    bias = torch.zeros((), dtype=torch.float64)
-    return VariableSelection.of(votes, bias, nuisance, weights_UT).probability(features_ND)
+    return VariableSelection.of(votes, torch.ones(votes.raters), weights_UT).probability(features_ND)
 
 
 def test_the_one_feature_that_matters_stands_out() -> None:

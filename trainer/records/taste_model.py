@@ -19,8 +19,8 @@ from trainer.reward.features import (
     AUXILIARY,
     LENGTH_SOFTNESS,
     LENGTH_THRESHOLDS,
-    MAX_TOKENS,
     MAX_MAGNITUDE,
+    MAX_TOKENS,
     select_layers,
 )
 from trainer.reward.projection import RATE_SMOOTHING, Projection

@@ -64,7 +64,7 @@ TASTE_COMPONENTS = 12
 tests.bench.ten_clicks."""
 
 FIRST_ITERATIONS = 40
-"""Iterations of L-BFGS of the first fit, of which only the raters' parameters are used."""
+"""Iterations of L-BFGS of the first fit, of which only the raters' reliabilities are used."""
 
 BOOTSTRAP_SHAPE = 4
 """Shape of the gamma distribution of a member's weights on the votes. 1 is the Bayesian bootstrap (Rubin
@@ -268,12 +268,12 @@ def parameter_count(projections: Projections, member: int) -> int:
 def _selection(
     inputs_NK: Tensor, likelihood: Likelihood, votes: Votes, weights_UT: Tensor
 ) -> VariableSelection:
-    """Returns the selection of the tokens that matter, with the raters' parameters from a first fit: a
-    hostile rater's votes say nothing about tokens."""
+    """Returns the selection of the tokens that matter, with the raters' reliabilities from a first fit, so
+    that the votes of hostile ones say nothing about tokens."""
     everything_V, width = torch.ones(votes.count, dtype=torch.float64), inputs_NK.shape[1]
     mode = Posterior(inputs_NK, likelihood, votes.raters, everything_V, None).mode(None, FIRST_ITERATIONS)
     nuisance = NuisanceParameters.unpack(mode[width + 1 :], votes.raters)
-    return VariableSelection.of(votes, mode[width], nuisance, weights_UT)
+    return VariableSelection.of(votes, nuisance.reliability_U, weights_UT)
 
 
 def _voted(

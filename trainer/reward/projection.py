@@ -93,9 +93,7 @@ class Projection:
             std_D = dense_ND.std(0).clamp_min(1e-3)
         elif unfitted.vocabulary_D is not None and voted is not None and voted.selection is not None:
             std_D = voted.selection.probability(unfitted.dense(voted_N)).rsqrt()
-        unfitted = replace(
-            unfitted, mean_D=mean_D, std_D=std_D, basis_DK=torch.empty(len(mean_D), 0)
-        )
+        unfitted = replace(unfitted, mean_D=mean_D, std_D=std_D, basis_DK=torch.empty(len(mean_D), 0))
         scaled_PKD = unfitted.standardised(base_N).view(-1, base.samples_per_prompt, len(mean_D))
         rows_ND = (scaled_PKD - scaled_PKD.mean(1, keepdim=True)).flatten(0, 1)
         if voted is not None:
@@ -172,7 +170,9 @@ def group_of(name: str, features: FeatureGroups) -> Tensor:
 
 def narrow(projections: Projections, components: int, base: BaseFeatures) -> Projections:
     """Returns the projections onto the largest `components` components of each."""
-    return {name: each.narrowed(components, group_of(name, base.groups)) for name, each in projections.items()}
+    return {
+        name: each.narrowed(components, group_of(name, base.groups)) for name, each in projections.items()
+    }
 
 
 def component_count(member: int, votes: float) -> int:

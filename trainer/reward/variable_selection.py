@@ -2,12 +2,12 @@
 
 A feature has no effect on the reward (the spike), or one with a normal prior (the slab; Mitchell and
 Beauchamp 1988). The features are judged one at a time, so that hundreds of votes suffice for thousands of
-features: the score and the information of the likelihood at a constant reward give the Bayes factor
+features: the score and the information of the likelihood at equal rewards give the Bayes factor
 (Wakefield 2009). Where people's tastes differ (`tastes`), a feature matters, too, if it has an effect on a
 direction in which they do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class VariableSelection:
-    """The first two derivatives of the votes' log-likelihood in the reward of N rows, at a constant reward:
+    """The first two derivatives of the votes' log-likelihood in the rewards of N rows, at equal rewards:
     `score_N` and, negative, `information_NN`. Each row is of a reply and, where tastes differ, of a rater,
     whose weights on the T directions are in `weights_NT`."""
 
@@ -40,12 +40,16 @@ class VariableSelection:
     weights_NT: Tensor
 
     @classmethod
-    def of(cls, votes: Votes, bias: Tensor, nuisance: NuisanceParameters, weights_UT: Tensor) -> "VariableSelection":
-        """Returns the selection by votes, given the reward that all replies have in common, the parameters of
-        the raters and their weights on directions."""
+    def of(cls, votes: Votes, reliability_U: Tensor, weights_UT: Tensor) -> "VariableSelection":
+        """Returns the selection by votes, given the raters' reliabilities and weights on directions. Nobody
+        counts for more than a rater of whom nothing is known."""
         rows = RaterRows.of(votes)
         likelihood = Likelihood(rows.votes)
-        constant_N = bias.expand(len(rows.reply_N)).clone()
+        nuisance = replace(
+            NuisanceParameters.unpack(torch.zeros(NuisanceParameters.size(votes.raters)), votes.raters),
+            reliability_U=reliability_U.clamp_max(1),
+        )
+        constant_N = torch.zeros(len(rows.reply_N), dtype=torch.float64)
         _, row, gradient = likelihood.gradients(constant_N, nuisance)
         score_N = torch.zeros_like(constant_N).index_add_(0, row, gradient)
         weights_V = torch.ones(votes.count, dtype=torch.float64)
