@@ -43,7 +43,7 @@ MAX_ROWS = 1_024
 """Replies that the components are computed from, the base's first. The time grows with the cube."""
 
 CHUNK = 1_024
-"""Replies projected at a time, which bounds the memory of the full width in single precision."""
+"""Replies projected at a time, and tokens judged, which bounds the memory in single precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Projection:
         mean_D, std_D = dense_ND.mean(0), torch.ones(dense_ND.shape[1])
         if name not in UNSCALED:
             std_D = dense_ND.std(0).clamp_min(1e-3)
-        elif unfitted.vocabulary_D is not None and voted is not None and voted.selection is not None:
-            std_D = voted.selection.probability(unfitted.dense(voted_N)).rsqrt()
+        elif voted is not None and voted.selection is not None:
+            std_D = unfitted._importance(voted_N, voted.selection).rsqrt()
         unfitted = replace(unfitted, mean_D=mean_D, std_D=std_D, basis_DK=torch.empty(len(mean_D), 0))
         scaled_PKD = unfitted.standardised(base_N).view(-1, base.samples_per_prompt, len(mean_D))
         rows_ND = (scaled_PKD - scaled_PKD.mean(1, keepdim=True)).flatten(0, 1)
@@ -102,6 +102,17 @@ class Projection:
             rows_ND = torch.cat([rows_ND, _within(compared_ND, prompt_N)])
         basis_DK = principal_components(rows_ND, components)
         return replace(unfitted, basis_DK=basis_DK)._rescaled(base_N)
+
+    def _importance(self, features: Tensor, selection: VariableSelection) -> Tensor:
+        """Returns the (D,) probability that each token of the vocabulary matters; 1 for other groups."""
+        if self.vocabulary_D is None:
+            return torch.ones(self.dense(features[:1]).shape[1])
+        found = []
+        for ids_D in torch.split(self.vocabulary_D, CHUNK):
+            some = replace(self, vocabulary_D=ids_D)
+            columns_ND = torch.cat([some.dense(part) for part in torch.split(features, CHUNK)])
+            found.append(selection.probability(columns_ND))
+        return torch.cat(found)
 
     def narrowed(self, components: int, base_N: Tensor) -> "Projection":
         """Returns the projection onto the largest `components` of its components, scaled on the base's

@@ -24,9 +24,6 @@ SLAB_STD = 2.0
 MIN_INFORMATION = 1e-9
 """Least information about a feature, in 1 / logits²: of one that no vote compares."""
 
-CHUNK = 512
-"""Features judged at a time, which bounds the memory."""
-
 
 @dataclass(frozen=True, slots=True)
 class VariableSelection:
@@ -59,14 +56,11 @@ class VariableSelection:
     def probability(self, features_RD: Tensor) -> Tensor:
         """Returns the (D,) posterior probability that each of the replies' features has an effect."""
         std_D = features_RD.std(0).clamp_min(1e-6)
-        found = []
-        for part_RD, std in zip(torch.split(features_RD, CHUNK, 1), torch.split(std_D, CHUNK), strict=True):
-            rows_ND = (part_RD / std)[self.reply_N].double()
-            without_D = 1 - self._effect(rows_ND)
-            for weight_N in self.weights_NT.T:
-                without_D = without_D * (1 - self._effect(rows_ND * weight_N.unsqueeze(1)))
-            found.append((1 - without_D).float())
-        return torch.cat(found)
+        rows_ND = (features_RD / std_D)[self.reply_N].double()
+        without_D = 1 - self._effect(rows_ND)
+        for weight_N in self.weights_NT.T:
+            without_D = without_D * (1 - self._effect(rows_ND * weight_N.unsqueeze(1)))
+        return (1 - without_D).float()
 
     def _effect(self, rows_ND: Tensor) -> Tensor:
         """Returns the (D,) posterior probability of an effect of each column."""
