@@ -29,7 +29,7 @@ GROUPS = ("mean", "peak", "last", "length")
 
 TOKEN_GROUPS = ("tokens", "rates")
 """The groups that come from token ids: 1 for each token that occurs, and its count by the reply's tokens and
-`rate_smoothing` more. Files of earlier releases have no rates."""
+`rate_smoothing` more. Files of the releases before have no rates."""
 
 CLIP = 4.0
 """Most standard deviations that a feature counts."""

@@ -78,7 +78,8 @@ class TasteModel:
 
     @property
     def _token_groups(self) -> list[str]:
-        return [name for name in TOKEN_GROUPS if f"{name}.vocabulary" in self._tensors]
+        """The groups of tokens that the file has: the rates are new."""
+        return [name for name in TOKEN_GROUPS if name == "tokens" or f"{name}.vocabulary" in self._tensors]
 
     def first_judged(self, tokens: list[int]) -> int:
         """Returns the number of the first token behind a reply's thought; of its last, where nothing follows
@@ -99,7 +100,7 @@ class TasteModel:
             shapes |= {f"{group}.{part}": (dense[group],) for part in ("mean", "std")}
             shapes[f"{group}.weights"] = (header.members, 1 + header.directions, dense[group])
         for group in self._token_groups:
-            size = len(found[f"{group}.vocabulary"])
+            size = len(found.get(f"{group}.vocabulary", torch.empty(0)))
             shapes[f"{group}.vocabulary"] = (size,)
             shapes[f"{group}.weights"] = (header.members, 1 + header.directions, size)
         fits = shapes == {each: tuple(tensor.shape) for each, tensor in found.items()}

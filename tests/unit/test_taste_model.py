@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from schemas.errors import InvalidRequest
 from schemas.policies import file_digest
@@ -38,7 +40,7 @@ def backbone(base: Path) -> Backbone:
 def fitted(backbone: Backbone) -> tuple[list[list[int]], RewardModel]:
     """Replies of different lengths, and a reward model of raters whose tastes are given."""
     generator = torch.Generator().manual_seed(1)
-    replies = [torch.randint(3, 250, (3 + number % 9,), generator=generator).tolist() for number in range(48)]
+    replies = [torch.randint(3, 50, (3 + number % 9,), generator=generator).tolist() for number in range(48)]
     features = score(backbone, [PROMPT] * len(replies), replies).features
     votes = Votes(RATERS)
     for number in range(len(replies)):
@@ -84,6 +86,12 @@ def test_a_file_that_was_changed_is_refused(
     refused("invalid_value", replies=[[10**6]])
     refused("context_length_exceeded", replies=[[5] * 300])
     refused("invalid_value", path=str(tmp_path / "none"))
+    tensors, without = load_file(path), tmp_path / "without.safetensors"
+    for name in ("tokens.vocabulary", "tokens.weights"):
+        del tensors[name]
+    with safe_open(path, framework="pt") as file:
+        save_file(tensors, without, metadata=file.metadata())
+    refused("invalid_value", path=str(without), digest=file_digest(without))
     path.write_bytes(path.read_bytes()[:-8])
     refused("invalid_value")
     refused("invalid_value", digest=file_digest(path))

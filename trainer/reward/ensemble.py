@@ -214,10 +214,8 @@ def fit(
 ) -> RewardModel:
     """Fits the ensemble to `votes` on the replies of `features`, and to the summary of older votes."""
     counts = [component_count(number, votes.people_weight) for number in range(settings.members)]
-    if history is not None:
-        first = project(history.projections, features)
-    else:
-        first = project(fit_projections(base, min(counts), _voted(features, votes)), features)
+    few = history.projections if history else fit_projections(base, min(counts), _voted(features, votes))
+    first = project(few, features)
     weights_UT = votes.tastes_UT
     if weights_UT is None:
         largest = {name: group_NK[:, -TASTE_COMPONENTS:] for name, group_NK in first.items()}
@@ -226,7 +224,7 @@ def fit(
     rows = RaterRows.of(votes) if directions else None
     likelihood = Likelihood(rows.votes if rows else votes)
     if history is not None:
-        views = dict.fromkeys(counts, (history.projections, first))
+        views = dict.fromkeys(counts, (few, first))
     else:
         inputs_NK = concatenate(first, TASTE_FEATURES).double()
         inputs_NK = inputs_NK if rows is None else rows.inputs(inputs_NK, weights_UT)
