@@ -73,6 +73,10 @@ class Process:
         """Returns whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
+    def killed(self) -> bool:
+        """Returns whether a signal ended the process."""
+        return self.process is not None and (self.process.poll() or 0) < 0
+
     def needs_restart(self) -> bool:
         """Returns whether the process is dead and its backoff, which begins when that is seen, is over."""
         if self.alive():

@@ -30,6 +30,7 @@ from schemas.settings import Settings
 
 _READY_SECONDS = 900  # to read, digest and warm up a large base; a process that ends is seen at once
 _STOP_SECONDS = 15
+_MAX_KILLED = 3  # times in a row that a signal may end a child that has just started
 _POLL = 0.25  # seconds
 
 
@@ -118,7 +119,8 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _wait_until_ready(settings: Settings, children: list[Process], stopping: threading.Event) -> None:
-    """Waits for /readyz. Raises StartError, with the last output of a child that cannot start."""
+    """Waits for /readyz. A child that a signal ends meanwhile, as when memory is short, is started again.
+    Raises StartError, with the last output of a child that cannot start."""
     deadline = time.monotonic() + _READY_SECONDS
     url = f"http://{reachable(settings.host)}:{settings.port}/readyz"
     while not stopping.wait(0.2):
@@ -128,9 +130,14 @@ def _wait_until_ready(settings: Settings, children: list[Process], stopping: thr
         except httpx.HTTPError:
             pass
         for child in children:
-            if not child.alive():
+            if child.alive():
+                continue
+            due = child.needs_restart()
+            if not child.killed() or child.crashes > _MAX_KILLED:
                 output = "\n  ".join(child.tail)
                 raise StartError(f"{child.name} could not start. Its last output:\n  {output}")
+            if due:
+                child.restart()
         if time.monotonic() > deadline:
             raise StartError(
                 f"Not ready after {_READY_SECONDS} seconds. The logs are in {settings.data_dir / 'logs'}."

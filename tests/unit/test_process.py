@@ -1,8 +1,10 @@
 """The children of `hearken up` are read and restarted, whatever happens to their logs and to themselves."""
 
 import os
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,9 @@ import pytest
 
 from deploy.local import process as module
 from deploy.local.process import Process
+from deploy.local.supervisor import _wait_until_ready as wait_until_ready
+from schemas.errors import StartError
+from schemas.settings import Settings
 
 LINES = 3_000
 """Lines of the child, of 81 bytes each: four times what a pipe holds."""
@@ -78,3 +83,44 @@ def test_a_child_that_always_ends_at_once_is_restarted_ever_more_slowly(
     now += 6  # it ran for longer than one that crashes
     assert child.needs_restart()
     child.wait(1)
+
+
+@pytest.mark.parametrize(
+    ("end", "starts"),
+    [
+        ("os.kill(os.getpid(), 9) if count == 1 else serve()", 2),
+        ("os.kill(os.getpid(), 9)", 4),
+        ("sys.exit(1)", 1),
+    ],
+)
+def test_what_a_signal_ends_while_it_starts_is_started_again_but_not_for_ever(
+    tmp_path: Path, end: str, starts: int
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "starter_of_tests.py").write_text(
+        "import http.server, os, pathlib, sys\n"
+        f"counted = pathlib.Path({str(tmp_path / 'starts')!r})\n"
+        "count = len(counted.read_text()) + 1 if counted.exists() else 1\n"
+        "counted.write_text('x' * count)\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200)\n"
+        "        self.end_headers()\n"
+        "def serve():\n"
+        f"    http.server.HTTPServer(('127.0.0.1', {port}), Handler).serve_forever()\n"
+        f"{end}\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    child = Process(
+        "child", ["starter_of_tests"], environment, tmp_path / "child.log", lambda name, line: None
+    )
+    child.start()
+    try:
+        with nullcontext() if "serve" in end else pytest.raises(StartError, match="child could not start"):
+            wait_until_ready(Settings(host="127.0.0.1", port=port), [child], threading.Event())
+        assert len((tmp_path / "starts").read_text()) == starts
+    finally:
+        child.stop()
+        child.wait(10)
