@@ -119,7 +119,7 @@ def run_round(
         supervised = _learn_demonstrations(data, checks, sampler, reward, base, report)
         critic = None
         if supervised is None and not data.inputs.demonstrated:  # else regression on the base would undo it
-            critic = token_critic(data, cache, reward, base.rollouts, rewards_N)
+            critic = token_critic(data, cache, model, reward, base.rollouts, rewards_N)
         if critic is None:
             objective = training_objective(data, cache, model, reward, base.rollouts, demonstrations)
         else:

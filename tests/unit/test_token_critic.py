@@ -21,6 +21,8 @@ torch.set_num_threads(1)
 RL = hyperparameters(prompts_per_step=3, samples_per_prompt=4, max_tokens=8)
 VOCABULARY, WIDTH, PROMPTS, EACH = 60, 20, 20, 4
 ENDS = [3, 4]
+UNKNOWN_V = torch.zeros(VOCABULARY)
+"""Values of tokens of which the reward model knows nothing."""
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_values_are_those_of_the_tokens_that_people_reward() -> None:
     replies, prompt_N = written(2)
     subject_P = 5 * random_rows(3, PROMPTS)  # which nobody chooses
     rewards_N = torch.stack([true_V[reply].mean() for reply in replies]) + subject_P[prompt_N]
-    critic = fit_critic(output_VD, ENDS, replies, rewards_N, prompt_N)
+    critic = fit_critic(output_VD, ENDS, replies, rewards_N, prompt_N, UNKNOWN_V)
     assert critic is not None
     assert critic.explained > 0.9
     values_V = output_VD @ critic.direction_D
@@ -61,12 +63,35 @@ def test_values_are_those_of_the_tokens_that_people_reward() -> None:
     torch.testing.assert_close(values_V[ENDS], torch.full((2,), mean), atol=1e-4, rtol=0)
 
 
+def test_what_the_reward_model_says_of_tokens_is_used_where_it_explains_the_reward() -> None:
+    """One token is worth much, and the reward has as much noise beside it."""
+    output_VD = random_rows(0, VOCABULARY, 50)
+    replies, prompt_N = written(2)
+    known_V = torch.where(torch.arange(VOCABULARY) == 7, 2.0, 0.0)
+    worth_N = torch.stack([known_V[reply].sum() for reply in replies])
+    noisy_N = 10 * worth_N + 10 * worth_N.std() * random_rows(4, len(replies))
+    found = {}
+    for name, values_V in (("weights", known_V), ("replies", UNKNOWN_V), ("wrong", -known_V)):
+        critic = fit_critic(output_VD, ENDS, replies, noisy_N, prompt_N, values_V)
+        assert critic is not None
+        assert critic.by_weights == (name == "weights")
+        values_V = output_VD @ critic.direction_D
+        found[name] = (values_V[7] - values_V.mean()) / values_V.std()
+        if critic.by_weights:
+            worth = 10 * 2 * sum(map(len, replies)) / len(replies)
+            assert float(values_V[7] - values_V.median()) == pytest.approx(worth, rel=0.4)
+            mean = float(values_V[[token for reply in replies for token in reply]].mean())
+            torch.testing.assert_close(values_V[ENDS], torch.full((2,), mean), atol=1e-2, rtol=0)
+    assert found["weights"] > 1.2 * max(found["replies"], found["wrong"])
+
+
 def test_a_matrix_in_bfloat16_is_averaged_in_full_precision() -> None:
     output_VD = (10 + random_rows(0, VOCABULARY, WIDTH)).bfloat16()
     replies, prompt_N = written(2)
     rewards_N = torch.stack([output_VD[reply, 0].double().mean() for reply in replies])
     half, full = (
-        fit_critic(rows, ENDS, replies, rewards_N, prompt_N) for rows in (output_VD, output_VD.float())
+        fit_critic(rows, ENDS, replies, rewards_N, prompt_N, UNKNOWN_V)
+        for rows in (output_VD, output_VD.float())
     )
     assert half is not None
     assert full is not None
@@ -78,7 +103,7 @@ def test_replies_to_prompts_with_one_are_compared_with_each_other() -> None:
     output_VD = random_rows(0, VOCABULARY, WIDTH)
     replies, _ = written(2)
     rewards_N = torch.stack([output_VD[reply, 0].mean() for reply in replies])
-    critic = fit_critic(output_VD, ENDS, replies, rewards_N, torch.arange(len(replies)))
+    critic = fit_critic(output_VD, ENDS, replies, rewards_N, torch.arange(len(replies)), UNKNOWN_V)
     assert critic is not None
     assert critic.explained > 0.9
 
@@ -86,8 +111,8 @@ def test_replies_to_prompts_with_one_are_compared_with_each_other() -> None:
 def test_where_tokens_explain_nothing_there_is_no_critic() -> None:
     output_VD = random_rows(0, VOCABULARY, WIDTH)
     replies, prompt_N = written(2)
-    assert fit_critic(output_VD, ENDS, replies, random_rows(10, len(replies)), prompt_N) is None
-    assert fit_critic(output_VD, ENDS, replies, torch.ones(len(replies)), prompt_N) is None
+    assert fit_critic(output_VD, ENDS, replies, random_rows(10, len(replies)), prompt_N, UNKNOWN_V) is None
+    assert fit_critic(output_VD, ENDS, replies, torch.ones(len(replies)), prompt_N, UNKNOWN_V) is None
 
 
 def test_a_step_has_few_samples_by_the_length_of_its_replies() -> None:

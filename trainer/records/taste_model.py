@@ -78,9 +78,4 @@ def _weights(member: EnsembleMember, name: str, like: Projection) -> Tensor:
     )
     if name not in member.names:
         return torch.zeros(len(coefficients_CK), len(like.mean_D))
-    widths = [member.projections[each].basis_DK.shape[1] for each in member.names]
-    own_CK = torch.split(coefficients_CK, widths, 1)[member.names.index(name)]
-    projection = member.projections[name]
-    scale = projection.scale / len(member.names) ** 0.5
-    own_CD: Tensor = scale * own_CK @ projection.basis_DK.T
-    return own_CD if projection.vocabulary_D is None else own_CD / projection.std_D
+    return member.weights(name, coefficients_CK)

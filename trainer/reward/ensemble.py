@@ -29,6 +29,9 @@ from trainer.reward.likelihood import Likelihood, NuisanceParameters, Votes
 from trainer.reward.lora_heads import LORA_HEADS
 from trainer.reward.posterior import PRIOR_STD, Posterior
 from trainer.reward.projection import (
+    RATE_SMOOTHING,
+    RATES,
+    TOKENS,
     BaseFeatures,
     Projections,
     VotedFeatures,
@@ -114,6 +117,27 @@ class EnsembleMember:
             return r_N1
         return torch.cat([r_N1, inputs_NK @ self.directions.coefficients_TK.T], 1)
 
+    def weights(self, name: str, coefficients_CK: Tensor) -> Tensor:
+        """Returns the (C, D) weights that coefficients of the inputs give the standardised features of a
+        group that the member uses; of a group of tokens, those of the features as they are."""
+        widths = [self.projections[each].basis_DK.shape[1] for each in self.names]
+        own_CK = torch.split(coefficients_CK, widths, 1)[self.names.index(name)]
+        projection = self.projections[name]
+        scale = projection.scale / len(self.names) ** 0.5
+        own_CD: Tensor = scale * own_CK @ projection.basis_DK.T
+        return own_CD if projection.vocabulary_D is None else own_CD / projection.std_D
+
+    def token_values(self, length: float, vocabulary: int) -> Tensor:
+        """Returns the (V,) change of r, in logits, by one more of each token in a reply of so many tokens: by
+        its rate and, as far as the base's replies do not have it anyway, by its occurrence."""
+        values_V = torch.zeros(vocabulary)
+        for name in (name for name in self.names if name in (TOKENS, RATES)):
+            projection, weights_D = self.projections[name], self.weights(name, self.coefficients_K[None])[0]
+            assert projection.vocabulary_D is not None  # noqa: S101  (groups of tokens have one)
+            effect_D = 1 - projection.mean_D if name == TOKENS else 1 / (length + RATE_SMOOTHING)
+            values_V.index_add_(0, projection.vocabulary_D, weights_D * effect_D)
+        return values_V
+
     def gain(self, features: FeatureGroups, reference: FeatureGroups) -> tuple[Tensor, float]:
         """Returns the (N,) differences in logits between each reply and its reference, and the variance of
         their mean under the posterior of the coefficients."""
@@ -169,6 +193,10 @@ class RewardModel:
     def max_reward(self) -> float:
         """The upper bound of the reward."""
         return (1 - self.mean) / self.std
+
+    def token_values(self, length: float, vocabulary: int) -> Tensor:
+        """Returns the (V,) values of tokens (`EnsembleMember.token_values`), the members' mean."""
+        return torch.stack([each.token_values(length, vocabulary) for each in self.members]).mean(0)
 
     def penalised(self, features: FeatureGroups) -> Tensor:
         """Returns (N,) mean − κ·std of r over the members."""

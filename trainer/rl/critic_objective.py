@@ -15,6 +15,7 @@ from trainer.data.hyperparameters import Hyperparameters, Model, first_learning_
 from trainer.data.split import RoundData
 from trainer.model.backbone import MAX_LOGITS, Backbone
 from trainer.model.rollouts import Rollout, pad_rows
+from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import answer_length, judged_mask
 from trainer.reward.scoring import micro_batches
 from trainer.rl import losses
@@ -77,12 +78,14 @@ def is_needed(rl: Hyperparameters, backbone: Backbone, mean_length: float) -> bo
 def token_critic(
     data: RoundData,
     cache: FeatureCache,
+    model: RewardModel,
     reward: ShapedReward,
     base: Sequence[Rollout],
     base_rewards_N: Tensor,
 ) -> TokenCritic | None:
     """Returns the critic where it is needed (`is_needed`); None elsewhere, and where tokens explain nothing
-    of the reward. `base_rewards_N` are the rewards of the base's samples."""
+    of the reward. `model` is the reward model in `reward`, and `base_rewards_N` are the rewards of the base's
+    samples."""
     backbone, replies = data.backbone, [rollout.token_ids for rollout in base]
     if not is_needed(data.rl, backbone, fmean(map(len, replies))):
         return None
@@ -96,7 +99,8 @@ def token_critic(
         prompts += [-1 - row for row in range(len(keys))]
     replies = [reply[-answer_length(reply, backbone.think_ids) :] for reply in replies]
     output_VD = backbone.model.get_output_embeddings().weight
-    critic = fit_critic(output_VD, backbone.eos_ids, replies, rewards_N, torch.tensor(prompts))
+    values_V = model.token_values(fmean(map(len, replies)), len(output_VD))
+    critic = fit_critic(output_VD, backbone.eos_ids, replies, rewards_N, torch.tensor(prompts), values_V)
     if critic is not None:
         log.info("token critic", **critic.as_json())
     return critic

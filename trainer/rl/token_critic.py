@@ -2,12 +2,13 @@
 
 The gradient of a sampled return sums the noise of all tokens of a reply: its variance grows with their
 number, and a large model leaves time for few replies. Much of what people like shows in the tokens alone, and
-for that part no sampling of tokens is needed: the reward is regressed on the mean row of a reply's tokens, so
-a token with the row w is worth w·d. The policy that gains most under a KL penalty gives each token
-exp(value/(β·length)) times the base's probability (Peters, Mülling and Altün 2010), and that is the base with
-d·τ/(β·length) added to its last hidden states. The adapter learns this shift by regression
-(`losses.state_shift`), for far less KL than along the gradient of the expected value, which mostly moves what
-the hidden states vary most in.
+for that part no sampling of tokens is needed: a token with the row w is worth w·d. Where the reward model's
+own weights of tokens explain enough of the reward, d is the regression of these on the rows, without noise
+but theirs; elsewhere, that of the reward on the mean row of a reply's tokens. The policy that gains most
+under a KL penalty gives each token exp(value/(β·length)) times the base's probability (Peters, Mülling and
+Altün 2010), and that is the base with d·τ/(β·length) added to its last hidden states. The adapter learns this
+shift by regression (`losses.state_shift`), for far less KL than along the gradient of the expected value,
+which mostly moves what the hidden states vary most in.
 
 It is biased, since a value knows neither the order of tokens nor what follows them, and when a reply ends is
 left as it is. So it takes the place of sampled returns only where a step has few of them.
@@ -26,6 +27,13 @@ RETURNS_PER_TOKEN = 0.5
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Ridge coefficients that are tried, relative to the mean squared norm of a row."""
 
+TOKEN_RIDGE = 0.01
+"""Ridge coefficient of the regression of the tokens' values on their rows, relative to the mean variance."""
+
+ENOUGH_EXPLAINED = 0.25
+"""Share of the rewards' variance within prompts that the tokens' values explain, from which they are used.
+While votes are few, what else the reward model says of replies is mostly noise of its own."""
+
 MIN_STD = 1e-6
 
 
@@ -39,63 +47,98 @@ class TokenCritic:
     """The direction (D,) of hidden states with which the row of a token has its value, in units of the reward
     of a reply that has no other; of tokens that end a reply, it is that of the mean token. `variance` is that
     of the values of replies' tokens, and `explained` the share of the rewards' variance that it predicts on
-    prompts left out."""
+    prompts left out, or that the reward model's weights of tokens (`by_weights`) explain."""
 
     direction_D: Tensor
     variance: float
     explained: float
+    by_weights: bool = False
 
-    def as_json(self) -> dict[str, float]:
+    def as_json(self) -> dict[str, float | bool]:
         """Returns what the round's record says."""
-        return {"explained": round(self.explained, 4)}
+        return {"explained": round(self.explained, 4), "by_weights": self.by_weights}
 
 
 @torch.no_grad()
 def fit_critic(
     output_VD: Tensor, eos_ids: Sequence[int], replies: Sequence[Sequence[int]],
-    rewards_N: Tensor, prompt_N: Tensor,
+    rewards_N: Tensor, prompt_N: Tensor, values_V: Tensor,
 ) -> TokenCritic | None:  # fmt: skip
-    """Fits a ridge regression of rewards on the mean rows of the output matrix, both less the means of their
-    prompt; replies to prompts with one reply are compared with each other. The ridge is chosen by
-    leave-one-prompt-out cross-validation. Returns None where nothing is explained."""
+    """Fits a critic to the rewards of replies, less the means of their prompt; replies to prompts with one
+    reply are compared with each other. `values_V` are what one more of each token adds to the reward, up to a
+    factor. Returns None where nothing is explained."""
     lengths = torch.tensor([0, *map(len, replies)]).cumsum(0)[:-1]
     tokens = torch.tensor([token for reply in replies for token in reply])
     device = output_VD.device
-    used_U, index_T = torch.unique(tokens.to(device), return_inverse=True)
+    used_U, index_T, count_U = torch.unique(tokens.to(device), return_inverse=True, return_counts=True)
     output_UD = output_VD[used_U].float()  # means of a matrix in bfloat16 would be rounded to its eight bits
     mean_ND = embedding_bag(index_T, output_UD, lengths.to(device), mode="mean").double().cpu()
     _, number_N, count_P = torch.unique(prompt_N, return_inverse=True, return_counts=True)
-    alone_N = count_P[number_N] == 1
-    group_N = torch.where(alone_N, -1, number_N)
-    x_ND, y_N = _centred(mean_ND, group_N), _centred(rewards_N.double().unsqueeze(1), group_N).squeeze(1)
-    std_D = mean_ND.std(0).clamp_min(MIN_STD)
-    x_ND = x_ND / std_D
-    total = float(y_N.square().sum())
-    if total == 0:
+    group_N = torch.where(count_P[number_N] == 1, -1, number_N)
+    y_N = _centred(rewards_N.double().unsqueeze(1), group_N).squeeze(1)
+    if not y_N.any():
         return None
+    value_U1 = values_V.to(device)[used_U].double().cpu().unsqueeze(1)
+    value_N1 = embedding_bag(index_T.cpu(), value_U1, lengths, mode="sum")
+    slope, explained = _line(_centred(value_N1, group_N).squeeze(1), y_N)
+    if by_weights := explained >= ENOUGH_EXPLAINED:
+        direction_D = _regression(output_UD.double().cpu(), value_U1.squeeze(1), count_U.double().cpu())
+        direction_D *= slope * len(tokens) / len(replies)
+    else:
+        found = _ridge_regression(_centred(mean_ND, group_N), mean_ND.std(0), y_N, number_N)
+        if found is None:
+            return None
+        direction_D, explained = found
+    # A shift must not change how often replies end: the rows of their ends differ from the mean row.
+    length_N = torch.tensor(list(map(len, replies)), dtype=torch.double)
+    ends_ED = output_VD[list(eos_ids)].double().cpu() - length_N @ mean_ND / length_N.sum()
+    direction_D -= torch.linalg.pinv(ends_ED) @ (ends_ED @ direction_D)
+    direction_D = direction_D.float().to(device)
+    variance = float((output_UD @ direction_D)[index_T].var())
+    return TokenCritic(direction_D, variance, explained, by_weights)
+
+
+def _line(x_N: Tensor, y_N: Tensor) -> tuple[float, float]:
+    """Returns the slope of a line through the origin, at least 0, and the share of y's variance that it
+    explains."""
+    slope = max(0.0, float(x_N @ y_N) / max(float(x_N @ x_N), MIN_STD**2))
+    return slope, 1 - float((y_N - slope * x_N).square().sum() / y_N.square().sum())
+
+
+def _regression(rows_UD: Tensor, values_U: Tensor, count_U: Tensor) -> Tensor:
+    """Returns the (D,) ridge regression of the values of tokens on their rows, by how often each occurs."""
+    share_U = count_U / count_U.sum()
+    rows_UD = rows_UD - share_U @ rows_UD
+    values_U = values_U - share_U @ values_U
+    weighted_DU = rows_UD.T * share_U
+    covariance_DD = weighted_DU @ rows_UD
+    ridge = TOKEN_RIDGE * covariance_DD.diagonal().mean()
+    eye_DD = torch.eye(len(covariance_DD), dtype=torch.double)
+    found_D: Tensor = torch.linalg.solve(covariance_DD + ridge * eye_DD, weighted_DU @ values_U)
+    return found_D
+
+
+def _ridge_regression(
+    x_ND: Tensor, std_D: Tensor, y_N: Tensor, number_N: Tensor
+) -> tuple[Tensor, float] | None:
+    """Returns the (D,) ridge regression of rewards on mean rows, with the ridge by leave-one-prompt-out
+    cross-validation, and the share of the variance that it predicts there; None where that is nothing."""
+    std_D = std_D.clamp_min(MIN_STD)
+    x_ND, total = x_ND / std_D, float(y_N.square().sum())
     kernel_NN = x_ND @ x_ND.T
     scale, eye_NN = kernel_NN.diagonal().mean(), torch.eye(len(x_ND), dtype=torch.double)
     found: tuple[float, Tensor] | None = None
     for ridge in RIDGES:
         inverse_NN = torch.linalg.inv(kernel_NN + ridge * scale * eye_NN)
         dual_N, error = inverse_NN @ y_N, 0.0
-        for number in range(len(count_P)):
+        for number in range(int(number_N.max()) + 1):
             rows = (number_N == number).nonzero().squeeze(1)
             left_out = torch.linalg.solve(inverse_NN[rows][:, rows], dual_N[rows])
             error += float(left_out.square().sum())
         explained = 1 - error / total
         if explained > 0 and (found is None or explained > found[0]):
             found = explained, dual_N
-    if found is None:
-        return None
-    explained, dual_N = found
-    direction_D = (x_ND.T @ dual_N) / std_D
-    # A shift must not change how often replies end: the rows of their ends differ from the mean row.
-    length_N = torch.tensor(list(map(len, replies)), dtype=torch.double)
-    ends_ED = output_VD[list(eos_ids)].double().cpu() - length_N @ mean_ND / length_N.sum()
-    direction_D -= torch.linalg.pinv(ends_ED) @ (ends_ED @ direction_D)
-    direction_D = direction_D.float().to(device)
-    return TokenCritic(direction_D, float((output_UD @ direction_D)[index_T].var()), explained)
+    return None if found is None else ((x_ND.T @ found[1]) / std_D, found[0])
 
 
 def _centred(rows_ND: Tensor, group_N: Tensor) -> Tensor:
