@@ -78,11 +78,11 @@ def fit_critic(
     y_N = _centred(rewards_N.double().unsqueeze(1), group_N).squeeze(1)
     if not y_N.any():
         return None
-    value_U1 = values_V.to(device)[used_U].double().cpu().unsqueeze(1)
-    value_N1 = embedding_bag(index_T.cpu(), value_U1, lengths, mode="sum")
+    value_U = values_V.to(device)[used_U]
+    value_N1 = embedding_bag(index_T, value_U.unsqueeze(1), lengths.to(device), mode="sum").double().cpu()
     slope, explained = _line(_centred(value_N1, group_N).squeeze(1), y_N)
     if by_weights := explained >= ENOUGH_EXPLAINED:
-        direction_D = _regression(output_UD.double().cpu(), value_U1.squeeze(1), count_U.double().cpu())
+        direction_D = _regression(output_UD, value_U, count_U.float())
         direction_D *= slope * len(tokens) / len(replies)
     else:
         found = _ridge_regression(_centred(mean_ND, group_N), mean_ND.std(0), y_N, number_N)
@@ -109,12 +109,11 @@ def _regression(rows_UD: Tensor, values_U: Tensor, count_U: Tensor) -> Tensor:
     """Returns the (D,) ridge regression of the values of tokens on their rows, by how often each occurs."""
     share_U = count_U / count_U.sum()
     rows_UD = rows_UD - share_U @ rows_UD
-    values_U = values_U - share_U @ values_U
     weighted_DU = rows_UD.T * share_U
-    covariance_DD = weighted_DU @ rows_UD
+    covariance_DD = (weighted_DU @ rows_UD).double().cpu()
+    target_D = (weighted_DU @ (values_U - share_U @ values_U)).double().cpu()
     ridge = TOKEN_RIDGE * covariance_DD.diagonal().mean()
-    eye_DD = torch.eye(len(covariance_DD), dtype=torch.double)
-    found_D: Tensor = torch.linalg.solve(covariance_DD + ridge * eye_DD, weighted_DU @ values_U)
+    found_D: Tensor = torch.linalg.solve(covariance_DD + ridge * torch.eye(len(target_D)), target_D)
     return found_D
 
 
