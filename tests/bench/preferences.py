@@ -35,6 +35,7 @@ from safetensors.torch import load_file, save_file
 from schemas.settings import TrainerSettings
 from tests.bench.disjoint import assert_disjoint
 from tests.bench.preference_data import Pair, harmless_pairs, llmbar_pairs
+from trainer.data.feature_cache import VERSION
 from trainer.model.backbone import Backbone
 from trainer.model.rollouts import SamplingSpec, sample
 from trainer.reward import ensemble
@@ -73,7 +74,7 @@ class FeatureFiles:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._folder = Path(tempfile.gettempdir()) / f"hearken-preferences-{backbone.digest[:16]}"
+        self._folder = Path(tempfile.gettempdir()) / f"hearken-preferences-{VERSION}-{backbone.digest[:16]}"
         self._folder.mkdir(exist_ok=True)
 
     def measured(self, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> Measured:
