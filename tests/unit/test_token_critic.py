@@ -1,6 +1,8 @@
 """The critic finds what tokens are worth, and the adapter learns the best policy for it."""
 
+import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tests.training import hyperparameters
 from tests.unit.test_objectives import log_ratios, samples, train
 from trainer.model import backbone as module
 from trainer.model.backbone import Backbone
+from trainer.reward.token_values import TokenValues
 from trainer.rl import losses
 from trainer.rl.critic_objective import KL_SCALE, CriticRegression, best_policy_kl, critic_kl_coef
 from trainer.rl.token_critic import TokenCritic, fit_critic, has_few_samples
@@ -21,7 +24,15 @@ torch.set_num_threads(1)
 RL = hyperparameters(prompts_per_step=3, samples_per_prompt=4, max_tokens=8)
 VOCABULARY, WIDTH, PROMPTS, EACH = 60, 20, 20, 4
 ENDS = [3, 4]
-UNKNOWN_V = torch.zeros(VOCABULARY)
+
+
+def known(values_V: Tensor, rate_V: Tensor | None = None) -> TokenValues:
+    """Values by occurrence, and by rate if given."""
+    rate_V = torch.zeros_like(values_V) if rate_V is None else rate_V
+    return TokenValues(values_V, rate_V, room=0.5, steepness=4.0)
+
+
+UNKNOWN = known(torch.zeros(VOCABULARY))
 """Values of tokens of which the reward model knows nothing."""
 
 
@@ -50,7 +61,7 @@ def test_values_are_those_of_the_tokens_that_people_reward() -> None:
     replies, prompt_N = written(2)
     subject_P = 5 * random_rows(3, PROMPTS)  # which nobody chooses
     rewards_N = torch.stack([true_V[reply].mean() for reply in replies]) + subject_P[prompt_N]
-    critic = fit_critic(output_VD, ENDS, replies, rewards_N, prompt_N, UNKNOWN_V)
+    critic = fit_critic(output_VD, ENDS, replies, rewards_N, prompt_N, UNKNOWN)
     assert critic is not None
     assert critic.explained > 0.9
     values_V = output_VD @ critic.direction_D
@@ -68,11 +79,11 @@ def test_what_the_reward_model_says_of_tokens_is_used_where_it_explains_the_rewa
     output_VD = random_rows(0, VOCABULARY, 50)
     replies, prompt_N = written(2)
     known_V = torch.where(torch.arange(VOCABULARY) == 7, 2.0, 0.0)
-    worth_N = torch.stack([known_V[reply].sum() for reply in replies])
+    worth_N = torch.tensor([2.0 * (7 in reply) for reply in replies])
     noisy_N = 10 * worth_N + 10 * worth_N.std() * random_rows(4, len(replies))
     found = {}
-    for name, values_V in (("weights", known_V), ("replies", UNKNOWN_V), ("wrong", -known_V)):
-        critic = fit_critic(output_VD, ENDS, replies, noisy_N, prompt_N, values_V)
+    for name, values in (("weights", known(known_V)), ("replies", UNKNOWN), ("wrong", known(-known_V))):
+        critic = fit_critic(output_VD, ENDS, replies, noisy_N, prompt_N, values)
         assert critic is not None
         assert critic.by_weights == (name == "weights")
         values_V = output_VD @ critic.direction_D
@@ -90,7 +101,7 @@ def test_a_matrix_in_bfloat16_is_averaged_in_full_precision() -> None:
     replies, prompt_N = written(2)
     rewards_N = torch.stack([output_VD[reply, 0].double().mean() for reply in replies])
     half, full = (
-        fit_critic(rows, ENDS, replies, rewards_N, prompt_N, UNKNOWN_V)
+        fit_critic(rows, ENDS, replies, rewards_N, prompt_N, UNKNOWN)
         for rows in (output_VD, output_VD.float())
     )
     assert half is not None
@@ -103,7 +114,7 @@ def test_replies_to_prompts_with_one_are_compared_with_each_other() -> None:
     output_VD = random_rows(0, VOCABULARY, WIDTH)
     replies, _ = written(2)
     rewards_N = torch.stack([output_VD[reply, 0].mean() for reply in replies])
-    critic = fit_critic(output_VD, ENDS, replies, rewards_N, torch.arange(len(replies)), UNKNOWN_V)
+    critic = fit_critic(output_VD, ENDS, replies, rewards_N, torch.arange(len(replies)), UNKNOWN)
     assert critic is not None
     assert critic.explained > 0.9
 
@@ -111,8 +122,8 @@ def test_replies_to_prompts_with_one_are_compared_with_each_other() -> None:
 def test_where_tokens_explain_nothing_there_is_no_critic() -> None:
     output_VD = random_rows(0, VOCABULARY, WIDTH)
     replies, prompt_N = written(2)
-    assert fit_critic(output_VD, ENDS, replies, random_rows(10, len(replies)), prompt_N, UNKNOWN_V) is None
-    assert fit_critic(output_VD, ENDS, replies, torch.ones(len(replies)), prompt_N, UNKNOWN_V) is None
+    assert fit_critic(output_VD, ENDS, replies, random_rows(10, len(replies)), prompt_N, UNKNOWN) is None
+    assert fit_critic(output_VD, ENDS, replies, torch.ones(len(replies)), prompt_N, UNKNOWN) is None
 
 
 def test_a_step_has_few_samples_by_the_length_of_its_replies() -> None:
@@ -144,7 +155,7 @@ def test_no_policy_gains_more_than_the_shifted_base(temperature: float) -> None:
     def loss(shift_D: Tensor) -> float:
         mask_BT = torch.ones(1, length)
         shift_BTD = shift_D.expand(1, length, WIDTH)
-        return float(losses.state_shift(shift_BTD, direction_D, 2.0, mask_BT, mask_BT, beta))
+        return float(losses.state_shift(shift_BTD, direction_D, 2.0, mask_BT, mask_BT / length, beta))
 
     assert loss(best_D) == pytest.approx(0, abs=1e-9)
     # Along the direction it is β·KL − value up to a constant, with a KL of s²·variance/2.
@@ -154,14 +165,35 @@ def test_no_policy_gains_more_than_the_shifted_base(temperature: float) -> None:
 
 
 def test_a_thought_is_not_shifted() -> None:
-    direction_D, mask_BT, judged_BT = (
-        random_rows(2, WIDTH),
-        torch.ones(1, 6),
-        torch.tensor([[0, 0, 1, 1, 1, 0]]),
-    )
+    critic = TokenCritic(random_rows(2, WIDTH), 1.0, 0.5)
+    judged_BT = torch.tensor([[0.0, 0, 1, 1, 1, 0]])
     shift_BTD = torch.zeros(1, 6, WIDTH)
-    shift_BTD[0, 2:5] = direction_D / (0.5 * 3)
-    assert float(losses.state_shift(shift_BTD, direction_D, 1.0, mask_BT, judged_BT, 0.5)) == pytest.approx(0)
+    shift_BTD[0, 2:5] = critic.direction_D / (0.5 * 3)
+    weight_BT = critic.places(torch.zeros(1, 6, dtype=torch.long), judged_BT) / 3
+    loss = losses.state_shift(shift_BTD, critic.direction_D, 1.0, torch.ones(1, 6), weight_BT, 0.5)
+    assert float(loss) == pytest.approx(0)
+
+
+def test_a_token_gains_once_by_its_occurrence_and_each_time_by_its_rate() -> None:
+    values = known(torch.tensor([0.0, 2.0, -1.0]), torch.tensor([0.1, 0.0, 0.2]))
+    tokens_BT = torch.tensor([[1, 0, 1, 2, 2], [2, 1, 0, 0, 1]])
+    mask_BT = torch.tensor([[1.0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+    expected_BT = torch.tensor([[2.0, 0.1, 0.0, -0.8, 0.2], [0.0, 0.0, 0.1, 0.1, 2.0]])
+    torch.testing.assert_close(values.gains(tokens_BT, mask_BT), expected_BT)
+
+
+def test_values_fall_once_a_reply_has_gained_what_the_best_of_the_base_have() -> None:
+    """The room is half a logit: one token with a value of 1 fills it, and what others gain does not."""
+    values = known(torch.tensor([0.0, 1.0, 0.4]))
+    critic = TokenCritic(random_rows(2, WIDTH), 1.0, 0.5, values)
+    tokens_BT = torch.tensor([[0, 1, 0, 1, 0], [0, 2, 0, 0, 0]])
+    places_BT = critic.places(tokens_BT, torch.ones(2, 5))
+    sigmoid = 1 / (1 + math.exp(-4 * 0.5))
+    fallen = 4 * sigmoid * (1 - sigmoid)
+    torch.testing.assert_close(places_BT, torch.tensor([[1, 1, fallen, fallen, fallen], [1.0] * 5]))
+    # The base's replies gain as much in each place: nothing is saturated by what they all have.
+    usual = replace(critic, values=known(torch.zeros(3), torch.tensor([0.5, 1.5, 0.5])), mean_gain=0.5)
+    torch.testing.assert_close(usual.places(tokens_BT, torch.ones(2, 5))[1], torch.ones(5))
 
 
 def test_the_policy_writes_more_of_what_is_worth_more(backbone: Backbone) -> None:

@@ -49,6 +49,7 @@ from trainer.reward.tastes import (
     fit_weights,
     posterior_weights,
 )
+from trainer.reward.token_values import TokenValues
 from trainer.reward.variable_selection import VariableSelection
 
 MEMBER_FEATURES: tuple[tuple[str, ...], ...] = (
@@ -127,16 +128,18 @@ class EnsembleMember:
         own_CD: Tensor = scale * own_CK @ projection.basis_DK.T
         return own_CD if projection.vocabulary_D is None else own_CD / projection.std_D
 
-    def token_values(self, length: float, vocabulary: int) -> Tensor:
-        """Returns the (V,) change of r, in logits, by one more of each token in a reply of so many tokens: by
-        its rate and, as far as the base's replies do not have it anyway, by its occurrence."""
-        values_V = torch.zeros(vocabulary)
+    def token_values(self, length: float, vocabulary: int) -> tuple[Tensor, Tensor]:
+        """Returns the (V,) changes of r, in logits, by the occurrence of each token, as far as the base's
+        replies do not have it anyway, and by its rate in a reply of so many tokens."""
+        occurrence_V, rate_V = torch.zeros(vocabulary), torch.zeros(vocabulary)
         for name in (name for name in self.names if name in (TOKENS, RATES)):
             projection, weights_D = self.projections[name], self.weights(name, self.coefficients_K[None])[0]
             assert projection.vocabulary_D is not None  # noqa: S101  (groups of tokens have one)
-            effect_D = 1 - projection.mean_D if name == TOKENS else 1 / (length + RATE_SMOOTHING)
-            values_V.index_add_(0, projection.vocabulary_D, weights_D * effect_D)
-        return values_V
+            if name == TOKENS:
+                occurrence_V.index_add_(0, projection.vocabulary_D, weights_D * (1 - projection.mean_D))
+            else:
+                rate_V.index_add_(0, projection.vocabulary_D, weights_D / (length + RATE_SMOOTHING))
+        return occurrence_V, rate_V
 
     def gain(self, features: FeatureGroups, reference: FeatureGroups) -> tuple[Tensor, float]:
         """Returns the (N,) differences in logits between each reply and its reference, and the variance of
@@ -194,9 +197,13 @@ class RewardModel:
         """The upper bound of the reward."""
         return (1 - self.mean) / self.std
 
-    def token_values(self, length: float, vocabulary: int) -> Tensor:
-        """Returns the (V,) values of tokens (`EnsembleMember.token_values`), the members' mean."""
-        return torch.stack([each.token_values(length, vocabulary) for each in self.members]).mean(0)
+    def token_values(self, length: float, vocabulary: int) -> TokenValues:
+        """Returns the values of tokens in a reply of so many tokens (`EnsembleMember.token_values`), the
+        members' mean."""
+        of_members = [each.token_values(length, vocabulary) for each in self.members]
+        occurrence_V, rate_V = (torch.stack(each).mean(0) for each in zip(*of_members, strict=True))
+        room = -float(torch.tensor(self.mean).logit()) / SIGMOID_SCALE
+        return TokenValues(occurrence_V, rate_V, max(0.0, room), SIGMOID_SCALE)
 
     def penalised(self, features: FeatureGroups) -> Tensor:
         """Returns (N,) mean − κ·std of r over the members."""

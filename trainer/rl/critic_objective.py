@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.hyperparameters import Hyperparameters, Model, first_learning_rate
 from trainer.data.split import RoundData
-from trainer.model.backbone import MAX_LOGITS, Backbone
+from trainer.model.backbone import MAX_LOGITS, Backbone, PaddedBatch
 from trainer.model.rollouts import Rollout, pad_rows
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import answer_length, judged_mask
@@ -58,13 +58,20 @@ class CriticRegression:
             base_BRD = backbone.base_states(padded)
             top_BR, states_BRD = backbone.logprobs_and_states(padded, top_ids_BR)
             shift_BRD = (states_BRD - base_BRD) / self.temperature
+            weight_BR = _weights(critic, padded, judged_BR)
             loss = losses.state_shift(
-                shift_BRD, critic.direction_D, critic.variance, mask_BR, judged_BR, self.kl_coef
+                shift_BRD, critic.direction_D, critic.variance, mask_BR, weight_BR, self.kl_coef
             )
             base_top_BR = align(padded, base_top_BT[rows])
             kl = losses.confident_token_kl(top_BR, base_top_BR, mask_BR, CONFIDENT_PROBABILITY)
             loss = loss + batch.confident_kl_coef * kl
             (loss * mask_BR.sum() / tokens).backward()  # type: ignore[no-untyped-call]
+
+
+def _weights(critic: TokenCritic, padded: PaddedBatch, judged_BR: Tensor) -> Tensor:
+    """Returns the (B, R) weights of the critic's value in each place: 1/length, less what it fell by."""
+    place_BR = critic.places(padded.reply_tokens_BR, judged_BR)
+    return place_BR / judged_BR.sum(1, keepdim=True).clamp_min(1)
 
 
 def is_needed(rl: Hyperparameters, backbone: Backbone, mean_length: float) -> bool:
@@ -99,8 +106,8 @@ def token_critic(
         prompts += [-1 - row for row in range(len(keys))]
     replies = [reply[-answer_length(reply, backbone.think_ids) :] for reply in replies]
     output_VD = backbone.model.get_output_embeddings().weight
-    values_V = model.token_values(fmean(map(len, replies)), len(output_VD))
-    critic = fit_critic(output_VD, backbone.eos_ids, replies, rewards_N, torch.tensor(prompts), values_V)
+    values = model.token_values(fmean(map(len, replies)), len(output_VD))
+    critic = fit_critic(output_VD, backbone.eos_ids, replies, rewards_N, torch.tensor(prompts), values)
     if critic is not None:
         log.info("token critic", **critic.as_json())
     return critic
@@ -130,13 +137,17 @@ def best_policy_kl(
     for rows in micro_batches(backbone, prompts, replies):
         padded = backbone.pad([prompts[row] for row in rows], [replies[row] for row in rows])
         judged_BR = judged_mask(padded, backbone.think_ids)
+        weight_BR = _weights(critic, padded, judged_BR)
         states_BRD = backbone.base_states(padded).to(head.weight.dtype)
-        for states_RD, judged_R in zip(states_BRD, judged_BR, strict=True):
-            for states_ND in states_RD[judged_R > 0].split(max(1, MAX_LOGITS // backbone.vocab_size)):
-                probability_NV = (head(states_ND).float() / temperature).softmax(1)
-                mean_N = probability_NV @ values_V
-                variance_N = probability_NV @ values_V.square() - mean_N.square()
-                total += float(variance_N.sum() / judged_R.sum() ** 2)
+        judged = judged_BR > 0
+        some = max(1, MAX_LOGITS // backbone.vocab_size)
+        for states_ND, weight_N in zip(
+            states_BRD[judged].split(some), weight_BR[judged].split(some), strict=True
+        ):
+            probability_NV = (head(states_ND).float() / temperature).softmax(1)
+            mean_N = probability_NV @ values_V
+            variance_N = probability_NV @ values_V.square() - mean_N.square()
+            total += float(variance_N @ weight_N.square())
     return total / (2 * len(rollouts))
 
 

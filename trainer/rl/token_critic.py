@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from trainer.reward.token_values import TokenValues
+
 RETURNS_PER_TOKEN = 0.5
 """Samples of a step for each token of a reply from which sampled returns are used instead."""
 
@@ -47,12 +49,26 @@ class TokenCritic:
     """The direction (D,) of hidden states with which the row of a token has its value, in units of the reward
     of a reply that has no other; of tokens that end a reply, it is that of the mean token. `variance` is that
     of the values of replies' tokens, and `explained` the share of the rewards' variance that it predicts on
-    prompts left out, or that the reward model's weights of tokens (`by_weights`) explain."""
+    prompts left out, or that the reward model's weights of tokens (`values`) explain. Those fall with what
+    a reply has gained; `mean_gain` is what a token of replies gains."""
 
     direction_D: Tensor
     variance: float
     explained: float
-    by_weights: bool = False
+    values: TokenValues | None = None
+    mean_gain: float = 0.0
+
+    @property
+    def by_weights(self) -> bool:
+        """Whether the reward model's weights of tokens are used."""
+        return self.values is not None
+
+    def places(self, tokens_BT: Tensor, judged_BT: Tensor) -> Tensor:
+        """Returns the (B, T) factor of the tokens' value in each place of replies, 0 where nothing is
+        judged."""
+        if self.values is None:
+            return judged_BT
+        return judged_BT * self.values.slope(tokens_BT, judged_BT, self.mean_gain)
 
     def as_json(self) -> dict[str, float | bool]:
         """Returns what the round's record says."""
@@ -62,11 +78,10 @@ class TokenCritic:
 @torch.no_grad()
 def fit_critic(
     output_VD: Tensor, eos_ids: Sequence[int], replies: Sequence[Sequence[int]],
-    rewards_N: Tensor, prompt_N: Tensor, values_V: Tensor,
+    rewards_N: Tensor, prompt_N: Tensor, values: TokenValues,
 ) -> TokenCritic | None:  # fmt: skip
     """Fits a critic to the rewards of replies, less the means of their prompt; replies to prompts with one
-    reply are compared with each other. `values_V` are what one more of each token adds to the reward, up to a
-    factor. Returns None where nothing is explained."""
+    reply are compared with each other. `values` are those of the reward model. Returns None where nothing is explained."""
     lengths = torch.tensor([0, *map(len, replies)]).cumsum(0)[:-1]
     tokens = torch.tensor([token for reply in replies for token in reply])
     device = output_VD.device
@@ -78,10 +93,11 @@ def fit_critic(
     y_N = _centred(rewards_N.double().unsqueeze(1), group_N).squeeze(1)
     if not y_N.any():
         return None
-    value_U = values_V.to(device)[used_U]
-    value_N1 = embedding_bag(index_T, value_U.unsqueeze(1), lengths.to(device), mode="sum").double().cpu()
-    slope, explained = _line(_centred(value_N1, group_N).squeeze(1), y_N)
-    if by_weights := explained >= ENOUGH_EXPLAINED:
+    gain_N1 = torch.tensor([[float(values.gains(*_row(reply)).sum())] for reply in replies]).double()
+    slope, explained = _line(_centred(gain_N1, group_N).squeeze(1), y_N)
+    by_weights = explained >= ENOUGH_EXPLAINED
+    if by_weights:
+        value_U = values.first_V.to(device)[used_U]
         direction_D = _regression(output_UD, value_U, count_U.float())
         direction_D *= slope * len(tokens) / len(replies)
     else:
@@ -95,7 +111,16 @@ def fit_critic(
     direction_D -= torch.linalg.pinv(ends_ED) @ (ends_ED @ direction_D)
     direction_D = direction_D.float().to(device)
     variance = float((output_UD @ direction_D)[index_T].var())
-    return TokenCritic(direction_D, variance, explained, by_weights)
+    if not by_weights:
+        return TokenCritic(direction_D, variance, explained)
+    mean_gain = float(gain_N1.sum()) / len(tokens)
+    return TokenCritic(direction_D, variance, explained, values.to(device), mean_gain)
+
+
+def _row(reply: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Returns the (1, T) tokens of a reply, and the mask of all."""
+    tokens_1T = torch.tensor(reply).unsqueeze(0)
+    return tokens_1T, torch.ones(tokens_1T.shape)
 
 
 def _line(x_N: Tensor, y_N: Tensor) -> tuple[float, float]:
