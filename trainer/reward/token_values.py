@@ -28,9 +28,7 @@ class TokenValues:
         return self.occurrence_V + self.rate_V
 
     def to(self, device: torch.device) -> "TokenValues":
-        return TokenValues(
-            self.occurrence_V.to(device), self.rate_V.to(device), self.room, self.steepness
-        )
+        return TokenValues(self.occurrence_V.to(device), self.rate_V.to(device), self.room, self.steepness)
 
     def gains(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Returns the (B, T) gains by each token of replies, 0 outside of the mask."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.hyperparameters import Hyperparameters, Model, first_learning_rate
 from trainer.data.split import RoundData
-from trainer.model.backbone import MAX_LOGITS, Backbone, PaddedBatch
+from trainer.model.backbone import MAX_LOGITS, Backbone
+from trainer.model.batch import PaddedBatch
 from trainer.model.rollouts import Rollout, pad_rows
 from trainer.reward.ensemble import RewardModel
 from trainer.reward.features import answer_length, judged_mask
@@ -139,11 +140,9 @@ def best_policy_kl(
         judged_BR = judged_mask(padded, backbone.think_ids)
         weight_BR = _weights(critic, padded, judged_BR)
         states_BRD = backbone.base_states(padded).to(head.weight.dtype)
-        judged = judged_BR > 0
-        some = max(1, MAX_LOGITS // backbone.vocab_size)
-        for states_ND, weight_N in zip(
-            states_BRD[judged].split(some), weight_BR[judged].split(some), strict=True
-        ):
+        places, most = judged_BR > 0, max(1, MAX_LOGITS // backbone.vocab_size)
+        chunks = (torch.split(each[places], most) for each in (states_BRD, weight_BR))
+        for states_ND, weight_N in zip(*chunks, strict=True):
             probability_NV = (head(states_ND).float() / temperature).softmax(1)
             mean_N = probability_NV @ values_V
             variance_N = probability_NV @ values_V.square() - mean_N.square()

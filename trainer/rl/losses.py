@@ -47,9 +47,9 @@ def state_shift(
 ) -> Tensor:
     """Returns the regression loss of hidden states on those of the best policy for a `TokenCritic`, summed
     over the tokens of replies, divided by their number. `shift_BTD` is what the adapter adds to the base's
-    states, divided by the temperature; it is to be direction·weight/β, where the weight of a place is 1/length,
-    or less where the values of tokens have fallen. Along the direction it is −value + β·KL, with the KL of a shift
-    s·direction taken as s²·variance/2."""
+    states, divided by the temperature; it is to be direction·weight/β, where the weight of a place is
+    1/length, or less where the values of tokens have fallen. Along the direction it is −value + β·KL, with
+    the KL of a shift s·direction taken as s²·variance/2."""
     error_BT = (shift_BTD - (weight_BT / kl_coef).unsqueeze(2) * direction_D).square().sum(2)
     scale = kl_coef * variance / (2 * direction_D.square().sum())
     return scale * (error_BT * mask_BT).sum() / mask_BT.sum()

@@ -81,7 +81,8 @@ def fit_critic(
     rewards_N: Tensor, prompt_N: Tensor, values: TokenValues,
 ) -> TokenCritic | None:  # fmt: skip
     """Fits a critic to the rewards of replies, less the means of their prompt; replies to prompts with one
-    reply are compared with each other. `values` are those of the reward model. Returns None where nothing is explained."""
+    reply are compared with each other. `values` are those of the reward model. Returns None where nothing is
+    explained."""
     lengths = torch.tensor([0, *map(len, replies)]).cumsum(0)[:-1]
     tokens = torch.tensor([token for reply in replies for token in reply])
     device = output_VD.device
