@@ -119,6 +119,18 @@ def test_replies_to_prompts_with_one_are_compared_with_each_other() -> None:
     assert critic.explained > 0.9
 
 
+def test_a_reply_may_be_empty() -> None:
+    output_VD = random_rows(0, VOCABULARY, 50)
+    replies, prompt_N = written(2)
+    replies[3] = []
+    known_V = torch.where(torch.arange(VOCABULARY) == 7, 2.0, 0.0)
+    rewards_N = torch.tensor([2.0 * (7 in reply) for reply in replies])
+    critic = fit_critic(output_VD, ENDS, replies, rewards_N, prompt_N, known(known_V))
+    assert critic is not None
+    assert critic.by_weights
+    assert critic.explained == pytest.approx(1)
+
+
 def test_where_tokens_explain_nothing_there_is_no_critic() -> None:
     output_VD = random_rows(0, VOCABULARY, WIDTH)
     replies, prompt_N = written(2)

@@ -10,7 +10,7 @@ Altün 2010), and that is the base with d·τ/(β·length) added to its last hid
 shift by regression (`losses.state_shift`), for far less KL than along the gradient of the expected value,
 which mostly moves what the hidden states vary most in.
 
-It is biased, since a value knows neither the order of tokens nor what follows them, and when a reply ends is
+It is biased, since a value does not know what follows the token, and when a reply ends is
 left as it is. So it takes the place of sampled returns only where a step has few of them.
 """
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from trainer.model.rollouts import pad_rows
 from trainer.reward.token_values import TokenValues
 
 RETURNS_PER_TOKEN = 0.5
@@ -94,7 +95,8 @@ def fit_critic(
     y_N = _centred(rewards_N.double().unsqueeze(1), group_N).squeeze(1)
     if not y_N.any():
         return None
-    gain_N1 = torch.tensor([[float(values.gains(*_row(reply)).sum())] for reply in replies]).double()
+    tokens_NT, mask_NT = pad_rows(replies)
+    gain_N1 = values.gains(tokens_NT.long(), mask_NT).double().sum(1, keepdim=True)
     slope, explained = _line(_centred(gain_N1, group_N).squeeze(1), y_N)
     by_weights = explained >= ENOUGH_EXPLAINED
     if by_weights:
@@ -116,12 +118,6 @@ def fit_critic(
         return TokenCritic(direction_D, variance, explained)
     mean_gain = float(gain_N1.sum()) / len(tokens)
     return TokenCritic(direction_D, variance, explained, values.to(device), mean_gain)
-
-
-def _row(reply: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Returns the (1, T) tokens of a reply, and the mask of all."""
-    tokens_1T = torch.tensor(reply).unsqueeze(0)
-    return tokens_1T, torch.ones(tokens_1T.shape)
 
 
 def _line(x_N: Tensor, y_N: Tensor) -> tuple[float, float]:
